@@ -1,0 +1,183 @@
+"""Read data sets as they are published: Karpathy JSON (Flickr30k, Flickr8k, COCO), or a folder with a captions file.
+
+Nothing is dropped silently: a record that cannot be used is set aside by name with its reason (`Dataset.refused`).
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from data.files import read_json, sha256_text
+from data.records import SPLITS, Caption, Dataset, Image, Refused
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MAX_ANNOTATION_BYTES = 2 << 30  # COCO's Karpathy file is 0.15 GB; a larger one is not an annotation file
+MAX_CAPTION_CHARACTERS = 2_000
+
+
+class DatasetConfig(BaseModel):
+    """Where a data set lies.
+
+    `karpathy`: `annotations` is a Karpathy JSON, `images` the folder its file names are relative to.
+    `folder`: `annotations` is a .jsonl or .csv with the fields image, caption (or captions) and, if you like, split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    format: Literal["karpathy", "folder"] = "karpathy"
+    annotations: Path
+    images: Path
+
+
+def load_dataset(config: DatasetConfig) -> Dataset:
+    """Read and check a data set. Raises FileNotFoundError or ValueError if nothing of it can be used."""
+    if not config.annotations.is_file():
+        raise FileNotFoundError(f"No annotations at {config.annotations}; set `annotations` in the plan.")
+    if not config.images.is_dir():
+        raise FileNotFoundError(f"No folder of images at {config.images}; set `images` in the plan.")
+    if (size := config.annotations.stat().st_size) > MAX_ANNOTATION_BYTES:
+        raise ValueError(f"{config.annotations} has {size:,} bytes; at most {MAX_ANNOTATION_BYTES:,} are read.")
+    entries = _karpathy(config) if config.format == "karpathy" else _folder(config)
+    return _collect(config, entries)
+
+
+@dataclass
+class _Entry:
+    """One image as the annotations name it, before any check."""
+
+    id: Any
+    relative: Any  # path below the folder of images
+    split: Any
+    texts: list[Any] = field(default_factory=list)
+    problem: str = ""  # why the record itself cannot be read
+
+
+def _karpathy(config: DatasetConfig) -> Iterator[_Entry]:
+    """Karpathy's splits: `restval` is training data (COCO); `filepath` is the folder of COCO's two image sets."""
+    content = read_json(config.annotations)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError(f"{config.annotations} has no list `images`; is it a Karpathy JSON?")
+    for number, record in enumerate(content["images"]):
+        try:
+            name, split = record["filename"], record["split"]
+            texts = [s["raw"] if "raw" in s else " ".join(s["tokens"]) for s in record["sentences"]]
+        except (KeyError, TypeError) as error:
+            yield _Entry(f"images[{number}]", "", "train", problem=f"the record lacks {error}")
+            continue
+        relative = f"{record['filepath']}/{name}" if record.get("filepath") else name
+        yield _Entry(name, relative, "train" if split == "restval" else split, texts)
+
+
+def _folder(config: DatasetConfig) -> Iterable[_Entry]:
+    """Rows of a captions file, grouped by image; images of the folder without a row come last, without captions."""
+    found: dict[Any, _Entry] = {}
+    problems: list[_Entry] = []
+    for place, row in _rows(config.annotations):
+        if not isinstance(row, dict) or not isinstance(row.get("image"), str):
+            problems.append(_Entry(place, "", "train", problem="the row has no text field `image`"))
+            continue
+        name = row["image"]
+        entry = found.setdefault(name, _Entry(name, name, row.get("split") or _split_of(name)))
+        several = row.get("captions")
+        texts = several if isinstance(several, list) else [row.get("caption", several)]
+        entry.texts.extend(texts)
+        if row.get("split") and row["split"] != entry.split:
+            problems.append(
+                _Entry(
+                    f"{name} at {place}",
+                    "",
+                    "train",
+                    problem=f"split {row['split']!r} contradicts {entry.split!r}",
+                )
+            )
+    for path in sorted(config.images.rglob("*")):
+        name = path.relative_to(config.images).as_posix()
+        if path.suffix.lower() in IMAGE_SUFFIXES and name not in found:
+            found[name] = _Entry(name, name, _split_of(name))
+    return [*found.values(), *problems]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row) of a .jsonl or .csv file; a line that is not JSON is a row of None."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            reader = csv.DictReader(file)
+            if "image" not in (reader.fieldnames or ()):
+                raise ValueError(
+                    f"{path}: the first line must name the columns image, caption; it is {reader.fieldnames}."
+                )
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+        elif path.suffix.lower() in {".jsonl", ".ndjson"}:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"line {number}", _json_or_none(line)
+        else:
+            raise ValueError(f"{path}: a captions file ends in .jsonl or .csv.")
+
+
+def _json_or_none(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _split_of(name: str) -> str:
+    """A split for an image whose file names none: 90 % train, 5 % val, 5 % test, by the hash of its name."""
+    return {0: "val", 1: "test"}.get(int(sha256_text(name)[:8], 16) % 20, "train")
+
+
+def _collect(config: DatasetConfig, entries: Iterable[_Entry]) -> Dataset:
+    root = config.images.resolve()
+    images: dict[str, Image] = {}
+    captions: list[Caption] = []
+    refused: list[Refused] = []
+    for entry in entries:
+        reason = entry.problem or _problem(entry, root, images)
+        if reason:
+            refused.append(Refused(str(entry.id), reason))
+            continue
+        images[entry.id] = Image(entry.id, root / entry.relative, entry.split)
+        for number, text in enumerate(entry.texts):
+            name = f"{entry.id}#{number}"
+            if reason := _caption_problem(text):
+                refused.append(Refused(name, reason))
+            else:
+                captions.append(Caption(name, entry.id, " ".join(text.split())))
+    if not images:
+        first = f" The first: {refused[0].name}: {refused[0].reason}." if refused else ""
+        raise ValueError(f"{config.annotations}: none of its {len(refused)} images can be used.{first}")
+    return Dataset(config.name, tuple(images.values()), tuple(captions), tuple(refused))
+
+
+def _problem(entry: _Entry, root: Path, seen: dict[str, Image]) -> str:
+    """Why an image cannot be used, or an empty text."""
+    if not isinstance(entry.id, str) or not entry.id:
+        return "its file name is not a text"
+    if entry.id in seen:
+        return "duplicate id: an image of this name came before"
+    if entry.split not in SPLITS:
+        return f"unknown split {entry.split!r}; known are {', '.join(SPLITS)} and restval"
+    try:
+        path = (root / entry.relative).resolve()
+    except (OSError, ValueError, TypeError) as error:
+        return f"its path cannot be used: {error}"
+    if not path.is_relative_to(root):
+        return f"its path leaves the folder of images: {entry.relative}"
+    return "" if path.is_file() else f"no such file: {entry.relative}"
+
+
+def _caption_problem(text: Any) -> str:
+    if not isinstance(text, str):
+        return f"the caption is not a text but {type(text).__name__}"
+    if not text.strip():
+        return "the caption is empty"
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        return f"the caption has {len(text):,} characters; at most {MAX_CAPTION_CHARACTERS:,} are read"
+    return ""

@@ -1,0 +1,126 @@
+"""Data sets as they are published; and a table of records that are refused, each by name and with its reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.datasets import DatasetConfig, load_dataset
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    for name in ("a.jpg", "b.c.jpg", "val2014/d.jpg", "é f.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"jpeg")
+    (tmp_path / "secret.jpg").write_bytes(b"jpeg")
+    (folder / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    return folder
+
+
+def karpathy(photos: Path, *records: dict) -> DatasetConfig:
+    path = photos.parent / "dataset.json"
+    path.write_text(json.dumps({"images": list(records), "dataset": "x"}))
+    return DatasetConfig(name="x", annotations=path, images=photos)
+
+
+def record(filename="a.jpg", split="train", texts=("a dog",), **more) -> dict:
+    return {"filename": filename, "split": split, "sentences": [{"raw": t} for t in texts], **more}
+
+
+def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
+    coco = record("d.jpg", "restval", ["one"], filepath="val2014", cocoid=7)
+    tokens = {"filename": "b.c.jpg", "split": "test", "sentences": [{"tokens": ["two", "cats"]}] * 7}
+    found = load_dataset(karpathy(photos, record(texts=("a  dog\n", "two dogs")), coco, tokens))
+    assert found.counts() == {"train": 2, "test": 1}
+    assert [c.text for c in found.captions_of["a.jpg"]] == ["a dog", "two dogs"]
+    assert found.image["d.jpg"].path == photos / "val2014" / "d.jpg"
+    assert [c.id for c in found.captions_of["b.c.jpg"]] == [f"b.c.jpg#{k}" for k in range(7)]
+    assert found.split("test").owner == {f"b.c.jpg#{k}": "b.c.jpg" for k in range(7)}
+    assert found.refused == ()
+    with pytest.raises(ValueError, match="no image is in split 'val'"):
+        found.split("val")
+
+
+@pytest.mark.parametrize(
+    ("bad", "name", "reason"),
+    [
+        (record("gone.jpg"), "gone.jpg", "no such file"),
+        (record("a.jpg", texts=("again",)), "a.jpg", "duplicate id"),
+        (record("../secret.jpg"), "../secret.jpg", "leaves the folder"),
+        (record("secret.jpg", filepath=".."), "secret.jpg", "leaves the folder"),
+        (record("link.jpg"), "link.jpg", "leaves the folder"),
+        (record("nul\0.jpg"), "nul", "cannot be used"),
+        (record("b.c.jpg", split="dev"), "b.c.jpg", "unknown split 'dev'"),
+        (record("b.c.jpg", texts=("fine", "  ")), "b.c.jpg#1", "the caption is empty"),
+        (record("b.c.jpg", texts=("fine", 5)), "b.c.jpg#1", "not a text but int"),
+        (record("b.c.jpg", texts=("fine", "x" * 3000)), "b.c.jpg#1", "3,000 characters"),
+        (record("b.c.jpg", texts=("fine", None)), "b.c.jpg#1", "not a text"),
+        (record(17), "17", "not a text"),
+        ({"split": "train", "sentences": []}, "images[1]", "lacks 'filename'"),
+        ({"filename": "b.c.jpg", "split": "train"}, "images[1]", "lacks 'sentences'"),
+        ("what", "images[1]", "lacks"),
+    ],
+)
+def test_bad_records_are_set_aside_by_name_and_the_rest_is_kept(photos, bad, name, reason):
+    found = load_dataset(karpathy(photos, record(), bad))
+    assert [(r.name.startswith(name), reason in r.reason) for r in found.refused] == [(True, True)], found.refused
+    assert found.captions_of["a.jpg"][0].text == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not valid JSON"), ("[]", "no list `images`"), ('{"images": []}', "none of its 0 images")],
+)
+def test_a_file_that_is_no_data_set_is_an_error(photos, text, message):
+    config = karpathy(photos)
+    config.annotations.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(config)
+
+
+def test_missing_files_say_which_setting_to_mend(photos):
+    config = karpathy(photos, record())
+    with pytest.raises(FileNotFoundError, match="set `images`"):
+        load_dataset(config.model_copy(update={"images": photos / "none"}))
+    with pytest.raises(FileNotFoundError, match="set `annotations`"):
+        load_dataset(config.model_copy(update={"annotations": photos / "none"}))
+
+
+CSV = 'image,caption,split\na.jpg,"a dog, running",train\na.jpg,two dogs,train\nb.c.jpg,,test\nb.c.jpg,a cat,val\n'
+JSONL = "\n".join(
+    [
+        json.dumps({"image": "a.jpg", "captions": ["a dog, running", "two dogs"], "split": "train"}),
+        json.dumps({"image": "b.c.jpg", "caption": "", "split": "test"}),
+        "{broken",
+        json.dumps({"image": "b.c.jpg", "caption": "a cat", "split": "val"}),
+    ]
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("captions.csv", CSV), ("captions.jsonl", JSONL)])
+def test_a_folder_with_a_captions_file(photos, name, text):
+    path = photos.parent / name
+    path.write_text(text)
+    found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
+    assert [c.text for c in found.captions_of["a.jpg"]] == ["a dog, running", "two dogs"]
+    assert [c.text for c in found.captions_of["b.c.jpg"]] == ["a cat"]
+    assert found.image["b.c.jpg"].split == "test"
+    reasons = {r.name: r.reason for r in found.refused}
+    assert "empty" in reasons["b.c.jpg#0"]
+    assert "contradicts" in next(reasons[k] for k in reasons if k.startswith("b.c.jpg at"))
+    assert "leaves" in reasons["link.jpg"]
+    assert ("line 3" in reasons) == name.endswith("jsonl")
+    assert found.captions_of["é f.jpg"] == (), "a photograph without a caption can still be searched for"
+
+
+def test_a_captions_file_without_its_columns_is_an_error(photos):
+    for name, text, message in [
+        ("c.csv", "file,text\n", "name the columns"),
+        ("c.txt", "a", r"ends in \.jsonl or \.csv"),
+    ]:
+        path = photos.parent / name
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_dataset(DatasetConfig(name="m", format="folder", annotations=path, images=photos))

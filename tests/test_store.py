@@ -1,0 +1,236 @@
+"""The store: what is written is read back by id, whatever the order, the generation, the process, or the crash."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data.files import atomic, digest, sha256_file
+from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
+from data.store import Store
+
+ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}
+
+
+def content(name: str, version: int = 0) -> dict[str, np.ndarray]:
+    """Rows of an item, drawn from its name: an oracle that needs no file."""
+    rng = np.random.default_rng(sum(map(ord, name)) + 1000 * version)
+    n = ROWS[name]
+    boxes = rng.random((n, 4)).astype("float32")
+    ids = rng.integers(0, 9, n).astype("int32")
+    features = rng.normal(size=(n, 6)).astype("float16")
+    size = np.array([n, 7], "int32")
+    return {"features": features, "boxes": boxes, "class_ids": ids, "scores": boxes[:, 0], "size": size}
+
+
+def items(version: int = 0) -> list[Item]:
+    return [Item(name, f"{version}" * 64) for name in ROWS]
+
+
+def fill(root: Path, wanted: list[Item], version: int = 0, stop_after: int | None = None, shard: int = 4) -> Path:
+    folder = open_folder(root, "regions", {"model": "test", "dim": 6})
+    files = []
+    for number, plan in enumerate(plan_shards(folder, wanted, shard)):
+        if number == stop_after:
+            return folder  # the crash: shards lie there, nothing is listed
+        files.append(write_shard(folder, plan, [content(item.id, version) for item in plan.items]))
+    commit(folder, files)
+    return folder
+
+
+def check(store: Store, names: list[str], version: int = 0) -> None:
+    for field in store.fields:
+        parts = [content(name, version)[field] for name in names]
+        expected = np.stack(parts) if field == "size" else np.concatenate(parts)
+        np.testing.assert_array_equal(store.read(field, names), expected)
+    assert store.lengths(names).tolist() == [ROWS[name] for name in names]
+
+
+def read_in_child(store: Store, names: list[str]) -> list[int]:
+    check(store, names)
+    return store.lengths(names).tolist()
+
+
+def test_rows_come_back_by_id_in_any_order_and_in_any_process(tmp_path):
+    store = Store(fill(tmp_path, items()))
+    shuffled = list(np.random.default_rng(1).permutation(store.ids))
+    check(store, shuffled)
+    check(store, shuffled[:3] * 2)
+    check(pickle.loads(pickle.dumps(store)), shuffled)
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            found = pool.starmap(read_in_child, [(store, shuffled[:9]), (store, shuffled[9:])])
+        assert [n for part in found for n in part] == [ROWS[name] for name in shuffled]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
+def test_a_crash_after_n_shards_and_a_second_run_leave_the_same_files(tmp_path, stop_after):
+    straight = fill(tmp_path / "straight", items())
+    folder = fill(tmp_path / "crashed", items(), stop_after=stop_after)
+    assert len(Store(folder)) == 0, "what the manifest does not list does not exist"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
+    fill(tmp_path / "crashed", items())
+    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in before.items()), "work was done twice"
+    assert {p.name: sha256_file(p) for p in folder.glob("*.h5")} == {
+        p.name: sha256_file(p) for p in straight.glob("*.h5")
+    }
+    assert (folder / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
+
+
+def _extract_slowly(root: Path, pause: float) -> None:
+    folder = open_folder(root, "regions", {"model": "test", "dim": 6})
+
+    def rows(plan):
+        for item in plan.items:
+            time.sleep(pause)
+            yield content(item.id)
+
+    commit(folder, [write_shard(folder, plan, rows(plan)) for plan in plan_shards(folder, items(), 4)])
+
+
+def test_sigkill_at_random_moments_loses_nothing_that_was_finished(tmp_path):
+    straight = fill(tmp_path / "straight", items())
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        child = multiprocessing.get_context("fork").Process(target=_extract_slowly, args=(tmp_path / "killed", 0.004))
+        child.start()
+        time.sleep(rng.uniform(0.01, 0.15))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    folder = fill(tmp_path / "killed", items())
+    check(Store(folder), list(ROWS))
+    assert (folder / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
+
+
+def test_generations_add_what_is_new_or_changed_and_nothing_else(tmp_path):
+    first = items()[:10]
+    folder = fill(tmp_path, first)
+    old = Store(folder)
+    assert plan_shards(folder, first, 4) == []
+    stamp = (folder / "manifest.json").stat().st_mtime_ns
+    fill(tmp_path, first)
+    assert (folder / "manifest.json").stat().st_mtime_ns == stamp, "nothing new writes nothing"
+    fill(tmp_path, items())
+    new = Store(folder)
+    assert (old.generation, new.generation, len(old), len(new)) == (1, 2, 10, 23)
+    check(old, list(ROWS)[:10])
+    changed = items()[:3]
+    changed[1] = Item(changed[1].id, "c" * 64)
+    plans = plan_shards(folder, changed, 4)
+    assert plans == [ShardPlan((changed[1],))]
+    fill(tmp_path, changed, version=5)
+    check(Store(folder), [changed[1].id], version=5)
+    check(Store(folder), list(ROWS)[2:])
+    assert len(Store(folder)) == 23
+    assert new.content(list(ROWS)) != Store(folder).content(list(ROWS))
+
+
+def test_items_that_cannot_be_read_are_set_aside_by_name_until_they_change(tmp_path):
+    folder = open_folder(tmp_path, "regions", {})
+    plan = plan_shards(folder, items()[:5], 5)[0]
+    rows = [content(item.id) for item in plan.items]
+    rows[1] = "truncated JPEG"
+    rows[2]["features"] = np.full((3, 6), np.nan)
+    rows[3]["features"] = np.full((4, 6), 1e6)
+    commit(folder, [write_shard(folder, plan, rows)])
+    store = Store(folder)
+    assert len(store) == 2
+    assert store.set_aside[plan.items[1].id] == "truncated JPEG"
+    assert "finite" in store.set_aside[plan.items[2].id]
+    assert "finite" in store.set_aside[plan.items[3].id]
+    assert plan_shards(folder, items()[:5], 5) == []
+    mended = Item(plan.items[1].id, "d" * 64)
+    again = plan_shards(folder, [plan.items[0], mended], 5)
+    assert again == [ShardPlan((mended,))]
+    commit(folder, [write_shard(folder, again[0], [content(mended.id)])])
+    assert mended.id in Store(folder)
+    assert mended.id not in Store(folder).set_aside
+    broken = Item(plan.items[0].id, "e" * 64)
+    commit(folder, [write_shard(folder, ShardPlan((broken,)), ["gone bad"])])
+    assert broken.id not in Store(folder), "rows of an older content are not this item's"
+    with pytest.raises(ValueError, match="gone bad"):
+        Store(folder).read("features", [broken.id])
+
+
+def damage_file(kind: str, folder: Path) -> None:
+    shard = next(iter(sorted(folder.glob("*.h5"))))
+    if kind == "truncated":
+        os.truncate(shard, shard.stat().st_size // 2)
+    elif kind == "missing":
+        shard.unlink()
+    elif kind == "swapped":
+        other = sorted(folder.glob("*.h5"))[-1]
+        shard.write_bytes(other.read_bytes())
+    elif kind == "manifest":
+        (folder / "manifest.json").write_text("{")
+    elif kind == "schema":
+        (folder / "manifest.json").write_text(json.dumps({"schema": 99}))
+    elif kind == "none":
+        (folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("truncated", ValueError, "shard-.*restore it, or delete"),
+        ("missing", FileNotFoundError, "listed in the manifest but missing"),
+        ("swapped", ValueError, "not the file that the manifest lists"),
+        ("manifest", ValueError, "not valid JSON"),
+        ("schema", ValueError, "another version"),
+        ("none", FileNotFoundError, "run the stage that writes it"),
+    ],
+)
+def test_damage_is_an_error_that_names_the_file_and_the_next_move(tmp_path, kind, error, message):
+    folder = fill(tmp_path, items())
+    damage_file(kind, folder)
+    with pytest.raises(error, match=message):
+        Store(folder)
+
+
+def test_verify_names_the_image_whose_bits_were_flipped(tmp_path):
+    folder = fill(tmp_path, items())
+    assert Store(folder).verify() == []
+    shard = (
+        folder / plan_shards(open_folder(tmp_path / "twin", "regions", {"model": "test", "dim": 6}), items(), 4)[1].file
+    )
+    with h5py.File(shard, "r+") as file:
+        file["features"][2] = file["features"][2] * 2
+        victim = file["ids"].asstr()[np.searchsorted(file["offsets"][:], 2, side="right") - 1]
+    problems = Store(folder).verify()
+    assert len(problems) == 1
+    assert victim in problems[0]
+    assert shard.name in problems[0]
+
+
+def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
+    folder = fill(tmp_path, items())
+    with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
+        Store(folder).read("features", ["nobody.jpg"])
+    with pytest.raises(ValueError, match="no field 'colour'; it has features"):
+        Store(folder).read("colour", list(ROWS))
+    foreign = tmp_path / f"regions-{digest({'model': 'other'})}"
+    folder.rename(foreign)
+    with pytest.raises(ValueError, match="another recipe"):
+        open_folder(tmp_path, "regions", {"model": "other"})
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def half_a_write():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        half_a_write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
