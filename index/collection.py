@@ -1,0 +1,119 @@
+"""What comes in: unit vectors under text ids, with a metadata row for each. Positions mean nothing here, ids do."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Kind = Literal["image", "caption"]
+KINDS: tuple[str, ...] = get_args(Kind)
+BLOCK = 8192  # vectors held in memory at a time
+NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalised one by far more
+
+
+def key_of(kind: str, name: str) -> int:
+    """The 64-bit id of an item: the low 63 bits of sha256("kind:name"), so it is the same in every version."""
+    digest = hashlib.sha256(f"{kind}:{name}".encode()).digest()
+    return int.from_bytes(digest[-8:], "big") & (2**63 - 1)  # faiss ids are signed, and -1 means "none"
+
+
+def keys_of(kind: str, names: Sequence[str]) -> np.ndarray:
+    """(n,) int64 keys of `names`, in their order."""
+    return np.fromiter((key_of(kind, name) for name in names), np.int64, len(names))
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All vectors of one kind.
+
+    ids      n text ids, each once, in any order
+    vectors  (n, d) array whose row i belongs to ids[i], or a function from a list of ids to their (m, d) rows
+             (such as `partial(store.read, "features")`), for vectors that should not be in memory all at once;
+             float16 or float32, unit length
+    rows     one mapping an item with its "id" and any of the metadata columns, in any order
+    """
+
+    ids: Sequence[str]
+    vectors: np.ndarray | Callable[[list[str]], np.ndarray]
+    rows: Sequence[Mapping[str, Any]]
+
+    @cached_property
+    def ordered(self) -> list[str]:
+        """The ids, sorted: the order of everything that is written, so that equal content gives equal bytes."""
+        return sorted(self.ids)
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.ids)}
+
+    def read(self, names: list[str]) -> np.ndarray:
+        """(len(names), d) float32 vectors of `names`, in their order."""
+        if callable(self.vectors):
+            found = np.asarray(self.vectors(names))
+        else:
+            found = np.asarray(self.vectors)[[self._place[name] for name in names]]
+        if found.ndim != 2 or len(found) != len(names):
+            raise ValueError(
+                f"vectors have shape {found.shape} for {len(names)} ids, the first of them {names[0]!r}; "
+                "give one row of numbers an id."
+            )
+        return np.ascontiguousarray(found, np.float32)
+
+    def blocks(self, names: list[str] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield (ids, (m, d) float32 vectors) of `names` (default: all, sorted), `BLOCK` at a time."""
+        names = self.ordered if names is None else names
+        for start in range(0, len(names), BLOCK):
+            part = names[start : start + BLOCK]
+            yield part, self.read(part)
+
+    def check(self, kind: str) -> None:
+        """Raise ValueError if ids repeat, or if rows and ids are not the same set."""
+        if not len(self.ids):
+            raise ValueError(f"the {kind} collection is empty: there is nothing to index. Embed some items first.")
+        if len(self._place) != len(self.ids):
+            twice = next(name for i, name in enumerate(self.ids) if self._place[name] != i)
+            raise ValueError(f"{kind} id {twice!r} is given twice; every id must name one vector. Drop one of them.")
+        if not callable(self.vectors) and len(self.vectors) != len(self.ids):
+            raise ValueError(f"{kind}: {len(self.vectors)} vectors for {len(self.ids)} ids; give one vector an id.")
+        _check_rows(kind, self._place, self.rows)
+
+    def fingerprint(self, kind: str) -> tuple[str, int]:
+        """Read every vector once: check it, and return (sha256 of ids and values, dimension d)."""
+        hasher, dim = hashlib.sha256(), 0
+        for names, vectors in self.blocks():
+            check_unit(vectors, f"{kind} vector of", names)
+            if dim and vectors.shape[1] != dim:
+                raise ValueError(f"{kind} vector of {names[0]!r} has {vectors.shape[1]} numbers, others {dim}.")
+            dim = vectors.shape[1]
+            hasher.update("\0".join([*names, ""]).encode())
+            hasher.update(vectors.tobytes())
+        return hasher.hexdigest(), dim
+
+
+def check_unit(vectors: np.ndarray, what: str, names: Sequence[Any]) -> None:
+    """Raise ValueError naming the first of the (n, d) `vectors` that is not finite or not of unit length."""
+    norms = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
+    bad = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # written so that NaN is bad
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(
+            f"{what} {names[first]!r} has length {norms[first]:.4g}, not 1 ({int(bad.sum())} such in this block); "
+            "normalise the vectors, and look for NaN in the model that made them."
+        )
+
+
+def _check_rows(kind: str, ids: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> None:
+    named = [row.get("id") for row in rows]
+    if len(named) == len(ids) and set(named) == set(ids):
+        return
+    lacking = sorted(set(ids) - set(named))
+    foreign = sorted(str(name) for name in set(named) - set(ids))
+    twice = [name for name, times in Counter(named).items() if times > 1]
+    example = f"no row for {lacking[0]!r}" if lacking else f"a row for {(foreign or twice)[0]!r} too many"
+    raise ValueError(
+        f"{kind}: {len(rows)} metadata rows for {len(ids)} ids, with {example}; give one row an id, under 'id'."
+    )

@@ -1,0 +1,185 @@
+"""The faiss part: one trained coarse quantiser, any number of shards that hold inverted lists only.
+
+A shard file is what `faiss.write_InvertedLists` writes; it is mapped into memory and searched with the coarse
+assignment made once, so N shards give the ids and scores of one big index. faiss's own IndexShardsIVF drops the
+selector (facebookresearch/faiss#5584), hence the fan-out here.
+"""
+
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
+EXACT_ROWS = 50_000  # up to here a float16 code is cheap enough; beyond, one byte a number
+POINTS_PER_LIST = 39  # faiss warns when k-means has fewer training rows a centroid
+SELECTIVE = 0.1  # filters that keep less than this part probe every list: kept rows may lie in any of them
+
+
+def one_wheel() -> None:
+    """Raise ImportError if two faiss wheels are installed: both own the module `faiss` and overwrite its files."""
+    found = [name for name in WHEELS if _installed(name)]
+    if len(found) > 1:
+        raise ImportError(
+            f"{' and '.join(found)} are both installed and overwrite each other's files; "
+            f"run `pip uninstall -y {' '.join(found)}`, then install one of them."
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def choose_factory(factory: str, nlist: int | None, rows: int) -> str:
+    """The faiss factory string for `rows` vectors; "{nlist}" and "auto" are filled in.
+
+    Lists: 4 sqrt(rows) after faiss's guideline, but at least 39 rows a list, rounded down to a power of two.
+    """
+    if nlist is None:
+        most = max(1, min(int(4 * rows**0.5), rows // POINTS_PER_LIST))
+        nlist = 1 << (most.bit_length() - 1)
+    if factory == "auto":
+        factory = "IVF{nlist},SQfp16" if rows <= EXACT_ROWS else "IVF{nlist},SQ8"
+    return factory.replace("{nlist}", str(nlist))
+
+
+def train(factory: str, sample: np.ndarray, seed: int) -> faiss.IndexIVF:
+    """Train the empty index that every shard shares, on (n, d) float32 unit vectors, for inner products.
+
+    Raises ValueError if the factory string is not a plain inverted file, or asks for more lists than rows.
+    """
+    try:
+        index = faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(f"faiss does not take factory {factory!r}: {error}") from error
+    if not isinstance(index, faiss.IndexIVF):
+        raise ValueError(
+            f"factory {factory!r} makes {type(index).__name__}, which cannot be sharded by lists; "
+            "use a plain inverted file such as 'IVF{nlist},SQ8'."
+        )
+    if index.nlist > len(sample):
+        raise ValueError(
+            f"factory {factory!r} asks for {index.nlist} lists, but there are {len(sample)} training rows; "
+            "lower nlist, raise train_rows, or leave nlist out."
+        )
+    if isinstance(index, faiss.IndexIVFScalarQuantizer) and factory.endswith("SQfp16"):
+        index.by_residual = False  # residuals would be rounded again; whole float16 vectors are kept as they came
+    index.cp.seed = seed
+    index.cp.min_points_per_centroid = 1  # `choose_factory` has its own rule; faiss would print to stderr
+    index.train(sample)
+    return index
+
+
+def write_template(index: faiss.IndexIVF, path: Path) -> None:
+    """Write the trained, empty index: centroids and code parameters, once for all shards."""
+    faiss.write_index(index, str(path))
+
+
+def write_shard(template: Path, path: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
+    """Encode (keys (m,) int64, vectors (m, d) float32) blocks into one file of inverted lists; return the rows."""
+    index = faiss.read_index(str(template))
+    for keys, vectors in blocks:
+        index.add_with_ids(vectors, keys)  # the IVF's own ids: IDMap2 returns removed ids (facebookresearch/faiss#4535)
+    writer = faiss.FileIOWriter(str(path))
+    faiss.write_InvertedLists(index.invlists, writer)
+    del writer  # closes the file
+    return int(index.ntotal)
+
+
+def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best k of (q, m) candidates, highest score first, equal scores by lower key."""
+    order = np.lexsort((keys, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(keys, order, 1)
+
+
+class Lists:
+    """The shards of one collection, mapped and ready to search; safe to share between threads."""
+
+    def __init__(self, template: Path, shards: Sequence[Path]):
+        self._head = faiss.read_index(str(template))
+        self.nlist: int = self._head.nlist
+        self.dim: int = self._head.d
+        shell = faiss.read_index(str(template))
+        # Children are copied from a template without centroids and borrow the head's: centroids are in memory once.
+        # contrib.ivf_tools.replace_ivf_quantizer does that too, but breaks SWIG's type table in faiss 1.15.
+        shell.quantizer.reset()
+        blank = faiss.serialize_index(shell)
+        self._children = [self._child(blank, path) for path in shards]
+        self.ntotal: int = sum(child.ntotal for child in self._children)
+
+    def _child(self, blank: np.ndarray, path: Path) -> faiss.IndexIVF:
+        child = faiss.deserialize_index(blank)
+        child.own_fields = False
+        child.quantizer = self._head.quantizer
+        lists = faiss.read_InvertedLists(faiss.FileIOReader(str(path)), faiss.IO_FLAG_MMAP)
+        child.replace_invlists(lists, True)
+        lists.this.disown()  # the child frees them
+        child.ntotal = lists.compute_ntotal()
+        return child
+
+    def search(
+        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (q, k') float32 and keys (q, k') int64 of (q, d) float32 queries; -1 where there is no k-th.
+
+        k' = min(k, rows, kept keys). `keep` (m,) int64: answer with these keys only. A query that finds fewer than
+        k' rows in its `nprobe` lists is asked again over all lists, so k' rows come wherever they exist.
+        """
+        k = min(k, self.ntotal, self.ntotal if keep is None else len(keep))
+        if not k or not len(queries):
+            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        if keep is not None and len(keep) < SELECTIVE * self.ntotal:
+            nprobe = self.nlist
+        nprobe = min(nprobe, self.nlist)
+        scores, keys = self._probe(queries, k, nprobe, keep)
+        short = keys[:, -1] < 0
+        if short.any() and nprobe < self.nlist:
+            scores[short], keys[short] = self._probe(queries[short], k, self.nlist, keep)
+        return scores, keys
+
+    def _probe(
+        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        queries = np.ascontiguousarray(queries, np.float32)
+        near, lists = self._head.quantizer.search(queries, nprobe)  # (q, nprobe) each
+        # Parameters go with the call: a shared index whose nprobe a request changes is a race.
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=None if keep is None else faiss.IDSelectorBatch(keep))
+        width = len(self._children) * k
+        scores = np.empty((len(queries), width), np.float32)
+        keys = np.empty((len(queries), width), np.int64)
+        for i, child in enumerate(self._children):
+            part = slice(i * k, (i + 1) * k)
+            scores[:, part], keys[:, part] = _search_child(child, queries, k, lists, near, parameters)
+        return merge(scores, keys, k)
+
+
+def _search_child(
+    child: faiss.IndexIVF,
+    queries: np.ndarray,
+    k: int,
+    lists: np.ndarray,
+    near: np.ndarray,
+    parameters: faiss.SearchParametersIVF,
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.empty((len(queries), k), np.float32)
+    keys = np.empty((len(queries), k), np.int64)
+    pointer = faiss.swig_ptr
+    # The wrapped search_preassigned asserts that there are no parameters; the C one takes them (positionally).
+    child.search_preassigned_c(
+        len(queries),
+        pointer(queries),
+        k,
+        pointer(lists),
+        pointer(near),
+        pointer(scores),
+        pointer(keys),
+        False,
+        parameters,
+    )
+    return scores, keys

@@ -1,0 +1,102 @@
+"""How many lists to probe, and what that is worth: measured on held-out queries against exact search."""
+
+from bisect import bisect_left
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from index.collection import Collection, keys_of
+from index.shards import Lists, merge
+
+AT = 10  # recall at this many results
+SAME = 1e-5  # inner products closer than this are one score: float32 sums differ with the order of adding
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen on one half of the queries, and what it gives on the other."""
+
+    nprobe: int  # lists
+    recall: float  # share of the exact best `at` found, judged queries
+    tuning_recall: float  # the same on the queries that chose nprobe
+    at: int  # results
+    judged: int  # queries
+    tuned_on: int  # queries
+    target: float
+    reached: bool  # the target, on the tuning queries; lossy codes may miss it with every list probed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def exact(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarray, list[list[str]]]:
+    """The true best k: scores (q, k) float32, highest first, and their ids. Memory is one block of vectors."""
+    queries = np.ascontiguousarray(queries, np.float32)
+    k = min(k, len(collection.ids))
+    scores, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    start = 0
+    for names, vectors in collection.blocks():
+        found, at = faiss.knn(queries, vectors, min(k, len(names)), faiss.METRIC_INNER_PRODUCT)
+        scores, places = merge(np.hstack([scores, found]), np.hstack([places, at + start]), k)
+        start += len(names)
+    return scores, [[collection.ordered[place] for place in line] for line in places]
+
+
+def tune(kind: str, collection: Collection, lists: Lists, queries: np.ndarray, target: float, seed: int) -> Tuned:
+    """Choose the smallest nprobe whose recall@10 reaches `target` on a random half of the (q, d) queries.
+
+    The other half judges it. Recall hardly ever falls as nprobe grows, so bisection finds the smallest. Where lossy
+    codes miss the target with every list probed, the aim is `target` times what they can give: the last lists would
+    cost much and mend nothing.
+    """
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
+    chosen_on, judged_on = queries[order[::2]], queries[order[1::2]]
+    least = [_kth_score(collection, half) for half in (chosen_on, judged_on)]
+    names = dict(zip(keys_of(kind, collection.ordered).tolist(), collection.ordered, strict=True))
+
+    def recall(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
+        return _recall(collection, lists, names, half, kth, nprobe)
+
+    ladder = range(1, lists.nlist + 1)
+    most = recall(lists.nlist, chosen_on, least[0])
+    aim = target if most >= target else target * most
+    place = bisect_left(ladder, aim, key=lambda nprobe: recall(nprobe, chosen_on, least[0]))
+    nprobe = ladder[min(place, len(ladder) - 1)]
+    on_chosen = recall(nprobe, chosen_on, least[0])
+    return Tuned(
+        nprobe=nprobe,
+        recall=recall(nprobe, judged_on, least[1]),
+        tuning_recall=on_chosen,
+        at=min(AT, len(collection.ids)),
+        judged=len(judged_on),
+        tuned_on=len(chosen_on),
+        target=target,
+        reached=on_chosen >= target,
+    )
+
+
+def _kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:
+    """(q,) the true score that an item must reach to be among the best `AT`."""
+    return exact(collection, queries, AT)[0][:, -1]
+
+
+def _recall(
+    collection: Collection,
+    lists: Lists,
+    names: dict[int, str],
+    queries: np.ndarray,
+    kth: np.ndarray,
+    nprobe: int,
+) -> float:
+    """Share of the places 1..AT that hold an item as good as the true ones.
+
+    Judged by true score, not by id: two captions with the same words share one vector, and either is right.
+    """
+    _, keys = lists.search(queries, AT, nprobe)  # (q, k)
+    different, where = np.unique(keys, return_inverse=True)
+    vectors = collection.read([names[key] for key in different.tolist()])[where.reshape(keys.shape)]  # (q, k, d)
+    true = np.einsum("qd,qkd->qk", queries, vectors)
+    return float(np.mean(true >= kth[:, None] - SAME))

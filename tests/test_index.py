@@ -1,0 +1,229 @@
+"""Search against numpy over all vectors and against one big faiss index: shards, filters, threads change nothing."""
+
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata as wheels
+from itertools import pairwise
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from index import Collection, Index, IndexConfig, build, exact, key_of
+from index import collection as collection_module
+from index import metadata as metadata_module
+from index.shards import choose_factory, one_wheel
+
+DIM = 24
+IMAGES = 400
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+def make(seed: int = 0, images: int = IMAGES) -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
+    """Clustered image vectors, two captions near each; the queries are further sentences and pictures."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((40, DIM))
+    near = centres[rng.integers(0, 40, images + 60)] + 0.6 * rng.standard_normal((images + 60, DIM))
+    spoken = np.repeat(near, 2, 0) + 0.4 * rng.standard_normal((2 * len(near), DIM))
+    names = [f"{i:04d}.jpg" for i in range(images)]
+    captions = [f"{name}#{k}" for name in names for k in range(2)]
+    rows = [{"id": n, "image_id": n, "path": f"images/{n}", "split": "test", "width": 9, "height": 7} for n in names]
+    said = [{"id": c, "image_id": c[:-2], "text": f"text of {c}", "source": f"{seed}"} for c in captions]
+    collections = {
+        "image": Collection(names, unit(near[:images]), rows),
+        "caption": Collection(captions, unit(spoken[: 2 * images]), said),
+    }
+    return collections, {"image": unit(spoken[2 * images :]), "caption": unit(near[images:])}
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def root(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    build(IndexConfig(nlist=16), *data, folder, provenance={"model": "abc"})
+    return folder
+
+
+def answer(hits) -> tuple[list[list[str]], np.ndarray]:
+    return [[hit.id for hit in line] for line in hits], np.array([[hit.score for hit in line] for line in hits])
+
+
+def slow(collection: Collection, queries: np.ndarray, k: int, keep=None) -> list[list[str]]:
+    """The best k by sorting every inner product in float64, one query at a time."""
+    lines = []
+    for query in queries.astype(np.float64):
+        scored = [
+            (-float(query @ vector), name)
+            for name, vector in zip(collection.ids, collection.vectors.astype(np.float64), strict=True)
+            if keep is None or name in keep
+        ]
+        lines.append([name for _, name in sorted(scored)[:k]])
+    return lines
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize(
+    ("shards", "factory"),
+    [(1, "auto"), (4, "auto"), (16, "auto"), (4, "IVF{nlist},SQ8"), (4, "IVF{nlist},Flat"), (3, "IVF{nlist},RaBitQ")],
+)
+def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_path):
+    collections, queries = data
+    folder = build(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
+    kind, k, nprobe = "caption", 10, 5
+    big = faiss.read_index(str(folder / kind / "template.faiss"))
+    names = sorted(collections[kind].ids)
+    name_of = {key_of(kind, name): name for name in names}
+    big.add_with_ids(collections[kind].read(names), np.array(list(name_of)))
+    keep = set(names[::3]) if filtered else None
+    selector = faiss.IDSelectorBatch(np.array([key_of(kind, n) for n in sorted(keep)])) if filtered else None
+    scores, keys = big.search(queries[kind], k, params=faiss.SearchParametersIVF(nprobe=nprobe, sel=selector))
+    with Index.open(tmp_path) as index:
+        assert sum(entry["rows"] for entry in index.manifest["collections"][kind]["shards"]) == len(names)
+        found, found_scores = answer(index.search(queries[kind], k, kind, nprobe=nprobe, keep=keep))
+    assert found == [[name_of[key] for key in line] for line in keys.tolist()]
+    assert np.array_equal(found_scores.astype(np.float32), scores)
+
+
+@pytest.mark.parametrize("kind", ["image", "caption"])
+def test_all_lists_probed_is_exact_search(kind, data, root, monkeypatch):
+    collections, queries = data
+    expected = slow(collections[kind], queries[kind], 10)
+    monkeypatch.setattr(collection_module, "BLOCK", 37)  # blocks must not show in the answer
+    assert exact(collections[kind], queries[kind], 10)[1] == expected
+    with Index.open(root) as index:
+        hits = index.search(queries[kind], 10, kind, nprobe=16)
+    assert [[hit.id for hit in line] for line in hits] == expected
+    best = collections[kind].read(expected[0]) @ queries[kind][0]
+    np.testing.assert_allclose([hit.score for hit in hits[0]], best, atol=1e-6)
+    assert all(hit.row["text"] == f"text of {hit.id}" for hit in hits[0] if kind == "caption")
+    assert all(hit.row["id"] == hit.id and hit.row["kind"] == kind for line in hits for hit in line)
+
+
+@pytest.mark.parametrize(
+    ("kept", "k"), [(0, 5), (1, 5), (36, 1), (36, 2), (12, 10), (12, 50), (60, 60), (IMAGES, IMAGES + 1)]
+)
+def test_the_best_k_come_wherever_k_exist(kept, k, data, root):
+    collections, queries = data
+    names = list(np.random.default_rng(3).permutation(collections["image"].ids)[:kept])
+    with Index.open(root) as index:
+        hits = index.search(queries["image"][:6], k, nprobe=1, keep={*names, "not in the index"})
+    assert answer(hits)[0] == slow(collections["image"], queries["image"][:6], k, keep=set(names))
+
+
+@pytest.mark.parametrize("kind", ["image", "caption"])
+def test_recall_in_the_manifest_is_what_a_slow_loop_counts(kind, data, root):
+    collections, queries = data
+    with Index.open(root) as index:
+        about = index.manifest["collections"][kind]
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(queries[kind]))
+
+        def recall(half: np.ndarray, nprobe: int) -> float:
+            true = slow(collections[kind], half, 10)
+            found = answer(index.search(half, 10, kind, nprobe=nprobe))[0]
+            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)]))
+
+        chosen_on, judged_on = queries[kind][order[::2]], queries[kind][order[1::2]]
+        measured = about["recall"]
+        assert 1 < about["nprobe"] < 16, "too easy: the data do not try the choice"
+        assert recall(chosen_on, about["nprobe"] - 1) < 0.99 <= recall(chosen_on, about["nprobe"])
+        assert measured["tuning_recall"] == pytest.approx(recall(chosen_on, about["nprobe"]))
+        assert measured["recall"] == pytest.approx(recall(judged_on, about["nprobe"]))
+        assert (measured["reached"], measured["judged"]) == (True, len(judged_on))
+
+
+def test_codes_too_coarse_for_the_target_do_not_probe_every_list(data, tmp_path):
+    build(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ"), *data, tmp_path)
+    with Index.open(tmp_path) as index:
+        about = index.manifest["collections"]["caption"]
+    assert about["recall"]["recall"] < 0.9, "one bit a number cannot be this good: the data are too easy"
+    assert (about["recall"]["reached"], about["nprobe"] < 16) == (False, True)
+
+
+def test_equal_vectors_both_count_as_found(tmp_path):
+    collections, queries = make(images=60)
+    twin = collections["caption"].vectors.copy()
+    twin[:] = twin[:1]  # every caption says the same
+    collections["caption"] = Collection(collections["caption"].ids, twin, collections["caption"].rows)
+    build(IndexConfig(nlist=1), collections, queries, tmp_path)
+    with Index.open(tmp_path) as index:
+        assert index.manifest["collections"]["caption"]["recall"]["recall"] == 1
+
+
+def test_threads_share_an_index(data, root):
+    _, queries = data
+    with Index.open(root) as index, ThreadPoolExecutor(4) as pool:
+        plain = {nprobe: answer(index.search(queries["image"], 10, nprobe=nprobe))[0] for nprobe in (1, 4, 16)}
+        jobs = [(n, pool.submit(index.search, queries["image"], 10, nprobe=n)) for n in (1, 4, 16) * 10]
+        assert all(answer(job.result())[0] == plain[nprobe] for nprobe, job in jobs)
+    assert plain[1] != plain[16]
+
+
+def test_rows_come_by_id(root, data):
+    with Index.open(root) as index:
+        names = list(data[0]["image"].ids)
+        rows = index.rows([*names[::-1], "'; DROP TABLE items; --"])
+        assert sorted(rows) == names
+        assert rows["0007.jpg"]["path"] == "images/0007.jpg"
+        said = index.rows_of_image("caption", "0007.jpg")
+        assert [row["text"] for row in said] == ["text of 0007.jpg#0", "text of 0007.jpg#1"]
+        assert index.rows_of_image("caption", "' OR 1=1 --") == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (5, "IVF1,SQfp16"),
+        (100, "IVF2,SQfp16"),
+        (1_200, "IVF16,SQfp16"),
+        (6_000, "IVF128,SQfp16"),
+        (50_001, "IVF512,SQ8"),
+        (1_000_000, "IVF2048,SQ8"),
+    ],
+)
+def test_auto_factory(rows, expected):
+    assert choose_factory("auto", None, rows) == expected
+
+
+def test_two_wheels_are_refused(root, monkeypatch):
+    both = {"faiss-cpu", "faiss-gpu"}
+
+    def installed(name: str) -> str:
+        if name not in both:
+            raise wheels.PackageNotFoundError(name)
+        return name
+
+    monkeypatch.setattr(wheels, "distribution", installed)
+    with pytest.raises(ImportError, match=r"faiss-cpu and faiss-gpu are both installed.*pip uninstall"):
+        Index.open(root)
+    both.remove("faiss-gpu")
+    one_wheel()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"queries": np.ones((2, 9))}, r"shape \(2, 9\).*24 numbers"),
+        ({"queries": np.full((1, DIM), np.nan)}, r"query, row 0 has length nan"),
+        ({"kind": "video"}, r"no 'video' collection; it holds caption, image"),
+        ({"k": 0}, "k is 0"),
+        ({"nprobe": -1}, "nprobe is -1"),
+    ],
+)
+def test_bad_question(arguments, message, data, root):
+    with Index.open(root) as index, pytest.raises(ValueError, match=message):
+        index.search(**{"queries": data[1]["image"], "k": 3, **arguments})
+
+
+def test_keys_that_collide_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(metadata_module, "key_of", lambda kind, name: len(name))
+    with pytest.raises(ValueError, match=r"image '0000.jpg' and image '0001.jpg' share the 64-bit key"):
+        build(IndexConfig(), *make(images=60), tmp_path)
+    keys = sorted(key_of("image", f"{i}") for i in range(1000))
+    assert all(0 <= a < b < 2**63 for a, b in pairwise(keys))
