@@ -153,7 +153,7 @@ def _collect(config: DatasetConfig, entries: Iterable[_Entry]) -> Dataset:
     if not images:
         first = f" The first: {refused[0].name}: {refused[0].reason}." if refused else ""
         raise ValueError(f"{config.annotations}: none of its {len(refused)} images can be used.{first}")
-    return Dataset(config.name, tuple(images.values()), tuple(captions), tuple(refused))
+    return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(refused))
 
 
 def _problem(entry: _Entry, root: Path, seen: dict[str, Image]) -> str:

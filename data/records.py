@@ -35,9 +35,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and captions that belong together by id; every caption's image is among `images`."""
+    """Images and captions that belong together by id; every caption's image is among `images`, below `root`."""
 
     name: str
+    root: Path
     images: tuple[Image, ...]
     captions: tuple[Caption, ...]
     refused: tuple[Refused, ...] = ()
@@ -71,13 +72,13 @@ class Dataset:
         if not images:
             raise ValueError(f"{self.name}: no image is in split {name!r}; it has {self.counts() or 'no images'}.")
         kept = {image.id for image in images}
-        return Dataset(self.name, images, tuple(c for c in self.captions if c.image_id in kept), self.refused)
+        return Dataset(self.name, self.root, images, tuple(c for c in self.captions if c.image_id in kept), self.refused)
 
     def without(self, image_ids: set[str]) -> "Dataset":
         """The data set less these images and their captions (an extractor could not read them)."""
         images = tuple(image for image in self.images if image.id not in image_ids)
         captions = tuple(caption for caption in self.captions if caption.image_id not in image_ids)
-        return Dataset(self.name, images, captions, self.refused)
+        return Dataset(self.name, self.root, images, captions, self.refused)
 
     def counts(self) -> dict[str, int]:
         """Split -> number of images."""

@@ -1,0 +1,73 @@
+"""Region features that someone else extracted: one .npz of flat rows and offsets, read into a region store.
+
+The arrays: `filename` (n,) text, `offset` (n + 1,), `size` (n, 2) pixels as width and height, `boxes` (rows, 4) pixels,
+`score` (rows,), `cls` (rows,), and one or more arrays of features (rows, d). Row 0 of an image may be the whole image.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.files import sha256_file
+
+
+class RegionFileConfig(BaseModel):
+    """Which file, and which of its arrays stand side by side as the feature."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    features: tuple[str, ...] = Field(min_length=1)  # names of the arrays, joined in this order
+    normalise: bool = True  # each joined row to unit length
+
+
+class RegionFile:
+    """An opened file of regions, by image name. Raises FileNotFoundError, or ValueError naming the array at fault."""
+
+    def __init__(self, config: RegionFileConfig):
+        if not config.path.is_file():
+            raise FileNotFoundError(f"No file of regions at {config.path}; set `regions_file.path` in the plan.")
+        self.config = config
+        try:
+            with np.load(config.path, allow_pickle=False) as archive:
+                needed = ("filename", "offset", "size", "boxes", "score", "cls", *config.features)
+                self._arrays = {name: archive[name] for name in needed}
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{config.path} cannot be read as a file of regions: {error}") from error
+        self._check()
+        self._place = {str(name): number for number, name in enumerate(self._arrays["filename"])}
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the numbers: the bytes of the file, and which arrays are taken."""
+        settings = self.config.model_dump(exclude={"path"}, mode="json")
+        return {"extractor": "file", "file_sha256": sha256_file(self.config.path), **settings}
+
+    def rows(self, names: list[str]) -> Iterator[dict[str, Any] | str]:
+        """For each image its fields of a region store, or the reason why there are none."""
+        for name in names:
+            yield self._row(self._place[name]) if name in self._place else f"it is not in {self.config.path}"
+
+    def _row(self, number: int) -> dict[str, Any]:
+        a = self._arrays
+        rows = slice(a["offset"][number], a["offset"][number + 1])
+        features = np.concatenate([a[name][rows].astype("float32") for name in self.config.features], axis=1)
+        if self.config.normalise:
+            features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+        scores = np.nan_to_num(a["score"][rows], nan=1.0)  # the whole image has no score of its own
+        fields = {"features": features, "boxes": a["boxes"][rows], "class_ids": a["cls"][rows], "scores": scores}
+        return {**fields, "size": a["size"][number]}
+
+    def _check(self) -> None:
+        a, images = self._arrays, len(self._arrays["filename"])
+        rows = int(a["offset"][-1]) if len(a["offset"]) else -1
+        shapes = {"offset": (images + 1,), "size": (images, 2), "boxes": (rows, 4), "score": (rows,), "cls": (rows,)}
+        wrong = [f"{name} is {a[name].shape}, not {shape}" for name, shape in shapes.items() if a[name].shape != shape]
+        wrong += [f"{name} is {a[name].shape}" for name in self.config.features if a[name].shape[:1] != (rows,)]
+        if len(a["offset"]) and (a["offset"][0] != 0 or (np.diff(a["offset"]) < 0).any()):
+            wrong.append("offset does not rise from 0")
+        if wrong:
+            raise ValueError(f"{self.config.path}: {'; '.join(wrong)}.")
