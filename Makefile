@@ -1,0 +1,38 @@
+# Two commands on a fresh machine with Python 3.11+ and make: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= cpu,demo,dev,flows,serve
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format bench clean help
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+demo: $(STAMP)  ## environment, the whole pipeline on the embedded data set, a page to look at
+	$(BIN)/tern demo
+
+test: $(STAMP)  ## environment and tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff: lint and format, nothing is changed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## ruff: put everything in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## the benchmark tables
+	$(BIN)/python -m tests.bench
+
+clean:  ## remove the environment and the runs
+	rm -rf $(VENV) runs
+
+# The stamp is written last: an installation that was cut off is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@

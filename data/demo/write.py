@@ -1,0 +1,129 @@
+"""Write the demo data set: JPEG files, a Karpathy-style JSON, and the boxes."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.demo.captions import captions
+from data.demo.kinds import CLASSES
+from data.demo.layout import compose
+from data.demo.paint import paint
+from data.files import atomic, digest, read_json, write_json
+
+ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
+CHUNK = 50  # scenes a task
+DRAWN = 1  # raise it when the same config gives other pixels or words
+
+
+class DemoConfig(BaseModel):
+    """Which scenes to draw."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(2020, ge=0)  # scenes of two seeds have nothing in common
+    images: int = Field(1200, ge=1)  # pictures, five captions each
+    splits: dict[str, int] = {"train": 1000, "val": 100, "test": 100}  # pictures a split, in the order of their number
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse splits that do not add up."""
+        if sum(self.splits.values()) != self.images or min(self.splits.values(), default=0) < 0:
+            raise ValueError(f"splits {self.splits} must add up to images = {self.images}; change one of them")
+
+    def split_of(self, index: int) -> str:
+        """The split of a scene by its number."""
+        for name, size in self.splits.items():
+            if index < size:
+                return name
+            index -= size
+        raise ValueError(f"there is no scene {index}; the config has {self.images}")
+
+
+Task = tuple[int, int, int, str]  # seed, first scene, one past the last, folder of the pictures
+
+
+def file_name(index: int) -> str:
+    """The name of a scene's picture."""
+    return f"scene-{index:05d}.jpg"
+
+
+def draw_chunk(task: Task) -> list[tuple[list[list[float]], list[str], list[str]]]:
+    """Draw the missing pictures of a chunk; boxes, labels and captions of each scene. Picklable, for a process pool."""
+    seed, first, last, folder = task
+    facts = []
+    for index in range(first, last):
+        scene = compose(seed, index)
+        pixels, boxes, labels = paint(scene)
+        path = Path(folder) / file_name(index)
+        if not path.exists():
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=scene.quality)
+            with atomic(path) as temporary:
+                temporary.write_bytes(buffer.getvalue())
+        facts.append((boxes.tolist(), [CLASSES[k] for k in labels], list(captions(scene))))
+    return facts
+
+
+def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = map) -> Path:
+    """Write the data set into `folder` and return it; what is there already is kept.
+
+    Gives `images/scene-00000.jpg` and on, `dataset_demo.json` (the layout of Karpathy's Flickr30k file) and
+    `boxes.json` (x1 y1 x2 y2, pixels). `each` maps a function over chunks; a pool's `map` will do. Pictures appear
+    whole or not at all, and the manifest comes last.
+
+    Raises:
+        ValueError: the folder holds a data set of another config.
+    """
+    folder = Path(folder)
+    recipe = {"config": config.model_dump(), "drawn": DRAWN, "classes": list(CLASSES)}
+    if _ready(folder, recipe):
+        return folder
+    pictures = folder / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": False})
+    starts = range(0, config.images, CHUNK)
+    tasks = [(config.seed, first, min(first + CHUNK, config.images), str(pictures)) for first in starts]
+    facts = [fact for chunk in each(draw_chunk, tasks) for fact in chunk]
+    boxes = {file_name(i): {"boxes": box, "labels": names} for i, (box, names, _) in enumerate(facts)}
+    write_json(folder / BOXES, {"classes": list(CLASSES), "images": boxes})
+    images = list(_records(config, [words for _, _, words in facts]))
+    write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": images})
+    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": True})
+    return folder
+
+
+def _ready(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the data set is there and whole."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return False
+    manifest = read_json(path)
+    if manifest["digest"] != digest(recipe):
+        raise ValueError(
+            f"{folder} holds the demo data set of config {manifest['config']}; give another folder or delete it"
+        )
+    return bool(manifest["whole"])
+
+
+def _records(config: DemoConfig, words: list[list[str]]) -> Iterator[dict[str, Any]]:
+    """Karpathy's record of each image."""
+    for index, sentences in enumerate(words):
+        ids = list(range(index * 5, index * 5 + 5))
+        yield {
+            "filename": file_name(index),
+            "imgid": index,
+            "split": config.split_of(index),
+            "sentids": ids,
+            "sentences": [
+                {"raw": raw, "tokens": tokens(raw), "imgid": index, "sentid": sentence}
+                for sentence, raw in zip(ids, sentences, strict=True)
+            ],
+        }
+
+
+def tokens(raw: str) -> list[str]:
+    """Words in lower case without punctuation, as in Karpathy's files."""
+    return [word for word in raw.lower().replace(".", " ").replace(",", " ").split() if word]

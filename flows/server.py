@@ -1,0 +1,99 @@
+"""Prefect on this machine: server, deployments and worker as child processes that end together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+HOST = "127.0.0.1"
+POOL = "local"
+SECONDS_TO_START = 120.0  # the first start makes the database
+
+# Nothing leaves the machine, and nothing asks questions.
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # V2 calls an analytics host from the browser even when told not to
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+}
+
+
+def environment(port: int) -> dict[str, str]:
+    """Variables of every Prefect process: this server, and the quiet settings."""
+    return {**os.environ, **QUIET, "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+
+
+def prefect(*words: str) -> list[str]:
+    """The command line of Prefect in this very environment."""
+    return [sys.executable, "-m", "prefect", *words]
+
+
+def serve_all(port: int) -> None:
+    """Start server, deployments and worker; wait until Ctrl-C or until one of them ends; then end them all."""
+    if not Path("prefect.yaml").is_file():
+        raise FileNotFoundError("no prefect.yaml in this folder: run `tern up` from the root of the repository.")
+    env, children = environment(port), []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the finally below runs
+    try:
+        children.append(subprocess.Popen(prefect("server", "start", "--host", HOST, "--port", str(port)), env=env))
+        wait_until_healthy(port, children[0])
+        worker = prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
+        children.append(subprocess.Popen(worker, env=env))  # it makes the pool
+        _deploy(env)
+        print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
+        while all(child.poll() is None for child in children):
+            time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for child in reversed(children):
+            # SIGINT: a worker started in the background ignores a first SIGTERM
+            child.send_signal(signal.SIGINT)
+        for child in children:
+            _end(child)
+
+
+def _deploy(env: dict[str, str], tries: int = 30) -> None:
+    """Deploy everything in prefect.yaml, once the worker has made its pool."""
+    for _ in range(tries):
+        found = subprocess.run(prefect("work-pool", "inspect", POOL), env=env, capture_output=True, check=False)
+        if found.returncode == 0:
+            subprocess.run(prefect("--no-prompt", "deploy", "--all"), env=env, check=True)
+            return
+        time.sleep(1)
+    raise ValueError(f"the worker did not make the work pool {POOL!r}; its messages above say why.")
+
+
+def _end(child: subprocess.Popen) -> None:
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
+    """Return when the server answers. Raises ValueError if it ends or is not there in time."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ValueError(f"the Prefect server ended with code {server.returncode}; is port {port} in use?")
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise ValueError(f"the Prefect server on port {port} did not answer within {SECONDS_TO_START:.0f} s.")
+
+
+def run_deployment(name: str, plan: str, port: int) -> int:
+    """Start a deployment, follow it in the terminal; returns 0 if the run completed."""
+    full = name if "/" in name else f"{name}/{name}"  # flow and deployment share the name
+    command = prefect("deployment", "run", full, "--param", f"plan={plan}", "--watch")
+    return subprocess.run(command, env=environment(port), check=False).returncode

@@ -1,0 +1,73 @@
+"""A stage's shards as Prefect tasks, and what a watcher sees of them."""
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.logging import get_run_logger
+from prefect.utilities.annotations import quote
+
+from pipeline.workers import Map, process_pool
+
+SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
+
+
+# No cache: Prefect's has no task in its key. The shard's own name and checksum say whether it is there already.
+# No tags: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking call.
+@task(name="shard", task_run_name="{stage}-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
+def shard(stage: str, number: int, work: Callable[[], str]) -> str:
+    """Make one shard; returns its file name."""
+    made = work()
+    get_run_logger().info("%s shard %d: %s", stage, number, made)
+    return made
+
+
+def as_tasks(workers: int) -> Callable[[str], Map]:
+    """For each stage a `map` whose every shard is a task: the task waits, a single-threaded worker process works.
+
+    The results come in the order of the jobs. A failed shard fails the run, after the others have ended: what they made
+    is kept.
+    """
+
+    def each_of(label: str) -> Map:
+        stage = label.replace(" ", "-")
+
+        def each(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
+            jobs = list(jobs)
+            if not jobs:
+                return []
+            with process_pool(min(workers, len(jobs))) as pool:
+                # quote: Prefect links tasks that share an object; these depend on nothing.
+                work = [quote(partial(_wait_for, pool, function, job)) for job in jobs]
+                futures = [shard.submit(stage, number, waits) for number, waits in enumerate(work)]
+                _follow(stage, futures, [getattr(job, "size", 1) for job in jobs])
+                return [future.result() for future in futures]
+
+        return each
+
+    return each_of
+
+
+def _wait_for(pool: Executor, function: Callable[..., str], job: Any) -> str:
+    return pool.submit(function, job).result()
+
+
+def _follow(stage: str, futures: list[Any], sizes: list[int]) -> None:
+    """Move the stage's progress artifact as its shards end, at most once a second."""
+    total, done, began, last = sum(sizes), 0, time.monotonic(), 0.0
+    size = dict(zip(futures, sizes, strict=True))
+    artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"{stage}: 0 of {total:,}")
+    for future in as_completed(futures):
+        done += size[future]
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_UPDATES or done == total:
+            rate = done / max(now - began, 1e-9)
+            text = f"{stage}: {done:,} of {total:,}, {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"
+            update_progress_artifact(artifact, 100 * done / total, description=text)
+            last = now

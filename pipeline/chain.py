@@ -1,0 +1,115 @@
+"""The stages in order: what is asked for is made, with all that it needs; what is there already is not made again."""
+
+import json
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.records import Dataset
+from pipeline import stages
+from pipeline.plan import Plan
+from pipeline.stages import Vectors
+from pipeline.workers import Map
+
+JOURNAL = "journal.jsonl"
+T = TypeVar("T")
+
+
+def _plain(label: str) -> Map:
+    return map
+
+
+class Chain:
+    """A plan being carried out: each property runs its stage, once, after those it depends on.
+
+    `each(label)` gives the `map` for a stage's shards; `on_epoch` sees the history of the training grow. A `pinned`
+    model is used as it is, whatever the plan or the training set have become: a nightly re-index does not train.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        each: Callable[[str], Map] = _plain,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+        pinned: Path | None = None,
+    ):
+        self.plan, self._each, self._on_epoch, self._pinned = plan, each, on_epoch, pinned
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Records of the data set; the demo's pictures are drawn."""
+        return self._timed("data set", lambda: stages.prepare(self.plan, self._each("draw scenes")))
+
+    @cached_property
+    def regions(self) -> Path:
+        """Folder of the region store."""
+        plan = self.plan
+        config, each = plan.regions_file or plan.regions, self._each("region features")
+        make = lambda: stages.extract_regions(config, self.dataset, plan.workspace, plan.images_per_shard, each)  # noqa: E731
+        return self._timed("region features", make, self.dataset)
+
+    @cached_property
+    def tokens(self) -> Path:
+        """Folder of the token store."""
+        plan, each = self.plan, self._each("token features")
+        make = lambda: stages.extract_tokens(plan.text, self.dataset, plan.workspace, plan.captions_per_shard, each)  # noqa: E731
+        return self._timed("token features", make, self.dataset)
+
+    @cached_property
+    def model(self) -> Path:
+        """Folder of the trained model."""
+        if self._pinned is not None:
+            return self._pinned
+        inputs = (self.plan.train, self.regions, self.tokens, self.dataset, self.plan.workspace)
+        return self._timed("training", lambda: stages.train(*inputs, self._on_epoch))
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """Folders of the two vector stores."""
+        inputs = (self.model, self.regions, self.tokens, self.dataset, self.plan.workspace)
+        return self._timed("embedding", lambda: stages.embed(*inputs))
+
+    @cached_property
+    def metrics(self) -> Path:
+        """File of the metrics of the held-out splits."""
+        inputs = (self.vectors, self.dataset, self.plan.workspace)
+        return self._timed("evaluation", lambda: stages.evaluate(*inputs))
+
+    @cached_property
+    def index(self) -> Path:
+        """Folder of the index version that is published."""
+        provenance = {"model": self.model.name, "regions": self.regions.name, "tokens": self.tokens.name}
+        inputs = (self.plan.index, self.vectors, self.dataset, self.plan.workspace, provenance)
+        return self._timed("index", lambda: stages.build_index(*inputs))
+
+    def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
+        """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took."""
+        began = time.perf_counter()
+        made = make()
+        entry = {"stage": stage, "seconds": round(time.perf_counter() - began, 3), "output": _name(made)}
+        self.plan.workspace.mkdir(parents=True, exist_ok=True)
+        with open(self.plan.workspace / JOURNAL, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        return made
+
+
+def _name(made: Any) -> str:
+    if isinstance(made, Vectors):
+        return f"{made.images.name}, {made.captions.name}"
+    return made.name
+
+
+def seconds_of(workspace: Path) -> dict[tuple[str, str], float]:
+    """(stage, output) -> seconds of the longest run: the one that made it, not those that found it made."""
+    found: dict[tuple[str, str], float] = {}
+    path = workspace / JOURNAL
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when a run was killed
+            continue
+        key = (entry["stage"], entry["output"])
+        found[key] = max(entry["seconds"], found.get(key, 0.0))
+    return found

@@ -1,0 +1,187 @@
+"""The command line: a command parses, calls one function, prints. It imports the heavy libraries it needs itself."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.chain import Chain
+
+HELP = """Search photographs with sentences, and sentences with photographs.
+
+A plan (a TOML file, or the name of a shipped one) says which data, which extractors, which model. Every command makes
+what it needs and has not been made yet; run again, it redoes nothing.
+"""
+
+PlanOption = Annotated[str, typer.Option("--plan", "-p", help="A plan file, or the name of a shipped plan.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting of the plan: KEY=VALUE, for instance train.seed=1. Repeatable."),
+]
+
+
+def build() -> typer.Typer:
+    """The application, with the commands that installed packages add to it."""
+    app = typer.Typer(
+        help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+    for command in (demo, extract, train, evaluate, index, search, report, pipeline, plans, serve):
+        app.command()(command)
+    for point in entry_points(group="tern.commands"):
+        point.load()(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line, without a traceback."""
+    try:
+        build()(standalone_mode=True)
+    except (ValueError, OSError, ImportError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+def _chain(plan: str, overrides: list[str] | None) -> "Chain":
+    from pipeline.chain import Chain
+    from pipeline.plan import load_plan
+    from pipeline.workers import in_processes
+
+    loaded = load_plan(plan, tuple(overrides or ()))
+    return Chain(loaded, lambda label: in_processes(loaded.workers, label), _print_epoch)
+
+
+def _print_epoch(row: dict[str, float]) -> None:
+    seconds = row["seconds_left"]
+    left = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+    recall = f"val R@1 {row['t2i_r1']:5.1f} text to image, {row['i2t_r1']:5.1f} image to text, rsum {row['rsum']:5.1f}"
+    head = f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['loss']:9.3f}"
+    typer.echo(f"{head}  {recall}  {row['seconds']:4.1f} s, {left} left", err=True)
+
+
+def demo(overrides: SetOption = None) -> None:
+    """The whole pipeline on the embedded data set, and a page to look at. [dim]Example: tern demo[/dim]"""
+    pipeline("demo", overrides)
+
+
+def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """All stages of a plan, in order. [dim]Example: tern pipeline --plan flickr30k[/dim]"""
+    from pipeline.report import write_report
+
+    chain = _chain(plan, overrides)
+    _print_refused(chain)
+    _print_metrics(chain.metrics)
+    typer.echo(f"index   {chain.index}")
+    typer.echo(f"report  {write_report(chain)}")
+
+
+def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Region and token features into stores. [dim]Example: tern extract --plan flickr30k --set workers=8[/dim]"""
+    chain = _chain(plan, overrides)
+    _print_refused(chain)
+    typer.echo(f"regions  {chain.regions}\ntokens   {chain.tokens}")
+
+
+def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Train TERN on the features. [dim]Example: tern train --set train.seed=1 --set train.epochs=40[/dim]"""
+    typer.echo(f"model  {_chain(plan, overrides).model}")
+
+
+def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Recall in both directions on the held-out splits. [dim]Example: tern evaluate --plan flickr8k[/dim]"""
+    _print_metrics(_chain(plan, overrides).metrics)
+
+
+def index(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Build and publish a version of the index. [dim]Example: tern index --set index.shards=8[/dim]"""
+    chain = _chain(plan, overrides)
+    typer.echo(f"index  {chain.index}")
+
+
+def search(
+    sentence: Annotated[str | None, typer.Argument(help="What to look for among the images.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A photograph to find captions for, in place of a sentence.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 8,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Also write the hits as a page (.html) or a picture (.png).")
+    ] = None,
+    plan: PlanOption = "demo",
+    overrides: SetOption = None,
+) -> None:
+    """Search the published index.
+
+    [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
+    tern search --image photo.jpg[/dim]
+    """
+    if (sentence is None) == (image is None):
+        raise typer.BadParameter("give a sentence or --image, one of the two")
+    from pipeline.gallery import write_gallery
+    from pipeline.plan import load_plan
+    from pipeline.search import Searcher
+
+    searcher = Searcher(load_plan(plan, tuple(overrides or ())))
+    hits = searcher.by_text(sentence, k) if sentence is not None else searcher.by_image(image, k)
+    for number, hit in enumerate(hits, 1):
+        typer.echo(f"{number:>3}  {hit.score:.3f}  {hit.id}  {hit.captions[0] if hit.captions else ''}")
+    if gallery:
+        typer.echo(f"gallery  {write_gallery(gallery, sentence or image.name, hits)}")
+
+
+def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Write the page of results: curves, metrics, galleries. [dim]Example: tern report --plan flickr8k[/dim]"""
+    from pipeline.report import write_report
+
+    typer.echo(f"report  {write_report(_chain(plan, overrides))}")
+
+
+def plans() -> None:
+    """List the shipped plans. [dim]Example: tern plans[/dim]"""
+    from pipeline.plan import shipped_plans
+
+    for name, path in shipped_plans().items():
+        typer.echo(f"{name:<12} {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
+
+
+def serve(
+    plan: PlanOption = "demo",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is seen by this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    overrides: SetOption = None,
+) -> None:
+    """A search page and a JSON interface. [dim]Example: tern serve --plan demo --port 8080[/dim]"""
+    from pipeline.plan import load_plan
+    from pipeline.serve import run
+
+    run(load_plan(plan, tuple(overrides or ())), host, port)
+
+
+def _print_refused(chain: "Chain") -> None:
+    from data.store import Store
+
+    refused = [(entry.name, entry.reason) for entry in chain.dataset.refused]
+    refused += list(Store(chain.regions).set_aside.items())
+    for name, reason in refused[:20]:
+        typer.secho(f"set aside  {name}: {reason}", fg="yellow", err=True)
+    if len(refused) > 20:
+        typer.secho(f"set aside  {len(refused) - 20} more; the report lists them", fg="yellow", err=True)
+
+
+def _print_metrics(path: Path) -> None:
+    from data.files import read_json
+
+    typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
+    for split, m in read_json(path).items():
+        for way, name in (("t2i", "text to image"), ("i2t", "image to text")):
+            recalls = "  ".join(f"{m[f'{way}_r{k}']:5.1f}" for k in (1, 5, 10))
+            ranks = f"{m[f'{way}_medr']:6.0f}  {m[f'{way}_meanr']:5.1f}"
+            typer.echo(f"{split:<7} {name}  {recalls}  {ranks}  {m['rsum']:6.1f}")
+
+
+if __name__ == "__main__":
+    main()

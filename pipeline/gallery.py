@@ -1,0 +1,76 @@
+"""Hits to look at: an HTML page that needs no other file, or one PNG."""
+
+import base64
+import io
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL import Image, ImageDraw, ImageOps
+
+from data.files import atomic, write_text
+from pipeline.search import Hit
+
+THUMBNAIL = (360, 270)  # pixels
+COLOURS = ("#e4572e", "#17bebb")  # of the first and second region that matched
+
+# Autoescaping: captions and file names come from data files.
+templates = Environment(loader=PackageLoader("pipeline"), autoescape=select_autoescape(), trim_blocks=True)
+
+
+def thumbnail(hit: Hit) -> Image.Image:
+    """A small picture of a hit, with the regions that matched drawn in; grey where the file is gone."""
+    try:
+        with Image.open(hit.path) as file:
+            full = ImageOps.exif_transpose(file).convert("RGB")
+    except OSError:
+        full = Image.new("RGB", THUMBNAIL, "#bbbbbb")
+    small = ImageOps.contain(full, THUMBNAIL)
+    scale, draw = small.width / full.width, ImageDraw.Draw(small)
+    for region, colour in zip(hit.regions, COLOURS, strict=False):
+        draw.rectangle([value * scale for value in region.box], outline=colour, width=3)
+    return small
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as text to put into a page."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def card(hit: Hit, right: bool | None = None) -> dict[str, Any]:
+    """What the templates show of a hit; `right` frames it in green or leaves it plain."""
+    labels = [(r.label, colour) for r, colour in zip(hit.regions, COLOURS, strict=False) if r.label]
+    return {"hit": hit, "picture": data_uri(thumbnail(hit)), "labels": labels, "right": right}
+
+
+def write_gallery(path: Path, query: str, hits: list[Hit]) -> Path:
+    """Write hits as .html or .png, by the ending of `path`. Raises ValueError for any other."""
+    path = Path(path)
+    if path.suffix.lower() == ".html":
+        page = templates.get_template("gallery.html").render(query=query, cards=[card(hit) for hit in hits])
+        return write_text(path, page)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: a gallery ends in .html or .png.")
+    sheet = _sheet(query, hits)
+    with atomic(path) as temporary:
+        sheet.save(temporary)
+    return path
+
+
+def _sheet(query: str, hits: list[Hit], columns: int = 4) -> Image.Image:
+    width, height = THUMBNAIL
+    cell = height + 62
+    rows = -(-len(hits) // columns)
+    sheet = Image.new("RGB", (columns * (width + 12) + 12, 48 + rows * cell), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((14, 12), query, fill="black", font_size=22)
+    for number, hit in enumerate(hits):
+        x, y = 12 + number % columns * (width + 12), 48 + number // columns * cell
+        sheet.paste(thumbnail(hit), (x, y))
+        text = textwrap.shorten(hit.captions[0], 110) if hit.captions else hit.id
+        draw.text((x, y + height + 4), f"{number + 1}.  {hit.score:.3f}", fill="#666666", font_size=13)
+        draw.multiline_text((x, y + height + 21), textwrap.fill(text, 54), fill="black", font_size=13)
+    return sheet

@@ -1,0 +1,134 @@
+"""A plan: what to run, on what, with which settings. A TOML file, checked strictly; shipped ones go by name.
+
+[dataset]                       # or [demo]: scenes drawn by code
+name = "flickr30k"
+annotations = "datasets/flickr30k/dataset_flickr30k.json"
+images = "datasets/flickr30k/images"
+"""
+
+import difflib
+import os
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data.datasets import DatasetConfig
+from data.demo import DemoConfig
+from data.region_file import RegionFileConfig
+from extractors.regions import RegionConfig
+from extractors.text import TextConfig
+from index import IndexConfig
+from tern.train import TrainConfig
+
+MAX_PLAN_BYTES = 1 << 20
+
+
+class ReportConfig(BaseModel):
+    """What the report shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queries: tuple[str, ...] = ("two dogs are running along the street", "the woman is holding a violin")
+    hits: int = Field(8, ge=1, le=100)  # pictures a query
+    photos: int = Field(6, ge=0, le=100)  # photographs of the test split that are described by the nearest captions
+
+
+class Plan(BaseModel):
+    """One run of the whole pipeline. One of `demo` and `dataset`; `regions_file` stands in for `regions`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: Path  # everything that is made lies below this folder
+    demo: DemoConfig | None = None
+    dataset: DatasetConfig | None = None
+    regions: RegionConfig = RegionConfig()
+    regions_file: RegionFileConfig | None = None
+    text: TextConfig = TextConfig()
+    train: TrainConfig = TrainConfig()
+    index: IndexConfig = IndexConfig()
+    report: ReportConfig = ReportConfig()
+    images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard at most
+    captions_per_shard: int = Field(10_000, ge=1)  # captions
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)  # processes that extract
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Plan":
+        if (self.demo is None) == (self.dataset is None):
+            raise ValueError("give exactly one of [demo] and [dataset]")
+        return self
+
+
+def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
+    """Read a plan: a path ending in .toml, or the name of a shipped one (`demo`, `flickr30k`, ...).
+
+    `overrides` are `key.key=value` with the value in TOML (a bare word is a text). Raises FileNotFoundError, or
+    ValueError that names every key at fault and, for an unknown one, the nearest that there is.
+    """
+    path, text = _find(name)
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from error
+    for override in overrides:
+        _override(content, override)
+    try:
+        return Plan.model_validate(content)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise ValueError(f"{path} is not a plan:\n{lines}") from None
+
+
+def shipped_plans() -> dict[str, Path]:
+    """Name -> file of the plans that come with the project."""
+    folder = Path(str(resources.files("pipeline") / "plans"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _find(name: str) -> tuple[Path, str]:
+    path = Path(name) if name.endswith(".toml") else shipped_plans().get(name)
+    if path is None or not path.is_file():
+        near = difflib.get_close_matches(name, shipped_plans(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(shipped_plans())}"
+        raise FileNotFoundError(f"No plan {name!r}: give a .toml file, or a name; {hint}")
+    if path.stat().st_size > MAX_PLAN_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a plan has at most {MAX_PLAN_BYTES:,}.")
+    return path, path.read_text(encoding="utf-8")
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set {override!r}: write KEY=VALUE, for instance train.seed=1")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ValueError(f"--set {override!r}: {parent!r} is a value in the plan, not a table")
+    try:
+        content[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[last] = value
+
+
+def _explain(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"]]
+    where = ".".join(place) or "plan"
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}; it is {problem['input']!r}" if place else f"{where}: {problem['msg']}"
+    known = _keys(Plan, place[:-1])
+    near = difflib.get_close_matches(place[-1], known, 1, cutoff=0.5)
+    return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the settings in a table of the plan."""
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        choices = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not choices:
+            return []
+        model = choices[0]
+    return list(model.model_fields)

@@ -1,0 +1,150 @@
+"""One page of what was done and what came out: metrics, curves, galleries of typed queries, and where it fails."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from data.files import read_json, write_text
+from data.store import Store
+from pipeline.chain import Chain, seconds_of
+from pipeline.gallery import card, data_uri, templates, thumbnail
+from pipeline.search import Hit, Searcher
+from pipeline.stages import held_out
+from tern.metrics import ranks
+
+matplotlib.use("Agg")  # no screen is needed
+from matplotlib import pyplot as plt
+
+MISSES = 4
+SPLIT = "test"
+
+
+def write_report(chain: Chain) -> Path:
+    """Write `workspace/report.html`, a page that needs no other file; stages that have not run yet are run first."""
+    plan, metrics, folder = chain.plan, read_json(chain.metrics), chain.index
+    searcher = Searcher(plan)
+    queries = plan.report.queries
+    galleries = [(query, [card(hit) for hit in searcher.by_text(query, plan.report.hits)]) for query in queries]
+    content = {
+        "title": f"TERN on {chain.dataset.name}",
+        "counts": {"images": f"{len(chain.dataset.images):,}", "captions": f"{len(chain.dataset.captions):,}"},
+        "headline": _headline(metrics),
+        "galleries": galleries,
+        "photos": _photos(chain, searcher),
+        "metrics": metrics,
+        "curves": _curves(chain.model / "history.csv"),
+        "misses": _misses(chain, searcher),
+        "done": _done(chain, folder),
+        "set_aside": _set_aside(chain),
+        "index": _index(searcher.index.manifest),
+    }
+    return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))
+
+
+def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    if SPLIT not in metrics:
+        return []
+    names = {"t2i_r1": "text to image R@1", "t2i_r10": "text to image R@10", "i2t_r1": "image to text R@1"}
+    names |= {"i2t_r10": "image to text R@10", "rsum": "rsum (of 600)"}
+    return [(label, f"{metrics[SPLIT][key]:.1f}") for key, label in names.items()]
+
+
+def _photos(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
+    """Photographs spread over the test split, each with the captions that lie nearest to it."""
+    if SPLIT not in chain.dataset.counts():
+        return []
+    known = [image for image in chain.dataset.split(SPLIT).images if image.id in Store(chain.regions)]
+    step = max(1, len(known) // max(1, chain.plan.report.photos))
+    photos = []
+    for image in known[::step][: chain.plan.report.photos]:
+        found = searcher.by_image(image.path, 5)
+        own = {caption.id for caption in chain.dataset.captions_of[image.id]}
+        hits = [{"text": hit.captions[0], "score": hit.score, "own": hit.id in own} for hit in found]
+        picture = data_uri(thumbnail(Hit(image.id, 0.0, image.path, ())))
+        photos.append({"id": image.id, "picture": picture, "hits": hits})
+    return photos
+
+
+def _misses(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
+    """The captions whose image came last, with the image that won and the right one (framed)."""
+    if SPLIT not in chain.dataset.counts():
+        return []
+    images, captions = Store(chain.vectors.images), Store(chain.vectors.captions)
+    image_ids, caption_ids, owners = held_out(chain.dataset, images, SPLIT)
+    seen = images.read("features", image_ids).astype("float32")
+    told = captions.read("features", caption_ids).astype("float32")
+    place = {name: number for number, name in enumerate(image_ids)}
+    labels = np.array([place[name] for name in owners])
+    rank = ranks(told, labels, seen, np.arange(len(image_ids)))
+    worst = [int(i) for i in np.argsort(-rank, kind="stable")[:MISSES] if rank[i] > 0]
+    return [_miss(chain, searcher, image_ids, owners[i], caption_ids[i], int(rank[i]), seen @ told[i]) for i in worst]
+
+
+def _miss(
+    chain: Chain, searcher: Searcher, image_ids: list[str], owner: str, caption: str, rank: int, scores: np.ndarray
+) -> dict[str, Any]:
+    shown = [image_ids[i] for i in np.argsort(-scores, kind="stable")[:3]]
+    cards = []
+    for name in [*shown, owner]:
+        image = chain.dataset.image[name]
+        texts = tuple(c.text for c in chain.dataset.captions_of[name])
+        hit = Hit(name, float(scores[image_ids.index(name)]), image.path, texts)
+        cards.append(card(hit, right=name == owner))
+    return {"text": chain.dataset.caption[caption].text, "rank": rank + 1, "cards": cards}
+
+
+def _curves(path: Path) -> str:
+    """Loss and validation recall by epoch, as a picture inside the page."""
+    table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), dpi=110, constrained_layout=True)
+    left.plot(table["epoch"], table["loss"], color="#e4572e")
+    left.set(title="training loss", xlabel="epoch", yscale="log")
+    for key, name, style in (("t2i_r1", "text to image R@1", "-"), ("i2t_r1", "image to text R@1", "--")):
+        right.plot(table["epoch"], table[key], style, color="#2a6fdb", label=name)
+    for key, name, style in (("t2i_r10", "text to image R@10", "-"), ("i2t_r10", "image to text R@10", "--")):
+        right.plot(table["epoch"], table[key], style, color="#2a9d5c", label=name)
+    right.set(title="recall on val, percent", xlabel="epoch", ylim=(0, 101))
+    right.legend(frameon=False, fontsize=8, loc="lower right")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _done(chain: Chain, folder: Path) -> list[dict[str, str]]:
+    regions, tokens, card_of = Store(chain.regions), Store(chain.tokens), read_json(chain.model / "model.json")
+    splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.counts().items())
+    texts = {
+        "data set": f"{chain.dataset.name}: {splits}",
+        "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
+        "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token",
+        "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, best epoch {card_of['epoch']}",
+        "embedding": "a unit vector an image and a caption",
+        "evaluation": "recall on the held-out splits",
+        "index": f"version {folder.name} published",
+    }
+    latest: dict[str, dict[str, str]] = {}
+    for (stage, output), seconds in seconds_of(chain.plan.workspace).items():
+        latest[stage] = {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts.get(stage, "")}
+    return [latest[stage] for stage in texts if stage in latest]
+
+
+def _set_aside(chain: Chain) -> list[tuple[str, str]]:
+    refused = [(entry.name, entry.reason) for entry in chain.dataset.refused]
+    return refused + sorted(Store(chain.regions).set_aside.items())
+
+
+def _index(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for kind, about in manifest["collections"].items():
+        row = {"kind": kind, "rows": f"{about['rows']:,}", "shards": len(about["shards"])}
+        recall = f"{100 * about['recall']['recall']:.1f} %"
+        rows.append({**row, **{key: about[key] for key in ("factory", "nlist", "nprobe")}, "recall": recall})
+    return rows

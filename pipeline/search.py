@@ -1,0 +1,121 @@
+"""A query into hits: a typed sentence takes the functions that stored captions took, a photograph those of images."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from data.files import digest
+from data.store import Store
+from extractors.images import load_image
+from extractors.regions import RegionExtractor
+from extractors.text import TextExtractor
+from index import Index
+from pipeline.plan import Plan
+from tern.embed import embed_regions, embed_tokens
+from tern.embed import load as load_model
+
+MAX_QUERY_CHARACTERS = 2_000
+MATCHED = 2  # regions shown a hit
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of a hit that answers to the query: where it lies (pixels), what it was taken for, how well it fits."""
+
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found image or caption: `score` is the cosine, `captions` those of the image."""
+
+    id: str
+    score: float
+    path: Path
+    captions: tuple[str, ...]
+    regions: tuple[Region, ...] = ()
+
+
+class Searcher:
+    """The published index of a plan, with the model and the extractors that made its vectors.
+
+    Raises FileNotFoundError if nothing is published, ValueError if the plan's extractors are not those of the index.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.index = Index.open(plan.workspace / "index")
+        made_by = self.index.manifest["provenance"]
+        self._model = load_model(plan.workspace / "models" / made_by["model"])
+        self._regions = Store(plan.workspace / "stores" / made_by["regions"])
+        self._tokens_name = made_by["tokens"]
+        self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
+
+    @cached_property
+    def _text(self) -> TextExtractor:
+        extractor = TextExtractor(self.plan.text)
+        self._check(extractor.fingerprint, self._tokens_name, "tokens", "text")
+        return extractor
+
+    @cached_property
+    def _photo(self) -> RegionExtractor:
+        extractor = RegionExtractor(self.plan.regions)
+        recipe = {**extractor.fingerprint, "classes": list(extractor.classes)}
+        self._check(recipe, self._regions.folder.name, "regions", "regions")
+        return extractor
+
+    def _check(self, recipe: dict, name: str, kind: str, table: str) -> None:
+        if f"{kind}-{digest(recipe)}" != name:
+            raise ValueError(
+                f"the index was built from {name}, but the plan's [{table}] is another extractor "
+                f"({kind}-{digest(recipe)}): run `tern index` with this plan first."
+            )
+
+    def text_vector(self, sentence: str) -> np.ndarray:
+        """(1, e) unit vector of a typed sentence. Raises ValueError for an empty or an endless one."""
+        sentence = " ".join(sentence.split())
+        if not sentence or len(sentence) > MAX_QUERY_CHARACTERS:
+            raise ValueError(f"a query has 1 to {MAX_QUERY_CHARACTERS:,} characters, this one {len(sentence):,}.")
+        return embed_tokens(self._model, [self._text([sentence])[0].features])
+
+    def image_vector(self, path: Path) -> np.ndarray:
+        """(1, e) unit vector of a photograph. Where the regions came from a file, only its images are known."""
+        if self.plan.regions_file is not None:
+            return self._vector_of_stored(path.name)
+        found = self._photo([load_image(path)])[0]
+        return embed_regions(self._model, [(found.features, found.boxes, found.size)])
+
+    def _vector_of_stored(self, name: str) -> np.ndarray:
+        if name not in self._regions:
+            raise ValueError(f"this plan's regions come from a file, which has none for {name!r}: no detector is run.")
+        features, boxes = self._regions.read("features", [name]), self._regions.read("boxes", [name])
+        return embed_regions(self._model, [(features, boxes, tuple(self._regions.read("size", [name])[0]))])
+
+    def by_text(self, sentence: str, k: int = 10) -> list[Hit]:
+        """The k images that fit a sentence best, with the regions that answer to it."""
+        query = self.text_vector(sentence)
+        return [self._image_hit(found, query) for found in self.index.search(query, k, "image")[0]]
+
+    def by_image(self, path: Path, k: int = 10) -> list[Hit]:
+        """The k captions that fit a photograph best."""
+        found = self.index.search(self.image_vector(path), k, "caption")[0]
+        return [Hit(hit.id, hit.score, self._root / hit.row["path"], (hit.row["text"],)) for hit in found]
+
+    def _image_hit(self, found, query: np.ndarray) -> Hit:
+        rows = self.index.rows_of_image("caption", found.id)
+        captions = tuple(row["text"] for row in rows)
+        return Hit(found.id, found.score, self._root / found.row["path"], captions, self._matched(found.id, query))
+
+    def _matched(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
+        """The regions that, embedded alone, lie nearest to the query (the whole image is not one of them)."""
+        read = lambda field: self._regions.read(field, [image_id])  # noqa: E731
+        features, boxes, size = read("features"), read("boxes"), tuple(read("size")[0])
+        alone = embed_regions(self._model, [(features[i : i + 1], boxes[i : i + 1], size) for i in range(len(boxes))])
+        scores, ids, names = alone @ query[0], read("class_ids"), self._regions.recipe.get("classes", [])
+        order = [i for i in np.argsort(-scores, kind="stable") if ids[i] >= 0][:MATCHED]
+        label = lambda i: names[ids[i]] if ids[i] < len(names) else ""  # noqa: E731
+        return tuple(Region(tuple(map(float, boxes[i])), label(i), float(scores[i])) for i in order)

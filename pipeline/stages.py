@@ -1,0 +1,268 @@
+"""The stages: plain functions of a config, inputs and a workspace, that return the folder or file they made.
+
+Each is safe to call again: what is there already is found by its name and not made twice. `each` is the `map` to use
+over shards: the built-in one, worker processes with a progress bar, or Prefect tasks.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.datasets import DatasetConfig, load_dataset
+from data.demo import generate
+from data.files import digest, sha256_file, sha256_text, write_json
+from data.records import Dataset
+from data.region_file import RegionFile, RegionFileConfig
+from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
+from data.store import Store
+from extractors.images import load_image
+from extractors.regions import RegionConfig, RegionExtractor
+from extractors.text import TextConfig, TextExtractor
+from index import Collection, IndexConfig, build
+from pipeline.plan import Plan
+from pipeline.workers import Map
+from tern.embed import embed_captions, embed_images
+from tern.embed import load as load_model
+from tern.metrics import retrieval_metrics
+from tern.train import TrainConfig, fingerprint
+from tern.train import train as train_tern
+
+VECTORS_PER_SHARD = 50_000  # rows; 51 MB a shard at 512 wide in half precision
+HELD_OUT = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The two vector stores of one model."""
+
+    images: Path
+    captions: Path
+
+
+def prepare(plan: Plan, each: Map = map) -> Dataset:
+    """The data set of a plan; the demo's is drawn first if it is not there yet."""
+    if plan.dataset is not None:
+        return load_dataset(plan.dataset)
+    folder = generate(plan.demo, plan.workspace / "dataset", each=each)
+    annotations = folder / "dataset_demo.json"
+    return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to extract: picklable, so that any `map` can carry it to any process."""
+
+    config: RegionConfig | RegionFileConfig | TextConfig
+    folder: Path
+    plan: ShardPlan
+    sources: tuple[Any, ...]  # a path an image, or a text a caption
+
+    @property
+    def size(self) -> int:
+        """Items, for the progress bar."""
+        return len(self.sources)
+
+
+@lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
+def _extractor(config: RegionConfig | RegionFileConfig | TextConfig) -> Any:
+    kinds = {RegionConfig: RegionExtractor, RegionFileConfig: RegionFile, TextConfig: TextExtractor}
+    return kinds[type(config)](config)
+
+
+def extract_regions(
+    config: RegionConfig | RegionFileConfig, dataset: Dataset, workspace: Path, images_per_shard: int, each: Map = map
+) -> Path:
+    """Region features of every image that has none yet, into a store. Returns the store's folder.
+
+    An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on.
+    """
+    extractor = _extractor(config)
+    recipe = {**extractor.fingerprint, "classes": list(getattr(extractor, "classes", ()))}
+    folder = open_folder(workspace / "stores", "regions", recipe)
+    paths = {image.id: image.path for image in dataset.images}
+    items = [Item(name, _content_hash(path)) for name, path in paths.items()]
+    return _extract(regions_shard, config, folder, items, paths, images_per_shard, each)
+
+
+def extract_tokens(
+    config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: Map = map
+) -> Path:
+    """Token features of every caption that has none yet, into a store. Returns the store's folder."""
+    folder = open_folder(workspace / "stores", "tokens", _extractor(config).fingerprint)
+    texts = {caption.id: caption.text for caption in dataset.captions}
+    items = [Item(name, sha256_text(text)) for name, text in texts.items()]
+    return _extract(tokens_shard, config, folder, items, texts, captions_per_shard, each)
+
+
+def _extract(
+    function: Callable[[Job], str],
+    config: Any,
+    folder: Path,
+    items: list[Item],
+    sources: dict[str, Any],
+    per_shard: int,
+    each: Map,
+) -> Path:
+    plans = plan_shards(folder, items, per_shard)
+    jobs = [Job(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
+    commit(folder, list(each(function, jobs)))
+    if items and not len(store := Store(folder)):
+        name, reason = next(iter(store.set_aside.items()))
+        raise ValueError(f"{folder}: none of {len(items)} items could be extracted; the first, {name}: {reason}")
+    return folder
+
+
+def _content_hash(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:  # it is set aside, with this reason, when its shard is made
+        return f"unreadable: {error.strerror}"
+
+
+def regions_shard(job: Job) -> str:
+    """Make one shard of a region store; returns its file name."""
+    return write_shard(job.folder, job.plan, _region_rows(job))
+
+
+def _region_rows(job: Job) -> Iterator[dict[str, Any] | str]:
+    extractor = _extractor(job.config)
+    if isinstance(extractor, RegionFile):
+        yield from extractor.rows([item.id for item in job.plan.items])
+        return
+    for path in job.sources:
+        try:
+            pixels = load_image(path)
+        except (OSError, ValueError) as error:
+            yield str(error)
+            continue
+        yield vars(extractor([pixels])[0])
+
+
+def tokens_shard(job: Job) -> str:
+    """Make one shard of a token store; returns its file name."""
+    return write_shard(job.folder, job.plan, (vars(tokens) for tokens in _extractor(job.config)(list(job.sources))))
+
+
+def usable(dataset: Dataset, regions: Store) -> Dataset:
+    """The data set less the images that the extractor could not read: what later stages work on."""
+    return dataset.without(set(regions.set_aside))
+
+
+def train(
+    config: TrainConfig,
+    regions: Path,
+    tokens: Path,
+    dataset: Dataset,
+    workspace: Path,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> Path:
+    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder."""
+    region_store, token_store = Store(regions), Store(tokens)
+    known = usable(dataset, region_store)
+    name = fingerprint(config, region_store, token_store, known)
+    return train_tern(config, region_store, token_store, known, workspace / "models" / f"tern-{name}", on_epoch)
+
+
+def embed(model: Path, regions: Path, tokens: Path, dataset: Dataset, workspace: Path, each: Map = map) -> Vectors:
+    """Unit vectors of every image and caption that has none of this model yet. Returns the two stores' folders."""
+    folders = {}
+    region_store = Store(regions)
+    known = usable(dataset, region_store)
+    ids = {"image": [image.id for image in known.images], "caption": [caption.id for caption in known.captions]}
+    for side, store in (("image", region_store), ("caption", Store(tokens))):
+        folder = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
+        items = [Item(*pair) for pair in zip(ids[side], store.hashes(ids[side]), strict=True)]
+        plans = plan_shards(folder, items, VECTORS_PER_SHARD)
+        commit(folder, list(each(partial(vectors_shard, model, store.folder, side, folder), plans)))
+        folders[side] = folder
+    return Vectors(folders["image"], folders["caption"])
+
+
+def vectors_shard(model: Path, source: Path, side: str, folder: Path, plan: ShardPlan) -> str:
+    """Make one shard of a vector store; returns its file name."""
+    function = {"image": embed_images, "caption": embed_captions}[side]
+    blocks = function(_model(model), Store(source), [item.id for item in plan.items])
+    return write_shard(folder, plan, ({"features": row[None]} for _, rows in blocks for row in rows))
+
+
+@lru_cache(maxsize=1)
+def _model(folder: Path) -> Any:
+    return load_model(folder)
+
+
+def evaluate(vectors: Vectors, dataset: Dataset, workspace: Path, splits: tuple[str, ...] = HELD_OUT) -> Path:
+    """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
+    content = [images.recipe, images.manifest["shards"], captions.manifest["shards"]]
+    truth = sorted((c.id, c.image_id, dataset.image[c.image_id].split) for c in dataset.captions)
+    path = workspace / "evaluation" / f"metrics-{digest([content, truth, splits])}.json"
+    if path.exists():
+        return path
+    found: dict[str, Any] = {}
+    for name in (name for name in splits if name in dataset.counts()):
+        image_ids, caption_ids, owners = held_out(dataset, images, name)
+        seen, told = images.read("features", image_ids), captions.read("features", caption_ids)
+        metrics = retrieval_metrics(seen.astype("float32"), image_ids, told.astype("float32"), owners)
+        found[name] = {"images": len(image_ids), "captions": len(caption_ids), **metrics}
+    return write_json(path, found)
+
+
+def held_out(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
+    """Image ids, caption ids and each caption's image id of one split, as far as there are vectors of them."""
+    part = dataset.split(split)
+    image_ids = [image.id for image in part.images if image.id in images]
+    kept = set(image_ids)
+    captions = [caption for caption in part.captions if caption.image_id in kept]
+    return image_ids, [caption.id for caption in captions], [caption.image_id for caption in captions]
+
+
+def build_index(
+    config: IndexConfig, vectors: Vectors, dataset: Dataset, workspace: Path, provenance: dict[str, Any]
+) -> Path:
+    """Build and publish a version of the index over all vectors. Returns the version's folder.
+
+    Recall is measured on held-out queries of the other kind: captions look for images, images for captions.
+    """
+    stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
+    rows = {"image": _image_rows(dataset, stores["image"]), "caption": _caption_rows(dataset, stores["caption"])}
+    collections = {kind: _collection(stores[kind], rows[kind]) for kind in stores}
+    queries = {"image": _queries(dataset, stores, "caption"), "caption": _queries(dataset, stores, "image")}
+    return build(config, collections, queries, workspace / "index", provenance)
+
+
+def _collection(store: Store, rows: list[dict[str, Any]]) -> Collection:
+    ids = [row["id"] for row in rows]
+    return Collection(ids=ids, vectors=partial(store.read, "features"), rows=rows)
+
+
+def _image_rows(dataset: Dataset, store: Store) -> list[dict[str, Any]]:
+    known = [image for image in dataset.images if image.id in store]
+    hashes = store.hashes([image.id for image in known])
+    rows = []
+    for image, source in zip(known, hashes, strict=True):
+        row = {"kind": "image", "id": image.id, "image_id": image.id, "source": source}
+        rows.append({**row, "path": image.path.relative_to(dataset.root).as_posix(), "split": image.split})
+    return rows
+
+
+def _caption_rows(dataset: Dataset, store: Store) -> list[dict[str, Any]]:
+    known = [caption for caption in dataset.captions if caption.id in store]
+    hashes = store.hashes([caption.id for caption in known])
+    rows = []
+    for caption, source in zip(known, hashes, strict=True):
+        image = dataset.image[caption.image_id]
+        row = {"kind": "caption", "id": caption.id, "image_id": image.id, "text": caption.text, "source": source}
+        rows.append({**row, "path": image.path.relative_to(dataset.root).as_posix(), "split": image.split})
+    return rows
+
+
+def _queries(dataset: Dataset, stores: dict[str, Store], kind: str) -> np.ndarray:
+    """Vectors of the held-out items of one kind; of all items where the data set has no such split."""
+    splits = [name for name in HELD_OUT if name in dataset.counts()] or list(dataset.counts())
+    place = {"image": 0, "caption": 1}[kind]
+    ids = [name for split in splits for name in held_out(dataset, stores["image"], split)[place]]
+    return stores[kind].read("features", ids).astype("float32")

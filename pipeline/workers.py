@@ -1,0 +1,92 @@
+"""The `map` of a stage: in this process, or over single-threaded worker processes, with a progress bar."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+console = Console(stderr=True)
+
+
+class Rate(ProgressColumn):
+    """Items a second, averaged over the last of them."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
+
+
+@contextmanager
+def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; gives the function that moves it by n items."""
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda n: progress.advance(task, n)
+
+
+def in_processes(workers: int, label: str) -> Map:
+    """A `map` over worker processes (in this process where one job or one worker is all there is).
+
+    Results come in the order of the jobs. The bar counts a job's `size`, if it has one. The first error ends the run.
+    """
+
+    def each(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
+        jobs = list(jobs)
+        if not jobs:
+            return []
+        sizes = [getattr(job, "size", 1) for job in jobs]
+        with bar(label, sum(sizes)) as advance:
+            if min(workers, len(jobs)) == 1:
+                return [_and(advance, size, function(job)) for job, size in zip(jobs, sizes, strict=True)]
+            with process_pool(min(workers, len(jobs))) as pool:
+                futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
+                try:
+                    for future in as_completed(futures):
+                        future.result()
+                        advance(sizes[futures[future]])
+                except BaseException:  # also Ctrl-C: what is queued is not begun; the error goes on
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+                return [future.result() for future in futures]
+
+    return each
+
+
+def _and(advance: Callable[[int], None], size: int, result: Any) -> Any:
+    advance(size)
+    return result
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Spawned workers of one thread each: two spinning OpenMP teams on the same cores cost more than they give."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+            yield pool
+    finally:
+        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever; it ends with it instead."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel])  # type: ignore[union-attr]
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()

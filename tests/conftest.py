@@ -1,0 +1,64 @@
+"""Shared fixtures: a small plan over real scenes, the shipped detector and a real BERT, run once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two OpenMP teams on two cores spin against each other; and tests never ask a model hub.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SMALL = """
+workspace = "{workspace}"
+images_per_shard = 10
+captions_per_shard = 50
+workers = {workers}
+
+[demo]
+images = 36
+splits = {{train = 24, val = 6, test = 6}}
+
+[regions]
+model = "demo"
+weights = "demo"
+
+[text]
+model = "minilm"
+
+[train]
+epochs = 3
+batch_images = 8
+
+[train.model]
+width = 32
+ff = 64
+embed_dim = 32
+
+[index]
+shards = 2
+
+[report]
+queries = ["two dogs are running along the street"]
+hits = 3
+photos = 2
+"""
+
+
+def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
+    """A plan file for a run of a few seconds."""
+    path = folder / "small.toml"
+    path.write_text(SMALL.format(workspace=folder / workspace, workers=workers))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A chain whose every stage has run."""
+    from pipeline.chain import Chain
+    from pipeline.plan import load_plan
+
+    chain = Chain(load_plan(str(small_plan(tmp_path_factory.mktemp("finished")))))
+    assert chain.metrics.is_file()
+    assert chain.index.is_dir()
+    return chain

@@ -1,0 +1,210 @@
+"""The whole chain on real scenes: the same again, killed and resumed, by command and by call; queries into hits."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from data.files import sha256_file
+from data.store import Store
+from index import verify
+from pipeline import stages
+from pipeline.chain import Chain, seconds_of
+from pipeline.cli import build as build_app
+from pipeline.gallery import write_gallery
+from pipeline.plan import load_plan
+from pipeline.report import write_report
+from pipeline.search import Searcher
+from tests.conftest import small_plan
+from tests.slow_recall import slow_recall
+
+LASTING = ("stores", "vectors", "index/versions", "models", "evaluation")
+
+
+def hashes(workspace: Path) -> dict[str, str]:
+    """Every lasting file of a run, but `last.pt`: a zip whose entries carry the name of the temporary file."""
+    files = [path for part in LASTING for path in sorted((workspace / part).rglob("*")) if path.is_file()]
+    return {str(p.relative_to(workspace)): sha256_file(p) for p in files if p.suffix != ".pt" and p.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def searcher(finished):
+    return Searcher(finished.plan)
+
+
+def test_a_second_run_makes_nothing_again(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.plan.workspace.rglob("*") if p.is_file() and p.name != ".lock"}
+    began = time.perf_counter()
+    again = Chain(finished.plan)
+    assert (again.index, again.metrics, again.model) == (finished.index, finished.metrics, finished.model)
+    assert time.perf_counter() - began < 20
+    changed = [p for p, stamp in before.items() if p.stat().st_mtime_ns != stamp]
+    assert [p.name for p in changed if p.name not in ("journal.jsonl", ".writer")] in ([], [finished.metrics.name])
+
+
+def run_all(path: str) -> None:
+    chain = Chain(load_plan(path))
+    assert chain.index
+    assert chain.metrics
+
+
+def test_killed_at_random_moments_and_started_again_everything_comes_out_the_same(finished, tmp_path):
+    path = small_plan(tmp_path)
+    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+    rng, kills = np.random.default_rng(3), 0
+    for pause in rng.uniform(0.3, 6.0, 5):
+        child = multiprocessing.get_context("spawn").Process(target=run_all, args=(str(path),))
+        child.start()
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "stores").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)  # imports take seconds; the kill should fall into the work
+        child.join(pause)
+        kills += child.is_alive()
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    assert kills, "no run was killed while it worked"
+    run_all(str(path))
+    assert hashes(tmp_path / "run") == hashes(finished.plan.workspace)
+
+
+def test_shards_over_worker_processes_give_the_same_store(finished, tmp_path):
+    from pipeline.workers import in_processes
+
+    plan = load_plan(str(small_plan(tmp_path, workers=2)))
+    each = in_processes(2, "region features")
+    regions = stages.extract_regions(plan.regions, finished.dataset, tmp_path, plan.images_per_shard, each)
+    assert regions.name == finished.regions.name
+    ours, theirs = Store(regions), Store(finished.regions)
+    assert ours.ids == theirs.ids
+    np.testing.assert_array_equal(ours.read("class_ids", ours.ids), theirs.read("class_ids", ours.ids))
+    difference = ours.read("features", ours.ids).astype("f4") - theirs.read("features", ours.ids).astype("f4")
+    assert np.abs(difference).max() < 2e-2, "one thread or two add in another order, no more"
+
+
+def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished):
+    images, captions = Store(finished.vectors.images), Store(finished.vectors.captions)
+    part = finished.dataset.split("test")
+    scores = {
+        caption.id: {
+            image.id: float(
+                images.read("features", [image.id])[0].astype("f4")
+                @ captions.read("features", [caption.id])[0].astype("f4")
+            )
+            for image in part.images
+        }
+        for caption in part.captions
+    }
+    expected = slow_recall(scores, part.owner)
+    found = json.loads(finished.metrics.read_text())["test"]
+    assert {key: pytest.approx(value) for key, value in expected.items()} == {key: found[key] for key in expected}
+
+
+def test_a_typed_sentence_and_the_stored_caption_give_one_vector(finished, searcher):
+    store = Store(finished.vectors.captions)
+    for caption in finished.dataset.captions[::29]:
+        stored = store.read("features", [caption.id])[0].astype("float32")
+        np.testing.assert_allclose(searcher.text_vector(caption.text)[0], stored, atol=4e-3)
+
+
+def test_a_photograph_and_the_stored_image_give_one_vector(finished, searcher):
+    store = Store(finished.vectors.images)
+    for image in finished.dataset.images[::9]:
+        stored = store.read("features", [image.id])[0].astype("float32")
+        np.testing.assert_allclose(searcher.image_vector(image.path)[0], stored, atol=4e-3)
+
+
+def test_hits_are_the_exact_nearest_with_path_captions_and_regions(finished, searcher):
+    query = searcher.text_vector("two dogs are running along the street")
+    images = Store(finished.vectors.images)
+    scores = images.read("features", images.ids).astype("float32") @ query[0]
+    hits = searcher.by_text("two dogs are running along the street", 5)
+    assert {hit.id for hit in hits} == {images.ids[i] for i in np.argsort(-scores)[:5]}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    for hit in hits:
+        assert hit.path == finished.dataset.image[hit.id].path
+        assert hit.captions == tuple(caption.text for caption in finished.dataset.captions_of[hit.id])
+        width, height = Image.open(hit.path).size
+        assert all(0 <= r.box[0] < r.box[2] <= width and 0 <= r.box[1] < r.box[3] <= height for r in hit.regions)
+        assert len(hit.regions) == 2
+    assert len(searcher.by_image(hits[0].path, 7)) == 7
+
+
+@pytest.mark.parametrize("sentence", ["", "   ", "x" * 5000])
+def test_queries_that_say_nothing_or_never_end_are_refused(searcher, sentence):
+    with pytest.raises(ValueError, match="1 to 2,000 characters"):
+        searcher.by_text(sentence)
+
+
+def test_an_index_of_another_extractor_is_refused(finished):
+    other = finished.plan.model_copy(update={"text": finished.plan.text.model_copy(update={"max_tokens": 7})})
+    with pytest.raises(ValueError, match="another extractor"):
+        Searcher(other).by_text("a dog")
+
+
+def test_an_image_that_cannot_be_read_is_set_aside_and_the_run_goes_on(finished, tmp_path):
+    plan = load_plan(str(small_plan(tmp_path)))
+    shutil.copytree(finished.plan.workspace, tmp_path / "run")
+    victim = tmp_path / "run" / "dataset" / "images" / finished.dataset.images[-1].id
+    victim.write_bytes(victim.read_bytes()[:900])
+    dataset = stages.load_dataset(
+        stages.DatasetConfig(name="demo", annotations=tmp_path / "run/dataset/dataset_demo.json", images=victim.parent)
+    )
+    folder = stages.extract_regions(plan.regions, dataset, plan.workspace, plan.images_per_shard)
+    store = Store(folder)
+    assert list(store.set_aside) == [victim.name]
+    assert len(store) == len(dataset.images) - 1
+    vectors = stages.embed(finished.model, folder, finished.tokens, dataset, plan.workspace)
+    version = stages.build_index(plan.index, vectors, dataset, plan.workspace, {"model": "m"})
+    kinds = json.loads((version / "manifest.json").read_text())["collections"]
+    captions = len(dataset.captions) - len(dataset.captions_of[victim.name])
+    assert (kinds["image"]["rows"], kinds["caption"]["rows"]) == (len(dataset.images) - 1, captions)
+    verify(plan.workspace / "index")
+
+
+def test_the_command_line_gives_what_the_calls_give(finished, tmp_path):
+    plan = str(small_plan(finished.plan.workspace.parent))
+    run = CliRunner()
+    found = run.invoke(build_app(), ["search", "two dogs on the street", "--plan", plan, "-k", "3"])
+    assert found.exit_code == 0, found.output
+    expected = Searcher(finished.plan).by_text("two dogs on the street", 3)
+    assert [line.split()[2] for line in found.stdout.splitlines()] == [hit.id for hit in expected]
+    photo = str(finished.dataset.images[0].path)
+    page = tmp_path / "hits.html"
+    found = run.invoke(build_app(), ["search", "--image", photo, "--plan", plan, "--gallery", str(page)])
+    assert found.exit_code == 0, found.output
+    assert page.read_text().count("data:image/jpeg") == 8
+    for command in ("extract", "train", "evaluate", "index", "report"):
+        found = run.invoke(build_app(), [command, "--plan", plan])
+        assert found.exit_code == 0, found.output
+    assert run.invoke(build_app(), ["search"]).exit_code == 2
+    assert "demo" in run.invoke(build_app(), ["plans"]).stdout
+
+
+def test_the_report_shows_queries_metrics_curves_and_the_work(finished):
+    text = write_report(finished).read_text()
+    for part in (
+        "two dogs are running along the street",
+        "data:image/svg+xml",
+        "text to image",
+        "What was done",
+    ):
+        assert part in text
+    assert "http://" not in text.replace("http://www.w3.org", ""), "the page needs no other file"
+    assert {stage for stage, _ in seconds_of(finished.plan.workspace)} >= {"training", "index", "region features"}
+
+
+def test_galleries_are_pages_or_pictures_and_escape_what_comes_from_files(finished, searcher, tmp_path):
+    hits = searcher.by_text("a dog", 5)
+    nasty = [type(hits[0])("<b>.jpg", 0.5, tmp_path / "gone.jpg", ("<script>alert(1)</script>",)), *hits]
+    assert "<script>" not in write_gallery(tmp_path / "a.html", "<i>q</i>", nasty).read_text()
+    assert Image.open(write_gallery(tmp_path / "a.png", "q", nasty)).width > 1000
+    with pytest.raises(ValueError, match=r"ends in \.html or \.png"):
+        write_gallery(tmp_path / "a.gif", "q", hits)
