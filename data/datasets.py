@@ -5,10 +5,11 @@ Nothing is dropped silently: a record that cannot be used is set aside by name w
 
 import csv
 import json
+import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -82,12 +83,18 @@ def _folder(config: DatasetConfig) -> Iterable[_Entry]:
         if not isinstance(row, dict) or not isinstance(row.get("image"), str):
             problems.append(_Entry(place, "", "train", problem="the row has no text field `image`"))
             continue
-        name = row["image"]
+        name = posixpath.normpath(row["image"])  # ./a.jpg is a.jpg
+        if None in row:
+            reason = "the row has more fields than the first line names; put captions with commas into quotes"
+            problems.append(_Entry(f"{name} at {place}", "", "train", problem=reason))
+            continue
         entry = found.setdefault(name, _Entry(name, name, row.get("split") or _split_of(name)))
-        several = row.get("captions")
-        texts = several if isinstance(several, list) else [row.get("caption", several)]
-        entry.texts.extend(texts)
-        if row.get("split") and row["split"] != entry.split:
+        if not row.get("split") or row["split"] == entry.split:
+            several = row.get("captions")
+            entry.texts.extend(several if isinstance(several, list) else [several] if several is not None else [])
+            if "caption" in row or several is None:
+                entry.texts.append(row.get("caption"))
+        else:
             problems.append(
                 _Entry(
                     f"{name} at {place}",
@@ -105,20 +112,27 @@ def _folder(config: DatasetConfig) -> Iterable[_Entry]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (place, row) of a .jsonl or .csv file; a line that is not JSON is a row of None."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(file)
-            if "image" not in (reader.fieldnames or ()):
-                raise ValueError(
-                    f"{path}: the first line must name the columns image, caption; it is {reader.fieldnames}."
-                )
-            yield from ((f"line {reader.line_num}", row) for row in reader)
-        elif path.suffix.lower() in {".jsonl", ".ndjson"}:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"line {number}", _json_or_none(line)
-        else:
-            raise ValueError(f"{path}: a captions file ends in .jsonl or .csv.")
+    read = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows}.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"{path}: a captions file ends in .jsonl or .csv.")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from read(path, file)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}. Save it as UTF-8 text.") from error
+
+
+def _csv_rows(path: Path, file: TextIO) -> Iterator[tuple[str, Any]]:
+    reader = csv.DictReader(file)
+    if "image" not in (reader.fieldnames or ()):
+        raise ValueError(f"{path}: the first line must name the columns image, caption; it is {reader.fieldnames}.")
+    yield from ((f"line {reader.line_num}", row) for row in reader)
+
+
+def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield f"line {number}", _json_or_none(line)
 
 
 def _json_or_none(line: str) -> Any:
@@ -166,11 +180,12 @@ def _problem(entry: _Entry, root: Path, seen: dict[str, Image]) -> str:
         return f"unknown split {entry.split!r}; known are {', '.join(SPLITS)} and restval"
     try:
         path = (root / entry.relative).resolve()
+        there = path.is_file()
     except (OSError, ValueError, TypeError) as error:
         return f"its path cannot be used: {error}"
     if not path.is_relative_to(root):
         return f"its path leaves the folder of images: {entry.relative}"
-    return "" if path.is_file() else f"no such file: {entry.relative}"
+    return "" if there else f"no such file: {entry.relative}"
 
 
 def _caption_problem(text: Any) -> str:

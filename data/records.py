@@ -72,7 +72,9 @@ class Dataset:
         if not images:
             raise ValueError(f"{self.name}: no image is in split {name!r}; it has {self.counts() or 'no images'}.")
         kept = {image.id for image in images}
-        return Dataset(self.name, self.root, images, tuple(c for c in self.captions if c.image_id in kept), self.refused)
+        return Dataset(
+            self.name, self.root, images, tuple(c for c in self.captions if c.image_id in kept), self.refused
+        )
 
     def without(self, image_ids: set[str]) -> "Dataset":
         """The data set less these images and their captions (an extractor could not read them)."""

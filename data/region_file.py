@@ -5,8 +5,10 @@ The arrays: `filename` (n,) text, `offset` (n + 1,), `size` (n, 2) pixels as wid
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,20 +27,30 @@ class RegionFileConfig(BaseModel):
 
 
 class RegionFile:
-    """An opened file of regions, by image name. Raises FileNotFoundError, or ValueError naming the array at fault."""
+    """A file of regions, by image name; its arrays are read when rows are asked for.
+
+    Raises FileNotFoundError, or ValueError naming the array at fault.
+    """
 
     def __init__(self, config: RegionFileConfig):
         if not config.path.is_file():
             raise FileNotFoundError(f"No file of regions at {config.path}; set `regions_file.path` in the plan.")
         self.config = config
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        needed = ("filename", "offset", "size", "boxes", "score", "cls", *self.config.features)
         try:
-            with np.load(config.path, allow_pickle=False) as archive:
-                needed = ("filename", "offset", "size", "boxes", "score", "cls", *config.features)
-                self._arrays = {name: archive[name] for name in needed}
-        except (KeyError, ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{config.path} cannot be read as a file of regions: {error}") from error
-        self._check()
-        self._place = {str(name): number for number, name in enumerate(self._arrays["filename"])}
+            with np.load(self.config.path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in needed}
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{self.config.path} cannot be read as a file of regions: {error}") from error
+        _check(self.config, arrays)
+        return arrays
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {str(name): number for number, name in enumerate(self._arrays["filename"])}
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -61,13 +73,15 @@ class RegionFile:
         fields = {"features": features, "boxes": a["boxes"][rows], "class_ids": a["cls"][rows], "scores": scores}
         return {**fields, "size": a["size"][number]}
 
-    def _check(self) -> None:
-        a, images = self._arrays, len(self._arrays["filename"])
-        rows = int(a["offset"][-1]) if len(a["offset"]) else -1
-        shapes = {"offset": (images + 1,), "size": (images, 2), "boxes": (rows, 4), "score": (rows,), "cls": (rows,)}
-        wrong = [f"{name} is {a[name].shape}, not {shape}" for name, shape in shapes.items() if a[name].shape != shape]
-        wrong += [f"{name} is {a[name].shape}" for name in self.config.features if a[name].shape[:1] != (rows,)]
-        if len(a["offset"]) and (a["offset"][0] != 0 or (np.diff(a["offset"]) < 0).any()):
-            wrong.append("offset does not rise from 0")
-        if wrong:
-            raise ValueError(f"{self.config.path}: {'; '.join(wrong)}.")
+
+def _check(config: RegionFileConfig, a: dict[str, np.ndarray]) -> None:
+    """Raise ValueError naming the arrays whose shapes do not belong together."""
+    images = len(a["filename"])
+    rows = int(a["offset"][-1]) if len(a["offset"]) else -1
+    shapes = {"offset": (images + 1,), "size": (images, 2), "boxes": (rows, 4), "score": (rows,), "cls": (rows,)}
+    wrong = [f"{name} is {a[name].shape}, not {shape}" for name, shape in shapes.items() if a[name].shape != shape]
+    wrong += [f"{name} is {a[name].shape}" for name in config.features if a[name].shape[:1] != (rows,)]
+    if len(a["offset"]) and (a["offset"][0] != 0 or (np.diff(a["offset"]) < 0).any()):
+        wrong.append("offset does not rise from 0")
+    if wrong:
+        raise ValueError(f"{config.path}: {'; '.join(wrong)}.")

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.files import atomic, digest, read_json, sha256_file, write_json
+from data.files import atomic, digest, read_json, sha256_file, sweep, write_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -160,10 +160,10 @@ def _problem(values: dict[str, np.ndarray], fields: dict[str, Field]) -> str:
     lengths = {len(values[name]) for name in fields if fields[name].per == "row"}
     if len(lengths) != 1 or 0 in lengths:
         return f"its fields have {sorted(lengths)} rows; one number above 0 is needed"
-    features = values["features"]
-    with np.errstate(over="ignore"):
-        fits = np.isfinite(features.astype("float16")).all()
-    return "" if fits else "its features are not finite in half precision"
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = {name: values[name].astype(field.dtype) for name, field in fields.items()}
+    broken = [name for name, rows in stored.items() if not np.isfinite(rows).all()]
+    return f"its {' and '.join(broken)} are not finite as stored" if broken else ""
 
 
 def _fill(file: h5py.File, kept: list[tuple[Item, dict[str, np.ndarray]]], fields: dict[str, Field]) -> None:
@@ -215,6 +215,7 @@ def commit(folder: Path, files: Iterable[str]) -> dict[str, Any]:
     """
     with open(Path(folder) / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(folder)
         old = read_manifest(folder)
         aside = {entry["id"]: entry for entry in old["set_aside"]}
         shards = {shard["file"]: shard for shard in old["shards"]}

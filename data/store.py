@@ -135,7 +135,9 @@ class Store:
             try:
                 ids, offsets = list(file["ids"].asstr()[:]), file["offsets"][:]
                 hashes = [value.decode() for value in file["hashes"][:]]
-                columns = {name: _mapped(path, file[name]) for name in self.fields}
+                # One map a shard: a store of many shards must not hold a file descriptor for every column.
+                whole = np.memmap(path, mode="r")
+                columns = {name: _column(whole, file[name]) for name in self.fields}
             except (KeyError, OSError, ValueError) as error:
                 raise ValueError(f"{path} is damaged ({error}); restore it, or delete the store's folder.") from error
         if len(ids) != entry["items"] or offsets[-1] != entry["rows"] or path.stat().st_size != entry["bytes"]:
@@ -149,9 +151,11 @@ class Store:
         return shard.columns[field].shape[1:]
 
 
-def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+def _column(whole: np.ndarray, dataset: h5py.Dataset) -> np.ndarray:
+    """A dataset's values as a view of the mapped file."""
     offset = dataset.id.get_offset()
     if offset is None or dataset.size == 0:  # nothing is stored for an empty dataset
         return dataset[...]
-    # copy=False view as a plain array: indexing a memmap object costs microseconds a row.
-    return np.asarray(np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape))
+    # A plain array: indexing a memmap object costs microseconds a row.
+    values = np.asarray(whole)[offset : offset + dataset.nbytes]
+    return values.view(dataset.dtype).reshape(dataset.shape)

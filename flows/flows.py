@@ -16,7 +16,7 @@ from pipeline.chain import Chain
 from pipeline.plan import load_plan
 from pipeline.report import write_report
 
-THREADS = ThreadPoolTaskRunner(max_workers=64)  # they only wait; `workers` of the plan says how many processes work
+THREADS = ThreadPoolTaskRunner(max_workers=256)  # they only wait; `workers` of the plan says how many processes work
 
 
 def _chain(plan: str, overrides: list[str] | None, pinned: Path | None = None) -> Chain:
@@ -39,13 +39,12 @@ def extract_flickr(plan: str = "flickr30k", overrides: list[str] | None = None) 
         overrides: Settings to change, each KEY=VALUE.
     """
     chain = _chain(plan, overrides)
-    refused = [{"name": entry.name, "reason": entry.reason} for entry in chain.dataset.refused]
     rows = []
     for folder in (chain.regions, chain.tokens):
         store = Store(folder)
-        refused += [{"name": name, "reason": reason} for name, reason in store.set_aside.items()]
         shards = len(store.manifest["shards"])
         rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
+    refused = [{"name": name, "reason": reason} for name, reason in chain.set_aside()]
     create_table_artifact(rows, key="stores", description=f"Feature stores of {chain.dataset.name}")
     create_table_artifact(refused, key="set-aside", description=f"{len(refused)} records that could not be used")
     return [str(chain.regions), str(chain.tokens)]

@@ -1,7 +1,9 @@
 """Prefect on this machine: server, deployments and worker as child processes that end together."""
 
+import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,8 +27,8 @@ QUIET = {
 
 
 def environment(port: int) -> dict[str, str]:
-    """Variables of every Prefect process: this server, and the quiet settings."""
-    return {**os.environ, **QUIET, "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+    """Variables of every Prefect process: this server, this folder (for prefect.yaml), and the quiet settings."""
+    return {**os.environ, **QUIET, "PWD": os.getcwd(), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
 
 
 def prefect(*words: str) -> list[str]:
@@ -35,28 +37,43 @@ def prefect(*words: str) -> list[str]:
 
 
 def serve_all(port: int) -> None:
-    """Start server, deployments and worker; wait until Ctrl-C or until one of them ends; then end them all."""
+    """Start server, deployments and worker; wait until Ctrl-C; then end them all.
+
+    Raises FileNotFoundError outside the repository, ImportError without Prefect, ValueError if the port is taken or one
+    of the processes ends.
+    """
     if not Path("prefect.yaml").is_file():
         raise FileNotFoundError("no prefect.yaml in this folder: run `tern up` from the root of the repository.")
-    env, children = environment(port), []
+    _check(port)
+    env, children = environment(port), {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the finally below runs
     try:
-        children.append(subprocess.Popen(prefect("server", "start", "--host", HOST, "--port", str(port)), env=env))
-        wait_until_healthy(port, children[0])
+        server = prefect("server", "start", "--host", HOST, "--port", str(port))
+        children["server"] = subprocess.Popen(server, env=env)
+        wait_until_healthy(port, children["server"])
         worker = prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
-        children.append(subprocess.Popen(worker, env=env))  # it makes the pool
+        children["worker"] = subprocess.Popen(worker, env=env)  # it makes the pool
         _deploy(env)
         print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
-        while all(child.poll() is None for child in children):
+        while all(child.poll() is None for child in children.values()):
             time.sleep(1)
+        name, code = next((name, c.returncode) for name, c in children.items() if c.returncode is not None)
+        raise ValueError(f"the Prefect {name} ended with code {code}; its last messages stand above.")
     except KeyboardInterrupt:
         pass
     finally:
-        for child in reversed(children):
-            # SIGINT: a worker started in the background ignores a first SIGTERM
-            child.send_signal(signal.SIGINT)
-        for child in children:
+        for child in reversed(children.values()):
+            child.send_signal(signal.SIGINT)  # a worker started in the background ignores a first SIGTERM
+        for child in children.values():
             _end(child)
+
+
+def _check(port: int) -> None:
+    if importlib.util.find_spec("prefect") is None:
+        raise ImportError("flows need the extra `flows`: pip install -e '.[flows]'")
+    with socket.socket() as found:
+        if found.connect_ex((HOST, port)) == 0:
+            raise ValueError(f"port {port} is in use: stop what listens there, or give another with --port.")
 
 
 def _deploy(env: dict[str, str], tries: int = 30) -> None:
@@ -83,7 +100,7 @@ def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise ValueError(f"the Prefect server ended with code {server.returncode}; is port {port} in use?")
+            raise ValueError(f"the Prefect server ended with code {server.returncode}; its last messages stand above.")
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=2):
                 return
@@ -95,5 +112,6 @@ def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
 def run_deployment(name: str, plan: str, port: int) -> int:
     """Start a deployment, follow it in the terminal; returns 0 if the run completed."""
     full = name if "/" in name else f"{name}/{name}"  # flow and deployment share the name
-    command = prefect("deployment", "run", full, "--param", f"plan={plan}", "--watch")
+    where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan  # the run works in the deployed folder
+    command = prefect("deployment", "run", full, "--param", f"plan={where}", "--watch")
     return subprocess.run(command, env=environment(port), check=False).returncode

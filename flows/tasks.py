@@ -13,7 +13,7 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from pipeline.workers import Map, process_pool
+from pipeline.workers import Map, in_processes, process_pool
 
 SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
 
@@ -36,6 +36,8 @@ def as_tasks(workers: int) -> Callable[[str], Map]:
     """
 
     def each_of(label: str) -> Map:
+        if label == "draw scenes":  # its results are facts, not paths: they stay inside the flow's process
+            return in_processes(workers, label)
         stage = label.replace(" ", "-")
 
         def each(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:

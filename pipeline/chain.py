@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.records import Dataset
+from data.store import Store
 from pipeline import stages
 from pipeline.plan import Plan
 from pipeline.stages import Vectors
@@ -36,6 +37,7 @@ class Chain:
         pinned: Path | None = None,
     ):
         self.plan, self._each, self._on_epoch, self._pinned = plan, each, on_epoch, pinned
+        self._made: dict[str, str] = {}
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -58,58 +60,72 @@ class Chain:
         return self._timed("token features", make, self.dataset)
 
     @cached_property
+    def usable(self) -> Dataset:
+        """The data set less what the extractors set aside: what is trained on, evaluated and indexed."""
+        return stages.usable(self.dataset, self.regions, self.tokens)
+
+    @cached_property
     def model(self) -> Path:
         """Folder of the trained model."""
         if self._pinned is not None:
             return self._pinned
-        inputs = (self.plan.train, self.regions, self.tokens, self.dataset, self.plan.workspace)
+        inputs = (self.plan.train, self.regions, self.tokens, self.usable, self.plan.workspace)
         return self._timed("training", lambda: stages.train(*inputs, self._on_epoch))
 
     @cached_property
     def vectors(self) -> Vectors:
         """Folders of the two vector stores."""
-        inputs = (self.model, self.regions, self.tokens, self.dataset, self.plan.workspace)
-        return self._timed("embedding", lambda: stages.embed(*inputs))
+        inputs = (self.model, self.regions, self.tokens, self.usable, self.plan.workspace)
+        return self._timed("embedding", lambda: stages.embed(*inputs, self._each("embedding")))
 
     @cached_property
     def metrics(self) -> Path:
         """File of the metrics of the held-out splits."""
-        inputs = (self.vectors, self.dataset, self.plan.workspace)
+        inputs = (self.vectors, self.usable, self.plan.workspace)
         return self._timed("evaluation", lambda: stages.evaluate(*inputs))
 
     @cached_property
     def index(self) -> Path:
         """Folder of the index version that is published."""
         provenance = {"model": self.model.name, "regions": self.regions.name, "tokens": self.tokens.name}
-        inputs = (self.plan.index, self.vectors, self.dataset, self.plan.workspace, provenance)
+        inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance)
         return self._timed("index", lambda: stages.build_index(*inputs))
 
     def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
         """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took."""
         began = time.perf_counter()
         made = make()
+        self._made[stage] = _name(made)
         entry = {"stage": stage, "seconds": round(time.perf_counter() - began, 3), "output": _name(made)}
         self.plan.workspace.mkdir(parents=True, exist_ok=True)
         with open(self.plan.workspace / JOURNAL, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         return made
 
+    def done(self) -> list[tuple[str, str, float]]:
+        """(stage, output, seconds) of the stages so far; the seconds are those of the longest run that gave the output.
+
+        That is the run that made it, or made most of it, and not those that found it made.
+        """
+        longest: dict[tuple[str, str], float] = {}
+        for line in (self.plan.workspace / JOURNAL).read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the line that was being written when a run was killed
+                continue
+            key = (entry["stage"], entry["output"])
+            longest[key] = max(entry["seconds"], longest.get(key, 0.0))
+        return [(stage, output, longest[stage, output]) for stage, output in self._made.items()]
+
+    def set_aside(self) -> list[tuple[str, str]]:
+        """(name, reason) of everything that could not be used: records, images, captions."""
+        found = [(entry.name, entry.reason) for entry in self.dataset.refused]
+        for folder in (self.regions, self.tokens):
+            found += Store(folder).set_aside.items()
+        return found
+
 
 def _name(made: Any) -> str:
     if isinstance(made, Vectors):
         return f"{made.images.name}, {made.captions.name}"
     return made.name
-
-
-def seconds_of(workspace: Path) -> dict[tuple[str, str], float]:
-    """(stage, output) -> seconds of the longest run: the one that made it, not those that found it made."""
-    found: dict[tuple[str, str], float] = {}
-    path = workspace / JOURNAL
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when a run was killed
-            continue
-        key = (entry["stage"], entry["output"])
-        found[key] = max(entry["seconds"], found.get(key, 0.0))
-    return found

@@ -1,8 +1,10 @@
 """The command line: a command parses, calls one function, prints. It imports the heavy libraries it needs itself."""
 
 import sys
+from concurrent.futures import BrokenExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +41,7 @@ def main() -> None:
     """Run the command line; an error of the user's is one line, without a traceback."""
     try:
         build()(standalone_mode=True)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
 
@@ -162,10 +164,7 @@ def serve(
 
 
 def _print_refused(chain: "Chain") -> None:
-    from data.store import Store
-
-    refused = [(entry.name, entry.reason) for entry in chain.dataset.refused]
-    refused += list(Store(chain.regions).set_aside.items())
+    refused = chain.set_aside()
     for name, reason in refused[:20]:
         typer.secho(f"set aside  {name}: {reason}", fg="yellow", err=True)
     if len(refused) > 20:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image, ImageDraw, ImageOps
 
 from data.files import atomic, write_text
+from extractors.images import load_image
 from pipeline.search import Hit
 
 THUMBNAIL = (360, 270)  # pixels
@@ -22,14 +23,14 @@ templates = Environment(loader=PackageLoader("pipeline"), autoescape=select_auto
 def thumbnail(hit: Hit) -> Image.Image:
     """A small picture of a hit, with the regions that matched drawn in; grey where the file is gone."""
     try:
-        with Image.open(hit.path) as file:
-            full = ImageOps.exif_transpose(file).convert("RGB")
-    except OSError:
+        full = Image.fromarray(load_image(hit.path))
+    except (ValueError, OSError):
         full = Image.new("RGB", THUMBNAIL, "#bbbbbb")
     small = ImageOps.contain(full, THUMBNAIL)
     scale, draw = small.width / full.width, ImageDraw.Draw(small)
     for region, colour in zip(hit.regions, COLOURS, strict=False):
-        draw.rectangle([value * scale for value in region.box], outline=colour, width=3)
+        x1, y1, x2, y2 = (value * scale for value in region.box)
+        draw.rectangle([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)], outline=colour, width=3)
     return small
 
 

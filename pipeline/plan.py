@@ -50,7 +50,7 @@ class Plan(BaseModel):
     train: TrainConfig = TrainConfig()
     index: IndexConfig = IndexConfig()
     report: ReportConfig = ReportConfig()
-    images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard at most
+    images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard a worker at most
     captions_per_shard: int = Field(10_000, ge=1)  # captions
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)  # processes that extract
 

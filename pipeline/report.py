@@ -10,10 +10,10 @@ import numpy as np
 
 from data.files import read_json, write_text
 from data.store import Store
-from pipeline.chain import Chain, seconds_of
+from pipeline.chain import Chain
 from pipeline.gallery import card, data_uri, templates, thumbnail
 from pipeline.search import Hit, Searcher
-from pipeline.stages import held_out
+from pipeline.stages import held_out, with_captions
 from tern.metrics import ranks
 
 matplotlib.use("Agg")  # no screen is needed
@@ -39,7 +39,7 @@ def write_report(chain: Chain) -> Path:
         "curves": _curves(chain.model / "history.csv"),
         "misses": _misses(chain, searcher),
         "done": _done(chain, folder),
-        "set_aside": _set_aside(chain),
+        "set_aside": chain.set_aside(),
         "index": _index(searcher.index.manifest),
     }
     return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))
@@ -55,9 +55,9 @@ def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _photos(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
     """Photographs spread over the test split, each with the captions that lie nearest to it."""
-    if SPLIT not in chain.dataset.counts():
+    if not with_captions(chain.usable, (SPLIT,)):
         return []
-    known = [image for image in chain.dataset.split(SPLIT).images if image.id in Store(chain.regions)]
+    known = chain.usable.split(SPLIT).images
     step = max(1, len(known) // max(1, chain.plan.report.photos))
     photos = []
     for image in known[::step][: chain.plan.report.photos]:
@@ -71,10 +71,10 @@ def _photos(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
 
 def _misses(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
     """The captions whose image came last, with the image that won and the right one (framed)."""
-    if SPLIT not in chain.dataset.counts():
+    if not with_captions(chain.usable, (SPLIT,)):
         return []
     images, captions = Store(chain.vectors.images), Store(chain.vectors.captions)
-    image_ids, caption_ids, owners = held_out(chain.dataset, images, SPLIT)
+    image_ids, caption_ids, owners = held_out(chain.usable, images, SPLIT)
     seen = images.read("features", image_ids).astype("float32")
     told = captions.read("features", caption_ids).astype("float32")
     place = {name: number for number, name in enumerate(image_ids)}
@@ -130,15 +130,10 @@ def _done(chain: Chain, folder: Path) -> list[dict[str, str]]:
         "evaluation": "recall on the held-out splits",
         "index": f"version {folder.name} published",
     }
-    latest: dict[str, dict[str, str]] = {}
-    for (stage, output), seconds in seconds_of(chain.plan.workspace).items():
-        latest[stage] = {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts.get(stage, "")}
-    return [latest[stage] for stage in texts if stage in latest]
-
-
-def _set_aside(chain: Chain) -> list[tuple[str, str]]:
-    refused = [(entry.name, entry.reason) for entry in chain.dataset.refused]
-    return refused + sorted(Store(chain.regions).set_aside.items())
+    return [
+        {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts[stage]}
+        for stage, output, seconds in chain.done()
+    ]
 
 
 def _index(manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import digest
+from data.files import digest, sha256_file
 from data.store import Store
 from extractors.images import load_image
 from extractors.regions import RegionExtractor
@@ -83,17 +83,26 @@ class Searcher:
         return embed_tokens(self._model, [self._text([sentence])[0].features])
 
     def image_vector(self, path: Path) -> np.ndarray:
-        """(1, e) unit vector of a photograph. Where the regions came from a file, only its images are known."""
+        """(1, e) unit vector of a photograph. Where regions came from a file, only its images are known."""
         if self.plan.regions_file is not None:
-            return self._vector_of_stored(path.name)
+            return self._vector_of_stored(path)
         found = self._photo([load_image(path)])[0]
         return embed_regions(self._model, [(found.features, found.boxes, found.size)])
 
-    def _vector_of_stored(self, name: str) -> np.ndarray:
-        if name not in self._regions:
-            raise ValueError(f"this plan's regions come from a file, which has none for {name!r}: no detector is run.")
+    def _vector_of_stored(self, path: Path) -> np.ndarray:
+        name = self._by_hash.get(sha256_file(path))
+        if name is None:
+            raise ValueError(
+                "this plan's regions come from a file, which has none for this photograph: no detector is run."
+            )
         features, boxes = self._regions.read("features", [name]), self._regions.read("boxes", [name])
         return embed_regions(self._model, [(features, boxes, tuple(self._regions.read("size", [name])[0]))])
+
+    @cached_property
+    def _by_hash(self) -> dict[str, str]:
+        """Hash of a photograph's bytes -> image id: a name says little, and a copy may have another."""
+        ids = self._regions.ids
+        return dict(zip(self._regions.hashes(ids), ids, strict=True))
 
     def by_text(self, sentence: str, k: int = 10) -> list[Hit]:
         """The k images that fit a sentence best, with the regions that answer to it."""
@@ -112,6 +121,8 @@ class Searcher:
 
     def _matched(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
         """The regions that, embedded alone, lie nearest to the query (the whole image is not one of them)."""
+        if image_id not in self._regions:  # it was indexed, and can no longer be read
+            return ()
         read = lambda field: self._regions.read(field, [image_id])  # noqa: E731
         features, boxes, size = read("features"), read("boxes"), tuple(read("size")[0])
         alone = embed_regions(self._model, [(features[i : i + 1], boxes[i : i + 1], size) for i in range(len(boxes))])

@@ -1,7 +1,10 @@
 """The search service: a page with a search box, and the same hits as JSON. Loopback by default."""
 
+import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +14,8 @@ from pipeline.search import Hit, Searcher
 
 try:
     import uvicorn
-    from fastapi import FastAPI, HTTPException, Query, UploadFile
+    from fastapi import FastAPI, HTTPException, Query, Request
+    from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import HTMLResponse
 except ImportError as error:
     raise ImportError("the search service needs the extra `serve`: pip install -e '.[serve]'") from error
@@ -23,7 +27,7 @@ K = Annotated[int, Query(ge=1, le=100)]
 def application(searcher: Searcher) -> FastAPI:
     """The service over one opened index.
 
-    GET / (page), GET /search?q=&k= (images for a sentence), POST /search/image (captions for an uploaded photograph).
+    GET / (page), GET /search?q=&k= (images for a sentence), POST /search/image (captions for a photograph).
     """
     app = FastAPI(title="TERN search", docs_url="/docs", redoc_url=None)
 
@@ -40,26 +44,34 @@ def application(searcher: Searcher) -> FastAPI:
 
     @app.get("/search")
     def by_text(q: str, k: K = 10) -> dict[str, Any]:
-        return _answer(searcher, lambda: searcher.by_text(q, k))
+        return _answer(searcher, partial(searcher.by_text, q, k))
 
     @app.post("/search/image")
-    def by_image(photo: UploadFile, k: K = 10) -> dict[str, Any]:
-        content = photo.file.read(MAX_UPLOAD_BYTES + 1)
-        if len(content) > MAX_UPLOAD_BYTES:
-            raise HTTPException(413, f"the photograph has more than {MAX_UPLOAD_BYTES:,} bytes")
+    async def by_image(request: Request, k: K = 10) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "photo"  # never the name that the client sent
-            path.write_bytes(content)
-            return _answer(searcher, lambda: searcher.by_image(path, k))
+            path = Path(folder) / "photo"  # never a name that the client sent
+            await _receive(request, path)
+            return await run_in_threadpool(_answer, searcher, partial(searcher.by_image, path, k))
 
     return app
 
 
-def _answer(searcher: Searcher, find: Any) -> dict[str, Any]:
+async def _receive(request: Request, path: Path) -> None:
+    """Write a request's body to `path`; the first byte too many ends it."""
+    size = 0
+    with open(path, "wb") as file:
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_UPLOAD_BYTES:
+                raise HTTPException(413, f"the photograph has more than {MAX_UPLOAD_BYTES:,} bytes")
+            file.write(part)
+
+
+def _answer(searcher: Searcher, find: Callable[[], list[Hit]]) -> dict[str, Any]:
     try:
         hits = find()
     except ValueError as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(422, re.sub(r"/\S+/photo", "the photograph", str(error))) from error
     return {"version": searcher.index.version, "hits": [_public(hit) for hit in hits]}
 
 

@@ -5,7 +5,7 @@ over shards: the built-in one, worker processes with a progress bar, or Prefect 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from data.datasets import DatasetConfig, load_dataset
 from data.demo import generate
-from data.files import digest, sha256_file, sha256_text, write_json
+from data.files import digest, read_json, sha256_file, sha256_text, write_json
 from data.records import Dataset
 from data.region_file import RegionFile, RegionFileConfig
 from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
@@ -85,7 +85,9 @@ def extract_regions(
     folder = open_folder(workspace / "stores", "regions", recipe)
     paths = {image.id: image.path for image in dataset.images}
     items = [Item(name, _content_hash(path)) for name, path in paths.items()]
-    return _extract(regions_shard, config, folder, items, paths, images_per_shard, each)
+    # A file of regions is read whole: once, in this process, rather than in every worker.
+    how = map if isinstance(config, RegionFileConfig) else each
+    return _extract(regions_shard, config, folder, items, paths, images_per_shard, how)
 
 
 def extract_tokens(
@@ -136,7 +138,7 @@ def _region_rows(job: Job) -> Iterator[dict[str, Any] | str]:
     for path in job.sources:
         try:
             pixels = load_image(path)
-        except (OSError, ValueError) as error:
+        except (ValueError, FileNotFoundError) as error:
             yield str(error)
             continue
         yield vars(extractor([pixels])[0])
@@ -147,9 +149,11 @@ def tokens_shard(job: Job) -> str:
     return write_shard(job.folder, job.plan, (vars(tokens) for tokens in _extractor(job.config)(list(job.sources))))
 
 
-def usable(dataset: Dataset, regions: Store) -> Dataset:
-    """The data set less the images that the extractor could not read: what later stages work on."""
-    return dataset.without(set(regions.set_aside))
+def usable(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
+    """The data set less the images and captions that the extractors set aside: what later stages work on."""
+    kept = dataset.without(set(Store(regions).set_aside))
+    silent = set(Store(tokens).set_aside)
+    return replace(kept, captions=tuple(caption for caption in kept.captions if caption.id not in silent))
 
 
 def train(
@@ -160,33 +164,63 @@ def train(
     workspace: Path,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder."""
+    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder.
+
+    Raises ValueError if the validation split has no captions: no epoch could be chosen.
+    """
+    if not dataset.split("val").captions:
+        raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some.")
     region_store, token_store = Store(regions), Store(tokens)
-    known = usable(dataset, region_store)
-    name = fingerprint(config, region_store, token_store, known)
-    return train_tern(config, region_store, token_store, known, workspace / "models" / f"tern-{name}", on_epoch)
+    name = fingerprint(config, region_store, token_store, dataset)
+    return train_tern(config, region_store, token_store, dataset, workspace / "models" / f"tern-{name}", on_epoch)
+
+
+@dataclass(frozen=True)
+class VectorJob:
+    """One shard of vectors to make, from the rows of a feature store."""
+
+    model: Path
+    source: Path
+    side: str
+    folder: Path
+    plan: ShardPlan
+
+    @property
+    def size(self) -> int:
+        """Items, for the progress bar."""
+        return len(self.plan.items)
 
 
 def embed(model: Path, regions: Path, tokens: Path, dataset: Dataset, workspace: Path, each: Map = map) -> Vectors:
-    """Unit vectors of every image and caption that has none of this model yet. Returns the two stores' folders."""
-    folders = {}
-    region_store = Store(regions)
-    known = usable(dataset, region_store)
-    ids = {"image": [image.id for image in known.images], "caption": [caption.id for caption in known.captions]}
-    for side, store in (("image", region_store), ("caption", Store(tokens))):
-        folder = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
+    """Unit vectors of every image and caption that has none of this model yet. Returns the two stores' folders.
+
+    Raises ValueError if the features are not of the extractors that the model was trained on.
+    """
+    card, sources = read_json(model / "model.json"), {"regions": Store(regions), "tokens": Store(tokens)}
+    for kind, store in sources.items():
+        if digest(store.recipe) != card[kind]:
+            raise ValueError(
+                f"{model} was trained on {kind}-{card[kind]}, not on {store.folder.name}: the plan's extractor has "
+                "changed. Train again with `tern train`, or give the plan its old settings."
+            )
+    folders, jobs = {}, []
+    ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
+    for side, store in zip(ids, sources.values(), strict=True):
+        folders[side] = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
         items = [Item(*pair) for pair in zip(ids[side], store.hashes(ids[side]), strict=True)]
-        plans = plan_shards(folder, items, VECTORS_PER_SHARD)
-        commit(folder, list(each(partial(vectors_shard, model, store.folder, side, folder), plans)))
-        folders[side] = folder
+        plans = plan_shards(folders[side], items, VECTORS_PER_SHARD)
+        jobs += [VectorJob(model, store.folder, side, folders[side], plan) for plan in plans]
+    made = list(each(vectors_shard, jobs))
+    for folder in folders.values():
+        commit(folder, [name for job, name in zip(jobs, made, strict=True) if job.folder == folder])
     return Vectors(folders["image"], folders["caption"])
 
 
-def vectors_shard(model: Path, source: Path, side: str, folder: Path, plan: ShardPlan) -> str:
+def vectors_shard(job: VectorJob) -> str:
     """Make one shard of a vector store; returns its file name."""
-    function = {"image": embed_images, "caption": embed_captions}[side]
-    blocks = function(_model(model), Store(source), [item.id for item in plan.items])
-    return write_shard(folder, plan, ({"features": row[None]} for _, rows in blocks for row in rows))
+    function = {"image": embed_images, "caption": embed_captions}[job.side]
+    blocks = function(_model(job.model), Store(job.source), [item.id for item in job.plan.items])
+    return write_shard(job.folder, job.plan, ({"features": row[None]} for _, rows in blocks for row in rows))
 
 
 @lru_cache(maxsize=1)
@@ -203,12 +237,17 @@ def evaluate(vectors: Vectors, dataset: Dataset, workspace: Path, splits: tuple[
     if path.exists():
         return path
     found: dict[str, Any] = {}
-    for name in (name for name in splits if name in dataset.counts()):
+    for name in with_captions(dataset, splits):
         image_ids, caption_ids, owners = held_out(dataset, images, name)
         seen, told = images.read("features", image_ids), captions.read("features", caption_ids)
         metrics = retrieval_metrics(seen.astype("float32"), image_ids, told.astype("float32"), owners)
         found[name] = {"images": len(image_ids), "captions": len(caption_ids), **metrics}
     return write_json(path, found)
+
+
+def with_captions(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
+    """Those of the splits in which something can be asked: they have images and captions."""
+    return [name for name in splits if name in dataset.counts() and dataset.split(name).captions]
 
 
 def held_out(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
@@ -261,8 +300,8 @@ def _caption_rows(dataset: Dataset, store: Store) -> list[dict[str, Any]]:
 
 
 def _queries(dataset: Dataset, stores: dict[str, Store], kind: str) -> np.ndarray:
-    """Vectors of the held-out items of one kind; of all items where the data set has no such split."""
-    splits = [name for name in HELD_OUT if name in dataset.counts()] or list(dataset.counts())
+    """Vectors of the held-out items of one kind; of all items where no held-out split has captions."""
+    splits = with_captions(dataset, HELD_OUT) or with_captions(dataset, tuple(dataset.counts()))
     place = {"image": 0, "caption": 1}[kind]
     ids = [name for split in splits for name in held_out(dataset, stores["image"], split)[place]]
     return stores[kind].read("features", ids).astype("float32")

@@ -22,6 +22,7 @@ splits = {{train = 24, val = 6, test = 6}}
 [regions]
 model = "demo"
 weights = "demo"
+min_score = 0.05
 
 [text]
 model = "minilm"

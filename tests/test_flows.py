@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,6 +126,32 @@ def test_deployed_flows_run_and_leave_stores_artifacts_and_an_index(server, fini
     ended = run(server, "reindex", plan)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert json.loads((tmp_path / "run" / "index" / "CURRENT").read_text())["version"] == 1, "nothing new, no version"
+
+
+def test_relative_plans_and_workspaces_are_found_from_the_folder_that_was_deployed(server, tmp_path):
+    workspace = f"runs/test-{os.getpid()}"
+    settings = [f"workspace={workspace}", "demo.images=4", "demo.splits={train = 2, val = 1, test = 1}", "workers=1"]
+    words = ["deployment", "run", "extract-flickr/extract-flickr", "--param", "plan=demo"]
+    words += ["--param", f"overrides={json.dumps(settings)}", "--watch"]
+    command = [sys.executable, "-m", "prefect", *words]
+    try:
+        ended = subprocess.run(
+            command, cwd=ROOT, env=server[1], capture_output=True, text=True, timeout=240, check=False
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert len(list((ROOT / workspace / "stores").iterdir())) == 2
+    finally:
+        shutil.rmtree(ROOT / workspace, ignore_errors=True)
+
+
+def test_up_says_so_when_its_port_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(taken.getsockname()[1])]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "is in use" in ended.stderr
 
 
 def test_a_wrong_plan_fails_the_run_with_the_reason(server, tmp_path):

@@ -12,7 +12,7 @@ from data.demo.captions import captions
 from data.demo.kinds import CLASSES
 from data.demo.layout import compose
 from data.demo.paint import paint
-from data.files import atomic, digest, read_json, write_json
+from data.files import atomic, digest, read_json, sweep, write_json
 
 ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
 CHUNK = 50  # scenes a task
@@ -83,6 +83,7 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
         return folder
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
+    sweep(pictures)
     write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": False})
     starts = range(0, config.images, CHUNK)
     tasks = [(config.seed, first, min(first + CHUNK, config.images), str(pictures)) for first in starts]

@@ -1,0 +1,1 @@
+"""Photographs and sentences to rows of features: the only home of torchvision and transformers."""

@@ -1,0 +1,60 @@
+"""Weights on disk: read without unpickling, fitted with an error that names the key, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors by name, and the class names a safetensors header may carry under "classes" (JSON), else ().
+
+    A `.pth` file is read with `weights_only=True`; a checkpoint `{"model": ...}` as torchvision's reference
+    scripts write it is opened to its weights. Raises FileNotFoundError and ValueError.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
+            return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
+    if path.suffix not in (".pth", ".pt"):
+        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth or .pt file")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise ValueError(f"{path} is not a state dict: {wrong[0]!r} is no tensor; save model.state_dict()")
+    return state, ()
+
+
+def fit_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state` into `model`, cast to its dtypes; ValueError names the first key that does not fit."""
+    for key, parameter in model.state_dict().items():
+        if key not in state and not key.endswith("num_batches_tracked"):
+            raise ValueError(f"weights {source} lack {key!r} {tuple(parameter.shape)}: they are of another model")
+        if key in state and state[key].shape != parameter.shape:
+            raise ValueError(
+                f"weights {source} do not fit: {key!r} is {tuple(state[key].shape)} in the file and "
+                f"{tuple(parameter.shape)} in the model; choose the model they were trained for"
+            )
+    unknown = sorted(set(state) - set(model.state_dict()))
+    if unknown:
+        raise ValueError(f"weights {source} hold {unknown[0]!r}, which the model lacks: they are of another model")
+    # Frozen batch norms, which torchvision's files come from, keep no count of batches.
+    model.load_state_dict(state, strict=False)
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Hex sha256 of names, dtypes, shapes and bytes: one hash for the same weights, whatever the file."""
+    whole = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            whole.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()

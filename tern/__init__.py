@@ -1,0 +1,1 @@
+"""Rows of features into one unit vector, and how to learn that."""

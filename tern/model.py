@@ -1,0 +1,232 @@
+"""TERN: regions and words, through stacks of their own and a shared one, into one space.
+
+Messina et al., "Transformer Reasoning Network for Image-Text Matching and Retrieval" (2020). The
+order differs from theirs where the field has moved on: features are projected before reasoning,
+layers are pre-norm, and pooling is GPO (Chen et al., VSE-infinity, 2021) unless the config says else.
+
+Shapes: b items, r regions, l wordpieces, n rows of either kind, d features as extracted,
+w width of the stacks, h heads, e embedding. A mask is (b, n) bool, True where a row is real.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+
+class ModelConfig(BaseModel):
+    """The shape of the network. The two feature sizes are not here: the stores know them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(256, ge=8)
+    """features of a row inside the stacks"""
+    heads: int = Field(4, ge=1)
+    """attention heads; must divide `width`"""
+    visual_layers: int = Field(1, ge=0)
+    """layers for regions alone"""
+    text_layers: int = Field(0, ge=0)
+    """layers for wordpieces alone"""
+    shared_layers: int = Field(1, ge=0)
+    """layers that both kinds of row go through"""
+    ff: int = Field(512, ge=8)
+    """features of the hidden layer of each feed-forward part"""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """fraction of the features of each residual branch that are zeroed, the same ones in all rows of an item"""
+    input_dropout: float = Field(0.4, ge=0, lt=1)
+    """fraction of the extracted features that are zeroed, the same ones in all rows of an item"""
+    embed_dim: int = Field(512, ge=8)
+    """features of the final vector"""
+    pooling: Literal["gpo", "mean", "max", "cls"] = "gpo"
+    geometry: Literal["add", "none"] = "add"
+    """`add`: a projection of the box is added to its region; `none`: boxes are ignored"""
+    pre_norm: bool = True
+    """normalise before each branch (True) or after each sum (False, as the paper does)"""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
+        return self
+
+
+class Dropout(nn.Module):
+    """Zero whole features of an item, in all of its rows at once.
+
+    Pooling averages noise that differs from row to row; this it cannot, and n times fewer draws are needed.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, n, w) -> (b, n, w)"""
+        return x * F.dropout(x.new_ones(len(x), 1, x.shape[-1]), self.rate) if self.training and self.rate else x
+
+
+class Block(nn.Module):
+    """One transformer layer: attention among the real rows, then a feed-forward part."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.pre_norm = config.heads, config.pre_norm
+        self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.feed = nn.Sequential(nn.Linear(config.width, config.ff), nn.GELU(), nn.Linear(config.ff, config.width))
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (b, n, w), mask (b, n) -> (b, n, w)"""
+        if self.pre_norm:
+            x = x + self.drop(self.attend(self.norm1(x), mask))
+            return x + self.drop(self.feed(self.norm2(x)))
+        x = self.norm1(x + self.drop(self.attend(x, mask)))
+        return self.norm2(x + self.drop(self.feed(x)))
+
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (b, n, w), mask (b, n) -> (b, n, w); padded rows are never looked at"""
+        b, n, w = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)  # (b, h, n, w/h)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # (b, h, n, w/h)
+        return self.out(x.transpose(1, 2).reshape(b, n, w))  # (b, n, w)
+
+
+class GPO(nn.Module):
+    """Generalised pooling: each feature's values, sorted, are averaged with learnt weights.
+
+    The weights depend on the position in the order and on the number of rows, so that mean, max
+    and k-max are special cases (VSE-infinity, section 3.2: sines of positions, a BiGRU, a softmax).
+    """
+
+    def __init__(self, size: int = 32, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.size, self.temperature = size, temperature
+        self.gru = nn.GRU(size, size, batch_first=True, bidirectional=True)
+        self.score = nn.Linear(size, 1, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (b, n, w), mask (b, n) -> (b, w)"""
+        last = torch.finfo(x.dtype).min
+        ordered = x.masked_fill(~mask[..., None], last).sort(dim=1, descending=True).values  # (b, n, w)
+        ordered = ordered.masked_fill(ordered == last, 0.0)
+        lengths, which = mask.sum(1).unique(return_inverse=True)  # few lengths, many items
+        weights = self.weights(lengths, x.shape[1])[which]  # (b, n)
+        return torch.einsum("bn,bnw->bw", weights.to(x.dtype), ordered)
+
+    def weights(self, lengths: Tensor, n: int) -> Tensor:
+        """lengths (k,) rows -> (k, n) weights, each row adding up to 1 over its own length"""
+        codes = positions(n, self.size, lengths.device).expand(len(lengths), -1, -1)  # (k, n, size)
+        packed = nn.utils.rnn.pack_padded_sequence(codes, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
+        forth, back = states.chunk(2, dim=-1)  # (k, n, size) twice
+        scores = self.score((forth + back) / 2)[..., 0] / self.temperature  # (k, n)
+        real = torch.arange(n, device=lengths.device) < lengths[:, None]  # (k, n)
+        return scores.masked_fill(~real, float("-inf")).softmax(dim=1)
+
+
+def positions(n: int, size: int, device: torch.device) -> Tensor:
+    """The sine and cosine codes of "Attention is all you need", section 3.5: (n, size)."""
+    rates = torch.exp(torch.arange(0, size, 2, device=device) * (-torch.log(torch.tensor(10000.0)).item() / size))
+    angles = torch.arange(n, device=device)[:, None] * rates  # (n, size/2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def geometry(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Where a region stands: boxes (b, r, 4) px, sizes (b, 2) px -> (b, r, 5).
+
+    x1/w, y1/h, x2/w, y2/h and the fraction of the picture that the box covers (TERN, section 3.1).
+    """
+    x1, y1, x2, y2 = (boxes / sizes.repeat(1, 2)[:, None, :].clamp(min=1)).unbind(-1)
+    return torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)], dim=-1)
+
+
+def pool(x: Tensor, mask: Tensor, how: str) -> Tensor:
+    """x (b, n, w), mask (b, n) -> (b, w): the mean or the maximum of the real rows, or the first row."""
+    if how == "cls":
+        return x[:, 0]
+    if how == "max":
+        return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+    real = mask[..., None].to(x.dtype)
+    return (x * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+class Tern(nn.Module):
+    """Two encoders that meet in shared layers.
+
+    Args:
+        config: the shape of the network
+        region_dim: d of the region features
+        token_dim: d of the wordpiece features
+    """
+
+    def __init__(self, config: ModelConfig, region_dim: int, token_dim: int) -> None:
+        super().__init__()
+        self.config, self.region_dim, self.token_dim = config, region_dim, token_dim
+        self.region_in = self._entrance(region_dim)
+        self.token_in = self._entrance(token_dim)
+        self.place = nn.Linear(5, config.width) if config.geometry == "add" else None
+        self.image_cls = nn.Parameter(torch.zeros(config.width)) if config.pooling == "cls" else None
+        self.visual = nn.ModuleList(Block(config) for _ in range(config.visual_layers))
+        self.text = nn.ModuleList(Block(config) for _ in range(config.text_layers))
+        self.shared = nn.ModuleList(Block(config) for _ in range(config.shared_layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.image_pool, self.text_pool = (GPO() if config.pooling == "gpo" else None for _ in range(2))
+        self.image_out = nn.Linear(config.width, config.embed_dim)
+        self.text_out = nn.Linear(config.width, config.embed_dim)
+
+    def _entrance(self, dim: int) -> nn.Sequential:
+        """Extractors differ in scale by orders of magnitude, hence the norm on the raw features."""
+        return nn.Sequential(
+            nn.LayerNorm(dim, elementwise_affine=False),
+            Dropout(self.config.input_dropout),
+            nn.Linear(dim, self.config.width),
+        )
+
+    def embed_images(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of images.
+
+        Args:
+            features: (b, r, d) region features
+            boxes: (b, r, 4) x1 y1 x2 y2 in pixels
+            sizes: (b, 2) width and height of the pictures in pixels
+            mask: (b, r) bool, True for a real region; at least one an image
+
+        Returns: (b, e), each of length 1
+        """
+        x = self.region_in(features)  # (b, r, w)
+        if self.place is not None:
+            x = x + self.place(geometry(boxes, sizes))
+        if self.image_cls is not None:
+            x = torch.cat([self.image_cls.expand(len(x), 1, -1), x], dim=1)  # (b, 1 + r, w)
+            mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
+        for block in self.visual:
+            x = block(x, mask)
+        return self._finish(x, mask, self.image_pool, self.image_out)
+
+    def embed_captions(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors of captions.
+
+        Args:
+            features: (b, l, d) wordpiece features; row 0 is [CLS], which `cls` pooling relies on
+            mask: (b, l) bool, True for a real wordpiece; at least one a caption
+
+        Returns: (b, e), each of length 1
+        """
+        x = self.token_in(features)  # (b, l, w)
+        for block in self.text:
+            x = block(x, mask)
+        return self._finish(x, mask, self.text_pool, self.text_out)
+
+    def _finish(self, x: Tensor, mask: Tensor, gpo: GPO | None, out: nn.Linear) -> Tensor:
+        """The road that both kinds share: x (b, n, w), mask (b, n) -> (b, e)"""
+        for block in self.shared:
+            x = block(x, mask)
+        x = self.norm(x)
+        x = gpo(x, mask) if gpo else pool(x, mask, self.config.pooling)  # (b, w)
+        return F.normalize(out(x).float(), dim=-1, eps=1e-8)  # (b, e)

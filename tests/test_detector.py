@@ -1,0 +1,161 @@
+"""Detectors: weights by name and by path, the shipped one on held-out scenes, its training, average precision."""
+
+import io
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
+
+from data.demo import CLASSES
+from extractors.average_precision import Boxes, average_precision
+from extractors.detector import DEMO_WEIGHTS, build, demo_detector
+from extractors.lessons import draw, read, repeat_factors
+from extractors.regions import RegionConfig, RegionExtractor
+from extractors.train_detector import TrainConfig, save, train
+
+MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
+
+
+def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = models.get_model_builder(MOBILE)(weights=None, weights_backbone=None, num_classes=4)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "a.safetensors")
+    torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "b.pth")
+    image = np.random.default_rng(7).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    found = [
+        RegionExtractor(RegionConfig(model=MOBILE, weights=str(tmp_path / name), max_regions=7, max_size=320))
+        for name in ("a.safetensors", "b.pth")
+    ]
+    one, other = (f([image])[0] for f in found)
+    np.testing.assert_array_equal(one.features, other.features)
+    assert one.features.shape == (8, 1024)
+    assert found[0].classes == ()
+    assert found[0].fingerprint == found[1].fingerprint
+    assert str(tmp_path) not in str(found[0].fingerprint)
+    assert found[0].fingerprint != RegionExtractor(found[0].config.model_copy(update={"max_size": 640})).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"model": "fasterrcnn_resnet50_fnp"}, ValueError, "did you mean 'fasterrcnn_resnet50_fpn'"),
+        ({"model": "retinanet_resnet50_fpn"}, ValueError, "no detector is called"),
+        ({"model": MOBILE, "weights": "COCO_V9"}, ValueError, "COCO_V1"),
+        ({"model": "demo", "weights": "DEFAULT"}, ValueError, 'use "demo" or a file'),
+        ({"weights": "gone.safetensors"}, FileNotFoundError, "no weights at gone.safetensors"),
+        ({"model": MOBILE}, ValueError, "lack 'backbone.body.0.0.weight'"),
+    ],
+)
+def test_bad_settings(settings: dict, error: type, says: str) -> None:
+    with pytest.raises(error, match=says):
+        RegionExtractor(RegionConfig(**{"model": "demo", "weights": "demo", **settings}))
+
+
+def test_weights_that_cannot_be_fetched_say_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    with pytest.raises(
+        FileNotFoundError, match=r"could not be fetched .*no route.*: download https://download\.pytorch"
+    ):
+        RegionExtractor(RegionConfig(model=MOBILE, weights="COCO_V1"))
+
+
+def test_a_published_file_is_known_by_its_name(tmp_path: Path) -> None:
+    model = models.get_model_builder(MOBILE)(weights=None, weights_backbone=None, num_classes=91)
+    name = models.get_model_weights(MOBILE)["COCO_V1"].url.rsplit("/", 1)[-1]
+    torch.save(model.state_dict(), tmp_path / name)
+    classes = RegionExtractor(RegionConfig(model=MOBILE, weights=str(tmp_path / name))).classes
+    assert (classes[0], classes[1], classes[90]) == ("__background__", "person", "toothbrush")
+
+
+def test_weights_of_another_shape_name_the_first_key(tmp_path: Path) -> None:
+    state = demo_detector(5).state_dict()
+    state["backbone.body.layer2.0.conv1.weight"] = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"'backbone.body.layer2.0.conv1.weight' is \(2, 2\) in the file"):
+        RegionExtractor(RegionConfig(model="demo", weights=str(tmp_path / "odd.pth")))
+
+
+def test_average_precision_equals_torchmetrics() -> None:
+    detection = pytest.importorskip("torchmetrics.detection")
+    rng = np.random.default_rng(11)
+    truth, found = [], []
+    for _ in range(25):
+        corner = rng.uniform(0, 200, (8, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(50, 90, (8, 2))], 1).astype(np.float32)
+        labels = rng.integers(1, 5, 8)
+        near = boxes[rng.integers(0, 8, 30)] + rng.normal(0, 6, (30, 4)).astype(np.float32)
+        guesses = np.where(rng.random(30) < 0.8, labels[rng.integers(0, 8, 30)], rng.integers(1, 5, 30))
+        truth.append(Boxes(boxes, labels))
+        found.append(Boxes(near, guesses, rng.permutation(30).astype(np.float32) / 30 + rng.random() / 50))
+    metric = detection.MeanAveragePrecision(iou_thresholds=[0.5], class_metrics=True)
+    as_tensors = [
+        [{k: torch.as_tensor(v) for k, v in vars(x).items() if v is not None} for x in y] for y in (found, truth)
+    ]
+    metric.update(*as_tensors)
+    theirs = metric.compute()
+    mine = average_precision(truth, found)
+    np.testing.assert_allclose([mine[int(c)] for c in theirs["classes"]], theirs["map_per_class"], atol=1e-6)
+    assert np.mean(list(mine.values())) == pytest.approx(float(theirs["map"]), abs=1e-6)
+    assert 0.05 < theirs["map"] < 0.95
+
+
+def test_shipped_detector_finds_what_is_in_scenes_it_never_saw() -> None:
+    detector, classes = build("demo", "demo")
+    assert classes == ("background", *CLASSES)
+    assert DEMO_WEIGHTS.stat().st_size < 12e6
+    truth, found = [], []
+    for index in range(1100, 1130):  # of the demo's test split
+        lesson = draw((2020, index))
+        pixels = np.array(Image.open(io.BytesIO(lesson.jpeg)))
+        with torch.inference_mode():
+            result = detector([torch.from_numpy(pixels).permute(2, 0, 1).float() / 255])[0]
+        truth.append(Boxes(lesson.boxes, lesson.labels))
+        found.append(Boxes(*(result[key].numpy() for key in ("boxes", "labels", "scores"))))
+    assert np.mean(list(average_precision(truth, found).values())) > 0.8
+
+
+class Always:
+    """A random generator that mirrors and leaves the light alone."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def uniform(self, *_: float) -> float:
+        return 1.0
+
+
+def test_mirrored_scene_keeps_its_boxes_on_its_things() -> None:
+    lesson = draw((7, 4))
+    pixels = np.array(Image.open(io.BytesIO(lesson.jpeg))) / 255
+    mirrored, target = read(lesson, sorted({*lesson.deeds}), sorted({*lesson.colours}), Always())
+    for (x1, y1, x2, y2), box in zip(lesson.boxes.astype(int), target["boxes"].int().tolist(), strict=True):
+        there = mirrored[:, box[1] : box[3], box[0] : box[2]].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(there[:, ::-1], pixels[y1:y2, x1:x2], atol=1e-5)
+
+
+def test_rare_things_are_shown_more_often() -> None:
+    lessons = [draw((7, index)) for index in range(40)]
+    for lesson, repeat in zip(lessons, repeat_factors(lessons), strict=True):
+        shares = [sum(label in other.labels for other in lessons) / 40 for label in lesson.labels]
+        assert repeat == pytest.approx(max(1, max((0.05 / share) ** 0.5 for share in shares)))
+
+
+def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Path) -> None:
+    config = TrainConfig(minutes=0.03, scenes=12, batch=2, processes=2)
+    model, run = train(config)
+    save(model, config, run, tmp_path / "new.safetensors")
+    loaded, classes = build("demo", str(tmp_path / "new.safetensors"))
+    assert run["steps"] >= 1
+    assert classes == ("background", *CLASSES)
+    for key, value in loaded.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, model.state_dict()[key], atol=1e-3, rtol=1e-3)

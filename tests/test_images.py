@@ -1,0 +1,89 @@
+"""Pictures of every mode, turned by EXIF, broken, or too large."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from extractors.images import load_image
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray:
+    """Smooth noise with a few rectangles, (h, w, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    pixels = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+    for _ in range(5):
+        y, x = int(rng.integers(0, height - 40)), int(rng.integers(0, width - 40))
+        pixels[y : y + 40, x : x + 30] = rng.integers(0, 256, 3)
+    return pixels
+
+
+def written(path: Path, image: Image.Image, **options) -> np.ndarray:
+    image.save(path, **options)
+    return load_image(path)
+
+
+def test_pictures_of_every_mode_become_upright_rgb(tmp_path: Path) -> None:
+    pixels = picture(2, 90, 120)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(written(tmp_path / "rgb.png", image), pixels)
+
+    grey = np.arange(0, 65536, 6, dtype=np.uint16)[:10900].reshape(100, 109)
+    deep = written(tmp_path / "deep.png", Image.fromarray(grey))
+    np.testing.assert_allclose(deep[..., 1], grey / 257, atol=1)
+
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.full((90, 120), 51, np.uint8)))  # a fifth of the picture on white
+    np.testing.assert_allclose(written(tmp_path / "clear.png", clear), 204 + pixels / 5, atol=1.5)
+
+    palette = image.quantize(16)
+    np.testing.assert_array_equal(written(tmp_path / "palette.png", palette), np.array(palette.convert("RGB")))
+    assert np.abs(written(tmp_path / "cmyk.jpg", image.convert("CMYK"), quality=95).astype(int) - pixels).mean() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture(tmp_path: Path, orientation: int) -> None:
+    image = Image.fromarray(picture(3, 60, 100))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = written(tmp_path / "turned.png", image, exif=exif)
+    # Orientation n means: the file is the upright picture changed by the inverse of this (EXIF 2.3, table 4.6.4.A).
+    way = {2: image.transpose(0), 3: image.rotate(180), 4: image.transpose(1), 5: image.transpose(5)}
+    way |= {1: image, 6: image.rotate(270, expand=True), 7: ImageOps.mirror(ImageOps.flip(image)).transpose(5)}
+    way[8] = image.rotate(90, expand=True)
+    np.testing.assert_array_equal(turned, np.array(way[orientation]))
+
+
+def jpeg(width: int = 64) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(1, 64, width)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (jpeg()[:700], "truncated"),
+        (b"", "cannot identify"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),
+        (jpeg(width=200), "200x64 is more than 9000 pixels"),
+    ],
+)
+def test_unusable_pictures_name_the_file_and_the_reason(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"bad\.jpg: .*{says}"):
+        load_image(path, max_pixels=9000)
+
+
+def test_a_missing_picture_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        load_image(tmp_path / "none.jpg")
+
+
+def test_a_strip_that_would_shrink_to_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"strip\.png: 900x2 is thinner than 1:50"):
+        written(tmp_path / "strip.png", Image.new("RGB", (900, 2)))

@@ -1,0 +1,99 @@
+"""Recall and ranks against slow loops, with ties, any number of captions, any order."""
+
+import numpy as np
+import pytest
+
+from tern import metrics
+from tern.metrics import labels, ranks, retrieval_metrics
+
+
+def scene(seed=0, images=23, ties=True):
+    """Vectors of few whole numbers, so that scores tie often; images have 1 to 7 captions; captions shuffled."""
+    draw = np.random.default_rng(seed)
+    ids = [f"{k}.jpg" for k in draw.permutation(1000)[:images]]
+    owners = draw.permutation([name for name in ids for _ in range(draw.integers(1, 8))]).tolist()
+    rows = (draw.integers(-1, 2, (k, 6)) if ties else draw.normal(size=(k, 6)) for k in (images, len(owners)))
+    seen, told = (row.astype(np.float32) for row in rows)
+    return seen, ids, told, owners
+
+
+def slow_rank(query, owner, gallery, owners):
+    """A sort by falling score, then by id: the place of the first row of the right image, its twins not counted."""
+    scores = [float(np.dot(query, row)) for row in gallery]
+    best = max(s for s, o in zip(scores, owners, strict=True) if o == owner)
+    return sum(s > best or (s == best and o < owner) for s, o in zip(scores, owners, strict=True))
+
+
+def slow_metrics(images, ids, captions, owners):
+    found = {
+        "i2t": [slow_rank(v, name, captions, owners) for v, name in zip(images, ids, strict=True) if name in owners],
+        "t2i": [slow_rank(v, name, images, ids) for v, name in zip(captions, owners, strict=True)],
+    }
+    result = {}
+    for way, rank in found.items():
+        for cut in (1, 5, 10):
+            result[f"{way}_r{cut}"] = 100 * sum(r < cut for r in rank) / len(rank)
+        result[f"{way}_medr"] = float(int(np.median(rank)) + 1)
+        result[f"{way}_meanr"] = sum(rank) / len(rank) + 1
+    return result | {"rsum": sum(v for k, v in result.items() if k[-2:] in ("r1", "r5", "10"))}
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_a_slow_loop(seed, ties):
+    data = scene(seed, ties=ties)
+    assert retrieval_metrics(*data) == pytest.approx(slow_metrics(*data))
+
+
+def test_small_blocks_give_the_same(monkeypatch):
+    data = scene(9)
+    whole = retrieval_metrics(*data)
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 1)
+    assert retrieval_metrics(*data) == whole
+
+
+def test_the_order_of_the_rows_does_not_matter_even_with_ties():
+    images, ids, captions, owners = scene(5)
+    i, c = (np.random.default_rng(1).permutation(n) for n in (len(ids), len(owners)))
+    mixed = retrieval_metrics(images[i], [ids[k] for k in i], captions[c], [owners[k] for k in c])
+    assert mixed == pytest.approx(retrieval_metrics(images, ids, captions, owners))
+
+
+def test_known_answers():
+    ids = [f"{k:03}" for k in range(100)]
+    perfect = retrieval_metrics(np.eye(100), ids, np.eye(100).repeat(5, 0), np.repeat(ids, 5).tolist())
+    assert perfect["rsum"] == 600
+    assert perfect["i2t_meanr"] == perfect["t2i_medr"] == 1
+    same = retrieval_metrics(np.ones((100, 2)), ids, np.ones((500, 2)), np.repeat(ids, 5).tolist())
+    assert (same["t2i_r1"], same["t2i_r10"], same["t2i_medr"]) == (1, 10, 50)  # chance, neither 100 nor 0
+    assert same["i2t_r10"] == 2  # 10 places, 5 captions an image
+
+
+def test_an_image_without_captions_is_no_query_but_still_a_rival():
+    images = np.array([[1.0, 0], [0.9, 0.9]])
+    found = retrieval_metrics(images, ["a", "b"], np.array([[0.7, 0.7]]), ["a"])
+    assert found["i2t_r1"] == 100
+    assert found["t2i_r1"] == 0
+
+
+def test_ranks_a_query():
+    images, ids, captions, owners = scene(2)
+    image_labels, caption_labels = labels(images, ids, captions, owners)
+    found = ranks(captions, caption_labels, images, image_labels)
+    assert found.tolist() == [slow_rank(v, name, images, ids) for v, name in zip(captions, owners, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("images", "ids", "captions", "owners", "says"),
+    [
+        ([[1.0], [np.nan]], ["a", "b"], [[1.0]], ["a"], "'b'.*not finite"),
+        ([[1.0], [1.0]], ["a", "b"], [[np.inf]], ["b"], "captions.*'b'"),
+        ([[1.0], [1.0]], ["a", "a"], [[1.0]], ["a"], "'a' stands 2 times"),
+        ([[1.0]], ["a"], [[1.0]], ["z"], "'z'.*not among"),
+        ([[1.0]], ["a", "b"], [[1.0]], ["a"], "1 vectors of images and 2 ids"),
+        (np.ones((0, 1)), [], [[1.0]], ["a"], "0 vectors"),
+    ],
+)
+def test_bad_input(images, ids, captions, owners, says):
+    with pytest.raises(ValueError, match=says):
+        retrieval_metrics(np.array(images), ids, np.array(captions), owners)

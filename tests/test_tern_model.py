@@ -1,0 +1,199 @@
+"""The network: what padding, batch mates and order may not change, and pooling against plain arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tern.batches import kept, pad, plan_epoch
+from tern.embed import embed_regions, embed_tokens
+from tern.model import GPO, Block, ModelConfig, Tern, geometry, pool
+
+SMALL = {"width": 16, "heads": 2, "text_layers": 1, "ff": 24, "embed_dim": 12}
+SHAPES = [{"pooling": how} for how in ("gpo", "mean", "max", "cls")] + [
+    {"pre_norm": False}, {"geometry": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0},
+]  # fmt: skip
+
+
+def model(**changes):
+    torch.manual_seed(0)
+    return Tern(ModelConfig(**(SMALL | changes)), region_dim=10, token_dim=6).eval()
+
+
+def photo(rows, seed):
+    draw = np.random.default_rng(seed)
+    corners = np.sort(draw.uniform(0, 100, (rows, 2, 2)), axis=1)  # (r, corner, xy)
+    return draw.normal(size=(rows, 10)).astype(np.float32), corners.reshape(rows, 4).astype(np.float32), (100, 120)
+
+
+def sentence(rows, seed):
+    return np.random.default_rng(seed).normal(size=(rows, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_a_vector_does_not_depend_on_batch_mates_and_is_of_length_one(changes):
+    tern = model(**changes)
+    photos = [photo(rows, seed) for seed, rows in enumerate((1, 9, 4, 30))]
+    told = [sentence(rows, seed) for seed, rows in enumerate((2, 17, 5, 60))]
+    together, alone = embed_regions(tern, photos), [embed_regions(tern, [one])[0] for one in photos]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(embed_tokens(tern, told), [embed_tokens(tern, [one])[0] for one in told], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_what_stands_in_the_padding_is_never_seen(changes):
+    tern, mask = model(**changes), torch.tensor([[True] * 3 + [False] * 4])
+    rows = torch.randn(1, 7, 6)
+    other = torch.where(mask[..., None], rows, torch.full_like(rows, 1e4))
+    torch.testing.assert_close(tern.embed_captions(rows, mask), tern.embed_captions(other, mask))
+
+
+@pytest.mark.parametrize("how", ["gpo", "mean", "max"])
+def test_regions_are_a_set(how):
+    tern = model(pooling=how)
+    features, boxes, size = photo(8, 0)
+    order = np.random.default_rng(0).permutation(8)
+    mixed = embed_regions(tern, [(features[order], boxes[order], size)])
+    np.testing.assert_allclose(mixed, embed_regions(tern, [(features, boxes, size)]), atol=1e-5)
+
+
+def test_place_matters_with_geometry_and_only_with_it():
+    features, boxes, size = photo(8, 0)
+    for how, same in (("add", False), ("none", True)):
+        pair = embed_regions(model(geometry=how), [(features, boxes, size), (features, boxes[::-1].copy(), size)])
+        assert np.allclose(*pair, atol=1e-6) is same
+
+
+def test_shared_layers_are_one_module_for_both():
+    tern = model()
+    for embed in (
+        lambda: tern.embed_images(
+            torch.randn(2, 3, 10), torch.rand(2, 3, 4), torch.ones(2, 2), torch.ones(2, 3).bool()
+        ),
+        lambda: tern.embed_captions(torch.randn(2, 3, 6), torch.ones(2, 3).bool()),
+    ):
+        tern.zero_grad()
+        embed().sum().backward()
+        assert tern.shared[0].qkv.weight.grad.abs().sum() > 0
+
+
+def test_every_parameter_is_used():
+    for changes in SHAPES:
+        tern = model(**changes)
+        seen = tern.embed_images(torch.randn(3, 4, 10), torch.rand(3, 4, 4), torch.ones(3, 2), torch.ones(3, 4).bool())
+        (seen @ tern.embed_captions(torch.randn(3, 4, 6), torch.ones(3, 4).bool()).T)[0].prod().backward()
+        unused = [name for name, p in tern.named_parameters() if p.grad is None]
+        assert not unused, f"{changes}: {unused}"
+
+
+def test_a_layer_equals_the_one_of_torch():
+    config = ModelConfig(**SMALL, dropout=0)
+    ours = Block(config).eval()
+    theirs = torch.nn.TransformerEncoderLayer(16, 2, 24, 0, "gelu", batch_first=True, norm_first=True).eval()
+    names = {
+        "self_attn.in_proj_weight": "qkv.weight", "self_attn.in_proj_bias": "qkv.bias",
+        "self_attn.out_proj.weight": "out.weight", "self_attn.out_proj.bias": "out.bias",
+        "linear1.weight": "feed.0.weight", "linear1.bias": "feed.0.bias",
+        "linear2.weight": "feed.2.weight", "linear2.bias": "feed.2.bias",
+    }  # fmt: skip
+    state = ours.state_dict()
+    theirs.load_state_dict({name: state[names.get(name, name)] for name in theirs.state_dict()})
+    x, mask = torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True, True, True, False, False]])
+    expected = theirs(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, mask)[mask], expected[mask], atol=1e-5, rtol=1e-5)
+
+
+def test_pooling_by_plain_arithmetic():
+    x, lengths = torch.randn(3, 6, 4), [6, 1, 3]
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+    real = [x[i, :n] for i, n in enumerate(lengths)]
+    torch.testing.assert_close(pool(x, mask, "mean"), torch.stack([rows.mean(0) for rows in real]))
+    torch.testing.assert_close(pool(x, mask, "max"), torch.stack([rows.amax(0) for rows in real]))
+    torch.testing.assert_close(pool(x, mask, "cls"), x[:, 0])
+
+
+def test_gpo_is_a_weighted_sum_of_sorted_values_and_reaches_mean_and_max():
+    x, lengths = torch.randn(3, 6, 4), torch.tensor([6, 2, 3])
+    mask = torch.arange(6) < lengths[:, None]
+    gpo = GPO()
+    for i, n in enumerate(lengths.tolist()):
+        weights = gpo.weights(torch.tensor([n]), n)[0]
+        assert weights.sum().item() == pytest.approx(1)
+        expected = (weights[:, None] * x[i, :n].sort(dim=0, descending=True).values).sum(0)
+        torch.testing.assert_close(gpo(x, mask)[i], expected)
+    torch.nn.init.zeros_(gpo.score.weight)
+    torch.testing.assert_close(gpo(x, mask), pool(x, mask, "mean"))
+    gpo.weights = lambda lengths, n: torch.eye(n)[:1].expand(len(lengths), -1)
+    torch.testing.assert_close(gpo(x, mask), pool(x, mask, "max"))
+
+
+def test_geometry_is_fractions_of_the_picture():
+    found = geometry(torch.tensor([[[20.0, 10.0, 60.0, 40.0]]]), torch.tensor([[200.0, 50.0]]))
+    torch.testing.assert_close(found[0, 0], torch.tensor([0.1, 0.2, 0.3, 0.8, 0.12]))
+
+
+def test_scale_of_the_extractor_does_not_matter():
+    features, boxes, size = photo(5, 0)
+    pair = embed_regions(model(), [(features, boxes, size), (100 * features, boxes, size)])
+    np.testing.assert_allclose(*pair, atol=2e-3)
+
+
+def test_nothing_at_all_still_gives_a_finite_vector():
+    none = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9))
+    for how in ("gpo", "mean", "max", "cls"):
+        assert np.isfinite(embed_regions(model(pooling=how), [none, photo(3, 0)])).all()
+
+
+def test_padding_puts_every_row_in_its_place():
+    lengths, rows = np.array([2, 0, 3]), np.arange(10, dtype=np.float16).reshape(5, 2)
+    out, mask = pad(rows, lengths)
+    assert mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
+    assert out.tolist() == [[[0, 1], [2, 3], [0, 0]], [[0, 0]] * 3, [[4, 5], [6, 7], [8, 9]]]
+
+
+def test_dropped_rows_are_as_many_as_asked_and_never_the_first():
+    lengths = np.array([1, 400, 0, 600])
+    keep = kept(lengths, 0.25, np.random.default_rng(0))
+    assert keep[[0, 1, 401]].all()
+    assert keep.mean() == pytest.approx(0.75, abs=0.05)
+
+
+def test_an_epoch_holds_every_image_once_and_captions_take_turns():
+    captions_of = {f"i{k}": [f"i{k}#{c}" for c in range(k % 7)] for k in range(50)}
+    told = []
+    for epoch in range(3):
+        plans = plan_epoch(captions_of, images=16, captions=2, seed=5, epoch=epoch)
+        images = [name for plan in plans for name in plan.images]
+        assert sorted(images) == sorted(name for name, own in captions_of.items() if own)
+        assert max(len(p.images) for p in plans) - min(len(p.images) for p in plans) <= 1 <= 16 - 14
+        for plan in plans:
+            assert [plan.images[o] for o in plan.owners] == [name.split("#")[0] for name in plan.captions]
+            assert len(set(plan.captions)) == len(plan.captions)
+            told += plan.captions
+    full = captions_of["i6"]
+    assert set(full) == {name for name in told if name.startswith("i6#")}  # 3 epochs x 2 = all 6
+    again, other = (plan_epoch(captions_of, 16, 2, seed, 2) for seed in (5, 6))
+    assert plans == again != other
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"width": 30, "heads": 4}, "multiple of heads"), ({"pooling": "sum"}, "pooling"), ({"depth": 3}, "depth")],
+)
+def test_a_model_that_cannot_be_is_refused(changes, says):
+    with pytest.raises(ValidationError, match=says):
+        ModelConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: embed_tokens(model(), [sentence(3, 0), np.zeros((3, 7))]), r"\(3, 7\).*\(n, 6\)"),
+        (lambda: embed_tokens(model(), []), "no wordpiece"),
+        (lambda: plan_epoch({"a": ["a#0"], "b": []}, 8, 1, 0, 0), "1 images have captions"),
+    ],
+)
+def test_bad_input(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()

@@ -1,0 +1,198 @@
+"""Training on a small world drawn from a seed: it learns, and a run that was killed ends like one that was not."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from data.records import Caption, Dataset, Image
+from data.shards import Item, commit, open_folder, plan_shards, write_shard
+from data.store import Store
+from tern import embed
+from tern.optim import rate
+from tern.train import TrainConfig, fingerprint, train
+
+CONFIG = {
+    "epochs": 5, "batch_images": 16, "captions_per_image": 2, "lr": 3e-3, "region_drop": 0.2,
+    "model": {"input_dropout": 0.1, "width": 32, "heads": 2, "ff": 48, "embed_dim": 24},
+}  # fmt: skip
+THINGS = 12
+
+
+class Killed(Exception):
+    """Stands for the process's end."""
+
+
+def build(root, kind, rows, recipe=None):
+    folder = open_folder(root, kind, {"made by": "test", "kind": kind} | (recipe or {}))
+    plans = plan_shards(folder, [Item(name, f"{len(name):064}") for name in rows], 40)
+    commit(folder, [write_shard(folder, plan, [rows[item.id] for item in plan.items]) for plan in plans])
+    return Store(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """100 images of 2 to 5 things out of 12; a caption names all its things, in any order, with noise and filler."""
+    root, draw = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    looks, words = draw.normal(size=(THINGS, 20)), draw.normal(size=(THINGS + 3, 14))
+    images, captions, regions, tokens = [], [], {}, {}
+    for k in range(100):
+        name, here = f"{k}.jpg", draw.choice(THINGS, draw.integers(2, 6), replace=False)
+        images.append(Image(name, root / name, "train" if k < 60 else "val" if k < 80 else "test"))
+        corners = np.sort(draw.uniform(0, 64, (len(here), 2, 2)), axis=1).reshape(-1, 4)
+        regions[name] = {
+            "features": looks[here] + 0.3 * draw.normal(size=(len(here), 20)), "boxes": corners,
+            "class_ids": here, "scores": np.ones(len(here)), "size": np.array([64, 64]),
+        }  # fmt: skip
+        for c in range(1 + k % 4):
+            said = draw.permutation(np.concatenate([here, THINGS + draw.integers(0, 3, 3)]))
+            captions.append(Caption(f"{name}#{c}", name, "words"))
+            noise = 0.3 * draw.normal(size=(len(said), 14))
+            tokens[f"{name}#{c}"] = {"features": words[said] + noise, "token_ids": said}
+    dataset = Dataset("world", root, tuple(images), tuple(captions))
+    return build(root, "regions", regions), build(root, "tokens", tokens), dataset
+
+
+@pytest.fixture(scope="module")
+def straight(world, tmp_path_factory):
+    rows = []
+    return train(TrainConfig(**CONFIG), *world, tmp_path_factory.mktemp("run"), rows.append), rows
+
+
+def test_it_learns(world, tmp_path):
+    rows = []
+    model = embed.load(train(TrainConfig(**(CONFIG | {"epochs": 20})), *world, tmp_path, rows.append))
+    regions, tokens, dataset = world
+    found = embed.validate(model, regions, tokens, dataset.split("test"))
+    # chance is about 25 / 100 at R@5 both ways on 20 images
+    assert found["t2i_r5"] > 80
+    assert found["i2t_r5"] > 80
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5])
+@pytest.mark.parametrize("extra", [{}, {"loss": {"name": "hinge"}, "ema": 0.0}])
+def test_killed_after_an_epoch_and_started_again_it_ends_the_same(world, tmp_path, straight, epoch, extra):
+    config = TrainConfig(**(CONFIG | extra))
+    whole = train(config, *world, tmp_path / "whole") if extra else straight[0]
+
+    def kill(row):
+        if row["epoch"] == epoch:
+            raise Killed
+
+    broken, rows = tmp_path / "broken", []
+    with pytest.raises(Killed):
+        train(config, *world, broken, kill)
+    assert not (broken / "model.json").exists()
+    train(config, *world, broken, rows.append)
+    assert [row["epoch"] for row in rows] == list(range(epoch + 1, 6))
+    for name in ("best.safetensors", "history.csv", "model.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.pt", "history.csv"])
+def test_killed_while_a_file_is_written_it_ends_the_same(world, tmp_path, straight, monkeypatch, name):
+    from data import files
+
+    real, seen = files.os.replace, []
+
+    def replace(source, target):
+        seen.append(str(target).endswith(name))
+        if sum(seen) == 2 and seen[-1]:
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with pytest.raises(Killed):
+        train(TrainConfig(**CONFIG), *world, tmp_path)
+    monkeypatch.undo()
+    train(TrainConfig(**CONFIG), *world, tmp_path)
+    for part in ("best.safetensors", "history.csv", "model.json"):
+        assert (tmp_path / part).read_bytes() == (straight[0] / part).read_bytes()
+
+
+def test_a_finished_run_is_returned_untouched(world, straight):
+    folder, _ = straight
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert train(TrainConfig(**CONFIG), *world, folder, lambda row: pytest.fail("it trained")) == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_the_best_epoch_is_the_one_kept(world, straight):
+    folder, rows = straight
+    card = json.loads((folder / "model.json").read_text())
+    assert card["metrics"]["rsum"] == max(row["rsum"] for row in rows)
+    regions, tokens, dataset = world
+    again = embed.validate(embed.load(folder), regions, tokens, dataset.split("val"))
+    assert again == pytest.approx(card["metrics"])
+    assert card["parameters"] == sum(array.size for array in load_file(folder / "best.safetensors").values())
+    with open(folder / "history.csv", newline="") as file:
+        assert [float(row["rsum"]) for row in csv.DictReader(file)] == [row["rsum"] for row in rows]
+
+
+def test_the_callers_random_numbers_are_left_alone(world, tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(TrainConfig(**(CONFIG | {"epochs": 1})), *world, tmp_path)
+    torch.testing.assert_close(torch.rand(2), expected)
+
+
+def test_fresh_rows_and_stored_rows_give_one_vector(world, straight):
+    regions, tokens, dataset = world
+    model, part = embed.load(straight[0]), dataset.split("test")
+    names = [caption.id for caption in part.captions]
+    stored = dict(
+        zip(names, np.concatenate([v for _, v in embed.embed_captions(model, tokens, names, 7)]), strict=True)
+    )
+    for name in names[:5]:
+        fresh = embed.embed_tokens(model, [tokens.read("features", [name])])[0]
+        np.testing.assert_allclose(fresh, stored[name], atol=1e-5)
+    ids = [image.id for image in part.images]
+    seen = np.concatenate([v for _, v in embed.embed_images(model, regions, ids, 6)])
+    photos = [
+        (regions.read("features", [i]), regions.read("boxes", [i]), tuple(regions.read("size", [i])[0])) for i in ids
+    ]
+    np.testing.assert_allclose(embed.embed_regions(model, photos), seen, atol=1e-5)
+
+
+def test_the_name_of_a_run_follows_what_it_depends_on(world):
+    regions, tokens, dataset = world
+    name = fingerprint(TrainConfig(**CONFIG), *world)
+    assert name == fingerprint(TrainConfig(**CONFIG), *world)
+    assert name != fingerprint(TrainConfig(**(CONFIG | {"lr": 1e-4})), *world)
+    fewer = Dataset("world", dataset.root, dataset.images, dataset.captions[:100] + dataset.captions[101:])
+    assert name != fingerprint(TrainConfig(**CONFIG), regions, tokens, fewer)
+    more_tests = Dataset(
+        "world", dataset.root, (*dataset.images, Image("new.jpg", dataset.images[0].path, "test")), dataset.captions
+    )
+    assert name == fingerprint(TrainConfig(**CONFIG), regions, tokens, more_tests)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_images(world, tmp_path):
+    config = TrainConfig(**(CONFIG | {"lr": 1e30}))
+    with pytest.raises(ValueError, match=r"(?s)loss is (nan|inf).*epoch 1, step 2.*\.jpg"):
+        train(config, *world, tmp_path)
+
+
+def test_a_folder_of_another_run_is_refused(world, straight, tmp_path):
+    other = TrainConfig(**(CONFIG | {"seed": 1}))
+    with pytest.raises(ValueError, match="other settings or data"):
+        train(other, *world, straight[0])
+
+
+def test_loading_an_unfinished_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        embed.load(tmp_path)
+
+
+def test_the_rate_rises_then_falls_to_nothing():
+    rates = [rate(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1)
+    assert rates[-1] < 1e-3
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5, abs=0.01)

@@ -1,0 +1,124 @@
+"""Token features: layers, order, batches, truncation, and the pinned MiniLM."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from extractors.text import MINILM_PACKAGE, TextConfig, TextExtractor, check_sha256
+
+LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), "dog", "dogs", "two"]
+TEXTS = ["two dogs", "", "a dog and two dogs run by the lake", "dog", "x y z", "two dogs and a dog see dogs"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of four layers with random weights, as save_pretrained writes it."""
+    path = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(path)
+    (path / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=512).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 0, 1, 4])
+def test_layer_is_the_hidden_state_of_the_whole_model(folder: Path, layer: int) -> None:
+    extractor = TextExtractor(TextConfig(model=str(folder), layer=layer))
+    whole = BertModel.from_pretrained(folder).eval()
+    for text, tokens in zip(TEXTS, extractor(TEXTS), strict=True):
+        words = re.findall(r"\w+", text)
+        pieces = [p for w in words for p in ([w] if w in WORDS else [w[0], *(f"##{x}" for x in w[1:])])]
+        ids = [WORDS.index(p) for p in ["[CLS]", *pieces, "[SEP]"]]
+        with torch.inference_mode():
+            states = whole(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        assert tokens.token_ids.tolist() == ids
+        np.testing.assert_allclose(tokens.features, states[layer][0].numpy(), atol=2e-3)
+    assert tokens.features.dtype == np.float16
+    assert tokens.token_ids.dtype == np.int32
+    assert extractor.dim == tokens.features.shape[1] == 32
+
+
+def test_only_the_layers_needed_are_kept(folder: Path) -> None:
+    def count(layer: int) -> int:
+        return len(TextExtractor(TextConfig(model=str(folder), layer=layer))._model.encoder.layer)
+
+    assert [count(layer) for layer in (-1, -2, 1, 0)] == [4, 3, 1, 0]
+
+
+def test_a_sentence_does_not_depend_on_its_batch(folder: Path) -> None:
+    alone = TextExtractor(TextConfig(model=str(folder), batch_size=1))(TEXTS)
+    together = TextExtractor(TextConfig(model=str(folder), batch_size=4))(TEXTS[::-1])[::-1]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.token_ids, other.token_ids)
+        np.testing.assert_allclose(one.features, other.features, atol=1e-3)
+
+
+def test_bfloat16_is_near_and_has_its_own_recipe(folder: Path) -> None:
+    exact, quick = (TextExtractor(TextConfig(model=str(folder), dtype=d)) for d in ("float32", "bfloat16"))
+    for one, other in zip(exact(TEXTS), quick(TEXTS), strict=True):
+        assert other.features.dtype == np.float16
+        np.testing.assert_allclose(one.features, other.features, atol=0.06)
+    assert exact.fingerprint != quick.fingerprint
+
+
+def test_long_sentences_are_cut_and_counted(folder: Path) -> None:
+    extractor = TextExtractor(TextConfig(model=str(folder), max_tokens=6))
+    exact, cut, short = extractor(["dog dog dog dog", "dog dog dog dog two", "dog"])
+    assert exact.token_ids.tolist() == cut.token_ids.tolist()  # [CLS], four words, [SEP]
+    assert len(short.token_ids) == 3
+    assert extractor.truncated == 1
+    assert extractor([]) == []
+
+
+def test_fingerprint_follows_what_decides_the_numbers(folder: Path) -> None:
+    def fingerprint(**settings) -> dict:
+        return TextExtractor(TextConfig(model=str(folder), **settings)).fingerprint
+
+    plain = fingerprint()
+    assert plain == fingerprint(batch_size=3, layer=4)
+    assert str(folder) not in str(plain)
+    assert plain["weights_sha256"] != fingerprint(layer=2)["weights_sha256"]
+    assert plain != fingerprint(max_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"layer": 5}, ValueError, "hidden states -5 to 4"),
+        ({"layer": -6}, ValueError, "hidden states -5 to 4"),
+        ({"max_tokens": 600}, ValueError, "600 is more than the 512"),
+        ({"model": "no/such/folder/at-all"}, FileNotFoundError, "no/such/folder/at-all"),
+    ],
+)
+def test_bad_settings(folder: Path, settings: dict, error: type, says: str) -> None:
+    with pytest.raises(error, match=says):
+        TextExtractor(TextConfig(**{"model": str(folder), **settings}))
+
+
+def test_pinned_hash_refuses_other_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"abc")
+    # The digest of "abc" is the first example of FIPS 180-2.
+    check_sha256(file, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    with pytest.raises(ValueError, match=r"model\.safetensors has sha256 ba78"):
+        check_sha256(file, "0" * 64)
+
+
+@pytest.mark.skipif(importlib.util.find_spec(MINILM_PACKAGE) is None, reason="the extra demo is not installed")
+def test_minilm_knows_what_sentences_mean() -> None:
+    extractor = TextExtractor(TextConfig(model="minilm"))
+    texts = ["two dogs run along the street", "a pair of dogs racing down a road", "interest rates fell in March"]
+    means = np.stack([t.features.astype(np.float32).mean(0) for t in extractor(texts)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    assert extractor.dim == 384
+    assert means[0] @ means[1] > 0.7
+    assert means[0] @ means[2] < 0.3
