@@ -139,9 +139,10 @@ class RegionExtractor:
 def select(boxes: Tensor, scores: Tensor, limit: int, iou: float, min_score: float = 0.0) -> Tensor:
     """Indices of at most `limit` boxes, best score first: class-agnostic NMS, then the top scores.
 
-    With a `min_score` that is all: as many rows as there are things. Without one, where too few survive, the overlap
-    allowed is raised by 0.1 until there are enough (0.3 to 0.9 in airsplay/py-bottom-up-attention,
-    demo/detectron2_mscoco_proposal_maxnms.py), so that fixed-size stores fill up with the least redundant boxes. boxes (n, 4), scores (n,); returns (up to limit,) int64.
+    With a `min_score` that is all: as many rows as there are things. Without one, where too few survive, the
+    overlap allowed is raised by 0.1 until there are enough (0.3 to 0.9 in airsplay/py-bottom-up-attention,
+    demo/detectron2_mscoco_proposal_maxnms.py), so that fixed-size stores fill up with the least redundant boxes.
+    boxes (n, 4), scores (n,); returns (up to limit,) int64.
     """
     wanted = min(limit, len(boxes)) if min_score == 0 else 0
     kept = nms(boxes, scores, iou)
