@@ -138,9 +138,15 @@ def _from_torchvision(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, 
         raise ValueError(f"{model} has no weights {weights!r}: use {', '.join(names)} or a .safetensors or .pth file")
     entry = known[weights]
     try:
-        return models.get_model_builder(model)(weights=entry), tuple(entry.meta["categories"])
+        # Not by the builder: it unpickles what it finds in the cache, without a look at the hash.
+        state = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:  # torch.hub could not download
         raise FileNotFoundError(
             f"{model} {weights} is not on this machine and could not be fetched ({error}): download {entry.url} "
             "elsewhere and give the file as weights"
         ) from error
+    classes = tuple(entry.meta["categories"])
+    detector = models.get_model_builder(model)(weights=None, weights_backbone=None, num_classes=len(classes))
+    _adopt_release(model, Path(entry.url), detector)
+    fit_state(detector, state, f"{model} {weights}")
+    return detector, classes

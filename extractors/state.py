@@ -19,18 +19,25 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth or .pt file")
+    try:
+        state, classes = _read(path)
+    except Exception as error:  # a damaged file raises whatever its reader trips over
+        raise ValueError(f"weights {path} cannot be read ({error}): fetch or save them again") from error
+    wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise ValueError(f"{path} is not a state dict: {wrong[0]!r} is no tensor; save model.state_dict()")
+    return state, classes
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             classes = json.loads((file.metadata() or {}).get("classes", "[]"))
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
-    if path.suffix not in (".pth", ".pt"):
-        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth or .pt file")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("model", state)
-    wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise ValueError(f"{path} is not a state dict: {wrong[0]!r} is no tensor; save model.state_dict()")
-    return state, ()
+    return dict(state.get("model", state)), ()
 
 
 def fit_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -48,15 +49,11 @@ class Tokens:
 
 
 class TextExtractor:
-    """A tokenizer and the layers of a BERT up to the one wanted.
-
-    `truncated` counts the sentences cut to `max_tokens` since this object was made.
-    """
+    """A tokenizer and the layers of a BERT up to the one wanted."""
 
     def __init__(self, config: TextConfig) -> None:
         """Raises FileNotFoundError for a model that is nowhere, ValueError for a layer or length it lacks."""
         self.config = config
-        self.truncated = 0
         folder = _resolve(config.model)
         local = Path(folder).is_dir()
         try:
@@ -67,17 +64,19 @@ class TextExtractor:
                 f"no BERT at {config.model!r}: it is no folder with config.json, tokenizer and model.safetensors, "
                 f"nor to be had from the model hub ({str(error).splitlines()[0]})"
             ) from error
-        if config.max_tokens > self._tokenizer.model_max_length:
+        # A folder's tokenizer may name no limit; the model's positions always end somewhere.
+        longest = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings)
+        if config.max_tokens > longest:
             raise ValueError(
-                f"max_tokens {config.max_tokens} is more than the {self._tokenizer.model_max_length} that "
-                f"{config.model!r} reads: lower it"
+                f"max_tokens {config.max_tokens} is more than the {longest} that {config.model!r} reads: lower it"
             )
         self.dim: int = self._model.config.hidden_size
 
     @property
     def fingerprint(self) -> dict:
-        """What decides the numbers, for the recipe: layer, length, hashes of the weights used and vocabulary."""
-        vocabulary = json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()
+        """What decides the numbers, for the recipe: layer, length, hashes of the weights used and the tokenizer."""
+        tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())  # vocabulary, normaliser, templates
+        rules = json.dumps(tokenizer | {"truncation": None, "padding": None}, sort_keys=True).encode()
         return {
             "extractor": "text",
             "version": VERSION,
@@ -85,7 +84,7 @@ class TextExtractor:
             "max_tokens": self.config.max_tokens,
             "dtype": self.config.dtype,
             "weights_sha256": state_sha256(self._model),
-            "vocabulary_sha256": hashlib.sha256(vocabulary).hexdigest(),
+            "tokenizer_sha256": hashlib.sha256(rules).hexdigest(),
         }
 
     @torch.inference_mode()
@@ -105,13 +104,7 @@ class TextExtractor:
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        limit = self.config.max_tokens
-        ids = self._tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
-        full = [text for text, row in zip(texts, ids, strict=True) if len(row) == limit]
-        if full:
-            whole = self._tokenizer(full, truncation=False, padding=False, verbose=False)["input_ids"]
-            self.truncated += sum(len(row) > limit for row in whole)
-        return ids
+        return self._tokenizer(texts, truncation=True, max_length=self.config.max_tokens, padding=False)["input_ids"]
 
     def _batch(self, ids: list[list[int]]) -> list[Tokens]:
         lengths = torch.tensor([len(row) for row in ids])
@@ -135,13 +128,25 @@ def _load(folder: str, layer: int, local: bool) -> PreTrainedModel:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # one bar a load would tear the pipeline's own
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=local, use_safetensors=True, dtype=torch.float32)
+        model, about = AutoModel.from_pretrained(
+            folder, local_files_only=local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {folder} are damaged ({error}): fetch them again") from error
     finally:
         if bars:
             logging.enable_progress_bar()
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # never asked; a checkpoint without one would give random weights and so a random hash
+    missing = sorted(key for key in about["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"the weights in {folder} lack {missing[0]!r}: they are of another model")
     wanted = layer if layer >= 0 else layers + 1 + layer
     if wanted < layers:
-        stack = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers)
+        lists = (m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers)
+        stack = next(lists, None)
+        if stack is None:
+            raise ValueError(f"{folder} keeps no list of {layers} layers: only layer -1 can be had of it")
         del stack[wanted:]
     model.config.num_hidden_layers = wanted
     return model

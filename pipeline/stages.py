@@ -164,12 +164,7 @@ def train(
     workspace: Path,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder.
-
-    Raises ValueError if the validation split has no captions: no epoch could be chosen.
-    """
-    if not dataset.split("val").captions:
-        raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some.")
+    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder."""
     region_store, token_store = Store(regions), Store(tokens)
     name = fingerprint(config, region_store, token_store, dataset)
     return train_tern(config, region_store, token_store, dataset, workspace / "models" / f"tern-{name}", on_epoch)

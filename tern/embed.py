@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from data.files import read_json
@@ -38,7 +39,7 @@ def load(folder: Path, device: str = "cpu") -> Tern:
     model = Tern(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"])
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"{Path(folder) / WEIGHTS} does not fit {card}: {error}; delete the folder, train again"
         ) from error

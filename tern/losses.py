@@ -30,7 +30,7 @@ class LossConfig(BaseModel):
     reduction: Literal["mean", "sum", "nonzero"] = "mean"
     """over positive pairs (hinge), anchors (infonce), or what the library's loss yields; `nonzero`
     is the mean over those above zero"""
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.07, ge=0.01, le=1)
     """infonce: what cosines are divided by, at the start"""
     learn_temperature: bool = True
     """infonce: whether the temperature is a parameter, held within 0.01 to 1"""
@@ -86,8 +86,11 @@ class InfoNCE(nn.Module):
 
     def forward(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar"""
-        # 100 as CLIP has it: beyond that a few pairs take all of the gradient
-        scale = self.log_scale.clamp(0, math.log(100)).exp()
+        with torch.no_grad():
+            # 100 as CLIP has it: beyond that a few pairs take all of the gradient. The parameter itself is held: a
+            # clamp in the graph would leave it without a gradient for good.
+            self.log_scale.clamp_(0, math.log(100))
+        scale = self.log_scale.exp()
         scores = scale * images @ captions.T  # (m, n)
         positive = (image_ids[:, None] == caption_ids[None, :]).to(scores.dtype)  # (m, n)
         return self.one_way(scores, positive) + self.one_way(scores.T, positive.T)

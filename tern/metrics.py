@@ -3,9 +3,10 @@
 The protocol is the field's (VSE++, TERN): from an image, the rank of its best caption among all
 captions; from a caption, the rank of its image among all images. Ranks start at 0 inside this file.
 
-Ties: the rank of a query is the number of gallery rows of other images that score strictly higher,
-plus those that score the same and whose image id is smaller. So the result does not depend on the
-order of the rows, and vectors that are all alike score like chance, neither 100 nor 0.
+Ties: the rank of a query is the number of gallery rows of other images that score higher, plus those
+that score the same and whose image id is smaller. So the result does not depend on the order of the
+rows, and vectors that are all alike score like chance, neither 100 nor 0. Scores closer than TIE are
+the same: a matrix product adds equal rows in different orders, and their scores differ in the last bits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 CUTS = (1, 5, 10)
+TIE = 1e-6  # of a cosine
 BLOCK_BYTES = 64 * 2**20  # of one block of scores; memory does not grow with queries times gallery
 
 
@@ -89,6 +91,7 @@ def ranks(queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, ga
         scores = queries[part].astype(np.float32) @ gallery.T.astype(np.float32)  # (s, g)
         own = query_labels[part, None]  # (s, 1)
         best = np.where(gallery_labels == own, scores, -np.inf).max(axis=1, keepdims=True)  # (s, 1)
-        ahead = (scores > best) | ((scores == best) & (gallery_labels < own))  # (s, g)
+        lead = scores - best  # (s, g)
+        ahead = (lead > TIE) | ((lead >= -TIE) & (gallery_labels < own))  # (s, g)
         found[part] = ahead.sum(axis=1)
     return found

@@ -30,6 +30,7 @@ from tern.losses import LossConfig, build_loss
 from tern.model import ModelConfig, Tern
 from tern.optim import average, groups, rate
 
+VERSION = 1  # to be raised when equal settings give other weights: runs are named by it
 LAST = "last.pt"
 HISTORY = "history.csv"
 
@@ -79,7 +80,7 @@ def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dat
         part = dataset.split(split)
         images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
         parts.append([split, regions.content(images), tokens.content(captions), sorted(part.owner.items())])
-    return digest([config.model_dump(mode="json"), parts])
+    return digest([VERSION, config.model_dump(mode="json"), parts])
 
 
 def train(
@@ -104,9 +105,11 @@ def train(
     Returns: the folder, with `model.json` in it
 
     Raises:
-        ValueError: an item missing from a store, a folder that holds another run, a loss that does
+        ValueError: `val` without captions, an item missing from a store, a folder of another run, a loss that does
             not fit, or a loss that is no longer finite (naming the images of the batch)
     """
+    if not dataset.split("val").captions:
+        raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some")
     folder, key = Path(folder), fingerprint(config, regions, tokens, dataset)
     if (folder / CARD).is_file():
         same_run(read_json(folder / CARD)["fingerprint"], key, folder)

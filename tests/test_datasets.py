@@ -88,13 +88,20 @@ def test_missing_files_say_which_setting_to_mend(photos):
         load_dataset(config.model_copy(update={"annotations": photos / "none"}))
 
 
-CSV = 'image,caption,split\na.jpg,"a dog, running",train\na.jpg,two dogs,train\nb.c.jpg,,test\nb.c.jpg,a cat,val\n'
+CSV = """image,caption,split
+a.jpg,"a dog, running",train
+a.jpg,two dogs,train
+b.c.jpg,,test
+./b.c.jpg,a cat,test
+b.c.jpg,a cow,val
+"""
 JSONL = "\n".join(
     [
         json.dumps({"image": "a.jpg", "captions": ["a dog, running", "two dogs"], "split": "train"}),
         json.dumps({"image": "b.c.jpg", "caption": "", "split": "test"}),
         "{broken",
-        json.dumps({"image": "b.c.jpg", "caption": "a cat", "split": "val"}),
+        json.dumps({"image": "./b.c.jpg", "caption": "a cat", "split": "test"}),
+        json.dumps({"image": "b.c.jpg", "caption": "a cow", "split": "val"}),
     ]
 )
 
@@ -113,6 +120,19 @@ def test_a_folder_with_a_captions_file(photos, name, text):
     assert "leaves" in reasons["link.jpg"]
     assert ("line 3" in reasons) == name.endswith("jsonl")
     assert found.captions_of["é f.jpg"] == (), "a photograph without a caption can still be searched for"
+
+
+def test_a_caption_with_an_unquoted_comma_is_refused_and_not_cut(photos):
+    path = photos.parent / "c.csv"
+    path.write_text("image,caption\na.jpg,two dogs, one cat\na.jpg,a cow\n")
+    found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
+    assert [c.text for c in found.captions_of["a.jpg"]] == ["a cow"]
+    assert [r.reason for r in found.refused if r.name == "a.jpg at line 2"] == [
+        "the row has more fields than the first line names; put captions with commas into quotes"
+    ]
+    path.write_bytes("image,caption\na.jpg,café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"c\.csv cannot be read: .*Save it as UTF-8"):
+        load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
 
 
 def test_a_captions_file_without_its_columns_is_an_error(photos):

@@ -1,6 +1,7 @@
 """Pictures of every mode, turned by EXIF, broken, or too large."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,18 @@ def test_exif_turns_the_picture(tmp_path: Path, orientation: int) -> None:
     way |= {1: image, 6: image.rotate(270, expand=True), 7: ImageOps.mirror(ImageOps.flip(image)).transpose(5)}
     way[8] = image.rotate(90, expand=True)
     np.testing.assert_array_equal(turned, np.array(way[orientation]))
+
+
+def test_a_flipped_byte_in_the_exif_never_ends_a_run(tmp_path: Path) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8827] = 6, "a camera", 400
+    Image.fromarray(picture(3, 60, 100)).save(buffer, "JPEG", exif=exif)
+    sound, path = buffer.getvalue(), tmp_path / "odd.jpg"
+    for place in range(20, 110):
+        for value in (0, 7, 255):
+            path.write_bytes(sound[:place] + bytes([value]) + sound[place + 1 :])
+            with suppress(ValueError):  # set aside, by any other error the run would end
+                assert load_image(path).shape in ((100, 60, 3), (60, 100, 3))
 
 
 def jpeg(width: int = 64) -> bytes:

@@ -59,6 +59,19 @@ def test_the_order_of_the_rows_does_not_matter_even_with_ties():
     assert mixed == pytest.approx(retrieval_metrics(images, ids, captions, owners))
 
 
+def test_equal_rows_are_ties_whatever_order_a_product_adds_in():
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.normal(size=(50, 512)), 2, axis=0)
+    images = (images / np.linalg.norm(images, axis=1, keepdims=True)).astype("float16").astype("float32")
+    noisy = images + 0.06 * rng.normal(size=images.shape).astype("float32")
+    ids = [f"i{k:03d}" for k in range(100)]
+    plain = retrieval_metrics(images, ids, noisy, ids)
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(100)
+        other = retrieval_metrics(images[order], [ids[k] for k in order], noisy, ids)
+        assert other == pytest.approx(plain)
+
+
 def test_known_answers():
     ids = [f"{k:03}" for k in range(100)]
     perfect = retrieval_metrics(np.eye(100), ids, np.eye(100).repeat(5, 0), np.repeat(ids, 5).tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
 from extractors.text import MINILM_PACKAGE, TextConfig, TextExtractor, check_sha256
 
@@ -70,12 +70,11 @@ def test_bfloat16_is_near_and_has_its_own_recipe(folder: Path) -> None:
     assert exact.fingerprint != quick.fingerprint
 
 
-def test_long_sentences_are_cut_and_counted(folder: Path) -> None:
+def test_long_sentences_are_cut(folder: Path) -> None:
     extractor = TextExtractor(TextConfig(model=str(folder), max_tokens=6))
     exact, cut, short = extractor(["dog dog dog dog", "dog dog dog dog two", "dog"])
     assert exact.token_ids.tolist() == cut.token_ids.tolist()  # [CLS], four words, [SEP]
     assert len(short.token_ids) == 3
-    assert extractor.truncated == 1
     assert extractor([]) == []
 
 
@@ -88,6 +87,25 @@ def test_fingerprint_follows_what_decides_the_numbers(folder: Path) -> None:
     assert str(folder) not in str(plain)
     assert plain["weights_sha256"] != fingerprint(layer=2)["weights_sha256"]
     assert plain != fingerprint(max_tokens=9)
+
+
+def test_a_checkpoint_without_a_pooler_has_one_recipe_and_the_tokenizers_rules_count(
+    folder: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    BertForMaskedLM(BertModel.from_pretrained(folder).config).save_pretrained(tmp_path)
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=512).save_pretrained(tmp_path)
+    config = TextConfig(model=str(tmp_path))
+    first = TextExtractor(config).fingerprint
+    assert first == TextExtractor(config).fingerprint
+    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, do_lower_case=False).save_pretrained(tmp_path)
+    assert TextExtractor(config).fingerprint["tokenizer_sha256"] != first["tokenizer_sha256"]
+    with pytest.raises(ValueError, match="600 is more than the 512"):
+        TextExtractor(config.model_copy(update={"max_tokens": 600}))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="damaged"):
+        TextExtractor(config)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,13 @@ Needs Pillow with raqm. The pictures stay under the font's licence (sprites/LICE
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.demo.cutouts import sprite_path
 from data.demo.kinds import KINDS
 
-SPRITES = Path(__file__).parent / "sprites"
 NATIVE = 109  # the font holds bitmaps of this size only
 TALLEST = 116  # pixels: most things are drawn smaller than this
 COLOURS = 200
@@ -49,7 +48,7 @@ def main(path: str) -> None:
     for kind in KINDS.values():
         if kind.emoji:
             picture = clear(cut(font, kind.emoji), kind.name).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
-            picture.save(SPRITES / f"{kind.name.replace(' ', '-')}.png", optimize=True)
+            picture.save(sprite_path(kind.name), optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The sprites: cut-outs of the Noto colour emoji (SIL OFL 1.1), and three things drawn by code."""
+"""The sprites: cut-outs of the Noto colour emoji (SIL OFL 1.1), and two things drawn by code."""
 
 from functools import cache
 from pathlib import Path
@@ -9,6 +9,11 @@ SPRITES = Path(__file__).parent / "sprites"
 WOOD, DARK_WOOD = (176, 118, 66), (120, 76, 40)
 
 
+def sprite_path(name: str) -> Path:
+    """Where the cut-out of a kind lies."""
+    return SPRITES / f"{name.replace(' ', '-')}.png"
+
+
 @cache
 def _picture(name: str) -> Image.Image:
     """A cut-out in the size it is stored in, RGBA."""
@@ -16,7 +21,7 @@ def _picture(name: str) -> Image.Image:
         return _bat()
     if name == "bench":
         return _bench()
-    path = SPRITES / f"{name.replace(' ', '-')}.png"
+    path = sprite_path(name)
     if not path.is_file():
         raise FileNotFoundError(f"no sprite for {name!r} at {path}; run data.demo.cut_sprites")
     return Image.open(path).convert("RGBA")

@@ -1,7 +1,8 @@
 """Which scene has which number: families that differ in one factor, and scenes that stand alone.
 
 Scenes come in blocks of ten. The first four of a block are a family: a scene and three that differ from it in
-exactly one factor each (number, kind, place, deed or colour). The other six stand alone. Every second family
+exactly one factor each (number, kind, place, deed or colour); where a scene cannot be varied so, a scene of its own
+stands in. The other six stand alone. Every second family
 starts from one of four themes, so that some sentences have many true scenes and many near misses.
 """
 

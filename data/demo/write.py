@@ -79,10 +79,12 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
     """
     folder = Path(folder)
     recipe = {"config": config.model_dump(), "drawn": DRAWN, "classes": list(CLASSES)}
+    recipe["order"] = list(config.splits)  # the first split has the first scenes; a digest sorts keys
     if _ready(folder, recipe):
         return folder
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     sweep(pictures)
     write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": False})
     starts = range(0, config.images, CHUNK)
