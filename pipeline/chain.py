@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
+from pipeline.indexing import build_index
 from pipeline.plan import Plan
 from pipeline.stages import Vectors
 from pipeline.workers import Map
@@ -89,7 +90,7 @@ class Chain:
         """Folder of the index version that is published."""
         provenance = {"model": self.model.name, "regions": self.regions.name, "tokens": self.tokens.name}
         inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance)
-        return self._timed("index", lambda: stages.build_index(*inputs))
+        return self._timed("index", lambda: build_index(*inputs))
 
     def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
         """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took."""

@@ -6,11 +6,9 @@ over shards: the built-in one, worker processes with a progress bar, or Prefect 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from data.datasets import DatasetConfig, load_dataset
 from data.demo import generate
@@ -22,7 +20,6 @@ from data.store import Store
 from extractors.images import load_image
 from extractors.regions import RegionConfig, RegionExtractor
 from extractors.text import TextConfig, TextExtractor
-from index import Collection, IndexConfig, build
 from pipeline.plan import Plan
 from pipeline.workers import Map
 from tern.embed import embed_captions, embed_images
@@ -252,51 +249,3 @@ def held_out(dataset: Dataset, images: Store, split: str) -> tuple[list[str], li
     kept = set(image_ids)
     captions = [caption for caption in part.captions if caption.image_id in kept]
     return image_ids, [caption.id for caption in captions], [caption.image_id for caption in captions]
-
-
-def build_index(
-    config: IndexConfig, vectors: Vectors, dataset: Dataset, workspace: Path, provenance: dict[str, Any]
-) -> Path:
-    """Build and publish a version of the index over all vectors. Returns the version's folder.
-
-    Recall is measured on held-out queries of the other kind: captions look for images, images for captions.
-    """
-    stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
-    rows = {"image": _image_rows(dataset, stores["image"]), "caption": _caption_rows(dataset, stores["caption"])}
-    collections = {kind: _collection(stores[kind], rows[kind]) for kind in stores}
-    queries = {"image": _queries(dataset, stores, "caption"), "caption": _queries(dataset, stores, "image")}
-    return build(config, collections, queries, workspace / "index", provenance)
-
-
-def _collection(store: Store, rows: list[dict[str, Any]]) -> Collection:
-    ids = [row["id"] for row in rows]
-    return Collection(ids=ids, vectors=partial(store.read, "features"), rows=rows)
-
-
-def _image_rows(dataset: Dataset, store: Store) -> list[dict[str, Any]]:
-    known = [image for image in dataset.images if image.id in store]
-    hashes = store.hashes([image.id for image in known])
-    rows = []
-    for image, source in zip(known, hashes, strict=True):
-        row = {"kind": "image", "id": image.id, "image_id": image.id, "source": source}
-        rows.append({**row, "path": image.path.relative_to(dataset.root).as_posix(), "split": image.split})
-    return rows
-
-
-def _caption_rows(dataset: Dataset, store: Store) -> list[dict[str, Any]]:
-    known = [caption for caption in dataset.captions if caption.id in store]
-    hashes = store.hashes([caption.id for caption in known])
-    rows = []
-    for caption, source in zip(known, hashes, strict=True):
-        image = dataset.image[caption.image_id]
-        row = {"kind": "caption", "id": caption.id, "image_id": image.id, "text": caption.text, "source": source}
-        rows.append({**row, "path": image.path.relative_to(dataset.root).as_posix(), "split": image.split})
-    return rows
-
-
-def _queries(dataset: Dataset, stores: dict[str, Store], kind: str) -> np.ndarray:
-    """Vectors of the held-out items of one kind; of all items where no held-out split has captions."""
-    splits = with_captions(dataset, HELD_OUT) or with_captions(dataset, tuple(dataset.counts()))
-    place = {"image": 0, "caption": 1}[kind]
-    ids = [name for split in splits for name in held_out(dataset, stores["image"], split)[place]]
-    return stores[kind].read("features", ids).astype("float32")

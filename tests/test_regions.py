@@ -6,24 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from extractors.detector import demo_detector
 from extractors.regions import WHOLE_IMAGE, RegionConfig, RegionExtractor, select
-
-MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
-
-
-def picture(seed: int, height: int, width: int) -> np.ndarray:
-    """Smooth noise with a few rectangles, (h, w, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    pixels = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
-    for _ in range(5):
-        y, x = int(rng.integers(0, height - 40)), int(rng.integers(0, width - 40))
-        pixels[y : y + 40, x : x + 30] = rng.integers(0, 256, 3)
-    return pixels
+from tests.test_images import picture
 
 
 @pytest.fixture(scope="module")
