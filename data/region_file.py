@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.files import sha256_file
 
+VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+
 
 class RegionFileConfig(BaseModel):
     """Which file, and which of its arrays stand side by side as the feature."""
@@ -23,7 +25,7 @@ class RegionFileConfig(BaseModel):
 
     path: Path
     features: tuple[str, ...] = Field(min_length=1)  # names of the arrays, joined in this order
-    normalise: bool = True  # each joined row to unit length
+    normalise: bool = True  # the rows of each array to unit length, so that none drowns the others
 
 
 class RegionFile:
@@ -56,7 +58,7 @@ class RegionFile:
     def fingerprint(self) -> dict[str, Any]:
         """What decides the numbers: the bytes of the file, and which arrays are taken."""
         settings = self.config.model_dump(exclude={"path"}, mode="json")
-        return {"extractor": "file", "file_sha256": sha256_file(self.config.path), **settings}
+        return {"extractor": "file", "version": VERSION, "file_sha256": sha256_file(self.config.path), **settings}
 
     def rows(self, names: list[str]) -> Iterator[dict[str, Any] | str]:
         """For each image its fields of a region store, or the reason why there are none."""
@@ -66,9 +68,10 @@ class RegionFile:
     def _row(self, number: int) -> dict[str, Any]:
         a = self._arrays
         rows = slice(a["offset"][number], a["offset"][number + 1])
-        features = np.concatenate([a[name][rows].astype("float32") for name in self.config.features], axis=1)
+        parts = [a[name][rows].astype("float32") for name in self.config.features]
         if self.config.normalise:
-            features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+            parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6) for part in parts]
+        features = np.concatenate(parts, axis=1)
         scores = np.nan_to_num(a["score"][rows], nan=1.0)  # the whole image has no score of its own
         fields = {"features": features, "boxes": a["boxes"][rows], "class_ids": a["cls"][rows], "scores": scores}
         return {**fields, "size": a["size"][number]}

@@ -330,7 +330,7 @@ def test_finished_folder_is_left_alone_and_other_configs_are_refused(straight: P
     before = {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
     generate(SMALL, straight, each=lambda *_: pytest.fail("drew again"))
     assert {p: p.stat().st_mtime_ns for p in straight.rglob("*")} == before
-    with pytest.raises(ValueError, match="another folder"):
+    with pytest.raises(ValueError, match="another workspace"):
         generate(SMALL.model_copy(update={"seed": 7}), straight)
 
 

@@ -106,7 +106,8 @@ def _ready(folder: Path, recipe: dict[str, Any]) -> bool:
     manifest = read_json(path)
     if manifest["digest"] != digest(recipe):
         raise ValueError(
-            f"{folder} holds the demo data set of config {manifest['config']}; give another folder or delete it"
+            f"{folder} holds the demo data set of another config or version ({manifest['config']}); delete it, or set "
+            "another workspace"
         )
     return bool(manifest["whole"])
 
