@@ -1,5 +1,6 @@
 """The command line: a command parses, calls one function, prints. It imports the heavy libraries it needs itself."""
 
+import errno
 import os
 import sys
 from concurrent.futures import BrokenExecutor
@@ -45,7 +46,9 @@ def main() -> None:
     try:
         build()(standalone_mode=True)
     except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        hint = ". Free some space and run the same command again: what was finished is kept." if full else ""
+        typer.secho(f"error: {error}{hint}", fg="red", err=True)
         sys.exit(1)
 
 
