@@ -60,6 +60,9 @@ class RegionFile:
         settings = self.config.model_dump(exclude={"path"}, mode="json")
         return {"extractor": "file", "version": VERSION, "file_sha256": sha256_file(self.config.path), **settings}
 
+    classes: tuple[str, ...] = ()  # the file does not say what its numbers name
+    attributes: tuple[str, ...] = ()
+
     def rows(self, names: list[str]) -> Iterator[dict[str, Any] | str]:
         """For each image its fields of a region store, or the reason why there are none."""
         for name in names:
@@ -74,7 +77,8 @@ class RegionFile:
         features = np.concatenate(parts, axis=1)
         scores = np.nan_to_num(a["score"][rows], nan=1.0)  # the whole image has no score of its own
         fields = {"features": features, "boxes": a["boxes"][rows], "class_ids": a["cls"][rows], "scores": scores}
-        return {**fields, "size": a["size"][number]}
+        none = {"attr_ids": np.full(len(scores), -1), "attr_scores": np.zeros(len(scores))}
+        return {**fields, **none, "size": a["size"][number]}
 
 
 def _check(config: RegionFileConfig, a: dict[str, np.ndarray]) -> None:

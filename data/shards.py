@@ -19,7 +19,7 @@ import numpy as np
 
 from data.files import atomic, digest, read_json, sha256_file, sweep, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
 
@@ -34,12 +34,19 @@ class Field:
 REGION_FIELDS = {
     "features": Field("float16"),  # (rows, d)
     "boxes": Field("float32"),  # (rows, 4): x1 y1 x2 y2, pixels
-    "class_ids": Field("int32"),  # (rows,): index into the recipe's `classes`; -1 is the whole image
+    "class_ids": Field("int32"),  # (rows,): index into the recipe's `classes`; -1 is no class (the whole image, a cell)
     "scores": Field("float32"),  # (rows,): 0..1
+    "attr_ids": Field("int32"),  # (rows,): index into the recipe's `attributes`; -1 where none was looked for
+    "attr_scores": Field("float32"),  # (rows,): 0..1
     "size": Field("int32", per="item"),  # (items, 2): width, height, pixels
 }
-TOKEN_FIELDS = {"features": Field("float16"), "token_ids": Field("int32")}  # (rows, d), (rows,)
+TOKEN_FIELDS = {
+    "features": Field("float16"),  # (rows, d)
+    "token_ids": Field("int32"),  # (rows,)
+    "whole": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
+}
 VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row an item, unit length
+FEATURE_DTYPES = ("float16", "float32")  # float32 for features of others that must come out again bit for bit
 FIELDS = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
 
 
@@ -63,14 +70,21 @@ class ShardPlan:
         return f"shard-{digest([[item.id, item.hash] for item in self.items])}.h5"
 
 
-def open_folder(root: Path, kind: str, recipe: dict[str, Any]) -> Path:
+def fields_of(manifest: dict[str, Any]) -> dict[str, Field]:
+    """The columns of a store, the features in the dtype that its manifest names."""
+    return {**FIELDS[manifest["kind"]], "features": Field(manifest["dtype"])}
+
+
+def open_folder(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "float16") -> Path:
     """The folder `root/kind-<digest of the recipe>`; made, with an empty manifest, if it is new.
+
+    `dtype` is that of the features, one of `FEATURE_DTYPES`; a store that is there already keeps its own.
 
     Raises ValueError if the folder holds a store of another recipe (it was copied, or its manifest was edited).
     """
     folder = Path(root) / f"{kind}-{digest(recipe)}"
     if not (folder / MANIFEST).exists():
-        write_json(folder / MANIFEST, _manifest(kind, recipe, 0, [], []))
+        write_json(folder / MANIFEST, _manifest(kind, recipe, dtype, 0, [], []))
     found = read_manifest(folder)
     if digest(found["recipe"]) != digest(recipe) or found["kind"] != kind:
         raise ValueError(f"{folder} holds {found['kind']} of another recipe than its name says; move the folder away.")
@@ -139,7 +153,7 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
     path = Path(folder) / plan.file
     if path.exists() and not damage(path):
         return plan.file
-    fields = FIELDS[read_manifest(folder)["kind"]]
+    fields = fields_of(read_manifest(folder))
     kept: list[tuple[Item, dict[str, np.ndarray]]] = []
     aside: list[dict[str, str]] = []
     for item, row in zip(plan.items, rows, strict=True):
@@ -229,7 +243,7 @@ def commit(folder: Path, files: Iterable[str]) -> dict[str, Any]:
         if list(shards.values()) == old["shards"] and list(aside.values()) == old["set_aside"]:
             return old
         content = list(shards.values()), list(aside.values())
-        new = _manifest(old["kind"], old["recipe"], old["generation"] + 1, *content)
+        new = _manifest(old["kind"], old["recipe"], old["dtype"], old["generation"] + 1, *content)
         write_json(Path(folder) / MANIFEST, new)
         return new
 
@@ -244,7 +258,7 @@ def _describe(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str
 
 
 def _manifest(
-    kind: str, recipe: dict[str, Any], generation: int, shards: list[Any], aside: list[Any]
+    kind: str, recipe: dict[str, Any], dtype: str, generation: int, shards: list[Any], aside: list[Any]
 ) -> dict[str, Any]:
-    content = {"kind": kind, "recipe": recipe, "generation": generation, "shards": shards, "set_aside": aside}
-    return {"schema": SCHEMA, **content}
+    content = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": generation}
+    return {"schema": SCHEMA, **content, "shards": shards, "set_aside": aside}

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from data.files import digest, sha256_file
-from data.shards import FIELDS, Field, damage, open_shard, read_manifest
+from data.shards import Field, damage, fields_of, open_shard, read_manifest
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Store:
         self.kind: str = self.manifest["kind"]
         self.recipe: dict[str, Any] = self.manifest["recipe"]
         self.generation: int = self.manifest["generation"]
-        self.fields: dict[str, Field] = FIELDS[self.kind]
+        self.fields: dict[str, Field] = fields_of(self.manifest)
         self._shards = [self._open(entry) for entry in self.manifest["shards"]]
         self._place = {name: (s, i) for s, shard in enumerate(self._shards) for i, name in enumerate(shard.ids)}
         for name in self.set_aside:  # it could be read once and no longer can: its old rows are not its content

@@ -1,161 +1,89 @@
-"""Pixels to rows of region features, by a Faster R-CNN.
+"""What every region extractor gives: rows of an image; and how images come to it, alone or many.
 
-n proposals, r rows (1 + max_regions at most with the whole image), d feature width.
+r rows of an image, d feature width.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image, nms
 
-from extractors.detector import build
 from extractors.images import MAX_RATIO
-from extractors.state import state_sha256
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
-WHOLE_IMAGE = -1  # class id of the row that is no detection
-
-
-class RegionConfig(BaseModel):
-    """What is looked for, and how many rows an image gives."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = "fasterrcnn_resnet50_fpn"  # a torchvision Faster R-CNN builder, or "demo"
-    weights: str = "DEFAULT"  # a torchvision weights name, a .safetensors or .pth file, or "demo"
-    max_regions: int = Field(36, ge=1)  # rows, the whole image not counted
-    min_score: float = Field(0.0, ge=0, le=1)  # 0: always filled up to max_regions; above: as many rows as reach it
-    nms_iou: float = Field(0.5, gt=0, le=1)  # overlap at which the lower score goes
-    whole_image: bool = True  # row 0 is the whole image
-    min_size: int | None = Field(None, ge=64)  # pixels, short side of the network's input; None: the model's own
-    max_size: int | None = Field(None, ge=64)  # pixels, long side at most; None: the model's own
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
+WHOLE_IMAGE = -1  # class id of a row that is no detection
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The rows of one image, best score first, the whole image before them."""
+    """The rows of one image, in the extractor's order (the whole image, where there is one, is row 0)."""
 
-    features: np.ndarray  # (r, d) float16, output of the box head (fc7)
+    features: np.ndarray  # (r, d) float16
     boxes: np.ndarray  # (r, 4) float32, x1 y1 x2 y2 in pixels of the image as given
-    class_ids: np.ndarray  # (r,) int32, index into RegionExtractor.classes; -1 the whole image
+    class_ids: np.ndarray  # (r,) int32, index into the extractor's `classes`; -1 for none
     scores: np.ndarray  # (r,) float32, probability of the class; 1 for the whole image
+    attr_ids: np.ndarray  # (r,) int32, index into the extractor's `attributes`; -1 where none was looked for
+    attr_scores: np.ndarray  # (r,) float32, probability of the attribute; 0 where none was looked for
     size: tuple[int, int]  # width, height in pixels
 
 
-class RegionExtractor:
-    """A detector with its weights. A call changes nothing in it; every process builds its own."""
+@dataclass(frozen=True)
+class Prepared:
+    """An image as a network takes it. Only images with inputs of one shape share a batch."""
 
-    def __init__(self, config: RegionConfig) -> None:
-        """Raises ValueError for an unknown model or weights that do not fit, FileNotFoundError."""
-        self.config = config
-        detector, self.classes = build(config.model, config.weights)
-        self._weights_sha256 = state_sha256(detector)
-        self._detector = detector.to(config.device, memory_format=torch.channels_last)
-        self.dim: int = detector.roi_heads.box_predictor.cls_score.in_features
-        if config.min_size:
-            detector.transform.min_size = (config.min_size,)
-        if config.max_size:
-            detector.transform.max_size = config.max_size
+    input: Tensor  # (3, net h, net w), whatever the extractor's `prepare` makes of the pixels
+    size: tuple[int, int]  # width, height of the image as given, pixels
+
+
+class RegionExtractor(ABC):
+    """A network with its weights. A call changes nothing in it; every process builds its own.
+
+    `prepare` may run in any thread beside `extract`, which runs in one.
+    """
+
+    dim: int  # feature width
+    classes: tuple[str, ...]  # what `class_ids` name; () when not known
+    attributes: tuple[str, ...] = ()  # what `attr_ids` name
+    batch_size: int = 1  # images of one input size that `extract` takes best at once
 
     @property
-    def fingerprint(self) -> dict:
-        """What decides the numbers, for the recipe: the config without path and device, the weights' hash."""
-        settings = self.config.model_dump(exclude={"weights", "device"})
-        return {"extractor": "regions", "version": VERSION, **settings, "weights_sha256": self._weights_sha256}
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the numbers, for the recipe: settings and the weights' hash, no path, no device."""
+
+    @abstractmethod
+    def prepare(self, pixels: np.ndarray) -> Prepared:
+        """`(h, w, 3)` uint8 RGB -> the network's input."""
+
+    @abstractmethod
+    def extract(self, batch: list[Prepared]) -> list[Regions]:
+        """Regions of images whose inputs have one shape."""
 
     @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Regions]:
         """Regions of each image, in the order given; images are `(h, w, 3)` uint8 RGB of any sizes.
 
-        Only images of one size share a batch: padding to a common size would let batch mates change features.
+        Only images of one net size share a batch: padding to a common size would let batch mates change features.
         """
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            groups[_checked(image, index).shape[:2]].append(index)
+        prepared = [self.prepare(checked(image, index)) for index, image in enumerate(images)]
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(prepared):
+            groups[tuple(image.input.shape)].append(index)
         found: dict[int, Regions] = {}
         for members in groups.values():
-            # On a CPU one at a time: the maps of several leave its caches (33 ms an image against 39 in eights).
-            step = 1 if self.config.device == "cpu" else len(members)
-            for start in range(0, len(members), step):
-                batch = members[start : start + step]
-                found.update(zip(batch, self._batch([images[i] for i in batch]), strict=True))
+            for start in range(0, len(members), self.batch_size):
+                batch = members[start : start + self.batch_size]
+                found.update(zip(batch, self.extract([prepared[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(images))]
 
-    def _batch(self, images: list[np.ndarray]) -> list[Regions]:
-        model, config = self._detector, self.config
-        height, width = images[0].shape[:2]
-        tensors = [torch.from_numpy(image).to(config.device).permute(2, 0, 1).float() / 255 for image in images]
-        inputs, _ = model.transform(tensors)
-        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            maps = model.backbone(inputs.tensors.contiguous(memory_format=torch.channels_last))
-            proposals, _ = model.rpn(inputs, maps)
-            net_h, net_w = inputs.image_sizes[0]
-            if config.whole_image:
-                whole = proposals[0].new_tensor([[0, 0, net_w, net_h]])
-                proposals = [torch.cat([whole, boxes]) for boxes in proposals]
-            pooled = model.roi_heads.box_roi_pool(maps, proposals, inputs.image_sizes)
-            features = model.roi_heads.box_head(pooled)  # (all proposals, d)
-            logits, deltas = model.roi_heads.box_predictor(features)
-        counts = [len(boxes) for boxes in proposals]
-        decoded = model.roi_heads.box_coder.decode(deltas.float(), proposals)  # (all proposals, classes, 4)
-        scale = decoded.new_tensor([width / net_w, height / net_h] * 2)
-        parts = (x.split(counts) for x in (features.float(), logits.float().softmax(-1), decoded))
-        return [self._regions(*part, scale, (width, height)) for part in zip(*parts, strict=True)]
 
-    def _regions(
-        self, features: Tensor, probabilities: Tensor, decoded: Tensor, scale: Tensor, size: tuple[int, int]
-    ) -> Regions:
-        """(n, d), (n, classes), (n, classes, 4) in net pixels; row 0 the whole image if that is wanted."""
-        scores, classes = probabilities[:, 1:].max(-1)  # the background is class 0
-        classes = classes + 1
-        boxes = decoded[torch.arange(len(classes), device=classes.device), classes] * scale
-        boxes = clip_boxes_to_image(boxes, (size[1], size[0]))  # (n, 4)
-        first = int(self.config.whole_image)
-        if first:
-            boxes[0] = boxes.new_tensor([0, 0, *size])
-            classes[0], scores[0] = WHOLE_IMAGE, 1.0
-        keep = select(
-            boxes[first:], scores[first:], self.config.max_regions, self.config.nms_iou, self.config.min_score
-        )
-        rows = torch.cat([torch.arange(first, device=keep.device), keep + first])
-        return Regions(
-            features=features[rows].half().cpu().numpy(),
-            boxes=boxes[rows].cpu().numpy(),
-            class_ids=classes[rows].int().cpu().numpy(),
-            scores=scores[rows].cpu().numpy(),
-            size=size,
-        )
-
-
-def select(boxes: Tensor, scores: Tensor, limit: int, iou: float, min_score: float = 0.0) -> Tensor:
-    """Indices of at most `limit` boxes, best score first: class-agnostic NMS, then the top scores.
-
-    With a `min_score` that is all: as many rows as there are things. Without one, where too few survive, the
-    overlap allowed is raised by 0.1 until there are enough (0.3 to 0.9 in airsplay/py-bottom-up-attention,
-    demo/detectron2_mscoco_proposal_maxnms.py), so that fixed-size stores fill up with the least redundant boxes.
-    boxes (n, 4), scores (n,); returns (up to limit,) int64.
-    """
-    wanted = min(limit, len(boxes)) if min_score == 0 else 0
-    kept = nms(boxes, scores, iou)
-    kept = kept[scores[kept] >= min_score]
-    while len(kept) < wanted:
-        iou += 0.1
-        more = nms(boxes, scores, min(iou, 1.0))
-        kept = torch.cat([kept, more[~torch.isin(more, kept)]])
-    kept = kept[:limit]
-    return kept[scores[kept].argsort(descending=True, stable=True)]
-
-
-def _checked(image: np.ndarray, index: int) -> np.ndarray:
+def checked(image: np.ndarray, index: int = 0) -> np.ndarray:
+    """The image itself, or a ValueError that says what it should have been."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image {index} is {image.dtype} {image.shape}: give (h, w, 3) uint8, see extractors.images")
     if max(image.shape[:2]) > MAX_RATIO * min(image.shape[:2]):

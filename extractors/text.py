@@ -46,6 +46,7 @@ class Tokens:
 
     features: np.ndarray  # (l, d) float16, the chosen hidden state
     token_ids: np.ndarray  # (l,) int32
+    whole: int  # rows the sentence would have had uncut; more than l where it was truncated
 
 
 class TextExtractor:
@@ -93,12 +94,15 @@ class TextExtractor:
 
         Sentences of like length share a batch, padded to its longest; an empty one gives [CLS] and [SEP].
         """
-        ids = self._tokenise(texts)
+        ids, whole = self._tokenise(texts), self._lengths(texts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: dict[int, Tokens] = {}
         for start in range(0, len(order), self.config.batch_size):
             members = order[start : start + self.config.batch_size]
-            found.update(zip(members, self._batch([ids[i] for i in members]), strict=True))
+            rows = self._batch([ids[i] for i in members])
+            found.update(
+                {i: Tokens(row, np.array(ids[i], np.int32), whole[i]) for i, row in zip(members, rows, strict=True)}
+            )
         return [found[i] for i in range(len(texts))]
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
@@ -106,7 +110,11 @@ class TextExtractor:
             return []
         return self._tokenizer(texts, truncation=True, max_length=self.config.max_tokens, padding=False)["input_ids"]
 
-    def _batch(self, ids: list[list[int]]) -> list[Tokens]:
+    def _lengths(self, texts: list[str]) -> list[int]:
+        """Rows of each sentence if nothing were cut."""
+        return [len(ids) for ids in self._tokenizer(texts, truncation=False)["input_ids"]] if texts else []
+
+    def _batch(self, ids: list[list[int]]) -> list[np.ndarray]:
         lengths = torch.tensor([len(row) for row in ids])
         padded = torch.full((len(ids), int(lengths.max())), self._tokenizer.pad_token_id or 0)  # (b, l)
         for row, tokens in zip(padded, ids, strict=True):
@@ -116,7 +124,7 @@ class TextExtractor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             hidden = self._model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
         hidden = hidden.half().cpu().numpy()  # (b, l, d)
-        return [Tokens(h[: len(t)].copy(), np.array(t, dtype=np.int32)) for h, t in zip(hidden, ids, strict=True)]
+        return [h[: len(t)].copy() for h, t in zip(hidden, ids, strict=True)]
 
 
 def _load(folder: str, layer: int, local: bool) -> PreTrainedModel:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.store_commands import app as store_commands
+
 if TYPE_CHECKING:
     from pipeline.chain import Chain
 
@@ -34,6 +36,7 @@ def build() -> typer.Typer:
     )
     for command in (demo, extract, train, evaluate, index, search, report, pipeline, plans, serve):
         app.command()(command)
+    app.add_typer(store_commands, name="store")
     for point in entry_points(group="tern.commands"):
         point.load()(app)
     return app

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.datasets import DatasetConfig
 from data.demo import DemoConfig
 from data.region_file import RegionFileConfig
-from extractors.regions import RegionConfig
+from extractors.catalogue import RegionsConfig
 from extractors.text import TextConfig
 from index import IndexConfig
 from tern.train import TrainConfig
@@ -44,7 +44,7 @@ class Plan(BaseModel):
     workspace: Path  # everything that is made lies below this folder
     demo: DemoConfig | None = None
     dataset: DatasetConfig | None = None
-    regions: RegionConfig = RegionConfig()
+    regions: RegionsConfig = RegionsConfig()
     regions_file: RegionFileConfig | None = None
     text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()

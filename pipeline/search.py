@@ -8,6 +8,7 @@ import numpy as np
 
 from data.files import digest, sha256_file
 from data.store import Store
+from extractors.catalogue import recipe, region_extractor
 from extractors.images import load_image
 from extractors.regions import RegionExtractor
 from extractors.text import TextExtractor
@@ -63,9 +64,8 @@ class Searcher:
 
     @cached_property
     def _photo(self) -> RegionExtractor:
-        extractor = RegionExtractor(self.plan.regions)
-        recipe = {**extractor.fingerprint, "classes": list(extractor.classes)}
-        self._check(recipe, self._regions.folder.name, "regions", "regions")
+        extractor = region_extractor(self.plan.regions)
+        self._check(recipe(extractor), self._regions.folder.name, "regions", "regions")
         return extractor
 
     def _check(self, recipe: dict, name: str, kind: str, table: str) -> None:

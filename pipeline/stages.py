@@ -17,8 +17,8 @@ from data.records import Dataset
 from data.region_file import RegionFile, RegionFileConfig
 from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
 from data.store import Store
+from extractors.catalogue import RegionsConfig, recipe, region_extractor
 from extractors.images import load_image
-from extractors.regions import RegionConfig, RegionExtractor
 from extractors.text import TextConfig, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
@@ -53,7 +53,7 @@ def prepare(plan: Plan, each: Map = map) -> Dataset:
 class Job:
     """One shard to extract: picklable, so that any `map` can carry it to any process."""
 
-    config: RegionConfig | RegionFileConfig | TextConfig
+    config: RegionsConfig | RegionFileConfig | TextConfig
     folder: Path
     plan: ShardPlan
     sources: tuple[Any, ...]  # a path an image, or a text a caption
@@ -65,21 +65,19 @@ class Job:
 
 
 @lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
-def _extractor(config: RegionConfig | RegionFileConfig | TextConfig) -> Any:
-    kinds = {RegionConfig: RegionExtractor, RegionFileConfig: RegionFile, TextConfig: TextExtractor}
-    return kinds[type(config)](config)
+def _extractor(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
+    kinds = {RegionFileConfig: RegionFile, TextConfig: TextExtractor}
+    return kinds.get(type(config), region_extractor)(config)
 
 
 def extract_regions(
-    config: RegionConfig | RegionFileConfig, dataset: Dataset, workspace: Path, images_per_shard: int, each: Map = map
+    config: RegionsConfig | RegionFileConfig, dataset: Dataset, workspace: Path, images_per_shard: int, each: Map = map
 ) -> Path:
     """Region features of every image that has none yet, into a store. Returns the store's folder.
 
     An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on.
     """
-    extractor = _extractor(config)
-    recipe = {**extractor.fingerprint, "classes": list(getattr(extractor, "classes", ()))}
-    folder = open_folder(workspace / "stores", "regions", recipe)
+    folder = open_folder(workspace / "stores", "regions", recipe(_extractor(config)))
     paths = {image.id: image.path for image in dataset.images}
     items = [Item(name, _content_hash(path)) for name, path in paths.items()]
     # A file of regions is read whole: once, in this process, rather than in every worker.

@@ -14,8 +14,8 @@ from torchvision import models
 from data.demo import CLASSES
 from extractors.average_precision import Boxes, average_precision
 from extractors.detector import DEMO_WEIGHTS, build, demo_detector
+from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.lessons import draw, read, repeat_factors
-from extractors.regions import RegionConfig, RegionExtractor
 from extractors.train_detector import TrainConfig, save, train
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -28,7 +28,7 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
     torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "b.pth")
     image = np.random.default_rng(7).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     found = [
-        RegionExtractor(RegionConfig(model=MOBILE, weights=str(tmp_path / name), max_regions=7, max_size=320))
+        TorchvisionExtractor(TorchvisionConfig(model=MOBILE, weights=str(tmp_path / name), max_regions=7, max_size=320))
         for name in ("a.safetensors", "b.pth")
     ]
     one, other = (f([image])[0] for f in found)
@@ -37,7 +37,9 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
     assert found[0].classes == ()
     assert found[0].fingerprint == found[1].fingerprint
     assert str(tmp_path) not in str(found[0].fingerprint)
-    assert found[0].fingerprint != RegionExtractor(found[0].config.model_copy(update={"max_size": 640})).fingerprint
+    assert (
+        found[0].fingerprint != TorchvisionExtractor(found[0].config.model_copy(update={"max_size": 640})).fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
 )
 def test_bad_settings(settings: dict, error: type, says: str) -> None:
     with pytest.raises(error, match=says):
-        RegionExtractor(RegionConfig(**{"model": "demo", "weights": "demo", **settings}))
+        TorchvisionExtractor(TorchvisionConfig(**{"model": "demo", "weights": "demo", **settings}))
 
 
 def test_weights_that_cannot_be_fetched_say_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,14 +67,14 @@ def test_weights_that_cannot_be_fetched_say_where_they_are(tmp_path: Path, monke
     with pytest.raises(
         FileNotFoundError, match=r"could not be fetched .*no route.*: download https://download\.pytorch"
     ):
-        RegionExtractor(RegionConfig(model=MOBILE, weights="COCO_V1"))
+        TorchvisionExtractor(TorchvisionConfig(model=MOBILE, weights="COCO_V1"))
 
 
 def test_a_published_file_is_known_by_its_name(tmp_path: Path) -> None:
     model = models.get_model_builder(MOBILE)(weights=None, weights_backbone=None, num_classes=91)
     name = models.get_model_weights(MOBILE)["COCO_V1"].url.rsplit("/", 1)[-1]
     torch.save(model.state_dict(), tmp_path / name)
-    classes = RegionExtractor(RegionConfig(model=MOBILE, weights=str(tmp_path / name))).classes
+    classes = TorchvisionExtractor(TorchvisionConfig(model=MOBILE, weights=str(tmp_path / name))).classes
     assert (classes[0], classes[1], classes[90]) == ("__background__", "person", "toothbrush")
 
 
@@ -81,7 +83,7 @@ def test_weights_of_another_shape_name_the_first_key(tmp_path: Path) -> None:
     state["backbone.body.layer2.0.conv1.weight"] = torch.zeros(2, 2)
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=r"'backbone.body.layer2.0.conv1.weight' is \(2, 2\) in the file"):
-        RegionExtractor(RegionConfig(model="demo", weights=str(tmp_path / "odd.pth")))
+        TorchvisionExtractor(TorchvisionConfig(model="demo", weights=str(tmp_path / "odd.pth")))
 
 
 def test_average_precision_equals_torchmetrics() -> None:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from extractors.detector import demo_detector
-from extractors.regions import WHOLE_IMAGE, RegionConfig, RegionExtractor, select
+from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor, select
+from extractors.regions import WHOLE_IMAGE
 from tests.test_images import picture
 
 
@@ -23,13 +24,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def extractor(weights: Path, **settings) -> RegionExtractor:
-    return RegionExtractor(RegionConfig(**{"model": "demo", "weights": str(weights), **settings}))
+def extractor(weights: Path, **settings) -> TorchvisionExtractor:
+    return TorchvisionExtractor(TorchvisionConfig(**{"model": "demo", "weights": str(weights), **settings}))
 
 
 def test_regions_of_an_image(weights: Path) -> None:
     found = extractor(weights, max_regions=10)
     regions = found([picture(0, 250, 500)])[0]
+    assert regions.attr_ids.tolist() == [-1] * 11
     assert found.classes == ("background", "dog", "cat", "tree", "lake")
     assert regions.features.shape == (11, found.dim)
     assert regions.features.dtype == np.float16
@@ -65,7 +67,7 @@ def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
     same = [picture(seed, 240, 320) for seed in range(3)]
     pairs = [*zip([found([image])[0] for image in images], found(images), strict=True)]
     with torch.inference_mode():
-        pairs += zip(found(same), found._batch(same), strict=True)  # as a GPU would take them
+        pairs += zip(found(same), found.extract([found.prepare(i) for i in same]), strict=True)  # as a GPU would
     for alone, together in pairs:
         np.testing.assert_array_equal(alone.class_ids, together.class_ids)
         np.testing.assert_allclose(alone.boxes, together.boxes, atol=0.05)

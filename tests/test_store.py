@@ -27,7 +27,8 @@ def content(name: str, version: int = 0) -> dict[str, np.ndarray]:
     ids = rng.integers(0, 9, n).astype("int32")
     features = rng.normal(size=(n, 6)).astype("float16")
     size = np.array([n, 7], "int32")
-    return {"features": features, "boxes": boxes, "class_ids": ids, "scores": boxes[:, 0], "size": size}
+    found = {"features": features, "boxes": boxes, "class_ids": ids, "scores": boxes[:, 0]}
+    return {**found, "attr_ids": ids + 1, "attr_scores": boxes[:, 1], "size": size}
 
 
 def items(version: int = 0) -> list[Item]:

@@ -46,12 +46,13 @@ def world(tmp_path_factory):
         regions[name] = {
             "features": looks[here] + 0.3 * draw.normal(size=(len(here), 20)), "boxes": corners,
             "class_ids": here, "scores": np.ones(len(here)), "size": np.array([64, 64]),
+            "attr_ids": here, "attr_scores": np.ones(len(here)),
         }  # fmt: skip
         for c in range(1 + k % 4):
             said = draw.permutation(np.concatenate([here, THINGS + draw.integers(0, 3, 3)]))
             captions.append(Caption(f"{name}#{c}", name, "words"))
             noise = 0.3 * draw.normal(size=(len(said), 14))
-            tokens[f"{name}#{c}"] = {"features": words[said] + noise, "token_ids": said}
+            tokens[f"{name}#{c}"] = {"features": words[said] + noise, "token_ids": said, "whole": len(said)}
     dataset = Dataset("world", root, tuple(images), tuple(captions))
     return build(root, "regions", regions), build(root, "tokens", tokens), dataset
 

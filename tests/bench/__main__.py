@@ -1,0 +1,31 @@
+"""`make bench`: tables of what things cost. Read ratios, not single figures; they decide no test.
+
+python -m tests.bench              every table
+python -m tests.bench stores       those named
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tests.bench import extraction, search, stores
+
+TABLES = {
+    "stores": stores.stores,
+    "extraction": lambda _: extraction.extraction(),
+    "search": search.search,
+    "metrics": lambda _: search.metrics(),
+}
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[], help=", ".join(TABLES))
+    for name in parser.parse_args().tables or TABLES:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            TABLES[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

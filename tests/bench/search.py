@@ -1,0 +1,45 @@
+"""A query against vectors, and the metrics of a test split."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from index import Collection, Index, IndexConfig, build
+from tern.metrics import retrieval_metrics
+from tests.bench.common import cpu, show
+
+
+def unit(rows: int, dim: int, seed: int) -> np.ndarray:
+    """Unit vectors of 64 true dimensions around 3,000 centres that overlap: neighbours spread over many lists."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(0)
+    centres, turn = fixed.normal(size=(3000, 64)), fixed.normal(size=(64, dim))
+    found = (centres[rng.integers(0, 3000, rows)] + 1.2 * rng.normal(size=(rows, 64))) @ turn
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype("float32")
+
+
+def search(folder: Path) -> None:
+    """A query against 30,000 x 512: exact in numpy against the published index."""
+    vectors, queries = unit(30_000, 512, 1), unit(256, 512, 2)
+    ids = [f"{i}.jpg" for i in range(len(vectors))]
+    collection = Collection(ids=ids, vectors=vectors, rows=[{"id": name} for name in ids])
+    began = time.process_time()
+    build(IndexConfig(), {"image": collection}, {"image": queries}, folder / "index")
+    spent = time.process_time() - began
+    with Index.open(folder / "index") as index:
+        about = index.manifest["collections"]["image"]
+        for size in (1, 64):
+            batch = queries[:size]
+            exact = cpu(lambda b=batch: np.argpartition(-(b @ vectors.T), 10, axis=1)[:, :10]) / size
+            ours = cpu(lambda b=batch: index.search(b, 10)) / size
+            note = f"recall@10 {about['recall']['recall']:.3f}, {about['nprobe']} of {about['nlist']} lists"
+            rows = [("exact, numpy", exact, "recall@10 1"), ("index, 4 shards", ours, note)]
+            show(f"a query, batch of {size} (build {spent:.1f} CPU s)", rows)
+
+
+def metrics() -> None:
+    """Both directions with ranks at Flickr30k's size."""
+    images, captions = unit(1000, 1024, 3), unit(5000, 1024, 4)
+    owners = [str(i // 5) for i in range(5000)]
+    ours = cpu(lambda: retrieval_metrics(images, [str(i) for i in range(1000)], captions, owners))
+    show("recall and ranks, 1,000 x 5,000, both directions", [("ours", ours, "")])
