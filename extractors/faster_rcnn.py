@@ -1,6 +1,6 @@
 """Pixels to rows of region features, by one of torchvision's Faster R-CNNs or the demo's.
 
-n proposals, r rows (1 + max_regions at most with the whole image), d feature width.
+n proposals, r rows (1 + max_regions at most with the whole image), d feature width, c channels of the FPN.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, nms
 
 from extractors.detector import build
+from extractors.fast import NAMES, arithmetic, quicken, to_device, to_host
 from extractors.regions import WHOLE_IMAGE, Prepared, RegionExtractor, Regions
 from extractors.state import state_sha256
+from extractors.two_stage import pool, propose
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
+GPU_BATCH = 8  # images
+HEAD_ROWS = 256  # proposals that go through the box head at once: its maps stay in the cache
 
 
 class TorchvisionConfig(BaseModel):
-    """What is looked for, and how many rows an image gives."""
+    """What is looked for, and how many rows an image gives.
+
+    With `tap` "box_head" a feature is what the class scores are made of (d = 1024 in torchvision's, 256 in the demo's);
+    with "pooled" the average over the RoI-pooled map of the FPN (d = 256, 96 in the demo's).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +43,8 @@ class TorchvisionConfig(BaseModel):
     whole_image: bool = True  # row 0 is the whole image
     min_size: int | None = Field(None, ge=64)  # pixels, short side of the network's input; None: the model's own
     max_size: int | None = Field(None, ge=64)  # pixels, long side at most; None: the model's own
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
+    tap: Literal["box_head", "pooled"] = "box_head"  # the feature: of the box head's last layer, or the pooled map
+    exact: bool = False  # true: plain float32, the same everywhere; false: half precision where the machine has it
     device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
@@ -47,8 +56,14 @@ class TorchvisionExtractor(RegionExtractor):
         self.config = config
         detector, self.classes = build(config.model, config.weights)
         self._weights_sha256 = state_sha256(detector)
-        self._detector = detector.to(config.device, memory_format=torch.channels_last)
-        self.dim: int = detector.roi_heads.box_predictor.cls_score.in_features
+        self._dtype = arithmetic(config.device, config.exact)
+        if config.exact:
+            self._detector = detector.to(config.device, memory_format=torch.channels_last)
+        else:
+            self._detector = quicken(detector, self._dtype, config.device)
+        tapped = detector.roi_heads.box_predictor.cls_score.in_features
+        self.dim: int = tapped if config.tap == "box_head" else detector.backbone.out_channels
+        self.batch_size = 1 if torch.device(config.device).type == "cpu" else GPU_BATCH
         if config.min_size:
             detector.transform.min_size = (config.min_size,)
         if config.max_size:
@@ -56,67 +71,78 @@ class TorchvisionExtractor(RegionExtractor):
 
     @property
     def fingerprint(self) -> dict:
-        """What decides the numbers, for the recipe: the config without path and device, the weights' hash."""
+        """What decides the numbers, for the recipe: the config without path and device, arithmetic, the weights' hash.
+
+        The arithmetic is what this machine computes in: machines of different abilities never share a store.
+        """
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        return {"extractor": "torchvision", "version": VERSION, **settings, "weights_sha256": self._weights_sha256}
+        made_by = {"arithmetic": NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        return {"extractor": "torchvision", "version": VERSION, **settings, **made_by}
 
     def prepare(self, pixels: np.ndarray) -> Prepared:
-        """Normalised and resized as torchvision's own transform does it, `(3, net h, net w)` float32."""
+        """Normalised and resized as torchvision's own transform does it, `(3, net h, net w)` float32, on the device."""
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         height, width = pixels.shape[:2]
         transform = self._detector.transform
         resized, _ = transform.resize(transform.normalize(tensor), None)
-        return Prepared(resized, (width, height))
+        return Prepared(to_device(resized, self.config.device), (width, height))
 
     @torch.inference_mode()
     def extract(self, batch: list[Prepared]) -> list[Regions]:
         """Regions of images whose inputs have one shape."""
-        model, config = self._detector, self.config
-        net_h, net_w = batch[0].input.shape[1:]
-        tensors = model.transform.batch_images([image.input.to(config.device) for image in batch])
-        inputs = ImageList(tensors, [(net_h, net_w)] * len(batch))
-        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            maps = model.backbone(inputs.tensors.contiguous(memory_format=torch.channels_last))
-            proposals, _ = model.rpn(inputs, maps)
-            if config.whole_image:
-                whole = proposals[0].new_tensor([[0, 0, net_w, net_h]])
-                proposals = [torch.cat([whole, boxes]) for boxes in proposals]
-            pooled = model.roi_heads.box_roi_pool(maps, proposals, inputs.image_sizes)
-            features = model.roi_heads.box_head(pooled)  # (all proposals, d)
-            logits, deltas = model.roi_heads.box_predictor(features)
+        heads, (net_h, net_w) = self._detector.roi_heads, batch[0].input.shape[1:]
+        proposals, pooled = self._pooled(batch)
+        hidden = torch.cat([heads.box_head(part) for part in self._parts(pooled)])  # (all proposals, hidden)
+        logits, deltas = (x.float() for x in heads.box_predictor(hidden))
+        features = hidden if self.config.tap == "box_head" else pooled.float().mean((2, 3))  # (all proposals, d)
+        scores, classes = logits.softmax(-1)[:, 1:].max(-1)  # (all proposals,); the background is class 0
+        own = torch.arange(len(classes), device=classes.device), classes + 1
+        decoded = heads.box_coder.decode(deltas.view(len(classes), -1, 4)[own], proposals)[:, 0]  # (all proposals, 4)
         counts = [len(boxes) for boxes in proposals]
-        decoded = model.roi_heads.box_coder.decode(deltas.float(), proposals)  # (all proposals, classes, 4)
-        parts = (x.split(counts) for x in (features.float(), logits.float().softmax(-1), decoded))
+        parts = (x.split(counts) for x in (features, scores, classes + 1, decoded))
         scales = [decoded.new_tensor([image.size[0] / net_w, image.size[1] / net_h] * 2) for image in batch]
         return [
-            self._regions(*part, scale, image.size) for *part, scale, image in zip(*parts, scales, batch, strict=True)
+            _regions(to_host(self._rows(*part, scale, image.size)), image.size)
+            for *part, scale, image in zip(*parts, scales, batch, strict=True)
         ]
 
-    def _regions(
-        self, features: Tensor, probabilities: Tensor, decoded: Tensor, scale: Tensor, size: tuple[int, int]
-    ) -> Regions:
-        """(n, d), (n, classes), (n, classes, 4) in net pixels; row 0 the whole image if that is wanted."""
-        scores, classes = probabilities[:, 1:].max(-1)  # the background is class 0
-        classes = classes + 1
-        boxes = decoded[torch.arange(len(classes), device=classes.device), classes] * scale
-        boxes = clip_boxes_to_image(boxes, (size[1], size[0]))  # (n, 4)
-        first = int(self.config.whole_image)
+    def _pooled(self, batch: list[Prepared]) -> tuple[list[Tensor], Tensor]:
+        """Proposals of each image, (n, 4) in net pixels, the whole image first if wanted; and all their maps."""
+        model, net = self._detector, tuple(batch[0].input.shape[1:])
+        padded = model.transform.batch_images([image.input for image in batch]).to(self._dtype)
+        images = ImageList(padded.contiguous(memory_format=torch.channels_last), [net] * len(batch))
+        maps = model.backbone(images.tensors)
+        exact = self.config.exact
+        proposals = model.rpn(images, maps)[0] if exact else propose(model.rpn, [*maps.values()], images)
+        if self.config.whole_image:
+            whole = proposals[0].new_tensor([[0, 0, net[1], net[0]]])
+            proposals = [torch.cat([whole, boxes]) for boxes in proposals]
+        align = model.roi_heads.box_roi_pool
+        pooled = align(maps, proposals, images.image_sizes) if exact else pool(align, maps, proposals, net)
+        return proposals, pooled
+
+    def _parts(self, pooled: Tensor) -> tuple[Tensor, ...]:
+        """All at once where the numbers must not change with the way they are cut."""
+        return (pooled,) if self.config.exact else pooled.split(HEAD_ROWS)
+
+    def _rows(
+        self, features: Tensor, scores: Tensor, classes: Tensor, decoded: Tensor, scale: Tensor, size: tuple[int, int]
+    ) -> list[Tensor]:
+        """Features, boxes, classes and scores of the rows chosen, from (n, d), (n,), (n,), (n, 4) in net pixels."""
+        boxes = clip_boxes_to_image(decoded * scale, (size[1], size[0]))  # (n, 4)
+        first, config = int(self.config.whole_image), self.config
         if first:
             boxes[0] = boxes.new_tensor([0, 0, *size])
             classes[0], scores[0] = WHOLE_IMAGE, 1.0
-        keep = select(
-            boxes[first:], scores[first:], self.config.max_regions, self.config.nms_iou, self.config.min_score
-        )
+        keep = select(boxes[first:], scores[first:], config.max_regions, config.nms_iou, config.min_score)
         rows = torch.cat([torch.arange(first, device=keep.device), keep + first])
-        return Regions(
-            features=features[rows].half().cpu().numpy(),
-            boxes=boxes[rows].cpu().numpy(),
-            class_ids=classes[rows].int().cpu().numpy(),
-            scores=scores[rows].cpu().numpy(),
-            attr_ids=np.full(len(rows), -1, np.int32),
-            attr_scores=np.zeros(len(rows), np.float32),
-            size=size,
-        )
+        return [features[rows].half(), boxes[rows], classes[rows].int(), scores[rows]]
+
+
+def _regions(rows: list[Tensor], size: tuple[int, int]) -> Regions:
+    features, boxes, classes, scores = (tensor.numpy() for tensor in rows)
+    none = np.full(len(boxes), -1, np.int32)
+    return Regions(features, boxes, classes, scores, attr_ids=none, attr_scores=np.zeros_like(scores), size=size)
 
 
 def select(boxes: Tensor, scores: Tensor, limit: int, iou: float, min_score: float = 0.0) -> Tensor:
