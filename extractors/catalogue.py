@@ -1,18 +1,37 @@
-"""The kinds of region extractor there are, by their configs: `kind` in a plan's [regions] says which."""
+"""The kinds of region extractor there are: `kind` in a plan's [regions] says which; without it, "torchvision"."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Tag
 
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
+from extractors.grid import GridConfig, GridExtractor
 from extractors.regions import RegionExtractor
 
-RegionsConfig = TorchvisionConfig
-KINDS: dict[type, type] = {TorchvisionConfig: TorchvisionExtractor}
+# A new kind is its import and its line here. Each config has a `kind: Literal[...]` with that value as default.
+KINDS: dict[type[BaseModel], type[RegionExtractor]] = {
+    TorchvisionConfig: TorchvisionExtractor,
+    GridConfig: GridExtractor,
+}
 
 
-def region_extractor(config: RegionsConfig) -> RegionExtractor:
-    """The extractor of a config, its weights loaded. Raises what loading them raises."""
+def _kind(given: Any) -> Any:
+    """The kind of a config, or of the table that it is to be made from."""
+    if isinstance(given, dict):
+        return given.get("kind", TorchvisionConfig.model_fields["kind"].default)
+    return getattr(given, "kind", None)
+
+
+_TAGGED = [Annotated[config, Tag(config.model_fields["kind"].default)] for config in KINDS]
+RegionsConfig = Annotated[reduce(or_, _TAGGED), Discriminator(_kind)]
+
+
+def region_extractor(config: Any) -> RegionExtractor:
+    """The extractor of one of the configs above, its weights loaded. Raises what loading them raises."""
     return KINDS[type(config)](config)
 
 

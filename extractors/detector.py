@@ -18,7 +18,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import MultiScaleRoIAlign
 
-from extractors.state import fit_state, read_state
+from extractors.state import SUFFIXES, fit_state, published, read_state
 
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 WIDTHS = (32, 64, 128, 192)  # channels at strides 4, 8, 16, 32
@@ -34,7 +34,7 @@ def build(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
     """
     _check_model(model)
     path = DEMO_WEIGHTS if weights == "demo" else Path(weights)
-    if path.suffix in (".safetensors", ".pth", ".pt"):
+    if path.suffix in SUFFIXES:
         detector, classes = _from_file(model, path)
     elif model == "demo":
         raise ValueError(f'the model "demo" has no weights {weights!r}: use "demo" or a file')
@@ -132,19 +132,7 @@ def _adopt_release(model: str, path: Path, detector: nn.Module) -> tuple[str, ..
 
 
 def _from_torchvision(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
-    known = models.get_model_weights(model)
-    names = [*known.__members__]
-    if weights not in names:
-        raise ValueError(f"{model} has no weights {weights!r}: use {', '.join(names)} or a .safetensors or .pth file")
-    entry = known[weights]
-    try:
-        # Not by the builder: it unpickles what it finds in the cache, without a look at the hash.
-        state = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except OSError as error:  # torch.hub could not download
-        raise FileNotFoundError(
-            f"{model} {weights} is not on this machine and could not be fetched ({error}): download {entry.url} "
-            "elsewhere and give the file as weights"
-        ) from error
+    state, entry = published(model, weights)
     classes = tuple(entry.meta["categories"])
     detector = models.get_model_builder(model)(weights=None, weights_backbone=None, num_classes=len(classes))
     _adopt_release(model, Path(entry.url), detector)

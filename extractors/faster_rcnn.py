@@ -22,7 +22,6 @@ from extractors.two_stage import pool, propose
 
 VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 8  # images
-HEAD_ROWS = 256  # proposals that go through the box head at once: its maps stay in the cache
 
 
 class TorchvisionConfig(BaseModel):
@@ -92,7 +91,7 @@ class TorchvisionExtractor(RegionExtractor):
         """Regions of images whose inputs have one shape."""
         heads, (net_h, net_w) = self._detector.roi_heads, batch[0].input.shape[1:]
         proposals, pooled = self._pooled(batch)
-        hidden = torch.cat([heads.box_head(part) for part in self._parts(pooled)])  # (all proposals, hidden)
+        hidden = heads.box_head(pooled)  # (all proposals, hidden)
         logits, deltas = (x.float() for x in heads.box_predictor(hidden))
         features = hidden if self.config.tap == "box_head" else pooled.float().mean((2, 3))  # (all proposals, d)
         scores, classes = logits.softmax(-1)[:, 1:].max(-1)  # (all proposals,); the background is class 0
@@ -120,10 +119,6 @@ class TorchvisionExtractor(RegionExtractor):
         align = model.roi_heads.box_roi_pool
         pooled = align(maps, proposals, images.image_sizes) if exact else pool(align, maps, proposals, net)
         return proposals, pooled
-
-    def _parts(self, pooled: Tensor) -> tuple[Tensor, ...]:
-        """All at once where the numbers must not change with the way they are cut."""
-        return (pooled,) if self.config.exact else pooled.split(HEAD_ROWS)
 
     def _rows(
         self, features: Tensor, scores: Tensor, classes: Tensor, decoded: Tensor, scale: Tensor, size: tuple[int, int]

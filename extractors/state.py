@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torchvision import models
+
+SUFFIXES = (".safetensors", ".pth", ".pt")  # of the files that can be read; anything else is a published name
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -19,7 +22,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
+    if path.suffix not in SUFFIXES:
         raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth or .pt file")
     try:
         state, classes = _read(path)
@@ -38,6 +41,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
     state = torch.load(path, map_location="cpu", weights_only=True)
     return dict(state.get("model", state)), ()
+
+
+def published(model: str, weights: str) -> tuple[dict[str, Tensor], models.Weights]:
+    """Tensors and entry of the weights that torchvision publishes under a name, fetched once and their hash checked.
+
+    Raises ValueError for an unknown name, FileNotFoundError where they are not to be had, with the address.
+    """
+    known = models.get_model_weights(model)
+    names = [*known.__members__]
+    if weights not in names:
+        raise ValueError(f"{model} has no weights {weights!r}: use {', '.join(names)} or a .safetensors or .pth file")
+    entry = known[weights]
+    try:
+        # Not by the builder: it unpickles what it finds in the cache, without a look at the hash.
+        return entry.get_state_dict(progress=True, check_hash=True, weights_only=True), entry
+    except OSError as error:  # torch.hub could not download
+        raise FileNotFoundError(
+            f"{model} {weights} is not on this machine and could not be fetched ({error}): download {entry.url} "
+            "elsewhere and give the file as weights"
+        ) from error
 
 
 def fit_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -13,7 +13,7 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from pipeline.workers import Map, in_processes, process_pool
+from pipeline.workers import Map, in_processes, pool_for
 
 SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
 
@@ -29,7 +29,7 @@ def shard(stage: str, number: int, work: Callable[[], str]) -> str:
 
 
 def as_tasks(workers: int) -> Callable[[str], Map]:
-    """For each stage a `map` whose every shard is a task: the task waits, a single-threaded worker process works.
+    """For each stage a `map` whose every shard is a task: the task waits, a worker of `pool_for` works.
 
     The results come in the order of the jobs. A failed shard fails the run, after the others have ended: what they made
     is kept.
@@ -44,7 +44,7 @@ def as_tasks(workers: int) -> Callable[[str], Map]:
             jobs = list(jobs)
             if not jobs:
                 return []
-            with process_pool(min(workers, len(jobs))) as pool:
+            with pool_for(jobs, workers) as pool:
                 # quote: Prefect links tasks that share an object; these depend on nothing.
                 work = [quote(partial(_wait_for, pool, function, job)) for job in jobs]
                 futures = [shard.submit(stage, number, waits) for number, waits in enumerate(work)]

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.datasets import DatasetConfig
 from data.demo import DemoConfig
 from data.region_file import RegionFileConfig
-from extractors.catalogue import RegionsConfig
+from extractors.catalogue import KINDS, RegionsConfig
+from extractors.faster_rcnn import TorchvisionConfig
 from extractors.text import TextConfig
 from index import IndexConfig
 from tern.train import TrainConfig
@@ -44,7 +45,7 @@ class Plan(BaseModel):
     workspace: Path  # everything that is made lies below this folder
     demo: DemoConfig | None = None
     dataset: DatasetConfig | None = None
-    regions: RegionsConfig = RegionsConfig()
+    regions: RegionsConfig = TorchvisionConfig()
     regions_file: RegionFileConfig | None = None
     text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
@@ -114,21 +115,40 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    place = [str(part) for part in problem["loc"]]
-    where = ".".join(place) or "plan"
-    if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg']}; it is {problem['input']!r}" if place else f"{where}: {problem['msg']}"
-    known = _keys(Plan, place[:-1])
-    near = difflib.get_close_matches(place[-1], known, 1, cutoff=0.5)
-    return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+    names, known = _place(problem["loc"])
+    where = ".".join(names) or "plan"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {_nearest(names[-1], known)}"
+    if problem["type"] == "union_tag_invalid":
+        kinds = [config.model_fields["kind"].default for config in KINDS]
+        return f"{where}.kind: there is no {problem['ctx']['tag']!r}; {_nearest(problem['ctx']['tag'], kinds)}"
+    return f"{where}: {problem['msg']}; it is {problem['input']!r}" if names else f"{where}: {problem['msg']}"
 
 
-def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the settings in a table of the plan."""
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        choices = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not choices:
-            return []
-        model = choices[0]
-    return list(model.model_fields)
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The keys that lead to a problem as the plan has them, and the settings of the table that holds the last of them.
+
+    Where a table may be of several kinds, pydantic puts the kind after the table's name.
+    """
+    names, tables, models = [], [], [Plan]  # the models that what has been walked to may be of
+    for part in map(str, location):
+        chosen = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        if len(models) > 1 and chosen:
+            models = chosen
+            continue
+        names.append(part)
+        tables = models
+        fields = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        models = [model for annotation in fields for model in _models(annotation)]
+    return names, list(dict.fromkeys(key for table in tables for key in table.model_fields))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

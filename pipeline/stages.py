@@ -5,6 +5,7 @@ over shards: the built-in one, worker processes with a progress bar, or Prefect 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +18,9 @@ from data.records import Dataset
 from data.region_file import RegionFile, RegionFileConfig
 from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
 from data.store import Store
-from extractors.catalogue import RegionsConfig, recipe, region_extractor
+from extractors.catalogue import KINDS, RegionsConfig, recipe, region_extractor
 from extractors.images import load_image
+from extractors.stream import stream
 from extractors.text import TextConfig, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
@@ -62,6 +64,11 @@ class Job:
     def size(self) -> int:
         """Items, for the progress bar."""
         return len(self.sources)
+
+    @property
+    def shares_device(self) -> bool:
+        """Whether such jobs belong into threads of one process: a GPU holds one copy of the detector."""
+        return type(self.config) in KINDS and self.config.device != "cpu"
 
 
 @lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
@@ -130,13 +137,9 @@ def _region_rows(job: Job) -> Iterator[dict[str, Any] | str]:
     if isinstance(extractor, RegionFile):
         yield from extractor.rows([item.id for item in job.plan.items])
         return
-    for path in job.sources:
-        try:
-            pixels = load_image(path)
-        except (ValueError, FileNotFoundError) as error:
-            yield str(error)
-            continue
-        yield vars(extractor([pixels])[0])
+    with closing(stream(extractor, job.sources, load_image)) as found:
+        for regions in found:
+            yield regions if isinstance(regions, str) else vars(regions)
 
 
 def tokens_shard(job: Job) -> str:

@@ -1,11 +1,11 @@
-"""The `map` of a stage: in this process, or over single-threaded worker processes, with a progress bar."""
+"""The `map` of a stage: in this process, over single-threaded worker processes, or over threads that share a GPU."""
 
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+SHARING = 2  # jobs that share a device: one is extracted while the other is written
 console = Console(stderr=True)
 
 
@@ -35,7 +36,7 @@ def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def in_processes(workers: int, label: str) -> Map:
-    """A `map` over worker processes (in this process where one job or one worker is all there is).
+    """A `map` over workers (in this process where one job or one worker is all there is); see `pool_for`.
 
     Results come in the order of the jobs. The bar counts a job's `size`, if it has one. The first error ends the run.
     """
@@ -48,7 +49,7 @@ def in_processes(workers: int, label: str) -> Map:
         with bar(label, sum(sizes)) as advance:
             if min(workers, len(jobs)) == 1:
                 return [_and(advance, size, function(job)) for job, size in zip(jobs, sizes, strict=True)]
-            with process_pool(min(workers, len(jobs))) as pool:
+            with pool_for(jobs, workers) as pool:
                 futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
                 try:
                     for future in as_completed(futures):
@@ -65,6 +66,13 @@ def in_processes(workers: int, label: str) -> Map:
 def _and(advance: Callable[[int], None], size: int, result: Any) -> Any:
     advance(size)
     return result
+
+
+def pool_for(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]:
+    """Worker processes for the jobs; or threads of this one for those that share a device (`shares_device`)."""
+    if getattr(jobs[0], "shares_device", False):
+        return ThreadPoolExecutor(min(workers, len(jobs), SHARING), thread_name_prefix="shard")
+    return process_pool(min(workers, len(jobs)))
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from extractors.faster_rcnn import TorchvisionConfig
+from extractors.grid import GridConfig
 from pipeline.plan import Plan, load_plan, shipped_plans
 
 DATASET = '[dataset]\nname = "x"\nannotations = "a.json"\nimages = "photos"\n'
@@ -29,6 +31,14 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path):
     assert found.text == load_plan(path).text
 
 
+def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
+    path = plan(tmp_path, 'workspace = "w"\n' + DATASET)
+    assert load_plan(path).regions == TorchvisionConfig()
+    found = load_plan(path, ("regions.kind=grid", "regions.cells=5"))
+    assert found.regions == GridConfig(cells=5)
+    assert Plan.model_validate(found.model_dump()) == found
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -36,6 +46,13 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path):
         ('workspace = "w"\n[train]\nepoch = 3\n' + DATASET, (), "train.epoch: unknown key; did you mean 'epochs'"),
         ('workspace = "w"\n[train.loss]\nmargn = 1\n' + DATASET, (), "train.loss.margn: .*did you mean 'margin'"),
         ('workspace = "w"\n[index]\nzzzz = 1\n' + DATASET, (), "index.zzzz: unknown key; known are factory"),
+        (
+            'workspace = "w"\n[regions]\nmax_region = 3\n' + DATASET,
+            (),
+            "regions.max_region: .*mean 'max_regions'",
+        ),
+        ('workspace = "w"\n' + DATASET, ("regions.kind=grid", "regions.cell=3"), "regions.cell: .*mean 'cells'"),
+        ('workspace = "w"\n' + DATASET, ("regions.kind=gird",), "regions.kind: there is no 'gird'; .*mean 'grid'"),
         ('workspace = "w"\n[train]\nepochs = "many"\n' + DATASET, (), "train.epochs: .*integer.*'many'"),
         ('workspace = "w"\n[train]\nepochs = 0\n' + DATASET, (), "train.epochs: .*greater than or equal to 1"),
         ('workspace = "w"', (), "exactly one of"),

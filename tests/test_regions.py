@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from extractors.detector import demo_detector
+from extractors.detector import build, demo_detector
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor, select
 from extractors.regions import WHOLE_IMAGE
 from tests.test_images import picture
@@ -25,7 +25,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def extractor(weights: Path, **settings) -> TorchvisionExtractor:
-    return TorchvisionExtractor(TorchvisionConfig(**{"model": "demo", "weights": str(weights), **settings}))
+    settings = {"model": "demo", "weights": str(weights), "exact": True, **settings}
+    return TorchvisionExtractor(TorchvisionConfig(**settings))
 
 
 def test_regions_of_an_image(weights: Path) -> None:
@@ -86,6 +87,24 @@ def test_tiny_and_thin_images_give_the_whole_image_at_least(weights: Path, shape
     regions = extractor(weights)([np.zeros((*shape, 3), np.uint8)])[0]
     assert len(regions.features) >= 1
     assert np.isfinite(regions.features).all()
+
+
+def test_the_tap_chooses_the_feature_and_nothing_else(weights: Path) -> None:
+    """`pooled` is the mean of what torchvision's RoIAlign gives for the proposal, here for the whole image."""
+    image = picture(6, 300, 400)
+    taps = {tap: extractor(weights, tap=tap) for tap in ("box_head", "pooled")}
+    head, pooled = (taps[tap]([image])[0] for tap in taps)
+    np.testing.assert_array_equal(head.boxes, pooled.boxes)
+    assert [found.dim for found in taps.values()] == [256, 96]
+    assert pooled.features.shape[1] == 96
+    assert taps["pooled"].fingerprint != taps["box_head"].fingerprint
+    detector = build("demo", str(weights))[0]
+    with torch.inference_mode():
+        inputs, _ = detector.transform([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
+        maps = detector.backbone(inputs.tensors)
+        box = [torch.tensor([[0.0, 0, 400, 300]])]
+        expected = detector.roi_heads.box_roi_pool(maps, box, inputs.image_sizes).mean((2, 3))
+    np.testing.assert_allclose(pooled.features[:1], expected, atol=2e-3)
 
 
 def slow_select(boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, min_score: float) -> list[int]:
