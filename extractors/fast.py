@@ -19,9 +19,12 @@ def arithmetic(device: str, exact: bool = False) -> torch.dtype:
     (avx512_bf16 or amx: emulated, it is slower than float32). The same network gives other numbers in each, so the
     name of it (`NAMES`) belongs into the fingerprint.
     """
+    on_gpu = torch.device(device).type == "cuda"
     if exact:
+        if on_gpu:
+            torch.backends.cudnn.allow_tf32 = False  # of the process: its convolutions would keep 10 bits of 23
         return torch.float32
-    if torch.device(device).type == "cuda":
+    if on_gpu:
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if able else torch.float32

@@ -62,7 +62,7 @@ class RegionExtractor(ABC):
 
     @abstractmethod
     def extract(self, batch: list[Prepared]) -> list[Regions]:
-        """Regions of images whose inputs have one shape."""
+        """Regions of images whose inputs have one shape. The device has done with the inputs when it returns."""
 
     @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Regions]:

@@ -10,11 +10,11 @@ from rich.table import Table
 REPEATS = 5
 
 
-def cpu(function: Callable[[], object]) -> float:
+def cpu(function: Callable[[], object], repeats: int = REPEATS) -> float:
     """Median CPU seconds of a call, after one that warms up."""
     function()
     spent = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.process_time()
         function()
         spent.append(time.process_time() - began)
