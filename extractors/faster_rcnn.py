@@ -117,7 +117,10 @@ class TorchvisionExtractor(RegionExtractor):
             whole = proposals[0].new_tensor([[0, 0, net[1], net[0]]])
             proposals = [torch.cat([whole, boxes]) for boxes in proposals]
         align = model.roi_heads.box_roi_pool
-        pooled = align(maps, proposals, images.image_sizes) if exact else pool(align, maps, proposals, net)
+        # The padded size, of which the maps are whole fractions: from a thin strip's own torchvision guesses wrong
+        # strides, and keeps them for every image that comes after.
+        padded_to = tuple(padded.shape[2:])
+        pooled = align(maps, proposals, [padded_to]) if exact else pool(align, maps, proposals, padded_to)
         return proposals, pooled
 
     def _rows(

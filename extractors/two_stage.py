@@ -61,7 +61,7 @@ def pool(align: MultiScaleRoIAlign, maps: dict[str, Tensor], proposals: list[Ten
 
     Each bin is a weighted sum of map cells, so all of it is one sum of table rows (`embedding_bag`): on a CPU ten times
     faster than torchvision's operator, which takes float32 and NCHW only, and the map needs no conversion.
-    `net` is (height, width) of the network's input in pixels.
+    `net` is (height, width) of the network's input in pixels, padding and all.
     """
     levels = [maps[name] for name in align.featmap_names if name in maps]
     table = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels])  # (cells of all levels, c)

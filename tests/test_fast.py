@@ -130,8 +130,8 @@ def test_anchors_stay_float32_where_the_maps_are_not() -> None:
     for parameter in model.rpn.head.parameters():
         nn.init.zeros_(parameter)
     quicken(model, torch.bfloat16)
-    maps = [torch.zeros(1, 96, 8 // k, 800 // k, dtype=torch.bfloat16) for k in (1, 2, 4, 8)]
-    images = ImageList(torch.zeros(1, 3, 64, 6400), [(64, 6400)])
+    maps = [torch.zeros(1, 96, -(-4 // k), 800 // k, dtype=torch.bfloat16) for k in (1, 2, 4, 8)]
+    images = ImageList(torch.zeros(1, 3, 32, 6400), [(32, 6400)])
     model.rpn._pre_nms_top_n["testing"] = model.rpn._post_nms_top_n["testing"] = 10**6
     model.rpn.nms_thresh = 1.0
     with torch.inference_mode():

@@ -89,6 +89,16 @@ def test_tiny_and_thin_images_give_the_whole_image_at_least(weights: Path, shape
     assert np.isfinite(regions.features).all()
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_thin_strip_does_not_spoil_what_comes_after_it(weights: Path, exact: bool) -> None:
+    """torchvision's RoIAlign takes its strides from the first image it sees, and of a strip it takes wrong ones."""
+    image, found = picture(8, 240, 320), extractor(weights, exact=exact)
+    found([np.zeros((8, 400, 3), np.uint8)])
+    after, alone = found([image])[0], extractor(weights, exact=exact)([image])[0]
+    np.testing.assert_array_equal(after.features, alone.features)
+    np.testing.assert_array_equal(after.boxes, alone.boxes)
+
+
 def test_the_tap_chooses_the_feature_and_nothing_else(weights: Path) -> None:
     """`pooled` is the mean of what torchvision's RoIAlign gives for the proposal, here for the whole image."""
     image = picture(6, 300, 400)

@@ -3,15 +3,20 @@
 import errno
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from data.shards import ShardPlan
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
+from extractors.grid import GridConfig
 from extractors.regions import Prepared, RegionExtractor, Regions
 from extractors.stream import stream
+from extractors.text import TextConfig
+from pipeline.stages import Job
 from pipeline.workers import in_processes
 from tests.test_images import picture
 
@@ -154,3 +159,16 @@ def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
     results = in_processes(6, "shards")(shard, [Sharing(extractor) for _ in range(4)])
     assert list(results) == [[1, 2, 5, 6]] * 4
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "shares"),
+    [
+        (TorchvisionConfig(device="cuda"), True),
+        (GridConfig(device="cuda:1"), True),
+        (GridConfig(), False),
+        (TextConfig(), False),
+    ],
+)
+def test_jobs_share_a_gpu_and_nothing_else(config: Any, shares: bool) -> None:
+    assert Job(config, Path(), ShardPlan(()), ()).shares_device is shares
