@@ -80,8 +80,8 @@ def jpeg(width: int = 64) -> bytes:
     ("content", "says"),
     [
         (jpeg()[:700], "truncated"),
-        (b"", "cannot identify"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),
+        (b"", "the file is empty"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as any of JPEG, PNG"),
         (jpeg(width=200), "200x64 is more than 9000 pixels"),
     ],
 )
