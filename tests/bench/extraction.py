@@ -1,6 +1,9 @@
 """What an image and a caption cost: the demo's detector and MiniLM."""
 
+import torch
+
 from data.demo import compose, paint
+from data.demo.captions import captions
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.text import TextConfig, TextExtractor
 from tests.bench.common import cpu, show
@@ -14,8 +17,29 @@ def extraction() -> None:
         extractor = TorchvisionExtractor(TorchvisionConfig(model="demo", weights="demo", dtype=dtype))
         rows.append((f"demo detector, {dtype}", cpu(lambda e=extractor: [e([p]) for p in pictures]) / 4, "an image"))
     show("region features", rows)
-    texts = ["two dogs are running along the street in front of a woman with an umbrella"] * 64
-    extractor = TextExtractor(TextConfig(model="minilm"))
-    rows = [("one at a time", cpu(lambda: [extractor([t]) for t in texts[:8]]) / 8, "a caption")]
-    rows.append(("batches of 64", cpu(lambda: extractor(texts)) / 64, "a caption"))
+    _tokens()
+
+
+def _tokens() -> None:
+    """A caption, as the ports read it (one at a time; batches padded to the limit) and as it is read here."""
+    texts = [sentence for i in range(40) for sentence in captions(compose(7, i))]
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        extractor = TextExtractor(TextConfig(model="minilm", dtype=dtype))
+        ways = {
+            "one at a time": lambda e=extractor: [e([text]) for text in texts],
+            "64, padded to the limit": lambda e=extractor: _padded(e, texts),
+            "64 of like length": lambda e=extractor: e(texts),
+        }
+        rows += [(f"{way}, {dtype}", cpu(run) / len(texts), "a caption") for way, run in ways.items()]
     show("token features", rows)
+
+
+def _padded(extractor: TextExtractor, texts: list[str]) -> None:
+    """The ports' way: 64 in the order given, padded to 64 tokens."""
+    low = extractor.config.dtype == "bfloat16"
+    for start in range(0, len(texts), 64):
+        part = texts[start : start + 64]
+        batch = extractor._tokenizer(part, padding="max_length", truncation=True, max_length=64, return_tensors="pt")
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            extractor._model(**batch).last_hidden_state.half().numpy()
