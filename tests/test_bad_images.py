@@ -53,7 +53,7 @@ def dataset(photos: Path, annotations: str) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def found(photos) -> Dataset:
+def found(photos: Path) -> Dataset:
     return dataset(photos, "captions.csv")
 
 
@@ -245,9 +245,6 @@ def test_a_fault_of_the_machine_is_no_verdict_on_an_image(tmp_path: Path, monkey
         raise OSError(number, os.strerror(number))
 
     place = {"open": (Path, "read_bytes"), "stat": (Path, "is_file"), "scandir": (os, "scandir")}[call]
-    with monkeypatch.context() as patch:
-        patch.setattr(*place, failing)
-        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
-            load_image(tmp_path / "photos" / "a.jpg") if call == "open" else dataset(
-                tmp_path / "photos", "captions.csv"
-            )
+    monkeypatch.setattr(*place, failing)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        load_image(tmp_path / "photos/a.jpg") if call == "open" else dataset(tmp_path / "photos", "captions.csv")
