@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from pathlib import Path
@@ -30,6 +31,8 @@ WHITE_IS_ZERO = 0
 # Pillow's decoders raise all of these on damaged files.
 FAULTS = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, AttributeError, struct.error)
 FAULTS += (KeyError, ArithmeticError, RuntimeError, Image.DecompressionBombError)
+MAX_SCANS = 500  # of a JPEG; a usual progressive one has ten, and 31 bytes more make the decoder pass all pixels again
+NEXT_MARKER, START_OF_SCAN, END_OF_IMAGE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]"), 0xDA, 0xD9
 MAX_RATIO = 50  # long side by short side; a thinner strip would shrink to nothing in a detector
 # Named formats only: Pillow would otherwise try every plug-in, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -44,8 +47,8 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     - CMYK is converted as (255 - C)(255 - K) / 255; a CMYK JPEG is taken for inverted, as Adobe, libjpeg's other users
       and OpenCV take it. Lab is converted by its definition (D50 to sRGB). Colour profiles are not applied, as in
       OpenCV: detectors are trained on pixels read so.
-    - `max_pixels` is checked against the header, before any decoding. Every pixel is decoded at full size: Pillow's
-      `draft` would give others. A PNG must have its checksums; a JPEG has none, so a wrong byte inside one is not seen.
+    - Size, bytes and scans are bounded before any decoding. Every pixel is decoded at full size: Pillow's `draft` would
+      give others. A PNG must have its checksums; a JPEG has none, so a wrong byte inside one is not seen.
 
     Raises FileNotFoundError for a missing file, ValueError (file and reason) for one that cannot be used, OSError where
     the machine is at fault (a failing disk, too many open files).
@@ -85,6 +88,8 @@ def _decoded(content: bytes, max_pixels: int) -> np.ndarray:
             _check_size(image.size, max_pixels)
             if image.format == "PNG":
                 _check_sums(content)
+            if image.format in ("JPEG", "MPO") and (scans := _scans(content)) > MAX_SCANS:
+                raise ValueError(f"its {scans:,} scans are more than {MAX_SCANS}")
             image.load()  # before the EXIF is asked: Pillow turns a TIFF itself, and then takes the tag away
             turn, upright = _turn(image), _rgb(image)
             return np.array(upright if turn is None else upright.transpose(turn))
@@ -106,6 +111,15 @@ def _check_sums(content: bytes) -> None:
     """Raise where a chunk of a PNG lacks its checksum: Pillow's decoder stops at the last pixel, before the sums."""
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
         image.verify()
+
+
+def _scans(content: bytes) -> int:
+    """Scans of a JPEG: its segments are walked by their lengths, so that neither a thumbnail nor a tail is counted."""
+    found, place = 0, 2
+    while (marker := NEXT_MARKER.search(content, place)) and marker[0][1] != END_OF_IMAGE:
+        found += marker[0][1] == START_OF_SCAN
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return found
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -97,3 +97,9 @@ def inflated(kind: bytes, head: bytes) -> bytes:
     packer = zlib.compressobj(9)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
     return png([bytes(9)] * 3, (3, 3), 8, 2, chunk(kind, head + bomb))
+
+
+def rescanned(times: int) -> bytes:
+    """A progressive JPEG whose last scan is sent again and again: each makes the decoder pass all pixels once more."""
+    data = saved("JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * times + data[-2:]
