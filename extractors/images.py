@@ -44,9 +44,8 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     - The bytes say what a file is, its suffix does not. Of an animation or a stereo pair (MPO) the first frame counts.
     - Alpha, a transparent palette entry and an 8-bit colour key are laid on white; keys of other depths are ignored.
     - 16-bit samples are scaled to 8 (65,535 becomes 255, within one level). 32-bit and float samples are refused.
-    - CMYK is converted as (255 - C)(255 - K) / 255; a CMYK JPEG is taken for inverted, as Adobe, libjpeg's other users
-      and OpenCV take it. Lab is converted by its definition (D50 to sRGB). Colour profiles are not applied, as in
-      OpenCV: detectors are trained on pixels read so.
+    - CMYK is converted as (255 - C)(255 - K) / 255; a CMYK JPEG is taken for inverted, as Adobe writes it. Lab is
+      converted by its definition (D50 to sRGB). Colour profiles are not applied: detectors learn from pixels read so.
     - Size, bytes and scans are bounded before any decoding. Every pixel is decoded at full size: Pillow's `draft` would
       give others. A PNG must have its checksums; a JPEG has none, so a wrong byte inside one is not seen.
 
