@@ -6,6 +6,7 @@ Nothing is dropped silently: a record that cannot be used is set aside by name w
 import csv
 import json
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any, Literal, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from data.files import read_json, sha256_text
-from data.records import SPLITS, Caption, Dataset, Image, Refused
+from data.folder import path_problem, valid_text, walk
+from data.records import SPLITS, Caption, Dataset, Image, Refused, printable
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_ANNOTATION_BYTES = 2 << 30  # COCO's Karpathy file is 0.15 GB; a larger one is not an annotation file
 MAX_CAPTION_CHARACTERS = 2_000
 
@@ -103,9 +104,10 @@ def _folder(config: DatasetConfig) -> Iterable[_Entry]:
                     problem=f"split {row['split']!r} contradicts {entry.split!r}",
                 )
             )
-    for path in sorted(config.images.rglob("*")):
-        name = path.relative_to(config.images).as_posix()
-        if path.suffix.lower() in IMAGE_SUFFIXES and name not in found:
+    for name, problem in walk(config.images):
+        if problem:
+            problems.append(_Entry(name, "", "train", problem=problem))
+        elif name not in found:
             found[name] = _Entry(name, name, _split_of(name))
     return [*found.values(), *problems]
 
@@ -138,13 +140,13 @@ def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[str, Any]]:
 def _json_or_none(line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
 
 
 def _split_of(name: str) -> str:
     """A split for an image whose file names none: 90 % train, 5 % val, 5 % test, by the hash of its name."""
-    return {0: "val", 1: "test"}.get(int(sha256_text(name)[:8], 16) % 20, "train")
+    return {0: "val", 1: "test"}.get(int(sha256_text(valid_text(name))[:8], 16) % 20, "train")
 
 
 def _collect(config: DatasetConfig, entries: Iterable[_Entry]) -> Dataset:
@@ -155,7 +157,7 @@ def _collect(config: DatasetConfig, entries: Iterable[_Entry]) -> Dataset:
     for entry in entries:
         reason = entry.problem or _problem(entry, root, images)
         if reason:
-            refused.append(Refused(str(entry.id), reason))
+            refused.append(Refused(valid_text(str(entry.id)), valid_text(reason)))
             continue
         images[entry.id] = Image(entry.id, root / entry.relative, entry.split)
         for number, text in enumerate(entry.texts):
@@ -165,7 +167,7 @@ def _collect(config: DatasetConfig, entries: Iterable[_Entry]) -> Dataset:
             else:
                 captions.append(Caption(name, entry.id, " ".join(text.split())))
     if not images:
-        first = f" The first: {refused[0].name}: {refused[0].reason}." if refused else ""
+        first = f" The first: {printable(f'{refused[0].name}: {refused[0].reason}')}." if refused else ""
         raise ValueError(f"{config.annotations}: none of its {len(refused)} images can be used.{first}")
     return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(refused))
 
@@ -176,23 +178,25 @@ def _problem(entry: _Entry, root: Path, seen: dict[str, Image]) -> str:
         return "its file name is not a text"
     if entry.id in seen:
         return "duplicate id: an image of this name came before"
+    if valid_text(entry.id) != entry.id:
+        return "its name is not UTF-8; rename the file"
     if entry.split not in SPLITS:
         return f"unknown split {entry.split!r}; known are {', '.join(SPLITS)} and restval"
-    try:
-        path = (root / entry.relative).resolve()
-        there = path.is_file()
-    except (OSError, ValueError, TypeError) as error:
-        return f"its path cannot be used: {error}"
-    if not path.is_relative_to(root):
-        return f"its path leaves the folder of images: {entry.relative}"
-    return "" if there else f"no such file: {entry.relative}"
+    return path_problem(entry.relative, root)
 
 
 def _caption_problem(text: Any) -> str:
     if not isinstance(text, str):
         return f"the caption is not a text but {type(text).__name__}"
-    if not text.strip():
+    if valid_text(text) != text:
+        return "the caption holds half a character (a lone surrogate): it was cut or converted wrongly"
+    if not any(map(_visible, text)):
         return "the caption is empty"
     if len(text) > MAX_CAPTION_CHARACTERS:
         return f"the caption has {len(text):,} characters; at most {MAX_CAPTION_CHARACTERS:,} are read"
     return ""
+
+
+def _visible(character: str) -> bool:
+    """Whether a character shows: spaces, controls and marks of direction or width (U+200B, U+202E) do not."""
+    return unicodedata.category(character) not in ("Cc", "Cf", "Zs", "Zl", "Zp")

@@ -7,6 +7,14 @@ from pathlib import Path
 SPLITS = ("train", "val", "test")
 
 
+def printable(text: str) -> str:
+    """`text` on one line of visible characters, all others as `\\n`, `\\x1b`, `\\u202e`: safe in a terminal, and UTF-8.
+
+    A file may be named by anyone: its name must not move the cursor, hide its neighbours, or be no text at all.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Image:
     """A photograph: its id (the file name as the annotations give it), where it lies, and its split."""
@@ -27,7 +35,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that was set aside, by name, with the reason."""
+    """A record that was set aside, by name, with the reason. Both are valid text; to show them, see `printable`."""
 
     name: str
     reason: str

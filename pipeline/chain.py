@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.files import write_text
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
@@ -119,11 +120,22 @@ class Chain:
         return [(stage, output, longest[stage, output]) for stage, output in self._made.items()]
 
     def set_aside(self) -> list[tuple[str, str]]:
-        """(name, reason) of everything that could not be used: records, images, captions."""
+        """(name, reason) of everything of the data set that could not be used: records, images, captions."""
         found = [(entry.name, entry.reason) for entry in self.dataset.refused]
-        for folder in (self.regions, self.tokens):
-            found += Store(folder).set_aside.items()
+        for folder, asked in ((self.regions, self.dataset.image), (self.tokens, self.dataset.caption)):
+            found += [(name, reason) for name, reason in Store(folder).set_aside.items() if name in asked]
         return found
+
+    def ledger(self) -> Path:
+        """Write `workspace/set_aside.jsonl`: what was set aside, a line of JSON (name, reason) each."""
+        lines = [json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in self.set_aside()]
+        return write_text(self.plan.workspace / "set_aside.jsonl", "".join(lines))
+
+    def cut(self) -> int:
+        """How many captions were longer than `text.max_tokens` and are stored without their end."""
+        store = Store(self.tokens)
+        ids = [name for name in self.dataset.caption if name in store]
+        return int((store.read("whole", ids) > store.lengths(ids)).sum())
 
 
 def _name(made: Any) -> str:

@@ -51,7 +51,10 @@ def main() -> None:
     except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC
         hint = ". Free some space and run the same command again: what was finished is kept." if full else ""
-        typer.secho(f"error: {error}{hint}", fg="red", err=True)
+        from data.records import printable
+
+        lines = "\n".join(map(printable, str(error).split("\n")))  # it may name a file, which anyone may have named
+        typer.secho(f"error: {lines}{hint}", fg="red", err=True)
         sys.exit(1)
 
 
@@ -130,6 +133,7 @@ def search(
     """
     if (sentence is None) == (image is None):
         raise typer.BadParameter("give a sentence or --image, one of the two")
+    from data.records import printable
     from pipeline.gallery import write_gallery
     from pipeline.plan import load_plan
     from pipeline.search import Searcher
@@ -137,7 +141,8 @@ def search(
     searcher = Searcher(load_plan(plan, tuple(overrides or ())))
     hits = searcher.by_text(sentence, k) if sentence is not None else searcher.by_image(image, k)
     for number, hit in enumerate(hits, 1):
-        typer.echo(f"{number:>3}  {hit.score:.3f}  {hit.id}  {hit.captions[0] if hit.captions else ''}")
+        text = printable(hit.captions[0]) if hit.captions else ""
+        typer.echo(f"{number:>3}  {hit.score:.3f}  {printable(hit.id)}  {text}")
     if gallery:
         typer.echo(f"gallery  {write_gallery(gallery, sentence or image.name, hits)}")
 
@@ -173,11 +178,18 @@ def serve(
 
 
 def _print_refused(chain: "Chain") -> None:
+    from data.records import printable
+
     refused = chain.set_aside()
     for name, reason in refused[:20]:
-        typer.secho(f"set aside  {name}: {reason}", fg="yellow", err=True)
-    if len(refused) > 20:
-        typer.secho(f"set aside  {len(refused) - 20} more; the report lists them", fg="yellow", err=True)
+        typer.secho(f"set aside  {printable(name)}: {printable(reason)}", fg="yellow", err=True)
+    path = chain.ledger()
+    if refused:
+        more = f"; {len(refused) - 20:,} are not shown" if len(refused) > 20 else ""
+        typer.secho(f"set aside  {len(refused):,} in all{more}; {path} lists them", fg="yellow", err=True)
+    if cut := chain.cut():
+        count, limit = len(chain.dataset.captions), chain.plan.text.max_tokens
+        typer.secho(f"cut        {cut:,} of {count:,} captions were cut to {limit} tokens", fg="yellow", err=True)
 
 
 def _print_metrics(path: Path) -> None:

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 
 from data.files import read_json, write_text
+from data.records import printable
 from data.store import Store
 from pipeline.chain import Chain
 from pipeline.gallery import card, data_uri, templates, thumbnail
@@ -39,7 +40,7 @@ def write_report(chain: Chain) -> Path:
         "curves": _curves(chain.model / "history.csv"),
         "misses": _misses(chain, searcher),
         "done": _done(chain, folder),
-        "set_aside": chain.set_aside(),
+        "set_aside": [(printable(name), printable(reason)) for name, reason in chain.set_aside()],
         "index": _index(searcher.index.manifest),
     }
     return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))
@@ -124,7 +125,8 @@ def _done(chain: Chain, folder: Path) -> list[dict[str, str]]:
     texts = {
         "data set": f"{chain.dataset.name}: {splits}",
         "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
-        "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token",
+        "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
+        + (f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens" if (cut := chain.cut()) else ""),
         "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, best epoch {card_of['epoch']}",
         "embedding": "a unit vector an image and a caption",
         "evaluation": "recall on the held-out splits",

@@ -16,6 +16,7 @@ def photos(tmp_path) -> Path:
         (folder / name).write_bytes(b"jpeg")
     (tmp_path / "secret.jpg").write_bytes(b"jpeg")
     (folder / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
     return folder
 
 
@@ -57,6 +58,14 @@ def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
         (record("b.c.jpg", texts=("fine", 5)), "b.c.jpg#1", "not a text but int"),
         (record("b.c.jpg", texts=("fine", "x" * 3000)), "b.c.jpg#1", "3,000 characters"),
         (record("b.c.jpg", texts=("fine", None)), "b.c.jpg#1", "not a text"),
+        (record("b.c.jpg", texts=("fine", "\u200b\u202e\0 ")), "b.c.jpg#1", "the caption is empty"),
+        (record("b.c.jpg", texts=("fine", "a dog \ud83d")), "b.c.jpg#1", "lone surrogate"),
+        (record("b\udcff.jpg"), "b\\udcff.jpg", "its name is not UTF-8"),
+        (record("e\u0301 f.jpg"), "e\u0301 f.jpg", "spelt in Unicode's NFC form"),
+        (record("/etc/passwd"), "/etc/passwd", "leaves the folder"),
+        (record("val2014"), "val2014", "a folder, not a file"),
+        (record("n" * 300), "n" * 300, "File name too long"),
+        (record("loop.jpg"), "loop.jpg", "loop"),
         (record(17), "17", "not a text"),
         ({"split": "train", "sentences": []}, "images[1]", "lacks 'filename'"),
         ({"filename": "b.c.jpg", "split": "train"}, "images[1]", "lacks 'sentences'"),

@@ -9,17 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from extractors.images import load_image
-
-
-def picture(seed: int, height: int, width: int) -> np.ndarray:
-    """Smooth noise with a few rectangles, (h, w, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    pixels = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
-    for _ in range(5):
-        y, x = int(rng.integers(0, height - 40)), int(rng.integers(0, width - 40))
-        pixels[y : y + 40, x : x + 30] = rng.integers(0, 256, 3)
-    return pixels
+from tests.image_bytes import RGB, picture, png, saved
 
 
 def written(path: Path, image: Image.Image, **options) -> np.ndarray:
@@ -80,8 +70,8 @@ def jpeg(width: int = 64) -> bytes:
     ("content", "says"),
     [
         (jpeg()[:700], "truncated"),
-        (b"", "cannot identify"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),
+        (b"", "the file is empty"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as any of JPEG, PNG"),
         (jpeg(width=200), "200x64 is more than 9000 pixels"),
     ],
 )
@@ -100,3 +90,45 @@ def test_a_missing_picture_is_not_found(tmp_path: Path) -> None:
 def test_a_strip_that_would_shrink_to_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"strip\.png: 900x2 is thinner than 1:50"):
         written(tmp_path / "strip.png", Image.new("RGB", (900, 2)))
+
+
+FORMS = {form: {} for form in ("JPEG", "PNG", "GIF", "BMP", "PPM")}
+FORMS |= {"TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_cut_anywhere_gives_the_right_pixels_or_none(tmp_path: Path, form: str) -> None:
+    whole, path = saved(form, RGB[:24, :30], **FORMS[form]), tmp_path / "cut.jpg"
+    path.write_bytes(whole)
+    expected = load_image(path)
+    for end in range(0, len(whole), max(1, len(whole) // 400)):
+        path.write_bytes(whole[:end])
+        try:
+            np.testing.assert_array_equal(load_image(path), expected)
+        except ValueError:
+            continue
+
+
+def test_a_png_with_any_byte_changed_gives_the_right_pixels_or_none(tmp_path: Path) -> None:
+    pixels, path = RGB[:24, :30], tmp_path / "odd.png"
+    whole = png([row.tobytes() for row in pixels], (30, 24), 8, 2)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            np.testing.assert_array_equal(load_image(path), pixels)
+        except ValueError:
+            continue
+
+
+def test_a_file_of_more_bytes_than_any_picture_needs_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "endless.jpg"
+    with open(path, "wb") as file:
+        file.write(saved("JPEG"))
+        file.truncate(600 << 20)  # of holes
+    with pytest.raises(ValueError, match=r"endless\.jpg: its 629,145,600 bytes are more"):
+        load_image(path)
+
+
+def test_a_broken_exif_orders_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(saved("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
+    assert load_image(tmp_path / "a.jpg").shape == RGB.shape

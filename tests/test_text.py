@@ -30,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("layer", [-1, -2, 0, 1, 4])
-def test_layer_is_the_hidden_state_of_the_whole_model(folder: Path, layer: int) -> None:
+@pytest.mark.parametrize("layer", [-1, -2, 0, 1, 4, "mean-last-4"])
+def test_layer_is_the_hidden_state_of_the_whole_model(folder: Path, layer: int | str) -> None:
     extractor = TextExtractor(TextConfig(model=str(folder), layer=layer))
     whole = BertModel.from_pretrained(folder).eval()
     for text, tokens in zip(TEXTS, extractor(TEXTS), strict=True):
@@ -41,7 +41,9 @@ def test_layer_is_the_hidden_state_of_the_whole_model(folder: Path, layer: int) 
         with torch.inference_mode():
             states = whole(torch.tensor([ids]), output_hidden_states=True).hidden_states
         assert tokens.token_ids.tolist() == ids
-        np.testing.assert_allclose(tokens.features, states[layer][0].numpy(), atol=2e-3)
+        mean = (states[1] + states[2] + states[3] + states[4]) / 4  # the model has four layers
+        wanted = mean if layer == "mean-last-4" else states[layer]
+        np.testing.assert_allclose(tokens.features, wanted[0].numpy(), atol=2e-3)
     assert tokens.features.dtype == np.float16
     assert tokens.token_ids.dtype == np.int32
     assert extractor.dim == tokens.features.shape[1] == 32
@@ -54,9 +56,10 @@ def test_only_the_layers_needed_are_kept(folder: Path) -> None:
     assert [count(layer) for layer in (-1, -2, 1, 0)] == [4, 3, 1, 0]
 
 
-def test_a_sentence_does_not_depend_on_its_batch(folder: Path) -> None:
-    alone = TextExtractor(TextConfig(model=str(folder), batch_size=1))(TEXTS)
-    together = TextExtractor(TextConfig(model=str(folder), batch_size=4))(TEXTS[::-1])[::-1]
+@pytest.mark.parametrize("layer", [-1, "mean-last-4"])
+def test_a_sentence_does_not_depend_on_its_batch(folder: Path, layer: int | str) -> None:
+    alone = TextExtractor(TextConfig(model=str(folder), layer=layer, batch_size=1))(TEXTS)
+    together = TextExtractor(TextConfig(model=str(folder), layer=layer, batch_size=4))(TEXTS[::-1])[::-1]
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.token_ids, other.token_ids)
         np.testing.assert_allclose(one.features, other.features, atol=1e-3)
@@ -78,6 +81,59 @@ def test_long_sentences_are_cut(folder: Path) -> None:
     assert extractor([]) == []
 
 
+ALPHABETS = [
+    *("dogs two a b xyz", "[UNK] [SEP] [MASK]", "\u00e9\u00df\u01c4\u0130.,!?", "e\u0301o\u0308\u4e2d"),
+    *(
+        "\u4e2d\u6587\u6c49\u5b57",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "\u0928\u092e\u0938\u094d\u0924\u0947",
+    ),  # Chinese, Arabic, Hindi
+    *("\U0001f600\u200d\U0001f469\ufe0f", "\u200f\u202e\u200b\0\t\n"),
+]
+
+
+@pytest.mark.parametrize("limit", [3, 6, 40])
+def test_one_pass_cuts_as_transformers_cuts_and_counts_what_was_there(folder: Path, limit: int, capfd) -> None:
+    extractor, rng = TextExtractor(TextConfig(model=str(folder), max_tokens=limit)), np.random.default_rng(limit)
+    texts = ["dog " * 600, "", *ALPHABETS]
+    for _ in range(300):
+        letters = "".join(ALPHABETS[i] + " " for i in rng.integers(0, len(ALPHABETS), 2))
+        texts.append("".join(rng.choice(list(letters), int(rng.integers(0, 60)))))
+    ids, whole = extractor._tokenise(texts)
+    assert "longer than" not in capfd.readouterr().err, "a caption that is cut is no error to warn of"
+    theirs = BertTokenizer.from_pretrained(folder)
+    assert ids == theirs(texts, truncation=True, max_length=limit)["input_ids"]
+    assert whole == [len(row) for row in theirs(texts, truncation=False)["input_ids"]]
+    assert [tokens.whole for tokens in extractor(texts[:2])] == [602, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("", ""),
+        (" \t\n", ""),
+        ("two\0 dogs", "two dogs"),  # BERT's own rule: NUL, U+FFFD and controls are dropped
+        ("\u200f\u200b\u202e", ""),
+        ("two\u202e dogs\u200d", "two dogs"),
+        ("two \ud83d dogs", "two dogs"),  # half a surrogate pair
+        ("\udcff", ""),
+        ("\ud83d\ude00", "\U0001f600"),  # both halves are the character
+        ("caf\u00e9", "cafe\u0301"),
+        ("\u4f60\u597d", "\u4f60 \u597d"),
+        ("\u0645\u0631\u062d\u0628\u0627", "[UNK]"),
+        ("\u0928\u092e\u0938\u094d\u0924\u0947 dog", "[UNK] dog"),
+        ("\U0001f469\u200d\U0001f467 dog", "[UNK] dog"),
+    ],
+)
+def test_text_of_any_script_and_of_none(folder: Path, text: str, same: str) -> None:
+    extractor = TextExtractor(TextConfig(model=str(folder)))
+    one, other = extractor([text, same])
+    assert one.token_ids.tolist() == other.token_ids.tolist()
+    assert (one.token_ids[0], one.token_ids[-1]) == (WORDS.index("[CLS]"), WORDS.index("[SEP]"))
+    np.testing.assert_array_equal(one.features, other.features)
+    assert np.isfinite(one.features).all()
+
+
 def test_fingerprint_follows_what_decides_the_numbers(folder: Path) -> None:
     def fingerprint(**settings) -> dict:
         return TextExtractor(TextConfig(model=str(folder), **settings)).fingerprint
@@ -87,6 +143,17 @@ def test_fingerprint_follows_what_decides_the_numbers(folder: Path) -> None:
     assert str(folder) not in str(plain)
     assert plain["weights_sha256"] != fingerprint(layer=2)["weights_sha256"]
     assert plain != fingerprint(max_tokens=9)
+    assert plain != fingerprint(layer="mean-last-4")
+    assert plain["weights_sha256"] == fingerprint(layer="mean-last-4")["weights_sha256"]
+
+
+def test_a_model_of_three_layers_has_no_mean_of_four(folder: Path, tmp_path: Path) -> None:
+    config = BertModel.from_pretrained(folder).config
+    config.num_hidden_layers = 3
+    BertModel(config).save_pretrained(tmp_path)
+    BertTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"needs 4 layers, .* has 3: give a number"):
+        TextExtractor(TextConfig(model=str(tmp_path), layer="mean-last-4"))
 
 
 def test_a_checkpoint_without_a_pooler_has_one_recipe_and_the_tokenizers_rules_count(

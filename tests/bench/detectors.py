@@ -1,4 +1,4 @@
-"""What an image and a caption cost: detectors plain and fast, a grid, and MiniLM."""
+"""What an image costs: torchvision's detectors plain and fast, and a grid."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,6 @@ from data.demo import compose, paint
 from extractors.detector import build
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.grid import GridConfig, GridExtractor
-from extractors.text import TextConfig, TextExtractor
 from tests.bench.common import cpu, show
 from tests.calibrated import calibrated, pictures
 from tests.test_images import picture
@@ -21,19 +20,8 @@ from tests.test_images import picture
 DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
 
 
-def extraction() -> None:
-    """One image, one caption."""
-    regions()
-    texts = ["two dogs are running along the street in front of a woman with an umbrella"] * 64
-    extractor = TextExtractor(TextConfig(model="minilm"))
-    rows = [("one at a time", cpu(lambda: [extractor([t]) for t in texts[:8]]) / 8, "a caption")]
-    rows.append(("batches of 64", cpu(lambda: extractor(texts)) / 64, "a caption"))
-    show("token features", rows)
-
-
-def regions() -> None:
+def detectors() -> None:
     """One image on one thread: torchvision's own call, and the same weights in ours."""
-    torch.set_num_threads(1)
     scene, photo = paint(compose(7, 0))[0], picture(0, 480, 640)
     show("demo detector, a scene of 400x300", _detector_rows("demo", "demo", np.asarray(scene), 5))
     with tempfile.TemporaryDirectory() as folder:

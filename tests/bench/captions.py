@@ -1,0 +1,33 @@
+"""What a caption costs, by MiniLM."""
+
+import torch
+
+from data.demo import compose
+from data.demo.captions import captions
+from extractors.text import TextConfig, TextExtractor
+from tests.bench.common import cpu, show
+
+
+def tokens() -> None:
+    """A caption, as the ports read it (one at a time; batches padded to the limit) and as it is read here."""
+    texts = [sentence for i in range(40) for sentence in captions(compose(7, i))]
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        extractor = TextExtractor(TextConfig(model="minilm", dtype=dtype))
+        ways = {
+            "one at a time": lambda e=extractor: [e([text]) for text in texts],
+            "64, padded to the limit": lambda e=extractor: _padded(e, texts),
+            "64 of like length": lambda e=extractor: e(texts),
+        }
+        rows += [(f"{way}, {dtype}", cpu(run) / len(texts), "a caption") for way, run in ways.items()]
+    show("token features", rows)
+
+
+def _padded(extractor: TextExtractor, texts: list[str]) -> None:
+    """The ports' way: 64 in the order given, padded to 64 tokens."""
+    low = extractor.config.dtype == "bfloat16"
+    for start in range(0, len(texts), 64):
+        part = texts[start : start + 64]
+        batch = extractor._tokenizer(part, padding="max_length", truncation=True, max_length=64, return_tensors="pt")
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+            extractor._model(**batch).last_hidden_state.half().numpy()
