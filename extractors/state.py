@@ -19,8 +19,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth or .pt file")
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth, .pt or .bin file")
     try:
         state, classes = _read(path)
     except Exception as error:  # a damaged file raises whatever its reader trips over
@@ -29,6 +29,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if wrong:
         raise ValueError(f"{path} is not a state dict: {wrong[0]!r} is no tensor; save model.state_dict()")
     return state, classes
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header's texts of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

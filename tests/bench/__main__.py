@@ -8,11 +8,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.bench import extraction, search, stores
+from tests.bench import bottom_up, extraction, search, stores
 
 TABLES = {
     "stores": stores.stores,
     "extraction": lambda _: extraction.extraction(),
+    "bottom-up": bottom_up.bottom_up,
     "search": search.search,
     "metrics": lambda _: search.metrics(),
 }
