@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision import models
 
-SUFFIXES = (".safetensors", ".pth", ".pt")  # of the files that can be read; anything else is a published name
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # of the files that can be read; anything else is a published name
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -23,7 +23,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth or .pt file")
+        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth, .pt or .bin file")
     try:
         state, classes = _read(path)
     except Exception as error:  # a damaged file raises whatever its reader trips over
@@ -32,6 +32,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if wrong:
         raise ValueError(f"{path} is not a state dict: {wrong[0]!r} is no tensor; save model.state_dict()")
     return state, classes
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header's texts of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import captions, detectors, search, stores
+from tests.bench import bottom_up, captions, detectors, search, stores
 
 TABLES = {
     "stores": stores.stores,
+    "bottom-up": bottom_up.bottom_up,
     "detectors": lambda _: detectors.detectors(),
     "captions": lambda _: captions.tokens(),
     "search": search.search,

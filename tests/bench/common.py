@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 REPEATS = 5
+T = TypeVar("T")
 
 
 def cpu(function: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -19,6 +21,13 @@ def cpu(function: Callable[[], object], repeats: int = REPEATS) -> float:
         function()
         spent.append(time.process_time() - began)
     return float(np.median(spent))
+
+
+def cpu_of(function: Callable[[], T]) -> tuple[float, T]:
+    """CPU seconds of one call, and what it returned."""
+    began = time.process_time()
+    found = function()
+    return time.process_time() - began, found
 
 
 def show(title: str, rows: list[tuple[str, float, str]]) -> None:

@@ -1,0 +1,182 @@
+"""Pixels to the features of the bottom-up papers: 36 regions an image, or 10 to 100, each a proposal and its pool5.
+
+n proposals of an image (300 at most), r rows kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torchvision.ops import roi_pool
+
+from extractors.bottom_up.model import DIM, BottomUp, Pointwise, Scores, in_chunks, quick_pool5
+from extractors.bottom_up.pooling import POOLED, STRIDE, pool
+from extractors.bottom_up.proposals import grid, move, propose
+from extractors.bottom_up.selection import near_the_edge, select
+from extractors.bottom_up.weights import MEAN, Anchors, load
+from extractors.fast import NAMES, arithmetic, fold, to_device, to_host
+from extractors.regions import Prepared, RegionExtractor, Regions
+from extractors.state import state_sha256
+
+VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+ROIS_AT_ONCE = 24  # on a CPU: their maps stay in its cache
+MARGIN = 0.3  # logits of confidence: two to four times what bfloat16 was seen to move one by
+
+
+class BottomUpConfig(BaseModel):
+    """Whose weights, and how many rows an image gives: the fixed 36 of the field, or an adaptive 10 to 100."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["bottom-up"]
+    weights: Path  # a .safetensors of `tern weights convert`, or a port's .pkl, .pth or .bin
+    anchors: Anchors | None = None  # of a port's file that holds none
+    vocabulary: Path | None = None  # folder with objects_vocab.txt and attributes_vocab.txt; None: the weights' own
+    min_regions: int = Field(36, ge=1, le=300)  # rows at least, as far as there are proposals
+    max_regions: int = Field(36, ge=1, le=300)  # rows at most
+    min_score: float = Field(0.2, gt=0, le=1)  # confidence from which a proposal is kept
+    boxes: Literal["proposals", "regressed"] = (
+        "proposals"  # what is stored beside the features, which are the proposals'
+    )
+    short_side: int = Field(600, ge=64, le=4000)  # pixels of the net's input, unless the long side would pass ...
+    long_side: int = Field(1000, ge=64, le=4000)  # ... this
+    max_proposals: int = Field(300, ge=1, le=6000)  # RoIs an image; fewer cost less and are not the classic model's
+    exact: bool = False  # plain float32; else what the machine is quickest in
+    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
+
+    @model_validator(mode="after")
+    def _rising(self) -> BottomUpConfig:
+        if self.min_regions > self.max_regions:
+            raise ValueError(f"min_regions {self.min_regions} is above max_regions {self.max_regions}")
+        if self.short_side > self.long_side:
+            raise ValueError(f"short_side {self.short_side} is above long_side {self.long_side}")
+        return self
+
+
+class BottomUpExtractor(RegionExtractor):
+    """The Visual-Genome Faster R-CNN. Rows are in the order of Caffe's generate_tsv.py: as proposed, or best first."""
+
+    def __init__(self, config: BottomUpConfig) -> None:
+        """Raises ValueError for weights that are not this model's, FileNotFoundError."""
+        self.config = config
+        self.dim = DIM
+        model, self.classes, self.attributes = load(config.weights, config.anchors, config.vocabulary)
+        self._weights_sha256 = state_sha256(model)
+        on_cpu = torch.device(config.device).type == "cpu"
+        # On a GPU float16: eight times finer than bfloat16, as quick, and pool5's largest value is about 35.
+        self._dtype = torch.float32 if config.exact else arithmetic("cpu") if on_cpu else torch.float16
+        self.batch_size = 1 if on_cpu else 8  # images; on a CPU the maps of several leave its caches
+        self._res5_in_float32 = None  # for the proposals that rounding might put on the other side of the choice
+        if self._dtype == torch.bfloat16:
+            self._res5_in_float32 = fold(copy.deepcopy(model.res5)).to(memory_format=torch.channels_last)
+        self._model = (model if config.exact else _quick(model, self._dtype, config.device)).to(config.device)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the numbers, for the recipe: settings, arithmetic and the weights' hash."""
+        settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary", "exact", "device"})
+        how = {"arithmetic": "exact" if self.config.exact else NAMES[self._dtype]}
+        return {"extractor": "bottom-up", "version": VERSION, **settings, **how, "weights_sha256": self._weights_sha256}
+
+    def prepare(self, pixels: np.ndarray) -> Prepared:
+        """BGR less the mean, then resized as cv2.resize does it: linear, without antialiasing, `(3, net h, net w)`."""
+        height, width = pixels.shape[:2]
+        net_w, net_h, scale = self._net_size(width, height)
+        bgr = torch.from_numpy(np.ascontiguousarray(pixels[:, :, ::-1])).float() - torch.tensor(MEAN)
+        # Torch's functional form would round the size another way or take another scale from it.
+        resized = torch.ops.aten.upsample_bilinear2d(bgr.permute(2, 0, 1)[None], [net_h, net_w], False, scale, scale)[0]
+        return Prepared(to_device(resized, self.config.device), (width, height))
+
+    @torch.inference_mode()
+    def extract(self, batch: list[Prepared]) -> list[Regions]:
+        """Regions of images whose inputs have one shape."""
+        inputs = torch.stack([image.input for image in batch])  # (b, 3, net h, net w)
+        if not self.config.exact:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        maps = self._model.maps(inputs)  # (b, 1024, h, w)
+        logits, deltas = self._model.rpn(maps)
+        cells = grid(self._model.rpn.anchors, *maps.shape[2:])
+        net_h, net_w = inputs.shape[2:]
+        found = []
+        for one, scores, moves, image in zip(maps.split(1), logits, deltas, batch, strict=True):
+            scale = self._net_size(*image.size)[2]
+            boxes = move(cells, moves, (net_w, net_h))
+            found.append(
+                self._regions(one, propose(scores, boxes, scale, self.config.max_proposals), scale, image.size)
+            )
+        return found
+
+    def _net_size(self, width: int, height: int) -> tuple[int, int, float]:
+        return net_size(width, height, self.config.short_side, self.config.long_side)
+
+    def _regions(self, maps: Tensor, rois: Tensor, scale: float, size: tuple[int, int]) -> Regions:
+        """(1, 1024, h, w), (n, 4) in net pixels -> the rows that are kept."""
+        config, boxes = self.config, rois / scale
+        features = self._pool5(maps, rois)  # (n, 2048) float32
+        scores = self._model.heads(features)
+        keep, confidence = self._select(boxes, scores)
+        if self._res5_in_float32 is not None:
+            unsure = near_the_edge(keep, confidence, MARGIN, ROIS_AT_ONCE)
+            features[unsure] = self._plain_pool5(self._res5_in_float32, maps, rois[unsure])
+            scores = self._model.heads(features)
+            keep, _ = self._select(boxes, scores)
+        kept = Scores(*(x if x is None else x[keep] for x in scores))
+        values, classes = kept.classes[:, 1:].max(1)
+        boxes = boxes[keep]
+        if config.boxes == "regressed":
+            boxes = move(boxes, self._model.deltas(features[keep], classes + 1), size)
+        rows = to_host([features[keep].half(), boxes, classes.int(), values, *self._attributes(kept)])
+        return Regions(*(x.numpy() for x in rows), size)
+
+    def _select(self, boxes: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        config = self.config
+        return select(boxes, scores.classes[:, 1:], config.min_regions, config.max_regions, config.min_score)
+
+    def _pool5(self, maps: Tensor, rois: Tensor) -> Tensor:
+        if self.config.exact:
+            return self._plain_pool5(self._model.res5, maps, rois)
+        size = ROIS_AT_ONCE if maps.device.type == "cpu" else max(1, len(rois))
+        return quick_pool5(self._model.res5, pool(maps.to(self._dtype), rois), size)
+
+    @staticmethod
+    def _plain_pool5(res5: nn.Module, maps: Tensor, rois: Tensor) -> Tensor:
+        """pool5_flat of RoIs by torchvision's pooling, (n, 2048)."""
+        pooled = roi_pool(maps, [rois], POOLED, 1 / STRIDE)
+        return in_chunks(lambda part: res5(part).mean((2, 3)), pooled, ROIS_AT_ONCE)
+
+    @staticmethod
+    def _attributes(scores: Scores) -> tuple[Tensor, Tensor]:
+        if scores.attributes is None:
+            none = torch.zeros(len(scores.classes), device=scores.classes.device)
+            return none.int() - 1, none
+        values, ids = scores.attributes[:, 1:].max(1)
+        return ids.int(), values
+
+
+def net_size(width: int, height: int, short: int = 600, long: int = 1000) -> tuple[int, int, float]:
+    """Width and height of the net's input in pixels, and the scale, as Caffe's _get_image_blob chooses them.
+
+    The short side becomes `short` pixels, unless the long one would pass `long`.
+    """
+    scale = short / min(width, height)
+    if round(scale * max(width, height)) > long:
+        scale = long / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale)), scale
+
+
+def _quick(model: BottomUp, dtype: torch.dtype, device: str) -> BottomUp:
+    """Batch norms folded, channels-last, res5 in `dtype`. What finds and chooses the boxes stays float32."""
+    fold(model).to(memory_format=torch.channels_last)
+    model.res5.to(dtype)
+    if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():
+        for parent in [*model.res2.modules(), *model.res3.modules(), *model.res4.modules(), model.rpn]:
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1):
+                    setattr(parent, name, Pointwise(child))
+    return model

@@ -1,0 +1,88 @@
+"""Anchors, deltas and scores into proposals: Caffe's proposal layer, where a box includes its last pixel.
+
+Matched to lib/rpn/generate_anchors.py, proposal_layer.py and lib/fast_rcnn/bbox_transform.py of Anderson et al.
+k anchors of an image, n proposals; boxes are x1 y1 x2 y2, a width is x2 - x1 + 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from extractors.bottom_up.pooling import STRIDE
+
+RATIOS = (0.5, 1.0, 2.0)  # height by width
+SCALES = (4, 8, 16, 32)  # of a base box of 16 pixels
+BEFORE_NMS = 6000  # boxes, the best
+OVERLAP = 0.7
+MIN_SIDE = 16  # pixels of the image as it was before it was resized
+
+
+def caffe_anchors() -> Tensor:
+    """(12, 4) float32: the base box (0, 0, 15, 15) in each ratio, sides rounded, in each scale; ratio-major."""
+    found = []
+    for ratio in RATIOS:
+        width = round((16 * 16 / ratio) ** 0.5)
+        height = round(width * ratio)
+        for scale in SCALES:
+            half_w, half_h = (width * scale - 1) / 2, (height * scale - 1) / 2
+            found.append([7.5 - half_w, 7.5 - half_h, 7.5 + half_w, 7.5 + half_h])
+    return torch.tensor(found)
+
+
+def grid(anchors: Tensor, height: int, width: int) -> Tensor:
+    """The anchors of every cell of a map: (12, 4) -> (height width 12, 4), row-major cells, anchors fastest."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=anchors.device) * STRIDE,
+        torch.arange(width, device=anchors.device) * STRIDE,
+        indexing="ij",
+    )
+    shifts = torch.stack([x, y, x, y], -1).reshape(-1, 1, 4)  # (c, 1, 4)
+    return (anchors + shifts).reshape(-1, 4)
+
+
+def move(boxes: Tensor, deltas: Tensor, limit: tuple[float, float]) -> Tensor:
+    """Boxes moved and stretched by deltas, clipped to [0, limit - 1]: (k, 4), (k, 4) -> (k, 4).
+
+    `limit` is width and height in pixels. As Caffe has it, x2 is the centre plus half the width, without "- 1".
+    """
+    sides = boxes[:, 2:] - boxes[:, :2] + 1
+    centres = boxes[:, :2] + 0.5 * sides
+    centres = deltas[:, :2] * sides + centres
+    halves = 0.5 * (deltas[:, 2:].exp() * sides)
+    last = boxes.new_tensor(limit) - 1
+    corners = (centres - halves, centres + halves)
+    return torch.cat([torch.minimum(corner, last).clamp_min(0) for corner in corners], 1)
+
+
+def propose(logits: Tensor, boxes: Tensor, scale: float, limit: int = 300) -> Tensor:
+    """The proposals of one image, best first: logits (k,), boxes (k, 4) -> (up to `limit`, 4), all in net pixels.
+
+    Small boxes go before the best 6000 are taken; `scale` is net pixels a pixel of the image.
+    """
+    able = ((boxes[:, 2:] - boxes[:, :2] + 1) >= MIN_SIDE * scale).all(1).nonzero().flatten()
+    order = able[logits[able].argsort(descending=True, stable=True)[:BEFORE_NMS]]
+    return boxes[first_survivors(boxes[order], logits[order], limit, order)]
+
+
+def first_survivors(boxes: Tensor, scores: Tensor, wanted: int, names: Tensor) -> Tensor:
+    """`names` of the first `wanted` boxes that NMS leaves; boxes come best first.
+
+    What NMS keeps of a prefix does not depend on what follows it, so a prefix is tried before the whole.
+    """
+    size = 4 * wanted
+    while True:
+        kept = inclusive_nms(boxes[:size], scores[:size], OVERLAP)
+        if len(kept) >= wanted or size >= len(boxes):
+            return names[kept[:wanted]]
+        size *= 2
+
+
+def inclusive_nms(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
+    """NMS with Caffe's overlap, in which a box includes its last pixel. Indices, best score first.
+
+    Caffe drops from `overlap` on, torchvision only above it: no quotient of float32 equals 0.7 or 0.3 in double
+    precision, so that is the same.
+    """
+    return nms(boxes + boxes.new_tensor([0, 0, 1, 1]), scores, overlap)
