@@ -190,6 +190,11 @@ class Store:
         for reader, requests in begun:
             reader.finish(requests)
 
+    def preload(self) -> None:
+        """Bring the shards into the system's memory, in order: for a store that fits there and will be read again."""
+        for shard in self._shards:
+            shard.preload()
+
     def verify(self) -> list[str]:
         """Every difference between the files and what was written, naming file and item; empty if there is none."""
         return verify(self.folder, self.manifest)
