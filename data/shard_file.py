@@ -85,38 +85,17 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
             aside.append({"id": item.id, "hash": item.hash, "reason": reason})
         else:
             kept.append((item, {name: values[name].astype(fields[name].dtype) for name in fields}))
-    with atomic(path) as temporary, _Sink(temporary) as sink:
-        with h5py.File(sink, "w", libver=("earliest", "v110")) as file:
-            _fill(file, kept, fields)
-            file.attrs["set_aside"] = json.dumps(aside)
-        if sink.error:
-            raise OSError(sink.error.errno, f"{path} cannot be written: {os.strerror(sink.error.errno)}")
+    # Into memory first: HDF5 told of a full disk in the middle of a file leaves handles behind and crashes at exit.
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("earliest", "v110")) as file:
+        _fill(file, kept, fields)
+        file.attrs["set_aside"] = json.dumps(aside)
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as out:
+            out.write(image.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno or 0)}") from error
     return plan.file
-
-
-class _Sink(io.FileIO):
-    """A file that keeps the first error of a write to itself: HDF5 told of a full disk crashes the process at exit."""
-
-    error: OSError | None = None
-
-    def __init__(self, path: Path):
-        super().__init__(path, "w+")
-
-    def write(self, data: Any) -> int:
-        view, done = memoryview(data).cast("B"), 0
-        while done < len(view) and not self.error:
-            try:
-                done += super().write(view[done:])
-            except OSError as error:
-                self.error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
 
 
 def _problem(values: Rows, fields: dict[str, Field]) -> str:
@@ -137,11 +116,11 @@ def _fill(file: h5py.File, kept: list[tuple[Item, Rows]], fields: dict[str, Fiel
     file["hashes"] = np.array([item.hash for item, _ in kept], dtype="S64")
     file["crc32"] = np.array([crc(values, fields) for _, values in kept], dtype="uint32")
     for name, field in fields.items():
-        _column(file, name, field, [values[name] for _, values in kept])
+        _column(file, name, field, [values.pop(name) for _, values in kept])
 
 
 def _column(file: h5py.File, name: str, field: Field, parts: list[np.ndarray]) -> None:
-    """Write a contiguous dataset by blocks: joined at once, the shard would stand in memory twice."""
+    """Write a contiguous dataset by blocks and empty `parts`: so the shard never stands in memory twice."""
     join = np.concatenate if field.per == "row" else np.stack
     if not parts:
         file.create_dataset(name, data=np.array([], dtype=field.dtype))
@@ -149,8 +128,9 @@ def _column(file: h5py.File, name: str, field: Field, parts: list[np.ndarray]) -
     count = sum(map(len, parts)) if field.per == "row" else len(parts)
     tail = parts[0].shape[1:] if field.per == "row" else parts[0].shape
     dataset, start = file.create_dataset(name, (count, *tail), field.dtype), 0
-    for i in range(0, len(parts), BLOCK):
-        block = join(parts[i : i + BLOCK])
+    while parts:
+        block = join(parts[:BLOCK])
+        del parts[:BLOCK]
         dataset[start : start + len(block)] = block
         start += len(block)
 
