@@ -39,7 +39,7 @@ def compact(
 
     Nothing is lost at any moment: the new shards are written beside the old ones, one manifest lists them, then the old
     files are removed. Finished shards of an extraction that was killed stay, for it to go on with. A store that is
-    compact is left as it is. Memory: one shard. Returns the manifest.
+    compact is left as it is. Memory: two shards. Returns the manifest.
 
     Raises ValueError naming file and item where rows are damaged, or the process that is writing to the store.
     """

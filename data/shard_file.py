@@ -70,7 +70,7 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str]
 def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | str]) -> str:
     """Write one shard: `rows` gives, for each planned item, its fields, or the reason why it has none.
 
-    Returns the file name. If the shard is there already and whole, `rows` is not touched. Memory: one shard.
+    Returns the file name. If the shard is there already and whole, `rows` is not touched. Memory: two shards.
     Raises OSError naming the file if the disk is full; nothing half-written is left.
     """
     path, fields = Path(folder) / plan.file, fields_of(read_manifest(folder))
@@ -120,7 +120,7 @@ def _fill(file: h5py.File, kept: list[tuple[Item, Rows]], fields: dict[str, Fiel
 
 
 def _column(file: h5py.File, name: str, field: Field, parts: list[np.ndarray]) -> None:
-    """Write a contiguous dataset by blocks and empty `parts`: so the shard never stands in memory twice."""
+    """Write a contiguous dataset by blocks and empty `parts`: joined at once, the rows would need memory again."""
     join = np.concatenate if field.per == "row" else np.stack
     if not parts:
         file.create_dataset(name, data=np.array([], dtype=field.dtype))

@@ -97,7 +97,7 @@ def compact(
 
     place = _folder(folder)
     before = read_manifest(place)
-    # One process: the disk is what it waits for, and the rows of one shard are all the memory it takes.
+    # One process: the disk is what it waits for, and the rows of two shards are all the memory it takes.
     after = compacted(place, items_per_shard, in_processes(1, "compact"))
     (shards, size), (now, left) = _size(before), _size(after)
     if after["generation"] == before["generation"]:
