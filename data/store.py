@@ -1,56 +1,77 @@
-"""The reading half of a store: rows by id, from shards that are mapped into memory.
+"""The reading half of a store: rows by id, out of the shards straight into one array.
 
-A reader holds no HDF5 handle: the small columns are read at once, the large ones are mapped read-only at their offset
-in the file. So it can be pickled and used in forked or spawned workers, and the system shares the pages between them.
+It can be pickled, and used from threads and forked or spawned workers; a compaction does not disturb an open store.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from data.files import digest, sha256_file
-from data.shards import Field, damage, fields_of, open_shard, read_manifest
-
-
-@dataclass(frozen=True)
-class _Shard:
-    ids: list[str]
-    hashes: list[str]
-    offsets: np.ndarray  # (items + 1,) int64, rows
-    columns: dict[str, np.ndarray]  # mapped, read-only
+from data.files import digest
+from data.manifest import Field, fields_of, read_manifest
+from data.reader import ShardReader
+from data.verify import verify
 
 
 class Store:
     """A feature or vector store as its manifest stood when it was opened (a generation: later ones are not seen).
 
     Raises FileNotFoundError if there is no store, ValueError naming the shard if one is missing or does not fit.
+    Holds one file descriptor a shard until it is closed or forgotten.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any] | None = None):
         self.folder = Path(folder)
-        self.manifest = manifest or read_manifest(self.folder)
+        self.manifest, self._shards = _open(self.folder, manifest)
         self.kind: str = self.manifest["kind"]
         self.recipe: dict[str, Any] = self.manifest["recipe"]
         self.generation: int = self.manifest["generation"]
         self.fields: dict[str, Field] = fields_of(self.manifest)
-        self._shards = [self._open(entry) for entry in self.manifest["shards"]]
-        self._place = {name: (s, i) for s, shard in enumerate(self._shards) for i, name in enumerate(shard.ids)}
-        for name in self.set_aside:  # it could be read once and no longer can: its old rows are not its content
-            self._place.pop(name, None)
-        if len({self._tail("features", shard) for shard in self._shards if shard.ids}) > 1:
+        filled = [shard for shard in self._shards if shard.ids]
+        if len({shard.tail("features") for shard in filled}) > 1:
             raise ValueError(
                 f"{self.folder}: shards hold features of different widths; delete the folder and extract again."
             )
+        self._tails = {n: filled[0].tail(n) if filled else () for n, f in self.fields.items() if f.per == "row"}
+        self._index(filled)
+
+    def _index(self, filled: list[ShardReader]) -> None:
+        """Every row of every shard by the number of its item, superseded ones too; `_place` has the living."""
+        none = [np.zeros(0, "int64")]
+        self._filled = filled
+        self._shard = np.repeat(np.arange(len(filled)), [len(shard.ids) for shard in filled])
+        self._start = np.concatenate([shard.offsets[:-1] for shard in filled] or none)
+        self._rows = np.concatenate([np.diff(shard.offsets) for shard in filled] or none)
+        self._crc32 = np.concatenate([shard.crc32 for shard in filled] or none)
+        self._hashes = [value for shard in filled for value in shard.hashes]
+        self._per_item = {
+            name: np.concatenate([shard.per_item[name] for shard in filled] or none).astype(field.dtype)
+            for name, field in self.fields.items()
+            if field.per == "item"
+        }
+        names = (name for shard in filled for name in shard.ids)
+        self._place = {name: number for number, name in enumerate(names)}
+        for name in [*self.set_aside, *self.manifest["dropped"]]:  # old rows are not its content any more
+            self._place.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "manifest": self.manifest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"], state["manifest"])  # type: ignore[misc]
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file descriptors back now, and not when the store is forgotten."""
+        for shard in self._shards:
+            shard.close()
 
     def __len__(self) -> int:
         return len(self._place)
@@ -66,27 +87,37 @@ class Store:
     @property
     def dim(self) -> int:
         """Width of the features."""
-        filled = [shard for shard in self._shards if shard.ids]
-        if not filled:
+        if not self._filled:
             raise ValueError(f"{self.folder}: the store is empty; run the stage that fills it.")
-        return self._tail("features", filled[0])[0]
+        return self._tails["features"][0]
 
     @property
     def set_aside(self) -> dict[str, str]:
         """Id -> reason of the items that could not be extracted."""
-        return {entry["id"]: entry["reason"] for entry in self.manifest["set_aside"]}
+        gone = set(self.manifest["dropped"])
+        return {entry["id"]: entry["reason"] for entry in self.manifest["set_aside"] if entry["id"] not in gone}
 
-    def places(self, ids: Sequence[str]) -> list[tuple[int, int]]:
-        """(shard, position) of each id. Raises ValueError naming the first that is not here."""
+    def _numbers(self, ids: Sequence[str]) -> np.ndarray:
+        """(n,) number of each id's item. Raises ValueError naming the first that is not here."""
         try:
-            return [self._place[name] for name in ids]
+            return np.fromiter(map(self._place.__getitem__, ids), "int64", len(ids))
         except KeyError as error:
-            hint = self.set_aside.get(error.args[0], "it was never extracted: run `tern extract`")
-            raise ValueError(f"{error.args[0]!r} is not in the store {self.folder}: {hint}.") from None
+            name = error.args[0]
+            gone = "it was removed from the data set" if name in self.manifest["dropped"] else ""
+            hint = gone or self.set_aside.get(name, "it was never extracted: run `tern extract`")
+            raise ValueError(f"{name!r} is not in the store {self.folder}: {hint}.") from None
 
     def hashes(self, ids: Sequence[str]) -> list[str]:
         """Content hash of what each item was extracted from."""
-        return [self._shards[s].hashes[i] for s, i in self.places(ids)]
+        return [self._hashes[number] for number in self._numbers(ids)]
+
+    def checksums(self, ids: Sequence[str]) -> np.ndarray:
+        """(n,) uint32: the CRC that each item's rows were written with."""
+        return self._crc32[self._numbers(ids)]
+
+    def path_of(self, name: str) -> Path:
+        """The shard that an item's rows stand in."""
+        return self._filled[self._shard[self._numbers([name])[0]]].path
 
     def content(self, ids: Sequence[str]) -> str:
         """Digest of recipe and content of these items, in this order: what depends on them is named by it."""
@@ -94,68 +125,105 @@ class Store:
 
     def lengths(self, ids: Sequence[str]) -> np.ndarray:
         """(n,) int64: rows of each item."""
-        shards = self._shards
-        spans = [shards[s].offsets[i + 1] - shards[s].offsets[i] for s, i in self.places(ids)]
-        return np.array(spans, dtype="int64")
+        return self._rows[self._numbers(ids)]
 
     def read(self, field: str, ids: Sequence[str]) -> np.ndarray:
         """Values of one field for `ids`, in their order.
 
         A per-row field gives (sum of lengths, ...): the rows of the items one after another; a per-item field (n, ...).
         """
-        places = self.places(ids)
+        numbers = self._checked(field, ids)
+        if field in self._per_item:
+            return self._per_item[field][numbers]
+        rows = self._rows[numbers]
+        ends = np.cumsum(rows)
+        out = np.empty((int(rows.sum()), *self._tails[field]), self.fields[field].dtype)
+        self._read_into(field, numbers, ends - rows, out)
+        return out
+
+    def read_padded(
+        self, field: str, ids: Sequence[str], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A per-row field as a rectangle, read into its place: ((n, longest, ...), lengths (n,) int64).
+
+        Zeros stand behind the rows of each item. `out`: a contiguous array to fill, (n, longest or more, ...) of the
+        field's dtype. Raises ValueError if it does not fit, or if the field has one value an item.
+        """
+        numbers = self._checked(field, ids)
+        if field in self._per_item:
+            raise ValueError(f"{field} has one value an item: read it with `read`.")
+        lengths = self._rows[numbers]
+        longest, tail, dtype = int(lengths.max(initial=0)), self._tails[field], np.dtype(self.fields[field].dtype)
+        if out is None:
+            out = np.empty((len(ids), longest, *tail), dtype)
+        fits = out.ndim == 2 + len(tail) and len(out) == len(ids) and out.shape[1] >= longest and out.shape[2:] == tail
+        if not fits or out.dtype != dtype or not out.flags.c_contiguous:
+            raise ValueError(
+                f"`out` is {out.dtype} {out.shape}; {dtype} of ({len(ids)}, {longest} or more, *{tail}), contiguous, "
+                "is needed."
+            )
+        wide = out.shape[1]
+        for number in np.flatnonzero(lengths < wide):
+            out[number, lengths[number] :] = 0
+        self._read_into(field, numbers, np.arange(len(ids)) * wide, out.reshape(-1, *tail))
+        return out, lengths
+
+    def _checked(self, field: str, ids: Sequence[str]) -> np.ndarray:
         if field not in self.fields:
             raise ValueError(f"{self.folder} has no field {field!r}; it has {', '.join(self.fields)}.")
-        if not places:
-            return np.empty((0,), self.fields[field].dtype)
-        if self.fields[field].per == "item":
-            return np.stack([self._shards[s].columns[field][i] for s, i in places])
-        lengths = self.lengths(ids)
-        ends = np.cumsum(lengths)
-        out = np.empty((int(ends[-1]), *self._tail(field, self._shards[places[0][0]])), self.fields[field].dtype)
-        for (s, i), end, length in zip(places, ends, lengths, strict=True):
-            shard = self._shards[s]
-            out[end - length : end] = shard.columns[field][shard.offsets[i] : shard.offsets[i + 1]]
-        return out
+        return self._numbers(ids)
+
+    def _read_into(self, field: str, numbers: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
+        """Rows of the items into `out` (rows, ...) from row `to` on; in the order of the files, neighbours at once."""
+        order = np.lexsort((self._start[numbers], self._shard[numbers]))
+        numbers, to = numbers[order], to[order]
+        shard, start, rows = self._shard[numbers], self._start[numbers], self._rows[numbers]
+        follows = (shard[1:] == shard[:-1]) & (start[1:] == (start + rows)[:-1]) & (to[1:] == (to + rows)[:-1])
+        first = np.flatnonzero(np.concatenate([[True], ~follows])) if len(numbers) else np.zeros(0, "int64")
+        joined = np.add.reduceat(rows, first) if len(first) else rows
+        segments = list(zip(start[first].tolist(), joined.tolist(), to[first].tolist(), strict=True))
+        edges = np.searchsorted(shard[first], np.arange(len(self._filled) + 1))
+        begun = []
+        for reader, a, b in zip(self._filled, edges[:-1], edges[1:], strict=True):
+            if a < b:
+                begun.append((reader, reader.begin(field, segments[a:b], out)))
+        for reader, requests in begun:
+            reader.finish(requests)
+
+    def preload(self) -> None:
+        """Bring the shards into the system's memory, in order: for a store that fits there and will be read again."""
+        for shard in self._shards:
+            shard.preload()
 
     def verify(self) -> list[str]:
         """Every difference between the files and what was written, naming file and item; empty if there is none."""
-        problems = []
-        for entry in self.manifest["shards"]:
-            path = self.folder / entry["file"]
-            found = damage(path)
-            if not found and sha256_file(path) != entry["sha256"]:
-                found = [f"{path}: its bytes are not those that the manifest names"]
-            problems.extend(found)
-        return problems
+        return verify(self.folder, self.manifest)
 
-    def _open(self, entry: dict[str, Any]) -> _Shard:
-        path = self.folder / entry["file"]
-        with open_shard(path) as file:
-            try:
-                ids, offsets = list(file["ids"].asstr()[:]), file["offsets"][:]
-                hashes = [value.decode() for value in file["hashes"][:]]
-                # One map a shard: a store of many shards must not hold a file descriptor for every column.
-                whole = np.memmap(path, mode="r")
-                columns = {name: _column(whole, file[name]) for name in self.fields}
-            except (KeyError, OSError, ValueError) as error:
-                raise ValueError(f"{path} is damaged ({error}); restore it, or delete the store's folder.") from error
-        if len(ids) != entry["items"] or offsets[-1] != entry["rows"] or path.stat().st_size != entry["bytes"]:
+
+def _open(folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any], list[ShardReader]]:
+    """A manifest and its open shards. A compaction may remove files after their names were read: then once more."""
+    given = manifest or read_manifest(folder)
+    try:
+        return given, _readers(folder, given)
+    except FileNotFoundError as error:
+        now = read_manifest(folder)["generation"]
+        if now == given["generation"]:
+            raise
+        if manifest is None:
+            return _open(folder, None)
+        raise FileNotFoundError(
+            f"{folder}: generation {given['generation']} was compacted away, it is now at {now}; open the store again."
+        ) from error
+
+
+def _readers(folder: Path, manifest: dict[str, Any]) -> list[ShardReader]:
+    fields, found = fields_of(manifest), []
+    for entry in manifest["shards"]:
+        reader = ShardReader(folder / entry["file"], fields)
+        about = {"items": len(reader.ids), "rows": int(reader.offsets[-1]), "bytes": reader.bytes}
+        if any(entry[key] != value for key, value in about.items()):
             raise ValueError(
-                f"{path} is not the file that the manifest lists; restore it, or delete the store's folder."
+                f"{reader.path} is not the file that the manifest lists; restore it, or delete the store's folder."
             )
-        return _Shard(ids, hashes, offsets, columns)
-
-    @staticmethod
-    def _tail(field: str, shard: _Shard) -> tuple[int, ...]:
-        return shard.columns[field].shape[1:]
-
-
-def _column(whole: np.ndarray, dataset: h5py.Dataset) -> np.ndarray:
-    """A dataset's values as a view of the mapped file."""
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.size == 0:  # nothing is stored for an empty dataset
-        return dataset[...]
-    # A plain array: indexing a memmap object costs microseconds a row.
-    values = np.asarray(whole)[offset : offset + dataset.nbytes]
-    return values.view(dataset.dtype).reshape(dataset.shape)
+        found.append(reader)
+    return found

@@ -22,6 +22,12 @@ A plan (a TOML file, or the name of a shipped one) says which data, which extrac
 what it needs and has not been made yet; run again, it redoes nothing.
 """
 
+FULL = {  # what a disk may refuse, and the way out
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some of your quota",
+    errno.EFBIG: "Lift the limit on the size of files (ulimit -f), or make shards smaller (images_per_shard),",
+}
+
 PlanOption = Annotated[str, typer.Option("--plan", "-p", help="A plan file, or the name of a shipped plan.")]
 SetOption = Annotated[
     list[str] | None,
@@ -49,12 +55,14 @@ def main() -> None:
     try:
         build()(standalone_mode=True)
     except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        hint = ". Free some space and run the same command again: what was finished is kept." if full else ""
         from data.records import printable
 
-        lines = "\n".join(map(printable, str(error).split("\n")))  # it may name a file, which anyone may have named
-        typer.secho(f"error: {lines}{hint}", fg="red", err=True)
+        lines = "
+".join(map(printable, str(error).split("
+")))  # it may name a file, which anyone may have named
+        hint = FULL.get(getattr(error, "errno", None), "")
+        again = f". {hint} and run the same command again: what was finished is kept." if hint else ""
+        typer.secho(f"error: {lines}{again}", fg="red", err=True)
         sys.exit(1)
 
 

@@ -5,18 +5,19 @@ over shards: the built-in one, worker processes with a progress bar, or Prefect 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data.content import ContentHashes
 from data.datasets import DatasetConfig, load_dataset
 from data.demo import generate
-from data.files import digest, read_json, sha256_file, sha256_text, write_json
+from data.files import digest, read_json, sha256_text, write_json
 from data.records import Dataset
 from data.region_file import RegionFile, RegionFileConfig
-from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
+from data.shards import Item, ShardPlan, filling, open_folder, write_shard
 from data.store import Store
 from extractors.catalogue import KINDS, RegionsConfig, recipe, region_extractor
 from extractors.images import load_image
@@ -80,13 +81,15 @@ def _extractor(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
 def extract_regions(
     config: RegionsConfig | RegionFileConfig, dataset: Dataset, workspace: Path, images_per_shard: int, each: Map = map
 ) -> Path:
-    """Region features of every image that has none yet, into a store. Returns the store's folder.
+    """Region features of every image that is new or changed, into a store. Returns the store's folder.
 
-    An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on.
+    An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on. One that the
+    data set no longer has is listed no longer.
     """
     folder = open_folder(workspace / "stores", "regions", recipe(_extractor(config)))
     paths = {image.id: image.path for image in dataset.images}
-    items = [Item(name, _content_hash(path)) for name, path in paths.items()]
+    hashes = ContentHashes(workspace).of(paths.values())
+    items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
     # A file of regions is read whole: once, in this process, rather than in every worker.
     how = map if isinstance(config, RegionFileConfig) else each
     return _extract(regions_shard, config, folder, items, paths, images_per_shard, how)
@@ -95,7 +98,7 @@ def extract_regions(
 def extract_tokens(
     config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: Map = map
 ) -> Path:
-    """Token features of every caption that has none yet, into a store. Returns the store's folder."""
+    """Token features of every caption that is new or changed, into a store. Returns the store's folder."""
     folder = open_folder(workspace / "stores", "tokens", _extractor(config).fingerprint)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(name, sha256_text(text)) for name, text in texts.items()]
@@ -111,20 +114,13 @@ def _extract(
     per_shard: int,
     each: Map,
 ) -> Path:
-    plans = plan_shards(folder, items, per_shard)
-    jobs = [Job(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
-    commit(folder, list(each(function, jobs)))
+    with filling(folder, items, per_shard) as plans:
+        jobs = [Job(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
+        list(each(function, jobs))
     if items and not len(store := Store(folder)):
         name, reason = next(iter(store.set_aside.items()))
         raise ValueError(f"{folder}: none of {len(items)} items could be extracted; the first, {name}: {reason}")
     return folder
-
-
-def _content_hash(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:  # it is set aside, with this reason, when its shard is made
-        return f"unreadable: {error.strerror}"
 
 
 def regions_shard(job: Job) -> str:
@@ -198,14 +194,13 @@ def embed(model: Path, regions: Path, tokens: Path, dataset: Dataset, workspace:
             )
     folders, jobs = {}, []
     ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
-    for side, store in zip(ids, sources.values(), strict=True):
-        folders[side] = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
-        items = [Item(*pair) for pair in zip(ids[side], store.hashes(ids[side]), strict=True)]
-        plans = plan_shards(folders[side], items, VECTORS_PER_SHARD)
-        jobs += [VectorJob(model, store.folder, side, folders[side], plan) for plan in plans]
-    made = list(each(vectors_shard, jobs))
-    for folder in folders.values():
-        commit(folder, [name for job, name in zip(jobs, made, strict=True) if job.folder == folder])
+    with ExitStack() as stores:
+        for side, store in zip(ids, sources.values(), strict=True):
+            folders[side] = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
+            items = [Item(*pair) for pair in zip(ids[side], store.hashes(ids[side]), strict=True)]
+            plans = stores.enter_context(filling(folders[side], items, VECTORS_PER_SHARD))
+            jobs += [VectorJob(model, store.folder, side, folders[side], plan) for plan in plans]
+        list(each(vectors_shard, jobs))
     return Vectors(folders["image"], folders["caption"])
 
 

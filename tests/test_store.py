@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import signal
-import time
 from pathlib import Path
 
 import h5py
@@ -82,31 +80,6 @@ def test_a_crash_after_n_shards_and_a_second_run_leave_the_same_files(tmp_path, 
     assert {p.name: sha256_file(p) for p in folder.glob("*.h5")} == {
         p.name: sha256_file(p) for p in straight.glob("*.h5")
     }
-    assert (folder / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
-
-
-def _extract_slowly(root: Path, pause: float) -> None:
-    folder = open_folder(root, "regions", {"model": "test", "dim": 6})
-
-    def rows(plan):
-        for item in plan.items:
-            time.sleep(pause)
-            yield content(item.id)
-
-    commit(folder, [write_shard(folder, plan, rows(plan)) for plan in plan_shards(folder, items(), 4)])
-
-
-def test_sigkill_at_random_moments_loses_nothing_that_was_finished(tmp_path):
-    straight = fill(tmp_path / "straight", items())
-    rng = np.random.default_rng(0)
-    for _ in range(6):
-        child = multiprocessing.get_context("fork").Process(target=_extract_slowly, args=(tmp_path / "killed", 0.004))
-        child.start()
-        time.sleep(rng.uniform(0.01, 0.15))
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-    folder = fill(tmp_path / "killed", items())
-    check(Store(folder), list(ROWS))
     assert (folder / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
 
 

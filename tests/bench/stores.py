@@ -1,37 +1,186 @@
-"""Reading random batches of features: one .npy an image against the store."""
+"""Random batches of features, warm and cold: one .npy an image, HDF5 in chunks, a memory map, the store and its loader.
 
+Batches a second are of the wall clock, and two workers need two idle cores; CPU milliseconds count all processes.
+"""
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import h5py
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
 
+from data.loader import batches
 from data.shards import Item, commit, open_folder, plan_shards, write_shard
 from data.store import Store
-from tests.bench.common import cpu, show
+
+IMAGES, REGIONS, WIDTH, BATCH = 2000, 36, 2048, 128
+NAMES = [f"image {i}.jpg" for i in range(IMAGES)]
+Batches = Iterable[object]
 
 
 def stores(folder: Path) -> None:
-    """Batches of 128 images of 36 x 2048 in half precision, from 1,000: one .npy an image against the store."""
-    rng = np.random.default_rng(0)
-    names = [f"image {i}.jpg" for i in range(1000)]
-    features = np.maximum(rng.normal(size=(1000, 36, 2048)).astype("float16"), 0)
-    boxes, flat = np.ones((36, 4), "float32"), np.zeros(36)
-    (folder / "npy").mkdir()
-    for name, rows in zip(names, features, strict=True):
-        np.save(folder / "npy" / f"{name}.npy", rows)
-    target = open_folder(folder, "regions", {"bench": 1})
-    rest = {
-        "boxes": boxes,
-        "class_ids": flat,
-        "scores": flat,
-        "attr_ids": flat,
-        "attr_scores": flat,
-        "size": np.array([640, 480]),
+    """Batches of 128 of 2,000 images, 36 x 2,048 in half precision, 34 % zeros as in bottom-up features."""
+    _write(folder)
+    order = np.random.default_rng(1).permutation(IMAGES)[: IMAGES // BATCH * BATCH].reshape(-1, BATCH)
+    lists = [[NAMES[i] for i in batch] for batch in order]
+    store = Store(next(folder.glob("regions-*")))
+    maps = _Maps(store)
+    ways: dict[str, Callable[[], Batches]] = {
+        "one .npy an image": lambda: (_stack_npy(folder, ids) for ids in lists),
+        "h5, a chunk an image, read_direct": lambda: _chunked(folder, order),
+        "memory map of the shards": lambda: (maps.stack(ids) for ids in lists),
+        "the store, read": lambda: (store.read("features", ids) for ids in lists),
+        "the store, batches, 2 threads": lambda: batches(store, ["features"], lists),
+        "DataLoader, 2 workers, .npy": lambda: DataLoader(_Npy(folder, lists), batch_size=None, num_workers=2),
+        "DataLoader, 2 workers, the store": lambda: DataLoader(_Stored(store, lists), batch_size=None, num_workers=2),
     }
-    place = {name: number for number, name in enumerate(names)}
-    for plan in plan_shards(target, [Item(name, "0" * 64) for name in names], 250):
-        commit(target, [write_shard(target, plan, ({"features": features[place[i.id]], **rest} for i in plan.items))])
-    store = Store(target)
-    batches = [list(rng.choice(names, 128, replace=False)) for _ in range(8)]
-    npy = cpu(lambda: [np.stack([np.load(folder / "npy" / f"{n}.npy") for n in batch]) for batch in batches]) / 8
-    ours = cpu(lambda: [store.read("features", batch) for batch in batches]) / 8
-    show("reading a random batch of 128 images (warm)", [("one .npy an image", npy, ""), ("the store", ours, "")])
+
+    def forget() -> None:
+        maps.close()  # what is mapped cannot be forgotten
+        _forget(folder)
+
+    columns = ("warm, as written", "CPU ms", "cold", "CPU ms", "warm, after cold", "CPU ms")
+    table = Table("batches a second", *columns, title=stores.__doc__)
+    warm, cold = _rounds(ways, len(lists), 5), _rounds(ways, len(lists), 3, forget)
+    after = _rounds(ways, len(lists), 4)
+    forget()
+    store.preload()
+    preloaded = {"the store, read, preloaded": ways["the store, read"]}
+    after |= _rounds(preloaded, len(lists), 4)
+    for name in [*ways, *preloaded]:
+        parts = [_medians(found[name][1:]) if name in found else ("", "") for found in (warm, cold, after)]
+        table.add_row(name, *(f"{value:,.1f}" if value else "" for part in parts for value in part))
+    Console(width=120).print(table)
+
+
+def _rounds(
+    ways: dict[str, Callable[[], Batches]], count: int, rounds: int, before: Callable[[], None] = lambda: None
+) -> dict[str, list[tuple[float, float]]]:
+    """Every way in turn, again and again: what else runs on the machine meets them all."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(_spent(way, count, before))
+    return found
+
+
+def _write(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    flat = np.zeros(REGIONS)
+    rest = {"boxes": np.ones((REGIONS, 4)), "class_ids": flat, "scores": flat, "attr_ids": flat, "attr_scores": flat}
+    (folder / "npy").mkdir()
+    target = open_folder(folder, "regions", {"bench": 1})
+    with h5py.File(folder / "chunked.h5", "w") as file:
+        shape = (REGIONS, WIDTH)
+        dataset = file.create_dataset("features", (IMAGES, *shape), "float16", chunks=(1, *shape))
+
+        def rows(number: int) -> dict:
+            features = np.maximum(rng.normal(0.41, 1, shape), 0).astype("float16")
+            np.save(folder / "npy" / f"{NAMES[number]}.npy", features)
+            dataset[number] = features
+            return {"features": features, **rest, "size": np.array([640, 480])}
+
+        place = {name: number for number, name in enumerate(NAMES)}
+        plans = plan_shards(target, [Item(name, "0" * 64) for name in NAMES], 250)
+        commit(target, [write_shard(target, plan, (rows(place[item.id]) for item in plan.items)) for plan in plans])
+    os.sync()
+
+
+def _forget(folder: Path) -> None:
+    """Drop every file from the system's memory."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def _spent(way: Callable[[], Batches], count: int, before: Callable[[], None]) -> tuple[float, float]:
+    """(batches a second, CPU ms a batch) of an epoch, the workers' start and end included."""
+    before()
+    cpu, began = _cpu(), time.perf_counter()
+    for batch in way():
+        del batch
+    return count / (time.perf_counter() - began), 1000 * (_cpu() - cpu) / count
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
+def _medians(found: list[tuple[float, float]]) -> tuple[float, float]:
+    return float(np.median([rate for rate, _ in found])), float(np.median([cpu for _, cpu in found]))
+
+
+def _stack_npy(folder: Path, ids: list[str]) -> np.ndarray:
+    return np.stack([np.load(folder / "npy" / f"{name}.npy") for name in ids])
+
+
+def _chunked(folder: Path, order: np.ndarray) -> Batches:
+    with h5py.File(folder / "chunked.h5") as file:
+        for batch in order:
+            out = np.empty((len(batch), REGIONS, WIDTH), "float16")
+            for to, number in enumerate(batch):
+                file["features"].read_direct(out, np.s_[number], np.s_[to])
+            yield out
+
+
+class _Maps:
+    """Image -> its rows as a view of a mapped shard; mapped at the first use."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self.close()
+
+    def close(self) -> None:
+        self._place: dict[str, np.ndarray] = {}
+
+    def _open(self) -> None:
+        for entry in self._store.manifest["shards"]:
+            path = self._store.folder / entry["file"]
+            with h5py.File(path) as file:
+                offset, ids = file["features"].id.get_offset(), file["ids"].asstr()[:]
+            rows = np.asarray(np.memmap(path, "float16", "r", offset, (len(ids), REGIONS, WIDTH)))
+            self._place |= {name: rows[number] for number, name in enumerate(ids)}
+
+    def stack(self, ids: list[str]) -> np.ndarray:
+        if not self._place:
+            self._open()
+        out = np.empty((len(ids), REGIONS, WIDTH), "float16")
+        for to, name in enumerate(ids):
+            out[to] = self._place[name]
+        return out
+
+
+class _Npy(Dataset):
+    """A batch an index, from one .npy an image."""
+
+    def __init__(self, folder: Path, lists: list[list[str]]):
+        self.folder, self.lists = folder, lists
+
+    def __len__(self) -> int:
+        return len(self.lists)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return _stack_npy(self.folder, self.lists[index])
+
+
+class _Stored(Dataset):
+    """A batch an index, from the store."""
+
+    def __init__(self, store: Store, lists: list[list[str]]):
+        self.store, self.lists = store, lists
+
+    def __len__(self) -> int:
+        return len(self.lists)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.store.read_padded("features", self.lists[index])[0]

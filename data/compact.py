@@ -1,0 +1,121 @@
+"""Join many small shards into full ones, and let go of rows that nobody can ask for any more."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.files import sweep, sync
+from data.lock import listing, writing
+from data.manifest import Item, ShardPlan, in_shards, read_manifest
+from data.shard_file import crc, describe, shard_answers, write_shard
+from data.shards import answers, unlisted, write_listing
+from data.store import Store
+
+
+@dataclass(frozen=True)
+class CompactJob:
+    """One full shard to be made out of the rows of a store."""
+
+    folder: Path
+    generation: int
+    plan: ShardPlan
+
+    @property
+    def size(self) -> int:
+        """Items, for the progress bar."""
+        return len(self.plan.items)
+
+
+def compact(
+    folder: Path,
+    items_per_shard: int,
+    each: Callable[[Callable[[CompactJob], str], Iterable[CompactJob]], Iterable[str]] = map,
+) -> dict[str, Any]:
+    """Rewrite the items that are listed, in their order, into full shards; dropped and superseded rows go.
+
+    Nothing is lost at any moment: the new shards are written beside the old ones, one manifest lists them, then the old
+    files are removed. Finished shards of an extraction that was killed stay, for it to go on with. A store that is
+    compact is left as it is. Memory: two shards. Returns the manifest.
+
+    Raises ValueError naming file and item where rows are damaged, or the process that is writing to the store.
+    """
+    folder = Path(folder)
+    if items_per_shard < 1:
+        raise ValueError(f"items_per_shard is {items_per_shard}; a shard holds 1 item or more.")
+    with writing(folder):
+        sweep(folder)
+        manifest = read_manifest(folder)
+        with Store(folder, manifest) as store:
+            items = [Item(*pair) for pair in zip(store.ids, store.hashes(store.ids), strict=True)]
+        if _wasteful(manifest, len(items), items_per_shard):
+            jobs = [CompactJob(folder, manifest["generation"], plan) for plan in in_shards(items, items_per_shard)]
+            try:
+                manifest = _switch(folder, manifest, list(each(compacted_shard, jobs)))
+            finally:
+                _source.cache_clear()  # its descriptors would keep the old files' space
+        _remove_old(folder, manifest)
+    return manifest
+
+
+def compacted_shard(job: CompactJob) -> str:
+    """Make one full shard; returns its file name."""
+    return write_shard(job.folder, job.plan, _rows(_source(job.folder, job.generation), job.plan))
+
+
+@lru_cache(maxsize=1)
+def _source(folder: Path, generation: int) -> Store:
+    return Store(folder)
+
+
+def _rows(store: Store, plan: ShardPlan) -> Iterator[dict[str, np.ndarray]]:
+    ids = [item.id for item in plan.items]
+    for name, expected in zip(ids, store.checksums(ids), strict=True):
+        values = {field: store.read(field, [name]) for field in store.fields}
+        values |= {field: values[field][0] for field, about in store.fields.items() if about.per == "item"}
+        if crc(values, store.fields) != expected:  # a new checksum would make damaged rows good for ever
+            raise ValueError(
+                f"{store.path_of(name)}: the rows of {name} do not have the checksum they were written with; restore "
+                "the file, or delete the store's folder and extract again. Nothing was changed."
+            )
+        yield values
+
+
+def _wasteful(manifest: dict[str, Any], living: int, items_per_shard: int) -> bool:
+    """Whether there are rows without a reader, or more shards than needed."""
+    stored = sum(entry["items"] for entry in manifest["shards"])
+    return stored > living or len(manifest["shards"]) > -(-living // items_per_shard) or bool(manifest["dropped"])
+
+
+def _switch(folder: Path, old: dict[str, Any], files: list[str]) -> dict[str, Any]:
+    """List the new shards in place of the old ones, by one write."""
+    gone = set(old["dropped"])
+    with listing(folder):
+        if read_manifest(folder)["generation"] != old["generation"]:
+            raise ValueError(f"{folder} was changed while it was compacted; nothing is lost: run it again.")
+        content = {
+            "shards": [describe(folder / name)[0] for name in files],
+            "set_aside": [entry for entry in old["set_aside"] if entry["id"] not in gone],
+            "dropped": [],
+            "retired": [*old["retired"], *(entry["file"] for entry in old["shards"])],
+        }
+        return write_listing(folder, old, content)
+
+
+def _remove_old(folder: Path, manifest: dict[str, Any]) -> None:
+    """Remove retired shards, and those of which nothing is wanted; a killed extraction's shards are still its own."""
+    known = answers(folder, manifest)
+    for path in unlisted(folder, manifest):
+        if path.name in manifest["retired"] or not _is_work(path, known):
+            path.unlink(missing_ok=True)
+    sync(folder)
+
+
+def _is_work(path: Path, known: dict[str, str]) -> bool:
+    try:
+        return any(known.get(name) != value for name, value in shard_answers(path).items())
+    except (OSError, ValueError, KeyError):  # it cannot be read: it would be made again
+        return False

@@ -1,0 +1,119 @@
+"""What a store consists of: columns, items, shards to be made, and the manifest. What is not listed does not exist."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.files import digest, read_json, write_json
+
+SCHEMA = 2
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a store: its dtype, and whether it has a value a row (a region, a token) or an item (an image)."""
+
+    dtype: str
+    per: str = "row"
+
+
+REGION_FIELDS = {
+    "features": Field("float16"),  # (rows, d)
+    "boxes": Field("float32"),  # (rows, 4): x1 y1 x2 y2, pixels
+    "class_ids": Field("int32"),  # (rows,): index into the recipe's `classes`; -1 is no class (the whole image, a cell)
+    "scores": Field("float32"),  # (rows,): 0..1
+    "attr_ids": Field("int32"),  # (rows,): index into the recipe's `attributes`; -1 where none was looked for
+    "attr_scores": Field("float32"),  # (rows,): 0..1
+    "size": Field("int32", per="item"),  # (items, 2): width, height, pixels
+}
+TOKEN_FIELDS = {
+    "features": Field("float16"),  # (rows, d)
+    "token_ids": Field("int32"),  # (rows,)
+    "whole": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
+}
+VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row an item, unit length
+FEATURE_DTYPES = ("float16", "float32")  # float32 for features of others that must come out again bit for bit
+FIELDS = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a store keeps rows of: an id, and the hash of the content they are made from."""
+
+    id: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to be made: its file name follows from its items. `made` names one that a killed run has finished."""
+
+    items: tuple[Item, ...]
+    made: str = ""
+
+    @property
+    def file(self) -> str:
+        """File name: the same items in the same order give the same name."""
+        return self.made or f"shard-{digest([[item.id, item.hash] for item in self.items])}.h5"
+
+
+def in_shards(items: list[Item], items_per_shard: int) -> list[ShardPlan]:
+    """The items, in their order, cut into shards."""
+    return [ShardPlan(tuple(items[i : i + items_per_shard])) for i in range(0, len(items), items_per_shard)]
+
+
+def fields_of(manifest: dict[str, Any]) -> dict[str, Field]:
+    """The columns of a store, the features in the dtype that its manifest names."""
+    return {**FIELDS[manifest["kind"]], "features": Field(manifest["dtype"])}
+
+
+def open_folder(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "float16") -> Path:
+    """The folder `root/kind-<digest of the recipe>`; made, with an empty manifest, if it is new.
+
+    `dtype` is that of the features, one of `FEATURE_DTYPES`; a store that is there already keeps its own.
+
+    Raises ValueError if the folder holds a store of another recipe (it was copied, or its manifest was edited).
+    """
+    folder = Path(root) / f"{kind}-{digest(recipe)}"
+    if not (folder / MANIFEST).exists():
+        empty = {"shards": [], "set_aside": [], "dropped": [], "retired": []}
+        about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
+        write_json(folder / MANIFEST, {"schema": SCHEMA, **about, **empty})
+    found = read_manifest(folder)
+    if digest(found["recipe"]) != digest(recipe) or found["kind"] != kind:
+        raise ValueError(f"{folder} holds {found['kind']} of another recipe than its name says; move the folder away.")
+    return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A store's manifest. Raises FileNotFoundError or ValueError with the next move.
+
+    `shards`: its files, the newest last, which speaks for the ids it names; `set_aside`: items that could not be
+    extracted; `dropped`: ids that the data set no longer has; `retired`: files that a compaction has replaced.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"No store at {folder} ({MANIFEST} is missing): run the stage that writes it.")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a store manifest of schema {SCHEMA}; it was written by another version.")
+    if wrong := _problem(manifest):
+        raise ValueError(f"{path} is not a store's manifest: {wrong}. Restore the file, or delete the store's folder.")
+    return manifest
+
+
+def _problem(manifest: dict[str, Any]) -> str:
+    """What a reader could stumble over, or be led out of the folder by; an empty text if there is nothing."""
+    try:
+        if manifest["kind"] not in FIELDS or manifest["dtype"] not in FEATURE_DTYPES:
+            return f"it names kind {manifest['kind']!r} and dtype {manifest['dtype']!r}"
+        for entry in manifest["shards"]:
+            if Path(entry["file"]).name != entry["file"]:
+                return f"{entry['file']!r} is not a file name"
+            _ = entry["bytes"] + entry["items"] + entry["rows"], entry["sha256"]
+        _ = [(entry["id"], entry["hash"], entry["reason"]) for entry in manifest["set_aside"]]
+        _ = manifest["recipe"], manifest["generation"] + 1, [*manifest["dropped"], *manifest["retired"]]
+    except (KeyError, TypeError) as error:
+        return f"it lacks or spoils {error}"
+    return ""

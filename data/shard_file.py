@@ -1,0 +1,167 @@
+"""One shard: an immutable HDF5 file of flat rows and offsets, with ids, hashes and a CRC an item.
+
+Layout: that of ban-vqa's `pos_boxes` files. Every column is contiguous: readers need no HDF5 to get at its rows.
+"""
+
+import errno
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from data.files import atomic, sha256_file
+from data.manifest import Field, Item, ShardPlan, fields_of, read_manifest
+
+COLUMNS_OF_ALL = {"offsets", "ids", "hashes", "crc32"}
+BLOCK = 256  # items joined for one write
+Rows = dict[str, np.ndarray]
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[h5py.File]:
+    """Open a shard to read; a missing or broken file is an error that says what to do."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} is listed in the manifest but missing; restore it, or delete the store's folder."
+        )
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError(
+                error.errno, f"{path}: too many files are open; join the shards with `tern store compact`"
+            ) from error
+        raise ValueError(
+            f"{path} is not a readable shard ({error}); restore it, or delete the store's folder."
+        ) from error
+    with file:
+        yield file
+
+
+def shard_items(path: Path) -> tuple[list[str], list[str]]:
+    """Ids and content hashes of a shard's items. Raises ValueError naming a file that cannot be read."""
+    with open_shard(path) as file:
+        return list(file["ids"].asstr()[:]), [value.decode() for value in file["hashes"][:]]
+
+
+def shard_answers(path: Path) -> dict[str, str]:
+    """Id -> content hash of all that a shard was made from: its items, and those it set aside."""
+    with open_shard(path) as file:
+        aside = json.loads(file.attrs["set_aside"])
+    return dict(zip(*shard_items(path), strict=True)) | {entry["id"]: entry["hash"] for entry in aside}
+
+
+def describe(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str]]]:
+    """A finished shard's entry for the manifest, the ids of its items, and the items that were set aside."""
+    with open_shard(path) as file:
+        ids, rows = list(file["ids"].asstr()[:]), int(file["offsets"][-1])
+        aside = json.loads(file.attrs["set_aside"])
+    size = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "items": len(ids), "rows": rows}
+    return {"file": path.name, **size}, ids, aside
+
+
+def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | str]) -> str:
+    """Write one shard: `rows` gives, for each planned item, its fields, or the reason why it has none.
+
+    Returns the file name. If the shard is there already and whole, `rows` is not touched. Memory: two shards.
+    Raises OSError naming the file if the disk is full; nothing half-written is left.
+    """
+    path, fields = Path(folder) / plan.file, fields_of(read_manifest(folder))
+    if plan.made or (path.exists() and not damage(path, fields)):
+        return plan.file
+    kept: list[tuple[Item, Rows]] = []
+    aside: list[dict[str, str]] = []
+    for item, row in zip(plan.items, rows, strict=True):
+        reason = row if isinstance(row, str) else ""
+        values = {} if reason else {name: np.asarray(row[name]) for name in fields}
+        if reason := reason or _problem(values, fields):
+            aside.append({"id": item.id, "hash": item.hash, "reason": reason})
+        else:
+            kept.append((item, {name: values[name].astype(fields[name].dtype) for name in fields}))
+    # Into memory first: HDF5 told of a full disk in the middle of a file leaves handles behind and crashes at exit.
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("earliest", "v110")) as file:
+        _fill(file, kept, fields)
+        file.attrs["set_aside"] = json.dumps(aside)
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as out:
+            out.write(image.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno or 0)}") from error
+    return plan.file
+
+
+def _problem(values: Rows, fields: dict[str, Field]) -> str:
+    """Why rows cannot be stored, or an empty text: half precision ends at 65,504, and a store holds no NaN."""
+    lengths = {len(values[name]) for name in fields if fields[name].per == "row"}
+    if len(lengths) != 1 or 0 in lengths:
+        return f"its fields have {sorted(lengths)} rows; one number above 0 is needed"
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = {name: values[name].astype(field.dtype) for name, field in fields.items()}
+    broken = [name for name, rows in stored.items() if not np.isfinite(rows).all()]
+    return f"its {' and '.join(broken)} are not finite as stored" if broken else ""
+
+
+def _fill(file: h5py.File, kept: list[tuple[Item, Rows]], fields: dict[str, Field]) -> None:
+    lengths = [len(values["features"]) for _, values in kept]
+    file["offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype("int64")
+    file.create_dataset("ids", data=[item.id for item, _ in kept], dtype=h5py.string_dtype(), shape=(len(kept),))
+    file["hashes"] = np.array([item.hash for item, _ in kept], dtype="S64")
+    file["crc32"] = np.array([crc(values, fields) for _, values in kept], dtype="uint32")
+    for name, field in fields.items():
+        _column(file, name, field, [values.pop(name) for _, values in kept])
+
+
+def _column(file: h5py.File, name: str, field: Field, parts: list[np.ndarray]) -> None:
+    """Write a contiguous dataset by blocks and empty `parts`: joined at once, the rows would need memory again."""
+    join = np.concatenate if field.per == "row" else np.stack
+    if not parts:
+        file.create_dataset(name, data=np.array([], dtype=field.dtype))
+        return
+    count = sum(map(len, parts)) if field.per == "row" else len(parts)
+    tail = parts[0].shape[1:] if field.per == "row" else parts[0].shape
+    dataset, start = file.create_dataset(name, (count, *tail), field.dtype), 0
+    while parts:
+        block = join(parts[:BLOCK])
+        del parts[:BLOCK]
+        dataset[start : start + len(block)] = block
+        start += len(block)
+
+
+def crc(values: Rows, fields: dict[str, Field]) -> int:
+    """The checksum of an item's rows, field by field."""
+    checksum = 0
+    for name in fields:
+        checksum = zlib.crc32(np.ascontiguousarray(values[name]).tobytes(), checksum)
+    return checksum
+
+
+def damage(path: Path, fields: dict[str, Field]) -> list[str]:
+    """What is wrong with a shard, item by item: an empty list if it has these fields and every row its checksum."""
+    try:
+        with open_shard(path) as file:
+            columns = set(file) - COLUMNS_OF_ALL
+            if columns != set(fields) or file["features"].dtype != fields["features"].dtype:
+                raise ValueError("its fields are not those of the store")
+            ids, offsets, expected = file["ids"].asstr()[:], file["offsets"][:], file["crc32"][:]
+            found = {name: file[name][:] for name in fields}
+            json.loads(file.attrs["set_aside"])
+            return [
+                f"{path}: the rows of {name} do not have the checksum they were written with"
+                for i, name in enumerate(ids)
+                if crc(_rows_of(i, found, offsets, fields), fields) != expected[i]
+            ]
+    except Exception as error:  # flipped bits can raise anything inside HDF5, and all of it means: damaged
+        return [f"{path}: unreadable: {error}"]
+
+
+def _rows_of(i: int, columns: Rows, offsets: np.ndarray, fields: dict[str, Field]) -> Rows:
+    rows = slice(offsets[i], offsets[i + 1])
+    return {name: columns[name][rows] if field.per == "row" else columns[name][i] for name, field in fields.items()}

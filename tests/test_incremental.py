@@ -1,0 +1,151 @@
+"""What a second run costs: extractions for what is new or changed, and for the rest not even the opening of a file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import content
+from data.content import SETTLED, ContentHashes
+from data.files import sha256_file
+from data.records import Dataset, Image
+from data.region_file import RegionFile, RegionFileConfig
+from data.store import Store
+from pipeline import stages
+
+NAMES = [f"{i:04}.jpg" for i in range(1050)]
+OPENED: list[str] = []
+WATCHED: list[str] = []
+
+
+def _watch(event, args) -> None:
+    if WATCHED and event == "open" and str(args[0]).startswith(WATCHED[0]):
+        OPENED.append(str(args[0]))
+
+
+sys.addaudithook(_watch)  # there is no taking it away again: without WATCHED it does nothing
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """The photographs that this process opened, as Python's own auditing saw it."""
+    OPENED.clear()
+    WATCHED[:] = [str(tmp_path / "photos")]
+    yield OPENED
+    WATCHED.clear()
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """A clock an hour on: files that a test has just written have long settled."""
+    real = content.time.time_ns
+    monkeypatch.setattr(ContentHashes.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
+
+
+def make_file(path: Path) -> RegionFileConfig:
+    """Regions of all photographs, as someone else extracted them: an extractor that needs no network."""
+    rng, rows = np.random.default_rng(0), 2 * len(NAMES)
+    arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(NAMES), 2), 64), "boxes": np.ones((rows, 4))}
+    features = rng.normal(size=(rows, 4)).astype("f2")
+    np.savez(path, filename=NAMES, **arrays, score=np.ones(rows), cls=np.zeros(rows, int), f=features)
+    return RegionFileConfig(path=path, features=("f",))
+
+
+def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_photograph(
+    tmp_path, opened, later, monkeypatch
+):
+    photos, asked, real = tmp_path / "photos", [], RegionFile._row
+    photos.mkdir()
+    for name in NAMES:
+        (photos / name).write_bytes(name.encode() * 30)
+    monkeypatch.setattr(RegionFile, "_row", lambda self, number: asked.append(NAMES[number]) or real(self, number))
+    config = make_file(tmp_path / "regions.npz")
+
+    def run(names) -> tuple[list[str], list[str]]:
+        """The names that were extracted, and the photographs that were opened."""
+        asked.clear()
+        opened.clear()
+        images = tuple(Image(name, photos / name, "train") for name in names)
+        folder = stages.extract_regions(config, Dataset("photos", photos, images, ()), tmp_path / "run", 100)
+        cost = list(asked), [Path(path).name for path in opened]
+        with Store(folder) as store:
+            assert sorted(store.ids) == sorted(names), "the listing is the data set"
+            assert store.hashes(names) == [sha256_file(photos / name) for name in names]
+        return cost
+
+    assert run(NAMES[:1000]) == (NAMES[:1000], NAMES[:1000])
+    assert run(NAMES[:1000]) == ([], []), "nothing changed costs nothing"
+    assert run(NAMES) == (NAMES[1000:], NAMES[1000:])
+    (photos / NAMES[7]).write_bytes(b"changed")
+    assert run(NAMES) == ([NAMES[7]], [NAMES[7]])
+    assert run(NAMES[10:]) == ([], [])
+    assert run(NAMES) == ([], NAMES[:10]), "back again: hashed, but not extracted"
+
+
+def hashes(folder: Path, path: Path, ahead: int = 0) -> str:
+    now = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns)
+    return ContentHashes(folder, clock=lambda: now + ahead).of([path])[0]
+
+
+def test_a_change_within_the_same_tick_of_the_clock_is_seen(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    stat = path.stat()
+    first = hashes(tmp_path, path)
+    with open(path, "r+b") as file:  # same inode, same size
+        file.write(b"two")
+    os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    assert hashes(tmp_path, path) != first
+    assert not (tmp_path / "hashes.json").exists(), "what was touched just now is not remembered"
+    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    assert len(json.loads((tmp_path / "hashes.json").read_text())["files"]) == 1
+
+
+CHANGES = {
+    "content": lambda path: path.write_bytes(b"three"),
+    "size, with the old time": lambda path: _keep_time(path, lambda: path.write_bytes(b"longer than before")),
+    "content, with the old time": lambda path: _keep_time(path, lambda: path.write_bytes(b"TWO")),
+    "another file of this name": lambda path: _keep_time(path, lambda: _replace(path, b"new")),
+}
+
+
+def _keep_time(path: Path, change) -> None:
+    stat = path.stat()
+    change()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.with_suffix(".new").write_bytes(data)
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_remembered_file_that_was_changed_is_hashed_again(tmp_path, change):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    CHANGES[change](path)
+    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"version": 1}', '{"version": 9, "files": {}}', '{"version": 1, "files": [1]}', "\x00",
+     '{"version": 1, "files": {"A": [1, 2, 3, 4, "short"], "B": 5}}'],
+)  # fmt: skip
+def test_a_broken_memory_is_made_again(tmp_path, text):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    (tmp_path / "hashes.json").write_text(text)
+    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    assert list(json.loads((tmp_path / "hashes.json").read_text())["files"]) == [str(path)]
+
+
+def test_what_cannot_be_read_is_said_and_not_remembered(tmp_path):
+    found = ContentHashes(tmp_path).of([tmp_path / "gone.jpg", tmp_path])
+    assert found == ["unreadable: No such file or directory", "unreadable: Is a directory"]
+    assert not (tmp_path / "hashes.json").exists()
