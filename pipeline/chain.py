@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
+from pipeline.exchange import missing
 from pipeline.indexing import build_index
 from pipeline.plan import Plan
 from pipeline.stages import Vectors
@@ -49,6 +50,8 @@ class Chain:
     def regions(self) -> Path:
         """Folder of the region store."""
         plan = self.plan
+        if (given := plan.regions_store) is not None:
+            return self._timed("region features", lambda: stages.given_regions(given, self.dataset), self.dataset)
         config, each = plan.regions_file or plan.regions, self._each("region features")
         make = lambda: stages.extract_regions(config, self.dataset, plan.workspace, plan.images_per_shard, each)  # noqa: E731
         return self._timed("region features", make, self.dataset)
@@ -121,9 +124,11 @@ class Chain:
     def set_aside(self) -> list[tuple[str, str]]:
         """(name, reason) of everything that could not be used: records, images, captions."""
         found = [(entry.name, entry.reason) for entry in self.dataset.refused]
-        for folder in (self.regions, self.tokens):
-            found += Store(folder).set_aside.items()
-        return found
+        if self.plan.regions_store is not None:  # it may hold, and have set aside, much that is not of this data set
+            found += missing(Store(self.regions), [image.id for image in self.dataset.images]).items()
+        else:
+            found += Store(self.regions).set_aside.items()
+        return [*found, *Store(self.tokens).set_aside.items()]
 
 
 def _name(made: Any) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.datasets import DatasetConfig
 from data.demo import DemoConfig
-from data.region_file import RegionFileConfig
+from data.formats.flat_rows import RegionFileConfig
 from extractors.catalogue import RegionsConfig
 from extractors.text import TextConfig
 from index import IndexConfig
@@ -37,7 +37,7 @@ class ReportConfig(BaseModel):
 
 
 class Plan(BaseModel):
-    """One run of the whole pipeline. One of `demo` and `dataset`; `regions_file` stands in for `regions`."""
+    """One run of the pipeline. One of `demo` and `dataset`; `regions_file` or `regions_store` stands in for `regions`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,6 +46,7 @@ class Plan(BaseModel):
     dataset: DatasetConfig | None = None
     regions: RegionsConfig = RegionsConfig()
     regions_file: RegionFileConfig | None = None
+    regions_store: Path | None = None  # a region store that is there, used as it is: `tern store import` makes one
     text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
     index: IndexConfig = IndexConfig()
@@ -58,6 +59,9 @@ class Plan(BaseModel):
     def _one_source(self) -> "Plan":
         if (self.demo is None) == (self.dataset is None):
             raise ValueError("give exactly one of [demo] and [dataset]")
+        given = self.model_fields_set & {"regions", "regions_file", "regions_store"}
+        if len(given - {name for name in given if getattr(self, name) is None}) > 1:
+            raise ValueError(f"give at most one of {', '.join(sorted(given))}: each says where the regions come from")
         return self
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.region_file import RegionFile, RegionFileConfig
+from data.formats.flat_rows import RegionFile, RegionFileConfig
 
 
 def arrays() -> dict[str, np.ndarray]:
