@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
-from pipeline.exchange import missing
+from pipeline.importing import missing
 from pipeline.indexing import build_index
 from pipeline.plan import Plan
 from pipeline.stages import Vectors

@@ -37,7 +37,7 @@ class ReportConfig(BaseModel):
 
 
 class Plan(BaseModel):
-    """One run of the pipeline. One of `demo` and `dataset`; `regions_file` or `regions_store` stands in for `regions`."""
+    """One run of it all. One of `demo` and `dataset`; one of `regions`, `regions_file` and `regions_store` at most."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

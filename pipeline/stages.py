@@ -156,7 +156,7 @@ def given_regions(folder: Path, dataset: Dataset) -> Path:
         ours, theirs = dataset.images[0].id, next(iter(store.ids), "nothing")
         raise ValueError(
             f"{folder}: none of the {len(dataset.images):,} images of {dataset.name} is in the store. It holds "
-            f'{theirs!r}, the data set {ours!r}: import again with `tern store import ... --ids "{{id}}.jpg"` or the like.'
+            f'{theirs!r}, the data set {ours!r}: import again with another --ids, such as "{{id}}.jpg".'
         )
     return folder
 

@@ -51,10 +51,10 @@ def import_(
 
     [dim]Examples: tern store import train2014_obj36.tsv --into runs/coco/stores --ids "{id}.jpg"[/dim]
 
-    [dim]tern store import cocobu --into runs/coco/stores --images coco/train2014 --ids "COCO_train2014_{id:012d}.jpg"[/dim]
+    [dim]tern store import cocobu --into runs/x/stores --images photos --ids "COCO_train2014_{id:012d}.jpg"[/dim]
     """
     from data.formats.records import ReadOptions
-    from pipeline.exchange import ImportConfig, find_formats, images_in, import_regions
+    from pipeline.importing import ImportConfig, find_formats, images_in, import_regions
     from pipeline.workers import bar
 
     for option, value, choices in (
@@ -116,7 +116,7 @@ def export(
     [dim]tern store export runs/coco/stores/regions-3c4d --format tern --to coco_bu --ids "{number}"[/dim]
     """
     from data.store import Store
-    from pipeline.exchange import export_regions
+    from pipeline.exporting import export_regions
     from pipeline.workers import bar
 
     chosen = None if only is None else [line for line in only.read_text(encoding="utf-8").splitlines() if line]

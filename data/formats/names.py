@@ -1,4 +1,4 @@
-"""Ids on their way in and out: templates such as `COCO_train2014_{number:012d}.jpg`, and paths that stay below a folder."""
+"""Ids on their way in and out: templates such as `COCO_{number:012d}.jpg`, and paths that stay below a folder."""
 
 import os
 import platform

@@ -101,6 +101,7 @@ PRECOMP = Format(
     write,
     count,
     frozenset({"boxes", "size"}),
+    beside=lambda target: [_beside(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")],
     suffix=SUFFIX,
     fixed=True,
 )

@@ -64,6 +64,7 @@ class Format:
     carries: frozenset[str]  # fields; features always
     folder: bool = False  # it is a folder of a file an image
     suffix: str = ""  # of the file that is written
+    beside: Callable[[Path], list[Path]] = lambda _: []  # files that are written with the target
     fixed: bool = False  # every image has the same number of rows
 
 
@@ -141,7 +142,7 @@ def problem(fields: dict[str, Any], dtype: str, dim: int | None) -> str:
             return f"its {name} are {fields[name].dtype} {fields[name].shape}; numbers of {shape} are needed"
         if REGION_FIELDS[name].dtype == "int32" and not _fits(fields[name]):
             return f"its {name} are no whole numbers that fit into 32 bits"
-    if not (1 <= fields["size"].min() and fields["size"].max() <= MAX_SIDE):
+    if not (fields["size"].min() >= 1 and fields["size"].max() <= MAX_SIDE):
         return f"its size is {'x'.join(str(side) for side in fields['size'])} pixels"
     with np.errstate(over="ignore", invalid="ignore"):
         stored = {"features": features.astype(dtype), **{n: fields[n].astype("f4") for n in ("boxes", "scores")}}

@@ -157,8 +157,9 @@ def _index(path: Path) -> dict[str, int]:
 
 
 def write(adaptive: bool, target: Path, rows: Outgoing, over: bool) -> None:
-    """The file, image by image, and `*_imgid2idx.json` beside it. Raises ValueError if a fixed one does not fit."""
+    """`*_imgid2idx.json`, then the file beside it, image by image. Raises ValueError if a fixed one does not fit."""
     fixed = (len(rows), rows.fixed_rows("export as vqa-h5-adaptive")) if not adaptive else (int(rows.lengths.sum()),)
+    write_json(index_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
     with atomic(target) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
         made = {name: file.create_dataset(name, (*fixed, width), "f4") for name, width in _widths(rows).items()}
         if adaptive:
@@ -173,7 +174,6 @@ def write(adaptive: bool, target: Path, rows: Outgoing, over: bool) -> None:
             made["image_features"][place] = fields["features"]
             made["image_bb"][place] = fields["boxes"]
             made["spatial_features"][place] = geometry(fields["boxes"], fields["size"])
-    write_json(index_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
 
 
 def _widths(rows: Outgoing) -> dict[str, int]:
@@ -186,7 +186,24 @@ def count(path: Path) -> int:
 
 
 _CARRIES = frozenset({"boxes", "size"})
-FIXED = Format("vqa-h5", "VQA train36.hdf5", read, partial(write, False), count, _CARRIES, suffix=".hdf5", fixed=True)
+FIXED = Format(
+    "vqa-h5",
+    "VQA train36.hdf5",
+    read,
+    partial(write, False),
+    count,
+    _CARRIES,
+    suffix=".hdf5",
+    beside=lambda target: index_paths(target)[:1],
+    fixed=True,
+)
 ADAPTIVE = Format(
-    "vqa-h5-adaptive", "ban-vqa HDF5 with pos_boxes", read, partial(write, True), count, _CARRIES, suffix=".hdf5"
+    "vqa-h5-adaptive",
+    "ban-vqa HDF5 with pos_boxes",
+    read,
+    partial(write, True),
+    count,
+    _CARRIES,
+    suffix=".hdf5",
+    beside=lambda target: index_paths(target)[:1],
 )

@@ -1,4 +1,4 @@
-"""Region features of others into a store, and a store out into their formats: streaming, one shard or image in memory."""
+"""Region features of others into a store: streaming, one shard in memory."""
 
 import hashlib
 from collections import deque
@@ -10,16 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.files import read_json, write_json
 from data.formats import named, sniff
 from data.formats.names import Template
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record, completed, problem
+from data.formats.records import Broken, Format, ReadOptions, Record, completed, problem
 from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_folder, write_shard
 from data.store import Store
 from extractors.images import FAULTS, FORMATS, ORIENTATION
 
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
-MARK = ".tern-export.json"  # in a folder of a file an image: whose export it is, so that it can be resumed
 MAX_VOCABULARY_BYTES = 16 << 20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 Progress = Callable[[int], None]
@@ -217,60 +215,6 @@ def _size_of_photo(folder: Path, name: str) -> tuple[int, int]:
             return (height, width) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
     except FAULTS as error:
         raise ValueError(f"cannot read the size of {path}: {error}") from error
-
-
-def export_regions(
-    folder: Path,
-    target: Path,
-    format: str,
-    ids: str = "{id}",
-    only: list[str] | None = None,
-    force: bool = False,
-    progress: Progress = lambda _: None,
-) -> int:
-    """Write a region store, or of it the images `only`, as `format` to `target`. Returns the number of images.
-
-    A single file is whole or absent. Of a folder with a file an image each file is, and the same export goes on where
-    it was stopped. What is there already is not written over, unless `force`.
-
-    Raises ValueError or FileExistsError: no region store, ids that do not fit, a target that is there.
-    """
-    kind, store = named(format), Store(folder)
-    if store.kind != "regions":
-        raise ValueError(f"{folder} holds {store.kind}; only regions are exported")
-    names = store.ids if only is None else only
-    store.places(names)
-    if not names:
-        raise ValueError(f"{folder} has no images to export")
-    rows = Outgoing(store, names, _renamed(names, ids), progress)
-    if kind.folder:
-        over = _own_folder(target, rows, {"format": kind.name, "ids": ids}, force)
-    elif over := target.exists():
-        if not force or target.is_dir():
-            raise FileExistsError(f"{target} is there already: choose another --to, or say --force to write over it")
-    kind.write(target, rows, over)
-    return len(rows)
-
-
-def _renamed(names: list[str], template: str) -> list[str]:
-    rename, seen = Template(template), dict[str, str]()
-    for name in names:
-        new = rename(name)
-        if new in seen:
-            raise ValueError(f"--ids {template!r} calls both {seen[new]!r} and {name!r} {new!r}; give another template")
-        seen[new] = name
-    return list(seen)
-
-
-def _own_folder(target: Path, rows: Outgoing, settings: dict[str, Any], force: bool) -> bool:
-    """Whether files that are there are written over: not those of the same export. Raises FileExistsError for others."""
-    mark = {**settings, "content": rows.store.content(rows.names)}
-    path = target / MARK
-    same = path.is_file() and read_json(path) == mark
-    if target.exists() and not same and not force and any(target.iterdir()):
-        raise FileExistsError(f"{target} holds other files: choose an empty folder, or say --force to write over them")
-    write_json(path, mark)
-    return force
 
 
 def missing(store: Store, ids: list[str]) -> dict[str, str]:
