@@ -110,11 +110,17 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return str(text).encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How pickles of protocol 2 and before write empty bytes."""
+    return b""
+
+
 def _class(name: Any = None, *_: Any) -> _Array:
     return _Array()
 
 
 ALLOWED = {("collections", "OrderedDict"): collections.OrderedDict, ("_codecs", "encode"): _encode}
+ALLOWED |= {("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
 ALLOWED |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
 for _core in ("numpy.core", "numpy._core"):  # the name of before numpy 2, and of after
     ALLOWED |= {(f"{_core}.multiarray", "_reconstruct"): _class, (f"{_core}.multiarray", "scalar"): _scalar}

@@ -59,9 +59,10 @@ class Plan(BaseModel):
     def _one_source(self) -> "Plan":
         if (self.demo is None) == (self.dataset is None):
             raise ValueError("give exactly one of [demo] and [dataset]")
-        given = self.model_fields_set & {"regions", "regions_file", "regions_store"}
-        if len(given - {name for name in given if getattr(self, name) is None}) > 1:
-            raise ValueError(f"give at most one of {', '.join(sorted(given))}: each says where the regions come from")
+        sources = ("regions", "regions_file", "regions_store")
+        given = [name for name in sources if getattr(self, name) != type(self).model_fields[name].default]
+        if len(given) > 1:
+            raise ValueError(f"give at most one of {', '.join(given)}: each says where the regions come from")
         return self
 
 

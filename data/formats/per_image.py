@@ -5,6 +5,7 @@ ruotianluo/ImageCaptioning.pytorch captioning/data/dataloader.py, mesnico/TERAN 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,9 @@ WIDTH = 2048  # of bottom-up features: tells the axes of x apart where nothing e
 INFO = {"class_ids": "objects_id", "scores": "objects_conf", "attr_ids": "attrs_id", "attr_scores": "attrs_conf"}
 
 
+TEMPORARY = re.compile(r"\..*\.tmp\.np[yz]$")  # of data.files.atomic, left by a process that was killed
+
+
 class Ambiguous(ValueError):
     """A file that can be read in two ways: the run stops, for the user must say which."""
 
@@ -31,7 +35,7 @@ def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]
         folders.sort()
         for name in sorted(names):
             path = Path(parent, name)
-            if path.suffix in suffixes and not name.startswith("."):
+            if path.suffix in suffixes and not TEMPORARY.match(name):
                 yield path.relative_to(folder).as_posix()[: -len(path.suffix)], path
 
 

@@ -37,12 +37,14 @@ def read(columns: tuple[str, ...], path: Path, options: ReadOptions) -> Iterator
     """One record a line; memory is one line. A line that cannot be read is a `Broken` with its number."""
     with open(path, "rb") as file:
         for number, line in enumerate(_lines(file), 1):
-            place, cells = f"{path.name} line {number}", []
+            place, cells = f"{path.name} line {number}", [""]
             try:
-                cells = _cells(line, columns)
+                cells = _cells(line)
+                if len(cells) != len(columns):
+                    raise ValueError(f"it has {len(cells)} columns, not {len(columns)}: half a line?")
                 yield _record(dict(zip(columns, cells, strict=True)), place)
             except ValueError as error:
-                yield Broken(place, str(error), cells[0][:200] if cells else "")
+                yield Broken(place, str(error), cells[0][:200] if len(cells) > 1 else "")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -56,13 +58,10 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
             yield line.rstrip(b"\r\n")
 
 
-def _cells(line: bytes | None, columns: tuple[str, ...]) -> list[str]:
+def _cells(line: bytes | None) -> list[str]:
     if line is None:
         raise ValueError(f"the line has more than {MAX_LINE:,} bytes")
-    cells = _split(line.decode("utf-8"))  # UnicodeDecodeError is a ValueError
-    if len(cells) != len(columns):
-        raise ValueError(f"it has {len(cells)} columns, not {len(columns)}: half a line?")
-    return cells
+    return _split(line.decode("utf-8"))  # UnicodeDecodeError is a ValueError
 
 
 def _split(text: str) -> list[str]:
