@@ -97,7 +97,7 @@ def same(store: Store, content: dict[str, dict[str, np.ndarray]], carried: set[s
 def test_what_a_format_carries_comes_back_bit_for_bit(name):
     kind = FORMATS[name]
 
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=15, deadline=None, derandomize=True, database=None)
     @given(stores(kind.fixed))
     def check(content):
         with tempfile.TemporaryDirectory() as place:
