@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from data.files import read_json, write_json
 from data.formats import named
 from data.formats.names import Template
-from data.formats.records import Outgoing
+from data.formats.records import Format, Outgoing
 from data.store import Store
 
 MARK = ".tern-export.json"  # in a folder of a file an image: whose export it is, so that it can be resumed
@@ -39,11 +38,10 @@ def export_regions(
         raise ValueError(f"{folder} has no images to export")
     rows = Outgoing(store, names, _renamed(names, ids), progress)
     if kind.folder:
-        over = _own_folder(target, rows, {"format": kind.name, "ids": ids}, force)
+        _into_folder(kind, target, rows, ids, force)
     else:
-        over = force
         _free([target, *kind.beside(target)], force)
-    kind.write(target, rows, over)
+        kind.write(target, rows, force)
     return len(rows)
 
 
@@ -63,12 +61,16 @@ def _free(paths: list[Path], force: bool) -> None:
             raise FileExistsError(f"{path} is there already: choose another --to, or say --force to write over it")
 
 
-def _own_folder(target: Path, rows: Outgoing, settings: dict[str, Any], force: bool) -> bool:
-    """Whether files that are there are written over (not those of this very export). Raises FileExistsError."""
-    mark = {**settings, "content": rows.store.content(rows.names)}
-    path = target / MARK
+def _into_folder(kind: Format, target: Path, rows: Outgoing, ids: str, force: bool) -> None:
+    """Write a file an image; those that are there already from this very export are kept, unless `force`.
+
+    Raises FileExistsError if the folder holds anything else.
+    """
+    mark, path = {"format": kind.name, "ids": ids, "content": rows.store.content(rows.names)}, target / MARK
     same = path.is_file() and read_json(path) == mark
     if target.exists() and not same and not force and any(target.iterdir()):
-        raise FileExistsError(f"{target} holds other files: choose an empty folder, or say --force to write over them")
+        raise FileExistsError(f"{target} holds other files: choose an empty folder, or say --force to write over it")
+    # Killed while it writes over others, a run leaves files of both: none of them may be taken for done.
+    write_json(path, {**mark, "over": True} if force else mark)
+    kind.write(target, rows, force)
     write_json(path, mark)
-    return force

@@ -56,7 +56,11 @@ class Imported:
 def find_formats(config: ImportConfig) -> list[Format]:
     """The format of each source: as it is given, or as it looks."""
     if config.format != "auto":
-        return [named(config.format)] * len(config.sources)
+        kind = named(config.format)
+        gone = [path for path in config.sources if not path.exists() and not kind.prefix]
+        if gone:
+            raise FileNotFoundError(f"Nothing is at {gone[0]}: give a {'folder' if kind.folder else 'file'}")
+        return [kind] * len(config.sources)
     return [sniff(path, config.options) for path in config.sources]
 
 
@@ -158,9 +162,10 @@ def _items(config: ImportConfig, formats: list[Format], dim: int | None) -> Iter
         for record in kind.read(source, config.options):
             name = record.id
             try:
-                name = rename(record.id, record.split) if record.id or isinstance(record, Record) else ""
                 if isinstance(record, Broken):
+                    name = _name_of(record, rename)
                     raise ValueError(record.reason)
+                name = rename(record.id, record.split)
                 if name in seen:
                     raise ValueError(f"the id {name!r} came before, at {seen[name]}")
                 row = completed(record.fields, _size(config, name, record), config.boxes)
@@ -173,6 +178,14 @@ def _items(config: ImportConfig, formats: list[Format], dim: int | None) -> Iter
             seen[name], dim = record.place, row["features"].shape[1]
             row = {key: np.ascontiguousarray(row[key], _stored(key, config)) for key in REGION_FIELDS}
             yield Item(name, _hash(row)), row
+
+
+def _name_of(record: Broken, rename: Template) -> str:
+    """What the image would have been called: a plan can then say why it is not there."""
+    try:
+        return rename(record.id, record.split)
+    except ValueError:
+        return record.id
 
 
 def _stored(field: str, config: ImportConfig) -> str:

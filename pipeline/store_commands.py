@@ -1,9 +1,12 @@
 """`tern store ...`: look at feature stores, check them, put them in order, exchange them with other software."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.importing import Imported
 
 app = typer.Typer(help="Feature stores: look at them, check them, exchange them.", no_args_is_help=True)
 FolderArgument = Annotated[Path, typer.Argument(help="A store's folder, for instance runs/demo/stores/regions-...")]
@@ -84,6 +87,10 @@ def import_(
         typer.echo(f"format   {path}: {kind.name} ({kind.title})")
     with bar("import", images_in(config)) as advance:
         made = import_regions(config, into, advance)
+    _print_import(made)
+
+
+def _print_import(made: "Imported") -> None:
     for place, reason in made.set_aside[:20]:
         typer.secho(f"set aside  {place}: {reason}", fg="yellow", err=True)
     if len(made.set_aside) > 20:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import json
 import pickle
 import sys
@@ -55,7 +56,8 @@ def stores(draw, fixed: bool):
 
 def fill(root: Path, content: dict[str, dict[str, np.ndarray]], dtype: str = "float32") -> Path:
     folder = open_folder(root, "regions", {"model": "test"}, dtype)
-    plan = ShardPlan(tuple(Item(name, "0" * 64) for name in content))
+    hashes = [hashlib.sha256(b"".join(map(np.ndarray.tobytes, fields.values()))) for fields in content.values()]
+    plan = ShardPlan(tuple(Item(name, found.hexdigest()) for name, found in zip(content, hashes, strict=True)))
     commit(folder, [write_shard(folder, plan, content.values())])
     return folder
 

@@ -3,6 +3,7 @@
 A header may announce any shape, so it is held against the bytes that are there before an array is made.
 """
 
+import errno
 import io
 import os
 import zipfile
@@ -23,6 +24,15 @@ DEFLATE_RATIO = 1032  # no byte of a zip gives more
 MAX_HEADER = 10_000  # characters
 FAULTS = (OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error)
 FAULTS += (NotImplementedError, RuntimeError)  # zipfile's, for compression it does not know and for passwords
+
+
+# Faults of the machine, not of the file: the run stops and is resumed; the record must not be set aside for them.
+PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error may be gone when the same file is read again."""
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,8 @@ def load_npy(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except FAULTS as error:
+        if passing(error):
+            raise
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -93,6 +105,8 @@ def map_npy(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except FAULTS as error:
+        if passing(error):
+            raise
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -156,6 +170,8 @@ class Npz:
         except FileNotFoundError:
             raise
         except FAULTS as error:
+            if passing(error):
+                raise
             place = f"{self.path}: array {name!r}" if name else f"{self.path}"
             raise ValueError(f"{place} cannot be read: {error}") from error
 

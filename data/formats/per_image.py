@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.files import atomic
-from data.formats.arrays import Npz, load_npy, write_npz
+from data.formats.arrays import Npz, load_npy, passing, write_npz
 from data.formats.names import below
 from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
 
@@ -54,6 +54,8 @@ def read_x(folder: Path, options: ReadOptions) -> Iterator[Record | Broken]:
         except Ambiguous:
             raise
         except (ValueError, OSError) as error:
+            if passing(error):
+                raise
             yield Broken(place, str(error), name)
 
 
@@ -136,6 +138,8 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[Record | Broken]:
                 fields["boxes"] = load_npy(flat) if flat.exists() else _one_array(packed, ("feat", "bbox", "boxes"))
             yield Record(name, fields, place)
         except (ValueError, IndexError, OSError) as error:
+            if passing(error):
+                raise
             yield Broken(place, str(error), name)
 
 
@@ -182,6 +186,7 @@ RUOTIANLUO = Format(
     partial(write_att, "cocobu", True),
     count,
     frozenset({"boxes"}),
+    prefix=True,
     folder=True,
 )
 TERN = Format(
@@ -191,5 +196,6 @@ TERN = Format(
     partial(write_att, "bu", False),
     count,
     frozenset({"boxes"}),
+    prefix=True,
     folder=True,
 )

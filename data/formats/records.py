@@ -62,6 +62,7 @@ class Format:
     write: Callable[[Path, "Outgoing", bool], None]  # target, rows, over what is there
     count: Callable[[Path], int]  # images, for the progress bar; -1 where that is not known cheaply
     carries: frozenset[str]  # fields; features always
+    prefix: bool = False  # its source may be the common beginning of several folders' names
     folder: bool = False  # it is a folder of a file an image
     suffix: str = ""  # of the file that is written
     beside: Callable[[Path], list[Path]] = lambda _: []  # files that are written with the target
