@@ -416,3 +416,20 @@ def test_pickles_that_ask_for_more_are_refused_before_anything_happens(data, say
     tracemalloc.stop()
     with pytest.raises(ValueError, match="more than 10 bytes"):
         load_restricted(io.BytesIO(b"x" * 11), max_bytes=10)
+
+
+@pytest.mark.parametrize("name", ["lxmert-tsv", "milvlg", "flat-npz", "precomp", "vqa-h5-adaptive"])
+def test_a_file_with_any_bytes_changed_gives_records_or_a_reason_and_no_other_error(name, tmp_path):
+    export_regions(fill(tmp_path / "a", some(2, rows=lambda i: 2)), path := target(tmp_path, name), name)
+    file = path / "7.npz" if FORMATS[name].folder else path
+    whole, rng, outcomes = file.read_bytes(), np.random.default_rng(1), set()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, rng.choice([200, len(whole)]), rng.integers(1, 4)):
+            damaged[min(place, len(whole) - 1)] = rng.integers(256)
+        file.write_bytes(damaged[: None if rng.random() < 0.8 else rng.integers(1, len(whole))])
+        try:
+            outcomes |= {type(record).__name__ for record in FORMATS[name].read(path, ReadOptions())}
+        except (ValueError, FileNotFoundError) as error:
+            outcomes.add(type(error).__name__)
+    assert len(outcomes) > 1, "damage was noticed, and harmless damage was not taken for more"

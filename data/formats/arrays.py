@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -57,7 +58,10 @@ def read_header(file: BinaryIO) -> Header:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     if version == (3, 0):  # as 2.0, in UTF-8: only names of fields differ, and arrays with fields are not read
         read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file, max_header_size=MAX_HEADER)
+    try:
+        shape, fortran, dtype = read(file, max_header_size=MAX_HEADER)
+    except TokenError as error:  # numpy lets its tokenizer's through
+        raise ValueError(f"its header cannot be read ({error})") from error
     if any(side < 0 for side in shape) or dtype.fields or dtype.itemsize == 0:
         raise ValueError(f"it announces an array of {shape} {dtype}, which cannot be")
     return Header(shape, dtype, fortran)

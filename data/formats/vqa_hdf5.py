@@ -33,10 +33,13 @@ def _opened(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
     with file:
         found = {}
         for name in (*NAMES, "pos_boxes"):
-            link = file.get(name, getlink=True)
+            try:
+                link = file.get(name, getlink=True)
+                data = file[name] if isinstance(link, h5py.HardLink) else None
+            except (RuntimeError, KeyError, OSError) as error:
+                raise ValueError(f"{path}: {name} cannot be read ({error}); restore the file") from error
             if link is None:
                 continue
-            data = file[name] if isinstance(link, h5py.HardLink) else None
             if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.dtype.kind not in "fiu":
                 raise ValueError(f"{path}: {name} is no data set of numbers in this file; it is not followed elsewhere")
             found[name] = data
@@ -60,7 +63,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
                     raise ValueError(f"the index names row {number}, and the file has {images}")
                 rows = number if spans is None else _span(data, spans[number])
                 yield Record(name, _fields(data, rows), place)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RuntimeError) as error:
                 yield Broken(place, str(error), name)
 
 
