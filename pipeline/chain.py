@@ -11,6 +11,7 @@ from data.files import write_text
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
+from pipeline.importing import missing
 from pipeline.indexing import build_index
 from pipeline.plan import Plan
 from pipeline.stages import Vectors
@@ -50,6 +51,8 @@ class Chain:
     def regions(self) -> Path:
         """Folder of the region store."""
         plan = self.plan
+        if (given := plan.regions_store) is not None:
+            return self._timed("region features", lambda: stages.given_regions(given, self.dataset), self.dataset)
         config, each = plan.regions_file or plan.regions, self._each("region features")
         make = lambda: stages.extract_regions(config, self.dataset, plan.workspace, plan.images_per_shard, each)  # noqa: E731
         return self._timed("region features", make, self.dataset)
@@ -122,9 +125,15 @@ class Chain:
     def set_aside(self) -> list[tuple[str, str]]:
         """(name, reason) of everything of the data set that could not be used: records, images, captions."""
         found = [(entry.name, entry.reason) for entry in self.dataset.refused]
-        for folder, asked in ((self.regions, self.dataset.image), (self.tokens, self.dataset.caption)):
-            found += [(name, reason) for name, reason in Store(folder).set_aside.items() if name in asked]
-        return found
+        captions = Store(self.tokens).set_aside
+        found += self._without_regions().items()
+        return [*found, *((name, reason) for name, reason in captions.items() if name in self.dataset.caption)]
+
+    def _without_regions(self) -> dict[str, str]:
+        store = Store(self.regions)
+        if self.plan.regions_store is not None:  # it may hold, and have set aside, much that is not of this data set
+            return missing(store, [image.id for image in self.dataset.images])
+        return {name: reason for name, reason in store.set_aside.items() if name in self.dataset.image}
 
     def ledger(self) -> Path:
         """Write `workspace/set_aside.jsonl`: what was set aside, a line of JSON (name, reason) each."""

@@ -57,9 +57,7 @@ def main() -> None:
     except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
         from data.records import printable
 
-        lines = "
-".join(map(printable, str(error).split("
-")))  # it may name a file, which anyone may have named
+        lines = "\n".join(map(printable, str(error).split("\n")))  # it may name a file, which anyone may have named
         hint = FULL.get(getattr(error, "errno", None), "")
         again = f". {hint} and run the same command again: what was finished is kept." if hint else ""
         typer.secho(f"error: {lines}{again}", fg="red", err=True)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.datasets import DatasetConfig
 from data.demo import DemoConfig
-from data.region_file import RegionFileConfig
+from data.formats.flat_rows import RegionFileConfig
 from extractors.catalogue import KINDS, RegionsConfig
 from extractors.faster_rcnn import TorchvisionConfig
 from extractors.text import TextConfig
@@ -38,7 +38,7 @@ class ReportConfig(BaseModel):
 
 
 class Plan(BaseModel):
-    """One run of the whole pipeline. One of `demo` and `dataset`; `regions_file` stands in for `regions`."""
+    """One run of it all. One of `demo` and `dataset`; one of `regions`, `regions_file` and `regions_store` at most."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +47,7 @@ class Plan(BaseModel):
     dataset: DatasetConfig | None = None
     regions: RegionsConfig = TorchvisionConfig()
     regions_file: RegionFileConfig | None = None
+    regions_store: Path | None = None  # a region store that is there, used as it is: `tern store import` makes one
     text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
     index: IndexConfig = IndexConfig()
@@ -59,6 +60,10 @@ class Plan(BaseModel):
     def _one_source(self) -> "Plan":
         if (self.demo is None) == (self.dataset is None):
             raise ValueError("give exactly one of [demo] and [dataset]")
+        sources = ("regions", "regions_file", "regions_store")
+        given = [name for name in sources if getattr(self, name) != type(self).model_fields[name].default]
+        if len(given) > 1:
+            raise ValueError(f"give at most one of {', '.join(given)}: each says where the regions come from")
         return self
 
 

@@ -1,5 +1,6 @@
 """A query into hits: a typed sentence takes the functions that stored captions took, a photograph those of images."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from extractors.regions import RegionExtractor
 from extractors.text import TextExtractor
 from index import Index
 from pipeline.plan import Plan
+from pipeline.stages import prepare
 from tern.embed import embed_regions, embed_tokens
 from tern.embed import load as load_model
 
@@ -52,9 +54,18 @@ class Searcher:
         self.index = Index.open(plan.workspace / "index")
         made_by = self.index.manifest["provenance"]
         self._model = load_model(plan.workspace / "models" / made_by["model"])
-        self._regions = Store(plan.workspace / "stores" / made_by["regions"])
+        self._regions = Store(self._regions_folder(made_by["regions"]))
         self._tokens_name = made_by["tokens"]
         self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
+
+    def _regions_folder(self, name: str) -> Path:
+        """Where the region store of the index lies: in the workspace, or where the plan says that it was given."""
+        given = self.plan.regions_store
+        if given is not None and given.name != name:
+            raise ValueError(
+                f"the index was built from {name}, but the plan's `regions_store` is {given}: run `tern index` first."
+            )
+        return given or self.plan.workspace / "stores" / name
 
     @cached_property
     def _text(self) -> TextExtractor:
@@ -83,20 +94,39 @@ class Searcher:
         return embed_tokens(self._model, [self._text([sentence])[0].features])
 
     def image_vector(self, path: Path) -> np.ndarray:
-        """(1, e) unit vector of a photograph. Where regions came from a file, only its images are known."""
-        if self.plan.regions_file is not None:
+        """(1, e) unit vector of a photograph. Where regions were not extracted here, only their images are known."""
+        if self.plan.regions_file is not None or self.plan.regions_store is not None:
             return self._vector_of_stored(path)
         found = self._photo([load_image(path)])[0]
         return embed_regions(self._model, [(found.features, found.boxes, found.size)])
 
     def _vector_of_stored(self, path: Path) -> np.ndarray:
-        name = self._by_hash.get(sha256_file(path))
+        name = self._imported(path) if self.plan.regions_store else self._by_hash.get(sha256_file(path))
         if name is None:
+            source = self.plan.regions_store or "a file"
             raise ValueError(
-                "this plan's regions come from a file, which has none for this photograph: no detector is run."
+                f"this plan's regions come from {source}, which has none for this photograph: no detector is run."
             )
         features, boxes = self._regions.read("features", [name]), self._regions.read("boxes", [name])
         return embed_regions(self._model, [(features, boxes, tuple(self._regions.read("size", [name])[0]))])
+
+    def _imported(self, path: Path) -> str | None:
+        """Id of a photograph whose regions were imported: their store never saw the pictures, the data set has them."""
+        size, content = path.stat().st_size, sha256_file(path)
+        return next((name for name in self._by_bytes.get(size, ()) if sha256_file(self._paths[name]) == content), None)
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        return {image.id: image.path for image in prepare(self.plan).images if image.id in self._regions}
+
+    @cached_property
+    def _by_bytes(self) -> dict[int, list[str]]:
+        """Length of a photograph's file -> image ids: few others need to be read to find it."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for name, path in self._paths.items():
+            if path.is_file():
+                found[path.stat().st_size].append(name)
+        return found
 
     @cached_property
     def _by_hash(self) -> dict[str, str]:
@@ -127,6 +157,7 @@ class Searcher:
         features, boxes, size = read("features"), read("boxes"), tuple(read("size")[0])
         alone = embed_regions(self._model, [(features[i : i + 1], boxes[i : i + 1], size) for i in range(len(boxes))])
         scores, ids, names = alone @ query[0], read("class_ids"), self._regions.recipe.get("classes", [])
-        order = [i for i in np.argsort(-scores, kind="stable") if ids[i] >= 0][:MATCHED]
-        label = lambda i: names[ids[i]] if ids[i] < len(names) else ""  # noqa: E731
+        some = (ids >= 0).any()  # an imported format may have no classes: then every row is a region
+        order = [i for i in np.argsort(-scores, kind="stable") if ids[i] >= 0 or not some][:MATCHED]
+        label = lambda i: names[ids[i]] if 0 <= ids[i] < len(names) else ""  # noqa: E731
         return tuple(Region(tuple(map(float, boxes[i])), label(i), float(scores[i])) for i in order)

@@ -15,8 +15,8 @@ from data.content import ContentHashes
 from data.datasets import DatasetConfig, load_dataset
 from data.demo import generate
 from data.files import digest, read_json, sha256_text, write_json
+from data.formats.flat_rows import RegionFile, RegionFileConfig
 from data.records import Dataset
-from data.region_file import RegionFile, RegionFileConfig
 from data.shards import Item, ShardPlan, filling, open_folder, write_shard
 from data.store import Store
 from extractors.catalogue import KINDS, RegionsConfig, recipe, region_extractor
@@ -143,9 +143,27 @@ def tokens_shard(job: Job) -> str:
     return write_shard(job.folder, job.plan, (vars(tokens) for tokens in _extractor(job.config)(list(job.sources))))
 
 
+def given_regions(folder: Path, dataset: Dataset) -> Path:
+    """A region store that is there already, for the images of the data set that are in it. Returns its folder.
+
+    Raises FileNotFoundError if there is no store, ValueError if it is of another kind or none of the images is in it.
+    """
+    store = Store(folder)
+    if store.kind != "regions":
+        raise ValueError(f"{folder} holds {store.kind}: set `regions_store` to the folder of a region store.")
+    if not any(image.id in store for image in dataset.images):
+        ours, theirs = dataset.images[0].id, next(iter(store.ids), "nothing")
+        raise ValueError(
+            f"{folder}: none of the {len(dataset.images):,} images of {dataset.name} is in the store. It holds "
+            f'{theirs!r}, the data set {ours!r}: import again with another --ids, such as "{{id}}.jpg".'
+        )
+    return folder
+
+
 def usable(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
-    """The data set less the images and captions that the extractors set aside: what later stages work on."""
-    kept = dataset.without(set(Store(regions).set_aside))
+    """The data set less the images and captions that no features are stored of: what later stages work on."""
+    store = Store(regions)
+    kept = dataset.without({image.id for image in dataset.images if image.id not in store})
     silent = set(Store(tokens).set_aside)
     return replace(kept, captions=tuple(caption for caption in kept.captions if caption.id not in silent))
 

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from data.store import Store
+    from pipeline.importing import Imported
 
 app = typer.Typer(help="Feature stores: look at them, check them, exchange them.", no_args_is_help=True)
 FolderArgument = Annotated[
@@ -109,3 +110,114 @@ def compact(
 def _size(manifest: dict[str, Any]) -> tuple[int, int]:
     """Shards, and bytes in them."""
     return len(manifest["shards"]), sum(entry["bytes"] for entry in manifest["shards"])
+
+
+@app.command("import")
+def import_(
+    sources: Annotated[list[Path], typer.Argument(help="Files, or folders of a file an image.", show_default=False)],
+    into: Annotated[Path, typer.Option(help="Folder of stores; the store's own folder is made below it.")],
+    format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md; auto looks at the file.")] = "auto",
+    ids: Annotated[
+        str, typer.Option(help="How ids become image ids: {id}, {stem}, {number} (its last digits), {number:012d}.")
+    ] = "{id}",
+    name: Annotated[str, typer.Option(help="Of the features: imports of one name grow one store.")] = "",
+    half: Annotated[
+        bool, typer.Option("--half", help="Half precision: half the disk, and no longer bit for bit.")
+    ] = False,
+    images: Annotated[Path | None, typer.Option(help="Photographs, for formats without image sizes.")] = None,
+    sizes: Annotated[
+        str, typer.Option(help="images; or boxes: the image ends where its last box does (a guess).")
+    ] = "images",
+    boxes: Annotated[
+        str, typer.Option(help="file; or whole: every row is given the whole image, if there are none.")
+    ] = "file",
+    transposed: Annotated[str, typer.Option(help="yes, no or auto: x of a npz is (width, rows).")] = "auto",
+    arrays: Annotated[str, typer.Option(help="Of a .npz of flat rows: arrays that are the feature, A,B.")] = "",
+    normalise: Annotated[bool, typer.Option("--normalise", help="Each of these arrays to unit length.")] = False,
+    allow_pickle: Annotated[
+        list[str] | None, typer.Option(help="An array that may be a pickle of plain values: info. Repeatable.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="Text, a line a class: what class ids stand for.")] = None,
+    attributes: Annotated[Path | None, typer.Option(help="Text, a line an attribute.")] = None,
+    images_per_shard: Annotated[int, typer.Option(min=1, help="Memory is one shard.")] = 500,
+) -> None:
+    """Region features of other software into a store; stopped and run again, it goes on.
+
+    [dim]Examples: tern store import train2014_obj36.tsv --into runs/coco/stores --ids "{id}.jpg"[/dim]
+
+    [dim]tern store import cocobu --into runs/x/stores --images photos --ids "COCO_train2014_{id:012d}.jpg"[/dim]
+    """
+    from data.formats.records import ReadOptions
+    from pipeline.importing import ImportConfig, find_formats, images_in, import_regions
+    from pipeline.workers import bar
+
+    for option, value, choices in (
+        ("--transposed", transposed, ("auto", "yes", "no")),
+        ("--sizes", sizes, ("images", "boxes")),
+        ("--boxes", boxes, ("file", "whole")),
+    ):
+        if value not in choices:
+            raise typer.BadParameter(f"{option} is {value!r}; it may be {', '.join(choices)}")
+    turned = {"auto": None, "yes": True, "no": False}[transposed]
+    named = tuple(part for part in arrays.split(",") if part)
+    config = ImportConfig(
+        sources=tuple(sources),
+        format=format,
+        name=name,
+        ids=ids,
+        half=half,
+        images=images,
+        sizes=sizes,  # type: ignore[arg-type]
+        boxes=boxes,  # type: ignore[arg-type]
+        options=ReadOptions(turned, named, normalise, tuple(allow_pickle or ())),
+        classes=classes,
+        attributes=attributes,
+        images_per_shard=images_per_shard,
+    )
+    for path, kind in zip(config.sources, find_formats(config), strict=True):
+        typer.echo(f"format   {path}: {kind.name} ({kind.title})")
+    with bar("import", images_in(config)) as advance:
+        made = import_regions(config, into, advance)
+    _print_import(made)
+
+
+def _print_import(made: "Imported") -> None:
+    for place, reason in made.set_aside[:20]:
+        typer.secho(f"set aside  {place}: {reason}", fg="yellow", err=True)
+    if len(made.set_aside) > 20:
+        typer.secho(
+            f"set aside  {len(made.set_aside) - 20:,} more; the store's manifest lists them", fg="yellow", err=True
+        )
+    known = f", {made.known:,} were there already" if made.known else ""
+    typer.echo(f"images   {made.images:,} imported{known}, {len(made.set_aside):,} set aside")
+    typer.echo(f"regions  {made.folder}")
+    typer.echo(f'plan     regions_store = "{made.folder}"')
+
+
+@app.command()
+def export(
+    folder: FolderArgument,
+    to: Annotated[Path, typer.Option(help="File, or folder of a file an image, to write.")],
+    format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md, such as lxmert-tsv.")],
+    ids: Annotated[
+        str, typer.Option(help="How image ids are written: {id}, stem (no suffix), {number} (the last digits).")
+    ] = "{id}",
+    only: Annotated[
+        Path | None, typer.Option("--list", help="Text, a line an image id: only these, in this order.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+) -> None:
+    """A region store in a format of other software.
+
+    [dim]Examples: tern store export runs/demo/stores/regions-1a2b --format lxmert-tsv --to obj36.tsv --ids stem[/dim]
+
+    [dim]tern store export runs/coco/stores/regions-3c4d --format tern --to coco_bu --ids "{number}"[/dim]
+    """
+    from data.store import Store
+    from pipeline.exporting import export_regions
+    from pipeline.workers import bar
+
+    chosen = None if only is None else [line for line in only.read_text(encoding="utf-8").splitlines() if line]
+    with bar("export", len(Store(folder)) if chosen is None else len(chosen)) as advance:
+        count = export_regions(folder, to, format, ids, chosen, force, advance)
+    typer.echo(f"{format}  {count:,} images in {to}")

@@ -1,7 +1,7 @@
-"""The bottom-up model step by step as Caffe's files describe it, one box at a time, from a state dict in MILVLG's names.
+"""The bottom-up model as Caffe's files describe it, one box at a time, from a state dict in MILVLG's names.
 
-Written from models/vg/ResNet-101/faster_rcnn_end2end_final/test.prototxt, lib/rpn, lib/fast_rcnn and tools/generate_tsv.py
-of the bottom-up-attention repository; nothing here is shared with the extractor.
+Written from test.prototxt of models/vg/ResNet-101/faster_rcnn_end2end_final, lib/rpn, lib/fast_rcnn and
+tools/generate_tsv.py of the bottom-up-attention repository; nothing here is shared with the extractor.
 """
 
 import numpy as np
@@ -62,7 +62,7 @@ def roi_pool(maps, box):
 
 
 def kept_rows(boxes, scores, at_least, at_most, threshold=0.2):
-    """boxes (n, 4) in pixels, scores (n, 1 + classes) with the background first -> rows, in the order they are stored."""
+    """boxes (n, 4) in pixels, scores (n, 1 + classes), the background first -> rows in the order they are stored."""
     best = np.zeros(len(boxes))
     for label in range(1, scores.shape[1]):
         for i in nms(boxes, scores[:, label], 0.3):

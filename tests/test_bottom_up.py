@@ -192,7 +192,7 @@ def test_facts_of_the_boxes(weights: Path) -> None:
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the true Caffe output is not at hand")
 def test_facts_of_the_boxes_hold_of_true_caffe_output() -> None:
     csv.field_size_limit(1 << 30)
-    names = "id h w classes scores attributes attribute_scores n boxes features".split()
+    names = ["id", "h", "w", "classes", "scores", "attributes", "attribute_scores", "n", "boxes", "features"]
     with open(GOLDEN / "train2014_obj36.tsv", newline="") as file:
         for row in csv.DictReader(file, names, delimiter="\t"):
             boxes = np.frombuffer(b64decode(row["boxes"]), "<f4").reshape(-1, 4)

@@ -11,8 +11,8 @@ import pytest
 from data import content
 from data.content import SETTLED, ContentHashes
 from data.files import sha256_file
+from data.formats.flat_rows import RegionFile, RegionFileConfig
 from data.records import Dataset, Image
-from data.region_file import RegionFile, RegionFileConfig
 from data.store import Store
 from pipeline import stages
 

@@ -34,7 +34,7 @@ def select(boxes: Tensor, scores: Tensor, at_least: int, at_most: int, threshold
 
 
 def near_the_edge(kept: Tensor, confidence: Tensor, margin: float, limit: int) -> Tensor:
-    """At most `limit` of the proposals that are kept, or not, by less than `margin` in the logit of their confidence."""
+    """At most `limit` proposals that are kept, or not, by less than `margin` in the logit of their confidence."""
     inside = torch.zeros_like(confidence, dtype=torch.bool)
     inside[kept] = True
     if not len(kept) or inside.all():

@@ -148,7 +148,7 @@ def _is_caffes(state: dict[str, Tensor], source: str) -> bool:
     if facts == (ANCHORS, 4 * (classes - 1), False):
         return False
     raise ValueError(
-        f"{source} is of no layout that is known: {facts[0]} objectness rows, {classes} class rows, {facts[1]} box rows,"
+        f"{source} is of no known layout: {facts[0]} objectness rows, {classes} class rows, {facts[1]} box rows,"
         f" {'attr_linear1' if facts[2] else 'fc_attr or no attribute head'}. Known are 24, n, 4n (MILVLG) and "
         "12, n, 4(n - 1) (airsplay, Hugging Face)."
     )

@@ -1,0 +1,67 @@
+"""The interchange formats by name, and what a file or folder looks like: docs/FORMATS.md has them as a table."""
+
+from pathlib import Path
+
+from data.formats import flat_rows, per_image, precomp, tsv, vqa_hdf5
+from data.formats.arrays import Npz
+from data.formats.records import Format, ReadOptions
+
+_ALL = (
+    tsv.LXMERT_TSV,
+    tsv.BUTD,
+    per_image.MILVLG,
+    per_image.MCAN,
+    per_image.RUOTIANLUO,
+    per_image.TERN,
+    precomp.PRECOMP,
+    vqa_hdf5.FIXED,
+    vqa_hdf5.ADAPTIVE,
+    flat_rows.FLAT,
+)
+FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
+
+
+def named(name: str) -> Format:
+    """The format of a name. Raises ValueError listing those there are."""
+    if name not in FORMATS:
+        raise ValueError(f"--format {name!r} is none; known are {', '.join(FORMATS)} (docs/FORMATS.md)")
+    return FORMATS[name]
+
+
+def sniff(path: Path, options: ReadOptions) -> Format:
+    """What a file or a folder is, by its suffix, its columns, its arrays. Raises ValueError if it looks like none."""
+    if path.is_file():
+        found = _of_file(path)
+    elif path.is_dir():
+        found = _of_folder(path, options)
+    elif path.with_name(path.name + "_att").is_dir():
+        found = "tern" if path.name == "bu" else "ruotianluo"
+    else:
+        raise FileNotFoundError(f"Nothing is at {path}: give a file, a folder, or the prefix of a folder *_att")
+    if not found:
+        raise ValueError(f"{path} looks like no known format: say it with --format, one of {', '.join(FORMATS)}")
+    return FORMATS[found]
+
+
+def _of_file(path: Path) -> str:
+    if path.name.endswith(precomp.SUFFIX):
+        return "precomp"
+    if path.suffix in (".hdf5", ".h5"):
+        return "vqa-h5-adaptive" if vqa_hdf5.is_adaptive(path) else "vqa-h5"
+    if path.suffix == ".npz":
+        with Npz(path) as archive:
+            return "flat-npz" if {"filename", "offset"} <= set(archive.names) else ""
+    if ".tsv" in path.suffixes:  # also train.tsv.0, as the original is published
+        return {6: "butd-tsv", 10: "lxmert-tsv"}.get(tsv.columns_of(path), "")
+    return ""
+
+
+def _of_folder(path: Path, options: ReadOptions) -> str:
+    if any(path.glob(f"*{precomp.SUFFIX}")):
+        return "precomp"
+    if att := sorted(path.glob("*_att")):
+        return "tern" if att[0].name == "bu_att" else "ruotianluo"
+    first = next(per_image.files(path, (".npz",)), None)
+    if first is None:
+        return ""
+    return per_image.kind_of(first[1], options)

@@ -1,0 +1,76 @@
+"""A region store out into the formats of other software: streaming, one image in memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data.files import read_json, write_json
+from data.formats import named
+from data.formats.names import Template
+from data.formats.records import Format, Outgoing
+from data.store import Store
+
+MARK = ".tern-export.json"  # in a folder of a file an image: whose export it is, so that it can be resumed
+Progress = Callable[[int], None]
+
+
+def export_regions(
+    folder: Path,
+    target: Path,
+    format: str,
+    ids: str = "{id}",
+    only: list[str] | None = None,
+    force: bool = False,
+    progress: Progress = lambda _: None,
+) -> int:
+    """Write a region store, or of it the images `only`, as `format` to `target`. Returns the number of images.
+
+    A single file is whole or absent. Of a folder with a file an image each file is, and the same export goes on where
+    it was stopped. What is there already is not written over, unless `force`.
+
+    Raises ValueError or FileExistsError: no region store, ids that do not fit, a target that is there.
+    """
+    kind, store = named(format), Store(folder)
+    if store.kind != "regions":
+        raise ValueError(f"{folder} holds {store.kind}; only regions are exported")
+    names = store.ids if only is None else only
+    store.places(names)
+    if not names:
+        raise ValueError(f"{folder} has no images to export")
+    rows = Outgoing(store, names, _renamed(names, ids), progress)
+    if kind.folder:
+        _into_folder(kind, target, rows, ids, force)
+    else:
+        _free([target, *kind.beside(target)], force)
+        kind.write(target, rows, force)
+    return len(rows)
+
+
+def _renamed(names: list[str], template: str) -> list[str]:
+    rename, seen = Template(template), dict[str, str]()
+    for name in names:
+        new = rename(name)
+        if new in seen:
+            raise ValueError(f"--ids {template!r} calls both {seen[new]!r} and {name!r} {new!r}; give another template")
+        seen[new] = name
+    return list(seen)
+
+
+def _free(paths: list[Path], force: bool) -> None:
+    for path in paths:
+        if path.is_dir() or (path.exists() and not force):
+            raise FileExistsError(f"{path} is there already: choose another --to, or say --force to write over it")
+
+
+def _into_folder(kind: Format, target: Path, rows: Outgoing, ids: str, force: bool) -> None:
+    """Write a file an image; those that are there already from this very export are kept, unless `force`.
+
+    Raises FileExistsError if the folder holds anything else.
+    """
+    mark, path = {"format": kind.name, "ids": ids, "content": rows.store.content(rows.names)}, target / MARK
+    same = path.is_file() and read_json(path) == mark
+    if target.exists() and not same and not force and any(target.iterdir()):
+        raise FileExistsError(f"{target} holds other files: choose an empty folder, or say --force to write over it")
+    # Killed while it writes over others, a run leaves files of both: none of them may be taken for done.
+    write_json(path, {**mark, "over": True} if force else mark)
+    kind.write(target, rows, force)
+    write_json(path, mark)

@@ -1,0 +1,245 @@
+"""Region features of others into a store: streaming, one shard in memory."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.formats import named, sniff
+from data.formats.names import Template
+from data.formats.records import Broken, Format, ReadOptions, Record, completed, problem
+from data.lock import writing
+from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_folder, write_shard
+from data.store import Store
+from extractors.images import FAULTS, FORMATS, ORIENTATION
+
+VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+MAX_VOCABULARY_BYTES = 16 << 20
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+Progress = Callable[[int], None]
+
+
+class ImportConfig(BaseModel):
+    """What is imported, and how what the format leaves open is to be taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: tuple[Path, ...] = Field(min_length=1)
+    format: str = "auto"
+    name: str = ""  # of the features, in the recipe: imports of one name grow one store; "" is the sources' file names
+    ids: str = "{id}"  # template, see data/formats/names.py
+    half: bool = False  # features in float16; else float32, as the files have them
+    images: Path | None = None  # folder of the photographs, for formats without image sizes
+    sizes: Literal["images", "boxes"] = "images"  # `boxes`: the image ends where its last box does (a guess)
+    boxes: Literal["file", "whole"] = "file"  # `whole`: every row is given the whole image, where a format has no boxes
+    options: ReadOptions = ReadOptions()
+    classes: Path | None = None  # text, one name a line: what class ids stand for
+    attributes: Path | None = None
+    images_per_shard: int = Field(500, ge=1)  # 150 MB in float32 at 36 rows of 2,048
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import."""
+
+    folder: Path
+    formats: tuple[str, ...]  # of the sources
+    images: int  # read now and stored
+    known: int  # were in the store already, with this very content
+    set_aside: tuple[tuple[str, str], ...]  # (place, reason) of what could not be used
+
+
+def find_formats(config: ImportConfig) -> list[Format]:
+    """The format of each source: as it is given, or as it looks."""
+    if config.format != "auto":
+        kind = named(config.format)
+        gone = [path for path in config.sources if not path.exists() and not kind.prefix]
+        if gone:
+            raise FileNotFoundError(f"Nothing is at {gone[0]}: give a {'folder' if kind.folder else 'file'}")
+        return [kind] * len(config.sources)
+    return [sniff(path, config.options) for path in config.sources]
+
+
+def images_in(config: ImportConfig) -> int:
+    """Images in the sources, for a progress bar (of a TSV estimated from its first line)."""
+    return sum(kind.count(path) for kind, path in zip(find_formats(config), config.sources, strict=True))
+
+
+def recipe_of(config: ImportConfig, formats: list[Format]) -> dict[str, Any]:
+    """What names the store: the source of the features and the settings that decide numbers or ids.
+
+    The content of the files stands in the items' hashes: a second file of the same features may join the first.
+    """
+    read = config.options
+    return {
+        "extractor": "import",
+        "version": VERSION,
+        "source": config.name or "+".join(path.name for path in config.sources),
+        "formats": sorted({kind.name for kind in formats}),
+        "ids": config.ids,
+        "dtype": _dtype(config),
+        "sizes": config.sizes,
+        "boxes": config.boxes,
+        "transposed": read.transposed,
+        "arrays": list(read.arrays),
+        "normalise": read.normalise,
+        "pickled": sorted(read.allow_pickle),
+        "classes": _vocabulary(config.classes),
+        "attributes": _vocabulary(config.attributes),
+    }
+
+
+def _dtype(config: ImportConfig) -> str:
+    return "float16" if config.half else "float32"
+
+
+def _vocabulary(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    if path.stat().st_size > MAX_VOCABULARY_BYTES:
+        raise ValueError(f"{path} has more than {MAX_VOCABULARY_BYTES:,} bytes; a vocabulary has a name a line")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def import_regions(
+    config: ImportConfig, root: Path, progress: Progress = lambda _: None, stop_after: int | None = None
+) -> Imported:
+    """Read the sources into a region store below `root`, shard by shard; run again, it goes on where it was stopped.
+
+    A record that cannot be used (broken base64, half a line, NaN, an id that came before) is set aside with its place
+    and the reason, and the run goes on. Memory: one shard. `stop_after` shards a test's crash comes.
+
+    Raises FileNotFoundError or ValueError for a source that cannot be read at all, or if nothing in it can be used.
+    """
+    formats = find_formats(config)
+    folder = open_folder(root, "regions", recipe_of(config, formats), _dtype(config))
+    with writing(folder):
+        return _fill(config, formats, folder, progress, stop_after)
+
+
+def _fill(
+    config: ImportConfig, formats: list[Format], folder: Path, progress: Progress, stop_after: int | None
+) -> Imported:
+    store, waiting = Store(folder), deque[tuple[Item, dict[str, Any] | str]]()
+    hashes = _known(store)
+    counts, aside, shards = {"images": 0, "known": 0}, [], 0
+    for item, row in _items(config, formats, store.dim if len(store) else None):
+        progress(1)
+        if isinstance(row, str):
+            aside.append((item.id, row))
+        if hashes.get(item.id) == item.hash:
+            counts["known"] += isinstance(row, dict)
+            continue
+        counts["images"] += isinstance(row, dict)
+        waiting.append((item, row))
+        if len(waiting) == config.images_per_shard:
+            if shards == stop_after:
+                break
+            shards += _flush(folder, waiting)
+    if waiting and shards != stop_after:
+        _flush(folder, waiting)
+    if not counts["images"] + counts["known"]:
+        reason = f"; the first, {aside[0][0]}: {aside[0][1]}" if aside else ": no record in it"
+        raise ValueError(f"{', '.join(map(str, config.sources))}: nothing could be imported{reason}")
+    return Imported(folder, tuple(kind.name for kind in formats), **counts, set_aside=tuple(aside))
+
+
+def _known(store: Store) -> dict[str, str]:
+    """Id -> content hash of what the store holds or has set aside."""
+    found = dict(zip(store.ids, store.hashes(store.ids), strict=True))
+    return found | {entry["id"]: entry["hash"] for entry in store.manifest["set_aside"]}
+
+
+def _flush(folder: Path, waiting: deque[tuple[Item, dict[str, Any] | str]]) -> int:
+    """Write what waits as one shard and list it; the rows are given away one by one, so that they are held once."""
+    plan = ShardPlan(tuple(item for item, _ in waiting))
+    commit(folder, [write_shard(folder, plan, (waiting.popleft()[1] for _ in range(len(waiting))))])
+    waiting.clear()  # a shard that lay there from a killed run did not ask for its rows
+    return 1
+
+
+def _items(config: ImportConfig, formats: list[Format], dim: int | None) -> Iterator[tuple[Item, dict[str, Any] | str]]:
+    """Each record as an item with its fields, or with the reason why it has none; that one is called by its place."""
+    rename, seen = Template(config.ids), dict[str, str]()
+    for kind, source in zip(formats, config.sources, strict=True):
+        for record in kind.read(source, config.options):
+            name = record.id
+            try:
+                if isinstance(record, Broken):
+                    name = _name_of(record, rename)
+                    raise ValueError(record.reason)
+                name = rename(record.id, record.split)
+                if name in seen:
+                    raise ValueError(f"the id {name!r} came before, at {seen[name]}")
+                row = completed(record.fields, _size(config, name, record), config.boxes)
+                if made := problem(row, _dtype(config), dim):
+                    raise ValueError(made)
+            except ValueError as error:
+                place = f"{name} ({record.place})" if name else record.place
+                yield Item(place, hashlib.sha256(str(error).encode("utf-8", "replace")).hexdigest()), str(error)
+                continue
+            seen[name], dim = record.place, row["features"].shape[1]
+            row = {key: np.ascontiguousarray(row[key], _stored(key, config)) for key in REGION_FIELDS}
+            yield Item(name, _hash(row)), row
+
+
+def _name_of(record: Broken, rename: Template) -> str:
+    """What the image would have been called: a plan can then say why it is not there."""
+    try:
+        return rename(record.id, record.split)
+    except ValueError:
+        return record.id
+
+
+def _stored(field: str, config: ImportConfig) -> str:
+    return _dtype(config) if field == "features" else REGION_FIELDS[field].dtype
+
+
+def _hash(row: dict[str, np.ndarray]) -> str:
+    hasher = hashlib.sha256()
+    for name, values in row.items():
+        hasher.update(f"{name} {values.dtype.str} {values.shape};".encode())
+        hasher.update(values)
+    return hasher.hexdigest()
+
+
+def _size(config: ImportConfig, name: str, record: Record) -> tuple[int, int] | None:
+    """Width and height of an image whose format does not say them; None where nothing was given to tell them by."""
+    if "size" in record.fields:
+        return None
+    if config.sizes == "boxes":
+        boxes = record.fields.get("boxes", np.zeros(0))
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+            raise ValueError("--sizes boxes: it has no boxes that tell a size")
+        right, bottom = np.ceil(boxes[:, 2:].max(0))
+        return max(1, int(right)), max(1, int(bottom))
+    return None if config.images is None else _size_of_photo(config.images, name)
+
+
+def _size_of_photo(folder: Path, name: str) -> tuple[int, int]:
+    """Width and height of `folder/name` (with a usual suffix, if it has none), turned upright, from its header."""
+    from PIL import Image
+
+    root = folder.resolve()
+    tries = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
+    path = next((p for p in tries if p.is_file() and p.resolve().is_relative_to(root)), None)
+    if path is None:
+        raise ValueError(f"no photograph {name!r} (nor {name}.jpg) in {folder}: is --ids right?")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+    except FAULTS as error:
+        raise ValueError(f"cannot read the size of {path}: {error}") from error
+
+
+def missing(store: Store, ids: list[str]) -> dict[str, str]:
+    """Id -> reason of those that a store has no rows of: as it was set aside there, or that it never was there."""
+    aside = store.set_aside
+    known = {place.rpartition(" (")[0]: reason for place, reason in aside.items()} | aside
+    return {name: known.get(name, f"not in the store {store.folder}") for name in ids if name not in store}

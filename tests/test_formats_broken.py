@@ -1,0 +1,435 @@
+"""Files of others as they come: broken, half-written, hostile, larger than memory; runs that were killed."""
+
+import base64
+import gc
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data.files import sha256_file
+from data.formats import FORMATS
+from data.formats.arrays import Npz, load_npy, map_npy
+from data.formats.names import Template, below
+from data.formats.records import ReadOptions
+from data.store import Store
+from data.unpickle import load_restricted
+from pipeline.exporting import MARK, export_regions
+from pipeline.importing import ImportConfig, import_regions
+from tests.test_formats_roundtrip import fill, same, some, target
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("data.files.sync", lambda path: None)
+
+
+def b64(values, dtype: str) -> str:
+    return base64.b64encode(np.asarray(values, dtype).tobytes()).decode()
+
+
+def line(name: str, rows: int = 2, **change: str) -> str:
+    cells = {"id": name, "h": "40", "w": "50", "objects": b64([1] * rows, "i8"), "conf": b64([0.5] * rows, "f4")}
+    cells |= {"attrs": b64([1] * rows, "i8"), "aconf": b64([0.5] * rows, "f4"), "n": str(rows)}
+    cells |= {"boxes": b64(np.ones((rows, 4)), "f4"), "features": b64(np.ones((rows, 3)), "f4")}
+    return "\t".join({**cells, **change}.values())
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (line("bad", features="!" + b64(np.ones(6), "f4")), "features is not base64"),
+        (line("bad", features=b64(np.ones(6), "f4")[:-3]), "features is not base64"),
+        (line("bad", features=b64(np.ones(5), "f4")), "features has 20 bytes, and 2 boxes need a multiple of 8"),
+        (line("bad", features=""), "features has 0 bytes"),
+        (line("bad", boxes=b64(np.ones(7), "f4")), "boxes has 28 bytes, and 2 boxes need 32"),
+        (line("bad", objects=b64([1], "i8")), "objects_id has 8 bytes"),
+        (line("bad", objects=b64([1, 2**40], "i8")), "class_ids are no whole numbers that fit into 32 bits"),
+        (line("bad", features=b64([1, 2, np.nan, 1, 2, 3], "f4")), "features are not finite"),
+        (line("bad", boxes=b64([np.inf] * 8, "f4")), "boxes are not finite"),
+        (line("bad", conf=b64([np.nan] * 2, "f4")), "scores are not finite"),
+        (line("bad", features=b64(np.ones(8), "f4")), "features are 4 wide, those before it 3"),
+        (line("bad", n="0"), "num_boxes is '0'"),
+        (line("bad", n="9999999999999999"), "num_boxes is '9999"),
+        (line("bad", w="-3"), "img_w is '-3'"),
+        (line("bad", h="4.5"), "img_h is '4.5'"),
+        (line("good1"), "'good1' came before, at x.tsv line 1"),
+        (line(""), "is no id"),
+        (line("x\0y"), "is no id"),
+        (line("x" * 2000), "is no id"),
+        (line("bad")[:100], "columns, not 10: half a line"),
+        (line("bad") + "\t" + line("worse"), "it has 20 columns"),
+        ('"' + line("bad"), "quotation mark"),
+        (line("bad\udcff"), "codec can't decode"),
+    ],
+)
+def test_a_bad_line_is_set_aside_with_its_number_and_the_rest_comes_in(tmp_path, bad, says):
+    path = tmp_path / "x.tsv"
+    text = "\r\n".join([line("good1"), bad, line("good2"), line("good3")[:-9]])
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    made = import_regions(ImportConfig(sources=(path,), format="lxmert-tsv"), tmp_path)
+    assert (made.images, Store(made.folder).ids) == (2, ["good1", "good2"])
+    (place, reason), (last, _) = made.set_aside
+    assert says in reason
+    assert "line 2" in place
+    assert "line 4" in last, "the half-written last line"
+    assert Store(made.folder).set_aside == dict(made.set_aside)
+    again = import_regions(ImportConfig(sources=(path,)), tmp_path)
+    assert (again.images, again.known, len(again.set_aside)) == (0, 2, 2)
+    assert Store(again.folder).generation == Store(made.folder).generation
+
+
+def test_nothing_usable_unknown_formats_and_missing_files_are_errors(tmp_path):
+    path = tmp_path / "x.tsv"
+    for content, says in ((b"", "no known format"), (b"a\tb\r\n", "no known format"), (b"\0" * 99, "no known format")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=says):
+            import_regions(ImportConfig(sources=(path,)), tmp_path)
+    path.write_text(line("a", n="7"))
+    with pytest.raises(ValueError, match=r"nothing could be imported; the first, a \(x.tsv line 1\): objects_id has"):
+        import_regions(ImportConfig(sources=(path,)), tmp_path)
+    with pytest.raises(ValueError, match="known are lxmert-tsv"):
+        import_regions(ImportConfig(sources=(path,), format="lxmert"), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Nothing is at .*gone: give a folder"):
+        import_regions(ImportConfig(sources=(tmp_path / "gone",), format="mcan"), tmp_path)
+    with pytest.raises(FileNotFoundError, match="give a file, a folder, or the prefix"):
+        import_regions(ImportConfig(sources=(tmp_path / "gone",)), tmp_path)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_an_import_that_was_killed_goes_on_and_gives_the_same_store(tmp_path, stop_after):
+    content = some(11)
+    export_regions(fill(tmp_path / "a", content), tmp_path / "x.tsv", "lxmert-tsv")
+    config = ImportConfig(sources=(tmp_path / "x.tsv",), images_per_shard=3)
+    straight = import_regions(config, tmp_path / "straight")
+    assert straight.images == 11
+    first = import_regions(config, tmp_path / "killed", stop_after=stop_after)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.h5")}
+    assert len(before) == stop_after
+    made = import_regions(config, tmp_path / "killed")
+    assert (made.images, made.known) == (11 - 3 * stop_after, 3 * stop_after)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "work was done twice"
+    for path in straight.folder.glob("*.h5"):
+        assert sha256_file(path) == sha256_file(made.folder / path.name)
+    same(Store(made.folder), content, set(FORMATS["lxmert-tsv"].carries))
+    manifest = (made.folder / "manifest.json").read_bytes()
+    assert manifest == (straight.folder / "manifest.json").read_bytes()
+
+
+def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record_replaces_its_old_one(tmp_path):
+    content = some(6)
+    for number, part in enumerate((list(content)[:4], list(content)[4:])):
+        folder = fill(tmp_path / f"{number}", {name: content[name] for name in part})
+        export_regions(folder, tmp_path / f"{number}.tsv", "lxmert-tsv")
+    one, two = (ImportConfig(sources=(tmp_path / f"{n}.tsv",), name="butd") for n in (0, 1))
+    store = Store(import_regions(one, tmp_path / "s").folder)
+    assert import_regions(two, tmp_path / "s").folder == store.folder
+    same(Store(store.folder), content, {"boxes", "size"})
+    content["7"]["features"][0, 0] = 99
+    export_regions(fill(tmp_path / "2", {"7": content["7"]}), tmp_path / "0.tsv", "lxmert-tsv", force=True)
+    assert import_regions(one, tmp_path / "s").images == 1
+    same(Store(store.folder), content, {"boxes", "size"})
+    half = import_regions(one.model_copy(update={"half": True}), tmp_path / "s").folder
+    assert half != store.folder
+    assert Store(half).read("features", ["7"]).dtype == "float16"
+
+
+def peak(work, *arguments) -> int:
+    """Bytes that numpy and Python hold at most meanwhile (HDF5 keeps its own caches, of 1 MB a data set)."""
+    gc.collect()
+    tracemalloc.start()
+    work(*arguments)
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_memory_is_a_shard_however_long_the_file(name, tmp_path):
+    out, back = {}, {}
+    for count in (8, 40):
+        folder = fill(tmp_path / f"a{count}", some(count, rows=lambda i: 10, dim=3000))  # 120 kB an image
+        (place := tmp_path / f"{count}").mkdir()
+        path = target(place, name)
+        out[count] = peak(export_regions, folder, path, name)
+        config = ImportConfig(sources=(path,), sizes="boxes", images_per_shard=4)
+        back[count] = peak(import_regions, config, place / "s")
+    grown = 32 * 120_000  # what a program that keeps the images would add; noise of a process of tests is below 2 MB
+    assert out[40] - out[8] < grown / 1.5
+    assert back[40] - back[8] < grown / 1.5
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(after: int):
+    steps = iter(range(10**6))
+
+    def progress(_: int) -> None:
+        if next(steps) == after:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_path):
+    folder = fill(tmp_path / "a", some(6, rows=lambda i: 2))
+    path = target(tmp_path, name)
+    with pytest.raises(Stop):
+        export_regions(folder, path, name, progress=stopping(2))
+    if FORMATS[name].folder:
+        before = {p: p.stat().st_mtime_ns for p in path.rglob("*.np[yz]")}
+        assert len(before) % 3 == 0
+        assert before
+        export_regions(folder, path, name)
+        assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items()), "work was done twice"
+        other = fill(tmp_path / "b", some(6, seed=1, rows=lambda i: 3))
+        with pytest.raises(FileExistsError, match="say --force"):
+            export_regions(other, path, name)
+        with pytest.raises(Stop):
+            export_regions(other, path, name, force=True, progress=stopping(2))
+        with pytest.raises(FileExistsError, match="say --force"):  # the folder now holds files of both
+            export_regions(other, path, name)
+    else:
+        assert not path.exists()
+        for side in FORMATS[name].beside(path):
+            side.unlink(missing_ok=True)
+        export_regions(folder, path, name)
+        with pytest.raises(FileExistsError, match="say --force"):
+            export_regions(folder, path, name)
+    export_regions(folder, path, name, force=True)
+    assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").images == 6
+    assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARK]
+
+
+@pytest.mark.parametrize("name", ["precomp", "vqa-h5"])
+def test_a_format_of_equal_rows_names_the_first_image_that_has_others(name, tmp_path):
+    folder = fill(tmp_path, some(5, rows=lambda i: 3 if i < 3 else i))
+    with pytest.raises(ValueError, match=r"'19' has 4 rows, '7' has 3.*vqa-h5-adaptive") as error:
+        export_regions(folder, target(tmp_path, name), name)
+    assert "16" not in str(error.value).split(":")[1]
+    assert not target(tmp_path, name).exists()
+
+
+@pytest.mark.parametrize("kind", ["milvlg", "tern"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "a//b", "a/./b", ".", "..", "x" * 250, "ä" * 130, "a\\..\\x", "C:/x"]
+)
+def test_ids_cannot_leave_the_folder(name, kind, tmp_path):
+    folder = fill(tmp_path / "a", {name: some(1)["7"]})
+    with pytest.raises(ValueError, match="rename with --ids"):
+        export_regions(folder, tmp_path / "out" / "in", kind)
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and "regions-" not in str(p)]
+    assert [p.name for p in files] == [MARK]
+
+
+def test_slashes_make_folders_below_and_links_are_not_followed_out(tmp_path):
+    content = {"train/a b.jpg": some(1)["7"], "train/c.d.jpg": some(1, seed=1)["7"]}
+    folder = fill(tmp_path / "a", content)
+    export_regions(folder, tmp_path / "out", "milvlg")
+    assert (tmp_path / "out" / "train" / "c.d.jpg.npz").is_file()
+    same(Store(import_regions(ImportConfig(sources=(tmp_path / "out",)), tmp_path / "s").folder), content, {"boxes"})
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"leave .* through a link"):
+        export_regions(folder, tmp_path / "linked", "milvlg", force=True)
+    with pytest.raises(ValueError, match="no file name below"):
+        below(tmp_path, "a\0", ".npz") if "\0" in os.fspath(tmp_path) else below(tmp_path, "a/", ".npz")
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "expected"),
+    [
+        ("{id}.jpg", "007", "007.jpg"),
+        ("COCO_train2014_{id:012d}.jpg", "84002", "COCO_train2014_000000084002.jpg"),
+        ("{number}", "COCO_train2014_000000084002.jpg", "84002"),
+        ("{number:06}", "a1b22", "000022"),
+        ("stem", "a.b/c.d.jpg", "a.b/c.d"),
+        ("{stem}.png", "x.jpg", "x.png"),
+        ("{id:d}", "x7", None),
+        ("{number}", "abc", None),
+        ("{id.__class__}", "a", None),
+        ("{id!r}", "a", None),
+        ("{id:999999999d}", "1", None),
+        ("{0}", "a", None),
+        ("{id", "a", None),
+        ("a.jpg", "a", None),
+        ("{id}\n", "a", None),
+    ],
+)
+def test_templates(template, name, expected):
+    if expected is not None:
+        assert Template(template)(name) == expected
+        return
+    with pytest.raises(ValueError, match=r"--ids|is no id"):
+        Template(template)(name)
+
+
+def test_two_images_may_not_become_one(tmp_path):
+    folder = fill(tmp_path, {"a.jpg": some(1)["7"], "a.png": some(1)["7"]})
+    with pytest.raises(ValueError, match=r"calls both 'a\.jpg' and 'a\.png' 'a'"):
+        export_regions(folder, tmp_path / "x.tsv", "lxmert-tsv", ids="stem")
+
+
+def npy(shape: tuple, dtype: str = "<f4", data: bytes = b"") -> bytes:
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + data
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (npy((10**12, 2048)), "announces .* has 0"),
+        (npy((2, 2), data=b"\0" * 15), "announces .* 16 bytes, and has 15"),
+        (npy((-1, 2), data=b"\0" * 16), "cannot be"),
+        (npy((2**62, 2**62), data=b"\0" * 16), "announces"),
+        (npy((1,), "|O", pickle.dumps([1])), "a pickle"),
+        (b"no numpy", "magic"),
+        (b"", "read"),
+    ],
+)
+def test_arrays_that_announce_what_they_do_not_have(content, says, tmp_path):
+    (tmp_path / "x.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    for read in (load_npy, map_npy, lambda path: Npz(path.with_suffix(".npz")).read("x")):
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=f"(?s)x.np.*{says}"):
+            read(tmp_path / "x.npy")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        tracemalloc.stop()
+
+
+def test_per_image_files_that_cannot_be_used_are_set_aside(tmp_path):
+    export_regions(fill(tmp_path / "a", some(2)), folder := tmp_path / "f", "milvlg")
+    good = dict(np.load(folder / "7.npz"))
+    np.savez(folder / "no-x.npz", bbox=good["bbox"])
+    np.savez(folder / "pickle.npz", **{**good, "x": np.array([{"a": 1}], dtype=object)})
+    np.savez(folder / "boxes.npz", **{**good, "bbox": np.ones((9, 4), "f4")})
+    (folder / "half.npz").write_bytes((folder / "7.npz").read_bytes()[:99])
+    (folder / "empty.npz").write_bytes(b"")
+    made = import_regions(ImportConfig(sources=(folder,), format="milvlg"), tmp_path)
+    reasons = {place.split(" ")[0]: reason for place, reason in made.set_aside}
+    assert made.images == 2
+    assert set(reasons) == {"no-x", "pickle", "boxes", "half", "empty"}
+    assert "has no array 'x'" in reasons["no-x"]
+    assert "a pickle" in reasons["pickle"]
+    assert "there are 9 boxes" in reasons["boxes"]
+    np.savez(folder / "square.npz", x=np.ones((3, 3), "f4"), bbox=np.ones((3, 4), "f4"), image_w=5, image_h=5)
+    with pytest.raises(ValueError, match="--transposed yes"):
+        import_regions(ImportConfig(sources=(folder,), format="milvlg"), tmp_path)
+    config = ImportConfig(sources=(folder,), format="milvlg", options=ReadOptions(transposed=False))
+    assert import_regions(config, tmp_path / "t").formats == ("milvlg",)
+
+
+def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
+    folder = fill(tmp_path / "a", some(3))
+    export_regions(folder, path := tmp_path / "x.hdf5", "vqa-h5-adaptive")
+    index = tmp_path / "x_imgid2idx.json"
+
+    def imported():
+        return import_regions(ImportConfig(sources=(path,)), tmp_path / "s")
+
+    index.write_text('{"7": 0, "10": 5, "13": -1}')
+    assert [reason for _, reason in imported().set_aside] == [
+        "the index names row -1, and the file has 3",
+        "the index names row 5, and the file has 3",
+    ]
+    index.write_text('{"7": 0, "10": 1, "13": 2}')
+    with h5py.File(path, "r+") as file:
+        file["pos_boxes"][1] = [2, 10**9]
+        file["pos_boxes"][2] = [5, 5]
+    assert len(imported().set_aside) == 2
+    index.unlink()
+    with pytest.raises(FileNotFoundError, match=r"put x_imgid2idx\.json or x_imgid2idx\.pkl beside it"):
+        imported()
+    for content, says in (("[1]", "not a dict"), ('{"7": "a"}', "not a dict"), ("{", "not valid JSON")):
+        index.write_text(content)
+        with pytest.raises(ValueError, match=says):
+            imported()
+    index.write_text('{"7": 0}')
+    with h5py.File(path, "r+") as file:
+        del file["image_bb"]
+        file["image_bb"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "image_bb")
+    with pytest.raises(ValueError, match="image_bb is no data set of numbers in this file"):
+        imported()
+    path.write_bytes(b"no hdf5")
+    with pytest.raises(ValueError, match="not a readable HDF5"):
+        imported()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/evil-was-here",)
+
+
+def test_pickles_give_plain_values_and_nothing_else():
+    rng = np.random.default_rng(0)
+    arrays = [rng.random((2, 3)), np.asfortranarray(rng.random((3, 2)), "f4"), np.arange(3), np.array(["a", "bc"])]
+    arrays += [np.array(5.0), np.zeros((0, 4), ">i2"), np.array([True]), np.array([{"a": [1]}, None], dtype=object)]
+    plain = {"a": [1, 2.5, None, True, "é", b"x", (1, (2,))], 7: OrderedDict(b=10**30), "s": np.float32(2.5)}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        found = load_restricted(io.BytesIO(pickle.dumps({**plain, "arrays": arrays, "twice": [plain] * 2}, protocol)))
+        assert {key: found[key] for key in plain} == plain
+        for one, other in zip(found["arrays"], arrays, strict=True):
+            assert (one.dtype, one.shape) == (other.dtype, other.shape)
+            assert one.tolist() == other.tolist()
+    loop: list = []
+    loop.append(loop)
+    assert load_restricted(io.BytesIO(pickle.dumps(loop)))[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (pickle.dumps(Evil()), "asks for .*system"),
+        (pickle.dumps({"a": [Evil()]}, 0), "asks for .*system"),
+        (pickle.dumps(np.ndarray), "a type instead of a value"),
+        (pickle.dumps(np.dtype("f4")), "a type instead of a value"),
+        (pickle.dumps(print), "asks for builtins.print"),
+        (pickle.dumps(Path("a")), "asks for pathlib"),
+        (pickle.dumps(np.zeros(2, [("a", "f4")])), "not plain data"),
+        (b"\x80\x04cnumpy\ndtype\n.", "a type instead of a value"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 10**15) + b"abc.", "malformed|byte"),
+        (b"\x80\x04Nr\xff\xff\xff\x7f.", "numbers a value"),
+        (b"\x80\x02Pid\n.", "PERSID"),
+        (pickle.dumps([1, 2])[:-1], "malformed|byte|opcode|exhausted"),
+        (b"", "malformed|byte|opcode|exhausted"),
+        (pickle.dumps(np.arange(6)).replace(b"K\x06\x85", b"K\x07\x85"), "array of"),
+    ],
+)
+def test_pickles_that_ask_for_more_are_refused_before_anything_happens(data, says):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=says):
+        load_restricted(io.BytesIO(data))
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        load_restricted(io.BytesIO(b"x" * 11), max_bytes=10)
+
+
+@pytest.mark.parametrize("name", ["lxmert-tsv", "milvlg", "flat-npz", "precomp", "vqa-h5-adaptive"])
+def test_a_file_with_any_bytes_changed_gives_records_or_a_reason_and_no_other_error(name, tmp_path):
+    export_regions(fill(tmp_path / "a", some(2, rows=lambda i: 2)), path := target(tmp_path, name), name)
+    file = path / "7.npz" if FORMATS[name].folder else path
+    whole, rng, outcomes = file.read_bytes(), np.random.default_rng(1), set()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, rng.choice([200, len(whole)]), rng.integers(1, 4)):
+            damaged[min(place, len(whole) - 1)] = rng.integers(256)
+        file.write_bytes(damaged[: None if rng.random() < 0.8 else rng.integers(1, len(whole))])
+        try:
+            outcomes |= {type(record).__name__ for record in FORMATS[name].read(path, ReadOptions())}
+        except (ValueError, FileNotFoundError) as error:
+            outcomes.add(type(error).__name__)
+    assert len(outcomes) > 1, "damage was noticed, and harmless damage was not taken for more"
