@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, Tag
 
+from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor
+from extractors.detectron import Detectron2Config, Detectron2Extractor
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.grid import GridConfig, GridExtractor
 from extractors.regions import RegionExtractor
@@ -16,6 +18,8 @@ from extractors.regions import RegionExtractor
 KINDS: dict[type[BaseModel], type[RegionExtractor]] = {
     TorchvisionConfig: TorchvisionExtractor,
     GridConfig: GridExtractor,
+    BottomUpConfig: BottomUpExtractor,
+    Detectron2Config: Detectron2Extractor,
 }
 
 

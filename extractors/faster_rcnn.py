@@ -5,7 +5,7 @@ n proposals, r rows (1 + max_regions at most with the whole image), d feature wi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -101,8 +101,8 @@ class TorchvisionExtractor(RegionExtractor):
         parts = (x.split(counts) for x in (features, scores, classes + 1, decoded))
         scales = [decoded.new_tensor([image.size[0] / net_w, image.size[1] / net_h] * 2) for image in batch]
         return [
-            _regions(to_host(self._rows(*part, scale, image.size)), image.size)
-            for *part, scale, image in zip(*parts, scales, batch, strict=True)
+            choose(*part, boxes * scale, image.size, self.config)
+            for *part, boxes, scale, image in zip(*parts, scales, batch, strict=True)
         ]
 
     def _pooled(self, batch: list[Prepared]) -> tuple[list[Tensor], Tensor]:
@@ -123,22 +123,22 @@ class TorchvisionExtractor(RegionExtractor):
         pooled = align(maps, proposals, [padded_to]) if exact else pool(align, maps, proposals, padded_to)
         return proposals, pooled
 
-    def _rows(
-        self, features: Tensor, scores: Tensor, classes: Tensor, decoded: Tensor, scale: Tensor, size: tuple[int, int]
-    ) -> list[Tensor]:
-        """Features, boxes, classes and scores of the rows chosen, from (n, d), (n,), (n,), (n, 4) in net pixels."""
-        boxes = clip_boxes_to_image(decoded * scale, (size[1], size[0]))  # (n, 4)
-        first, config = int(self.config.whole_image), self.config
-        if first:
-            boxes[0] = boxes.new_tensor([0, 0, *size])
-            classes[0], scores[0] = WHOLE_IMAGE, 1.0
-        keep = select(boxes[first:], scores[first:], config.max_regions, config.nms_iou, config.min_score)
-        rows = torch.cat([torch.arange(first, device=keep.device), keep + first])
-        return [features[rows].half(), boxes[rows], classes[rows].int(), scores[rows]]
 
+def choose(
+    features: Tensor, scores: Tensor, classes: Tensor, boxes: Tensor, size: tuple[int, int], config: Any
+) -> Regions:
+    """The rows of one image among its proposals, the whole image first where `config.whole_image` put it there.
 
-def _regions(rows: list[Tensor], size: tuple[int, int]) -> Regions:
-    features, boxes, classes, scores = (tensor.numpy() for tensor in rows)
+    (n, d), (n,), (n,), (n, 4) in pixels; `config` says max_regions, min_score, nms_iou and whole_image.
+    """
+    boxes, first = clip_boxes_to_image(boxes, (size[1], size[0])), int(config.whole_image)
+    if first:
+        boxes[0] = boxes.new_tensor([0, 0, *size])
+        classes[0], scores[0] = WHOLE_IMAGE, 1.0
+    keep = select(boxes[first:], scores[first:], config.max_regions, config.nms_iou, config.min_score)
+    rows = torch.cat([torch.arange(first, device=keep.device), keep + first])
+    found = to_host([features[rows].half(), boxes[rows], classes[rows].int(), scores[rows]])
+    features, boxes, classes, scores = (tensor.numpy() for tensor in found)
     none = np.full(len(boxes), -1, np.int32)
     return Regions(features, boxes, classes, scores, attr_ids=none, attr_scores=np.zeros_like(scores), size=size)
 

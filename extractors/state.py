@@ -5,25 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchvision import models
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # of the files that can be read; anything else is a published name
+from data.unpickle import load_restricted
+
+MAX_PICKLE_BYTES = 2 << 30  # the classic model has 0.26 GB
+SUFFIXES = (
+    ".safetensors",
+    ".pth",
+    ".pt",
+    ".bin",
+    ".pkl",
+)  # of the files that can be read; anything else is a published name
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors by name, and the class names a safetensors header may carry under "classes" (JSON), else ().
 
-    A `.pth` file is read with `weights_only=True`; a checkpoint `{"model": ...}` as torchvision's reference
-    scripts write it is opened to its weights. Raises FileNotFoundError and ValueError.
+    A `.pth` or `.bin` file is read with `weights_only=True`, a `.pkl` (detectron2's) by a reader that knows arrays and
+    plain values alone; a checkpoint `{"model": ...}` is opened to its weights. Raises FileNotFoundError and ValueError.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth, .pt or .bin file")
+        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth, .pt, .bin or .pkl file")
     try:
         state, classes = _read(path)
     except Exception as error:  # a damaged file raises whatever its reader trips over
@@ -35,9 +46,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The header's texts of a safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """The header's texts of a safetensors file. Raises FileNotFoundError, ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable .safetensors file ({error}): fetch or convert it again") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -45,8 +61,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         with safe_open(path, framework="pt") as file:
             classes = json.loads((file.metadata() or {}).get("classes", "[]"))
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
+    if path.suffix == ".pkl":
+        return _arrays(load_restricted(path, MAX_PICKLE_BYTES)), ()
     state = torch.load(path, map_location="cpu", weights_only=True)
     return dict(state.get("model", state)), ()
+
+
+def _arrays(content: Any) -> dict[str, Tensor]:
+    """The tensors of what detectron2 pickles: `{"model": {name: array}, "__author__": ..., ...}`."""
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not arrays by name")
+    if content.get("matching_heuristics"):
+        raise ValueError("its names are Caffe2's, which detectron2 guesses at: save it once as model.state_dict()")
+    found = {key: value for key, value in content.get("model", content).items() if isinstance(value, np.ndarray)}
+    return {key: torch.from_numpy(value.copy()) for key, value in found.items()}
 
 
 def published(model: str, weights: str) -> tuple[dict[str, Tensor], models.Weights]:

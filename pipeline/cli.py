@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.store_commands import app as store_commands
+from pipeline.weights_commands import app as weights_commands
 
 if TYPE_CHECKING:
     from pipeline.chain import Chain
@@ -43,6 +44,7 @@ def build() -> typer.Typer:
     for command in (demo, extract, train, evaluate, index, search, report, pipeline, plans, serve):
         app.command()(command)
     app.add_typer(store_commands, name="store")
+    app.add_typer(weights_commands, name="weights")
     for point in entry_points(group="tern.commands"):
         point.load()(app)
     return app

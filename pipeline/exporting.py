@@ -33,7 +33,7 @@ def export_regions(
     if store.kind != "regions":
         raise ValueError(f"{folder} holds {store.kind}; only regions are exported")
     names = store.ids if only is None else only
-    store.places(names)
+    store.lengths(names)  # names the first that is not there
     if not names:
         raise ValueError(f"{folder} has no images to export")
     rows = Outgoing(store, names, _renamed(names, ids), progress)

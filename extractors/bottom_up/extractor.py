@@ -34,7 +34,7 @@ class BottomUpConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["bottom-up"]
+    kind: Literal["bottom-up"] = "bottom-up"
     weights: Path  # a .safetensors of `tern weights convert`, or a port's .pkl, .pth or .bin
     anchors: Anchors | None = None  # of a port's file that holds none
     vocabulary: Path | None = None  # folder with objects_vocab.txt and attributes_vocab.txt; None: the weights' own
@@ -80,9 +80,9 @@ class BottomUpExtractor(RegionExtractor):
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: settings, arithmetic and the weights' hash."""
-        settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary", "exact", "device"})
-        how = {"arithmetic": "exact" if self.config.exact else NAMES[self._dtype]}
-        return {"extractor": "bottom-up", "version": VERSION, **settings, **how, "weights_sha256": self._weights_sha256}
+        settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary", "device"})
+        made_by = {"arithmetic": NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        return {"extractor": "bottom-up", "version": VERSION, **settings, **made_by}
 
     def prepare(self, pixels: np.ndarray) -> Prepared:
         """BGR less the mean, then resized as cv2.resize does it: linear, without antialiasing, `(3, net h, net w)`."""

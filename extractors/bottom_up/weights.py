@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.files import atomic, sha256_file
-from data.unpickle import load_restricted
 from extractors.bottom_up.model import ANCHORS, BLOCKS, BottomUp
 from extractors.bottom_up.proposals import RATIOS, SCALES, caffe_anchors
 from extractors.state import fit_state, read_metadata, read_state, state_sha256
@@ -43,7 +42,8 @@ def load(
     Raises FileNotFoundError; ValueError for another model's file, a changed one, anchors that nobody names, or a
     vocabulary of another length.
     """
-    state, about = _read(path)
+    state, _ = read_state(path)
+    about = read_metadata(path) if path.suffix == ".safetensors" else {}
     if "rpn.anchors" not in state:
         state = canonical(state, str(path), anchors)
     attributes = len(state["attr_score.bias"]) - 1 if "attr_score.bias" in state else 0
@@ -116,22 +116,6 @@ def canonical(state: dict[str, Tensor], source: str, anchors: Anchors | None = N
     if left:
         raise ValueError(f"{source} holds {left[0]!r}, which the bottom-up model lacks: it is another model's")
     return found
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and the header of a .safetensors file."""
-    if path.suffix == ".pkl":
-        if not path.is_file():
-            raise FileNotFoundError(f"no weights at {path}: give a file, see the README for which there are")
-        with open(path, "rb") as file:
-            content = load_restricted(file)
-        content = content.get("model", content) if isinstance(content, dict) else {}
-        arrays = {key: value for key, value in content.items() if hasattr(value, "dtype")}
-        if not arrays:
-            raise ValueError(f"{path} holds no arrays by name: it is no file of weights")
-        return {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}, {}
-    state, _ = read_state(path)
-    return state, read_metadata(path) if path.suffix == ".safetensors" else {}
 
 
 def _is_caffes(state: dict[str, Tensor], source: str) -> bool:
