@@ -124,18 +124,23 @@ class Detectron2Extractor(RegionExtractor):
         return scores, classes, moved[torch.arange(len(classes), device=own.device), own]
 
 
-def _read_config(config: Detectron2Config) -> Any:
-    """detectron2's settings, read without running what a file may say."""
+def settings_file(model: str) -> Path:
+    """The .yaml of settings that a config's `model` names. Raises ImportError without detectron2, FileNotFoundError."""
     try:
         import detectron2
-        from detectron2.config import get_cfg
     except ImportError as error:
         raise ImportError(f"{INSTALL}. Python says: {error}") from error
-    path = Path(config.model)
-    if not path.is_file():
-        path = Path(detectron2.__file__).parent / "model_zoo" / "configs" / config.model
-    if not path.is_file():
-        raise FileNotFoundError(f"no settings {config.model!r}: give a .yaml file, or a name of detectron2's model zoo")
+    for path in (Path(model), Path(detectron2.__file__).parent / "model_zoo" / "configs" / model):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no settings {model!r}: give a .yaml file, or a name of detectron2's model zoo")
+
+
+def _read_config(config: Detectron2Config) -> Any:
+    """detectron2's settings, read without running what a file may say."""
+    path = settings_file(config.model)
+    from detectron2.config import get_cfg
+
     cfg = get_cfg()
     cfg.merge_from_file(str(path), allow_unsafe=False)
     cfg.MODEL.DEVICE = config.device

@@ -16,6 +16,7 @@ TABLES = {
     "stores": stores.stores,
     "bottom-up": bottom_up.bottom_up,
     "detectors": lambda _: detectors.detectors(),
+    "detectron2": lambda _: detectors.detectron2(),
     "captions": lambda _: captions.tokens(),
     "search": search.search,
     "metrics": lambda _: search.metrics(),

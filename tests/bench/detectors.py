@@ -5,16 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
 from data.demo import compose, paint
 from extractors.detector import build
+from extractors.detectron import Detectron2Config, Detectron2Extractor, settings_file
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.grid import GridConfig, GridExtractor
 from tests.bench.common import cpu, show
 from tests.calibrated import calibrated, pictures
+from tests.calibrated_bottom_up import settle
 from tests.test_images import picture
 
 DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
@@ -55,3 +58,38 @@ def _weights(name: str, folder: Path) -> Path:
     path = folder / f"{name}.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}, path)
     return path
+
+
+def detectron2() -> None:
+    """detectron2's own predictor and the same weights in our backend, where detectron2 is installed."""
+    try:
+        from detectron2.config import get_cfg
+        from detectron2.modeling import build_model
+    except ImportError:
+        Console().print("detectron2 is not installed: its predictor is not measured\n")
+        return
+    photo = picture(0, 480, 640)
+    for name in ("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"):
+        with tempfile.TemporaryDirectory() as folder:
+            config = Detectron2Config(model=name, weights=Path(folder) / "random.safetensors")
+            cfg = get_cfg()
+            cfg.merge_from_file(str(settings_file(name)), allow_unsafe=False)
+            cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+            torch.manual_seed(0)
+            model = build_model(cfg).eval()
+            for module in model.modules():
+                if hasattr(module, "running_mean"):
+                    module.register_forward_pre_hook(settle)
+            bgr = torch.from_numpy(photo[:, :, ::-1].copy()).permute(2, 0, 1).float()
+            resized = nn.functional.interpolate(bgr[None], (800, 1067), mode="bilinear")[0]
+            given = [{"image": resized, "height": 480, "width": 640}]
+            with torch.no_grad():
+                model(given)
+            for module in model.modules():
+                module._forward_pre_hooks.clear()
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, config.weights)
+            ours = Detectron2Extractor(config)
+            with torch.inference_mode():
+                rows = [("detectron2's model", cpu(lambda m=model, g=given: m(g), 2), "resize not counted")]
+            rows.append(("our backend", cpu(lambda e=ours: e([photo]), 2), "features too"))
+            show(f"{name}, 640x480 at 1067x800, random weights", rows)
