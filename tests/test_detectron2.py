@@ -158,7 +158,7 @@ def test_the_bottom_up_model_in_detectron2s_layers_is_ours(tmp_path: Path) -> No
     boxes = np.array(rois) / scale
     rows = slow_caffe.kept_rows(boxes, scores.roll(1, 1).numpy(), 36, 36)
     regions = ours([image])[0]
-    np.testing.assert_allclose(regions.boxes, boxes[rows], atol=0.02)
+    np.testing.assert_allclose(regions.boxes, boxes[rows], atol=0.1)
     np.testing.assert_allclose(regions.features, features[rows], rtol=2e-3, atol=2e-3)  # rows are stored in half
     assert regions.class_ids.tolist() == scores[rows, :-1].argmax(1).tolist()
     with torch.inference_mode():

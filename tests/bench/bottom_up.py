@@ -43,7 +43,7 @@ def port_style(model: BottomUp, prepared: Tensor, size: tuple[int, int]) -> tupl
     return boxes[keep], features[keep]
 
 
-def bottom_up(folder: Path, images: int = 3) -> None:
+def bottom_up(folder: Path, images: int = 4) -> None:
     """CPU seconds an image, and how far the regions of the quick way are those of the exact one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker process
