@@ -69,8 +69,9 @@ class BottomUpExtractor(RegionExtractor):
         model, self.classes, self.attributes = load(config.weights, config.anchors, config.vocabulary)
         self._weights_sha256 = state_sha256(model)
         on_cpu = torch.device(config.device).type == "cpu"
-        # On a GPU float16: eight times finer than bfloat16, as quick, and pool5's largest value is about 35.
-        self._dtype = torch.float32 if config.exact else arithmetic("cpu") if on_cpu else torch.float16
+        self._dtype = arithmetic(config.device, config.exact)
+        if not on_cpu and not config.exact:
+            self._dtype = torch.float16  # eight times finer than bfloat16, as quick; pool5 goes up to about 35
         self.batch_size = 1 if on_cpu else 8  # images; on a CPU the maps of several leave its caches
         self._res5_in_float32 = None  # for the proposals that rounding might put on the other side of the choice
         if self._dtype == torch.bfloat16:
@@ -135,8 +136,11 @@ class BottomUpExtractor(RegionExtractor):
         return Regions(*(x.numpy() for x in rows), size)
 
     def _select(self, boxes: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        """Which rows to keep, on the device, and every confidence, in main memory: an NMS a class is small work."""
         config = self.config
-        return select(boxes, scores.classes[:, 1:], config.min_regions, config.max_regions, config.min_score)
+        limits = config.min_regions, config.max_regions, config.min_score
+        keep, confidence = select(boxes.cpu(), scores.classes[:, 1:].cpu(), *limits)
+        return keep.to(boxes.device), confidence
 
     def _pool5(self, maps: Tensor, rois: Tensor) -> Tensor:
         if self.config.exact:

@@ -39,7 +39,7 @@ def near_the_edge(kept: Tensor, confidence: Tensor, margin: float, limit: int) -
     inside[kept] = True
     if not len(kept) or inside.all():
         return kept[:0]
-    logits = confidence.logit(1e-9)
+    logits = confidence.logit(1e-6)  # float32 has nothing nearer to 1
     lowest, highest = logits[inside].min(), logits[~inside].max()
     distance = torch.where(inside, logits - highest, lowest - logits)  # to the nearest on the other side
     near = (distance < margin).nonzero().flatten()

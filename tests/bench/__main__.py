@@ -2,6 +2,7 @@
 
 python -m tests.bench              every table
 python -m tests.bench stores       those named
+python -m tests.bench --photographs FOLDER    the real stage over a folder with dataset_flickr8k.json and images
 """
 
 import argparse
@@ -28,7 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[], help=", ".join(TABLES))
     torch.set_num_threads(1)  # as in a worker process; a second one that waits would be counted too
-    for name in parser.parse_args().tables or TABLES:
+    parser.add_argument("--photographs", type=Path, help="time the extraction of these, and nothing else")
+    given = parser.parse_args()
+    if given.photographs:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            detectors.photographs(Path(folder), given.photographs)
+        return
+    for name in given.tables or TABLES:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             TABLES[name](Path(folder))
 

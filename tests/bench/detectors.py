@@ -1,6 +1,8 @@
 """What an image costs: torchvision's detectors plain and fast, and a grid."""
 
+import resource
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from data.datasets import DatasetConfig, load_dataset
 from data.demo import compose, paint
+from data.store import Store
 from extractors.detector import build
 from extractors.detectron import Detectron2Config, Detectron2Extractor, settings_file
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.grid import GridConfig, GridExtractor
+from pipeline.stages import extract_regions
+from pipeline.workers import in_processes
 from tests.bench.common import cpu, show
 from tests.calibrated import calibrated, pictures
 from tests.calibrated_bottom_up import settle
@@ -93,3 +99,21 @@ def detectron2() -> None:
                 rows = [("detectron2's model", cpu(lambda m=model, g=given: m(g), 2), "resize not counted")]
             rows.append(("our backend", cpu(lambda e=ours: e([photo]), 2), "features too"))
             show(f"{name}, 640x480 at 1067x800, random weights", rows)
+
+
+def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fpn") -> None:
+    """The real stage over a folder of photographs (`dataset_flickr8k.json` and `images`), two workers of one thread."""
+    weights = str(_weights(model, folder))
+    dataset = load_dataset(
+        DatasetConfig(name="flickr8k", annotations=source / "dataset_flickr8k.json", images=source / "images")
+    )
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    config = TorchvisionConfig(model=model, weights=weights)
+    store = Store(extract_regions(config, dataset, folder, 100, in_processes(2, "region features")))
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    aside = len(store.set_aside) + len(dataset.refused)
+    Console().print(
+        f"{model}, {config.kind}, {store.recipe['arithmetic']}: {len(store):,} photographs in {wall:,.0f} s, "
+        f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {aside} set aside"
+    )
