@@ -23,7 +23,10 @@ class Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The column's text."""
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="dim")
+        if not task.speed:
+            return Text("")
+        slow = f"{1 / task.speed:,.1f} s each" if task.speed < 1 else f"{task.speed:,.1f}/s"
+        return Text(slow if task.speed < 10 else f"{task.speed:,.0f}/s", style="dim")
 
 
 @contextmanager
