@@ -102,7 +102,8 @@ def _problem(values: Rows, fields: dict[str, Field]) -> str:
     """Why rows cannot be stored, or an empty text: half precision ends at 65,504, and a store holds no NaN."""
     lengths = {len(values[name]) for name in fields if fields[name].per == "row"}
     if len(lengths) != 1 or 0 in lengths:
-        return f"its fields have {sorted(lengths)} rows; one number above 0 is needed"
+        none = "nothing was found in it, and an item needs a row at least"
+        return none if lengths == {0} else f"its fields have {sorted(lengths)} rows; one number above 0 is needed"
     with np.errstate(over="ignore", invalid="ignore"):
         stored = {name: values[name].astype(field.dtype) for name, field in fields.items()}
     broken = [name for name, rows in stored.items() if not np.isfinite(rows).all()]

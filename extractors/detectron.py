@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from data.files import digest
-from extractors.fast import to_device
+from extractors.fast import arithmetic, to_device
 from extractors.faster_rcnn import choose
 from extractors.regions import Prepared, RegionExtractor, Regions
 from extractors.state import fit_state, read_state, state_sha256
@@ -55,13 +55,19 @@ class Detectron2Extractor(RegionExtractor):
         from detectron2.data import transforms
         from detectron2.modeling import build_model
 
+        arithmetic(config.device, exact=True)
         self._settings = digest(cfg.dump())
+        cfg.MODEL.DEVICE = config.device
         self._model = build_model(cfg).eval()
-        _load_weights(self._model, config.weights)
-        heads = self._model.roi_heads
+        heads = getattr(self._model, "roi_heads", None)
         if not hasattr(heads, "box_predictor") or isinstance(heads.box_predictor, torch.nn.ModuleList):
-            raise ValueError(f"{config.model} has {type(heads).__name__}: one box head is needed, no cascade")
-        self._weights_sha256 = state_sha256(self._model)
+            raise ValueError(f"{config.model} has no single box head ({type(heads).__name__}): use a Faster R-CNN")
+        if getattr(heads.box_predictor, "use_sigmoid_ce", False):
+            raise ValueError(f"{config.model} scores classes by sigmoids (USE_SIGMOID_CE); softmax alone is read here")
+        _load_weights(self._model, config.weights)
+        # Anchors and means are buffers that a state dict leaves out, and decide numbers as weights do.
+        unlisted = {k: v for k, v in self._model.named_buffers() if k not in self._model.state_dict()}
+        self._weights_sha256 = state_sha256(self._model, unlisted)
         self._resize = transforms.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.dim = heads.box_predictor.cls_score.in_features
         self.classes = _class_names(cfg)
@@ -140,10 +146,14 @@ def _read_config(config: Detectron2Config) -> Any:
     """detectron2's settings, read without running what a file may say."""
     path = settings_file(config.model)
     from detectron2.config import get_cfg
+    from yaml import YAMLError
 
     cfg = get_cfg()
-    cfg.merge_from_file(str(path), allow_unsafe=False)
-    cfg.MODEL.DEVICE = config.device
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (YAMLError, KeyError, AssertionError) as error:
+        raise ValueError(f"{path} cannot be read as settings of detectron2 without running it: {error}") from error
+    cfg.MODEL.DEVICE = "cpu"  # not the config's: the settings name the store, and the device decides no number
     cfg.MODEL.WEIGHTS = ""  # they are read by `extractors.state`, which runs nothing of theirs
     return cfg
 

@@ -19,15 +19,28 @@ def arithmetic(device: str, exact: bool = False) -> torch.dtype:
     (avx512_bf16 or amx: emulated, it is slower than float32). The same network gives other numbers in each, so the
     name of it (`NAMES`) belongs into the fingerprint.
     """
-    on_gpu = torch.device(device).type == "cuda"
+    on_gpu = check_device(device).type == "cuda"
+    if on_gpu:
+        torch.backends.cudnn.allow_tf32 = False  # of the process: float32 convolutions would keep 10 bits of 23
     if exact:
-        if on_gpu:
-            torch.backends.cudnn.allow_tf32 = False  # of the process: its convolutions would keep 10 bits of 23
         return torch.float32
     if on_gpu:
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if able else torch.float32
+
+
+def check_device(device: str) -> torch.device:
+    """The device of a name; ValueError for one that there is not."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'no device is called {device!r}: use "cpu", "cuda" or "cuda:1"') from error
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f'the device {device!r} was never tried: use "cpu", "cuda" or "cuda:1"')
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no {device!r}: torch sees {torch.cuda.device_count()} GPUs here")
+    return found
 
 
 def quicken(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
@@ -107,5 +120,5 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
 
 @lru_cache
 def _copying(device: str) -> torch.cuda.Stream:
-    """One stream a device: memory that was allocated on a stream is used again on that stream only."""
+    """A stream for copies to a device: memory that was allocated on a stream is used again on that stream only."""
     return torch.cuda.Stream(device)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     plain values alone; a checkpoint `{"model": ...}` is opened to its weights. Raises FileNotFoundError and ValueError.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pth file or a torchvision name")
+        raise FileNotFoundError(f"no weights at {path}: give a file, or the name of weights that torchvision publishes")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth, .pt, .bin or .pkl file")
     try:
@@ -63,8 +66,30 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
     if path.suffix == ".pkl":
         return _arrays(load_restricted(path, MAX_PICKLE_BYTES)), ()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(state.get("model", state)), ()
+    _check_size(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL|class|global) [`']?([\w.]+)", str(error))
+        what = f"{named[1]}, which is no tensor" if named else "more than tensors and plain values"
+        raise ValueError(f"it holds {what}; in the software it is from, save its state_dict() alone") from error
+    return dict(_opened(state)), ()
+
+
+def _opened(content: Any) -> Any:
+    """The state dict inside a checkpoint that holds more: epoch, optimiser and so on."""
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content
+
+
+def _check_size(path: Path) -> None:
+    """ValueError for a file that would grow in memory: torch stores its zip entries as they are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its entries are compressed, as torch writes none: it is not a checkpoint of torch's")
 
 
 def _arrays(content: Any) -> dict[str, Tensor]:
@@ -73,7 +98,11 @@ def _arrays(content: Any) -> dict[str, Tensor]:
         raise ValueError(f"it holds a {type(content).__name__}, not arrays by name")
     if content.get("matching_heuristics"):
         raise ValueError("its names are Caffe2's, which detectron2 guesses at: save it once as model.state_dict()")
-    found = {key: value for key, value in content.get("model", content).items() if isinstance(value, np.ndarray)}
+    named = {key: value for key, value in _opened(content).items() if not isinstance(value, str | bool | int | None)}
+    odd = next((key for key, value in named.items() if not isinstance(value, np.ndarray)), None)
+    if odd is not None:
+        raise ValueError(f"{odd!r} is a {type(named[odd]).__name__}, not an array")
+    found = {key: np.asarray(value) for key, value in named.items()}
     return {key: torch.from_numpy(value.copy()) for key, value in found.items()}
 
 
@@ -114,10 +143,10 @@ def fit_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def state_sha256(model: nn.Module) -> str:
-    """Hex sha256 of names, dtypes, shapes and bytes: one hash for the same weights, whatever the file."""
+def state_sha256(model: nn.Module, more: dict[str, Tensor] | None = None) -> str:
+    """Hex sha256 of names, dtypes, shapes and bytes: one hash for the same weights (and `more`), whatever the file."""
     whole = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    for key, value in sorted({**model.state_dict(), **(more or {})}.items()):
         if not key.endswith("num_batches_tracked"):
             whole.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
             whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from extractors.fast import check_device
 from extractors.state import state_sha256
 
 MEAN = "mean-last-4"
@@ -59,6 +60,7 @@ class TextExtractor:
     def __init__(self, config: TextConfig) -> None:
         """Raises FileNotFoundError for a model that is nowhere, ValueError for a layer or length it lacks."""
         self.config = config
+        check_device(config.device)
         self._mean = config.layer == MEAN
         folder = _resolve(config.model)
         local = Path(folder).is_dir()

@@ -19,9 +19,9 @@ from data.formats.flat_rows import RegionFile, RegionFileConfig
 from data.records import Dataset
 from data.shards import Item, ShardPlan, filling, open_folder, write_shard
 from data.store import Store
-from extractors.catalogue import KINDS, RegionsConfig, recipe, region_extractor
+from extractors.catalogue import RegionsConfig, recipe, region_extractor
 from extractors.images import load_image
-from extractors.stream import stream
+from extractors.stream import MODEL, stream
 from extractors.text import TextConfig, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
@@ -69,7 +69,7 @@ class Job:
     @property
     def shares_device(self) -> bool:
         """Whether such jobs belong into threads of one process: a GPU holds one copy of the detector."""
-        return type(self.config) in KINDS and self.config.device != "cpu"
+        return getattr(self.config, "device", "cpu") != "cpu"
 
 
 @lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
@@ -140,7 +140,13 @@ def _region_rows(job: Job) -> Iterator[dict[str, Any] | str]:
 
 def tokens_shard(job: Job) -> str:
     """Make one shard of a token store; returns its file name."""
-    return write_shard(job.folder, job.plan, (vars(tokens) for tokens in _extractor(job.config)(list(job.sources))))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with MODEL:  # two shards that share a GPU take turns
+            found = _extractor(job.config)(list(job.sources))
+        yield from (vars(tokens) for tokens in found)
+
+    return write_shard(job.folder, job.plan, rows())
 
 
 def given_regions(folder: Path, dataset: Dataset) -> Path:

@@ -12,7 +12,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from data.demo import compose, paint
 from extractors.bottom_up.extractor import MEAN, net_size
-from extractors.bottom_up.model import Bottleneck, BottomUp
+from extractors.bottom_up.model import Bottleneck, BottomUp, plain_pool5
 from extractors.bottom_up.proposals import caffe_anchors, grid, move, propose
 
 
@@ -89,7 +89,7 @@ def calibrated(classes: int = 1600, attributes: int = 400, seed: int = 0, short:
     spread(model.rpn.deltas, hidden, 0.25)
     logits, deltas = model.rpn(maps)
     boxes = propose(logits[0], move(grid(model.rpn.anchors, *maps.shape[2:]), deltas[0], (net_w, net_h)), scale)
-    features = model.pool5(roi_pool(maps[:1], [boxes[:: 1 + len(boxes) // 64]], 14, 1 / 16))
+    features = plain_pool5(model.res5, roi_pool(maps[:1], [boxes[:: 1 + len(boxes) // 64]], 14, 1 / 16))
     spread(model.cls_score, features, 1.0)
     sharpen(model.cls_score, features)
     spread(model.bbox_pred, features, 0.1)

@@ -140,6 +140,26 @@ def test_selection_equals_a_loop_over_classes(trial: int) -> None:
     assert ours.tolist() == slow_caffe.kept_rows(boxes, scores, at_least, at_most)
 
 
+@pytest.mark.parametrize(("at_least", "at_most"), [(36, 36), (10, 100), (1, 20), (80, 90)])
+def test_what_rounding_may_exchange_is_named(at_least: int, at_most: int) -> None:
+    """Confidences moved by up to half the margin change nothing but what was said to be unsure."""
+    corners = torch.arange(100.0)[:, None].repeat(1, 2) * 50
+    boxes = torch.cat([corners, corners + 20], 1)  # none overlaps another
+    changed = 0
+    for trial in range(40):
+        rng = np.random.default_rng(trial)
+        confidence = rng.uniform(-4, 1, 100)  # logits
+        moved = confidence + rng.uniform(-0.15, 0.15, 100)
+        first, other = (torch.from_numpy(1 / (1 + np.exp(-x)))[:, None].float() for x in (confidence, moved))
+        kept, unsure = select(boxes, first, at_least, at_most, 0.2, margin=0.3)
+        exchanged = {*kept.tolist()} ^ {*select(boxes, other, at_least, at_most, 0.2)[0].tolist()}
+        assert exchanged <= {*unsure.tolist()}
+        assert kept.tolist() == select(boxes, first, at_least, at_most, 0.2)[0].tolist()
+        changed += len(exchanged)
+        assert len(unsure) < 30
+    assert changed > 10, "nothing was near an edge: the test shows little"
+
+
 @pytest.mark.parametrize(("at_least", "at_most"), [(36, 36), (3, 100)])
 def test_the_whole_of_it_equals_caffes_description(model: BottomUp, weights: Path, at_least: int, at_most: int) -> None:
     image = paint(compose(5, 3))[0]
@@ -162,18 +182,25 @@ def test_the_whole_of_it_equals_caffes_description(model: BottomUp, weights: Pat
     np.testing.assert_array_equal(moved.features, regions.features)
 
 
-def test_the_quick_way_finds_the_regions_of_the_exact_one(weights: Path) -> None:
-    exact, quick = (extractor(weights, exact=how) for how in (True, False))
+@pytest.mark.parametrize(("dtype", "limits"), [("bfloat16", (36, 36)), ("bfloat16", (10, 100)), ("float16", (36, 36))])
+def test_the_quick_way_finds_the_regions_of_the_exact_one(
+    weights: Path, dtype: str, limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a processor with bfloat16 computes, and what a GPU would in float16."""
+    kept = {"min_regions": limits[0], "max_regions": limits[1]}
+    exact = extractor(weights, exact=True, **kept)
+    monkeypatch.setattr("extractors.bottom_up.extractor.arithmetic", lambda *_: getattr(torch, dtype))
+    quick = extractor(weights, **kept)
     assert exact.fingerprint != quick.fingerprint
     same, cosines = [], []
-    for index in range(6):
+    for index in range(4):
         image = paint(compose(11, index))[0]
         truth, found = exact([image])[0], quick([image])[0]
         overlap, place = box_iou(torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)).max(1)
         same += (overlap > 0.99).tolist()
         pair = (torch.from_numpy(x).float() for x in (truth.features, found.features[place]))
         cosines += torch.cosine_similarity(*pair)[overlap > 0.99].tolist()
-    assert np.mean(same) >= 0.97  # of 216; the benchmark at full size says more
+    assert np.mean(same) >= 0.96  # the benchmark at full size says more
     assert min(cosines) >= 0.9995  # at 600 pixels above 0.9999: the same benchmark
 
 

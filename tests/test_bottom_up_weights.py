@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,8 @@ def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: di
     assert torch.equal(
         canonical({**ports.airsplay(state), ports.CELL_ANCHORS: edges}, "file")["rpn.anchors"], inclusive
     )
+    whole = canonical({**ports.milvlg(state), ports.CELL_ANCHORS: inclusive.long()}, "file")
+    assert torch.equal(whole["rpn.anchors"], inclusive)
     odd = canonical({**ports.milvlg(state), ports.CELL_ANCHORS: inclusive + 0.25}, "file")
     assert torch.equal(odd["rpn.anchors"], inclusive + 0.25)
 
@@ -95,7 +99,15 @@ def test_missing_anchors_are_asked_for(state: dict[str, torch.Tensor], layout) -
     bare = layout(state, anchors=False)
     with pytest.raises(ValueError, match=r"holds no proposal_generator.*caffe or detectron2"):
         canonical(bare, "file")
-    assert torch.equal(canonical(bare, "file", "caffe")["rpn.anchors"], caffe_anchors())
+    ours = canonical(bare, "file", "caffe")["rpn.anchors"]
+    if layout is ports.milvlg:
+        assert torch.equal(ours, caffe_anchors())
+        with pytest.raises(ValueError, match="two logits an anchor"):
+            canonical(bare, "file", "detectron2")
+        return
+    # airsplay's channels are size-major: 64 pixels in the ratios 0.5, 1 and 2, then 128, ...
+    assert ours[:4].tolist() == [[-38, -16, 53, 31], [-24, -24, 39, 39], [-14, -36, 29, 51], [-84, -40, 99, 55]]
+    assert {tuple(row) for row in ours.tolist()} == {tuple(row) for row in caffe_anchors().tolist()}
     theirs = canonical(bare, "file", "detectron2")["rpn.anchors"]
     # Inclusive edges: the first of size 64 is 64 sqrt(2) wide and 64 / sqrt(2) high around the corner of the cell.
     sides = (theirs[:, 2:] - theirs[:, :2] + 1).numpy()
@@ -115,6 +127,14 @@ def changed(state: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor
         found["backbone.res4.23.conv1.weight"] = torch.zeros(1)
     elif case == "mean":
         found["pixel_mean"] = torch.tensor([103.53, 116.28, 123.675])
+    elif case == "deviation":
+        found["pixel_std"] = torch.tensor([57.4, 57.1, 58.4])
+    elif case == "two means":
+        found["pixel_mean"] = torch.zeros(2)
+    elif case == "no bias":
+        del found[f"{heads}bbox_pred.bias"]
+    elif case == "no dimension":
+        found[f"{heads}cls_score.weight"] = torch.tensor(1.0)
     elif case == "anchors":
         found[ports.CELL_ANCHORS] = torch.zeros(15, 4)
     elif case == "more":
@@ -130,9 +150,13 @@ def changed(state: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor
     ("case", "says"),
     [
         ("mixed", "no known layout: 24 objectness rows, 7 class rows, 24 box rows"),
-        ("other", r"lacks roi_heads\.box_predictor\.cls_score"),
+        ("other", r"nothing for roi_heads\.box_predictor\.cls_score"),
         ("deeper", "24 blocks in res4, ResNet-101 has 23"),
-        ("mean", "trained with the mean"),
+        ("mean", "trained with the pixel_mean"),
+        ("two means", "trained with the pixel_mean"),
+        ("deviation", "trained with the pixel_std"),
+        ("no bias", r"nothing for roi_heads\.box_predictor\.bbox_pred\.bias"),
+        ("no dimension", r"\(\) for roi_heads\.box_predictor\.cls_score\.weight"),
         ("anchors", r"cell_anchors\.0 is \(15, 4\)"),
         ("more", "mask_head"),
         ("shape", r"'res2\.0\.conv1\.weight' is \(3, 3\)"),
@@ -174,7 +198,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, suffix: str) -> None:
         (b"no weights", ".safetensors", "cannot be read"),
         (pickle.dumps([1, 2]), ".pkl", "holds a list, not arrays"),
         (pickle.dumps({"model": {"w": np.ones(2)}, "matching_heuristics": True}), ".pkl", "Caffe2"),
-        (pickle.dumps({"a": np.ones(2)}), ".pkl", "lacks proposal_generator"),
+        (pickle.dumps({"a": np.ones(2)}), ".pkl", "nothing for proposal_generator"),
     ],
 )
 def test_files_that_are_no_weights(tmp_path: Path, content: bytes, suffix: str, says: str) -> None:
@@ -182,6 +206,23 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes, suffix: str, 
     path.write_bytes(content)
     with pytest.raises(ValueError, match=says):
         load(path, None, None)
+
+
+def test_a_checkpoint_of_torch_that_grows_or_holds_other_things(tmp_path: Path) -> None:
+    path = tmp_path / "grown.pth"
+    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ValueError, match="entries are compressed"):
+        load(path, None, None)
+    torch.save({"model": {"a": torch.ones(1)}, "args": Namespace(lr=1)}, path)
+    with pytest.raises(ValueError, match=r"holds .*Namespace, which is no tensor.*state_dict\(\) alone"):
+        load(path, None, None)
+    path.with_suffix(".pkl").write_bytes(pickle.dumps({"model": {"a": np.ones(2), "b": [1, 2]}}))
+    with pytest.raises(ValueError, match="'b' is a list, not an array"):
+        load(path.with_suffix(".pkl"), None, None)
 
 
 def test_a_changed_file_and_a_vocabulary_of_another_length_are_refused(state: dict, tmp_path: Path) -> None:

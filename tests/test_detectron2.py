@@ -86,8 +86,31 @@ def test_anchors_that_a_checkpoint_holds_are_honoured(tmp_path: Path) -> None:
         save_file({k: v.contiguous() for k, v in {**state, **more}.items()}, tmp_path / "a.safetensors")
         extractors.append(region_extractor(Detectron2Config(model=str(path), weights=tmp_path / "a.safetensors")))
     plain, same, moved = (next(iter(x._model.proposal_generator.anchor_generator.cell_anchors)) for x in extractors)
+    fingerprints = [extractor.fingerprint["weights_sha256"] for extractor in extractors]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
     assert torch.equal(plain, same)
     assert torch.equal(plain + 8, moved)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "cannot be read as settings of detectron2 without running it"),
+        ("COCO-Detection/rpn_R_50_FPN_1x.yaml", "no single box head"),
+        ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", "no single box head"),
+        ("sigmoid", "USE_SIGMOID_CE"),
+        ("nowhere.yaml", "no settings"),
+    ],
+)
+def test_other_models_are_refused(model: str, says: str, tmp_path: Path) -> None:
+    pytest.importorskip("detectron2.config")
+    if model == "sigmoid":
+        cfg, path = settings(FPN, tmp_path)
+        cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
+        path.write_text(cfg.dump())
+        model = str(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        region_extractor(Detectron2Config(model=model, weights=tmp_path / "x.pkl"))
 
 
 def in_detectron2s_layers(state: dict[str, torch.Tensor]):
@@ -135,6 +158,7 @@ def in_detectron2s_layers(state: dict[str, torch.Tensor]):
 
 
 def test_the_bottom_up_model_in_detectron2s_layers_is_ours(tmp_path: Path) -> None:
+    """Backbone, heads, pooler, res5 and predictor are detectron2's; boxes and choice, which it lacks, Caffe's."""
     model = calibrated(50, 12, short=160)
     whole, pooler, anchors = in_detectron2s_layers(model.state_dict())
     from detectron2.structures import Boxes

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
-from extractors.bottom_up.model import DIM, BottomUp, Pointwise, Scores, in_chunks, quick_pool5
+from extractors.bottom_up.model import DIM, BottomUp, Pointwise, Scores, in_chunks, plain_pool5, quick_pool5
 from extractors.bottom_up.pooling import POOLED, STRIDE, pool
 from extractors.bottom_up.proposals import grid, move, propose
-from extractors.bottom_up.selection import near_the_edge, select
+from extractors.bottom_up.selection import select
 from extractors.bottom_up.weights import MEAN, Anchors, load
 from extractors.fast import NAMES, arithmetic, fold, to_device, to_host
 from extractors.regions import Prepared, RegionExtractor, Regions
@@ -45,7 +45,7 @@ class BottomUpConfig(BaseModel):
         "proposals"  # what is stored beside the features, which are the proposals'
     )
     short_side: int = Field(600, ge=64, le=4000)  # pixels of the net's input, unless the long side would pass ...
-    long_side: int = Field(1000, ge=64, le=4000)  # ... this
+    long_side: int = Field(1000, ge=256, le=4000)  # ... this
     max_proposals: int = Field(300, ge=1, le=6000)  # RoIs an image; fewer cost less and are not the classic model's
     exact: bool = False  # plain float32; else what the machine is quickest in
     device: str = "cpu"  # "cpu", "cuda", "cuda:1"
@@ -121,9 +121,8 @@ class BottomUpExtractor(RegionExtractor):
         config, boxes = self.config, rois / scale
         features = self._pool5(maps, rois)  # (n, 2048) float32
         scores = self._model.heads(features)
-        keep, confidence = self._select(boxes, scores)
-        if self._res5_in_float32 is not None:
-            unsure = near_the_edge(keep, confidence, MARGIN, ROIS_AT_ONCE)
+        keep, unsure = self._select(boxes, scores)
+        if len(unsure):
             features[unsure] = self._plain_pool5(self._res5_in_float32, maps, rois[unsure])
             scores = self._model.heads(features)
             keep, _ = self._select(boxes, scores)
@@ -136,11 +135,12 @@ class BottomUpExtractor(RegionExtractor):
         return Regions(*(x.numpy() for x in rows), size)
 
     def _select(self, boxes: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
-        """Which rows to keep, on the device, and every confidence, in main memory: an NMS a class is small work."""
+        """Rows to keep, and rows that rounding may have put on the wrong side. An NMS a class is work for a CPU."""
         config = self.config
         limits = config.min_regions, config.max_regions, config.min_score
-        keep, confidence = select(boxes.cpu(), scores.classes[:, 1:].cpu(), *limits)
-        return keep.to(boxes.device), confidence
+        margin = MARGIN if self._res5_in_float32 is not None else 0.0
+        keep, unsure = select(boxes.cpu(), scores.classes[:, 1:].cpu(), *limits, margin)
+        return keep.to(boxes.device), unsure[:ROIS_AT_ONCE].to(boxes.device)
 
     def _pool5(self, maps: Tensor, rois: Tensor) -> Tensor:
         if self.config.exact:
@@ -152,7 +152,7 @@ class BottomUpExtractor(RegionExtractor):
     def _plain_pool5(res5: nn.Module, maps: Tensor, rois: Tensor) -> Tensor:
         """pool5_flat of RoIs by torchvision's pooling, (n, 2048)."""
         pooled = roi_pool(maps, [rois], POOLED, 1 / STRIDE)
-        return in_chunks(lambda part: res5(part).mean((2, 3)), pooled, ROIS_AT_ONCE)
+        return in_chunks(lambda part: plain_pool5(res5, part), pooled, ROIS_AT_ONCE)
 
     @staticmethod
     def _attributes(scores: Scores) -> tuple[Tensor, Tensor]:

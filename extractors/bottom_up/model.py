@@ -119,10 +119,6 @@ class BottomUp(nn.Module):
         """(b, 3, h, w) BGR less the mean -> res4, (b, 1024, h/16, w/16)."""
         return self.res4(self.res3(self.res2(self.stem(x))))
 
-    def pool5(self, pooled: Tensor) -> Tensor:
-        """(n, 1024, 14, 14) pooled RoIs -> pool5_flat (n, 2048), the feature of the field."""
-        return self.res5(pooled).mean((2, 3))
-
     def heads(self, features: Tensor) -> Scores:
         """pool5_flat (n, 2048) -> probabilities."""
         logits = self.cls_score(features)  # (n, 1 + classes)
@@ -153,6 +149,11 @@ class Pointwise(nn.Conv2d):
 def in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
     """`function` over `size` rows at a time: what it makes of a chunk stays in the processor's cache."""
     return torch.cat([function(part) for part in rows.split(size)]) if len(rows) > size else function(rows)
+
+
+def plain_pool5(res5: nn.Module, pooled: Tensor) -> Tensor:
+    """(n, 1024, 14, 14) pooled RoIs -> pool5_flat (n, 2048), the feature of the field."""
+    return res5(pooled).mean((2, 3))
 
 
 def quick_pool5(res5: nn.Sequential, pooled: Pooled, size: int) -> Tensor:

@@ -82,7 +82,7 @@ def first_survivors(boxes: Tensor, scores: Tensor, wanted: int, names: Tensor) -
 def inclusive_nms(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     """NMS with Caffe's overlap, in which a box includes its last pixel. Indices, best score first.
 
-    Caffe drops from `overlap` on, torchvision only above it: no quotient of float32 equals 0.7 or 0.3 in double
-    precision, so that is the same.
+    As Caffe's cpu_nms: it drops from `overlap` on and torchvision above it, and both compare a float32 with a double,
+    which no quotient equals. (Caffe's GPU code compares in float32 and keeps a box at exactly 3/10.)
     """
     return nms(boxes + boxes.new_tensor([0, 0, 1, 1]), scores, overlap)

@@ -23,6 +23,7 @@ from extractors.state import fit_state, read_metadata, read_state, state_sha256
 
 Anchors = Literal["caffe", "detectron2"]
 MEAN = (102.9801, 115.9465, 122.7717)  # of blue, green, red, 0..255
+OBJECTNESS = "proposal_generator.rpn_head.objectness_logits"
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
 HEADS = "roi_heads.box_predictor."
 # Name in this model, in MILVLG's, in airsplay's and Hugging Face's.
@@ -53,7 +54,8 @@ def load(
         raise ValueError(f"{path} holds weights of sha256 {found}, its header says {about['sha256']}: convert again")
     names = [tuple(json.loads(about.get(key, "[]"))) for key in ("classes", "attributes")]
     if vocabulary is not None:
-        names = [read_vocabulary(vocabulary / f"{kind}_vocab.txt") for kind in ("objects", "attributes")]
+        kinds = ("objects", "attributes") if attributes else ("objects",)
+        names = [*(read_vocabulary(vocabulary / f"{kind}_vocab.txt") for kind in kinds), ()][:2]
     for kind, found_names, count in zip(
         ("classes", "attributes"), names, (len(state["cls_score.bias"]) - 1, attributes), strict=True
     ):
@@ -70,7 +72,9 @@ def convert(source: Path, target: Path, anchors: Anchors | None = None, vocabula
     """
     model, classes, attributes = load(source, anchors, vocabulary)
     names = {"classes": json.dumps(classes), "attributes": json.dumps(attributes)}
-    return save(model, target, {"origin": source.name, "origin_sha256": sha256_file(source), **names})
+    about = read_metadata(source) if source.suffix == ".safetensors" else {}
+    origin = {"origin": source.name, "origin_sha256": sha256_file(source)}
+    return save(model, target, {key: about.get(key, value) for key, value in origin.items()} | names)
 
 
 def save(model: BottomUp, path: Path, about: dict[str, str]) -> str:
@@ -95,12 +99,13 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
 
 def canonical(state: dict[str, Tensor], source: str, anchors: Anchors | None = None) -> dict[str, Tensor]:
     """A port's state dict under this model's names, in Caffe's numbers, float32; ValueError names what is odd."""
-    state = {key.removeprefix("module."): value.float() for key, value in state.items() if value.is_floating_point()}
+    kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    state = {key.removeprefix("module."): value.float() for key, value in kept.items()}
     caffe = _is_caffes(state, source)
     _check_variant(state, source)
     found = {new: state.pop(old) for old in list(state) if (new := _renamed(old))}
-    logits = [state.pop(f"proposal_generator.rpn_head.objectness_logits.{kind}") for kind in ("weight", "bias")]
-    for kind, rows in zip(("weight", "bias"), logits, strict=True):
+    for kind in ("weight", "bias"):
+        rows = state.pop(f"{OBJECTNESS}.{kind}")
         # Two classes by softmax order anchors as the difference of their logits does.
         found[f"rpn.objectness.{kind}"] = rows[ANCHORS:] - rows[:ANCHORS] if caffe else rows
     found["rpn.anchors"] = _anchors(state.pop(CELL_ANCHORS, None), caffe, anchors, source)
@@ -112,7 +117,7 @@ def canonical(state: dict[str, Tensor], source: str, anchors: Anchors | None = N
             rows = state.pop(f"{HEADS}{milvlg if caffe else pbua}.{kind}", None)
             if rows is not None:
                 found[f"{new}.{kind}"] = rows if new == "attr_fc" else _background_first(rows, caffe)
-    left = sorted(set(state) - {"pixel_mean", "pixel_std"})
+    left = sorted(set(state) - {"pixel_mean", "pixel_std"})  # these two were looked at above
     if left:
         raise ValueError(f"{source} holds {left[0]!r}, which the bottom-up model lacks: it is another model's")
     return found
@@ -121,9 +126,12 @@ def canonical(state: dict[str, Tensor], source: str, anchors: Anchors | None = N
 def _is_caffes(state: dict[str, Tensor], source: str) -> bool:
     """Whether the numbers are Caffe's (MILVLG) or detectron2's (airsplay, Hugging Face), by three shapes that agree."""
     rows = {}
-    for key in ("proposal_generator.rpn_head.objectness_logits", f"{HEADS}cls_score", f"{HEADS}bbox_pred"):
-        if f"{key}.weight" not in state:
-            raise ValueError(f"{source} lacks {key}.weight: it is no bottom-up model of a layout that is known")
+    for key in (OBJECTNESS, f"{HEADS}cls_score", f"{HEADS}bbox_pred"):
+        for kind, dims in (("weight", (2, 4)), ("bias", (1,))):
+            value = state.get(f"{key}.{kind}")
+            if value is None or value.ndim not in dims:
+                found = "nothing" if value is None else tuple(value.shape)
+                raise ValueError(f"{source} has {found} for {key}.{kind}: it is no bottom-up model of a known layout")
         rows[key.rsplit(".", 1)[1]] = len(state[f"{key}.weight"])
     classes = rows["cls_score"]
     facts = (rows["objectness_logits"], rows["bbox_pred"], f"{HEADS}attr_linear1.weight" in state)
@@ -144,9 +152,10 @@ def _check_variant(state: dict[str, Tensor], source: str) -> None:
         numbers = {int(m[1]) for key in state if (m := re.match(rf"backbone\.{stage}\.(\d+)\.", key))}
         if numbers != set(range(blocks)):
             raise ValueError(f"{source} has {len(numbers)} blocks in {stage}, ResNet-101 has {blocks}: another model")
-    mean = state.get("pixel_mean")
-    if mean is not None and not torch.allclose(mean.flatten(), torch.tensor(MEAN), atol=1e-2):
-        raise ValueError(f"{source} was trained with the mean {mean.flatten().tolist()}, not {MEAN}: another model")
+    for key, own in (("pixel_mean", MEAN), ("pixel_std", (1.0, 1.0, 1.0))):
+        found = state[key].flatten().tolist() if key in state else list(own)
+        if len(found) != 3 or max(abs(x - y) for x, y in zip(found, own, strict=True)) > 1e-2:
+            raise ValueError(f"{source} was trained with the {key} {found}, not {own}: another model")
 
 
 def _renamed(key: str) -> str | None:
@@ -167,9 +176,12 @@ def _anchors(stored: Tensor | None, caffe: bool, given: Anchors | None, source: 
         same = {tuple(row) for row in stored.tolist()} == {tuple(row) for row in caffe_anchors().tolist()}
         return stored if caffe or same else stored - stored.new_tensor([0, 0, 1, 1])
     if given == "caffe":
-        return caffe_anchors()
-    if given == "detectron2":
+        # Caffe's channels are ratio-major; airsplay's code gives a file without anchors size-major ones.
+        return caffe_anchors() if caffe else caffe_anchors().view(3, 4, 4).transpose(0, 1).reshape(ANCHORS, 4)
+    if given == "detectron2" and not caffe:
         return _detectron2_anchors()
+    if given is not None:
+        raise ValueError(f"{source} has Caffe's two logits an anchor: its anchors cannot be {given}'s, say caffe")
     raise ValueError(
         f"{source} holds no {CELL_ANCHORS}, and a wrong guess would give other regions without an error. Say which "
         f"anchors it was trained or converted with: {' or '.join(get_args(Anchors))} (caffe: rounded, centred at 7.5)"

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou, nms, roi_pool
 
 from data.demo import compose, paint
 from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, net_size
-from extractors.bottom_up.model import BottomUp
+from extractors.bottom_up.model import BottomUp, plain_pool5
 from extractors.bottom_up.proposals import grid, move
 from extractors.bottom_up.weights import save
 from tests.bench.common import cpu_of
@@ -30,7 +30,7 @@ def port_style(model: BottomUp, prepared: Tensor, size: tuple[int, int]) -> tupl
     order = scores.argsort(descending=True)[:6000]
     one = torch.tensor([0, 0, 1, 1])
     rois = boxes[order][nms(boxes[order] + one, scores[order], 0.7)[:300]]
-    features = model.pool5(roi_pool(maps, [rois], 14, 1 / 16))
+    features = plain_pool5(model.res5, roi_pool(maps, [rois], 14, 1 / 16))
     probabilities = model.heads(features).classes
     boxes, confidence = rois / scale, torch.zeros(len(rois))
     for label in range(1, probabilities.shape[1]):
