@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.files import write_text
+from data.files import digest, write_text
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
@@ -92,7 +92,9 @@ class Chain:
     @cached_property
     def index(self) -> Path:
         """Folder of the index version that is published."""
-        provenance = {"model": self.model.name, "regions": self.regions.name, "tokens": self.tokens.name}
+        # By recipe: a store that was given may lie in a folder of any name.
+        regions = f"regions-{digest(Store(self.regions).recipe)}"
+        provenance = {"model": self.model.name, "regions": regions, "tokens": self.tokens.name}
         inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance)
         return self._timed("index", lambda: build_index(*inputs))
 
@@ -104,7 +106,7 @@ class Chain:
         entry = {"stage": stage, "seconds": round(time.perf_counter() - began, 3), "output": _name(made)}
         self.plan.workspace.mkdir(parents=True, exist_ok=True)
         with open(self.plan.workspace / JOURNAL, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write("\n" + json.dumps(entry) + "\n")  # the line before may be half of one, of a run that was killed
         return made
 
     def done(self) -> list[tuple[str, str, float]]:
@@ -116,11 +118,11 @@ class Chain:
         for line in (self.plan.workspace / JOURNAL).read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # the line that was being written when a run was killed
+            except json.JSONDecodeError:  # the line that was being written when a run was killed, or an empty one
                 continue
             key = (entry["stage"], entry["output"])
             longest[key] = max(entry["seconds"], longest.get(key, 0.0))
-        return [(stage, output, longest[stage, output]) for stage, output in self._made.items()]
+        return [(stage, output, longest.get((stage, output), 0.0)) for stage, output in self._made.items()]
 
     def set_aside(self) -> list[tuple[str, str]]:
         """(name, reason) of everything of the data set that could not be used: records, images, captions."""

@@ -117,7 +117,10 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
 
 def index(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Build and publish a version of the index. [dim]Example: tern index --set index.shards=8[/dim]"""
+    """Build and publish a version of the index; a training set that has changed is trained on first.
+
+    [dim]Example: tern index --set index.shards=8[/dim]
+    """
     chain = _chain(plan, overrides)
     typer.echo(f"index  {chain.index}")
 

@@ -54,18 +54,19 @@ class Searcher:
         self.index = Index.open(plan.workspace / "index")
         made_by = self.index.manifest["provenance"]
         self._model = load_model(plan.workspace / "models" / made_by["model"])
-        self._regions = Store(self._regions_folder(made_by["regions"]))
+        self._regions = self._region_store(made_by["regions"])
         self._tokens_name = made_by["tokens"]
         self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
 
-    def _regions_folder(self, name: str) -> Path:
-        """Where the region store of the index lies: in the workspace, or where the plan says that it was given."""
+    def _region_store(self, name: str) -> Store:
+        """The region store of the index: in the workspace, or where the plan says that it was given."""
         given = self.plan.regions_store
-        if given is not None and given.name != name:
+        store = Store(given or self.plan.workspace / "stores" / name)
+        if (found := f"regions-{digest(store.recipe)}") != name:
             raise ValueError(
-                f"the index was built from {name}, but the plan's `regions_store` is {given}: run `tern index` first."
+                f"the index was built from {name}, but {store.folder} holds {found}: run `tern index` first."
             )
-        return given or self.plan.workspace / "stores" / name
+        return store
 
     @cached_property
     def _text(self) -> TextExtractor:
@@ -76,7 +77,7 @@ class Searcher:
     @cached_property
     def _photo(self) -> RegionExtractor:
         extractor = region_extractor(self.plan.regions)
-        self._check(recipe(extractor), self._regions.folder.name, "regions", "regions")
+        self._check(recipe(extractor), self.index.manifest["provenance"]["regions"], "regions", "regions")
         return extractor
 
     def _check(self, recipe: dict, name: str, kind: str, table: str) -> None:

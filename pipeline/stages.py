@@ -244,8 +244,9 @@ def evaluate(vectors: Vectors, dataset: Dataset, workspace: Path, splits: tuple[
     """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
     images, captions = Store(vectors.images), Store(vectors.captions)
     content = [images.recipe, images.manifest["shards"], captions.manifest["shards"]]
-    truth = sorted((c.id, c.image_id, dataset.image[c.image_id].split) for c in dataset.captions)
-    path = workspace / "evaluation" / f"metrics-{digest([content, truth, splits])}.json"
+    truth = sorted((c.id, c.image_id) for c in dataset.captions)
+    asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
+    path = workspace / "evaluation" / f"metrics-{digest([content, truth, asked, splits])}.json"
     if path.exists():
         return path
     found: dict[str, Any] = {}

@@ -93,7 +93,7 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished, imported, chain, 
         ValueError, match=r"none of the 36 images .* It holds '7', the data set '.*\.jpg': import again"
     ):
         assert Chain(plan.model_copy(update={"regions_store": stranger})).regions
-    with pytest.raises(ValueError, match="but the plan's `regions_store` is"):
+    with pytest.raises(ValueError, match=r"holds regions-.*: run `tern index` first"):
         Searcher(plan.model_copy(update={"regions_store": stranger}))
     with pytest.raises(ValueError, match="holds tokens: set `regions_store`"):
         assert Chain(plan.model_copy(update={"regions_store": finished.tokens})).regions

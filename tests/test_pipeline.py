@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,25 @@ def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished):
     expected = slow_recall(scores, part.owner)
     found = json.loads(finished.metrics.read_text())["test"]
     assert {key: pytest.approx(value) for key, value in expected.items()} == {key: found[key] for key in expected}
+
+
+def test_metrics_follow_what_the_gallery_holds(finished, tmp_path):
+    """An image without captions asks nothing, but stands among those that are searched, until it is removed."""
+    dataset, name = finished.dataset, finished.dataset.split("test").images[0].id
+    mute = replace(dataset, captions=tuple(c for c in dataset.captions if c.image_id != name))
+    with_it, without = (stages.evaluate(finished.vectors, d, tmp_path) for d in (mute, dataset.without({name})))
+    assert with_it != without
+    counts = [json.loads(path.read_text())["test"]["images"] for path in (with_it, without)]
+    assert counts == [6, 5]
+
+
+def test_a_journal_that_ends_in_half_a_line_is_gone_on_with(finished, tmp_path):
+    plan = finished.plan.model_copy(update={"workspace": tmp_path})
+    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "dataset")
+    (tmp_path / "journal.jsonl").write_text('{"stage": "data s')
+    chain = Chain(plan)
+    assert len(chain.dataset.images) == 36
+    assert [(stage, seconds > 0) for stage, _, seconds in chain.done()] == [("data set", True)]
 
 
 def test_a_typed_sentence_and_the_stored_caption_give_one_vector(finished, searcher):
