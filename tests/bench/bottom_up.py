@@ -1,6 +1,7 @@
 """The Visual-Genome model: the ports' way against ours, in one run, one thread."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +18,18 @@ from extractors.bottom_up.weights import save
 from tests.bench.common import cpu_of
 from tests.calibrated_bottom_up import calibrated
 
+PORT = "port style: float32, NCHW, a loop over classes"
+
+
+class Rows(NamedTuple):
+    """Boxes in pixels and features of the regions kept."""
+
+    boxes: np.ndarray
+    features: np.ndarray
+
 
 @torch.inference_mode()
-def port_style(model: BottomUp, prepared: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def port_style(model: BottomUp, prepared: Tensor, size: tuple[int, int]) -> Rows:
     """Boxes in pixels and features of 36 regions as the ports compute them: float32, NCHW, an NMS for each class."""
     scale = net_size(*size)[2]
     maps = model.maps(prepared[None])
@@ -40,7 +50,7 @@ def port_style(model: BottomUp, prepared: Tensor, size: tuple[int, int]) -> tupl
     keep = (confidence >= 0.2).nonzero().flatten()
     if len(keep) != 36:
         keep = confidence.argsort(descending=True)[:36]
-    return boxes[keep], features[keep]
+    return Rows(boxes[keep].numpy(), features[keep].numpy())
 
 
 def bottom_up(folder: Path, images: int = 4) -> None:
@@ -49,36 +59,33 @@ def bottom_up(folder: Path, images: int = 4) -> None:
     torch.set_num_threads(1)  # as in a worker process
     model = calibrated()
     save(model, folder / "random.safetensors", {})
-    quick, exact = (
-        BottomUpExtractor(BottomUpConfig(kind="bottom-up", weights=folder / "random.safetensors", exact=how))
-        for how in (False, True)
-    )
+
+    def extractor(exact: bool, fewest: int, most: int) -> BottomUpExtractor:
+        kept = {"min_regions": fewest, "max_regions": most}
+        return BottomUpExtractor(BottomUpConfig(weights=folder / "random.safetensors", exact=exact, **kept))
+
     pictures = [paint(compose(5, i))[0] for i in range(images)]
-    prepared = [exact.prepare(picture) for picture in pictures]
     ways = {
-        "port style: float32, NCHW, a loop over classes": lambda i: port_style(
-            model, prepared[i].input, prepared[i].size
-        ),
-        "ours, exact": lambda i: exact([pictures[i]])[0],
-        f"ours, {quick.fingerprint['arithmetic']}": lambda i: quick([pictures[i]])[0],
+        f"ours, {e.fingerprint['arithmetic']}, {fewest} to {most}": e
+        for fewest, most in ((36, 36), (10, 100))
+        for e in (extractor(True, fewest, most), extractor(False, fewest, most))
     }
-    spent = {name: [] for name in ways}
-    found = {name: [] for name in ways}
-    for way in ways.values():
-        way(0)  # warms up
-    for i in range(images):
-        for name, way in ways.items():
-            seconds, rows = cpu_of(lambda way=way, i=i: way(i))
-            spent[name].append(seconds)
-            found[name].append(rows)
-    truth, *others = found.values()
+    prepared = [next(iter(ways.values())).prepare(picture) for picture in pictures]
+    found: dict[str, list] = {
+        PORT: [cpu_of(lambda given=given: port_style(model, given.input, given.size)) for given in prepared]
+    }
+    for name, way in ways.items():
+        way([pictures[0]])  # warms up
+        found[name] = [cpu_of(lambda picture=picture, way=way: way([picture])[0]) for picture in pictures]
     table = Table(
         "what", "CPU s an image", "times", "same boxes", "least cosine", title="bottom-up, 400x300 -> 800x600"
     )
-    first = float(np.median(spent[next(iter(spent))]))
-    agreed = [("", ""), *(agreement(truth, regions) for regions in others)]
-    for (name, seconds), same in zip(spent.items(), agreed, strict=True):
-        table.add_row(name, f"{np.median(seconds):.2f}", f"{first / np.median(seconds):.2f}", *same)
+    first = float(np.median([seconds for seconds, _ in found[PORT]]))
+    for name, results in found.items():
+        seconds = float(np.median([spent for spent, _ in results]))
+        truth = PORT if name.endswith("36 to 36") else "ours, float32, 10 to 100"
+        same = ("", "") if name in (PORT, truth) else agreement(*([r for _, r in found[n]] for n in (truth, name)))
+        table.add_row(name, f"{seconds:.2f}", f"{first / seconds:.2f}", *same)
     Console(width=120).print(table)
     torch.set_num_threads(threads)
 
@@ -86,9 +93,9 @@ def bottom_up(folder: Path, images: int = 4) -> None:
 def agreement(truth: list, regions: list) -> tuple[str, str]:
     """Share of the boxes that are there again (overlap above 0.99), and the least cosine of their features."""
     same, cosines = [], []
-    for (boxes, features), mine in zip(truth, regions, strict=True):
-        overlap, place = box_iou(boxes, torch.from_numpy(mine.boxes)).max(1)
+    for one, other in zip(truth, regions, strict=True):
+        overlap, place = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)
         same += (overlap > 0.99).tolist()
-        theirs = torch.from_numpy(mine.features[place]).float()
-        cosines += torch.cosine_similarity(features, theirs)[overlap > 0.99].tolist()
+        pair = (torch.from_numpy(x).float() for x in (one.features, other.features[place]))
+        cosines += torch.cosine_similarity(*pair)[overlap > 0.99].tolist()
     return f"{100 * np.mean(same):.1f} %", f"{min(cosines):.6f}"
