@@ -117,5 +117,7 @@ def _remove_old(folder: Path, manifest: dict[str, Any]) -> None:
 def _is_work(path: Path, known: dict[str, str]) -> bool:
     try:
         return any(known.get(name) != value for name, value in shard_answers(path).items())
-    except (OSError, ValueError, KeyError):  # it cannot be read: it would be made again
+    except ValueError:  # it is damaged: it would be made again
         return False
+    except OSError:  # a fault of the machine says nothing of the file
+        return True

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write beside, sync, rename. And the digests that name things."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Faults of the machine, not of a file: the run stops and is resumed; nothing is judged by them.
+MACHINE_FAULTS = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+MACHINE_FAULTS |= {errno.ENOTCONN, errno.ETIMEDOUT}
 BLOCK = 1 << 20  # bytes hashed at a time, so that memory does not grow with the file
 
 
@@ -75,7 +79,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; a broken one is a ValueError that names it and the line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number with too many digits
         raise ValueError(f"{path} is not valid JSON: {error}. Restore the file or make it again.") from error
 
 

@@ -1,19 +1,17 @@
 """What lies in a folder of images: names, links, pipes, and what cannot be looked at."""
 
-import errno
 import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.files import MACHINE_FAULTS
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pnm"}
 # Pictures that no reader here takes: they are named and set aside with that reason, rather than passed over.
 IMAGE_SUFFIXES |= {".heic", ".heif", ".avif", ".jp2", ".jxl", ".ico", ".psd", ".svg"}
-# Faults of the machine, not of a file: the run stops and is resumed; nothing may be set aside for them.
-MACHINE_FAULTS = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-MACHINE_FAULTS |= {errno.ENOTCONN, errno.ETIMEDOUT}
 
 
 def walk(root: Path) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
 
 from data.files import digest, read_json, write_json
 
@@ -103,17 +105,50 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Shard(_Strict):
+    """An entry of `shards`: a file of the folder, and what it must be."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^[^/\\]+\.h5$")]
+    bytes: NonNegativeInt
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    items: NonNegativeInt
+    rows: NonNegativeInt
+    rows_at: list[list[NonNegativeInt]]  # first byte and bytes of each column of rows
+    rest_crc32: NonNegativeInt  # of all the other bytes
+
+
+class _Aside(_Strict):
+    """An entry of `set_aside`: an item that could not be extracted."""
+
+    id: str
+    hash: str
+    reason: str
+
+
+class _Listing(_Strict):
+    """All of a manifest but its schema."""
+
+    kind: Literal["regions", "tokens", "vectors"]
+    recipe: dict[str, Any]
+    dtype: Literal["float16", "float32"]
+    generation: NonNegativeInt
+    shards: list[_Shard]
+    set_aside: list[_Aside]
+    dropped: list[str]
+    retired: list[str]
+
+
 def _problem(manifest: dict[str, Any]) -> str:
     """What a reader could stumble over, or be led out of the folder by; an empty text if there is nothing."""
     try:
-        if manifest["kind"] not in FIELDS or manifest["dtype"] not in FEATURE_DTYPES:
-            return f"it names kind {manifest['kind']!r} and dtype {manifest['dtype']!r}"
-        for entry in manifest["shards"]:
-            if Path(entry["file"]).name != entry["file"]:
-                return f"{entry['file']!r} is not a file name"
-            _ = entry["bytes"] + entry["items"] + entry["rows"], entry["sha256"]
-        _ = [(entry["id"], entry["hash"], entry["reason"]) for entry in manifest["set_aside"]]
-        _ = manifest["recipe"], manifest["generation"] + 1, [*manifest["dropped"], *manifest["retired"]]
-    except (KeyError, TypeError) as error:
-        return f"it lacks or spoils {error}"
-    return ""
+        listing = _Listing.model_validate({key: value for key, value in manifest.items() if key != "schema"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if any(len(place) != 2 for shard in listing.shards for place in shard.rows_at):
+        return "rows_at holds pairs of first byte and bytes"
+    return "it lists a shard twice" if len({shard.file for shard in listing.shards}) != len(listing.shards) else ""

@@ -45,15 +45,16 @@ class ShardReader:
         self._fd, self._file = -1, None
         self.path = path
         with open_shard(path) as file:
-            try:
-                self.ids: list[str] = list(file["ids"].asstr()[:])
-                self.hashes = [value.decode() for value in file["hashes"][:]]
-                self.offsets: np.ndarray = file["offsets"][:]  # (items + 1,) int64, rows
-                self.crc32: np.ndarray = file["crc32"][:]  # (items,) uint32
-                self.per_item = {name: file[name][:] for name, field in fields.items() if field.per == "item"}
-                self._columns = {n: _column(file, n, f, self._rows) for n, f in fields.items() if f.per == "row"}
-            except (KeyError, OSError, ValueError, IndexError) as error:
-                raise ValueError(f"{path} is damaged ({error}); restore it, or delete the store's folder.") from error
+            self.ids: list[str] = list(file["ids"].asstr()[:])
+            self.hashes = [value.decode() for value in file["hashes"][:]]
+            self.offsets: np.ndarray = file["offsets"][:]  # (items + 1,) int64, rows
+            self.crc32: np.ndarray = file["crc32"][:]  # (items,) uint32
+            self.per_item = {name: file[name][:] for name, field in fields.items() if field.per == "item"}
+            self._columns = {n: _column(file, n, f, self._rows) for n, f in fields.items() if f.per == "row"}
+            lengths = {len(self.ids), len(self.hashes), len(self.crc32), len(self.offsets) - 1}
+            lengths |= {len(values) for values in self.per_item.values()}
+            if len(lengths) != 1 or self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
+                raise ValueError("its ids, hashes, offsets and checksums do not belong together")
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.bytes = os.fstat(self._fd).st_size
         if any(column.offset is None for column in self._columns.values()):

@@ -16,9 +16,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.files import atomic, sha256_file
-from data.manifest import Field, Item, ShardPlan, fields_of, read_manifest
+from data.files import MACHINE_FAULTS, atomic, sha256_file
+from data.manifest import FIELDS, Field, Item, ShardPlan, fields_of, read_manifest
 
+ROW_COLUMNS = {name for fields in FIELDS.values() for name, field in fields.items() if field.per == "row"}
 COLUMNS_OF_ALL = {"offsets", "ids", "hashes", "crc32"}
 BLOCK = 256  # items joined for one write
 Rows = dict[str, np.ndarray]
@@ -42,7 +43,38 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
             f"{path} is not a readable shard ({error}); restore it, or delete the store's folder."
         ) from error
     with file:
-        yield file
+        try:
+            yield file
+        except Exception as error:  # flipped bits can raise anything inside HDF5, and all of it means: damaged
+            if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+                raise
+            raise ValueError(f"{path} is damaged ({error}); restore it, or delete the store's folder.") from error
+
+
+def check_rest(path: Path, entry: dict[str, Any]) -> None:
+    """ValueError if what a shard holds beside its rows is not, byte for byte, what the manifest knows of it.
+
+    Ids, hashes and offsets decide whose rows are read, and HDF5 itself can loop for ever on flipped bits: so they are
+    looked at before it opens the file. The rows have checksums of their own, for `verify`.
+    """
+    if not Path(path).is_file():
+        return  # `open_shard` says what is to be done
+    if Path(path).stat().st_size != entry["bytes"] or _crc_of_rest(path, entry["rows_at"]) != entry["rest_crc32"]:
+        raise ValueError(f"{path} is not the file that the manifest lists; restore it, or delete the store's folder.")
+
+
+def _crc_of_rest(path: Path, rows_at: list[list[int]]) -> int:
+    """CRC-32 of a file less the spans (first byte, bytes) in which its rows lie."""
+    checksum, place = 0, 0
+    with open(path, "rb") as file:
+        for start, size in [*rows_at, [path.stat().st_size, 0]]:
+            file.seek(place)
+            left = start - place
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                checksum = zlib.crc32(block, checksum)
+                left -= len(block)
+            place = start + size
+    return checksum
 
 
 def shard_items(path: Path) -> tuple[list[str], list[str]]:
@@ -63,8 +95,12 @@ def describe(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str]
     with open_shard(path) as file:
         ids, rows = list(file["ids"].asstr()[:]), int(file["offsets"][-1])
         aside = json.loads(file.attrs["set_aside"])
+        # Rows that HDF5 has compressed or cut into chunks have no place; they count as the rest then.
+        places = [(file[name].id.get_offset(), file[name].id.get_storage_size()) for name in ROW_COLUMNS & set(file)]
+    rows_at = sorted([start, size] for start, size in places if start is not None and size)
     size = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "items": len(ids), "rows": rows}
-    return {"file": path.name, **size}, ids, aside
+    rest = {"rows_at": rows_at, "rest_crc32": _crc_of_rest(path, rows_at)}
+    return {"file": path.name, **size, **rest}, ids, aside
 
 
 def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | str]) -> str:

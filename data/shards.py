@@ -28,7 +28,7 @@ from data.manifest import (
     open_folder,
     read_manifest,
 )
-from data.shard_file import damage, describe, open_shard, shard_answers, write_shard
+from data.shard_file import check_rest, damage, describe, open_shard, shard_answers, write_shard
 
 __all__ = [  # all that a stage needs to write a store
     "FEATURE_DTYPES",
@@ -93,6 +93,7 @@ def answers(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     """Id -> hash of the content that the manifest answers for: the newest shard that names an id speaks for it."""
     newest: dict[str, str] = {}
     for shard in manifest["shards"]:
+        check_rest(Path(folder) / shard["file"], shard)
         newest.update(shard_answers(Path(folder) / shard["file"]))
     newest.update({entry["id"]: entry["hash"] for entry in manifest["set_aside"]})
     return newest

@@ -12,6 +12,7 @@ import numpy as np
 from data.files import digest
 from data.manifest import Field, fields_of, read_manifest
 from data.reader import ShardReader
+from data.shard_file import check_rest
 from data.verify import verify
 
 
@@ -219,6 +220,7 @@ def _open(folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any]
 def _readers(folder: Path, manifest: dict[str, Any]) -> list[ShardReader]:
     fields, found = fields_of(manifest), []
     for entry in manifest["shards"]:
+        check_rest(folder / entry["file"], entry)
         reader = ShardReader(folder / entry["file"], fields)
         about = {"items": len(reader.ids), "rows": int(reader.offsets[-1]), "bytes": reader.bytes}
         if any(entry[key] != value for key, value in about.items()):

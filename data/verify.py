@@ -6,7 +6,7 @@ from typing import Any
 
 from data.files import sha256_file
 from data.manifest import Field, fields_of, read_manifest
-from data.shard_file import damage
+from data.shard_file import check_rest, damage
 
 
 def verify(
@@ -30,7 +30,10 @@ def _problems(path: Path, entry: dict[str, Any], fields: dict[str, Field]) -> li
         return [f"{path}: missing; {lost}"]
     if (size := path.stat().st_size) != entry["bytes"]:
         return [f"{path}: {size:,} bytes, the manifest says {entry['bytes']:,}; {lost}"]
-    found = damage(path, fields)
-    if not found and sha256_file(path) != entry["sha256"]:
-        return [f"{path}: its bytes are not those that the manifest names, though every row has its checksum"]
-    return found
+    if sha256_file(path) == entry["sha256"]:
+        return []
+    try:
+        check_rest(path, entry)
+    except ValueError:
+        return [f"{path}: damaged outside its rows, so that it is not known whose they are; {lost}"]
+    return damage(path, fields) or [f"{path}: its bytes are not those that the manifest names, in no item's rows"]

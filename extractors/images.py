@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.folder import MACHINE_FAULTS
+from data.files import MACHINE_FAULTS
 from data.records import printable
 
 MAX_PIXELS = 64_000_000

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from data.files import atomic, digest, sha256_file
+from data.manifest import read_manifest
 from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
 from data.store import Store
+from data.verify import verify
 
 ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}
 
@@ -208,3 +211,65 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
         half_a_write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def shard(key: str, value: object) -> Callable[[dict], None]:
+    return lambda manifest: manifest["shards"][0].__setitem__(key, value)
+
+
+MANIFESTS: dict[str, Callable[[dict], object]] = {
+    "items are text": shard("items", "12"),
+    "rows are a list": shard("rows", [1]),
+    "half an item": shard("items", 1.5),
+    "fewer than none": shard("items", -5),
+    "the folder above": shard("file", ".."),
+    "another folder": shard("file", "../shard-00.h5"),
+    "no hash": shard("sha256", None),
+    "rows at one number": shard("rows_at", [[7]]),
+    "a list as recipe": lambda m: m.__setitem__("recipe", [1]),
+    "dropped are dicts": lambda m: m.__setitem__("dropped", [{}]),
+    "aside without reason": lambda m: m.__setitem__("set_aside", [{"id": "x", "hash": ""}]),
+    "half a generation": lambda m: m.__setitem__("generation", 1.5),
+    "kind is a list": lambda m: m.__setitem__("kind", []),
+    "dtype of nothing": lambda m: m.__setitem__("dtype", "float8"),
+    "a shard twice": lambda m: m["shards"].append(m["shards"][0]),
+    "more than there is": lambda m: m.__setitem__("colour", "red"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_of_valid_json_and_wrong_types_is_refused(tmp_path, case):
+    folder = fill(tmp_path, items())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    MANIFESTS[case](manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for use in (Store, verify, lambda folder: plan_shards(folder, items(), 4)):
+        with pytest.raises(ValueError, match=r"is not a store's manifest: .*Restore the file"):
+            use(folder)
+
+
+def test_a_manifest_nested_without_end_is_no_json(tmp_path):
+    folder = fill(tmp_path, items())
+    (folder / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="not valid JSON"):
+        Store(folder)
+
+
+def test_no_flipped_bit_outside_the_rows_gets_as_far_as_hdf5(tmp_path):
+    """Any of them may make HDF5 loop, fail in its own ways, or give other ids: all are refused, by name, before."""
+    folder = fill(tmp_path, items())
+    path = min(folder.glob("*.h5"))
+    entry = next(e for e in read_manifest(folder)["shards"] if e["file"] == path.name)
+    rows = {place for start, size in entry["rows_at"] for place in range(start, start + size)}
+    sound, draw = path.read_bytes(), np.random.default_rng(0)
+    for place in draw.choice(sorted(set(range(len(sound))) - rows), 300, replace=False):
+        broken = bytearray(sound)
+        broken[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(broken)
+        for use in (Store, lambda folder: plan_shards(folder, items(), 4)):
+            with pytest.raises(ValueError, match=f"{path.name}.*restore it"):
+                use(folder)
+        lost = (
+            f"damaged outside its rows, so that it is not known whose they are; {entry['items']} items are lost with it"
+        )
+        assert verify(folder) == [f"{path}: {lost}"]

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import reader
-from data.files import sha256_file, write_json
+from data.files import write_json
 from data.loader import batches
+from data.shard_file import describe
 from data.shards import Item, commit, open_folder, plan_shards, read_manifest, write_shard
 from data.store import Store
 
@@ -72,7 +73,7 @@ def make_foreign(folder: Path) -> None:
                 new.create_dataset(name, data=old[name][:], dtype=dtype, **({} if raw else way))
             new.attrs["set_aside"] = old.attrs["set_aside"]
         os.replace(folder / "new.h5", path)
-        entry |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        entry |= describe(path)[0]
     write_json(folder / "manifest.json", manifest)
 
 

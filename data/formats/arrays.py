@@ -3,7 +3,6 @@
 A header may announce any shape, so it is held against the bytes that are there before an array is made.
 """
 
-import errno
 import io
 import os
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data.files import MACHINE_FAULTS
 from data.unpickle import load_restricted
 
 MAX_ARRAY_BYTES = 1 << 30  # of an array that is read whole: 36 rows of 2,048 numbers are 0.3 MB
@@ -28,12 +28,11 @@ FAULTS += (NotImplementedError, RuntimeError)  # zipfile's, for compression it d
 
 
 # Faults of the machine, not of the file: the run stops and is resumed; the record must not be set aside for them.
-PASSING = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 
 def passing(error: BaseException) -> bool:
     """Whether an error may be gone when the same file is read again."""
-    return isinstance(error, OSError) and error.errno in PASSING
+    return isinstance(error, OSError) and error.errno in MACHINE_FAULTS
 
 
 @dataclass(frozen=True)
