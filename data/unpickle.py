@@ -3,14 +3,13 @@
 numpy's own `__setstate__` is never called either: arrays are put together here from their bytes, checked first.
 """
 
-import collections
 import io
 import pickle
 import pickletools
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -119,7 +118,19 @@ def _class(name: Any = None, *_: Any) -> _Array:
     return _Array()
 
 
-ALLOWED = {("collections", "OrderedDict"): collections.OrderedDict, ("_codecs", "encode"): _encode}
+def _ordered(pairs: Any = ()) -> dict:
+    """Stands for collections.OrderedDict, whose keys are looked at as those of any dict are."""
+    return {_key(key): value for key, value in pairs}
+
+
+def _key(key: Any) -> Any:
+    """A key that can be hashed in a moment: of a tuple nested without end nothing is known before it is hashed."""
+    if not isinstance(key, (str, bytes, int, float, type(None))):
+        raise ValueError(f"the pickle holds a dict with a {type(key).__name__} as key, which is no plain value")
+    return key
+
+
+ALLOWED = {("collections", "OrderedDict"): _ordered, ("_codecs", "encode"): _encode}
 ALLOWED |= {("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
 ALLOWED |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
 for _core in ("numpy.core", "numpy._core"):  # the name of before numpy 2, and of after
@@ -127,11 +138,38 @@ for _core in ("numpy.core", "numpy._core"):  # the name of before numpy 2, and o
     ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Given
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own, so that each opcode that could touch more than the value can be refused."""
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise ValueError(f"the pickle asks for {module}.{name}, which is not plain data; it is not read")
         return ALLOWED[module, name]
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], (_Array, _Dtype)):  # of all else it would set attributes
+            raise ValueError(f"the pickle gives a state to a {type(self.stack[-2]).__name__}, which is not plain data")
+        super().load_build()
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({_key(items[i]): items[i + 1] for i in range(0, len(items), 2)})
+
+    def load_setitem(self) -> None:
+        _key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        for key in self.stack[::2]:  # what stands above the mark: keys and values in turn
+            _key(key)
+        super().load_setitems()
+
+    for _opcode, _load in {
+        pickle.BUILD: load_build, pickle.DICT: load_dict, pickle.SETITEM: load_setitem, pickle.SETITEMS: load_setitems
+    }.items():  # fmt: skip
+        dispatch[_opcode[0]] = _load
 
 
 def _plain(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data.files import read_json, write_json
+from data.files import read_json, sweep, sync, write_json
 from data.formats import named
 from data.formats.names import Template
 from data.formats.records import Format, Outgoing
@@ -40,8 +40,7 @@ def export_regions(
     if kind.folder:
         _into_folder(kind, target, rows, ids, force)
     else:
-        _free([target, *kind.beside(target)], force)
-        kind.write(target, rows, force)
+        _into_file(kind, target, rows, force)
     return len(rows)
 
 
@@ -49,6 +48,8 @@ def _renamed(names: list[str], template: str) -> list[str]:
     rename, seen = Template(template), dict[str, str]()
     for name in names:
         new = rename(name)
+        if seen.get(new) == name:
+            raise ValueError(f"{name!r} stands twice in --list: name each image once")
         if new in seen:
             raise ValueError(f"--ids {template!r} calls both {seen[new]!r} and {name!r} {new!r}; give another template")
         seen[new] = name
@@ -61,6 +62,23 @@ def _free(paths: list[Path], force: bool) -> None:
             raise FileExistsError(f"{path} is there already: choose another --to, or say --force to write over it")
 
 
+def _into_file(kind: Format, target: Path, rows: Outgoing, force: bool) -> None:
+    """Write a file and what lies beside it; one that was killed is begun again.
+
+    The mark says that the side files are of an export that has not ended; and while they are new, the old file must
+    not be there: it would be read with their ids.
+    """
+    mark = target.with_name(f".{target.name}.exporting")
+    _free([target] if mark.exists() else [target, *kind.beside(target)], force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent)
+    write_json(mark, {"format": kind.name})
+    target.unlink(missing_ok=True)
+    sync(target.parent)
+    kind.write(target, rows, force)
+    mark.unlink()
+
+
 def _into_folder(kind: Format, target: Path, rows: Outgoing, ids: str, force: bool) -> None:
     """Write a file an image; those that are there already from this very export are kept, unless `force`.
 
@@ -70,6 +88,8 @@ def _into_folder(kind: Format, target: Path, rows: Outgoing, ids: str, force: bo
     same = path.is_file() and read_json(path) == mark
     if target.exists() and not same and not force and any(target.iterdir()):
         raise FileExistsError(f"{target} holds other files: choose an empty folder, or say --force to write over it")
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        sweep(folder)
     # Killed while it writes over others, a run leaves files of both: none of them may be taken for done.
     write_json(path, {**mark, "over": True} if force else mark)
     kind.write(target, rows, force)

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.folder import valid_text
 from data.formats import named, sniff
 from data.formats.names import Template
 from data.formats.records import Broken, Format, ReadOptions, Record, completed, problem
-from data.lock import writing
-from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_folder, write_shard
+from data.lock import listing, writing
+from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_folder, read_manifest, write_listing, write_shard
 from data.store import Store
 from extractors.images import FAULTS, FORMATS, ORIENTATION
 
@@ -98,12 +99,20 @@ def _dtype(config: ImportConfig) -> str:
     return "float16" if config.half else "float32"
 
 
+def lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8. Raises ValueError naming a file that is none."""
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}): save it as such") from error
+
+
 def _vocabulary(path: Path | None) -> list[str]:
     if path is None:
         return []
     if path.stat().st_size > MAX_VOCABULARY_BYTES:
         raise ValueError(f"{path} has more than {MAX_VOCABULARY_BYTES:,} bytes; a vocabulary has a name a line")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line.strip() for line in lines(path)]
 
 
 def import_regions(
@@ -143,10 +152,19 @@ def _fill(
             shards += _flush(folder, waiting)
     if waiting and shards != stop_after:
         _flush(folder, waiting)
+    if stop_after is None and not config.name:  # all of the store is from these sources
+        _forget_mended(folder, {item_id for item_id, _ in aside})
     if not counts["images"] + counts["known"]:
         reason = f"; the first, {aside[0][0]}: {aside[0][1]}" if aside else ": no record in it"
         raise ValueError(f"{', '.join(map(str, config.sources))}: nothing could be imported{reason}")
     return Imported(folder, tuple(kind.name for kind in formats), **counts, set_aside=tuple(aside))
+
+
+def _forget_mended(folder: Path, still: set[str]) -> None:
+    """Take out of the ledger what was set aside by an earlier import of these sources and no longer is."""
+    with listing(folder):
+        old = read_manifest(folder)
+        write_listing(folder, old, {"set_aside": [entry for entry in old["set_aside"] if entry["id"] in still]})
 
 
 def _known(store: Store) -> dict[str, str]:
@@ -180,7 +198,8 @@ def _items(config: ImportConfig, formats: list[Format], dim: int | None) -> Iter
                 if made := problem(row, _dtype(config), dim):
                     raise ValueError(made)
             except ValueError as error:
-                place = f"{name} ({record.place})" if name else record.place
+                where = valid_text(record.place)
+                place = f"{name} ({where})" if name else where
                 yield Item(place, hashlib.sha256(str(error).encode("utf-8", "replace")).hexdigest()), str(error)
                 continue
             seen[name], dim = record.place, row["features"].shape[1]
@@ -193,7 +212,7 @@ def _name_of(record: Broken, rename: Template) -> str:
     try:
         return rename(record.id, record.split)
     except ValueError:
-        return record.id
+        return valid_text(record.id)
 
 
 def _stored(field: str, config: ImportConfig) -> str:

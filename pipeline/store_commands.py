@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data.records import printable
+
 if TYPE_CHECKING:
     from data.store import Store
     from pipeline.importing import Imported
@@ -24,7 +26,7 @@ def info(folder: FolderArgument) -> None:
 
     with Store(_folder(folder)) as store:
         for name, value in _facts(store):
-            typer.echo(f"{name:<12} {value}")
+            typer.echo(f"{name:<12} {printable(value)}")
 
 
 def _folder(path: Path) -> Path:
@@ -74,7 +76,7 @@ def verify(folder: FolderArgument) -> None:
     with bar("verify", items) as advance:
         problems = problems_of(_folder(folder), manifest, advance)
     for problem in problems:
-        typer.secho(problem, fg="red")
+        typer.secho(printable(problem), fg="red")
     if problems:
         typer.echo("Restore the files named from a copy, or delete the store's folder and extract again.", err=True)
         raise typer.Exit(1)
@@ -175,7 +177,7 @@ def import_(
         images_per_shard=images_per_shard,
     )
     for path, kind in zip(config.sources, find_formats(config), strict=True):
-        typer.echo(f"format   {path}: {kind.name} ({kind.title})")
+        typer.echo(f"format   {printable(str(path))}: {kind.name} ({kind.title})")
     with bar("import", images_in(config)) as advance:
         made = import_regions(config, into, advance)
     _print_import(made)
@@ -183,7 +185,7 @@ def import_(
 
 def _print_import(made: "Imported") -> None:
     for place, reason in made.set_aside[:20]:
-        typer.secho(f"set aside  {place}: {reason}", fg="yellow", err=True)
+        typer.secho(f"set aside  {printable(place)}: {printable(reason)}", fg="yellow", err=True)
     if len(made.set_aside) > 20:
         typer.secho(
             f"set aside  {len(made.set_aside) - 20:,} more; the store's manifest lists them", fg="yellow", err=True
@@ -215,9 +217,11 @@ def export(
     """
     from data.store import Store
     from pipeline.exporting import export_regions
+    from pipeline.importing import lines
     from pipeline.workers import bar
 
-    chosen = None if only is None else [line for line in only.read_text(encoding="utf-8").splitlines() if line]
+    folder = _folder(folder)
+    chosen = None if only is None else [line.strip("\r") for line in lines(only) if line.strip()]
     with bar("export", len(Store(folder)) if chosen is None else len(chosen)) as advance:
         count = export_regions(folder, to, format, ids, chosen, force, advance)
     typer.echo(f"{format}  {count:,} images in {to}")

@@ -202,11 +202,14 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
             export_regions(other, path, name)
     else:
         assert not path.exists()
-        for side in FORMATS[name].beside(path):
-            side.unlink(missing_ok=True)
         export_regions(folder, path, name)
         with pytest.raises(FileExistsError, match="say --force"):
             export_regions(folder, path, name)
+        turned = fill(tmp_path / "b", dict(reversed(some(6, rows=lambda i: 2).items())))
+        with pytest.raises(Stop):
+            export_regions(turned, path, name, force=True, progress=stopping(2))
+        assert not path.exists(), "the old rows would be read with the new ids that lie beside them"
+        export_regions(turned, path, name)
     export_regions(folder, path, name, force=True)
     assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").images == 6
     assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARK]
@@ -403,6 +406,9 @@ def test_pickles_give_plain_values_and_nothing_else():
         (b"\x80\x04\x8e" + struct.pack("<Q", 10**15) + b"abc.", "malformed|byte"),
         (b"\x80\x04Nr\xff\xff\xff\x7f.", "numbers a value"),
         (b"\x80\x02Pid\n.", "PERSID"),
+        (b"\x80\x04})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "tuple as key"),  # hashing it takes 2 ** 60 steps
+        (b"\x80\x04})" + b"\x85" * 20_000 + b"K\x01s.", "tuple as key"),  # a million of them ended the process
+        (b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(N}U\x08__init__Nstb.", "gives a state to a type"),
         (pickle.dumps([1, 2])[:-1], "malformed|byte|opcode|exhausted"),
         (b"", "malformed|byte|opcode|exhausted"),
         (pickle.dumps(np.arange(6)).replace(b"K\x06\x85", b"K\x07\x85"), "array of"),

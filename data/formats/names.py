@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,9 +57,16 @@ def stem(name: str) -> str:
     return f"{head}{slash}{base}" if dot and base else name
 
 
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they would show a name in another order
+
+
 def checked_id(name: str) -> str:
     """The id itself. Raises ValueError for an empty one, an endless one, or one with control characters."""
-    if not name or len(name) > MAX_ID_CHARACTERS or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
+    if (
+        not name
+        or len(name) > MAX_ID_CHARACTERS
+        or any(unicodedata.category(c) in ("Cc", "Cs") or c in TURNS for c in name)
+    ):
         raise ValueError(f"{name[:60]!r} is no id: 1 to {MAX_ID_CHARACTERS:,} characters without line breaks or NUL")
     return name
 

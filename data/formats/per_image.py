@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.files import atomic
-from data.formats.arrays import Npz, load_npy, passing, write_npz
+from data.formats.arrays import FAULTS, Npz, load_npy, passing, write_npz
 from data.formats.names import below
 from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
 
@@ -53,7 +53,7 @@ def read_x(folder: Path, options: ReadOptions) -> Iterator[Record | Broken]:
             yield Record(name, _x_fields(path, options), place)
         except Ambiguous:
             raise
-        except (ValueError, OSError) as error:
+        except (*FAULTS, IndexError, OverflowError) as error:
             if passing(error):
                 raise
             yield Broken(place, str(error), name)

@@ -71,7 +71,7 @@ def _ids(source: Path, images: int) -> list[str]:
 
 
 def write(target: Path, rows: Outgoing, over: bool) -> None:
-    """`{split}_ims.npy` with ids, boxes and sizes beside it; the features, written last, say that all is there."""
+    """`{split}_ims.npy` with ids, boxes and sizes beside it, the features last."""
     if not target.name.endswith(SUFFIX):
         raise ValueError(f"{target}: this format's file ends in {SUFFIX}; give for instance test{SUFFIX}")
     number = rows.fixed_rows("choose another format, such as lxmert-tsv or vqa-h5-adaptive")

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from data.files import atomic, read_json, write_json
-from data.formats.arrays import MAX_ARRAY_BYTES
+from data.formats.arrays import MAX_ARRAY_BYTES, passing
 from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
 from data.unpickle import load_restricted
 
@@ -64,6 +64,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
                 rows = number if spans is None else _span(data, spans[number])
                 yield Record(name, _fields(data, rows), place)
             except (ValueError, OSError, RuntimeError) as error:
+                if passing(error):
+                    raise
                 yield Broken(place, str(error), name)
 
 
@@ -85,6 +87,8 @@ def _check(path: Path, data: dict[str, h5py.Dataset]) -> None:
             raise ValueError(f"{path}: {name} is {data[name].shape}, not {(*features.shape[:-1], width)}")
     if ndim == 2 and data["pos_boxes"].shape[1:] != (2,):
         raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}, not (images, 2)")
+    if ndim == 2 and data["pos_boxes"].nbytes > MAX_ARRAY_BYTES:
+        raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}: no file has so many images")
     one = features.shape[1:] if ndim == 3 else (1, features.shape[1])
     if int(np.prod(one, dtype=object)) * features.dtype.itemsize > MAX_ARRAY_BYTES:
         raise ValueError(f"{path}: image_features is {features.shape}: no image has so much")
