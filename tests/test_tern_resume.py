@@ -43,7 +43,7 @@ def run_until(step, config, regions, tokens, dataset, folder):
 def processes():
     """Processes forked from a clean one that has imported torch and computed nothing."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["tern.train", "tests.test_tern_resume"])
+    context.set_forkserver_preload(["tests.test_tern_resume", "torch._dynamo", "matplotlib.figure"])
     return context
 
 
