@@ -38,7 +38,7 @@ def batches(
 
 
 def in_order(make: Callable[[Any], T], items: Iterable[Any], workers: int = 2, ahead: int = 4) -> Iterator[T]:
-    """`make(item)` of each item in turn, made by threads before it is asked for; errors and ends as `batches` has it."""
+    """`make(item)` of each item in turn, made ahead by threads; errors and an early end as for `batches`."""
     if workers < 1 or ahead < 1:
         raise ValueError(f"workers and ahead are {workers} and {ahead}; both are 1 or more.")
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")

@@ -104,6 +104,11 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def leads() -> bool:
+    """Whether this process is the only one, or the first of those that `torchrun` has started."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Be one of the processes that `torchrun` has started, inside; nothing happens where it has not."""
@@ -134,3 +139,9 @@ def first_alone() -> Iterator[None]:
 def current_device() -> str:
     """`cuda:0` or whichever GPU is this process's, or `cpu` where there is none."""
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def chosen_device(name: str) -> str:
+    """The device that a setting stands for: `auto` is this process's GPU if there is one, `cuda` is it in any case."""
+    own = name == "auto" or (name == "cuda" and torch.cuda.is_available())
+    return current_device() if own else name

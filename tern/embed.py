@@ -48,7 +48,9 @@ def load(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn
         raise FileNotFoundError(f"{card} is missing: training has not finished in {folder}; run it (again)")
     facts = read_json(card)
     if facts.get("fine_tuned", False) != (text is not None):
-        raise ValueError(f"{folder}: a model has a text encoder if and only if it was trained with fine_tune; see {card}")
+        raise ValueError(
+            f"{card} says that fine_tuned is {facts.get('fine_tuned', False)}: then, and only then, give `text`"
+        )
     model = build(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"], text)
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))

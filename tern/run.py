@@ -55,7 +55,10 @@ class Run:
             device.startswith("cuda"),
         )  # fmt: skip
         self.epoch, self.step = 0, 0
-        self._warned, self._standing = False, 0  # batches in a row on the plateau of the hinge; a resumed run counts anew
+        self._warned, self._standing = (
+            False,
+            0,
+        )  # batches in a row on the plateau of the hinge; a resumed run counts anew
         self.losses: list[float] = []  # of the batches of the epoch under way
         self.history: list[dict[str, float]] = []
         self._unsettled: list[tuple[Tensor, Plan, int]] = []
@@ -109,12 +112,13 @@ class Run:
         """
         plans = self.plans(self.epoch)
         begun = self.step * self.config.accumulate
-        with torch.random.fork_rng(devices=[self.device] if self.device.startswith("cuda") else []):
-            with closing(in_order(self.read, list(enumerate(plans))[begun:], ahead=AHEAD)) as steps:
-                for first in range(begun, len(plans), self.config.accumulate):
-                    self.one_step(plans[first : first + self.config.accumulate], first, steps)
-                    self.step += 1
-                    after_step()
+        steps = in_order(self.read, list(enumerate(plans))[begun:], ahead=AHEAD)
+        gpus = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=gpus), closing(steps):
+            for first in range(begun, len(plans), self.config.accumulate):
+                self.one_step(plans[first : first + self.config.accumulate], first, steps)
+                self.step += 1
+                after_step()
         self.settle()
         row = {"epoch": self.epoch + 1, "loss": sum(self.losses) / len(plans)}
         row |= {"lr": self.optimizer.param_groups[0]["lr"]}

@@ -117,7 +117,7 @@ def train(
 ) -> Path:
     """Train on split `train`, choose the epoch with the highest rsum on `val`.
 
-    In each of several processes that are one group (`tern.distributed.joined`), it trains with the share of the process.
+    Where several processes are one group (`tern.distributed.joined`), each calls this and trains with its share.
 
     Args:
         regions: region store with an item for every image

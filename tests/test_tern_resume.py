@@ -47,7 +47,9 @@ def processes():
     return context
 
 
-@pytest.mark.parametrize("extra", [{"save_steps": 3}, {"loss": {"name": "hinge"}, "save_steps": 0, "save_seconds": 1e-9}])
+@pytest.mark.parametrize(
+    "extra", [{"save_steps": 3}, {"loss": {"name": "hinge"}, "save_steps": 0, "save_seconds": 1e-9}]
+)
 def test_killed_at_ten_random_steps_it_ends_the_same(world, tmp_path, processes, extra):  # noqa: F811
     regions, tokens, dataset = world
     config = TrainConfig(**(CONFIG | extra))
