@@ -1,6 +1,8 @@
 """Two processes with half a batch each against one process with the whole of it: the same loss, gradients and run."""
 
 import csv
+import subprocess
+import sys
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from data.store import Store
+from pipeline.cli import build
 from tern.distributed import gather
 from tern.run import Run
 from tern.train import TrainConfig, train
+from tests.conftest import small_plan
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -97,3 +102,19 @@ def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # 
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0.05, atol=5e-3, msg=name)
     assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
+
+
+def test_torchrun_trains_a_plan(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("model ") == found.stderr.count("epoch   1/1") == 1
+    assert (Path(found.stdout.split()[-1]) / "model.json").is_file()
+
+
+def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    found = CliRunner().invoke(build(), ["evaluate", "--plan", str(small_plan(tmp_path))])
+    assert isinstance(found.exception, ValueError)
+    assert "torchrun is for `train` alone" in str(found.exception)
