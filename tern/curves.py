@@ -45,20 +45,20 @@ def draw_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
 class Board:
     """Scalars for TensorBoard, in `folder/tensorboard`; what a resumed run does again replaces what it had written."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Raises ImportError if the package is not installed."""
+    def __init__(self, folder: Path, batch: int) -> None:
+        """`batch` is the first that has not been written. Raises ImportError if the package is not installed."""
         if find_spec("tensorboard") is None:
             raise ImportError("tensorboard is not installed: `pip install tensorboard`, or set train.tensorboard=false")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder / BOARD), purge_step=step)
+        self._writer: Any = SummaryWriter(str(folder / BOARD), purge_step=batch)
 
-    def epoch(self, row: dict[str, float], losses: Sequence[float], step: int) -> None:
-        """A row of the history at `step`, and the losses of the steps that led there."""
-        for back, loss in enumerate(reversed(losses)):
-            self._writer.add_scalar("loss/step", loss, step - back)
+    def epoch(self, row: dict[str, float], losses: Sequence[float], batch: int) -> None:
+        """A row of the history, and the loss of each batch of its epoch; the last was number `batch` of all."""
+        for number, loss in enumerate(losses, batch - len(losses) + 1):
+            self._writer.add_scalar("loss/batch", loss, number)
         for name, value in row.items():
-            self._writer.add_scalar("loss/epoch" if name == "loss" else f"validation/{name}", value, step)
+            self._writer.add_scalar("loss/epoch" if name == "loss" else f"validation/{name}", value, batch)
         self._writer.flush()
 
     def close(self) -> None:

@@ -48,7 +48,8 @@ class Run:
         learn, self.val = dataset.split("train"), dataset.split("val")
         self.captions_of = {name: [c.id for c in own] for name, own in learn.captions_of.items()}
         self.label = {name: number for number, name in enumerate(self.captions_of)}
-        self.steps = -(-len(self.plans(0)) // config.accumulate)
+        self.batches = len(self.plans(0))
+        self.steps = -(-self.batches // config.accumulate)
         self._build(text)
         self.sources = Sources(
             regions, tokens, field_of(self.model), config.region_drop, config.token_drop, config.length_groups,
@@ -59,7 +60,7 @@ class Run:
             False,
             0,
         )  # batches in a row on the plateau of the hinge; a resumed run counts anew
-        self.losses: list[float] = []  # of the batches of the epoch under way
+        self.losses: list[float] = []  # of the batches of the epoch under way, or of the last one
         self.history: list[dict[str, float]] = []
         self._unsettled: list[tuple[Tensor, Plan, int]] = []
 
@@ -112,6 +113,7 @@ class Run:
         """
         plans = self.plans(self.epoch)
         begun = self.step * self.config.accumulate
+        self.losses = self.losses[:begun]
         steps = in_order(self.read, list(enumerate(plans))[begun:], ahead=AHEAD)
         gpus = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices=gpus), closing(steps):
@@ -124,7 +126,7 @@ class Run:
         row |= {"lr": self.optimizer.param_groups[0]["lr"]}
         found = validate(self.averaged, self.regions, self.tokens, self.val) if not self.rank else {}
         self.history.append(row | told_by_first(found))
-        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+        self.epoch, self.step = self.epoch + 1, 0
         return self.history[-1]
 
     def read(self, numbered: tuple[int, Plan]) -> Step:

@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
     """fraction of regions left out in training"""
     token_drop: float = Field(0.1, ge=0, lt=1)
     """fraction of wordpieces left out in training"""
-    length_groups: int = Field(2, ge=1)
+    length_groups: int = Field(3, ge=1)
     """by length, that the captions of a step are split into, each padded to its own longest"""
     patience: int = Field(0, ge=0)
     """epochs without a higher rsum on validation after which training ends; 0 for never"""
@@ -159,7 +159,7 @@ def train(
 
 def epochs(run: Run, keeper: Keeper, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
     """The epochs that are left, each put on disk and told of."""
-    board = Board(keeper.folder, run.done) if run.config.tensorboard and not run.rank else None
+    board = Board(keeper.folder, run.epoch * run.batches + 1) if run.config.tensorboard and not run.rank else None
     while not run.ended:
         began, before = time.perf_counter(), run.done
         seen = sum(len(plan.images) + len(plan.captions) for plan in run.plans(run.epoch))
@@ -168,7 +168,7 @@ def epochs(run: Run, keeper: Keeper, on_epoch: Callable[[dict[str, float]], None
         seconds = time.perf_counter() - began
         left = seconds / (run.done - before) * (run.config.epochs * run.steps - run.done)
         if board:
-            board.epoch(row, run.done)
+            board.epoch(row, run.losses, run.epoch * run.batches)
         if on_epoch and not run.rank:
             told = {"epochs": run.config.epochs, "rows": seen, "seconds": seconds, "seconds_left": left}
             on_epoch(row | told)

@@ -6,14 +6,15 @@ import sys
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from data.store import Store
 from pipeline.cli import build
+from tern import embed
 from tern.distributed import gather
 from tern.run import Run
 from tern.train import TrainConfig, train
@@ -98,9 +99,11 @@ def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # 
     assert len(rows[0]) == len(rows[1]) == configs[0].epochs
     for one, two in zip(*rows, strict=True):
         assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
-    weights = [load_file(run / "last.safetensors") for run in (folder / "run", tmp_path)]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], rtol=0.05, atol=5e-3, msg=name)
+    # vectors, not weights: the bias of the keys has no gradient but rounding, and Adam makes steps of that
+    names = [caption.id for caption in world[2].split("val").captions]
+    models = [embed.load(run) for run in (folder / "run", tmp_path)]
+    one, two = (np.concatenate([rows for _, rows in embed.embed_captions(m, world[1], names)]) for m in models)
+    np.testing.assert_allclose(one, two, atol=5e-3)
     assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
 
 

@@ -96,6 +96,34 @@ def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monk
     assert done == list(range(6, 5 * STEPS))
 
 
+def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
+    """Rows item by item, each kept or left out by the draw, images first; halves of a step are halves of it."""
+    regions, tokens, dataset = world
+    run = Run(TrainConfig(**(CONFIG | {"token_drop": 0.3})), regions, tokens, dataset, "cpu")
+    plan, draw = run.plans(0)[1], np.random.default_rng(5)
+    expected = []
+    for store, ids, drop in ((regions, plan.images, 0.2), (tokens, plan.captions, 0.3)):
+        chances = draw.random(sum(len(store.read("features", [name])) for name in ids)).tolist()
+        for name in ids:
+            rows = store.read("features", [name])
+            stays = [chances.pop(0) >= drop or k == 0 for k in range(len(rows))]
+            expected.append(rows[stays])
+    found = []
+    whole = run.sources.step(plan, np.random.default_rng(5))
+    halves = [run.sources.step(plan, np.random.default_rng(5), (rank, 2)) for rank in range(2)]
+    for steps in ([whole], halves):
+        images = [row[mask] for step in steps for row, mask in zip(step.images.features, step.images.mask, strict=True)]
+        captions = []
+        for step in steps:
+            rows = [row[mask] for group in step.captions for row, mask in zip(group.features, group.mask, strict=True)]
+            captions += [rows[place] for place in step.order]
+        found.append(images + captions)
+    for each in found:
+        assert len(each) == len(expected)
+        for rows, truth in zip(each, expected, strict=True):
+            np.testing.assert_array_equal(rows.numpy(), truth.astype(np.float32))
+
+
 def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
     """And neither does the number of threads that read, nor what a step reads ahead."""
     regions, tokens, dataset = world
@@ -199,9 +227,22 @@ def test_tensorboard_has_the_curve(world, tmp_path):  # noqa: F811
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     rows = []
-    train(TrainConfig(**(CONFIG | {"tensorboard": True, "epochs": 2})), *world, tmp_path, rows.append)
-    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("validation/rsum")
-    assert [event.value for event in found] == [pytest.approx(row["rsum"]) for row in rows]
+
+    def stop(row):
+        rows.append(row)
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    config = TrainConfig(**(CONFIG | {"tensorboard": True, "epochs": 3}))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, *world, tmp_path, stop)
+    train(config, *world, tmp_path, rows.append)
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in found.Scalars("validation/rsum")] == pytest.approx([row["rsum"] for row in rows])
+    losses = found.Scalars("loss/batch")
+    assert [event.step for event in losses] == list(range(1, 25))
+    means = np.array([event.value for event in losses]).reshape(3, 8).mean(axis=1)
+    assert means == pytest.approx([row["loss"] for row in rows])
 
 
 def test_tensorboard_that_is_missing_is_named(world, tmp_path, monkeypatch):  # noqa: F811
