@@ -46,8 +46,7 @@ def rate(step: int, steps: int, warmup: float, schedule: str = "cosine") -> floa
 @torch.no_grad()
 def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's; the decay is small at first, else the start would stay in them."""
-    for mean, new in zip(averaged.parameters(), model.parameters(), strict=True):
-        mean.lerp_(new, 1 - decay)
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)  # one call for a GPU
 
 
 def on_plateau(loss: float, captions: int, config: LossConfig) -> bool:

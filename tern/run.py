@@ -62,7 +62,7 @@ class Run:
         )  # batches in a row on the plateau of the hinge; a resumed run counts anew
         self.losses: list[float] = []  # of the batches of the epoch under way, or of the last one
         self.history: list[dict[str, float]] = []
-        self._unsettled: list[tuple[Tensor, Plan, int]] = []
+        self._unsettled: list[tuple[Tensor, Any, Plan, int]] = []
 
     def _build(self, text: nn.Module | None) -> None:
         c = self.config
@@ -148,7 +148,7 @@ class Run:
                 loss = self.loss_of(plan, number, next(steps))
                 (loss / len(plans)).backward()
             self.settle()  # of the batch before this one: a GPU is at work on this one meanwhile
-            self._unsettled.append((loss.detach(), plan, number))
+            self._note(loss.detach(), plan, number)
         share_gradients(self.loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
         self.optimizer.step()
@@ -172,13 +172,23 @@ class Run:
         loss = self.easy if self.easy and self.epoch < c.easy_epochs else self.loss
         return loss(seen, told, labels.to(to), owners.to(to))
 
+    def _note(self, loss: Tensor, plan: Plan, number: int) -> None:
+        """Have a loss brought to the processor; on a GPU that happens in its turn, and nobody waits for it here."""
+        value = loss.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event() if loss.is_cuda else None
+        if arrived:
+            arrived.record()
+        self._unsettled.append((value, arrived, plan, number))
+
     def settle(self) -> None:
-        """Take note of the losses of the batches that are through.
+        """Look at the losses of the batches that are through.
 
         Raises:
             ValueError: one is not finite; the epoch, the batch and its images are named
         """
-        for loss, plan, number in self._unsettled:
+        for loss, arrived, plan, number in self._unsettled:
+            if arrived:
+                arrived.synchronize()
             if not loss.isfinite():
                 raise ValueError(
                     f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {number + 1}, on the images "
