@@ -78,7 +78,7 @@ class TrainConfig(BaseModel):
     bf16: bool = False
     """forward and backward in bfloat16 (autocast); weights, loss and metrics stay float32"""
     compile: bool = False
-    """the model through torch.compile: a minute at the start, and less a step; needs a C++ compiler on a CPU"""
+    """the model through torch.compile: about a minute at the start; needs a C++ compiler on a CPU"""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: the GPU if there is one"""
     save_steps: int = Field(0, ge=0)
