@@ -56,10 +56,8 @@ class Run:
             device.startswith("cuda"),
         )  # fmt: skip
         self.epoch, self.step = 0, 0
-        self._warned, self._standing = (
-            False,
-            0,
-        )  # batches in a row on the plateau of the hinge; a resumed run counts anew
+        self._warned = False
+        self._standing = 0  # batches in a row on the plateau of the hinge; a resumed run counts anew
         self.losses: list[float] = []  # of the batches of the epoch under way, or of the last one
         self.history: list[dict[str, float]] = []
         self._unsettled: list[tuple[Tensor, Any, Plan, int]] = []
