@@ -4,13 +4,17 @@ Worker processes would have to hand every batch over: a second copy, through sha
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from data.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,18 @@ def batches(
     Each has fresh arrays, which are the caller's. An error while reading is raised where its batch would have come.
     Ending the iteration early stops the threads. Raises ValueError for `workers` or `ahead` below 1.
     """
+    return in_order(partial(read_batch, store, fields), lists_of_ids, workers, ahead)
+
+
+def in_order(make: Callable[[Any], T], items: Iterable[Any], workers: int = 2, ahead: int = 4) -> Iterator[T]:
+    """`make(item)` of each item in turn, made ahead by threads; errors and an early end as for `batches`."""
     if workers < 1 or ahead < 1:
         raise ValueError(f"workers and ahead are {workers} and {ahead}; both are 1 or more.")
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[T]] = deque()
     try:
-        for ids in lists_of_ids:
-            waiting.append(pool.submit(read_batch, store, fields, ids))
+        for item in items:
+            waiting.append(pool.submit(make, item))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

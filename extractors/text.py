@@ -147,6 +147,20 @@ class TextExtractor:
         return [h[: len(t)].copy() for h, t in zip(hidden, ids, strict=True)]
 
 
+class TextEncoder(torch.nn.Module):
+    """The layers whose output a `TextExtractor` of this config stores, to be trained with what reads it."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.bert = TextExtractor(config.model_copy(update={"device": "cpu"}))._model
+        self._mean = config.layer == MEAN
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token ids (b, l) as a token store has them, mask (b, l) bool -> (b, l, d)"""
+        out = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=self._mean)
+        return torch.stack(out.hidden_states[-MEANT:]).mean(0) if self._mean else out.last_hidden_state
+
+
 def _characters(text: str) -> str:
     """The text with surrogate pairs joined, and a half that stands alone as U+FFFD: tokenizers take neither."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -16,6 +16,7 @@ from pipeline.indexing import build_index
 from pipeline.plan import Plan
 from pipeline.stages import Vectors
 from pipeline.workers import Map
+from tern.distributed import first_alone, joined
 
 JOURNAL = "journal.jsonl"
 T = TypeVar("T")
@@ -74,14 +75,16 @@ class Chain:
         """Folder of the trained model."""
         if self._pinned is not None:
             return self._pinned
-        inputs = (self.plan.train, self.regions, self.tokens, self.usable, self.plan.workspace)
-        return self._timed("training", lambda: stages.train(*inputs, self._on_epoch))
+        with joined():
+            with first_alone():  # it makes the stores, and the others find them made
+                inputs = (self.plan.train, self.regions, self.tokens, self.usable, self.plan.workspace)
+            return self._timed("training", lambda: stages.train(*inputs, self._on_epoch, self.plan.text))
 
     @cached_property
     def vectors(self) -> Vectors:
         """Folders of the two vector stores."""
         inputs = (self.model, self.regions, self.tokens, self.usable, self.plan.workspace)
-        return self._timed("embedding", lambda: stages.embed(*inputs, self._each("embedding")))
+        return self._timed("embedding", lambda: stages.embed(*inputs, self._each("embedding"), self.plan.text))
 
     @cached_property
     def metrics(self) -> Path:

@@ -66,11 +66,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _chain(plan: str, overrides: list[str] | None) -> "Chain":
+def _chain(plan: str, overrides: list[str] | None, several: bool = False) -> "Chain":
     from pipeline.chain import Chain
     from pipeline.plan import load_plan
     from pipeline.workers import in_processes
+    from tern.distributed import launched
 
+    if launched() and not several:
+        raise ValueError("torchrun is for `train` alone: train with it first, then run this command without it")
     loaded = load_plan(plan, tuple(overrides or ()))
     return Chain(loaded, lambda label: in_processes(loaded.workers, label), _print_epoch)
 
@@ -107,8 +110,16 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
 
 def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Train TERN on the features. [dim]Example: tern train --set train.seed=1 --set train.epochs=40[/dim]"""
-    typer.echo(f"model  {_chain(plan, overrides).model}")
+    """Train TERN on the features, in one process or under torchrun.
+
+    [dim]Examples: tern train --set train.seed=1 --set train.epochs=40
+    torchrun --nproc-per-node 2 -m pipeline.cli train --plan flickr30k[/dim]
+    """
+    from tern.distributed import leads
+
+    model = _chain(plan, overrides, several=True).model
+    if leads():
+        typer.echo(f"model  {model}")
 
 
 def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:

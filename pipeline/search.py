@@ -15,9 +15,8 @@ from extractors.regions import RegionExtractor
 from extractors.text import TextExtractor
 from index import Index
 from pipeline.plan import Plan
-from pipeline.stages import prepare
-from tern.embed import embed_regions, embed_tokens
-from tern.embed import load as load_model
+from pipeline.stages import prepare, trained
+from tern.embed import embed_regions, embed_tokens, field_of
 
 MAX_QUERY_CHARACTERS = 2_000
 MATCHED = 2  # regions shown a hit
@@ -53,7 +52,7 @@ class Searcher:
         self.plan = plan
         self.index = Index.open(plan.workspace / "index")
         made_by = self.index.manifest["provenance"]
-        self._model = load_model(plan.workspace / "models" / made_by["model"])
+        self._model = trained(plan.workspace / "models" / made_by["model"], plan.text)
         self._regions = self._region_store(made_by["regions"])
         self._tokens_name = made_by["tokens"]
         self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
@@ -92,7 +91,7 @@ class Searcher:
         sentence = " ".join(sentence.split())
         if not sentence or len(sentence) > MAX_QUERY_CHARACTERS:
             raise ValueError(f"a query has 1 to {MAX_QUERY_CHARACTERS:,} characters, this one {len(sentence):,}.")
-        return embed_tokens(self._model, [self._text([sentence])[0].features])
+        return embed_tokens(self._model, [getattr(self._text([sentence])[0], field_of(self._model))])
 
     def image_vector(self, path: Path) -> np.ndarray:
         """(1, e) unit vector of a photograph. Where regions were not extracted here, only their images are known."""

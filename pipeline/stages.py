@@ -22,9 +22,10 @@ from data.store import Store
 from extractors.catalogue import RegionsConfig, recipe, region_extractor
 from extractors.images import load_image
 from extractors.stream import MODEL, stream
-from extractors.text import TextConfig, TextExtractor
+from extractors.text import TextConfig, TextEncoder, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
+from tern.distributed import chosen_device
 from tern.embed import embed_captions, embed_images
 from tern.embed import load as load_model
 from tern.metrics import retrieval_metrics
@@ -181,11 +182,17 @@ def train(
     dataset: Dataset,
     workspace: Path,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    text: TextConfig | None = None,
 ) -> Path:
-    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder."""
+    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder.
+
+    `text` is what the tokens were extracted with, for a config with `fine_tune`.
+    """
     region_store, token_store = Store(regions), Store(tokens)
     name = fingerprint(config, region_store, token_store, dataset)
-    return train_tern(config, region_store, token_store, dataset, workspace / "models" / f"tern-{name}", on_epoch)
+    folder, device = workspace / "models" / f"tern-{name}", chosen_device(config.device)
+    encoder = TextEncoder(text) if config.fine_tune and text else None
+    return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,7 @@ class VectorJob:
     side: str
     folder: Path
     plan: ShardPlan
+    text: TextConfig | None = None
 
     @property
     def size(self) -> int:
@@ -204,8 +212,18 @@ class VectorJob:
         return len(self.plan.items)
 
 
-def embed(model: Path, regions: Path, tokens: Path, dataset: Dataset, workspace: Path, each: Map = map) -> Vectors:
+def embed(
+    model: Path,
+    regions: Path,
+    tokens: Path,
+    dataset: Dataset,
+    workspace: Path,
+    each: Map = map,
+    text: TextConfig | None = None,
+) -> Vectors:
     """Unit vectors of every image and caption that has none of this model yet. Returns the two stores' folders.
+
+    `text` is what the tokens were extracted with, for a model whose text encoder was fine-tuned.
 
     Raises ValueError if the features are not of the extractors that the model was trained on.
     """
@@ -223,7 +241,7 @@ def embed(model: Path, regions: Path, tokens: Path, dataset: Dataset, workspace:
             folders[side] = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
             items = [Item(*pair) for pair in zip(ids[side], store.hashes(ids[side]), strict=True)]
             plans = stores.enter_context(filling(folders[side], items, VECTORS_PER_SHARD))
-            jobs += [VectorJob(model, store.folder, side, folders[side], plan) for plan in plans]
+            jobs += [VectorJob(model, store.folder, side, folders[side], plan, text) for plan in plans]
         list(each(vectors_shard, jobs))
     return Vectors(folders["image"], folders["caption"])
 
@@ -231,13 +249,15 @@ def embed(model: Path, regions: Path, tokens: Path, dataset: Dataset, workspace:
 def vectors_shard(job: VectorJob) -> str:
     """Make one shard of a vector store; returns its file name."""
     function = {"image": embed_images, "caption": embed_captions}[job.side]
-    blocks = function(_model(job.model), Store(job.source), [item.id for item in job.plan.items])
+    blocks = function(trained(job.model, job.text), Store(job.source), [item.id for item in job.plan.items])
     return write_shard(job.folder, job.plan, ({"features": row[None]} for _, rows in blocks for row in rows))
 
 
 @lru_cache(maxsize=1)
-def _model(folder: Path) -> Any:
-    return load_model(folder)
+def trained(folder: Path, text: TextConfig | None) -> Any:
+    """The model of a folder; with its own text encoder, of the kind that `text` says, if that was fine-tuned."""
+    encoder = TextEncoder(text) if text and read_json(folder / "model.json").get("fine_tuned") else None
+    return load_model(folder, text=encoder)
 
 
 def evaluate(vectors: Vectors, dataset: Dataset, workspace: Path, splits: tuple[str, ...] = HELD_OUT) -> Path:

@@ -8,8 +8,9 @@ Shapes: b images, n captions, r regions, l wordpieces, d features, k rows of all
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,27 +78,89 @@ def take_turns(own: Sequence[str], first: int, count: int) -> list[str]:
     return [own[(first + step) % len(own)] for step in range(min(count, len(own)))]
 
 
-def read_images(store: Store, ids: Sequence[str], drop: float = 0.0, draw: np.random.Generator | None = None) -> Images:
+@dataclass(frozen=True)
+class Step:
+    """What the model sees of one plan: images, and captions in groups of like length, each padded to its own longest.
+
+    Caption j of the plan (or of the part of it that was read) is row `order[j]` of the groups one after another.
+    """
+
+    images: Images
+    captions: tuple[Captions, ...]
+    order: Tensor  # (n,) int64
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where steps are read from, and what becomes of the rows."""
+
+    regions: Store
+    tokens: Store
+    field: str = "features"
+    """of the token store: `features`, or `token_ids` for a text encoder that is trained too"""
+    region_drop: float = 0.0
+    """fraction of the regions of a step to leave out"""
+    token_drop: float = 0.0
+    """fraction of the wordpieces of a step to leave out"""
+    groups: int = 1
+    """by length, that the captions of a step are split into"""
+    pinned: bool = False
+    """page-locked memory, for a GPU to fetch beside its work"""
+
+    def step(self, plan: Plan, draw: np.random.Generator, part: tuple[int, int] = (0, 1)) -> Step:
+        """The step of a plan, or the share of process `part[0]` of `part[1]`; what is dropped depends on neither."""
+        images, captions = share(plan, *part)
+        stay = remain(self.regions.lengths(plan.images), self.region_drop, draw)[images]
+        seen = read_images(self.regions, plan.images[images], stay)
+        stay = remain(self.tokens.lengths(plan.captions), self.token_drop, draw)[captions]
+        places = np.argsort(stay.sum(axis=1), kind="stable")
+        groups = [group for group in np.array_split(places, self.groups) if len(group)]
+        names = plan.captions[captions]
+        told = [read_captions(self.tokens, [names[j] for j in g], stay[g], self.field) for g in groups]
+        step = Step(seen, tuple(told), torch.from_numpy(np.argsort(places)))
+        return moved(step, Tensor.pin_memory) if self.pinned else step
+
+
+def share(plan: Plan, rank: int, world: int) -> tuple[slice, slice]:
+    """Which images of a plan, and which of its captions, are those of process `rank` of `world`: a run of each."""
+    first, last = (len(plan.images) * k // world for k in (rank, rank + 1))
+    return slice(first, last), slice(*(int(place) for place in np.searchsorted(plan.owners, (first, last))))
+
+
+def read_images(store: Store, ids: Sequence[str], stay: np.ndarray | None = None) -> Images:
     """The regions of some images as one batch.
 
     Args:
         store: a region store
         ids: b image ids
-        drop: fraction of the regions to leave out, by `draw`; the first of an image stays
+        stay: (b, longest or more) bool from `remain`: the rows that stay; all of them if it is not given
     """
-    lengths = store.lengths(ids)
-    keep = kept(lengths, drop, draw)
-    features, boxes = store.read("features", ids), store.read("boxes", ids)
-    return pad_images(features[keep], boxes[keep], store.read("size", ids), counts(lengths, keep))
+    features, lengths = store.read_padded("features", ids)
+    boxes, _ = store.read_padded("boxes", ids)
+    stay = remain(lengths) if stay is None else stay
+    padded, mask = tighten(features, stay)
+    return Images(padded, tighten(boxes, stay)[0], torch.from_numpy(np.asarray(store.read("size", ids), "f4")), mask)
 
 
 def read_captions(
-    store: Store, ids: Sequence[str], drop: float = 0.0, draw: np.random.Generator | None = None
+    store: Store, ids: Sequence[str], stay: np.ndarray | None = None, field: str = "features"
 ) -> Captions:
-    """The wordpieces of some captions as one batch; `drop` and `draw` as for `read_images`."""
-    lengths = store.lengths(ids)
-    keep = kept(lengths, drop, draw)
-    return pad_captions(store.read("features", ids)[keep], counts(lengths, keep))
+    """The wordpieces of some captions as one batch; `stay` as for `read_images`. With `token_ids`: (n, l) int64."""
+    rows, lengths = store.read_padded(field, ids)
+    return Captions(*tighten(rows, remain(lengths) if stay is None else stay))
+
+
+def remain(lengths: np.ndarray, drop: float = 0.0, draw: np.random.Generator | None = None) -> np.ndarray:
+    """(b, longest) bool: which rows of items of `lengths` (b,) stay when a fraction `drop` goes, as `kept` has it."""
+    real = np.arange(int(lengths.max(initial=0)))[None] < lengths[:, None]
+    real[real] = kept(lengths, drop, draw)
+    return real
+
+
+def tighten(rows: np.ndarray, stay: np.ndarray) -> tuple[Tensor, Tensor]:
+    """rows (b, longest, ...) and which of them stay (b, longest or more) -> as `pad`"""
+    stay = stay[:, : rows.shape[1]]
+    return pad(rows[stay], stay.sum(axis=1))
 
 
 def pad_images(features: np.ndarray, boxes: np.ndarray, sizes: np.ndarray, lengths: np.ndarray) -> Images:
@@ -115,14 +178,14 @@ def pad(rows: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
     """Rows one after another into a rectangle.
 
     Args:
-        rows: (k, d); lengths: (b,) rows of each item, adding up to k
+        rows: (k, ...); lengths: (b,) rows of each item, adding up to k
 
-    Returns: (b, longest, d) float32 with zeros behind each item, and the mask (b, longest) bool. An
-        item without rows gets one real row of zeros, so that attention has something to look at.
+    Returns: (b, longest, ...), float32 or for whole numbers int64, with zeros behind each item, and the mask
+        (b, longest) bool. An item without rows gets one real row of zeros, so that attention has something to look at.
     """
     place = np.arange(max(1, int(lengths.max(initial=1))))[None]  # (1, longest)
     filled = place < lengths[:, None]  # (b, longest)
-    out = np.zeros((*filled.shape, rows.shape[1]), np.float32)
+    out = np.zeros((*filled.shape, *rows.shape[1:]), np.int64 if rows.dtype.kind in "iu" else np.float32)
     out[filled] = rows
     return torch.from_numpy(out), torch.from_numpy(filled | (place == 0))
 
@@ -137,8 +200,10 @@ def kept(lengths: np.ndarray, drop: float, draw: np.random.Generator | None) -> 
     return stays
 
 
-def counts(lengths: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """(b,) rows left of each item: lengths (b,), keep (k,)"""
-    running = np.concatenate([[0], np.cumsum(keep)])  # (k + 1,)
-    ends = np.cumsum(lengths)
-    return running[ends] - running[ends - lengths]
+def moved(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Images, Captions or a Step with every tensor of it changed."""
+    if isinstance(part, Tensor):
+        return change(part)
+    if isinstance(part, tuple):
+        return tuple(moved(one, change) for one in part)
+    return type(part)(*(moved(getattr(part, field.name), change) for field in fields(part)))

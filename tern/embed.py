@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from data.files import read_json
 from data.records import Dataset
 from data.store import Store
 from tern.batches import Captions, Images, pad_captions, pad_images, read_captions, read_images
+from tern.finetune import FineTuned
 from tern.metrics import retrieval_metrics
 from tern.model import ModelConfig, Tern
 
@@ -25,18 +27,31 @@ WEIGHTS = "best.safetensors"
 CARD = "model.json"
 
 
-def load(folder: Path, device: str = "cpu") -> Tern:
+def build(config: ModelConfig, region_dim: int, token_dim: int, text: nn.Module | None = None) -> nn.Module:
+    """The model of a config, freshly drawn; with `text`, an encoder of token ids, one that trains that too."""
+    tern = Tern(config, region_dim, token_dim)
+    return tern if text is None else FineTuned(tern, text)
+
+
+def load(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn.Module:
     """The trained model of a folder that `tern.train.train` has finished, in eval mode.
+
+    Args:
+        text: the text encoder, for a model that was trained with `fine_tune`; its weights are replaced
 
     Raises:
         FileNotFoundError: training has not finished there
-        ValueError: the weights do not fit the model that the card describes
+        ValueError: the weights do not fit the model that the card describes, or `text` is missing or too much
     """
     card = Path(folder) / CARD
     if not card.is_file():
         raise FileNotFoundError(f"{card} is missing: training has not finished in {folder}; run it (again)")
     facts = read_json(card)
-    model = Tern(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"])
+    if facts.get("fine_tuned", False) != (text is not None):
+        raise ValueError(
+            f"{card} says that fine_tuned is {facts.get('fine_tuned', False)}: then, and only then, give `text`"
+        )
+    model = build(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"], text)
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     except (RuntimeError, OSError, SafetensorError) as error:
@@ -47,7 +62,7 @@ def load(folder: Path, device: str = "cpu") -> Tern:
 
 
 def embed_images(
-    model: Tern, store: Store, ids: Sequence[str], batch: int = 256
+    model: nn.Module, store: Store, ids: Sequence[str], batch: int = 256
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Vectors of stored images: yields (ids, (b, e) float32 of unit length), `batch` images at a time, in order."""
     for start in range(0, len(ids), batch):
@@ -56,15 +71,15 @@ def embed_images(
 
 
 def embed_captions(
-    model: Tern, store: Store, ids: Sequence[str], batch: int = 256
+    model: nn.Module, store: Store, ids: Sequence[str], batch: int = 256
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Vectors of stored captions: yields (ids, (b, e) float32 of unit length), `batch` captions at a time, in order."""
     for start in range(0, len(ids), batch):
         part = list(ids[start : start + batch])
-        yield part, forward_captions(model, read_captions(store, part))
+        yield part, forward_captions(model, read_captions(store, part, field=field_of(model)))
 
 
-def validate(model: Tern, regions: Store, tokens: Store, part: Dataset) -> dict[str, float]:
+def validate(model: nn.Module, regions: Store, tokens: Store, part: Dataset) -> dict[str, float]:
     """`retrieval_metrics` of one split, from the stores."""
     images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
     seen = np.concatenate([rows for _, rows in embed_images(model, regions, images)])
@@ -72,20 +87,27 @@ def validate(model: Tern, regions: Store, tokens: Store, part: Dataset) -> dict[
     return retrieval_metrics(seen, images, told, [part.owner[name] for name in captions])
 
 
-def embed_tokens(model: Tern, captions: Sequence[np.ndarray]) -> np.ndarray:
+def field_of(model: nn.Module) -> str:
+    """What of a caption a model reads: `features`, or `token_ids` where it has a text encoder of its own."""
+    return getattr(model, "token_field", "features")
+
+
+def embed_tokens(model: nn.Module, captions: Sequence[np.ndarray]) -> np.ndarray:
     """Vectors of fresh captions, for instance typed ones.
 
     Args:
-        captions: for each its (l, d) wordpiece features, [CLS] first
+        captions: for each its (l, d) wordpiece features, [CLS] first; or its (l,) token ids, if `field_of` says so
 
     Returns: (n, e) float32 of unit length
     """
-    check_dim("wordpiece", captions, model.token_dim)
     lengths = np.array([len(rows) for rows in captions], np.int64)
+    if field_of(model) == "token_ids":
+        return forward_captions(model, pad_captions(np.concatenate(captions), lengths))
+    check_dim("wordpiece", captions, model.token_dim)
     return forward_captions(model, pad_captions(as_stored(captions), lengths))
 
 
-def embed_regions(model: Tern, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int]]]) -> np.ndarray:
+def embed_regions(model: nn.Module, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int]]]) -> np.ndarray:
     """Vectors of fresh images.
 
     Args:
@@ -117,7 +139,7 @@ def check_dim(what: str, items: Sequence[np.ndarray], dim: int) -> None:
 
 
 @torch.inference_mode()
-def forward_images(model: Tern, batch: Images) -> np.ndarray:
+def forward_images(model: nn.Module, batch: Images) -> np.ndarray:
     """One padded batch -> (b, e) float32"""
     device = next(model.parameters()).device
     parts = (batch.features, batch.boxes, batch.sizes, batch.mask)
@@ -125,7 +147,7 @@ def forward_images(model: Tern, batch: Images) -> np.ndarray:
 
 
 @torch.inference_mode()
-def forward_captions(model: Tern, batch: Captions) -> np.ndarray:
+def forward_captions(model: nn.Module, batch: Captions) -> np.ndarray:
     """One padded batch -> (n, e) float32"""
     device = next(model.parameters()).device
     return model.embed_captions(batch.features.to(device), batch.mask.to(device)).cpu().numpy()

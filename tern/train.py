@@ -1,38 +1,34 @@
 """Training: two stores and a data set into a folder with the best weights.
 
-The folder holds `last.pt` (everything a resumed run needs), `best.safetensors`, `history.csv` (a row
-an epoch) and `model.json`, which is written last: with it the training is done, without it, it is not.
-A run that is killed anywhere and started again ends, on a CPU, with the same bits as one straight
-through: each epoch draws from its own seeds, and an epoch counts only when its state is on disk.
+The folder holds `last.pt` (everything a resumed run needs), `best.safetensors`, `last.safetensors` and
+`ema.safetensors`, `history.csv` (a row an epoch), `curves.png`, and `model.json`, which is written last:
+with it the training is done, without it, it is not. A run that is killed anywhere and started again
+ends, on a CPU, with the same bits as one straight through.
 """
 
 from __future__ import annotations
 
-import copy
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from data.files import atomic, digest, read_json, sweep, write_json
+from data.files import digest, read_json, sweep, write_json
 from data.records import Dataset
 from data.store import Store
-from tern.batches import Plan, plan_epoch, read_captions, read_images
-from tern.embed import CARD, WEIGHTS, validate
-from tern.losses import LossConfig, build_loss
-from tern.model import ModelConfig, Tern
-from tern.optim import average, groups, rate
+from tern.checkpoint import Keeper, restore, same_run
+from tern.curves import Board
+from tern.distributed import wait
+from tern.embed import CARD
+from tern.losses import LossConfig
+from tern.model import ModelConfig
+from tern.run import Run
 
-VERSION = 1  # to be raised when equal settings give other weights: runs are named by it
-LAST = "last.pt"
-HISTORY = "history.csv"
+VERSION = 2  # to be raised when equal settings give other weights: runs are named by it
+FREE = {"device", "save_steps", "save_seconds", "tensorboard"}  # settings that are no part of what a run is
 
 
 class TrainConfig(BaseModel):
@@ -49,10 +45,18 @@ class TrainConfig(BaseModel):
     """captions of each image in a step; they take turns from epoch to epoch"""
     lr: float = Field(1e-3, gt=0)
     """highest learning rate of AdamW"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """of AdamW: decays of its averages of the gradient and of its square"""
+    eps: float = Field(1e-8, gt=0)
+    """of AdamW: added to the root of the average of the square"""
     weight_decay: float = Field(1e-2, ge=0)
     """of weight matrices; biases, norms and the temperature are left alone"""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """fraction of the steps in which the rate rises from 0; a cosine takes it down to 0 after that"""
+    warmup: float = Field(0.1, ge=0)
+    """fraction of the steps in which the rate rises from 0; from 1 on, the number of those steps"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """what the rate does after it has risen: down to 0 by a cosine, or nothing"""
+    accumulate: int = Field(1, ge=1)
+    """batches a step: the mean of their gradients moves the weights; negatives come from within each batch"""
     clip_norm: float = Field(2.0, gt=0)
     """largest norm of the gradient of the model"""
     ema: float = Field(0.98, ge=0, lt=1)
@@ -63,8 +67,26 @@ class TrainConfig(BaseModel):
     """fraction of regions left out in training"""
     token_drop: float = Field(0.1, ge=0, lt=1)
     """fraction of wordpieces left out in training"""
+    length_groups: int = Field(3, ge=1)
+    """by length, that the captions of a step are split into, each padded to its own longest"""
+    patience: int = Field(0, ge=0)
+    """epochs without a higher rsum on validation after which training ends; 0 for never"""
+    fine_tune: bool = False
+    """train the text encoder too, from the token ids of the store; else its stored features are what is read"""
+    text_rate: float = Field(0.1, gt=0)
+    """learning rate of the text encoder as a fraction of `lr`"""
     bf16: bool = False
     """forward and backward in bfloat16 (autocast); weights, loss and metrics stay float32"""
+    compile: bool = False
+    """the model through torch.compile: about a minute at the start; needs a C++ compiler on a CPU"""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: the GPU if there is one"""
+    save_steps: int = Field(0, ge=0)
+    """steps between two states on disk in the middle of an epoch; 0 for none by this rule"""
+    save_seconds: float = Field(300, ge=0)
+    """seconds between two such states; 0 for none by this rule"""
+    tensorboard: bool = False
+    """write scalars for TensorBoard too; the package of that name must be installed"""
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
 
@@ -80,7 +102,7 @@ def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dat
         part = dataset.split(split)
         images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
         parts.append([split, regions.content(images), tokens.content(captions), sorted(part.owner.items())])
-    return digest([VERSION, config.model_dump(mode="json"), parts])
+    return digest([VERSION, config.model_dump(mode="json", exclude=FREE), parts])
 
 
 def train(
@@ -91,8 +113,11 @@ def train(
     folder: Path,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str = "cpu",
+    text_encoder: nn.Module | None = None,
 ) -> Path:
     """Train on split `train`, choose the epoch with the highest rsum on `val`.
+
+    Where several processes are one group (`tern.distributed.joined`), each calls this and trains with its share.
 
     Args:
         regions: region store with an item for every image
@@ -100,7 +125,8 @@ def train(
         folder: where the run lives; a finished one is returned at once, a broken-off one is resumed
         on_epoch: called after each epoch that this call runs, with its row of the history and
             `epochs`, `rows` (images and captions seen), `seconds` and `seconds_left`
-        device: `cpu` or `cuda`; no part of the run's name
+        device: `cpu` or `cuda`; no part of the run's name, as the number of processes is none
+        text_encoder: (ids (b, l), mask (b, l)) -> (b, l, d), what the tokens' features were made with; for `fine_tune`
 
     Returns: the folder, with `model.json` in it
 
@@ -110,144 +136,52 @@ def train(
     """
     if not dataset.split("val").captions:
         raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some")
+    if config.fine_tune != (text_encoder is not None):
+        raise ValueError("fine_tune needs a text encoder, and without it none is taken: give both or neither")
     folder, key = Path(folder), fingerprint(config, regions, tokens, dataset)
-    if (folder / CARD).is_file():
+    done = (folder / CARD).is_file()
+    wait()  # else a fast process might write the card while a slow one looks for it
+    if done:
         same_run(read_json(folder / CARD)["fingerprint"], key, folder)
         return folder
-    run = Run(config, regions, tokens, dataset, device)
-    sweep(folder)
-    run.restore(folder, key)
-    while run.epoch < config.epochs:
-        began = time.perf_counter()
-        row, seen = run.one_epoch()
-        run.save(folder, key)
-        if on_epoch:
-            seconds = time.perf_counter() - began
-            left = seconds * (config.epochs - run.epoch)
-            on_epoch(row | {"epochs": config.epochs, "rows": seen, "seconds": seconds, "seconds_left": left})
-    finish(folder, key, run)
+    run = Run(config, regions, tokens, dataset, device, text_encoder)
+    if not run.rank:
+        sweep(folder)
+    restore(folder, key, run)
+    keeper = Keeper(folder, key, run, config.save_steps, config.save_seconds)
+    epochs(run, keeper, on_epoch)
+    if not run.rank:
+        keeper.leave()
+        write_card(folder, key, run)
+    wait()
     return folder
 
 
-class Run:
-    """The state of one training: model, averaged model, optimiser, and the history so far."""
-
-    def __init__(self, config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset, device: str) -> None:
-        self.config, self.regions, self.tokens, self.device = config, regions, tokens, device
-        learn, self.val = dataset.split("train"), dataset.split("val")
-        self.captions_of = {name: [c.id for c in own] for name, own in learn.captions_of.items()}
-        self.label = {name: place for place, name in enumerate(self.captions_of)}
-        self.steps = len(self.plans(0))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.model = Tern(config.model, regions.dim, tokens.dim).to(device)
-        self.averaged = copy.deepcopy(self.model).eval()
-        self.loss = build_loss(config.loss).to(device)
-        self.easy = (
-            build_loss(config.loss.model_copy(update={"negatives": "all"})) if config.loss.name == "hinge" else None
-        )
-        self.optimizer = torch.optim.AdamW(groups(self.model, self.loss, config.weight_decay), lr=config.lr)
-        self.epoch, self.history, self.best = 0, [], -1.0
-
-    def plans(self, epoch: int) -> list[Plan]:
-        """Batches of an epoch."""
-        c = self.config
-        return plan_epoch(self.captions_of, c.batch_images, c.captions_per_image, c.seed, epoch)
-
-    def one_epoch(self) -> tuple[dict[str, float], int]:
-        """Train and validate once; returns the row of the history, and images plus captions seen."""
-        total, plans = 0.0, self.plans(self.epoch)
-        with torch.random.fork_rng(devices=[]):
-            # dropout draws from torch's global state: seeded an epoch, it needs no saving
-            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.epoch]).generate_state(1)[0]))
-            for step, plan in enumerate(plans):
-                total += self.one_step(plan, step)
-        self.epoch += 1
-        row = {"epoch": self.epoch, "loss": total / len(plans), "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= validate(self.averaged, self.regions, self.tokens, self.val)
-        self.history.append(row)
-        return row, sum(len(plan.images) + len(plan.captions) for plan in plans)
-
-    def one_step(self, plan: Plan, step: int) -> float:
-        """Forward, backward, update; returns the loss."""
-        done = self.epoch * self.steps + step
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * rate(done, self.steps * self.config.epochs, self.config.warmup)
-        self.model.train()
-        loss = self.loss_of(plan, step)
-        if not loss.isfinite():
-            raise ValueError(
-                f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {step + 1}, on the images "
-                f"{', '.join(plan.images)}; look at their features, or lower lr (now {self.config.lr})"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        average(self.averaged, self.model, min(self.config.ema, (1 + done) / (10 + done)))
-        return loss.item()
-
-    def loss_of(self, plan: Plan, step: int) -> Tensor:
-        """The loss of one batch, with regions and wordpieces dropped."""
-        c, to = self.config, self.device
-        draw = np.random.default_rng([c.seed, 2, self.epoch, step])
-        images = read_images(self.regions, plan.images, c.region_drop, draw)
-        captions = read_captions(self.tokens, plan.captions, c.token_drop, draw)
-        with torch.autocast(torch.device(to).type, torch.bfloat16, enabled=c.bf16):
-            parts = (images.features, images.boxes, images.sizes, images.mask)
-            seen = self.model.embed_images(*(part.to(to) for part in parts))
-            told = self.model.embed_captions(captions.features.to(to), captions.mask.to(to))
-        labels = torch.tensor([self.label[name] for name in plan.images], device=to)
-        loss = self.easy if self.easy and self.epoch < c.easy_epochs else self.loss
-        return loss(seen, told, labels, labels[torch.tensor(plan.owners, device=to)])
-
-    def save(self, folder: Path, key: str) -> None:
-        """Put the end of an epoch on disk: the weights if they are the best, then all state, then the curve."""
-        if self.history[-1]["rsum"] > self.best:
-            self.best = self.history[-1]["rsum"]
-            with atomic(folder / WEIGHTS) as path:
-                save_file({name: value.cpu().contiguous() for name, value in self.averaged.state_dict().items()}, path)
-        state = {name: part.state_dict() for name, part in self.parts().items()}
-        with atomic(folder / LAST) as path:
-            torch.save(state | {"epoch": self.epoch, "history": self.history, "best": self.best, "key": key}, path)
-        write_history(folder / HISTORY, self.history)
-
-    def restore(self, folder: Path, key: str) -> None:
-        """Go on where `save` left off, if it did; ValueError if the folder holds another run."""
-        if not (folder / LAST).is_file():
-            return
-        state = torch.load(folder / LAST, map_location=self.device, weights_only=True)
-        same_run(state["key"], key, folder)
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
-        self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
-
-    def parts(self) -> dict[str, Any]:
-        """Everything with a state of its own."""
-        return {"model": self.model, "averaged": self.averaged, "loss": self.loss, "optimizer": self.optimizer}
+def epochs(run: Run, keeper: Keeper, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
+    """The epochs that are left, each put on disk and told of."""
+    board = Board(keeper.folder, run.epoch * run.batches + 1) if run.config.tensorboard and not run.rank else None
+    while not run.ended:
+        began, before = time.perf_counter(), run.done
+        seen = sum(len(plan.images) + len(plan.captions) for plan in run.plans(run.epoch))
+        row = run.one_epoch(keeper.after_step)
+        keeper.after_epoch()
+        seconds = time.perf_counter() - began
+        left = seconds / (run.done - before) * (run.config.epochs * run.steps - run.done)
+        if board:
+            board.epoch(row, run.losses, run.epoch * run.batches)
+        if on_epoch and not run.rank:
+            told = {"epochs": run.config.epochs, "rows": seen, "seconds": seconds, "seconds_left": left}
+            on_epoch(row | told)
+    if board:
+        board.close()
 
 
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """The curve as CSV, a row an epoch, whole at every moment."""
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def finish(folder: Path, key: str, run: Run) -> None:
+def write_card(folder: Path, key: str, run: Run) -> None:
     """Write the model's card, the one sign that training is done."""
-    write_history(folder / HISTORY, run.history)  # a run killed between state and curve lacks the last row
-    best, config = max(run.history, key=lambda row: row["rsum"]), run.config.model_dump(mode="json")
-    card = {"fingerprint": key, "config": config, "model": config["model"]}
-    card |= {"region_dim": run.regions.dim, "token_dim": run.tokens.dim}
+    best, config = run.history[run.best_epoch - 1], run.config.model_dump(mode="json")
+    card: dict[str, Any] = {"fingerprint": key, "config": config, "model": config["model"]}
+    card |= {"region_dim": run.regions.dim, "token_dim": run.tokens.dim, "fine_tuned": run.config.fine_tune}
     card |= {"regions": digest(run.regions.recipe), "tokens": digest(run.tokens.recipe)}
     card |= {"parameters": sum(p.numel() for p in run.model.parameters()), "epoch": best["epoch"]}
     metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss", "lr")}
     write_json(folder / CARD, card | {"metrics": metrics})
-
-
-def same_run(found: str, key: str, folder: Path) -> None:
-    """ValueError if a folder holds a run of another name."""
-    if found != key:
-        raise ValueError(f"{folder} holds the training {found}, not {key}: other settings or data; give another folder")

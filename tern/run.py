@@ -1,0 +1,215 @@
+"""One training under way: model, averaged model, optimiser, and the steps of an epoch.
+
+A batch is a function of seed, epoch and number, and so are the random numbers of its forward: nothing
+of them needs saving, and a run that goes on from the middle of an epoch does what it would have done.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.loader import in_order
+from data.records import Dataset
+from data.store import Store
+from tern.batches import Plan, Sources, Step, moved, plan_epoch, share
+from tern.distributed import Both, gather, place, share_gradients, told_by_first, wrapped
+from tern.embed import build, field_of, validate
+from tern.losses import build_loss
+from tern.optim import WATCHED, average, groups, on_plateau, rate
+
+if TYPE_CHECKING:
+    from tern.train import TrainConfig
+
+AHEAD = 4  # steps read before they are needed
+
+
+class Run:
+    """The state of one training. `epoch` and `step` count what is done, `step` within the epoch under way."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        regions: Store,
+        tokens: Store,
+        dataset: Dataset,
+        device: str,
+        text: nn.Module | None = None,
+    ) -> None:
+        self.config, self.regions, self.tokens, self.device = config, regions, tokens, device
+        self.rank, self.world = place()
+        learn, self.val = dataset.split("train"), dataset.split("val")
+        self.captions_of = {name: [c.id for c in own] for name, own in learn.captions_of.items()}
+        self.label = {name: number for number, name in enumerate(self.captions_of)}
+        self.batches = len(self.plans(0))
+        self.steps = -(-self.batches // config.accumulate)
+        self._build(text)
+        self.sources = Sources(
+            regions, tokens, field_of(self.model), config.region_drop, config.token_drop, config.length_groups,
+            device.startswith("cuda"),
+        )  # fmt: skip
+        self.epoch, self.step = 0, 0
+        self._warned = False
+        self._standing = 0  # batches in a row on the plateau of the hinge; a resumed run counts anew
+        self.losses: list[float] = []  # of the batches of the epoch under way, or of the last one
+        self.history: list[dict[str, float]] = []
+        self._unsettled: list[tuple[Tensor, Any, Plan, int]] = []
+
+    def _build(self, text: nn.Module | None) -> None:
+        c = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(c.seed)
+            self.model = build(c.model, self.regions.dim, self.tokens.dim, text).to(self.device)
+        self.averaged = copy.deepcopy(self.model).eval()
+        self.loss = build_loss(c.loss).to(self.device)
+        easy = c.loss.model_copy(update={"negatives": "all"})
+        self.easy = build_loss(easy) if c.loss.name == "hinge" else None
+        self.optimizer = torch.optim.AdamW(
+            groups(self.model, self.loss, c.weight_decay, None if text is None else self.model.text, c.text_rate),
+            lr=c.lr, betas=c.betas, eps=c.eps,
+        )  # fmt: skip
+        both = Both(self.model)
+        if c.compile:
+            both.compile(dynamic=True)
+        self.both = wrapped(both, self.device)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch of the highest rsum so far; 0 before there is one."""
+        return int(max(self.history, key=lambda row: row["rsum"])["epoch"]) if self.history else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or `patience` of them have gone by without a higher rsum."""
+        c = self.config
+        return self.epoch >= c.epochs or bool(c.patience and self.epoch - self.best_epoch >= c.patience)
+
+    @property
+    def done(self) -> int:
+        """Steps so far, of all epochs."""
+        return self.epoch * self.steps + self.step
+
+    def plans(self, epoch: int) -> list[Plan]:
+        """Batches of an epoch. ValueError if a process would have no image of one."""
+        c = self.config
+        plans = plan_epoch(self.captions_of, c.batch_images, c.captions_per_image, c.seed, epoch)
+        if len(smallest := min((plan.images for plan in plans), key=len)) < self.world:
+            raise ValueError(f"a batch of {len(smallest)} images for {self.world} processes: start fewer of them")
+        return plans
+
+    def one_epoch(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Train to the end of the epoch and validate; returns the row of the history.
+
+        `after_step` is called after each step, when the state of this object is that of a run that may go on from here.
+        """
+        plans = self.plans(self.epoch)
+        begun = self.step * self.config.accumulate
+        self.losses = self.losses[:begun]
+        steps = in_order(self.read, list(enumerate(plans))[begun:], ahead=AHEAD)
+        gpus = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=gpus), closing(steps):
+            for first in range(begun, len(plans), self.config.accumulate):
+                self.one_step(plans[first : first + self.config.accumulate], first, steps)
+                self.step += 1
+                after_step()
+        self.settle()
+        row = {"epoch": self.epoch + 1, "loss": sum(self.losses) / len(plans)}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"]}
+        found = validate(self.averaged, self.regions, self.tokens, self.val) if not self.rank else {}
+        self.history.append(row | told_by_first(found))
+        self.epoch, self.step = self.epoch + 1, 0
+        return self.history[-1]
+
+    def read(self, numbered: tuple[int, Plan]) -> Step:
+        """This process's share of a batch of the epoch under way; threads do this ahead."""
+        number, plan = numbered
+        draw = np.random.default_rng([self.config.seed, 2, self.epoch, number])
+        return self.sources.step(plan, draw, (self.rank, self.world))
+
+    def one_step(self, plans: list[Plan], first: int, steps: Iterator[Step]) -> None:
+        """Forward and backward of some batches, the first of them number `first`, and one update."""
+        c = self.config
+        now = rate(self.done, self.steps * c.epochs, c.warmup, c.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.lr * group["scale"] * now
+        self.both.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, plan in enumerate(plans, first):
+            with self._unsynced(last=plan is plans[-1]):
+                loss = self.loss_of(plan, number, next(steps))
+                (loss / len(plans)).backward()
+            self.settle()  # of the batch before this one: a GPU is at work on this one meanwhile
+            self._note(loss.detach(), plan, number)
+        share_gradients(self.loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
+        self.optimizer.step()
+        average(self.averaged, self.model, min(c.ema, (1 + self.done) / (10 + self.done)))
+
+    def _unsynced(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are added up over the processes at the last batch of a step alone."""
+        return nullcontext() if last or self.world == 1 else self.both.no_sync()
+
+    def loss_of(self, plan: Plan, number: int, step: Step) -> Tensor:
+        """The loss of one batch, the whole of it, from this process's share."""
+        c, to = self.config, self.device
+        seeds = [c.seed, self.epoch, number, self.rank]
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))  # for dropout
+        with torch.autocast(torch.device(to).type, torch.bfloat16, enabled=c.bf16):
+            seen, told = self.both(moved(step, lambda tensor: tensor.to(to, non_blocking=True)))
+        shares = [share(plan, rank, self.world) for rank in range(self.world)]
+        seen, told = (gather(own, [s[k].stop - s[k].start for s in shares]) for k, own in enumerate((seen, told)))
+        labels = torch.tensor([self.label[name] for name in plan.images])
+        owners = labels[torch.tensor(plan.owners)]
+        loss = self.easy if self.easy and self.epoch < c.easy_epochs else self.loss
+        return loss(seen, told, labels.to(to), owners.to(to))
+
+    def _note(self, loss: Tensor, plan: Plan, number: int) -> None:
+        """Have a loss brought to the processor; on a GPU that happens in its turn, and nobody waits for it here."""
+        value = loss.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event() if loss.is_cuda else None
+        if arrived:
+            arrived.record()
+        self._unsettled.append((value, arrived, plan, number))
+
+    def settle(self) -> None:
+        """Look at the losses of the batches that are through.
+
+        Raises:
+            ValueError: one is not finite; the epoch, the batch and its images are named
+        """
+        for loss, arrived, plan, number in self._unsettled:
+            if arrived:
+                arrived.synchronize()
+            if not loss.isfinite():
+                raise ValueError(
+                    f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {number + 1}, on the images "
+                    f"{', '.join(plan.images)}; look at their features, or lower lr (now {self.config.lr})"
+                )
+            self.losses.append(loss.item())
+            self._watch(self.losses[-1], len(plan.captions))
+        self._unsettled = []
+
+    def _watch(self, loss: float, captions: int) -> None:
+        """Warn, once, of a hinge that all vectors alike would give."""
+        c = self.config
+        hard = not (self.easy and self.epoch < c.easy_epochs)
+        self._standing = self._standing + 1 if hard and on_plateau(loss, captions, c.loss) else 0
+        if self._standing == WATCHED and not (self.rank or self._warned):
+            self._warned = True
+            warnings.warn(
+                f"the hinge has stood at two margins ({2 * c.loss.margin:g} a pair) for {WATCHED} batches, in epoch "
+                f"{self.epoch + 1}: all vectors are alike, and no gradient leads out. Stop, and train the first "
+                "epochs against all negatives (train.easy_epochs=1 or more), lower train.lr, or raise train.warmup",
+                stacklevel=2,
+            )
+
+    def parts(self) -> dict[str, Any]:
+        """Everything with a state of its own."""
+        return {"model": self.model, "averaged": self.averaged, "loss": self.loss, "optimizer": self.optimizer}

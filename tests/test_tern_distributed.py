@@ -1,0 +1,123 @@
+"""Two processes with half a batch each against one process with the whole of it: the same loss, gradients and run."""
+
+import csv
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from typer.testing import CliRunner
+
+from data.store import Store
+from pipeline.cli import build
+from tern import embed
+from tern.distributed import gather
+from tern.run import Run
+from tern.train import TrainConfig, train
+from tests.conftest import small_plan
+from tests.test_tern_train import CONFIG, world  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+STILL = CONFIG | {  # no dropout, which differs between processes; regions and wordpieces are dropped all the same
+    "batch_images": 9, "epochs": 2, "token_drop": 0.2, "clip_norm": 1e9,  # a clipped gradient would hide a factor
+    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0},
+}  # fmt: skip
+LOSSES = ({"name": "infonce"}, {"name": "hinge", "reduction": "sum"}, {"name": "MultiSimilarityLoss"})
+
+
+def one_batch(config, regions, tokens, dataset):
+    """The loss of the first batch, and what its gradient is after one step's backward passes."""
+    run = Run(config, regions, tokens, dataset, "cpu")
+    plans = run.plans(0)[: config.accumulate]
+    run.one_step(plans, 0, iter([run.read(numbered) for numbered in enumerate(plans)]))
+    run.settle()
+    named = [*run.model.named_parameters(), *run.loss.named_parameters()]
+    return run.losses, {name: p.grad for name, p in named}
+
+
+def in_two(rank, folder, configs, regions, tokens, dataset):
+    """One of two processes: gradients of each config into a file, then a whole training."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    stores = Store(regions), Store(tokens)
+    found = [one_batch(config, *stores, dataset) for config in configs]
+    torch.save(found, folder / f"{rank}.pt")
+    own = torch.arange(6.0).view(3, 2)[: 1 + rank].requires_grad_()
+    (gather(own, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
+    torch.save(own.grad, folder / f"gathered-{rank}.pt")
+    train(configs[0], *stores, dataset, folder / "run", lambda row: (folder / f"told-{rank}-{row['epoch']}").touch())
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def pair(world, tmp_path_factory):  # noqa: F811
+    regions, tokens, dataset = world
+    folder = tmp_path_factory.mktemp("pair")
+    configs = [TrainConfig(**(STILL | {"loss": loss, "accumulate": 1 + k % 2})) for k, loss in enumerate(LOSSES)]
+    context = get_context("forkserver")
+    job = [(rank, folder, configs, regions.folder, tokens.folder, dataset) for rank in range(2)]
+    processes = [context.Process(target=in_two, args=args) for args in job]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return folder, configs
+
+
+def test_loss_and_gradients_are_those_of_one_process(world, pair):  # noqa: F811
+    folder, configs = pair
+    halves = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    for k, config in enumerate(configs):
+        losses, gradients = one_batch(config, *world)
+        for half in halves:
+            assert half[k][0] == pytest.approx(losses, rel=1e-5)
+            assert half[k][1].keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(
+                    half[k][1][name], gradient, rtol=1e-4, atol=1e-5, msg=f"{config.loss}: {name}"
+                )
+    assert any("log_scale" in name for name in halves[0][0][1])
+
+
+def test_the_gradient_of_gathered_rows_comes_back_to_their_process(pair):
+    """Times two: the mean over two processes that follows makes it the sum."""
+    folder, _ = pair
+    assert torch.load(folder / "gathered-0.pt").tolist() == [[4.0, 4.0]]
+    assert torch.load(folder / "gathered-1.pt").tolist() == [[6.0, 6.0], [10.0, 10.0]]
+
+
+def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # noqa: F811
+    folder, configs = pair
+    train(configs[0], *world, tmp_path)
+    files = [(run / "history.csv").read_text().splitlines() for run in (folder / "run", tmp_path)]
+    rows = [list(csv.DictReader(lines)) for lines in files]
+    assert len(rows[0]) == len(rows[1]) == configs[0].epochs
+    for one, two in zip(*rows, strict=True):
+        assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
+    # vectors, not weights: the bias of the keys has no gradient but rounding, and Adam makes steps of that
+    names = [caption.id for caption in world[2].split("val").captions]
+    models = [embed.load(run) for run in (folder / "run", tmp_path)]
+    one, two = (np.concatenate([rows for _, rows in embed.embed_captions(m, world[1], names)]) for m in models)
+    np.testing.assert_allclose(one, two, atol=5e-3)
+    assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
+
+
+def test_torchrun_trains_a_plan(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("model ") == found.stderr.count("epoch   1/1") == 1
+    assert (Path(found.stdout.split()[-1]) / "model.json").is_file()
+
+
+def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    found = CliRunner().invoke(build(), ["evaluate", "--plan", str(small_plan(tmp_path))])
+    assert isinstance(found.exception, ValueError)
+    assert "torchrun is for `train` alone" in str(found.exception)

@@ -1,0 +1,222 @@
+"""A training that is killed at any step, and one that is not: the same losses and the same weights, bit for bit."""
+
+import json
+import os
+import signal
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.store import Store
+from tern.checkpoint import STATE
+from tern.losses import LossConfig
+from tern.optim import groups, on_plateau, rate
+from tern.run import Run
+from tern.train import TrainConfig, train
+from tests.test_tern_train import CONFIG, world  # noqa: F401
+
+CONFIG = CONFIG | {"batch_images": 8, "accumulate": 2, "length_groups": 3, "save_steps": 1}
+STEPS = 4  # an epoch: 60 images, 8 batches of them, 2 batches a step
+KEPT = ("best.safetensors", "last.safetensors", "ema.safetensors", "history.csv", "model.json")
+
+
+def run_until(step, config, regions, tokens, dataset, folder):
+    """In a process of its own: train, and die without a word once `step` steps of this call are done (None: never)."""
+    torch.set_num_threads(1)
+    real, count = Run.one_step, 0
+
+    def counted(self, *rest):
+        nonlocal count
+        if count == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        real(self, *rest)
+
+    Run.one_step = counted
+    train(config, Store(regions), Store(tokens), dataset, folder)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes forked from a clean one that has imported torch and computed nothing."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_tern_resume", "torch._dynamo", "matplotlib.figure"])
+    return context
+
+
+@pytest.mark.parametrize(
+    "extra", [{"save_steps": 3}, {"loss": {"name": "hinge"}, "save_steps": 0, "save_seconds": 1e-9}]
+)
+def test_killed_at_ten_random_steps_it_ends_the_same(world, tmp_path, processes, extra):  # noqa: F811
+    regions, tokens, dataset = world
+    config = TrainConfig(**(CONFIG | extra))
+
+    def go(step, folder):
+        process = processes.Process(
+            target=run_until, args=(step, config, regions.folder, tokens.folder, dataset, tmp_path / folder)
+        )
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert go(None, "whole") == 0
+    kills = np.random.default_rng(len(extra)).integers(1, 7, 10)
+    died = [go(int(step), "broken") for step in kills]
+    assert set(died) <= {-signal.SIGKILL, 0}
+    assert died.count(-signal.SIGKILL) >= 5
+    assert go(None, "broken") == 0
+    for name in KEPT:
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monkeypatch):  # noqa: F811
+    """And not the beginning of the epoch: the steps that are left are all that is done."""
+    config, real, done = TrainConfig(**CONFIG), Run.one_step, []
+
+    def stop(self, *rest):
+        if self.done == 6:
+            raise KeyboardInterrupt
+        real(self, *rest)
+
+    monkeypatch.setattr(Run, "one_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, *world, tmp_path)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    assert (state["epoch"], state["step"], len(state["losses"])) == (1, 2, 4)
+
+    def count(self, *rest):
+        done.append(self.done)
+        real(self, *rest)
+
+    monkeypatch.setattr(Run, "one_step", count)
+    train(config, *world, tmp_path)
+    assert done == list(range(6, 5 * STEPS))
+
+
+def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
+    """Rows item by item, each kept or left out by the draw, images first; halves of a step are halves of it."""
+    regions, tokens, dataset = world
+    run = Run(TrainConfig(**(CONFIG | {"token_drop": 0.3})), regions, tokens, dataset, "cpu")
+    plan, draw = run.plans(0)[1], np.random.default_rng(5)
+    expected = []
+    for store, ids, drop in ((regions, plan.images, 0.2), (tokens, plan.captions, 0.3)):
+        chances = draw.random(sum(len(store.read("features", [name])) for name in ids)).tolist()
+        for name in ids:
+            rows = store.read("features", [name])
+            stays = [chances.pop(0) >= drop or k == 0 for k in range(len(rows))]
+            expected.append(rows[stays])
+    found = []
+    whole = run.sources.step(plan, np.random.default_rng(5))
+    halves = [run.sources.step(plan, np.random.default_rng(5), (rank, 2)) for rank in range(2)]
+    for steps in ([whole], halves):
+        images = [row[mask] for step in steps for row, mask in zip(step.images.features, step.images.mask, strict=True)]
+        captions = []
+        for step in steps:
+            rows = [row[mask] for group in step.captions for row, mask in zip(group.features, group.mask, strict=True)]
+            captions += [rows[place] for place in step.order]
+        found.append(images + captions)
+    for each in found:
+        assert len(each) == len(expected)
+        for rows, truth in zip(each, expected, strict=True):
+            np.testing.assert_array_equal(rows.numpy(), truth.astype(np.float32))
+
+
+def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
+    """And neither does the number of threads that read, nor what a step reads ahead."""
+    regions, tokens, dataset = world
+    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "accumulate": 1}
+    runs = [
+        Run(TrainConfig(**(CONFIG | still | {"length_groups": count})), regions, tokens, dataset, "cpu")
+        for count in (1, 4)
+    ]
+    plan = runs[0].plans(0)[0]
+    losses = [run.loss_of(plan, 0, run.read((0, plan))) for run in runs]
+    torch.testing.assert_close(*losses)
+    widths = [[group.mask.shape[1] for group in run.read((0, plan)).captions] for run in runs]
+    assert widths[0] == [max(widths[1])]
+    assert widths[1] == sorted(widths[1])
+    assert widths[1][0] < widths[1][-1]
+
+
+def test_accumulated_batches_move_the_weights_by_the_mean_of_their_gradients(world):  # noqa: F811
+    regions, tokens, dataset = world
+    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "clip_norm": 1e9}
+    run = Run(TrainConfig(**(CONFIG | still)), regions, tokens, dataset, "cpu")
+    plans = run.plans(0)[:2]
+    for number, plan in enumerate(plans):
+        (run.loss_of(plan, number, run.read((number, plan))) / 2).backward()
+    expected = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+    run.one_step(plans, 0, iter([run.read(numbered) for numbered in enumerate(plans)]))
+    for name, parameter in run.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_patience_ends_a_run_that_gets_no_better(world, tmp_path, monkeypatch):  # noqa: F811
+    from tern import run as module
+
+    marks = iter([50.0, 80.0, 70.0, 80.0, 60.0, 90.0, 90.0])
+    names = ("t2i_r1", "i2t_r1")
+    monkeypatch.setattr(module, "validate", lambda *_: {"rsum": next(marks)} | dict.fromkeys(names, 1.0))
+    rows = []
+    train(TrainConfig(**(CONFIG | {"epochs": 7, "patience": 3})), *world, tmp_path, rows.append)
+    assert [row["rsum"] for row in rows] == [50, 80, 70, 80, 60]
+    assert json.loads((tmp_path / "model.json").read_text())["epoch"] == 2
+
+
+def test_the_last_and_the_averaged_weights_are_left_whole(world, tmp_path):  # noqa: F811
+    train(TrainConfig(**CONFIG), *world, tmp_path)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    for file, part in (("last.safetensors", "model"), ("ema.safetensors", "averaged")):
+        kept = load_file(tmp_path / file)
+        assert kept.keys() == state[part].keys()
+        assert all(torch.equal(kept[name], value) for name, value in state[part].items())
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, reduction):  # noqa: F811
+    """The plateau is made, not assumed: all vectors are alike, and the loss is what the hinge then gives."""
+    monkeypatch.setattr("tern.run.WATCHED", 5)
+    monkeypatch.setattr("tern.model.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
+    extra = {"loss": {"name": "hinge", "reduction": reduction}, "easy_epochs": 0, "epochs": 3, "captions_per_image": 1}
+    with pytest.warns(UserWarning, match=r"two margins.*easy_epochs") as caught:
+        train(TrainConfig(**(CONFIG | extra)), *world, tmp_path)
+    assert len([w for w in caught if "two margins" in str(w.message)]) == 1
+
+
+def test_other_losses_are_no_plateau():
+    hinge = {"name": "hinge", "margin": 0.2}
+    assert on_plateau(0.401, 16, LossConfig(**hinge))
+    assert not on_plateau(0.35, 16, LossConfig(**hinge))
+    assert not on_plateau(0.4, 16, LossConfig(**hinge, reduction="sum"))
+    assert on_plateau(6.4, 16, LossConfig(**hinge, reduction="sum"))
+    assert not on_plateau(0.4, 16, LossConfig(**hinge, negatives="all"))
+    assert not on_plateau(0.4, 16, LossConfig(name="infonce"))
+
+
+def test_what_names_a_run_is_what_decides_its_numbers(world):  # noqa: F811
+    from tern.train import fingerprint
+
+    name = fingerprint(TrainConfig(**CONFIG), *world)
+    for change in ({"save_steps": 9}, {"save_seconds": 1}, {"device": "cpu"}, {"tensorboard": True}):
+        assert fingerprint(TrainConfig(**(CONFIG | change)), *world) == name
+    for change in ({"accumulate": 3}, {"patience": 2}, {"length_groups": 1}, {"betas": (0.9, 0.98)}):
+        assert fingerprint(TrainConfig(**(CONFIG | change)), *world) != name
+
+
+def test_a_warm_up_in_steps_and_a_constant_rate():
+    rates = [rate(step, 100, 20, "constant") for step in range(100)]
+    assert rates[:20] == [pytest.approx((k + 1) / 20) for k in range(20)]
+    assert set(rates[20:]) == {1.0}
+
+
+def test_a_text_encoder_moves_at_a_fraction_of_the_rate():
+    text, rest = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+    found = groups(torch.nn.Sequential(text, rest), torch.nn.Module(), 0.1, text, 0.1)
+    assert [(g["scale"], g["weight_decay"], len(g["params"])) for g in found] == [
+        (1.0, 0.1, 1), (1.0, 0.0, 1), (0.1, 0.1, 1), (0.1, 0.0, 1),
+    ]  # fmt: skip
+    assert found[2]["params"][0] is text.weight
