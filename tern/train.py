@@ -143,9 +143,8 @@ class Run:
             self.model = Tern(config.model, regions.dim, tokens.dim).to(device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.loss = build_loss(config.loss).to(device)
-        self.easy = (
-            build_loss(config.loss.model_copy(update={"negatives": "all"})) if config.loss.name == "hinge" else None
-        )
+        easy = config.loss.model_copy(update={"negatives": "all", "memory": 0})
+        self.easy = build_loss(easy) if config.loss.name == "hinge" else None
         self.optimizer = torch.optim.AdamW(groups(self.model, self.loss, config.weight_decay), lr=config.lr)
         self.epoch, self.history, self.best = 0, [], -1.0
 
