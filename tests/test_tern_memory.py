@@ -27,7 +27,7 @@ def slow_memory(name, data, size):
             for one in data for k in (0, 1)]  # fmt: skip
     total = 0.0
     for own, other in ((0, 1), (1, 0)):
-        earlier = [pair for part in rows[other:-2:2] for pair in part][-size:]
+        earlier = [pair for part in rows[other:-2:2] for pair in part][-size:] if size else []
         total += SLOW[name](*zip(*rows[own - 2], strict=True), *zip(*(rows[other - 2] + earlier), strict=True))
     return total
 
@@ -39,6 +39,14 @@ def test_a_memory_equals_a_double_loop_over_all_rows_seen(name, size):
     loss = build_loss(LossConfig(name=name, memory=size))
     for count, one in enumerate(data, 1):
         assert loss(*one).item() == pytest.approx(slow_memory(name, data[:count], size), rel=1e-4)
+
+
+def test_a_memory_is_filled_at_once_and_read_later():
+    data = batches(4)
+    loss = build_loss(LossConfig(name="SupConLoss", memory=100, memory_after=2))
+    for count, one in enumerate(data, 1):
+        size = 100 if count > 2 else 0
+        assert loss(*one).item() == pytest.approx(slow_memory("SupConLoss", data[:count], size), rel=1e-4)
 
 
 @pytest.mark.parametrize("config", [{"name": "infonce", "temperature": 0.1}, {"name": "SupConLoss"}])
@@ -72,7 +80,7 @@ def test_in_eval_mode_the_queues_stay_as_they_are():
 @pytest.mark.parametrize("wrapped", [0, 0.1])
 def test_a_memory_goes_on_from_its_state_bit_for_bit(tmp_path, stop, wrapped):
     data = batches(6)
-    config = LossConfig(memory=9, vicreg=wrapped)
+    config = LossConfig(memory=9, memory_after=2, vicreg=wrapped)
     whole, half = build_loss(config), build_loss(config)
     expected = [whole(*one) for one in data]
     for one in data[:stop]:
@@ -97,7 +105,7 @@ def test_vectors_of_another_width_are_refused():
 @pytest.mark.parametrize(
     "extra",
     [
-        {"loss": {"name": "infonce", "memory": 100}},
+        {"loss": {"name": "infonce", "memory": 100, "memory_after": 6}},
         {"loss": {"name": "hinge", "memory": 40, "vicreg": 0.01}, "easy_epochs": 1},
         {"loss": {"name": "MultiSimilarityLoss", "miner": "MultiSimilarityMiner", "memory": 1000}},
     ],

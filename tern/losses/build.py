@@ -24,7 +24,7 @@ def build_loss(config: LossConfig) -> Pairwise:
     plain = {"hinge": Hinge, "infonce": InfoNCE}
     loss = plain[config.name](config) if config.name in plain else from_library(config)
     if config.memory:
-        loss = CrossBatchMemory(loss, config.memory)
+        loss = CrossBatchMemory(loss, config.memory, config.memory_after)
     return WithVicreg(loss, config.vicreg) if config.vicreg else loss
 
 

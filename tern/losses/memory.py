@@ -16,17 +16,20 @@ class CrossBatchMemory(Pairwise):
     Two queues: images are compared with the captions of the batch and of the caption queue, captions with the images of
     the batch and of the image queue. Rows of the batch keep their gradient, queued ones have none and are no anchors.
     Labels are compared across batches, so they must mean the same image all through training. The queues are buffers:
-    `state_dict` has them, and a resumed run goes on with the same rows. In eval mode they are read, not filled.
+    `state_dict` has them, and a resumed run goes on with the same rows. In eval mode they are read, not filled. For the
+    first `after` batches they are filled, not read.
     """
 
     images: Tensor  # (k, e), the oldest first
     captions: Tensor  # (k, e)
     image_ids: Tensor  # (k,)
     caption_ids: Tensor  # (k,)
+    batches: Tensor  # () seen so far
 
-    def __init__(self, loss: Pairwise, size: int) -> None:
+    def __init__(self, loss: Pairwise, size: int, after: int = 0) -> None:
         super().__init__()
-        self.loss, self.size = loss, size
+        self.loss, self.size, self.after = loss, size, after
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         for name in ("images", "captions"):
             self.register_buffer(name, torch.zeros(0, 0))
         for name in ("image_ids", "caption_ids"):
@@ -38,11 +41,14 @@ class CrossBatchMemory(Pairwise):
             self.images, self.captions = images.new_zeros(0, images.shape[1]), captions.new_zeros(0, images.shape[1])
         if self.images.shape[1] != images.shape[1]:
             raise ValueError(f"vectors of {images.shape[1]} dimensions, but the memory holds {self.images.shape[1]}")
-        told, told_ids = torch.cat([captions, self.captions]), torch.cat([caption_ids, self.caption_ids])
-        seen, seen_ids = torch.cat([images, self.images]), torch.cat([image_ids, self.image_ids])
+        told, told_ids, seen, seen_ids = captions, caption_ids, images, image_ids
+        if self.batches >= self.after:
+            told, told_ids = torch.cat([captions, self.captions]), torch.cat([caption_ids, self.caption_ids])
+            seen, seen_ids = torch.cat([images, self.images]), torch.cat([image_ids, self.image_ids])
         one = self.loss.one_way(images, image_ids, told, told_ids)
         value = one + self.loss.one_way(captions, caption_ids, seen, seen_ids)
         if self.training:
+            self.batches += 1
             self.fill("images", images), self.fill("image_ids", image_ids)
             self.fill("captions", captions), self.fill("caption_ids", caption_ids)
         return value
