@@ -90,7 +90,7 @@ class Chain:
     def metrics(self) -> Path:
         """File of the metrics of the held-out splits."""
         inputs = (self.vectors, self.usable, self.plan.workspace)
-        return self._timed("evaluation", lambda: stages.evaluate(*inputs))
+        return self._timed("evaluation", lambda: stages.evaluate(*inputs, config=self.plan.evaluate))
 
     @cached_property
     def index(self) -> Path:

@@ -223,6 +223,9 @@ def _print_metrics(path: Path) -> None:
             recalls = "  ".join(f"{m[f'{way}_r{k}']:5.1f}" for k in (1, 5, 10))
             ranks = f"{m[f'{way}_medr']:6.0f}  {m[f'{way}_meanr']:5.1f}"
             typer.echo(f"{split:<7} {name}  {recalls}  {ranks}  {m['rsum']:6.1f}")
+        for key, value in m.items():
+            if key.startswith("fold_") or "_ndcg_" in key:
+                typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
 
 
 if __name__ == "__main__":

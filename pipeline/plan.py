@@ -22,6 +22,7 @@ from extractors.catalogue import KINDS, RegionsConfig
 from extractors.faster_rcnn import TorchvisionConfig
 from extractors.text import TextConfig
 from index import IndexConfig
+from tern.evaluation import EvaluationConfig
 from tern.train import TrainConfig
 
 MAX_PLAN_BYTES = 1 << 20
@@ -50,6 +51,7 @@ class Plan(BaseModel):
     regions_store: Path | None = None  # a region store that is there, used as it is: `tern store import` makes one
     text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
+    evaluate: EvaluationConfig = EvaluationConfig()
     index: IndexConfig = IndexConfig()
     report: ReportConfig = ReportConfig()
     images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard a worker at most

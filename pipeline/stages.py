@@ -28,7 +28,7 @@ from pipeline.workers import Map
 from tern.distributed import chosen_device
 from tern.embed import embed_captions, embed_images
 from tern.embed import load as load_model
-from tern.metrics import retrieval_metrics
+from tern.evaluation import EvaluationConfig, evaluation
 from tern.train import TrainConfig, fingerprint
 from tern.train import train as train_tern
 
@@ -260,22 +260,39 @@ def trained(folder: Path, text: TextConfig | None) -> Any:
     return load_model(folder, text=encoder)
 
 
-def evaluate(vectors: Vectors, dataset: Dataset, workspace: Path, splits: tuple[str, ...] = HELD_OUT) -> Path:
+def evaluate(
+    vectors: Vectors,
+    dataset: Dataset,
+    workspace: Path,
+    splits: tuple[str, ...] = HELD_OUT,
+    config: EvaluationConfig | None = None,
+) -> Path:
     """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
+    config = config or EvaluationConfig()
     images, captions = Store(vectors.images), Store(vectors.captions)
     content = [images.recipe, images.manifest["shards"], captions.manifest["shards"]]
     truth = sorted((c.id, c.image_id) for c in dataset.captions)
     asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
-    path = workspace / "evaluation" / f"metrics-{digest([content, truth, asked, splits])}.json"
+    extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]
+    folder = workspace / "evaluation"
+    path = folder / f"metrics-{digest([content, truth, asked, splits, *extra])}.json"
     if path.exists():
         return path
     found: dict[str, Any] = {}
+    texts = {caption.id: caption.text for caption in dataset.captions}
     for name in with_captions(dataset, splits):
         image_ids, caption_ids, owners = held_out(dataset, images, name)
-        seen, told = images.read("features", image_ids), captions.read("features", caption_ids)
-        metrics = retrieval_metrics(seen.astype("float32"), image_ids, told.astype("float32"), owners)
+        rows = (s.read("features", ids).astype("float32") for s, ids in ((images, image_ids), (captions, caption_ids)))
+        said = [texts[caption] for caption in caption_ids]
+        metrics = evaluation(config, tuple(rows), image_ids, owners, said, name, folder)
         found[name] = {"images": len(image_ids), "captions": len(caption_ids), **metrics}
     return write_json(path, found)
+
+
+def _stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Size and time of the files of relevances, so that a new file gives a new evaluation."""
+    paths = [Path(config.spice.replace("{split}", split)) for split in splits if config.spice]
+    return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
 
 
 def with_captions(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:

@@ -69,7 +69,7 @@ class Run:
             self.model = build(c.model, self.regions.dim, self.tokens.dim, text).to(self.device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.loss = build_loss(c.loss).to(self.device)
-        easy = c.loss.model_copy(update={"negatives": "all"})
+        easy = c.loss.model_copy(update={"negatives": "all", "memory": 0})
         self.easy = build_loss(easy) if c.loss.name == "hinge" else None
         self.optimizer = torch.optim.AdamW(
             groups(self.model, self.loss, c.weight_decay, None if text is None else self.model.text, c.text_rate),

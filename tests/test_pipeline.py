@@ -25,6 +25,7 @@ from pipeline.gallery import write_gallery
 from pipeline.plan import load_plan
 from pipeline.report import write_report
 from pipeline.search import Searcher
+from tern.evaluation import EvaluationConfig
 from tests.conftest import small_plan
 from tests.slow_recall import slow_recall
 
@@ -261,6 +262,16 @@ def test_the_command_line_gives_what_the_calls_give(finished, tmp_path):
         assert found.exit_code == 0, found.output
     assert run.invoke(build_app(), ["search"]).exit_code == 2
     assert "demo" in run.invoke(build_app(), ["plans"]).stdout
+
+
+def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished, tmp_path):
+    plain = json.loads(finished.metrics.read_text())
+    config = EvaluationConfig(folds=2, ndcg=True)
+    path = stages.evaluate(finished.vectors, finished.usable, tmp_path, config=config)
+    assert path.name != finished.metrics.name
+    for split, found in json.loads(path.read_text()).items():
+        assert {key: found[key] for key in plain[split]} == plain[split]
+        assert {"fold_rsum", "t2i_ndcg_rougeL", "fold_i2t_ndcg_rougeL"} < found.keys()
 
 
 def test_the_report_shows_queries_metrics_curves_and_the_work(finished):

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from pytorch_metric_learning import distances, losses, miners, reducers
 
 from tern.losses import LossConfig, build_loss
+from tern.losses.library import REFUSED
+from tests.slow_losses import SLOW, slow_hinge
 
 FITTING = [
     "AngularLoss", "CircleLoss", "ContrastiveLoss", "GeneralizedLiftedStructureLoss",
@@ -26,29 +28,23 @@ def batch(captions=(1, 2, 3, 1, 2), seed=0, dim=16):
     return (*(row.requires_grad_() for row in rows), image_ids, owners)
 
 
-def slow_hinge(images, captions, image_ids, caption_ids, margin, hardest):
-    total = 0.0
-    for anchors, labels, others, other_labels in (
-        (images, image_ids, captions, caption_ids),
-        (captions, caption_ids, images, image_ids),
-    ):
-        for (a, la), (p, lp) in itertools.product(enumerate(labels), enumerate(other_labels)):
-            if la != lp:
-                continue
-            gaps = [
-                max(0.0, margin + (anchors[a] @ others[n] - anchors[a] @ others[p]).item())
-                for n, ln in enumerate(other_labels)
-                if ln != la
-            ]
-            total += max(gaps) if hardest else sum(gaps)
-    return total
+@pytest.mark.parametrize("negatives", ["hardest", "semihard", "all"])
+@pytest.mark.parametrize("margin", [0.0, 0.2, 0.9])
+def test_hinge_equals_a_double_loop(negatives, margin):
+    data = batch(seed=int(10 * margin))
+    loss = build_loss(LossConfig(name="hinge", reduction="sum", negatives=negatives, margin=margin))
+    assert float(loss(*data).detach()) == pytest.approx(slow_hinge(*data, margin, negatives), abs=1e-4)
 
 
-@pytest.mark.parametrize("hardest", [True, False])
-def test_hinge_equals_a_double_loop(hardest):
-    data = batch()
-    loss = build_loss(LossConfig(name="hinge", reduction="sum", negatives="hardest" if hardest else "all"))
-    assert float(loss(*data).detach()) == pytest.approx(slow_hinge(*data, 0.2, hardest), abs=1e-4)
+def test_semihard_equals_the_library_where_each_anchor_has_one_positive():
+    images, captions, y, z = batch(captions=(1, 1, 1, 1, 1), seed=8)
+    distance = distances.CosineSimilarity()
+    hinge = losses.TripletMarginLoss(margin=0.5, distance=distance, reducer=reducers.SumReducer())
+    mine = miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard", distance=distance)
+    expected = hinge(images, y, mine(images, y, captions, z), captions, z)
+    expected = expected + hinge(captions, z, mine(captions, z, images, y), images, y)
+    config = LossConfig(name="hinge", reduction="sum", negatives="semihard", margin=0.5)
+    torch.testing.assert_close(build_loss(config)(images, captions, y, z), expected)
 
 
 @pytest.mark.parametrize("hardest", [True, False])
@@ -95,6 +91,61 @@ def test_contrastive_of_the_library_equals_a_double_loop():
     pairs = itertools.product(range(len(y)), range(len(z)))
     one_way = sum(far[i, j] if y[i] == z[j] else max(0.0, 1 - far[i, j]) for i, j in pairs)
     assert found.item() == pytest.approx(2 * one_way.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("name", FITTING)
+def test_every_fitting_loss_equals_a_double_loop(name, seed):
+    data = images, captions, y, z = batch(captions=(1, 2, 3, 1), seed=seed)
+    # some right pairs near, so that no loss is all margin
+    near = F.normalize(captions.detach() + images.detach()[(z[:, None] == y).int().argmax(1)] * 0.7, dim=1)
+    data = images, near, y, z
+    rows = [part.detach().double().numpy() for part in (images, near)]
+    expected = SLOW[name](rows[0], y.tolist(), rows[1], z.tolist()) + SLOW[name](
+        rows[1], z.tolist(), rows[0], y.tolist()
+    )
+    assert build_loss(LossConfig(name=name))(*data).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_every_loss_of_the_library_is_listed_as_fitting_or_as_refused():
+    there = {name for name in dir(losses) if isinstance(getattr(losses, name), type)}
+    assert there == set(FITTING) | set(REFUSED)
+    assert set(SLOW) == set(FITTING)
+    assert set(losses.CrossBatchMemory.supported_losses()) == set(FITTING)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_refusal_gives_the_reason(name):
+    with pytest.raises(ValueError, match=f"{name}.*does not fit") as found:
+        build_loss(LossConfig(name=name))
+    assert REFUSED[name] in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["hinge", "infonce", "SupConLoss"])
+def test_half_precision_and_autocast_are_computed_in_single(name):
+    images, captions, y, z = batch(seed=7)
+    loss, half = build_loss(LossConfig(name=name)), [rows.bfloat16() for rows in (images, captions)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(*half, y, z)
+    torch.testing.assert_close(found, loss(*(rows.float() for rows in half), y, z), rtol=0, atol=0)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({0: torch.ones(5)}, r"images \(5,\)"),
+        ({1: torch.ones(9, 15)}, r"captions \(9, 15\)"),
+        ({2: torch.arange(4)}, r"labels \(4,\)"),
+        ({3: torch.arange(9)[None]}, r"\(1, 9\)"),
+        ({3: torch.arange(9.0)}, "floating"),
+    ],
+)
+@pytest.mark.parametrize("config", [{"name": "infonce"}, {"name": "SupConLoss"}, {"memory": 5}, {"vicreg": 1}])
+def test_shapes_that_do_not_belong_together_are_refused(config, change, says):
+    data = [change.get(place, part) for place, part in enumerate(batch())]
+    with pytest.raises(ValueError, match=says):
+        build_loss(LossConfig(**config))(*data)
 
 
 @pytest.mark.parametrize("name", ["hinge", "infonce", *FITTING])
@@ -161,6 +212,12 @@ def test_the_temperature_is_learnt_and_stays_within_its_bounds():
         ({"name": "DynamicSoftMarginLoss"}, "state"),
         ({"name": "SupConLoss", "params": {"heat": 1}}, "heat"),
         ({"name": "SupConLoss", "miner": "NoSuchMiner"}, "NoSuchMiner"),
+        ({"name": "SupConLoss", "miner": "EmbeddingsAlreadyPackagedAsTriplets"}, "row 3k"),
+        ({"name": "SupConLoss", "miner": "AngularMiner", "distance": "cosine"}, "LpDistance"),
+        ({"name": "SupConLoss", "params": {"reducer": "sum"}}, "set reduction"),
+        ({"name": "TripletMarginLoss", "params": {"swap": True}}, "swap"),
+        ({"name": "MarginLoss", "params": {"num_classes": 10}}, "num_classes"),
+        ({"name": "CircleLoss", "distance": "lp"}, "CosineSimilarity"),
     ],
 )
 def test_losses_that_do_not_fit_are_refused_with_the_reason(config, says):

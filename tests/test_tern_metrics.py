@@ -1,10 +1,12 @@
 """Recall and ranks against slow loops, with ties, any number of captions, any order."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from tern import metrics
-from tern.metrics import labels, ranks, retrieval_metrics
+from tern.metrics import both_ranks, folds, labels, mean_of, ranks, retrieval_metrics
 
 
 def scene(seed=0, images=23, ties=True):
@@ -94,6 +96,52 @@ def test_ranks_a_query():
     image_labels, caption_labels = labels(images, ids, captions, owners)
     found = ranks(captions, caption_labels, images, image_labels)
     assert found.tolist() == [slow_rank(v, name, images, ids) for v, name in zip(captions, owners, strict=True)]
+
+
+@pytest.mark.parametrize("block", [1, 1000, 64 * 2**20])
+@pytest.mark.parametrize("seed", range(3))
+def test_both_directions_from_one_product_are_those_of_two(monkeypatch, seed, block):
+    images, ids, captions, owners = scene(seed, images=300)
+    y, z = labels(images, ids, captions, [o if o != ids[7] else ids[8] for o in owners])
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", block)
+    i2t, t2i = both_ranks(images, captions, y, z)
+    asked = np.isin(y, z)
+    assert i2t[~asked].tolist() == [-1]
+    assert i2t[asked].tolist() == ranks(images[asked], y[asked], captions, z).tolist()
+    assert t2i.tolist() == ranks(captions, z, images, y).tolist()
+
+
+def test_memory_does_not_grow_with_images_times_captions(monkeypatch):
+    draw = np.random.default_rng(0)
+    ids = [str(k) for k in range(2000)]
+    images, captions = (draw.normal(size=(k, 8)).astype(np.float32) for k in (2000, 10_000))  # 80 MB of scores
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 2**20)
+    tracemalloc.start()
+    retrieval_metrics(images, ids, captions, ids * 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 2**20
+
+
+def test_folds_are_runs_of_the_order_given_and_each_metric_is_averaged():
+    images, ids, captions, owners = scene(6, images=60)
+    slow = []
+    for start in range(0, 60, 12):
+        part = ids[start : start + 12]
+        own = [k for k, o in enumerate(owners) if o in part]
+        slow.append(slow_metrics(images[start : start + 12], part, captions[own], [owners[k] for k in own]))
+    found = [
+        retrieval_metrics(images[i], [ids[k] for k in i], captions[c], [owners[k] for k in c])
+        for i, c in folds(ids, owners, 5)
+    ]
+    expected = {name: sum(one[name] for one in slow) / 5 for name in slow[0]}
+    assert mean_of(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [0, 7, 61])
+def test_unequal_folds_are_refused(count):
+    with pytest.raises(ValueError, match="60 images do not make"):
+        folds([str(k) for k in range(60)], ["1"], count)
 
 
 @pytest.mark.parametrize(

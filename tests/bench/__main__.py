@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import bottom_up, captions, detectors, search, stores
+from tests.bench import bottom_up, captions, detectors, losses, metrics, search, stores
 
 TABLES = {
     "stores": stores.stores,
@@ -20,7 +20,8 @@ TABLES = {
     "detectron2": lambda _: detectors.detectron2(),
     "captions": lambda _: captions.tokens(),
     "search": search.search,
-    "metrics": lambda _: search.metrics(),
+    "metrics": lambda _: metrics.metrics(),
+    "losses": lambda _: losses.losses(),
 }
 
 

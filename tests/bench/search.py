@@ -1,4 +1,4 @@
-"""A query against vectors, and the metrics of a test split."""
+"""A query against vectors."""
 
 import time
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from index import Collection, Index, IndexConfig, build
-from tern.metrics import retrieval_metrics
 from tests.bench.common import cpu, show
 
 
@@ -35,11 +34,3 @@ def search(folder: Path) -> None:
             note = f"recall@10 {about['recall']['recall']:.3f}, {about['nprobe']} of {about['nlist']} lists"
             rows = [("exact, numpy", exact, "recall@10 1"), ("index, 4 shards", ours, note)]
             show(f"a query, batch of {size} (build {spent:.1f} CPU s)", rows)
-
-
-def metrics() -> None:
-    """Both directions with ranks at Flickr30k's size."""
-    images, captions = unit(1000, 1024, 3), unit(5000, 1024, 4)
-    owners = [str(i // 5) for i in range(5000)]
-    ours = cpu(lambda: retrieval_metrics(images, [str(i) for i in range(1000)], captions, owners))
-    show("recall and ranks, 1,000 x 5,000, both directions", [("ours", ours, "")])

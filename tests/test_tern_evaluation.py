@@ -1,0 +1,54 @@
+"""All metrics of a split together: each equals what is measured alone."""
+
+import numpy as np
+import pytest
+
+from tern import evaluation as module
+from tern.evaluation import EvaluationConfig, evaluation
+from tern.metrics import folds, mean_of, retrieval_metrics
+from tern.ndcg import write_relevances
+from tests.test_tern_metrics import scene
+from tests.test_tern_ndcg import slow_both, slow_rouge
+
+
+@pytest.fixture
+def split():
+    images, ids, captions, owners = scene(3, images=24)
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(["a", "dog", "Man", "runs", "."], draw.integers(2, 9))) for _ in owners]
+    return images, ids, captions, owners, texts
+
+
+def slow_relevance(ids, owners, texts):
+    own = {name: [t for t, o in zip(texts, owners, strict=True) if o == name] for name in ids}
+    return np.array([[slow_rouge(text, own[name]) for name in ids] for text in texts], np.float32)
+
+
+def test_everything_at_once_is_each_alone(split, tmp_path, monkeypatch):
+    images, ids, captions, owners, texts = split
+    rouge = slow_relevance(ids, owners, texts)
+    spice = np.random.default_rng(1).random(rouge.shape).astype(np.float32)
+    write_relevances(tmp_path / "coco-val-spice.npy", [spice])
+    config = EvaluationConfig(folds=3, ndcg=True, spice=str(tmp_path / "coco-{split}-spice.npy"))
+    found = evaluation(config, (images, captions), ids, owners, texts, "val", tmp_path)
+
+    def alone(i, c):
+        data = images[i], [ids[k] for k in i], captions[c], [owners[k] for k in c]
+        result = retrieval_metrics(*data)
+        for method, matrix in (("rougeL", rouge), ("spice", spice)):
+            result |= {f"{name}_{method}": value for name, value in slow_both(*data, matrix[np.ix_(c, i)]).items()}
+        return result
+
+    expected = alone(range(24), range(len(owners)))
+    expected |= {f"fold_{k}": v for k, v in mean_of([alone(*part) for part in folds(ids, owners, 3)]).items()}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+    monkeypatch.setattr(module, "rouge_l", lambda *_: pytest.fail("the relevances were there"))
+    assert evaluation(config, (images, captions), ids, owners, texts, "val", tmp_path) == found
+
+
+def test_by_default_it_is_recalls_and_ranks(split, tmp_path):
+    images, ids, captions, owners, texts = split
+    found = evaluation(EvaluationConfig(), (images, captions), ids, owners, texts, "val", tmp_path)
+    assert found == retrieval_metrics(images, ids, captions, owners)
+    assert list(tmp_path.iterdir()) == []
