@@ -19,7 +19,7 @@ from data.records import Dataset
 from data.store import Store
 from tern.batches import Captions, Images, pad_captions, pad_images, read_captions, read_images
 from tern.metrics import retrieval_metrics
-from tern.model import ModelConfig, Tern
+from tern.model import ModelConfig, Tern, build_model
 
 WEIGHTS = "best.safetensors"
 CARD = "model.json"
@@ -36,7 +36,7 @@ def load(folder: Path, device: str = "cpu") -> Tern:
     if not card.is_file():
         raise FileNotFoundError(f"{card} is missing: training has not finished in {folder}; run it (again)")
     facts = read_json(card)
-    model = Tern(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"])
+    model = build_model(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"])
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     except (RuntimeError, OSError, SafetensorError) as error:

@@ -16,12 +16,15 @@ def groups(model: nn.Module, loss: nn.Module, weight_decay: float) -> list[dict[
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Fraction of the highest rate at a step: a line up for the first `warmup` of all, then a cosine to 0."""
-    up = max(1, round(steps * warmup))
+def rate(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
+    """Fraction of the highest rate at a step of `steps`.
+
+    A line up for the first `warmup` of all (from 1 on: for so many steps), then a cosine to 0, or `constant`.
+    """
+    up = max(1, round(warmup if warmup >= 1 else steps * warmup))
     if step < up:
         return (step + 1) / up
-    return 0.5 * (1 + math.cos(math.pi * (step - up) / max(1, steps - up)))
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * (step - up) / max(1, steps - up)))
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -27,8 +27,9 @@ from data.store import Store
 from tern.batches import Plan, plan_epoch, read_captions, read_images
 from tern.embed import CARD, WEIGHTS, validate
 from tern.losses import LossConfig, build_loss
-from tern.model import ModelConfig, Tern
+from tern.model import ModelConfig, build_model
 from tern.optim import average, groups, rate
+from tern.presets import with_preset
 
 VERSION = 1  # to be raised when equal settings give other weights: runs are named by it
 LAST = "last.pt"
@@ -40,6 +41,8 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    preset: Literal["modern", "tern", "seed"] = "modern"
+    """the values that are not given: the defaults below, the authors' recipe, or kaylode's (tern/presets.py)"""
     seed: int = Field(0, ge=0)
     epochs: int = Field(30, ge=1)
     """passes over the training images"""
@@ -49,10 +52,16 @@ class TrainConfig(BaseModel):
     """captions of each image in a step; they take turns from epoch to epoch"""
     lr: float = Field(1e-3, gt=0)
     """highest learning rate of AdamW"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """of AdamW: decays of its averages of the gradient and of its square"""
+    eps: float = Field(1e-8, gt=0)
+    """of AdamW: added to the root of the average of the square"""
     weight_decay: float = Field(1e-2, ge=0)
     """of weight matrices; biases, norms and the temperature are left alone"""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """fraction of the steps in which the rate rises from 0; a cosine takes it down to 0 after that"""
+    warmup: float = Field(0.1, ge=0)
+    """fraction of the steps in which the rate rises from 0; from 1 on, the number of those steps"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """what the rate does after it has risen: down to 0 by a cosine, or nothing"""
     clip_norm: float = Field(2.0, gt=0)
     """largest norm of the gradient of the model"""
     ema: float = Field(0.98, ge=0, lt=1)
@@ -67,6 +76,11 @@ class TrainConfig(BaseModel):
     """forward and backward in bfloat16 (autocast); weights, loss and metrics stay float32"""
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_preset(cls, given: Any) -> Any:
+        return with_preset(given) if isinstance(given, dict) else given
 
 
 def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset) -> str:
@@ -140,13 +154,15 @@ class Run:
         self.steps = len(self.plans(0))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = Tern(config.model, regions.dim, tokens.dim).to(device)
+            self.model = build_model(config.model, regions.dim, tokens.dim).to(device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.loss = build_loss(config.loss).to(device)
         self.easy = (
             build_loss(config.loss.model_copy(update={"negatives": "all"})) if config.loss.name == "hinge" else None
         )
-        self.optimizer = torch.optim.AdamW(groups(self.model, self.loss, config.weight_decay), lr=config.lr)
+        self.optimizer = torch.optim.AdamW(
+            groups(self.model, self.loss, config.weight_decay), lr=config.lr, betas=config.betas, eps=config.eps
+        )
         self.epoch, self.history, self.best = 0, [], -1.0
 
     def plans(self, epoch: int) -> list[Plan]:
@@ -172,7 +188,9 @@ class Run:
         """Forward, backward, update; returns the loss."""
         done = self.epoch * self.steps + step
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * rate(done, self.steps * self.config.epochs, self.config.warmup)
+            group["lr"] = self.config.lr * rate(
+                done, self.steps * self.config.epochs, self.config.warmup, self.config.schedule
+            )
         self.model.train()
         loss = self.loss_of(plan, step)
         if not loss.isfinite():

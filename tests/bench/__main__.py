@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import bottom_up, captions, detectors, search, stores
+from tests.bench import bottom_up, captions, detectors, search, stores, tern
 
 TABLES = {
     "stores": stores.stores,
@@ -21,6 +21,7 @@ TABLES = {
     "captions": lambda _: captions.tokens(),
     "search": search.search,
     "metrics": lambda _: search.metrics(),
+    "tern": lambda _: tern.step(),
 }
 
 
