@@ -76,7 +76,7 @@ SEED: dict[str, Any] = {
         "name": "ContrastiveLoss",
         "distance": "cosine",
         "reduction": "nonzero",
-        "params": {"pos_margin": 1.0, "neg_margin": 0.2},
+        "params": {"pos_margin": 1.0, "neg_margin": 0.0},
     },
 }
 
