@@ -21,7 +21,7 @@ from data.store import Store
 from tern.batches import Captions, Images, pad_captions, pad_images, read_captions, read_images
 from tern.finetune import FineTuned
 from tern.metrics import retrieval_metrics
-from tern.model import ModelConfig, Tern
+from tern.model import ModelConfig, build_model
 
 WEIGHTS = "best.safetensors"
 CARD = "model.json"
@@ -29,7 +29,7 @@ CARD = "model.json"
 
 def build(config: ModelConfig, region_dim: int, token_dim: int, text: nn.Module | None = None) -> nn.Module:
     """The model of a config, freshly drawn; with `text`, an encoder of token ids, one that trains that too."""
-    tern = Tern(config, region_dim, token_dim)
+    tern = build_model(config, region_dim, token_dim)
     return tern if text is None else FineTuned(tern, text)
 
 

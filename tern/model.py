@@ -17,12 +17,23 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+FIXED: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
+    "modern": {},
+    "tern": {"text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "geometry": "add", "pre_norm": False},
+    "seed": {
+        "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "geometry": "add",
+        "pre_norm": True,
+    },
+}  # fmt: skip
+
 
 class ModelConfig(BaseModel):
     """The shape of the network. The two feature sizes are not here: the stores know them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    architecture: Literal["modern", "tern", "seed"] = "modern"
+    """`modern`: the network of this file; `tern`: the authors' (tern/authors.py); `seed`: kaylode's (tern/seed.py)"""
     width: int = Field(256, ge=8)
     """features of a row inside the stacks"""
     heads: int = Field(4, ge=1)
@@ -51,6 +62,18 @@ class ModelConfig(BaseModel):
     def _heads_divide_width(self) -> ModelConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _architecture_is_as_published(self) -> ModelConfig:
+        for name, value in FIXED[self.architecture].items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"architecture {self.architecture!r} has {name} = {value!r}, not {getattr(self, name)!r}; "
+                    f'set preset = "{self.architecture}" in [train], which gives all of them'
+                )
+        if self.architecture == "tern" and (self.embed_dim % self.heads or not self.shared_layers):
+            raise ValueError("architecture 'tern' needs a shared layer, and an embed_dim that is a multiple of heads")
         return self
 
 
@@ -230,3 +253,14 @@ class Tern(nn.Module):
         x = self.norm(x)
         x = gpo(x, mask) if gpo else pool(x, mask, self.config.pooling)  # (b, w)
         return F.normalize(out(x).float(), dim=-1, eps=1e-8)  # (b, e)
+
+
+def build_model(config: ModelConfig, region_dim: int, token_dim: int) -> nn.Module:
+    """The network of `config.architecture`, with the methods and attributes of `Tern`."""
+    if config.architecture == "modern":
+        return Tern(config, region_dim, token_dim)
+    if config.architecture == "tern":
+        from tern.authors import AuthorsTern as Other  # both are built from parts of this file
+    else:
+        from tern.seed import SeedTern as Other
+    return Other(config, region_dim, token_dim)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from data.files import digest, read_json, sweep, write_json
@@ -25,6 +25,7 @@ from tern.distributed import wait
 from tern.embed import CARD
 from tern.losses import LossConfig
 from tern.model import ModelConfig
+from tern.presets import with_preset
 from tern.run import Run
 
 VERSION = 2  # to be raised when equal settings give other weights: runs are named by it
@@ -36,6 +37,8 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    preset: Literal["modern", "tern", "seed"] = "modern"
+    """the values that are not given: the defaults below, the authors' recipe, or kaylode's (tern/presets.py)"""
     seed: int = Field(0, ge=0)
     epochs: int = Field(30, ge=1)
     """passes over the training images"""
@@ -89,6 +92,11 @@ class TrainConfig(BaseModel):
     """write scalars for TensorBoard too; the package of that name must be installed"""
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_preset(cls, given: Any) -> Any:
+        return with_preset(given) if isinstance(given, dict) else given
 
 
 def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset) -> str:

@@ -197,3 +197,25 @@ def test_the_rate_rises_then_falls_to_nothing():
     assert rates[-1] < 1e-3
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("preset", ["tern", "seed"])
+def test_a_preset_is_resumed_to_the_same_weights_and_loaded_as_what_it_is(preset, world, tmp_path):
+    shape = {"width": 32, "visual_layers": 1, "ff": 48, "embed_dim": 24}
+    config = TrainConfig(preset=preset, epochs=5, batch_images=16, lr=3e-3, warmup=0.1, model=shape)
+    rows = []
+
+    def kill(row):
+        if len(rows) == 3:
+            raise Killed
+        rows.append(row)
+
+    with pytest.raises(Killed):
+        train(config, *world, tmp_path / "killed", kill)
+    again = train(config, *world, tmp_path / "killed", rows.append)
+    whole = train(config, *world, tmp_path / "whole")
+    weights = [load_file(folder / embed.WEIGHTS) for folder in (again, whole)]
+    assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert type(embed.load(whole)).__name__ == {"tern": "AuthorsTern", "seed": "SeedTern"}[preset]
+    assert rows[-1]["epoch"] == 5
+    assert rows[-1]["loss"] < rows[0]["loss"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import bottom_up, captions, detectors, losses, metrics, search, stores
+from tests.bench import bottom_up, captions, detectors, losses, metrics, search, stores, tern
 
 TABLES = {
     "stores": stores.stores,
@@ -22,6 +22,7 @@ TABLES = {
     "search": search.search,
     "metrics": lambda _: metrics.metrics(),
     "losses": lambda _: losses.losses(),
+    "tern": lambda _: tern.step(),
 }
 
 

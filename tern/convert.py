@@ -1,0 +1,101 @@
+"""The authors' checkpoints (mesnico/TERN, `model_best_rsum.pth.tar`) into ours, by name and without unpickling."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tern.authors import AuthorsTern
+from tern.model import ModelConfig
+
+ROOT = "img_txt_enc."
+BERT = "txt_enc.bert_model."
+DEAD = ("img_enc.fc.", "txt_enc.map.")  # computed in each step of theirs and never used
+DOUBLE = "txt_enc.word_embeddings."  # BERT's own table under a second name
+PARTS = {
+    r"img_enc\.pos_encoding_image\.map\.(\d)\.": r"place.\1.",
+    r"img_enc\.transformer_encoder\.layers\.(\d+)\.": r"visual.\1.",
+    r"transformer_encoder_1\.layers\.(\d+)\.": r"shared.\1.",
+    r"img_proj\.": "image_in.",
+    r"cap_proj\.": "caption_in.",
+}
+INSIDE = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj.": "out.", "linear1.": "feed.0.", "linear2.": "feed.3."}
+
+
+def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
+    """The model of one of the authors' checkpoints, in eval mode, and its BERT.
+
+    Returns: the model, its shape read off the tensors (heads and dropout, which leave no trace, are theirs: 4 and
+        0.1), and the weights of its BERT by their names in transformers' BertModel; empty if the run had none
+
+    Raises:
+        FileNotFoundError: no such file
+        ValueError: not a checkpoint of theirs, damaged, or of a configuration that this model is not
+    """
+    state, bert = convert(read_checkpoint(path))
+    layers = {part: sum(name.endswith("norm1.weight") for name in state if name.startswith(part)) for part in
+              ("visual.", "shared.")}  # fmt: skip
+    try:
+        wide, width, embed = state["place.0.weight"].shape[1], len(state["place.2.weight"]), len(state["image_in.bias"])
+        ff = len(state["shared.0.feed.0.bias"])
+        if wide != width + 5:
+            raise ValueError(f"regions of {wide - 5} features go into a stack {width} wide; theirs are as wide as it")
+        config = ModelConfig(
+            architecture="tern", width=width, heads=4, visual_layers=layers["visual."], shared_layers=layers["shared."],
+            ff=ff, dropout=0.1, input_dropout=0.0, embed_dim=embed, pooling="cls", pre_norm=False,
+        )  # fmt: skip
+        model = AuthorsTern(config, wide - 5, state["caption_in.weight"].shape[1])
+        model.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint of TERN's published configuration: {error}") from error
+    return model.eval(), bert
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the authors' names; it is read by torch's `weights_only` reader."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give the authors' .pth.tar file")
+    scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # their best scores are numpy numbers
+    plain = [argparse.Namespace, scalar, np._core.multiarray.scalar, np.dtype, type(np.dtype(np.float64))]
+    try:
+        with torch.serialization.safe_globals(plain):  # their options lie beside the weights, as a Namespace
+            state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:  # a damaged file raises whatever its reader trips over
+        raise ValueError(f"{path} cannot be read as a checkpoint with weights under 'model': {error}") from error
+
+
+def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights by the authors' names -> (those of `AuthorsTern`, those of BERT), by our names and by transformers'.
+
+    Raises:
+        ValueError: a name that the published configuration does not have, such as a second, unshared stack
+    """
+    ours, bert = {}, {}
+    for name, value in state.items():
+        short = name.removeprefix("module.").removeprefix(ROOT)
+        if short.startswith(BERT):
+            bert[short.removeprefix(BERT)] = value
+        elif not short.startswith((*DEAD, DOUBLE)):
+            ours[renamed(short)] = value
+    return ours, bert
+
+
+def renamed(name: str) -> str:
+    """One of the authors' names as ours."""
+    for theirs, mine in PARTS.items():
+        if re.match(theirs, name):
+            name = re.sub(f"^{theirs}", mine, name)
+            for inside, own in INSIDE.items():
+                name = name.replace(inside, own)
+            return name
+    raise ValueError(
+        f"{name!r} is not of TERN's published configuration (shared layers, box by concat-and-process, [CLS] "
+        "pooling); TERAN's and other variants have other networks"
+    )

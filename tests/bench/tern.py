@@ -1,0 +1,84 @@
+"""A training step: the specification's model as its authors run it, and our presets, side by side in one run."""
+
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from tern.losses import build_loss
+from tern.model import build_model
+from tern.train import TrainConfig
+from tests.bench.common import cpu_of
+from tests.slow_tern import SlowTern, hinge
+
+REGIONS, WIDTH, TOKENS, WORDS, PAIRS = 36, 2048, 768, 30, 128
+
+
+def step() -> None:
+    """CPU seconds of one step over 128 captions, after one over 4 that warms up: forward, backward, update."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ways: dict[str, Callable[[], tuple[Callable[[int], None], int]]] = {
+        "the specification, float32, an image a caption": _specification,
+        "tern, 128 images, a caption each": lambda: _ours("tern", 1),
+        "tern, 64 images, 2 captions each": lambda: _ours("tern", 2),
+        "seed, 128 images, a caption each": lambda: _ours("seed", 1),
+        "modern, 128 images, a caption each": lambda: _ours("modern", 1),
+        "modern, 64 images, 2 captions each": lambda: _ours("modern", 2),
+        "modern, 64 images, 2 captions each, bf16": lambda: _ours("modern", 2, bf16=True),
+    }
+    table = Table("what", "parameters, M", "CPU s a step", "of the first", title=step.__doc__)
+    first = 0.0
+    for name, build in ways.items():
+        torch.manual_seed(0)
+        run, parameters = build()
+        run(4)
+        seconds, _ = cpu_of(lambda run=run: run(PAIRS))
+        first = first or seconds
+        table.add_row(name, f"{parameters / 1e6:.2f}", f"{seconds:.2f}", f"{seconds / first:.3f}")
+        del run
+    Console(width=120).print(table)
+    torch.set_num_threads(threads)
+
+
+def _pixels(images: int) -> tuple[torch.Tensor, ...]:
+    """features, boxes in pixels, sizes in pixels"""
+    low, high = torch.rand(images, REGIONS, 2) * 200, torch.rand(images, REGIONS, 2) * 200 + 200
+    return torch.randn(images, REGIONS, WIDTH).relu(), torch.cat([low, high], 2), torch.full((images, 2), 400.0)
+
+
+def _specification() -> tuple[Callable[[int], None], int]:
+    model = SlowTern().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-6)
+
+    def run(pairs: int) -> None:
+        words = torch.randn(pairs, WORDS, TOKENS)
+        loss = hinge(*model(*_pixels(pairs), [REGIONS] * pairs, words, [WORDS] * pairs))
+        _update(model, optimizer, loss, 2.0)
+
+    return run, sum(p.numel() for p in model.parameters())
+
+
+def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], None], int]:
+    config = TrainConfig(preset=preset, **changes)
+    model, loss_of = build_model(config.model, WIDTH, TOKENS).train(), build_loss(config.loss)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, eps=config.eps)
+
+    def run(pairs: int) -> None:
+        images, words = pairs // each, torch.randn(pairs, WORDS, TOKENS)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            seen = model.embed_images(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool))
+            told = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
+        labels = torch.arange(images)
+        _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.clip_norm)
+
+    return run, sum(p.numel() for p in model.parameters())
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
