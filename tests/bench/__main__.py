@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import bottom_up, captions, detectors, search, stores
+from tests.bench import bottom_up, captions, detectors, flickr8k, search, stores
 
 TABLES = {
     "stores": stores.stores,
@@ -21,6 +21,7 @@ TABLES = {
     "captions": lambda _: captions.tokens(),
     "search": search.search,
     "metrics": lambda _: search.metrics(),
+    "flickr8k": flickr8k.flickr8k,
 }
 
 
