@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -24,13 +25,13 @@ def chance(images: int, captions_per_image: int) -> dict[str, float]:
     return {**found, "rsum": sum(found.values())}
 
 
-def pooled(store: Store, ids: Sequence[str]) -> np.ndarray:
-    """The mean row of each item: (b, d) float32; zeros for an item without rows."""
+def pooled(store: Store, ids: Sequence[str], how: Literal["mean", "max", "first"] = "mean") -> np.ndarray:
+    """The mean, maximum or first row of each item: (b, d) float32; zeros for an item without rows."""
     lengths, rows = store.lengths(ids), store.read("features", ids).astype(np.float32)
     out = np.zeros((len(ids), rows.shape[1]), np.float32)
     for place, part in enumerate(np.split(rows, np.cumsum(lengths)[:-1])):
         if len(part):
-            out[place] = part.mean(axis=0)
+            out[place] = part[0] if how == "first" else getattr(part, how)(axis=0)
     return out
 
 

@@ -48,12 +48,13 @@ def flickr8k(folder: Path) -> None:
 def _split(
     dataset: Dataset, regions: Store, tokens: Store, split: str = "test"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pooled regions (n, d), pooled captions of unit length (m, t), owners (m,)."""
+    """First, mean and highest region (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
     image_ids, caption_ids, names = held_out(dataset, regions, split)
     place = {name: number for number, name in enumerate(image_ids)}
     captions = pooled(tokens, caption_ids)
     captions /= np.linalg.norm(captions, axis=1, keepdims=True)
-    return pooled(regions, image_ids), captions, np.array([place[name] for name in names])
+    images = np.hstack([pooled(regions, image_ids, how) for how in ("first", "mean", "max")])
+    return images, captions, np.array([place[name] for name in names])
 
 
 def _framed(frame: tuple[np.ndarray, ...], images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
