@@ -193,7 +193,7 @@ def test_the_quick_way_finds_the_regions_of_the_exact_one(
     quick = extractor(weights, **kept)
     assert exact.fingerprint != quick.fingerprint
     same, cosines = [], []
-    for index in range(4):
+    for index in range(4 if dtype == "bfloat16" else 2):  # a CPU has no float16: it takes its time
         image = paint(compose(11, index))[0]
         truth, found = exact([image])[0], quick([image])[0]
         overlap, place = box_iou(torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)).max(1)
