@@ -15,6 +15,7 @@ import numpy as np
 
 MAX_BYTES = 256 << 20  # of a pickle; a larger one is not an index or a few labels
 MAX_DEPTH = 100
+MAX_AXES = 64  # of an array, as in numpy
 OPCODES = set()
 for _names in (
     "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET",
@@ -64,20 +65,27 @@ def _check_opcodes(data: bytes) -> None:
         raise ValueError(f"the pickle is malformed ({error})") from error
 
 
+def _text(value: Any) -> str:
+    """The value, a text: to hash, compare or write out a tuple nested without end would take for ever, or crash."""
+    if not isinstance(value, str):
+        raise ValueError(f"the pickle holds a {type(value).__name__} where a text is needed")
+    return value
+
+
 class _Dtype:
     """Stands for numpy.dtype: a kind and a width, and no fields."""
 
     def __init__(self, text: Any, *_: Any):
-        self.text, self.order = text, "="
+        self.text, self.order = _text(text), "="
 
     def __setstate__(self, state: tuple) -> None:
-        self.order = {"<": "<", ">": ">", "|": "|"}.get(state[1], "=")
+        self.order = state[1] if _text(state[1]) in ("<", ">", "|") else "="
 
     def real(self) -> np.dtype:
         """The numpy dtype. Raises ValueError for anything but plain numbers, texts, bytes and object."""
-        kind = self.text.lstrip("<>|=") if isinstance(self.text, str) else ""
+        kind = self.text.lstrip("<>|=")
         if not kind or kind[0] not in "biufcSUO?" or not (kind[1:].isdigit() or kind[1:] == ""):
-            raise ValueError(f"the pickle holds an array of {self.text!r}, which is not plain data")
+            raise ValueError(f"the pickle holds an array of {self.text[:40]!r}, which is not plain data")
         return np.dtype(kind).newbyteorder(self.order if kind[0] not in "SO?b" else "=")
 
 
@@ -106,7 +114,7 @@ def _scalar(dtype: Any, data: Any = b"") -> _Given:
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """What `_codecs.encode` is in pickles of protocol 2: bytes written as text."""
-    return str(text).encode("latin1")
+    return _text(text).encode("latin1")
 
 
 def _no_bytes() -> bytes:
@@ -213,7 +221,9 @@ def _array(state: tuple, below: Any) -> Any:
         _, shape, dtype, fortran, data = state
         kind = dtype.real()
         one = shape is None
-        shape = () if one else (shape,) if isinstance(shape, int) else tuple(int(side) for side in shape)
+        shape = () if one else (shape,) if isinstance(shape, int) else shape
+        if len(shape) > MAX_AXES or not all(isinstance(side, int) and abs(side) < 2**63 for side in shape):
+            raise ValueError("the pickle holds an array of a shape that cannot be")
         size = len(data) if kind.hasobject else len(data) // max(1, kind.itemsize)
         if prod(shape) != size or min(shape, default=0) < 0 or (kind.hasobject and not isinstance(data, list)):
             raise ValueError(f"the pickle holds an array of {shape} with {len(data):,} bytes")

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data.files import read_json, sweep, sync, write_json
+from data.files import read_json, sweep, write_json
 from data.formats import named
 from data.formats.names import Template
-from data.formats.records import Format, Outgoing
+from data.formats.records import Format, Outgoing, unfinished
 from data.store import Store
 
 MARK = ".tern-export.json"  # in a folder of a file an image: whose export it is, so that it can be resumed
@@ -63,20 +63,12 @@ def _free(paths: list[Path], force: bool) -> None:
 
 
 def _into_file(kind: Format, target: Path, rows: Outgoing, force: bool) -> None:
-    """Write a file and what lies beside it; one that was killed is begun again.
-
-    The mark says that the side files are of an export that has not ended; and while they are new, the old file must
-    not be there: it would be read with their ids.
-    """
-    mark = target.with_name(f".{target.name}.exporting")
+    """Write a file and what lies beside it; one that was killed is begun again, one that is refused changes nothing."""
+    mark = unfinished(target)
     _free([target] if mark.exists() else [target, *kind.beside(target)], force)
-    target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
-    write_json(mark, {"format": kind.name})
-    target.unlink(missing_ok=True)
-    sync(target.parent)
     kind.write(target, rows, force)
-    mark.unlink()
+    mark.unlink(missing_ok=True)
 
 
 def _into_folder(kind: Format, target: Path, rows: Outgoing, ids: str, force: bool) -> None:

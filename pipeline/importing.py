@@ -135,9 +135,9 @@ def _fill(
     config: ImportConfig, formats: list[Format], folder: Path, progress: Progress, stop_after: int | None
 ) -> Imported:
     store, waiting = Store(folder), deque[tuple[Item, dict[str, Any] | str]]()
-    hashes = _known(store)
+    hashes, seen = _known(store), dict[str, str]()
     counts, aside, shards = {"images": 0, "known": 0}, [], 0
-    for item, row in _items(config, formats, store.dim if len(store) else None):
+    for item, row in _items(config, formats, store.dim if len(store) else None, seen):
         progress(1)
         if isinstance(row, str):
             aside.append((item.id, row))
@@ -152,19 +152,29 @@ def _fill(
             shards += _flush(folder, waiting)
     if waiting and shards != stop_after:
         _flush(folder, waiting)
-    if stop_after is None and not config.name:  # all of the store is from these sources
-        _forget_mended(folder, {item_id for item_id, _ in aside})
+    if stop_after is None:
+        _forget_mended(folder, config, {place for place, _ in aside}, seen)
     if not counts["images"] + counts["known"]:
         reason = f"; the first, {aside[0][0]}: {aside[0][1]}" if aside else ": no record in it"
         raise ValueError(f"{', '.join(map(str, config.sources))}: nothing could be imported{reason}")
     return Imported(folder, tuple(kind.name for kind in formats), **counts, set_aside=tuple(aside))
 
 
-def _forget_mended(folder: Path, still: set[str]) -> None:
-    """Take out of the ledger what was set aside by an earlier import of these sources and no longer is."""
+def _forget_mended(folder: Path, config: ImportConfig, still: set[str], read: dict[str, str]) -> None:
+    """Take out of the ledger what an earlier import set aside and this one has not.
+
+    A store with a name may be of other sources too: there only the places count that are `read` now, by id.
+    """
+    mended = {valid_text(place) for name, at in read.items() for place in (_place(name, at), at)}
     with listing(folder):
         old = read_manifest(folder)
-        write_listing(folder, old, {"set_aside": [entry for entry in old["set_aside"] if entry["id"] in still]})
+        kept = [e for e in old["set_aside"] if e["id"] in still or (config.name and e["id"] not in mended)]
+        write_listing(folder, old, {"set_aside": kept})
+
+
+def _place(name: str, at: str) -> str:
+    """What a record is called in the ledger."""
+    return f"{name} ({at})" if name else at
 
 
 def _known(store: Store) -> dict[str, str]:
@@ -181,9 +191,14 @@ def _flush(folder: Path, waiting: deque[tuple[Item, dict[str, Any] | str]]) -> i
     return 1
 
 
-def _items(config: ImportConfig, formats: list[Format], dim: int | None) -> Iterator[tuple[Item, dict[str, Any] | str]]:
-    """Each record as an item with its fields, or with the reason why it has none; that one is called by its place."""
-    rename, seen = Template(config.ids), dict[str, str]()
+def _items(
+    config: ImportConfig, formats: list[Format], dim: int | None, seen: dict[str, str]
+) -> Iterator[tuple[Item, dict[str, Any] | str]]:
+    """Each record as an item with its fields, or with the reason why it has none; that one is called by its place.
+
+    `seen` is filled: the place of each id.
+    """
+    rename = Template(config.ids)
     for kind, source in zip(formats, config.sources, strict=True):
         for record in kind.read(source, config.options):
             name = record.id
@@ -198,9 +213,8 @@ def _items(config: ImportConfig, formats: list[Format], dim: int | None) -> Iter
                 if made := problem(row, _dtype(config), dim):
                     raise ValueError(made)
             except ValueError as error:
-                where = valid_text(record.place)
-                place = f"{name} ({where})" if name else where
-                yield Item(place, hashlib.sha256(str(error).encode("utf-8", "replace")).hexdigest()), str(error)
+                place, reason = valid_text(_place(name, record.place)), valid_text(str(error))
+                yield Item(place, hashlib.sha256(reason.encode()).hexdigest()), reason
                 continue
             seen[name], dim = record.place, row["features"].shape[1]
             row = {key: np.ascontiguousarray(row[key], _stored(key, config)) for key in REGION_FIELDS}
@@ -212,7 +226,7 @@ def _name_of(record: Broken, rename: Template) -> str:
     try:
         return rename(record.id, record.split)
     except ValueError:
-        return valid_text(record.id)
+        return record.id
 
 
 def _stored(field: str, config: ImportConfig) -> str:

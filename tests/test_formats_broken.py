@@ -142,6 +142,20 @@ def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record
     assert Store(half).read("features", ["7"]).dtype == "float16"
 
 
+@pytest.mark.parametrize("name", ["", "butd"])
+def test_what_was_mended_leaves_the_ledger_and_what_another_file_has_stays(name, tmp_path):
+    train, val = tmp_path / "train.tsv", tmp_path / "val.tsv"
+    val.write_text("\r\n".join([line("c"), line("bad", n="7")]))
+    for content, left in ((line("x", n="7"), ["x (train.tsv line 2)"]), (line("x"), [])):
+        train.write_text("\r\n".join([line("a"), content]))
+        made = import_regions(ImportConfig(sources=(train,), name=name), tmp_path)
+        if name:
+            import_regions(ImportConfig(sources=(val,), name=name), tmp_path)
+            left = [*left, "bad (val.tsv line 2)"]
+        assert sorted(Store(made.folder).set_aside) == sorted(left)
+    assert "x" in Store(made.folder)
+
+
 def peak(work, *arguments) -> int:
     """Bytes that numpy and Python hold at most meanwhile (HDF5 keeps its own caches, of 1 MB a data set)."""
     gc.collect()
@@ -208,8 +222,10 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
         turned = fill(tmp_path / "b", dict(reversed(some(6, rows=lambda i: 2).items())))
         with pytest.raises(Stop):
             export_regions(turned, path, name, force=True, progress=stopping(2))
-        assert not path.exists(), "the old rows would be read with the new ids that lie beside them"
-        export_regions(turned, path, name)
+        if FORMATS[name].beside(path):
+            assert not path.exists(), "the old rows would be read with the new ids that lie beside them"
+            path.unlink(missing_ok=True)
+        export_regions(turned, path, name, force=path.exists())
     export_regions(folder, path, name, force=True)
     assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").images == 6
     assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARK]
@@ -222,6 +238,12 @@ def test_a_format_of_equal_rows_names_the_first_image_that_has_others(name, tmp_
         export_regions(folder, target(tmp_path, name), name)
     assert "16" not in str(error.value).split(":")[1]
     assert not target(tmp_path, name).exists()
+    even = fill(tmp_path / "even", some(5, rows=lambda i: 2))
+    export_regions(even, path := target(tmp_path, name), name)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(ValueError, match="'19' has 4 rows"):
+        export_regions(folder, path, name, force=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before, "it was refused"
 
 
 @pytest.mark.parametrize("kind", ["milvlg", "tern"])
@@ -321,10 +343,16 @@ def test_per_image_files_that_cannot_be_used_are_set_aside(tmp_path):
     np.savez(folder / "boxes.npz", **{**good, "bbox": np.ones((9, 4), "f4")})
     (folder / "half.npz").write_bytes((folder / "7.npz").read_bytes()[:99])
     (folder / "empty.npz").write_bytes(b"")
+    np.savez(folder / "0-boxes.npz", x=good["x"], num_bbox=np.zeros(0), image_w=5, image_h=5)
+    np.savez(folder / "inf.npz", x=good["x"], num_bbox=np.inf, image_w=5, image_h=5)
+    np.savez(folder / "0-width.npz", **{**good, "image_w": np.zeros(0)})
+    with open(os.fsencode(folder) + b"/z\xff.npz", "wb") as file:
+        np.savez(file, **good)
+    assert import_regions(ImportConfig(sources=(folder,)), tmp_path / "auto").formats == ("milvlg",), "the first is bad"
     made = import_regions(ImportConfig(sources=(folder,), format="milvlg"), tmp_path)
     reasons = {place.split(" ")[0]: reason for place, reason in made.set_aside}
     assert made.images == 2
-    assert set(reasons) == {"no-x", "pickle", "boxes", "half", "empty"}
+    assert set(reasons) == {"no-x", "pickle", "boxes", "half", "empty", "0-boxes", "inf", "0-width", "z\\udcff"}
     assert "has no array 'x'" in reasons["no-x"]
     assert "a pickle" in reasons["pickle"]
     assert "there are 9 boxes" in reasons["boxes"]
@@ -407,6 +435,13 @@ def test_pickles_give_plain_values_and_nothing_else():
         (b"\x80\x04Nr\xff\xff\xff\x7f.", "numbers a value"),
         (b"\x80\x02Pid\n.", "PERSID"),
         (b"\x80\x04})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.", "tuple as key"),  # hashing it takes 2 ** 60 steps
+        (b"\x80\x02c_codecs\nencode\n)" + b"q\x00h\x00\x86" * 60 + b"\x85R.", "tuple where a text"),
+        (b"\x80\x02cnumpy\ndtype\n)" + b"q\x00h\x00\x86" * 60 + b"\x85R.", "tuple where a text"),
+        (b"\x80\x02cnumpy\ndtype\nU\x02f4\x85R(K\x01)" + b"q\x00h\x00\x86" * 60 + b"tb.", "tuple where a text"),
+        (
+            pickle.dumps(np.zeros((2, 3)), 2).replace(b"K\x02K\x03\x86", b"(" + b"K\x01" * 65 + b"t"),
+            "shape that cannot",
+        ),
         (b"\x80\x04})" + b"\x85" * 20_000 + b"K\x01s.", "tuple as key"),  # a million of them ended the process
         (b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(N}U\x08__init__Nstb.", "gives a state to a type"),
         (pickle.dumps([1, 2])[:-1], "malformed|byte|opcode|exhausted"),

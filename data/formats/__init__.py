@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data.formats import flat_rows, per_image, precomp, tsv, vqa_hdf5
-from data.formats.arrays import Npz
+from data.formats.arrays import Npz, passing
 from data.formats.records import Format, ReadOptions
 
 _ALL = (
@@ -61,7 +61,12 @@ def _of_folder(path: Path, options: ReadOptions) -> str:
         return "precomp"
     if att := sorted(path.glob("*_att")):
         return "tern" if att[0].name == "bu_att" else "ruotianluo"
-    first = next(per_image.files(path, (".npz",)), None)
-    if first is None:
-        return ""
-    return per_image.kind_of(first[1], options)
+    for _, file in per_image.files(path, (".npz",)):
+        try:
+            return per_image.kind_of(file, options)
+        except per_image.Ambiguous:
+            raise
+        except per_image.UNUSABLE as error:  # it will be set aside; the next one tells
+            if passing(error):
+                raise
+    return ""

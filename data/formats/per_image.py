@@ -25,6 +25,9 @@ INFO = {"class_ids": "objects_id", "scores": "objects_conf", "attr_ids": "attrs_
 TEMPORARY = re.compile(r"\..*\.tmp\.np[yz]$")  # of data.files.atomic, left by a process that was killed
 
 
+UNUSABLE = (*FAULTS, IndexError, OverflowError)  # empty arrays, and infinity for a number of rows
+
+
 class Ambiguous(ValueError):
     """A file that can be read in two ways: the run stops, for the user must say which."""
 
@@ -53,7 +56,7 @@ def read_x(folder: Path, options: ReadOptions) -> Iterator[Record | Broken]:
             yield Record(name, _x_fields(path, options), place)
         except Ambiguous:
             raise
-        except (*FAULTS, IndexError, OverflowError) as error:
+        except UNUSABLE as error:
             if passing(error):
                 raise
             yield Broken(place, str(error), name)
@@ -137,7 +140,7 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[Record | Broken]:
                 flat, packed = box / f"{name}.npy", box / f"{name}.npz"
                 fields["boxes"] = load_npy(flat) if flat.exists() else _one_array(packed, ("feat", "bbox", "boxes"))
             yield Record(name, fields, place)
-        except (ValueError, IndexError, OSError) as error:
+        except UNUSABLE as error:
             if passing(error):
                 raise
             yield Broken(place, str(error), name)

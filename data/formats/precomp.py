@@ -12,7 +12,7 @@ import numpy as np
 
 from data.files import atomic, write_text
 from data.formats.arrays import map_npy, write_header
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
+from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record, begin
 
 SUFFIX = "_ims.npy"
 MAX_IDS_BYTES = 256 << 20
@@ -76,6 +76,7 @@ def write(target: Path, rows: Outgoing, over: bool) -> None:
         raise ValueError(f"{target}: this format's file ends in {SUFFIX}; give for instance test{SUFFIX}")
     number = rows.fixed_rows("choose another format, such as lxmert-tsv or vqa-h5-adaptive")
     store, names = rows.store, rows.names
+    begin(target)
     write_text(_beside(target, "_ids.txt"), "".join(f"{name}\n" for name in rows.ids))
     for suffix, field, shape in (("_boxes.npy", "boxes", (number, 4)), ("_img_sizes.npy", "size", (2,))):
         dtype = "<f4" if field == "boxes" else "<i4"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.files import sync, write_json
 from data.shards import REGION_FIELDS
 from data.store import Store
 
@@ -110,6 +111,21 @@ class Outgoing:
                 f"every image the same number; {instead}."
             )
         return rows
+
+
+def unfinished(target: Path) -> Path:
+    """The mark beside a file that is written with others: while it is there, their export has not ended."""
+    return target.with_name(f".{target.name}.exporting")
+
+
+def begin(target: Path) -> None:
+    """To be called, once nothing can be refused any more, before the first of the files beside `target` is written.
+
+    While they are new, the old target must not be there: it would be read with their ids.
+    """
+    write_json(unfinished(target), {"target": target.name})
+    target.unlink(missing_ok=True)
+    sync(target.parent)
 
 
 def completed(fields: dict[str, Any], size: tuple[int, int] | None, boxes: Literal["file", "whole"]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.files import atomic, read_json, write_json
 from data.formats.arrays import MAX_ARRAY_BYTES, passing
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
+from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record, begin
 from data.unpickle import load_restricted
 
 NAMES = ("image_features", "image_bb", "spatial_features")
@@ -166,13 +166,14 @@ def _index(path: Path) -> dict[str, int]:
 def write(adaptive: bool, target: Path, rows: Outgoing, over: bool) -> None:
     """`*_imgid2idx.json`, then the file beside it, image by image. Raises ValueError if a fixed one does not fit."""
     fixed = (len(rows), rows.fixed_rows("export as vqa-h5-adaptive")) if not adaptive else (int(rows.lengths.sum()),)
+    if adaptive and fixed[0] > 2**31 - 1:
+        raise ValueError(f"{fixed[0]:,} rows do not fit the 32 bits of pos_boxes; export in parts, with --list")
+    begin(target)
     write_json(index_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
     with atomic(target) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
         made = {name: file.create_dataset(name, (*fixed, width), "f4") for name, width in _widths(rows).items()}
         if adaptive:
             ends = np.cumsum(rows.lengths)
-            if len(ends) and ends[-1] > 2**31 - 1:
-                raise ValueError(f"{ends[-1]:,} rows do not fit the 32 bits of pos_boxes; export in parts, with --list")
             file["pos_boxes"] = np.stack([ends - rows.lengths, ends], axis=1).astype("int32")
         end = 0
         for number, (_, fields) in enumerate(rows):
