@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
 
 from data.files import digest, read_json, write_json
+from data.lock import listing
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -78,10 +79,13 @@ def open_folder(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "flo
     Raises ValueError if the folder holds a store of another recipe (it was copied, or its manifest was edited).
     """
     folder = Path(root) / f"{kind}-{digest(recipe)}"
-    if not (folder / MANIFEST).exists():
-        empty = {"shards": [], "set_aside": [], "dropped": [], "retired": []}
-        about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
-        write_json(folder / MANIFEST, {"schema": SCHEMA, **about, **empty})
+    if not (folder / MANIFEST).exists():  # no lock for a store that is there: its folder may be read-only
+        folder.mkdir(parents=True, exist_ok=True)
+        with listing(folder):
+            if not (folder / MANIFEST).exists():  # another may have made it, and listed its work, in between
+                empty = {"shards": [], "set_aside": [], "dropped": [], "retired": []}
+                about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
+                write_json(folder / MANIFEST, {"schema": SCHEMA, **about, **empty})
     found = read_manifest(folder)
     if digest(found["recipe"]) != digest(recipe) or found["kind"] != kind:
         raise ValueError(f"{folder} holds {found['kind']} of another recipe than its name says; move the folder away.")

@@ -230,6 +230,20 @@ def test_a_second_writer_is_told_who_holds_the_store_and_a_dead_one_holds_nothin
     check(extract(tmp_path, items(3)), items(3))
 
 
+def test_two_that_make_a_store_at_once_keep_what_the_first_has_listed(tmp_path, monkeypatch):
+    real, met = Path.exists, []
+
+    def exists(path):
+        if path.name == "manifest.json" and not met:
+            met.append(path)
+            extract(tmp_path, items(3))  # another process, between the look and the write
+            return False
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    check(open_store(tmp_path), items(3))
+
+
 def test_a_finished_store_is_found_finished_while_another_writes(tmp_path):
     folder = extract(tmp_path, items(3))
     with writing(folder):
