@@ -11,7 +11,7 @@ import numpy as np
 from data.files import sweep, sync
 from data.lock import listing, writing
 from data.manifest import Item, ShardPlan, in_shards, read_manifest
-from data.shard_file import crc, describe, shard_answers, write_shard
+from data.shard_file import crc, describe, unlisted_answers, write_shard
 from data.shards import answers, unlisted, write_listing
 from data.store import Store
 
@@ -116,7 +116,7 @@ def _remove_old(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _is_work(path: Path, known: dict[str, str]) -> bool:
     try:
-        return any(known.get(name) != value for name, value in shard_answers(path).items())
+        return any(known.get(name) != value for name, value in unlisted_answers(path).items())
     except ValueError:  # it is damaged: it would be made again
         return False
     except OSError:  # a fault of the machine says nothing of the file

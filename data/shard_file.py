@@ -1,9 +1,11 @@
 """One shard: an immutable HDF5 file of flat rows and offsets, with ids, hashes and a CRC an item.
 
 Layout: that of ban-vqa's `pos_boxes` files. Every column is contiguous: readers need no HDF5 to get at its rows.
+Behind the HDF5 file stands its SHA-256, the seal (32 bytes, which HDF5 passes over).
 """
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -22,6 +24,7 @@ from data.manifest import FIELDS, Field, Item, ShardPlan, fields_of, read_manife
 ROW_COLUMNS = {name for fields in FIELDS.values() for name, field in fields.items() if field.per == "row"}
 COLUMNS_OF_ALL = {"offsets", "ids", "hashes", "crc32"}
 BLOCK = 256  # items joined for one write
+SEAL = hashlib.sha256().digest_size  # bytes
 Rows = dict[str, np.ndarray]
 
 
@@ -90,6 +93,26 @@ def shard_answers(path: Path) -> dict[str, str]:
     return dict(zip(*shard_items(path), strict=True)) | {entry["id"]: entry["hash"] for entry in aside}
 
 
+def unlisted_answers(path: Path) -> dict[str, str]:
+    """`shard_answers` of a file that no manifest vouches for: ValueError unless its seal holds.
+
+    HDF5 itself can loop for ever on a flipped bit, so that it is given no such file before.
+    """
+    if not sealed(path):
+        raise ValueError(f"{path} is not as it was written; it is not used, and what it held is made again.")
+    return shard_answers(path)
+
+
+def sealed(path: Path) -> bool:
+    """Whether a file is, byte for byte, what `write_shard` wrote; reads it from end to end."""
+    hasher, left = hashlib.sha256(), path.stat().st_size - SEAL
+    with open(path, "rb") as file:
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            hasher.update(block)
+            left -= len(block)
+        return left == 0 and file.read() == hasher.digest()
+
+
 def describe(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str]]]:
     """A finished shard's entry for the manifest, the ids of its items, and the items that were set aside."""
     with open_shard(path) as file:
@@ -110,7 +133,7 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
     Raises OSError naming the file if the disk is full; nothing half-written is left.
     """
     path, fields = Path(folder) / plan.file, fields_of(read_manifest(folder))
-    if plan.made or (path.exists() and not damage(path, fields)):
+    if plan.made or (path.exists() and sealed(path) and not damage(path, fields)):
         return plan.file
     kept: list[tuple[Item, Rows]] = []
     aside: list[dict[str, str]] = []
@@ -129,6 +152,7 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
     try:
         with atomic(path) as temporary, open(temporary, "wb") as out:
             out.write(image.getbuffer())
+            out.write(hashlib.sha256(image.getbuffer()).digest())
     except OSError as error:
         raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno or 0)}") from error
     return plan.file

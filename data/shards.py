@@ -28,7 +28,15 @@ from data.manifest import (
     open_folder,
     read_manifest,
 )
-from data.shard_file import check_rest, damage, describe, open_shard, shard_answers, write_shard
+from data.shard_file import (
+    check_rest,
+    damage,
+    describe,
+    open_shard,
+    shard_answers,
+    unlisted_answers,
+    write_shard,
+)
 
 __all__ = [  # all that a stage needs to write a store
     "FEATURE_DTYPES",
@@ -135,7 +143,7 @@ def _adopt(folder: Path, place: dict[Item, int], answered: dict[str, str]) -> li
 
 def _readable_answers(path: Path) -> dict[str, str]:
     try:
-        return shard_answers(path)
+        return unlisted_answers(path)
     except (OSError, ValueError, KeyError):  # it is made again
         return {}
 

@@ -5,7 +5,6 @@ import signal
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +18,7 @@ from data.shards import Item, commit, open_folder, write_shard
 from data.shards import ShardPlan as Plan
 from data.store import Store
 from pipeline.cli import build
+from tests.test_store import spoil
 from tests.test_store_crashes import FORK, check, crash, extract, items
 
 
@@ -127,8 +127,7 @@ def test_damaged_rows_get_no_new_checksum_and_a_writer_is_not_disturbed(tmp_path
     with writing(folder), pytest.raises(ValueError, match="is being written by process"):
         compact(folder, 10)
     victim = sorted(folder.glob("*.h5"))[0]
-    with h5py.File(victim, "r+") as file:
-        file["features"][:] = 0
+    spoil(victim, 0)
     before = shards(folder)
     with pytest.raises(ValueError, match=r"shard-.*the rows of caption \d+ do not have.*Nothing was changed"):
         compact(folder, 10)
@@ -175,9 +174,7 @@ def test_info_verify_and_compact_as_commands(tmp_path):
     assert "compact already: 2 shards" in run("compact", folder, "--items", 10).stdout
     assert "bad: it is empty" in run("info", folder).stdout
     first, second = sorted(folder.glob("*.h5"))
-    with h5py.File(first, "r+") as file:
-        file["features"][0] += 1
-        name = file["ids"].asstr()[0]
+    name = spoil(first, 0)
     second.unlink()
     found = run("verify", folder)
     assert found.exit_code == 1

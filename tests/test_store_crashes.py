@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from data import shard_file
+from data.compact import compact
 from data.files import sha256_file
 from data.lock import listing, writing
 from data.shards import Item, commit, filling, open_folder, plan_shards, write_shard
@@ -183,6 +185,31 @@ def test_a_damaged_orphan_is_made_again(tmp_path):
     extract(tmp_path, items(12), log)
     assert len(lines(log)) == 8 + 12
     check(folder, items(12))
+
+
+def test_no_flipped_bit_of_an_orphan_gets_as_far_as_hdf5(tmp_path, monkeypatch):
+    """HDF5 can loop for ever on one: neither the next run nor a compaction may open the file."""
+    folder, rng = crash(tmp_path, items(2 * SHARD), 1), np.random.default_rng(0)
+    path = next(folder.glob("*.h5"))
+    sound, plan = path.read_bytes(), plan_shards(open_store(tmp_path / "other"), items(SHARD), SHARD)[0]
+    assert plan_shards(folder, items(SHARD), SHARD)[0].made == path.name
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py, "File", lambda *_, **__: pytest.fail("HDF5 was given a damaged file"))
+        for place in map(int, rng.integers(0, len(sound), 200)):
+            path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << rng.integers(8)]) + sound[place + 1 :])
+            assert plan_shards(folder, items(SHARD), SHARD) == [plan], f"byte {place}"
+        compact(folder, SHARD)
+    assert not path.exists(), "rubbish"
+    path.write_bytes(sound)
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_file, "open", _too_many_files, raising=False)
+        compact(folder, SHARD)
+    assert path.exists(), "finished work was removed for a fault of the machine"
+    check(extract(tmp_path, items(SHARD)), items(SHARD))
+
+
+def _too_many_files(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_what_the_data_set_no_longer_has_disappears_and_comes_back_without_work(tmp_path):
