@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,19 @@ def crc(values: Rows, fields: dict[str, Field]) -> int:
     return checksum
 
 
-def damage(path: Path, fields: dict[str, Field]) -> list[str]:
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a shard: with all of it, or with the rows of one item."""
+
+    path: Path
+    what: str
+    item: str = ""  # id; empty: the whole file
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+def damage(path: Path, fields: dict[str, Field]) -> list[Problem]:
     """What is wrong with a shard, item by item: an empty list if it has these fields and every row its checksum."""
     try:
         with open_shard(path) as file:
@@ -215,12 +228,12 @@ def damage(path: Path, fields: dict[str, Field]) -> list[str]:
             found = {name: file[name][:] for name in fields}
             json.loads(file.attrs["set_aside"])
             return [
-                f"{path}: the rows of {name} do not have the checksum they were written with"
+                Problem(path, f"the rows of {name} do not have the checksum they were written with", name)
                 for i, name in enumerate(ids)
                 if crc(_rows_of(i, found, offsets, fields), fields) != expected[i]
             ]
     except Exception as error:  # flipped bits can raise anything inside HDF5, and all of it means: damaged
-        return [f"{path}: unreadable: {error}"]
+        return [Problem(path, f"unreadable: {error}")]
 
 
 def _rows_of(i: int, columns: Rows, offsets: np.ndarray, fields: dict[str, Field]) -> Rows:

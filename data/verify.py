@@ -1,12 +1,18 @@
 """Every byte of a store against what was written: the files' SHA-256, the CRC of every item's rows."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.files import sha256_file
+from data.files import sha256_file, sync
+from data.lock import listing, writing
 from data.manifest import Field, fields_of, read_manifest
-from data.shard_file import check_rest, damage
+from data.shard_file import Problem, check_rest, damage, shard_items
+from data.shards import write_listing
+
+UNREAD = "; nobody reads them any more: `tern store compact` lets go of them"
 
 
 def verify(
@@ -16,24 +22,60 @@ def verify(
 
     Works where the store cannot be opened any more. `tell` is given the number of items of each shard that is done.
     """
-    manifest = manifest or read_manifest(folder)
-    problems = []
+    return [str(problem) for problem in problems(folder, manifest or read_manifest(folder), tell)]
+
+
+def problems(
+    folder: Path, manifest: dict[str, Any], tell: Callable[[int], object] = lambda items: None
+) -> list[Problem]:
+    """`verify`, for a caller that goes by file and item. Of rows that nobody reads any more the text says so."""
+    found = []
     for entry in manifest["shards"]:
-        problems += _problems(Path(folder) / entry["file"], entry, fields_of(manifest))
+        found += _problems(Path(folder) / entry["file"], entry, fields_of(manifest))
         tell(entry["items"])
-    return problems
+    broken = {problem.path.name for problem in found if not problem.item}
+    read = _read_from(Path(folder), manifest, broken) if len(broken) < len(found) else {}
+    unread = lambda problem: problem.item and read.get(problem.item) != problem.path.name  # noqa: E731
+    return [replace(problem, what=problem.what + UNREAD) if unread(problem) else problem for problem in found]
 
 
-def _problems(path: Path, entry: dict[str, Any], fields: dict[str, Field]) -> list[str]:
+def _read_from(folder: Path, manifest: dict[str, Any], broken: set[str]) -> dict[str, str]:
+    """Id -> the file that its rows are read from: the newest that has it."""
+    newest: dict[str, str] = {}
+    for name in (entry["file"] for entry in manifest["shards"] if entry["file"] not in broken):
+        newest |= dict.fromkeys(shard_items(folder / name)[0], name)
+    gone = {*manifest["dropped"], *(entry["id"] for entry in manifest["set_aside"])}
+    return {item: name for item, name in newest.items() if item not in gone}
+
+
+def drop(folder: Path, found: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Unlist the shards in which rows are lost, so that the next run makes again what they held; returns their entries.
+
+    The files are kept beside, as `shard-....h5.damaged`. An item that an older shard has too is read from that one
+    until the next run. Rows that nobody reads are left to a compaction. Raises ValueError naming another writer.
+    """
+    folder, names = Path(folder), {problem.path.name for problem in found if not problem.what.endswith(UNREAD)}
+    with writing(folder), listing(folder):
+        old = read_manifest(folder)
+        lost = [entry for entry in old["shards"] if entry["file"] in names]
+        for path in (folder / entry["file"] for entry in lost):
+            if path.exists():  # before the manifest: a crash leaves a shard that is missing, to be dropped again
+                os.replace(path, path.with_name(f"{path.name}.damaged"))
+        sync(folder)
+        write_listing(folder, old, {"shards": [entry for entry in old["shards"] if entry["file"] not in names]})
+    return lost
+
+
+def _problems(path: Path, entry: dict[str, Any], fields: dict[str, Field]) -> list[Problem]:
     lost = f"{entry['items']:,} items are lost with it"
     if not path.is_file():
-        return [f"{path}: missing; {lost}"]
+        return [Problem(path, f"missing; {lost}")]
     if (size := path.stat().st_size) != entry["bytes"]:
-        return [f"{path}: {size:,} bytes, the manifest says {entry['bytes']:,}; {lost}"]
+        return [Problem(path, f"{size:,} bytes, the manifest says {entry['bytes']:,}; {lost}")]
     if sha256_file(path) == entry["sha256"]:
         return []
     try:
         check_rest(path, entry)
     except ValueError:
-        return [f"{path}: damaged outside its rows, so that it is not known whose they are; {lost}"]
-    return damage(path, fields) or [f"{path}: its bytes are not those that the manifest names, in no item's rows"]
+        return [Problem(path, f"damaged outside its rows, so that it is not known whose they are; {lost}")]
+    return damage(path, fields) or [Problem(path, "its bytes are not those that the manifest names, in no item's rows")]

@@ -62,13 +62,17 @@ def _short(value: Any) -> str:
 
 
 @app.command()
-def verify(folder: FolderArgument) -> None:
+def verify(
+    folder: FolderArgument,
+    drop: Annotated[bool, typer.Option("--drop", help="Unlist what is damaged: the next run makes it again.")] = False,
+) -> None:
     """Check every byte against what was written; what is damaged is named by file and image.
 
     [dim]Example: tern store verify runs/demo/stores/regions-*[/dim]
     """
     from data.manifest import read_manifest
-    from data.verify import verify as problems_of
+    from data.verify import drop as unlist
+    from data.verify import problems as problems_of
     from pipeline.workers import bar
 
     manifest = read_manifest(_folder(folder))
@@ -76,9 +80,14 @@ def verify(folder: FolderArgument) -> None:
     with bar("verify", items) as advance:
         problems = problems_of(_folder(folder), manifest, advance)
     for problem in problems:
-        typer.secho(printable(problem), fg="red")
+        typer.secho(printable(str(problem)), fg="red")
+    if problems and drop:
+        lost = unlist(_folder(folder), problems)
+        count = sum(entry["items"] for entry in lost)
+        typer.echo(f"{len(lost):,} shards of {count:,} items are no longer listed: extract, or import, them again")
+        return
     if problems:
-        typer.echo("Restore the files named from a copy, or delete the store's folder and extract again.", err=True)
+        typer.echo("Restore the files named from a copy; or give --drop, then extract or import again.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{items:,} items in {len(manifest['shards']):,} shards are as they were written")
 

@@ -184,6 +184,33 @@ def test_info_verify_and_compact_as_commands(tmp_path):
         assert "Example: tern store" in run(command, "--help").stdout
 
 
+def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_compaction(tmp_path):
+    """Of eight shards one is missing, one cut short, one spoilt in its rows, one spoilt where nobody reads them."""
+    folder, now = wasteful(tmp_path)
+    listed = [folder / entry["file"] for entry in Store(folder).manifest["shards"]]
+    missing, cut, spoilt = listed[2:5]
+    dead = spoil(listed[0], 0)
+    assert dead == "caption 0"
+    unread = f"{listed[0]}: the rows of {dead} do not have the checksum they were written with; nobody reads them"
+    found = run("verify", folder)
+    assert (found.exit_code, unread in found.stdout) == (1, True), found.output
+    missing.unlink()
+    os.truncate(cut, cut.stat().st_size // 2)
+    lost = spoil(spoilt, 0)
+    found = run("verify", folder, "--drop")
+    assert found.exit_code == 0, found.output
+    assert "3 shards of " in found.stdout
+    with Store(folder) as store:
+        assert lost not in store
+        assert listed[0].name in {entry["file"] for entry in store.manifest["shards"]}
+    log = tmp_path / "log"
+    extract(tmp_path, now, log)
+    assert 0 < len(log.read_text().splitlines()) < len(now), "what was sound is not made again"
+    assert [unread in problem for problem in Store(folder).verify()] == [True]
+    compact(folder, 10)
+    check(folder, now)
+
+
 def test_a_long_recipe_is_shown_short(tmp_path):
     folder = open_folder(tmp_path, "regions", {"weights": "w" * 300, "classes": [f"thing {i}" for i in range(1600)]})
     out = run("info", folder).stdout
