@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server, on this machine alone.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application (entry point `tern.commands`)."""
@@ -12,14 +14,16 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of the Prefect server, on this machine alone.")
-    ] = 4200,
+    port: PortOption = 4200,
+    nightly: Annotated[
+        str | None, typer.Option(help="Also switch the nightly re-index on, for this plan.", metavar="PLAN")
+    ] = None,
+    cron: Annotated[str, typer.Option(help="When `--nightly` re-indexes, as a cron line in UTC.")] = "0 3 * * *",
 ) -> None:
-    """A Prefect server, the deployments and a worker, until Ctrl-C. [dim]Example: tern up[/dim]"""
+    """A Prefect server, the deployments and a worker, until Ctrl-C. [dim]Example: tern up --nightly flickr30k[/dim]"""
     from flows.server import serve_all
 
-    serve_all(port)
+    serve_all(port, nightly, cron)
 
 
 def run(
@@ -29,9 +33,23 @@ def run(
     plan: Annotated[
         str, typer.Option("--plan", "-p", help="A plan file, or the name of a shipped plan.")
     ] = "flickr30k",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server.")] = 4200,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one setting of the plan: KEY=VALUE. Repeatable.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--param", help="One more parameter of the flow: KEY=VALUE, for instance workers=8. Repeatable."),
+    ] = None,
+    port: PortOption = 4200,
 ) -> None:
-    """Run a deployment and follow it to its end. [dim]Example: tern run pipeline --plan demo[/dim]"""
-    from flows.server import run_deployment
+    """Start a deployment, follow its progress, exit with its verdict: 0 if it completed.
 
-    raise typer.Exit(run_deployment(name, plan, port))
+    [dim]Examples: tern run pipeline --plan demo
+    tern run extract-flickr --set workers=4 --param images_per_shard=500[/dim]
+    """
+    from flows.server import settle
+
+    settle(port)
+    from flows.follow import follow
+
+    raise typer.Exit(follow(name, plan, tuple(overrides or ()), tuple(given or ()), typer.echo))

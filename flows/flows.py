@@ -1,128 +1,162 @@
 """The five flows. Remove the decorators and the code still works: the stages know nothing of Prefect."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect import State, flow
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from data.files import read_json
-from data.store import Store
-from flows.tasks import as_tasks
+from flows import artifacts
+from flows.logs import in_run_log
+from flows.parameters import (
+    Epochs,
+    PlanName,
+    Recall,
+    Seed,
+    Settings,
+    Shards,
+    ShardSize,
+    Workers,
+    dataset_name,
+    read_plan,
+)
+from flows.schedule import nothing_to_do
+from flows.tasks import as_tasks, on_epoch
 from index import Index
 from pipeline.chain import Chain
-from pipeline.plan import load_plan
 from pipeline.report import write_report
 
 THREADS = ThreadPoolTaskRunner(max_workers=256)  # they only wait; `workers` of the plan says how many processes work
+CHECKPOINT = "tern.checkpoint.made"  # the event that may make a new index (prefect.yaml)
 
 
-def _chain(plan: str, overrides: list[str] | None, pinned: Path | None = None) -> Chain:
-    loaded = load_plan(plan, tuple(overrides or ()))
-    return Chain(loaded, as_tasks(loaded.workers), _log_epoch, pinned)
+def _named() -> str:
+    """`extract-flickr flickr30k 2026-11-25 03:00:00`: with the date, since a name must find one run."""
+    given = flow_run.parameters
+    dataset = dataset_name(given.get("plan", ""), given.get("overrides"))
+    return f"{flow_run.flow_name} {dataset} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _log_epoch(row: dict[str, float]) -> None:
-    text = "epoch %d of %d: loss %.3f, val R@1 %.1f text to image, %.1f image to text, rsum %.1f, %.0f s left"
-    keys = ("epoch", "epochs", "loss", "t2i_r1", "i2t_r1", "rsum", "seconds_left")
-    get_run_logger().info(text, *(row[key] for key in keys))
+@contextmanager
+def _carried_out(plan: str, overrides: list[str] | None, pinned: bool = False, **typed: Any) -> Iterator[Chain]:
+    """The chain of a plan, its shards tasks, its lines in the run's log. `pinned`: with the model that is served."""
+    loaded = read_plan(plan, overrides, **typed)
+    dataset = loaded.dataset.name if loaded.dataset else "demo"
+    with in_run_log():
+        model = _served(loaded.workspace)[1] if pinned else None
+        yield Chain(loaded, as_tasks(loaded.workers, dataset), on_epoch(dataset), model)
 
 
-@flow(name="extract-flickr", flow_run_name="extract {plan}", task_runner=THREADS)
-def extract_flickr(plan: str = "flickr30k", overrides: list[str] | None = None) -> list[str]:
+def _served(workspace: Path) -> tuple[Path, Path]:
+    with Index.open(workspace / "index") as served:
+        return served.folder, workspace / "models" / served.manifest["provenance"]["model"]
+
+
+@flow(name="extract-flickr", flow_run_name=_named, task_runner=THREADS)
+def extract_flickr(
+    plan: PlanName = "flickr30k",
+    overrides: Settings = None,
+    workers: Workers = None,
+    images_per_shard: ShardSize = None,
+) -> list[str]:
     """Region and token features of what is new or changed, into the stores.
 
     Args:
-        plan: A plan file, or the name of a shipped plan.
-        overrides: Settings to change, each KEY=VALUE.
+        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, for instance train.seed=1.
+        workers: Processes that extract; the plan's if empty.
+        images_per_shard: Images a shard, which is what a crash repeats; the plan's if empty.
     """
-    chain = _chain(plan, overrides)
-    rows = []
-    for folder in (chain.regions, chain.tokens):
-        store = Store(folder)
-        shards = len(store.manifest["shards"])
-        rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
-    refused = [{"name": name, "reason": reason} for name, reason in chain.set_aside()]
-    create_table_artifact(rows, key="stores", description=f"Feature stores of {chain.dataset.name}")
-    create_table_artifact(refused, key="set-aside", description=f"{len(refused)} records that could not be used")
-    return [str(chain.regions), str(chain.tokens)]
+    with _carried_out(plan, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
+        artifacts.stores(chain)
+        return [str(chain.regions), str(chain.tokens)]
 
 
-@flow(name="train-tern", flow_run_name="train {plan}", task_runner=THREADS)
-def train_tern(plan: str = "flickr30k", overrides: list[str] | None = None) -> str:
+@flow(name="train-tern", flow_run_name=_named, task_runner=THREADS)
+def train_tern(
+    plan: PlanName = "flickr30k", overrides: Settings = None, epochs: Epochs = None, seed: Seed = None
+) -> str:
     """Train TERN on the stores, and evaluate it on the held-out splits.
 
     Args:
-        plan: A plan file, or the name of a shipped plan.
-        overrides: Settings to change, each KEY=VALUE.
+        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, for instance train.seed=1.
+        epochs: Passes over the training split; the plan's if empty.
+        seed: Of the weights and the order of the batches; the plan's if empty.
     """
-    chain = _chain(plan, overrides)
-    model, metrics = chain.model, read_json(chain.metrics)
-    rows = [{"split": split, **{k: round(v, 2) for k, v in found.items()}} for split, found in metrics.items()]
-    create_table_artifact(rows, key="metrics", description=f"Held-out metrics of {model.name}")
-    history = (model / "history.csv").read_text(encoding="utf-8").splitlines()
-    create_table_artifact(_table(history), key="epochs", description="Loss and validation recall by epoch")
-    return str(model)
+    with _carried_out(plan, overrides, train__epochs=epochs, train__seed=seed) as chain:
+        artifacts.training(chain)
+        model = {"prefect.resource.id": f"tern.model.{chain.model.name}", "plan": plan}
+        emit_event(CHECKPOINT, model, payload={"plan": plan, "overrides": overrides or []})
+        return str(chain.model)
 
 
-@flow(name="build-index", flow_run_name="index {plan}", task_runner=THREADS)
-def build_index(plan: str = "flickr30k", overrides: list[str] | None = None) -> str:
-    """Build and publish a version of the index, and write the report.
+@flow(name="build-index", flow_run_name=_named, task_runner=THREADS)
+def build_index(
+    plan: PlanName = "flickr30k", overrides: Settings = None, shards: Shards = None, target_recall: Recall = None
+) -> str:
+    """Build a version of the index, publish it if it passes its gate, and write the report.
 
     Args:
-        plan: A plan file, or the name of a shipped plan.
-        overrides: Settings to change, each KEY=VALUE.
+        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, for instance index.shards=8.
+        shards: Files a collection; the plan's if empty.
+        target_recall: Share of the exact best 10 to be found, 0 to 1; the plan's if empty.
     """
-    return _publish(_chain(plan, overrides))
+    with _carried_out(plan, overrides, index__shards=shards, index__target_recall=target_recall) as chain:
+        _publish(chain)
+        artifacts.published(chain, write_report(chain))
+        return str(chain.index)
 
 
-@flow(name="reindex", flow_run_name="reindex {plan}", task_runner=THREADS)
-def reindex(plan: str = "flickr30k", overrides: list[str] | None = None) -> str:
+@flow(name="reindex", flow_run_name=_named, task_runner=THREADS)
+def reindex(plan: PlanName = "flickr30k", overrides: Settings = None) -> str | State:
     """What is new or changed in the data set goes into the index, with the model that the index was built with.
 
     Args:
-        plan: A plan file, or the name of a shipped plan.
-        overrides: Settings to change, each KEY=VALUE.
+        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, for instance workers=8.
     """
-    workspace = load_plan(plan, tuple(overrides or ())).workspace
-    with Index.open(workspace / "index") as published:
-        before, model = published.folder, workspace / "models" / published.manifest["provenance"]["model"]
-    after = _publish(_chain(plan, overrides, pinned=model))
-    if Path(after) == before:
-        get_run_logger().info("nothing to do: %s holds all that the data set has", before.name)
-    return after
+    with _carried_out(plan, overrides, pinned=True) as chain:
+        before = _served(chain.plan.workspace)[0]
+        _publish(chain)
+        if chain.index == before:
+            return nothing_to_do(before, chain.dataset.name)
+        artifacts.published(chain, write_report(chain))
+        return str(chain.index)
 
 
-@flow(name="pipeline", flow_run_name="pipeline {plan}", task_runner=THREADS)
-def pipeline(plan: str = "flickr30k", overrides: list[str] | None = None) -> str:
+@flow(name="pipeline", flow_run_name=_named, task_runner=THREADS)
+def pipeline(plan: PlanName = "flickr30k", overrides: Settings = None) -> str:
     """Extraction, training and index, one after another.
 
     Args:
-        plan: A plan file, or the name of a shipped plan.
-        overrides: Settings to change, each KEY=VALUE.
+        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, for instance train.epochs=40.
     """
     extract_flickr(plan, overrides)
     train_tern(plan, overrides)
     return build_index(plan, overrides)
 
 
-def _publish(chain: Chain) -> str:
-    version = chain.index
-    about = read_json(version / "manifest.json")
-    rows = [_collection(kind, found) for kind, found in about["collections"].items()]
-    create_table_artifact(rows, key="index", description=f"Index version {version.name}")
-    text = f"Index `{version}`\n\nReport `{write_report(chain)}`\n"
-    create_markdown_artifact(text, key="published", description="What is served now")
-    return str(version)
+def _publish(chain: Chain) -> None:
+    """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
+    vectors = chain.vectors  # the stages before the index have errors of their own
+    try:
+        get_run_logger().info("index %s over %s and %s", chain.index.name, vectors.images.name, vectors.captions.name)
+    except ValueError as error:
+        artifacts.refused(error, _still_served(chain.plan.workspace))
+        raise
 
 
-def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: about[key] for key in ("rows", "dim", "factory", "nlist", "nprobe")}
-    return {"kind": kind, **shown, "shards": len(about["shards"]), "recall@10": round(about["recall"]["recall"], 4)}
-
-
-def _table(lines: list[str]) -> list[dict[str, str]]:
-    names, *rows = (line.split(",") for line in lines)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+def _still_served(workspace: Path) -> str:
+    try:
+        return _served(workspace)[0].name
+    except (FileNotFoundError, ValueError) as error:
+        return f"nothing: {error}"

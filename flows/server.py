@@ -11,6 +11,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from pipeline.plan import load_plan
+
 HOST = "127.0.0.1"
 POOL = "local"
 SECONDS_TO_START = 120.0  # the first start makes the database
@@ -23,6 +25,8 @@ QUIET = {
     "PREFECT_SERVER_UI_V2_ENABLED": "false",  # V2 calls an analytics host from the browser even when told not to
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is for the `prefect` command that a person types
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
@@ -31,13 +35,21 @@ def environment(port: int) -> dict[str, str]:
     return {**os.environ, **QUIET, "PWD": os.getcwd(), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
 
 
+def settle(port: int) -> None:
+    """Give this process the settings of `environment`; before Prefect is imported, since it reads them once."""
+    os.environ.update(environment(port))
+
+
 def prefect(*words: str) -> list[str]:
     """The command line of Prefect in this very environment."""
     return [sys.executable, "-m", "prefect", *words]
 
 
-def serve_all(port: int) -> None:
+def serve_all(port: int, nightly: str | None = None, cron: str | None = None) -> None:
     """Start server, deployments and worker; wait until Ctrl-C; then end them all.
+
+    nightly  a plan to re-index by the schedule of `reindex`, which is switched on
+    cron     when, in UTC; None: as the deployment says
 
     Raises FileNotFoundError outside the repository, ImportError without Prefect, ValueError if the port is taken or one
     of the processes ends.
@@ -45,6 +57,9 @@ def serve_all(port: int) -> None:
     if not Path("prefect.yaml").is_file():
         raise FileNotFoundError("no prefect.yaml in this folder: run `tern up` from the root of the repository.")
     _check(port)
+    settle(port)
+    if nightly:
+        load_plan(nightly)  # refused now, not at three in the morning
     env, children = environment(port), {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the finally below runs
     try:
@@ -54,6 +69,11 @@ def serve_all(port: int) -> None:
         worker = prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
         children["worker"] = subprocess.Popen(worker, env=env)  # it makes the pool
         _deploy(env)
+        if nightly:
+            from flows.schedule import switch_on
+
+            switch_on(nightly, cron)
+            print(f"nightly  reindex of {nightly} at {cron or 'the hour of prefect.yaml'} (cron, UTC)", flush=True)
         print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
         while all(child.poll() is None for child in children.values()):
             time.sleep(1)
@@ -107,11 +127,3 @@ def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     raise ValueError(f"the Prefect server on port {port} did not answer within {SECONDS_TO_START:.0f} s.")
-
-
-def run_deployment(name: str, plan: str, port: int) -> int:
-    """Start a deployment, follow it in the terminal; returns 0 if the run completed."""
-    full = name if "/" in name else f"{name}/{name}"  # flow and deployment share the name
-    where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan  # the run works in the deployed folder
-    command = prefect("deployment", "run", full, "--param", f"plan={where}", "--watch")
-    return subprocess.run(command, env=environment(port), check=False).returncode

@@ -20,15 +20,40 @@ SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
 
 # No cache: Prefect's has no task in its key. The shard's own name and checksum say whether it is there already.
 # No tags: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking call.
-@task(name="shard", task_run_name="{stage}-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
-def shard(stage: str, number: int, work: Callable[[], str]) -> str:
+@task(name="shard", task_run_name="{stage} {dataset} {number:03d}", cache_policy=NO_CACHE, persist_result=False)
+def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str:
     """Make one shard; returns its file name."""
     made = work()
     get_run_logger().info("%s shard %d: %s", stage, number, made)
     return made
 
 
-def as_tasks(workers: int) -> Callable[[str], Map]:
+@task(name="epoch", task_run_name="epoch {dataset} {row[epoch]:03d}", cache_policy=NO_CACHE, persist_result=False)
+def epoch(dataset: str, row: dict[str, float]) -> None:
+    """Put an epoch that has ended into the run: a bar in its graph, a line in its log."""
+    text = "epoch %d of %d: loss %.3f, val R@1 %.1f text to image, %.1f image to text, rsum %.1f, %.0f s left"
+    keys = ("epoch", "epochs", "loss", "t2i_r1", "i2t_r1", "rsum", "seconds_left")
+    get_run_logger().info(text, *(row[key] for key in keys))
+
+
+def on_epoch(dataset: str) -> Callable[[dict[str, float]], None]:
+    """What a training calls after every epoch: an entry in the run, and the progress artifact moved."""
+    artifact = None
+
+    def tell(row: dict[str, float]) -> None:
+        nonlocal artifact
+        epoch(dataset, quote(row))
+        text = f"training {dataset}: epoch {row['epoch']} of {row['epochs']}, {row['seconds_left']:,.0f} s left"
+        done = 100 * row["epoch"] / row["epochs"]
+        if artifact is None:
+            artifact = create_progress_artifact(done, key="training-progress", description=text)
+        else:
+            update_progress_artifact(artifact, done, description=text)
+
+    return tell
+
+
+def as_tasks(workers: int, dataset: str) -> Callable[[str], Map]:
     """For each stage a `map` whose every shard is a task: the task waits, a worker of `pool_for` works.
 
     The results come in the order of the jobs. A failed shard fails the run, after the others have ended: what they made
@@ -47,7 +72,7 @@ def as_tasks(workers: int) -> Callable[[str], Map]:
             with pool_for(jobs, workers) as pool:
                 # quote: Prefect links tasks that share an object; these depend on nothing.
                 work = [quote(partial(_wait_for, pool, function, job)) for job in jobs]
-                futures = [shard.submit(stage, number, waits) for number, waits in enumerate(work)]
+                futures = [shard.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
                 _follow(stage, futures, [getattr(job, "size", 1) for job in jobs])
                 return [future.result() for future in futures]
 

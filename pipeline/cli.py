@@ -41,7 +41,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
-    for command in (demo, extract, train, evaluate, index, search, report, pipeline, plans, serve):
+    for command in (demo, extract, train, evaluate, index, search, report, pipeline, plans, serve, lineage):
         app.command()(command)
     app.add_typer(store_commands, name="store")
     app.add_typer(weights_commands, name="weights")
@@ -182,6 +182,22 @@ def plans() -> None:
 
     for name, path in shipped_plans().items():
         typer.echo(f"{name:<12} {path.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
+
+
+def lineage(
+    plan: PlanOption = "demo",
+    every: Annotated[
+        bool, typer.Option("--all", help="All that lies in the workspace, not only what is served.")
+    ] = False,
+    mermaid: Annotated[bool, typer.Option(help="As a Mermaid flow chart.")] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Where the index came from: stores, model, vectors, version. [dim]Example: tern lineage --plan demo --all[/dim]"""
+    from pipeline.lineage import lineage
+    from pipeline.plan import load_plan
+
+    found = lineage(load_plan(plan, tuple(overrides or ())).workspace, every)
+    typer.echo(found.mermaid() if mermaid else found.text(), nl=False)
 
 
 def serve(

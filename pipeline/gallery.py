@@ -55,13 +55,13 @@ def write_gallery(path: Path, query: str, hits: list[Hit]) -> Path:
         return write_text(path, page)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: a gallery ends in .html or .png.")
-    sheet = _sheet(query, hits)
     with atomic(path) as temporary:
-        sheet.save(temporary)
+        sheet(query, hits).save(temporary)
     return path
 
 
-def _sheet(query: str, hits: list[Hit], columns: int = 4) -> Image.Image:
+def sheet(query: str, hits: list[Hit], columns: int = 4) -> Image.Image:
+    """Hits as one picture: thumbnails with score and first caption, `columns` a row."""
     width, height = THUMBNAIL
     cell = height + 62
     rows = -(-len(hits) // columns)

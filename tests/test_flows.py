@@ -1,15 +1,13 @@
-"""A real Prefect server and worker on loopback: deployed, run by the stock command, read back through the API."""
+"""A real Prefect server and worker on loopback: deployed, run by the commands, read back through the API."""
 
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.request
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -18,11 +16,12 @@ import yaml
 from data.store import Store
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
+from tests.flow_server import ROOT, Server, await_, up
 
 prefect = pytest.importorskip("prefect")
-ROOT = Path(__file__).parent.parent
 NAMES = ["build-index", "extract-flickr", "pipeline", "reindex", "train-tern"]
 KEYS = {"name", "entrypoint", "description", "tags", "parameters", "work_pool", "concurrency_limit", "schedules"}
+KEYS |= {"triggers"}
 
 
 def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
@@ -35,113 +34,180 @@ def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
         found = getattr(__import__(module, fromlist=[function]), function)
         assert found.name == entry["name"], "flow and deployment share a name"
         assert set(entry["parameters"]) <= set(found.parameters.properties)
+        assert set(entry["work_pool"]) == {"name"}
         assert set(entry["concurrency_limit"]) == {"limit", "collision_strategy"}
         for schedule in entry.get("schedules", []):
             assert set(schedule) <= {"cron", "timezone", "slug", "active", "parameters"}
-    assert set(tomllib.loads((ROOT / "prefect.toml").read_text())) == {"api", "server", "cli"}
+        for trigger in entry.get("triggers", []):
+            assert set(trigger) <= {"name", "enabled", "match", "expect", "parameters"}
+    assert set(tomllib.loads((ROOT / "prefect.toml").read_text())) == {"api", "server", "cli", "plugins"}
 
 
-class Api:
-    """The server's REST interface, asked without Prefect's client."""
+def test_every_parameter_has_a_description_and_bounds_that_the_form_shows():
+    from flows import flows
 
-    def __init__(self, port: int):
-        self.url = f"http://127.0.0.1:{port}/api"
-
-    def post(self, path: str, body: dict) -> list[dict]:
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
-
-    def latest_run(self, flow: str) -> dict:
-        where = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 1}
-        return self.post("/flow_runs/filter", where)[0]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    for flow in (flows.extract_flickr, flows.train_tern, flows.build_index, flows.reindex, flows.pipeline):
+        for name, shown in flow.parameters.properties.items():
+            assert shown.get("description"), f"{flow.name}: {name}"
+    assert "flickr30k" in flows.reindex.parameters.properties["plan"]["pattern"]
+    assert flows.extract_flickr.parameters.properties["workers"]["anyOf"][0]["maximum"] == 256
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """`tern up` as a user starts it: server, deployments and worker."""
-    port, home = free_port(), tmp_path_factory.mktemp("prefect")
-    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    env |= {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_CLI_PROMPT": "false", "NO_COLOR": "1"}
-    log = open(home / "up.log", "w")  # noqa: SIM115  closed below
-    command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 180
-        while "ready  http" not in (home / "up.log").read_text():
-            assert process.poll() is None, (home / "up.log").read_text()
-            assert time.monotonic() < deadline, (home / "up.log").read_text()
-            time.sleep(0.5)
-        yield port, env
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.1", port), 2)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        log.close()
+    with up(tmp_path_factory.mktemp("prefect") / "home") as server:
+        yield server
 
 
-def run(server, name: str, plan: Path) -> subprocess.CompletedProcess:
-    env = server[1]
-    words = ["deployment", "run", f"{name}/{name}", "--param", f"plan={plan}", "--watch"]
-    command = [sys.executable, "-m", "prefect", *words]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> Path:
+    return small_plan(tmp_path_factory.mktemp("plan"), workers=2)
 
 
-def test_deployed_flows_run_and_leave_stores_artifacts_and_an_index(server, finished, tmp_path):
-    api, plan = Api(server[0]), small_plan(tmp_path, workers=2)
-    assert sorted(found["name"] for found in api.post("/deployments/filter", {})) == NAMES
-    ended = run(server, "extract-flickr", plan)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    found = api.latest_run("extract-flickr")
-    assert (found["state"]["type"], found["name"]) == ("COMPLETED", f"extract {plan}")
-    tasks = api.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [found["id"]]}}})
-    names = sorted(t["name"] for t in tasks if t["name"].startswith(("region", "token")))
-    assert names == [f"region-features-{i:03d}" for i in range(4)] + [f"token-features-{i:03d}" for i in range(4)]
-    assert {t["state"]["type"] for t in tasks} == {"COMPLETED"}
-    edges = [i for t in tasks for inputs in t["task_inputs"].values() for i in inputs if "id" in i]
+def started(server: Server, name: str, *words: str) -> subprocess.CompletedProcess:
+    return server.prefect("deployment", "run", name, *words, "--watch")
+
+
+def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_line(server, finished, plan):
+    assert sorted(found["name"] for found in server.post("/deployments/filter", {})) == NAMES
+    for name in ("extract-flickr", "extract-flickr/extract-flickr"):  # the first is the plugin's, the second stock
+        ended = started(server, name, "--param", f"plan={plan}")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    again, first = server.runs("extract-flickr")
+    assert (first["state"]["type"], first["name"][:20]) == ("COMPLETED", "extract-flickr demo ")
+    names = sorted(task["name"] for task in server.tasks(first) if task["name"].startswith(("region", "token")))
+    stages = ("region-features", "token-features")
+    assert names == [f"{stage} demo {number:03d}" for stage in stages for number in range(4)]
+    assert {task["state"]["type"] for task in server.tasks(first)} == {"COMPLETED"}
+    edges = [i for t in server.tasks(first) for inputs in t["task_inputs"].values() for i in inputs if "id" in i]
     assert edges == [], "shards do not depend on each other"
-    for ours in (Path(folder) for folder in (tmp_path / "run" / "stores").iterdir()):
+    assert server.tasks(again) == [], "what is there is not made again"
+    workspace = load_plan(str(plan)).workspace
+    for ours in (workspace / "stores").iterdir():
         theirs = finished.plan.workspace / "stores" / ours.name
         assert Store(ours).ids == Store(theirs).ids, "flow and command line make the same stores"
+    ended = server.prefect("deployment", "run", "nobody")
+    assert ended.returncode == 1
+    assert "not found" in ended.stdout + ended.stderr
 
-    ended = run(server, "pipeline", plan)
+
+def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(server, plan):
+    ended = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    keys = {artifact["key"] for artifact in api.post("/artifacts/filter", {})}
-    assert keys >= {"stores", "set-aside", "metrics", "epochs", "index", "published", "region-features-progress"}
-    logs = " ".join(log["message"] for log in api.post("/logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"}))
-    assert "epoch 3 of 3" in logs, "the training's lines reach the run's log"
-    assert (tmp_path / "run" / "report.html").is_file()
+    assert "epoch 2 of 2" in ended.stdout, "progress is told in the terminal"
+    assert "state   Completed" in ended.stdout
+    extract, train, index = (server.runs(name)[0] for name in ("extract-flickr", "train-tern", "build-index"))
+    assert set(server.artifacts(extract)) >= {"stores", "set-aside"}
+    made = server.artifacts(train)
+    assert set(made) >= {"metrics", "epochs", "curves", "training-progress"}
+    assert made["training-progress"]["data"] == 100
+    assert len(json.loads(made["epochs"]["data"])) == 2
+    assert sorted(t["name"] for t in server.tasks(train) if t["name"].startswith("epoch")) == [
+        "epoch demo 001",
+        "epoch demo 002",
+    ]
+    lines = [(line["level"], line["message"]) for line in server.logs(train)]
+    assert any(level == 20 and "epoch 2 of 2" in message for level, message in lines), lines
+    shown = server.artifacts(index)
+    assert set(shown) >= {"index", "published", "gallery", "lineage"}
+    assert "data:image/jpeg;base64," in shown["gallery"]["data"]
+    assert "v00000001" in shown["lineage"]["data"]
+    assert (load_plan(str(plan)).workspace / "report.html").is_file()
 
-    ended = run(server, "reindex", plan)
+
+def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, plan):
+    told = ("--set", "train.epochs=2")
+    ended = server.tern("run", "reindex", "--plan", str(plan), *told, "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert json.loads((tmp_path / "run" / "index" / "CURRENT").read_text())["version"] == 1, "nothing new, no version"
+    run = server.runs("reindex")[0]
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "NothingToDo")
+    assert "nothing to do: v00000001 holds all that demo has" in run["state"]["message"]
+    assert "NothingToDo" in ended.stdout
+    current = load_plan(str(plan)).workspace / "index" / "CURRENT"
+    assert json.loads(current.read_text())["version"] == 1
+
+    two = [server.post(f"/deployments/{run['deployment_id']}/create_flow_run", {"parameters": run["parameters"]})]
+    two += [server.post(f"/deployments/{run['deployment_id']}/create_flow_run", {"parameters": run["parameters"]})]
+    states = [lambda r=r: server.get(f"/flow_runs/{r['id']}")["state"] for r in two]
+    await_(lambda: all(s()["type"] in ("COMPLETED", "CANCELLED") for s in states), 60, "two runs did not end")
+    assert sorted(s()["type"] for s in states) == ["CANCELLED", "COMPLETED"], "a run that would overlap is refused"
+
+    wrong = [{"plan": "nobody"}, {"workers": 0}, {"workers": "two"}, {"overrides": ["train.seed"]}]
+    before = len(server.runs("extract-flickr"))
+    asked = server.get("/deployments/name/extract-flickr/extract-flickr")["id"]
+    for parameters in wrong:
+        with pytest.raises(urllib.error.HTTPError, match="409"):
+            server.post(f"/deployments/{asked}/create_flow_run", {"parameters": parameters})
+    assert server.prefect("deployment", "run", "extract-flickr/extract-flickr", "-p", "threads=3").returncode != 0
+    for words, reason in (
+        (("--plan", "demo", "--param", "workers=0"), "no run was made"),
+        (("--plan", "demo", "--param", "threads=3"), "it takes images_per_shard"),
+        (("--plan", "demo", "--set", "trian.seed=1"), "did you mean"),
+    ):
+        ended = server.tern("run", "extract-flickr", *words, "--port", str(server.port))
+        assert ended.returncode == 1
+        assert reason in ended.stderr, ended.stderr
+    assert len(server.runs("extract-flickr")) == before
+    assert server.outside() == "", "nothing but this machine is called"
 
 
-def test_relative_plans_and_workspaces_are_found_from_the_folder_that_was_deployed(server, tmp_path):
+# An index stage whose candidate fails its gate; it warns, and speaks from a plain thread, as stages may.
+REFUSED = """
+import logging, sys, threading, warnings
+from flows import flows
+import pipeline.chain
+
+def refuse(*_):
+    warnings.warn("the loss stands at two margins", stacklevel=1)
+    thread = threading.Thread(target=lambda: logging.getLogger("index.gate").info("recall of image queries 0.71"))
+    thread.start()
+    thread.join()
+    error = ValueError("recall 0.71 is below 0.95; the candidate stays as v00000002")
+    error.checks = {"recall": {"found": 0.71, "asked": 0.95, "passed": False}, "![](http://there/x.png)": True}
+    raise error
+
+pipeline.chain.build_index = refuse
+flows.reindex(sys.argv[1], ["train.epochs=2"])
+"""
+
+
+def test_a_failed_gate_fails_the_run_with_its_report_and_leaves_what_is_served(server, plan):
+    current = load_plan(str(plan)).workspace / "index" / "CURRENT"
+    before = current.read_bytes()
+    ended = server.python(REFUSED, str(plan))
+    assert "recall 0.71 is below 0.95" in ended.stderr, ended.stderr
+    run = server.runs("reindex")[0]
+    assert run["state"]["type"] == "FAILED"
+    assert "recall 0.71 is below 0.95" in run["state"]["message"]
+    shown = server.artifacts(run)
+    assert "Served as before: `v00000001`" in shown["refused"]["data"]
+    rows = json.loads(shown["gate"]["data"])
+    assert rows[0] == {"check": "recall", "found": 0.71, "asked": 0.95, "passed": False}
+    assert "![](" not in shown["gate"]["data"], "a page would read it as a picture to fetch"
+    assert current.read_bytes() == before
+    lines = await_(lambda: [x for x in server.logs(run) if x["name"] == "index.gate"], 30, "no line")
+    assert [(line["level"], line["message"]) for line in lines] == [(20, "recall of image queries 0.71")]
+    assert any(x["level"] == 30 and "two margins" in x["message"] for x in server.logs(run))
+
+
+def test_relative_plans_and_workspaces_are_found_from_the_folder_that_was_deployed(server):
     workspace = f"runs/test-{os.getpid()}"
     settings = [f"workspace={workspace}", "demo.images=4", "demo.splits={train = 2, val = 1, test = 1}", "workers=1"]
-    words = ["deployment", "run", "extract-flickr/extract-flickr", "--param", "plan=demo"]
-    words += ["--param", f"overrides={json.dumps(settings)}", "--watch"]
-    command = [sys.executable, "-m", "prefect", *words]
+    words = ["--param", "plan=demo", "--param", f"overrides={json.dumps(settings)}"]
     try:
-        ended = subprocess.run(
-            command, cwd=ROOT, env=server[1], capture_output=True, text=True, timeout=240, check=False
-        )
+        ended = started(server, "extract-flickr/extract-flickr", *words)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert len(list((ROOT / workspace / "stores").iterdir())) == 2
     finally:
         shutil.rmtree(ROOT / workspace, ignore_errors=True)
+
+
+def test_a_plan_that_is_gone_fails_the_run_with_the_reason(server, tmp_path):
+    ended = started(server, "build-index/build-index", "--param", f"plan={tmp_path / 'gone.toml'}")
+    assert ended.returncode != 0
+    found = server.runs("build-index")[0]
+    assert found["state"]["type"] == "FAILED"
+    assert "No plan" in found["state"]["message"]
 
 
 def test_up_says_so_when_its_port_is_taken():
@@ -154,10 +220,12 @@ def test_up_says_so_when_its_port_is_taken():
     assert "is in use" in ended.stderr
 
 
-def test_a_wrong_plan_fails_the_run_with_the_reason(server, tmp_path):
-    ended = run(server, "build-index", tmp_path / "gone.toml")
-    assert ended.returncode != 0
-    found = Api(server[0]).latest_run("build-index")
-    assert found["state"]["type"] == "FAILED"
-    assert "No plan" in found["state"]["message"]
-    assert load_plan(str(small_plan(tmp_path))).workers == 1
+def test_nightly_switches_the_schedule_on_and_the_server_makes_its_runs(server, plan):
+    code = "import sys; from flows.schedule import switch_on; switch_on(sys.argv[1], '30 2 * * *')"
+    ended = server.python(code, str(plan))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    schedule = server.get("/deployments/name/reindex/reindex")["schedules"][0]
+    assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "30 2 * * *")
+    assert schedule["parameters"] == {"plan": str(plan)}
+    planned = await_(lambda: [r for r in server.runs("reindex") if r["auto_scheduled"]], 90, "no run was scheduled")
+    assert planned[0]["parameters"]["plan"] == str(plan)

@@ -1,0 +1,113 @@
+"""What a watcher finds in a run: tables, curves, galleries, the gate's verdict. Keys stay the same from run to run."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from data.files import read_json
+from data.store import Store
+from pipeline.chain import Chain
+from pipeline.gallery import data_uri, sheet
+from pipeline.lineage import lineage
+from pipeline.search import Searcher
+
+ROWS = 1000  # of a table; the whole list lies in the workspace
+QUERIES = 3  # galleries an artifact
+WIDTH = 960  # pixels of a gallery: the picture travels as text
+
+# Prefect's pages read cells as Markdown and HTML: a file named `![](http://...)` would make the browser call out.
+HARMLESS = str.maketrans("<>[]`|", "＜＞［］｀｜")
+
+
+def cell(value: Any) -> Any:
+    """A value for a table's cell: text that no page takes for markup."""
+    return value.translate(HARMLESS) if isinstance(value, str) else value
+
+
+def table(rows: list[dict[str, Any]], key: str, description: str) -> None:
+    """A table artifact of at most `ROWS` rows; the description says how many there are."""
+    more = f" (the first {ROWS:,} of {len(rows):,})" if len(rows) > ROWS else ""
+    shown = [{name: cell(value) for name, value in row.items()} for row in rows[:ROWS]]
+    create_table_artifact(shown, key=key, description=f"{cell(description)}{more}")
+
+
+def stores(chain: Chain) -> None:
+    """Tables of the feature stores and of what was set aside."""
+    rows = []
+    for folder in (chain.regions, chain.tokens):
+        store = Store(folder)
+        shards = len(store.manifest["shards"])
+        rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
+    table(rows, "stores", f"Feature stores of {chain.dataset.name}")
+    refused = [{"name": name, "reason": reason} for name, reason in chain.set_aside()]
+    table(refused, "set-aside", f"{len(refused):,} records that could not be used; all of them: {chain.ledger()}")
+
+
+def training(chain: Chain) -> None:
+    """Tables of the metrics and the epochs, and the curves as a picture."""
+    model = chain.model
+    rows = [{"split": split, **_rounded(found)} for split, found in read_json(chain.metrics).items()]
+    table(rows, "metrics", f"Held-out metrics of {model.name}")
+    names, *lines = ((model / "history.csv").read_text(encoding="utf-8")).splitlines()
+    epochs = [dict(zip(names.split(","), line.split(","), strict=True)) for line in lines]
+    table(epochs, "epochs", "Loss and validation recall by epoch")
+    if (curves := model / "curves.png").is_file():
+        picture = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
+        create_markdown_artifact(f"![curves]({picture})\n", key="curves", description=f"Curves of {model.name}")
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 2) if isinstance(value, float) else value for key, value in found.items()}
+
+
+def published(chain: Chain, report: Path) -> None:
+    """The version that is served now: its collections, its gate, where it came from, and what queries find in it."""
+    version, workspace = chain.index, chain.plan.workspace
+    searcher = Searcher(chain.plan)
+    manifest = searcher.index.manifest
+    found = [(query, searcher.by_text(query, chain.plan.report.hits)) for query in chain.plan.report.queries]
+    rows = [_collection(kind, about) for kind, about in manifest["collections"].items()]
+    table(rows, "index", f"Index version {version.name}")
+    gate("passed", manifest.get("gate"), version.name)
+    text = f"Index `{version}`\n\nReport `{report}`\n"
+    create_markdown_artifact(text, key="published", description="What is served now")
+    pictures = "\n\n".join(_gallery(query, hits) for query, hits in found[:QUERIES])
+    create_markdown_artifact(pictures, key="gallery", description=f"What {version.name} finds")
+    found = lineage(workspace)
+    drawn = "data:image/svg+xml;base64," + base64.b64encode(found.svg().encode()).decode()  # V1 draws no Mermaid
+    create_markdown_artifact(
+        f"![lineage]({drawn})\n\n```mermaid\n{found.mermaid()}```\n",
+        key="lineage",
+        description=f"Where {version.name} came from",
+    )
+
+
+def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
+    shown = {key: about[key] for key in ("rows", "dim", "factory", "nlist", "nprobe") if key in about}
+    return {"kind": kind, **shown, "shards": len(about["shards"]), "recall@10": round(about["recall"]["recall"], 4)}
+
+
+def _gallery(query: str, hits: list[Any]) -> str:
+    picture = sheet(query, hits)
+    picture.thumbnail((WIDTH, WIDTH * 4))
+    return f"![{cell(query)}]({data_uri(picture)})"
+
+
+def gate(verdict: str, checks: Any, version: str) -> None:
+    """The table of a gate's checks, however they were kept: by name, or a list of them; nothing for none."""
+    if not checks:
+        return
+    if isinstance(checks, dict):
+        checks = [{"check": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in checks.items()]
+    rows = [_rounded(check) if isinstance(check, dict) else {"check": str(check)} for check in checks]
+    flat = [{key: v if isinstance(v, int | float | str) else str(v) for key, v in row.items()} for row in rows]
+    table(flat, "gate", f"The gate of {version}: {verdict}")
+
+
+def refused(error: ValueError, served: str) -> None:
+    """The report of a version that did not pass: the reason, the checks if there are any, and what is served still."""
+    gate("refused", getattr(error, "checks", None), str(getattr(error, "version", "the candidate")))
+    text = f"**Refused.** {cell(str(error))}\n\nServed as before: `{cell(served)}`\n"
+    create_markdown_artifact(text, key="refused", description="A version that did not pass its gate")

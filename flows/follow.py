@@ -1,0 +1,128 @@
+"""A deployment started, its run followed in the terminal, its verdict the exit code."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from data.records import printable
+from pipeline.plan import load_plan
+
+SECONDS = 1.0  # between two looks
+PATIENCE = 60.0  # seconds, until a run that no worker has taken is remarked on
+PAGE = 200  # log lines a request
+
+
+def follow(name: str, plan: str, overrides: tuple[str, ...], given: tuple[str, ...], say: Callable[[str], None]) -> int:
+    """Start the deployment `name` and tell its progress by `say`; returns 0 if the run completed, 1 if not.
+
+    plan, overrides  as of the command line; read here first, so that a wrong one makes no run
+    given            more parameters of the flow, KEY=VALUE, the value in JSON or a bare word
+
+    Raises ValueError for no server, an unknown deployment, or parameters that the flow does not take.
+    """
+    load_plan(plan, overrides)
+    where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan  # the run works in the deployed folder
+    parameters = {"plan": where, "overrides": list(overrides), **dict(map(_pair, given))}
+    try:
+        with get_client(sync_client=True) as client:
+            run = _start(client, name if "/" in name else f"{name}/{name}", parameters)
+            say(f"run     {run.name}  {_page(run)}")
+            return _watch(client, run.id, say)
+    except (httpx.ConnectError, RuntimeError) as error:
+        raise ValueError(
+            f"no Prefect server answers at {os.environ.get('PREFECT_API_URL')}: start `tern up`."
+        ) from error
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--param {text!r}: write KEY=VALUE, for instance workers=8")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _start(client: SyncPrefectClient, name: str, parameters: dict[str, Any]) -> FlowRun:
+    try:
+        deployment = client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        there = ", ".join(sorted(d.name for d in client.read_deployments())) or "none: `prefect deploy --all`"
+        raise ValueError(f"no deployment {name!r}; there are {there}.") from None
+    takes = sorted((deployment.parameter_openapi_schema or {}).get("properties", parameters))
+    if unknown := sorted(set(parameters) - set(takes)):
+        raise ValueError(f"{name} has no parameter {', '.join(unknown)}: it takes {', '.join(takes)}.")
+    try:
+        return client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (409, 422):
+            raise ValueError(f"the server refused the run of {name}: {error}") from error
+        detail = error.response.json().get("detail", error.response.text)
+        raise ValueError(f"{name} does not take these parameters, and no run was made: {detail}") from error
+
+
+def _page(run: FlowRun) -> str:
+    return f"{os.environ.get('PREFECT_API_URL', '').removesuffix('/api')}/runs/flow-run/{run.id}"
+
+
+def _watch(client: SyncPrefectClient, run_id: UUID, say: Callable[[str], None]) -> int:
+    state, told, offset, began, patient = "", {}, 0, time.monotonic(), True
+    while True:
+        run = client.read_flow_run(run_id)
+        ids = [run_id, *_children(client, run_id)]
+        offset = _new_lines(client, ids, offset, say)
+        _progress(client, ids, told, say)
+        if run.state and run.state.name != state:
+            state = run.state.name
+            say(f"state   {state}  {printable(run.state.message or '')}".rstrip())
+        if run.state and run.state.is_final():
+            _new_lines(client, ids, offset, say)
+            return 0 if run.state.is_completed() else 1
+        if patient and run.start_time is None and time.monotonic() - began > PATIENCE:
+            patient = False
+            say(
+                f"waiting no worker has taken the run for {PATIENCE:.0f} s: is `tern up` or a worker running, and free?"
+            )
+        time.sleep(SECONDS)
+
+
+def _children(client: SyncPrefectClient, run_id: UUID) -> list[UUID]:
+    mine = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
+    return [child.id for child in client.read_flow_runs(flow_run_filter=mine)]
+
+
+def _new_lines(client: SyncPrefectClient, ids: list[UUID], offset: int, say: Callable[[str], None]) -> int:
+    mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
+    while lines := client.read_logs(mine, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
+        for line in lines:
+            if line.name != "prefect.flow_runs.worker":
+                say(f"log     {printable(line.message)}")
+        offset += len(lines)
+    return offset
+
+
+def _progress(client: SyncPrefectClient, ids: list[UUID], told: dict[UUID, str], say: Callable[[str], None]) -> None:
+    mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids))
+    for artifact in client.read_artifacts(artifact_filter=mine):
+        if artifact.type == "progress" and told.get(artifact.id) != artifact.description:
+            told[artifact.id] = artifact.description
+            say(f"{float(artifact.data or 0):5.1f} %  {printable(artifact.description or '')}")

@@ -1,0 +1,43 @@
+"""What a run may be told: typed, described, bounded. The server refuses a wrong value before there is a run.
+
+Each type becomes a field of the form in Prefect's pages; the descriptions stand in the flows' docstrings.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.plan import Plan, load_plan, shipped_plans
+
+# The names are those of the package that was deployed; a file can only be looked for where the run works.
+PLAN = rf"^({'|'.join(map(re.escape, shipped_plans()))}|.+\.toml)$"
+SETTING = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=.+$"
+
+PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
+Settings = Annotated[list[Annotated[str, Field(pattern=SETTING, max_length=10_000)]], Field(max_length=200)] | None
+Workers = Annotated[int, Field(ge=1, le=256)] | None
+ShardSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
+Epochs = Annotated[int, Field(ge=1, le=100_000)] | None
+Seed = Annotated[int, Field(ge=0, lt=2**31)] | None
+Shards = Annotated[int, Field(ge=1, le=4096)] | None
+Recall = Annotated[float, Field(gt=0, le=1)] | None
+
+
+def read_plan(plan: str, overrides: list[str] | None, **typed: Any) -> Plan:
+    """The plan with `overrides` and the typed parameters that were given; `__` in a name stands for a dot.
+
+    Raises FileNotFoundError or ValueError, as `pipeline.plan.load_plan` does.
+    """
+    given = [f"{key.replace('__', '.')}={value}" for key, value in typed.items() if value is not None]
+    return load_plan(plan, (*(overrides or ()), *given))
+
+
+def dataset_name(plan: str, overrides: list[str] | None = None) -> str:
+    """The name of a plan's data set, for the names of runs; of a plan that cannot be read, the plan's own name."""
+    try:
+        found = load_plan(plan, tuple(overrides or ()))
+    except (ValueError, OSError):
+        return Path(plan).stem  # the run itself says what is wrong
+    return found.dataset.name if found.dataset else "demo"

@@ -1,0 +1,37 @@
+"""The nightly re-index: switched on for a plan, and how a night without news ends."""
+
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.states import Completed, State
+
+from pipeline.plan import load_plan
+
+NIGHTLY = "nightly"  # the slug in prefect.yaml
+NOTHING_TO_DO = "NothingToDo"
+
+
+def nothing_to_do(version: Path, dataset: str) -> State:
+    """The state of a run that found nothing new: completed, by a name of its own, so that a list of runs shows it."""
+    message = f"nothing to do: {version.name} holds all that {dataset} has"
+    return Completed(name=NOTHING_TO_DO, message=message, data=str(version))
+
+
+def switch_on(plan: str, cron: str | None = None, timezone: str = "UTC") -> None:
+    """Make the schedule of `reindex` active, with `plan`; `cron` replaces 03:00.
+
+    Raises ValueError or FileNotFoundError for a plan that cannot be read or a cron line that is none, before anything
+    is changed.
+    """
+    load_plan(plan)
+    where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("reindex/reindex")
+        found = next((s for s in deployment.schedules if s.slug == NIGHTLY), None)
+        if found is None:
+            raise ValueError(f"the deployment reindex has no schedule {NIGHTLY!r}: deploy prefect.yaml again.")
+        when = CronSchedule(cron=cron, timezone=timezone) if cron else found.schedule
+        client.update_deployment_schedule(
+            deployment.id, found.id, active=True, schedule=when, parameters={"plan": where}
+        )

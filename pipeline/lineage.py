@@ -1,0 +1,139 @@
+"""Where an index came from, read from the manifests: stores, model, vectors, version."""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from data.files import digest, read_json
+from data.manifest import read_manifest
+from index import current, versions
+from index.publish import MANIFEST, version_folder
+
+KINDS = ("store", "model", "vectors", "index")  # upstream first
+
+
+@dataclass(frozen=True)
+class Node:
+    """Something that was made: its kind, its folder's name, what it is in a few words, and what it was made from."""
+
+    kind: str
+    name: str
+    about: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What was made, upstream first."""
+
+    nodes: tuple[Node, ...]
+
+    def text(self) -> str:
+        """A line a thing: kind, name, what it is, and what it was made from."""
+        wide = max((len(node.name) for node in self.nodes), default=0)
+        lines = []
+        for node in self.nodes:
+            made = f"  <- {', '.join(node.needs)}" if node.needs else ""
+            lines.append(f"{node.kind:<8} {node.name:<{wide}}  {node.about}{made}\n")
+        return "".join(lines)
+
+    def mermaid(self) -> str:
+        """The same as a Mermaid flow chart, left to right."""
+        place = {node.name: f"n{number}" for number, node in enumerate(self.nodes)}
+        boxes = [f'  {place[node.name]}["{node.kind} {node.name}<br/>{node.about}"]\n' for node in self.nodes]
+        arrows = [
+            f"  {place[need]} --> {place[node.name]}\n" for node in self.nodes for need in node.needs if need in place
+        ]
+        return "".join(["graph LR\n", *boxes, *arrows])
+
+    def svg(self) -> str:
+        """The same as a picture: a column a kind, upstream on the left."""
+        column = {kind: [node for node in self.nodes if node.kind == kind] for kind in KINDS}
+        place = {
+            node.name: (20 + 320 * x, 20 + 90 * y) for x, k in enumerate(KINDS) for y, node in enumerate(column[k])
+        }
+        lines = [_arrow(place[n], place[node.name]) for node in self.nodes for n in node.needs if n in place]
+        boxes = [_box(*place[node.name], node) for node in self.nodes]
+        high = 20 + 90 * max(map(len, column.values()))
+        size = f'width="{320 * len(KINDS)}" height="{high}"'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">{"".join(lines + boxes)}</svg>'
+
+
+def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+    (x1, y1), (x2, y2) = (start[0] + 270, start[1] + 30), (end[0], end[1] + 30)
+    return f'<path d="M{x1} {y1}C{x1 + 25} {y1} {x2 - 25} {y2} {x2} {y2}" fill="none" stroke="#888" stroke-width="2"/>'
+
+
+def _box(x: int, y: int, node: Node) -> str:
+    rows = ((20, 15, "#111", f"{node.kind} {node.name}"), (42, 12, "#555", node.about))
+    texts = [
+        f'<text x="{x + 10}" y="{y + dy}" font-size="{size}" fill="{c}">{escape(t)}</text>' for dy, size, c, t in rows
+    ]
+    return f'<rect x="{x}" y="{y}" width="270" height="60" rx="8" fill="#eef3fb" stroke="#2a6fdb"/>{"".join(texts)}'
+
+
+def lineage(workspace: Path, every: bool = False) -> Lineage:
+    """What the published version was made from; with `every`, all that lies in the workspace, used or not.
+
+    Only manifests are read. Raises FileNotFoundError if nothing is published (or, with `every`, nothing made).
+    """
+    workspace = Path(workspace)
+    made = {node.name: node for node in _all(workspace)}
+    if not every:
+        pointer = current(workspace / "index")
+        if pointer is None:
+            raise FileNotFoundError(f"no index is published in {workspace}: run `tern index`, or ask with --all.")
+        made = _upstream(made, version_folder(workspace / "index", pointer["version"]).name)
+    if not made:
+        raise FileNotFoundError(f"nothing has been made in {workspace} yet: run `tern pipeline`.")
+    return Lineage(tuple(sorted(made.values(), key=lambda node: (KINDS.index(node.kind), node.name))))
+
+
+def _upstream(made: dict[str, Node], name: str) -> dict[str, Node]:
+    found, waiting = {}, [name]
+    while waiting:
+        node = made.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found[node.name] = node
+            waiting += node.needs
+    return found
+
+
+def _all(workspace: Path) -> list[Node]:
+    stores, vectors = _stores(workspace / "stores"), _stores(workspace / "vectors")
+    by_recipe = {digest(about["recipe"]): name for name, about in stores.items()}
+    nodes = [Node("store", name, _of(about)) for name, about in stores.items()]
+    nodes += [_model(path.parent, by_recipe) for path in sorted(workspace.glob("models/*/model.json"))]
+    sides: dict[str, list[str]] = {}
+    for name, about in vectors.items():
+        model, side = about["recipe"]["model"], about["recipe"]["side"]
+        sides.setdefault(model, []).append(name)
+        nodes.append(Node("vectors", name, f"{side}s, {_of(about)}", (model,)))
+    return nodes + [_version(workspace / "index", number, sides) for number in versions(workspace / "index")]
+
+
+def _stores(root: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: read_manifest(path.parent) for path in sorted(root.glob("*/manifest.json"))}
+
+
+def _of(about: dict[str, Any]) -> str:
+    rows = sum(shard["rows"] for shard in about["shards"])
+    return f"{rows:,} rows in {len(about['shards']):,} shards, generation {about['generation']}"
+
+
+def _model(folder: Path, stores: dict[str, str]) -> Node:
+    card = read_json(folder / "model.json")
+    # A store that was given lies elsewhere: its recipe's digest names it.
+    needs = tuple(stores.get(card[kind], f"{kind}-{card[kind]}") for kind in ("regions", "tokens"))
+    return Node("model", folder.name, f"epoch {card['epoch']}, {card['parameters'] / 1e6:.2f} M parameters", needs)
+
+
+def _version(root: Path, number: int, vectors: dict[str, list[str]]) -> Node:
+    folder = version_folder(root, number)
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    rows = ", ".join(f"{about['rows']:,} {kind}s" for kind, about in manifest["collections"].items())
+    model = manifest.get("provenance", {}).get("model")
+    served = current(root)
+    mark = ", served" if served and served["version"] == number else ""
+    return Node("index", folder.name, f"{rows}{mark}", tuple(vectors.get(model, [model] if model else [])))

@@ -1,0 +1,160 @@
+"""A real Prefect server with worker and deployments, as `tern up` starts them, watched for calls to the outside."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+# Python runs this in every process of the server, the worker and the runs.
+WATCH = """
+import os, sys
+
+def watch(event, arguments):
+    if event not in ("socket.connect", "socket.getaddrinfo"):
+        return
+    host = arguments[1][0] if event == "socket.connect" and isinstance(arguments[1], tuple) else arguments[0]
+    if event == "socket.connect" and not isinstance(arguments[1], tuple):
+        return  # a socket of this machine's file system
+    host = host.decode() if isinstance(host, bytes) else str(host)
+    if host not in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::", "None", "", os.uname().nodename):
+        with open(os.environ["WATCH_LOG"], "a") as file:
+            file.write(f"{event} {arguments[1] if event == 'socket.connect' else host} by {sys.argv}\\n")
+
+sys.addaudithook(watch)
+"""
+
+
+class Server:
+    """The server's REST interface, asked without Prefect's client, and commands run against it."""
+
+    def __init__(self, port: int, env: dict[str, str], home: Path):
+        self.port, self.env, self.home = port, env, home
+        self.url = f"http://127.0.0.1:{port}/api"
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        return _ask(request)
+
+    def get(self, path: str) -> Any:
+        return _ask(urllib.request.Request(self.url + path))
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        """The flow's runs, the latest first."""
+        return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC"})
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The artifacts of a run, by key."""
+        found = self.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
+        return {artifact["key"]: artifact for artifact in found}
+
+    def logs(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """The lines of a run's log."""
+        return self.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
+
+    def tasks(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """The task runs of a run."""
+        return self.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+
+    def tern(self, *words: str) -> subprocess.CompletedProcess:
+        """`tern WORDS` from the root of the repository."""
+        return self.command("-m", "pipeline.cli", *words)
+
+    def prefect(self, *words: str) -> subprocess.CompletedProcess:
+        """`prefect WORDS` as a person types it there."""
+        return self.command("-m", "prefect", *words)
+
+    def python(self, code: str, *words: str) -> subprocess.CompletedProcess:
+        """Code that speaks to this server, in a process of its own."""
+        return self.command("-c", code, *words)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, *words]
+        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=240, check=False)
+
+    def outside(self) -> str:
+        """Connections and look-ups of other machines, by any process started here."""
+        log = Path(self.env["WATCH_LOG"])
+        return log.read_text() if log.is_file() else ""
+
+
+def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
+    """The answer; asked again while SQLite is busy, as Prefect's client does."""
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            tries -= 1
+            if error.code != 503 or not tries:
+                raise
+            time.sleep(0.5)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def await_(condition: Any, seconds: float, what: str) -> Any:
+    """What `condition` gives once that is true; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+    return found
+
+
+def _declare_plugin(site: Path) -> None:
+    """Prefect's entry points of pyproject.toml, where the installed package is older than they are."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["prefect.plugins"]
+    if declared.items() <= {(point.name, point.value) for point in entry_points(group="prefect.plugins")}:
+        return
+    folder = site / "declared-0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: declared\nVersion: 0\n")
+    lines = [f"{name} = {value}\n" for name, value in declared.items()]
+    (folder / "entry_points.txt").write_text("[prefect.plugins]\n" + "".join(lines))
+
+
+@contextmanager
+def up(home: Path, *words: str) -> Iterator[Server]:
+    """`tern up WORDS` as a user starts it; ended as a user ends it, and gone then."""
+    port = free_port()
+    (home / "site").mkdir(parents=True)
+    (home / "site" / "sitecustomize.py").write_text(WATCH)
+    _declare_plugin(home / "site")
+    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "NO_COLOR": "1"}
+    paths = [str(home / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    env |= {"PREFECT_CLI_PROMPT": "false", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}
+    log, told = open(home / "up.log", "w"), lambda: (home / "up.log").read_text()  # noqa: SIM115  closed below
+    command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port), *words]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        await_(lambda: "ready  http" in told() or process.poll() is not None, 180, "not ready in time")
+        assert process.poll() is None, told()
+        yield Server(port, env, home)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        with socket.socket() as gone:
+            assert gone.connect_ex(("127.0.0.1", port)) != 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        log.close()
