@@ -5,16 +5,19 @@ EXTRAS ?= cpu,demo,dev,flows,serve
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean help
+.PHONY: demo test test-faults lint format bench clean help
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 demo: $(STAMP)  ## environment, the whole pipeline on the embedded data set, a page to look at
 	$(BIN)/tern demo
 
 test: $(STAMP)  ## environment and tests
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMP)  ## ten runs killed with -9, noticed and taken up
+	TERN_FAULTS=10 $(BIN)/python -m pytest tests/test_flow_faults.py
 
 lint: $(STAMP)  ## ruff: lint and format, nothing is changed
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """The five flows. Remove the decorators and the code still works: the stages know nothing of Prefect."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts
+from flows.hooks import HOOKS
 from flows.logs import in_run_log
 from flows.parameters import (
     Epochs,
@@ -32,7 +34,8 @@ from index import Index
 from pipeline.chain import Chain
 from pipeline.report import write_report
 
-THREADS = ThreadPoolTaskRunner(max_workers=256)  # they only wait; `workers` of the plan says how many processes work
+RUN_SECONDS = 3600 * float(os.environ.get("TERN_RUN_HOURS", "72"))
+SHARD_SECONDS = 60 * float(os.environ.get("TERN_SHARD_MINUTES", "60"))
 CHECKPOINT = "tern.checkpoint.made"  # the event that may make a new index (prefect.yaml)
 
 
@@ -43,6 +46,12 @@ def _named() -> str:
     return f"{flow_run.flow_name} {dataset} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
+# The threads only wait: `workers` of the plan says how many processes work. No retries of a run: its tasks have theirs,
+# and what fails a run (a bad plan, a failed gate) fails it again.
+THREADS = ThreadPoolTaskRunner(max_workers=256)
+RUN: dict[str, Any] = {"flow_run_name": _named, "task_runner": THREADS, "timeout_seconds": RUN_SECONDS, **HOOKS}
+
+
 @contextmanager
 def _carried_out(plan: str, overrides: list[str] | None, pinned: bool = False, **typed: Any) -> Iterator[Chain]:
     """The chain of a plan, its shards tasks, its lines in the run's log. `pinned`: with the model that is served."""
@@ -50,7 +59,7 @@ def _carried_out(plan: str, overrides: list[str] | None, pinned: bool = False, *
     dataset = loaded.dataset.name if loaded.dataset else "demo"
     with in_run_log():
         model = _served(loaded.workspace)[1] if pinned else None
-        yield Chain(loaded, as_tasks(loaded.workers, dataset), on_epoch(dataset), model)
+        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), model)
 
 
 def _served(workspace: Path) -> tuple[Path, Path]:
@@ -58,7 +67,7 @@ def _served(workspace: Path) -> tuple[Path, Path]:
         return served.folder, workspace / "models" / served.manifest["provenance"]["model"]
 
 
-@flow(name="extract-flickr", flow_run_name=_named, task_runner=THREADS)
+@flow(name="extract-flickr", **RUN)
 def extract_flickr(
     plan: PlanName = "flickr30k",
     overrides: Settings = None,
@@ -78,7 +87,7 @@ def extract_flickr(
         return [str(chain.regions), str(chain.tokens)]
 
 
-@flow(name="train-tern", flow_run_name=_named, task_runner=THREADS)
+@flow(name="train-tern", **RUN)
 def train_tern(
     plan: PlanName = "flickr30k", overrides: Settings = None, epochs: Epochs = None, seed: Seed = None
 ) -> str:
@@ -97,7 +106,7 @@ def train_tern(
         return str(chain.model)
 
 
-@flow(name="build-index", flow_run_name=_named, task_runner=THREADS)
+@flow(name="build-index", **RUN)
 def build_index(
     plan: PlanName = "flickr30k", overrides: Settings = None, shards: Shards = None, target_recall: Recall = None
 ) -> str:
@@ -115,7 +124,7 @@ def build_index(
         return str(chain.index)
 
 
-@flow(name="reindex", flow_run_name=_named, task_runner=THREADS)
+@flow(name="reindex", **RUN)
 def reindex(plan: PlanName = "flickr30k", overrides: Settings = None) -> str | State:
     """What is new or changed in the data set goes into the index, with the model that the index was built with.
 
@@ -132,7 +141,7 @@ def reindex(plan: PlanName = "flickr30k", overrides: Settings = None) -> str | S
         return str(chain.index)
 
 
-@flow(name="pipeline", flow_run_name=_named, task_runner=THREADS)
+@flow(name="pipeline", **RUN)
 def pipeline(plan: PlanName = "flickr30k", overrides: Settings = None) -> str:
     """Extraction, training and index, one after another.
 

@@ -15,6 +15,8 @@ from pipeline.plan import load_plan
 
 HOST = "127.0.0.1"
 POOL = "local"
+AUTOMATIONS = "automations.yaml"
+CRASHES = "a run without a heartbeat has crashed"  # its first entry
 SECONDS_TO_START = 120.0  # the first start makes the database
 
 # Nothing leaves the machine, and nothing asks questions.
@@ -26,6 +28,7 @@ QUIET = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is for the `prefect` command that a person types
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml: none for 90 s is a crash
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -102,9 +105,17 @@ def _deploy(env: dict[str, str], tries: int = 30) -> None:
         found = subprocess.run(prefect("work-pool", "inspect", POOL), env=env, capture_output=True, check=False)
         if found.returncode == 0:
             subprocess.run(prefect("--no-prompt", "deploy", "--all"), env=env, check=True)
+            _automate(env)
             return
         time.sleep(1)
     raise ValueError(f"the worker did not make the work pool {POOL!r}; its messages above say why.")
+
+
+def _automate(env: dict[str, str]) -> None:
+    """Make the automations of the file, unless the server has them from an earlier start."""
+    found = subprocess.run(prefect("automation", "inspect", CRASHES), env=env, capture_output=True, check=False)
+    if found.returncode != 0:
+        subprocess.run(prefect("automation", "create", "--from-file", AUTOMATIONS), env=env, check=True)
 
 
 def _end(child: subprocess.Popen) -> None:

@@ -2,25 +2,45 @@
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-from prefect import task
+from prefect import State, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from pipeline.workers import Map, in_processes, pool_for
+from flows.pools import Workers, can_pass
+from pipeline.workers import Map, in_processes
 
 SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
 
+RETRY_SECONDS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
+
+
+def _may_pass(task: Any, run: Any, state: State) -> bool:
+    try:
+        state.result()
+    except Exception as error:
+        return can_pass(error)
+    return False
+
 
 # No cache: Prefect's has no task in its key. The shard's own name and checksum say whether it is there already.
-# No tags: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking call.
-@task(name="shard", task_run_name="{stage} {dataset} {number:03d}", cache_policy=NO_CACHE, persist_result=False)
+# No tags: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking call; the time
+# limit is that of `Workers`.
+@task(
+    name="shard",
+    task_run_name="{stage} {dataset} {number:03d}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(RETRY_SECONDS),
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_may_pass,
+)
 def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str:
     """Make one shard; returns its file name."""
     made = work()
@@ -53,11 +73,11 @@ def on_epoch(dataset: str) -> Callable[[dict[str, float]], None]:
     return tell
 
 
-def as_tasks(workers: int, dataset: str) -> Callable[[str], Map]:
+def as_tasks(workers: int, dataset: str, seconds: float | None = None) -> Callable[[str], Map]:
     """For each stage a `map` whose every shard is a task: the task waits, a worker of `pool_for` works.
 
-    The results come in the order of the jobs. A failed shard fails the run, after the others have ended: what they made
-    is kept.
+    `seconds` is the time limit of a shard. The results come in the order of the jobs. A failed shard fails the run
+    when the others have ended: what they made is kept. A run that is stopped takes its processes with it.
     """
 
     def each_of(label: str) -> Map:
@@ -69,9 +89,9 @@ def as_tasks(workers: int, dataset: str) -> Callable[[str], Map]:
             jobs = list(jobs)
             if not jobs:
                 return []
-            with pool_for(jobs, workers) as pool:
+            with Workers(jobs, workers, seconds) as pool:
                 # quote: Prefect links tasks that share an object; these depend on nothing.
-                work = [quote(partial(_wait_for, pool, function, job)) for job in jobs]
+                work = [quote(partial(pool.run, function, job)) for job in jobs]
                 futures = [shard.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
                 _follow(stage, futures, [getattr(job, "size", 1) for job in jobs])
                 return [future.result() for future in futures]
@@ -79,10 +99,6 @@ def as_tasks(workers: int, dataset: str) -> Callable[[str], Map]:
         return each
 
     return each_of
-
-
-def _wait_for(pool: Executor, function: Callable[..., str], job: Any) -> str:
-    return pool.submit(function, job).result()
 
 
 def _follow(stage: str, futures: list[Any], sizes: list[int]) -> None:

@@ -117,15 +117,8 @@ class Chain:
 
         That is the run that made it, or made most of it, and not those that found it made.
         """
-        longest: dict[tuple[str, str], float] = {}
-        for line in (self.plan.workspace / JOURNAL).read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the line that was being written when a run was killed, or an empty one
-                continue
-            key = (entry["stage"], entry["output"])
-            longest[key] = max(entry["seconds"], longest.get(key, 0.0))
-        return [(stage, output, longest.get((stage, output), 0.0)) for stage, output in self._made.items()]
+        took = longest(self.plan.workspace)
+        return [(stage, output, took.get((stage, output), 0.0)) for stage, output in self._made.items()]
 
     def set_aside(self) -> list[tuple[str, str]]:
         """(name, reason) of everything of the data set that could not be used: records, images, captions."""
@@ -150,6 +143,20 @@ class Chain:
         store = Store(self.tokens)
         ids = [name for name in self.dataset.caption if name in store]
         return int((store.read("whole", ids) > store.lengths(ids)).sum())
+
+
+def longest(workspace: Path) -> dict[tuple[str, str], float]:
+    """(stage, output) -> seconds of the longest run that gave that output, by the workspace's journal."""
+    found: dict[tuple[str, str], float] = {}
+    path = workspace / JOURNAL
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when a run was killed, or an empty one
+            continue
+        key = (entry["stage"], entry["output"])
+        found[key] = max(entry["seconds"], found.get(key, 0.0))
+    return found
 
 
 def _name(made: Any) -> str:

@@ -74,7 +74,8 @@ class Job:
 
 
 @lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
-def _extractor(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
+def extractor_of(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
+    """The extractor of a config, made once."""
     kinds = {RegionFileConfig: RegionFile, TextConfig: TextExtractor}
     return kinds.get(type(config), region_extractor)(config)
 
@@ -87,7 +88,7 @@ def extract_regions(
     An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on. One that the
     data set no longer has is listed no longer.
     """
-    folder = open_folder(workspace / "stores", "regions", recipe(_extractor(config)))
+    folder = open_folder(workspace / "stores", "regions", recipe(extractor_of(config)))
     paths = {image.id: image.path for image in dataset.images}
     hashes = ContentHashes(workspace).of(paths.values())
     items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
@@ -100,7 +101,7 @@ def extract_tokens(
     config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: Map = map
 ) -> Path:
     """Token features of every caption that is new or changed, into a store. Returns the store's folder."""
-    folder = open_folder(workspace / "stores", "tokens", _extractor(config).fingerprint)
+    folder = open_folder(workspace / "stores", "tokens", extractor_of(config).fingerprint)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(name, sha256_text(text)) for name, text in texts.items()]
     return _extract(tokens_shard, config, folder, items, texts, captions_per_shard, each)
@@ -130,7 +131,7 @@ def regions_shard(job: Job) -> str:
 
 
 def _region_rows(job: Job) -> Iterator[dict[str, Any] | str]:
-    extractor = _extractor(job.config)
+    extractor = extractor_of(job.config)
     if isinstance(extractor, RegionFile):
         yield from extractor.rows([item.id for item in job.plan.items])
         return
@@ -144,7 +145,7 @@ def tokens_shard(job: Job) -> str:
 
     def rows() -> Iterator[dict[str, Any]]:
         with MODEL:  # two shards that share a GPU take turns
-            found = _extractor(job.config)(list(job.sources))
+            found = extractor_of(job.config)(list(job.sources))
         yield from (vars(tokens) for tokens in found)
 
     return write_shard(job.folder, job.plan, rows())

@@ -63,3 +63,13 @@ def finished(tmp_path_factory):
     assert chain.metrics.is_file()
     assert chain.index.is_dir()
     return chain
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A Prefect server with worker and deployments, as `tern up` starts them."""
+    pytest.importorskip("prefect")
+    from tests.flow_server import up
+
+    with up(tmp_path_factory.mktemp("prefect") / "home") as server:
+        yield server

@@ -141,7 +141,11 @@ def up(home: Path, *words: str) -> Iterator[Server]:
     _declare_plugin(home / "site")
     env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "NO_COLOR": "1"}
     paths = [str(home / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    env |= {"PREFECT_CLI_PROMPT": "false", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    env |= {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_CLI_PROMPT": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
     env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}
     log, told = open(home / "up.log", "w"), lambda: (home / "up.log").read_text()  # noqa: SIM115  closed below
     command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port), *words]

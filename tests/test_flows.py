@@ -16,7 +16,7 @@ import yaml
 from data.store import Store
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
-from tests.flow_server import ROOT, Server, await_, up
+from tests.flow_server import ROOT, Server, await_
 
 prefect = pytest.importorskip("prefect")
 NAMES = ["build-index", "extract-flickr", "pipeline", "reindex", "train-tern"]
@@ -51,12 +51,6 @@ def test_every_parameter_has_a_description_and_bounds_that_the_form_shows():
             assert shown.get("description"), f"{flow.name}: {name}"
     assert "flickr30k" in flows.reindex.parameters.properties["plan"]["pattern"]
     assert flows.extract_flickr.parameters.properties["workers"]["anyOf"][0]["maximum"] == 256
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with up(tmp_path_factory.mktemp("prefect") / "home") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

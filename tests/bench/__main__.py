@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import bottom_up, captions, detectors, flickr8k, losses, metrics, search, stores, tern
+from tests.bench import bottom_up, captions, detectors, flickr8k, flows, losses, metrics, search, stores, tern
 
 TABLES = {
     "stores": stores.stores,
@@ -24,6 +24,7 @@ TABLES = {
     "losses": lambda _: losses.losses(),
     "tern": lambda _: tern.step(),
     "flickr8k": flickr8k.flickr8k,
+    "flows": flows.flows,
 }
 
 
