@@ -8,6 +8,7 @@ selector (facebookresearch/faiss#5584), hence the fan-out here.
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 import faiss
 import numpy as np
@@ -16,6 +17,8 @@ WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-g
 EXACT_ROWS = 50_000  # up to here a float16 code is cheap enough; beyond, one byte a number
 POINTS_PER_LIST = 39  # faiss warns when k-means has fewer training rows a centroid
 SELECTIVE = 0.1  # filters that keep less than this part probe every list: kept rows may lie in any of them
+FEW = 1024  # so many kept rows are all rescored: whatever the codes make of them, the answer is exact
+BLOCK = 16_384  # vectors rescored at a time: 64 MiB of 1,024 float32
 
 
 def one_wheel() -> None:
@@ -98,10 +101,23 @@ def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.
     return np.take_along_axis(scores, order, 1), np.take_along_axis(keys, order, 1)
 
 
-class Lists:
-    """The shards of one collection, mapped and ready to search; safe to share between threads."""
+class Vectors(Protocol):
+    """Where rescoring reads from."""
 
-    def __init__(self, template: Path, shards: Sequence[Path]):
+    def get(self, keys: np.ndarray) -> np.ndarray:
+        """(m, d) vectors, float16 or float32, of the (m,) int64 `keys`, in their order."""
+
+
+class Lists:
+    """The shards of one collection, mapped and ready to search; safe to share between threads.
+
+    dead     (m,) int64 keys that the shards hold and that are never answered; a mapped list cannot remove them
+    vectors  the whole vectors under the same keys, for `search(..., rescore=)`
+    """
+
+    def __init__(
+        self, template: Path, shards: Sequence[Path], dead: np.ndarray | None = None, vectors: Vectors | None = None
+    ):
         self._head = faiss.read_index(str(template))
         self.nlist: int = self._head.nlist
         self.dim: int = self._head.d
@@ -111,7 +127,11 @@ class Lists:
         shell.quantizer.reset()
         blank = faiss.serialize_index(shell)
         self._children = [self._child(blank, path) for path in shards]
-        self.ntotal: int = sum(child.ntotal for child in self._children)
+        self._dead = np.unique(np.asarray([] if dead is None else dead, np.int64))
+        self._listed = faiss.IDSelectorBatch(self._dead)
+        self._living = faiss.IDSelectorNot(self._listed) if len(self._dead) else None
+        self._vectors = vectors
+        self.ntotal: int = sum(child.ntotal for child in self._children) - len(self._dead)
 
     def _child(self, blank: np.ndarray, path: Path) -> faiss.IndexIVF:
         child = faiss.deserialize_index(blank)
@@ -124,32 +144,58 @@ class Lists:
         return child
 
     def search(
-        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None
+        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None, rescore: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores (q, k') float32 and keys (q, k') int64 of (q, d) float32 queries; -1 where there is no k-th.
 
-        k' = min(k, rows, kept keys). `keep` (m,) int64: answer with these keys only. A query that finds fewer than
-        k' rows in its `nprobe` lists is asked again over all lists, so k' rows come wherever they exist.
+        k' = min(k, living rows, kept keys). `keep` (m,) int64: answer with these keys only. A query that finds fewer
+        than k' rows in its `nprobe` lists is asked again over all lists, so k' rows come wherever they exist.
+
+        `rescore`: take so many rows by their codes and give back the best k' by their whole vectors, with those scores;
+        0 leaves the scores of the codes. A filter that keeps at most `FEW` rows has all of them rescored. Raises
+        ValueError if there are no vectors to rescore with.
         """
-        k = min(k, self.ntotal, self.ntotal if keep is None else len(keep))
+        if rescore and self._vectors is None:
+            raise ValueError(f"rescore is {rescore}, but this index keeps no whole vectors; ask with rescore 0.")
+        if keep is not None:
+            keep = np.setdiff1d(np.asarray(keep, np.int64), self._dead)
+        most = self.ntotal if keep is None else min(self.ntotal, len(keep))
+        k = min(k, most)
         if not k or not len(queries):
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         if keep is not None and len(keep) < SELECTIVE * self.ntotal:
             nprobe = self.nlist
+        depth = k
+        if rescore:
+            depth = min(most, max(k, rescore, FEW if keep is not None and len(keep) <= FEW else 0))
         nprobe = min(nprobe, self.nlist)
-        scores, keys = self._probe(queries, k, nprobe, keep)
-        short = keys[:, -1] < 0
+        queries = np.ascontiguousarray(queries, np.float32)
+        scores, keys = self._probe(queries, depth, nprobe, keep)
+        short = keys[:, k - 1] < 0
         if short.any() and nprobe < self.nlist:
-            scores[short], keys[short] = self._probe(queries[short], k, self.nlist, keep)
-        return scores, keys
+            scores[short], keys[short] = self._probe(queries[short], depth, self.nlist, keep)
+        return merge(self._rescored(queries, keys), keys, k) if rescore else (scores, keys)
+
+    def _rescored(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """(q, depth) float32 inner products with the whole vectors of `keys`; the lowest float32 for -1."""
+        scores = np.full(keys.shape, np.finfo(np.float32).min, np.float32)
+        step = max(1, BLOCK // keys.shape[1])
+        for start in range(0, len(queries), step):
+            some = keys[start : start + step]
+            line, place = np.nonzero(some >= 0)
+            vectors = np.asarray(self._vectors.get(some[line, place]), np.float32)
+            ends = np.cumsum(np.bincount(line, minlength=len(some)))[:-1]
+            for i, (rows, columns) in enumerate(zip(np.split(vectors, ends), np.split(place, ends), strict=True)):
+                scores[start + i, columns] = rows @ queries[start + i]
+        return scores
 
     def _probe(
         self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        queries = np.ascontiguousarray(queries, np.float32)
         near, lists = self._head.quantizer.search(queries, nprobe)  # (q, nprobe) each
+        selector = self._living if keep is None else faiss.IDSelectorBatch(keep)
         # Parameters go with the call: a shared index whose nprobe a request changes is a race.
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=None if keep is None else faiss.IDSelectorBatch(keep))
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
         width = len(self._children) * k
         scores = np.empty((len(queries), width), np.float32)
         keys = np.empty((len(queries), width), np.int64)
