@@ -52,8 +52,10 @@ def choose_factory(factory: str, nlist: int | None, rows: int) -> str:
     return factory.replace("{nlist}", str(nlist))
 
 
-def train(factory: str, sample: np.ndarray, seed: int) -> faiss.IndexIVF:
+def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | None = None) -> faiss.IndexIVF:
     """Train the empty index that every shard shares, on (n, d) float32 unit vectors, for inner products.
+
+    `centroids` (nlist, d): trained before, for another code; None: found here by k-means.
 
     Raises ValueError if the factory string is not a plain inverted file, or asks for more lists than rows.
     """
@@ -75,6 +77,8 @@ def train(factory: str, sample: np.ndarray, seed: int) -> faiss.IndexIVF:
         index.by_residual = False  # residuals would be rounded again; whole float16 vectors are kept as they came
     index.cp.seed = seed
     index.cp.min_points_per_centroid = 1  # `choose_factory` has its own rule; faiss would print to stderr
+    if centroids is not None:
+        index.quantizer.add(centroids)  # faiss trains no quantiser that is full
     index.train(sample)
     return index
 

@@ -1,0 +1,146 @@
+"""Which code, how many lists, how many of them to probe, how deep to rescore: measured on a sample, then chosen.
+
+Every choice is made by recall and by work, which is counted; time decides only whether a limit on it is kept. So the
+same sample gives the same choice on a busy machine. Queries are held out: half of them choose, half judge.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from index.choice import Point, Wanted
+from index.shards import POINTS_PER_LIST, Lists, choose_factory, train, write_shard, write_template
+from index.tune import AT, SAME
+
+DEPTHS = (50, 100, 200, 400)  # rows rescored
+TIMED = 32  # queries, one at a time
+# What a byte costs next to a byte of a scanned code (100,000 x 512, faiss 1.15, one core): the centroids are compared
+# in one product of matrices, the rows that are rescored lie anywhere.
+COARSE, RESCORED = 0.25, 4.0
+
+
+class _Rows:
+    """Vectors whose keys are their places."""
+
+    def __init__(self, vectors: np.ndarray):
+        self._vectors = vectors
+
+    def get(self, keys: np.ndarray) -> np.ndarray:
+        return self._vectors[keys]
+
+
+def ladder(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
+    """(nlist, factory, depths of rescoring) to try: exact float16, SQ8, then RaBitQ and PQ, fast-scan."""
+    usual = int(choose_factory("{nlist}", None, rows))
+    steps: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
+    for nlist in (usual, 2 * usual):
+        if nlist == 1 or nlist * POINTS_PER_LIST > 2 * rows:
+            continue
+        steps.append((nlist, f"IVF{nlist},SQ8", (0,)))
+        steps.append((nlist, f"IVF{nlist},RaBitQfs", DEPTHS))
+        if dim % 4 == 0:
+            steps.append((nlist, f"IVF{nlist},PQ{dim // 4}x4fs", DEPTHS))
+    return steps
+
+
+def measure(
+    vectors: np.ndarray, queries: Mapping[str, np.ndarray], wanted: Wanted, rows: int | None = None, seed: int = 0
+) -> list[Point]:
+    """Every step of the ladder with each kind of query, at the smallest nprobe that gives the wanted recall, if any.
+
+    vectors  (n, d) float32 unit vectors, a random sample of what is to be indexed; none of the queries among them
+    queries  by kind, (q, d) float32, two or more
+    rows     how many there will be, for the memory (default: n)
+
+    Steps that never reach the recall come with every list probed. Raises ValueError if there is too little to measure.
+    """
+    if len(vectors) < AT or any(len(asked) < 2 for asked in queries.values()):
+        told = ", ".join(f"{len(asked)} {kind} queries" for kind, asked in queries.items())
+        raise ValueError(f"{len(vectors)} vectors and {told} are too few; give {AT} vectors and 2 queries of a kind.")
+    halves = {kind: _Halves(vectors, asked, seed) for kind, asked in queries.items()}
+    points, centroids = [], {}
+    with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
+        for nlist, factory, depths in ladder(len(vectors), vectors.shape[1]):
+            index = train(factory, vectors, seed, centroids.get(nlist))
+            centroids.setdefault(nlist, index.quantizer.reconstruct_n(0, nlist))
+            trial = _Trial(Path(folder), factory, index, vectors, rows or len(vectors))
+            points += [trial.point(kind, half, depth, wanted) for kind, half in halves.items() for depth in depths]
+    return points
+
+
+class _Halves:
+    """One kind of query, in a half that chooses and a half that judges, with the true score of the 10th."""
+
+    def __init__(self, vectors: np.ndarray, queries: np.ndarray, seed: int):
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
+        self.halves = [np.ascontiguousarray(queries[order[start::2]], np.float32) for start in (0, 1)]
+        self._vectors = vectors
+        self._kth = [faiss.knn(half, vectors, AT, faiss.METRIC_INNER_PRODUCT)[0][:, -1] for half in self.halves]
+
+    def recall(self, half: int, lists: Lists, nprobe: int, depth: int) -> float:
+        """By true score, as in `index.tune`: of two equal vectors either is right."""
+        _, keys = lists.search(self.halves[half], AT, nprobe, rescore=depth)
+        true = np.einsum("qd,qkd->qk", self.halves[half], self._vectors[keys])
+        return float(np.mean(true >= self._kth[half][:, None] - SAME))
+
+
+class _Trial:
+    """One factory over the sample."""
+
+    def __init__(self, folder: Path, factory: str, index: faiss.IndexIVF, vectors: np.ndarray, rows: int):
+        self._factory, self._rows, self._dim = factory, rows, vectors.shape[1]
+        self._code = index.code_size
+        write_template(index, folder / "template")
+        write_shard(folder / "template", folder / "lists", [(np.arange(len(vectors)), vectors)])
+        self._lists = Lists(folder / "template", [folder / "lists"], vectors=_Rows(vectors.astype(np.float16)))
+        self._quantizer = index.quantizer
+        self._sizes = np.bincount(index.quantizer.assign(vectors, 1).ravel(), minlength=index.nlist)
+
+    def point(self, kind: str, half: _Halves, depth: int, wanted: Wanted) -> Point:
+        nprobe, recall = self._nprobe(half, depth, wanted.recall)
+        nlist, dim = self._lists.nlist, self._dim
+        probed = self._quantizer.assign(half.halves[0], nprobe)
+        scanned = float(self._sizes[probed].sum(1).mean())
+        code = self._code + 8  # the key beside it
+        return Point(
+            queries=kind,
+            factory=self._factory,
+            nlist=nlist,
+            nprobe=nprobe,
+            rescore=depth,
+            recall=recall,
+            judged=half.recall(1, self._lists, nprobe, depth),
+            work=COARSE * 4 * dim * nlist + scanned * self._code + RESCORED * 2 * dim * depth,
+            memory=self._rows * (code + (2 * dim + 8) * bool(depth)) + 4 * dim * nlist,
+            latency=self._latency(half.halves[0], nprobe, depth),
+        )
+
+    def _nprobe(self, half: _Halves, depth: int, target: float) -> tuple[int, float]:
+        """The first of 1, 2, 3, 4, 6, 8, 12... lists that gives the target, and its recall; all lists if none does."""
+        for nprobe in _probes(self._lists.nlist):
+            recall = half.recall(0, self._lists, nprobe, depth)
+            if recall >= target:
+                break
+        return nprobe, recall
+
+    def _latency(self, queries: np.ndarray, nprobe: int, depth: int) -> float:
+        spent = []
+        for query in queries[:TIMED]:
+            began = time.perf_counter()
+            self._lists.search(query[None], AT, nprobe, rescore=depth)
+            spent.append(time.perf_counter() - began)
+        return float(np.median(spent))
+
+
+def _probes(nlist: int) -> Iterator[int]:
+    step = 1
+    while step < nlist:
+        yield step
+        if step > 1 and step * 3 // 2 < nlist:
+            yield step * 3 // 2
+        step *= 2
+    yield nlist

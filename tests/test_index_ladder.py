@@ -1,0 +1,111 @@
+"""The ladder: recall against a slow count, the choice against all points, the same choice twice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from index.choice import Point, Wanted, choose, pareto
+from index.ladder import ladder, measure
+from index.shards import train
+
+WANTED = Wanted(recall=0.9, memory=1e9, latency=10.0)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Clusters; image queries lie among them, text queries are shifted and noisier."""
+    rng = np.random.default_rng(2)
+    centres = rng.standard_normal((80, 32))
+    near = centres[rng.integers(0, 80, 2700)] + 1.2 * rng.standard_normal((2700, 32))
+    text = near[2600:] + 0.9 * rng.standard_normal((100, 32)) + 0.4 * rng.standard_normal(32)
+    return unit(near[:2500]), {"text": unit(text), "image": unit(near[2500:2600])}
+
+
+@pytest.fixture(scope="module")
+def points(data) -> list[Point]:
+    return measure(*data, WANTED)
+
+
+def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
+    vectors, queries = data
+    assert all(point.recall == point.judged == 1 for point in points if point.nlist == 1), "every float16 row is exact"
+    order = np.random.Generator(np.random.PCG64(0)).permutation(100)
+    checked = [point for point in points if point.factory == "IVF64,SQ8"]
+    assert {point.queries for point in checked} == {"text", "image"}
+    for point in checked:
+        index = train(point.factory, vectors, 0)
+        index.add(vectors)
+
+        def recall(half: np.ndarray, nprobe: int, index=index) -> float:
+            index.nprobe = nprobe
+            true = np.argsort(-(half.astype(np.float64) @ vectors.T), axis=1)[:, :10]
+            found = index.search(half, 10)[1]
+            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)]))
+
+        chosen_on, judged_on = (queries[point.queries][order[start::2]] for start in (0, 1))
+        steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+        before = steps[steps.index(point.nprobe) - 1]
+        assert recall(chosen_on, before) < WANTED.recall <= recall(chosen_on, point.nprobe)
+        assert point.recall == pytest.approx(recall(chosen_on, point.nprobe))
+        assert point.judged == pytest.approx(recall(judged_on, point.nprobe))
+    assert min(point.nprobe for point in checked) > 1, "too easy: the data do not try the choice"
+
+
+def test_text_queries_need_more_than_image_queries(points):
+    work = {kind: choose(points, WANTED, kind).work for kind in ("text", "image")}
+    assert work["text"] > work["image"]
+
+
+def test_the_choice_is_the_least_work_within_the_limits_and_the_same_twice(points, data):
+    chosen = choose(points, WANTED, "text")
+    fit = [p for p in points if p.queries == "text" and p.recall >= 0.9 and p.memory <= 1e9]
+    assert chosen.work == min(point.work for point in fit)
+    again = measure(*data, WANTED)
+    assert [replace(point, latency=0) for point in again] == [replace(point, latency=0) for point in points]
+    assert not choose(points, WANTED, "text", rescored=False).rescore
+    tight = replace(WANTED, memory=min(p.memory for p in fit))
+    assert choose(points, tight, "text").memory == tight.memory
+
+
+def test_pareto_keeps_what_nothing_beats(points):
+    kept = pareto(points)
+    for point in points:
+        better = [
+            other
+            for other in points
+            if other.queries == point.queries
+            and (other.recall >= point.recall and other.work <= point.work and other.memory <= point.memory)
+            and (other.recall, other.work, other.memory) != (point.recall, point.work, point.memory)
+        ]
+        assert (point in kept) == (not better)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (replace(WANTED, recall=1.1), r"keeps recall@10 of 1.1 for text queries; the nearest is .*Ask for less"),
+        (replace(WANTED, memory=1000), r"keeps 1e-06 GB for text"),
+        (replace(WANTED, latency=0), r"keeps 0 ms a query"),
+    ],
+)
+def test_a_limit_that_nothing_keeps_is_named(wanted, message, points):
+    with pytest.raises(ValueError, match=message):
+        choose(points, wanted, "text")
+
+
+def test_too_little_to_measure(data):
+    with pytest.raises(ValueError, match=r"5 vectors and 100 text queries.* are too few"):
+        measure(data[0][:5], data[1], WANTED)
+
+
+def test_the_ladder_of_a_hundred_thousand():
+    assert [step[1] for step in ladder(100_000, 512)] == [
+        "IVF1,SQfp16",
+        *(f"IVF{n},{code}" for n in (1024, 2048) for code in ("SQ8", "RaBitQfs", "PQ128x4fs")),
+    ]
+    assert [step[1] for step in ladder(30, 6)] == ["IVF1,SQfp16"]
