@@ -41,8 +41,12 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
-    for command in (demo, extract, train, evaluate, index, search, report, pipeline, plans, serve, lineage):
+    for command in (demo, extract, train, evaluate, search, report, pipeline, plans, serve, lineage):
         app.command()(command)
+    indexing = typer.Typer(rich_markup_mode="rich")
+    indexing.callback(invoke_without_command=True)(index)
+    indexing.command()(tune)
+    app.add_typer(indexing, name="index")
     app.add_typer(store_commands, name="store")
     app.add_typer(weights_commands, name="weights")
     for point in entry_points(group="tern.commands"):
@@ -127,13 +131,47 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     _print_metrics(_chain(plan, overrides).metrics)
 
 
-def index(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+def index(context: typer.Context, plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """Build and publish a version of the index; a training set that has changed is trained on first.
 
     [dim]Example: tern index --set index.shards=8[/dim]
     """
+    if context.invoked_subcommand:
+        if plan != "demo" or overrides:
+            raise ValueError(f"--plan and --set go behind {context.invoked_subcommand!r}, not before it")
+        return
     chain = _chain(plan, overrides)
     typer.echo(f"index  {chain.index}")
+
+
+def tune(
+    recall: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the exact best 10 to be found.")] = 0.95,
+    memory: Annotated[float, typer.Option(min=0, help="GB for lists, centroids and vectors.")] = 8,
+    latency: Annotated[float, typer.Option(min=0, help="ms a query, one at a time, on this machine.")] = 5,
+    kind: Annotated[str, typer.Option(help="What is looked for: image or caption.")] = "image",
+    plan: PlanOption = "demo",
+    overrides: SetOption = None,
+) -> None:
+    """Measure codes, lists, probes and rescoring on held-out sentences and photographs, and say what to set.
+
+    [dim]Example: tern index tune --recall 0.95 --memory 8 --latency 5[/dim]
+    """
+    from index.choice import Wanted
+    from pipeline.tuning import advise, draw, table
+
+    chain, wanted = _chain(plan, overrides), Wanted(recall, memory * 1e9, latency / 1e3)
+    advice = advise(kind, wanted, chain.vectors, chain.usable, chain.plan.index.seed)
+    rows = table(advice)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    picture = chain.plan.workspace / f"tune-{kind}.png"
+    draw(advice, wanted, picture)
+    typer.echo(f"> chosen for its queries, * beaten by none; measured on {advice.sample} of {advice.rows} rows")
+    typer.echo("rescoring is measured, not chosen: a published index keeps no whole vectors to rescore with")
+    typer.echo(f"plot   {picture}")
+    settings = [*advice.settings, f"index.target_recall={recall:g}"]
+    typer.echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
 
 
 def search(

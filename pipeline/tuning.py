@@ -1,0 +1,114 @@
+"""`tern index tune`: what the ladder measures over a plan's own vectors, as a table and a plot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.files import atomic
+from data.records import Dataset
+from data.store import Store
+from index.choice import Point, Wanted, choose, pareto
+from index.collection import KINDS
+from index.ladder import measure
+from pipeline.stages import HELD_OUT, Vectors, held_out, with_captions
+
+SAMPLE = 100_000  # rows measured on, at most
+QUERIES = 2_000  # of a kind, at most
+ASKED = {"image": ("text", "image"), "caption": ("image", "text")}  # what looks for a kind; the first decides
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was measured for one kind of item, and what was chosen."""
+
+    kind: str  # of what is found: "image", "caption"
+    sample: int  # rows measured on
+    rows: int  # rows there are
+    points: list[Point]
+    chosen: dict[str, Point]  # by kind of query, among what `tern index` can build
+
+    @property
+    def settings(self) -> list[str]:
+        """KEY=VALUE for `--set`: lists in proportion to the rows; the build measures how many to probe."""
+        best = self.chosen[ASKED[self.kind][0]]
+        grown = 1 if best.nlist == 1 else best.nlist * round(self.rows / self.sample)
+        return [f"index.factory=IVF{{nlist}},{best.factory.split(',')[1]}", f"index.nlist={grown}"]
+
+
+def advise(kind: str, wanted: Wanted, vectors: Vectors, dataset: Dataset, seed: int = 0) -> Advice:
+    """Measure the ladder over a random sample of the items of `kind` that are not held out.
+
+    The held-out sentences ask, and the held-out images: none of them is in the sample. Raises ValueError if the data
+    have no held-out split, too few items, or if nothing keeps the limits.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind {kind!r}; it is one of {', '.join(KINDS)}.")
+    splits = with_captions(dataset, HELD_OUT)
+    if not splits:
+        raise ValueError(
+            f"no split of {', '.join(HELD_OUT)} has captions, and queries must not be database vectors: "
+            "mark some images as val or test."
+        )
+    stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
+    asking = [held_out(dataset, stores["image"], split) for split in splits]
+    names = {"image": [n for part in asking for n in part[0]], "text": [n for part in asking for n in part[1]]}
+    held = {"image": set(names["image"]), "caption": set(names["text"])}[kind]
+    rest = sorted(name for name in stores[kind].ids if name not in held)
+    queries = {
+        asked: _draw(stores["caption" if asked == "text" else "image"], names[asked], QUERIES, seed)
+        for asked in ASKED[kind]
+    }
+    sample = _draw(stores[kind], rest, SAMPLE, seed)
+    rows = len(rest) + len(held)
+    points = measure(sample, queries, wanted, rows, seed)
+    chosen = {asked: choose(points, wanted, asked, rescored=False) for asked in queries}
+    return Advice(kind, len(sample), rows, points, chosen)
+
+
+def _draw(store: Store, names: Sequence[str], most: int, seed: int) -> np.ndarray:
+    """(n, d) float32 vectors of at most `most` of the names, drawn at random."""
+    names = sorted(names)
+    places = np.random.Generator(np.random.PCG64(seed)).choice(len(names), min(len(names), most), replace=False)
+    return np.asarray(store.read("features", [names[place] for place in np.sort(places)]), np.float32)
+
+
+def table(advice: Advice) -> list[list[str]]:
+    """A header and a row a point, by kind of query and work; "*" is on the Pareto front, ">" chosen."""
+    front, chosen = pareto(advice.points), list(advice.chosen.values())
+    head = ["", "queries", "factory", "nprobe", "rescore", "recall@10", "judged", "kB of work", "MB", "ms"]
+    return [head] + [
+        [
+            (">" if point in chosen else "") + ("*" if point in front else ""),
+            point.queries,
+            point.factory,
+            str(point.nprobe),
+            str(point.rescore),
+            f"{point.recall:.3f}",
+            f"{point.judged:.3f}",
+            f"{point.work / 1e3:,.1f}",
+            f"{point.memory / 1e6:,.2f}",
+            f"{1e3 * point.latency:.3f}",
+        ]
+        for point in sorted(advice.points, key=lambda p: (ASKED[advice.kind].index(p.queries), p.work))
+    ]
+
+
+def draw(advice: Advice, wanted: Wanted, path: Path) -> None:
+    """Judged recall against work as a PNG, one panel a kind of query."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, asked in zip(figure.subplots(1, 2), ASKED[advice.kind], strict=True):
+        mine = [point for point in advice.points if point.queries == asked]
+        for code in dict.fromkeys(point.factory.split(",")[1] for point in mine):
+            some = [point for point in mine if point.factory.endswith(f",{code}")]
+            axes.plot([p.work / 1e3 for p in some], [p.judged for p in some], "o", label=code)
+        best = advice.chosen[asked]
+        axes.plot(best.work / 1e3, best.judged, "o", markersize=14, fillstyle="none", color="#444444", label="chosen")
+        axes.axhline(wanted.recall, color="#bbbbbb", linestyle=":")
+        axes.set(xscale="log", xlabel="work, kB a query", ylabel="recall@10, judged", title=f"{asked} queries")
+        axes.legend(fontsize="small")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
