@@ -11,19 +11,23 @@ from prefect import State, flow
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts
+from flows.engines import runner
 from flows.hooks import HOOKS
 from flows.logs import in_run_log
 from flows.parameters import (
     Epochs,
+    ModelName,
+    MorePlans,
     PlanName,
     Recall,
     Seed,
     Settings,
     Shards,
     ShardSize,
+    Splits,
+    StartAt,
     Workers,
     dataset_name,
     read_plan,
@@ -31,6 +35,7 @@ from flows.parameters import (
 from flows.schedule import nothing_to_do
 from flows.tasks import as_tasks, on_epoch
 from index import Index
+from pipeline.backfill import estimate, only
 from pipeline.chain import Chain
 from pipeline.report import write_report
 
@@ -46,20 +51,31 @@ def _named() -> str:
     return f"{flow_run.flow_name} {dataset} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-# The threads only wait: `workers` of the plan says how many processes work. No retries of a run: its tasks have theirs,
-# and what fails a run (a bad plan, a failed gate) fails it again.
-THREADS = ThreadPoolTaskRunner(max_workers=256)
-RUN: dict[str, Any] = {"flow_run_name": _named, "task_runner": THREADS, "timeout_seconds": RUN_SECONDS, **HOOKS}
+# No retries of a run: its tasks have theirs, and what fails a run (a bad plan, a failed gate) fails it again.
+RUN: dict[str, Any] = {"flow_run_name": _named, "task_runner": runner(), "timeout_seconds": RUN_SECONDS, **HOOKS}
 
 
 @contextmanager
-def _carried_out(plan: str, overrides: list[str] | None, pinned: bool = False, **typed: Any) -> Iterator[Chain]:
-    """The chain of a plan, its shards tasks, its lines in the run's log. `pinned`: with the model that is served."""
+def _carried_out(
+    plan: str, overrides: list[str] | None, model: str | None = None, served: bool = False, **typed: Any
+) -> Iterator[Chain]:
+    """The chain of a plan, its shards tasks, its lines in the run's log.
+
+    `model` pins one of the workspace's models, by name; `served` that of the published index unless one is given.
+    """
     loaded = read_plan(plan, overrides, **typed)
     dataset = loaded.dataset.name if loaded.dataset else "demo"
     with in_run_log():
-        model = _served(loaded.workspace)[1] if pinned else None
-        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), model)
+        pinned = _model(loaded.workspace, model) if model else _served(loaded.workspace)[1] if served else None
+        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), pinned)
+
+
+def _model(workspace: Path, name: str) -> Path:
+    folder = workspace / "models" / name
+    if not (folder / "model.json").is_file():
+        there = ", ".join(path.parent.name for path in sorted(workspace.glob("models/*/model.json"))) or "none"
+        raise FileNotFoundError(f"{folder} is no trained model; there are {there}.")
+    return folder
 
 
 def _served(workspace: Path) -> tuple[Path, Path]:
@@ -73,6 +89,9 @@ def extract_flickr(
     overrides: Settings = None,
     workers: Workers = None,
     images_per_shard: ShardSize = None,
+    splits: Splits = None,
+    more_plans: MorePlans = None,
+    dry_run: bool = False,
 ) -> list[str]:
     """Region and token features of what is new or changed, into the stores.
 
@@ -81,10 +100,37 @@ def extract_flickr(
         overrides: Settings of the plan to change, each KEY=VALUE, for instance train.seed=1.
         workers: Processes that extract; the plan's if empty.
         images_per_shard: Images a shard, which is what a crash repeats; the plan's if empty.
+        splits: Splits to extract, for instance train; all if empty. What other splits have stays.
+        more_plans: Plans of more data sets, extracted after the first; one that fails does not stop the others.
+        dry_run: Say what would be done and what it would cost, and do nothing.
     """
-    with _carried_out(plan, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
-        artifacts.stores(chain)
-        return [str(chain.regions), str(chain.tokens)]
+    folders, failed = [], {}
+    for name in (plan, *(more_plans or ())):
+        try:
+            with _carried_out(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
+                folders += _extract(chain, splits, dry_run)
+        except (ValueError, OSError) as error:
+            if not more_plans:
+                raise
+            failed[name] = error
+            get_run_logger().error("%s failed: %s", name, error)
+    if failed:
+        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise ValueError(f"{len(failed)} of {1 + len(more_plans or ())} plans failed, the others are done: {told}")
+    return folders
+
+
+def _extract(chain: Chain, splits: list[str] | None, dry_run: bool) -> list[str]:
+    if splits:
+        chain.dataset = only(chain.dataset, chain.plan, splits)
+    if dry_run:
+        found = estimate(chain)
+        artifacts.table([e.row() for e in found], "dry-run", f"What extraction of {chain.dataset.name} would do")
+        for row in (e.row() for e in found):
+            get_run_logger().info("dry run: %s", ", ".join(f"{key} {value}" for key, value in row.items()))
+        return []
+    artifacts.stores(chain)
+    return [str(chain.regions), str(chain.tokens)]
 
 
 @flow(name="train-tern", **RUN)
@@ -108,7 +154,11 @@ def train_tern(
 
 @flow(name="build-index", **RUN)
 def build_index(
-    plan: PlanName = "flickr30k", overrides: Settings = None, shards: Shards = None, target_recall: Recall = None
+    plan: PlanName = "flickr30k",
+    overrides: Settings = None,
+    shards: Shards = None,
+    target_recall: Recall = None,
+    model: ModelName = None,
 ) -> str:
     """Build a version of the index, publish it if it passes its gate, and write the report.
 
@@ -117,22 +167,24 @@ def build_index(
         overrides: Settings of the plan to change, each KEY=VALUE, for instance index.shards=8.
         shards: Files a collection; the plan's if empty.
         target_recall: Share of the exact best 10 to be found, 0 to 1; the plan's if empty.
+        model: A trained model of the workspace to build with, for instance tern-0123456789ab; the plan's if empty.
     """
-    with _carried_out(plan, overrides, index__shards=shards, index__target_recall=target_recall) as chain:
+    with _carried_out(plan, overrides, model, index__shards=shards, index__target_recall=target_recall) as chain:
         _publish(chain)
         artifacts.published(chain, write_report(chain))
         return str(chain.index)
 
 
 @flow(name="reindex", **RUN)
-def reindex(plan: PlanName = "flickr30k", overrides: Settings = None) -> str | State:
+def reindex(plan: PlanName = "flickr30k", overrides: Settings = None, model: ModelName = None) -> str | State:
     """What is new or changed in the data set goes into the index, with the model that the index was built with.
 
     Args:
         plan: A plan file (a path ending in .toml), or the name of a shipped plan.
         overrides: Settings of the plan to change, each KEY=VALUE, for instance workers=8.
+        model: A trained model of the workspace to embed with; the one that is served if empty.
     """
-    with _carried_out(plan, overrides, pinned=True) as chain:
+    with _carried_out(plan, overrides, model, served=True) as chain:
         before = _served(chain.plan.workspace)[0]
         _publish(chain)
         if chain.index == before:
@@ -142,15 +194,18 @@ def reindex(plan: PlanName = "flickr30k", overrides: Settings = None) -> str | S
 
 
 @flow(name="pipeline", **RUN)
-def pipeline(plan: PlanName = "flickr30k", overrides: Settings = None) -> str:
+def pipeline(plan: PlanName = "flickr30k", overrides: Settings = None, start_at: StartAt = "extract") -> str:
     """Extraction, training and index, one after another.
 
     Args:
         plan: A plan file (a path ending in .toml), or the name of a shipped plan.
         overrides: Settings of the plan to change, each KEY=VALUE, for instance train.epochs=40.
+        start_at: The first stage to run as a run of its own; one before it is only made if it is missing.
     """
-    extract_flickr(plan, overrides)
-    train_tern(plan, overrides)
+    if start_at == "extract":
+        extract_flickr(plan, overrides)
+    if start_at != "index":
+        train_tern(plan, overrides)
     return build_index(plan, overrides)
 
 

@@ -5,7 +5,7 @@ Each type becomes a field of the form in Prefect's pages; the descriptions stand
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,10 @@ PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
 Settings = Annotated[list[Annotated[str, Field(pattern=SETTING, max_length=10_000)]], Field(max_length=200)] | None
 Workers = Annotated[int, Field(ge=1, le=256)] | None
 ShardSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
+Splits = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=100)] | None
+MorePlans = Annotated[list[PlanName], Field(max_length=100)] | None
+ModelName = Annotated[str, Field(pattern=r"^tern-[0-9a-f]{12}$")] | None  # a folder of the workspace, and no path
+StartAt = Literal["extract", "train", "index"]
 Epochs = Annotated[int, Field(ge=1, le=100_000)] | None
 Seed = Annotated[int, Field(ge=0, lt=2**31)] | None
 Shards = Annotated[int, Field(ge=1, le=4096)] | None

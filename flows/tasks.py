@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
+from flows.engines import engine
 from flows.pools import Workers, can_pass
 from pipeline.workers import Map, in_processes
 
@@ -89,9 +91,9 @@ def as_tasks(workers: int, dataset: str, seconds: float | None = None) -> Callab
             jobs = list(jobs)
             if not jobs:
                 return []
-            with Workers(jobs, workers, seconds) as pool:
-                # quote: Prefect links tasks that share an object; these depend on nothing.
-                work = [quote(partial(pool.run, function, job)) for job in jobs]
+            with Workers(jobs, workers, seconds) if engine() == "threads" else nullcontext() as pool:
+                # Prefect links tasks that share an object, and these share none. No `quote`: Dask makes a tuple of it.
+                work = [partial(pool.run, function, job) if pool else partial(function, job) for job in jobs]
                 futures = [shard.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
                 _follow(stage, futures, [getattr(job, "size", 1) for job in jobs])
                 return [future.result() for future in futures]

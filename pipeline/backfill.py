@@ -1,0 +1,78 @@
+"""Some splits of a data set now, the others later; and what a run would do and cost, before it is done."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.content import ContentHashes
+from data.files import sha256_text
+from data.manifest import open_folder
+from data.records import Dataset
+from data.store import Store
+from extractors.catalogue import recipe
+from pipeline.chain import Chain, longest
+from pipeline.plan import Plan
+from pipeline.stages import extractor_of
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage of extraction has to do."""
+
+    store: str
+    there: int  # items
+    to_do: int  # items, new or changed
+    shards: int  # files to be written
+    seconds: float | None  # by what an item took here before; None if none has been made yet
+
+    def row(self) -> dict[str, str | int]:
+        """For a table."""
+        cost = "unknown: nothing was extracted here yet" if self.seconds is None else f"{self.seconds:,.0f} s"
+        return {"store": self.store, "there": self.there, "to do": self.to_do, "shards": self.shards, "cost": cost}
+
+
+def only(dataset: Dataset, plan: Plan, splits: list[str]) -> Dataset:
+    """The data set with these splits, and of the others what the stores have already: nothing of theirs is dropped.
+
+    Raises ValueError for a split that the data set has not.
+    """
+    if unknown := sorted(set(splits) - set(dataset.counts())):
+        raise ValueError(f"{dataset.name} has no split {', '.join(unknown)}; it has {', '.join(dataset.counts())}.")
+    regions, tokens = (Store(folder) for folder in stores(plan))
+    wanted = {image.id for image in dataset.images if image.split in splits}
+    images = tuple(image for image in dataset.images if image.id in wanted or image.id in regions)
+    kept = {image.id for image in images}
+    captions = tuple(c for c in dataset.captions if c.image_id in kept and (c.image_id in wanted or c.id in tokens))
+    return Dataset(dataset.name, dataset.root, images, captions, dataset.refused)
+
+
+def stores(plan: Plan) -> tuple[Path, Path]:
+    """Folders of the region and the token store of a plan; new ones are empty."""
+    root = plan.workspace / "stores"
+    if plan.regions_store is not None:
+        regions = plan.regions_store
+    else:
+        regions = open_folder(root, "regions", recipe(extractor_of(plan.regions_file or plan.regions)))
+    return regions, open_folder(root, "tokens", extractor_of(plan.text).fingerprint)
+
+
+def estimate(chain: Chain) -> list[Estimate]:
+    """What extraction of the chain's data set would do, and how long that would take; nothing is extracted."""
+    plan, dataset = chain.plan, chain.dataset
+    regions, tokens = (Store(folder) for folder in stores(plan))
+    paths = {image.id: image.path for image in dataset.images}
+    hashes = dict(zip(paths, ContentHashes(plan.workspace).of(paths.values()), strict=True))
+    texts = {caption.id: sha256_text(caption.text) for caption in dataset.captions}
+    return [
+        _of(chain, "region features", regions, hashes, plan.images_per_shard),
+        _of(chain, "token features", tokens, texts, plan.captions_per_shard),
+    ]
+
+
+def _of(chain: Chain, stage: str, store: Store, wanted: dict[str, str], per_shard: int) -> Estimate:
+    known = [name for name in wanted if name in store]
+    same = {name for name, found in zip(known, store.hashes(known), strict=True) if found == wanted[name]}
+    aside = {entry["id"] for entry in store.manifest["set_aside"] if entry["hash"] == wanted.get(entry["id"])}
+    to_do = len(set(wanted) - same - aside)
+    took = longest(chain.plan.workspace).get((stage, store.folder.name))
+    seconds = took / len(store) * to_do if took and len(store) else None
+    return Estimate(store.folder.name, len(same | aside), to_do, -(-to_do // per_shard), seconds)

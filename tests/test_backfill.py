@@ -1,0 +1,92 @@
+"""Splits that are extracted one after another, and what a run says it would do before it does it."""
+
+import json
+import shutil
+
+import pytest
+
+from data.store import Store
+from pipeline.backfill import estimate, only
+from pipeline.chain import Chain
+from pipeline.plan import load_plan
+from tests.conftest import small_plan
+
+
+def chain_of(plan, splits=None) -> Chain:
+    chain = Chain(plan)
+    if splits:
+        chain.dataset = only(chain.dataset, plan, splits)
+    return chain
+
+
+def files(workspace) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in workspace.glob("stores/*/*.h5")}
+
+
+def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so_before(finished, tmp_path):
+    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+    plan = load_plan(str(small_plan(tmp_path)))
+    dataset = Chain(plan).dataset
+    ids = lambda *splits: {image.id for image in dataset.images if image.split in splits}  # noqa: E731
+    said = lambda *splits: {c.id for c in dataset.captions if c.image_id in ids(*splits)}  # noqa: E731
+
+    before = estimate(chain_of(plan, ["test"]))
+    assert [(e.there, e.to_do, e.shards, e.seconds) for e in before] == [(0, 6, 1, None), (0, 30, 1, None)]
+    assert files(plan.workspace) == {}, "nothing is extracted by an estimate"
+    for split in ("val", "test"):
+        chain = chain_of(plan, [split])
+        done = (split,) if split == "val" else ("val", "test")
+        assert set(Store(chain.regions).ids) == ids(*done), "what other splits have is kept"
+        assert set(Store(chain.tokens).ids) == said(*done)
+    regions, tokens = estimate(Chain(plan))
+    assert (regions.there, regions.to_do, regions.shards) == (12, 24, 3)
+    assert (tokens.there, tokens.to_do, tokens.shards) == (60, 120, 3)
+    assert 0 < regions.seconds < 600
+    assert "s" in regions.row()["cost"]
+    made = files(plan.workspace)
+    whole = Chain(plan)
+    assert set(Store(whole.regions).ids) == set(Store(finished.regions).ids)
+    assert set(Store(whole.tokens).ids) == set(Store(finished.tokens).ids)
+    assert made.items() <= files(plan.workspace).items(), "nothing is made twice"
+    assert [e.to_do for e in estimate(whole)] == [0, 0]
+
+
+def test_a_split_that_is_not_there_is_named(finished):
+    with pytest.raises(ValueError, match="no split dev; it has"):
+        only(finished.dataset, finished.plan, ["test", "dev"])
+
+
+DRY = """
+import sys
+from flows import flows
+print(flows.extract_flickr(sys.argv[1], splits=["test"], dry_run=True))
+print(flows.extract_flickr(sys.argv[1], splits=["test"]))
+try:
+    flows.extract_flickr("gone.toml", more_plans=[sys.argv[1]])
+except ValueError as error:
+    print(error)
+try:
+    flows.build_index(sys.argv[1], model="tern-0123456789ab")
+except FileNotFoundError as error:
+    print(error)
+"""
+
+
+def test_the_flow_says_what_it_would_do_takes_splits_and_plans_and_pins_a_model(server, finished, tmp_path):
+    pytest.importorskip("prefect")
+    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+    path = small_plan(tmp_path)
+    ended = server.python(DRY, str(path))
+    assert ended.returncode == 0, ended.stderr
+    dry, made, failed, pinned = ended.stdout.splitlines()
+    assert dry == "[]"
+    assert len(made.split(",")) == 2
+    assert "1 of 2 plans failed, the others are done: gone.toml: No plan" in failed
+    assert "is no trained model" in pinned
+    last, split, said = server.runs("extract-flickr")[:3]
+    rows = json.loads(server.artifacts(said)["dry-run"]["data"])
+    assert [(row["there"], row["to do"], row["shards"]) for row in rows] == [(0, 6, 1), (0, 30, 1)]
+    assert json.loads(server.artifacts(split)["stores"]["data"])[0]["items"] == 6
+    assert last["state"]["type"] == "FAILED"
+    workspace = load_plan(str(path)).workspace
+    assert set(Store(workspace / "stores" / finished.regions.name).ids) == set(Store(finished.regions).ids)
