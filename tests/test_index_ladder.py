@@ -22,7 +22,7 @@ def data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     rng = np.random.default_rng(2)
     centres = rng.standard_normal((80, 32))
     near = centres[rng.integers(0, 80, 2700)] + 1.2 * rng.standard_normal((2700, 32))
-    text = near[2600:] + 0.9 * rng.standard_normal((100, 32)) + 0.4 * rng.standard_normal(32)
+    text = near[2600:] + 1.6 * rng.standard_normal((100, 32)) + 0.8 * rng.standard_normal(32)
     return unit(near[:2500]), {"text": unit(text), "image": unit(near[2500:2600])}
 
 
@@ -57,8 +57,8 @@ def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
 
 
 def test_text_queries_need_more_than_image_queries(points):
-    work = {kind: choose(points, WANTED, kind).work for kind in ("text", "image")}
-    assert work["text"] > work["image"]
+    probed = {point.queries: point.nprobe for point in points if point.factory == "IVF64,SQ8"}
+    assert probed["text"] > probed["image"]
 
 
 def test_the_choice_is_the_least_work_within_the_limits_and_the_same_twice(points, data):
