@@ -27,6 +27,7 @@ from pipeline.plan import load_plan
 
 SECONDS = 1.0  # between two looks
 PATIENCE = 60.0  # seconds, until a run that no worker has taken is remarked on
+NOISE = ("prefect.flow_runs.worker", "prefect.flow_runs.runner")
 PAGE = 200  # log lines a request
 
 
@@ -114,7 +115,7 @@ def _new_lines(client: SyncPrefectClient, ids: list[UUID], offset: int, say: Cal
     mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
     while lines := client.read_logs(mine, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
         for line in lines:
-            if line.name != "prefect.flow_runs.worker":
+            if line.name not in NOISE and not line.message.startswith("Finished in state"):
                 say(f"log     {printable(line.message)}")
         offset += len(lines)
     return offset
