@@ -11,7 +11,20 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import bottom_up, captions, detectors, flickr8k, flows, losses, metrics, search, stores, tern
+from tests.bench import (
+    bottom_up,
+    captions,
+    detectors,
+    flickr8k,
+    flows,
+    index,
+    index_large,
+    losses,
+    metrics,
+    search,
+    stores,
+    tern,
+)
 
 TABLES = {
     "stores": stores.stores,
@@ -20,6 +33,8 @@ TABLES = {
     "detectron2": lambda _: detectors.detectron2(),
     "captions": lambda _: captions.tokens(),
     "search": search.search,
+    "index": index.index,
+    "index-large": index_large.large,
     "metrics": lambda _: metrics.metrics(),
     "losses": lambda _: losses.losses(),
     "tern": lambda _: tern.step(),

@@ -1,0 +1,76 @@
+"""A large index: a model of its size and build time, fitted on a tenth of the rows and checked on all."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from index.shards import POINTS_PER_LIST, Lists, train, write_shard, write_template
+from tests.bench.common import cpu_of
+
+DIM, BLOCK, NITER = 256, 50_000, 10
+SIZES = ((100_000, 1024), (1_000_000, 2048))  # rows, lists: the first is fitted, the second checked
+FURTHER = ((10_000_000, 16_384), (100_000_000, 65_536), (1_000_000_000, 262_144))
+
+
+def block(number: int) -> np.ndarray:
+    """(BLOCK, DIM) float32 unit vectors of 64 true dimensions around 3,000 centres."""
+    rng, fixed = np.random.default_rng(number + 1), np.random.default_rng(0)
+    centres, turn = fixed.standard_normal((3000, 64), np.float32), fixed.standard_normal((64, DIM), np.float32)
+    found = (centres[rng.integers(0, 3000, BLOCK)] + rng.standard_normal((BLOCK, 64), np.float32)) @ turn
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def large(folder: Path) -> None:
+    """SQ8 codes, one file of lists: CPU seconds and bytes, measured and as the model of the smaller size says."""
+    faiss.omp_set_num_threads(1)
+    table = Table("rows", "lists", "train CPU s", "add CPU s", "MB", "", title=f"x {DIM}, SQ8", title_justify="left")
+    fitted: tuple[float, float, float] | None = None
+    for rows, nlist in SIZES:
+        trained, added, size, assign = _build(folder / f"{rows}", rows, nlist)
+        table.add_row(f"{rows:,}", f"{nlist:,}", f"{trained:.1f}", f"{added:.1f}", f"{size / 1e6:.1f}", "measured")
+        # a product of matrices: seconds a multiplication; encoding and writing: seconds a row
+        fitted = fitted or (
+            trained / (NITER * POINTS_PER_LIST * nlist * nlist * DIM),
+            assign / (BLOCK * nlist * DIM),
+            added / rows - assign / BLOCK,
+        )
+        _model(table, rows, nlist, fitted)
+    for rows, nlist in FURTHER:
+        _model(table, rows, nlist, fitted)
+    Console(width=120).print(table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Console().print(f"peak memory of the process {peak:,.0f} MiB, vectors are made by blocks of {BLOCK:,}")
+
+
+def _build(folder: Path, rows: int, nlist: int) -> tuple[float, float, int, float]:
+    """CPU seconds to train and to add, bytes, CPU seconds to assign one block; the vectors' making is not counted."""
+    folder.mkdir()
+    per = POINTS_PER_LIST * nlist // (rows // BLOCK) + 1
+    sample = np.concatenate([block(i)[:per] for i in range(rows // BLOCK)])[: POINTS_PER_LIST * nlist]
+    trained, index = cpu_of(lambda: train(f"IVF{nlist},SQ8", sample, 0))
+    write_template(index, folder / "template")
+    making, _ = cpu_of(lambda: block(0))
+    one = block(0)
+    assign, _ = cpu_of(lambda: index.quantizer.assign(one, 1))
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for i in range(rows // BLOCK):
+            yield np.arange(i * BLOCK, (i + 1) * BLOCK), block(i)
+
+    added, _ = cpu_of(lambda: write_shard(folder / "template", folder / "lists", blocks()))
+    assert Lists(folder / "template", [folder / "lists"]).ntotal == rows
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return trained, added - making * (rows // BLOCK), size, assign
+
+
+def _model(table: Table, rows: int, nlist: int, fitted: tuple[float, float, float]) -> None:
+    train_cost, assign_cost, row_cost = fitted
+    trained = train_cost * NITER * POINTS_PER_LIST * nlist * nlist * DIM
+    added = rows * (assign_cost * nlist * DIM + row_cost)
+    size = rows * (DIM + 8) + 4 * DIM * nlist
+    table.add_row(f"{rows:,}", f"{nlist:,}", f"{trained:,.1f}", f"{added:,.1f}", f"{size / 1e6:,.1f}", "model")
