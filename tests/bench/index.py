@@ -13,8 +13,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from index.ladder import RescoredRows
 from index.shards import Lists, train, write_shard, write_template
@@ -147,13 +145,14 @@ def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
     began = time.perf_counter()
     vectors, queries = draw(rows, dim, QUERIES)
     truth = {kind: faiss.knn(asked, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1] for kind, asked in queries.items()}
-    head = ("what", "knob", "text-like", "image-like", "CPU ms, batch 1", "batch 64", "build CPU s", "MB")
-    table = Table(*head, title=f"{rows:,} x {dim}, recall@10 of {TARGET} for text-like queries", title_justify="left")
-    for built in candidates(folder, vectors):
-        table.add_row(built.name, *_measured(built, queries, truth), f"{built.build:.1f}", f"{built.size / 1e6:.1f}")
-    Console(width=140).print(table)
+    head = ("knob", "text-like", "image-like", "ms batch 1", "ms batch 64", "build CPU s", "MB")
+    print(f"{rows:,} x {dim}, recall@{AT} of {TARGET} for text-like queries; ms of CPU a query")
+    print(f"{'':<42}" + "".join(f"{name:>14}" for name in head))
+    for built in candidates(folder, vectors):  # a line at a time: a run that is cut has shown something
+        cells = [*_measured(built, queries, truth), f"{built.build:.1f}", f"{built.size / 1e6:.1f}"]
+        print(f"{built.name:<42}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
     missing = [name for name in ("usearch", "hnswlib", "autofaiss") if not find_spec(name)]
-    Console().print(f"{time.perf_counter() - began:.0f} s in all; not installed: {', '.join(missing) or 'none'}")
+    print(f"{time.perf_counter() - began:.0f} s in all; not installed: {', '.join(missing) or 'none'}")
 
 
 def _measured(built: Built, queries: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> list[str]:
