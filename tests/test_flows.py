@@ -135,7 +135,7 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
     assert server.prefect("deployment", "run", "extract-flickr/extract-flickr", "-p", "threads=3").returncode != 0
     for words, reason in (
         (("--plan", "demo", "--param", "workers=0"), "no run was made"),
-        (("--plan", "demo", "--param", "threads=3"), "it takes images_per_shard"),
+        (("--plan", "demo", "--param", "threads=3"), "has no parameter threads: it takes"),
         (("--plan", "demo", "--set", "trian.seed=1"), "did you mean"),
     ):
         ended = server.tern("run", "extract-flickr", *words, "--port", str(server.port))
