@@ -47,7 +47,7 @@ class TrainConfig(BaseModel):
 
 def train(config: TrainConfig) -> tuple[FasterRCNN, dict]:
     """The averaged model in eval mode and what the run was: steps, minutes, last losses."""
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
         context = torch.multiprocessing.get_context("spawn")
@@ -57,7 +57,10 @@ def train(config: TrainConfig) -> tuple[FasterRCNN, dict]:
         ]
         for process in others:
             process.start()
-        result = _learn(config, 0, meeting)
+        try:
+            result = _learn(config, 0, meeting)
+        finally:
+            torch.set_num_threads(threads)  # what the caller computes next adds in the order it did before
         for process in others:
             process.join()
     return result

@@ -153,7 +153,9 @@ def test_rare_things_are_shown_more_often() -> None:
 
 def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Path) -> None:
     config = TrainConfig(minutes=0.03, scenes=12, batch=2, processes=2)
+    threads = torch.get_num_threads()
     model, run = train(config)
+    assert torch.get_num_threads() == threads, "the caller's own work goes on as before"
     save(model, config, run, tmp_path / "new.safetensors")
     loaded, classes = build("demo", str(tmp_path / "new.safetensors"))
     assert run["steps"] >= 1
