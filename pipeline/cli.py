@@ -41,7 +41,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
-    for command in (demo, extract, train, evaluate, search, report, pipeline, plans, serve, lineage):
+    for command in (demo, extract, train, evaluate, search, report, misses, pipeline, plans, serve, lineage):
         app.command()(command)
     indexing = typer.Typer(rich_markup_mode="rich")
     indexing.callback(invoke_without_command=True)(index)
@@ -212,6 +212,32 @@ def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     from pipeline.report import write_report
 
     typer.echo(f"report  {write_report(_chain(plan, overrides))}")
+
+
+def misses(
+    split: Annotated[str, typer.Option(help="Which split is asked and answers.")] = "test",
+    k: Annotated[int, typer.Option("-k", min=1, help="A right answer behind the first k is a miss.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Misses shown of each direction, worst first.")] = 40,
+    out: Annotated[Path | None, typer.Option(help="The page (.html), in place of misses-SPLIT.html.")] = None,
+    plan: PlanOption = "demo",
+    overrides: SetOption = None,
+) -> None:
+    """Write a page of what was not found, and what won instead: captions and images, with pictures.
+
+    [dim]Examples: tern misses
+    tern misses --plan flickr8k --split val -k 10 --limit 100 --out misses.html[/dim]
+    """
+    from pipeline.misses import WAYS, find_misses, misses_page, write_misses
+    from pipeline.workers import bar
+
+    chain = _chain(plan, overrides)
+    found = find_misses(chain.vectors, chain.usable, split, k, limit)
+    for way, label in WAYS.items():
+        behind = f"behind the first {k}" if k > 1 else "not first"
+        typer.echo(f"{label}  {found.missed[way]:,} of {found.asked[way]:,} {behind}, {len(found.worst[way])} shown")
+    with bar("misses", sum(map(len, found.worst.values()))) as advance:
+        page = write_misses(out or misses_page(chain.plan.workspace, split), found, chain.usable, advance)
+    typer.echo(f"misses  {page}")
 
 
 def plans() -> None:

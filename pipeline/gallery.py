@@ -41,10 +41,15 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def card(hit: Hit, right: bool | None = None) -> dict[str, Any]:
-    """What the templates show of a hit; `right` frames it in green or leaves it plain."""
+def card(hit: Hit, right: bool | None = None, rank: int | None = None, picture: str | None = None) -> dict[str, Any]:
+    """What the templates show of a hit.
+
+    `right` frames it in green or leaves it plain; `rank` is the number before it, if not its place in the row;
+    `picture` is its `data_uri`, if that was made before.
+    """
     labels = [(r.label, colour) for r, colour in zip(hit.regions, COLOURS, strict=False) if r.label]
-    return {"hit": hit, "picture": data_uri(thumbnail(hit)), "labels": labels, "right": right}
+    picture = picture or data_uri(thumbnail(hit))
+    return {"hit": hit, "picture": picture, "labels": labels, "right": right, "rank": rank}
 
 
 def write_gallery(path: Path, query: str, hits: list[Hit]) -> Path:

@@ -13,9 +13,9 @@ from data.records import printable
 from data.store import Store
 from pipeline.chain import Chain
 from pipeline.gallery import card, data_uri, templates, thumbnail
+from pipeline.misses import Misses, cards_of, find_misses, misses_page, write_misses
 from pipeline.search import Hit, Searcher
-from pipeline.stages import held_out, with_captions
-from tern.metrics import ranks
+from pipeline.stages import with_captions
 
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
@@ -25,11 +25,15 @@ SPLIT = "test"
 
 
 def write_report(chain: Chain) -> Path:
-    """Write `workspace/report.html`, a page that needs no other file; stages that have not run yet are run first."""
+    """Write `workspace/report.html`, a page that needs no other file; stages that have not run yet are run first.
+
+    It links to the page of all that was missed in the test split, which is written beside it.
+    """
     plan, metrics, folder = chain.plan, read_json(chain.metrics), chain.index
     searcher = Searcher(plan)
     queries = plan.report.queries
     galleries = [(query, [card(hit) for hit in searcher.by_text(query, plan.report.hits)]) for query in queries]
+    misses = _misses(chain)
     content = {
         "title": f"TERN on {chain.dataset.name}",
         "counts": {"images": f"{len(chain.dataset.images):,}", "captions": f"{len(chain.dataset.captions):,}"},
@@ -38,7 +42,8 @@ def write_report(chain: Chain) -> Path:
         "photos": _photos(chain, searcher),
         "metrics": metrics,
         "curves": _curves(chain.model / "history.csv"),
-        "misses": _misses(chain, searcher),
+        "misses": cards_of(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
+        "all_misses": write_misses(misses_page(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
         "done": _done(chain, folder),
         "set_aside": [(printable(name), printable(reason)) for name, reason in chain.set_aside()],
         "index": _index(searcher.index.manifest),
@@ -70,32 +75,10 @@ def _photos(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
     return photos
 
 
-def _misses(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
-    """The captions whose image came last, with the image that won and the right one (framed)."""
+def _misses(chain: Chain) -> Misses | None:
     if not with_captions(chain.usable, (SPLIT,)):
-        return []
-    images, captions = Store(chain.vectors.images), Store(chain.vectors.captions)
-    image_ids, caption_ids, owners = held_out(chain.usable, images, SPLIT)
-    seen = images.read("features", image_ids).astype("float32")
-    told = captions.read("features", caption_ids).astype("float32")
-    place = {name: number for number, name in enumerate(image_ids)}
-    labels = np.array([place[name] for name in owners])
-    rank = ranks(told, labels, seen, np.arange(len(image_ids)))
-    worst = [int(i) for i in np.argsort(-rank, kind="stable")[:MISSES] if rank[i] > 0]
-    return [_miss(chain, searcher, image_ids, owners[i], caption_ids[i], int(rank[i]), seen @ told[i]) for i in worst]
-
-
-def _miss(
-    chain: Chain, searcher: Searcher, image_ids: list[str], owner: str, caption: str, rank: int, scores: np.ndarray
-) -> dict[str, Any]:
-    shown = [image_ids[i] for i in np.argsort(-scores, kind="stable")[:3]]
-    cards = []
-    for name in [*shown, owner]:
-        image = chain.dataset.image[name]
-        texts = tuple(c.text for c in chain.dataset.captions_of[name])
-        hit = Hit(name, float(scores[image_ids.index(name)]), image.path, texts)
-        cards.append(card(hit, right=name == owner))
-    return {"text": chain.dataset.caption[caption].text, "rank": rank + 1, "cards": cards}
+        return None
+    return find_misses(chain.vectors, chain.usable, SPLIT)
 
 
 def _curves(path: Path) -> str:

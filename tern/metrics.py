@@ -39,7 +39,11 @@ def retrieval_metrics(
         ValueError: vectors that are not finite, ids that do not fit the rows, an image twice, a
             caption whose image is not there
     """
-    i2t, t2i = both_ranks(images, captions, *labels(images, image_ids, captions, caption_image_ids))
+    return summary(*both_ranks(images, captions, *labels(images, image_ids, captions, caption_image_ids)))
+
+
+def summary(i2t: np.ndarray, t2i: np.ndarray) -> dict[str, float]:
+    """The figures of `retrieval_metrics` from the ranks of `both_ranks`: i2t (N,) with -1 for no query, t2i (M,)."""
     found = {"i2t": i2t[i2t >= 0], "t2i": t2i}
     result: dict[str, float] = {}
     for way, rank in found.items():
