@@ -90,7 +90,7 @@ def _miss(way: str, ids: list[str], query: str, rank: int, scores: np.ndarray, t
 def cards_of(
     misses: tuple[Miss, ...], dataset: Dataset, advance: Callable[[int], None] = lambda n: None
 ) -> list[dict[str, Any]]:
-    """What the templates show of misses: the winners and, framed, the right answer with its rank.
+    """What the templates show of misses: the winners and, framed, the right answer (an image that asked comes first).
 
     Args:
         misses: of one direction or of both
@@ -111,8 +111,9 @@ def cards_of(
     for miss in misses:
         winners = [shown(name, score, place, False) for place, (name, score) in enumerate(miss.winners, 1)]
         right = shown(miss.answer, miss.score, miss.rank, True)
+        row = [*winners, right] if miss.way == "t2i" else [right, *winners]
         text = dataset.caption[miss.query].text if miss.way == "t2i" else miss.query
-        rows.append({"miss": miss, "text": printable(text), "name": printable(miss.query), "cards": [*winners, right]})
+        rows.append({"miss": miss, "text": printable(text), "name": printable(miss.query), "cards": row})
         advance(1)
     return rows
 
