@@ -21,6 +21,7 @@ from flows.parameters import (
     ModelName,
     MorePlans,
     PlanName,
+    Processes,
     Recall,
     Seed,
     Settings,
@@ -31,6 +32,7 @@ from flows.parameters import (
     Workers,
     dataset_name,
     read_plan,
+    settings,
 )
 from flows.schedule import nothing_to_do
 from flows.tasks import as_tasks, on_epoch
@@ -38,6 +40,7 @@ from index import Index
 from pipeline.backfill import estimate, only
 from pipeline.chain import Chain
 from pipeline.report import write_report
+from pipeline.several import train_in
 
 RUN_SECONDS = 3600 * float(os.environ.get("TERN_RUN_HOURS", "72"))
 SHARD_SECONDS = 60 * float(os.environ.get("TERN_SHARD_MINUTES", "60"))
@@ -51,8 +54,10 @@ def _named() -> str:
     return f"{flow_run.flow_name} {dataset} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-# No retries of a run: its tasks have theirs, and what fails a run (a bad plan, a failed gate) fails it again.
+# No retries of a run: its tasks have theirs, and what fails a run (a bad plan, a failed gate) fails it again. Prefect
+# keeps the error of a failed run in a file whatever it is told: as JSON rather than a pickle.
 RUN: dict[str, Any] = {"flow_run_name": _named, "task_runner": runner(), "timeout_seconds": RUN_SECONDS, **HOOKS}
+RUN |= {"persist_result": False, "result_serializer": "json"}
 
 
 @contextmanager
@@ -135,7 +140,11 @@ def _extract(chain: Chain, splits: list[str] | None, dry_run: bool) -> list[str]
 
 @flow(name="train-tern", **RUN)
 def train_tern(
-    plan: PlanName = "flickr30k", overrides: Settings = None, epochs: Epochs = None, seed: Seed = None
+    plan: PlanName = "flickr30k",
+    overrides: Settings = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    processes: Processes = None,
 ) -> str:
     """Train TERN on the stores, and evaluate it on the held-out splits.
 
@@ -144,8 +153,13 @@ def train_tern(
         overrides: Settings of the plan to change, each KEY=VALUE, for instance train.seed=1.
         epochs: Passes over the training split; the plan's if empty.
         seed: Of the weights and the order of the batches; the plan's if empty.
+        processes: That share each batch, by torchrun on the worker's machine: one a GPU. One in all if empty.
     """
-    with _carried_out(plan, overrides, train__epochs=epochs, train__seed=seed) as chain:
+    typed = {"train__epochs": epochs, "train__seed": seed}
+    with _carried_out(plan, overrides, **typed) as chain:
+        if processes and processes > 1:
+            tell, say = on_epoch(chain.dataset.name), get_run_logger().info
+            train_in(processes, chain, plan, settings(overrides, **typed), tell, say)
         artifacts.training(chain)
         model = {"prefect.resource.id": f"tern.model.{chain.model.name}", "plan": plan}
         emit_event(CHECKPOINT, model, payload={"plan": plan, "overrides": overrides or []})

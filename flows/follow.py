@@ -32,7 +32,8 @@ PAGE = 200  # log lines a request
 
 
 def follow(name: str, plan: str, overrides: tuple[str, ...], given: tuple[str, ...], say: Callable[[str], None]) -> int:
-    """Start the deployment `name` and tell its progress by `say`; returns 0 if the run completed, 1 if not.
+    """Start the deployment `name` and tell its progress by `say`; returns 0 if the run completed, 1 if not, 130 after
+    Ctrl-C, which leaves it going.
 
     plan, overrides  as of the command line; read here first, so that a wrong one makes no run
     given            more parameters of the flow, KEY=VALUE, the value in JSON or a bare word
@@ -42,14 +43,23 @@ def follow(name: str, plan: str, overrides: tuple[str, ...], given: tuple[str, .
     load_plan(plan, overrides)
     where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan  # the run works in the deployed folder
     parameters = {"plan": where, "overrides": list(overrides), **dict(map(_pair, given))}
+    run, at = None, os.environ.get("PREFECT_API_URL")
     try:
         with get_client(sync_client=True) as client:
             run = _start(client, name if "/" in name else f"{name}/{name}", parameters)
             say(f"run     {run.name}  {_page(run)}")
             return _watch(client, run.id, say)
-    except (httpx.ConnectError, RuntimeError) as error:
-        raise ValueError(
-            f"no Prefect server answers at {os.environ.get('PREFECT_API_URL')}: start `tern up`."
+    except KeyboardInterrupt:
+        if run is None:
+            raise
+        say(f"left    the run goes on; `prefect flow-run watch {run.id}` follows it, `cancel` in place of it ends it")
+        return 130
+    except (httpx.TransportError, RuntimeError) as error:
+        if run is None:
+            raise ValueError(f"no Prefect server answers at {at}: start `tern up`.") from error
+        raise ValueError(  # the client has asked again for a minute
+            f"the Prefect server at {at} answers no longer, so this no longer follows run {run.name}, which may still "
+            f"be going: start `tern up` again, then `prefect flow-run watch {run.id}`."
         ) from error
 
 

@@ -18,6 +18,7 @@ SETTING = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=.+$"
 PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
 Settings = Annotated[list[Annotated[str, Field(pattern=SETTING, max_length=10_000)]], Field(max_length=200)] | None
 Workers = Annotated[int, Field(ge=1, le=256)] | None
+Processes = Annotated[int, Field(ge=1, le=64)] | None
 ShardSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
 Splits = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=100)] | None
 MorePlans = Annotated[list[PlanName], Field(max_length=100)] | None
@@ -34,8 +35,13 @@ def read_plan(plan: str, overrides: list[str] | None, **typed: Any) -> Plan:
 
     Raises FileNotFoundError or ValueError, as `pipeline.plan.load_plan` does.
     """
+    return load_plan(plan, settings(overrides, **typed))
+
+
+def settings(overrides: list[str] | None, **typed: Any) -> tuple[str, ...]:
+    """`overrides` and the typed parameters that were given, as settings of a plan."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in typed.items() if value is not None]
-    return load_plan(plan, (*(overrides or ()), *given))
+    return (*(overrides or ()), *given)
 
 
 def dataset_name(plan: str, overrides: list[str] | None = None) -> str:

@@ -11,7 +11,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,10 @@ class Server:
         )
         return _ask(request)
 
+    def patch(self, path: str, body: dict[str, Any]) -> None:
+        head = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(self.url + path, json.dumps(body).encode(), head, method="PATCH"))
+
     def get(self, path: str) -> Any:
         return _ask(urllib.request.Request(self.url + path))
 
@@ -85,6 +89,12 @@ class Server:
     def command(self, *words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, *words]
         return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=240, check=False)
+
+    def listens_at(self) -> set[str]:
+        """Addresses at which the server's port is open, as the kernel writes them: 0100007F is 127.0.0.1."""
+        tables = (Path("/proc/net") / name for name in ("tcp", "tcp6"))
+        sockets = [line.split()[1:4] for table in tables if table.is_file() for line in table.read_text().splitlines()]
+        return {local[:-5] for local, _, state in sockets if state == "0A" and local.endswith(f":{self.port:04X}")}
 
     def outside(self) -> str:
         """Connections and look-ups of other machines, by any process started here."""
@@ -158,6 +168,9 @@ def up(home: Path, *words: str) -> Iterator[Server]:
         process.wait(60)
         with socket.socket() as gone:
             assert gone.connect_ex(("127.0.0.1", port)) != 0
+        with suppress(ProcessLookupError):  # Prefect's worker, left alone with one SIGTERM, lives on unseen
+            os.killpg(process.pid, 0)
+            raise AssertionError("a process of `tern up` is left")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.store import Store
 from tests.conftest import small_plan
-from tests.flow_server import ROOT
+from tests.flow_server import ROOT, await_
 
 pytest.importorskip("prefect")
 
@@ -66,3 +68,45 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(ImportError, match=r"flows,ray"):
         runner()
     assert "TERN_ENGINE" in os.environ
+
+
+TRAIN = """
+import sys
+from flows import flows
+
+if __name__ == "__main__":
+    print(flows.train_tern(sys.argv[1], epochs=6, processes=2))
+"""
+
+
+def marked(mark: str) -> list[str]:
+    """Processes that have inherited a variable of the environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found += [path.parent.name] if f"MARK={mark}".encode() in path.read_bytes() else []
+    return found
+
+
+def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server, finished, tmp_path):
+    for part in ("dataset", "stores"):
+        shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
+    command = [sys.executable, "-c", TRAIN, str(small_plan(tmp_path))]
+    env = server.env | {"MARK": tmp_path.name, "OMP_NUM_THREADS": "1"}
+    models = tmp_path / "run" / "models"
+    killed = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    await_(lambda: list(models.glob("*/history.csv")) or killed.poll() is not None, 90, "no epoch ended")
+    assert len(marked(tmp_path.name)) >= 4, "the run, torchrun, and two that train"
+    killed.kill()
+    killed.wait()
+    await_(lambda: not marked(tmp_path.name), 30, "a process goes on without its run")
+
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    folder = Path(ended.stdout.split()[-1])
+    rows = (folder / "history.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == list("123456")
+    assert (folder / "model.json").is_file()
+    run = server.runs("train-tern")[0]
+    assert server.artifacts(run)["training-progress"]["data"] == 100
+    assert "epoch demo 006" in {task["name"] for task in server.tasks(run)}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def plan(tmp_path_factory) -> Path:
     return small_plan(tmp_path_factory.mktemp("plan"), workers=2)
 
 
+def edges_of(tasks: list[dict]) -> list[dict]:
+    return [i for task in tasks for inputs in task["task_inputs"].values() for i in inputs if "id" in i]
+
+
 def started(server: Server, name: str, *words: str) -> subprocess.CompletedProcess:
     return server.prefect("deployment", "run", name, *words, "--watch")
 
@@ -73,8 +78,7 @@ def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_
     stages = ("region-features", "token-features")
     assert names == [f"{stage} demo {number:03d}" for stage in stages for number in range(4)]
     assert {task["state"]["type"] for task in server.tasks(first)} == {"COMPLETED"}
-    edges = [i for t in server.tasks(first) for inputs in t["task_inputs"].values() for i in inputs if "id" in i]
-    assert edges == [], "shards do not depend on each other"
+    assert edges_of(server.tasks(first)) == [], "shards do not depend on each other"
     assert server.tasks(again) == [], "what is there is not made again"
     workspace = load_plan(str(plan)).workspace
     for ours in (workspace / "stores").iterdir():
@@ -86,6 +90,8 @@ def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_
 
 
 def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(server, plan):
+    from flows.flows import CHECKPOINT
+
     ended = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "epoch 2 of 2" in ended.stdout, "progress is told in the terminal"
@@ -96,10 +102,14 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
     assert set(made) >= {"metrics", "epochs", "curves", "training-progress"}
     assert made["training-progress"]["data"] == 100
     assert len(json.loads(made["epochs"]["data"])) == 2
-    assert sorted(t["name"] for t in server.tasks(train) if t["name"].startswith("epoch")) == [
-        "epoch demo 001",
-        "epoch demo 002",
-    ]
+    epochs = [t for t in server.tasks(train) if t["name"].startswith("epoch")]
+    assert sorted(t["name"] for t in epochs) == ["epoch demo 001", "epoch demo 002"]
+    assert edges_of(epochs) == [], "a row of one epoch is no input of the next"
+    asked = {"filter": {"event": {"name": [CHECKPOINT]}}}
+    told = lambda: [e for e in server.post("/events/filter", asked)["events"] if e["resource"]["plan"] == str(plan)]  # noqa: E731
+    (event,) = await_(told, 30, "no event of a new checkpoint")
+    assert event["payload"]["overrides"] == ["train.epochs=2"]
+    assert event["resource"]["prefect.resource.id"].startswith("tern.model.tern-")
     lines = [(line["level"], line["message"]) for line in server.logs(train)]
     assert any(level == 20 and "epoch 2 of 2" in message for level, message in lines), lines
     shown = server.artifacts(index)
@@ -143,6 +153,9 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
         assert reason in ended.stderr, ended.stderr
     assert len(server.runs("extract-flickr")) == before
     assert server.outside() == "", "nothing but this machine is called"
+    assert server.listens_at() == {"0100007F"}, "loopback alone"
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ui-settings") as answer:
+        assert json.load(answer)["default_ui"] == "v1", "the pages of V2 load a script from an analytics host"
 
 
 # An index stage whose candidate fails its gate; it warns, and speaks from a plain thread, as stages may.
@@ -182,6 +195,9 @@ def test_a_failed_gate_fails_the_run_with_its_report_and_leaves_what_is_served(s
     lines = await_(lambda: [x for x in server.logs(run) if x["name"] == "index.gate"], 30, "no line")
     assert [(line["level"], line["message"]) for line in lines] == [(20, "recall of image queries 0.71")]
     assert any(x["level"] == 30 and "two margins" in x["message"] for x in server.logs(run))
+    kept = [path for path in (server.home / "storage").rglob("*") if path.is_file()]
+    told = [json.loads(path.read_text())["message"] for path in kept]
+    assert any("recall 0.71" in message for message in told), "Prefect keeps the error; no pickle of it"
 
 
 def test_relative_plans_and_workspaces_are_found_from_the_folder_that_was_deployed(server):
@@ -196,12 +212,27 @@ def test_relative_plans_and_workspaces_are_found_from_the_folder_that_was_deploy
         shutil.rmtree(ROOT / workspace, ignore_errors=True)
 
 
-def test_a_plan_that_is_gone_fails_the_run_with_the_reason(server, tmp_path):
-    ended = started(server, "build-index/build-index", "--param", f"plan={tmp_path / 'gone.toml'}")
-    assert ended.returncode != 0
-    found = server.runs("build-index")[0]
-    assert found["state"]["type"] == "FAILED"
-    assert "No plan" in found["state"]["message"]
+TRAINED = """
+import sys
+from prefect.events import emit_event
+emit_event(sys.argv[1], {"prefect.resource.id": "tern.model.tern-0123456789ab", "plan": sys.argv[2]})
+"""
+
+
+def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_with_the_reason(server, tmp_path):
+    from flows.flows import CHECKPOINT
+
+    (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "index after a new checkpoint"]
+    assert not trigger["enabled"], "until someone wants it"
+    server.patch(f"/automations/{trigger['id']}", {"enabled": True})
+    before, gone = len(server.runs("build-index")), str(tmp_path / "gone.toml")
+    assert server.python(TRAINED, CHECKPOINT, gone).returncode == 0
+    (found,) = await_(lambda: server.runs("build-index")[: len(server.runs("build-index")) - before], 60, "no run")
+    server.patch(f"/automations/{trigger['id']}", {"enabled": False})
+    assert found["parameters"]["plan"] == gone
+    state = lambda: server.get(f"/flow_runs/{found['id']}")["state"]  # noqa: E731
+    await_(lambda: state()["type"] == "FAILED", 60, "not failed")
+    assert "No plan" in state()["message"]
 
 
 def test_up_says_so_when_its_port_is_taken():

@@ -1,0 +1,55 @@
+"""Training a plan in several processes, under a caller that watches it: rows of the history come back as JSON lines."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.chain import Chain
+from pipeline.plan import load_plan
+from pipeline.workers import in_processes
+from tern.launch import torchrun
+
+
+def train_in(
+    processes: int,
+    chain: Chain,
+    plan: str,
+    settings: Sequence[str],
+    on_epoch: Callable[[dict[str, float]], None],
+    say: Callable[[str], None],
+) -> Path:
+    """Train the chain's model in so many processes of this machine; returns the model's folder.
+
+    plan, settings  what the chain's plan was read from: each process reads it itself
+    on_epoch        sees the rows of the history
+    say             gets the other lines that the processes print
+
+    Raises ValueError, with their last lines, if they fail.
+    """
+    _ = chain.regions, chain.tokens  # made here, by the chain's own map
+    for line in torchrun(processes, "pipeline.several", plan, *settings):
+        if (row := _row(line)) is None:
+            say(line)
+        else:
+            on_epoch(row)
+    return chain.model  # found made
+
+
+def _row(line: str) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def main() -> None:
+    """One of the processes: PLAN KEY=VALUE ..."""
+    plan = load_plan(sys.argv[1], tuple(sys.argv[2:]))
+    each = lambda label: in_processes(plan.workers, label)  # noqa: E731
+    _ = Chain(plan, each, lambda row: print(json.dumps(row), flush=True)).model
+
+
+if __name__ == "__main__":
+    main()

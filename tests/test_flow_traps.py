@@ -1,0 +1,124 @@
+"""What Prefect gets wrong in silence, each held shut by a setting: no server is needed to see that it is set."""
+
+import asyncio
+import inspect
+import re
+import tomllib
+from types import SimpleNamespace
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.flow_server import ROOT
+
+prefect = pytest.importorskip("prefect")
+
+
+def test_tasks_have_no_cache_no_kept_results_no_tags_and_no_timeout():
+    from prefect.cache_policies import NO_CACHE
+
+    from flows import tasks
+
+    for task in (tasks.shard, tasks.epoch):
+        assert task.cache_policy is NO_CACHE, "Prefect's key has no task in it: tokens would be taken for regions"
+        assert task.persist_result is False, "a cache policy of one's own switches it on"
+        assert not task.tags, "each costs seconds at the first wave"
+        assert task.timeout_seconds is None, "on threads it fires only when the blocking call has ended"
+        assert not task.isasync, "called from a plain flow it would give a coroutine that nobody awaits"
+
+
+def test_flows_are_plain_limited_not_retried_and_their_hooks_take_the_keywords_they_are_called_with():
+    from flows import flows
+
+    for flow in (flows.extract_flickr, flows.train_tern, flows.build_index, flows.reindex, flows.pipeline):
+        assert (flow.isasync, flow.retries, flow.timeout_seconds) == (False, 0, flows.RUN_SECONDS)
+        assert not flow.persist_result
+        hooks = [flow.on_failure_hooks, flow.on_crashed_hooks, flow.on_cancellation_hooks]
+        assert [len(of_a_kind) for of_a_kind in hooks] == [1, 1, 1]
+        for (hook,) in hooks:
+            assert list(inspect.signature(hook).parameters) == ["flow", "flow_run", "state"]
+
+
+def test_no_array_crosses_the_border_of_a_task(finished):
+    import numpy as np
+
+    from flows import tasks
+    from pipeline.stages import Job, VectorJob
+
+    assert inspect.signature(tasks.shard.fn).return_annotation is str
+    for job in (Job, VectorJob):
+        assert not [a for a in job.__dataclass_fields__.values() if "ndarray" in str(a.type) or a.type is np.ndarray]
+    assert finished.carried, "the fixture's stages have been watched"
+    for label, job, result in finished.carried:
+        assert isinstance(result, str), label
+        assert isinstance(job, (Job, VectorJob)), label
+
+
+class Client:
+    """A client of a server with some deployments, as (flow, deployment)."""
+
+    def __init__(self, *there: tuple[str, str]):
+        self.there = there
+
+    async def read_deployments(self, deployment_filter):
+        (name,) = deployment_filter.name.any_
+        return [SimpleNamespace(flow_id=flow) for flow, deployed in self.there if deployed == name]
+
+    async def read_flow(self, flow_id):
+        return SimpleNamespace(name=flow_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "asked"),
+    [
+        ("reindex", [("reindex", "reindex")], "reindex/reindex"),
+        ("nightly", [("reindex", "nightly")], "reindex/nightly"),
+        ("reindex", [("other", "reindex"), ("reindex", "reindex")], "reindex/reindex"),
+        ("nobody", [("reindex", "reindex")], "nobody/nobody"),  # the stock answer: not found
+        ("a/b", [], "a/b"),
+        ("", [], ""),
+        ("nightly", [("one", "nightly"), ("two", "nightly")], "several deployments: say which of one/nightly, two/"),
+    ],
+)
+def test_a_bare_name_is_the_deployment_that_it_can_only_mean(name, there, asked):
+    from flows.plugin import by_bare_name
+
+    async def stock(client, found):
+        return found
+
+    if "several" in asked:
+        with pytest.raises(ValueError, match=asked):
+            asyncio.run(by_bare_name(stock)(Client(*there), name))
+    else:
+        assert asyncio.run(by_bare_name(stock)(Client(*there), name)) == asked
+
+
+def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypatch):
+    from prefect.client.orchestration import PrefectClient
+
+    from flows.plugin import setup_environment
+    from flows.server import QUIET
+
+    stock = PrefectClient.read_deployment_by_name
+    setup_environment(ctx=None)
+    assert PrefectClient.read_deployment_by_name is stock
+    assert QUIET["PREFECT_PLUGINS_ENABLED"] == "false", "workers and their runs"
+
+
+def test_the_constraints_keep_the_bounds_that_prefect_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
+    lines = re.findall(r"^([\w.\-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = {canonicalize_name(name): version for name, version in lines}
+    for line in asked:
+        requirement = Requirement(line)
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is None or requirement.specifier.contains(version), f"{line}, but constraints.txt has {version}"
+    bounded = {Requirement(line).name: str(Requirement(line).specifier) for line in asked}
+    assert {name: bounded[name] for name in ("prefect", "fastapi", "sqlalchemy")} == {
+        "prefect": "<4,>=3.8",
+        "fastapi": "<0.151",
+        "sqlalchemy": "<2.1",
+    }
+    assert {"prefect", "fastapi", "sqlalchemy"} <= set(pinned)
