@@ -69,24 +69,30 @@ def published(chain: Chain, report: Path) -> None:
     manifest = searcher.index.manifest
     found = [(query, searcher.by_text(query, chain.plan.report.hits)) for query in chain.plan.report.queries]
     rows = [_collection(kind, about) for kind, about in manifest["collections"].items()]
-    table(rows, "index", f"Index version {version.name}")
-    gate("passed", manifest.get("gate"), version.name)
+    table(rows, "index", f"Index version {version.stem}")
+    gate("passed", (manifest["gate"] or {}).get("checks"), version.stem)
     text = f"Index `{version}`\n\nReport `{report}`\n"
     create_markdown_artifact(text, key="published", description="What is served now")
     pictures = "\n\n".join(_gallery(query, hits) for query, hits in found[:QUERIES])
-    create_markdown_artifact(pictures, key="gallery", description=f"What {version.name} finds")
+    create_markdown_artifact(pictures, key="gallery", description=f"What {version.stem} finds")
     found = lineage(workspace)
     drawn = "data:image/svg+xml;base64," + base64.b64encode(found.svg().encode()).decode()  # V1 draws no Mermaid
     create_markdown_artifact(
         f"![lineage]({drawn})\n\n```mermaid\n{found.mermaid()}```\n",
         key="lineage",
-        description=f"Where {version.name} came from",
+        description=f"Where {version.stem} came from",
     )
 
 
 def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: about[key] for key in ("rows", "dim", "factory", "nlist", "nprobe") if key in about}
-    return {"kind": kind, **shown, "shards": len(about["shards"]), "recall@10": round(about["recall"]["recall"], 4)}
+    shown = {"rows": about["counts"]["live"], **{key: about[key] for key in ("dim", "factory", "nlist")}}
+    return {
+        "kind": kind,
+        **shown,
+        "nprobe": about["search"]["nprobe"],
+        "shards": len(about["shards"]),
+        "recall@10": round(about["recall"]["recall"], 4),
+    }
 
 
 def _gallery(query: str, hits: list[Any]) -> str:

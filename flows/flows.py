@@ -85,7 +85,7 @@ def _model(workspace: Path, name: str) -> Path:
 
 def _served(workspace: Path) -> tuple[Path, Path]:
     with Index.open(workspace / "index") as served:
-        return served.folder, workspace / "models" / served.manifest["provenance"]["model"]
+        return served.path, workspace / "models" / served.manifest["provenance"]["model"]
 
 
 @flow(name="extract-flickr", **RUN)
@@ -227,7 +227,7 @@ def _publish(chain: Chain) -> None:
     """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
     vectors = chain.vectors  # the stages before the index have errors of their own
     try:
-        get_run_logger().info("index %s over %s and %s", chain.index.name, vectors.images.name, vectors.captions.name)
+        get_run_logger().info("index %s over %s and %s", chain.index.stem, vectors.images.name, vectors.captions.name)
     except ValueError as error:
         artifacts.refused(error, _still_served(chain.plan.workspace))
         raise
@@ -235,6 +235,6 @@ def _publish(chain: Chain) -> None:
 
 def _still_served(workspace: Path) -> str:
     try:
-        return _served(workspace)[0].name
+        return _served(workspace)[0].stem
     except (FileNotFoundError, ValueError) as error:
         return f"nothing: {error}"

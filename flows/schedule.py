@@ -14,7 +14,7 @@ NOTHING_TO_DO = "NothingToDo"
 
 def nothing_to_do(version: Path, dataset: str) -> State:
     """The state of a run that found nothing new: completed, by a name of its own, so that a list of runs shows it."""
-    message = f"nothing to do: {version.name} holds all that {dataset} has"
+    message = f"nothing to do: {version.stem} holds all that {dataset} has"
     return Completed(name=NOTHING_TO_DO, message=message, data=str(version))
 
 

@@ -1,22 +1,25 @@
-"""Vectors in, a published version out: one trained quantiser and `shards` files of lists for each collection."""
+"""Vectors in, a published version out: one trained quantiser and `shards` shards for each collection."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.files import digest
 from index import metadata, shards
-from index.collection import KINDS, Collection, check_unit, key_of, keys_of
-from index.publish import SCHEMA, Progress, publish, quiet
+from index.collection import KINDS, Collection, check_unit
+from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard, manifest_path, point
+from index.objects import Part, Ref, Staging, object_path
+from index.parts import build_shard, generation
+from index.publish import Gate, Progress, RefusedError, publish, quiet, same_inputs, writer
 from index.tune import tune
-
-TEMPLATE = "template.faiss"
+from index.vectors import MappedVectors
 
 
 class IndexConfig(BaseModel):
@@ -30,7 +33,9 @@ class IndexConfig(BaseModel):
     nlist: int | None = Field(None, ge=1)
     """inverted lists a collection; None: 4 sqrt(rows), at least 39 rows a list, rounded down to a power of two"""
     shards: int = Field(4, ge=1, le=4096)
-    """files a collection; an item's 64-bit id says which"""
+    """parts of a collection; an item's 64-bit key says which"""
+    rescore: int = Field(0, ge=0, le=100_000)
+    """rows found by their codes that are rescored by their whole vectors; 0: the codes' scores stand"""
     target_recall: float = Field(0.99, gt=0, le=1)
     """share of the exact best 10 to be found, on the queries that choose nprobe"""
     train_rows: int = Field(262_144, ge=1)
@@ -49,6 +54,18 @@ class IndexConfig(BaseModel):
         return self
 
 
+class _Template(Part):
+    """A trained quantiser, and its factory string as it was filled in."""
+
+    factory: str
+    template: Ref
+
+
+class _Tuned(Part):
+    search: Search
+    recall: dict[str, Any]
+
+
 def build(
     config: IndexConfig,
     collections: Mapping[str, Collection],
@@ -56,17 +73,20 @@ def build(
     root: Path,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
+    gate: Gate | None = None,
 ) -> Path:
-    """Build an index version under `root`, point CURRENT at it and return its folder.
+    """Build an index version under `root`, point CURRENT at it and return its manifest's path.
 
     collections  by kind, "image" and "caption" (either may be left out); equal dimension d
     queries      by the kind they ask for, (q, d) unit vectors, two or more, held out from training: vectors of
                  sentences for "image", vectors of images for "caption". They choose nprobe and measure recall@10.
     provenance   what the vectors came from (digests of model and stores), JSON-able, kept in the manifest
     progress     called with the name of every step once it is done
+    gate         judges the version before it is served; None: it is not judged
 
-    Equal input gives equal bytes, whatever the order of ids, and if a version of equal input verifies, that one is
-    returned and nothing is built. Raises ValueError naming the first item that cannot be indexed.
+    Equal input gives equal bytes, whatever the order of ids. If a version of equal input verifies, that one is served
+    and nothing is built; a build that was killed is taken up where it was. Raises ValueError naming the first item
+    that cannot be indexed, RefusedError if the gate says no: the version is kept, and what was served still is.
     """
     shards.one_wheel()
     _check_kinds(collections, queries)
@@ -75,33 +95,47 @@ def build(
         collection.check(kind)
         prints[kind], dims[kind] = collection.fingerprint(kind)
     asked = {kind: _queries(kind, queries[kind], dims, config) for kind in collections}
-    content = metadata.table({kind: collection.rows for kind, collection in collections.items()})
+    tables = {kind: metadata.table(kind, collection.rows) for kind, collection in collections.items()}
     origin = _plain(dict(provenance or {}))
+    candidate = Candidate(
+        inputs="",
+        faiss=faiss.__version__,
+        config=config.model_dump(mode="json"),
+        provenance=origin,
+        collections={},
+    )
     inputs = digest(
         {
             "schema": SCHEMA,
-            "faiss": faiss.__version__,
-            "config": config.model_dump(mode="json"),
             "vectors": prints,
             "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in asked.items()},
-            "metadata": digest(content.to_pylist()),
-            "provenance": origin,
+            "metadata": {kind: metadata.fingerprint(content) for kind, content in tables.items()},
         }
+        | candidate.model_dump()
     )
-
-    def fill(folder: Path) -> dict[str, Any]:
-        body = {
-            kind: _build_collection(config, kind, collection, asked[kind], folder, progress)
-            for kind, collection in collections.items()
-        }
-        metadata.write_parquet(folder / metadata.PARQUET, content)
-        progress("metadata.parquet")
-        metadata.write_lookup(folder / metadata.LOOKUP, content)
-        progress("lookup.sqlite")
-        about = {"faiss": faiss.__version__, "config": config.model_dump(mode="json"), "provenance": origin}
-        return about | {"collections": body}
-
-    return publish(Path(root), inputs, fill, progress)
+    root = Path(root)
+    with writer(root):
+        staging, found = Staging(root, inputs), same_inputs(root, inputs)
+        if found is not None and not found.refused:
+            point(root, found.version)
+            staging.drop()
+            progress("switched")
+            return manifest_path(root, found.version)
+        if found is not None:
+            candidate = found.candidate()
+        else:
+            body = {
+                kind: _build_collection(kind, config, collection, tables[kind], asked[kind], staging, origin, progress)
+                for kind, collection in collections.items()
+            }
+            candidate = candidate.model_copy(update={"inputs": inputs, "collections": body})
+        try:
+            path = publish(root, candidate, gate, progress)
+        except RefusedError:
+            staging.drop()
+            raise
+        staging.drop()
+        return path
 
 
 def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -145,33 +179,57 @@ def _sample(rows: int, most: int, seed: int) -> np.ndarray:
 
 
 def _build_collection(
-    config: IndexConfig, kind: str, collection: Collection, queries: np.ndarray, folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """Write one collection's files into folder/kind; return its part of the manifest."""
-    (folder / kind).mkdir()
+    kind: str,
+    config: IndexConfig,
+    collection: Collection,
+    content: pa.Table,
+    queries: np.ndarray,
+    staging: Staging,
+    provenance: dict[str, Any],
+    progress: Progress,
+) -> About:
+    """Make one collection's objects; return its part of the manifest."""
+    trained = staging.step(f"{kind}/template", _Template, lambda: _train(kind, config, collection, staging))
+    progress(f"{kind}/template")
+    parts: list[Shard] = []
+    of_shard = content["key"].to_numpy() % config.shards  # the key alone decides
+    for number in range(config.shards):
+        name = f"{kind}/shard-{number:04d}"
+        mine = content.filter(of_shard == number)
+        parts.append(build_shard(staging, name, collection, mine, trained.template, role="base"))
+        progress(name)
+    template = object_path(staging.root, trained.template)
+    dim = shards.dim_of(template)
+    lists = shards.Lists(
+        template,
+        [object_path(staging.root, part.lists) for part in parts],
+        vectors=MappedVectors([object_path(staging.root, part.vectors) for part in parts], dim),
+    )
+
+    def measure() -> _Tuned:
+        names = dict(zip(content["key"].to_pylist(), content["id"].to_pylist(), strict=True))
+        tuned = tune(collection, names, lists, queries, config.target_recall, config.seed, config.rescore)
+        return _Tuned(search=Search(nprobe=tuned.nprobe, rescore=config.rescore), recall=tuned.as_dict())
+
+    tuned = staging.step(f"{kind}/tuned", _Tuned, measure)
+    progress(f"{kind} tuned")
+    return About(
+        dim=dim,
+        factory=trained.factory,
+        nlist=lists.nlist,
+        generation=generation(provenance, trained.template),
+        template=trained.template,
+        shards=parts,
+        counts=Counts(live=content.num_rows, dead=0),
+        search=tuned.search,
+        recall=tuned.recall,
+    )
+
+
+def _train(kind: str, config: IndexConfig, collection: Collection, staging: Staging) -> _Template:
     rows = len(collection.ids)
-    template = f"{kind}/{TEMPLATE}"
     factory = shards.choose_factory(config.factory, config.nlist, rows)
     names = [collection.ordered[place] for place in _sample(rows, config.train_rows, config.seed)]
     trained = shards.train(factory, np.concatenate([block for _, block in collection.blocks(names)]), config.seed)
-    shards.write_template(trained, folder / template)
-    progress(template)
-    entries = []
-    for number, mine in enumerate(_parts(kind, collection, config.shards)):
-        name = f"{kind}/shard-{number:04d}.lists"
-        blocks = ((keys_of(kind, part), vectors) for part, vectors in collection.blocks(mine))
-        entries.append({"file": name, "rows": shards.write_shard(folder / template, folder / name, blocks)})
-        progress(name)
-    lists = shards.Lists(folder / template, [folder / entry["file"] for entry in entries])
-    tuned = tune(kind, collection, lists, queries, config.target_recall, config.seed)
-    progress(f"{kind} tuned")
-    about = {"rows": rows, "dim": lists.dim, "factory": factory, "nlist": lists.nlist, "nprobe": tuned.nprobe}
-    return about | {"template": template, "shards": entries, "recall": tuned.as_dict()}
-
-
-def _parts(kind: str, collection: Collection, count: int) -> Iterator[list[str]]:
-    """The ids of each shard, sorted; the key alone decides, so an item stays in its shard as others come and go."""
-    parts: list[list[str]] = [[] for _ in range(count)]
-    for name in collection.ordered:
-        parts[key_of(kind, name) % count].append(name)
-    return iter(parts)
+    write = lambda path: shards.write_template(trained, path)  # noqa: E731
+    return _Template(factory=factory, template=staging.put(f"{kind}/template", write))

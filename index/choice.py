@@ -31,14 +31,12 @@ class Point:
     latency: float  # seconds, median
 
 
-def choose(points: Sequence[Point], wanted: Wanted, queries: str, rescored: bool = True) -> Point:
+def choose(points: Sequence[Point], wanted: Wanted, queries: str) -> Point:
     """The least work of those that keep every limit with one kind of query; of equals the smaller, then by name.
-
-    rescored  whether ways that need whole vectors may be chosen
 
     Raises ValueError that says which limit nothing keeps, and what comes nearest.
     """
-    left = [point for point in points if point.queries == queries and (rescored or not point.rescore)]
+    left = [point for point in points if point.queries == queries]
     limits = (
         (f"recall@{AT} of {wanted.recall}", lambda p: p.recall >= wanted.recall, lambda p: -p.recall),
         (f"{wanted.memory / 1e9:g} GB", lambda p: p.memory <= wanted.memory, lambda p: p.memory),

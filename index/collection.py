@@ -15,17 +15,6 @@ BLOCK = 8192  # vectors held in memory at a time
 NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalised one by far more
 
 
-def key_of(kind: str, name: str) -> int:
-    """The 64-bit id of an item: the low 63 bits of sha256("kind:name"), so it is the same in every version."""
-    digest = hashlib.sha256(f"{kind}:{name}".encode()).digest()
-    return int.from_bytes(digest[-8:], "big") & (2**63 - 1)  # faiss ids are signed, and -1 means "none"
-
-
-def keys_of(kind: str, names: Sequence[str]) -> np.ndarray:
-    """(n,) int64 keys of `names`, in their order."""
-    return np.fromiter((key_of(kind, name) for name in names), np.int64, len(names))
-
-
 @dataclass(frozen=True)
 class Collection:
     """All vectors of one kind.

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from index.collection import check_unit, keys_of
-from index.metadata import LOOKUP, Lookup
-from index.publish import check_hashes, read_manifest
+from index.collection import check_unit
+from index.manifest import About, Manifest, check_objects, manifest_path, read_manifest
+from index.objects import check_object, object_path
+from index.parts import read_dead
+from index.rows import Rows
 from index.shards import Lists, one_wheel
+from index.vectors import MappedVectors
 
 
 @dataclass(frozen=True)
@@ -24,33 +27,53 @@ class Hit:
     row: dict[str, Any]  # metadata: kind, id, image_id, text, path, split, width, height, source, key
 
 
-class Index:
-    """One version, opened; safe to share between threads. What is published later is seen by opening again."""
+@dataclass(frozen=True)
+class _Collection:
+    about: About
+    lists: Lists
+    rows: Rows
+    vectors: MappedVectors
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]):
-        self.folder = folder
-        self.manifest = manifest
-        self.version: int = manifest["version"]
-        self.kinds: tuple[str, ...] = tuple(manifest["collections"])
-        self._lookup = Lookup(folder / LOOKUP)
-        self._lists = {
-            kind: Lists(folder / about["template"], [folder / entry["file"] for entry in about["shards"]])
-            for kind, about in manifest["collections"].items()
-        }
+
+class Index:
+    """One version, opened; safe to share between threads. What is published later is seen by opening again.
+
+    root, path  the folder of the index, and the manifest of this version (which a candidate does not have yet)
+    manifest    what that file says
+    """
+
+    def __init__(self, root: Path, manifest: Manifest):
+        """Open a version whose objects are there, as `Index.open` does it, but for finding its manifest."""
+        one_wheel()
+        self.root, self.path = Path(root), manifest_path(root, manifest.version)
+        self.manifest: dict[str, Any] = manifest.as_dict()
+        self.version, self.kinds = manifest.version, tuple(manifest.collections)
+        check_objects(self.root, manifest, content=False)
+        self._collections = {kind: self._opened(kind, about) for kind, about in manifest.collections.items()}
 
     @classmethod
     def open(cls, root: Path, version: int | None = None) -> "Index":
         """Open `version` under `root` (default: the one CURRENT names).
 
-        Checked here: the manifest's hash, all sizes, and the hashes of the metadata look-up and the centroids; the
-        lists are mapped, not read (`verify` reads them). Raises FileNotFoundError if nothing is published or a file
-        is missing, ValueError if one is damaged or foreign, ImportError if two faiss wheels are installed.
+        Checked here: the manifest's hash, all sizes, and the hashes of the look-ups, the dead keys and the centroids;
+        lists and vectors are mapped, not read (`verify` reads them). Raises FileNotFoundError if nothing is published
+        or a file is missing, ValueError if one is damaged or foreign, ImportError if two faiss wheels are installed.
         """
-        one_wheel()
-        folder, manifest = read_manifest(Path(root), version)
-        small = [LOOKUP, *(about["template"] for about in manifest["collections"].values())]
-        check_hashes(Path(root), folder, manifest, small)
-        return cls(folder, manifest)
+        return cls(root, read_manifest(Path(root), version))
+
+    def _opened(self, kind: str, about: About) -> "_Collection":
+        whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}")  # noqa: E731
+        path = lambda ref: object_path(self.root, ref)  # noqa: E731
+        dead = read_dead(self.root, about.dead)
+        vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim)
+        lists = Lists(
+            whole(about.template, "template"),
+            [path(shard.lists) for shard in about.shards],
+            dead=dead if len(dead) else None,
+            vectors=vectors,
+        )
+        rows = Rows([whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)], dead)
+        return _Collection(about, lists, rows, vectors)
 
     def __enter__(self) -> "Index":
         return self
@@ -61,8 +84,9 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Let go of the metadata file; the mapped lists go with the object."""
-        self._lookup.close()
+        """Let go of the metadata files; what is mapped goes with the object."""
+        for collection in self._collections.values():
+            collection.rows.close()
 
     def search(
         self,
@@ -71,49 +95,50 @@ class Index:
         kind: str = "image",
         nprobe: int | None = None,
         keep: Ids[str] | None = None,
+        rescore: int | None = None,
     ) -> list[list[Hit]]:
         """The best `k` items of `kind` for each of (q, d) unit vectors, highest score first.
 
         nprobe  lists to look into; default: what the build measured
         keep    answer with these ids only; ids that are not in the index are passed over. Few of them, or lists that
                 hold fewer than k, are searched exhaustively: k hits come wherever k exist.
+        rescore rows found by their codes that are rescored by their whole vectors; default: what the build was told
 
         Equal scores come in the order of their 64-bit keys. Raises ValueError on an unknown kind, a wrong dimension,
         or a query that is not a finite vector of unit length.
         """
-        lists = self._collection(kind)
-        array = np.asarray(queries, np.float32)
-        if array.ndim != 2 or array.shape[1] != lists.dim:
+        collection = self._collection(kind)
+        array, dim = np.asarray(queries, np.float32), collection.lists.dim
+        if array.ndim != 2 or array.shape[1] != dim:
             raise ValueError(
-                f"queries have shape {array.shape}, the index in {self.folder} has vectors of {lists.dim} numbers; "
+                f"queries have shape {array.shape}, the index in {self.root} has vectors of {dim} numbers; "
                 "give (q, d), embedded by the model that the index was built with."
             )
-        for name, value in (("k", k), ("nprobe", nprobe)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; ask for 1 or more.")
+        for name, value, least in (("k", k, 1), ("nprobe", nprobe, 1), ("rescore", rescore, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; ask for {least} or more.")
         check_unit(array, "query, row", range(len(array)))
-        kept = None if keep is None else np.unique(keys_of(kind, list(keep)))
-        probes = self.manifest["collections"][kind]["nprobe"] if nprobe is None else nprobe
-        scores, keys = lists.search(array, k, probes, kept)
-        return self._hits(scores, keys)
+        kept = None if keep is None else collection.rows.keys(list(keep))
+        usual = collection.about.search
+        probes, depth = usual.nprobe if nprobe is None else nprobe, usual.rescore if rescore is None else rescore
+        return self._hits(collection.rows, *collection.lists.search(array, k, probes, kept, depth))
 
     def rows(self, names: Iterable[str], kind: str = "image") -> dict[str, dict[str, Any]]:
         """{id: metadata row} of those of the ids `names` that are in the index."""
-        self._collection(kind)
-        return self._lookup.by_id(kind, list(names))
+        return self._collection(kind).rows.by_id(list(names))
 
     def rows_of_image(self, kind: str, image_id: str) -> list[dict[str, Any]]:
         """Metadata rows of the items of `kind` that belong to one image, such as its captions, by id."""
-        self._collection(kind)
-        return self._lookup.of_image(kind, image_id)
+        return self._collection(kind).rows.of_image(image_id)
 
-    def _collection(self, kind: str) -> Lists:
-        if kind not in self._lists:
-            raise ValueError(f"{self.folder} holds no {kind!r} collection; it holds {', '.join(self.kinds)}.")
-        return self._lists[kind]
+    def _collection(self, kind: str) -> "_Collection":
+        if kind not in self._collections:
+            raise ValueError(f"{self.path} has no {kind!r} collection; it has {', '.join(self.kinds)}.")
+        return self._collections[kind]
 
-    def _hits(self, scores: np.ndarray, keys: np.ndarray) -> list[list[Hit]]:
-        rows = self._lookup.by_key([key for key in np.unique(keys).tolist() if key >= 0])
+    @staticmethod
+    def _hits(lookup: Rows, scores: np.ndarray, keys: np.ndarray) -> list[list[Hit]]:
+        rows = lookup.by_key([key for key in np.unique(keys).tolist() if key >= 0])
         return [
             [
                 Hit(rows[key]["id"], score, rows[key])

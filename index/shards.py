@@ -5,7 +5,8 @@ assignment made once, so N shards give the ids and scores of one big index. fais
 selector (facebookresearch/faiss#5584), hence the fan-out here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -85,7 +86,13 @@ def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | N
 
 def write_template(index: faiss.IndexIVF, path: Path) -> None:
     """Write the trained, empty index: centroids and code parameters, once for all shards."""
-    faiss.write_index(index, str(path))
+    with _writing(path) as writer:
+        faiss.write_index(index, writer)
+
+
+def dim_of(template: Path) -> int:
+    """Numbers a vector of a trained index."""
+    return int(faiss.read_index(str(template)).d)
 
 
 def write_shard(template: Path, path: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
@@ -93,10 +100,35 @@ def write_shard(template: Path, path: Path, blocks: Iterable[tuple[np.ndarray, n
     index = faiss.read_index(str(template))
     for keys, vectors in blocks:
         index.add_with_ids(vectors, keys)  # the IVF's own ids: IDMap2 returns removed ids (facebookresearch/faiss#4535)
-    writer = faiss.FileIOWriter(str(path))
-    faiss.write_InvertedLists(index.invlists, writer)
-    del writer  # closes the file
+    with _writing(path) as writer:
+        faiss.write_InvertedLists(index.invlists, writer)
     return int(index.ntotal)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[faiss.PyCallbackIOWriter]:
+    """A writer of faiss's into a file of Python's, whose errors are raised.
+
+    faiss's own writer tells of an error while it closes on stderr alone: a full disk leaves a short file and no error.
+    """
+    failed: list[OSError] = []
+    with open(path, "wb") as file:
+
+        def write(block: bytes) -> int:
+            try:
+                return file.write(block)
+            except OSError as error:
+                failed.append(error)
+                return 0
+
+        try:
+            yield faiss.PyCallbackIOWriter(write)
+        except RuntimeError:
+            if failed:
+                raise failed[0] from None
+            raise
+        if failed:
+            raise failed[0]
 
 
 def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

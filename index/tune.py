@@ -1,13 +1,14 @@
 """How many lists to probe, and what that is worth: measured on held-out queries against exact search."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import faiss
 import numpy as np
 
-from index.collection import Collection, keys_of
+from index.collection import Collection
 from index.shards import Lists, merge
 
 AT = 10  # recall at this many results
@@ -45,8 +46,18 @@ def exact(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarr
     return scores, [[collection.ordered[place] for place in line] for line in places]
 
 
-def tune(kind: str, collection: Collection, lists: Lists, queries: np.ndarray, target: float, seed: int) -> Tuned:
+def tune(
+    collection: Collection,
+    names: Mapping[int, str],
+    lists: Lists,
+    queries: np.ndarray,
+    target: float,
+    seed: int,
+    rescore: int = 0,
+) -> Tuned:
     """Choose the smallest nprobe whose recall@10 reaches `target` on a random half of the (q, d) queries.
+
+    `names` are the ids by key; `rescore` rows are rescored by their whole vectors.
 
     The other half judges it. Recall hardly ever falls as nprobe grows, so bisection finds the smallest. Where lossy
     codes miss the target with every list probed, the aim is `target` times what they can give: the last lists would
@@ -55,10 +66,10 @@ def tune(kind: str, collection: Collection, lists: Lists, queries: np.ndarray, t
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
     chosen_on, judged_on = queries[order[::2]], queries[order[1::2]]
     least = [_kth_score(collection, half) for half in (chosen_on, judged_on)]
-    names = dict(zip(keys_of(kind, collection.ordered).tolist(), collection.ordered, strict=True))
 
     def recall(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
-        return _recall(collection, lists, names, half, kth, nprobe)
+        _, keys = lists.search(half, AT, nprobe, rescore=rescore)
+        return _recall(collection, names, half, kth, keys)
 
     ladder = range(1, lists.nlist + 1)
     most = recall(lists.nlist, chosen_on, least[0])
@@ -84,18 +95,12 @@ def _kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:
 
 
 def _recall(
-    collection: Collection,
-    lists: Lists,
-    names: dict[int, str],
-    queries: np.ndarray,
-    kth: np.ndarray,
-    nprobe: int,
+    collection: Collection, names: Mapping[int, str], queries: np.ndarray, kth: np.ndarray, keys: np.ndarray
 ) -> float:
-    """Share of the places 1..AT that hold an item as good as the true ones.
+    """Share of the places 1..AT of the found (q, k) keys that hold an item as good as the true ones.
 
     Judged by true score, not by id: two captions with the same words share one vector, and either is right.
     """
-    _, keys = lists.search(queries, AT, nprobe)  # (q, k)
     different, where = np.unique(keys, return_inverse=True)
     vectors = collection.read([names[key] for key in different.tolist()])[where.reshape(keys.shape)]  # (q, k, d)
     true = np.einsum("qd,qkd->qk", queries, vectors)

@@ -94,7 +94,7 @@ class Chain:
 
     @cached_property
     def index(self) -> Path:
-        """Folder of the index version that is published."""
+        """Manifest of the index version that is published."""
         # By recipe: a store that was given may lie in a folder of any name.
         regions = f"regions-{digest(Store(self.regions).recipe)}"
         provenance = {"model": self.model.name, "regions": regions, "tokens": self.tokens.name}
@@ -162,4 +162,6 @@ def longest(workspace: Path) -> dict[tuple[str, str], float]:
 def _name(made: Any) -> str:
     if isinstance(made, Vectors):
         return f"{made.images.name}, {made.captions.name}"
+    if isinstance(made, Path) and made.parent.name == "versions":
+        return made.stem
     return made.name

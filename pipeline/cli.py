@@ -168,7 +168,6 @@ def tune(
     picture = chain.plan.workspace / f"tune-{kind}.png"
     draw(advice, wanted, picture)
     typer.echo(f"> chosen for its queries, * beaten by none; measured on {advice.sample} of {advice.rows} rows")
-    typer.echo("rescoring is measured, not chosen: a published index keeps no whole vectors to rescore with")
     typer.echo(f"plot   {picture}")
     settings = [*advice.settings, f"index.target_recall={recall:g}"]
     typer.echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))

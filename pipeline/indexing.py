@@ -15,7 +15,7 @@ from pipeline.stages import HELD_OUT, Vectors, held_out, with_captions
 def build_index(
     config: IndexConfig, vectors: Vectors, dataset: Dataset, workspace: Path, provenance: dict[str, Any]
 ) -> Path:
-    """Build and publish a version of the index over all vectors. Returns the version's folder.
+    """Build and publish a version of the index over all vectors. Returns the path of its manifest.
 
     Recall is measured on held-out queries of the other kind: captions look for images, images for captions.
     """

@@ -8,7 +8,8 @@ from typing import Any
 from data.files import digest, read_json
 from data.manifest import read_manifest
 from index import current, versions
-from index.publish import MANIFEST, version_folder
+from index.manifest import manifest_path
+from index.manifest import read_manifest as read_version
 
 KINDS = ("store", "model", "vectors", "index")  # upstream first
 
@@ -84,7 +85,7 @@ def lineage(workspace: Path, every: bool = False) -> Lineage:
         pointer = current(workspace / "index")
         if pointer is None:
             raise FileNotFoundError(f"no index is published in {workspace}: run `tern index`, or ask with --all.")
-        made = _upstream(made, version_folder(workspace / "index", pointer["version"]).name)
+        made = _upstream(made, manifest_path(workspace / "index", pointer["version"]).stem)
     if not made:
         raise FileNotFoundError(f"nothing has been made in {workspace} yet: run `tern pipeline`.")
     return Lineage(tuple(sorted(made.values(), key=lambda node: (KINDS.index(node.kind), node.name))))
@@ -130,10 +131,11 @@ def _model(folder: Path, stores: dict[str, str]) -> Node:
 
 
 def _version(root: Path, number: int, vectors: dict[str, list[str]]) -> Node:
-    folder = version_folder(root, number)
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    rows = ", ".join(f"{about['rows']:,} {kind}s" for kind, about in manifest["collections"].items())
-    model = manifest.get("provenance", {}).get("model")
+    manifest = read_version(root, number)
+    rows = ", ".join(f"{about.counts.live:,} {kind}s" for kind, about in manifest.collections.items())
+    model = manifest.provenance.get("model")
     served = current(root)
-    mark = ", served" if served and served["version"] == number else ""
-    return Node("index", folder.name, f"{rows}{mark}", tuple(vectors.get(model, [model] if model else [])))
+    mark = ", refused" if manifest.refused else ", served" if served and served["version"] == number else ""
+    return Node(
+        "index", manifest_path(root, number).stem, f"{rows}{mark}", tuple(vectors.get(model, [model] if model else []))
+    )

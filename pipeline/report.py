@@ -29,7 +29,7 @@ def write_report(chain: Chain) -> Path:
 
     It links to the page of all that was missed in the test split, which is written beside it.
     """
-    plan, metrics, folder = chain.plan, read_json(chain.metrics), chain.index
+    plan, metrics, version = chain.plan, read_json(chain.metrics), chain.index
     searcher = Searcher(plan)
     queries = plan.report.queries
     galleries = [(query, [card(hit) for hit in searcher.by_text(query, plan.report.hits)]) for query in queries]
@@ -44,7 +44,7 @@ def write_report(chain: Chain) -> Path:
         "curves": _curves(chain.model / "history.csv"),
         "misses": cards_of(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
         "all_misses": write_misses(misses_page(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
-        "done": _done(chain, folder),
+        "done": _done(chain, version),
         "set_aside": [(printable(name), printable(reason)) for name, reason in chain.set_aside()],
         "index": _index(searcher.index.manifest),
     }
@@ -102,7 +102,7 @@ def _curves(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _done(chain: Chain, folder: Path) -> list[dict[str, str]]:
+def _done(chain: Chain, version: Path) -> list[dict[str, str]]:
     regions, tokens, card_of = Store(chain.regions), Store(chain.tokens), read_json(chain.model / "model.json")
     splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.counts().items())
     texts = {
@@ -113,7 +113,7 @@ def _done(chain: Chain, folder: Path) -> list[dict[str, str]]:
         "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, best epoch {card_of['epoch']}",
         "embedding": "a unit vector an image and a caption",
         "evaluation": "recall on the held-out splits",
-        "index": f"version {folder.name} published",
+        "index": f"version {version.stem} published",
     }
     return [
         {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts[stage]}
@@ -124,7 +124,8 @@ def _done(chain: Chain, folder: Path) -> list[dict[str, str]]:
 def _index(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for kind, about in manifest["collections"].items():
-        row = {"kind": kind, "rows": f"{about['rows']:,}", "shards": len(about["shards"])}
+        row = {"kind": kind, "rows": f"{about['counts']['live']:,}", "shards": len(about["shards"])}
         recall = f"{100 * about['recall']['recall']:.1f} %"
-        rows.append({**row, **{key: about[key] for key in ("factory", "nlist", "nprobe")}, "recall": recall})
+        probed = {"factory": about["factory"], "nlist": about["nlist"], "nprobe": about["search"]["nprobe"]}
+        rows.append({**row, **probed, "recall": recall})
     return rows

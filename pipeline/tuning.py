@@ -27,14 +27,15 @@ class Advice:
     sample: int  # rows measured on
     rows: int  # rows there are
     points: list[Point]
-    chosen: dict[str, Point]  # by kind of query, among what `tern index` can build
+    chosen: dict[str, Point]  # by kind of query
 
     @property
     def settings(self) -> list[str]:
         """KEY=VALUE for `--set`: lists in proportion to the rows; the build measures how many to probe."""
         best = self.chosen[ASKED[self.kind][0]]
         grown = 1 if best.nlist == 1 else best.nlist * round(self.rows / self.sample)
-        return [f"index.factory=IVF{{nlist}},{best.factory.split(',')[1]}", f"index.nlist={grown}"]
+        code = best.factory.split(",")[1]
+        return [f"index.factory=IVF{{nlist}},{code}", f"index.nlist={grown}", f"index.rescore={best.rescore}"]
 
 
 def advise(kind: str, wanted: Wanted, vectors: Vectors, dataset: Dataset, seed: int = 0) -> Advice:
@@ -63,7 +64,7 @@ def advise(kind: str, wanted: Wanted, vectors: Vectors, dataset: Dataset, seed: 
     sample = _draw(stores[kind], rest, SAMPLE, seed)
     rows = len(rest) + len(held)
     points = measure(sample, queries, wanted, rows, seed)
-    chosen = {asked: choose(points, wanted, asked, rescored=False) for asked in queries}
+    chosen = {asked: choose(points, wanted, asked) for asked in queries}
     return Advice(kind, len(sample), rows, points, chosen)
 
 

@@ -74,7 +74,7 @@ def finished(tmp_path_factory):
     chain = Chain(load_plan(str(small_plan(tmp_path_factory.mktemp("finished")))), watched)
     chain.carried = carried
     assert chain.metrics.is_file()
-    assert chain.index.is_dir()
+    assert chain.index.is_file()
     return chain
 
 

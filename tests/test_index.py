@@ -1,5 +1,6 @@
 """Search against numpy over all vectors and against one big faiss index: shards, filters, threads change nothing."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata as wheels
 from itertools import pairwise
@@ -12,6 +13,8 @@ import pytest
 from index import Collection, Index, IndexConfig, build, exact, key_of
 from index import collection as collection_module
 from index import metadata as metadata_module
+from index.manifest import manifest_path
+from index.objects import Ref, object_path
 from index.shards import choose_factory, one_wheel
 
 DIM = 24
@@ -51,6 +54,12 @@ def root(data, tmp_path_factory) -> Path:
     return folder
 
 
+def template_of(root: Path, kind: str, version: int = 1) -> Path:
+    """The file of centroids, found by the raw manifest."""
+    about = json.loads(manifest_path(root, version).read_text())["collections"][kind]
+    return object_path(root, Ref(**about["template"]))
+
+
 def answer(hits) -> tuple[list[list[str]], np.ndarray]:
     return [[hit.id for hit in line] for line in hits], np.array([[hit.score for hit in line] for line in hits])
 
@@ -75,14 +84,15 @@ def slow(collection: Collection, queries: np.ndarray, k: int, keep=None) -> list
 )
 def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_path):
     collections, queries = data
-    folder = build(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
+    build(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
     kind, k, nprobe = "caption", 10, 5
-    big = faiss.read_index(str(folder / kind / "template.faiss"))
+    big = faiss.read_index(str(template_of(tmp_path, kind)))
     names = sorted(collections[kind].ids)
-    name_of = {key_of(kind, name): name for name in names}
+    key = {row["id"]: key_of({**row, "kind": kind}) for row in collections[kind].rows}
+    name_of = {key[name]: name for name in names}
     big.add_with_ids(collections[kind].read(names), np.array(list(name_of)))
     keep = set(names[::3]) if filtered else None
-    selector = faiss.IDSelectorBatch(np.array([key_of(kind, n) for n in sorted(keep)])) if filtered else None
+    selector = faiss.IDSelectorBatch(np.array([key[n] for n in sorted(keep)])) if filtered else None
     scores, keys = big.search(queries[kind], k, params=faiss.SearchParametersIVF(nprobe=nprobe, sel=selector))
     with Index.open(tmp_path) as index:
         assert sum(entry["rows"] for entry in index.manifest["collections"][kind]["shards"]) == len(names)
@@ -131,10 +141,10 @@ def test_recall_in_the_manifest_is_what_a_slow_loop_counts(kind, data, root):
 
         chosen_on, judged_on = queries[kind][order[::2]], queries[kind][order[1::2]]
         measured = about["recall"]
-        assert 1 < about["nprobe"] < 16, "too easy: the data do not try the choice"
-        assert recall(chosen_on, about["nprobe"] - 1) < 0.99 <= recall(chosen_on, about["nprobe"])
-        assert measured["tuning_recall"] == pytest.approx(recall(chosen_on, about["nprobe"]))
-        assert measured["recall"] == pytest.approx(recall(judged_on, about["nprobe"]))
+        assert 1 < about["search"]["nprobe"] < 16, "too easy: the data do not try the choice"
+        assert recall(chosen_on, about["search"]["nprobe"] - 1) < 0.99 <= recall(chosen_on, about["search"]["nprobe"])
+        assert measured["tuning_recall"] == pytest.approx(recall(chosen_on, about["search"]["nprobe"]))
+        assert measured["recall"] == pytest.approx(recall(judged_on, about["search"]["nprobe"]))
         assert (measured["reached"], measured["judged"]) == (True, len(judged_on))
 
 
@@ -143,7 +153,15 @@ def test_codes_too_coarse_for_the_target_do_not_probe_every_list(data, tmp_path)
     with Index.open(tmp_path) as index:
         about = index.manifest["collections"]["caption"]
     assert about["recall"]["recall"] < 0.9, "one bit a number cannot be this good: the data are too easy"
-    assert (about["recall"]["reached"], about["nprobe"] < 16) == (False, True)
+    assert (about["recall"]["reached"], about["search"]["nprobe"] < 16) == (False, True)
+    build(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), *data, tmp_path)
+    with Index.open(tmp_path) as index:
+        about = index.manifest["collections"]["caption"]
+        assert (about["recall"]["reached"], about["search"]["rescore"]) == (True, 100), "whole vectors mend it"
+        hit = index.search(data[1]["caption"][:1], 1, "caption")[0][0]
+        whole = data[0]["caption"].read([hit.id])[0] @ data[1]["caption"][0]
+        assert hit.score == pytest.approx(whole, abs=1e-6)
+        assert about["recall"]["tuning_recall"] >= 0.99
 
 
 def test_equal_vectors_both_count_as_found(tmp_path):
@@ -211,7 +229,7 @@ def test_two_wheels_are_refused(root, monkeypatch):
     [
         ({"queries": np.ones((2, 9))}, r"shape \(2, 9\).*24 numbers"),
         ({"queries": np.full((1, DIM), np.nan)}, r"query, row 0 has length nan"),
-        ({"kind": "video"}, r"no 'video' collection; it holds caption, image"),
+        ({"kind": "video"}, r"no 'video' collection; it has caption, image"),
         ({"k": 0}, "k is 0"),
         ({"nprobe": -1}, "nprobe is -1"),
     ],
@@ -222,8 +240,8 @@ def test_bad_question(arguments, message, data, root):
 
 
 def test_keys_that_collide_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(metadata_module, "key_of", lambda kind, name: len(name))
+    monkeypatch.setattr(metadata_module, "key_of", lambda row: len(row["id"]))
     with pytest.raises(ValueError, match=r"image '0000.jpg' and image '0001.jpg' share the 64-bit key"):
         build(IndexConfig(), *make(images=60), tmp_path)
-    keys = sorted(key_of("image", f"{i}") for i in range(1000))
+    keys = sorted(key_of({"kind": "image", "id": f"{i}"}) for i in range(1000))
     assert all(0 <= a < b < 2**63 for a, b in pairwise(keys))

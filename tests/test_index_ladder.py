@@ -67,7 +67,6 @@ def test_the_choice_is_the_least_work_within_the_limits_and_the_same_twice(point
     assert chosen.work == min(point.work for point in fit)
     again = measure(*data, WANTED)
     assert [replace(point, latency=0) for point in again] == [replace(point, latency=0) for point in points]
-    assert not choose(points, WANTED, "text", rescored=False).rescore
     tight = replace(WANTED, memory=min(p.memory for p in fit))
     assert choose(points, tight, "text").memory == tight.memory
 

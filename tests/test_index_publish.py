@@ -1,6 +1,9 @@
 """Versions: equal input gives equal bytes, a crash at any step harms nothing, damage is named and mended."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,21 +14,18 @@ import numpy as np
 import pytest
 
 from data.files import sha256_file
-from index import Collection, Index, IndexConfig, build, current, rollback, verify, versions
-from index.publish import version_folder
+from index import Collection, Index, IndexConfig, RefusedError, build, current, rollback, verify, versions
+from index.manifest import manifest_path, sealed
+from index.objects import Ref, object_path
 from tests.test_index import make
 
 CONFIG = IndexConfig(shards=2, nlist=4)
 STEPS = [
-    "staged",
-    *[f"image/{name}" for name in ("template.faiss", "shard-0000.lists", "shard-0001.lists")],
+    *[f"image/{name}" for name in ("template", "shard-0000", "shard-0001")],
     "image tuned",
-    *[f"caption/{name}" for name in ("template.faiss", "shard-0000.lists", "shard-0001.lists")],
+    *[f"caption/{name}" for name in ("template", "shard-0000", "shard-0001")],
     "caption tuned",
-    "metadata.parquet",
-    "lookup.sqlite",
     "manifest",
-    "renamed",
     "switched",
 ]
 
@@ -48,12 +48,24 @@ def first_hit(root: Path) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> dict[str, str]:
-    """The bytes of two builds, one after the other, without a crash."""
-    root = tmp_path_factory.mktemp("straight")
+def built(tmp_path_factory) -> Path:
+    """One version."""
+    root = tmp_path_factory.mktemp("built")
     publish(root, 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def two(built, tmp_path_factory) -> Path:
+    """Two builds, one after the other, without a crash."""
+    root = shutil.copytree(built, tmp_path_factory.mktemp("two") / "index")
     publish(root, 2)
-    return bytes_of(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(two) -> dict[str, str]:
+    return bytes_of(two)
 
 
 def test_equal_content_gives_equal_bytes_in_any_order(tmp_path):
@@ -96,39 +108,40 @@ def other_vector(collections, queries, config):
 @pytest.mark.parametrize(
     ("change", "model"),
     [
-        (other_text, "a"),
-        (other_vector, "a"),
-        (lambda c, q, config: (c, {**q, "image": q["image"][::-1]}, config), "a"),
-        (lambda c, q, config: (c, q, config.model_copy(update={"seed": 5})), "a"),
-        (lambda c, q, config: (c, q, config), "b"),
+        (other_text, 1),
+        (other_vector, 1),
+        (lambda c, q, config: (c, {**q, "image": q["image"][::-1]}, config), 1),
+        (lambda c, q, config: (c, q, config.model_copy(update={"seed": 5})), 1),
+        (lambda c, q, config: (c, q, config), 2),
     ],
     ids=["text", "vector", "queries", "config", "provenance"],
 )
-def test_any_other_input_is_another_version(change, model, tmp_path):
-    collections, queries, config = *make(1, images=60), CONFIG
-    build(config, collections, queries, tmp_path, provenance={"model": "a"})
-    collections, queries, config = change(collections, queries, config)
-    assert build(config, collections, queries, tmp_path, provenance={"model": model}).name == "v00000002"
+def test_any_other_input_is_another_version(change, model, built, tmp_path):
+    root = shutil.copytree(built, tmp_path / "index")
+    collections, queries, config = change(*make(1, images=60), CONFIG)
+    assert build(config, collections, queries, root, provenance={"seed": model}).name == "v00000002.json"
 
 
 @pytest.mark.parametrize("crash_at", STEPS)
-def test_crash_at_any_step(crash_at, straight, tmp_path):
-    publish(tmp_path, 1)
-    answered = first_hit(tmp_path)
+def test_crash_at_any_step(crash_at, built, straight, tmp_path):
+    root = shutil.copytree(built, tmp_path / "index")
+    answered = first_hit(root)
 
     def crash(step: str) -> None:
         if step == crash_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        publish(tmp_path, 2, crash)
+        publish(root, 2, crash)
     if crash_at == "switched":
-        assert first_hit(tmp_path)[0] == 2
+        assert first_hit(root)[0] == 2
     else:
-        assert first_hit(tmp_path) == answered
-    publish(tmp_path, 2)
-    assert bytes_of(tmp_path) == straight
-    verify(tmp_path)
+        assert first_hit(root) == answered
+    made = {path: path.stat().st_mtime_ns for path in root.glob("objects/*/*")}
+    publish(root, 2)
+    assert bytes_of(root) == straight
+    assert made.items() <= {path: path.stat().st_mtime_ns for path in root.glob("objects/*/*")}.items()
+    verify(root)
 
 
 KILLED = """
@@ -142,22 +155,22 @@ publish(Path(sys.argv[1]), 2, kill)
 """
 
 
-@pytest.mark.parametrize("kill_at", ["caption/shard-0000.lists", "manifest", "renamed"])
-def test_kill_9(kill_at, straight, tmp_path):
-    publish(tmp_path, 1)
-    answered = first_hit(tmp_path)
+@pytest.mark.parametrize("kill_at", ["caption/shard-0000", "manifest"])
+def test_kill_9(kill_at, built, straight, tmp_path):
+    root = shutil.copytree(built, tmp_path / "index")
+    answered = first_hit(root)
     here = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, kill_at], cwd=here, env=os.environ, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, root, kill_at], cwd=here, env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert first_hit(tmp_path) == answered
-    publish(tmp_path, 2)
-    assert bytes_of(tmp_path) == straight
+    assert first_hit(root) == answered
+    publish(root, 2)
+    assert bytes_of(root) == straight
 
 
 def test_one_writer_at_a_time(tmp_path):
     def intrude(step: str) -> None:
         if step == "image tuned":
-            with pytest.raises(ValueError, match=r"another process is building.*wait for it"):
+            with pytest.raises(ValueError, match=r"is being written by process \d+ on .* since .*: wait"):
                 publish(tmp_path, 2)
 
     publish(tmp_path, 1, intrude)
@@ -187,51 +200,124 @@ def test_nothing_published(tmp_path):
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
+    path.chmod(0o644)
     path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o644)
+    os.truncate(path, 99)
 
 
 def shuffle_texts(path: Path) -> None:
     """Swap two captions' metadata as a careless tool would: same rows, same size, other owners."""
     content = path.read_bytes()
-    one, two = b"text of 0003.jpg#0", b"text of 0004.jpg#0"
-    assert one in content
+    one, two = sorted(set(re.findall(rb"text of \d{4}.jpg#\d", content)))[:2]
+    path.chmod(0o644)
     path.write_bytes(content.replace(one, b"@" * len(one)).replace(two, one).replace(b"@" * len(one), two))
 
 
-def swap(name: str) -> Callable[[Path], None]:
-    """Put the other version's file in its place."""
-    return lambda path: path.write_bytes((version_folder(path.parents[2], 1) / name).read_bytes())
+def edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    """Another manifest under a CURRENT that names its hash: only what it says can give it away."""
+
+    def harm(path: Path) -> None:
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.chmod(0o644)
+        path.write_text(sealed(json.dumps({**manifest, "sha256": "0" * 64})))
+        pointer = {"version": 2, "manifest_sha256": sha256_file(path)}
+        (path.parent.parent / "CURRENT").write_text(json.dumps(pointer))
+
+    return harm
 
 
-SHARD = "caption/shard-0001.lists"
+def escape(manifest: dict) -> None:
+    manifest["collections"]["image"]["template"]["sha256"] = "../../../etc/passwd"
+
+
+def miscount(manifest: dict) -> None:
+    manifest["collections"]["image"]["counts"]["live"] += 1
+
+
+def named(root: Path, what: str) -> Path:
+    """The file of version 2 that a case harms."""
+    if what == "CURRENT":
+        return root / what
+    manifest = json.loads(manifest_path(root, 2).read_text())
+    if what == "manifest":
+        return manifest_path(root, 2)
+    kind, part = what.split()
+    about = manifest["collections"][kind]
+    return object_path(root, Ref(**(about[part] if part == "template" else about["shards"][1][part])))
+
+
 # what is damaged, how, whether opening must see it (else only verify does), what is said
 DAMAGE = {
-    "bit of a shard": (SHARD, flip, False, r"shard-0001.lists is damaged or foreign: sha256"),
-    "bit of centroids": ("image/template.faiss", flip, True, r"template.faiss is damaged or foreign"),
-    "short shard": (SHARD, lambda p: os.truncate(p, 99), True, r"has 99 bytes, the manifest says \d+: truncated"),
-    "no shard": (SHARD, Path.unlink, True, r"shard-0001.lists is missing, but the manifest lists it"),
-    "shuffled look-up": ("lookup.sqlite", shuffle_texts, True, r"lookup.sqlite is damaged or foreign"),
-    "foreign look-up": ("lookup.sqlite", swap("lookup.sqlite"), True, r"lookup.sqlite is damaged or foreign"),
-    "foreign Parquet": ("metadata.parquet", swap("metadata.parquet"), False, r"metadata.parquet"),
-    "bit of the manifest": ("manifest.json", flip, True, r"not the manifest that CURRENT names"),
-    "no manifest": ("manifest.json", Path.unlink, True, r"CURRENT names version 2, but .* is missing"),
-    "CURRENT nowhere": ("../../CURRENT", lambda p: p.write_text('{"version": 7}'), True, r"names version 7, but"),
-    "CURRENT cut": ("../../CURRENT", lambda p: os.truncate(p, 20), True, r"CURRENT is not valid JSON"),
-    "CURRENT odd": ("../../CURRENT", lambda p: p.write_text("[]"), True, r"does not name a version"),
+    "bit of lists": ("caption lists", flip, False, r"caption lists of shard 1: .* is damaged or foreign: sha256"),
+    "bit of vectors": ("image vectors", flip, False, r"image vectors of shard 1: .* is damaged or foreign: sha256"),
+    "bit of centroids": ("image template", flip, True, r"image template: .* is damaged or foreign"),
+    "short lists": ("caption lists", cut, True, r"lists of shard 1: .* has 99 bytes, the manifest says \d+: trunc"),
+    "no lists": ("caption lists", Path.unlink, True, r"lists of shard 1: .* is missing, but the manifest lists it"),
+    "shuffled look-up": ("caption lookup", shuffle_texts, True, r"lookup of shard 1: .* is damaged or foreign"),
+    "bit of Parquet": ("caption metadata", flip, False, r"caption metadata of shard 1"),
+    "bit of the manifest": ("manifest", flip, True, r"not the manifest that CURRENT names"),
+    "no manifest": ("manifest", Path.unlink, True, r"CURRENT names version 2, but .* is missing"),
+    "outside": ("manifest", edit(escape), True, r"collections.image.template.sha256: String should match.*Roll back"),
+    "unknown key": ("manifest", edit(lambda m: m.update(x=1)), True, r"is not a manifest: x: Extra inputs"),
+    "other counts": ("manifest", edit(miscount), True, r"shards hold 60 rows, 0 of them dead, but counts say"),
+    "other schema": ("manifest", edit(lambda m: m.update(schema=3)), True, r"has schema 3, this program reads 2"),
+    "other number": ("manifest", edit(lambda m: m.update(version=7)), True, r"says that it is version 7: foreign"),
+    "CURRENT nowhere": ("CURRENT", lambda p: p.write_text('{"version": 7}'), True, r"names version 7, but"),
+    "CURRENT cut": ("CURRENT", lambda p: os.truncate(p, 20), True, r"CURRENT is not valid JSON"),
+    "CURRENT odd": ("CURRENT", lambda p: p.write_text("[]"), True, r"does not name a version"),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_named_and_can_be_mended(case, tmp_path):
-    name, harm, seen_by_open, message = DAMAGE[case]
-    publish(tmp_path, 1)
-    folder = publish(tmp_path, 2)
-    harm(folder / name)
+def test_damage_is_named_and_can_be_mended(case, two, tmp_path):
+    what, harm, seen_by_open, message = DAMAGE[case]
+    root = shutil.copytree(two, tmp_path / "index")
+    harm(named(root, what))
     for look in (Index.open, verify) if seen_by_open else (verify,):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            look(tmp_path)
-    rollback(tmp_path, 1)
-    assert first_hit(tmp_path)[0] == 1
-    publish(tmp_path, 2)  # equal inputs, but what is there does not verify: made again, or found whole
-    assert verify(tmp_path)["provenance"] == {"seed": 2}
-    assert first_hit(tmp_path)[0] == (2 if name == "../../CURRENT" else 3)
+            look(root)
+    rollback(root, 1)
+    assert first_hit(root)[0] == 1
+    publish(root, 2)  # equal inputs, but what is there does not verify: made again, or found whole
+    assert verify(root).provenance == {"seed": 2}
+    assert first_hit(root)[0] == (2 if what == "CURRENT" or case == "no manifest" else 3)
+    if what not in ("CURRENT", "manifest"):
+        assert verify(root, 2), "the object that was damaged is mended for every version that names it"
+
+
+def test_an_index_of_an_older_schema_is_named_and_can_be_built_over(tmp_path):
+    (tmp_path / "versions/v00000004").mkdir(parents=True)
+    (tmp_path / "CURRENT").write_text('{"version": 4, "manifest_sha256": "0"}')
+    with pytest.raises(ValueError, match=r"older program \(schema 1\).*run `tern index` to build again"):
+        Index.open(tmp_path)
+    publish(tmp_path, 1)
+    assert first_hit(tmp_path)[0] == 5
+
+
+def test_a_refused_candidate_is_kept_and_what_was_served_still_is(tmp_path):
+    publish(tmp_path, 1)
+    answered, asked = first_hit(tmp_path), []
+
+    def gate(candidate: Index, served: Index | None) -> dict:
+        asked.append((candidate.version, served.version))
+        best = candidate.search(make(2, images=60)[1]["image"][:1], 1)[0][0]
+        return {"passed": best.score > 2, "reason": "no hit above 2", "checks": {"best": best.score}}
+
+    make_it = lambda gate=gate: build(CONFIG, *make(2, images=60), tmp_path, {"seed": 2}, gate=gate)  # noqa: E731
+    for _ in range(2):  # judged again, but not kept twice
+        with pytest.raises(RefusedError, match=r"version 2 did not .*no hit above 2.*version 1 is served") as refused:
+            make_it()
+        assert (refused.value.version, list(refused.value.checks)) == (2, ["best"])
+        assert (first_hit(tmp_path), versions(tmp_path)) == (answered, [1, 2])
+    assert asked == [(2, 1), (3, 1)]
+    with pytest.raises(RefusedError, match="version 2 did not pass"):
+        rollback(tmp_path, 2)
+    assert first_hit(tmp_path) == answered
+    assert json.loads(manifest_path(tmp_path, 2).read_text())["gate"]["reason"] == "no hit above 2"
+    make_it(lambda candidate, served: {"passed": True})
+    assert first_hit(tmp_path)[0] == 3

@@ -16,13 +16,13 @@ from pipeline.lineage import lineage
 def by_hand(workspace: Path) -> set[tuple[str, str]]:
     """(from, to) of every step, read from the raw files."""
     read = lambda path: json.loads(path.read_text())  # noqa: E731
-    version = workspace / "index" / "versions" / f"v{read(workspace / 'index' / 'CURRENT')['version']:08d}"
-    model = read(version / "manifest.json")["provenance"]["model"]
+    version = workspace / "index" / "versions" / f"v{read(workspace / 'index' / 'CURRENT')['version']:08d}.json"
+    model = read(version)["provenance"]["model"]
     card = read(workspace / "models" / model / "model.json")
     stores = {digest(read(path)["recipe"]): path.parent.name for path in workspace.glob("stores/*/manifest.json")}
     vectors = [path.parent.name for path in workspace.glob("vectors/*/manifest.json")]
     steps = {(stores[card[kind]], model) for kind in ("regions", "tokens")}
-    return steps | {(model, name) for name in vectors} | {(name, version.name) for name in vectors}
+    return steps | {(model, name) for name in vectors} | {(name, version.stem) for name in vectors}
 
 
 def test_the_lineage_of_what_is_served_is_that_of_the_manifests(finished):

@@ -190,8 +190,8 @@ def moved(finished, tmp_path):
 
 
 def rows(version: Path) -> tuple[int, int]:
-    kinds = json.loads((version / "manifest.json").read_text())["collections"]
-    return kinds["image"]["rows"], kinds["caption"]["rows"]
+    kinds = json.loads(version.read_text())["collections"]
+    return kinds["image"]["counts"]["live"], kinds["caption"]["counts"]["live"]
 
 
 def test_reindexing_takes_in_what_is_new_and_leaves_out_what_can_no_longer_be_read(finished, moved):

@@ -31,6 +31,6 @@ def search(folder: Path) -> None:
             batch = queries[:size]
             exact = cpu(lambda b=batch: np.argpartition(-(b @ vectors.T), 10, axis=1)[:, :10]) / size
             ours = cpu(lambda b=batch: index.search(b, 10)) / size
-            note = f"recall@10 {about['recall']['recall']:.3f}, {about['nprobe']} of {about['nlist']} lists"
+            note = f"recall@10 {about['recall']['recall']:.3f}, {about['search']['nprobe']} of {about['nlist']} lists"
             rows = [("exact, numpy", exact, "recall@10 1"), ("index, 4 shards", ours, note)]
             show(f"a query, batch of {size} (build {spent:.1f} CPU s)", rows)

@@ -1,0 +1,244 @@
+"""What a version is: a manifest that names its objects, and the one pointer that says which version is served.
+
+root/CURRENT                      {"version": 3, "manifest_sha256": "..."}
+root/versions/v00000003.json      manifest: written whole, under a number that nobody had, and never changed
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from data.files import read_json, sha256_file, sha256_text, sync, write_json
+from index.collection import Kind
+from index.objects import Part, Ref, check_object, refs
+
+SCHEMA = 2
+UNSEALED = "0" * 64
+PARTS = ("lists", "vectors", "metadata", "lookup")  # of a shard
+
+
+class Shard(Part):
+    """Some rows of a collection: inverted lists, whole vectors and what the rows stand for, under the same keys."""
+
+    role: Literal["base", "delta"]
+    rows: int = Field(ge=0)
+    lists: Ref
+    vectors: Ref
+    metadata: Ref
+    lookup: Ref
+
+
+class Dead(Part):
+    """Keys that shards hold and that are never answered."""
+
+    rows: int = Field(ge=1)
+    keys: Ref
+
+
+class Counts(Part):
+    """Rows that are answered, and rows that shards hold and that are not."""
+
+    live: int = Field(ge=0)
+    dead: int = Field(ge=0)
+
+
+class Search(Part):
+    """How a collection is asked unless a request says otherwise: lists probed, rows rescored by their whole vectors."""
+
+    nprobe: int = Field(ge=1)
+    rescore: int = Field(ge=0)
+
+
+class About(Part):
+    """One collection."""
+
+    dim: int = Field(ge=1)
+    factory: str
+    nlist: int = Field(ge=1)
+    generation: str
+    template: Ref
+    shards: list[Shard]
+    dead: Dead | None = None
+    counts: Counts
+    search: Search
+    recall: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "About":
+        held, dead = sum(shard.rows for shard in self.shards), self.dead.rows if self.dead else 0
+        if (self.counts.live, self.counts.dead) != (held - dead, dead):
+            raise ValueError(f"shards hold {held} rows, {dead} of them dead, but counts say {self.counts}")
+        return self
+
+
+class Candidate(Part):
+    """All of a version but its number and its verdict."""
+
+    inputs: str
+    faiss: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    collections: dict[Kind, About]
+
+
+class Manifest(Candidate):
+    """A version."""
+
+    schema_: Literal[2] = Field(SCHEMA, alias="schema")
+    sha256: str = UNSEALED
+    """Of the file's text with these 64 digits as zeros; so every version can be checked, not only the served one."""
+    version: int = Field(ge=1)
+    parent: int | None
+    gate: dict[str, Any] | None
+    """What the gate said, at least {"passed": bool}; None: there was no gate."""
+
+    @model_validator(mode="after")
+    def _has_a_verdict(self) -> "Manifest":
+        if self.gate is not None and not isinstance(self.gate.get("passed"), bool):
+            raise ValueError(f"the gate's verdict {self.gate!r} does not say whether it passed")
+        return self
+
+    @property
+    def refused(self) -> bool:
+        """Whether the gate said no: such a version is kept to be looked at, and is never served."""
+        return self.gate is not None and not self.gate["passed"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def candidate(self) -> Candidate:
+        """The same without number and verdict."""
+        return Candidate(**{name: getattr(self, name) for name in Candidate.model_fields})
+
+
+def manifest_path(root: Path, version: int) -> Path:
+    """Where the manifest of a version lies."""
+    return Path(root) / "versions" / f"v{version:08d}.json"
+
+
+def versions(root: Path) -> list[int]:
+    """Numbers of the versions, served or refused, oldest first."""
+    return [number for number in numbers(root) if manifest_path(root, number).is_file()]
+
+
+def numbers(root: Path) -> list[int]:
+    """Every number that was ever taken and has left a trace, by an index of an older schema too."""
+    names = [path.name.removesuffix(".json") for path in Path(root).glob("versions/v*")]
+    return sorted({int(name[1:]) for name in names if re.fullmatch(r"v\d{8,18}", name)})
+
+
+def current(root: Path) -> dict[str, Any] | None:
+    """{"version", "manifest_sha256"} of the published version, None if nothing is published."""
+    path = Path(root) / "CURRENT"
+    if not path.is_file():
+        return None
+    pointer = read_json(path)
+    if not isinstance(pointer, dict) or not isinstance(pointer.get("version"), int):
+        raise ValueError(f"{path} does not name a version ({str(pointer)[:80]!r}). {remedy(root)}")
+    return pointer
+
+
+def readable_pointer(root: Path) -> dict[str, Any] | None:
+    """CURRENT for those who are about to replace it: a broken one counts as none, or nothing could mend it."""
+    try:
+        return current(root)
+    except ValueError:
+        return None
+
+
+def read_manifest(root: Path, version: int | None = None) -> Manifest:
+    """The manifest of `version` (default: the published one), compared with CURRENT's hash; objects are not looked at.
+
+    Raises FileNotFoundError if nothing is published or the file is missing, ValueError if it does not fit.
+    """
+    pointer = current(root) if version is None else readable_pointer(root)
+    if version is None and pointer is None:
+        raise FileNotFoundError(f"no index is published in {root}: run `tern index` first.")
+    number = pointer["version"] if version is None else version
+    path = manifest_path(root, number)
+    if path.with_suffix("").is_dir():
+        raise ValueError(
+            f"{path.with_suffix('')} was written by an older program (schema 1), this one reads schema {SCHEMA}: "
+            "run `tern index` to build again; the old files stay."
+        )
+    if not path.is_file():
+        named = "CURRENT names" if version is None else "asked for"
+        raise FileNotFoundError(f"{named} version {number}, but {path} is missing. {remedy(root)}")
+    if pointer and pointer["version"] == number and sha256_file(path) != pointer.get("manifest_sha256"):
+        raise ValueError(f"{path} is not the manifest that CURRENT names (sha256 differs). {remedy(root)}")
+    return _parse(root, path, number)
+
+
+def _parse(root: Path, path: Path, number: int) -> Manifest:
+    content, text = read_json(path), path.read_text(encoding="utf-8")
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has schema {schema!r}, this program reads {SCHEMA}. {remedy(root)}")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path} is not a manifest: {where}: {first['msg']}. {remedy(root)}") from error
+    if sealed(text.replace(manifest.sha256, UNSEALED)) != text:
+        raise ValueError(f"{path} is damaged: its sha256 is not the one that it says. {remedy(root)}")
+    if manifest.version != number:
+        raise ValueError(f"{path} says that it is version {manifest.version}: foreign. {remedy(root)}")
+    return manifest
+
+
+def sealed(text: str) -> str:
+    """A manifest's text with its own SHA-256 in place of the zeros."""
+    return text.replace(UNSEALED, sha256_text(text))
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Path:
+    """Write a version's manifest, whole, synced and read-only.
+
+    Raises FileExistsError if the number is taken: two writers never share one.
+    """
+    path = manifest_path(root, manifest.version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        beside.write_text(sealed(text + "\n"), encoding="utf-8")
+        beside.chmod(0o444)
+        sync(beside)
+        os.link(beside, path)  # as O_EXCL, but the name appears with its whole content
+        sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def point(root: Path, version: int) -> None:
+    """Switch what readers see, by one rename."""
+    pointer = {"version": version, "manifest_sha256": sha256_file(manifest_path(root, version))}
+    if readable_pointer(root) != pointer:
+        write_json(Path(root) / "CURRENT", pointer)
+
+
+def check_objects(root: Path, manifest: Candidate, content: bool = True) -> None:
+    """Compare every object of a version with its manifest: sizes and, with `content`, hashes.
+
+    Raises FileNotFoundError or ValueError naming the first that is missing, damaged or foreign.
+    """
+    for kind, about in manifest.collections.items():
+        named = {"template": about.template, "dead keys": about.dead}
+        for i, shard in enumerate(about.shards):
+            named |= {f"{name} of shard {i}": getattr(shard, name) for name in PARTS}
+        for what, part in named.items():
+            for ref in refs(part):
+                check_object(root, ref, f"{kind} {what}", content)
+
+
+def remedy(root: Path) -> str:
+    """The way out of a version that cannot be read."""
+    others = ", ".join(map(str, versions(root))) or "none"
+    return f"Roll back to a version that verifies (present: {others}), or run `tern index` to build again."

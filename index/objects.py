@@ -1,0 +1,142 @@
+"""Immutable files named by their SHA-256, shared by versions; and work towards one, found again after a kill.
+
+root/objects/ab/ab12...      written in the staging folder, renamed; synced before a manifest names it
+root/staging/<inputs>/       a record (JSON) of every finished step; anything else there is a half and is thrown away
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from data.files import MACHINE_FAULTS, read_json, sha256_file, sync
+
+REMEDY = "Roll back to a version that verifies, or run `tern index` to build again: that also mends it."
+M = TypeVar("M", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A part of a manifest: immutable, strict, and what it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Ref(Part):
+    """An object: 64 hex digits, so that no manifest can name a file outside the folder of objects."""
+
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    bytes: int = Field(ge=0)
+
+
+def object_path(root: Path, ref: Ref) -> Path:
+    """Where an object lies."""
+    return Path(root) / "objects" / ref.sha256[:2] / ref.sha256
+
+
+def refs(part: Any) -> Iterator[Ref]:
+    """Every object that a part of a manifest names."""
+    if isinstance(part, Ref):
+        yield part
+    elif isinstance(part, BaseModel):
+        for name in type(part).model_fields:
+            yield from refs(getattr(part, name))
+    elif isinstance(part, list | tuple | dict):
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from refs(inner)
+
+
+def put(root: Path, path: Path) -> Ref:
+    """Make an object of a finished file, which is moved. One that is there is kept if it is whole, else replaced.
+
+    It is synced by `settle`: until a manifest names it, it is compared with its hash before it is used.
+    """
+    ref = Ref(sha256=sha256_file(path), bytes=path.stat().st_size)
+    place = object_path(root, ref)
+    if _whole(place, ref):
+        path.unlink()
+        return ref
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o444)
+    os.replace(path, place)
+    return ref
+
+
+def settle(root: Path, part: Any) -> None:
+    """Make every object that `part` names survive a power cut: before a manifest names them, not one by one."""
+    paths = {object_path(root, ref) for ref in refs(part)}
+    for path in sorted(paths) + sorted({path.parent for path in paths}) + [Path(root) / "objects"]:
+        sync(path)
+
+
+def check_object(root: Path, ref: Ref, what: str, content: bool = True) -> Path:
+    """The path of an object, its size compared and, with `content`, its hash. `what` says what it holds.
+
+    Raises FileNotFoundError or ValueError naming it if it is missing, truncated, damaged or foreign.
+    """
+    path = object_path(root, ref)
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: {path} is missing, but the manifest lists it. {REMEDY}")
+    if (size := path.stat().st_size) != ref.bytes:
+        raise ValueError(
+            f"{what}: {path} has {size} bytes, the manifest says {ref.bytes}: truncated or foreign. {REMEDY}"
+        )
+    if content and (found := sha256_file(path)) != ref.sha256:
+        raise ValueError(
+            f"{what}: {path} is damaged or foreign: sha256 {found[:12]}, the manifest says {ref.sha256[:12]}. {REMEDY}"
+        )
+    return path
+
+
+def _whole(path: Path, ref: Ref) -> bool:
+    return path.is_file() and path.stat().st_size == ref.bytes and sha256_file(path) == ref.sha256
+
+
+class Staging:
+    """Work towards the candidate of `inputs` (a digest of all that goes in). Only the one writer may hold it."""
+
+    def __init__(self, root: Path, inputs: str):
+        self.root, self.folder = Path(root), Path(root) / "staging" / inputs
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.root / "staging").glob("*/*"):
+            if path.suffix != ".json" or path.name.startswith("."):
+                path.unlink()
+
+    def step(self, name: str, kind: type[M], make: Callable[[], M]) -> M:
+        """What `make` returns, or what an earlier run's did, if every object that it names is still whole."""
+        record = self.folder / f"{name.replace('/', '-')}.json"
+        found = self._recorded(record, kind)
+        if found is None:
+            found = make()
+            record.write_text(found.model_dump_json(), encoding="utf-8")
+        return found
+
+    def _recorded(self, record: Path, kind: type[M]) -> M | None:
+        if not record.is_file():
+            return None
+        try:
+            found = kind.model_validate(read_json(record))
+            for ref in refs(found):
+                check_object(self.root, ref, record.stem)
+        except (ValueError, ValidationError, FileNotFoundError):
+            return None
+        except OSError as error:
+            if error.errno in MACHINE_FAULTS:
+                raise
+            return None
+        return found
+
+    def put(self, name: str, write: Callable[[Path], Any]) -> Ref:
+        """Make an object of what `write(path)` writes."""
+        path = self.folder / f"{name.replace('/', '-')}.part"
+        try:
+            write(path)
+            return put(self.root, path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """The candidate is published, or refused and kept: nothing is left to find again."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,84 @@
+"""Parts of a version from their content: a shard of lists, vectors and rows; the dead; the name of a generation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from data.files import digest
+from index import metadata, shards
+from index.collection import BLOCK, Collection
+from index.manifest import Dead, Shard
+from index.objects import Ref, Staging, check_object, object_path
+from index.vectors import ShardVectors, write_vectors
+
+
+def build_shard(
+    staging: Staging,
+    name: str,
+    collection: Collection,
+    content: pa.Table,
+    template: Ref,
+    role: Literal["base", "delta"] = "delta",
+) -> Shard:
+    """The shard of the rows `content` (see `metadata.table`): vectors from the collection, lists from those vectors.
+
+    So a shard that is made again of its own vectors has the same bytes. What an earlier run has made is found again.
+    """
+
+    def make() -> Shard:
+        names, keys = content["id"].to_pylist(), content["key"].to_numpy()
+        rows = (vectors for _, vectors in collection.blocks(names))
+        dim = shards.dim_of(object_path(staging.root, template))
+        vectors = staging.put(f"{name}.vectors", lambda path: write_vectors(path, keys, dim, rows))
+        lists = staging.put(
+            f"{name}.lists",
+            lambda path: shards.write_shard(
+                object_path(staging.root, template), path, _blocks(object_path(staging.root, vectors))
+            ),
+        )
+        return Shard(
+            role=role,
+            rows=len(names),
+            lists=lists,
+            vectors=vectors,
+            metadata=staging.put(f"{name}.parquet", lambda path: metadata.write_parquet(path, content)),
+            lookup=staging.put(f"{name}.sqlite", lambda path: metadata.write_lookup(path, content)),
+        )
+
+    return staging.step(name, Shard, make)
+
+
+def _blocks(path: Path):
+    stored = ShardVectors(path)
+    for start in range(0, len(stored.keys), BLOCK):
+        some = slice(start, start + BLOCK)
+        yield np.asarray(stored.keys[some]), np.asarray(stored.vectors[some], np.float32)
+
+
+def generation(provenance: Mapping[str, Any], template: Ref) -> str:
+    """12 hex digits that name what may lie in one collection: vectors of one origin under one trained quantiser."""
+    return digest({"provenance": dict(provenance), "template": template.sha256})
+
+
+def write_dead(staging: Staging, name: str, keys: np.ndarray) -> Dead | None:
+    """Keys that shards hold and that are never answered, as an object; None for none."""
+    keys = np.unique(np.asarray(keys, "<i8"))
+    if not len(keys):
+        return None
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            np.lib.format.write_array(file, keys, version=(1, 0), allow_pickle=False)
+
+    return Dead(rows=len(keys), keys=staging.put(name, write))
+
+
+def read_dead(root: Path, dead: Dead | None) -> np.ndarray:
+    """(m,) int64 keys, sorted. Raises ValueError if the object is damaged."""
+    if dead is None:
+        return np.empty(0, np.int64)
+    path = check_object(root, dead.keys, "dead keys")
+    return np.load(path, allow_pickle=False).astype(np.int64)

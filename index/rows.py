@@ -1,0 +1,86 @@
+"""Rows of a collection by key or by id, asked of every shard's look-up: a position means nothing anywhere."""
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+AT_ONCE = 500  # parameters of one SQL statement; SQLite's oldest limit is 999
+
+
+class Lookup:
+    """Rows of one shard, from an immutable SQLite file; safe to share between threads."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        # immutable: no lock files, no journal look-up, works from read-only media
+        name = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
+        self._connection = sqlite3.connect(name, uri=True, check_same_thread=False)
+        self._connection.row_factory = sqlite3.Row
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
+        with self._lock:
+            return [dict(row) for row in self._connection.execute(statement, values)]
+
+
+class Rows:
+    """All rows of a collection that are alive.
+
+    dead  (m,) int64 keys, sorted, that shards hold and that are never answered
+    """
+
+    def __init__(self, paths: Sequence[Path], dead: np.ndarray):
+        self.lookups = [Lookup(path) for path in paths]
+        self._dead = frozenset(dead.tolist())
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for lookup in self.lookups:
+            lookup.close()
+
+    def by_key(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """{key: row}. Raises ValueError if one has no row: lists and metadata do not belong together."""
+        found: dict[int, dict[str, Any]] = {}
+        for lookup in self.lookups:
+            left = [key for key in keys if key not in found]
+            found |= {row["key"]: row for row in self._of(lookup, "key", left)}
+        lacking = next((key for key in keys if key not in found), None)
+        if lacking is not None:
+            folder = self.lookups[0].path.parent.parent
+            raise ValueError(
+                f"no look-up in {folder} has a row for key {lacking}: it is not this version's metadata. Verify the "
+                "index, roll back to a good version or build again."
+            )
+        return found
+
+    def by_id(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """{id: row} of those of the text ids that are in the collection."""
+        return {row["id"]: row for lookup in self.lookups for row in self._of(lookup, "id", names)}
+
+    def keys(self, names: Sequence[str]) -> np.ndarray:
+        """(m,) int64 keys, sorted, of those of the text ids that are in the collection."""
+        found = [row["key"] for lookup in self.lookups for row in self._of(lookup, "id", names, "key")]
+        return np.unique(np.asarray(found, np.int64))
+
+    def of_image(self, image_id: str) -> list[dict[str, Any]]:
+        """The rows that belong to one image, by id."""
+        found = [row for lookup in self.lookups for row in self._of(lookup, "image_id", [image_id])]
+        return sorted(found, key=lambda row: row["id"])
+
+    def _of(self, lookup: Lookup, column: str, values: Sequence[Any], what: str = "*") -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(values), AT_ONCE):
+            part = list(values[start : start + AT_ONCE])
+            marks = ", ".join("?" * len(part))
+            rows += lookup.ask(f"SELECT {what} FROM items WHERE {column} IN ({marks})", part)
+        return [row for row in rows if row["key"] not in self._dead]

@@ -1,0 +1,76 @@
+"""Whole vectors on disk, under sorted keys: to rescore with, to search exactly, to export and to build from again.
+
+A file is two .npy arrays, one after the other: keys (n,) int64, ascending, then vectors (n, d) float16.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+KEYS, VECTORS = np.dtype("<i8"), np.dtype("<f2")
+
+
+def write_vectors(path: Path, keys: np.ndarray, dim: int, blocks: Iterable[np.ndarray]) -> None:
+    """Write (n,) ascending keys, then blocks of (m, dim) vectors in their order."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(keys, KEYS), allow_pickle=False)
+        header = {"descr": VECTORS.str, "fortran_order": False, "shape": (len(keys), dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, VECTORS).tobytes())
+
+
+def _mapped(path: Path, file: BinaryIO, dtype: np.dtype, dimensions: int) -> np.ndarray:
+    """The next .npy array of a file, mapped; nothing is unpickled."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"{path} has an array of .npy version {version}, not (1, 0): it is no file of vectors.")
+    shape, fortran, found = np.lib.format.read_array_header_1_0(file)
+    if found != dtype or fortran or len(shape) != dimensions:
+        raise ValueError(f"{path} has an array of {found} with shape {shape}, not {dtype}: it is no file of vectors.")
+    start = file.tell()
+    file.seek(start + dtype.itemsize * int(np.prod(shape)))
+    if not shape[0]:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", start, shape)
+
+
+class ShardVectors:
+    """The vectors of one shard, mapped."""
+
+    def __init__(self, path: Path):
+        with open(path, "rb") as file:
+            self.keys = _mapped(path, file, KEYS, 1)
+            self.vectors = _mapped(path, file, VECTORS, 2)
+
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """(m,) rows of the (m,) keys; -1 for those that this shard does not have."""
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, -1)
+
+
+class MappedVectors:
+    """The vectors of every shard of a collection; safe to share between threads."""
+
+    def __init__(self, paths: Sequence[Path], dim: int):
+        self.shards, self.dim = [ShardVectors(path) for path in paths], dim
+
+    def get(self, keys: np.ndarray) -> np.ndarray:
+        """(m, d) float16 vectors of the (m,) int64 keys, in their order. Raises KeyError for one that is nowhere."""
+        found = np.empty((len(keys), self.dim), VECTORS)
+        left = np.ones(len(keys), bool)
+        for shard in self.shards:
+            where = np.flatnonzero(left)
+            if not len(where):
+                break
+            places = shard.places(keys[where])
+            here = places >= 0
+            found[where[here]] = shard.vectors[places[here]]
+            left[where[here]] = False
+        if left.any():
+            raise KeyError(f"no vector has the key {int(keys[left][0])}: lists and vectors do not belong together")
+        return found
