@@ -3,10 +3,15 @@
 import fcntl
 import os
 import platform
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
+
+from data.records import printable
 
 
 @contextmanager
@@ -19,20 +24,27 @@ def writing(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read(500).strip() or "another process"
             raise ValueError(
-                f"{folder} is being written by {holder}: wait until it has ended, or stop it, and run this again; "
-                "what is finished is kept."
+                f"{folder} is being written by {_holder(file)}: wait until it has ended, or stop it, and run this "
+                "again; what is finished is kept."
             ) from None
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(" ", "seconds")
-        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+        command = printable(" ".join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]))[:200]
+        file.write(f"process {os.getpid()} ({command}) on {platform.node()} since {now}\n")
         file.flush()
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def _holder(file: TextIO) -> str:
+    """Who wrote into the lock, and how long ago: by the file's time, and never in the future, if a clock went back."""
+    file.seek(0)
+    minutes = max(0, int(time.time() - os.fstat(file.fileno()).st_mtime)) // 60
+    holder = file.read(500).strip()
+    return f"{holder} ({minutes} min ago)" if holder else "another process"
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Vectors into neighbours: a sharded faiss inverted file, its metadata, and versions that are published whole."""
 
 from index.build import IndexConfig, build
+from index.collect import collect
 from index.collection import KINDS, Collection, Kind
 from index.manifest import current, versions
 from index.metadata import key_of
 from index.publish import RefusedError, rollback, verify
 from index.search import Hit, Index
+from index.tags import find, tag, tags, untag
 from index.tune import exact
 
 __all__ = [
@@ -17,10 +19,15 @@ __all__ = [
     "Kind",
     "RefusedError",
     "build",
+    "collect",
     "current",
     "exact",
+    "find",
     "key_of",
     "rollback",
+    "tag",
+    "tags",
+    "untag",
     "verify",
     "versions",
 ]

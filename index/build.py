@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data.files import digest
 from index import metadata, shards
 from index.collection import KINDS, Collection, check_unit
+from index.events import record
 from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard, manifest_path, point
 from index.objects import Part, Ref, Staging, object_path
 from index.parts import build_shard, generation
@@ -117,7 +118,8 @@ def build(
     with writer(root):
         staging, found = Staging(root, inputs), same_inputs(root, inputs)
         if found is not None and not found.refused:
-            point(root, found.version)
+            if point(root, found.version):
+                record(root, "served again", found.version)
             staging.drop()
             progress("switched")
             return manifest_path(root, found.version)

@@ -217,11 +217,13 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     return path
 
 
-def point(root: Path, version: int) -> None:
-    """Switch what readers see, by one rename."""
+def point(root: Path, version: int) -> bool:
+    """Switch what readers see, by one rename; whether it pointed elsewhere."""
     pointer = {"version": version, "manifest_sha256": sha256_file(manifest_path(root, version))}
-    if readable_pointer(root) != pointer:
-        write_json(Path(root) / "CURRENT", pointer)
+    if readable_pointer(root) == pointer:
+        return False
+    write_json(Path(root) / "CURRENT", pointer)
+    return True
 
 
 def check_objects(root: Path, manifest: Candidate, content: bool = True) -> None:

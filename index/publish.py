@@ -7,6 +7,7 @@ from typing import Any
 
 from data.files import sweep
 from data.lock import writing
+from index.events import record
 from index.manifest import (
     Candidate,
     Manifest,
@@ -66,6 +67,7 @@ def rollback(root: Path, version: int) -> Path:
         if manifest.refused:
             raise RefusedError(_told(manifest, root), version, manifest.gate)
         point(root, version)
+        record(root, "rolled back", version)
     return manifest_path(root, version)
 
 
@@ -104,6 +106,7 @@ def publish(root: Path, candidate: Candidate, gate: Gate | None = None, progress
     settle(root, manifest)
     path = write_manifest(root, manifest)
     progress("manifest")
+    record(root, "refused" if manifest.refused else "published", number, gate=manifest.gate)
     if manifest.refused:
         raise RefusedError(_told(manifest, root), number, manifest.gate)
     point(root, number)

@@ -1,5 +1,6 @@
 """Ask a published version: vectors in, hits with their metadata out."""
 
+import time
 from collections.abc import Collection as Ids
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from index.collection import check_unit
+from index.hold import Hold, hold
 from index.manifest import About, Manifest, check_objects, manifest_path, read_manifest
 from index.objects import check_object, object_path
 from index.parts import read_dead
 from index.rows import Rows
 from index.shards import Lists, one_wheel
 from index.vectors import MappedVectors
+
+TRIES = 20  # to open what CURRENT names while versions are published and collected
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ class Index:
     manifest    what that file says
     """
 
-    def __init__(self, root: Path, manifest: Manifest):
-        """Open a version whose objects are there, as `Index.open` does it, but for finding its manifest."""
+    def __init__(self, root: Path, manifest: Manifest, held: Hold | None = None):
+        """Open a version whose objects are there, as `Index.open` does it; `held` is closed with it."""
         one_wheel()
+        self._held = held
         self.root, self.path = Path(root), manifest_path(root, manifest.version)
         self.manifest: dict[str, Any] = manifest.as_dict()
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
@@ -59,7 +64,20 @@ class Index:
         lists and vectors are mapped, not read (`verify` reads them). Raises FileNotFoundError if nothing is published
         or a file is missing, ValueError if one is damaged or foreign, ImportError if two faiss wheels are installed.
         """
-        return cls(root, read_manifest(Path(root), version))
+        root = Path(root)
+        for _ in range(TRIES):
+            manifest = read_manifest(root, version)
+            held = hold(manifest_path(root, manifest.version))
+            if held is not None:
+                break
+            time.sleep(0.01)  # it has just been collected; CURRENT, which never is, names another by now
+        else:
+            raise FileNotFoundError(f"{manifest_path(root, manifest.version)} is being collected: ask for another one.")
+        try:
+            return cls(root, manifest, held)
+        except BaseException:
+            held.close()
+            raise
 
     def _opened(self, kind: str, about: About) -> "_Collection":
         whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}")  # noqa: E731
@@ -84,7 +102,9 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Let go of the metadata files; what is mapped goes with the object."""
+        """Let go of the version, which may then be collected; what is mapped goes with the object."""
+        if self._held is not None:
+            self._held.close()
         for collection in self._collections.values():
             collection.rows.close()
 

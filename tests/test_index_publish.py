@@ -15,6 +15,7 @@ import pytest
 
 from data.files import sha256_file
 from index import Collection, Index, IndexConfig, RefusedError, build, current, rollback, verify, versions
+from index.events import FILE
 from index.manifest import manifest_path, sealed
 from index.objects import Ref, object_path
 from tests.test_index import make
@@ -35,11 +36,19 @@ def publish(root: Path, seed: int, progress: Callable[[str], None] = lambda step
 
 
 def bytes_of(root: Path) -> dict[str, str]:
-    return {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): sha256_file(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != FILE
+    }
 
 
 def times(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".writer"}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in root.rglob("*")
+        if path.is_file() and path.name not in (".writer", FILE)
+    }
 
 
 def first_hit(root: Path) -> tuple[int, str]:
@@ -170,7 +179,9 @@ def test_kill_9(kill_at, built, straight, tmp_path):
 def test_one_writer_at_a_time(tmp_path):
     def intrude(step: str) -> None:
         if step == "image tuned":
-            with pytest.raises(ValueError, match=r"is being written by process \d+ on .* since .*: wait"):
+            with pytest.raises(
+                ValueError, match=r"is being written by process \d+ \(.*pytest.*\) on .* since .* \(0 min ago\): wait"
+            ):
                 publish(tmp_path, 2)
 
     publish(tmp_path, 1, intrude)

@@ -1,0 +1,145 @@
+"""Tags and garbage collection: what somebody may still want is spared, the rest goes, and nothing that is named."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index import Index, collect, current, find, rollback, tag, tags, untag, verify, versions
+from index.events import events
+from index.manifest import manifest_path
+from tests.test_index import make
+from tests.test_index_publish import CONFIG, RefusedError, build, publish
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> Path:
+    """Five versions that passed and a sixth that was refused."""
+    root = tmp_path_factory.mktemp("five")
+    for seed in range(1, 6):
+        publish(root, seed)
+    with pytest.raises(RefusedError):
+        build(CONFIG, *make(6, images=60), root, gate=lambda candidate, served: {"passed": False})
+    return root
+
+
+@pytest.fixture
+def root(five, tmp_path) -> Path:
+    return shutil.copytree(five, tmp_path / "index")
+
+
+def named(root: Path) -> set[str]:
+    """Every hash in every manifest, by a walk over the raw JSON."""
+
+    def walk(part):
+        if isinstance(part, dict):
+            if {"sha256", "bytes"} == set(part):
+                yield part["sha256"]
+            for inner in part.values():
+                yield from walk(inner)
+        elif isinstance(part, list):
+            for inner in part:
+                yield from walk(inner)
+
+    return {name for path in root.glob("versions/*.json") for name in walk(json.loads(path.read_text()))}
+
+
+HOLDING = """
+import sys, time
+from index import Index
+index = Index.open(sys.argv[1], 3)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_may_be_wanted_is_spared_and_the_rest_goes(root):
+    tag(root, "keep-me", 1)
+    with (
+        Index.open(root, 2) as reader,
+        subprocess.Popen([sys.executable, "-c", HOLDING, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
+    ):
+        other.stdout.readline()
+        before = sorted(root.rglob("*"))
+        told = collect(root, keep=1, dry_run=True)
+        assert [path for path in sorted(root.rglob("*")) if path.name != ".writer"] == [
+            path for path in before if path.name != ".writer"
+        ]
+        found = collect(root, keep=1)
+        assert found == told
+        assert found.spared == {1: "tagged keep-me", 2: "open", 3: "open", 5: "served", 6: "refused since"}
+        assert (found.versions, versions(root)) == ([4], [1, 2, 3, 5, 6])
+        assert found.objects > 0
+        assert {path.name for path in root.glob("objects/*/*")} == named(root)
+        assert reader.search(make(1, images=60)[1]["image"][:1], 1)[0]
+        other.kill()
+    assert collect(root, keep=1).versions == [2, 3], "a reader that is gone, or was killed, holds nothing"
+    assert {path.name for path in root.glob("objects/*/*")} == named(root)
+    for version in versions(root):
+        verify(root, version)
+    untag(root, "keep-me")
+    assert collect(root, keep=1).versions == [1]
+    assert collect(root, keep=1).objects == 0
+    publish(root, 7)
+    assert versions(root) == [5, 6, 7], "no number is given twice"
+
+
+def test_a_version_that_was_rolled_back_from_can_be_served_again(root):
+    rollback(root, 4)
+    assert collect(root, keep=2).spared == {4: "served", 5: "one of the last 2", 6: "refused since"}
+    assert rollback(root, 5) == manifest_path(root, 5)
+    assert current(root)["version"] == 5
+    assert [(e["event"], e["version"]) for e in events(root)][-3:] == [
+        ("rolled back", 4),
+        ("collected", None),
+        ("rolled back", 5),
+    ]
+
+
+def test_tags_name_versions(root):
+    tag(root, "prod", 2)
+    tag(root, "prod", 2)
+    with pytest.raises(ValueError, match="tag 'prod' names version 2: move it"):
+        tag(root, "prod", 3)
+    tag(root, "prod", 3, move=True)
+    assert (tags(root), find(root, "prod"), find(root, "3"), find(root, "v00000003")) == ({"prod": 3}, 3, 3, 3)
+    with Index.open(root, find(root, "prod")) as index:
+        assert index.version == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda root: tag(root, "../x", 1), r"'../x' cannot be a tag"),
+        (lambda root: tag(root, "3", 1), r"'3' cannot be a tag"),
+        (lambda root: tag(root, "", 1), r"'' cannot be a tag"),
+        (lambda root: tag(root, "prod", 9), r"asked for version 9.*present: 1, 2, 3, 4, 5, 6"),
+        (lambda root: untag(root, "prod"), r"no tag 'prod' in .*; there are none"),
+        (lambda root: find(root, "prod"), r"'prod' is no version and no tag"),
+        (lambda root: collect(root, keep=0), r"keep is 0"),
+        (lambda root: rollback(root, 6), r"version 6 did not pass its gate.*version 5 is served as before"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, message, root):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        call(root)
+
+
+def test_nothing_is_collected_while_a_manifest_cannot_be_read(root):
+    path = manifest_path(root, 1)
+    path.chmod(0o644)
+    path.write_text(path.read_text()[:-9])
+    before = {path for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"v00000001\.json"):
+        collect(root)
+    assert {path for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_half_lines_of_events_are_passed_over(root):
+    with open(root / "events.jsonl", "ab") as file:
+        file.write(b'\n{"event": "publ')
+    publish(root, 8)
+    assert [(e["event"], e["version"]) for e in events(root)][-2:] == [("refused", 6), ("published", 7)]
