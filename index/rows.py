@@ -27,6 +27,13 @@ class Lookup:
         """Let go of the file."""
         self._connection.close()
 
+    def tuples(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT as plain tuples: for many of them."""
+        with self._lock:
+            cursor = self._connection.cursor()
+            cursor.row_factory = None
+            return cursor.execute(statement, values).fetchall()
+
     def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
         with self._lock:
@@ -71,6 +78,18 @@ class Rows:
         """(m,) int64 keys, sorted, of those of the text ids that are in the collection."""
         found = [row["key"] for lookup in self.lookups for row in self._of(lookup, "id", names, "key")]
         return np.unique(np.asarray(found, np.int64))
+
+    def where(self, condition: str, values: Sequence[Any]) -> np.ndarray:
+        """(m,) int64 keys, sorted, of the rows that answer to a condition of `index.where`, its values apart."""
+        statement = f"SELECT key FROM items WHERE {condition}"
+        found = [key for lookup in self.lookups for (key,) in lookup.tuples(statement, values)]
+        return np.setdiff1d(np.asarray(found, np.int64), np.fromiter(self._dead, np.int64, len(self._dead)))
+
+    def images_where(self, condition: str, values: Sequence[Any]) -> set[str]:
+        """The images that such rows belong to."""
+        statement = f"SELECT key, image_id FROM items WHERE {condition}"
+        found = (pair for lookup in self.lookups for pair in lookup.tuples(statement, values))
+        return {image for key, image in found if image is not None and key not in self._dead}
 
     def of_image(self, image_id: str) -> list[dict[str, Any]]:
         """The rows that belong to one image, by id."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection as Ids
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,11 @@ from index.parts import read_dead
 from index.rows import Rows
 from index.shards import Lists, one_wheel
 from index.vectors import MappedVectors
+from index.where import CAPTION, parse
+
+FEW = 1024  # rows: a filter that keeps no more, or this part of all, is answered from the whole vectors, exactly
+FEW_PART = 0.02
+FILTERS = 8  # whose rows are remembered
 
 TRIES = 20  # to open what CURRENT names while versions are published and collected
 
@@ -55,6 +61,7 @@ class Index:
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
         check_objects(self.root, manifest, content=False)
         self._collections = {kind: self._opened(kind, about) for kind, about in manifest.collections.items()}
+        self._chosen = lru_cache(FILTERS)(self._choose)  # a version does not change
 
     @classmethod
     def open(cls, root: Path, version: int | None = None) -> "Index":
@@ -116,16 +123,21 @@ class Index:
         nprobe: int | None = None,
         keep: Ids[str] | None = None,
         rescore: int | None = None,
+        where: str | None = None,
     ) -> list[list[Hit]]:
         """The best `k` items of `kind` for each of (q, d) unit vectors, highest score first.
 
         nprobe  lists to look into; default: what the build measured
-        keep    answer with these ids only; ids that are not in the index are passed over. Few of them, or lists that
-                hold fewer than k, are searched exhaustively: k hits come wherever k exist.
+        keep    answer with these ids only; ids that are not in the index are passed over
         rescore rows found by their codes that are rescored by their whole vectors; default: what the build was told
+        where   answer with the rows that this filter over their metadata takes (`index.where`), such as
+                "split = 'test' and width >= 640"
+
+        Where `keep` and `where` leave few rows these are searched exactly, by their whole vectors; where the lists hold
+        fewer than k, all lists are searched: k hits come wherever k exist.
 
         Equal scores come in the order of their 64-bit keys. Raises ValueError on an unknown kind, a wrong dimension,
-        or a query that is not a finite vector of unit length.
+        a query that is not a finite vector of unit length, or a filter that is wrong.
         """
         collection = self._collection(kind)
         array, dim = np.asarray(queries, np.float32), collection.lists.dim
@@ -139,6 +151,11 @@ class Index:
                 raise ValueError(f"{name} is {value}; ask for {least} or more.")
         check_unit(array, "query, row", range(len(array)))
         kept = None if keep is None else collection.rows.keys(list(keep))
+        if where is not None:
+            taken = self._chosen(kind, where)
+            kept = taken if kept is None else np.intersect1d(kept, taken, assume_unique=True)
+        if kept is not None and len(kept) <= max(FEW, FEW_PART * collection.lists.ntotal):
+            return self._hits(collection.rows, *collection.vectors.search(array, k, kept))
         usual = collection.about.search
         probes, depth = usual.nprobe if nprobe is None else nprobe, usual.rescore if rescore is None else rescore
         return self._hits(collection.rows, *collection.lists.search(array, k, probes, kept, depth))
@@ -155,6 +172,17 @@ class Index:
         if kind not in self._collections:
             raise ValueError(f"{self.path} has no {kind!r} collection; it has {', '.join(self.kinds)}.")
         return self._collections[kind]
+
+    def _choose(self, kind: str, where: str) -> np.ndarray:
+        """(m,) int64 keys, sorted, of the living rows of a kind that a filter takes."""
+        told = self._collections.get(CAPTION)
+        condition, values = parse(where).sql(kind, told.rows.images_where if told else lambda *_: ())
+        return self._collections[kind].rows.where(condition, values)
+
+    def matching(self, where: str, kind: str = "image") -> int:
+        """How many items of `kind` a filter takes. Raises ValueError if it is wrong."""
+        self._collection(kind)
+        return len(self._chosen(kind, where))
 
     @staticmethod
     def _hits(lookup: Rows, scores: np.ndarray, keys: np.ndarray) -> list[list[Hit]]:

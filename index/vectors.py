@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from index.shards import BLOCK, merge
+
 KEYS, VECTORS = np.dtype("<i8"), np.dtype("<f2")
 
 
@@ -74,3 +76,16 @@ class MappedVectors:
         if left.any():
             raise KeyError(f"no vector has the key {int(keys[left][0])}: lists and vectors do not belong together")
         return found
+
+    def search(self, queries: np.ndarray, k: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The best k of the (m,) `keys` for each of (q, d) float32 queries, by every inner product.
+
+        Returns scores (q, k') float32, highest first, and keys (q, k') int64, equal scores by lower key; k' is k or m.
+        """
+        scores, found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        for start in range(0, len(keys), BLOCK):
+            some = keys[start : start + BLOCK]
+            more = queries @ self.get(some).T.astype(np.float32)  # (q, BLOCK)
+            both = np.hstack([scores, more]), np.hstack([found, np.broadcast_to(some, more.shape)])
+            scores, found = merge(*both, k)
+        return scores, found

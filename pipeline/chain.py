@@ -98,7 +98,7 @@ class Chain:
         # By recipe: a store that was given may lie in a folder of any name.
         regions = f"regions-{digest(Store(self.regions).recipe)}"
         provenance = {"model": self.model.name, "regions": regions, "tokens": self.tokens.name}
-        inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance)
+        inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance, self.regions)
         return self._timed("index", lambda: build_index(*inputs))
 
     def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:

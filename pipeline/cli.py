@@ -179,6 +179,9 @@ def search(
         Path | None, typer.Option(help="A photograph to find captions for, in place of a sentence.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 8,
+    where: Annotated[
+        str | None, typer.Option(help="A filter over the metadata: docs/INDEX.md has the grammar.", metavar="FILTER")
+    ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="Also write the hits as a page (.html) or a picture (.png).")
     ] = None,
@@ -188,6 +191,7 @@ def search(
     """Search the published index.
 
     [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
+    tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
     tern search --image photo.jpg[/dim]
     """
     if (sentence is None) == (image is None):
@@ -198,7 +202,7 @@ def search(
     from pipeline.search import Searcher
 
     searcher = Searcher(load_plan(plan, tuple(overrides or ())))
-    hits = searcher.by_text(sentence, k) if sentence is not None else searcher.by_image(image, k)
+    hits = searcher.by_text(sentence, k, where) if sentence is not None else searcher.by_image(image, k, where)
     for number, hit in enumerate(hits, 1):
         text = printable(hit.captions[0]) if hit.captions else ""
         typer.echo(f"{number:>3}  {hit.score:.3f}  {printable(hit.id)}  {text}")

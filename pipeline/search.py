@@ -134,14 +134,14 @@ class Searcher:
         ids = self._regions.ids
         return dict(zip(self._regions.hashes(ids), ids, strict=True))
 
-    def by_text(self, sentence: str, k: int = 10) -> list[Hit]:
-        """The k images that fit a sentence best, with the regions that answer to it."""
+    def by_text(self, sentence: str, k: int = 10, where: str | None = None) -> list[Hit]:
+        """The k images that fit a sentence best, with the regions that answer to it; of those that a filter takes."""
         query = self.text_vector(sentence)
-        return [self._image_hit(found, query) for found in self.index.search(query, k, "image")[0]]
+        return [self._image_hit(found, query) for found in self.index.search(query, k, "image", where=where)[0]]
 
-    def by_image(self, path: Path, k: int = 10) -> list[Hit]:
-        """The k captions that fit a photograph best."""
-        found = self.index.search(self.image_vector(path), k, "caption")[0]
+    def by_image(self, path: Path, k: int = 10, where: str | None = None) -> list[Hit]:
+        """The k captions that fit a photograph best; of those that a filter over their metadata takes."""
+        found = self.index.search(self.image_vector(path), k, "caption", where=where)[0]
         return [Hit(hit.id, hit.score, self._root / hit.row["path"], (hit.row["text"],)) for hit in found]
 
     def _image_hit(self, found, query: np.ndarray) -> Hit:

@@ -22,36 +22,39 @@ except ImportError as error:
 
 MAX_UPLOAD_BYTES = 25 << 20
 K = Annotated[int, Query(ge=1, le=100)]
+Where = Annotated[str, Query(description="a filter over the metadata, such as split = 'test' and width >= 640")]
 
 
 def application(searcher: Searcher) -> FastAPI:
     """The service over one opened index.
 
-    GET / (page), GET /search?q=&k= (images for a sentence), POST /search/image (captions for a photograph).
+    GET / (page), GET /search?q=&k=&where= (images for a sentence), POST /search/image (captions for a photograph).
     """
     app = FastAPI(title="TERN search", docs_url="/docs", redoc_url=None)
 
     @app.get("/", response_class=HTMLResponse)
-    def page(q: str = "", k: K = 12) -> str:
+    def page(q: str = "", k: K = 12, where: Where = "") -> str:
         hits, problem = [], ""
         if q.strip():
             try:
-                hits = searcher.by_text(q, k)
+                hits = searcher.by_text(q, k, where.strip() or None)
             except ValueError as error:
                 problem = str(error)
-        shown = {"query": q, "cards": [card(hit) for hit in hits], "problem": problem}
+        shown = {"query": q, "where": where, "cards": [card(hit) for hit in hits], "problem": problem}
         return templates.get_template("search.html").render(**shown, version=searcher.index.version)
 
     @app.get("/search")
-    def by_text(q: str, k: K = 10) -> dict[str, Any]:
-        return _answer(searcher, partial(searcher.by_text, q, k))
+    def by_text(q: str, k: K = 10, where: Where = "") -> dict[str, Any]:
+        return _answer(searcher, partial(searcher.by_text, q, k, where.strip() or None))
 
     @app.post("/search/image")
-    async def by_image(request: Request, k: K = 10) -> dict[str, Any]:
+    async def by_image(request: Request, k: K = 10, where: Where = "") -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photo"  # never a name that the client sent
             await _receive(request, path)
-            return await run_in_threadpool(_answer, searcher, partial(searcher.by_image, path, k))
+            return await run_in_threadpool(
+                _answer, searcher, partial(searcher.by_image, path, k, where.strip() or None)
+            )
 
     return app
 

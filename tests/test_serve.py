@@ -1,8 +1,12 @@
 """The search service gives what the searcher gives, keeps its paths to itself, and refuses what is too large."""
 
 import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
 
+from pipeline.cli import build
 from pipeline.search import Searcher
+from tests.conftest import small_plan
 
 testclient = pytest.importorskip("fastapi.testclient")
 serve = pytest.importorskip("pipeline.serve")
@@ -32,6 +36,32 @@ def test_photographs_find_captions(client, searcher, finished):
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in searcher.by_image(path, 4)]
 
 
+def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(client, searcher, finished):
+    sizes = {image.id: Picture.open(image.path).size for image in finished.usable.images}
+    middle = max(width for width, _ in sizes.values())
+    where = f"split in ('test', 'train') and width >= {middle} and not caption like '%DOG%'"
+    right = {
+        image.id
+        for image in finished.usable.images
+        if image.split != "val" and sizes[image.id][0] >= middle
+        if not any("dog" in caption.text.lower() for caption in finished.usable.captions_of[image.id])
+    }
+    assert 0 < len(right) < len(sizes)
+    hits = [hit.id for hit in searcher.by_text("a man", 36, where)]
+    assert set(hits) == right
+    assert [
+        hit["id"] for hit in client.get("/search", params={"q": "a man", "k": 36, "where": where}).json()["hits"]
+    ] == hits
+    page = client.get("/", params={"q": "a man", "k": 36, "where": where}).text
+    assert page.count("<figure") == len(right)
+    asked = ["search", "a man", "-k", "36", "--where", where, "--plan", str(small_plan(finished.plan.workspace.parent))]
+    told = CliRunner().invoke(build(), asked)
+    assert [line.split()[2] for line in told.stdout.splitlines()] == hits
+    photo = finished.dataset.images[0].path
+    said = client.post("/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()).json()
+    assert {finished.usable.image[finished.usable.owner[hit["id"]]].split for hit in said["hits"]} == {"val"}
+
+
 def test_the_page_shows_pictures_and_escapes_the_query(client):
     assert "data:image/jpeg" in client.get("/", params={"q": "a dog"}).text
     assert "<script>alert" not in client.get("/", params={"q": "<script>alert(1)</script>"}).text
@@ -46,6 +76,8 @@ def test_the_page_shows_pictures_and_escapes_the_query(client):
         (lambda c: c.get("/search", params={"q": "a", "k": 0}), 422, "greater than or equal to 1"),
         (lambda c: c.get("/search", params={"q": "a", "k": 1000}), 422, "less than or equal to 100"),
         (lambda c: c.get("/search"), 422, "Field required"),
+        (lambda c: c.get("/search", params={"q": "a", "where": "splt = 'x'"}), 422, "did you mean 'split'?"),
+        (lambda c: c.get("/", params={"q": "a", "where": "width = <b>"}), 200, "a number is expected"),
         (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the image the photograph"),
         (lambda c: c.post("/search/image", content=b""), 422, "cannot use the image the photograph"),
         (lambda c: c.post("/search/image", content=bytes(26 << 20)), 413, "more than"),
