@@ -3,6 +3,7 @@
 from index.build import IndexConfig, build
 from index.collect import collect
 from index.collection import KINDS, Collection, Kind
+from index.live import Live
 from index.manifest import current, versions
 from index.metadata import key_of
 from index.publish import RefusedError, rollback, verify
@@ -17,6 +18,7 @@ __all__ = [
     "Index",
     "IndexConfig",
     "Kind",
+    "Live",
     "RefusedError",
     "build",
     "collect",

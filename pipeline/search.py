@@ -1,6 +1,7 @@
 """A query into hits: a typed sentence takes the functions that stored captions took, a photograph those of images."""
 
 from collections import defaultdict
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,19 +44,36 @@ class Hit:
 
 
 class Searcher:
-    """The published index of a plan, with the model and the extractors that made its vectors.
+    """The published index of a plan (or another version), with the model and the extractors that made its vectors.
 
     Raises FileNotFoundError if nothing is published, ValueError if the plan's extractors are not those of the index.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, version: int | None = None):
         self.plan = plan
-        self.index = Index.open(plan.workspace / "index")
+        self.index = Index.open(plan.workspace / "index", version)
         made_by = self.index.manifest["provenance"]
         self._model = trained(plan.workspace / "models" / made_by["model"], plan.text)
         self._regions = self._region_store(made_by["regions"])
         self._tokens_name = made_by["tokens"]
         self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
+
+    def over(self, version: int | None = None) -> "Searcher":
+        """The same over another version (default: the one that is served now); what is loaded is not loaded again."""
+        index = Index.open(self.index.root, version)
+        if index.manifest["provenance"] != self.index.manifest["provenance"]:
+            index.close()
+            return Searcher(self.plan, version)
+        other = copy(self)
+        other.index = index
+        other._regions = other._region_store(index.manifest["provenance"]["regions"])  # which may have grown
+        for name in ("_paths", "_by_bytes", "_by_hash"):
+            other.__dict__.pop(name, None)
+        return other
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self.index.close()
 
     def _region_store(self, name: str) -> Store:
         """The region store of the index: in the workspace, or where the plan says that it was given."""

@@ -2,12 +2,13 @@
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from index import Live, find
 from pipeline.gallery import card, templates
 from pipeline.plan import Plan
 from pipeline.search import Hit, Searcher
@@ -23,40 +24,58 @@ except ImportError as error:
 MAX_UPLOAD_BYTES = 25 << 20
 K = Annotated[int, Query(ge=1, le=100)]
 Where = Annotated[str, Query(description="a filter over the metadata, such as split = 'test' and width >= 640")]
+Version = Annotated[str, Query(max_length=64, description="A version's number or tag; empty: the one that is served.")]
 
 
-def application(searcher: Searcher) -> FastAPI:
-    """The service over one opened index.
+def application(live: Live[Searcher]) -> FastAPI:
+    """The service over the version that is served, whichever that is from one request to the next.
 
-    GET / (page), GET /search?q=&k=&where= (images for a sentence), POST /search/image (captions for a photograph).
+    GET / (page), GET /search?q=&k= (images for a sentence), POST /search/image (captions for a photograph). All take
+    `where`, a filter, and `version`, a number or a tag, to ask another one.
     """
     app = FastAPI(title="TERN search", docs_url="/docs", redoc_url=None)
 
     @app.get("/", response_class=HTMLResponse)
-    def page(q: str = "", k: K = 12, where: Where = "") -> str:
+    def page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> str:
         hits, problem = [], ""
-        if q.strip():
-            try:
-                hits = searcher.by_text(q, k, where.strip() or None)
-            except ValueError as error:
-                problem = str(error)
-        shown = {"query": q, "where": where, "cards": [card(hit) for hit in hits], "problem": problem}
-        return templates.get_template("search.html").render(**shown, version=searcher.index.version)
+        with _asked(live, version) as searcher:
+            if q.strip():
+                try:
+                    hits = searcher.by_text(q, k, where.strip() or None)
+                except ValueError as error:
+                    problem = str(error)
+            asked = {"query": q, "where": where, "pinned": version, "version": searcher.index.version}
+            shown = {"cards": [card(hit) for hit in hits], "problem": problem}
+            return templates.get_template("search.html").render(asked | shown)
 
     @app.get("/search")
-    def by_text(q: str, k: K = 10, where: Where = "") -> dict[str, Any]:
-        return _answer(searcher, partial(searcher.by_text, q, k, where.strip() or None))
+    def by_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
+        return _answer(live, version, lambda searcher: searcher.by_text(q, k, where.strip() or None))
 
     @app.post("/search/image")
-    async def by_image(request: Request, k: K = 10, where: Where = "") -> dict[str, Any]:
+    async def by_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photo"  # never a name that the client sent
             await _receive(request, path)
             return await run_in_threadpool(
-                _answer, searcher, partial(searcher.by_image, path, k, where.strip() or None)
+                _answer, live, version, lambda searcher: searcher.by_image(path, k, where.strip() or None)
             )
 
     return app
+
+
+@contextmanager
+def _asked(live: Live[Searcher], version: str) -> Iterator[Searcher]:
+    """The searcher of the version that a request names; 404 for one that is not there or did not pass its gate."""
+    with ExitStack() as opened:
+        try:
+            number = find(live.root, version) if version else None
+            searcher = opened.enter_context(live.use(number))
+        except (ValueError, FileNotFoundError) as error:  # its text says where files lie
+            raise HTTPException(404, f"there is no version {version!r} that can be asked") from error
+        if (searcher.index.manifest["gate"] or {}).get("passed") is False:
+            raise HTTPException(404, f"version {version!r} did not pass its gate")
+        yield searcher
 
 
 async def _receive(request: Request, path: Path) -> None:
@@ -70,12 +89,13 @@ async def _receive(request: Request, path: Path) -> None:
             file.write(part)
 
 
-def _answer(searcher: Searcher, find: Callable[[], list[Hit]]) -> dict[str, Any]:
-    try:
-        hits = find()
-    except ValueError as error:
-        raise HTTPException(422, re.sub(r"/\S+/photo", "the photograph", str(error))) from error
-    return {"version": searcher.index.version, "hits": [_public(hit) for hit in hits]}
+def _answer(live: Live[Searcher], version: str, find_hits: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
+    with _asked(live, version) as searcher:
+        try:
+            hits = find_hits(searcher)
+        except ValueError as error:
+            raise HTTPException(422, re.sub(r"/\S+/photo", "the photograph", str(error))) from error
+        return {"version": searcher.index.version, "hits": [_public(hit) for hit in hits]}
 
 
 def _public(hit: Hit) -> dict[str, Any]:
@@ -84,5 +104,6 @@ def _public(hit: Hit) -> dict[str, Any]:
 
 
 def run(plan: Plan, host: str, port: int) -> None:
-    """Serve until Ctrl-C."""
-    uvicorn.run(application(Searcher(plan)), host=host, port=port, log_level="info")
+    """Serve until Ctrl-C; a version that is published meanwhile is served from the next second on."""
+    first = Searcher(plan)
+    uvicorn.run(application(Live(first.index.root, first.over)), host=host, port=port, log_level="info")

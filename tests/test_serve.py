@@ -1,10 +1,14 @@
 """The search service gives what the searcher gives, keeps its paths to itself, and refuses what is too large."""
 
+import shutil
+
 import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
+from index import Live, rollback, tag
 from pipeline.cli import build
+from pipeline.indexing import build_index
 from pipeline.search import Searcher
 from tests.conftest import small_plan
 
@@ -19,7 +23,7 @@ def searcher(finished):
 
 @pytest.fixture(scope="module")
 def client(searcher):
-    return testclient.TestClient(serve.application(searcher))
+    return testclient.TestClient(serve.application(Live(searcher.index.root, searcher.over, every=0)))
 
 
 def test_sentences_find_what_the_searcher_finds(client, searcher, finished):
@@ -78,6 +82,9 @@ def test_the_page_shows_pictures_and_escapes_the_query(client):
         (lambda c: c.get("/search"), 422, "Field required"),
         (lambda c: c.get("/search", params={"q": "a", "where": "splt = 'x'"}), 422, "did you mean 'split'?"),
         (lambda c: c.get("/", params={"q": "a", "where": "width = <b>"}), 200, "a number is expected"),
+        (lambda c: c.get("/search", params={"q": "a", "version": "99"}), 404, "there is no version '99'"),
+        (lambda c: c.get("/search", params={"q": "a", "version": "../x"}), 404, "there is no version '../x'"),
+        (lambda c: c.get("/", params={"version": "prod"}), 404, "there is no version 'prod'"),
         (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the image the photograph"),
         (lambda c: c.post("/search/image", content=b""), 422, "cannot use the image the photograph"),
         (lambda c: c.post("/search/image", content=bytes(26 << 20)), 413, "more than"),
@@ -87,3 +94,26 @@ def test_what_cannot_be_answered_is_said(client, ask, status, says):
     answer = ask(client)
     assert answer.status_code == status
     assert says in answer.text
+
+
+def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, tmp_path):
+    shutil.copytree(finished.plan.workspace / "index", tmp_path / "index")
+    for name in ("models", "stores", "dataset"):
+        (tmp_path / name).symlink_to(finished.plan.workspace / name)
+    first = Searcher(finished.plan.model_copy(update={"workspace": tmp_path}))
+    client = testclient.TestClient(serve.application(Live(first.index.root, first.over, every=0)))
+
+    def asked(**more) -> tuple[int, list[str]]:
+        answer = client.get("/search", params={"q": "a dog", "k": 3, **more}).json()
+        return answer["version"], [hit["id"] for hit in answer["hits"]]
+
+    before = asked()
+    assert before[0] == 1
+    config = finished.plan.index.model_copy(update={"shards": 1})
+    build_index(config, finished.vectors, finished.usable, tmp_path, first.index.manifest["provenance"])
+    assert asked() == (2, before[1])
+    tag(first.index.root, "old", 1)
+    assert asked(version="1") == asked(version="old") == before
+    assert "Index version 1." in client.get("/", params={"q": "a dog", "version": "old"}).text
+    rollback(first.index.root, 1)
+    assert asked() == before

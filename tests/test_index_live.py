@@ -1,0 +1,154 @@
+"""Readers never stop: versions come and go under searching threads and processes, and every answer is right."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import Index, IndexConfig, Live, build, collect, current, rollback, versions
+from index.manifest import manifest_path
+from tests.test_index import make
+
+CONFIG = IndexConfig(nlist=1, shards=2)  # exact
+HERE = Path(__file__).parent.parent
+K = 5
+
+
+def publish(root: Path, seed: int) -> None:
+    build(CONFIG, *make(seed, images=60), root, provenance={"seed": seed})
+
+
+def expected(seeds: range) -> dict[int, list[list[str]]]:
+    """Exact answers by numpy, of every version's own vectors, to the same questions."""
+    queries, found = make(0, images=60)[1]["image"][:4], {}
+    for seed in seeds:
+        collection = make(seed, images=60)[0]["image"]
+        order = np.argsort(-(queries.astype(np.float64) @ collection.vectors.T.astype(np.float64)), axis=1)[:, :K]
+        found[seed] = [[collection.ids[i] for i in line] for line in order]
+    return found
+
+
+def searching(live: Live, right: dict[int, list[list[str]]], stop, seen: Counter) -> None:
+    """Ask until told to stop; `seen` counts right answers by version, and what was not one under its own name."""
+    queries = make(0, images=60)[1]["image"][:4]
+    while not stop():
+        try:
+            with live.use() as index:
+                answer = [[hit.id for hit in line] for line in index.search(queries, K)]
+                good = answer == right[index.manifest["provenance"]["seed"]]
+                seen[str(index.version) if good else f"wrong in {index.version}"] += 1
+        except Exception as error:  # whatever it is, a request has failed
+            seen[f"failed: {error!r}"] += 1
+        time.sleep(0.004)
+
+
+PROCESS = """
+import json, select, sys
+from collections import Counter
+from index import Live, Index
+from tests.test_index_live import searching
+right = {int(seed): answers for seed, answers in json.loads(sys.argv[2]).items()}
+seen = Counter()
+live = Live(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
+print("ready", flush=True)
+searching(live, right, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), seen)
+print(json.dumps(seen))
+"""
+
+
+def test_twenty_publishes_rollbacks_and_collections_under_readers(tmp_path):
+    right = expected(range(1, 22))
+    publish(tmp_path, 1)
+    live = Live(tmp_path, lambda version: Index.open(tmp_path, version), every=0)
+    stop, threads_saw = threading.Event(), Counter()
+    threads = [threading.Thread(target=searching, args=(live, right, stop.is_set, threads_saw)) for _ in range(4)]
+    command = [sys.executable, "-c", PROCESS, str(tmp_path), json.dumps(right)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": HERE}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for thread in threads:
+        thread.start()
+    removed: list[int] = []
+    for seed in range(2, 22):
+        publish(tmp_path, seed)
+        if seed % 5 == 0:
+            rollback(tmp_path, current(tmp_path)["version"] - 1)
+            removed += collect(tmp_path, keep=2).versions
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    saw = [threads_saw] + [
+        Counter(json.loads(process.communicate("stop\n")[0].splitlines()[-1])) for process in processes
+    ]
+    for seen in saw:
+        assert all(version.isdigit() for version in seen), seen
+        assert len(seen) >= 5, f"hardly any version was seen: {seen}"
+        assert seen["21"], "the last version is served"
+    assert len(removed) >= 10
+    live.close()
+    assert collect(tmp_path, keep=1).spared == {21: "served"}, "nothing is held any more"
+
+
+class Noted:
+    """Something that is opened, and says when it is closed."""
+
+    def __init__(self, root: Path, version: int | None, closed: list[int]):
+        self.index = Index.open(root, version)
+        self.version, self._closed = self.index.version, closed
+
+    def close(self) -> None:
+        self._closed.append(self.version)
+        self.index.close()
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    publish(tmp_path, 1)
+    return tmp_path
+
+
+def test_an_old_version_closes_after_its_last_request(root):
+    closed: list[int] = []
+    live = Live(root, lambda version: Noted(root, version, closed), every=0)
+    with live.use() as one, live.use() as too:
+        publish(root, 2)
+        with live.use() as new:
+            assert (one.version, too.version, new.version, closed) == (1, 1, 2, [])
+    assert closed == [1]
+    for version in (1, 2, 1):
+        with live.use(version) as pinned:
+            assert pinned.version == version
+    publish(root, 3)
+    with live.use(3), live.use(2):
+        pass
+    assert closed == [1, 2, 1], "of the pinned ones, the one that was not asked for longest"
+    live.close()
+    assert sorted(closed) == [1, 1, 2, 2, 2, 3]
+
+
+def test_a_version_that_cannot_be_opened_leaves_the_old_one_answering(root, caplog):
+    live = Live(root, lambda version: Index.open(root, version), every=0)
+    publish(root, 2)
+    path = manifest_path(root, 2)
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(whole[:-5])
+    for _ in range(3):
+        with live.use() as index:
+            assert index.version == 1
+    assert "not the manifest that CURRENT names" in live.problem
+    assert len(caplog.records) == 1, "said once"
+    path.write_bytes(whole)
+    with live.use() as index:
+        assert (index.version, live.problem) == (2, None)
+    with pytest.raises(FileNotFoundError, match="asked for version 9"), live.use(9):
+        pass
+    assert versions(root) == [1, 2]
