@@ -3,10 +3,12 @@
 from index.build import IndexConfig, build
 from index.collect import collect
 from index.collection import KINDS, Collection, Kind
+from index.export import export
+from index.foreign import import_folder
 from index.live import Live
 from index.manifest import current, versions
 from index.metadata import key_of
-from index.publish import RefusedError, rollback, verify
+from index.publish import RefusedError, override, rollback, verify
 from index.search import Hit, Index
 from index.tags import find, tag, tags, untag
 from index.tune import exact
@@ -24,8 +26,11 @@ __all__ = [
     "collect",
     "current",
     "exact",
+    "export",
     "find",
+    "import_folder",
     "key_of",
+    "override",
     "rollback",
     "tag",
     "tags",

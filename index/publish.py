@@ -71,6 +71,16 @@ def rollback(root: Path, version: int) -> Path:
     return manifest_path(root, version)
 
 
+def override(root: Path, version: int, reason: str) -> Path:
+    """Serve what the gate refused, as a new version whose verdict says so and why; return its manifest."""
+    with writer(root):
+        manifest = verify(root, version)
+        if not manifest.refused:
+            raise ValueError(f"version {version} was not refused: there is nothing to override, publish it.")
+        verdict = {**manifest.gate, "passed": True, "overridden": reason, "refused_as": version}
+        return publish(root, manifest.candidate(), lambda candidate, served: verdict)
+
+
 def same_inputs(root: Path, inputs: str) -> Manifest | None:
     """The newest version made of equal inputs whose every byte verifies, the published one first."""
     pointer = readable_pointer(root)

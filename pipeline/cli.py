@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import index_commands
 from pipeline.store_commands import app as store_commands
 from pipeline.weights_commands import app as weights_commands
 
@@ -45,7 +46,9 @@ def build() -> typer.Typer:
         app.command()(command)
     indexing = typer.Typer(rich_markup_mode="rich")
     indexing.callback(invoke_without_command=True)(index)
+    indexing.command("build")(index_build)
     indexing.command()(tune)
+    index_commands.add_to(indexing)
     app.add_typer(indexing, name="index")
     app.add_typer(store_commands, name="store")
     app.add_typer(weights_commands, name="weights")
@@ -142,6 +145,11 @@ def index(context: typer.Context, plan: PlanOption = "demo", overrides: SetOptio
         return
     chain = _chain(plan, overrides)
     typer.echo(f"index  {chain.index}")
+
+
+def index_build(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """The same as `tern index` alone. [dim]Example: tern index build --plan flickr30k[/dim]"""
+    typer.echo(f"index  {_chain(plan, overrides).index}")
 
 
 def tune(

@@ -1,0 +1,169 @@
+"""Out to plain files that other software reads, in from folders that it made: the same answers; and the commands."""
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from index import Index, IndexConfig, current, export, import_folder
+from pipeline.cli import build as command_line
+from tests.test_index import make
+from tests.test_index_publish import CONFIG, RefusedError, build, publish
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    publish(folder, 1)
+    publish(folder, 2)
+    with pytest.raises(RefusedError):
+        build(CONFIG, *make(3, images=60), folder, gate=lambda candidate, served: {"passed": False, "reason": "no"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(root, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(root, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["image", "caption"])
+def test_what_is_exported_answers_the_same_to_plain_libraries(kind, root, exported):
+    queries = make(2, images=60)[1][kind]
+    plain, rows = faiss.read_index(str(exported / f"{kind}.index")), pq.read_table(exported / f"{kind}.parquet")
+    vectors = np.load(exported / f"{kind}.npy")
+    name = dict(zip(rows["key"].to_pylist(), rows["id"].to_pylist(), strict=True))
+    with Index.open(root) as index:
+        hits = index.search(queries, 5, kind)
+    scores, keys = plain.search(queries, 5)
+    assert [[name[key] for key in line] for line in keys.tolist()] == [[hit.id for hit in line] for line in hits]
+    np.testing.assert_array_equal(scores, np.array([[hit.score for hit in line] for line in hits], np.float32))
+    collection = make(2, images=60)[0][kind]
+    assert sorted(rows["id"].to_pylist()) == sorted(collection.ids)
+    np.testing.assert_array_equal(vectors.astype(np.float32), collection.read(rows["id"].to_pylist()))
+
+
+def test_what_was_exported_can_be_imported(root, exported, tmp_path):
+    import_folder(CONFIG, exported, tmp_path / "index")
+    with Index.open(root) as old, Index.open(tmp_path / "index") as new:
+        for kind, queries in make(2, images=60)[1].items():
+            assert new.search(queries, 5, kind, nprobe=99) == old.search(queries, 5, kind, nprobe=99)
+
+
+def clip_retrieval(folder: Path, parts: int = 11, rows: int = 6) -> tuple[np.ndarray, list[str]]:
+    """A folder as clip-retrieval's inference leaves it: its columns, its names of files, more than ten parts."""
+    for name in ("img_emb", "text_emb", "metadata"):
+        (folder / name).mkdir(parents=True)
+    vectors, paths = [], []
+    for part in range(parts):
+        images = RNG.standard_normal((rows, 16)) * 3
+        texts = images + 0.2 * RNG.standard_normal((rows, 16))
+        mine = [f"photos/{part}/{i}.jpg" for i in range(rows)]
+        np.save(folder / f"img_emb/img_emb_{part}.npy", images.astype(np.float16))
+        np.save(folder / f"text_emb/text_emb_{part}.npy", texts.astype(np.float16))
+        table = {"image_path": mine, "caption": [f"words of {path}" for path in mine], "width": [640] * rows}
+        pq.write_table(pa.table(table), folder / f"metadata/metadata_{part}.parquet")
+        vectors.append(images.astype(np.float16).astype(np.float32))
+        paths += mine
+    return np.concatenate(vectors), paths
+
+
+def test_a_folder_of_clip_retrieval_is_imported_by_command(tmp_path):
+    vectors, paths = clip_retrieval(tmp_path / "clip")
+    command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index")]
+    told = CliRunner().invoke(command_line(), [*command, "--normalise", "--set", "shards=2", "--set", "nlist=1"])
+    assert told.exit_code == 0, told.output
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = unit[[40]] + 0.05
+    query /= np.linalg.norm(query)
+    best = np.argsort(-(query @ unit.T)[0])[:3]
+    with Index.open(tmp_path / "index") as index:
+        hits = index.search(query, 3)[0]
+        assert [hit.id for hit in hits] == [paths[i] for i in best]
+        assert hits[0].row["path"] == hits[0].id
+        assert hits[0].row["width"] == 640
+        captions = index.rows_of_image("caption", hits[0].id)
+        assert [row["text"] for row in captions] == [f"words of {hits[0].id}"]
+
+
+def lone(folder: Path, array, name: str = "part_0.npy") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / name, array)
+
+
+def halved(folder: Path) -> None:
+    clip_retrieval(folder, 2)
+    path = folder / "metadata/metadata_1.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+def unpaired(folder: Path) -> None:
+    clip_retrieval(folder, 2)
+    (folder / "metadata/metadata_1.parquet").unlink()
+
+
+def broken(folder: Path) -> None:
+    clip_retrieval(folder, 2)
+    (folder / "metadata/metadata_1.parquet").write_bytes(b"PAR1 or so")
+
+
+BAD = {
+    "empty": (lambda f: f.mkdir(), {}, r"has no .npy files"),
+    "pickle": (lambda f: lone(f, np.array([{"a": 1}], dtype=object)), {}, r"part_0.npy is not a .npy file of numbers"),
+    "text": (lambda f: (f.mkdir(), (f / "a.npy").write_text("no"))[0], {}, r"a.npy is not a .npy file of numbers"),
+    "flat": (lambda f: lone(f, np.ones(5)), {}, r"shape \(5,\); vectors are \(n, d\) floats"),
+    "counts": (halved, {}, r"img_emb_1.npy has 6 vectors, .*metadata_1.parquet 5 rows: they do not belong"),
+    "files": (unpaired, {}, r"2 files of vectors for 1 of metadata"),
+    "parquet": (broken, {}, r"metadata that cannot be read"),
+    "column": (clip_retrieval, {"id_column": "uri"}, r"no column 'uri'; there are image_path, caption, width"),
+    "same id": (clip_retrieval, {"id_column": "width", "normalise": True}, r"id '640' is given twice"),
+    "length": (clip_retrieval, {}, r"has length .*normalise the vectors"),
+    "no queries": (lambda f: lone(f, np.eye(8, dtype="f4")), {}, r"only image vectors, and no queries.*--queries"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_folder_that_cannot_be_used_is_refused_by_name(case, tmp_path):
+    make_it, more, message = BAD[case]
+    make_it(tmp_path / "in")
+    with pytest.raises(ValueError, match=message):
+        import_folder(IndexConfig(nlist=1), tmp_path / "in", tmp_path / "index", **more)
+    assert not (tmp_path / "index" / "CURRENT").exists()
+
+
+def test_the_commands_do_what_the_functions_do(root, tmp_path):
+    def told(*arguments: str) -> str:
+        done = CliRunner().invoke(command_line(), ["index", *arguments, "--index", str(root)])
+        assert done.exit_code == 0, f"{done.output} {done.exception!r}"
+        return done.output
+
+    assert "version 2 is whole" in told("verify")
+    shown = told("info")
+    assert "version 2    served" in shown
+    assert "version 3    refused" in shown
+    assert "60 rows x 24" in shown
+    assert "gate         refused no" in told("info", "3")
+    assert "v00000001.json" in told("rollback")
+    assert current(root)["version"] == 1
+    assert told("tags", "--add", "prod", "--version", "2").split() == ["prod", "version", "2"]
+    assert "v00000002.json" in told("publish", "prod")
+    assert told("tags", "--remove", "prod") == ""
+    assert "would go: versions none" in told("gc", "--dry-run")
+    assert "v00000004.json" in told("publish", "3", "--despite", "on purpose")
+    gate = json.loads((root / "versions/v00000004.json").read_text())["gate"]
+    assert (gate["passed"], gate["overridden"], gate["refused_as"]) == (True, "on purpose", 3)
+    assert "gone: versions 1, 3" in told("gc")
+    assert "image.index" in told("export", str(tmp_path))
+    again = CliRunner().invoke(command_line(), ["index", "export", str(tmp_path), "--index", str(root)])
+    assert isinstance(again.exception, ValueError)
+    assert "is there already: give another folder, or --force" in str(again.exception)
+    missing = CliRunner().invoke(command_line(), ["index", "info", "--index", str(tmp_path / "none")])
+    assert "there is no index in" in str(missing.exception)
