@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from flows.parameters import (
     ShardSize,
     Splits,
     StartAt,
+    Version,
     Workers,
     dataset_name,
     read_plan,
@@ -36,7 +38,7 @@ from flows.parameters import (
 )
 from flows.schedule import nothing_to_do
 from flows.tasks import as_tasks, on_epoch
-from index import Index
+from pipeline import indexing
 from pipeline.backfill import estimate, only
 from pipeline.chain import Chain
 from pipeline.report import write_report
@@ -62,17 +64,27 @@ RUN |= {"persist_result": False, "result_serializer": "json"}
 
 @contextmanager
 def _carried_out(
-    plan: str, overrides: list[str] | None, model: str | None = None, served: bool = False, **typed: Any
+    plan: str,
+    overrides: list[str] | None,
+    model: str | None = None,
+    update: bool = False,
+    version: int | None = None,
+    **typed: Any,
 ) -> Iterator[Chain]:
     """The chain of a plan, its shards tasks, its lines in the run's log.
 
-    `model` pins one of the workspace's models, by name; `served` that of the published index unless one is given.
+    `model` pins one of the workspace's models, by name. `update` has the last stage bring the published index, or
+    `version`, to what there is, with its model unless one is given.
     """
     loaded = read_plan(plan, overrides, **typed)
     dataset = loaded.dataset.name if loaded.dataset else "demo"
     with in_run_log():
-        pinned = _model(loaded.workspace, model) if model else _served(loaded.workspace)[1] if served else None
-        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), pinned)
+        pinned = _model(loaded.workspace, model) if model else None
+        indexed = indexing.build_index
+        if update:
+            pinned = pinned or indexing.served(loaded.workspace, version)[1]
+            indexed = partial(indexing.update_index, upkeep=loaded.upkeep, version=version, whole=True)
+        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), pinned, indexed)
 
 
 def _model(workspace: Path, name: str) -> Path:
@@ -81,11 +93,6 @@ def _model(workspace: Path, name: str) -> Path:
         there = ", ".join(path.parent.name for path in sorted(workspace.glob("models/*/model.json"))) or "none"
         raise FileNotFoundError(f"{folder} is no trained model; there are {there}.")
     return folder
-
-
-def _served(workspace: Path) -> tuple[Path, Path]:
-    with Index.open(workspace / "index") as served:
-        return served.path, workspace / "models" / served.manifest["provenance"]["model"]
 
 
 @flow(name="extract-flickr", **RUN)
@@ -190,16 +197,21 @@ def build_index(
 
 
 @flow(name="reindex", **RUN)
-def reindex(plan: PlanName = "flickr30k", overrides: Settings = None, model: ModelName = None) -> str | State:
+def reindex(
+    plan: PlanName = "flickr30k", overrides: Settings = None, model: ModelName = None, version: Version = None
+) -> str | State:
     """What is new or changed in the data set goes into the index, with the model that the index was built with.
+
+    It goes in as a delta where it may: another model or other settings of the index make a whole version.
 
     Args:
         plan: A plan file (a path ending in .toml), or the name of a shipped plan.
         overrides: Settings of the plan to change, each KEY=VALUE, for instance workers=8.
-        model: A trained model of the workspace to embed with; the one that is served if empty.
+        model: A trained model of the workspace to embed with; the one of the index if empty.
+        version: The version of the index to go on from, for instance 3; the one that is served if empty.
     """
-    with _carried_out(plan, overrides, model, served=True) as chain:
-        before = _served(chain.plan.workspace)[0]
+    with _carried_out(plan, overrides, model, update=True, version=version) as chain:
+        before = indexing.served(chain.plan.workspace)[0]
         _publish(chain)
         if chain.index == before:
             return nothing_to_do(before, chain.dataset.name)
@@ -235,6 +247,6 @@ def _publish(chain: Chain) -> None:
 
 def _still_served(workspace: Path) -> str:
     try:
-        return _served(workspace)[0].stem
+        return indexing.served(workspace)[0].stem
     except (FileNotFoundError, ValueError) as error:
         return f"nothing: {error}"

@@ -23,6 +23,7 @@ ShardSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
 Splits = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=100)] | None
 MorePlans = Annotated[list[PlanName], Field(max_length=100)] | None
 ModelName = Annotated[str, Field(pattern=r"^tern-[0-9a-f]{12}$")] | None  # a folder of the workspace, and no path
+Version = Annotated[int, Field(ge=1)] | None
 StartAt = Literal["extract", "train", "index"]
 Epochs = Annotated[int, Field(ge=1, le=100_000)] | None
 Seed = Annotated[int, Field(ge=0, lt=2**31)] | None

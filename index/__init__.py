@@ -3,6 +3,7 @@
 from index.build import IndexConfig, build
 from index.collect import collect
 from index.collection import KINDS, Collection, Kind
+from index.compact import Upkeep, compact, due
 from index.export import export
 from index.foreign import import_folder
 from index.live import Live
@@ -12,19 +13,24 @@ from index.publish import RefusedError, override, rollback, verify
 from index.search import Hit, Index
 from index.tags import find, tag, tags, untag
 from index.tune import exact
+from index.update import GenerationError, update
 
 __all__ = [
     "KINDS",
     "Collection",
+    "GenerationError",
     "Hit",
     "Index",
     "IndexConfig",
     "Kind",
     "Live",
     "RefusedError",
+    "Upkeep",
     "build",
     "collect",
+    "compact",
     "current",
+    "due",
     "exact",
     "export",
     "find",
@@ -35,6 +41,7 @@ __all__ = [
     "tag",
     "tags",
     "untag",
+    "update",
     "verify",
     "versions",
 ]

@@ -14,11 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data.files import digest
 from index import metadata, shards
 from index.collection import KINDS, Collection, check_unit
-from index.events import record
-from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard, manifest_path, point
+from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard
 from index.objects import Part, Ref, Staging, object_path
-from index.parts import build_shard, generation
-from index.publish import Gate, Progress, RefusedError, publish, quiet, same_inputs, writer
+from index.parts import build_shard, generation, mean_coarse_error
+from index.publish import Gate, Progress, produce, quiet, writer
 from index.tune import tune
 from index.vectors import MappedVectors
 
@@ -97,7 +96,7 @@ def build(
         prints[kind], dims[kind] = collection.fingerprint(kind)
     asked = {kind: _queries(kind, queries[kind], dims, config) for kind in collections}
     tables = {kind: metadata.table(kind, collection.rows) for kind, collection in collections.items()}
-    origin = _plain(dict(provenance or {}))
+    origin = plain(dict(provenance or {}))
     candidate = Candidate(
         inputs="",
         faiss=faiss.__version__,
@@ -116,31 +115,19 @@ def build(
     )
     root = Path(root)
     with writer(root):
-        staging, found = Staging(root, inputs), same_inputs(root, inputs)
-        if found is not None and not found.refused:
-            if point(root, found.version):
-                record(root, "served again", found.version)
-            staging.drop()
-            progress("switched")
-            return manifest_path(root, found.version)
-        if found is not None:
-            candidate = found.candidate()
-        else:
-            body = {
-                kind: _build_collection(kind, config, collection, tables[kind], asked[kind], staging, origin, progress)
-                for kind, collection in collections.items()
+        make = lambda staging: candidate.model_copy(  # noqa: E731
+            update={
+                "inputs": inputs,
+                "collections": {
+                    kind: _build_collection(kind, config, it, tables[kind], asked[kind], staging, origin, progress)
+                    for kind, it in collections.items()
+                },
             }
-            candidate = candidate.model_copy(update={"inputs": inputs, "collections": body})
-        try:
-            path = publish(root, candidate, gate, progress)
-        except RefusedError:
-            staging.drop()
-            raise
-        staging.drop()
-        return path
+        )
+        return produce(root, inputs, make, gate, progress)
 
 
-def _plain(provenance: dict[str, Any]) -> dict[str, Any]:
+def plain(provenance: dict[str, Any]) -> dict[str, Any]:
     """The provenance as JSON reads it back; refused now rather than after the work, if JSON cannot hold it."""
     try:
         return json.loads(json.dumps(provenance, allow_nan=False))
@@ -225,6 +212,7 @@ def _build_collection(
         counts=Counts(live=content.num_rows, dead=0),
         search=tuned.search,
         recall=tuned.recall,
+        coarse_error=mean_coarse_error(parts),
     )
 
 

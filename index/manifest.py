@@ -30,6 +30,8 @@ class Shard(Part):
     vectors: Ref
     metadata: Ref
     lookup: Ref
+    coarse_error: float = Field(ge=0)
+    """mean distance of its rows to their nearest centroid, over at most 4,096 of them; 0 without rows"""
 
 
 class Dead(Part):
@@ -66,6 +68,8 @@ class About(Part):
     counts: Counts
     search: Search
     recall: dict[str, Any]
+    coarse_error: float = Field(ge=0)
+    """that of the rows which the centroids were trained for: what the drift of later rows is measured against"""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "About":

@@ -1,18 +1,21 @@
 """Parts of a version from their content: a shard of lists, vectors and rows; the dead; the name of a generation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.files import digest
 from index import metadata, shards
 from index.collection import BLOCK, Collection
-from index.manifest import Dead, Shard
+from index.manifest import About, Dead, Shard
 from index.objects import Ref, Staging, check_object, object_path
 from index.vectors import ShardVectors, write_vectors
+
+SAMPLE = 4096  # rows of a shard that its coarse error is measured on
 
 
 def build_shard(
@@ -46,9 +49,29 @@ def build_shard(
             vectors=vectors,
             metadata=staging.put(f"{name}.parquet", lambda path: metadata.write_parquet(path, content)),
             lookup=staging.put(f"{name}.sqlite", lambda path: metadata.write_lookup(path, content)),
+            coarse_error=_coarse_error(object_path(staging.root, template), object_path(staging.root, vectors)),
         )
 
     return staging.step(name, Shard, make)
+
+
+def _coarse_error(template: Path, vectors: Path) -> float:
+    stored = ShardVectors(vectors).vectors
+    some = np.linspace(0, len(stored), min(len(stored), SAMPLE), endpoint=False, dtype=np.int64)
+    return shards.coarse_error(template, np.asarray(stored[some], np.float32))
+
+
+def mean_coarse_error(parts: Iterable[Shard]) -> float:
+    """That of all rows of some shards; 0 without rows."""
+    parts = list(parts)
+    rows = sum(part.rows for part in parts)
+    return round(sum(part.coarse_error * part.rows for part in parts) / rows, 6) if rows else 0.0
+
+
+def read_rows(root: Path, kind: str, about: About) -> pa.Table:
+    """The metadata of every row that the shards of a collection hold, dead ones too; objects are checked."""
+    paths = [check_object(root, part.metadata, f"{kind} metadata of shard {i}") for i, part in enumerate(about.shards)]
+    return pa.concat_tables(pq.read_table(path, schema=metadata.SCHEMA) for path in paths)
 
 
 def _blocks(path: Path):

@@ -20,7 +20,7 @@ from index.manifest import (
     versions,
     write_manifest,
 )
-from index.objects import settle
+from index.objects import Staging, settle
 from index.search import Index
 
 Progress = Callable[[str], None]
@@ -65,7 +65,7 @@ def rollback(root: Path, version: int) -> Path:
     with writer(root):
         manifest = verify(root, version)
         if manifest.refused:
-            raise RefusedError(_told(manifest, root), version, manifest.gate)
+            raise RefusedError(told(manifest, root), version, manifest.gate)
         point(root, version)
         record(root, "rolled back", version)
     return manifest_path(root, version)
@@ -96,6 +96,30 @@ def same_inputs(root: Path, inputs: str) -> Manifest | None:
     return None
 
 
+def produce(
+    root: Path, inputs: str, make: Callable[[Staging], Candidate], gate: Gate | None, progress: Progress
+) -> Path:
+    """Publish the candidate of `inputs`, made now, or found made by an earlier run; return its manifest.
+
+    To be called by the writer. Raises RefusedError as `publish` does.
+    """
+    staging, found = Staging(root, inputs), same_inputs(root, inputs)
+    if found is not None and not found.refused:
+        if point(root, found.version):
+            record(root, "served again", found.version)
+        staging.drop()
+        progress("switched")
+        return manifest_path(root, found.version)
+    candidate = found.candidate() if found is not None else make(staging)
+    try:
+        path = publish(root, candidate, gate, progress)
+    except RefusedError:
+        staging.drop()
+        raise
+    staging.drop()
+    return path
+
+
 def publish(root: Path, candidate: Candidate, gate: Gate | None = None, progress: Progress = quiet) -> Path:
     """Make a version of a candidate whose objects are there, judge it, and point CURRENT at it; return its manifest.
 
@@ -112,13 +136,13 @@ def publish(root: Path, candidate: Candidate, gate: Gate | None = None, progress
         progress("gated")
         before = _refused_before(root, candidate) if manifest.refused else None
         if before is not None:
-            raise RefusedError(_told(before, root), before.version, manifest.gate)
+            raise RefusedError(told(before, root), before.version, manifest.gate)
     settle(root, manifest)
     path = write_manifest(root, manifest)
     progress("manifest")
     record(root, "refused" if manifest.refused else "published", number, gate=manifest.gate)
     if manifest.refused:
-        raise RefusedError(_told(manifest, root), number, manifest.gate)
+        raise RefusedError(told(manifest, root), number, manifest.gate)
     point(root, number)
     progress("switched")
     return path
@@ -145,7 +169,8 @@ def _refused_before(root: Path, candidate: Candidate) -> Manifest | None:
     return None
 
 
-def _told(manifest: Manifest, root: Path) -> str:
+def told(manifest: Manifest, root: Path) -> str:
+    """What is said of a version that its gate refused."""
     pointer = readable_pointer(root)
     served = f"version {pointer['version']} is served as before" if pointer else "nothing is published"
     reason = manifest.gate.get("reason", "see its verdict")

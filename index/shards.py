@@ -131,6 +131,16 @@ def _writing(path: Path) -> Iterator[faiss.PyCallbackIOWriter]:
             raise failed[0]
 
 
+def coarse_error(template: Path, vectors: np.ndarray) -> float:
+    """Mean distance of (n, d) float32 unit vectors to their nearest centroids, rounded to 6 digits; 0 for none."""
+    if not len(vectors):
+        return 0.0
+    head = faiss.read_index(str(template))
+    _, nearest = head.quantizer.search(vectors, 1)
+    centroids = head.quantizer.reconstruct_batch(nearest[:, 0])
+    return round(float(np.linalg.norm(vectors - centroids, axis=1).mean(dtype=np.float64)), 6)
+
+
 def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best k of (q, m) candidates, highest score first, equal scores by lower key."""
     order = np.lexsort((keys, -scores), axis=1)[:, :k]

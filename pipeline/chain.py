@@ -31,6 +31,7 @@ class Chain:
 
     `each(label)` gives the `map` for a stage's shards; `on_epoch` sees the history of the training grow. A `pinned`
     model is used as it is, whatever the plan or the training set have become: a nightly re-index does not train.
+    `indexed` is the last stage: `build_index`, or `update_index` with what it takes besides.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Chain:
         each: Callable[[str], Map] = _plain,
         on_epoch: Callable[[dict[str, float]], None] | None = None,
         pinned: Path | None = None,
+        indexed: Callable[..., Path] = build_index,
     ):
         self.plan, self._each, self._on_epoch, self._pinned = plan, each, on_epoch, pinned
+        self._indexed = indexed
         self._made: dict[str, str] = {}
 
     @cached_property
@@ -99,7 +102,7 @@ class Chain:
         regions = f"regions-{digest(Store(self.regions).recipe)}"
         provenance = {"model": self.model.name, "regions": regions, "tokens": self.tokens.name}
         inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance, self.regions)
-        return self._timed("index", lambda: build_index(*inputs))
+        return self._timed("index", lambda: self._indexed(*inputs))
 
     def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
         """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took."""

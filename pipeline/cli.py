@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import index_commands
+from pipeline import index_commands, upkeep_commands
 from pipeline.store_commands import app as store_commands
 from pipeline.weights_commands import app as weights_commands
 
@@ -49,6 +49,7 @@ def build() -> typer.Typer:
     indexing.command("build")(index_build)
     indexing.command()(tune)
     index_commands.add_to(indexing)
+    upkeep_commands.add_to(indexing)
     app.add_typer(indexing, name="index")
     app.add_typer(store_commands, name="store")
     app.add_typer(weights_commands, name="weights")

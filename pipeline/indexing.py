@@ -1,5 +1,6 @@
 """The last stage: all vectors of a model, with what their ids stand for, into a published version of the index."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import numpy as np
 
 from data.records import Caption, Dataset, Image
 from data.store import Store
-from index import Collection, IndexConfig, build
+from index import Collection, GenerationError, Index, IndexConfig, Upkeep, build, compact, due, update
+from index.manifest import read_manifest
 from pipeline.stages import HELD_OUT, Vectors, held_out, with_captions
+
+log = logging.getLogger(__name__)
 
 
 def build_index(
@@ -25,11 +29,58 @@ def build_index(
     `regions` is the store that has the pictures' sizes, for filters over width and height. Recall is measured on
     held-out queries of the other kind: captions look for images, images for captions.
     """
+    return build(config, *_inputs(vectors, dataset, regions), workspace / "index", provenance)
+
+
+def update_index(
+    config: IndexConfig,
+    vectors: Vectors,
+    dataset: Dataset,
+    workspace: Path,
+    provenance: dict[str, Any],
+    regions: Path | None = None,
+    *,
+    upkeep: Upkeep,
+    version: int | None = None,
+    whole: bool = False,
+) -> Path:
+    """Bring the published index to what there is, by a delta, and in order if it needs that. Returns its manifest.
+
+    upkeep   when shards are compacted, and centroids trained anew (which is a build)
+    version  to start from, in place of the published one
+    whole    build a version of its own where a delta may not be: with another model, other settings, or none before
+
+    Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`.
+    """
+    root, (collections, queries) = workspace / "index", _inputs(vectors, dataset, regions)
+    try:
+        path = update(config, collections, root, provenance, version=version)
+    except (GenerationError, FileNotFoundError) as error:
+        if not whole:
+            raise
+        log.info("a whole index is built: %s", error)
+        return build(config, collections, queries, root, provenance)
+    if (needed := due(read_manifest(root), upkeep)) is None:
+        return path
+    what, why = needed
+    log.info("index: %s, since %s", what, why)
+    return compact(root) if what == "compact" else build(config, collections, queries, root, provenance)
+
+
+def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
+    """(manifest of a version, by default the published one; folder of the model that its vectors are of)."""
+    with Index.open(workspace / "index", version) as found:
+        return found.path, workspace / "models" / found.manifest["provenance"]["model"]
+
+
+def _inputs(
+    vectors: Vectors, dataset: Dataset, regions: Path | None
+) -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
+    """What is indexed, and the queries to measure with."""
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
     sizes = _sizes(regions, dataset)
     collections = {kind: _collection(store, _rows(dataset, store, kind, sizes)) for kind, store in stores.items()}
-    queries = {"image": _queries(dataset, stores, "caption"), "caption": _queries(dataset, stores, "image")}
-    return build(config, collections, queries, workspace / "index", provenance)
+    return collections, {"image": _queries(dataset, stores, "caption"), "caption": _queries(dataset, stores, "image")}
 
 
 def _collection(store: Store, rows: list[dict[str, Any]]) -> Collection:

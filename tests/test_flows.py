@@ -162,9 +162,9 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
 REFUSED = """
 import logging, sys, threading, warnings
 from flows import flows
-import pipeline.chain
+from pipeline import indexing
 
-def refuse(*_):
+def refuse(*_, **settings):
     warnings.warn("the loss stands at two margins", stacklevel=1)
     thread = threading.Thread(target=lambda: logging.getLogger("index.gate").info("recall of image queries 0.71"))
     thread.start()
@@ -173,7 +173,7 @@ def refuse(*_):
     error.checks = {"recall": {"found": 0.71, "asked": 0.95, "passed": False}, "![](http://there/x.png)": True}
     raise error
 
-pipeline.chain.build_index = refuse
+indexing.update_index = refuse
 flows.reindex(sys.argv[1], ["train.epochs=2"])
 """
 

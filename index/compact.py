@@ -1,0 +1,113 @@
+"""When a version has grown untidy, and how it is put in order: deltas and dead rows go, ids and answers stay."""
+
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.files import digest
+from index import shards
+from index.collection import Collection
+from index.manifest import SCHEMA, About, Candidate, Counts, Shard, manifest_path, read_manifest
+from index.objects import Staging, check_object
+from index.parts import build_shard, mean_coarse_error, read_dead, read_rows
+from index.publish import Gate, Progress, produce, quiet, writer
+from index.update import successor
+from index.vectors import MappedVectors
+
+
+class Upkeep(BaseModel):
+    """When an index is compacted, and when its centroids are trained anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deltas: int = Field(8, ge=1)
+    """delta shards of a collection, at most: each is one more file a query looks into"""
+    delta_rows: float = Field(0.2, gt=0, le=1)
+    """fraction of the rows in delta shards, at most"""
+    dead_rows: float = Field(0.05, gt=0, le=1)
+    """fraction of dead rows among those that shards hold, at most"""
+    drift: float = Field(1.15, gt=1)
+    """growth of the mean distance to the nearest centroid, at most: beyond, the centroids are trained anew"""
+    drift_from: float = Field(0.01, ge=0, le=1)
+    """fraction of the rows in delta shards from which drift counts: a few odd rows are no drift"""
+
+
+def drift(about: About) -> float:
+    """Mean distance to the nearest centroid of the rows in delta shards, over that of the rows first indexed.
+
+    Without delta shards, that of all rows: compaction has put later ones among the first.
+    """
+    return mean_coarse_error(_deltas(about) or about.shards) / about.coarse_error if about.coarse_error else 1.0
+
+
+def due(version: Candidate, upkeep: Upkeep) -> tuple[Literal["retrain", "compact"], str] | None:
+    """What a version needs, and why; None if nothing. Retraining comes first: it compacts too."""
+    compaction = None
+    for kind, about in version.collections.items():
+        deltas = [shard.rows for shard in about.shards if shard.role == "delta"]
+        held = max(1, about.counts.live + about.counts.dead)
+        share, dead, grown = sum(deltas) / held, about.counts.dead / held, drift(about)
+        if grown > upkeep.drift and (share >= upkeep.drift_from or not deltas):
+            told = f"new {kind}s lie {grown:.2f} times as far from their centroids as the first did"
+            return "retrain", f"{told}, more than {upkeep.drift:g}"
+        for value, most, what in (
+            (len(deltas), upkeep.deltas, "delta shards"),
+            (share, upkeep.delta_rows, "of the rows in delta shards"),
+            (dead, upkeep.dead_rows, "of the rows dead"),
+        ):
+            if value > most and compaction is None:
+                compaction = f"{kind}: {value:.2g} {what}, more than {most:g}"
+    return ("compact", compaction) if compaction else None
+
+
+def compact(root: Path, progress: Progress = quiet, gate: Gate | None = None) -> Path:
+    """Write the published version's living rows into base shards on the same centroids; return the new manifest.
+
+    The shards are, byte for byte, those of a build over the same rows on these centroids. Without deltas and dead rows
+    nothing is written. A run that was killed is taken up. Raises FileNotFoundError if nothing is published, ValueError
+    if an object is damaged, RefusedError as `build` does.
+    """
+    shards.one_wheel()
+    root = Path(root)
+    with writer(root):
+        parent = read_manifest(root)
+        if not any(about.dead or _deltas(about) for about in parent.collections.values()):
+            return manifest_path(root, parent.version)
+
+        told = {"schema": SCHEMA, "faiss": faiss.__version__, "compacted": parent.sha256}
+        inputs = digest(told)
+
+        def make(staging: Staging) -> Candidate:
+            body = {kind: _compacted(staging, kind, about, progress) for kind, about in parent.collections.items()}
+            return successor(parent, inputs, body)
+
+        return produce(root, inputs, make, gate, progress)
+
+
+def _deltas(about: About) -> list[Shard]:
+    return [shard for shard in about.shards if shard.role == "delta"]
+
+
+def _compacted(staging: Staging, kind: str, about: About, progress: Progress) -> About:
+    """A collection's part of the compacted version."""
+    root, rows = staging.root, read_rows(staging.root, kind, about)
+    live = rows.filter(pa.array(~np.isin(rows["key"].to_numpy(), read_dead(root, about.dead)))).sort_by("key")
+    paths = [check_object(root, shard.vectors, f"{kind} vectors of shard {i}") for i, shard in enumerate(about.shards)]
+    stored = MappedVectors(paths, about.dim)
+    key = dict(zip(live["id"].to_pylist(), live["key"].to_pylist(), strict=True))
+    read = lambda names: stored.get(np.array([key[name] for name in names], np.int64))  # noqa: E731
+    collection = Collection(ids=list(key), vectors=read, rows=[])
+    count = len(about.shards) - len(_deltas(about))
+    of_shard = live["key"].to_numpy() % count
+    parts = []
+    for number in range(count):
+        name = f"{kind}/shard-{number:04d}"
+        mine = live.filter(pa.array(of_shard == number))
+        parts.append(build_shard(staging, name, collection, mine, about.template, role="base"))
+        progress(name)
+    counts = Counts(live=live.num_rows, dead=0)
+    return About(**dict(about) | {"shards": parts, "dead": None, "counts": counts})

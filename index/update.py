@@ -1,0 +1,179 @@
+"""What is new or changed goes into the published index as a delta on the old centroids; what is gone becomes dead."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.files import digest
+from index import metadata, shards
+from index.build import IndexConfig, plain
+from index.collection import Collection, check_unit
+from index.events import record
+from index.manifest import (
+    SCHEMA,
+    About,
+    Candidate,
+    Counts,
+    Manifest,
+    check_objects,
+    manifest_path,
+    point,
+    read_manifest,
+)
+from index.objects import Staging
+from index.parts import build_shard, read_dead, read_rows, write_dead
+from index.publish import Gate, Progress, RefusedError, produce, quiet, told, writer
+
+
+class GenerationError(ValueError):
+    """What shall go in is not of the published version's kind: only a build can take it."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one collection has to become: rows that no shard holds yet, and all keys that are dead from now on."""
+
+    new: pa.Table
+    dead: np.ndarray
+    rows: int  # that are answered then
+
+
+def update(
+    config: IndexConfig,
+    collections: Mapping[str, Collection],
+    root: Path,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Progress = quiet,
+    gate: Gate | None = None,
+    version: int | None = None,
+) -> Path:
+    """Bring the published version, or `version`, to `collections`: all that shall be answered. Returns its manifest.
+
+    Rows are compared with those of the shards, by id; the vectors of new and changed ones alone are read, and go into
+    one more shard a collection, under the centroids that are there. An item has changed if its row has: its columns
+    should hold a hash of what the vector was made from (`source`). An item that comes back as it was is alive again
+    under its old key. With nothing new, nothing is written.
+
+    A run that was killed is taken up where it was. Raises FileNotFoundError if nothing is published, GenerationError
+    if provenance, settings, kinds or dimension are not those of the published version, ValueError naming the first
+    item that cannot be indexed, RefusedError as `build` does.
+    """
+    shards.one_wheel()
+    root = Path(root)
+    with writer(root):
+        parent = read_manifest(root, version)
+        if parent.refused:
+            raise RefusedError(told(parent, root), parent.version, parent.gate)
+        _same_generation(parent, config, collections, plain(dict(provenance or {})))
+        changes = {}
+        for kind, collection in collections.items():
+            collection.check(kind)
+            changes[kind] = changes_of(root, kind, parent.collections[kind], collection.rows)
+        if not any(_dirty(root, parent.collections[kind], change) for kind, change in changes.items()):
+            check_objects(root, parent, content=version is not None)
+            if point(root, parent.version):
+                record(root, "served again", parent.version)
+            return manifest_path(root, parent.version)
+        facts: dict[str, Any] = {"schema": SCHEMA, "faiss": faiss.__version__, "parent": parent.sha256}
+        prints = {kind: [metadata.fingerprint(change.new), change.dead.tolist()] for kind, change in changes.items()}
+        inputs = digest(facts | {"changes": prints})
+
+        def make(staging: Staging) -> Candidate:
+            body = {
+                kind: _updated(staging, kind, parent.collections[kind], collections[kind], change, progress)
+                for kind, change in changes.items()
+            }
+            return successor(parent, inputs, body)
+
+        return produce(root, inputs, make, gate, progress)
+
+
+def successor(parent: Manifest, inputs: str, body: dict[str, About]) -> Candidate:
+    """A candidate of the parent's kind with other shards."""
+    return Candidate(**dict(parent.candidate()) | {"inputs": inputs, "faiss": faiss.__version__, "collections": body})
+
+
+def _same_generation(
+    parent: Manifest, config: IndexConfig, collections: Mapping[str, Collection], origin: dict[str, Any]
+) -> None:
+    for what, theirs, ours in (
+        ("provenance", parent.provenance, origin),
+        ("settings", parent.config, config.model_dump(mode="json")),
+        ("collections", dict.fromkeys(parent.collections, "there"), dict.fromkeys(collections, "there")),
+    ):
+        other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+        if other:
+            name = other[0]
+            raise GenerationError(
+                f"version {parent.version} was built with {what} {name} = {theirs.get(name)!r}, and this is "
+                f"{ours.get(name)!r}: they never mix. Build a version of its own with `tern index build`."
+            )
+
+
+def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, Any]]) -> Changes:
+    """What the rows of `about`'s shards have to become so that `rows` are answered. No vector is looked at."""
+    dead, held = read_dead(root, about.dead), read_rows(root, kind, about)
+    live = held.filter(pa.array(~np.isin(held["key"].to_numpy(), dead)))
+    place = {name: i for i, name in enumerate(live["id"].to_pylist())}
+    at = np.fromiter((place.get(row["id"], -1) for row in rows), np.int64, len(rows))
+    known = np.flatnonzero(at >= 0)
+    same = np.zeros(len(rows), bool)
+    same[known] = _equal(kind, [rows[i] for i in known], live.take(at[known]))
+    new = metadata.table(kind, [rows[i] for i in np.flatnonzero(~same)])
+    keys, kept = new["key"].to_numpy(), live["key"].to_numpy()[at[same]]
+    if len(both := np.intersect1d(keys, kept)):
+        raise ValueError(
+            f"{kind} {new['id'][int(np.searchsorted(keys, both[0]))].as_py()!r} shares the 64-bit key of "
+            "another row; rename it."
+        )
+    gone = np.setdiff1d(live["key"].to_numpy(), kept)
+    back = np.isin(keys, dead)
+    still = np.setdiff1d(np.union1d(dead, gone), keys)
+    return Changes(new.filter(pa.array(~back)), still, len(rows))
+
+
+def _equal(kind: str, rows: Sequence[Mapping[str, Any]], stored: pa.Table) -> np.ndarray:
+    """(n,) whether each row says what the stored one at its place does."""
+    known = set(metadata.COLUMNS) - {"key"}
+    equal = np.fromiter((row.keys() <= known and row.get("kind", kind) == kind for row in rows), bool, len(rows))
+    for name in known - {"kind"}:
+        try:
+            ours = pa.array([row.get(name) for row in rows], metadata.SCHEMA.field(name).type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            return np.zeros(len(rows), bool)  # the table of the rows will say what is wrong
+        theirs = stored[name]
+        agree = pc.fill_null(pc.equal(ours, theirs), False)
+        both = pc.and_(pc.is_null(ours), pc.is_null(theirs))
+        equal &= pc.or_(agree, both).to_numpy(zero_copy_only=False)
+    return equal
+
+
+def _dirty(root: Path, about: About, change: Changes) -> bool:
+    return bool(change.new.num_rows) or not np.array_equal(change.dead, read_dead(root, about.dead))
+
+
+def _updated(
+    staging: Staging, kind: str, about: About, collection: Collection, change: Changes, progress: Progress
+) -> About:
+    """The collection's part of the next manifest."""
+    parts = list(about.shards)
+    if change.new.num_rows:
+        for names, vectors in collection.blocks(change.new["id"].to_pylist()):
+            check_unit(vectors, f"{kind} vector of", names)
+            if vectors.shape[1] != about.dim:
+                raise GenerationError(
+                    f"{kind} vectors have {vectors.shape[1]} numbers, those of the published version {about.dim}: "
+                    "they never mix. Build a version of its own with `tern index build`."
+                )
+        parts.append(build_shard(staging, f"{kind}/delta", collection, change.new, about.template, role="delta"))
+        progress(f"{kind}/delta")
+    dead = write_dead(staging, f"{kind}/dead", change.dead)
+    progress(f"{kind}/dead")
+    counts = Counts(live=change.rows, dead=len(change.dead))
+    return About(**dict(about) | {"shards": parts, "dead": dead, "counts": counts})

@@ -1,0 +1,57 @@
+"""What an update of a published index costs, beside the build that it spares: CPU seconds of one run, one thread."""
+
+import hashlib
+from pathlib import Path
+
+import faiss
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from index import Collection, IndexConfig, build, compact, update, verify
+from index.compact import drift
+from index.manifest import read_manifest
+from tests.bench.common import cpu_of
+from tests.bench.index import DIM, QUERIES, ROWS, draw
+
+ADDED = ROWS // 100
+
+
+def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Collection:
+    """Rows of these numbers, as a data set has them; the first `changed` with another content."""
+    ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
+    said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
+    rows = [
+        {"id": name, "image_id": name, "path": f"images/{name}", "split": "train", "source": _hash(text)}
+        for name, text in zip(ids, said, strict=True)
+    ]
+    return Collection(ids, vectors[numbers], rows)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def index_update(folder: Path) -> None:
+    """A build over 100,000 rows; then 1 % added, 1 % changed and 1 % removed, and a compaction."""
+    faiss.omp_set_num_threads(1)
+    vectors, asked = draw(ROWS + ADDED, DIM, QUERIES)
+    vectors, config = vectors.astype(np.float16), IndexConfig()
+    everything = np.arange(ROWS + ADDED)
+    steps = (
+        (f"{ADDED:,} rows added", collection(vectors, everything)),
+        (f"{ADDED:,} rows changed", collection(vectors, everything, ADDED)),
+        (f"{ADDED:,} rows removed", collection(vectors, everything[:-ADDED], ADDED)),
+    )
+    first = collection(vectors, everything[:-ADDED])
+    whole, _ = cpu_of(lambda: build(config, {"image": first}, {"image": asked["text"]}, folder))
+    table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
+    table.add_row(f"build, {config.shards} shards", f"{whole:.2f}", "100 %")
+    for name, grown in steps:
+        spent, _ = cpu_of(lambda grown=grown: update(config, {"image": grown}, folder))
+        moved = drift(read_manifest(folder).collections["image"])
+        table.add_row(f"update, {name}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
+    spent, _ = cpu_of(lambda: compact(folder))
+    table.add_row("compaction", f"{spent:.2f}", f"{100 * spent / whole:.1f} %")
+    verify(folder)
+    Console().print(table)

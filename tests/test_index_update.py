@@ -1,0 +1,350 @@
+"""Updates and compaction against exact search over what should be there, and against a fresh build of it."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from index import Collection, GenerationError, Index, IndexConfig, RefusedError, Upkeep, build, compact, due, update
+from index.manifest import read_manifest
+from index.objects import Staging, object_path
+from index.parts import build_shard
+from tests.test_index import answer, make, slow
+from tests.test_index_publish import bytes_of
+
+CONFIG = IndexConfig(shards=2, nlist=4, factory="IVF{nlist},Flat")
+ORIGIN = {"model": "abc"}
+
+
+def flat(collections, kind):
+    c = collections[kind]
+    return {n: (v, row) for n, v, row in zip(c.ids, c.vectors, c.rows, strict=True)}
+
+
+class World:
+    """What should be answered: {kind: {id: (vector, row)}}, and which vectors were asked for."""
+
+    def __init__(self, seed: int = 0, images: int = 60):
+        collections, self.queries = make(seed, images)
+        self.spare = {kind: flat(make(seed + 1, images)[0], kind) for kind in collections}
+        self.items = {kind: flat(collections, kind) for kind in collections}
+        self.asked: set[str] = set()
+
+    def collections(self) -> dict[str, Collection]:
+        return {kind: self._collection(items) for kind, items in self.items.items()}
+
+    def _collection(self, items) -> Collection:
+        def read(names):
+            self.asked |= set(names)
+            return np.stack([items[name][0] for name in names])
+
+        return Collection(list(items), read, [row for _, row in items.values()])
+
+    def update(self, root: Path, **more) -> Path:
+        self.asked.clear()
+        return update(CONFIG, self.collections(), root, ORIGIN, **more)
+
+    def change(self, kind: str, *names: str) -> None:
+        for name in names:
+            vector, row = self.spare[kind][name]
+            self.items[kind][name] = (vector, row | {"source": f"changed {name}"})
+
+    def add(self, kind: str, *names: str) -> None:
+        for name in names:
+            vector, row = self.spare[kind][name]
+            self.items[kind][f"new-{name}"] = (vector, row | {"id": f"new-{name}"})
+
+    def remove(self, kind: str, *names: str) -> dict:
+        return {name: self.items[kind].pop(name) for name in names}
+
+    def check(self, root: Path) -> None:
+        """All lists probed, the published version answers as a sort of every living row does."""
+        with Index.open(root) as index:
+            for kind, items in self.items.items():
+                whole = Collection(list(items), np.stack([v for v, _ in items.values()]), [])
+                found, _ = answer(index.search(self.queries[kind], 10, kind, nprobe=4))
+                assert found == slow(whole, self.queries[kind], 10)
+                some = set(list(items)[::7])
+                found, _ = answer(index.search(self.queries[kind][:5], 4, kind, keep=some))
+                assert found == slow(whole, self.queries[kind][:5], 4, some)
+                for name, (_, row) in items.items():
+                    assert row.items() <= index.rows([name], kind)[name].items()
+                assert index.manifest["collections"][kind]["counts"]["live"] == len(items)
+
+
+def edit(world: World) -> None:
+    world.change("caption", "0003.jpg#0", "0004.jpg#1")
+    world.remove("caption", "0005.jpg#0", "0005.jpg#1")
+    world.remove("image", "0005.jpg")
+    world.add("image", "0001.jpg", "0002.jpg")
+    world.add("caption", "0001.jpg#0")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    world, root = World(), tmp_path_factory.mktemp("base")
+    build(CONFIG, world.collections(), world.queries, root, ORIGIN)
+    return root
+
+
+@pytest.fixture
+def root(base, tmp_path) -> Path:
+    return shutil.copytree(base, tmp_path / "index")
+
+
+def test_updates_answer_as_exact_search_over_what_is_there_and_read_what_is_new_alone(root):
+    world, first = World(), read_manifest(root)
+    world.check(root)
+    edit(world)
+    path = world.update(root)
+    assert world.asked == {"0003.jpg#0", "0004.jpg#1", "new-0001.jpg", "new-0002.jpg", "new-0001.jpg#0"}
+    world.check(root)
+    second = read_manifest(root)
+    for kind, about in second.collections.items():
+        assert about.shards[:2] == first.collections[kind].shards, "what is there stays as it is"
+        assert [part.role for part in about.shards] == ["base", "base", "delta"]
+        assert (about.template, about.generation) == (
+            first.collections[kind].template,
+            first.collections[kind].generation,
+        )
+
+    before = bytes_of(root)
+    assert world.update(root) == path
+    assert bytes_of(root) == before, "with nothing new nothing is written"
+
+    gone = World()
+    back = {"0005.jpg": gone.items["image"]["0005.jpg"]}
+    world.items["image"] |= back
+    world.items["image"]["0007.jpg"] = (world.items["image"]["0007.jpg"][0], {"id": "0007.jpg", "split": "train"})
+    world.update(root)
+    assert world.asked == {"0007.jpg"}, "an item that is back as it was is alive again; a row alone has changed here"
+    world.check(root)
+
+
+def test_a_key_never_stands_for_two_contents(root):
+    world, said = World(), {}
+    for step in range(4):
+        world.change("image", *list(world.items["image"])[step::9])
+        for name in world.items["image"]:
+            vector, row = world.items["image"][name]
+            world.items["image"][name] = (vector, row | {"source": f"{row.get('source')} {step}" if step % 2 else "x"})
+        world.update(root)
+        with Index.open(root) as index:
+            for name, row in index.rows(list(world.items["image"])).items():
+                content = json.dumps({k: v for k, v in row.items() if k != "key"}, sort_keys=True)
+                assert said.setdefault(row["key"], content) == content, name
+
+
+def test_update_then_compact_is_a_fresh_build_on_the_same_centroids(root, tmp_path):
+    world = World()
+    edit(world)
+    world.update(root)
+    world.remove("image", "0011.jpg")
+    world.update(root)
+    with Index.open(root) as index:
+        before = {kind: answer(index.search(world.queries[kind], 10, kind)) for kind in world.items}
+    path = compact(root)
+    world.check(root)
+    with Index.open(root) as index:
+        for kind in world.items:
+            ids, scores = answer(index.search(world.queries[kind], 10, kind))
+            assert ids == before[kind][0]
+            assert np.array_equal(scores, before[kind][1])
+    found, fresh = read_manifest(root), tmp_path / "fresh"
+    staging = Staging(fresh, "fresh")
+    for kind, collection in world.collections().items():
+        about = found.collections[kind]
+        assert (about.dead, about.counts.dead) == (None, 0)
+        place = object_path(fresh, about.template)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(object_path(root, about.template), place)
+        from index import metadata
+
+        rows = metadata.table(kind, collection.rows)
+        of_shard = rows["key"].to_numpy() % 2
+        parts = [
+            build_shard(staging, f"{kind}-{n}", collection, rows.filter(of_shard == n), about.template, role="base")
+            for n in range(2)
+        ]
+        assert about.shards == parts, "byte for byte: lists, vectors, metadata"
+    assert compact(root) == path, "in order already"
+
+
+def reordered(world):
+    return update(IndexConfig(shards=3, nlist=4, factory="IVF{nlist},Flat"), world.collections(), world.root, ORIGIN)
+
+
+def without_captions(world):
+    return update(CONFIG, {"image": world.collections()["image"]}, world.root, ORIGIN)
+
+
+def longer(world):
+    name = "new-0001.jpg"
+    world.add("image", "0001.jpg")
+    vector, row = world.items["image"][name]
+    world.items["image"][name] = (np.r_[vector, 0].astype(np.float32), row)
+    return world.update(world.root)
+
+
+def not_finite(world):
+    world.change("image", "0003.jpg")
+    world.items["image"]["0003.jpg"][0][:] = np.nan
+    return world.update(world.root)
+
+
+def strange_column(world):
+    world.items["image"]["0003.jpg"][1]["colour"] = "red"
+    return world.update(world.root)
+
+
+def wrong_type(world):
+    world.items["image"]["0003.jpg"][1]["width"] = "wide"
+    return world.update(world.root)
+
+
+REFUSED = {
+    "another model": (
+        lambda world: update(CONFIG, world.collections(), world.root, {"model": "other"}),
+        GenerationError,
+        "model = 'abc', and this is 'other': they never mix. Build a version of its own",
+    ),
+    "other settings": (reordered, GenerationError, "settings shards = 2, and this is 3"),
+    "no captions": (without_captions, GenerationError, "collections caption = 'there', and this is None"),
+    "another dimension": (longer, GenerationError, "25 numbers, those of the published version 24"),
+    "not finite": (not_finite, ValueError, "0003.jpg' has length nan"),
+    "an unknown column": (strange_column, ValueError, "unknown column 'colour'"),
+    "a wrong type": (wrong_type, ValueError, "does not fit the columns"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_go_in_is_refused_and_the_published_version_stays(case, root):
+    call, error, told = REFUSED[case]
+    world, before = World(), bytes_of(root)
+    world.root = root
+    with pytest.raises(error, match=told):
+        call(world)
+    after = bytes_of(root)
+    assert {name: after[name] for name in before} == before
+    World().check(root)
+
+
+def test_without_a_version_there_is_nothing_to_update_or_compact(tmp_path):
+    for call in (lambda: World().update(tmp_path), lambda: compact(tmp_path)):
+        with pytest.raises(FileNotFoundError, match="tern index"):
+            call()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def both(root: Path, progress=lambda step: None) -> None:
+    """An update and a compaction, as far as they have not been done."""
+    world = World()
+    edit(world)
+    world.update(root, progress=progress)
+    compact(root, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def straight(base, tmp_path_factory) -> dict[str, str]:
+    """Every file of an update and a compaction that nothing disturbed."""
+    root, steps = shutil.copytree(base, tmp_path_factory.mktemp("straight") / "index"), []
+    both(root, steps.append)
+    assert len(steps) == 12, steps
+    return bytes_of(root)
+
+
+@pytest.mark.parametrize("crash", range(12))
+def test_killed_at_any_step_the_old_version_answers_and_the_next_run_ends_like_one_that_was_not(crash, root, straight):
+    def progress(step):
+        seen.append(step)
+        if len(seen) == crash + 1:
+            raise Killed
+
+    seen = []
+    with pytest.raises(Killed):
+        both(root, progress)
+    changed = World()
+    edit(changed)
+    version = read_manifest(root).version
+    (World() if version == 1 else changed).check(root)
+    both(root)
+    left = {name: text for name, text in bytes_of(root).items() if not name.startswith("staging/")}
+    assert left == straight  # killed after the switch, it leaves records of its steps, which are collected later
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_index_update import both
+both(Path(sys.argv[1]), lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == sys.argv[2] else None)
+"""
+
+
+def test_kill_9(root, straight):
+    command = [sys.executable, "-c", KILL, str(root), "caption/delta"]
+    killed = subprocess.run(command, cwd=Path(__file__).parent.parent, check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    World().check(root)
+    both(root)
+    assert bytes_of(root) == straight
+
+
+def test_a_gate_that_says_no_leaves_what_is_served(root):
+    world = World()
+    edit(world)
+    with pytest.raises(RefusedError) as refused:
+        world.update(root, gate=lambda candidate, parent: {"passed": False, "reason": "recall 0.71"})
+    assert refused.value.version == 2
+    World().check(root)
+    world.update(root, gate=lambda candidate, parent: {"passed": candidate.version > parent.version})
+    world.check(root)
+
+
+def test_drift_is_that_of_numpy_and_upkeep_says_what_is_due_and_why(root):
+    world = World()
+    about = read_manifest(root).collections["image"]
+    head = faiss.read_index(str(object_path(root, about.template)))
+    centroids = head.quantizer.reconstruct_n(0, 4)
+
+    def error(names) -> float:
+        v = np.stack([world.items["image"][n][0] for n in names]).astype(np.float16).astype(np.float64)
+        return float(np.mean(np.sqrt(((v - centroids[(v @ centroids.T).argmax(1)]) ** 2).sum(1))))
+
+    first = error(world.items["image"])
+    assert about.coarse_error == pytest.approx(first, abs=2e-6)
+    assert due(read_manifest(root), Upkeep()) is None
+
+    far = -centroids.mean(0) / np.linalg.norm(centroids.mean(0))
+    for k in range(3):
+        row = {"id": f"far-{k}", "source": "far"}
+        world.items["image"][f"far-{k}"] = ((far + 0.01 * k * np.eye(24)[k]).astype(np.float32), row)
+    for name, (vector, row) in list(world.items["image"].items()):
+        world.items["image"][name] = (vector / np.linalg.norm(vector), row)
+    world.update(root)
+    grown = read_manifest(root)
+    drift = error([f"far-{k}" for k in range(3)]) / first
+    assert drift > 1.2
+    what, why = due(grown, Upkeep(drift=drift - 0.01))
+    assert what == "retrain"
+    assert f"{drift:.2f} times as far" in why
+    assert due(grown, Upkeep(drift=drift + 0.01)) is None
+    assert due(grown, Upkeep(drift=drift - 0.01, drift_from=0.2)) is None
+    assert due(grown, Upkeep(drift=9, delta_rows=3 / 63 - 0.001))[0] == "compact"
+    assert "delta shards" in due(grown, Upkeep(drift=9, delta_rows=0.01))[1]
+
+    world.remove("image", *[f"far-{k}" for k in range(3)])
+    world.update(root)
+    assert due(read_manifest(root), Upkeep(drift=9, dead_rows=3 / 63 + 0.001)) is None
+    what, why = due(read_manifest(root), Upkeep(drift=9, dead_rows=3 / 63 - 0.001))
+    assert (what, "dead" in why) == ("compact", True)
+    compact(root)
+    assert due(read_manifest(root), Upkeep(dead_rows=0.001, delta_rows=0.001)) is None

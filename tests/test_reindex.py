@@ -1,0 +1,102 @@
+"""What a changed data set costs the index: the items that are new or changed, and a delta."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+from typer.testing import CliRunner
+
+from data.store import Store
+from index import GenerationError, Index, Upkeep
+from index.manifest import read_manifest, versions
+from pipeline.chain import Chain
+from pipeline.cli import build
+from pipeline.indexing import served, update_index
+from pipeline.plan import load_plan
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+    """A copy of all that was made, under a plan that reads the data set from its file; and that file's content."""
+    shutil.copytree(finished.plan.workspace, tmp_path / "run")
+    folder = tmp_path / "run" / "dataset"
+    text = SMALL.format(workspace=tmp_path / "run", workers=1)
+    start, end = text.index("[demo]"), text.index("[regions]")
+    said = f'[dataset]\nname = "demo"\nannotations = "{folder}/dataset_demo.json"\nimages = "{folder}/images"\n\n'
+    (tmp_path / "plan.toml").write_text(text[:start] + said + text[end:])
+    return tmp_path / "plan.toml", folder / "dataset_demo.json"
+
+
+def carried(plan, **settings) -> tuple[Chain, list[tuple[str, int]]]:
+    """A chain that updates the index, and (stage, items) of the shards that it makes."""
+    made = []
+
+    def watched(label):
+        def each(function, jobs):
+            for job in jobs:
+                made.append((label, job.size))
+                yield function(job)
+
+        return each
+
+    loaded = load_plan(str(plan))
+    indexed = partial(update_index, upkeep=loaded.upkeep, **settings)
+    return Chain(loaded, watched, pinned=served(loaded.workspace)[1], indexed=indexed), made
+
+
+def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(moved):
+    plan, annotations = moved
+    content = json.loads(annotations.read_text())
+    gone = content["images"].pop(0)["filename"]
+    changed = content["images"][0]
+    changed["sentences"][2]["raw"] = "a purple elephant is playing chess in the snow"
+    annotations.write_text(json.dumps(content))
+    chain, made = carried(plan)
+    assert read_manifest(chain.index.parent.parent).version == 2
+    assert made == [("token features", 1), ("embedding", 1)]
+    (caption,) = [c.id for c in chain.dataset.captions if "purple elephant" in c.text]
+    with Index.open(chain.plan.workspace / "index") as index:
+        about = index.manifest["collections"]
+        assert [part["role"] for part in about["caption"]["shards"]] == ["base", "base", "delta"]
+        assert [part["role"] for part in about["image"]["shards"]] == ["base", "base"]
+        assert about["image"]["counts"] == {"live": 35, "dead": 1}
+        assert about["caption"]["counts"] == {"live": 175, "dead": 6}
+        query = Store(chain.vectors.captions).read("features", [caption]).astype("float32")
+        assert index.search(query, 1, "caption")[0][0].id == caption
+        everything = {hit.id for hit in index.search(query, 36, "image")[0]}
+        assert len(everything) == 35
+        assert gone not in everything
+
+    again, made = carried(plan)
+    assert (again.index, made) == (chain.index, []), "a night without news"
+    words = ["--plan", str(plan)]
+    shown = CliRunner().invoke(build(), ["index", "update", *words])
+    assert "nothing to do" in shown.output, shown.output
+    shown = CliRunner().invoke(build(), ["index", "compact", *words])
+    assert shown.output.startswith("index  "), shown.output
+    assert read_manifest(chain.plan.workspace / "index").collections["caption"].dead is None
+
+
+def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
+    plan, annotations = moved
+    content = json.loads(annotations.read_text())
+    content["images"].pop(0)
+    annotations.write_text(json.dumps(content))
+    chain, _ = carried(plan)
+    inputs = (chain.plan.index, chain.vectors, chain.usable, chain.plan.workspace)
+    bring = partial(update_index, regions=chain.regions)
+    root, origin = chain.plan.workspace / "index", read_manifest(chain.plan.workspace / "index").provenance
+    with pytest.raises(GenerationError, match="never mix"):
+        bring(*inputs, origin | {"model": "tern-0123456789ab"}, upkeep=Upkeep())
+    assert versions(root) == [1]
+    bring(*inputs, origin, upkeep=Upkeep(dead_rows=0.01))
+    assert versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
+    assert [part.role for part in read_manifest(root).collections["caption"].shards] == ["base", "base"]
+    bring(*inputs, origin | {"model": "tern-0123456789ab"}, upkeep=Upkeep(), whole=True)
+    other = read_manifest(root)
+    assert other.version == 4
+    assert other.collections["image"].generation != read_manifest(root, 3).collections["image"].generation
+    bring(*inputs, origin, upkeep=Upkeep(), version=3)
+    assert read_manifest(root).version == 3, "from version 3 on, with nothing new: it is served again"
