@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import tomllib
 import urllib.error
 import urllib.request
@@ -69,8 +67,9 @@ def started(server: Server, name: str, *words: str) -> subprocess.CompletedProce
 
 def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_line(server, finished, plan):
     assert sorted(found["name"] for found in server.post("/deployments/filter", {})) == NAMES
-    for name in ("extract-flickr", "extract-flickr/extract-flickr"):  # the first is the plugin's, the second stock
-        ended = started(server, name, "--param", f"plan={plan}")
+    # The first form is the plugin's, the second stock; runs work in the folder that was deployed.
+    for name, where in (("extract-flickr", plan), ("extract-flickr/extract-flickr", os.path.relpath(plan, ROOT))):
+        ended = started(server, name, "--param", f"plan={where}")
         assert ended.returncode == 0, ended.stdout + ended.stderr
     again, first = server.runs("extract-flickr")[:2]  # the server serves other tests too
     assert (first["state"]["type"], first["name"][:20]) == ("COMPLETED", "extract-flickr demo ")
@@ -120,6 +119,10 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
 
 
 def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, plan):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.follow import follow
+
     told = ("--set", "train.epochs=2")
     ended = server.tern("run", "reindex", "--plan", str(plan), *told, "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -143,14 +146,16 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
         with pytest.raises(urllib.error.HTTPError, match="409"):
             server.post(f"/deployments/{asked}/create_flow_run", {"parameters": parameters})
     assert server.prefect("deployment", "run", "extract-flickr/extract-flickr", "-p", "threads=3").returncode != 0
-    for words, reason in (
-        (("--plan", "demo", "--param", "workers=0"), "no run was made"),
-        (("--plan", "demo", "--param", "threads=3"), "has no parameter threads: it takes"),
-        (("--plan", "demo", "--set", "trian.seed=1"), "did you mean"),
-    ):
-        ended = server.tern("run", "extract-flickr", *words, "--port", str(server.port))
-        assert ended.returncode == 1
-        assert reason in ended.stderr, ended.stderr
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        for plan_name, settings, given, reason in (
+            ("demo", (), ("workers=0",), "no run was made"),
+            ("demo", (), ("threads=3",), "has no parameter threads: it takes"),
+            ("demo", ("trian.seed=1",), (), "did you mean"),
+        ):
+            with pytest.raises(ValueError, match=reason):
+                follow("extract-flickr", plan_name, settings, given, print)
+        with pytest.raises(ValueError, match="no deployment 'nobody/nobody'; there are build-index, extract-flickr"):
+            follow("nobody", "demo", (), (), print)
     assert len(server.runs("extract-flickr")) == before
     assert server.outside() == "", "nothing but this machine is called"
     assert server.listens_at() == {"0100007F"}, "loopback alone"
@@ -200,18 +205,6 @@ def test_a_failed_gate_fails_the_run_with_its_report_and_leaves_what_is_served(s
     assert any("recall 0.71" in message for message in told), "Prefect keeps the error; no pickle of it"
 
 
-def test_relative_plans_and_workspaces_are_found_from_the_folder_that_was_deployed(server):
-    workspace = f"runs/test-{os.getpid()}"
-    settings = [f"workspace={workspace}", "demo.images=4", "demo.splits={train = 2, val = 1, test = 1}", "workers=1"]
-    words = ["--param", "plan=demo", "--param", f"overrides={json.dumps(settings)}"]
-    try:
-        ended = started(server, "extract-flickr/extract-flickr", *words)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert len(list((ROOT / workspace / "stores").iterdir())) == 2
-    finally:
-        shutil.rmtree(ROOT / workspace, ignore_errors=True)
-
-
 TRAINED = """
 import sys
 from prefect.events import emit_event
@@ -235,14 +228,15 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     assert "No plan" in state()["message"]
 
 
-def test_up_says_so_when_its_port_is_taken():
+def test_up_says_so_when_its_port_is_taken(monkeypatch):
+    from flows.server import serve_all
+
+    monkeypatch.chdir(ROOT)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(taken.getsockname()[1])]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert "is in use" in ended.stderr
+        with pytest.raises(ValueError, match="is in use"):
+            serve_all(taken.getsockname()[1])
 
 
 def test_nightly_switches_the_schedule_on_and_the_server_makes_its_runs(server, plan):
