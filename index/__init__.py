@@ -6,6 +6,7 @@ from index.collection import KINDS, Collection, Kind
 from index.compact import Upkeep, compact, due
 from index.export import export
 from index.foreign import import_folder
+from index.gate import Asked, GateConfig, gate_of
 from index.live import Live
 from index.manifest import current, versions
 from index.metadata import key_of
@@ -17,7 +18,9 @@ from index.update import GenerationError, update
 
 __all__ = [
     "KINDS",
+    "Asked",
     "Collection",
+    "GateConfig",
     "GenerationError",
     "Hit",
     "Index",
@@ -34,6 +37,7 @@ __all__ = [
     "exact",
     "export",
     "find",
+    "gate_of",
     "import_folder",
     "key_of",
     "override",

@@ -79,6 +79,11 @@ class Rows:
         found = [row["key"] for lookup in self.lookups for row in self._of(lookup, "id", names, "key")]
         return np.unique(np.asarray(found, np.int64))
 
+    def every(self) -> np.ndarray:
+        """(n,) int64 keys of all rows that shards hold, the dead too."""
+        found = [key for lookup in self.lookups for (key,) in lookup.tuples("SELECT key FROM items", ())]
+        return np.asarray(found, np.int64)
+
     def where(self, condition: str, values: Sequence[Any]) -> np.ndarray:
         """(m,) int64 keys, sorted, of the rows that answer to a condition of `index.where`, its values apart."""
         statement = f"SELECT key FROM items WHERE {condition}"

@@ -38,7 +38,9 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class _Collection:
+class Opened:
+    """One collection of an open version."""
+
     about: About
     lists: Lists
     rows: Rows
@@ -86,7 +88,7 @@ class Index:
             held.close()
             raise
 
-    def _opened(self, kind: str, about: About) -> "_Collection":
+    def _opened(self, kind: str, about: About) -> Opened:
         whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}")  # noqa: E731
         path = lambda ref: object_path(self.root, ref)  # noqa: E731
         dead = read_dead(self.root, about.dead)
@@ -98,7 +100,7 @@ class Index:
             vectors=vectors,
         )
         rows = Rows([whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)], dead)
-        return _Collection(about, lists, rows, vectors)
+        return Opened(about, lists, rows, vectors)
 
     def __enter__(self) -> "Index":
         return self
@@ -139,7 +141,7 @@ class Index:
         Equal scores come in the order of their 64-bit keys. Raises ValueError on an unknown kind, a wrong dimension,
         a query that is not a finite vector of unit length, or a filter that is wrong.
         """
-        collection = self._collection(kind)
+        collection = self.collection(kind)
         array, dim = np.asarray(queries, np.float32), collection.lists.dim
         if array.ndim != 2 or array.shape[1] != dim:
             raise ValueError(
@@ -162,13 +164,14 @@ class Index:
 
     def rows(self, names: Iterable[str], kind: str = "image") -> dict[str, dict[str, Any]]:
         """{id: metadata row} of those of the ids `names` that are in the index."""
-        return self._collection(kind).rows.by_id(list(names))
+        return self.collection(kind).rows.by_id(list(names))
 
     def rows_of_image(self, kind: str, image_id: str) -> list[dict[str, Any]]:
         """Metadata rows of the items of `kind` that belong to one image, such as its captions, by id."""
-        return self._collection(kind).rows.of_image(image_id)
+        return self.collection(kind).rows.of_image(image_id)
 
-    def _collection(self, kind: str) -> "_Collection":
+    def collection(self, kind: str) -> Opened:
+        """Lists, rows and vectors of one collection. Raises ValueError for an unknown kind."""
         if kind not in self._collections:
             raise ValueError(f"{self.path} has no {kind!r} collection; it has {', '.join(self.kinds)}.")
         return self._collections[kind]
@@ -181,7 +184,7 @@ class Index:
 
     def matching(self, where: str, kind: str = "image") -> int:
         """How many items of `kind` a filter takes. Raises ValueError if it is wrong."""
-        self._collection(kind)
+        self.collection(kind)
         return len(self._chosen(kind, where))
 
     @staticmethod

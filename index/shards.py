@@ -189,6 +189,14 @@ class Lists:
         child.ntotal = lists.compute_ntotal()
         return child
 
+    def keys(self) -> np.ndarray:
+        """(n,) int64 keys of every entry of every list, sorted, the dead too; one that is there twice comes twice."""
+        lists = [(child.invlists, i) for child in self._children for i in range(child.nlist)]
+        found = [
+            faiss.rev_swig_ptr(some.get_ids(i), some.list_size(i)).copy() for some, i in lists if some.list_size(i)
+        ]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
+
     def search(
         self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None, rescore: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """How many lists to probe, and what that is worth: measured on held-out queries against exact search."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,23 +63,23 @@ def tune(
     codes miss the target with every list probed, the aim is `target` times what they can give: the last lists would
     cost much and mend nothing.
     """
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
-    chosen_on, judged_on = queries[order[::2]], queries[order[1::2]]
-    least = [_kth_score(collection, half) for half in (chosen_on, judged_on)]
+    chosen_on, judged_on = (queries[half] for half in halves(len(queries), seed))
+    least = [kth_score(collection, half) for half in (chosen_on, judged_on)]
+    read = lambda keys: collection.read([names[key] for key in keys.tolist()])  # noqa: E731
 
-    def recall(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
+    def measured(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
         _, keys = lists.search(half, AT, nprobe, rescore=rescore)
-        return _recall(collection, names, half, kth, keys)
+        return recall(read, half, kth, keys)
 
     ladder = range(1, lists.nlist + 1)
-    most = recall(lists.nlist, chosen_on, least[0])
+    most = measured(lists.nlist, chosen_on, least[0])
     aim = target if most >= target else target * most
-    place = bisect_left(ladder, aim, key=lambda nprobe: recall(nprobe, chosen_on, least[0]))
+    place = bisect_left(ladder, aim, key=lambda nprobe: measured(nprobe, chosen_on, least[0]))
     nprobe = ladder[min(place, len(ladder) - 1)]
-    on_chosen = recall(nprobe, chosen_on, least[0])
+    on_chosen = measured(nprobe, chosen_on, least[0])
     return Tuned(
         nprobe=nprobe,
-        recall=recall(nprobe, judged_on, least[1]),
+        recall=measured(nprobe, judged_on, least[1]),
         tuning_recall=on_chosen,
         at=min(AT, len(collection.ids)),
         judged=len(judged_on),
@@ -89,19 +89,24 @@ def tune(
     )
 
 
-def _kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:
+def halves(queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the queries that choose, and of those that judge."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(queries)
+    return order[::2], order[1::2]
+
+
+def kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:
     """(q,) the true score that an item must reach to be among the best `AT`."""
     return exact(collection, queries, AT)[0][:, -1]
 
 
-def _recall(
-    collection: Collection, names: Mapping[int, str], queries: np.ndarray, kth: np.ndarray, keys: np.ndarray
-) -> float:
+def recall(read: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, kth: np.ndarray, keys: np.ndarray) -> float:
     """Share of the places 1..AT of the found (q, k) keys that hold an item as good as the true ones.
 
-    Judged by true score, not by id: two captions with the same words share one vector, and either is right.
+    `read` gives the (m, d) vectors of (m,) keys. Judged by true score, not by id: two captions with the same words
+    share one vector, and either is right.
     """
     different, where = np.unique(keys, return_inverse=True)
-    vectors = collection.read([names[key] for key in different.tolist()])[where.reshape(keys.shape)]  # (q, k, d)
+    vectors = read(different)[where.reshape(keys.shape)]  # (q, k, d)
     true = np.einsum("qd,qkd->qk", queries, vectors)
     return float(np.mean(true >= kth[:, None] - SAME))

@@ -102,7 +102,7 @@ class Chain:
         regions = f"regions-{digest(Store(self.regions).recipe)}"
         provenance = {"model": self.model.name, "regions": regions, "tokens": self.tokens.name}
         inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance, self.regions)
-        return self._timed("index", lambda: self._indexed(*inputs))
+        return self._timed("index", lambda: self._indexed(*inputs, self.plan.gate))
 
     def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
         """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took."""

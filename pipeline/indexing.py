@@ -9,7 +9,20 @@ import numpy as np
 
 from data.records import Caption, Dataset, Image
 from data.store import Store
-from index import Collection, GenerationError, Index, IndexConfig, Upkeep, build, compact, due, update
+from index import (
+    Asked,
+    Collection,
+    GateConfig,
+    GenerationError,
+    Index,
+    IndexConfig,
+    Upkeep,
+    build,
+    compact,
+    due,
+    gate_of,
+    update,
+)
 from index.manifest import read_manifest
 from pipeline.stages import HELD_OUT, Vectors, held_out, with_captions
 
@@ -23,13 +36,19 @@ def build_index(
     workspace: Path,
     provenance: dict[str, Any],
     regions: Path | None = None,
+    gate: GateConfig | None = None,
 ) -> Path:
     """Build and publish a version of the index over all vectors. Returns the path of its manifest.
 
     `regions` is the store that has the pictures' sizes, for filters over width and height. Recall is measured on
     held-out queries of the other kind: captions look for images, images for captions.
+
+    Raises RefusedError if the version does not pass the gate (`index.gate`; None: there is none): it is kept, and what
+    was served still is.
     """
-    return build(config, *_inputs(vectors, dataset, regions), workspace / "index", provenance)
+    collections, asked = _inputs(vectors, dataset, regions)
+    judge = None if gate is None else gate_of(gate, asked, collections, config.seed)
+    return build(config, collections, _queries(asked), workspace / "index", provenance, gate=judge)
 
 
 def update_index(
@@ -39,6 +58,7 @@ def update_index(
     workspace: Path,
     provenance: dict[str, Any],
     regions: Path | None = None,
+    gate: GateConfig | None = None,
     *,
     upkeep: Upkeep,
     version: int | None = None,
@@ -50,21 +70,23 @@ def update_index(
     version  to start from, in place of the published one
     whole    build a version of its own where a delta may not be: with another model, other settings, or none before
 
-    Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`.
+    Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
     """
-    root, (collections, queries) = workspace / "index", _inputs(vectors, dataset, regions)
+    root, (collections, asked) = workspace / "index", _inputs(vectors, dataset, regions)
+    judge = None if gate is None else gate_of(gate, asked, collections, config.seed)
+    build_whole = partial(build, config, collections, _queries(asked), root, provenance, gate=judge)
     try:
-        path = update(config, collections, root, provenance, version=version)
+        path = update(config, collections, root, provenance, gate=judge, version=version)
     except (GenerationError, FileNotFoundError) as error:
         if not whole:
             raise
         log.info("a whole index is built: %s", error)
-        return build(config, collections, queries, root, provenance)
+        return build_whole()
     if (needed := due(read_manifest(root), upkeep)) is None:
         return path
     what, why = needed
     log.info("index: %s, since %s", what, why)
-    return compact(root) if what == "compact" else build(config, collections, queries, root, provenance)
+    return compact(root, gate=judge) if what == "compact" else build_whole()
 
 
 def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
@@ -73,14 +95,16 @@ def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
         return found.path, workspace / "models" / found.manifest["provenance"]["model"]
 
 
-def _inputs(
-    vectors: Vectors, dataset: Dataset, regions: Path | None
-) -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
-    """What is indexed, and the queries to measure with."""
+def _inputs(vectors: Vectors, dataset: Dataset, regions: Path | None) -> tuple[dict[str, Collection], dict[str, Asked]]:
+    """What is indexed, and the queries to measure and to judge with."""
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
     sizes = _sizes(regions, dataset)
     collections = {kind: _collection(store, _rows(dataset, store, kind, sizes)) for kind, store in stores.items()}
-    return collections, {"image": _queries(dataset, stores, "caption"), "caption": _queries(dataset, stores, "image")}
+    return collections, {"image": _asked(dataset, stores, "caption"), "caption": _asked(dataset, stores, "image")}
+
+
+def _queries(asked: dict[str, Asked]) -> dict[str, np.ndarray]:
+    return {kind: some.vectors for kind, some in asked.items()}
 
 
 def _collection(store: Store, rows: list[dict[str, Any]]) -> Collection:
@@ -118,9 +142,13 @@ def _row(
     return {**own, "path": path, "split": image.split, "width": width, "height": height}
 
 
-def _queries(dataset: Dataset, stores: dict[str, Store], kind: str) -> np.ndarray:
-    """Vectors of the held-out items of one kind; of all items where no held-out split has captions."""
+def _asked(dataset: Dataset, stores: dict[str, Store], kind: str) -> Asked:
+    """The held-out items of one kind and their right answers; all items where no held-out split has captions."""
     splits = with_captions(dataset, HELD_OUT) or with_captions(dataset, tuple(dataset.counts()))
     place = {"image": 0, "caption": 1}[kind]
     ids = [name for split in splits for name in held_out(dataset, stores["image"], split)[place]]
-    return stores[kind].read("features", ids).astype("float32")
+    if kind == "caption":
+        right = [{dataset.owner[name]} for name in ids]
+    else:
+        right = [{caption.id for caption in dataset.captions_of[name]} for name in ids]
+    return Asked(stores[kind].read("features", ids).astype("float32"), right)

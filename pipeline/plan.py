@@ -21,7 +21,7 @@ from data.formats.flat_rows import RegionFileConfig
 from extractors.catalogue import KINDS, RegionsConfig
 from extractors.faster_rcnn import TorchvisionConfig
 from extractors.text import TextConfig
-from index import IndexConfig, Upkeep
+from index import GateConfig, IndexConfig, Upkeep
 from tern.evaluation import EvaluationConfig
 from tern.train import TrainConfig
 
@@ -54,6 +54,7 @@ class Plan(BaseModel):
     evaluate: EvaluationConfig = EvaluationConfig()
     index: IndexConfig = IndexConfig()
     upkeep: Upkeep = Upkeep()
+    gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
     images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard a worker at most
     captions_per_shard: int = Field(10_000, ge=1)  # captions

@@ -52,7 +52,9 @@ def compact(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """Deltas and dead rows into whole shards, on the same centroids: ids and answers stay. [dim]Example: tern index
     compact --plan flickr30k[/dim]
     """
-    from index import compact
+    from index import compact, gate_of
     from pipeline.plan import load_plan
 
-    typer.echo(f"index  {compact(load_plan(plan, tuple(overrides or ())).workspace / 'index')}")
+    loaded = load_plan(plan, tuple(overrides or ()))
+    judge = gate_of(loaded.gate, {}, {})  # it has neither queries nor source: rows and their vectors are looked at
+    typer.echo(f"index  {compact(loaded.workspace / 'index', gate=judge)}")

@@ -35,7 +35,17 @@ LASTING = ("stores", "vectors", "index/versions", "models", "evaluation")
 def hashes(workspace: Path) -> dict[str, str]:
     """Every lasting file of a run, but `last.pt`: a zip whose entries carry the name of the temporary file."""
     files = [path for part in LASTING for path in sorted((workspace / part).rglob("*")) if path.is_file()]
-    return {str(p.relative_to(workspace)): sha256_file(p) for p in files if p.suffix != ".pt" and p.name != ".lock"}
+    names = {p: str(p.relative_to(workspace)) for p in files if p.suffix != ".pt" and p.name != ".lock"}
+    return {name: _untimed(p) if "index/versions" in name else sha256_file(p) for p, name in names.items()}
+
+
+def _untimed(manifest: Path) -> str:
+    """A manifest less the milliseconds that the gate measured, and its own hash."""
+    content = json.loads(manifest.read_text())
+    for name, check in content["gate"]["checks"].items():
+        if name.endswith("latency"):
+            assert check.pop("found") > 0
+    return json.dumps(content | {"sha256": ""})
 
 
 @pytest.fixture(scope="module")

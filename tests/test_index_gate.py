@@ -1,0 +1,159 @@
+"""The gate: good versions pass with figures that slow loops confirm; broken ones are refused, kept, never served."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import Asked, Collection, GateConfig, Index, IndexConfig, RefusedError, build, current, gate_of
+from index.audit import audit
+from index.manifest import manifest_path, read_manifest
+from index.objects import object_path
+from tests.test_index import make, slow
+
+CONFIG = IndexConfig(nlist=8, shards=2)
+IMAGES = 200
+
+
+def scene(seed: int = 1, drop: int = 0):
+    """Collections, queries, and right answers: the exact best image or caption stands for the truth."""
+    collections, queries = make(seed, images=IMAGES)
+    if drop:
+        kept = {kind: Collection(c.ids[:-drop], c.vectors[:-drop], c.rows[:-drop]) for kind, c in collections.items()}
+        collections = kept
+    asked = {kind: Asked(queries[kind], slow(collections[kind], queries[kind], 1)) for kind in collections}
+    return collections, queries, asked
+
+
+def publish(root: Path, collections, queries, asked, config=CONFIG, origin="model", source=None, **limits) -> Path:
+    gate = gate_of(GateConfig(**limits), asked, source or collections, config.seed)
+    return build(config, collections, queries, root, {"model": origin}, gate=gate)
+
+
+def shuffled(collection: Collection, seed: int = 0) -> Collection:
+    order = np.random.default_rng(seed).permutation(len(collection.ids))
+    return replace(collection, vectors=collection.vectors[order])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("gate")
+    publish(root, *scene())
+    return root
+
+
+@pytest.fixture
+def root(served, tmp_path) -> Path:
+    """A copy of the index that is served, to publish to."""
+    return shutil.copytree(served, tmp_path / "index")
+
+
+def test_a_good_version_passes_and_its_figures_are_those_of_slow_loops(root):
+    collections, queries, asked = scene(drop=20)
+    path = publish(root, collections, queries, asked)
+    verdict = read_manifest(root, 2).gate
+    assert path == manifest_path(root, 2)
+    assert verdict["passed"]
+    assert verdict["against"] == 1
+    checks = verdict["checks"]
+    assert set(checks) == {"objects"} | {
+        f"{kind} {what}"
+        for kind in collections
+        for what in ("rows", "alignment", "unchanged", "recall", "golden", "latency")
+    }
+    with Index.open(root) as index, Index.open(root, 1) as before:
+        for kind, collection in collections.items():
+            order = np.random.Generator(np.random.PCG64(0)).permutation(len(queries[kind]))
+            held = queries[kind][order[1::2]]
+            for version, content, name in ((index, collection, "found"), (before, scene()[0][kind], "served")):
+                lines = [[hit.id for hit in line] for line in version.search(held, 10, kind)]
+                best = slow(content, held, 10)
+                right = [asked[kind].right[i] for i in order[1::2]]
+                share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(lines, best, strict=True)])
+                assert checks[f"{kind} recall"][name] == pytest.approx(share, abs=1e-4)
+                share = np.mean([bool(set(a) & set(b)) for a, b in zip(lines, right, strict=True)])
+                assert checks[f"{kind} golden"][name] == pytest.approx(share, abs=1e-4)
+            assert checks[f"{kind} alignment"]["found"] == checks[f"{kind} unchanged"]["found"] == 1
+
+
+def broken_shuffled_source(collections, queries, asked):
+    wrong = {kind: shuffled(collection) for kind, collection in collections.items()}
+    return {"collections": wrong, "queries": queries, "asked": asked, "source": collections}
+
+
+def broken_shuffled_input(collections, queries, asked):
+    return {"collections": collections | {"image": shuffled(collections["image"])}, "queries": queries, "asked": asked}
+
+
+def broken_quantiser(collections, queries, asked):
+    config = IndexConfig(nlist=32, shards=2, factory="IVF{nlist},PQ2x4", target_recall=0.05)
+    return {"collections": collections, "queries": queries, "asked": asked, "config": config}
+
+
+def broken_model(collections, queries, asked):
+    noise = {kind: make(9, images=IMAGES)[0][kind].vectors for kind in collections}
+    wrong = {kind: replace(collection, vectors=noise[kind]) for kind, collection in collections.items()}
+    return {"collections": wrong, "queries": queries, "asked": asked, "origin": "another model"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (broken_shuffled_source, r"image alignment: 0(\.0\d+)? of 200, at least 0\.99"),
+        (broken_shuffled_input, r"image unchanged: 0 of 200, at least 0\.99.*image golden: 0\.\d+ of 60"),
+        (broken_quantiser, r"image recall: 0\.\d+ of 60, at least 0\.9\d* is asked, served (1|0\.9\d+)"),
+        (broken_model, r"image golden: 0\.\d+ of 60, at least 0\.9\d* is asked, served (1|0\.9\d+)"),
+    ],
+)
+def test_a_broken_candidate_is_kept_with_its_verdict_and_current_does_not_move(broken, says, root):
+    pointer = current(root)
+    with pytest.raises(RefusedError, match=says) as refused:
+        publish(root, **broken(*scene()))
+    assert "version 1 is served as before" in str(refused.value)
+    assert "the settings of [gate]" in str(refused.value)
+    assert current(root) == pointer
+    verdict = read_manifest(root, 2).gate
+    assert not verdict["passed"]
+    assert verdict["checks"] == refused.value.checks
+    with Index.open(root) as index:
+        assert index.version == 1
+
+
+def test_without_a_served_version_a_shuffled_candidate_is_refused_too(tmp_path):
+    collections, queries, asked = scene()
+    wrong = collections | {"caption": shuffled(collections["caption"])}
+    with pytest.raises(RefusedError, match=r"caption alignment.*nothing is published"):
+        publish(tmp_path, wrong, queries, asked, source=collections)
+    assert current(tmp_path) is None
+
+
+def test_limits_are_settings(root):
+    with pytest.raises(RefusedError, match=r"image latency: .* ms a query, at most 1e-06 is asked"):
+        publish(root, *scene(drop=10), latency=1e-6)
+    publish(root, **broken_model(*scene()), golden_drop=1, recall_drop=1)
+    assert current(root)["version"] == 3
+
+
+@pytest.mark.parametrize("what", ["lists", "vectors", "metadata", "lookup"])
+def test_parts_of_different_rows_are_found(what, root):
+    publish(root, *scene(drop=10))
+    first, second = (read_manifest(root, version) for version in (1, 2))
+    about = second.collections["image"]
+    foreign = getattr(first.collections["image"].shards[0], what)
+    shards = [about.shards[0].model_copy(update={what: foreign}), *about.shards[1:]]
+    mixed = second.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
+    found = audit(Index(root, mixed))
+    assert found["objects"] == ""
+    assert "differ" in found["image rows"]
+
+
+def test_a_flipped_bit_is_found(root):
+    path = object_path(root, read_manifest(root, 1).collections["caption"].shards[1].lists)
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with Index.open(root) as index:
+        assert "caption lists of shard 1" in audit(index)["objects"]
