@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-PlanOption = Annotated[str, typer.Option("--plan", "-p", help="A plan file, or the name of a shipped plan.")]
+from pipeline.index_commands import IndexOption, PlanOption, root_of
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting of the plan: KEY=VALUE, for instance upkeep.delta_rows=0.1."),
@@ -48,13 +49,13 @@ def update(
     typer.echo(f"index  {chain.index}{'  nothing to do' if chain.index == before else ''}")
 
 
-def compact(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Deltas and dead rows into whole shards, on the same centroids: ids and answers stay. [dim]Example: tern index
-    compact --plan flickr30k[/dim]
+def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None) -> None:
+    """Deltas and dead rows into whole shards, on the same centroids: ids and answers stay.
+
+    [dim]Example: tern index compact --plan flickr30k[/dim]
     """
     from index import compact, gate_of
     from pipeline.plan import load_plan
 
-    loaded = load_plan(plan, tuple(overrides or ()))
-    judge = gate_of(loaded.gate, {}, {})  # it has neither queries nor source: rows and their vectors are looked at
-    typer.echo(f"index  {compact(loaded.workspace / 'index', gate=judge)}")
+    judge = gate_of(load_plan(plan, tuple(overrides or ())).gate, {}, {})  # rows and their vectors are looked at
+    typer.echo(f"index  {compact(root_of(plan, overrides, index), gate=judge)}")
