@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from data.files import naming
 from data.records import printable
 
 
@@ -31,8 +32,8 @@ def writing(folder: Path) -> Iterator[None]:
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         command = printable(" ".join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]))[:200]
-        file.write(f"process {os.getpid()} ({command}) on {platform.node()} since {now}\n")
-        file.flush()
+        with naming(Path(file.name)):
+            os.write(file.fileno(), f"process {os.getpid()} ({command}) on {platform.node()} since {now}\n".encode())
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.files import read_json, sha256_file, sha256_text, sync, write_json
+from data.files import naming, read_json, sha256_file, sha256_text, sync, write_json
 from index.collection import Kind
 from index.objects import Part, Ref, check_object, refs
 
@@ -211,7 +211,8 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        beside.write_text(sealed(text + "\n"), encoding="utf-8")
+        with naming(beside):
+            beside.write_text(sealed(text + "\n"), encoding="utf-8")
         beside.chmod(0o444)
         sync(beside)
         os.link(beside, path)  # as O_EXCL, but the name appears with its whole content

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from data.files import MACHINE_FAULTS, read_json, sha256_file, sync
+from data.files import MACHINE_FAULTS, naming, read_json, sha256_file, sync
 
 REMEDY = "Roll back to a version that verifies, or run `tern index` to build again: that also mends it."
 M = TypeVar("M", bound=BaseModel)
@@ -110,7 +110,8 @@ class Staging:
         found = self._recorded(record, kind)
         if found is None:
             found = make()
-            record.write_text(found.model_dump_json(), encoding="utf-8")
+            with naming(record):
+                record.write_text(found.model_dump_json(), encoding="utf-8")
         return found
 
     def _recorded(self, record: Path, kind: type[M]) -> M | None:
@@ -132,7 +133,8 @@ class Staging:
         """Make an object of what `write(path)` writes."""
         path = self.folder / f"{name.replace('/', '-')}.part"
         try:
-            write(path)
+            with naming(path):
+                write(path)
             return put(self.root, path)
         finally:
             path.unlink(missing_ok=True)
