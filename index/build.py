@@ -28,8 +28,8 @@ class IndexConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     factory: str = "auto"
-    """faiss factory string of a plain inverted file; "{nlist}" is filled in. auto: float16 codes up to 50,000 rows
-    (exact but for the lists not probed), one byte a number beyond."""
+    """faiss factory string of a plain inverted file; "{nlist}" is filled in. auto: float16 codes in one list up to
+    50,000 rows, which is exact search; one byte a number beyond."""
     nlist: int | None = Field(None, ge=1)
     """inverted lists a collection; None: 4 sqrt(rows), at least 39 rows a list, rounded down to a power of two"""
     shards: int = Field(4, ge=1, le=4096)

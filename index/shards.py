@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
-EXACT_ROWS = 50_000  # up to here a float16 code is cheap enough; beyond, one byte a number
+EXACT_ROWS = 50_000  # up to here all rows are compared, by float16 codes; beyond, one byte a number, in lists
 POINTS_PER_LIST = 39  # faiss warns when k-means has fewer training rows a centroid
 SELECTIVE = 0.1  # filters that keep less than this part probe every list: kept rows may lie in any of them
 FEW = 1024  # so many kept rows are all rescored: whatever the codes make of them, the answer is exact
@@ -43,13 +43,15 @@ def _installed(name: str) -> bool:
 def choose_factory(factory: str, nlist: int | None, rows: int) -> str:
     """The faiss factory string for `rows` vectors; "{nlist}" and "auto" are filled in.
 
-    Lists: 4 sqrt(rows) after faiss's guideline, but at least 39 rows a list, rounded down to a power of two.
+    Lists: 4 sqrt(rows) after faiss's guideline, but at least 39 rows a list, rounded down to a power of two; for "auto"
+    a single one up to `EXACT_ROWS`, which is exact search.
     """
+    few = factory == "auto" and rows <= EXACT_ROWS
     if nlist is None:
-        most = max(1, min(int(4 * rows**0.5), rows // POINTS_PER_LIST))
+        most = 1 if few else max(1, min(int(4 * rows**0.5), rows // POINTS_PER_LIST))
         nlist = 1 << (most.bit_length() - 1)
     if factory == "auto":
-        factory = "IVF{nlist},SQfp16" if rows <= EXACT_ROWS else "IVF{nlist},SQ8"
+        factory = "IVF{nlist},SQfp16" if few else "IVF{nlist},SQ8"
     return factory.replace("{nlist}", str(nlist))
 
 

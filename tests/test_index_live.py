@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import Index, IndexConfig, Live, build, collect, current, rollback, versions
+from index import Collection, Index, IndexConfig, Live, build, collect, compact, current, rollback, update, versions
 from index.manifest import manifest_path
 from tests.test_index import make
 
@@ -24,24 +24,35 @@ def publish(root: Path, seed: int) -> None:
     build(CONFIG, *make(seed, images=60), root, provenance={"seed": seed})
 
 
-def expected(seeds: range) -> dict[int, list[list[str]]]:
+def fewer(seed: int, images: int) -> dict[str, Collection]:
+    """The first images of a seed, and their captions."""
+    whole = make(seed, images=60)[0]
+    kept = {"image": images, "caption": 2 * images}
+    return {
+        kind: Collection(c.ids[: kept[kind]], c.vectors[: kept[kind]], c.rows[: kept[kind]])
+        for kind, c in whole.items()
+    }
+
+
+def expected(seeds: range, images: int = 60) -> dict[int, list[list[str]]]:
     """Exact answers by numpy, of every version's own vectors, to the same questions."""
     queries, found = make(0, images=60)[1]["image"][:4], {}
     for seed in seeds:
-        collection = make(seed, images=60)[0]["image"]
+        collection = fewer(seed, images)["image"]
         order = np.argsort(-(queries.astype(np.float64) @ collection.vectors.T.astype(np.float64)), axis=1)[:, :K]
         found[seed] = [[collection.ids[i] for i in line] for line in order]
     return found
 
 
-def searching(live: Live, right: dict[int, list[list[str]]], stop, seen: Counter) -> None:
+def searching(live: Live, right: dict[str, list[list[str]]], stop, seen: Counter) -> None:
     """Ask until told to stop; `seen` counts right answers by version, and what was not one under its own name."""
     queries = make(0, images=60)[1]["image"][:4]
     while not stop():
         try:
             with live.use() as index:
                 answer = [[hit.id for hit in line] for line in index.search(queries, K)]
-                good = answer == right[index.manifest["provenance"]["seed"]]
+                live_rows = index.manifest["collections"]["image"]["counts"]["live"]
+                good = answer == right[f"{index.manifest['provenance']['seed']} {live_rows}"]
                 seen[str(index.version) if good else f"wrong in {index.version}"] += 1
         except Exception as error:  # whatever it is, a request has failed
             seen[f"failed: {error!r}"] += 1
@@ -53,7 +64,7 @@ import json, select, sys
 from collections import Counter
 from index import Live, Index
 from tests.test_index_live import searching
-right = {int(seed): answers for seed, answers in json.loads(sys.argv[2]).items()}
+right = json.loads(sys.argv[2])
 seen = Counter()
 live = Live(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
 print("ready", flush=True)
@@ -62,8 +73,10 @@ print(json.dumps(seen))
 """
 
 
-def test_twenty_publishes_rollbacks_and_collections_under_readers(tmp_path):
-    right = expected(range(1, 22))
+def test_twenty_publishes_an_update_a_compaction_rollbacks_and_collections_under_readers(tmp_path):
+    right = {f"{seed} 60": answer for seed, answer in expected(range(1, 22)).items()}
+    right["11 45"] = expected(range(11, 12), 45)[11]
+    assert right["11 45"] != right["11 60"], "too easy: no answer is among those that go"
     publish(tmp_path, 1)
     live = Live(tmp_path, lambda version: Index.open(tmp_path, version), every=0)
     stop, threads_saw = threading.Event(), Counter()
@@ -78,6 +91,11 @@ def test_twenty_publishes_rollbacks_and_collections_under_readers(tmp_path):
     removed: list[int] = []
     for seed in range(2, 22):
         publish(tmp_path, seed)
+        if seed == 11:  # rows that are dead, then gone
+            update(CONFIG, fewer(11, 45), tmp_path, {"seed": 11})
+            time.sleep(0.1)
+            compact(tmp_path)
+            time.sleep(0.1)
         if seed % 5 == 0:
             rollback(tmp_path, current(tmp_path)["version"] - 1)
             removed += collect(tmp_path, keep=2).versions
@@ -88,13 +106,14 @@ def test_twenty_publishes_rollbacks_and_collections_under_readers(tmp_path):
     saw = [threads_saw] + [
         Counter(json.loads(process.communicate("stop\n")[0].splitlines()[-1])) for process in processes
     ]
+    last = versions(tmp_path)[-1]
     for seen in saw:
         assert all(version.isdigit() for version in seen), seen
         assert len(seen) >= 5, f"hardly any version was seen: {seen}"
-        assert seen["21"], "the last version is served"
+        assert seen[str(last)], "the last version is served"
     assert len(removed) >= 10
     live.close()
-    assert collect(tmp_path, keep=1).spared == {21: "served"}, "nothing is held any more"
+    assert collect(tmp_path, keep=1).spared == {last: "served"}, "nothing is held any more"
 
 
 class Noted:
