@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from index.audit import audit
 from index.collection import Collection
+from index.parts import read_dead
 from index.publish import Gate
 from index.search import Index
 from index.tune import AT, halves, kth_score, recall
@@ -45,6 +46,8 @@ class GateConfig(BaseModel):
     """milliseconds, median of queries asked one at a time"""
     queries: int = Field(500, ge=1)
     """queries of each direction, at most"""
+    delta_queries: int = Field(32, ge=1)
+    """the same for an update, and of its new rows that many are looked for: the others were judged before"""
     probes: int = Field(200, ge=1)
     """rows of each collection that are looked for by their own vector"""
     seed: int = Field(0, ge=0, lt=2**31)
@@ -78,7 +81,8 @@ def gate_of(
             for kind in candidate.kinds:
                 checks |= _aligned(config, candidate, served, kind, source.get(kind))
                 if kind in asked:
-                    checks |= _asked(config, candidate, served, kind, _judging(config, asked[kind], tuned_with))
+                    most = config.delta_queries if _grown(candidate, served, kind) else config.queries
+                    checks |= _asked(config, candidate, served, kind, _judging(most, asked[kind], tuned_with))
         for name, check in checks.items():
             log.log(logging.INFO if check["passed"] else logging.ERROR, "%s: %s", name, _told(check))
         failed = [f"{name}: {_told(check)}" for name, check in checks.items() if not check["passed"]]
@@ -93,8 +97,8 @@ def gate_of(
     return judge
 
 
-def _judging(config: GateConfig, asked: Asked, seed: int) -> Asked:
-    places = halves(len(asked.vectors), seed)[1][: config.queries]
+def _judging(most: int, asked: Asked, seed: int) -> Asked:
+    places = halves(len(asked.vectors), seed)[1][:most]
     right = None if asked.right is None else [asked.right[i] for i in places]
     return Asked(np.ascontiguousarray(asked.vectors[places], np.float32), right)
 
@@ -104,6 +108,21 @@ def _kin(candidate: Index, served: Index | None, kind: str) -> bool:
     if served is None or candidate.manifest["provenance"] != served.manifest["provenance"]:
         return False
     return kind in served.kinds and served.collection(kind).about.counts.live > 0
+
+
+def _grown(candidate: Index, served: Index | None, kind: str) -> bool:
+    """Whether the candidate is the served version with delta shards."""
+    if not _kin(candidate, served, kind):
+        return False
+    ours, theirs = candidate.collection(kind).about, served.collection(kind).about
+    return ours.generation == theirs.generation and any(shard.role == "delta" for shard in ours.shards)
+
+
+def _alive(index: Index, kind: str) -> np.ndarray:
+    """(n,) int64 keys of a collection's living rows, ascending."""
+    opened = index.collection(kind)
+    keys = np.concatenate([shard.keys for shard in opened.vectors.shards])
+    return np.setdiff1d(keys, read_dead(index.root, opened.about.dead), assume_unique=True)
 
 
 def _recorded(served: Index | None, kind: str) -> dict[str, float]:
@@ -116,12 +135,18 @@ def _recorded(served: Index | None, kind: str) -> dict[str, float]:
 def _aligned(
     config: GateConfig, candidate: Index, served: Index | None, kind: str, source: Collection | None
 ) -> dict[str, dict[str, Any]]:
-    """Rows drawn at random, looked for by the vector that their id has in the source; and as they are served."""
+    """Rows drawn at random, looked for by the vector that their id has in the source; and as they are served.
+
+    Of an update they are drawn from its new rows: among all they would hardly be met.
+    """
     opened, draw = candidate.collection(kind), np.random.default_rng(config.seed)
-    alive = opened.rows.where("1", ())
+    alive, kin = _alive(candidate, kind), _kin(candidate, served, kind)
     if not len(alive):
         return {}
-    keys = draw.choice(alive, min(config.probes, len(alive)), replace=False)
+    before = _alive(served, kind) if kin else alive[:0]
+    new = np.setdiff1d(alive, before, assume_unique=True)
+    pool, most = (new, config.delta_queries) if _grown(candidate, served, kind) and len(new) else (alive, config.probes)
+    keys = draw.choice(pool, min(most, len(pool)), replace=False)
     stored = opened.vectors.get(keys).astype(np.float32)
     rows = opened.rows.by_key(keys.tolist())
     given = stored if source is None else source.read([rows[key]["id"] for key in keys.tolist()])
@@ -130,12 +155,11 @@ def _aligned(
     # More than ten equal vectors crowd each other out: then the last of the ten is as good as the row itself.
     seen = (found == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - NEAR)
     checks = {f"{kind} alignment": _share(seen & _same(given, stored), config.aligned)}
-    if _kin(candidate, served, kind):
-        before = served.collection(kind)
-        both = np.intersect1d(alive, before.rows.where("1", ()))
+    if kin:
+        both = np.intersect1d(alive, before, assume_unique=True)
         both = draw.choice(both, min(config.probes, len(both)), replace=False)
         if len(both):
-            same = _same(opened.vectors.get(both), before.vectors.get(both))
+            same = _same(opened.vectors.get(both), served.collection(kind).vectors.get(both))
             checks[f"{kind} unchanged"] = _share(same, config.aligned)
     return checks
 
@@ -150,7 +174,9 @@ def _asked(config: GateConfig, candidate: Index, served: Index | None, kind: str
     if not len(asked.vectors) or not candidate.collection(kind).about.counts.live:
         return {}
     ours = _measured(candidate, kind, asked)
-    theirs = _measured(served, kind, asked) if _kin(candidate, served, kind) else _recorded(served, kind)
+    theirs = _recorded(served, kind)
+    if _kin(candidate, served, kind) and not (theirs and _grown(candidate, served, kind)):
+        theirs = _measured(served, kind, asked)
     checks, count = {}, len(asked.vectors)
     for name, least, drop in (
         ("recall", config.recall, config.recall_drop),
@@ -171,7 +197,7 @@ def _asked(config: GateConfig, candidate: Index, served: Index | None, kind: str
 
 def _measured(index: Index, kind: str, asked: Asked) -> dict[str, float]:
     opened = index.collection(kind)
-    usual, alive = opened.about.search, opened.rows.where("1", ())
+    usual, alive = opened.about.search, _alive(index, kind)
     whole = Collection(alive.tolist(), lambda keys: opened.vectors.get(np.asarray(keys)), ())  # under keys, not ids
     _, keys = opened.lists.search(asked.vectors, AT, usual.nprobe, rescore=usual.rescore)
     found = {"recall": recall(opened.vectors.get, asked.vectors, kth_score(whole, asked.vectors), keys)}

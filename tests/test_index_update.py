@@ -11,7 +11,20 @@ import faiss
 import numpy as np
 import pytest
 
-from index import Collection, GenerationError, Index, IndexConfig, RefusedError, Upkeep, build, compact, due, update
+from index import (
+    Collection,
+    GateConfig,
+    GenerationError,
+    Index,
+    IndexConfig,
+    RefusedError,
+    Upkeep,
+    build,
+    compact,
+    due,
+    gate_of,
+    update,
+)
 from index.manifest import read_manifest
 from index.objects import Staging, object_path
 from index.parts import build_shard
@@ -341,7 +354,7 @@ state(number).check(root)
 
 def test_kill_9_at_random_moments_of_updates_and_compactions(root):
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
-    command = [sys.executable, "-c", KILLS, str(root), "15"]
+    command = [sys.executable, "-c", KILLS, str(root), "10"]
     folder = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -356,6 +369,24 @@ def test_a_gate_that_says_no_leaves_what_is_served(root):
     World().check(root)
     world.update(root, gate=lambda candidate, parent: {"passed": candidate.version > parent.version})
     world.check(root)
+
+
+def test_a_delta_whose_vectors_stand_under_other_ids_is_refused_though_it_is_a_small_part(base, tmp_path):
+    root, names = shutil.copytree(base, tmp_path / "index"), [f"{n:04d}.jpg" for n in range(4)]
+    right = World()
+    right.add("image", *names)
+    right.update(root, gate=gate_of(GateConfig(probes=10), {}, right.collections()))
+    assert {"image alignment", "image unchanged"} <= read_manifest(root).gate["checks"].keys()
+    assert read_manifest(root).gate["checks"]["image alignment"]["of"] == 4, "the new rows"
+
+    root, wrong = shutil.copytree(base, tmp_path / "other"), World()
+    wrong.add("image", *names)
+    items = wrong.items["image"]
+    for name, other in zip(names, names[1:] + names[:1], strict=True):
+        items[f"new-{name}"] = (right.items["image"][f"new-{other}"][0], items[f"new-{name}"][1])
+    with pytest.raises(RefusedError, match="image alignment: 0 of 4"):
+        wrong.update(root, gate=gate_of(GateConfig(probes=10), {}, right.collections()))
+    World().check(root)
 
 
 def test_drift_is_that_of_numpy_and_upkeep_says_what_is_due_and_why(root):

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import Collection, IndexConfig, build, compact, update, verify
+from index import Asked, Collection, GateConfig, IndexConfig, build, compact, gate_of, update, verify
 from index.compact import drift
 from index.manifest import read_manifest
 from tests.bench.common import cpu_of
@@ -44,14 +44,18 @@ def index_update(folder: Path) -> None:
         (f"{ADDED:,} rows removed", collection(vectors, everything[:-ADDED], ADDED)),
     )
     first = collection(vectors, everything[:-ADDED])
-    whole, _ = cpu_of(lambda: build(config, {"image": first}, {"image": asked["text"]}, folder))
     table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
-    table.add_row(f"build, {config.shards} shards", f"{whole:.2f}", "100 %")
-    for name, grown in steps:
-        spent, _ = cpu_of(lambda grown=grown: update(config, {"image": grown}, folder))
-        moved = drift(read_manifest(folder).collections["image"])
-        table.add_row(f"update, {name}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
-    spent, _ = cpu_of(lambda: compact(folder))
-    table.add_row("compaction", f"{spent:.2f}", f"{100 * spent / whole:.1f} %")
-    verify(folder)
+    judge = lambda source: gate_of(GateConfig(), {"image": Asked(asked["text"])}, {"image": source})  # noqa: E731
+    for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
+        gate = judge if gated else lambda source: None
+        make = lambda: build(config, {"image": first}, {"image": asked["text"]}, root, gate=gate(first))  # noqa: B023, E731
+        whole, _ = cpu_of(make)
+        table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
+        for name, grown in steps:
+            spent, _ = cpu_of(lambda: update(config, {"image": grown}, root, gate=gate(grown)))  # noqa: B023
+            moved = drift(read_manifest(root).collections["image"])
+            table.add_row(f"update, {name}{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
+        spent, _ = cpu_of(lambda: compact(root, gate=gate(steps[-1][1])))  # noqa: B023
+        table.add_row(f"compaction{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %")
+        verify(root)
     Console().print(table)
