@@ -58,6 +58,8 @@ def _locked(handle: int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
+        if error.errno == errno.EBADF and how == fcntl.LOCK_EX:  # NFS gives this one for writing alone
+            return False
         if error.errno not in NO_LOCKS:
             raise
     return True

@@ -89,7 +89,7 @@ class Index:
             raise
 
     def _opened(self, kind: str, about: About) -> Opened:
-        whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}")  # noqa: E731
+        whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}", again=False)  # noqa: E731
         path = lambda ref: object_path(self.root, ref)  # noqa: E731
         dead = read_dead(self.root, about.dead)
         vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim)

@@ -194,6 +194,7 @@ def search(
     gallery: Annotated[
         Path | None, typer.Option(help="Also write the hits as a page (.html) or a picture (.png).")
     ] = None,
+    version: Annotated[str, typer.Option(help="A version's number or tag; empty: the one that is served.")] = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
@@ -206,11 +207,13 @@ def search(
     if (sentence is None) == (image is None):
         raise typer.BadParameter("give a sentence or --image, one of the two")
     from data.records import printable
+    from index import find
     from pipeline.gallery import write_gallery
     from pipeline.plan import load_plan
     from pipeline.search import Searcher
 
-    searcher = Searcher(load_plan(plan, tuple(overrides or ())))
+    loaded = load_plan(plan, tuple(overrides or ()))
+    searcher = Searcher(loaded, find(loaded.workspace / "index", version) if version else None)
     hits = searcher.by_text(sentence, k, where) if sentence is not None else searcher.by_image(image, k, where)
     for number, hit in enumerate(hits, 1):
         text = printable(hit.captions[0]) if hit.captions else ""

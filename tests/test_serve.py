@@ -117,3 +117,15 @@ def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, t
     assert "Index version 1." in client.get("/", params={"q": "a dog", "version": "old"}).text
     rollback(first.index.root, 1)
     assert asked() == before
+    told = [
+        "search",
+        "a dog",
+        "--plan",
+        str(small_plan(finished.plan.workspace.parent)),
+        "--set",
+        f"workspace={tmp_path}",
+    ]
+    assert CliRunner().invoke(build(), [*told, "--version", "2", "-k", "3"]).output.count("\n") == 3
+    missing = CliRunner().invoke(build(), [*told, "--version", "new"])
+    assert "'new' is no version and no tag in" in str(missing.exception)
+    assert "tags are old" in str(missing.exception)
