@@ -1,5 +1,6 @@
 """When a version has grown untidy, and how it is put in order: deltas and dead rows go, ids and answers stay."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,8 @@ class Upkeep(BaseModel):
     """growth of the mean distance to the nearest centroid, at most: beyond, the centroids are trained anew"""
     drift_from: float = Field(0.01, ge=0, le=1)
     """fraction of the rows in delta shards from which drift counts: a few odd rows are no drift"""
+    growth: float = Field(2.0, ge=1)
+    """rows over those for which a build would choose more lists than there are: beyond, the index is built anew"""
 
 
 def drift(about: About) -> float:
@@ -51,9 +54,12 @@ def due(version: Candidate, upkeep: Upkeep) -> tuple[Literal["retrain", "compact
         deltas = [shard.rows for shard in about.shards if shard.role == "delta"]
         held = max(1, about.counts.live + about.counts.dead)
         share, dead, grown = sum(deltas) / held, about.counts.dead / held, drift(about)
-        if grown > upkeep.drift and (share >= upkeep.drift_from or not deltas):
+        if about.nlist > 1 and grown > upkeep.drift and (share >= upkeep.drift_from or not deltas):
             told = f"new {kind}s lie {grown:.2f} times as far from their centroids as the first did"
             return "retrain", f"{told}, more than {upkeep.drift:g}"
+        if (lists := _lists_for(version, about.counts.live / upkeep.growth)) > about.nlist:
+            told = f"{about.counts.live:,} {kind}s have outgrown {about.nlist:,} lists"
+            return "retrain", f"{told}: {lists:,} are right for 1/{upkeep.growth:g} of them"
         for value, most, what in (
             (len(deltas), upkeep.deltas, "delta shards"),
             (share, upkeep.delta_rows, "of the rows in delta shards"),
@@ -62,6 +68,13 @@ def due(version: Candidate, upkeep: Upkeep) -> tuple[Literal["retrain", "compact
             if value > most and compaction is None:
                 compaction = f"{kind}: {value:.2g} {what}, more than {most:g}"
     return ("compact", compaction) if compaction else None
+
+
+def _lists_for(version: Candidate, rows: float) -> int:
+    """How many lists a build with the version's settings would choose for so many rows."""
+    factory = shards.choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)))
+    found = re.search(r"IVF(\d+)", factory)
+    return int(found[1]) if found else 0
 
 
 def compact(root: Path, progress: Progress = quiet, gate: Gate | None = None) -> Path:

@@ -25,7 +25,7 @@ from index import (
     gate_of,
     update,
 )
-from index.manifest import read_manifest
+from index.manifest import Counts, read_manifest
 from index.objects import Staging, object_path
 from index.parts import build_shard
 from tests.test_index import answer, make, slow
@@ -369,6 +369,23 @@ def test_a_gate_that_says_no_leaves_what_is_served(root):
     World().check(root)
     world.update(root, gate=lambda candidate, parent: {"passed": candidate.version > parent.version})
     world.check(root)
+
+
+def test_an_index_that_has_outgrown_its_lists_is_built_anew(tmp_path):
+    world = World()
+    build(IndexConfig(), world.collections(), world.queries, tmp_path, ORIGIN)
+    found = read_manifest(tmp_path)
+    about = found.collections["image"]
+    assert about.nlist == 1, "exact search"
+
+    def asked(**other):
+        return due(found.model_copy(update={"collections": {"image": about.model_copy(update=other)}}), Upkeep())
+
+    assert asked(counts=Counts(live=100_001, dead=0)) is None, "up to 50,000 rows a build makes one list"
+    what, why = asked(counts=Counts(live=100_002, dead=0))
+    assert (what, why) == ("retrain", "100,002 images have outgrown 1 lists: 512 are right for 1/2 of them")
+    far = [part.model_copy(update={"coarse_error": 9.0}) for part in about.shards]
+    assert asked(shards=far) is None, "one list has no drift"
 
 
 def test_a_delta_whose_vectors_stand_under_other_ids_is_refused_though_it_is_a_small_part(base, tmp_path):
