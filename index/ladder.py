@@ -12,6 +12,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from index import device
 from index.choice import Point, Wanted
 from index.shards import POINTS_PER_LIST, Lists, choose_factory, train, write_shard, write_template
 from index.tune import AT, SAME
@@ -80,7 +81,7 @@ class _Halves:
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
         self.halves = [np.ascontiguousarray(queries[order[start::2]], np.float32) for start in (0, 1)]
         self._vectors = vectors
-        self._kth = [faiss.knn(half, vectors, AT, faiss.METRIC_INNER_PRODUCT)[0][:, -1] for half in self.halves]
+        self._kth = [device.knn(half, vectors, AT)[0][:, -1] for half in self.halves]
 
     def recall(self, half: int, lists: Lists, nprobe: int, depth: int) -> float:
         """By true score, as in `index.tune`: of two equal vectors either is right."""

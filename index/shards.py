@@ -14,6 +14,8 @@ from typing import Protocol
 import faiss
 import numpy as np
 
+from index import device
+
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
 EXACT_ROWS = 50_000  # up to here all rows are compared, by float16 codes; beyond, one byte a number, in lists
 POINTS_PER_LIST = 39  # faiss warns when k-means has fewer training rows a centroid
@@ -82,7 +84,7 @@ def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | N
     index.cp.min_points_per_centroid = 1  # `choose_factory` has its own rule; faiss would print to stderr
     if centroids is not None:
         index.quantizer.add(centroids)  # faiss trains no quantiser that is full
-    index.train(sample)
+    device.train(index, sample)
     return index
 
 
@@ -100,8 +102,9 @@ def dim_of(template: Path) -> int:
 def write_shard(template: Path, path: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
     """Encode (keys (m,) int64, vectors (m, d) float32) blocks into one file of inverted lists; return the rows."""
     index = faiss.read_index(str(template))
+    add = device.adder(index)  # with the IVF's own ids: IDMap2 returns removed ids (facebookresearch/faiss#4535)
     for keys, vectors in blocks:
-        index.add_with_ids(vectors, keys)  # the IVF's own ids: IDMap2 returns removed ids (facebookresearch/faiss#4535)
+        add(vectors, keys)
     with _writing(path) as writer:
         faiss.write_InvertedLists(index.invlists, writer)
     return int(index.ntotal)

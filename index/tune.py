@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 
+from index import device
 from index.collection import Collection
 from index.shards import Lists, merge
 
@@ -40,7 +40,7 @@ def exact(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarr
     scores, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     start = 0
     for names, vectors in collection.blocks():
-        found, at = faiss.knn(queries, vectors, min(k, len(names)), faiss.METRIC_INNER_PRODUCT)
+        found, at = device.knn(queries, vectors, min(k, len(names)))
         scores, places = merge(np.hstack([scores, found]), np.hstack([places, at + start]), k)
         start += len(names)
     return scores, [[collection.ordered[place] for place in line] for line in places]
