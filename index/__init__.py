@@ -1,12 +1,13 @@
 """Vectors into neighbours: a sharded faiss inverted file, its metadata, and versions that are published whole."""
 
 from index.build import IndexConfig, build
+from index.checks import Asked
 from index.collect import collect
 from index.collection import KINDS, Collection, Kind
 from index.compact import Upkeep, compact, due
 from index.export import export
 from index.foreign import import_folder
-from index.gate import Asked, GateConfig, gate_of
+from index.gate import GateConfig, gate_of
 from index.live import Live
 from index.manifest import current, versions
 from index.metadata import key_of

@@ -1,28 +1,22 @@
 """The gate before the switch: a candidate beside what it was made of, exact search, and the version that is served.
 
-A share is refused only if it lies below its limit by more than twice its standard error: few queries prove little.
+The served version need not be asked again what it was asked when it was judged.
 """
 
 import logging
-import math
-import time
-from collections.abc import Collection as Ids
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.audit import audit
+from index.checks import Asked, aligned, alive, answered, judged, quick, told, unchanged
 from index.collection import Collection
-from index.parts import read_dead
 from index.publish import Gate
 from index.search import Index
-from index.tune import AT, halves, kth_score, recall
+from index.tune import halves
 
-NEAR = 2e-3  # of a cosine: two float16 roundings of one unit vector are nearer
-TIMED = 32  # queries, one at a time
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +38,7 @@ class GateConfig(BaseModel):
     """by how much that may be less than the served version's"""
     latency: float = Field(1000.0, gt=0)
     """milliseconds, median of queries asked one at a time"""
-    queries: int = Field(500, ge=1)
+    queries: int = Field(250, ge=1)
     """queries of each direction, at most"""
     delta_queries: int = Field(32, ge=1)
     """the same for an update, and of its new rows that many are looked for: the others were judged before"""
@@ -53,22 +47,10 @@ class GateConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Held-out queries of one direction.
-
-    vectors  (q, d) unit vectors of the other kind: sentences ask for images, photographs for captions
-    right    for each query the ids of its right answers, where they are known
-    """
-
-    vectors: np.ndarray
-    right: Sequence[Ids[str]] | None = None
-
-
 def gate_of(
     config: GateConfig, asked: Mapping[str, Asked], source: Mapping[str, Collection], tuned_with: int = 0
 ) -> Gate:
-    """A gate for `build` and `publish`.
+    """A gate for `build`, `update` and `compact`.
 
     asked       by the kind that is asked for; the half that did not choose nprobe is used
     source      what the version is made of, by kind: its vectors must come back under their ids
@@ -77,19 +59,22 @@ def gate_of(
 
     def judge(candidate: Index, served: Index | None) -> dict[str, Any]:
         checks = {what: {"passed": not fault, "fault": fault} for what, fault in audit(candidate).items()}
-        if all(check["passed"] for check in checks.values()):
-            for kind in candidate.kinds:
-                checks |= _aligned(config, candidate, served, kind, source.get(kind))
-                if kind in asked:
-                    most = config.delta_queries if _grown(candidate, served, kind) else config.queries
-                    checks |= _asked(config, candidate, served, kind, _judging(most, asked[kind], tuned_with))
+        questions: dict[str, str] = {}
+        filled = [kind for kind in candidate.kinds if candidate.collection(kind).about.counts.live]
+        for kind in filled if all(check["passed"] for check in checks.values()) else ():
+            checks |= _placed(config, candidate, served, kind, source.get(kind))
+            most = config.delta_queries if _grown(candidate, served, kind) else config.queries
+            if kind in asked and (judging := _judging(most, asked[kind], tuned_with)).count:
+                questions[kind] = judging.digest
+                checks |= _asked(config, candidate, served, kind, judging)
         for name, check in checks.items():
-            log.log(logging.INFO if check["passed"] else logging.ERROR, "%s: %s", name, _told(check))
-        failed = [f"{name}: {_told(check)}" for name, check in checks.items() if not check["passed"]]
+            log.log(logging.INFO if check["passed"] else logging.ERROR, "%s: %s", name, told(check))
+        failed = [f"{name}: {told(check)}" for name, check in checks.items() if not check["passed"]]
         return {
             "passed": not failed,
             "reason": "; ".join(failed) + (" (the limits are the settings of [gate])" if failed else ""),
             "checks": checks,
+            "questions": questions,
             "against": served.version if served else None,
             "config": config.model_dump(mode="json"),
         }
@@ -98,7 +83,7 @@ def gate_of(
 
 
 def _judging(most: int, asked: Asked, seed: int) -> Asked:
-    places = halves(len(asked.vectors), seed)[1][:most]
+    places = halves(asked.count, seed)[1][:most]
     right = None if asked.right is None else [asked.right[i] for i in places]
     return Asked(np.ascontiguousarray(asked.vectors[places], np.float32), right)
 
@@ -118,116 +103,49 @@ def _grown(candidate: Index, served: Index | None, kind: str) -> bool:
     return ours.generation == theirs.generation and any(shard.role == "delta" for shard in ours.shards)
 
 
-def _alive(index: Index, kind: str) -> np.ndarray:
-    """(n,) int64 keys of a collection's living rows, ascending."""
-    opened = index.collection(kind)
-    keys = np.concatenate([shard.keys for shard in opened.vectors.shards])
-    return np.setdiff1d(keys, read_dead(index.root, opened.about.dead), assume_unique=True)
-
-
-def _recorded(served: Index | None, kind: str) -> dict[str, float]:
-    """What the served version gave when it was judged, by its own model."""
-    checks = ((served.manifest["gate"] if served else None) or {}).get("checks") or {}
-    known = {name: checks.get(f"{kind} {name}") for name in ("recall", "golden")}
-    return {name: check["found"] for name, check in known.items() if isinstance(check, dict) and "found" in check}
-
-
-def _aligned(
+def _placed(
     config: GateConfig, candidate: Index, served: Index | None, kind: str, source: Collection | None
-) -> dict[str, dict[str, Any]]:
-    """Rows drawn at random, looked for by the vector that their id has in the source; and as they are served.
+) -> dict[str, Any]:
+    """Whether vectors stand under their ids, and where they are served.
 
-    Of an update they are drawn from its new rows: among all they would hardly be met.
+    Of an update the rows that are looked for are drawn from its new ones: among all they would hardly be met.
     """
-    opened, draw = candidate.collection(kind), np.random.default_rng(config.seed)
-    alive, kin = _alive(candidate, kind), _kin(candidate, served, kind)
-    if not len(alive):
-        return {}
-    before = _alive(served, kind) if kin else alive[:0]
-    new = np.setdiff1d(alive, before, assume_unique=True)
-    pool, most = (new, config.delta_queries) if _grown(candidate, served, kind) and len(new) else (alive, config.probes)
-    keys = draw.choice(pool, min(most, len(pool)), replace=False)
-    stored = opened.vectors.get(keys).astype(np.float32)
-    rows = opened.rows.by_key(keys.tolist())
-    given = stored if source is None else source.read([rows[key]["id"] for key in keys.tolist()])
-    usual = opened.about.search
-    scores, found = opened.lists.search(given, AT, usual.nprobe, rescore=usual.rescore)
-    # More than ten equal vectors crowd each other out: then the last of the ten is as good as the row itself.
-    seen = (found == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - NEAR)
-    checks = {f"{kind} alignment": _share(seen & _same(given, stored), config.aligned)}
-    if kin:
-        both = np.intersect1d(alive, before, assume_unique=True)
+    mine, draw = candidate.collection(kind), np.random.default_rng(config.seed)
+    keys = alive(mine)
+    before = alive(served.collection(kind)) if _kin(candidate, served, kind) else keys[:0]
+    new = np.setdiff1d(keys, before, assume_unique=True)
+    pool, most = (new, config.delta_queries) if _grown(candidate, served, kind) and len(new) else (keys, config.probes)
+    found = aligned(mine, source, draw.choice(pool, min(most, len(pool)), replace=False))
+    checks = {f"{kind} alignment": judged(found, config.aligned)}
+    both = np.intersect1d(keys, before, assume_unique=True)
+    if len(both):
         both = draw.choice(both, min(config.probes, len(both)), replace=False)
-        if len(both):
-            same = _same(opened.vectors.get(both), served.collection(kind).vectors.get(both))
-            checks[f"{kind} unchanged"] = _share(same, config.aligned)
+        checks[f"{kind} unchanged"] = judged(unchanged(mine, served.collection(kind), both), config.aligned)
     return checks
-
-
-def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(m,) whether unit vectors (m, d) are the same but for rounding."""
-    return np.einsum("md,md->m", one.astype(np.float32), other.astype(np.float32)) >= 1 - NEAR
 
 
 def _asked(config: GateConfig, candidate: Index, served: Index | None, kind: str, asked: Asked) -> dict[str, Any]:
     """Recall against exact search, right answers and time, of the candidate and of what is served."""
-    if not len(asked.vectors) or not candidate.collection(kind).about.counts.live:
-        return {}
-    ours = _measured(candidate, kind, asked)
-    theirs = _recorded(served, kind)
-    if _kin(candidate, served, kind) and not (theirs and _grown(candidate, served, kind)):
-        theirs = _measured(served, kind, asked)
-    checks, count = {}, len(asked.vectors)
-    for name, least, drop in (
-        ("recall", config.recall, config.recall_drop),
-        ("golden", config.golden, config.golden_drop),
-    ):
-        if name not in ours:
-            continue
-        limit = least if name not in theirs else max(least, theirs[name] - drop)
-        checks[f"{kind} {name}"] = _judged(ours[name], limit, count, theirs.get(name))
-    slow = {
-        "found": ours["ms"],
-        "at most": config.latency,
-        "passed": ours["ms"] <= config.latency,
-        "unit": "ms a query",
-    }
-    return checks | {f"{kind} latency": slow}
+    ours, theirs = answered(candidate.collection(kind), asked), _of_served(candidate, served, kind, asked)
+    limits = {"recall": (config.recall, config.recall_drop), "golden": (config.golden, config.golden_drop)}
+    checks = {}
+    for name, values in ours.items():
+        least, drop = limits[name]
+        before = theirs.get(name)
+        checks[f"{kind} {name}"] = judged(values, least if before is None else max(least, before - drop), before)
+    return checks | {f"{kind} latency": quick(candidate.collection(kind), asked, config.latency)}
 
 
-def _measured(index: Index, kind: str, asked: Asked) -> dict[str, float]:
-    opened = index.collection(kind)
-    usual, alive = opened.about.search, _alive(index, kind)
-    whole = Collection(alive.tolist(), lambda keys: opened.vectors.get(np.asarray(keys)), ())  # under keys, not ids
-    _, keys = opened.lists.search(asked.vectors, AT, usual.nprobe, rescore=usual.rescore)
-    found = {"recall": recall(opened.vectors.get, asked.vectors, kth_score(whole, asked.vectors), keys)}
-    if asked.right is not None:
-        ids = {key: row["id"] for key, row in opened.rows.by_key(np.unique(keys).tolist()).items()}
-        hits = [any(ids[key] in right for key in line) for line, right in zip(keys.tolist(), asked.right, strict=True)]
-        found["golden"] = float(np.mean(hits))
-    times = []
-    for query in asked.vectors[:TIMED]:
-        began = time.perf_counter()
-        opened.lists.search(query[None], AT, usual.nprobe, rescore=usual.rescore)
-        times.append(time.perf_counter() - began)
-    return found | {"ms": round(1e3 * float(np.median(times)), 3)}
+def _of_served(candidate: Index, served: Index | None, kind: str, asked: Asked) -> dict[str, float]:
+    """What the served version gave when it was judged, by its own model; asked now if it was asked other things.
 
-
-def _share(right: np.ndarray, least: float) -> dict[str, Any]:
-    return _judged(float(np.mean(right)), least, len(right), None)
-
-
-def _judged(found: float, least: float, count: int, served: float | None) -> dict[str, Any]:
-    """A share of `count` against its limit: refused if two standard errors do not reach it."""
-    doubt = 2 * math.sqrt(found * (1 - found) / count)
-    check = {"found": round(found, 4), "at least": round(least, 4), "of": count, "passed": found + doubt >= least}
-    return check if served is None else check | {"served": round(served, 4)}
-
-
-def _told(check: Mapping[str, Any]) -> str:
-    if "fault" in check:
-        return check["fault"] or "as the manifest says"
-    limit = "at least" if "at least" in check else "at most"
-    served = f", served {check['served']:g}" if "served" in check else ""
-    of = f" of {check['of']}" if "of" in check else f" {check['unit']}"
-    return f"{check['found']:g}{of}, {limit} {check[limit]:g} is asked{served}"
+    For an update its own verdict always stands, if it has one.
+    """
+    verdict = (served.manifest["gate"] if served else None) or {}
+    checks = verdict.get("checks") or {}
+    known = {name: checks.get(f"{kind} {name}") for name in ("recall", "golden")}
+    found = {name: check["found"] for name, check in known.items() if isinstance(check, dict) and "found" in check}
+    same = verdict.get("questions", {}).get(kind) == asked.digest
+    if not _kin(candidate, served, kind) or same or (found and _grown(candidate, served, kind)):
+        return found
+    return {name: float(np.mean(values)) for name, values in answered(served.collection(kind), asked).items()}

@@ -178,11 +178,11 @@ class Lists:
         shell.quantizer.reset()
         blank = faiss.serialize_index(shell)
         self._children = [self._child(blank, path) for path in shards]
-        self._dead = np.unique(np.asarray([] if dead is None else dead, np.int64))
-        self._listed = faiss.IDSelectorBatch(self._dead)
-        self._living = faiss.IDSelectorNot(self._listed) if len(self._dead) else None
+        self.dead = np.unique(np.asarray([] if dead is None else dead, np.int64))
+        self._listed = faiss.IDSelectorBatch(self.dead)
+        self._living = faiss.IDSelectorNot(self._listed) if len(self.dead) else None
         self._vectors = vectors
-        self.ntotal: int = sum(child.ntotal for child in self._children) - len(self._dead)
+        self.ntotal: int = sum(child.ntotal for child in self._children) - len(self.dead)
 
     def _child(self, blank: np.ndarray, path: Path) -> faiss.IndexIVF:
         child = faiss.deserialize_index(blank)
@@ -217,7 +217,7 @@ class Lists:
         if rescore and self._vectors is None:
             raise ValueError(f"rescore is {rescore}, but this index keeps no whole vectors; ask with rescore 0.")
         if keep is not None:
-            keep = np.setdiff1d(np.asarray(keep, np.int64), self._dead)
+            keep = np.setdiff1d(np.asarray(keep, np.int64), self.dead)
         most = self.ntotal if keep is None else min(self.ntotal, len(keep))
         k = min(k, most)
         if not k or not len(queries):

@@ -69,7 +69,7 @@ def tune(
 
     def measured(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
         _, keys = lists.search(half, AT, nprobe, rescore=rescore)
-        return recall(read, half, kth, keys)
+        return float(np.mean(recall(read, half, kth, keys)))
 
     ladder = range(1, lists.nlist + 1)
     most = measured(lists.nlist, chosen_on, least[0])
@@ -100,8 +100,10 @@ def kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:
     return exact(collection, queries, AT)[0][:, -1]
 
 
-def recall(read: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, kth: np.ndarray, keys: np.ndarray) -> float:
-    """Share of the places 1..AT of the found (q, k) keys that hold an item as good as the true ones.
+def recall(
+    read: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, kth: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    """(q,) share of the places 1..AT of the found (q, k) keys that hold an item as good as the true ones.
 
     `read` gives the (m, d) vectors of (m,) keys. Judged by true score, not by id: two captions with the same words
     share one vector, and either is right.
@@ -109,4 +111,4 @@ def recall(read: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, kth: n
     different, where = np.unique(keys, return_inverse=True)
     vectors = read(different)[where.reshape(keys.shape)]  # (q, k, d)
     true = np.einsum("qd,qkd->qk", queries, vectors)
-    return float(np.mean(true >= kth[:, None] - SAME))
+    return np.mean(true >= kth[:, None] - SAME, axis=1)

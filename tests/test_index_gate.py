@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import Asked, Collection, GateConfig, Index, IndexConfig, RefusedError, build, current, gate_of
+from index import Asked, Collection, GateConfig, Index, IndexConfig, RefusedError, build, current, gate, gate_of
 from index.audit import audit
+from index.checks import answered, judged
 from index.manifest import manifest_path, read_manifest
 from index.objects import object_path
 from tests.test_index import make, slow
@@ -28,8 +29,8 @@ def scene(seed: int = 1, drop: int = 0):
 
 
 def publish(root: Path, collections, queries, asked, config=CONFIG, origin="model", source=None, **limits) -> Path:
-    gate = gate_of(GateConfig(**limits), asked, source or collections, config.seed)
-    return build(config, collections, queries, root, {"model": origin}, gate=gate)
+    judge = gate_of(GateConfig(**limits), asked, source or collections, config.seed)
+    return build(config, collections, queries, root, {"model": origin}, gate=judge)
 
 
 def shuffled(collection: Collection, seed: int = 0) -> Collection:
@@ -76,6 +77,30 @@ def test_a_good_version_passes_and_its_figures_are_those_of_slow_loops(root):
                 share = np.mean([bool(set(a) & set(b)) for a, b in zip(lines, right, strict=True)])
                 assert checks[f"{kind} golden"][name] == pytest.approx(share, abs=1e-4)
             assert checks[f"{kind} alignment"]["found"] == checks[f"{kind} unchanged"]["found"] == 1
+
+
+def test_what_is_served_is_not_asked_again_what_it_was_asked(root, monkeypatch):
+    collections, queries, asked = scene()
+    fewer = {kind: Collection(c.ids[:-9], c.vectors[:-9], c.rows[:-9]) for kind, c in collections.items()}
+    calls = []
+    monkeypatch.setattr(gate, "answered", lambda *given: calls.append(given) or answered(*given))
+    publish(root, fewer, queries, asked)
+    assert len(calls) == 2, "the candidate's two collections"
+    first, second = (read_manifest(root, version).gate for version in (1, 2))
+    assert first["questions"] == second["questions"]
+    for kind in collections:
+        assert second["checks"][f"{kind} recall"]["served"] == first["checks"][f"{kind} recall"]["found"]
+    least = {kind: Collection(c.ids[:-19], c.vectors[:-19], c.rows[:-19]) for kind, c in collections.items()}
+    publish(root, least, queries, {kind: Asked(some.vectors) for kind, some in asked.items()})
+    assert len(calls) == 6, "other questions"
+
+
+def test_few_queries_prove_little_and_many_equal_ones_much():
+    bad = np.array([1, 1, 1, 0, 1, 0], bool)
+    assert judged(bad, 0.9)["passed"]
+    assert not judged(np.tile(bad, 20), 0.9)["passed"]
+    assert judged(np.zeros(1), 0.9)["passed"]
+    assert not judged(np.zeros(10), 0.9)["passed"]
 
 
 def broken_shuffled_source(collections, queries, asked):

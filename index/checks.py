@@ -1,0 +1,121 @@
+"""What the gate measures of one collection, and how a share is held against its limit."""
+
+import math
+import time
+from collections.abc import Collection as Ids
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from data.files import digest
+from index.collection import Collection
+from index.search import Opened
+from index.tune import AT, kth_score, recall
+
+NEAR = 2e-3  # of a cosine: two float16 roundings of one unit vector are nearer
+TIMED = 32  # queries, one at a time
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Held-out queries of one direction.
+
+    vectors  (q, d) unit vectors of the other kind: sentences ask for images, photographs for captions
+    right    for each query the ids of its right answers, where they are known
+    """
+
+    vectors: np.ndarray
+    right: Sequence[Ids[str]] | None = None
+
+    @property
+    def count(self) -> int:
+        """Queries."""
+        return len(self.vectors)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the queries and their right answers."""
+        right = None if self.right is None else [sorted(names) for names in self.right]
+        return digest([sha256(self.vectors.tobytes()).hexdigest(), right])
+
+
+def alive(opened: Opened) -> np.ndarray:
+    """(n,) int64 keys of a collection's living rows, ascending."""
+    keys = np.concatenate([shard.keys for shard in opened.vectors.shards])
+    return np.setdiff1d(keys, opened.lists.dead, assume_unique=True)
+
+
+def aligned(opened: Opened, source: Collection | None, keys: np.ndarray) -> np.ndarray:
+    """(n,) bool of the rows `keys`: whether the vector that their id has in the source is theirs, and finds them."""
+    stored = opened.vectors.get(keys).astype(np.float32)
+    rows = opened.rows.by_key(keys.tolist())
+    given = stored if source is None else source.read([rows[key]["id"] for key in keys.tolist()])
+    scores, found = _search(opened, given)
+    # More than ten equal vectors crowd each other out: then the last of the ten is as good as the row itself.
+    seen = (found == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - NEAR)
+    return seen & _same(given, stored)
+
+
+def unchanged(opened: Opened, before: Opened, keys: np.ndarray) -> np.ndarray:
+    """(n,) bool of the rows `keys`, which both versions have: whether their vector is the same."""
+    return _same(opened.vectors.get(keys), before.vectors.get(keys))
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(m,) whether unit vectors (m, d) are the same but for rounding."""
+    return np.einsum("md,md->m", one.astype(np.float32), other.astype(np.float32)) >= 1 - NEAR
+
+
+def _search(opened: Opened, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    usual = opened.about.search
+    return opened.lists.search(queries, AT, usual.nprobe, rescore=usual.rescore)
+
+
+def answered(opened: Opened, asked: Asked) -> dict[str, np.ndarray]:
+    """Of each query the share of the exact best 10 that it finds, and whether it finds a right answer, if known."""
+    whole = Collection(
+        alive(opened).tolist(), lambda keys: opened.vectors.get(np.asarray(keys)), ()
+    )  # under keys, not ids
+    _, keys = _search(opened, asked.vectors)
+    found = {"recall": recall(opened.vectors.get, asked.vectors, kth_score(whole, asked.vectors), keys)}
+    if asked.right is not None:
+        ids = {key: row["id"] for key, row in opened.rows.by_key(np.unique(keys).tolist()).items()}
+        hits = [any(ids[key] in right for key in line) for line, right in zip(keys.tolist(), asked.right, strict=True)]
+        found["golden"] = np.array(hits)
+    return found
+
+
+def quick(opened: Opened, asked: Asked, most: float) -> dict[str, Any]:
+    """The median time of queries one at a time against its limit, ms."""
+    times = []
+    for query in asked.vectors[:TIMED]:
+        began = time.perf_counter()
+        _search(opened, query[None])
+        times.append(time.perf_counter() - began)
+    found = round(1e3 * float(np.median(times)), 3)
+    return {"found": found, "at most": most, "passed": found <= most, "unit": "ms a query"}
+
+
+def judged(values: np.ndarray, least: float, served: float | None = None) -> dict[str, Any]:
+    """The mean of values from 0 to 1 against its limit: refused if two standard errors do not bring it there.
+
+    The variance is that of the values and of one more, 1 beside their mean: three equal values are no certainty.
+    """
+    values = values.astype(np.float64)
+    found, count = float(values.mean()), len(values)
+    doubt = 2 * math.sqrt(((values - found) ** 2).sum() + 1) / count
+    check = {"found": round(found, 4), "at least": round(least, 4), "of": count, "passed": found + doubt >= least}
+    return check if served is None else check | {"served": round(served, 4)}
+
+
+def told(check: Mapping[str, Any]) -> str:
+    """A check in words."""
+    if "fault" in check:
+        return check["fault"] or "as the manifest says"
+    limit = "at least" if "at least" in check else "at most"
+    served = f", served {check['served']:g}" if "served" in check else ""
+    of = f" of {check['of']}" if "of" in check else f" {check['unit']}"
+    return f"{check['found']:g}{of}, {limit} {check[limit]:g} is asked{served}"
