@@ -55,6 +55,14 @@ def test_no_array_crosses_the_border_of_a_task(finished):
         assert isinstance(job, (Job, VectorJob)), label
 
 
+def test_no_page_takes_text_of_the_data_for_markup():
+    from flows.artifacts import cell
+
+    for text in ("![](http://there/x.png)", "<img src=//there>", "[click](//there)", "`code`", "a | b"):
+        assert not set(cell(text)) & set("<>[]`|"), "a page would fetch it, or break its table"
+    assert cell(0.5) == 0.5
+
+
 class Client:
     """A client of a server with some deployments, as (flow, deployment)."""
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from data.store import Store
+from index.manifest import manifest_path, read_manifest
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
 from tests.flow_server import ROOT, Server, await_
@@ -163,46 +164,64 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
         assert json.load(answer)["default_ui"] == "v1", "the pages of V2 load a script from an analytics host"
 
 
-# An index stage whose candidate fails its gate; it warns, and speaks from a plain thread, as stages may.
-REFUSED = """
-import logging, sys, threading, warnings
+# A caption changes; the gate first asks for what nothing can give. A stage warns, and speaks from a plain thread.
+NEWS = """
+import json, logging, sys, threading, warnings
+from pathlib import Path
 from flows import flows
 from pipeline import indexing
+from pipeline.plan import load_plan
 
-def refuse(*_, **settings):
+def noisy(*inputs, real=indexing.update_index, **settings):
     warnings.warn("the loss stands at two margins", stacklevel=1)
-    thread = threading.Thread(target=lambda: logging.getLogger("index.gate").info("recall of image queries 0.71"))
+    thread = threading.Thread(target=lambda: logging.getLogger("index.thread").info("from a plain thread"))
     thread.start()
     thread.join()
-    error = ValueError("recall 0.71 is below 0.95; the candidate stays as v00000002")
-    error.checks = {"recall": {"found": 0.71, "asked": 0.95, "passed": False}, "![](http://there/x.png)": True}
-    raise error
+    return real(*inputs, **settings)
 
-indexing.update_index = refuse
-flows.reindex(sys.argv[1], ["train.epochs=2"])
+indexing.update_index = noisy
+annotations = load_plan(sys.argv[1]).workspace / "dataset" / "dataset_demo.json"
+content = json.loads(annotations.read_text())
+content["images"][0]["sentences"][0]["raw"] = "a purple elephant is playing chess in the snow"
+annotations.write_text(json.dumps(content))
+try:
+    flows.reindex(sys.argv[1], ["train.epochs=2", "gate.latency=0.000001"])
+except ValueError as error:
+    print(error)
+print((Path(sys.argv[2]) / "CURRENT").read_text())
+print(flows.reindex(sys.argv[1], ["train.epochs=2"]))
 """
 
 
-def test_a_failed_gate_fails_the_run_with_its_report_and_leaves_what_is_served(server, plan):
-    current = load_plan(str(plan)).workspace / "index" / "CURRENT"
-    before = current.read_bytes()
-    ended = server.python(REFUSED, str(plan))
-    assert "recall 0.71 is below 0.95" in ended.stderr, ended.stderr
-    run = server.runs("reindex")[0]
+def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_publishes_a_delta(server, plan):
+    root = load_plan(str(plan)).workspace / "index"
+    before = json.loads((root / "CURRENT").read_text())
+    ended = server.python(NEWS, str(plan), str(root))
+    assert ended.returncode == 0, ended.stderr
+    refused, *current, made = ended.stdout.splitlines()
+    assert "version 2 did not pass its gate: " in refused
+    assert json.loads("".join(current)) == before
+    again, run = server.runs("reindex")[:2]
     assert run["state"]["type"] == "FAILED"
-    assert "recall 0.71 is below 0.95" in run["state"]["message"]
+    assert "image latency" in run["state"]["message"]
     shown = server.artifacts(run)
-    assert "Served as before: `v00000001`" in shown["refused"]["data"]
-    rows = json.loads(shown["gate"]["data"])
-    assert rows[0] == {"check": "recall", "found": 0.71, "asked": 0.95, "passed": False}
-    assert "![](" not in shown["gate"]["data"], "a page would read it as a picture to fetch"
-    assert current.read_bytes() == before
-    lines = await_(lambda: [x for x in server.logs(run) if x["name"] == "index.gate"], 30, "no line")
-    assert [(line["level"], line["message"]) for line in lines] == [(20, "recall of image queries 0.71")]
+    assert f"Served as before: `v{before['version']:08d}`" in shown["refused"]["data"]
+    rows = {row["check"]: row for row in json.loads(shown["gate"]["data"])}
+    assert (rows["image latency"]["passed"], rows["image recall"]["passed"]) == (False, True)
+    lines = await_(lambda: [x for x in server.logs(run) if x["name"] == "index.thread"], 30, "no line")
+    assert [(line["level"], line["message"]) for line in lines] == [(20, "from a plain thread")]
     assert any(x["level"] == 30 and "two margins" in x["message"] for x in server.logs(run))
     kept = [path for path in (server.home / "storage").rglob("*") if path.is_file()]
     told = [json.loads(path.read_text())["message"] for path in kept]
-    assert any("recall 0.71" in message for message in told), "Prefect keeps the error; no pickle of it"
+    assert any("image latency" in message for message in told), "Prefect keeps the error; no pickle of it"
+
+    assert again["state"]["type"] == "COMPLETED"
+    assert made == str(manifest_path(root, 3))
+    roles = {k: [shard.role for shard in about.shards] for k, about in read_manifest(root).collections.items()}
+    assert roles == {"image": ["base", "base"], "caption": ["base", "base", "delta"]}
+    names = [sorted(task["name"] for task in server.tasks(some)) for some in (run, again)]
+    assert names == [["embedding demo 000", "token-features demo 000"], []], "one caption, extracted and embedded once"
+    assert set(server.artifacts(again)) >= {"index", "gate", "published", "gallery", "lineage"}
 
 
 TRAINED = """
