@@ -1,6 +1,7 @@
 """The last stage: all vectors of a model, with what their ids stand for, into a published version of the index."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,13 @@ def update_index(
     upkeep: Upkeep,
     version: int | None = None,
     whole: bool = False,
+    say: Callable[[str], None] = log.info,
 ) -> Path:
     """Bring the published index to what there is, by a delta, and in order if it needs that. Returns its manifest.
 
     upkeep   when shards are compacted, and centroids trained anew (which is a build)
     version  to start from, in place of the published one
+    say      is told when more is done than a delta, and why
     whole    build a version of its own where a delta may not be: with another model, other settings, or none before
 
     Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
@@ -80,12 +83,12 @@ def update_index(
     except (GenerationError, FileNotFoundError) as error:
         if not whole:
             raise
-        log.info("a whole index is built: %s", error)
+        say(f"a whole index is built: {error}")
         return build_whole()
     if (needed := due(read_manifest(root), upkeep)) is None:
         return path
     what, why = needed
-    log.info("index: %s, since %s", what, why)
+    say(f"index: {what}, since {why}")
     return compact(root, gate=judge) if what == "compact" else build_whole()
 
 

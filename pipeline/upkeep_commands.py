@@ -44,7 +44,7 @@ def update(
     loaded = load_plan(plan, tuple(overrides or ()))
     before, own = served(loaded.workspace, version)
     pinned = loaded.workspace / "models" / Path(model).name if model else own
-    indexed = partial(update_index, upkeep=loaded.upkeep, version=version)
+    indexed = partial(update_index, upkeep=loaded.upkeep, version=version, say=partial(typer.echo, err=True))
     chain = Chain(loaded, lambda label: in_processes(loaded.workers, label), pinned=pinned, indexed=indexed)
     typer.echo(f"index  {chain.index}{'  nothing to do' if chain.index == before else ''}")
 

@@ -91,7 +91,9 @@ def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
     with pytest.raises(GenerationError, match="never mix"):
         bring(*inputs, origin | {"model": "tern-0123456789ab"}, upkeep=Upkeep())
     assert versions(root) == [1]
-    bring(*inputs, origin, upkeep=Upkeep(dead_rows=0.01))
+    said = []
+    bring(*inputs, origin, upkeep=Upkeep(dead_rows=0.01), say=said.append)
+    assert said == ["index: compact, since caption: 0.028 of the rows dead, more than 0.01"]
     assert versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
     assert [part.role for part in read_manifest(root).collections["caption"].shards] == ["base", "base"]
     bring(*inputs, origin | {"model": "tern-0123456789ab"}, upkeep=Upkeep(), whole=True)
