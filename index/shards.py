@@ -177,7 +177,7 @@ class Lists:
         # contrib.ivf_tools.replace_ivf_quantizer does that too, but breaks SWIG's type table in faiss 1.15.
         shell.quantizer.reset()
         blank = faiss.serialize_index(shell)
-        self._children = [self._child(blank, path) for path in shards]
+        self._children = _joined([self._child(blank, path) for path in shards])
         self.dead = np.unique(np.asarray([] if dead is None else dead, np.int64))
         self._listed = faiss.IDSelectorBatch(self.dead)
         self._living = faiss.IDSelectorNot(self._listed) if len(self.dead) else None
@@ -262,6 +262,20 @@ class Lists:
             part = slice(i * k, (i + 1) * k)
             scores[:, part], keys[:, part] = _search_child(child, queries, k, lists, near, parameters)
         return merge(scores, keys, k)
+
+
+def _joined(children: list[faiss.IndexIVF]) -> list[faiss.IndexIVF]:
+    """The same rows in one, where faiss maps no lists but reads them (fast-scan codes).
+
+    They are in memory anyway, and a query's tables, which cost more than the rows of a short list, are made once.
+    """
+    if len(children) < 2 or not isinstance(children[0], faiss.IndexIVFFastScan):
+        return children
+    for child in children:
+        child.init_code_packer()
+    for child in children[1:]:
+        children[0].merge_from(child, 0)
+    return children[:1]
 
 
 def _search_child(
