@@ -35,14 +35,14 @@ def _rows(index: Index, kind: str) -> str:
         "metadata": np.sort(np.concatenate(tables)),
     }
     held, counts = keys["lookup"], opened.about.counts
-    if len(np.unique(held)) != len(held):
-        return f"a key has {int(np.unique(held, return_counts=True)[1].max())} rows"
+    if len(twice := held[1:][np.diff(held) == 0]):
+        return f"key {twice[0]} has more than one row"
     for what, some in keys.items():
         if not np.array_equal(some, held):
             different = np.setxor1d(some, held)
             example = f", such as {different[0]}" if len(different) else ""
             return f"{what} have {len(some)} keys, the look-up has {len(held)}: {len(different)} differ{example}"
-    alive = opened.rows.where("1", ())
-    if len(alive) != counts.live or len(held) - len(alive) != counts.dead:
-        return f"{len(alive)} rows live of {len(held)}, the manifest says {counts.live} live and {counts.dead} dead"
+    dead = int(np.isin(opened.lists.dead, held, assume_unique=True).sum())
+    if (len(held) - dead, dead) != (counts.live, counts.dead):
+        return f"{dead} rows dead of {len(held)}, the manifest says {counts.live} live and {counts.dead} dead"
     return ""

@@ -114,7 +114,8 @@ def _placed(
     keys = alive(mine)
     before = alive(served.collection(kind)) if _kin(candidate, served, kind) else keys[:0]
     new = np.setdiff1d(keys, before, assume_unique=True)
-    pool, most = (new, config.delta_queries) if _grown(candidate, served, kind) and len(new) else (keys, config.probes)
+    grown = _grown(candidate, served, kind)
+    pool, most = new if grown and len(new) else keys, config.delta_queries if grown else config.probes
     found = aligned(mine, source, draw.choice(pool, min(most, len(pool)), replace=False))
     checks = {f"{kind} alignment": judged(found, config.aligned)}
     both = np.intersect1d(keys, before, assume_unique=True)
@@ -126,14 +127,15 @@ def _placed(
 
 def _asked(config: GateConfig, candidate: Index, served: Index | None, kind: str, asked: Asked) -> dict[str, Any]:
     """Recall against exact search, right answers and time, of the candidate and of what is served."""
-    ours, theirs = answered(candidate.collection(kind), asked), _of_served(candidate, served, kind, asked)
+    ours, took = answered(candidate.collection(kind), asked)
+    theirs = _of_served(candidate, served, kind, asked)
     limits = {"recall": (config.recall, config.recall_drop), "golden": (config.golden, config.golden_drop)}
     checks = {}
     for name, values in ours.items():
         least, drop = limits[name]
         before = theirs.get(name)
         checks[f"{kind} {name}"] = judged(values, least if before is None else max(least, before - drop), before)
-    return checks | {f"{kind} latency": quick(candidate.collection(kind), asked, config.latency)}
+    return checks | {f"{kind} latency": quick(took, config.latency)}
 
 
 def _of_served(candidate: Index, served: Index | None, kind: str, asked: Asked) -> dict[str, float]:
@@ -148,4 +150,5 @@ def _of_served(candidate: Index, served: Index | None, kind: str, asked: Asked) 
     same = verdict.get("questions", {}).get(kind) == asked.digest
     if not _kin(candidate, served, kind) or same or (found and _grown(candidate, served, kind)):
         return found
-    return {name: float(np.mean(values)) for name, values in answered(served.collection(kind), asked).items()}
+    measured, _ = answered(served.collection(kind), asked)
+    return {name: float(np.mean(values)) for name, values in measured.items()}
