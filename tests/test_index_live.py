@@ -47,7 +47,9 @@ def expected(seeds: range, images: int = 60) -> dict[int, list[list[str]]]:
 def searching(live: Live, right: dict[str, list[list[str]]], stop, seen: Counter) -> None:
     """Ask until told to stop; `seen` counts right answers by version, and what was not one under its own name."""
     queries = make(0, images=60)[1]["image"][:4]
-    while not stop():
+    last = False
+    while not last:
+        last = stop()  # asked first, so that the last question comes after all that was published
         try:
             with live.use() as index:
                 answer = [[hit.id for hit in line] for line in index.search(queries, K)]
@@ -99,7 +101,6 @@ def test_twenty_publishes_an_update_a_compaction_rollbacks_and_collections_under
         if seed % 5 == 0:
             rollback(tmp_path, current(tmp_path)["version"] - 1)
             removed += collect(tmp_path, keep=2).versions
-    time.sleep(0.2)
     stop.set()
     for thread in threads:
         thread.join()
