@@ -20,6 +20,9 @@ class Hold:
             os.close(self._handle)
         self._handle = -1
 
+    def __del__(self) -> None:
+        self.close()  # a reader that was dropped and not closed holds nothing
+
 
 def hold(path: Path) -> Hold | None:
     """Hold a file; None if it is being removed, or is gone."""

@@ -1,5 +1,6 @@
 """Tags and garbage collection: what somebody may still want is spared, the rest goes, and nothing that is named."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -85,6 +86,14 @@ def test_what_may_be_wanted_is_spared_and_the_rest_goes(root):
     assert collect(root, keep=1).objects == 0
     publish(root, 7)
     assert versions(root) == [5, 6, 7], "no number is given twice"
+
+
+def test_a_reader_that_was_dropped_holds_nothing(root):
+    index = Index.open(root, 1)
+    assert collect(root, keep=1, dry_run=True).spared[1] == "open"
+    del index
+    gc.collect()
+    assert 1 in collect(root, keep=1).versions
 
 
 def test_a_version_that_was_rolled_back_from_can_be_served_again(root):
