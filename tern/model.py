@@ -17,14 +17,19 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from tern.direct import DirectCaptions, DirectImages, mean
+
 FIXED: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
     "modern": {},
-    "tern": {"text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "geometry": "add", "pre_norm": False},
+    "tern": {
+        "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "geometry": "add", "pre_norm": False, "direct": False,
+    },
     "seed": {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "geometry": "add",
-        "pre_norm": True,
+        "pre_norm": True, "direct": False,
     },
 }  # fmt: skip
+REASONING = 0.1  # part of the layers beside a direct road: at 1 they learn 600 photographs by heart (docs/LOG.md)
 
 
 class ModelConfig(BaseModel):
@@ -57,6 +62,10 @@ class ModelConfig(BaseModel):
     """`add`: a projection of the box is added to its region; `none`: boxes are ignored"""
     pre_norm: bool = True
     """normalise before each branch (True) or after each sum (False, as the paper does)"""
+    direct: bool = True
+    """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
+    direct_dropout: float = Field(0.7, ge=0, lt=1)
+    """fraction of the pooled numbers of an image that are zeroed before that map"""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:
@@ -175,8 +184,7 @@ def pool(x: Tensor, mask: Tensor, how: str) -> Tensor:
         return x[:, 0]
     if how == "max":
         return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
-    real = mask[..., None].to(x.dtype)
-    return (x * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    return mean(x, mask)
 
 
 class Tern(nn.Module):
@@ -202,6 +210,13 @@ class Tern(nn.Module):
         self.image_pool, self.text_pool = (GPO() if config.pooling == "gpo" else None for _ in range(2))
         self.image_out = nn.Linear(config.width, config.embed_dim)
         self.text_out = nn.Linear(config.width, config.embed_dim)
+        self.direct_images = self.direct_captions = None
+        if config.direct:
+            self.direct_images = DirectImages(region_dim, config.embed_dim, config.direct_dropout)
+            self.direct_captions = DirectCaptions(token_dim, config.embed_dim)
+            for out in (self.image_out, self.text_out):  # reasoning starts as nothing and has to earn its part
+                nn.init.zeros_(out.weight)
+                nn.init.zeros_(out.bias)
 
     def _entrance(self, dim: int) -> nn.Sequential:
         """Extractors differ in scale by orders of magnitude, hence the norm on the raw features."""
@@ -222,6 +237,7 @@ class Tern(nn.Module):
 
         Returns: (b, e), each of length 1
         """
+        direct = self.direct_images(features, mask) if self.direct_images is not None else 0.0
         x = self.region_in(features)  # (b, r, w)
         if self.place is not None:
             x = x + self.place(geometry(boxes, sizes))
@@ -230,7 +246,7 @@ class Tern(nn.Module):
             mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
         for block in self.visual:
             x = block(x, mask)
-        return self._finish(x, mask, self.image_pool, self.image_out)
+        return self._finish(x, mask, self.image_pool, self.image_out, direct)
 
     def embed_captions(self, features: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors of captions.
@@ -244,15 +260,17 @@ class Tern(nn.Module):
         x = self.token_in(features)  # (b, l, w)
         for block in self.text:
             x = block(x, mask)
-        return self._finish(x, mask, self.text_pool, self.text_out)
+        direct = self.direct_captions(features, mask) if self.direct_captions is not None else 0.0
+        return self._finish(x, mask, self.text_pool, self.text_out, direct)
 
-    def _finish(self, x: Tensor, mask: Tensor, gpo: GPO | None, out: nn.Linear) -> Tensor:
-        """The road that both kinds share: x (b, n, w), mask (b, n) -> (b, e)"""
+    def _finish(self, x: Tensor, mask: Tensor, gpo: GPO | None, out: nn.Linear, direct: Tensor | float) -> Tensor:
+        """The road that both kinds share: x (b, n, w), mask (b, n), direct (b, e) or 0 -> (b, e)"""
         for block in self.shared:
             x = block(x, mask)
         x = self.norm(x)
         x = gpo(x, mask) if gpo else pool(x, mask, self.config.pooling)  # (b, w)
-        return F.normalize(out(x).float(), dim=-1, eps=1e-8)  # (b, e)
+        reasoned = out(x) if self.direct_images is None else REASONING * out(x)
+        return F.normalize((reasoned + direct).float(), dim=-1, eps=1e-8)  # (b, e)
 
 
 def build_model(config: ModelConfig, region_dim: int, token_dim: int) -> nn.Module:

@@ -38,6 +38,7 @@ TERN: dict[str, Any] = {
         "embed_dim": 1024,
         "pooling": "cls",
         "pre_norm": False,
+        "direct": False,
     },
     "loss": {"name": "hinge", "margin": 0.2, "negatives": "hardest", "reduction": "sum"},
 }
@@ -71,6 +72,7 @@ SEED: dict[str, Any] = {
         "embed_dim": 1024,
         "pooling": "mean",
         "pre_norm": True,
+        "direct": False,
     },
     # theirs compared images with images and sentences with sentences too, and by distances beyond 1 of unit vectors
     "loss": {

@@ -20,6 +20,7 @@ from data.loader import in_order
 from data.records import Dataset
 from data.store import Store
 from tern.batches import Plan, Sources, Step, moved, plan_epoch, share
+from tern.direct import set_frame
 from tern.distributed import Both, gather, place, share_gradients, told_by_first, wrapped
 from tern.embed import build, field_of, validate
 from tern.losses import build_loss
@@ -67,6 +68,8 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
             self.model = build(c.model, self.regions.dim, self.tokens.dim, text).to(self.device)
+        captions = [name for own in self.captions_of.values() for name in own]
+        set_frame(getattr(self.model, "tern", self.model), self.regions, self.tokens, [*self.captions_of], captions)
         self.averaged = copy.deepcopy(self.model).eval()
         self.loss = build_loss(c.loss).to(self.device)
         easy = c.loss.model_copy(update={"negatives": "all", "memory": 0})

@@ -25,7 +25,7 @@ from tests.test_tern_train import CONFIG, world  # noqa: F401
 ROOT = Path(__file__).parent.parent
 STILL = CONFIG | {  # no dropout, which differs between processes; regions and wordpieces are dropped all the same
     "batch_images": 9, "epochs": 2, "token_drop": 0.2, "clip_norm": 1e9,  # a clipped gradient would hide a factor
-    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0},
+    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "direct_dropout": 0},
 }  # fmt: skip
 LOSSES = ({"name": "infonce"}, {"name": "hinge", "reduction": "sum"}, {"name": "MultiSimilarityLoss"})
 

@@ -9,9 +9,9 @@ from tern.batches import kept, pad, plan_epoch
 from tern.embed import embed_regions, embed_tokens
 from tern.model import GPO, Block, ModelConfig, Tern, geometry, pool
 
-SMALL = {"width": 16, "heads": 2, "text_layers": 1, "ff": 24, "embed_dim": 12}
+SMALL = {"width": 16, "heads": 2, "text_layers": 1, "ff": 24, "embed_dim": 12, "direct": False}
 SHAPES = [{"pooling": how} for how in ("gpo", "mean", "max", "cls")] + [
-    {"pre_norm": False}, {"geometry": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0},
+    {"pre_norm": False}, {"geometry": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0}, {"direct": True},
 ]  # fmt: skip
 
 

@@ -1,0 +1,101 @@
+"""The direct road: pooled features through one linear map a side, beside the road that reasons.
+
+A sentence encoder's mean is a good vector as it is, and a few hundred photographs are enough to learn a
+linear map to it, not enough to learn a transformer: the first is what retrieval on little data rests on.
+
+Shapes: b items, n rows, d features as extracted, e embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.store import Store
+from tern.baselines import pooled
+
+SAMPLE = 8192  # items that a mean and a spread are taken from; more changes neither by much
+AT_ONCE = 256  # items in memory while that is done
+
+
+class DirectImages(nn.Module):
+    """First and mean region, each number of them with mean 0 and spread 1 over the training images, mapped.
+
+    `middle` and `spread` (2d,) are no parameters: `set_frame` takes them from the training set.
+    """
+
+    def __init__(self, dim: int, out: int, dropout: float) -> None:
+        super().__init__()
+        self.drop, self.map = nn.Dropout(dropout), nn.Linear(2 * dim, out)
+        self.register_buffer("middle", torch.zeros(2 * dim))
+        self.register_buffer("spread", torch.ones(2 * dim))
+        nn.init.normal_(self.map.weight, std=0.01)
+        nn.init.zeros_(self.map.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (b, n, d), mask (b, n) -> (b, e)"""
+        x = torch.cat([x[:, 0], mean(x, mask)], dim=-1)  # (b, 2d)
+        return self.map(self.drop((x - self.middle) / self.spread))
+
+
+class DirectCaptions(nn.Module):
+    """The mean wordpiece at unit length, less the mean of the training captions `middle` (d,), mapped.
+
+    The map is an isometry at the start: distances are the text encoder's own until images move them.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(dim, out)
+        self.register_buffer("middle", torch.zeros(dim))
+        nn.init.orthogonal_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (b, n, d), mask (b, n) -> (b, e)"""
+        x = F.normalize(mean(x, mask).float(), dim=-1, eps=1e-8) - self.middle
+        return self.map(F.normalize(x, dim=-1, eps=1e-8))
+
+
+def mean(x: Tensor, mask: Tensor) -> Tensor:
+    """x (b, n, d), mask (b, n) -> (b, d): of the real rows"""
+    real = mask[..., None].to(x.dtype)
+    return (x * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+@torch.no_grad()
+def set_frame(model: nn.Module, regions: Store, tokens: Store, images: Sequence[str], captions: Sequence[str]) -> None:
+    """Take the middle and spread of both direct roads from training items: the same on every process and every start.
+
+    Args:
+        model: one of `tern.model.build_model`; nothing happens to one without direct roads
+        images, captions: ids of the training split; of more than `SAMPLE` an even part is read
+    """
+    if getattr(model, "direct_images", None) is None:
+        return
+    middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in ("first", "mean")]))
+    # a number that hardly moves in training says nothing: the noise of one new image would be blown up
+    spread[spread <= 1e-3 * spread.mean()] = np.inf
+    model.direct_images.middle.copy_(torch.from_numpy(middle))
+    model.direct_images.spread.copy_(torch.from_numpy(spread))
+
+    def unit(ids: Sequence[str]) -> np.ndarray:
+        rows = pooled(tokens, ids)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+
+    model.direct_captions.middle.copy_(torch.from_numpy(moments(captions, unit)[0]))
+
+
+def moments(ids: Sequence[str], rows_of: Callable[[Sequence[str]], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of the rows (n, d) of some ids, read in parts."""
+    ids = [ids[i] for i in np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).round().astype(int)]
+    total, squares = 0.0, 0.0
+    for start in range(0, len(ids), AT_ONCE):
+        rows = rows_of(ids[start : start + AT_ONCE]).astype(np.float64)
+        total, squares = total + rows.sum(axis=0), squares + (rows**2).sum(axis=0)
+    middle = total / len(ids)
+    return middle, np.sqrt(np.maximum(squares / len(ids) - middle**2, 0))
