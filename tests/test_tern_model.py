@@ -11,7 +11,8 @@ from tern.model import GPO, Block, ModelConfig, Tern, geometry, pool
 
 SMALL = {"width": 16, "heads": 2, "text_layers": 1, "ff": 24, "embed_dim": 12, "direct": False}
 SHAPES = [{"pooling": how} for how in ("gpo", "mean", "max", "cls")] + [
-    {"pre_norm": False}, {"geometry": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0}, {"direct": True},
+    {"pre_norm": False}, {"geometry": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0},
+    {"direct": True},
 ]  # fmt: skip
 
 

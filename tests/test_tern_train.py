@@ -17,7 +17,7 @@ from tern.train import TrainConfig, fingerprint, train
 
 CONFIG = {
     "epochs": 5, "batch_images": 16, "captions_per_image": 2, "lr": 3e-3, "region_drop": 0.2,
-    "model": {"input_dropout": 0.1, "width": 32, "heads": 2, "ff": 48, "embed_dim": 24},
+    "model": {"direct_dropout": 0.2, "input_dropout": 0.1, "width": 32, "heads": 2, "ff": 48, "embed_dim": 24},
 }  # fmt: skip
 THINGS = 12
 
