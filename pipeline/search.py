@@ -116,7 +116,7 @@ class Searcher:
         if self.plan.regions_file is not None or self.plan.regions_store is not None:
             return self._vector_of_stored(path)
         found = self._photo([load_image(path)])[0]
-        return embed_regions(self._model, [(found.features, found.boxes, found.size)])
+        return embed_regions(self._model, [(found.features, found.boxes, found.size, found.scores)])
 
     def _vector_of_stored(self, path: Path) -> np.ndarray:
         name = self._imported(path) if self.plan.regions_store else self._by_hash.get(sha256_file(path))
@@ -125,8 +125,8 @@ class Searcher:
             raise ValueError(
                 f"this plan's regions come from {source}, which has none for this photograph: no detector is run."
             )
-        features, boxes = self._regions.read("features", [name]), self._regions.read("boxes", [name])
-        return embed_regions(self._model, [(features, boxes, tuple(self._regions.read("size", [name])[0]))])
+        features, boxes, size, scores = (self._regions.read(f, [name]) for f in ("features", "boxes", "size", "scores"))
+        return embed_regions(self._model, [(features, boxes, tuple(size[0]), scores)])
 
     def _imported(self, path: Path) -> str | None:
         """Id of a photograph whose regions were imported: their store never saw the pictures, the data set has them."""
@@ -173,7 +173,8 @@ class Searcher:
             return ()
         read = lambda field: self._regions.read(field, [image_id])  # noqa: E731
         features, boxes, size = read("features"), read("boxes"), tuple(read("size")[0])
-        alone = embed_regions(self._model, [(features[i : i + 1], boxes[i : i + 1], size) for i in range(len(boxes))])
+        each = [slice(i, i + 1) for i in range(len(boxes))]
+        alone = embed_regions(self._model, [(features[i], boxes[i], size, np.ones(1)) for i in each])
         scores, ids, names = alone @ query[0], read("class_ids"), self._regions.recipe.get("classes", [])
         some = (ids >= 0).any()  # an imported format may have no classes: then every row is a region
         order = [i for i in np.argsort(-scores, kind="stable") if ids[i] >= 0 or not some][:MATCHED]

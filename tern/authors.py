@@ -82,7 +82,9 @@ class AuthorsTern(nn.Module):
         self.image_in, self.caption_in = nn.Linear(w, e), nn.Linear(token_dim, e)
         self.shared = stack(config.shared_layers, e, *rest)
 
-    def embed_images(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor) -> Tensor:
+    def embed_images(
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
+    ) -> Tensor:
         """Unit vectors of images.
 
         Args:

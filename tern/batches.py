@@ -30,12 +30,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Images:
-    """Padded regions: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask (b, r), float32 and bool."""
+    """Padded regions: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask and scores (b, r).
+
+    Float32, the mask bool.
+    """
 
     features: Tensor
     boxes: Tensor
     sizes: Tensor
     mask: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,10 @@ def read_images(store: Store, ids: Sequence[str], stay: np.ndarray | None = None
     features, lengths = store.read_padded("features", ids)
     boxes, _ = store.read_padded("boxes", ids)
     stay = remain(lengths) if stay is None else stay
+    scores, _ = store.read_padded("scores", ids)
     padded, mask = tighten(features, stay)
-    return Images(padded, tighten(boxes, stay)[0], torch.from_numpy(np.asarray(store.read("size", ids), "f4")), mask)
+    sizes = torch.from_numpy(np.asarray(store.read("size", ids), "f4"))
+    return Images(padded, tighten(boxes, stay)[0], sizes, mask, tighten(scores, stay)[0])
 
 
 def read_captions(
@@ -163,10 +169,13 @@ def tighten(rows: np.ndarray, stay: np.ndarray) -> tuple[Tensor, Tensor]:
     return pad(rows[stay], stay.sum(axis=1))
 
 
-def pad_images(features: np.ndarray, boxes: np.ndarray, sizes: np.ndarray, lengths: np.ndarray) -> Images:
-    """features (k, d), boxes (k, 4) px, sizes (b, 2) px, lengths (b,) rows, adding up to k -> a batch"""
+def pad_images(
+    features: np.ndarray, boxes: np.ndarray, sizes: np.ndarray, scores: np.ndarray, lengths: np.ndarray
+) -> Images:
+    """features (k, d), boxes (k, 4) px, sizes (b, 2) px, scores (k,), lengths (b,) rows, adding up to k -> a batch"""
     padded, mask = pad(features, lengths)
-    return Images(padded, pad(boxes, lengths)[0], torch.from_numpy(np.asarray(sizes, np.float32)), mask)
+    sizes = torch.from_numpy(np.asarray(sizes, np.float32))
+    return Images(padded, pad(boxes, lengths)[0], sizes, mask, pad(scores, lengths)[0])
 
 
 def pad_captions(features: np.ndarray, lengths: np.ndarray) -> Captions:

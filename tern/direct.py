@@ -19,11 +19,14 @@ from data.store import Store
 from tern.baselines import pooled
 
 SAMPLE = 8192  # items that a mean and a spread are taken from; more changes neither by much
+NO_SCORE = 1e-6  # added to every score: of regions without any each counts the same
 AT_ONCE = 256  # items in memory while that is done
 
 
 class DirectImages(nn.Module):
-    """First and mean region, each number of them with mean 0 and spread 1 over the training images, mapped.
+    """First region and mean by score, each number of them with mean 0 and spread 1 over the training images, mapped.
+
+    A detector is asked for 36 boxes whether there are so many things or not: by its scores the last hardly count.
 
     `middle` and `spread` (2d,) are no parameters: `set_frame` takes them from the training set.
     """
@@ -36,9 +39,9 @@ class DirectImages(nn.Module):
         nn.init.normal_(self.map.weight, std=0.01)
         nn.init.zeros_(self.map.bias)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (b, n, d), mask (b, n) -> (b, e)"""
-        x = torch.cat([x[:, 0], mean(x, mask)], dim=-1)  # (b, 2d)
+    def forward(self, x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
+        """x (b, n, d), mask (b, n), scores (b, n) of the detector, else all alike -> (b, e)"""
+        x = torch.cat([x[:, 0], mean(x, mask, scores)], dim=-1)  # (b, 2d)
         return self.map(self.drop((x - self.middle) / self.spread))
 
 
@@ -61,10 +64,12 @@ class DirectCaptions(nn.Module):
         return self.map(F.normalize(x, dim=-1, eps=1e-8))
 
 
-def mean(x: Tensor, mask: Tensor) -> Tensor:
-    """x (b, n, d), mask (b, n) -> (b, d): of the real rows"""
-    real = mask[..., None].to(x.dtype)
-    return (x * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+def mean(x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
+    """x (b, n, d), mask (b, n) -> (b, d): of the real rows, by their scores (b, n) unless all of those are 0"""
+    weights = mask.to(x.dtype)
+    if scores is not None:
+        weights = weights * (scores.to(x.dtype) + NO_SCORE)
+    return (x * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=NO_SCORE)
 
 
 @torch.no_grad()
@@ -77,7 +82,7 @@ def set_frame(model: nn.Module, regions: Store, tokens: Store, images: Sequence[
     """
     if getattr(model, "direct_images", None) is None:
         return
-    middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in ("first", "mean")]))
+    middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in ("first", "scored")]))
     # a number that hardly moves in training says nothing: the noise of one new image would be blown up
     spread[spread <= 1e-3 * spread.mean()] = np.inf
     model.direct_images.middle.copy_(torch.from_numpy(middle))

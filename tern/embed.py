@@ -18,7 +18,7 @@ from torch import nn
 from data.files import read_json
 from data.records import Dataset
 from data.store import Store
-from tern.batches import Captions, Images, pad_captions, pad_images, read_captions, read_images
+from tern.batches import Captions, Images, moved, pad_captions, pad_images, read_captions, read_images
 from tern.finetune import FineTuned
 from tern.metrics import retrieval_metrics
 from tern.model import ModelConfig, build_model
@@ -107,18 +107,22 @@ def embed_tokens(model: nn.Module, captions: Sequence[np.ndarray]) -> np.ndarray
     return forward_captions(model, pad_captions(as_stored(captions), lengths))
 
 
-def embed_regions(model: nn.Module, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int]]]) -> np.ndarray:
+def embed_regions(
+    model: nn.Module, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]]
+) -> np.ndarray:
     """Vectors of fresh images.
 
     Args:
-        images: for each its (r, d) region features, (r, 4) boxes x1 y1 x2 y2 in pixels, and (width, height) in pixels
+        images: for each its (r, d) region features, (r, 4) boxes x1 y1 x2 y2 in pixels, (width, height) in pixels,
+            and (r,) scores of the boxes
 
     Returns: (b, e) float32 of unit length
     """
-    features, boxes, sizes = zip(*images, strict=True)
+    features, boxes, sizes, scores = zip(*images, strict=True)
     check_dim("region", features, model.region_dim)
     lengths = np.array([len(rows) for rows in features], np.int64)
-    return forward_images(model, pad_images(as_stored(features), np.concatenate(boxes), np.array(sizes), lengths))
+    rest = np.concatenate(boxes), np.array(sizes), np.concatenate(scores)
+    return forward_images(model, pad_images(as_stored(features), *rest, lengths))
 
 
 def as_stored(items: Sequence[np.ndarray]) -> np.ndarray:
@@ -142,8 +146,8 @@ def check_dim(what: str, items: Sequence[np.ndarray], dim: int) -> None:
 def forward_images(model: nn.Module, batch: Images) -> np.ndarray:
     """One padded batch -> (b, e) float32"""
     device = next(model.parameters()).device
-    parts = (batch.features, batch.boxes, batch.sizes, batch.mask)
-    return model.embed_images(*(part.to(device) for part in parts)).cpu().numpy()
+    batch = moved(batch, lambda part: part.to(device))
+    return model.embed_images(batch.features, batch.boxes, batch.sizes, batch.mask, batch.scores).cpu().numpy()
 
 
 @torch.inference_mode()

@@ -20,9 +20,11 @@ class FineTuned(nn.Module):
         self.tern, self.text = tern, text
         self.config, self.region_dim, self.token_dim = tern.config, tern.region_dim, tern.token_dim
 
-    def embed_images(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor) -> Tensor:
+    def embed_images(
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
+    ) -> Tensor:
         """As the model within: (b, e)"""
-        return self.tern.embed_images(features, boxes, sizes, mask)
+        return self.tern.embed_images(features, boxes, sizes, mask, scores)
 
     def embed_captions(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (b, l) int64, mask (b, l) bool -> (b, e)"""

@@ -29,7 +29,6 @@ FIXED: dict[str, dict[str, object]] = {  # what the other networks cannot be ask
         "pre_norm": True, "direct": False,
     },
 }  # fmt: skip
-REASONING = 0.1  # part of the layers beside a direct road: at 1 they learn 600 photographs by heart (docs/LOG.md)
 
 
 class ModelConfig(BaseModel):
@@ -64,7 +63,9 @@ class ModelConfig(BaseModel):
     """normalise before each branch (True) or after each sum (False, as the paper does)"""
     direct: bool = True
     """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
-    direct_dropout: float = Field(0.7, ge=0, lt=1)
+    reasoning: float = Field(1.0, ge=0)
+    """what the layers' part beside the direct road is multiplied by; 0.1 suits some hundreds of photographs"""
+    direct_dropout: float = Field(0.5, ge=0, lt=1)
     """fraction of the pooled numbers of an image that are zeroed before that map"""
 
     @model_validator(mode="after")
@@ -226,7 +227,9 @@ class Tern(nn.Module):
             nn.Linear(dim, self.config.width),
         )
 
-    def embed_images(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor) -> Tensor:
+    def embed_images(
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
+    ) -> Tensor:
         """Unit vectors of images.
 
         Args:
@@ -234,10 +237,11 @@ class Tern(nn.Module):
             boxes: (b, r, 4) x1 y1 x2 y2 in pixels
             sizes: (b, 2) width and height of the pictures in pixels
             mask: (b, r) bool, True for a real region; at least one an image
+            scores: (b, r) of the detector, 0 to 1; not given: all alike
 
         Returns: (b, e), each of length 1
         """
-        direct = self.direct_images(features, mask) if self.direct_images is not None else 0.0
+        direct = self.direct_images(features, mask, scores) if self.direct_images is not None else 0.0
         x = self.region_in(features)  # (b, r, w)
         if self.place is not None:
             x = x + self.place(geometry(boxes, sizes))
@@ -269,7 +273,7 @@ class Tern(nn.Module):
             x = block(x, mask)
         x = self.norm(x)
         x = gpo(x, mask) if gpo else pool(x, mask, self.config.pooling)  # (b, w)
-        reasoned = out(x) if self.direct_images is None else REASONING * out(x)
+        reasoned = out(x) if self.direct_images is None else self.config.reasoning * out(x)
         return F.normalize((reasoned + direct).float(), dim=-1, eps=1e-8)  # (b, e)
 
 

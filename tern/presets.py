@@ -1,7 +1,8 @@
 """Presets: what `preset` in `[train]` stands for. A key that is given beside it wins.
 
-`modern` is the defaults. `tern` is the recipe of mesnico/TERN (configs/tern.yaml, train.py), `seed` that of
-kaylode/tern (tools/configs/yaml/tern.yaml) with its faults mended.
+`modern` is the defaults, `modern-few` the same for some hundreds of photographs: what would know them by heart is
+dropped or held small, each value chosen on validation (docs/RESULTS.md). `tern` is the recipe of mesnico/TERN
+(configs/tern.yaml, train.py), `seed` that of kaylode/tern (tools/configs/yaml/tern.yaml) with its faults mended.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ TERN: dict[str, Any] = {
         "direct": False,
     },
     "loss": {"name": "hinge", "margin": 0.2, "negatives": "hardest", "reduction": "sum"},
+}
+
+MODERN_FEW: dict[str, Any] = {
+    "region_drop": 0.5,
+    "token_drop": 0.0,
+    "weight_decay": 0.1,
+    "model": {"reasoning": 0.1, "direct_dropout": 0.7},
+    "loss": {"temperature": 0.1, "learn_temperature": False},
 }
 
 SEED: dict[str, Any] = {
@@ -83,7 +92,7 @@ SEED: dict[str, Any] = {
     },
 }
 
-PRESETS: dict[str, dict[str, Any]] = {"modern": {}, "tern": TERN, "seed": SEED}
+PRESETS: dict[str, dict[str, Any]] = {"modern": {}, "modern-few": MODERN_FEW, "tern": TERN, "seed": SEED}
 
 
 def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Literal["modern", "tern", "seed"] = "modern"
-    """the values that are not given: the defaults below, the authors' recipe, or kaylode's (tern/presets.py)"""
+    preset: Literal["modern", "modern-few", "tern", "seed"] = "modern"
+    """the values that are not given: the defaults below, those for some hundreds of photographs, the authors' recipe,
+    or kaylode's (tern/presets.py)"""
     seed: int = Field(0, ge=0)
     epochs: int = Field(30, ge=1)
     """passes over the training images"""
@@ -52,7 +53,7 @@ class TrainConfig(BaseModel):
     """of AdamW: decays of its averages of the gradient and of its square"""
     eps: float = Field(1e-8, gt=0)
     """of AdamW: added to the root of the average of the square"""
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(1e-2, ge=0)
     """of weight matrices; biases, norms and the temperature are left alone"""
     warmup: float = Field(0.1, ge=0)
     """fraction of the steps in which the rate rises from 0; from 1 on, the number of those steps"""
@@ -66,9 +67,9 @@ class TrainConfig(BaseModel):
     """decay a step of the averaged weights, which are the ones validated and kept; 0 keeps the raw ones"""
     easy_epochs: int = Field(1, ge=0)
     """hinge only: first epochs that sum over all negatives; the hardest alone collapse an untrained model"""
-    region_drop: float = Field(0.5, ge=0, lt=1)
+    region_drop: float = Field(0.2, ge=0, lt=1)
     """fraction of regions left out in training"""
-    token_drop: float = Field(0.0, ge=0, lt=1)
+    token_drop: float = Field(0.1, ge=0, lt=1)
     """fraction of wordpieces left out in training"""
     length_groups: int = Field(3, ge=1)
     """by length, that the captions of a step are split into, each padded to its own longest"""

@@ -185,7 +185,7 @@ def test_a_batch_without_negatives_gives_a_finite_gradient(name):
 
 
 def test_the_temperature_is_learnt_and_stays_within_its_bounds():
-    loss = build_loss(LossConfig(name="infonce", learn_temperature=True))
+    loss = build_loss(LossConfig(name="infonce"))
     data = batch()
     loss(*data).backward()
     assert loss.log_scale.grad.abs() > 0

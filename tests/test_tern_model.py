@@ -24,7 +24,8 @@ def model(**changes):
 def photo(rows, seed):
     draw = np.random.default_rng(seed)
     corners = np.sort(draw.uniform(0, 100, (rows, 2, 2)), axis=1)  # (r, corner, xy)
-    return draw.normal(size=(rows, 10)).astype(np.float32), corners.reshape(rows, 4).astype(np.float32), (100, 120)
+    features, boxes = draw.normal(size=(rows, 10)).astype(np.float32), corners.reshape(rows, 4).astype(np.float32)
+    return features, boxes, (100, 120), draw.uniform(size=rows).astype(np.float32)
 
 
 def sentence(rows, seed):
@@ -53,16 +54,18 @@ def test_what_stands_in_the_padding_is_never_seen(changes):
 @pytest.mark.parametrize("how", ["gpo", "mean", "max"])
 def test_regions_are_a_set(how):
     tern = model(pooling=how)
-    features, boxes, size = photo(8, 0)
+    features, boxes, size, scores = photo(8, 0)
     order = np.random.default_rng(0).permutation(8)
-    mixed = embed_regions(tern, [(features[order], boxes[order], size)])
-    np.testing.assert_allclose(mixed, embed_regions(tern, [(features, boxes, size)]), atol=1e-5)
+    mixed = embed_regions(tern, [(features[order], boxes[order], size, scores[order])])
+    np.testing.assert_allclose(mixed, embed_regions(tern, [(features, boxes, size, scores)]), atol=1e-5)
 
 
 def test_place_matters_with_geometry_and_only_with_it():
-    features, boxes, size = photo(8, 0)
+    features, boxes, size, scores = photo(8, 0)
     for how, same in (("add", False), ("none", True)):
-        pair = embed_regions(model(geometry=how), [(features, boxes, size), (features, boxes[::-1].copy(), size)])
+        pair = embed_regions(
+            model(geometry=how), [(features, boxes, size, scores), (features, boxes[::-1], size, scores)]
+        )
         assert np.allclose(*pair, atol=1e-6) is same
 
 
@@ -135,13 +138,13 @@ def test_geometry_is_fractions_of_the_picture():
 
 
 def test_scale_of_the_extractor_does_not_matter():
-    features, boxes, size = photo(5, 0)
-    pair = embed_regions(model(), [(features, boxes, size), (100 * features, boxes, size)])
+    features, boxes, size, scores = photo(5, 0)
+    pair = embed_regions(model(), [(features, boxes, size, scores), (100 * features, boxes, size, scores)])
     np.testing.assert_allclose(*pair, atol=2e-3)
 
 
 def test_nothing_at_all_still_gives_a_finite_vector():
-    none = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9))
+    none = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9), np.zeros(0))
     for how in ("gpo", "mean", "max", "cls"):
         assert np.isfinite(embed_regions(model(pooling=how), [none, photo(3, 0)])).all()
 

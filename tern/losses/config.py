@@ -19,9 +19,9 @@ class LossConfig(BaseModel):
     reduction: Literal["mean", "sum", "nonzero"] = "mean"
     """over positive pairs (hinge), anchors (infonce), or what the library's loss yields; `nonzero`
     is the mean over those above zero"""
-    temperature: float = Field(0.1, ge=0.01, le=1)
+    temperature: float = Field(0.07, ge=0.01, le=1)
     """infonce: what cosines are divided by, at the start"""
-    learn_temperature: bool = False
+    learn_temperature: bool = True
     """infonce: whether the temperature is a parameter, held within 0.01 to 1"""
     miner: str = ""
     """library losses: a class of pytorch_metric_learning.miners, or empty for none"""

@@ -41,6 +41,7 @@ TABLES = {
     "losses": lambda _: losses.losses(),
     "tern": lambda _: tern.step(),
     "flickr8k": flickr8k.flickr8k,
+    "flickr8k-presets": flickr8k.presets,
     "flows": flows.flows,
 }
 

@@ -1,5 +1,7 @@
-"""Chance and ridge regression on the photographs of the plan `flickr8k`: what a trained model must beat there."""
+"""The photographs of the plan `flickr8k`: chance, ridge regression, and each preset beside them."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,49 +13,100 @@ from data.store import Store
 from pipeline.chain import Chain
 from pipeline.plan import load_plan
 from pipeline.stages import held_out
+from tern import embed
 from tern.baselines import chance, pooled, ridge
 from tern.metrics import retrieval_metrics
+from tern.train import TrainConfig, train
+from tests.bench.common import cpu_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "flickr8k"
 PENALTIES = [10.0**power for power in range(-3, 4)]
 COLUMNS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "rsum")
 
 
+PRESETS = {  # what is trained: seeds, and what differs from the preset; the big ones once, for they take long
+    "modern-few": (range(5), {}),
+    "modern": (range(5), {}),
+    "seed": (range(1), {}),
+    "tern": (range(1), {"lr": 2e-5, "epochs": 30, "warmup": 24}),
+}
+
+
 def flickr8k(folder: Path) -> None:
     """Recalls on `test`, the penalty chosen on `val`."""
+    chain = _chain(folder)
+    if chain is None:
+        return
+    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    table = Table("on test", *COLUMNS, title="flickr8k: 100 images, 500 captions", title_justify="left")
+    _add(table, "chance", chance(100, 5))
+    for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
+        views = ("first", *means)
+        images, captions, owners = _split(dataset, regions, tokens, views, "train")
+        # both sides centred and each number of a region scaled: without it a few captions are near to every image
+        frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
+        framed = _framed(frame, images, captions)
+        fits = [(penalty, ridge(*framed, owners, penalty)) for penalty in PENALTIES]
+        val = [_score(w, frame, *_split(dataset, regions, tokens, views, "val"))["rsum"] for _, w in fits]
+        penalty, weights = fits[int(np.argmax(val))]
+        found = _score(weights, frame, *_split(dataset, regions, tokens, views))
+        _add(table, f"ridge{label}, penalty {penalty:g}, val {max(val):.1f}", found)
+    Console(width=140).print(table)
+
+
+def presets(folder: Path) -> None:
+    """Each preset on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
+    chain = _chain(folder)
+    if chain is None:
+        return
+    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    test = dataset.split("test")
+    console = Console(width=140)
+    table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title="flickr8k: presets", title_justify="left")
+    for preset, (seeds, changes) in PRESETS.items():
+        found, val, spent = [], [], []
+        for seed in seeds:
+            config = TrainConfig(preset=preset, seed=seed, **changes)
+            seconds, run = cpu_of(lambda c=config: train(c, regions, tokens, dataset, folder / f"{c.preset}-{c.seed}"))
+            found.append(embed.validate(embed.load(run), regions, tokens, test))
+            val.append(json.loads((run / embed.CARD).read_text())["metrics"]["rsum"])
+            spent.append(seconds)
+            console.print(
+                f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {found[-1]['rsum']:.1f} on test", style="dim"
+            )
+        cells = [_spread([metrics[key] for metrics in found]) for key in COLUMNS]
+        name = preset + (f" ({', '.join(f'{k} {v}' for k, v in changes.items())})" if changes else "")
+        table.add_row(f"{name}, {len(found)} seeds", *cells, _spread(val), f"{np.mean(spent):.0f}")
+    console.print(table)
+
+
+def _chain(folder: Path) -> Chain | None:
+    """The plan's, working in `folder`; None where the photographs are not at hand."""
     if not SHARED.is_dir():
         Console().print(f"flickr8k: left out, {SHARED} is not there")
-        return
+        return None
     places = {"workspace": folder, "dataset.annotations": SHARED / "dataset_flickr8k.json"}
     places |= {"dataset.images": SHARED / "images", "regions_file.path": SHARED / "regions.npz"}
-    chain = Chain(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
-    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
-    images, captions, owners = _split(dataset, regions, tokens, "train")
-    # both sides centred and each number of a region scaled: without it a few captions are near to every image
-    frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
-    framed = _framed(frame, images, captions)
-    fits = [(penalty, ridge(*framed, owners, penalty)) for penalty in PENALTIES]
-    val = [_score(w, frame, *_split(dataset, regions, tokens, "val"))["rsum"] for _, w in fits]
-    penalty, weights = fits[int(np.argmax(val))]
-    table = Table("on test", *COLUMNS, title="flickr8k: 100 images, 500 captions", title_justify="left")
-    rows = {
-        "chance": chance(100, 5),
-        f"ridge, penalty {penalty:g}": _score(weights, frame, *_split(dataset, regions, tokens)),
-    }
-    for name, found in rows.items():
-        table.add_row(name, *(f"{found[key]:.1f}" for key in COLUMNS))
-    Console().print(table, f"ridge on val, by penalty: {dict(zip(PENALTIES, np.round(val, 1).tolist(), strict=True))}")
+    return Chain(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
+
+
+def _add(table: Table, name: str, found: dict[str, float]) -> None:
+    table.add_row(name, *(f"{found[key]:.1f}" for key in COLUMNS))
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def _split(
-    dataset: Dataset, regions: Store, tokens: Store, split: str = "test"
+    dataset: Dataset, regions: Store, tokens: Store, views: Sequence[str], split: str = "test"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First, mean and highest region (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
+    """Views of the regions one beside another (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
     image_ids, caption_ids, names = held_out(dataset, regions, split)
     place = {name: number for number, name in enumerate(image_ids)}
     captions = pooled(tokens, caption_ids)
     captions /= np.linalg.norm(captions, axis=1, keepdims=True)
-    images = np.hstack([pooled(regions, image_ids, how) for how in ("first", "mean", "max")])
+    images = np.hstack([pooled(regions, image_ids, how) for how in views])
     return images, captions, np.array([place[name] for name in names])
 
 
