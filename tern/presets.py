@@ -1,7 +1,7 @@
 """Presets: what `preset` in `[train]` stands for. A key that is given beside it wins.
 
 `modern` is the defaults, `modern-few` the same for some hundreds of photographs: what would know them by heart is
-dropped or held small, each value chosen on validation (docs/RESULTS.md). `tern` is the recipe of mesnico/TERN
+dropped or held small, each value chosen on validation. `tern` is the recipe of mesnico/TERN
 (configs/tern.yaml, train.py), `seed` that of kaylode/tern (tools/configs/yaml/tern.yaml) with its faults mended.
 """
 
