@@ -16,7 +16,6 @@ from pipeline.plan import load_plan
 HOST = "127.0.0.1"
 POOL = "local"
 AUTOMATIONS = "automations.yaml"
-CRASHES = "a run without a heartbeat has crashed"  # its first entry
 SECONDS_TO_START = 120.0  # the first start makes the database
 
 # Nothing leaves the machine, and nothing asks questions.
@@ -71,7 +70,9 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
         wait_until_healthy(port, children["server"])
         worker = prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
         children["worker"] = subprocess.Popen(worker, env=env)  # it makes the pool
-        _deploy(env)
+        from flows.deploy import deploy
+
+        deploy(env)
         if nightly:
             from flows.schedule import switch_on
 
@@ -97,25 +98,6 @@ def _check(port: int) -> None:
     with socket.socket() as found:
         if found.connect_ex((HOST, port)) == 0:
             raise ValueError(f"port {port} is in use: stop what listens there, or give another with --port.")
-
-
-def _deploy(env: dict[str, str], tries: int = 30) -> None:
-    """Deploy everything in prefect.yaml, once the worker has made its pool."""
-    for _ in range(tries):
-        found = subprocess.run(prefect("work-pool", "inspect", POOL), env=env, capture_output=True, check=False)
-        if found.returncode == 0:
-            subprocess.run(prefect("--no-prompt", "deploy", "--all"), env=env, check=True)
-            _automate(env)
-            return
-        time.sleep(1)
-    raise ValueError(f"the worker did not make the work pool {POOL!r}; its messages above say why.")
-
-
-def _automate(env: dict[str, str]) -> None:
-    """Make the automations of the file, unless the server has them from an earlier start."""
-    found = subprocess.run(prefect("automation", "inspect", CRASHES), env=env, capture_output=True, check=False)
-    if found.returncode != 0:
-        subprocess.run(prefect("automation", "create", "--from-file", AUTOMATIONS), env=env, check=True)
 
 
 def _end(child: subprocess.Popen) -> None:

@@ -154,6 +154,7 @@ def up(home: Path, *words: str) -> Iterator[Server]:
     env |= {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # 60 s by default: a test waits for a planned run
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}
