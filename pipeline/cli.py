@@ -218,6 +218,8 @@ def search(
     for number, hit in enumerate(hits, 1):
         text = printable(hit.captions[0]) if hit.captions else ""
         typer.echo(f"{number:>3}  {hit.score:.3f}  {printable(hit.id)}  {text}")
+    if not hits:
+        typer.echo("nothing answers to the filter" if where else "the index is empty", err=True)
     if gallery:
         typer.echo(f"gallery  {write_gallery(gallery, sentence or image.name, hits)}")
 

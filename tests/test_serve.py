@@ -61,6 +61,7 @@ def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(clien
     asked = ["search", "a man", "-k", "36", "--where", where, "--plan", str(small_plan(finished.plan.workspace.parent))]
     told = CliRunner().invoke(build(), asked)
     assert [line.split()[2] for line in told.stdout.splitlines()] == hits
+    assert "Nothing answers" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
     photo = finished.dataset.images[0].path
     said = client.post("/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()).json()
     assert {finished.usable.image[finished.usable.owner[hit["id"]]].split for hit in said["hits"]} == {"val"}

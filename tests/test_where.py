@@ -2,15 +2,15 @@
 
 import random
 import re
+import shutil
 import sqlite3
 
 import numpy as np
 import pytest
 
-from index import Collection, Index, IndexConfig, build
+from index import Collection, Index, IndexConfig, build, update
 from index import search as search_module
 from index.metadata import COLUMNS
-from index.rows import Rows
 from index.where import parse
 
 NASTY = "'; DROP TABLE items; --"
@@ -235,7 +235,7 @@ def test_a_filtered_search_gives_k_results_wherever_k_exist(kind, few, indexed, 
     assert min(counts) == 0
 
 
-def test_a_filter_and_ids_to_keep_go_together_and_dead_rows_never_come(indexed):
+def test_a_filter_and_ids_to_keep_go_together(indexed):
     root, rows, _, queries = indexed
     keep = [row["id"] for row in rows["image"][:100]]
     with Index.open(root) as index:
@@ -244,8 +244,25 @@ def test_a_filter_and_ids_to_keep_go_together_and_dead_rows_never_come(indexed):
         assert all({hit.id for hit in line} == expected for line in hits)
         with pytest.raises(ValueError, match="there is no column 'breadth'"):
             index.search(queries["image"], 3, where="breadth = 640")
-        lookups = [lookup.path for lookup in index._collections["image"].rows.lookups]
-        some = index.search(queries["image"][:1], 900, where="width = 640")[0]
-    dead = np.array(sorted(hit.row["key"] for hit in some[::2]), np.int64)
-    left = Rows(lookups, dead).where("width = 640", ())
-    assert set(left.tolist()) == {hit.row["key"] for hit in some[1::2]}
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_dead_rows_never_come_nor_do_their_captions_count(few, indexed, tmp_path, monkeypatch):
+    if not few:
+        monkeypatch.setattr(search_module, "FEW", 0)
+        monkeypatch.setattr(search_module, "FEW_PART", 0)
+    root, rows, collections, queries = indexed
+    root = shutil.copytree(root, tmp_path / "index")
+    stays = {"image": lambda row: row["key"] % 3 > 0, "caption": lambda row: "dog" not in (row["text"] or "").lower()}
+    left = {}
+    for kind, old in collections.items():
+        kept = [i for i, row in enumerate(rows[kind]) if stays[kind](row)]
+        left[kind] = Collection([old.ids[i] for i in kept], old.vectors[kept], [old.rows[i] for i in kept])
+    update(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), left, root)
+    with Index.open(root) as index:
+        assert index.manifest["collections"]["image"]["dead"]["rows"] == len(rows["image"]) / 3
+        assert index.matching("caption like '%dog%'") == index.matching("text like '%dog%'", "caption") == 0
+        for where, wide in (("width = 640", True), ("not width = 640", False)):
+            expected = {row["id"] for row in left["image"].rows if (row["width"] == 640) == wide}
+            found = index.search(queries["image"], 900, where=where)
+            assert all({hit.id for hit in line} == expected for line in found)
