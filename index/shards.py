@@ -242,7 +242,7 @@ class Lists:
         for start in range(0, len(queries), step):
             some = keys[start : start + step]
             line, place = np.nonzero(some >= 0)
-            vectors = np.asarray(self._vectors.get(some[line, place]), np.float32)
+            vectors = _widened(self._vectors.get(some[line, place]))
             ends = np.cumsum(np.bincount(line, minlength=len(some)))[:-1]
             for i, (rows, columns) in enumerate(zip(np.split(vectors, ends), np.split(place, ends), strict=True)):
                 scores[start + i, columns] = rows @ queries[start + i]
@@ -262,6 +262,14 @@ class Lists:
             part = slice(i * k, (i + 1) * k)
             scores[:, part], keys[:, part] = _search_child(child, queries, k, lists, near, parameters)
         return merge(scores, keys, k)
+
+
+def _widened(vectors: np.ndarray) -> np.ndarray:
+    """(m, d) float32 of float16 or float32 vectors; by faiss, whose loop takes two thirds of numpy's time."""
+    if vectors.dtype != np.float16 or not len(vectors):
+        return np.asarray(vectors, np.float32)
+    codec = faiss.ScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16)
+    return codec.decode(np.ascontiguousarray(vectors).view(np.uint8))
 
 
 def _joined(children: list[faiss.IndexIVF]) -> list[faiss.IndexIVF]:

@@ -36,7 +36,7 @@ def _mapped(path: Path, file: BinaryIO, dtype: np.dtype, dimensions: int) -> np.
     file.seek(start + dtype.itemsize * int(np.prod(shape)))
     if not shape[0]:
         return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", start, shape)
+    return np.asarray(np.memmap(path, dtype, "r", start, shape))  # mapped still, without the cost of its class
 
 
 class ShardVectors:
