@@ -1,25 +1,53 @@
 """Whether a version's files belong together: every byte is what was written, and all parts stand for the same rows."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow.parquet as pq
 
 from index.manifest import Manifest, check_objects
+from index.metadata import key_of
 from index.objects import object_path
 from index.search import Index
 
+SAMPLE = 64  # rows of a shard whose keys are computed anew
 
-def audit(index: Index) -> dict[str, str]:
+
+def audit(index: Index, sample: int = SAMPLE) -> dict[str, str]:
     """{what was looked at: what is wrong with it, or nothing} of an open version.
 
     Hashes of all objects; that lists, whole vectors, look-up and Parquet of a collection have the same keys, each once;
-    that no dead key is without a row, and that the manifest's counts are true.
+    that the keys of `sample` rows of each shard, evenly spread, are hashes of what look-up and Parquet say of them;
+    that the manifest's counts are true.
     """
     found = {"objects": ""}
     try:
         check_objects(index.root, Manifest.model_validate(index.manifest))
     except (ValueError, OSError) as error:
         found["objects"] = str(error)
-    return found | {f"{kind} rows": _rows(index, kind) for kind in index.kinds}
+    return found | {f"{kind} rows": _rows(index, kind) or _said(index, kind, sample) for kind in index.kinds}
+
+
+def _said(index: Index, kind: str, sample: int) -> str:
+    """The first row that stands under the key of another."""
+    opened = index.collection(kind)
+    for number, (shard, lookup) in enumerate(zip(opened.about.shards, opened.rows.lookups, strict=True)):
+        if not shard.rows:
+            continue
+        record = pq.read_table(object_path(index.root, shard.metadata))
+        places = np.unique(np.linspace(0, shard.rows - 1, sample).astype(np.int64))
+        rows = record.take(places).to_pylist()
+        told = [lookup.ask("SELECT * FROM items WHERE key = ?", [row["key"]])[0] for row in rows]
+        for what, some in (("metadata", rows), ("look-up", told)):
+            if fault := _shuffled(some):
+                return f"{what} of shard {number}: {fault}"
+    return ""
+
+
+def _shuffled(rows: Sequence[Mapping[str, Any]]) -> str:
+    wrong = [row for row in rows if key_of(row) != row["key"]]
+    return f"{wrong[0]['id']!r} stands under the key of another row; the file is shuffled or foreign" if wrong else ""
 
 
 def _rows(index: Index, kind: str) -> str:

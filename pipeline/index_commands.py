@@ -41,12 +41,21 @@ def _number(root: Path, version: str) -> int | None:
 def verify(
     version: VersionArgument = "", plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None
 ) -> None:
-    """Compare every byte of a version with its manifest. [dim]Example: tern index verify --plan demo[/dim]"""
+    """Compare every byte of a version with its manifest, and its parts with each other.
+
+    [dim]Example: tern index verify --plan demo[/dim]
+    """
+    from index import Index
     from index import verify as check
+    from index.audit import audit
     from index.objects import refs
 
     root = root_of(plan, overrides, index)
     manifest = check(root, _number(root, version))
+    with Index.open(root, manifest.version) as opened:
+        every = max(shard.rows for about in manifest.collections.values() for shard in about.shards)
+        if faults := "; ".join(f"{what}: {fault}" for what, fault in audit(opened, every).items() if fault):
+            raise ValueError(f"version {manifest.version}: {faults}. Roll back to a good version or build again.")
     objects = {ref.sha256: ref.bytes for ref in refs(manifest)}
     typer.echo(f"version {manifest.version} is whole: {len(objects):,} objects, {sum(objects.values()):,} bytes")
 

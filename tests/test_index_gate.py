@@ -5,13 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from index import Asked, Collection, GateConfig, Index, IndexConfig, RefusedError, build, current, gate, gate_of
+from index import (
+    Asked,
+    Collection,
+    GateConfig,
+    Index,
+    IndexConfig,
+    RefusedError,
+    build,
+    current,
+    gate,
+    gate_of,
+    metadata,
+)
 from index.audit import audit
 from index.checks import answered, judged
 from index.manifest import manifest_path, read_manifest
-from index.objects import object_path
+from index.objects import object_path, put
 from tests.test_index import make, slow
 
 CONFIG = IndexConfig(nlist=8, shards=2)
@@ -172,6 +185,22 @@ def test_parts_of_different_rows_are_found(what, root):
     found = audit(Index(root, mixed))
     assert found["objects"] == ""
     assert "differ" in found["image rows"]
+
+
+@pytest.mark.parametrize("what", ["metadata", "lookup"])
+def test_rows_under_the_keys_of_others_are_found(what, root, tmp_path):
+    first = read_manifest(root, 1)
+    about = first.collections["image"]
+    table = pq.read_table(object_path(root, about.shards[1].metadata))
+    order = np.random.default_rng(0).permutation(table.num_rows)
+    mixed = table.take(order).set_column(0, table.schema.field("key"), table["key"])
+    write = {"metadata": metadata.write_parquet, "lookup": metadata.write_lookup}[what]
+    write(tmp_path / "mixed", mixed)
+    shards = [about.shards[0], about.shards[1].model_copy(update={what: put(root, tmp_path / "mixed")})]
+    wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
+    with Index(root, wrong) as index:
+        assert "of shard 1: '0" in audit(index)["image rows"]
+        assert "stands under the key of another row" in audit(index)["image rows"]
 
 
 def test_a_flipped_bit_is_found(root):
