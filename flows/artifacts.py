@@ -91,6 +91,8 @@ def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
         **shown,
         "nprobe": about["search"]["nprobe"],
         "shards": len(about["shards"]),
+        "of them deltas": sum(shard["role"] == "delta" for shard in about["shards"]),
+        "dead rows": about["counts"]["dead"],
         "recall@10": round(about["recall"]["recall"], 4),
     }
 

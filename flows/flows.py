@@ -79,20 +79,12 @@ def _carried_out(
     loaded = read_plan(plan, overrides, **typed)
     dataset = loaded.dataset.name if loaded.dataset else "demo"
     with in_run_log():
-        pinned = _model(loaded.workspace, model) if model else None
+        pinned = indexing.trained(loaded.workspace, model) if model else None
         indexed = indexing.build_index
         if update:
             pinned = pinned or indexing.served(loaded.workspace, version)[1]
             indexed = partial(indexing.update_index, upkeep=loaded.upkeep, version=version, whole=True)
         yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), pinned, indexed)
-
-
-def _model(workspace: Path, name: str) -> Path:
-    folder = workspace / "models" / name
-    if not (folder / "model.json").is_file():
-        there = ", ".join(path.parent.name for path in sorted(workspace.glob("models/*/model.json"))) or "none"
-        raise FileNotFoundError(f"{folder} is no trained model; there are {there}.")
-    return folder
 
 
 @flow(name="extract-flickr", **RUN)

@@ -93,9 +93,26 @@ def update_index(
 
 
 def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
-    """(manifest of a version, by default the published one; folder of the model that its vectors are of)."""
+    """(manifest of a version, by default the published one; folder of the model that its vectors are of).
+
+    Raises ValueError for a version whose vectors came from elsewhere.
+    """
     with Index.open(workspace / "index", version) as found:
-        return found.path, workspace / "models" / found.manifest["provenance"]["model"]
+        model = found.manifest["provenance"].get("model")
+        if model is None:
+            raise ValueError(
+                f"version {found.version} of {workspace / 'index'} was not made by a plan: nothing says of which "
+                "model its vectors are. Build one with `tern index`."
+            )
+        return found.path, workspace / "models" / model
+
+
+def trained(workspace: Path, name: str) -> Path:
+    """The folder of one of the workspace's models. Raises FileNotFoundError that names those there are."""
+    there = [path.parent.name for path in sorted(workspace.glob("models/*/model.json"))]
+    if name not in there:
+        raise FileNotFoundError(f"{workspace} has no trained model {name!r}; there are {', '.join(there) or 'none'}.")
+    return workspace / "models" / name
 
 
 def _inputs(vectors: Vectors, dataset: Dataset, regions: Path | None) -> tuple[dict[str, Collection], dict[str, Asked]]:

@@ -1,6 +1,5 @@
 """`tern index update` and `tern index compact`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,13 +36,13 @@ def update(
     from functools import partial
 
     from pipeline.chain import Chain
-    from pipeline.indexing import served, update_index
+    from pipeline.indexing import served, trained, update_index
     from pipeline.plan import load_plan
     from pipeline.workers import in_processes
 
     loaded = load_plan(plan, tuple(overrides or ()))
     before, own = served(loaded.workspace, version)
-    pinned = loaded.workspace / "models" / Path(model).name if model else own
+    pinned = trained(loaded.workspace, model) if model else own
     indexed = partial(update_index, upkeep=loaded.upkeep, version=version, say=partial(typer.echo, err=True))
     chain = Chain(loaded, lambda label: in_processes(loaded.workers, label), pinned=pinned, indexed=indexed)
     typer.echo(f"index  {chain.index}{'  nothing to do' if chain.index == before else ''}")

@@ -221,7 +221,10 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert roles == {"image": ["base", "base"], "caption": ["base", "base", "delta"]}
     names = [sorted(task["name"] for task in server.tasks(some)) for some in (run, again)]
     assert names == [["embedding demo 000", "token-features demo 000"], []], "one caption, extracted and embedded once"
-    assert set(server.artifacts(again)) >= {"index", "gate", "published", "gallery", "lineage"}
+    shown = server.artifacts(again)
+    assert set(shown) >= {"index", "gate", "published", "gallery", "lineage"}
+    table = {row["kind"]: (row["of them deltas"], row["dead rows"]) for row in json.loads(shown["index"]["data"])}
+    assert table == {"image": (0, 0), "caption": (1, 1)}
 
 
 TRAINED = """

@@ -4,11 +4,13 @@ import json
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from data.store import Store
-from index import GenerationError, Index, Upkeep
+from index import Collection, GenerationError, Index, IndexConfig, Upkeep
+from index import build as build_plain
 from index.manifest import read_manifest, versions
 from pipeline.chain import Chain
 from pipeline.cli import build
@@ -77,6 +79,17 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
     shown = CliRunner().invoke(build(), ["index", "compact", *words])
     assert shown.output.startswith("index  "), shown.output
     assert read_manifest(chain.plan.workspace / "index").collections["caption"].dead is None
+
+
+def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
+    plan, _ = moved
+    told = CliRunner().invoke(build(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
+    assert "has no trained model 'tern-0123456789ab'; there are tern-" in str(told.exception)
+    vectors = np.eye(8, dtype=np.float32)[:4]
+    items = Collection(["a", "b", "c", "d"], vectors, [{"id": name} for name in "abcd"])
+    build_plain(IndexConfig(), {"image": items}, {"image": vectors}, tmp_path / "other" / "index")
+    with pytest.raises(ValueError, match=r"version 1 .* was not made by a plan"):
+        served(tmp_path / "other")
 
 
 def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
