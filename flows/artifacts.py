@@ -29,7 +29,8 @@ def cell(value: Any) -> Any:
 def table(rows: list[dict[str, Any]], key: str, description: str) -> None:
     """A table artifact of at most `ROWS` rows; the description says how many there are."""
     more = f" (the first {ROWS:,} of {len(rows):,})" if len(rows) > ROWS else ""
-    shown = [{name: cell(value) for name, value in row.items()} for row in rows[:ROWS]]
+    names = list(dict.fromkeys(name for row in rows for name in row))  # the page takes its columns from the first row
+    shown = [{name: cell(row.get(name, "")) for name in names} for row in rows[:ROWS]]
     create_table_artifact(shown, key=key, description=f"{cell(description)}{more}")
 
 
@@ -109,7 +110,7 @@ def gate(verdict: str, checks: Any, version: str) -> None:
         return
     if isinstance(checks, dict):
         checks = [{"check": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in checks.items()]
-    rows = [_rounded(check) if isinstance(check, dict) else {"check": str(check)} for check in checks]
+    rows = [check if isinstance(check, dict) else {"check": str(check)} for check in checks]
     flat = [{key: v if isinstance(v, int | float | str) else str(v) for key, v in row.items()} for row in rows]
     table(flat, "gate", f"The gate of {version}: {verdict}")
 

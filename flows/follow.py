@@ -126,7 +126,8 @@ def _new_lines(client: SyncPrefectClient, ids: list[UUID], offset: int, say: Cal
     while lines := client.read_logs(mine, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
         for line in lines:
             if line.name not in NOISE and not line.message.startswith("Finished in state"):
-                say(f"log     {printable(line.message)}")
+                first, *more = line.message.splitlines() or [""]  # a traceback is for the run's page
+                say(f"log     {printable(first)}{' ...' if more else ''}")
         offset += len(lines)
     return offset
 

@@ -31,6 +31,15 @@ class Client:
         raise self.end
 
 
+def test_of_a_message_of_many_lines_the_first_is_told():
+    from flows.follow import _new_lines
+
+    lines = [SimpleNamespace(name="prefect.flow_runs", message=text) for text in ("one", "it failed\nTraceback", "")]
+    pages, said = [lines, []], []
+    assert _new_lines(SimpleNamespace(read_logs=lambda *_, **__: pages.pop(0)), [RUN.id], 0, said.append) == 3
+    assert [text.split(maxsplit=1)[1:] for text in said] == [["one"], ["it failed ..."], []]
+
+
 @pytest.mark.parametrize(
     ("client", "told"),
     [

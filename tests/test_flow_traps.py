@@ -63,6 +63,22 @@ def test_no_page_takes_text_of_the_data_for_markup():
     assert cell(0.5) == 0.5
 
 
+def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks(monkeypatch):
+    from flows import artifacts
+
+    made = {}
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: made.update({key: rows}))
+    checks = {
+        "rows": {"passed": True, "fault": ""},
+        "recall": {"found": 0.98765, "at least": 0.9, "passed": True},
+        "latency": {"found": 7.0, "at most": 5.0, "passed": False, "unit": "ms a query"},
+    }
+    artifacts.gate("refused", checks, "v00000002")
+    names = ["check", "passed", "fault", "found", "at least", "at most", "unit"]
+    assert [list(row) for row in made["gate"]] == [names] * 3
+    assert made["gate"][1] == dict(zip(names, ["recall", True, "", 0.98765, 0.9, "", ""], strict=True))
+
+
 class Client:
     """A client of a server with some deployments, as (flow, deployment)."""
 
