@@ -89,6 +89,8 @@ def info(
 
 
 def _facts(manifest: "Manifest") -> Iterator[tuple[str, str]]:
+    from index.checks import told
+
     yield "version", f"{manifest.version}, after {manifest.parent or 'none'}, by faiss {manifest.faiss}"
     yield from ((("made from" if not i else ""), f"{k} = {v}") for i, (k, v) in enumerate(manifest.provenance.items()))
     for kind, about in manifest.collections.items():
@@ -101,6 +103,10 @@ def _facts(manifest: "Manifest") -> Iterator[tuple[str, str]]:
     if manifest.gate is not None:
         passed = "passed" if manifest.gate["passed"] else "refused"
         yield "gate", f"{passed} {manifest.gate.get('reason') or ''}".rstrip()
+        checks = manifest.gate.get("checks")
+        for name, check in checks.items() if isinstance(checks, dict) else ():
+            if isinstance(check, dict) and check.get("passed") and "found" in check:
+                yield "", f"{name} {told(check)}"
 
 
 def publish(
