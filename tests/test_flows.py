@@ -208,6 +208,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert f"Served as before: `v{before['version']:08d}`" in shown["refused"]["data"]
     rows = {row["check"]: row for row in json.loads(shown["gate"]["data"])}
     assert (rows["image latency"]["passed"], rows["image recall"]["passed"]) == (False, True)
+    assert len({tuple(row) for row in rows.values()}) == 1, "one set of columns"
     lines = await_(lambda: [x for x in server.logs(run) if x["name"] == "index.thread"], 30, "no line")
     assert [(line["level"], line["message"]) for line in lines] == [(20, "from a plain thread")]
     assert any(x["level"] == 30 and "two margins" in x["message"] for x in server.logs(run))
