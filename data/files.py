@@ -25,8 +25,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as Pillow and Matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
+    temporary = beside(path)
     try:
         with naming(path):
             yield temporary
@@ -35,6 +34,12 @@ def atomic(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """Where this process writes what becomes `path`; `sweep` knows such names."""
+    # The suffix stays last: writers such as Pillow and Matplotlib choose the format by it.
+    return path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
 
 
 @contextmanager

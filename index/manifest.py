@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.files import naming, read_json, sha256_file, sha256_text, sync, write_json
+from data.files import beside, naming, read_json, sha256_file, sha256_text, sync, write_json
 from index.collection import Kind
 from index.objects import Part, Ref, check_object, refs
 
@@ -208,17 +208,18 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     """
     path = manifest_path(root, manifest.version)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
+    temporary.unlink(missing_ok=True)  # of a process of this number that was killed: read-only
     try:
         text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        with naming(beside):
-            beside.write_text(sealed(text + "\n"), encoding="utf-8")
-        beside.chmod(0o444)
-        sync(beside)
-        os.link(beside, path)  # as O_EXCL, but the name appears with its whole content
+        with naming(temporary):
+            temporary.write_text(sealed(text + "\n"), encoding="utf-8")
+        temporary.chmod(0o444)
+        sync(temporary)
+        os.link(temporary, path)  # as O_EXCL, but the name appears with its whole content
         sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -46,7 +46,8 @@ def writer(root: Path) -> Iterator[None]:
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     with writing(root):
-        sweep(root)
+        for folder in (root, root / "tags", root / "versions"):
+            sweep(folder)
         yield
 
 

@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 
 from index import device
+from index.objects import REMEDY
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
 EXACT_ROWS = 50_000  # up to here all rows are compared, by float16 codes; beyond, one byte a number, in lists
@@ -162,6 +163,8 @@ class Vectors(Protocol):
 class Lists:
     """The shards of one collection, mapped and ready to search; safe to share between threads.
 
+    Raises ValueError naming a file that faiss cannot open.
+
     dead     (m,) int64 keys that the shards hold and that are never answered; a mapped list cannot remove them
     vectors  the whole vectors under the same keys, for `search(..., rescore=)`
     """
@@ -188,8 +191,11 @@ class Lists:
         child = faiss.deserialize_index(blank)
         child.own_fields = False
         child.quantizer = self._head.quantizer
-        lists = faiss.read_InvertedLists(faiss.FileIOReader(str(path)), faiss.IO_FLAG_MMAP)
-        child.replace_invlists(lists, True)
+        try:
+            lists = faiss.read_InvertedLists(faiss.FileIOReader(str(path)), faiss.IO_FLAG_MMAP)
+            child.replace_invlists(lists, True)
+        except (RuntimeError, MemoryError) as error:  # faiss's own, and of a size that was made up
+            raise ValueError(f"{path} holds no lists that faiss can open: {error}. {REMEDY}") from error
         lists.this.disown()  # the child frees them
         child.ntotal = lists.compute_ntotal()
         return child

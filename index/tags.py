@@ -12,12 +12,15 @@ from index.manifest import manifest_path, read_manifest
 from index.publish import writer
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # not a number, and no path
+NUMBER = re.compile(r"v?\d+")  # `find` reads it as a version
 
 
 def tags(root: Path) -> dict[str, int]:
     """{tag: version}, by name. Raises ValueError naming a file that cannot be read."""
     found = {}
     for path in sorted(Path(root).glob("tags/*.json")):
+        if not NAME.fullmatch(path.stem):
+            continue  # half of one, of a process that was killed
         content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("version"), int):
             raise ValueError(f"{path} does not name a version: remove it, and tag again.")
@@ -31,6 +34,8 @@ def tag(root: Path, name: str, version: int, move: bool = False) -> None:
     Raises ValueError for a name that is no tag's, or is taken, FileNotFoundError if there is no such version.
     """
     path = _path(root, name)
+    if NUMBER.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be a tag: it would be read as the number of a version; take another name.")
     with writer(root):
         read_manifest(root, version)
         before = tags(root).get(name, version)

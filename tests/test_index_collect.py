@@ -2,6 +2,7 @@
 
 import gc
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data.files import beside
 from index import Index, collect, current, find, rollback, tag, tags, untag, verify, versions
 from index.events import events
 from index.manifest import manifest_path
@@ -119,11 +121,30 @@ def test_tags_name_versions(root):
         assert index.version == 3
 
 
+def test_halves_that_killed_processes_left_are_passed_over_and_swept(root):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
+    name = f"{platform.node()}-{int(gone.stdout)}.tmp.json"
+    (root / "tags").mkdir()
+    halves = [root / "tags" / f".prod.{name}", root / "versions" / f".v00000007.{name}"]
+    for path in halves:
+        path.write_text("{")
+        path.chmod(0o444)
+    assert tags(root) == {}
+    assert collect(root, dry_run=True).spared
+    assert [path.exists() for path in halves] == [False, False]
+    own = beside(manifest_path(root, 7))
+    own.write_text("of a process of this number")
+    own.chmod(0o444)
+    publish(root, 8)
+    assert (versions(root)[-1], own.exists()) == (7, False)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda root: tag(root, "../x", 1), r"'../x' cannot be a tag"),
         (lambda root: tag(root, "3", 1), r"'3' cannot be a tag"),
+        (lambda root: tag(root, "v1", 1), r"'v1' cannot be a tag: it would be read as the number of a version"),
         (lambda root: tag(root, "", 1), r"'' cannot be a tag"),
         (lambda root: tag(root, "prod", 9), r"asked for version 9.*present: 1, 2, 3, 4, 5, 6"),
         (lambda root: untag(root, "prod"), r"no tag 'prod' in .*; there are none"),

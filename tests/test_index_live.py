@@ -1,6 +1,7 @@
 """Readers never stop: versions come and go under searching threads and processes, and every answer is right."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from index import Collection, Index, IndexConfig, Live, build, collect, compact, current, rollback, update, versions
-from index.manifest import manifest_path
+from index.manifest import manifest_path, read_manifest
+from index.objects import object_path
 from tests.test_index import make
 
 CONFIG = IndexConfig(nlist=1, shards=2)  # exact
@@ -167,6 +169,14 @@ def test_a_version_that_cannot_be_opened_leaves_the_old_one_answering(root, capl
     assert "not the manifest that CURRENT names" in live.problem
     assert len(caplog.records) == 1, "said once"
     path.write_bytes(whole)
+    lists = object_path(root, read_manifest(root, 2).collections["image"].shards[1].lists)
+    lists.chmod(0o644)
+    good = lists.read_bytes()
+    lists.write_bytes(b"\xff" * len(good))
+    with live.use() as index:
+        assert index.version == 1
+    assert re.search(rf"{lists.name} holds no lists that faiss can open: .*Roll back", live.problem, re.DOTALL)
+    lists.write_bytes(good)
     with live.use() as index:
         assert (index.version, live.problem) == (2, None)
     with pytest.raises(FileNotFoundError, match="asked for version 9"), live.use(9):
