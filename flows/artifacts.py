@@ -112,8 +112,6 @@ def gate(verdict: str, checks: Any, version: str) -> None:
         checks = [{"check": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in checks.items()]
     rows = [check if isinstance(check, dict) else {"check": str(check)} for check in checks]
     flat = [{key: v if isinstance(v, int | float | str) else str(v) for key, v in row.items()} for row in rows]
-    names = dict.fromkeys(name for row in flat for name in row)  # checks say different things
-    flat = [{name: row.get(name, "") for name in names} for row in flat]
     table(flat, "gate", f"The gate of {version}: {verdict}")
 
 
