@@ -18,7 +18,7 @@ from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard
 from index.objects import Part, Ref, Staging, object_path
 from index.parts import build_shard, generation, mean_coarse_error
 from index.publish import Gate, Progress, produce, quiet, writer
-from index.tune import tune
+from index.tune import sample, tune
 from index.vectors import MappedVectors
 
 
@@ -158,13 +158,7 @@ def _queries(kind: str, queries: np.ndarray, dims: Mapping[str, int], config: In
     check_unit(array, f"query for {kind!r}, row", range(len(array)))
     if len(array) <= config.query_rows:
         return array
-    return array[_sample(len(array), config.query_rows, config.seed)]
-
-
-def _sample(rows: int, most: int, seed: int) -> np.ndarray:
-    """Sorted places of at most `most` of `rows`, at random: a prefix would be one split or one day of the data."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    return np.sort(generator.choice(rows, min(rows, most), replace=False))
+    return array[sample(len(array), config.query_rows, config.seed)]  # of which `tune` takes the halves
 
 
 def _build_collection(
@@ -219,7 +213,7 @@ def _build_collection(
 def _train(kind: str, config: IndexConfig, collection: Collection, staging: Staging) -> _Template:
     rows = len(collection.ids)
     factory = shards.choose_factory(config.factory, config.nlist, rows)
-    names = [collection.ordered[place] for place in _sample(rows, config.train_rows, config.seed)]
+    names = [collection.ordered[place] for place in sample(rows, config.train_rows, config.seed)]
     trained = shards.train(factory, np.concatenate([block for _, block in collection.blocks(names)]), config.seed)
     write = lambda path: shards.write_template(trained, path)  # noqa: E731
     return _Template(factory=factory, template=staging.put(f"{kind}/template", write))

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.audit import audit
+from index.build import IndexConfig
 from index.checks import Asked, aligned, alive, answered, judged, quick, told, unchanged
 from index.collection import Collection
 from index.publish import Gate
@@ -48,14 +49,18 @@ class GateConfig(BaseModel):
 
 
 def gate_of(
-    config: GateConfig, asked: Mapping[str, Asked], source: Mapping[str, Collection], tuned_with: int = 0
+    config: GateConfig,
+    asked: Mapping[str, Asked],
+    source: Mapping[str, Collection],
+    tuned_by: IndexConfig | None = None,
 ) -> Gate:
     """A gate for `build`, `update` and `compact`.
 
-    asked       by the kind that is asked for; the half that did not choose nprobe is used
-    source      what the version is made of, by kind: its vectors must come back under their ids
-    tuned_with  `IndexConfig.seed`, which says which half that is
+    asked     by the kind that is asked for, all that a build is given; those that did not choose nprobe are used
+    source    what the version is made of, by kind: its vectors must come back under their ids
+    tuned_by  the settings of the build, which say which those are
     """
+    drawn_by = tuned_by or IndexConfig()
 
     def judge(candidate: Index, served: Index | None) -> dict[str, Any]:
         checks = {what: {"passed": not fault, "fault": fault} for what, fault in audit(candidate).items()}
@@ -64,7 +69,7 @@ def gate_of(
         for kind in filled if all(check["passed"] for check in checks.values()) else ():
             checks |= _placed(config, candidate, served, kind, source.get(kind))
             most = config.delta_queries if _grown(candidate, served, kind) else config.queries
-            if kind in asked and (judging := _judging(most, asked[kind], tuned_with)).count:
+            if kind in asked and (judging := _judging(most, asked[kind], drawn_by)).count:
                 questions[kind] = judging.digest
                 checks |= _asked(config, candidate, served, kind, judging)
         for name, check in checks.items():
@@ -82,8 +87,8 @@ def gate_of(
     return judge
 
 
-def _judging(most: int, asked: Asked, seed: int) -> Asked:
-    places = halves(asked.count, seed)[1][:most]
+def _judging(most: int, asked: Asked, drawn_by: IndexConfig) -> Asked:
+    places = halves(asked.count, drawn_by.seed, drawn_by.query_rows)[1][:most]
     right = None if asked.right is None else [asked.right[i] for i in places]
     return Asked(np.ascontiguousarray(asked.vectors[places], np.float32), right)
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from data.files import sweep
 from data.lock import writing
-from index.events import record
+from index.events import FILE, record
 from index.manifest import (
     Candidate,
     Manifest,
@@ -106,11 +106,8 @@ def produce(
     """
     staging, found = Staging(root, inputs), same_inputs(root, inputs)
     if found is not None and not found.refused:
-        if point(root, found.version):
-            record(root, "served again", found.version)
         staging.drop()
-        progress("switched")
-        return manifest_path(root, found.version)
+        return serve_again(root, found, gate, progress)
     candidate = found.candidate() if found is not None else make(staging)
     try:
         path = publish(root, candidate, gate, progress)
@@ -121,11 +118,30 @@ def produce(
     return path
 
 
+def serve_again(root: Path, manifest: Manifest, gate: Gate | None = None, progress: Progress = quiet) -> Path:
+    """Point CURRENT at a version that passed once, if it passes now, or is the one served; return its manifest.
+
+    To be called by the writer. Raises RefusedError as `publish` does.
+    """
+    pointer, number = readable_pointer(root), manifest.version
+    verdict = None
+    if gate is not None and (pointer is None or pointer["version"] != number):
+        verdict = _judged(root, manifest, gate)
+        progress("gated")
+        if not verdict["passed"]:
+            _refuse_again(root, manifest, verdict)
+    if point(root, number):
+        record(root, "served again", number, **({"gate": verdict} if verdict else {}))
+    progress("switched")
+    return manifest_path(root, number)
+
+
 def publish(root: Path, candidate: Candidate, gate: Gate | None = None, progress: Progress = quiet) -> Path:
     """Make a version of a candidate whose objects are there, judge it, and point CURRENT at it; return its manifest.
 
     To be called by the writer. A candidate that the gate refuses is kept with its verdict, CURRENT stays where it is,
-    and RefusedError is raised; one that was refused before is judged again and gets no second number for it.
+    and RefusedError is raised; one that was refused before is judged again and gets no second number for it: its later
+    verdict is in events.jsonl.
     """
     pointer = readable_pointer(root)
     parent = pointer and pointer["version"]
@@ -137,7 +153,7 @@ def publish(root: Path, candidate: Candidate, gate: Gate | None = None, progress
         progress("gated")
         before = _refused_before(root, candidate) if manifest.refused else None
         if before is not None:
-            raise RefusedError(told(before, root), before.version, manifest.gate)
+            _refuse_again(root, before, manifest.gate)
     settle(root, manifest)
     path = write_manifest(root, manifest)
     progress("manifest")
@@ -159,6 +175,12 @@ def _judged(root: Path, manifest: Manifest, gate: Gate) -> dict[str, Any]:
         return gate(candidate, parent)
 
 
+def _refuse_again(root: Path, manifest: Manifest, verdict: dict[str, Any]) -> NoReturn:
+    """A manifest never changes: a later verdict is kept among the events."""
+    record(root, "refused", manifest.version, gate=verdict)
+    raise RefusedError(told(manifest, root, verdict), manifest.version, verdict)
+
+
 def _refused_before(root: Path, candidate: Candidate) -> Manifest | None:
     for version in reversed(versions(root)):
         try:
@@ -170,12 +192,13 @@ def _refused_before(root: Path, candidate: Candidate) -> Manifest | None:
     return None
 
 
-def told(manifest: Manifest, root: Path) -> str:
-    """What is said of a version that its gate refused."""
+def told(manifest: Manifest, root: Path, later: dict[str, Any] | None = None) -> str:
+    """What is said of a version that its gate refused, by the verdict in its manifest or a later one."""
     pointer = readable_pointer(root)
     served = f"version {pointer['version']} is served as before" if pointer else "nothing is published"
-    reason = manifest.gate.get("reason", "see its verdict")
+    reason = (later or manifest.gate).get("reason", "see its verdict")
+    place = Path(root) / FILE if later else manifest_path(root, manifest.version)
     return (
         f"version {manifest.version} did not pass its gate: {reason}. It is kept to be looked at, with the verdict in "
-        f"{manifest_path(root, manifest.version)}; {served}."
+        f"{place}; {served}."
     )

@@ -63,7 +63,7 @@ def tune(
     codes miss the target with every list probed, the aim is `target` times what they can give: the last lists would
     cost much and mend nothing.
     """
-    chosen_on, judged_on = (queries[half] for half in halves(len(queries), seed))
+    chosen_on, judged_on = (queries[half] for half in halves(len(queries), seed, len(queries)))
     least = [kth_score(collection, half) for half in (chosen_on, judged_on)]
     read = lambda keys: collection.read([names[key] for key in keys.tolist()])  # noqa: E731
 
@@ -89,10 +89,17 @@ def tune(
     )
 
 
-def halves(queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the queries that choose, and of those that judge."""
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(queries)
-    return order[::2], order[1::2]
+def sample(rows: int, most: int, seed: int) -> np.ndarray:
+    """Sorted places of at most `most` of `rows`, at random: a prefix would be one split or one day of the data."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return np.sort(generator.choice(rows, min(rows, most), replace=False))
+
+
+def halves(queries: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the queries that choose, and of those that judge; of more than `most`, of a sample."""
+    places = sample(queries, most, seed)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(places))
+    return places[order[::2]], places[order[1::2]]
 
 
 def kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:

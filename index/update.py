@@ -14,7 +14,6 @@ from data.files import digest
 from index import metadata, shards
 from index.build import IndexConfig, plain
 from index.collection import Collection, check_unit
-from index.events import record
 from index.manifest import (
     SCHEMA,
     About,
@@ -22,13 +21,11 @@ from index.manifest import (
     Counts,
     Manifest,
     check_objects,
-    manifest_path,
-    point,
     read_manifest,
 )
 from index.objects import Staging
 from index.parts import build_shard, read_dead, read_rows, write_dead
-from index.publish import Gate, Progress, RefusedError, produce, quiet, told, writer
+from index.publish import Gate, Progress, RefusedError, produce, quiet, serve_again, told, writer
 
 
 class GenerationError(ValueError):
@@ -77,9 +74,7 @@ def update(
             changes[kind] = changes_of(root, kind, parent.collections[kind], collection.rows)
         if not any(_dirty(root, parent.collections[kind], change) for kind, change in changes.items()):
             check_objects(root, parent, content=version is not None)
-            if point(root, parent.version):
-                record(root, "served again", parent.version)
-            return manifest_path(root, parent.version)
+            return serve_again(root, parent, gate)
         facts: dict[str, Any] = {"schema": SCHEMA, "faiss": faiss.__version__, "parent": parent.sha256}
         prints = {kind: [metadata.fingerprint(change.new), change.dead.tolist()] for kind, change in changes.items()}
         inputs = digest(facts | {"changes": prints})

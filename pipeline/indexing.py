@@ -48,7 +48,7 @@ def build_index(
     was served still is.
     """
     collections, asked = _inputs(vectors, dataset, regions)
-    judge = None if gate is None else gate_of(gate, asked, collections, config.seed)
+    judge = None if gate is None else gate_of(gate, asked, collections, config)
     return build(config, collections, _queries(asked), workspace / "index", provenance, gate=judge)
 
 
@@ -76,7 +76,7 @@ def update_index(
     Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
     """
     root, (collections, asked) = workspace / "index", _inputs(vectors, dataset, regions)
-    judge = None if gate is None else gate_of(gate, asked, collections, config.seed)
+    judge = None if gate is None else gate_of(gate, asked, collections, config)
     build_whole = partial(build, config, collections, _queries(asked), root, provenance, gate=judge)
     try:
         path = update(config, collections, root, provenance, gate=judge, version=version)

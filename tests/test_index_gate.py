@@ -1,6 +1,7 @@
 """The gate: good versions pass with figures that slow loops confirm; broken ones are refused, kept, never served."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from index.audit import audit
 from index.checks import answered, judged
 from index.manifest import manifest_path, read_manifest
 from index.objects import object_path, put
-from tests.test_index import make, slow
+from tests.test_index import make, slow, unit
 
 CONFIG = IndexConfig(nlist=8, shards=2)
 IMAGES = 200
@@ -42,7 +43,7 @@ def scene(seed: int = 1, drop: int = 0):
 
 
 def publish(root: Path, collections, queries, asked, config=CONFIG, origin="model", source=None, **limits) -> Path:
-    judge = gate_of(GateConfig(**limits), asked, source or collections, config.seed)
+    judge = gate_of(GateConfig(**limits), asked, source or collections, config)
     return build(config, collections, queries, root, {"model": origin}, gate=judge)
 
 
@@ -106,6 +107,22 @@ def test_what_is_served_is_not_asked_again_what_it_was_asked(root, monkeypatch):
     least = {kind: Collection(c.ids[:-19], c.vectors[:-19], c.rows[:-19]) for kind, c in collections.items()}
     publish(root, least, queries, {kind: Asked(some.vectors) for kind, some in asked.items()})
     assert len(calls) == 6, "other questions"
+
+
+def test_the_queries_that_judge_did_not_choose_nprobe_where_there_are_more_than_a_build_asks(tmp_path, monkeypatch):
+    collections, queries, _ = scene()
+    rng, config = np.random.default_rng(5), CONFIG.model_copy(update={"seed": 3})
+    many = {kind: unit(rng.standard_normal((2_300, array.shape[1]))) for kind, array in queries.items()}
+    measured, judging = [], []
+    tuning, kth_score = sys.modules["index.tune"], sys.modules["index.tune"].kth_score
+    spy = lambda collection, half: measured.append({row.tobytes() for row in half}) or kth_score(collection, half)  # noqa: E731
+    monkeypatch.setattr(tuning, "kth_score", spy)
+    monkeypatch.setattr(gate, "answered", lambda opened, asked: judging.append(asked) or answered(opened, asked))
+    publish(tmp_path, collections, many, {kind: Asked(array) for kind, array in many.items()}, config)
+    assert [len(half) for half in measured] == [1_000] * 4
+    for i, asked in enumerate(judging):
+        rows = {row.tobytes() for row in asked.vectors}
+        assert (len(rows), rows & measured[2 * i], rows <= measured[2 * i + 1]) == (250, set(), True)
 
 
 def test_few_queries_prove_little_and_many_equal_ones_much():

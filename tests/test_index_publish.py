@@ -15,7 +15,7 @@ import pytest
 
 from data.files import sha256_file
 from index import Collection, Index, IndexConfig, RefusedError, build, current, rollback, verify, versions
-from index.events import FILE
+from index.events import FILE, events
 from index.manifest import manifest_path, sealed
 from index.objects import Ref, object_path
 from tests.test_index import make
@@ -317,18 +317,29 @@ def test_a_refused_candidate_is_kept_and_what_was_served_still_is(tmp_path):
     def gate(candidate: Index, served: Index | None) -> dict:
         asked.append((candidate.version, served.version))
         best = candidate.search(make(2, images=60)[1]["image"][:1], 1)[0][0]
-        return {"passed": best.score > 2, "reason": "no hit above 2", "checks": {"best": best.score}}
+        reason = f"no hit above {2 + len(asked)}"
+        return {"passed": best.score > 2, "reason": reason, "checks": {"best": best.score}}
 
     make_it = lambda gate=gate: build(CONFIG, *make(2, images=60), tmp_path, {"seed": 2}, gate=gate)  # noqa: E731
-    for _ in range(2):  # judged again, but not kept twice
-        with pytest.raises(RefusedError, match=r"version 2 did not .*no hit above 2.*version 1 is served") as refused:
+    for reason, kept in (("no hit above 3", manifest_path(tmp_path, 2)), ("no hit above 4", tmp_path / FILE)):
+        says = rf"version 2 did not .*{reason}\. .* verdict in {kept}; version 1 is served"
+        with pytest.raises(RefusedError, match=says) as refused:  # judged again, but not kept twice
             make_it()
+        assert (events(tmp_path)[-1]["event"], events(tmp_path)[-1]["gate"]["reason"]) == ("refused", reason)
         assert (refused.value.version, list(refused.value.checks)) == (2, ["best"])
         assert (first_hit(tmp_path), versions(tmp_path)) == (answered, [1, 2])
     assert asked == [(2, 1), (3, 1)]
     with pytest.raises(RefusedError, match="version 2 did not pass"):
         rollback(tmp_path, 2)
     assert first_hit(tmp_path) == answered
-    assert json.loads(manifest_path(tmp_path, 2).read_text())["gate"]["reason"] == "no hit above 2"
+    assert json.loads(manifest_path(tmp_path, 2).read_text())["gate"]["reason"] == "no hit above 3"
     make_it(lambda candidate, served: {"passed": True})
     assert first_hit(tmp_path)[0] == 3
+    make_it()
+    assert len(asked) == 2, "what is served is not judged again"
+    rollback(tmp_path, 1)
+    with pytest.raises(RefusedError, match=r"version 3 did not pass its gate: no hit above 5\..*version 1 is served"):
+        make_it()
+    assert (first_hit(tmp_path), asked[2:], verify(tmp_path, 3).refused) == (answered, [(3, 1)], False)
+    make_it(lambda candidate, served: {"passed": candidate.version == 3 and served.version == 1})
+    assert (first_hit(tmp_path)[0], versions(tmp_path)) == (3, [1, 2, 3])
