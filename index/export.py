@@ -1,7 +1,7 @@
 """A version as plain files: faiss's own index with 64-bit ids, Parquet that says what they are, vectors as .npy."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import faiss
@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from data.files import atomic
 from index import shards
 from index.collection import BLOCK
-from index.manifest import About, Shard, check_objects, read_manifest
+from index.hold import taken
+from index.manifest import About, Manifest, Shard, check_objects
 from index.objects import object_path
 from index.parts import read_dead
 from index.vectors import VECTORS, ShardVectors
@@ -30,7 +31,12 @@ def export(root: Path, to: Path, version: int | None = None, force: bool = False
     if one is there already (unless `force`), or if the version is damaged.
     """
     root, to = Path(root), Path(to)
-    manifest = read_manifest(root, version)
+    manifest, held = taken(root, version)
+    with closing(held):
+        return _written(root, manifest, to, force)
+
+
+def _written(root: Path, manifest: Manifest, to: Path, force: bool) -> list[Path]:
     paths = [to / f"{kind}.{suffix}" for kind in manifest.collections for suffix in WHOLE]
     there = [path for path in paths if path.exists()]
     if there and not force:

@@ -3,8 +3,12 @@
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
+from index.manifest import Manifest, manifest_path, read_manifest, readable_pointer
+
+TRIES = 20  # to take what CURRENT names while versions are published and collected
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without them: nothing is held there
 
 
@@ -40,6 +44,22 @@ def hold(path: Path) -> Hold | None:
         raise
     os.close(handle)
     return None
+
+
+def taken(root: Path, version: int | None = None) -> tuple[Manifest, Hold]:
+    """The manifest of `version` (default: the published one), held. Raises what `read_manifest` does."""
+    for _ in range(TRIES):
+        pointer = readable_pointer(root)
+        try:
+            manifest = read_manifest(root, version)
+        except FileNotFoundError:
+            if version is None and readable_pointer(root) != pointer:
+                continue  # what CURRENT named was collected after CURRENT had moved on
+            raise
+        if (found := hold(manifest_path(root, manifest.version))) is not None:
+            return manifest, found
+        time.sleep(0.01)  # it has just been collected; CURRENT, which never is, names another by now
+    raise FileNotFoundError(f"versions of {root} are collected as fast as they are opened: ask again, or for another.")
 
 
 def held(path: Path, remove: bool) -> bool:

@@ -1,10 +1,9 @@
 """Ask a published version: vectors in, hits with their metadata out."""
 
-import time
 from collections.abc import Collection as Ids
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from index.collection import check_unit
-from index.hold import Hold, hold
-from index.manifest import About, Manifest, check_objects, manifest_path, read_manifest
+from index.hold import Hold, taken
+from index.manifest import About, Manifest, check_objects, manifest_path
 from index.objects import check_object, object_path
 from index.parts import read_dead
 from index.rows import Rows
@@ -24,8 +23,6 @@ from index.where import CAPTION, parse
 FEW = 1024  # rows: a filter that keeps no more, or this part of all, is answered from the whole vectors, exactly
 FEW_PART = 0.02
 FILTERS = 8  # whose rows are remembered
-
-TRIES = 20  # to open what CURRENT names while versions are published and collected
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,8 @@ class Index:
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
         check_objects(self.root, manifest, content=False)
         self._collections = {kind: self._opened(kind, about) for kind, about in manifest.collections.items()}
-        self._chosen = lru_cache(FILTERS)(self._choose)  # a version does not change
+        # A version does not change. Not of a method: what is remembered would keep the index from going.
+        self._chosen = lru_cache(FILTERS)(partial(_choose, self._collections))
 
     @classmethod
     def open(cls, root: Path, version: int | None = None) -> "Index":
@@ -74,14 +72,7 @@ class Index:
         or a file is missing, ValueError if one is damaged or foreign, ImportError if two faiss wheels are installed.
         """
         root = Path(root)
-        for _ in range(TRIES):
-            manifest = read_manifest(root, version)
-            held = hold(manifest_path(root, manifest.version))
-            if held is not None:
-                break
-            time.sleep(0.01)  # it has just been collected; CURRENT, which never is, names another by now
-        else:
-            raise FileNotFoundError(f"{manifest_path(root, manifest.version)} is being collected: ask for another one.")
+        manifest, held = taken(root, version)
         try:
             return cls(root, manifest, held)
         except BaseException:
@@ -114,6 +105,7 @@ class Index:
         """Let go of the version, which may then be collected; what is mapped goes with the object."""
         if self._held is not None:
             self._held.close()
+        self._chosen.cache_clear()
         for collection in self._collections.values():
             collection.rows.close()
 
@@ -176,12 +168,6 @@ class Index:
             raise ValueError(f"{self.path} has no {kind!r} collection; it has {', '.join(self.kinds)}.")
         return self._collections[kind]
 
-    def _choose(self, kind: str, where: str) -> np.ndarray:
-        """(m,) int64 keys, sorted, of the living rows of a kind that a filter takes."""
-        told = self._collections.get(CAPTION)
-        condition, values = parse(where).sql(kind, told.rows.images_where if told else lambda *_: ())
-        return self._collections[kind].rows.where(condition, values)
-
     def matching(self, where: str, kind: str = "image") -> int:
         """How many items of `kind` a filter takes. Raises ValueError if it is wrong."""
         self.collection(kind)
@@ -198,3 +184,10 @@ class Index:
             ]
             for some_scores, some_keys in zip(scores.tolist(), keys.tolist(), strict=True)
         ]
+
+
+def _choose(collections: Mapping[str, Opened], kind: str, where: str) -> np.ndarray:
+    """(m,) int64 keys, sorted, of the living rows of a kind that a filter takes."""
+    told = collections.get(CAPTION)
+    condition, values = parse(where).sql(kind, told.rows.images_where if told else lambda *_: ())
+    return collections[kind].rows.where(condition, values)

@@ -59,7 +59,9 @@ def untag(root: Path, name: str) -> None:
 def find(root: Path, name: str) -> int:
     """The version that a tag or a number says. Raises ValueError if it is neither."""
     if re.fullmatch(r"v?\d{1,18}", name):
-        return int(name.removeprefix("v"))
+        if (number := int(name.removeprefix("v"))) < 1:
+            raise ValueError(f"{name!r} is no version in {root}: they are counted from 1.")
+        return number
     found = tags(root)
     if name not in found:
         raise ValueError(f"{name!r} is no version and no tag in {root}; tags are {', '.join(found) or 'none'}.")

@@ -77,8 +77,11 @@ def info(
     served = (current(root) or {"version": 0})["version"]
     for number in versions(root):
         marks = ["served"] if number == served else []
-        marks += ["refused"] if read_manifest(root, number).refused else []
         marks += [name for name, tagged in named.items() if tagged == number]
+        try:
+            marks += ["refused"] if read_manifest(root, number).refused else []
+        except (ValueError, FileNotFoundError) as error:
+            marks.append(f"cannot be read: {printable(str(error))}")
         typer.echo(f"version {number:<4} {', '.join(marks)}".rstrip())
     if served or version:
         for name, value in _facts(read_manifest(root, _number(root, version))):

@@ -6,12 +6,13 @@ import platform
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from data.files import beside
-from index import Index, collect, current, find, rollback, tag, tags, untag, verify, versions
+from index import Index, collect, current, export, find, hold, rollback, tag, tags, untag, verify, versions
 from index.events import events
 from index.manifest import manifest_path
 from tests.test_index import make
@@ -98,6 +99,44 @@ def test_a_reader_that_was_dropped_holds_nothing(root):
     assert 1 in collect(root, keep=1).versions
 
 
+def test_a_closed_index_that_was_filtered_goes_at_once(root):
+    index = Index.open(root)
+    assert index.matching("width = 9") == 60
+    index.close()
+    seen = weakref.ref(index)
+    gc.disable()
+    try:
+        del index
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_collected_after_current_moved_on_is_not_missed(root, monkeypatch):
+    rollback(root, 3)
+
+    def overtaken(at: Path, version: int | None = None, again=hold.read_manifest):
+        monkeypatch.setattr(hold, "read_manifest", again)
+        rollback(root, 5)
+        manifest_path(root, 3).unlink()
+        return again(at, 3)
+
+    monkeypatch.setattr(hold, "read_manifest", overtaken)
+    with Index.open(root) as index:
+        assert index.version == 5
+    with pytest.raises(FileNotFoundError, match="asked for version 3"):
+        Index.open(root, 3)
+
+
+def test_a_version_that_is_exported_is_not_collected(root, tmp_path, monkeypatch):
+    spared = []
+    monkeypatch.setattr(
+        sys.modules["index.export"], "check_objects", lambda at, manifest: spared.append(collect(at, keep=1).spared)
+    )
+    export(root, tmp_path / "out", 2)
+    assert spared[0][2] == "open"
+
+
 def test_a_version_that_was_rolled_back_from_can_be_served_again(root):
     rollback(root, 4)
     assert collect(root, keep=2).spared == {4: "served", 5: "one of the last 2", 6: "refused since"}
@@ -148,6 +187,7 @@ def test_halves_that_killed_processes_left_are_passed_over_and_swept(root):
         (lambda root: tag(root, "", 1), r"'' cannot be a tag"),
         (lambda root: tag(root, "prod", 9), r"asked for version 9.*present: 1, 2, 3, 4, 5, 6"),
         (lambda root: untag(root, "prod"), r"no tag 'prod' in .*; there are none"),
+        (lambda root: find(root, "v0"), r"'v0' is no version in .*: they are counted from 1"),
         (lambda root: find(root, "prod"), r"'prod' is no version and no tag"),
         (lambda root: collect(root, keep=0), r"keep is 0"),
         (lambda root: rollback(root, 6), r"version 6 did not pass its gate.*version 5 is served as before"),

@@ -1,6 +1,7 @@
 """Out to plain files that other software reads, in from folders that it made: the same answers; and the commands."""
 
 import json
+import re
 from pathlib import Path
 
 import faiss
@@ -150,6 +151,14 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
     assert "version 2    served" in shown
     assert "version 3    refused" in shown
     assert "60 rows x 24" in shown
+    old = root / "versions/v00000001.json"
+    old.chmod(0o644)
+    whole = old.read_bytes()
+    old.write_bytes(whole[:-9])
+    harmed = told("info").splitlines()
+    assert [line for line in harmed if not line.startswith("version 1 ")] == shown.splitlines()[1:]
+    assert re.match(r"version 1    cannot be read: .*v00000001\.json is not valid JSON", harmed[0])
+    old.write_bytes(whole)
     assert "gate         refused no" in told("info", "3")
     assert "v00000001.json" in told("rollback")
     assert current(root)["version"] == 1
@@ -165,5 +174,8 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
     again = CliRunner().invoke(command_line(), ["index", "export", str(tmp_path), "--index", str(root)])
     assert isinstance(again.exception, ValueError)
     assert "is there already: give another folder, or --force" in str(again.exception)
+    for zero in (["rollback", "0"], ["info", "v0"], ["export", str(tmp_path / "to"), "--version", "0"]):
+        refused = CliRunner().invoke(command_line(), ["index", *zero, "--index", str(root)])
+        assert "is no version" in str(refused.exception), zero
     missing = CliRunner().invoke(command_line(), ["index", "info", "--index", str(tmp_path / "none")])
     assert "there is no index in" in str(missing.exception)
