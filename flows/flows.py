@@ -38,6 +38,7 @@ from flows.parameters import (
 )
 from flows.schedule import nothing_to_do
 from flows.tasks import as_tasks, on_epoch
+from index import RefusedError
 from pipeline import indexing
 from pipeline.backfill import estimate, only
 from pipeline.chain import Chain
@@ -46,7 +47,7 @@ from pipeline.several import train_in
 
 RUN_SECONDS = 3600 * float(os.environ.get("TERN_RUN_HOURS", "72"))
 SHARD_SECONDS = 60 * float(os.environ.get("TERN_SHARD_MINUTES", "60"))
-CHECKPOINT = "tern.checkpoint.made"  # the event that may make a new index (prefect.yaml)
+CHECKPOINT = "tern.checkpoint.made"  # the event of a new model that may make a new index (prefect.yaml)
 
 
 def _named() -> str:
@@ -105,21 +106,26 @@ def extract_flickr(
         workers: Processes that extract; the plan's if empty.
         images_per_shard: Images a shard, which is what a crash repeats; the plan's if empty.
         splits: Splits to extract, for instance train; all if empty. What other splits have stays.
-        more_plans: Plans of more data sets, extracted after the first; one that fails does not stop the others.
+        more_plans: Plans of more data sets, extracted after the first; one that fails does not stop the others. They
+            keep their own workspaces: `overrides` may not set one.
         dry_run: Say what would be done and what it would cost, and do nothing.
     """
+    if more_plans and any(setting.partition("=")[0].strip() == "workspace" for setting in overrides or ()):
+        raise ValueError(
+            "`overrides` sets one workspace for several plans: set it in each plan, or run them one by one."
+        )
     folders, failed = [], {}
     for name in (plan, *(more_plans or ())):
         try:
             with _carried_out(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
                 folders += _extract(chain, splits, dry_run)
-        except (ValueError, OSError) as error:
+        except Exception as error:  # of whatever kind: a bad plan, a lost worker, an extra that is missing
             if not more_plans:
                 raise
             failed[name] = error
-            get_run_logger().error("%s failed: %s", name, error)
+            get_run_logger().exception("%s failed", name)
     if failed:
-        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        told = "; ".join(f"{name}: {str(error) or type(error).__name__}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} of {1 + len(more_plans or ())} plans failed, the others are done: {told}")
     return folders
 
@@ -156,12 +162,19 @@ def train_tern(
     """
     typed = {"train__epochs": epochs, "train__seed": seed}
     with _carried_out(plan, overrides, **typed) as chain:
+        there = indexing.models(chain.plan.workspace)
         if processes and processes > 1:
             tell, say = on_epoch(chain.dataset.name), get_run_logger().info
             train_in(processes, chain, plan, settings(overrides, **typed), tell, say)
         artifacts.training(chain)
-        model = {"prefect.resource.id": f"tern.model.{chain.model.name}", "plan": plan}
-        emit_event(CHECKPOINT, model, payload={"plan": plan, "overrides": overrides or []})
+        # A run within a run is one of `pipeline`, which goes on to the index itself.
+        if chain.model.name not in there and flow_run.parent_flow_run_id is None:
+            name, given = chain.model.name, settings(overrides, **typed)
+            emit_event(
+                CHECKPOINT,
+                {"prefect.resource.id": f"tern.model.{name}", "plan": plan, "model": name},
+                payload={"plan": plan, "model": name, "overrides": list(given)},
+            )
         return str(chain.model)
 
 
@@ -232,7 +245,7 @@ def _publish(chain: Chain) -> None:
     vectors = chain.vectors  # the stages before the index have errors of their own
     try:
         get_run_logger().info("index %s over %s and %s", chain.index.stem, vectors.images.name, vectors.captions.name)
-    except ValueError as error:
+    except RefusedError as error:  # and no other, such as of a lock that is held
         artifacts.refused(error, _still_served(chain.plan.workspace))
         raise
 

@@ -9,7 +9,7 @@ from data.manifest import open_folder
 from data.records import Dataset
 from data.store import Store
 from extractors.catalogue import recipe
-from pipeline.chain import Chain, longest
+from pipeline.chain import Chain, seconds_an_item
 from pipeline.plan import Plan
 from pipeline.stages import extractor_of
 
@@ -22,11 +22,11 @@ class Estimate:
     there: int  # items
     to_do: int  # items, new or changed
     shards: int  # files to be written
-    seconds: float | None  # by what an item took here before; None if none has been made yet
+    seconds: float | None  # by what an item took here before; None if no run says
 
     def row(self) -> dict[str, str | int]:
         """For a table."""
-        cost = "unknown: nothing was extracted here yet" if self.seconds is None else f"{self.seconds:,.0f} s"
+        cost = "unknown: no run here has extracted any" if self.seconds is None else f"{self.seconds:,.0f} s"
         return {"store": self.store, "there": self.there, "to do": self.to_do, "shards": self.shards, "cost": cost}
 
 
@@ -73,6 +73,6 @@ def _of(chain: Chain, stage: str, store: Store, wanted: dict[str, str], per_shar
     same = {name for name, found in zip(known, store.hashes(known), strict=True) if found == wanted[name]}
     aside = {entry["id"] for entry in store.manifest["set_aside"] if entry["hash"] == wanted.get(entry["id"])}
     to_do = len(set(wanted) - same - aside)
-    took = longest(chain.plan.workspace).get((stage, store.folder.name))
-    seconds = took / len(store) * to_do if took and len(store) else None
+    each = seconds_an_item(chain.plan.workspace, stage, store.folder.name)
+    seconds = None if each is None else each * to_do
     return Estimate(store.folder.name, len(same | aside), to_do, -(-to_do // per_shard), seconds)

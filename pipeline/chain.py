@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.files import digest, write_text
+from data.formats.flat_rows import RegionFileConfig
 from data.records import Dataset
 from data.store import Store
 from pipeline import stages
@@ -45,6 +46,7 @@ class Chain:
         self.plan, self._each, self._on_epoch, self._pinned = plan, each, on_epoch, pinned
         self._indexed = indexed
         self._made: dict[str, str] = {}
+        self._items: dict[str, int] = {}  # of a stage's shards in this run
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -57,14 +59,16 @@ class Chain:
         plan = self.plan
         if (given := plan.regions_store) is not None:
             return self._timed("region features", lambda: stages.given_regions(given, self.dataset), self.dataset)
-        config, each = plan.regions_file or plan.regions, self._each("region features")
+        config = plan.regions_file or plan.regions
+        # A file of regions is read whole: once, in this process, rather than in every worker.
+        each = self._counted("region features", map if isinstance(config, RegionFileConfig) else None)
         make = lambda: stages.extract_regions(config, self.dataset, plan.workspace, plan.images_per_shard, each)  # noqa: E731
         return self._timed("region features", make, self.dataset)
 
     @cached_property
     def tokens(self) -> Path:
         """Folder of the token store."""
-        plan, each = self.plan, self._each("token features")
+        plan, each = self.plan, self._counted("token features")
         make = lambda: stages.extract_tokens(plan.text, self.dataset, plan.workspace, plan.captions_per_shard, each)  # noqa: E731
         return self._timed("token features", make, self.dataset)
 
@@ -104,12 +108,27 @@ class Chain:
         inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance, self.regions)
         return self._timed("index", lambda: self._indexed(*inputs, self.plan.gate))
 
+    def _counted(self, stage: str, each: Map | None = None) -> Map:
+        """The `map` of a stage's shards, which notes how many items they hold."""
+        each = each or self._each(stage)
+
+        def counting(function: Callable[..., Any], jobs: Iterable[Any]) -> Iterable[Any]:
+            jobs = list(jobs)
+            self._items[stage] = sum(job.size for job in jobs)
+            return each(function, jobs)
+
+        return counting
+
     def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
-        """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took."""
+        """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took.
+
+        With it stands how many items were extracted, in a stage that does that.
+        """
         began = time.perf_counter()
         made = make()
         self._made[stage] = _name(made)
         entry = {"stage": stage, "seconds": round(time.perf_counter() - began, 3), "output": _name(made)}
+        entry |= {"items": self._items[stage]} if stage in self._items else {}
         self.plan.workspace.mkdir(parents=True, exist_ok=True)
         with open(self.plan.workspace / JOURNAL, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(entry) + "\n")  # the line before may be half of one, of a run that was killed
@@ -151,15 +170,25 @@ class Chain:
 def longest(workspace: Path) -> dict[tuple[str, str], float]:
     """(stage, output) -> seconds of the longest run that gave that output, by the workspace's journal."""
     found: dict[tuple[str, str], float] = {}
-    path = workspace / JOURNAL
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when a run was killed, or an empty one
-            continue
+    for entry in _entries(workspace):
         key = (entry["stage"], entry["output"])
         found[key] = max(entry["seconds"], found.get(key, 0.0))
     return found
+
+
+def seconds_an_item(workspace: Path, stage: str, output: str) -> float | None:
+    """What an item of an output took, over all runs that made some, by the workspace's journal; None if none did."""
+    runs = [e for e in _entries(workspace) if (e["stage"], e["output"]) == (stage, output) and e.get("items")]
+    return sum(run["seconds"] for run in runs) / sum(run["items"] for run in runs) if runs else None
+
+
+def _entries(workspace: Path) -> Iterator[dict[str, Any]]:
+    path = workspace / JOURNAL
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when a run was killed, or an empty one
+            continue
 
 
 def _name(made: Any) -> str:

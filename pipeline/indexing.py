@@ -107,9 +107,14 @@ def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
         return found.path, workspace / "models" / model
 
 
+def models(workspace: Path) -> list[str]:
+    """Names of the workspace's trained models."""
+    return sorted(path.parent.name for path in workspace.glob("models/*/model.json"))
+
+
 def trained(workspace: Path, name: str) -> Path:
     """The folder of one of the workspace's models. Raises FileNotFoundError that names those there are."""
-    there = [path.parent.name for path in sorted(workspace.glob("models/*/model.json"))]
+    there = models(workspace)
     if name not in there:
         raise FileNotFoundError(f"{workspace} has no trained model {name!r}; there are {', '.join(there) or 'none'}.")
     return workspace / "models" / name

@@ -92,9 +92,7 @@ def extract_regions(
     paths = {image.id: image.path for image in dataset.images}
     hashes = ContentHashes(workspace).of(paths.values())
     items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
-    # A file of regions is read whole: once, in this process, rather than in every worker.
-    how = map if isinstance(config, RegionFileConfig) else each
-    return _extract(regions_shard, config, folder, items, paths, images_per_shard, how)
+    return _extract(regions_shard, config, folder, items, paths, images_per_shard, each)
 
 
 def extract_tokens(

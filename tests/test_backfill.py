@@ -1,13 +1,16 @@
 """Splits that are extracted one after another, and what a run says it would do before it does it."""
 
 import json
+import logging
 import shutil
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
 
 import pytest
 
 from data.store import Store
 from pipeline.backfill import estimate, only
-from pipeline.chain import Chain
+from pipeline.chain import Chain, seconds_an_item
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
 
@@ -43,12 +46,51 @@ def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so
     assert (tokens.there, tokens.to_do, tokens.shards) == (60, 120, 3)
     assert 0 < regions.seconds < 600
     assert "s" in regions.row()["cost"]
+    lines = [json.loads(line) for line in (plan.workspace / "journal.jsonl").read_text().split("\n") if line]
+    assert [line["items"] for line in lines if line["stage"] == "region features"] == [6, 6]
     made = files(plan.workspace)
     whole = Chain(plan)
     assert set(Store(whole.regions).ids) == set(Store(finished.regions).ids)
     assert set(Store(whole.tokens).ids) == set(Store(finished.tokens).ids)
     assert made.items() <= files(plan.workspace).items(), "nothing is made twice"
     assert [e.to_do for e in estimate(whole)] == [0, 0]
+
+
+def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path):
+    runs = [(10.0, 5), (90.0, 15), (2.0, 0), (1000.0, None)]  # the last as they were written before
+    about = {"stage": "region features", "output": "regions-0"}
+    lines = [about | {"seconds": s} | ({} if items is None else {"items": items}) for s, items in runs]
+    lines += [about | {"output": "regions-1", "seconds": 7.0, "items": 1}]
+    (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "reg')
+    assert seconds_an_item(tmp_path, "region features", "regions-0") == 100 / 20
+    assert seconds_an_item(tmp_path, "token features", "regions-0") is None
+
+
+def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_named(monkeypatch):
+    pytest.importorskip("prefect")
+    from flows import flows
+
+    errors = {"lost": BrokenExecutor("a worker died"), "bare": ImportError("no extra"), "gone": FileNotFoundError("no")}
+    done = []
+
+    def extract(name, splits, dry_run):
+        done.append(name)
+        if name in errors:
+            raise errors[name]
+        return [name]
+
+    monkeypatch.setattr(flows, "_carried_out", lambda name, *_, **__: nullcontext(name))
+    monkeypatch.setattr(flows, "_extract", extract)
+    monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
+    told = "3 of 5 plans failed, the others are done: lost: a worker died; bare: no extra; gone: no"
+    with pytest.raises(ValueError, match=told):
+        flows.extract_flickr.fn("lost", more_plans=["bare", "a", "gone", "b"])
+    assert done == ["lost", "bare", "a", "gone", "b"]
+    assert flows.extract_flickr.fn("a", more_plans=["b"]) == ["a", "b"]
+    with pytest.raises(BrokenExecutor):
+        flows.extract_flickr.fn("lost")
+    with pytest.raises(ValueError, match="sets one workspace for several plans"):
+        flows.extract_flickr.fn("a", ["train.seed=1", "workspace=here"], more_plans=["b"])
 
 
 def test_a_split_that_is_not_there_is_named(finished):

@@ -111,4 +111,8 @@ def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server,
     assert (folder / "model.json").is_file()
     run = server.runs("train-tern")[0]
     assert server.artifacts(run)["training-progress"]["data"] == 100
+    asked = {"filter": {"event": {"name": ["tern.checkpoint.made"]}, "resource": {"id": [f"tern.model.{folder.name}"]}}}
+    (event,) = await_(lambda: server.post("/events/filter", asked)["events"], 30, "no event of a new checkpoint")
+    assert event["resource"]["model"] == event["payload"]["model"] == folder.name
+    assert (event["resource"]["plan"], event["payload"]["overrides"]) == (command[-1], ["train.epochs=6"])
     assert "epoch demo 006" in {task["name"] for task in server.tasks(run)}

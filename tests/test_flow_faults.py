@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -13,12 +14,13 @@ import sys
 import time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from data.store import Store
-from index import verify
+from index import RefusedError, verify
 from tests.conftest import small_plan
 from tests.flow_jobs import counted
 from tests.flow_server import ROOT, Server, await_
@@ -211,8 +213,6 @@ def processes(run: str) -> list[str]:
 
 
 def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothing(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
     from flows.hooks import tell
 
     told = tmp_path / "told.json"
@@ -224,6 +224,32 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
     assert json.loads(told.read_text())["message"] == "recall 0.71"
     monkeypatch.setenv("TERN_ON_FAILURE", "/nobody/here")
     tell(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
+
+
+@pytest.mark.parametrize(
+    ("error", "reports"),
+    [
+        (RefusedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (ValueError("the index is being written by process 7"), 0),
+        (FileNotFoundError("no index"), 0),
+    ],
+)
+def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypatch, tmp_path):
+    from flows import flows
+
+    class Chain:
+        vectors, plan = None, SimpleNamespace(workspace=tmp_path)
+
+        @property
+        def index(self):
+            raise error
+
+    shown = []
+    monkeypatch.setattr(flows.artifacts, "refused", lambda *told: shown.append(told))
+    monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
+    with pytest.raises(type(error)):
+        flows._publish(Chain())
+    assert len(shown) == reports
 
 
 def test_the_shipped_automation_waits_for_three_heartbeats_and_has_no_key_that_is_dropped():
