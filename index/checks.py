@@ -107,14 +107,15 @@ def quick(took: float, most: float) -> dict[str, Any]:
     return {"found": round(took, 3), "at most": most, "passed": took <= most, "unit": "ms a query"}
 
 
-def judged(values: np.ndarray, least: float, served: float | None = None) -> dict[str, Any]:
+def judged(values: np.ndarray, least: float, served: float | None = None, every: bool = False) -> dict[str, Any]:
     """The mean of values from 0 to 1 against its limit: refused if two standard errors do not bring it there.
 
-    The variance is that of the values and of one more, 1 beside their mean: three equal values are no certainty.
+    The variance is that of the values and of one more, 1 beside their mean: three equal values are no certainty. They
+    are one if they are `every` value that there is.
     """
     values = values.astype(np.float64)
     found, count = float(values.mean()), len(values)
-    doubt = 2 * math.sqrt(((values - found) ** 2).sum() + 1) / count
+    doubt = 0.0 if every else 2 * math.sqrt(((values - found) ** 2).sum() + 1) / count
     check = {"found": round(found, 4), "at least": round(least, 4), "of": count, "passed": found + doubt >= least}
     return check if served is None else check | {"served": round(served, 4)}
 

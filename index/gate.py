@@ -123,11 +123,12 @@ def _placed(
     grown = _grown(candidate, served, kind)
     pool, most = new if grown and len(new) else keys, config.delta_queries if grown else config.probes
     found = aligned(mine, source, draw.choice(pool, min(most, len(pool)), replace=False))
-    checks = {f"{kind} alignment": judged(found, config.aligned)}
+    checks = {f"{kind} alignment": judged(found, config.aligned, every=len(found) == len(pool))}
     both = np.intersect1d(keys, before, assume_unique=True)
     if len(both):
-        both = draw.choice(both, min(config.probes, len(both)), replace=False)
-        checks[f"{kind} unchanged"] = judged(unchanged(mine, served.collection(kind), both), config.aligned)
+        some = draw.choice(both, min(config.probes, len(both)), replace=False)
+        same = unchanged(mine, served.collection(kind), some)
+        checks[f"{kind} unchanged"] = judged(same, config.aligned, every=len(some) == len(both))
     return checks
 
 

@@ -34,6 +34,10 @@ class Lookup:
             cursor.row_factory = None
             return cursor.execute(statement, values).fetchall()
 
+    def keys(self) -> np.ndarray:
+        """(n,) int64 keys of all rows, the dead too."""
+        return np.array([key for (key,) in self.tuples("SELECT key FROM items", ())], np.int64)
+
     def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
         with self._lock:
@@ -78,11 +82,6 @@ class Rows:
         """(m,) int64 keys, sorted, of those of the text ids that are in the collection."""
         found = [row["key"] for lookup in self.lookups for row in self._of(lookup, "id", names, "key")]
         return np.unique(np.asarray(found, np.int64))
-
-    def every(self) -> np.ndarray:
-        """(n,) int64 keys of all rows that shards hold, the dead too."""
-        found = [key for lookup in self.lookups for (key,) in lookup.tuples("SELECT key FROM items", ())]
-        return np.asarray(found, np.int64)
 
     def where(self, condition: str, values: Sequence[Any]) -> np.ndarray:
         """(m,) int64 keys, sorted, of the rows that answer to a condition of `index.where`, its values apart."""

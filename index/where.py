@@ -31,6 +31,7 @@ TESTABLE = (*(name for name in COLUMNS if name not in ("key", "kind")), CAPTION)
 LONGEST = 2_000  # characters of a filter
 DEEPEST = 40  # brackets and nots within each other
 WILDEST = 6  # % in a pattern: the time of a match grows with their power
+CAPTIONS = 8  # tests of captions in a filter: each is a walk over all captions, and a list of the images it finds
 WORDS = ("and", "or", "not", "in", "like", "is", "null")
 OPERATORS = {"=": "=", "==": "=", "!=": "=", "<>": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 TOKEN = re.compile(
@@ -101,7 +102,7 @@ class _Parser:
     """Recursive descent over the tokens (what, value, place) of a text; the last one is ("end", "", its length)."""
 
     def __init__(self, text: str):
-        self.text, self.tokens, self.next, self.depth = text, [], 0, 0
+        self.text, self.tokens, self.next, self.depth, self.captions = text, [], 0, 0, 0
         place, end = 0, len(text.rstrip())
         while place < end:
             found = TOKEN.match(text, place)
@@ -169,6 +170,9 @@ class _Parser:
             known = f"did you mean {near[0]!r}?" if near else f"columns are {', '.join(TESTABLE)}"
             self.fail(place, f"there is no column {column!r}: {known}")
         self.next += 1
+        self.captions += column == CAPTION
+        if self.captions > CAPTIONS:
+            self.fail(place, f"more than {CAPTIONS} tests of `caption`; ask for less at a time")
         if self.taken("is"):
             negated = self.taken("not")
             if not self.taken("null"):

@@ -204,6 +204,18 @@ def test_parts_of_different_rows_are_found(what, root):
     assert "differ" in found["image rows"]
 
 
+@pytest.mark.parametrize("what", ["vectors", "metadata", "lookup"])
+def test_parts_of_two_shards_that_are_swapped_are_found(what, root):
+    first = read_manifest(root, 1)
+    about = first.collections["image"]
+    one, two = about.shards
+    other = {what: getattr(two, what)}, {what: getattr(one, what)}
+    shards = [shard.model_copy(update=update) for shard, update in zip((one, two), other, strict=True)]
+    wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
+    with Index(root, wrong) as index:
+        assert "of shard 0 is that of another shard" in audit(index)["image rows"]
+
+
 @pytest.mark.parametrize("what", ["metadata", "lookup"])
 def test_rows_under_the_keys_of_others_are_found(what, root, tmp_path):
     first = read_manifest(root, 1)

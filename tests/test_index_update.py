@@ -33,6 +33,7 @@ from tests.test_index_publish import bytes_of
 
 CONFIG = IndexConfig(shards=2, nlist=4, factory="IVF{nlist},Flat")
 ORIGIN = {"model": "abc"}
+KILLED = int(os.environ.get("TERN_INDEX_KILLS", "10"))  # `make test-faults`: 50
 
 
 def flat(collections, kind):
@@ -354,9 +355,11 @@ state(number).check(root)
 
 def test_kill_9_at_random_moments_of_updates_and_compactions(root):
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
-    command = [sys.executable, "-c", KILLS, str(root), "10"]
+    command = [sys.executable, "-c", KILLS, str(root), str(KILLED)]
     folder = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=alone, capture_output=True, text=True, timeout=20 * KILLED, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -388,20 +391,21 @@ def test_an_index_that_has_outgrown_its_lists_is_built_anew(tmp_path):
     assert asked(shards=far) is None, "one list has no drift"
 
 
-def test_a_delta_whose_vectors_stand_under_other_ids_is_refused_though_it_is_a_small_part(base, tmp_path):
-    root, names = shutil.copytree(base, tmp_path / "index"), [f"{n:04d}.jpg" for n in range(4)]
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_delta_whose_vectors_stand_under_other_ids_is_refused_though_it_is_a_small_part(count, base, tmp_path):
+    root, names = shutil.copytree(base, tmp_path / "index"), [f"{n:04d}.jpg" for n in range(count)]
     right = World()
     right.add("image", *names)
     right.update(root, gate=gate_of(GateConfig(probes=10), {}, right.collections()))
     assert {"image alignment", "image unchanged"} <= read_manifest(root).gate["checks"].keys()
-    assert read_manifest(root).gate["checks"]["image alignment"]["of"] == 4, "the new rows"
+    assert read_manifest(root).gate["checks"]["image alignment"]["of"] == count, "the new rows"
 
     root, wrong = shutil.copytree(base, tmp_path / "other"), World()
     wrong.add("image", *names)
     items = wrong.items["image"]
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         items[f"new-{name}"] = (right.items["image"][f"new-{other}"][0], items[f"new-{name}"][1])
-    with pytest.raises(RefusedError, match="image alignment: 0 of 4"):
+    with pytest.raises(RefusedError, match=rf"image alignment: 0 of {count}, at least 0\.99"):
         wrong.update(root, gate=gate_of(GateConfig(probes=10), {}, right.collections()))
     World().check(root)
 

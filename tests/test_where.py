@@ -183,6 +183,9 @@ def test_an_error_shows_its_place(text, problem, place):
 def test_what_is_no_filter_at_all_is_refused():
     with pytest.raises(ValueError, match="at most 2,000 characters, this one 4,010"):
         parse("width = 1 " * 401)
+    with pytest.raises(ValueError, match="more than 8 tests of `caption`; ask for less at a time"):
+        parse(" or ".join(["caption is null"] * 9))
+    assert parse(" or ".join(["caption = 'a'"] * 8 + ["width = 1"]))
     with pytest.raises(ValueError, match="bytes that are not UTF-8"):
         parse("split = '\udcff'")
     with pytest.raises(ValueError, match="the filter is wrong"):
