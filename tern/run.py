@@ -61,7 +61,7 @@ class Run:
         self._standing = 0  # batches in a row on the plateau of the hinge; a resumed run counts anew
         self.losses: list[float] = []  # of the batches of the epoch under way, or of the last one
         self.history: list[dict[str, float]] = []
-        self._unsettled: list[tuple[Tensor, Any, Plan, int]] = []
+        self._unsettled: list[tuple[str, Tensor, Any, list[Plan], int]] = []
 
     def _build(self, text: nn.Module | None) -> None:
         c = self.config
@@ -149,9 +149,10 @@ class Run:
                 loss = self.loss_of(plan, number, next(steps))
                 (loss / len(plans)).backward()
             self.settle()  # of the batch before this one: a GPU is at work on this one meanwhile
-            self._note(loss.detach(), plan, number)
+            self._note("loss", loss.detach(), [plan], number)
         share_gradients(self.loss)
-        nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
+        # a gradient may overflow where the loss does not; found before any state is written
+        self._note("gradient's norm", nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm), plans, first)
         self.optimizer.step()
         average(self.averaged, self.model, min(c.ema, (1 + self.done) / (10 + self.done)))
 
@@ -173,30 +174,32 @@ class Run:
         loss = self.easy if self.easy and self.epoch < c.easy_epochs else self.loss
         return loss(seen, told, labels.to(to), owners.to(to))
 
-    def _note(self, loss: Tensor, plan: Plan, number: int) -> None:
-        """Have a loss brought to the processor; on a GPU that happens in its turn, and nobody waits for it here."""
-        value = loss.to("cpu", non_blocking=True)
-        arrived = torch.cuda.Event() if loss.is_cuda else None
+    def _note(self, what: str, value: Tensor, plans: list[Plan], number: int) -> None:
+        """Have a number brought to the processor; on a GPU that happens in its turn, and nobody waits for it here."""
+        arrived = torch.cuda.Event() if value.is_cuda else None
+        value = value.to("cpu", non_blocking=True)
         if arrived:
             arrived.record()
-        self._unsettled.append((value, arrived, plan, number))
+        self._unsettled.append((what, value, arrived, plans, number))
 
     def settle(self) -> None:
-        """Look at the losses of the batches that are through.
+        """Look at the losses and gradients of the batches that are through.
 
         Raises:
             ValueError: one is not finite; the epoch, the batch and its images are named
         """
-        for loss, arrived, plan, number in self._unsettled:
+        for what, value, arrived, plans, number in self._unsettled:
             if arrived:
                 arrived.synchronize()
-            if not loss.isfinite():
+            if not value.isfinite():
+                images = [name for plan in plans for name in plan.images]
                 raise ValueError(
-                    f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {number + 1}, on the images "
-                    f"{', '.join(plan.images)}; look at their features, or lower lr (now {self.config.lr})"
+                    f"the {what} is {value.item()} in epoch {self.epoch + 1}, batch {number + 1}, on the images "
+                    f"{', '.join(images)}; look at their features, or lower lr (now {self.config.lr})"
                 )
-            self.losses.append(loss.item())
-            self._watch(self.losses[-1], len(plan.captions))
+            if what == "loss":
+                self.losses.append(value.item())
+                self._watch(self.losses[-1], len(plans[0].captions))
         self._unsettled = []
 
     def _watch(self, loss: float, captions: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from data.files import digest, read_json, sweep, write_json
+from data.lock import writing
 from data.records import Dataset
 from data.store import Store
 from tern.checkpoint import Keeper, restore, same_run
 from tern.curves import Board
-from tern.distributed import wait
+from tern.distributed import place, told_by_first, wait
 from tern.embed import CARD
 from tern.losses import LossConfig
 from tern.model import ModelConfig
@@ -141,18 +143,29 @@ def train(
 
     Raises:
         ValueError: `val` without captions, an item missing from a store, a folder of another run, a loss that does
-            not fit, or a loss that is no longer finite (naming the images of the batch)
+            not fit, a loss or gradient that is no longer finite (naming the images), or a folder another trains in
     """
     if not dataset.split("val").captions:
         raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some")
     if config.fine_tune != (text_encoder is not None):
         raise ValueError("fine_tune needs a text encoder, and without it none is taken: give both or neither")
     folder, key = Path(folder), fingerprint(config, regions, tokens, dataset)
-    done = (folder / CARD).is_file()
-    wait()  # else a fast process might write the card while a slow one looks for it
-    if done:
-        same_run(read_json(folder / CARD)["fingerprint"], key, folder)
-        return folder
+    finished = lambda: told_by_first((folder / CARD).is_file())  # noqa: E731
+    if not finished():
+        folder.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if place()[0] else writing(folder):  # two that train there would leave weights of both
+            if not finished():
+                _train(config, regions, tokens, dataset, folder, key, on_epoch, device, text_encoder)
+            wait()
+    same_run(read_json(folder / CARD)["fingerprint"], key, folder)
+    return folder
+
+
+def _train(
+    config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset, folder: Path, key: str,
+    on_epoch: Callable[[dict[str, float]], None] | None, device: str, text_encoder: nn.Module | None,
+) -> None:  # fmt: skip
+    """As `train`, in a folder that is this run's alone."""
     run = Run(config, regions, tokens, dataset, device, text_encoder)
     if not run.rank:
         sweep(folder)
@@ -162,8 +175,6 @@ def train(
     if not run.rank:
         keeper.leave()
         write_card(folder, key, run)
-    wait()
-    return folder
 
 
 def epochs(run: Run, keeper: Keeper, on_epoch: Callable[[dict[str, float]], None] | None) -> None:

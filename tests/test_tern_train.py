@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from data.lock import writing
 from data.records import Caption, Dataset, Image
 from data.shards import Item, commit, open_folder, plan_shards, write_shard
 from data.store import Store
 from tern import embed
 from tern.optim import rate
+from tern.run import Run
 from tern.train import TrainConfig, fingerprint, train
 
 CONFIG = {
@@ -177,8 +179,34 @@ def test_the_name_of_a_run_follows_what_it_depends_on(world):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(world, tmp_path):
     config = TrainConfig(**(CONFIG | {"lr": 1e30}))
-    with pytest.raises(ValueError, match=r"(?s)loss is (nan|inf).*epoch 1, step 2.*\.jpg"):
+    with pytest.raises(ValueError, match=r"(?s)loss is (nan|inf).*epoch 1, batch 2.*\.jpg"):
         train(config, *world, tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_any_state_is_kept(world, tmp_path, monkeypatch):
+    real, calls = Run.loss_of, []
+
+    def poisoned(self, *rest):
+        calls.append(None)
+        loss = real(self, *rest)
+        if len(calls) == 3:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    config = TrainConfig(**(CONFIG | {"save_steps": 1}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "loss_of", poisoned)
+        with pytest.raises(ValueError, match=r"(?s)gradient's norm is (nan|inf).*epoch 1, batch 3.*\.jpg"):
+            train(config, *world, tmp_path)
+    kept = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in kept["model"].values() if value.is_floating_point())
+    assert embed.load(train(config, *world, tmp_path)), "the run goes on from there"
+
+
+def test_two_trainings_in_one_folder_are_refused(world, tmp_path):
+    with writing(tmp_path), pytest.raises(ValueError, match="is being written by process"):
+        train(TrainConfig(**CONFIG), *world, tmp_path)
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_a_folder_of_another_run_is_refused(world, straight, tmp_path):
