@@ -18,7 +18,9 @@ def up(
     nightly: Annotated[
         str | None, typer.Option(help="Also switch the nightly re-index on, for this plan.", metavar="PLAN")
     ] = None,
-    cron: Annotated[str, typer.Option(help="When `--nightly` re-indexes, as a cron line in UTC.")] = "0 3 * * *",
+    cron: Annotated[
+        str | None, typer.Option(help="When `--nightly` re-indexes, as a cron line in UTC. [default: 0 3 * * *]")
+    ] = None,
 ) -> None:
     """A Prefect server, the deployments and a worker, until Ctrl-C. [dim]Example: tern up --nightly flickr30k[/dim]"""
     from flows.server import serve_all

@@ -15,6 +15,7 @@ from pipeline.plan import load_plan
 
 HOST = "127.0.0.1"
 POOL = "local"
+NIGHT = "0 3 * * *"
 AUTOMATIONS = "automations.yaml"
 SECONDS_TO_START = 120.0  # the first start makes the database
 
@@ -51,11 +52,13 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     """Start server, deployments and worker; wait until Ctrl-C; then end them all.
 
     nightly  a plan to re-index by the schedule of `reindex`, which is switched on
-    cron     when, in UTC; None: as the deployment says
+    cron     when, in UTC; None: at 03:00
 
-    Raises FileNotFoundError outside the repository, ImportError without Prefect, ValueError if the port is taken or one
-    of the processes ends.
+    Raises FileNotFoundError outside the repository, ImportError without Prefect, ValueError if the port is taken, one
+    of the processes ends, or `cron` is given without `nightly`.
     """
+    if cron and not nightly:
+        raise ValueError(f"--cron {cron!r} says when --nightly re-indexes: give --nightly PLAN too.")
     if not Path("prefect.yaml").is_file():
         raise FileNotFoundError("no prefect.yaml in this folder: run `tern up` from the root of the repository.")
     _check(port)
@@ -72,12 +75,13 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
         children["worker"] = subprocess.Popen(worker, env=env)  # it makes the pool
         from flows.deploy import deploy
 
-        deploy(env)
+        for kept in deploy(env):
+            print(f"still on  {kept}", flush=True)
         if nightly:
             from flows.schedule import switch_on
 
-            switch_on(nightly, cron)
-            print(f"nightly  reindex of {nightly} at {cron or 'the hour of prefect.yaml'} (cron, UTC)", flush=True)
+            switch_on(nightly, cron or NIGHT)
+            print(f"nightly  reindex of {nightly} at {cron or NIGHT} (cron, UTC)", flush=True)
         print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
         while all(child.poll() is None for child in children.values()):
             time.sleep(1)

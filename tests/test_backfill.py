@@ -93,6 +93,21 @@ def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_n
         flows.extract_flickr.fn("a", ["train.seed=1", "workspace=here"], more_plans=["b"])
 
 
+@pytest.mark.parametrize(
+    ("start_at", "runs"),
+    [("extract", ["extract", "train", "index"]), ("train", ["train", "index"]), ("index", ["index"])],
+)
+def test_a_pipeline_runs_from_the_stage_that_it_is_told(start_at, runs, monkeypatch):
+    pytest.importorskip("prefect")
+    from flows import flows
+
+    done = []
+    for flow, name in (("extract_flickr", "extract"), ("train_tern", "train"), ("build_index", "index")):
+        monkeypatch.setattr(flows, flow, lambda *given, name=name: done.append((name, *given)) or name)
+    assert flows.pipeline.fn("demo", ["train.seed=1"], start_at) == "index"
+    assert done == [(name, "demo", ["train.seed=1"]) for name in runs]
+
+
 def test_a_split_that_is_not_there_is_named(finished):
     with pytest.raises(ValueError, match="no split dev; it has"):
         only(finished.dataset, finished.plan, ["test", "dev"])

@@ -261,14 +261,54 @@ def test_up_says_so_when_its_port_is_taken(monkeypatch):
         taken.listen()
         with pytest.raises(ValueError, match="is in use"):
             serve_all(taken.getsockname()[1])
+        with pytest.raises(ValueError, match="give --nightly PLAN too"):
+            serve_all(taken.getsockname()[1], cron="0 4 * * *")
 
 
-def test_nightly_switches_the_schedule_on_and_the_server_makes_its_runs(server, plan):
+# `prefect deploy --all` takes seconds: what it does to a schedule and a trigger that are there stands in for it.
+DEPLOYED = """
+import os
+from types import SimpleNamespace
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
+from flows import deploy
+
+with get_client(sync_client=True) as client:
+    (trigger,) = client.read_automations_by_name("index after a new checkpoint")
+    client.resume_automation(trigger.id)
+
+    def redeploy(*words, **settings):
+        found = client.read_deployment_by_name("reindex/reindex")
+        off = {"active": False, "schedule": CronSchedule(cron="0 3 * * *", timezone="UTC"), "parameters": {}}
+        client.update_deployment_schedule(found.id, found.schedules[0].id, **off)
+        client.pause_automation(trigger.id)
+        print("off")
+
+    deploy.subprocess = SimpleNamespace(run=redeploy)
+    print(*deploy.deploy(dict(os.environ)), sep="\\n")
+"""
+
+
+def test_nightly_switches_the_schedule_on_and_what_is_on_stays_on_when_all_is_deployed_again(server, plan):
     code = "import sys; from flows.schedule import switch_on; switch_on(sys.argv[1], '30 2 * * *')"
     ended = server.python(code, str(plan))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     schedule = server.get("/deployments/name/reindex/reindex")["schedules"][0]
     assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "30 2 * * *")
     assert schedule["parameters"] == {"plan": str(plan)}
+    ended = server.python(DEPLOYED)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.splitlines() == [
+        "off",
+        "the schedule nightly of reindex, 30 2 * * *",
+        "the automation index after a new checkpoint",
+    ]
+    again = server.get("/deployments/name/reindex/reindex")["schedules"][0]
+    assert {key: again[key] for key in ("active", "schedule", "parameters")} == {
+        key: schedule[key] for key in ("active", "schedule", "parameters")
+    }
+    (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "index after a new checkpoint"]
+    assert trigger["enabled"]
+    server.patch(f"/automations/{trigger['id']}", {"enabled": False})
     planned = await_(lambda: [r for r in server.runs("reindex") if r["auto_scheduled"]], 90, "no run was scheduled")
     assert planned[0]["parameters"]["plan"] == str(plan)
