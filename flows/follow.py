@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,8 +18,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
     LogFilter,
     LogFilterFlowRunId,
+    LogFilterTimestamp,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
@@ -29,6 +31,8 @@ SECONDS = 1.0  # between two looks
 PATIENCE = 60.0  # seconds, until a run that no worker has taken is remarked on
 NOISE = ("prefect.flow_runs.worker", "prefect.flow_runs.runner")
 PAGE = 200  # log lines a request
+LATE = 20.0  # seconds, by which a line may come after one that was written later
+QUIET = 5.0  # seconds without a line, of a run that has ended without saying so: Prefect sends lines every 2 s
 
 
 def follow(name: str, plan: str, overrides: tuple[str, ...], given: tuple[str, ...], say: Callable[[str], None]) -> int:
@@ -96,17 +100,17 @@ def _page(run: FlowRun) -> str:
 
 
 def _watch(client: SyncPrefectClient, run_id: UUID, say: Callable[[str], None]) -> int:
-    state, told, offset, began, patient = "", {}, 0, time.monotonic(), True
+    state, told, lines, began, patient = "", {}, Lines(client, say), time.monotonic(), True
     while True:
         run = client.read_flow_run(run_id)
         ids = [run_id, *_children(client, run_id)]
-        offset = _new_lines(client, ids, offset, say)
+        lines.tell(ids)
         _progress(client, ids, told, say)
         if run.state and run.state.name != state:
             state = run.state.name
             say(f"state   {state}  {printable(run.state.message or '')}".rstrip())
         if run.state and run.state.is_final():
-            _new_lines(client, ids, offset, say)
+            lines.tell_last(run_id, ids)
             return 0 if run.state.is_completed() else 1
         if patient and run.start_time is None and time.monotonic() - began > PATIENCE:
             patient = False
@@ -121,15 +125,49 @@ def _children(client: SyncPrefectClient, run_id: UUID) -> list[UUID]:
     return [child.id for child in client.read_flow_runs(flow_run_filter=mine)]
 
 
-def _new_lines(client: SyncPrefectClient, ids: list[UUID], offset: int, say: Callable[[str], None]) -> int:
-    mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
-    while lines := client.read_logs(mine, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
-        for line in lines:
-            if line.name not in NOISE and not line.message.startswith("Finished in state"):
-                first, *more = line.message.splitlines() or [""]  # a traceback is for the run's page
-                say(f"log     {printable(first)}{' ...' if more else ''}")
-        offset += len(lines)
-    return offset
+class Lines:
+    """The log lines of some runs, each told once. They come late and out of order, so that ids say which are new."""
+
+    def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]):
+        self._client, self._say = client, say
+        self._seen: dict[UUID, datetime] = {}  # ids within `LATE` of the latest line
+        self._since: datetime | None = None
+        self._finished: set[UUID | None] = set()
+
+    def tell(self, ids: list[UUID]) -> int:
+        """Tell the lines that are new by now; returns how many there were, told or not."""
+        mine, before, offset = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), len(self._seen), 0
+        if self._since:
+            mine.timestamp = LogFilterTimestamp(after_=self._since)
+        while lines := self._client.read_logs(mine, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
+            for line in lines:
+                if line.id not in self._seen:
+                    self._seen[line.id] = line.timestamp
+                    self._tell(line)
+            offset += len(lines)
+        new = len(self._seen) - before
+        if self._seen:
+            self._since = max(self._seen.values()) - timedelta(seconds=LATE)
+            self._seen = {name: at for name, at in self._seen.items() if at >= self._since}
+        return new
+
+    def tell_last(self, run_id: UUID, ids: list[UUID]) -> None:
+        """Tell those of a run that has ended until its last one, which is the engine's, or none for `QUIET` seconds."""
+        heard = time.monotonic()
+        while True:
+            if self.tell(ids):
+                heard = time.monotonic()
+            if run_id in self._finished or time.monotonic() - heard > QUIET:
+                return
+            time.sleep(SECONDS / 2)
+
+    def _tell(self, line: Log) -> None:
+        if line.message.startswith("Finished in state"):
+            if line.task_run_id is None:
+                self._finished.add(line.flow_run_id)
+        elif line.name not in NOISE:
+            first, *more = line.message.splitlines() or [""]  # a traceback is for the run's page
+            self._say(f"log     {printable(first)}{' ...' if more else ''}")
 
 
 def _progress(client: SyncPrefectClient, ids: list[UUID], told: dict[UUID, str], say: Callable[[str], None]) -> None:

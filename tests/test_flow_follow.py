@@ -2,8 +2,9 @@
 
 import re
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -31,15 +32,6 @@ class Client:
         raise self.end
 
 
-def test_of_a_message_of_many_lines_the_first_is_told():
-    from flows.follow import _new_lines
-
-    lines = [SimpleNamespace(name="prefect.flow_runs", message=text) for text in ("one", "it failed\nTraceback", "")]
-    pages, said = [lines, []], []
-    assert _new_lines(SimpleNamespace(read_logs=lambda *_, **__: pages.pop(0)), [RUN.id], 0, said.append) == 3
-    assert [text.split(maxsplit=1)[1:] for text in said] == [["one"], ["it failed ..."], []]
-
-
 @pytest.mark.parametrize(
     ("client", "told"),
     [
@@ -61,3 +53,45 @@ def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told
     else:
         with pytest.raises(ValueError, match=told):
             follow.follow("reindex", "demo", (), (), said.append)
+
+
+class Logs:
+    """A client whose lines arrive at given looks, in any order of their times; one may arrive between two pages."""
+
+    def __init__(self, *arrivals: list[tuple[float, str]]):
+        self.arrivals, self.lines = list(arrivals), []
+
+    def read_logs(self, log_filter, limit, offset, sort):
+        if self.arrivals:
+            for seconds, message in self.arrivals.pop(0):
+                at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+                about = {"message": message, "name": "n", "flow_run_id": RUN.id, "task_run_id": None}
+                self.lines.append(SimpleNamespace(id=uuid4(), timestamp=at, **about))
+        after = log_filter.timestamp and log_filter.timestamp.after_
+        found = sorted((x for x in self.lines if not after or x.timestamp >= after), key=lambda x: x.timestamp)
+        return found[offset : offset + limit]
+
+
+def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
+    from flows import follow
+
+    monkeypatch.setattr(follow, "PAGE", 2)
+    monkeypatch.setattr(follow, "SECONDS", 0.01)
+    first = [(0, "a"), (10, "d"), (10, "e")]
+    late = [[(5, "b")], [], [(9, "c"), (10, "f")], [], [], [(60, "g")], [], [(61, "h")], [(62, "Finished in state X")]]
+    client, said = Logs(first, *late), []
+    lines = follow.Lines(client, said.append)
+    assert lines.tell([RUN.id]) == 3, "b came between two pages, before what the first had: the next look finds it"
+    lines.tell_last(RUN.id, [RUN.id])
+    assert sorted(line[-1] for line in said) == list("abcdefgh"), "none lost, none twice"
+    monkeypatch.setattr(follow, "QUIET", 0.05)
+    follow.Lines(Logs([(0, "a")]), said.append).tell_last(RUN.id, [RUN.id])
+    assert said[-1] == "log     a", "a run that was killed says no last word"
+
+
+def test_of_a_message_of_many_lines_the_first_is_told():
+    from flows.follow import Lines
+
+    said = []
+    assert Lines(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), said.append).tell([RUN.id]) == 3
+    assert [text.split(maxsplit=1)[1:] for text in said] == [["one"], ["it failed ..."], []]
