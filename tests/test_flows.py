@@ -187,7 +187,8 @@ try:
 except ValueError as error:
     print(error)
 print((Path(sys.argv[2]) / "CURRENT").read_text())
-print(flows.reindex(sys.argv[1], ["train.epochs=2"]))
+(pinned,) = indexing.models(load_plan(sys.argv[1]).workspace)
+print(flows.reindex(sys.argv[1], ["train.epochs=99"], pinned))
 """
 
 
