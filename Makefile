@@ -14,7 +14,7 @@ demo: $(STAMP)  ## environment, the whole pipeline on the embedded data set, a p
 	$(BIN)/tern demo
 
 test: $(STAMP)  ## environment and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-faults: $(STAMP)  ## ten runs killed with -9, noticed and taken up; fifty updates and compactions of an index
 	TERN_FAULTS=10 TERN_INDEX_KILLS=50 $(BIN)/python -m pytest tests/test_flow_faults.py \

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 # Two OpenMP teams on two cores spin against each other; and tests never ask a model hub.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SMALL = """
@@ -51,6 +51,14 @@ def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
     path = folder / "small.toml"
     path.write_text(SMALL.format(workspace=folder / workspace, workers=workers))
     return path
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Beside each other: the tests of a file stay together for its fixtures, all that need the one server too."""
+    for item in items:
+        group = "server" if "server" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
