@@ -66,7 +66,7 @@ def test_the_encoder_gives_what_the_extractor_stores(layer):
 def test_a_plan_that_fine_tunes_goes_all_the_way_to_a_query(tmp_path):
     chain = Chain(load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2")))
     assert chain.metrics.is_file()
-    assert chain.index.is_dir()
+    assert chain.index.is_file()
     start, trained = TextEncoder(chain.plan.text).state_dict(), load_file(chain.model / "best.safetensors")
     moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
     assert len(moved) > len(start) / 2
