@@ -249,3 +249,20 @@ def test_a_preset_is_resumed_to_the_same_weights_and_loaded_as_what_it_is(preset
     assert type(embed.load(whole)).__name__ == {"tern": "AuthorsTern", "seed": "SeedTern"}[preset]
     assert rows[-1]["epoch"] == 5
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_compiled_model_learns_what_the_plain_one_does(world, tmp_path, monkeypatch):
+    """Graphs are traced and cut as on a GPU; C++ is not generated from them, which takes a minute."""
+    compiled, graphs = torch.compile, []
+
+    def traced(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda f, **given: compiled(f, **(given | {"backend": traced})))
+    few = CONFIG | {"epochs": 1, "length_groups": 1, "model": CONFIG["model"] | {"pooling": "mean"}}
+    plain, other = (train(TrainConfig(**few, compile=c), *world, tmp_path / str(c)) for c in (False, True))
+    assert graphs, "nothing was compiled"
+    expected = load_file(plain / embed.WEIGHTS)
+    for name, found in load_file(other / embed.WEIGHTS).items():
+        np.testing.assert_allclose(found, expected[name], atol=1e-4, err_msg=name)

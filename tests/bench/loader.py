@@ -1,0 +1,74 @@
+"""Whether reading keeps up with training: its steps, fed from stores on disk, with nothing computed from them."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data.loader import in_order
+from data.shards import Item, commit, open_folder, plan_shards, write_shard
+from data.store import Store
+from tern.batches import Sources, plan_epoch
+from tern.run import AHEAD
+
+IMAGES, REGIONS, WIDTH = 2048, 36, 2048
+CAPTIONS, WORDS, TOKEN = 2, (8, 24), 768  # an image; the fewest and most wordpieces; numbers of one
+FLICKR30K = 29_000  # images to train on, each once an epoch
+ROUNDS = 3
+
+
+def loader(folder: Path) -> None:
+    """Steps read ahead by two threads, as in training; after the first round the files are in the system's memory."""
+    regions, tokens = _write(folder)
+    captions_of = {name: [f"{name}#{c}" for c in range(CAPTIONS)] for name in regions.ids}
+    sources = Sources(regions, tokens, region_drop=0.2, token_drop=0.1, groups=3)
+    table = Table("a step", "steps a second", "CPU ms a step", "Flickr30k, seconds an epoch", title=loader.__doc__)
+    for images in (128, 1024):
+        found = [_round(sources, plan_epoch(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
+        seconds, cpu = np.median(found, axis=0)
+        steps = -(-FLICKR30K // images)
+        name = f"{images} images, {CAPTIONS * images} captions"
+        table.add_row(name, f"{1 / seconds:.1f}", f"{1000 * cpu:.0f}", f"{steps * seconds:.0f}")
+    Console(width=120).print(table)
+
+
+def _round(sources: Sources, plans: list) -> tuple[float, float]:
+    """Wall seconds and CPU seconds (all threads) a step."""
+    began, cpu = time.perf_counter(), time.process_time()
+    read = in_order(
+        lambda numbered: sources.step(numbered[1], np.random.default_rng(numbered[0])), enumerate(plans), ahead=AHEAD
+    )
+    for step in read:
+        del step
+    return (time.perf_counter() - began) / len(plans), (time.process_time() - cpu) / len(plans)
+
+
+def _write(folder: Path) -> tuple[Store, Store]:
+    draw, flat = np.random.default_rng(0), np.zeros(REGIONS)
+    boxes = np.tile([0.0, 0.0, 64.0, 64.0], (REGIONS, 1))
+    rest = {"boxes": boxes, "class_ids": flat, "scores": flat + 0.5, "attr_ids": flat, "attr_scores": flat}
+    names = [f"{k}.jpg" for k in range(IMAGES)]
+    looks = draw.normal(size=(64, REGIONS, WIDTH)).astype("float16")
+
+    def image(name: str) -> dict:
+        return {"features": looks[int(name[:-4]) % 64], **rest, "size": np.array([640, 480])}
+
+    def caption(name: str) -> dict:
+        count = int(draw.integers(*WORDS))
+        rows = draw.normal(size=(count, TOKEN)).astype("float16")
+        return {"features": rows, "token_ids": np.arange(count), "whole": count}
+
+    stores = []
+    for kind, ids, make in (
+        ("regions", names, image),
+        ("tokens", [f"{name}#{c}" for name in names for c in range(CAPTIONS)], caption),
+    ):
+        target = open_folder(folder, kind, {"bench": 1})
+        plans = plan_shards(target, [Item(name, "0" * 64) for name in ids], 512)
+        commit(target, [write_shard(target, plan, (make(item.id) for item in plan.items)) for plan in plans])
+        stores.append(Store(target))
+    os.sync()
+    return stores[0], stores[1]
