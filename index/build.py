@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data.files import digest
 from index import metadata, shards
 from index.collection import KINDS, Collection, check_unit
+from index.lists import Lists
 from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard
 from index.objects import Part, Ref, Staging, object_path
 from index.parts import build_shard, generation, mean_coarse_error
@@ -29,13 +30,15 @@ class IndexConfig(BaseModel):
 
     factory: str = "auto"
     """faiss factory string of a plain inverted file; "{nlist}" is filled in. auto: float16 codes in one list up to
-    50,000 rows, which is exact search; one byte a number beyond."""
+    50,000 rows, which is exact search; one byte a number below 100,000; then PQ fast-scan, rescored (RaBitQ if the
+    dimension is no multiple of 4)."""
     nlist: int | None = Field(None, ge=1)
     """inverted lists a collection; None: 4 sqrt(rows), at least 39 rows a list, rounded down to a power of two"""
     shards: int = Field(4, ge=1, le=4096)
     """parts of a collection; an item's 64-bit key says which"""
-    rescore: int = Field(0, ge=0, le=100_000)
-    """rows found by their codes that are rescored by their whole vectors; 0: the codes' scores stand"""
+    rescore: int | None = Field(None, ge=0, le=100_000)
+    """rows found by their codes that are rescored by their whole vectors; 0: the codes' scores stand. None: 200 for
+    fast-scan codes, 0 for others"""
     target_recall: float = Field(0.99, gt=0, le=1)
     """share of the exact best 10 to be found, on the queries that choose nprobe"""
     train_rows: int = Field(262_144, ge=1)
@@ -183,7 +186,7 @@ def _build_collection(
         progress(name)
     template = object_path(staging.root, trained.template)
     dim = shards.dim_of(template)
-    lists = shards.Lists(
+    lists = Lists(
         template,
         [object_path(staging.root, part.lists) for part in parts],
         vectors=MappedVectors([object_path(staging.root, part.vectors) for part in parts], dim),
@@ -191,8 +194,9 @@ def _build_collection(
 
     def measure() -> _Tuned:
         names = dict(zip(content["key"].to_pylist(), content["id"].to_pylist(), strict=True))
-        tuned = tune(collection, names, lists, queries, config.target_recall, config.seed, config.rescore)
-        return _Tuned(search=Search(nprobe=tuned.nprobe, rescore=config.rescore), recall=tuned.as_dict())
+        depth = shards.choose_rescore(config.rescore, trained.factory)
+        tuned = tune(collection, names, lists, queries, config.target_recall, config.seed, depth)
+        return _Tuned(search=Search(nprobe=tuned.nprobe, rescore=depth), recall=tuned.as_dict())
 
     tuned = staging.step(f"{kind}/tuned", _Tuned, measure)
     progress(f"{kind} tuned")
@@ -212,8 +216,9 @@ def _build_collection(
 
 def _train(kind: str, config: IndexConfig, collection: Collection, staging: Staging) -> _Template:
     rows = len(collection.ids)
-    factory = shards.choose_factory(config.factory, config.nlist, rows)
     names = [collection.ordered[place] for place in sample(rows, config.train_rows, config.seed)]
-    trained = shards.train(factory, np.concatenate([block for _, block in collection.blocks(names)]), config.seed)
+    some = np.concatenate([block for _, block in collection.blocks(names)])
+    factory = shards.choose_factory(config.factory, config.nlist, rows, some.shape[1])
+    trained = shards.train(factory, some, config.seed)
     write = lambda path: shards.write_template(trained, path)  # noqa: E731
     return _Template(factory=factory, template=staging.put(f"{kind}/template", write))

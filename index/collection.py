@@ -97,7 +97,7 @@ def check_unit(vectors: np.ndarray, what: str, names: Sequence[Any]) -> None:
 
 def _check_rows(kind: str, ids: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> None:
     named = [row.get("id") for row in rows]
-    if len(named) == len(ids) and set(named) == set(ids):
+    if len(named) == len(ids) and set(named) == ids.keys():
         return
     lacking = sorted(set(ids) - set(named))
     foreign = sorted(str(name) for name in set(named) - set(ids))

@@ -57,7 +57,7 @@ def due(version: Candidate, upkeep: Upkeep) -> tuple[Literal["retrain", "compact
         if about.nlist > 1 and grown > upkeep.drift and (share >= upkeep.drift_from or not deltas):
             told = f"new {kind}s lie {grown:.2f} times as far from their centroids as the first did"
             return "retrain", f"{told}, more than {upkeep.drift:g}"
-        if (lists := _lists_for(version, about.counts.live / upkeep.growth)) > about.nlist:
+        if (lists := _lists_for(version, about.counts.live / upkeep.growth, about.dim)) > about.nlist:
             told = f"{about.counts.live:,} {kind}s have outgrown {about.nlist:,} lists"
             return "retrain", f"{told}: {lists:,} are right for 1/{upkeep.growth:g} of them"
         for value, most, what in (
@@ -70,9 +70,9 @@ def due(version: Candidate, upkeep: Upkeep) -> tuple[Literal["retrain", "compact
     return ("compact", compaction) if compaction else None
 
 
-def _lists_for(version: Candidate, rows: float) -> int:
+def _lists_for(version: Candidate, rows: float, dim: int) -> int:
     """How many lists a build with the version's settings would choose for so many rows."""
-    factory = shards.choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)))
+    factory = shards.choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)), dim)
     found = re.search(r"IVF(\d+)", factory)
     return int(found[1]) if found else 0
 

@@ -43,6 +43,14 @@ def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, n
     return faiss.knn(queries, vectors, k, METRIC)
 
 
+def best_scores(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
+    """(q, k) float32: those of `knn`, in any order. On a CPU one product and a partition take half of its time."""
+    if resources() is not None:
+        return knn(queries, vectors, k)[0]
+    scores = queries @ vectors.T  # (q, n)
+    return np.partition(scores, len(vectors) - k, axis=1)[:, len(vectors) - k :]
+
+
 def train(index: faiss.IndexIVF, sample: np.ndarray) -> None:
     """`index.train(sample)`, its k-means on a GPU, with the same settings."""
     helper = _on_gpu(faiss.IndexFlat(index.d, METRIC), "k-means")

@@ -1,6 +1,5 @@
 """A version as plain files: faiss's own index with 64-bit ids, Parquet that says what they are, vectors as .npy."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import pyarrow.parquet as pq
 
 from data.files import atomic
 from index import shards
-from index.collection import BLOCK
 from index.hold import taken
-from index.manifest import About, Manifest, Shard, check_objects
+from index.lists import widened
+from index.manifest import About, Manifest, check_objects
 from index.objects import object_path
 from index.parts import read_dead
 from index.vectors import VECTORS, ShardVectors
@@ -63,17 +62,8 @@ def _export(root: Path, about: About, to: Path, kind: str) -> None:
             rows = rows.filter(~np.isin(rows["key"].to_numpy(), dead))
             writer = writer or files.enter_context(pq.ParquetWriter(rows_path, rows.schema, compression="zstd"))
             writer.write_table(rows)
-            for keys, vectors in _living(root, shard, dead):
+            for keys, vectors in ShardVectors(object_path(root, shard.vectors)).blocks(dead):
                 file.write(vectors.tobytes())
-                index.add_with_ids(np.asarray(vectors, np.float32), keys)  # the codes that the shards have
+                index.add_with_ids(widened(vectors), keys)  # the codes that the shards have
     with atomic(to / f"{kind}.index") as path:
         shards.write_template(index, path)
-
-
-def _living(root: Path, shard: Shard, dead: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(keys, float16 vectors) of a shard's rows that are not dead, a block at a time."""
-    stored = ShardVectors(object_path(root, shard.vectors))
-    for start in range(0, len(stored.keys), BLOCK):
-        keys = np.asarray(stored.keys[start : start + BLOCK])
-        alive = ~np.isin(keys, dead)
-        yield keys[alive], stored.vectors[start : start + BLOCK][alive]

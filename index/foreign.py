@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.build import IndexConfig, build
+from index.checks import Asked
 from index.collection import Collection
+from index.gate import GateConfig, gate_of
 from index.metadata import COLUMNS
 
 IDS = ("id", "image_path", "url", "key")  # the first of these columns names an item
@@ -164,8 +166,14 @@ def import_folder(
     normalise: bool = False,
     queries: Path | None = None,
     id_column: str = "",
+    gate: GateConfig | None = None,
 ) -> Path:
-    """Build and publish an index of a folder's vectors (see `read_folder`, `queries_of`); return its manifest."""
+    """Build and publish an index of a folder's vectors (see `read_folder`, `queries_of`); return its manifest.
+
+    Raises RefusedError if it does not pass the gate; right answers are not known, so they are not asked for.
+    """
     collections = read_folder(folder, normalise, id_column)
     asked = queries_of(collections, queries, config.query_rows, config.seed)
-    return build(config, collections, asked, root, {"imported": Path(folder).name})
+    questions = {kind: Asked(array) for kind, array in asked.items()}
+    judge = None if gate is None else gate_of(gate, questions, collections, config)
+    return build(config, collections, asked, root, {"imported": Path(folder).name}, gate=judge)

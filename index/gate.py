@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from index.audit import audit
 from index.build import IndexConfig
-from index.checks import Asked, aligned, alive, answered, judged, quick, told, unchanged
+from index.checks import Asked, aligned, alive, answered, judged, quick, same_answers, told, unchanged
 from index.collection import Collection
+from index.manifest import About, Shard
 from index.publish import Gate
 from index.search import Index
 from index.tune import halves
+from index.verified import note, stamps, untouched
 
 WAY_OUT = " (the limits are the settings of [gate]; `tern index publish VERSION --despite REASON` serves it on purpose)"
 log = logging.getLogger(__name__)
@@ -64,7 +66,10 @@ def gate_of(
     drawn_by = tuned_by or IndexConfig()
 
     def judge(candidate: Index, served: Index | None) -> dict[str, Any]:
-        checks = {what: {"passed": not fault, "fault": fault} for what, fault in audit(candidate).items()}
+        known = _known(candidate, served)
+        # Before they are read: what changes meanwhile is seen the next time.
+        seen = stamps(candidate.root, [candidate.collection(kind).about for kind in candidate.kinds])
+        checks = {what: {"passed": not fault, "fault": fault} for what, fault in audit(candidate, known=known).items()}
         questions: dict[str, str] = {}
         filled = [kind for kind in candidate.kinds if candidate.collection(kind).about.counts.live]
         for kind in filled if all(check["passed"] for check in checks.values()) else ():
@@ -76,6 +81,8 @@ def gate_of(
         for name, check in checks.items():
             log.log(logging.INFO if check["passed"] else logging.ERROR, "%s: %s", name, told(check))
         failed = [f"{name}: {told(check)}" for name, check in checks.items() if not check["passed"]]
+        if not failed:
+            note(candidate.root, seen)
         return {
             "passed": not failed,
             "reason": "; ".join(failed) + (WAY_OUT if failed else ""),
@@ -109,6 +116,16 @@ def _grown(candidate: Index, served: Index | None, kind: str) -> bool:
     return ours.generation == theirs.generation and any(shard.role == "delta" for shard in ours.shards)
 
 
+def _known(candidate: Index, served: Index | None) -> list[Shard]:
+    """The shards that an update has from the served version, and that nothing has touched since they passed a gate."""
+    both = []
+    for kind in candidate.kinds:
+        if _grown(candidate, served, kind):
+            theirs = served.collection(kind).about.shards
+            both += [shard for shard in candidate.collection(kind).about.shards if shard in theirs]
+    return untouched(candidate.root, both)
+
+
 def _placed(
     config: GateConfig, candidate: Index, served: Index | None, kind: str, source: Collection | None
 ) -> dict[str, Any]:
@@ -127,9 +144,16 @@ def _placed(
     both = np.intersect1d(keys, before, assume_unique=True)
     if len(both):
         some = draw.choice(both, min(config.probes, len(both)), replace=False)
-        same = unchanged(mine, served.collection(kind), some)
-        checks[f"{kind} unchanged"] = judged(same, config.aligned, every=len(some) == len(both))
+        theirs, every = served.collection(kind), len(some) == len(both)
+        checks[f"{kind} unchanged"] = judged(unchanged(mine, theirs, some), config.aligned, every=every)
+        if len(both) == len(keys) == len(before) and _alike(mine.about, theirs.about):
+            checks[f"{kind} answers"] = judged(same_answers(mine, theirs, some), config.aligned, every=every)
     return checks
+
+
+def _alike(ours: About, theirs: About) -> bool:
+    """Whether the same rows must give the same answers, as after a compaction."""
+    return ours.generation == theirs.generation and ours.search == theirs.search
 
 
 def _asked(config: GateConfig, candidate: Index, served: Index | None, kind: str, asked: Asked) -> dict[str, Any]:

@@ -6,7 +6,7 @@ same sample gives the same choice on a busy machine. Queries are held out: half 
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import faiss
@@ -14,7 +14,8 @@ import numpy as np
 
 from index import device
 from index.choice import Point, Wanted
-from index.shards import POINTS_PER_LIST, Lists, choose_factory, train, write_shard, write_template
+from index.lists import Lists, merge
+from index.shards import POINTS_PER_LIST, choose_factory, train, write_shard, write_template
 from index.tune import AT, SAME
 
 DEPTHS = (50, 100, 200, 400)  # rows rescored
@@ -37,7 +38,7 @@ class RescoredRows:
 
 def ladder(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
     """(nlist, factory, depths of rescoring) to try: exact float16, SQ8, then RaBitQ and PQ, fast-scan."""
-    usual = int(choose_factory("{nlist}", None, rows))
+    usual = int(choose_factory("{nlist}", None, rows, dim))
     steps: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
     for nlist in (usual, 2 * usual):
         if nlist == 1 or nlist * POINTS_PER_LIST > 2 * rows:
@@ -70,7 +71,7 @@ def measure(
             index = train(factory, vectors, seed, centroids.get(nlist))
             centroids.setdefault(nlist, index.quantizer.reconstruct_n(0, nlist))
             trial = _Trial(Path(folder), factory, index, vectors, rows or len(vectors))
-            points += [trial.point(kind, half, depth, wanted) for kind, half in halves.items() for depth in depths]
+            points += [point for kind, half in halves.items() for point in trial.points(kind, half, depths, wanted)]
     return points
 
 
@@ -83,11 +84,22 @@ class _Halves:
         self._vectors = vectors
         self._kth = [device.knn(half, vectors, AT)[0][:, -1] for half in self.halves]
 
-    def recall(self, half: int, lists: Lists, nprobe: int, depth: int) -> float:
-        """By true score, as in `index.tune`: of two equal vectors either is right."""
-        _, keys = lists.search(self.halves[half], AT, nprobe, rescore=depth)
+    def recalls(self, half: int, lists: Lists, nprobe: int, depths: Sequence[int]) -> list[float]:
+        """Of each depth, by true score as in `index.tune`: of two equal vectors either is right.
+
+        One search for all: the best so many by their codes are the first of the best of the greatest depth.
+        """
+        queries = self.halves[half]
+        scores, keys = lists.probe(queries, min(lists.ntotal, max(AT, *depths)), nprobe)
+        if max(depths):
+            scores = lists.rescored(queries, keys)
+        return [
+            self._recall(half, *merge(scores[:, : depth or AT], keys[:, : depth or AT], AT)[1:]) for depth in depths
+        ]
+
+    def _recall(self, half: int, keys: np.ndarray) -> float:
         true = np.einsum("qd,qkd->qk", self.halves[half], self._vectors[keys])
-        return float(np.mean(true >= self._kth[half][:, None] - SAME))
+        return float(np.mean((true >= self._kth[half][:, None] - SAME) & (keys >= 0)))
 
 
 class _Trial:
@@ -102,8 +114,12 @@ class _Trial:
         self._quantizer = index.quantizer
         self._sizes = np.bincount(index.quantizer.assign(vectors, 1).ravel(), minlength=index.nlist)
 
-    def point(self, kind: str, half: _Halves, depth: int, wanted: Wanted) -> Point:
-        nprobe, recall = self._nprobe(half, depth, wanted.recall)
+    def points(self, kind: str, half: _Halves, depths: Sequence[int], wanted: Wanted) -> list[Point]:
+        """One a depth."""
+        chosen = self._chosen(half, depths, wanted.recall)
+        return [self._point(kind, half, depth, *chosen[depth]) for depth in depths]
+
+    def _point(self, kind: str, half: _Halves, depth: int, nprobe: int, recall: float) -> Point:
         nlist, dim = self._lists.nlist, self._dim
         probed = self._quantizer.assign(half.halves[0], nprobe)
         scanned = float(self._sizes[probed].sum(1).mean())
@@ -116,19 +132,22 @@ class _Trial:
             nprobe=nprobe,
             rescore=depth,
             recall=recall,
-            judged=half.recall(1, self._lists, nprobe, depth),
+            judged=half.recalls(1, self._lists, nprobe, [depth])[0],
             work=4 * dim * (nlist + tables) + scanned * self._code + RESCORED * 2 * dim * depth,
             memory=self._rows * (code + (2 * dim + 8) * bool(depth)) + 4 * dim * nlist,
             latency=self._latency(half.halves[0], nprobe, depth),
         )
 
-    def _nprobe(self, half: _Halves, depth: int, target: float) -> tuple[int, float]:
-        """The first of 1, 2, 3, 4, 6, 8, 12... lists that gives the target, and its recall; all lists if none does."""
+    def _chosen(self, half: _Halves, depths: Sequence[int], target: float) -> dict[int, tuple[int, float]]:
+        """Of each depth the first of 1, 2, 3, 4, 6, 8, 12... lists that gives the target, else all, and its recall."""
+        found: dict[int, tuple[int, float]] = {}
         for nprobe in _probes(self._lists.nlist):
-            recall = half.recall(0, self._lists, nprobe, depth)
-            if recall >= target:
-                break
-        return nprobe, recall
+            left = [depth for depth in depths if depth not in found]
+            recalls = half.recalls(0, self._lists, nprobe, left) if left else []
+            for depth, recall in zip(left, recalls, strict=True):
+                if recall >= target or nprobe == self._lists.nlist:
+                    found[depth] = nprobe, recall
+        return found
 
     def _latency(self, queries: np.ndarray, nprobe: int, depth: int) -> float:
         spent = []

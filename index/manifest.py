@@ -7,6 +7,7 @@ root/versions/v00000003.json      manifest: written whole, under a number that n
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,18 +233,19 @@ def point(root: Path, version: int) -> bool:
     return True
 
 
-def check_objects(root: Path, manifest: Candidate, content: bool = True) -> None:
+def check_objects(root: Path, manifest: Candidate, content: bool = True, known: Sequence[Shard] = ()) -> None:
     """Compare every object of a version with its manifest: sizes and, with `content`, hashes.
 
-    Raises FileNotFoundError or ValueError naming the first that is missing, damaged or foreign.
+    Of the shards in `known` the hashes were compared before. Raises FileNotFoundError or ValueError naming the first
+    object that is missing, damaged or foreign.
     """
     for kind, about in manifest.collections.items():
-        named = {"template": about.template, "dead keys": about.dead}
-        for i, shard in enumerate(about.shards):
-            named |= {f"{name} of shard {i}": getattr(shard, name) for name in PARTS}
-        for what, part in named.items():
+        for what, part in {"template": about.template, "dead keys": about.dead}.items():
             for ref in refs(part):
                 check_object(root, ref, f"{kind} {what}", content)
+        for i, shard in enumerate(about.shards):
+            for name in PARTS:
+                check_object(root, getattr(shard, name), f"{kind} {name} of shard {i}", content and shard not in known)
 
 
 def remedy(root: Path) -> str:

@@ -4,7 +4,8 @@ import errno
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
+BLOCK = 32_768  # rows that are Python objects at a time
+GROUP = 16_384  # rows of a Parquet row group
 
 
 def key_of(row: Mapping[str, Any]) -> int:
@@ -42,22 +45,33 @@ def key_of(row: Mapping[str, Any]) -> int:
 
 
 def table(kind: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """The rows of one kind with their keys, sorted by key.
+    """The rows of one kind with their keys, sorted by key; read once, `BLOCK` at a time, so that they may be made then.
 
     Raises ValueError on an unknown column, a wrong type, or two items whose 64-bit keys collide.
     """
-    try:
-        records = pa.Table.from_pylist([_record(kind, row) for row in rows], SCHEMA.remove(0)).to_pylist()
-        keys = np.fromiter(map(key_of, records), np.int64, len(records))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
-        raise ValueError(f"a metadata row does not fit the columns {', '.join(COLUMNS)}: {error}") from error
+    content = pa.concat_tables([SCHEMA.empty_table(), *(_block(kind, some) for some in blocks(rows))])
+    keys = content["key"].to_numpy()
     order = np.argsort(keys)
     twice = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(twice):
-        one, two = (records[i]["id"] for i in sorted(order[twice[0] : twice[0] + 2]))
+        one, two = (content["id"][i].as_py() for i in sorted(order[twice[0] : twice[0] + 2].tolist()))
         raise ValueError(f"{kind} {one!r} and {kind} {two!r} share the 64-bit key of a row; rename one of them.")
-    content = pa.Table.from_pylist(records, SCHEMA.remove(0)).add_column(0, SCHEMA.field("key"), [keys])
     return content.take(order).combine_chunks()
+
+
+def blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """The rows, `BLOCK` at a time."""
+    left = iter(rows)
+    return iter(lambda: list(islice(left, BLOCK)), [])
+
+
+def _block(kind: str, rows: list[Mapping[str, Any]]) -> pa.Table:
+    try:
+        records = pa.Table.from_pylist([_record(kind, row) for row in rows], SCHEMA.remove(0))
+        keys = np.fromiter(map(key_of, records.to_pylist()), np.int64, len(rows))  # as the columns' types have it
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"a metadata row does not fit the columns {', '.join(COLUMNS)}: {error}") from error
+    return records.add_column(0, SCHEMA.field("key"), [keys])
 
 
 def _record(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,9 +88,9 @@ def fingerprint(content: pa.Table) -> str:
 
 
 def write_parquet(path: Path, content: pa.Table) -> None:
-    """Write the record: zstd, row groups of 16,384."""
+    """Write the record: zstd, row groups of `GROUP`."""
     with open(path, "wb") as file:
-        pq.write_table(content, file, compression="zstd", row_group_size=16_384)
+        pq.write_table(content, file, compression="zstd", row_group_size=GROUP)
 
 
 def write_lookup(path: Path, content: pa.Table) -> None:
@@ -89,7 +103,7 @@ def write_lookup(path: Path, content: pa.Table) -> None:
         connection.execute(f"CREATE TABLE items ({', '.join(f'{name} {kind}' for name, kind in types.items())})")
         connection.execute("BEGIN")
         marks = ", ".join("?" * len(COLUMNS))
-        for batch in content.to_batches(max_chunksize=16_384):
+        for batch in content.to_batches(max_chunksize=GROUP):
             values = zip(*(column.to_pylist() for column in batch.columns), strict=True)
             connection.executemany(f"INSERT INTO items VALUES ({marks})", values)
         connection.execute("CREATE UNIQUE INDEX by_id ON items (id)")

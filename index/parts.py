@@ -1,6 +1,6 @@
 """Parts of a version from their content: a shard of lists, vectors and rows; the dead; the name of a generation."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from data.files import digest
 from index import metadata, shards
-from index.collection import BLOCK, Collection
+from index.collection import Collection
+from index.lists import widened
 from index.manifest import About, Dead, Shard
 from index.objects import Ref, Staging, check_object, object_path
 from index.vectors import ShardVectors, write_vectors
@@ -39,7 +40,7 @@ def build_shard(
         lists = staging.put(
             f"{name}.lists",
             lambda path: shards.write_shard(
-                object_path(staging.root, template), path, _blocks(object_path(staging.root, vectors))
+                object_path(staging.root, template), path, _widened(object_path(staging.root, vectors))
             ),
         )
         return Shard(
@@ -74,11 +75,8 @@ def read_rows(root: Path, kind: str, about: About) -> pa.Table:
     return pa.concat_tables(pq.read_table(path, schema=metadata.SCHEMA) for path in paths)
 
 
-def _blocks(path: Path):
-    stored = ShardVectors(path)
-    for start in range(0, len(stored.keys), BLOCK):
-        some = slice(start, start + BLOCK)
-        yield np.asarray(stored.keys[some]), np.asarray(stored.vectors[some], np.float32)
+def _widened(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return ((np.asarray(keys), widened(vectors)) for keys, vectors in ShardVectors(path).blocks())
 
 
 def generation(provenance: Mapping[str, Any], template: Ref) -> str:

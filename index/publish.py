@@ -169,7 +169,7 @@ def _judged(root: Path, manifest: Manifest, gate: Gate) -> dict[str, Any]:
     with ExitStack() as opened:
         candidate = opened.enter_context(Index(root, manifest))
         try:
-            parent = opened.enter_context(Index.open(root))
+            parent = opened.enter_context(Index.open(root, lazy=True))
         except (ValueError, FileNotFoundError):  # nothing is published, or it cannot be read: nothing to compare with
             parent = None
         return gate(candidate, parent)

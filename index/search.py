@@ -1,9 +1,9 @@
 """Ask a published version: vectors in, hits with their metadata out."""
 
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Collection as Ids
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 
 from index.collection import check_unit
 from index.hold import Hold, taken
+from index.lists import Lists
 from index.manifest import About, Manifest, check_objects, manifest_path
 from index.objects import check_object, object_path
 from index.parts import read_dead
 from index.rows import Rows
-from index.shards import Lists, one_wheel
+from index.shards import one_wheel
 from index.vectors import MappedVectors
 from index.where import CAPTION, parse
 
@@ -39,9 +40,15 @@ class Opened:
     """One collection of an open version."""
 
     about: About
-    lists: Lists
     rows: Rows
     vectors: MappedVectors
+    dead: np.ndarray  # (m,) int64 keys, sorted, that shards hold and that are never answered
+    opening: Callable[[], Lists]
+
+    @cached_property
+    def lists(self) -> Lists:
+        """Opened when they are first asked for: joining fast-scan codes takes time and memory."""
+        return self.opening()
 
 
 class Index:
@@ -51,7 +58,7 @@ class Index:
     manifest    what that file says
     """
 
-    def __init__(self, root: Path, manifest: Manifest, held: Hold | None = None):
+    def __init__(self, root: Path, manifest: Manifest, held: Hold | None = None, lazy: bool = False):
         """Open a version whose objects are there, as `Index.open` does it; `held` is closed with it."""
         one_wheel()
         self._held = held
@@ -60,12 +67,15 @@ class Index:
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
         check_objects(self.root, manifest, content=False)
         self._collections = {kind: self._opened(kind, about) for kind, about in manifest.collections.items()}
+        if not lazy:
+            for collection in self._collections.values():
+                _ = collection.lists  # what cannot be opened is an error now
         # A version does not change. Not of a method: what is remembered would keep the index from going.
         self._chosen = lru_cache(FILTERS)(partial(_choose, self._collections))
 
     @classmethod
-    def open(cls, root: Path, version: int | None = None) -> "Index":
-        """Open `version` under `root` (default: the one CURRENT names).
+    def open(cls, root: Path, version: int | None = None, lazy: bool = False) -> "Index":
+        """Open `version` under `root` (default: the one CURRENT names); `lazy`: its lists when they are asked.
 
         Checked here: the manifest's hash, all sizes, and the hashes of the look-ups, the dead keys and the centroids;
         lists and vectors are mapped, not read (`verify` reads them). Raises FileNotFoundError if nothing is published
@@ -74,7 +84,7 @@ class Index:
         root = Path(root)
         manifest, held = taken(root, version)
         try:
-            return cls(root, manifest, held)
+            return cls(root, manifest, held, lazy)
         except BaseException:
             held.close()
             raise
@@ -84,14 +94,10 @@ class Index:
         path = lambda ref: object_path(self.root, ref)  # noqa: E731
         dead = read_dead(self.root, about.dead)
         vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim)
-        lists = Lists(
-            whole(about.template, "template"),
-            [path(shard.lists) for shard in about.shards],
-            dead=dead if len(dead) else None,
-            vectors=vectors,
-        )
+        template, lists = whole(about.template, "template"), [path(shard.lists) for shard in about.shards]
+        opening = partial(Lists, template, lists, dead=dead if len(dead) else None, vectors=vectors)
         rows = Rows([whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)], dead)
-        return Opened(about, lists, rows, vectors)
+        return Opened(about, rows, vectors, dead, opening)
 
     def __enter__(self) -> "Index":
         return self

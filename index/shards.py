@@ -1,28 +1,21 @@
-"""The faiss part: one trained coarse quantiser, any number of shards that hold inverted lists only.
+"""How faiss's files are made: one trained coarse quantiser, any number of shards that hold inverted lists only."""
 
-A shard file is what `faiss.write_InvertedLists` writes; it is mapped into memory and searched with the coarse
-assignment made once, so N shards give the ids and scores of one big index. faiss's own IndexShardsIVF drops the
-selector (facebookresearch/faiss#5584), hence the fan-out here.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
 
 import faiss
 import numpy as np
 
 from index import device
-from index.objects import REMEDY
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
-EXACT_ROWS = 50_000  # up to here all rows are compared, by float16 codes; beyond, one byte a number, in lists
+# The ladder of "auto", by the table in docs/INDEX.md: up to EXACT_ROWS all rows are compared, by float16 codes; below
+# FAST_ROWS one byte a number, in lists, mapped; from there on four bits for four numbers, in memory, rescored.
+EXACT_ROWS, FAST_ROWS = 50_000, 100_000
+DEPTH = 200  # rows of fast-scan codes rescored: a recall of 0.99 needs them
 POINTS_PER_LIST = 39  # faiss warns when k-means has fewer training rows a centroid
-SELECTIVE = 0.1  # filters that keep less than this part probe every list: kept rows may lie in any of them
-FEW = 1024  # so many kept rows are all rescored: whatever the codes make of them, the answer is exact
-BLOCK = 16_384  # vectors rescored at a time: 64 MiB of 1,024 float32
 
 
 def one_wheel() -> None:
@@ -43,8 +36,8 @@ def _installed(name: str) -> bool:
     return True
 
 
-def choose_factory(factory: str, nlist: int | None, rows: int) -> str:
-    """The faiss factory string for `rows` vectors; "{nlist}" and "auto" are filled in.
+def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
+    """The faiss factory string for `rows` vectors of `dim` numbers; "{nlist}" and "auto" are filled in.
 
     Lists: 4 sqrt(rows) after faiss's guideline, but at least 39 rows a list, rounded down to a power of two; for "auto"
     a single one up to `EXACT_ROWS`, which is exact search.
@@ -54,8 +47,18 @@ def choose_factory(factory: str, nlist: int | None, rows: int) -> str:
         most = 1 if few else max(1, min(int(4 * rows**0.5), rows // POINTS_PER_LIST))
         nlist = 1 << (most.bit_length() - 1)
     if factory == "auto":
-        factory = "IVF{nlist},SQfp16" if few else "IVF{nlist},SQ8"
+        factory = "IVF{nlist}," + ("SQfp16" if few else "SQ8" if rows < FAST_ROWS else _fast_scan(dim))
     return factory.replace("{nlist}", str(nlist))
+
+
+def _fast_scan(dim: int) -> str:
+    """The cheapest code to search of those measured: PQ, or RaBitQ where a dimension has no quarter."""
+    return "RaBitQfs" if dim % 4 else f"PQ{dim // 4}x4fs"
+
+
+def choose_rescore(rescore: int | None, factory: str) -> int:
+    """How many rows to rescore if that is left open: `DEPTH` for fast-scan codes, which alone miss too much."""
+    return rescore if rescore is not None else DEPTH * factory.split(",")[-1].endswith(("fs", "fsr"))
 
 
 def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | None = None) -> faiss.IndexIVF:
@@ -145,174 +148,3 @@ def coarse_error(template: Path, vectors: np.ndarray) -> float:
     _, nearest = head.quantizer.search(vectors, 1)
     centroids = head.quantizer.reconstruct_batch(nearest[:, 0])
     return round(float(np.linalg.norm(vectors - centroids, axis=1).mean(dtype=np.float64)), 6)
-
-
-def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of (q, m) candidates, highest score first, equal scores by lower key."""
-    order = np.lexsort((keys, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(keys, order, 1)
-
-
-class Vectors(Protocol):
-    """Where rescoring reads from."""
-
-    def get(self, keys: np.ndarray) -> np.ndarray:
-        """(m, d) vectors, float16 or float32, of the (m,) int64 `keys`, in their order."""
-
-
-class Lists:
-    """The shards of one collection, mapped and ready to search; safe to share between threads.
-
-    Raises ValueError naming a file that faiss cannot open.
-
-    dead     (m,) int64 keys that the shards hold and that are never answered; a mapped list cannot remove them
-    vectors  the whole vectors under the same keys, for `search(..., rescore=)`
-    """
-
-    def __init__(
-        self, template: Path, shards: Sequence[Path], dead: np.ndarray | None = None, vectors: Vectors | None = None
-    ):
-        self._head = faiss.read_index(str(template))
-        self.nlist: int = self._head.nlist
-        self.dim: int = self._head.d
-        shell = faiss.read_index(str(template))
-        # Children are copied from a template without centroids and borrow the head's: centroids are in memory once.
-        # contrib.ivf_tools.replace_ivf_quantizer does that too, but breaks SWIG's type table in faiss 1.15.
-        shell.quantizer.reset()
-        blank = faiss.serialize_index(shell)
-        self._children = _joined([self._child(blank, path) for path in shards])
-        self.dead = np.unique(np.asarray([] if dead is None else dead, np.int64))
-        self._listed = faiss.IDSelectorBatch(self.dead)
-        self._living = faiss.IDSelectorNot(self._listed) if len(self.dead) else None
-        self._vectors = vectors
-        self.ntotal: int = sum(child.ntotal for child in self._children) - len(self.dead)
-
-    def _child(self, blank: np.ndarray, path: Path) -> faiss.IndexIVF:
-        child = faiss.deserialize_index(blank)
-        child.own_fields = False
-        child.quantizer = self._head.quantizer
-        try:
-            lists = faiss.read_InvertedLists(faiss.FileIOReader(str(path)), faiss.IO_FLAG_MMAP)
-            child.replace_invlists(lists, True)
-        except (RuntimeError, MemoryError) as error:  # faiss's own, and of a size that was made up
-            raise ValueError(f"{path} holds no lists that faiss can open: {error}. {REMEDY}") from error
-        lists.this.disown()  # the child frees them
-        child.ntotal = lists.compute_ntotal()
-        return child
-
-    def keys(self) -> np.ndarray:
-        """(n,) int64 keys of every entry of every list, sorted, the dead too; one that is there twice comes twice."""
-        lists = [(child.invlists, i) for child in self._children for i in range(child.nlist)]
-        found = [
-            faiss.rev_swig_ptr(some.get_ids(i), some.list_size(i)).copy() for some, i in lists if some.list_size(i)
-        ]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
-
-    def search(
-        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None, rescore: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (q, k') float32 and keys (q, k') int64 of (q, d) float32 queries; -1 where there is no k-th.
-
-        k' = min(k, living rows, kept keys). `keep` (m,) int64: answer with these keys only. A query that finds fewer
-        than k' rows in its `nprobe` lists is asked again over all lists, so k' rows come wherever they exist.
-
-        `rescore`: take so many rows by their codes and give back the best k' by their whole vectors, with those scores;
-        0 leaves the scores of the codes. A filter that keeps at most `FEW` rows has all of them rescored. Raises
-        ValueError if there are no vectors to rescore with.
-        """
-        if rescore and self._vectors is None:
-            raise ValueError(f"rescore is {rescore}, but this index keeps no whole vectors; ask with rescore 0.")
-        if keep is not None:
-            keep = np.setdiff1d(np.asarray(keep, np.int64), self.dead)
-        most = self.ntotal if keep is None else min(self.ntotal, len(keep))
-        k = min(k, most)
-        if not k or not len(queries):
-            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        if keep is not None and len(keep) < SELECTIVE * self.ntotal:
-            nprobe = self.nlist
-        depth = k
-        if rescore:
-            depth = min(most, max(k, rescore, FEW if keep is not None and len(keep) <= FEW else 0))
-        nprobe = min(nprobe, self.nlist)
-        queries = np.ascontiguousarray(queries, np.float32)
-        scores, keys = self._probe(queries, depth, nprobe, keep)
-        short = keys[:, k - 1] < 0
-        if short.any() and nprobe < self.nlist:
-            scores[short], keys[short] = self._probe(queries[short], depth, self.nlist, keep)
-        return merge(self._rescored(queries, keys), keys, k) if rescore else (scores, keys)
-
-    def _rescored(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """(q, depth) float32 inner products with the whole vectors of `keys`; the lowest float32 for -1."""
-        scores = np.full(keys.shape, np.finfo(np.float32).min, np.float32)
-        step = max(1, BLOCK // keys.shape[1])
-        for start in range(0, len(queries), step):
-            some = keys[start : start + step]
-            line, place = np.nonzero(some >= 0)
-            vectors = _widened(self._vectors.get(some[line, place]))
-            ends = np.cumsum(np.bincount(line, minlength=len(some)))[:-1]
-            for i, (rows, columns) in enumerate(zip(np.split(vectors, ends), np.split(place, ends), strict=True)):
-                scores[start + i, columns] = rows @ queries[start + i]
-        return scores
-
-    def _probe(
-        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        near, lists = self._head.quantizer.search(queries, nprobe)  # (q, nprobe) each
-        selector = self._living if keep is None else faiss.IDSelectorBatch(keep)
-        # Parameters go with the call: a shared index whose nprobe a request changes is a race.
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
-        width = len(self._children) * k
-        scores = np.empty((len(queries), width), np.float32)
-        keys = np.empty((len(queries), width), np.int64)
-        for i, child in enumerate(self._children):
-            part = slice(i * k, (i + 1) * k)
-            scores[:, part], keys[:, part] = _search_child(child, queries, k, lists, near, parameters)
-        return merge(scores, keys, k)
-
-
-def _widened(vectors: np.ndarray) -> np.ndarray:
-    """(m, d) float32 of float16 or float32 vectors; by faiss, whose loop takes two thirds of numpy's time."""
-    if vectors.dtype != np.float16 or not len(vectors):
-        return np.asarray(vectors, np.float32)
-    codec = faiss.ScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16)
-    return codec.decode(np.ascontiguousarray(vectors).view(np.uint8))
-
-
-def _joined(children: list[faiss.IndexIVF]) -> list[faiss.IndexIVF]:
-    """The same rows in one, where faiss maps no lists but reads them (fast-scan codes).
-
-    They are in memory anyway, and a query's tables, which cost more than the rows of a short list, are made once.
-    """
-    if len(children) < 2 or not isinstance(children[0], faiss.IndexIVFFastScan):
-        return children
-    for child in children:
-        child.init_code_packer()
-    for child in children[1:]:
-        children[0].merge_from(child, 0)
-    return children[:1]
-
-
-def _search_child(
-    child: faiss.IndexIVF,
-    queries: np.ndarray,
-    k: int,
-    lists: np.ndarray,
-    near: np.ndarray,
-    parameters: faiss.SearchParametersIVF,
-) -> tuple[np.ndarray, np.ndarray]:
-    scores = np.empty((len(queries), k), np.float32)
-    keys = np.empty((len(queries), k), np.int64)
-    pointer = faiss.swig_ptr
-    # The wrapped search_preassigned asserts that there are no parameters; the C one takes them (positionally).
-    child.search_preassigned_c(
-        len(queries),
-        pointer(queries),
-        k,
-        pointer(lists),
-        pointer(near),
-        pointer(scores),
-        pointer(keys),
-        False,
-        parameters,
-    )
-    return scores, keys

@@ -9,7 +9,7 @@ import numpy as np
 
 from index import device
 from index.collection import Collection
-from index.shards import Lists, merge
+from index.lists import Lists, merge
 
 AT = 10  # recall at this many results
 SAME = 1e-5  # inner products closer than this are one score: float32 sums differ with the order of adding

@@ -114,23 +114,32 @@ def _same_generation(
 def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, Any]]) -> Changes:
     """What the rows of `about`'s shards have to become so that `rows` are answered. No vector is looked at."""
     dead, held = read_dead(root, about.dead), read_rows(root, kind, about)
-    live = held.filter(pa.array(~np.isin(held["key"].to_numpy(), dead)))
-    place = {name: i for i, name in enumerate(live["id"].to_pylist())}
-    at = np.fromiter((place.get(row["id"], -1) for row in rows), np.int64, len(rows))
-    known = np.flatnonzero(at >= 0)
-    same = np.zeros(len(rows), bool)
-    same[known] = _equal(kind, [rows[i] for i in known], live.take(at[known]))
-    new = metadata.table(kind, [rows[i] for i in np.flatnonzero(~same)])
-    keys, kept = new["key"].to_numpy(), live["key"].to_numpy()[at[same]]
-    if len(both := np.intersect1d(keys, kept)):
+    live = held.filter(pa.array(~np.isin(held["key"].to_numpy(), dead))).combine_chunks()  # or rows are slow to take
+    found = [_compared(kind, some, live) for some in metadata.blocks(rows)]
+    new = metadata.table(kind, (row for rows_of_block, _ in found for row in rows_of_block))
+    keys = new["key"].to_numpy()
+    alive = live["key"].to_numpy()
+    stays = np.zeros(len(alive), bool)
+    for _, at in found:
+        stays[at] = True
+    if len(both := keys[np.isin(keys, alive[stays])]):
         raise ValueError(
             f"{kind} {new['id'][int(np.searchsorted(keys, both[0]))].as_py()!r} shares the 64-bit key of "
             "another row; rename it."
         )
-    gone = np.setdiff1d(live["key"].to_numpy(), kept)
     back = np.isin(keys, dead)
-    still = np.setdiff1d(np.union1d(dead, gone), keys)
+    still = np.setdiff1d(np.union1d(dead, alive[~stays]), keys)
     return Changes(new.filter(pa.array(~back)), still, len(rows))
+
+
+def _compared(kind: str, rows: list[Mapping[str, Any]], live: pa.Table) -> tuple[list[Mapping[str, Any]], np.ndarray]:
+    """Those of some rows that no living row says, and the places of the living ones that say the others."""
+    names = pa.array([row["id"] for row in rows], pa.string())
+    at = pc.index_in(names, live["id"]).fill_null(-1).to_numpy()
+    known = np.flatnonzero(at >= 0)
+    same = np.zeros(len(rows), bool)
+    same[known] = _equal(kind, [rows[i] for i in known], live.take(at[known]))
+    return [rows[i] for i in np.flatnonzero(~same)], at[same]
 
 
 def _equal(kind: str, rows: Sequence[Mapping[str, Any]], stored: pa.Table) -> np.ndarray:

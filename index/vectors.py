@@ -3,15 +3,17 @@
 A file is two .npy arrays, one after the other: keys (n,) int64, ascending, then vectors (n, d) float16.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from index.shards import BLOCK, merge
+from index import device
+from index.lists import BLOCK, merge, widened
 
 KEYS, VECTORS = np.dtype("<i8"), np.dtype("<f2")
+NONE = np.empty(0, KEYS)
 
 
 def write_vectors(path: Path, keys: np.ndarray, dim: int, blocks: Iterable[np.ndarray]) -> None:
@@ -54,6 +56,13 @@ class ShardVectors:
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, at, -1)
 
+    def blocks(self, dead: np.ndarray = NONE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Keys (m,) int64 and vectors (m, d) float16 of the rows that are not among the `dead` keys, in their order."""
+        for start in range(0, len(self.keys), BLOCK):
+            keys, vectors = self.keys[start : start + BLOCK], self.vectors[start : start + BLOCK]
+            gone = np.isin(keys, dead)
+            yield (keys[~gone], vectors[~gone]) if gone.any() else (keys, vectors)
+
 
 class MappedVectors:
     """The vectors of every shard of a collection; safe to share between threads."""
@@ -89,3 +98,16 @@ class MappedVectors:
             both = np.hstack([scores, more]), np.hstack([found, np.broadcast_to(some, more.shape)])
             scores, found = merge(*both, k)
         return scores, found
+
+    def kth_score(self, queries: np.ndarray, k: int, dead: np.ndarray = NONE) -> np.ndarray:
+        """(q,) the k-th best inner product of (q, d) float32 queries with all rows but the `dead`; of fewer, the last.
+
+        Every row is read once, a block at a time.
+        """
+        scores = np.empty((len(queries), 0), np.float32)
+        for shard in self.shards:
+            for keys, vectors in shard.blocks(dead):
+                if len(keys):
+                    found = device.best_scores(queries, widened(vectors), min(k, len(keys)))
+                    scores = -np.sort(-np.hstack([scores, found]), axis=1)[:, :k]
+        return scores[:, -1]

@@ -225,16 +225,22 @@ def import_(
     id_column: Annotated[
         str, typer.Option(help="Column that names an item; id, image_path, url or key if empty.")
     ] = "",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="shards=8, factory=IVF{nlist},SQ8, ...")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="shards=8, factory=IVF{nlist},SQ8, gate.recall=0.8, ...")
+    ] = None,
 ) -> None:
     """Build an index of vectors that clip-retrieval, autofaiss's readers or `tern index export` left.
 
+    It is served if it passes the gate, as any other version.
+
     [dim]Example: tern index import embeddings --into runs/clip/index --set shards=8[/dim]
     """
-    from index import IndexConfig, import_folder
+    from index import GateConfig, IndexConfig, import_folder
 
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
-    typer.echo(f"index  {import_folder(IndexConfig(**values), folder, into, normalise, queries, id_column)}")
+    limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
+    config, gate = IndexConfig(**values), GateConfig(**limits)
+    typer.echo(f"index  {import_folder(config, folder, into, normalise, queries, id_column, gate)}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,7 +1,7 @@
 """The last stage: all vectors of a model, with what their ids stand for, into a published version of the index."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def _inputs(vectors: Vectors, dataset: Dataset, regions: Path | None) -> tuple[d
     """What is indexed, and the queries to measure and to judge with."""
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
     sizes = _sizes(regions, dataset)
-    collections = {kind: _collection(store, _rows(dataset, store, kind, sizes)) for kind, store in stores.items()}
+    collections = {kind: _collection(dataset, store, kind, sizes) for kind, store in stores.items()}
     return collections, {"image": _asked(dataset, stores, "caption"), "caption": _asked(dataset, stores, "image")}
 
 
@@ -132,9 +132,10 @@ def _queries(asked: dict[str, Asked]) -> dict[str, np.ndarray]:
     return {kind: some.vectors for kind, some in asked.items()}
 
 
-def _collection(store: Store, rows: list[dict[str, Any]]) -> Collection:
-    ids = [row["id"] for row in rows]
-    return Collection(ids=ids, vectors=partial(store.read, "features"), rows=rows)
+def _collection(dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]) -> Collection:
+    """Every item of a kind that has a vector."""
+    rows = Rows(dataset, store, kind, sizes)
+    return Collection(ids=rows.ids, vectors=partial(store.read, "features"), rows=rows)
 
 
 def _sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]:
@@ -146,25 +147,27 @@ def _sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]
     return dict(zip(names, map(tuple, store.read("size", names).tolist()), strict=True)) if names else {}
 
 
-def _rows(dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
-    """The metadata of every item of a kind that has a vector."""
-    items = dataset.images if kind == "image" else dataset.captions
-    known = [item for item in items if item.id in store]
-    return [
-        _row(dataset, kind, item, source, sizes)
-        for item, source in zip(known, store.hashes([item.id for item in known]), strict=True)
-    ]
+class Rows(Sequence[dict[str, Any]]):
+    """The metadata of every item of a kind that has a vector, each row made when it is asked for."""
 
+    def __init__(self, dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]):
+        self._dataset, self._kind, self._sizes = dataset, kind, sizes
+        items: Sequence[Image | Caption] = dataset.images if kind == "image" else dataset.captions
+        self._items = [item for item in items if item.id in store]
+        self.ids = [item.id for item in self._items]
+        self._sources = store.hashes(self.ids)
 
-def _row(
-    dataset: Dataset, kind: str, item: Image | Caption, source: str, sizes: dict[str, tuple[int, int]]
-) -> dict[str, Any]:
-    image = item if isinstance(item, Image) else dataset.image[item.image_id]
-    text = item.text if isinstance(item, Caption) else None
-    path = image.path.relative_to(dataset.root).as_posix()
-    own = {"kind": kind, "id": item.id, "image_id": image.id, "text": text, "source": source}
-    width, height = sizes.get(image.id, (None, None))
-    return {**own, "path": path, "split": image.split, "width": width, "height": height}
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        item = self._items[place]
+        image = item if isinstance(item, Image) else self._dataset.image[item.image_id]
+        text = item.text if isinstance(item, Caption) else None
+        path = image.path.relative_to(self._dataset.root).as_posix()
+        own = {"kind": self._kind, "id": item.id, "image_id": image.id, "text": text, "source": self._sources[place]}
+        width, height = self._sizes.get(image.id, (None, None))
+        return {**own, "path": path, "split": image.split, "width": width, "height": height}
 
 
 def _asked(dataset: Dataset, stores: dict[str, Store], kind: str) -> Asked:

@@ -14,7 +14,7 @@ from index.collection import KINDS
 from index.ladder import measure
 from pipeline.stages import HELD_OUT, Vectors, held_out, with_captions
 
-SAMPLE = 100_000  # rows measured on, at most
+SAMPLE = 50_000  # rows measured on, at most
 QUERIES = 2_000  # of a kind, at most
 ASKED = {"image": ("text", "image"), "caption": ("image", "text")}  # what looks for a kind; the first decides
 

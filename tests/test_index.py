@@ -1,6 +1,7 @@
 """Search against numpy over all vectors and against one big faiss index: shards, filters, threads change nothing."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata as wheels
 from itertools import pairwise
@@ -14,6 +15,7 @@ from index import Collection, Index, IndexConfig, build, exact, key_of
 from index import collection as collection_module
 from index import metadata as metadata_module
 from index import search as search_module
+from index import shards as shards_module
 from index.manifest import manifest_path
 from index.objects import Ref, object_path
 from index.shards import choose_factory, one_wheel
@@ -203,11 +205,36 @@ def test_rows_come_by_id(root, data):
         (5, "IVF1,SQfp16"),
         (50_000, "IVF1,SQfp16"),
         (50_001, "IVF512,SQ8"),
-        (1_000_000, "IVF2048,SQ8"),
+        (99_999, "IVF1024,SQ8"),
+        (100_000, "IVF1024,PQ128x4fs"),
+        (1_000_000, "IVF2048,PQ128x4fs"),
     ],
 )
 def test_auto_factory(rows, expected):
-    assert choose_factory("auto", None, rows) == expected
+    assert choose_factory("auto", None, rows, 512) == expected
+    assert choose_factory("auto", None, rows, 510) == re.sub("PQ.*", "RaBitQfs", expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "code", "rescored"),
+    [(120, 24, "SQfp16", 0), (250, 24, "SQ8", 0), (500, 24, "PQ6x4fs", 200), (500, 22, "RaBitQfs", 200)],
+)
+def test_every_step_of_auto_reaches_its_recall(rows, dim, code, rescored, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "EXACT_ROWS", 200)
+    monkeypatch.setattr(shards_module, "FAST_ROWS", 400)
+    collections, queries = make(images=rows)
+    c = collections["image"]
+    build(
+        IndexConfig(),
+        {"image": Collection(c.ids, unit(c.vectors[:, :dim]), c.rows)},
+        {"image": unit(queries["image"][:, :dim])},
+        tmp_path,
+    )
+    with Index.open(tmp_path) as index:
+        about = index.manifest["collections"]["image"]
+    assert about["factory"].split(",")[1] == code
+    assert about["search"]["rescore"] == rescored
+    assert about["recall"]["reached"]
 
 
 def test_two_wheels_are_refused(root, monkeypatch):

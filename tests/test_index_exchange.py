@@ -179,3 +179,12 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
         assert "is no version" in str(refused.exception), zero
     missing = CliRunner().invoke(command_line(), ["index", "info", "--index", str(tmp_path / "none")])
     assert "there is no index in" in str(missing.exception)
+
+
+def test_what_is_imported_is_judged_before_it_is_served(tmp_path):
+    clip_retrieval(tmp_path / "clip", 3)
+    command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index"), "--normalise"]
+    refused = CliRunner().invoke(command_line(), [*command, "--set", "nlist=1", "--set", "gate.latency=1e-6"])
+    assert isinstance(refused.exception, RefusedError)
+    assert "image latency" in str(refused.exception)
+    assert current(tmp_path / "index") is None

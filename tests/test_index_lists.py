@@ -6,7 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index.shards import Lists, train, write_shard, write_template
+from index.lists import Lists
+from index.shards import train, write_shard, write_template
 
 ROWS, DIM, NLIST = 3000, 32, 24
 

@@ -1,26 +1,36 @@
 """The index beside what users would pick instead: one run, one thread, the same vectors, knobs set by the same rule.
 
+Ours is what a user gets: `tern index tune` chooses, the index that it names is built and published, opened, and asked
+through `Index.search`, which gives hits with their metadata; the others give numbers.
+
 The vectors are synthetic: 64 true dimensions around 3,000 centres of unequal weight, turned into 512, with noise.
 Image-like queries are drawn as the rows are, text-like ones with more noise and a shift. Compare rows; the recalls are
 not those of photographs.
 """
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
-from index.ladder import RescoredRows
-from index.shards import Lists, train, write_shard, write_template
+from index import Collection, Index, IndexConfig, build
+from index.choice import Wanted, choose
+from index.ladder import measure
+from index.manifest import read_manifest
+from index.tune import halves, sample
+from pipeline.tuning import SAMPLE, Advice, table
 from tests.bench.common import cpu, cpu_of
 
-ROWS, DIM, QUERIES, AT, TARGET = 100_000, 512, 400, 10, 0.95
-KNOBS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-Search = Callable[[np.ndarray, int], np.ndarray]  # (q, d) queries and the knob -> (q, 10) places
+ROWS, DIM, QUERIES, AT = 100_000, 512, 400, 10
+WANTED = Wanted(recall=0.95, memory=8e9, latency=5e-3)
+BREADTHS = range(AT, 1025)  # of a search in a graph
 
 
 def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -38,35 +48,63 @@ def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.nd
     return some(rows, 1.0, 0), {"text": some(queries, 1.3, 0.5), "image": some(queries, 1.0, 0)}
 
 
+def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Collection:
+    """Rows of these numbers, as a data set has them; the first `changed` with another content."""
+    ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
+    said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
+    rows = [
+        {"id": name, "image_id": name, "path": f"images/{name}", "split": "train", "source": _hash(text)}
+        for name, text in zip(ids, said, strict=True)
+    ]
+    return Collection(ids, vectors[numbers], rows)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Built:
     """An index, and how to ask it."""
 
     name: str
-    search: Search
-    knobs: Iterable[int]
+    search: Callable[[np.ndarray, int], Any]  # (q, d) queries and the knob
+    knobs: Sequence[int]  # from the cheapest to the best; one: it has chosen for itself
     build: float  # CPU seconds
-    size: int  # bytes
+    size: int  # bytes, without metadata
     knob: str = "nprobe"
+    places: Callable[[Any], Any] = np.asarray  # (q, 10) of what a search gives
 
 
-def ours(folder: Path, vectors: np.ndarray, factory: str, shards: int, rescore: int) -> Built:
-    """Our lists: so many shards, so many rows rescored with float16 vectors."""
-    folder.mkdir()
+def picked(vectors: np.ndarray, queries: dict[str, np.ndarray]) -> IndexConfig:
+    """What `tern index tune` says, on a sample; shown are what nothing beats and what it chose."""
+    some = vectors[sample(len(vectors), SAMPLE, 0)]
+    spent, points = cpu_of(lambda: measure(some, queries, WANTED, len(vectors)))
+    chosen = {kind: choose(points, WANTED, kind) for kind in queries}
+    advice = Advice("image", len(some), len(vectors), points, chosen)
+    for line in table(advice):
+        if line[0]:
+            print("  ".join(cell.rjust(9) for cell in line))
+    print(f"{' '.join(advice.settings)}   ({len(some):,} rows, {spent:.0f} CPU s to measure)")
+    settings = dict(setting.removeprefix("index.").split("=", 1) for setting in advice.settings)
+    return IndexConfig(**settings, target_recall=WANTED.recall)
 
-    def make() -> Lists:
-        sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), 64 * 1024), replace=False)
-        write_template(train(factory, vectors[sample], 0), folder / "template")
-        keys = np.arange(len(vectors))
-        files = [folder / f"{i}.lists" for i in range(shards)]
-        for i, file in enumerate(files):
-            write_shard(folder / "template", file, [(keys[i::shards], vectors[i::shards])])
-        return Lists(folder / "template", files, vectors=RescoredRows(vectors.astype(np.float16)))
 
-    spent, lists = cpu_of(make)
-    size = sum(path.stat().st_size for path in folder.iterdir()) + bool(rescore) * vectors.size * 2
-    name = f"ours, {factory}, {shards} shard{'s' * (shards > 1)}" + f", rescore {rescore}" * bool(rescore)
-    return Built(name, lambda q, n: lists.search(q, AT, n, rescore=rescore)[1], KNOBS, spent, size)
+def ours(folder: Path, config: IndexConfig, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Built:
+    """Built, published and opened; nprobe is what the build has measured."""
+    rows = collection(vectors.astype(np.float16), np.arange(len(vectors)))
+    spent, _ = cpu_of(lambda: build(config, {"image": rows}, {"image": queries["text"]}, folder))
+    opened, about = Index.open(folder), read_manifest(folder).collections["image"]
+    size = about.template.bytes + sum(shard.lists.bytes + shard.vectors.bytes for shard in about.shards)
+    name = f"ours, {about.factory}, {config.shards} shard{'s' * (config.shards > 1)}"
+    return Built(
+        name + f", rescore {config.rescore}" * bool(config.rescore),
+        lambda asked, _: opened.search(asked, AT),
+        [about.search.nprobe],
+        spent,
+        size,
+        places=lambda hits: [[int(hit.id[:7]) for hit in line] for line in hits],
+    )
 
 
 def of_faiss(vectors: np.ndarray, factory: str) -> Built:
@@ -74,17 +112,17 @@ def of_faiss(vectors: np.ndarray, factory: str) -> Built:
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
 
     def make() -> None:
-        index.train(vectors[: 64 * 1024])
+        index.train(vectors)
         index.add(vectors)
 
     spent, _ = cpu_of(make)
     size = len(faiss.serialize_index(index))
     if "HNSW" in factory:
         search = lambda q, n: index.search(q, AT, params=faiss.SearchParametersHNSW(efSearch=n))[1]  # noqa: E731
-        return Built(f"faiss {factory}", search, [n for n in KNOBS if n >= AT], spent, size, "efSearch")
+        return Built(f"faiss {factory}", search, BREADTHS, spent, size, "efSearch")
     if "IVF" in factory:
         search = lambda q, n: index.search(q, AT, params=faiss.SearchParametersIVF(nprobe=n))[1]  # noqa: E731
-        return Built(f"faiss {factory}", search, KNOBS, spent, size)
+        return Built(f"faiss {factory}", search, range(1, index.nlist + 1), spent, size)
     return Built(f"faiss {factory}, exact", lambda q, _: index.search(q, AT)[1], [0], spent, size, "")
 
 
@@ -97,9 +135,9 @@ def of_usearch(vectors: np.ndarray) -> Built:
 
     def search(queries: np.ndarray, knob: int) -> np.ndarray:
         index.expansion_search = knob
-        return index.search(queries, AT, threads=1).keys.reshape(len(queries), -1).astype(np.int64)
+        return index.search(queries, AT, threads=1).keys.reshape(len(queries), -1)
 
-    return Built("usearch f16 M32", search, [n for n in KNOBS if n >= AT], spent, len(index.save()), "expansion")
+    return Built("usearch f16 M32", search, BREADTHS, spent, len(index.save()), "expansion")
 
 
 def of_hnswlib(vectors: np.ndarray) -> Built:
@@ -112,25 +150,18 @@ def of_hnswlib(vectors: np.ndarray) -> Built:
 
     def search(queries: np.ndarray, knob: int) -> np.ndarray:
         index.set_ef(knob)
-        return index.knn_query(queries, AT, num_threads=1)[0].astype(np.int64)
+        return index.knn_query(queries, AT, num_threads=1)[0]
 
-    return Built("hnswlib M16", search, [n for n in KNOBS if n >= AT], spent, index.index_file_size(), "ef")
+    return Built("hnswlib M16", search, BREADTHS, spent, index.index_file_size(), "ef")
 
 
-def candidates(folder: Path, vectors: np.ndarray) -> Iterable[Built]:
+def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Iterable[Built]:
     """One at a time: the memory of one goes before the next is built."""
+    config = picked(vectors, queries)
+    for shards in (1, 4):
+        yield ours(folder / f"{shards}", config.model_copy(update={"shards": shards}), vectors, queries)
     yield of_faiss(vectors, "Flat")
     yield of_faiss(vectors, "SQfp16")
-    for number, (factory, shards, rescore) in enumerate(
-        [
-            ("IVF1024,SQ8", 1, 0),
-            ("IVF1024,SQ8", 4, 0),
-            ("IVF1024,RaBitQfs", 4, 100),
-            ("IVF1024,PQ128x4fs", 1, 100),
-            ("IVF1024,PQ128x4fs", 4, 100),
-        ]
-    ):
-        yield ours(folder / f"{number}", vectors, factory, shards, rescore)
     yield of_faiss(vectors, "IVF1024,Flat")
     yield of_faiss(vectors, "HNSW32")
     if find_spec("usearch"):
@@ -140,31 +171,34 @@ def candidates(folder: Path, vectors: np.ndarray) -> Iterable[Built]:
 
 
 def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
-    """The knob that gives 0.95 on one half of the text-like queries; everything else on the other half."""
+    """The knob that gives 0.95 on one half of the text-like queries; recalls of the other half."""
     faiss.omp_set_num_threads(1)
     began = time.perf_counter()
     vectors, queries = draw(rows, dim, QUERIES)
     truth = {kind: faiss.knn(asked, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1] for kind, asked in queries.items()}
     head = ("knob", "text-like", "image-like", "ms batch 1", "ms batch 64", "build CPU s", "MB")
-    print(f"{rows:,} x {dim}, recall@{AT} of {TARGET} for text-like queries; ms of CPU a query")
-    print(f"{'':<42}" + "".join(f"{name:>14}" for name in head))
-    for built in candidates(folder, vectors):  # a line at a time: a run that is cut has shown something
+    print(f"{rows:,} x {dim}, recall@{AT} of {WANTED.recall} for text-like queries; ms of CPU a query")
+    for number, built in enumerate(candidates(folder, vectors, queries)):  # shown at once: a run may be cut
+        if not number:
+            print(f"{'':<46}" + "".join(f"{name:>13}" for name in head))
         cells = [*_measured(built, queries, truth), f"{built.build:.1f}", f"{built.size / 1e6:.1f}"]
-        print(f"{built.name:<42}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+        print(f"{built.name:<46}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
     missing = [name for name in ("usearch", "hnswlib", "autofaiss") if not find_spec(name)]
     print(f"{time.perf_counter() - began:.0f} s in all; not installed: {', '.join(missing) or 'none'}")
 
 
 def _measured(built: Built, queries: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> list[str]:
-    def recall(kind: str, half: int, knob: int) -> float:
-        found, true = built.search(queries[kind][half::2], knob), truth[kind][half::2]
-        return float(np.mean([len(set(a) & set(b)) / AT for a, b in zip(found.tolist(), true.tolist(), strict=True)]))
+    chosen_on, judged_on = halves(QUERIES, 0, QUERIES)
 
-    for knob in built.knobs:
-        if recall("text", 0, knob) >= TARGET:
-            break
-    asked = queries["text"]
+    def recall(kind: str, half: np.ndarray, knob: int) -> float:
+        found, true = built.places(built.search(queries[kind][half], knob)), truth[kind][half]
+        return float(np.mean([len({*a} & {*b}) / AT for a, b in zip(found, true.tolist(), strict=True)]))
+
+    knobs, asked = built.knobs, queries["text"]
+    place = bisect_left(knobs, WANTED.recall, key=lambda knob: recall("text", chosen_on, knob)) if len(knobs) > 1 else 0
+    knob = knobs[min(place, len(knobs) - 1)]
     single = cpu(lambda: [built.search(asked[i : i + 1], knob) for i in range(64)]) / 64
     batch = cpu(lambda: [built.search(asked[i : i + 64], knob) for i in range(0, 256, 64)]) / 256
     told = f"{built.knob} {knob}" if built.knob else ""
-    return [told, *(f"{recall(kind, 1, knob):.3f}" for kind in queries), f"{1e3 * single:.3f}", f"{1e3 * batch:.3f}"]
+    shares = [f"{recall(kind, judged_on, knob):.3f}" for kind in queries]
+    return [told, *shares, f"{1e3 * single:.3f}", f"{1e3 * batch:.3f}"]

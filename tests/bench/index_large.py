@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index.shards import POINTS_PER_LIST, Lists, train, write_shard, write_template
+from index.lists import Lists
+from index.shards import POINTS_PER_LIST, train, write_shard, write_template
 from tests.bench.common import cpu_of
 
 DIM, BLOCK, NITER = 256, 50_000, 10

@@ -1,6 +1,5 @@
 """What an update of a published index costs, beside the build that it spares: CPU seconds of one run, one thread."""
 
-import hashlib
 from pathlib import Path
 
 import faiss
@@ -8,28 +7,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import Asked, Collection, GateConfig, IndexConfig, build, compact, gate_of, update, verify
+from index import Asked, GateConfig, IndexConfig, build, compact, gate_of, update, verify
 from index.compact import drift
 from index.manifest import read_manifest
+from index.objects import _hash_as_seen
 from tests.bench.common import cpu_of
-from tests.bench.index import DIM, QUERIES, ROWS, draw
+from tests.bench.index import DIM, QUERIES, ROWS, collection, draw
 
 ADDED = ROWS // 100
-
-
-def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Collection:
-    """Rows of these numbers, as a data set has them; the first `changed` with another content."""
-    ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
-    said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
-    rows = [
-        {"id": name, "image_id": name, "path": f"images/{name}", "split": "train", "source": _hash(text)}
-        for name, text in zip(ids, said, strict=True)
-    ]
-    return Collection(ids, vectors[numbers], rows)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def index_update(folder: Path) -> None:
@@ -52,6 +37,7 @@ def index_update(folder: Path) -> None:
         whole, _ = cpu_of(make)
         table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
         for name, grown in steps:
+            _hash_as_seen.cache_clear()  # as in a process of its own
             spent, _ = cpu_of(lambda: update(config, {"image": grown}, root, gate=gate(grown)))  # noqa: B023
             moved = drift(read_manifest(root).collections["image"])
             table.add_row(f"update, {name}{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
