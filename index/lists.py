@@ -6,6 +6,8 @@ selector (facebookresearch/faiss#5584), hence the fan-out here.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +23,8 @@ BLOCK = 16_384  # vectors rescored at a time: 64 MiB of 1,024 float32
 
 def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best k of (q, m) candidates, highest score first, equal scores by lower key."""
-    order = np.lexsort((keys, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(keys, order, 1)
+    order, line = np.lexsort((keys, -scores), axis=1)[:, :k], np.arange(len(scores))[:, None]
+    return scores[line, order], keys[line, order]
 
 
 class Vectors(Protocol):
@@ -99,19 +101,18 @@ class Lists:
         short = keys[:, k - 1] < 0
         if short.any() and nprobe < self.nlist:
             scores[short], keys[short] = self.probe(queries[short], depth, self.nlist, keep)
-        return merge(self.rescored(queries, keys), keys, k) if rescore else (scores, keys)
+        return merge(self.rescored(queries, keys) if rescore else scores, keys, k)
 
     def rescored(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """(q, depth) float32 inner products with the whole vectors of `keys`; the lowest float32 for -1."""
         scores = np.full(keys.shape, np.finfo(np.float32).min, np.float32)
         step = max(1, BLOCK // keys.shape[1])
         for start in range(0, len(queries), step):
-            some = keys[start : start + step]
-            line, place = np.nonzero(some >= 0)
-            vectors = widened(self._vectors.get(some[line, place]))
-            ends = np.cumsum(np.bincount(line, minlength=len(some)))[:-1]
-            for i, (rows, columns) in enumerate(zip(np.split(vectors, ends), np.split(place, ends), strict=True)):
-                scores[start + i, columns] = rows @ queries[start + i]
+            there = keys[start : start + step] >= 0
+            vectors = widened(self._vectors.get(keys[start : start + step][there]))
+            ends = np.cumsum(there.sum(axis=1)).tolist()
+            for i, (begin, end) in enumerate(pairwise([0, *ends])):
+                scores[start + i, there[i]] = vectors[begin:end] @ queries[start + i]
         return scores
 
     def probe(
@@ -122,12 +123,10 @@ class Lists:
         selector = self._living if keep is None else faiss.IDSelectorBatch(keep)
         # Parameters go with the call: a shared index whose nprobe a request changes is a race.
         parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
-        width = len(self._children) * k
-        scores = np.empty((len(queries), width), np.float32)
-        keys = np.empty((len(queries), width), np.int64)
-        for i, child in enumerate(self._children):
-            part = slice(i * k, (i + 1) * k)
-            scores[:, part], keys[:, part] = _search_child(child, queries, k, lists, near, parameters)
+        found = [_search_child(child, queries, k, lists, near, parameters) for child in self._children]
+        if len(found) == 1:
+            return found[0]
+        scores, keys = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         return merge(scores, keys, k)
 
 
@@ -135,8 +134,12 @@ def widened(vectors: np.ndarray) -> np.ndarray:
     """(m, d) float32 of float16 or float32 vectors; by faiss, whose loop takes two thirds of numpy's time."""
     if vectors.dtype != np.float16 or not len(vectors):
         return np.asarray(vectors, np.float32)
-    codec = faiss.ScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_fp16)
-    return codec.decode(np.ascontiguousarray(vectors).view(np.uint8))
+    return _codec(vectors.shape[1]).decode(np.ascontiguousarray(vectors).view(np.uint8))
+
+
+@lru_cache(maxsize=8)
+def _codec(dim: int) -> faiss.ScalarQuantizer:
+    return faiss.ScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16)
 
 
 def _joined(children: list[faiss.IndexIVF]) -> list[faiss.IndexIVF]:

@@ -47,11 +47,12 @@ class Lookup:
 class Rows:
     """All rows of a collection that are alive.
 
-    dead  (m,) int64 keys, sorted, that shards hold and that are never answered
+    dead   (m,) int64 keys, sorted, that shards hold and that are never answered
+    bases  as in `index.vectors.MappedVectors`
     """
 
-    def __init__(self, paths: Sequence[Path], dead: np.ndarray):
-        self.lookups = [Lookup(path) for path in paths]
+    def __init__(self, paths: Sequence[Path], dead: np.ndarray, bases: int = 0):
+        self.lookups, self._bases = [Lookup(path) for path in paths], bases
         self._dead = frozenset(dead.tolist())
 
     def close(self) -> None:
@@ -62,8 +63,11 @@ class Rows:
     def by_key(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
         """{key: row}. Raises ValueError if one has no row: lists and metadata do not belong together."""
         found: dict[int, dict[str, Any]] = {}
+        for number, lookup in enumerate(self.lookups[: self._bases]):
+            mine = [key for key in keys if key % self._bases == number]
+            found |= {row["key"]: row for row in self._of(lookup, "key", mine)}
         for lookup in self.lookups:
-            left = [key for key in keys if key not in found]
+            left = [key for key in keys if key not in found] if len(found) < len(keys) else []
             found |= {row["key"]: row for row in self._of(lookup, "key", left)}
         lacking = next((key for key in keys if key not in found), None)
         if lacking is not None:

@@ -93,10 +93,12 @@ class Index:
         whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}", again=False)  # noqa: E731
         path = lambda ref: object_path(self.root, ref)  # noqa: E731
         dead = read_dead(self.root, about.dead)
-        vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim)
+        bases = next((i for i, shard in enumerate(about.shards) if shard.role != "base"), len(about.shards))
+        vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim, bases)
         template, lists = whole(about.template, "template"), [path(shard.lists) for shard in about.shards]
         opening = partial(Lists, template, lists, dead=dead if len(dead) else None, vectors=vectors)
-        rows = Rows([whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)], dead)
+        lookups = [whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)]
+        rows = Rows(lookups, dead, bases)
         return Opened(about, rows, vectors, dead, opening)
 
     def __enter__(self) -> "Index":

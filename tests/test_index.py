@@ -16,7 +16,7 @@ from index import collection as collection_module
 from index import metadata as metadata_module
 from index import search as search_module
 from index import shards as shards_module
-from index.manifest import manifest_path
+from index.manifest import manifest_path, read_manifest
 from index.objects import Ref, object_path
 from index.shards import choose_factory, one_wheel
 
@@ -177,6 +177,20 @@ def test_equal_vectors_both_count_as_found(tmp_path):
     build(IndexConfig(nlist=1), collections, queries, tmp_path)
     with Index.open(tmp_path) as index:
         assert index.manifest["collections"]["caption"]["recall"]["recall"] == 1
+
+
+def test_shards_may_stand_in_any_order(data, root):
+    """A reader looks first where a key should be, and then everywhere."""
+    sound = read_manifest(root)
+    turned = {
+        kind: about.model_copy(update={"shards": about.shards[::-1]}) for kind, about in sound.collections.items()
+    }
+    queries = data[1]["image"]
+    with Index.open(root) as index, Index(root, sound.model_copy(update={"collections": turned})) as other:
+        assert index.search(queries, 10) == other.search(queries, 10)
+        assert index.search(queries, 5, keep=data[0]["image"].ids[:90]) == other.search(
+            queries, 5, keep=data[0]["image"].ids[:90]
+        )
 
 
 def test_threads_share_an_index(data, root):

@@ -58,7 +58,7 @@ FACTORIES = [
     "auto",
     "IVF{nlist},SQ8",
     "IVF{nlist},RaBitQ",
-    "IVF{nlist},PQ6x4",
+    "IVF{nlist},PQ6x4np",  # np: the ordering of centroids for polysemous codes takes seconds
     "IVF{nlist},PQ6x4fs",
     "IVF{nlist},RaBitQfs",
 ]

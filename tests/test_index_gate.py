@@ -148,7 +148,7 @@ def broken_shuffled_input(collections, queries, asked):
 
 
 def broken_quantiser(collections, queries, asked):
-    config = IndexConfig(nlist=32, shards=2, factory="IVF{nlist},PQ2x4", target_recall=0.05)
+    config = IndexConfig(nlist=32, shards=2, factory="IVF{nlist},PQ2x4np", target_recall=0.05)
     return {"collections": collections, "queries": queries, "asked": asked, "config": config}
 
 

@@ -1,0 +1,132 @@
+"""Killed updates and compactions: the published version answers, and the next run ends like one that was not."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index import compact
+from index.manifest import read_manifest
+from tests.test_index_publish import bytes_of
+from tests.test_index_update import World, edit, published
+
+KILLED = int(os.environ.get("TERN_INDEX_KILLS", "10"))  # `make test-faults`: 50
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return published(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def root(base, tmp_path) -> Path:
+    return shutil.copytree(base, tmp_path / "index")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def both(root: Path, progress=lambda step: None) -> None:
+    """An update and a compaction, as far as they have not been done."""
+    world = World()
+    edit(world)
+    world.update(root, progress=progress)
+    compact(root, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def straight(base, tmp_path_factory) -> dict[str, str]:
+    """Every file of an update and a compaction that nothing disturbed."""
+    root, steps = shutil.copytree(base, tmp_path_factory.mktemp("straight") / "index"), []
+    both(root, steps.append)
+    assert len(steps) == 12, steps
+    return bytes_of(root)
+
+
+@pytest.mark.parametrize("crash", range(12))
+def test_killed_at_any_step_the_old_version_answers_and_the_next_run_ends_like_one_that_was_not(crash, root, straight):
+    def progress(step):
+        seen.append(step)
+        if len(seen) == crash + 1:
+            raise Killed
+
+    seen = []
+    with pytest.raises(Killed):
+        both(root, progress)
+    changed = World()
+    edit(changed)
+    version = read_manifest(root).version
+    (World() if version == 1 else changed).check(root)
+    both(root)
+    left = {name: text for name, text in bytes_of(root).items() if not name.startswith("staging/")}
+    assert left == straight  # killed after the switch, it leaves records of its steps, which are collected later
+
+
+def state(number: int) -> World:
+    """What shall be answered at a step of a history in which things change, go, come and come back."""
+    world = World()
+    world.change("caption", f"{number:04d}.jpg#0", f"{number:04d}.jpg#1")
+    world.remove("image", f"{number + 1:04d}.jpg")
+    world.add("image", f"{number + 2:04d}.jpg")
+    return world
+
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from index import compact, verify
+from tests.test_index_update_killed import state
+
+root, wanted = Path(sys.argv[1]), int(sys.argv[2])
+rng, kills, number = random.Random(0), 0, 1
+
+def work():
+    state(number).update(root)
+    if number % 2:
+        compact(root)
+
+def answered():  # the step that the published version stands for
+    verify(root)
+    for step in (number, number - 1):
+        try:
+            state(step).check(root)
+            return step
+        except AssertionError:
+            continue
+    raise AssertionError(f"neither step {number} nor the one before")
+
+state(0).update(root)
+began = time.perf_counter()
+work()
+took = time.perf_counter() - began
+while kills < wanted:
+    number += answered() == number
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    time.sleep(rng.uniform(0, took))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    kills += status == signal.SIGKILL
+work()
+state(number).check(root)
+"""
+
+
+def test_kill_9_at_random_moments_of_updates_and_compactions(root):
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
+    command = [sys.executable, "-c", KILLS, str(root), str(KILLED)]
+    folder = Path(__file__).parent.parent
+    done = subprocess.run(
+        command, cwd=folder, env=alone, capture_output=True, text=True, timeout=20 * KILLED, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
