@@ -13,7 +13,7 @@ from typing import Any
 
 # Faults of the machine, not of a file: the run stops and is resumed; nothing is judged by them.
 MACHINE_FAULTS = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-MACHINE_FAULTS |= {errno.ENOTCONN, errno.ETIMEDOUT}
+MACHINE_FAULTS |= {errno.EBUSY, errno.ENOTCONN, errno.ETIMEDOUT}
 BLOCK = 1 << 20  # bytes hashed at a time, so that memory does not grow with the file
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from data.files import digest
+from extractors.configs import Detectron2Config
 from extractors.fast import arithmetic, to_device
 from extractors.faster_rcnn import choose
 from extractors.regions import Prepared, RegionExtractor, Regions
@@ -25,21 +25,6 @@ INSTALL = (
     "the kind detectron2 needs the package detectron2, which is in no package index: install it from its repository "
     "(python -m pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2)"
 )
-
-
-class Detectron2Config(BaseModel):
-    """Which model, whose weights, and how many rows an image gives."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["detectron2"] = "detectron2"
-    model: str  # a .yaml file, or a name of the model zoo: COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml
-    weights: Path  # .pkl, .pth or .safetensors, in detectron2's names
-    max_regions: int = Field(36, ge=1)  # rows, the whole image not counted
-    min_score: float = Field(0.0, ge=0, le=1)  # 0: always filled up to max_regions; above: as many rows as reach it
-    nms_iou: float = Field(0.5, gt=0, le=1)  # overlap at which the lower score goes
-    whole_image: bool = True  # row 0 is the whole image
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
 class Detectron2Extractor(RegionExtractor):

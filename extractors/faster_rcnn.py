@@ -5,15 +5,15 @@ n proposals, r rows (1 + max_regions at most with the whole image), d feature wi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, nms
 
+from extractors.configs import TorchvisionConfig
 from extractors.detector import build
 from extractors.fast import NAMES, arithmetic, quicken, to_device, to_host
 from extractors.regions import WHOLE_IMAGE, Prepared, RegionExtractor, Regions
@@ -22,29 +22,6 @@ from extractors.two_stage import pool, propose
 
 VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 8  # images
-
-
-class TorchvisionConfig(BaseModel):
-    """What is looked for, and how many rows an image gives.
-
-    With `tap` "box_head" a feature is what the class scores are made of (d = 1024 in torchvision's, 256 in the demo's);
-    with "pooled" the average over the RoI-pooled map of the FPN (d = 256, 96 in the demo's).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["torchvision"] = "torchvision"
-    model: str = "fasterrcnn_resnet50_fpn"  # a torchvision Faster R-CNN builder, or "demo"
-    weights: str = "DEFAULT"  # a torchvision weights name, a .safetensors or .pth file, or "demo"
-    max_regions: int = Field(36, ge=1)  # rows, the whole image not counted
-    min_score: float = Field(0.0, ge=0, le=1)  # 0: always filled up to max_regions; above: as many rows as reach it
-    nms_iou: float = Field(0.5, gt=0, le=1)  # overlap at which the lower score goes
-    whole_image: bool = True  # row 0 is the whole image
-    min_size: int | None = Field(None, ge=64)  # pixels, short side of the network's input; None: the model's own
-    max_size: int | None = Field(None, ge=64)  # pixels, long side at most; None: the model's own
-    tap: Literal["box_head", "pooled"] = "box_head"  # the feature: of the box head's last layer, or the pooled map
-    exact: bool = False  # true: plain float32, the same everywhere; false: half precision where the machine has it
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
 class TorchvisionExtractor(RegionExtractor):

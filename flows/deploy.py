@@ -1,5 +1,6 @@
 """What a server is told at its start: the deployments of prefect.yaml, and the automations that it does not have."""
 
+import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
+from flows.engines import GPU, gpus
 from flows.server import AUTOMATIONS, POOL, prefect
 
 
@@ -65,10 +68,22 @@ def deploy(env: dict[str, str], tries: int = 120) -> list[str]:
             subprocess.run(prefect("--no-prompt", "deploy", "--all"), env=env, check=True)
         finally:
             kept = before.again(client)
+        limit_gpu_tasks(client)
         for entry in yaml.safe_load(Path(AUTOMATIONS).read_text(encoding="utf-8"))["automations"]:
             if not client.read_automations_by_name(entry["name"]):
                 client.create_automation(AutomationCore.model_validate(entry))
     return kept
+
+
+def limit_gpu_tasks(client: SyncPrefectClient) -> None:
+    """Shards that need a GPU wait for one of `gpus()` slots; a limit that someone has set stays unless TERN_GPUS is."""
+    try:
+        client.read_concurrency_limit_by_tag(GPU)
+    except ObjectNotFound:
+        client.create_concurrency_limit(GPU, gpus())
+    else:
+        if "TERN_GPUS" in os.environ:
+            client.update_global_concurrency_limit(f"tag:{GPU}", GlobalConcurrencyLimitUpdate(limit=gpus()))
 
 
 def _await_pool(client: SyncPrefectClient, tries: int) -> None:

@@ -5,15 +5,21 @@ processes  Prefect's process pool; TERN_ENGINE_WORKERS processes, or as many as 
 dask       the scheduler at TERN_DASK_ADDRESS, or a cluster on this machine; the extra `dask`
 ray        the cluster at TERN_RAY_ADDRESS, or one on this machine; the extra `ray`
 
+Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_tasks`) has a slot for each: they wait
+for one on whatever engine. On Dask and Ray each asks its worker for one besides.
+
 Elsewhere than on threads, retries are Prefect's alone and a shard has no time limit. Workers on other machines need
 this package, and the workspace and the data set under the same paths.
 """
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
+GPU = "gpu"  # the tag of a shard that needs one
 ENGINES = ("threads", "processes", "dask", "ray")
 
 
@@ -42,3 +48,32 @@ def runner() -> Any:
         return RayTaskRunner(address=os.environ.get("TERN_RAY_ADDRESS"))
     except ImportError as error:
         raise ImportError(f"TERN_ENGINE={name} needs the extra `{name}`: pip install -e '.[flows,{name}]'") from error
+
+
+def gpus() -> int:
+    """Shards that may use a GPU at a time: TERN_GPUS, or the GPUs of this machine, or one.
+
+    Raises ValueError for a number that is none.
+    """
+    given = os.environ.get("TERN_GPUS")
+    if given is None:
+        return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+    if not given.isdecimal() or int(given) == 0:
+        raise ValueError(f"TERN_GPUS={given!r}: give the number of GPUs, from 1 on.")
+    return int(given)
+
+
+def asking(gpu: bool) -> AbstractContextManager[Any]:
+    """Tasks submitted inside ask their worker for a GPU if `gpu`, where the engine's workers say whether they have one.
+
+    Dask's do if they were started with `--resources GPU=1`; those of a cluster of the run's own are not.
+    """
+    if gpu and engine() == "dask" and os.environ.get("TERN_DASK_ADDRESS"):
+        from dask import annotate
+
+        return annotate(resources={"GPU": 1})
+    if gpu and engine() == "ray":
+        from prefect_ray.context import remote_options
+
+        return remote_options(num_gpus=1)
+    return nullcontext()

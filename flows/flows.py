@@ -1,22 +1,15 @@
-"""The five flows. Remove the decorators and the code still works: the stages know nothing of Prefect."""
+"""The five flows. What they do is imported when one runs (`flows.runs`); the stages know nothing of Prefect."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
-from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows import artifacts
 from flows.engines import runner
 from flows.hooks import HOOKS
-from flows.logs import in_run_log
 from flows.parameters import (
     Epochs,
     ModelName,
@@ -33,21 +26,10 @@ from flows.parameters import (
     Version,
     Workers,
     dataset_name,
-    read_plan,
     settings,
 )
-from flows.schedule import nothing_to_do
-from flows.tasks import as_tasks, on_epoch
-from index import RefusedError
-from pipeline import indexing
-from pipeline.backfill import estimate, only
-from pipeline.chain import Chain
-from pipeline.report import write_report
-from pipeline.several import train_in
 
 RUN_SECONDS = 3600 * float(os.environ.get("TERN_RUN_HOURS", "72"))
-SHARD_SECONDS = 60 * float(os.environ.get("TERN_SHARD_MINUTES", "60"))
-CHECKPOINT = "tern.checkpoint.made"  # the event of a new model that may make a new index (prefect.yaml)
 
 
 def _named() -> str:
@@ -61,31 +43,6 @@ def _named() -> str:
 # keeps the error of a failed run in a file whatever it is told: as JSON rather than a pickle.
 RUN: dict[str, Any] = {"flow_run_name": _named, "task_runner": runner(), "timeout_seconds": RUN_SECONDS, **HOOKS}
 RUN |= {"persist_result": False, "result_serializer": "json"}
-
-
-@contextmanager
-def _carried_out(
-    plan: str,
-    overrides: list[str] | None,
-    model: str | None = None,
-    update: bool = False,
-    version: int | None = None,
-    **typed: Any,
-) -> Iterator[Chain]:
-    """The chain of a plan, its shards tasks, its lines in the run's log.
-
-    `model` pins one of the workspace's models, by name. `update` has the last stage bring the published index, or
-    `version`, to what there is, with its model unless one is given.
-    """
-    loaded = read_plan(plan, overrides, **typed)
-    dataset = loaded.dataset.name if loaded.dataset else "demo"
-    with in_run_log():
-        pinned = indexing.trained(loaded.workspace, model) if model else None
-        indexed = indexing.build_index
-        if update:
-            pinned = pinned or indexing.served(loaded.workspace, version)[1]
-            indexed = partial(indexing.update_index, upkeep=loaded.upkeep, version=version, whole=True)
-        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), pinned, indexed)
 
 
 @flow(name="extract-flickr", **RUN)
@@ -114,11 +71,13 @@ def extract_flickr(
         raise ValueError(
             "`overrides` sets one workspace for several plans: set it in each plan, or run them one by one."
         )
+    from flows import runs
+
     folders, failed = [], {}
     for name in (plan, *(more_plans or ())):
         try:
-            with _carried_out(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
-                folders += _extract(chain, splits, dry_run)
+            with runs.carried_out(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
+                folders += runs.extract(chain, splits, dry_run)
         except Exception as error:  # of whatever kind: a bad plan, a lost worker, an extra that is missing
             if not more_plans:
                 raise
@@ -128,19 +87,6 @@ def extract_flickr(
         told = "; ".join(f"{name}: {str(error) or type(error).__name__}" for name, error in failed.items())
         raise ValueError(f"{len(failed)} of {1 + len(more_plans or ())} plans failed, the others are done: {told}")
     return folders
-
-
-def _extract(chain: Chain, splits: list[str] | None, dry_run: bool) -> list[str]:
-    if splits:
-        chain.dataset = only(chain.dataset, chain.plan, splits)
-    if dry_run:
-        found = estimate(chain)
-        artifacts.table([e.row() for e in found], "dry-run", f"What extraction of {chain.dataset.name} would do")
-        for row in (e.row() for e in found):
-            get_run_logger().info("dry run: %s", ", ".join(f"{key} {value}" for key, value in row.items()))
-        return []
-    artifacts.stores(chain)
-    return [str(chain.regions), str(chain.tokens)]
 
 
 @flow(name="train-tern", **RUN)
@@ -160,22 +106,11 @@ def train_tern(
         seed: Of the weights and the order of the batches; the plan's if empty.
         processes: That share each batch, by torchrun on the worker's machine: one a GPU. One in all if empty.
     """
+    from flows import runs
+
     typed = {"train__epochs": epochs, "train__seed": seed}
-    with _carried_out(plan, overrides, **typed) as chain:
-        there = indexing.models(chain.plan.workspace)
-        if processes and processes > 1:
-            tell, say = on_epoch(chain.dataset.name), get_run_logger().info
-            train_in(processes, chain, plan, settings(overrides, **typed), tell, say)
-        artifacts.training(chain)
-        # A run within a run is one of `pipeline`, which goes on to the index itself.
-        if chain.model.name not in there and flow_run.parent_flow_run_id is None:
-            name, given = chain.model.name, settings(overrides, **typed)
-            emit_event(
-                CHECKPOINT,
-                {"prefect.resource.id": f"tern.model.{name}", "plan": plan, "model": name},
-                payload={"plan": plan, "model": name, "overrides": list(given)},
-            )
-        return str(chain.model)
+    with runs.carried_out(plan, overrides, **typed) as chain:
+        return runs.train(chain, plan, settings(overrides, **typed), processes)
 
 
 @flow(name="build-index", **RUN)
@@ -195,10 +130,11 @@ def build_index(
         target_recall: Share of the exact best 10 to be found, 0 to 1; the plan's if empty.
         model: A trained model of the workspace to build with, for instance tern-0123456789ab; the plan's if empty.
     """
-    with _carried_out(plan, overrides, model, index__shards=shards, index__target_recall=target_recall) as chain:
-        _publish(chain)
-        artifacts.published(chain, write_report(chain))
-        return str(chain.index)
+    from flows import runs
+
+    typed = {"index__shards": shards, "index__target_recall": target_recall}
+    with runs.carried_out(plan, overrides, model, **typed) as chain:
+        return runs.publish(chain)
 
 
 @flow(name="reindex", **RUN)
@@ -215,13 +151,10 @@ def reindex(
         model: A trained model of the workspace to embed with; the one of the index if empty.
         version: The version of the index to go on from, for instance 3; the one that is served if empty.
     """
-    with _carried_out(plan, overrides, model, update=True, version=version) as chain:
-        before = indexing.served(chain.plan.workspace)[0]
-        _publish(chain)
-        if chain.index == before:
-            return nothing_to_do(before, chain.dataset.name)
-        artifacts.published(chain, write_report(chain))
-        return str(chain.index)
+    from flows import runs
+
+    with runs.carried_out(plan, overrides, model, update=True, version=version) as chain:
+        return runs.renew(chain)
 
 
 @flow(name="pipeline", **RUN)
@@ -238,20 +171,3 @@ def pipeline(plan: PlanName = "flickr30k", overrides: Settings = None, start_at:
     if start_at != "index":
         train_tern(plan, overrides)
     return build_index(plan, overrides)
-
-
-def _publish(chain: Chain) -> None:
-    """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
-    vectors = chain.vectors  # the stages before the index have errors of their own
-    try:
-        get_run_logger().info("index %s over %s and %s", chain.index.stem, vectors.images.name, vectors.captions.name)
-    except RefusedError as error:  # and no other, such as of a lock that is held
-        artifacts.refused(error, _still_served(chain.plan.workspace))
-        raise
-
-
-def _still_served(workspace: Path) -> str:
-    try:
-        return indexing.served(workspace)[0].stem
-    except (FileNotFoundError, ValueError) as error:
-        return f"nothing: {error}"

@@ -9,11 +9,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.plan import Plan, load_plan, shipped_plans
+from pipeline.plan import Plan, known_keys, load_plan, shipped_plans
+
+
+def _pattern(keys: dict[str, dict[str, Any] | None]) -> str:
+    """A regular expression of a plan's dotted keys; a table may also be set whole, as TOML writes it in a line."""
+    return "|".join(name + ("" if below is None else _below(below)) for name, below in keys.items())
+
+
+def _below(keys: dict[str, dict[str, Any] | None]) -> str:
+    return rf"(\.({_pattern(keys)}))?" if keys else r"(\.[\w-]+)?"
+
 
 # The names are those of the package that was deployed; a file can only be looked for where the run works.
 PLAN = rf"^({'|'.join(map(re.escape, shipped_plans()))}|.+\.toml)$"
-SETTING = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=.+$"
+SETTING = rf"^({_pattern(known_keys())})=.+$"
 
 PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
 Settings = Annotated[list[Annotated[str, Field(pattern=SETTING, max_length=10_000)]], Field(max_length=200)] | None

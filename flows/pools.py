@@ -1,14 +1,22 @@
 """Worker processes under the tasks of a stage: replaced when one is lost, gone when the stage is."""
 
+import logging
+import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from data.files import MACHINE_FAULTS
 from pipeline.workers import pool_for
+
+RETRY_SECONDS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
+JITTER = 0.5  # of a wait
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
@@ -101,3 +109,20 @@ def can_pass(error: BaseException) -> bool:
     if isinstance(error, TimeoutError):
         return False  # it would take as long again
     return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in MACHINE_FAULTS)
+
+
+def patiently(what: str, make: Callable[[], T]) -> T:
+    """make(), tried again like a shard while what it raises can pass: for a stage that is no task.
+
+    The stages take up where they were: a training at its last checkpoint, an index at the shards that are written.
+    """
+    for wait in RETRY_SECONDS:
+        try:
+            return make()
+        except Exception as error:
+            if not can_pass(error):
+                raise
+            seconds = wait * (1 + random.uniform(0, JITTER))
+            log.warning("%s: %s; tried again in %.0f s", what, error, seconds)
+        time.sleep(seconds)
+    return make()

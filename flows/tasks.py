@@ -13,13 +13,11 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from flows.engines import engine
-from flows.pools import Workers, can_pass
-from pipeline.workers import Map, in_processes
+from flows.engines import GPU, asking, engine
+from flows.pools import JITTER, RETRY_SECONDS, Workers, can_pass
+from pipeline.workers import Map, in_processes, shares_device
 
 SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
-
-RETRY_SECONDS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
 
 
 def _may_pass(task: Any, run: Any, state: State) -> bool:
@@ -31,8 +29,8 @@ def _may_pass(task: Any, run: Any, state: State) -> bool:
 
 
 # No cache: Prefect's has no task in its key. The shard's own name and checksum say whether it is there already.
-# No tags: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking call; the time
-# limit is that of `Workers`.
+# No tags but a GPU's: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking
+# call; the time limit is that of `Workers`.
 @task(
     name="shard",
     task_run_name="{stage} {dataset} {number:03d}",
@@ -40,7 +38,7 @@ def _may_pass(task: Any, run: Any, state: State) -> bool:
     persist_result=False,
     retries=len(RETRY_SECONDS),
     retry_delay_seconds=RETRY_SECONDS,
-    retry_jitter_factor=0.5,
+    retry_jitter_factor=JITTER,
     retry_condition_fn=_may_pass,
 )
 def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str:
@@ -91,10 +89,12 @@ def as_tasks(workers: int, dataset: str, seconds: float | None = None) -> Callab
             jobs = list(jobs)
             if not jobs:
                 return []
-            with Workers(jobs, workers, seconds) if engine() == "threads" else nullcontext() as pool:
+            on_gpu = shares_device(jobs[0])
+            kind = shard.with_options(tags=[GPU]) if on_gpu else shard
+            with Workers(jobs, workers, seconds) if engine() == "threads" else nullcontext() as pool, asking(on_gpu):
                 # Prefect links tasks that share an object, and these share none. No `quote`: Dask makes a tuple of it.
                 work = [partial(pool.run, function, job) if pool else partial(function, job) for job in jobs]
-                futures = [shard.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
+                futures = [kind.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
                 _follow(stage, futures, [getattr(job, "size", 1) for job in jobs])
                 return [future.result() for future in futures]
 

@@ -11,16 +11,14 @@ import os
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data.datasets import DatasetConfig
 from data.demo import DemoConfig
 from data.formats.flat_rows import RegionFileConfig
-from extractors.catalogue import KINDS, RegionsConfig
-from extractors.faster_rcnn import TorchvisionConfig
-from extractors.text import TextConfig
+from extractors.configs import KINDS, RegionsConfig, TextConfig, TorchvisionConfig
 from index import GateConfig, IndexConfig, Upkeep
 from tern.evaluation import EvaluationConfig
 from tern.train import TrainConfig
@@ -95,6 +93,17 @@ def shipped_plans() -> dict[str, Path]:
     """Name -> file of the plans that come with the project."""
     folder = Path(str(resources.files("pipeline") / "plans"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def known_keys(tables: list[type[BaseModel]] | None = None) -> dict[str, dict[str, Any] | None]:
+    """Every key of a plan (or of a table that is one of these): None for a value, the keys of a table; {} for a table
+    whose keys are free."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for table in tables or [Plan]:
+        for name, field in table.model_fields.items():
+            below = _models(field.annotation)
+            found[name] = known_keys(below) if below else {} if get_origin(field.annotation) is dict else None
+    return found
 
 
 def _find(name: str) -> tuple[Path, str]:

@@ -19,10 +19,11 @@ from data.formats.flat_rows import RegionFile, RegionFileConfig
 from data.records import Dataset
 from data.shards import Item, ShardPlan, filling, open_folder, write_shard
 from data.store import Store
-from extractors.catalogue import RegionsConfig, recipe, region_extractor
+from extractors.catalogue import recipe, region_extractor
+from extractors.configs import RegionsConfig, TextConfig
 from extractors.images import load_image
 from extractors.stream import MODEL, stream
-from extractors.text import TextConfig, TextEncoder, TextExtractor
+from extractors.text import TextEncoder, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
 from tern.distributed import chosen_device

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -73,17 +74,30 @@ def _and(advance: Callable[[int], None], size: int, result: Any) -> Any:
 
 def pool_for(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]:
     """Worker processes for the jobs; or threads of this one for those that share a device (`shares_device`)."""
-    if getattr(jobs[0], "shares_device", False):
+    if shares_device(jobs[0]):
         return ThreadPoolExecutor(min(workers, len(jobs), SHARING), thread_name_prefix="shard")
-    return process_pool(min(workers, len(jobs)))
+    return process_pool(min(workers, len(jobs)), type(jobs[0]).__module__)
+
+
+def shares_device(job: Any) -> bool:
+    """Whether a job is carried out by a GPU, which others use too."""
+    return getattr(job, "shares_device", False)
 
 
 @contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned workers of one thread each: two spinning OpenMP teams on the same cores cost more than they give."""
+def process_pool(workers: int, module: str = "builtins") -> Iterator[ProcessPoolExecutor]:
+    """Workers of one thread each: two spinning OpenMP teams on the same cores cost more than they give.
+
+    `module` is that of the jobs. It is imported once, by a process that the workers of all stages are forked from:
+    torch and what else it needs take seconds. Jobs of plain values need nothing, and their workers are spawned.
+    """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
+    plain = module.partition(".")[0] in sys.stdlib_module_names
+    forked = not plain and sys.platform == "linux"  # elsewhere forking after such imports is not safe
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    if forked:
+        context.set_forkserver_preload([module])
     try:
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             yield pool

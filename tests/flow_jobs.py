@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -19,4 +20,39 @@ def counted(job: Path) -> str:
         raise ValueError("the plan is bad")
     if job.name == "slow":
         time.sleep(60)
+    if job.name.startswith("waits"):
+        appears(job.with_name(f"go-{job.name}"))
     return job.name
+
+
+def appears(path: Path) -> None:
+    """Return when a file is there. Raises RuntimeError after 30 seconds."""
+    for _ in range(3000):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"no {path.name} within 30 s")
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A job that needs a GPU, in a folder that it shares with others."""
+
+    folder: Path
+    number: int
+    shares_device = True
+
+
+def alone(job: OnDevice) -> str:
+    """Fails if another is in the folder at the same time."""
+    (job.folder / "taken").touch(exist_ok=False)
+    time.sleep(0.2)
+    (job.folder / "taken").unlink()
+    return str(job.number)
+
+
+def together(job: OnDevice) -> str:
+    """Fails if the other one of two is not in the folder at the same time."""
+    (job.folder / f"met-{job.number}").touch()
+    appears(job.folder / f"met-{1 - job.number}")
+    return str(job.number)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from tests.conftest import small_plan
+from tests.flow_fork import ROOT, Forks
+
+STAGES = ["extract_flickr", "train_tern", "build_index"]
 
 # Python runs this in every process of the server, the worker and the runs.
 WATCH = """
@@ -40,8 +44,8 @@ sys.addaudithook(watch)
 class Server:
     """The server's REST interface, asked without Prefect's client, and commands run against it."""
 
-    def __init__(self, port: int, env: dict[str, str], home: Path):
-        self.port, self.env, self.home = port, env, home
+    def __init__(self, port: int, env: dict[str, str], home: Path, forks: Forks):
+        self.port, self.env, self.home, self.forks = port, env, home, forks
         self.url = f"http://127.0.0.1:{port}/api"
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -53,6 +57,9 @@ class Server:
     def patch(self, path: str, body: dict[str, Any]) -> None:
         head = {"Content-Type": "application/json"}
         urllib.request.urlopen(urllib.request.Request(self.url + path, json.dumps(body).encode(), head, method="PATCH"))
+
+    def delete(self, path: str) -> None:
+        urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"))
 
     def get(self, path: str) -> Any:
         return _ask(urllib.request.Request(self.url + path))
@@ -78,13 +85,18 @@ class Server:
         """`tern WORDS` from the root of the repository."""
         return self.command("-m", "pipeline.cli", *words)
 
+    def begun(self, *words: str) -> subprocess.Popen:
+        """The same, left to go on, with all that it says in one pipe."""
+        command, both = [sys.executable, "-m", "pipeline.cli", *words], {"stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=subprocess.PIPE, **both)
+
     def prefect(self, *words: str) -> subprocess.CompletedProcess:
         """`prefect WORDS` as a person types it there."""
         return self.command("-m", "prefect", *words)
 
     def python(self, code: str, *words: str) -> subprocess.CompletedProcess:
-        """Code that speaks to this server, in a process of its own."""
-        return self.command("-c", code, *words)
+        """Code that speaks to this server, in a process of its own that has the flows imported."""
+        return self.forks.run(code, *words)
 
     def command(self, *words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, *words]
@@ -113,6 +125,14 @@ def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
             if error.code != 503 or not tries:
                 raise
             time.sleep(0.5)
+
+
+def copied(workspace: Path, folder: Path, stage: str) -> tuple[Path, Path]:
+    """(plan, workspace) in which a stage stands before its work, with what a finished workspace has for it."""
+    folder.mkdir()
+    for part in ["dataset", "stores", "models", "vectors"][: 1 + STAGES.index(stage)]:
+        shutil.copytree(workspace / part, folder / "run" / part)
+    return small_plan(folder, workers=2), folder / "run"
 
 
 def free_port() -> int:
@@ -157,14 +177,16 @@ def up(home: Path, *words: str) -> Iterator[Server]:
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # 60 s by default: a test waits for a planned run
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
+    env |= {"PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "1"}  # 30 by default
     env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}
+    forks = Forks(home, env | {"PREFECT_PLUGINS_ENABLED": "false"})  # as runs are; its imports begin with the server
     log, told = open(home / "up.log", "w"), lambda: (home / "up.log").read_text()  # noqa: SIM115  closed below
     command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port), *words]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         await_(lambda: "ready  http" in told() or process.poll() is not None, 180, "not ready in time")
         assert process.poll() is None, told()
-        yield Server(port, env, home)
+        yield Server(port, env, home, forks)
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         with socket.socket() as gone:
@@ -175,4 +197,5 @@ def up(home: Path, *words: str) -> Iterator[Server]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+        forks.end()
         log.close()

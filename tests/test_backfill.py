@@ -68,7 +68,7 @@ def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path
 
 def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_named(monkeypatch):
     pytest.importorskip("prefect")
-    from flows import flows
+    from flows import flows, runs
 
     errors = {"lost": BrokenExecutor("a worker died"), "bare": ImportError("no extra"), "gone": FileNotFoundError("no")}
     done = []
@@ -79,8 +79,8 @@ def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_n
             raise errors[name]
         return [name]
 
-    monkeypatch.setattr(flows, "_carried_out", lambda name, *_, **__: nullcontext(name))
-    monkeypatch.setattr(flows, "_extract", extract)
+    monkeypatch.setattr(runs, "carried_out", lambda name, *_, **__: nullcontext(name))
+    monkeypatch.setattr(runs, "extract", extract)
     monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
     told = "3 of 5 plans failed, the others are done: lost: a worker died; bare: no extra; gone: no"
     with pytest.raises(ValueError, match=told):

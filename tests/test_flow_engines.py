@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import subprocess
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,26 +12,23 @@ import pytest
 
 from data.store import Store
 from tests.conftest import small_plan
-from tests.flow_server import ROOT, await_
+from tests.flow_server import await_
 
 pytest.importorskip("prefect")
 
 RUN = """
 import os, sys
+from contextlib import ExitStack
 
-def main():
-    from contextlib import ExitStack
-    with ExitStack() as stack:
-        if os.environ["TERN_ENGINE"] == "dask":
-            from distributed import LocalCluster
-            cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
-            stack.enter_context(cluster)
-            os.environ["TERN_DASK_ADDRESS"] = cluster.scheduler_address
-        from flows import flows
-        flows.extract_flickr(sys.argv[1], splits=["val", "test"])
-
-if __name__ == "__main__":
-    main()
+os.environ |= {"TERN_ENGINE": sys.argv[2], "TERN_ENGINE_WORKERS": "2", "OMP_NUM_THREADS": "1"}
+with ExitStack() as stack:
+    if sys.argv[2] == "dask":
+        from distributed import LocalCluster
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+        stack.enter_context(cluster)
+        os.environ["TERN_DASK_ADDRESS"] = cluster.scheduler_address
+    from flows import engines, flows
+    flows.extract_flickr.with_options(task_runner=engines.runner())(sys.argv[1], splits=["val", "test"])
 """
 
 
@@ -40,11 +37,7 @@ def test_an_engine_makes_the_stores_of_the_command_line(server, finished, tmp_pa
     if engine == "dask":
         pytest.importorskip("prefect_dask")
     shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
-    plan, script = small_plan(tmp_path), tmp_path / "engine.py"
-    script.write_text(RUN)
-    env = server.env | {"TERN_ENGINE": engine, "TERN_ENGINE_WORKERS": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(plan)]
-    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
+    ended = server.python(RUN, str(small_plan(tmp_path)), engine)
     assert ended.returncode == 0, ended.stderr[-4000:]
     held_out = {image.id for image in finished.dataset.images if image.split != "train"}
     held_out |= {c.id for c in finished.dataset.captions if c.image_id in held_out}
@@ -73,11 +66,10 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
 
 
 TRAIN = """
-import sys
+import os, sys
+os.environ |= {"MARK": sys.argv[2], "OMP_NUM_THREADS": "1"}
 from flows import flows
-
-if __name__ == "__main__":
-    print(flows.train_tern(sys.argv[1], epochs=6, processes=2))
+print(flows.train_tern(sys.argv[1], epochs=6, processes=2))
 """
 
 
@@ -93,17 +85,16 @@ def marked(mark: str) -> list[str]:
 def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server, finished, tmp_path):
     for part in ("dataset", "stores"):
         shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
-    command = [sys.executable, "-c", TRAIN, str(small_plan(tmp_path))]
-    env = server.env | {"MARK": tmp_path.name, "OMP_NUM_THREADS": "1"}
+    plan, mark = str(small_plan(tmp_path)), tmp_path.name
     models = tmp_path / "run" / "models"
-    killed = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = server.forks.begin(TRAIN, plan, mark)
     await_(lambda: list(models.glob("*/history.csv")) or killed.poll() is not None, 90, "no epoch ended")
-    assert len(marked(tmp_path.name)) >= 4, "the run, torchrun, and two that train"
-    killed.kill()
+    assert len(marked(mark)) >= 3, "torchrun, and two that train"
+    os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    await_(lambda: not marked(tmp_path.name), 30, "a process goes on without its run")
+    await_(lambda: not marked(mark), 30, "a process goes on without its run")
 
-    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    ended = server.python(TRAIN, plan, mark)
     assert ended.returncode == 0, ended.stderr[-4000:]
     folder = Path(ended.stdout.split()[-1])
     rows = (folder / "history.csv").read_text().splitlines()[1:]
@@ -114,5 +105,5 @@ def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server,
     asked = {"filter": {"event": {"name": ["tern.checkpoint.made"]}, "resource": {"id": [f"tern.model.{folder.name}"]}}}
     (event,) = await_(lambda: server.post("/events/filter", asked)["events"], 30, "no event of a new checkpoint")
     assert event["resource"]["model"] == event["payload"]["model"] == folder.name
-    assert (event["resource"]["plan"], event["payload"]["overrides"]) == (command[-1], ["train.epochs=6"])
+    assert (event["resource"]["plan"], event["payload"]["overrides"]) == (plan, ["train.epochs=6"])
     assert "epoch demo 006" in {task["name"] for task in server.tasks(run)}

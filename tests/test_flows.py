@@ -90,7 +90,7 @@ def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_
 
 
 def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(server, plan):
-    from flows.flows import CHECKPOINT
+    from flows.runs import CHECKPOINT
 
     ended = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -122,23 +122,26 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
 
     from flows.follow import follow
 
-    told = ("--set", "train.epochs=2")
-    ended = server.tern("run", "reindex", "--plan", str(plan), *told, "--port", str(server.port))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    run = server.runs("reindex")[0]
+    told, known = ("--set", "train.epochs=2"), [run["id"] for run in server.runs("reindex")]
+    with server.begun("run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)) as night:
+        begun = lambda: [r for r in server.runs("reindex") if r["id"] not in known and r["state_type"] == "PENDING"]  # noqa: E731
+        (run,) = await_(begun, 60, "no worker took the run")
+        asked = f"/deployments/{run['deployment_id']}/create_flow_run"
+        second = server.post(asked, {"parameters": run["parameters"]})
+        state = lambda: server.get(f"/flow_runs/{second['id']}")["state"]["type"]  # noqa: E731
+        await_(lambda: state() in ("COMPLETED", "CANCELLED"), 60, "the second run did not end")
+        assert state() == "CANCELLED", "a run that would overlap is refused"
+        said, _ = night.communicate(timeout=120)
+    assert night.returncode == 0, said
+    run = server.get(f"/flow_runs/{run['id']}")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "NothingToDo")
     assert "nothing to do: v00000001 holds all that demo has" in run["state"]["message"]
-    assert "NothingToDo" in ended.stdout
+    assert "NothingToDo" in said
     current = load_plan(str(plan)).workspace / "index" / "CURRENT"
     assert json.loads(current.read_text())["version"] == 1
 
-    two = [server.post(f"/deployments/{run['deployment_id']}/create_flow_run", {"parameters": run["parameters"]})]
-    two += [server.post(f"/deployments/{run['deployment_id']}/create_flow_run", {"parameters": run["parameters"]})]
-    states = [lambda r=r: server.get(f"/flow_runs/{r['id']}")["state"] for r in two]
-    await_(lambda: all(s()["type"] in ("COMPLETED", "CANCELLED") for s in states), 60, "two runs did not end")
-    assert sorted(s()["type"] for s in states) == ["CANCELLED", "COMPLETED"], "a run that would overlap is refused"
-
     wrong = [{"plan": "nobody"}, {"workers": 0}, {"workers": "two"}, {"overrides": ["train.seed"]}]
+    wrong += [{"overrides": [f"{key}=1"]} for key in ("trian.seed", "train.sead", "train.seed.x", "demo.splits.a.b")]
     before = len(server.runs("extract-flickr"))
     asked = server.get("/deployments/name/extract-flickr/extract-flickr")["id"]
     for parameters in wrong:
@@ -189,6 +192,10 @@ except ValueError as error:
 print((Path(sys.argv[2]) / "CURRENT").read_text())
 (pinned,) = indexing.models(load_plan(sys.argv[1]).workspace)
 print(flows.reindex(sys.argv[1], ["train.epochs=99"], pinned))
+content["images"][0]["sentences"][1]["raw"] = "a green whale is reading the news"
+annotations.write_text(json.dumps(content))
+print(flows.reindex(sys.argv[1], version=1))
+print(flows.pipeline(sys.argv[1], ["train.epochs=2"], start_at="index"))
 """
 
 
@@ -199,10 +206,10 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     others = storage()  # errors of flows that other tests made of their own
     ended = server.python(NEWS, str(plan), str(root))
     assert ended.returncode == 0, ended.stderr
-    refused, *current, made = ended.stdout.splitlines()
+    refused, *current, made, from_first, whole = ended.stdout.splitlines()
     assert "version 2 did not pass its gate: " in refused
     assert json.loads("".join(current)) == before
-    again, run = server.runs("reindex")[:2]
+    _, again, run = server.runs("reindex")[:3]
     assert run["state"]["type"] == "FAILED"
     assert "image latency" in run["state"]["message"]
     shown = server.artifacts(run)
@@ -218,7 +225,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
 
     assert again["state"]["type"] == "COMPLETED"
     assert made == str(manifest_path(root, 3))
-    roles = {k: [shard.role for shard in about.shards] for k, about in read_manifest(root).collections.items()}
+    roles = {k: [shard.role for shard in about.shards] for k, about in read_manifest(root, 3).collections.items()}
     assert roles == {"image": ["base", "base"], "caption": ["base", "base", "delta"]}
     names = [sorted(task["name"] for task in server.tasks(some)) for some in (run, again)]
     assert names == [["embedding demo 000", "token-features demo 000"], []], "one caption, extracted and embedded once"
@@ -226,6 +233,18 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert set(shown) >= {"index", "gate", "published", "gallery", "lineage"}
     table = {row["kind"]: (row["of them deltas"], row["dead rows"]) for row in json.loads(shown["index"]["data"])}
     assert table == {"image": (0, 0), "caption": (1, 1)}
+
+    # From version 1 on, both captions are new to it: one delta, and none of version 3's.
+    assert (from_first, whole) == tuple(str(manifest_path(root, version)) for version in (4, 5))
+    first, fourth = (read_manifest(root, version).collections["caption"] for version in (1, 4))
+    assert [shard.role for shard in fourth.shards] == ["base", "base", "delta"]
+    assert fourth.shards[:2] == first.shards
+    assert (fourth.shards[2].rows, fourth.counts.dead) == (2, 2)
+    # `start_at="index"` is that run alone; the new training set made the model anew within it.
+    parent, child = server.runs("pipeline")[0], server.runs("build-index")[0]
+    assert server.get(f"/task_runs/{child['parent_task_run_id']}")["flow_run_id"] == parent["id"]
+    children = {"flow_runs": {"parent_flow_run_id": {"any_": [parent["id"]]}}}
+    assert [found["id"] for found in server.post("/flow_runs/filter", children)] == [child["id"]]
 
 
 TRAINED = """
@@ -238,7 +257,7 @@ emit_event(sys.argv[1], resource, payload=told)
 
 
 def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_with_the_reason(server, tmp_path):
-    from flows.flows import CHECKPOINT
+    from flows.runs import CHECKPOINT
 
     (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "index after a new checkpoint"]
     assert not trigger["enabled"], "until someone wants it"

@@ -6,12 +6,10 @@ n proposals of an image (300 at most), r rows kept.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
@@ -19,7 +17,8 @@ from extractors.bottom_up.model import DIM, BottomUp, Pointwise, Scores, in_chun
 from extractors.bottom_up.pooling import POOLED, STRIDE, pool
 from extractors.bottom_up.proposals import grid, move, propose
 from extractors.bottom_up.selection import select
-from extractors.bottom_up.weights import MEAN, Anchors, load
+from extractors.bottom_up.weights import MEAN, load
+from extractors.configs import BottomUpConfig
 from extractors.fast import NAMES, arithmetic, fold, to_device, to_host
 from extractors.regions import Prepared, RegionExtractor, Regions
 from extractors.state import state_sha256
@@ -27,36 +26,6 @@ from extractors.state import state_sha256
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
 ROIS_AT_ONCE = 24  # on a CPU: their maps stay in its cache
 MARGIN = 0.3  # logits of confidence: two to four times what bfloat16 was seen to move one by
-
-
-class BottomUpConfig(BaseModel):
-    """Whose weights, and how many rows an image gives: the fixed 36 of the field, or an adaptive 10 to 100."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["bottom-up"] = "bottom-up"
-    weights: Path  # a .safetensors of `tern weights convert`, or a port's .pkl, .pth or .bin
-    anchors: Anchors | None = None  # of a port's file that holds none
-    vocabulary: Path | None = None  # folder with objects_vocab.txt and attributes_vocab.txt; None: the weights' own
-    min_regions: int = Field(36, ge=1, le=300)  # rows at least, as far as there are proposals
-    max_regions: int = Field(36, ge=1, le=300)  # rows at most
-    min_score: float = Field(0.2, gt=0, le=1)  # confidence from which a proposal is kept
-    boxes: Literal["proposals", "regressed"] = (
-        "proposals"  # what is stored beside the features, which are the proposals'
-    )
-    short_side: int = Field(600, ge=64, le=4000)  # pixels of the net's input, unless the long side would pass ...
-    long_side: int = Field(1000, ge=256, le=4000)  # ... this
-    max_proposals: int = Field(300, ge=1, le=6000)  # RoIs an image; fewer cost less and are not the classic model's
-    exact: bool = False  # plain float32; else what the machine is quickest in
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1"
-
-    @model_validator(mode="after")
-    def _rising(self) -> BottomUpConfig:
-        if self.min_regions > self.max_regions:
-            raise ValueError(f"min_regions {self.min_regions} is above max_regions {self.max_regions}")
-        if self.short_side > self.long_side:
-            raise ValueError(f"short_side {self.short_side} is above long_side {self.long_side}")
-        return self
 
 
 class BottomUpExtractor(RegionExtractor):

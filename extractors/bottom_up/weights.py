@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from safetensors.torch import save_file
@@ -19,9 +19,9 @@ from torch import Tensor
 from data.files import atomic, sha256_file
 from extractors.bottom_up.model import ANCHORS, BLOCKS, BottomUp
 from extractors.bottom_up.proposals import RATIOS, SCALES, caffe_anchors
+from extractors.configs import Anchors
 from extractors.state import fit_state, read_metadata, read_state, state_sha256
 
-Anchors = Literal["caffe", "detectron2"]
 MEAN = (102.9801, 115.9465, 122.7717)  # of blue, green, red, 0..255
 OBJECTNESS = "proposal_generator.rpn_head.objectness_logits"
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"

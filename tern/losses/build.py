@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
 from tern.losses.config import LossConfig
-from tern.losses.library import FromLibrary
 from tern.losses.memory import CrossBatchMemory
 from tern.losses.pairwise import Pairwise
 from tern.losses.plain import Hinge, InfoNCE
 from tern.losses.vicreg import WithVicreg
+
+if TYPE_CHECKING:
+    from tern.losses.library import FromLibrary
 
 
 def build_loss(config: LossConfig) -> Pairwise:
@@ -30,6 +34,8 @@ def build_loss(config: LossConfig) -> Pairwise:
 
 def from_library(config: LossConfig) -> FromLibrary:
     """A loss of the library, tried out; ValueError if it does not fit."""
+    from tern.losses.library import FromLibrary  # and with it scipy: a second that the plain losses do not need
+
     try:
         loss = FromLibrary(config)
         rehearse(loss)

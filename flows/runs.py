@@ -1,0 +1,133 @@
+"""What runs do. A run imports this when it begins, with all that the stages need, which takes seconds.
+
+`flows.flows` alone is enough to deploy, to show a form, to check parameters and to tell of a failure.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import State
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from flows import artifacts
+from flows.logs import in_run_log
+from flows.parameters import read_plan
+from flows.pools import patiently
+from flows.schedule import nothing_to_do
+from flows.tasks import as_tasks, on_epoch
+from index import RefusedError
+from pipeline import indexing
+from pipeline.backfill import estimate, only
+from pipeline.chain import Chain
+from pipeline.report import write_report
+from pipeline.several import train_in
+
+SHARD_SECONDS = 60 * float(os.environ.get("TERN_SHARD_MINUTES", "60"))
+CHECKPOINT = "tern.checkpoint.made"  # the event of a new model that may make a new index (prefect.yaml)
+
+
+@contextmanager
+def carried_out(
+    plan: str,
+    overrides: list[str] | None,
+    model: str | None = None,
+    update: bool = False,
+    version: int | None = None,
+    **typed: Any,
+) -> Iterator[Chain]:
+    """The chain of a plan, its shards tasks, its lines in the run's log.
+
+    `model` pins one of the workspace's models, by name. `update` has the last stage bring the published index, or
+    `version`, to what there is, with its model unless one is given.
+    """
+    loaded = read_plan(plan, overrides, **typed)
+    dataset = loaded.dataset.name if loaded.dataset else "demo"
+    with in_run_log():
+        pinned = indexing.trained(loaded.workspace, model) if model else None
+        indexed = indexing.build_index
+        if update:
+            pinned = pinned or indexing.served(loaded.workspace, version)[1]
+            indexed = partial(indexing.update_index, upkeep=loaded.upkeep, version=version, whole=True)
+        yield Chain(loaded, as_tasks(loaded.workers, dataset, SHARD_SECONDS), on_epoch(dataset), pinned, indexed)
+
+
+def extract(chain: Chain, splits: list[str] | None, dry_run: bool) -> list[str]:
+    """Both stores of the chain, or a table of what they lack; returns the folders that were filled."""
+    if splits:
+        chain.dataset = only(chain.dataset, chain.plan, splits)
+    if dry_run:
+        found = estimate(chain)
+        artifacts.table([e.row() for e in found], "dry-run", f"What extraction of {chain.dataset.name} would do")
+        for row in (e.row() for e in found):
+            get_run_logger().info("dry run: %s", ", ".join(f"{key} {value}" for key, value in row.items()))
+        return []
+    artifacts.stores(chain)
+    return [str(chain.regions), str(chain.tokens)]
+
+
+def train(chain: Chain, plan: str, given: tuple[str, ...], processes: int | None) -> str:
+    """Train and evaluate; a new model is an event, for those who want an index of it."""
+    there = indexing.models(chain.plan.workspace)
+    if processes and processes > 1:
+        train_in(processes, chain, plan, given, on_epoch(chain.dataset.name), get_run_logger().info)
+    _trained(chain)
+    _ = chain.vectors
+    patiently("evaluation", lambda: chain.metrics)
+    artifacts.training(chain)
+    name = chain.model.name
+    # A run within a run is one of `pipeline`, which goes on to the index itself.
+    if name not in there and flow_run.parent_flow_run_id is None:
+        emit_event(
+            CHECKPOINT,
+            {"prefect.resource.id": f"tern.model.{name}", "plan": plan, "model": name},
+            payload={"plan": plan, "model": name, "overrides": list(given)},
+        )
+    return str(chain.model)
+
+
+def publish(chain: Chain) -> str:
+    """Build a version and publish it, with a report."""
+    _publish(chain)
+    artifacts.published(chain, write_report(chain))
+    return str(chain.index)
+
+
+def renew(chain: Chain) -> str | State:
+    """As `publish`, unless what is served holds all that there is."""
+    before = indexing.served(chain.plan.workspace)[0]
+    _publish(chain)
+    if chain.index == before:
+        return nothing_to_do(before, chain.dataset.name)
+    artifacts.published(chain, write_report(chain))
+    return str(chain.index)
+
+
+def _trained(chain: Chain) -> None:
+    """Train the model if it is not there. Shards before it and after it are tasks, which have retries of their own."""
+    _ = chain.usable
+    patiently("training", lambda: chain.model)
+
+
+def _publish(chain: Chain) -> None:
+    """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
+    _trained(chain)
+    vectors = chain.vectors  # the stages before the index have errors of their own
+    try:
+        made = patiently("publishing", lambda: chain.index)
+        get_run_logger().info("index %s over %s and %s", made.stem, vectors.images.name, vectors.captions.name)
+    except RefusedError as error:  # and no other, such as of a lock that is held
+        artifacts.refused(error, _still_served(chain.plan.workspace))
+        raise
+
+
+def _still_served(workspace: Path) -> str:
+    try:
+        return indexing.served(workspace)[0].stem
+    except (FileNotFoundError, ValueError) as error:
+        return f"nothing: {error}"
