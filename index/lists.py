@@ -108,10 +108,10 @@ class Lists:
         scores = np.full(keys.shape, np.finfo(np.float32).min, np.float32)
         step = max(1, BLOCK // keys.shape[1])
         for start in range(0, len(queries), step):
-            there = keys[start : start + step] >= 0
-            vectors = widened(self._vectors.get(keys[start : start + step][there]))
-            ends = np.cumsum(there.sum(axis=1)).tolist()
-            for i, (begin, end) in enumerate(pairwise([0, *ends])):
+            some = keys[start : start + step]
+            there = some >= 0
+            vectors = widened(self._vectors.get(some[there]))
+            for i, (begin, end) in enumerate(pairwise([0, *there.sum(axis=1).cumsum().tolist()])):
                 scores[start + i, there[i]] = vectors[begin:end] @ queries[start + i]
         return scores
 

@@ -21,7 +21,9 @@ class Lookup:
         # immutable: no lock files, no journal look-up, works from read-only media
         name = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
         self._connection = sqlite3.connect(name, uri=True, check_same_thread=False)
-        self._connection.row_factory = sqlite3.Row
+        self._connection.execute(
+            f"PRAGMA mmap_size = {path.stat().st_size}"
+        )  # a row lies anywhere: no copy of its page
 
     def close(self) -> None:
         """Let go of the file."""
@@ -30,9 +32,7 @@ class Lookup:
     def tuples(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """The rows of a SELECT as plain tuples: for many of them."""
         with self._lock:
-            cursor = self._connection.cursor()
-            cursor.row_factory = None
-            return cursor.execute(statement, values).fetchall()
+            return self._connection.execute(statement, values).fetchall()
 
     def keys(self) -> np.ndarray:
         """(n,) int64 keys of all rows, the dead too."""
@@ -41,7 +41,9 @@ class Lookup:
     def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
         with self._lock:
-            return [dict(row) for row in self._connection.execute(statement, values)]
+            cursor = self._connection.execute(statement, values)
+            names, found = [column[0] for column in cursor.description], cursor.fetchall()
+        return [dict(zip(names, row, strict=True)) for row in found]
 
 
 class Rows:

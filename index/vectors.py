@@ -53,8 +53,10 @@ class ShardVectors:
         """(m,) rows of the (m,) keys; -1 for those that this shard does not have."""
         if not len(self.keys):
             return np.full(len(keys), -1)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, -1)
+        at = self.keys.searchsorted(keys)
+        at[at == len(self.keys)] = 0
+        at[self.keys[at] != keys] = -1
+        return at
 
     def blocks(self, dead: np.ndarray = NONE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keys (m,) int64 and vectors (m, d) float16 of the rows that are not among the `dead` keys, in their order."""
@@ -80,13 +82,17 @@ class MappedVectors:
 
         def look(shard: ShardVectors, where: np.ndarray) -> None:
             places = shard.places(keys[where])
-            here = places >= 0
-            found[where[here]] = shard.vectors[places[here]]
-            left[where[here]] = False
+            if (here := places >= 0).all():
+                found[where], left[where] = shard.vectors[places], False
+            else:
+                found[where[here]], left[where[here]] = shard.vectors[places[here]], False
 
-        home = keys % max(1, self._bases)
-        for number, shard in enumerate(self.shards[: self._bases]):
-            look(shard, np.flatnonzero(home == number))
+        if self._bases:
+            home = keys % self._bases
+            order = home.argsort(kind="stable")
+            parts = np.split(order, home[order].searchsorted(np.arange(1, self._bases)))
+            for shard, where in zip(self.shards, parts, strict=False):
+                look(shard, where)
         for shard in self.shards:
             if not left.any():
                 return found
