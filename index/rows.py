@@ -2,14 +2,22 @@
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from index.metadata import COLUMNS
+
 AT_ONCE = 500  # parameters of one SQL statement; SQLite's oldest limit is 999
+
+
+@lru_cache(maxsize=AT_ONCE)
+def _by_key(count: int) -> str:
+    return f"SELECT {', '.join(COLUMNS)} FROM items WHERE key IN ({', '.join('?' * count)})"
 
 
 class Lookup:
@@ -38,6 +46,13 @@ class Lookup:
         """(n,) int64 keys of all rows, the dead too."""
         return np.array([key for (key,) in self.tuples("SELECT key FROM items", ())], np.int64)
 
+    def by_key(self, keys: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(key, row) of those of the keys that are here."""
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            for row in self.tuples(_by_key(len(some)), some):
+                yield row[0], dict(zip(COLUMNS, row, strict=True))
+
     def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
         with self._lock:
@@ -64,13 +79,12 @@ class Rows:
 
     def by_key(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
         """{key: row}. Raises ValueError if one has no row: lists and metadata do not belong together."""
+        wanted = [key for key in keys if key not in self._dead]
         found: dict[int, dict[str, Any]] = {}
         for number, lookup in enumerate(self.lookups[: self._bases]):
-            mine = [key for key in keys if key % self._bases == number]
-            found |= {row["key"]: row for row in self._of(lookup, "key", mine)}
-        for lookup in self.lookups:
-            left = [key for key in keys if key not in found] if len(found) < len(keys) else []
-            found |= {row["key"]: row for row in self._of(lookup, "key", left)}
+            found.update(lookup.by_key([key for key in wanted if key % self._bases == number]))
+        for lookup in self.lookups if len(found) < len(wanted) else ():
+            found.update(lookup.by_key([key for key in wanted if key not in found]))
         lacking = next((key for key in keys if key not in found), None)
         if lacking is not None:
             folder = self.lookups[0].path.parent.parent

@@ -182,7 +182,7 @@ class Index:
 
     @staticmethod
     def _hits(lookup: Rows, scores: np.ndarray, keys: np.ndarray) -> list[list[Hit]]:
-        rows = lookup.by_key([key for key in np.unique(keys).tolist() if key >= 0])
+        rows = lookup.by_key(list({key for line in keys.tolist() for key in line if key >= 0}))
         return [
             [
                 Hit(rows[key]["id"], score, rows[key])

@@ -29,7 +29,7 @@ from pipeline.tuning import SAMPLE, Advice, table
 from tests.bench.common import cpu_of
 
 ROWS, DIM, QUERIES, AT = 100_000, 512, 400, 10
-ROUNDS = 7
+ROUNDS = 5
 WANTED = Wanted(recall=0.95, memory=8e9, latency=5e-3)
 BREADTHS = range(AT, 1025)  # of a search in a graph
 
@@ -128,17 +128,17 @@ def of_faiss(vectors: np.ndarray, factory: str) -> Built:
 
 
 def of_usearch(vectors: np.ndarray) -> Built:
-    """usearch, float16, connectivity 32; built by two threads."""
+    """usearch, float16, its own connectivity; built by two threads."""
     from usearch.index import Index
 
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16", connectivity=32, expansion_add=128)
+    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
     spent, _ = cpu_of(lambda: index.add(np.arange(len(vectors)), vectors, threads=2))
 
     def search(queries: np.ndarray, knob: int) -> np.ndarray:
         index.expansion_search = knob
         return index.search(queries, AT, threads=1).keys.reshape(len(queries), -1)
 
-    return Built("usearch f16 M32", search, BREADTHS, spent, len(index.save()), "expansion")
+    return Built("usearch f16", search, BREADTHS, spent, len(index.save()), "expansion")
 
 
 def of_hnswlib(vectors: np.ndarray) -> Built:
