@@ -83,8 +83,9 @@ class AuthorsTern(nn.Module):
         self.shared = stack(config.shared_layers, e, *rest)
 
     def embed_images(
-        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
-    ) -> Tensor:
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
+        scores: Tensor | None = None, counts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Unit vectors of images.
 
         Args:

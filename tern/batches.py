@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from data.store import Store
+from tern.counts import counted
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Images:
-    """Padded regions: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask and scores (b, r).
+    """Padded regions: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask, scores and counts (b, r).
 
-    Float32, the mask bool.
+    Float32, the mask bool. Counts (tern/counts.py) are given where regions were left out; else the model counts.
     """
 
     features: Tensor
@@ -40,6 +41,7 @@ class Images:
     sizes: Tensor
     mask: Tensor
     scores: Tensor
+    counts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,14 @@ class Sources:
     """by length, that the captions of a step are split into"""
     pinned: bool = False
     """page-locked memory, for a GPU to fetch beside its work"""
+    centre: Tensor | None = None
+    """(d,), of a model that counts regions alike: it is told how many there were before some were left out"""
 
     def step(self, plan: Plan, draw: np.random.Generator, part: tuple[int, int] = (0, 1)) -> Step:
         """The step of a plan, or the share of process `part[0]` of `part[1]`; what is dropped depends on neither."""
         images, captions = share(plan, *part)
         stay = remain(self.regions.lengths(plan.images), self.region_drop, draw)[images]
-        seen = read_images(self.regions, plan.images[images], stay)
+        seen = read_images(self.regions, plan.images[images], stay, self.centre if self.region_drop else None)
         stay = remain(self.tokens.lengths(plan.captions), self.token_drop, draw)[captions]
         places = np.argsort(stay.sum(axis=1), kind="stable")
         groups = [group for group in np.array_split(places, self.groups) if len(group)]
@@ -131,21 +135,29 @@ def share(plan: Plan, rank: int, world: int) -> tuple[slice, slice]:
     return slice(first, last), slice(*(int(place) for place in np.searchsorted(plan.owners, (first, last))))
 
 
-def read_images(store: Store, ids: Sequence[str], stay: np.ndarray | None = None) -> Images:
+def read_images(
+    store: Store, ids: Sequence[str], stay: np.ndarray | None = None, centre: Tensor | None = None
+) -> Images:
     """The regions of some images as one batch.
 
     Args:
         store: a region store
         ids: b image ids
         stay: (b, longest or more) bool from `remain`: the rows that stay; all of them if it is not given
+        centre: (d,), to count each region's like among all rows, those that do not stay too
     """
     features, lengths = store.read_padded("features", ids)
     boxes, _ = store.read_padded("boxes", ids)
     stay = remain(lengths) if stay is None else stay
     scores, _ = store.read_padded("scores", ids)
     padded, mask = tighten(features, stay)
+    counts = None
+    if centre is not None and features.shape[1]:
+        whole, real = tighten(features, remain(lengths))
+        every = counted(whole, real, torch.from_numpy(scores.astype(np.float32)), centre)
+        counts = tighten(every.numpy(), stay)[0]
     sizes = torch.from_numpy(np.asarray(store.read("size", ids), "f4"))
-    return Images(padded, tighten(boxes, stay)[0], sizes, mask, tighten(scores, stay)[0])
+    return Images(padded, tighten(boxes, stay)[0], sizes, mask, tighten(scores, stay)[0], counts)
 
 
 def read_captions(
@@ -211,6 +223,8 @@ def kept(lengths: np.ndarray, drop: float, draw: np.random.Generator | None) -> 
 
 def moved(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Images, Captions or a Step with every tensor of it changed."""
+    if part is None:
+        return None
     if isinstance(part, Tensor):
         return change(part)
     if isinstance(part, tuple):

@@ -48,6 +48,7 @@ def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
         config = ModelConfig(
             architecture="tern", width=width, heads=4, visual_layers=layers["visual."], shared_layers=layers["shared."],
             ff=ff, dropout=0.1, input_dropout=0.0, embed_dim=embed, pooling="cls", pre_norm=False, direct=False,
+            counts=False,
         )  # fmt: skip
         model = AuthorsTern(config, wide - 5, state["caption_in.weight"].shape[1])
         model.load_state_dict(state)

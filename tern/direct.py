@@ -74,12 +74,15 @@ def mean(x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def set_frame(model: nn.Module, regions: Store, tokens: Store, images: Sequence[str], captions: Sequence[str]) -> None:
-    """Take the middle and spread of both direct roads from training items: the same on every process and every start.
+    """Take the middle and spread of both direct roads, and the centre that regions alike are counted around, from
+    training items: the same on every process and every start.
 
     Args:
-        model: one of `tern.model.build_model`; nothing happens to one without direct roads
+        model: one of `tern.model.build_model`; nothing happens to one without either
         images, captions: ids of the training split; of more than `SAMPLE` an even part is read
     """
+    if getattr(model, "counts", None) is not None:
+        model.counts.centre.copy_(torch.from_numpy(moments(images, lambda ids: pooled(regions, ids, "scored"))[0]))
     if getattr(model, "direct_images", None) is None:
         return
     middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in ("first", "scored")]))

@@ -33,7 +33,9 @@ class Both(nn.Module):
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         """A step of b images and n captions -> (b, e) and (n, e) of unit length"""
         images = step.images
-        seen = self.model.embed_images(images.features, images.boxes, images.sizes, images.mask, images.scores)
+        seen = self.model.embed_images(
+            images.features, images.boxes, images.sizes, images.mask, images.scores, images.counts
+        )
         told = torch.cat([self.model.embed_captions(group.features, group.mask) for group in step.captions])
         return seen, told[step.order]
 

@@ -21,10 +21,11 @@ class FineTuned(nn.Module):
         self.config, self.region_dim, self.token_dim = tern.config, tern.region_dim, tern.token_dim
 
     def embed_images(
-        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
-    ) -> Tensor:
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
+        scores: Tensor | None = None, counts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """As the model within: (b, e)"""
-        return self.tern.embed_images(features, boxes, sizes, mask, scores)
+        return self.tern.embed_images(features, boxes, sizes, mask, scores, counts)
 
     def embed_captions(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (b, l) int64, mask (b, l) bool -> (b, e)"""

@@ -17,16 +17,18 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from tern.counts import Counts, counted
 from tern.direct import DirectCaptions, DirectImages, mean
 
 FIXED: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
     "modern": {},
     "tern": {
         "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "geometry": "add", "pre_norm": False, "direct": False,
+        "counts": False,
     },
     "seed": {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "geometry": "add",
-        "pre_norm": True, "direct": False,
+        "pre_norm": True, "direct": False, "counts": False,
     },
 }  # fmt: skip
 
@@ -65,6 +67,8 @@ class ModelConfig(BaseModel):
     """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
     reasoning: float = Field(1.0, ge=0)
     """what the layers' part beside the direct road is multiplied by; 0.1 suits some hundreds of photographs"""
+    counts: bool = True
+    """tell the layers and the direct road how many regions look like each (tern/counts.py)"""
     direct_dropout: float = Field(0.5, ge=0, lt=1)
     """fraction of the pooled numbers of an image that are zeroed before that map"""
 
@@ -204,6 +208,7 @@ class Tern(nn.Module):
         self.token_in = self._entrance(token_dim)
         self.place = nn.Linear(5, config.width) if config.geometry == "add" else None
         self.image_cls = nn.Parameter(torch.zeros(config.width)) if config.pooling == "cls" else None
+        self.counts = Counts(region_dim, config.width, config.direct * config.embed_dim) if config.counts else None
         self.visual = nn.ModuleList(Block(config) for _ in range(config.visual_layers))
         self.text = nn.ModuleList(Block(config) for _ in range(config.text_layers))
         self.shared = nn.ModuleList(Block(config) for _ in range(config.shared_layers))
@@ -228,8 +233,9 @@ class Tern(nn.Module):
         )
 
     def embed_images(
-        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
-    ) -> Tensor:
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
+        scores: Tensor | None = None, counts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Unit vectors of images.
 
         Args:
@@ -238,6 +244,7 @@ class Tern(nn.Module):
             sizes: (b, 2) width and height of the pictures in pixels
             mask: (b, r) bool, True for a real region; at least one an image
             scores: (b, r) of the detector, 0 to 1; not given: all alike
+            counts: (b, r) of regions alike, where some were left out; not given: those that are here are counted
 
         Returns: (b, e), each of length 1
         """
@@ -245,6 +252,10 @@ class Tern(nn.Module):
         x = self.region_in(features)  # (b, r, w)
         if self.place is not None:
             x = x + self.place(geometry(boxes, sizes))
+        if self.counts is not None:
+            counts = counted(features, mask, scores, self.counts.centre) if counts is None else counts
+            each, whole = self.counts(counts, mask, scores)  # (b, r, w), (b, e)
+            x, direct = x + each, direct + whole
         if self.image_cls is not None:
             x = torch.cat([self.image_cls.expand(len(x), 1, -1), x], dim=1)  # (b, 1 + r, w)
             mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)

@@ -40,6 +40,7 @@ TERN: dict[str, Any] = {
         "pooling": "cls",
         "pre_norm": False,
         "direct": False,
+        "counts": False,
     },
     "loss": {"name": "hinge", "margin": 0.2, "negatives": "hardest", "reduction": "sum"},
 }
@@ -82,6 +83,7 @@ SEED: dict[str, Any] = {
         "pooling": "mean",
         "pre_norm": True,
         "direct": False,
+        "counts": False,
     },
     # theirs compared images with images and sentences with sentences too, and by distances beyond 1 of unit vectors
     "loss": {

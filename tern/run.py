@@ -54,7 +54,7 @@ class Run:
         self._build(text)
         self.sources = Sources(
             regions, tokens, field_of(self.model), config.region_drop, config.token_drop, config.length_groups,
-            device.startswith("cuda"),
+            device.startswith("cuda"), self._centre(),
         )  # fmt: skip
         self.epoch, self.step = 0, 0
         self._warned = False
@@ -82,6 +82,10 @@ class Run:
         if c.compile:
             both.compile(dynamic=True)
         self.both = wrapped(both, self.device)
+
+    def _centre(self) -> Tensor | None:
+        counts = getattr(getattr(self.model, "tern", self.model), "counts", None)
+        return None if counts is None else counts.centre.cpu()
 
     @property
     def best_epoch(self) -> int:

@@ -39,8 +39,9 @@ class SeedTern(nn.Module):
         self.caption_mid, self.caption_out = nn.Linear(token_dim, w), nn.Linear(w, e)
 
     def embed_images(
-        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor | None = None
-    ) -> Tensor:
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
+        scores: Tensor | None = None, counts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Unit vectors of images: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask (b, r) -> (b, e)"""
         x = self.region_in(features) + self.place(geometry(boxes, sizes))  # (b, r, w)
         x = torch.cat([self.image_cls.sum(0).to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (b, 1 + r, w)

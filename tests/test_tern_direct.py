@@ -14,7 +14,7 @@ from tests.test_tern_train import CONFIG, world  # noqa: F401
 def lone(region_dim, token_dim, **changes):
     """A model whose layers add nothing yet: both last maps start at zero."""
     torch.manual_seed(0)
-    shape = {"width": 16, "heads": 2, "ff": 24, "embed_dim": 12} | changes
+    shape = {"width": 16, "heads": 2, "ff": 24, "embed_dim": 12, "counts": False} | changes
     return Tern(ModelConfig(**shape), region_dim, token_dim).eval()
 
 
