@@ -65,8 +65,8 @@ class ModelConfig(BaseModel):
     """normalise before each branch (True) or after each sum (False, as the paper does)"""
     direct: bool = True
     """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
-    reasoning: float = Field(1.0, ge=0)
-    """what the layers' part beside the direct road is multiplied by; 0.1 suits some hundreds of photographs"""
+    reasoning: float = Field(0.3, ge=0)
+    """what the layers' part beside the direct road is multiplied by: the less, the more slowly it learns by heart"""
     counts: bool = True
     """tell the layers and the direct road how many regions look like each (tern/counts.py)"""
     direct_dropout: float = Field(0.5, ge=0, lt=1)

@@ -69,7 +69,7 @@ class TrainConfig(BaseModel):
     """decay a step of the averaged weights, which are the ones validated and kept; 0 keeps the raw ones"""
     easy_epochs: int = Field(1, ge=0)
     """hinge only: first epochs that sum over all negatives; the hardest alone collapse an untrained model"""
-    region_drop: float = Field(0.2, ge=0, lt=1)
+    region_drop: float = Field(0.1, ge=0, lt=1)
     """fraction of regions left out in training"""
     token_drop: float = Field(0.1, ge=0, lt=1)
     """fraction of wordpieces left out in training"""
