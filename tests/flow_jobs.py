@@ -44,10 +44,11 @@ class OnDevice:
 
 
 def alone(job: OnDevice) -> str:
-    """Fails if another is in the folder at the same time."""
-    (job.folder / "taken").touch(exist_ok=False)
+    """Fails if another of this process is in the folder at the same time."""
+    taken = job.folder / f"taken-{os.getpid()}"
+    taken.touch(exist_ok=False)
     time.sleep(0.2)
-    (job.folder / "taken").unlink()
+    taken.unlink()
     return str(job.number)
 
 

@@ -24,11 +24,30 @@ os.environ |= {"TERN_ENGINE": sys.argv[2], "TERN_ENGINE_WORKERS": "2", "OMP_NUM_
 with ExitStack() as stack:
     if sys.argv[2] == "dask":
         from distributed import LocalCluster
-        cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+        ways = {"processes": True, "dashboard_address": None, "resources": {"GPU": 1}}
+        cluster = LocalCluster(n_workers=2, threads_per_worker=2, **ways)
         stack.enter_context(cluster)
         os.environ["TERN_DASK_ADDRESS"] = cluster.scheduler_address
     from flows import engines, flows
     flows.extract_flickr.with_options(task_runner=engines.runner())(sys.argv[1], splits=["val", "test"])
+    if sys.argv[2] == "dask":  # its workers have two threads and say that they have one GPU: more slots than GPUs
+        from pathlib import Path
+        from prefect import flow
+        from prefect.client.orchestration import get_client
+        from flows.deploy import limit_gpu_tasks
+        from flows.tasks import as_tasks
+        from tests.flow_jobs import OnDevice, alone
+
+        os.environ["TERN_GPUS"] = "4"
+        with get_client(sync_client=True) as client:
+            limit_gpu_tasks(client)
+
+        @flow(task_runner=engines.runner())
+        def held():
+            jobs = [OnDevice(Path(sys.argv[1]).parent, number) for number in range(4)]
+            print(*as_tasks(4, "demo")("region features")(alone, jobs))
+
+        held()
 """
 
 
@@ -39,6 +58,9 @@ def test_an_engine_makes_the_stores_of_the_command_line(server, finished, tmp_pa
     shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     ended = server.python(RUN, str(small_plan(tmp_path)), engine)
     assert ended.returncode == 0, ended.stderr[-4000:]
+    if engine == "dask":
+        assert ended.stdout.splitlines()[-1] == "0 1 2 3", "one task a GPU of a worker"
+        server.patch("/v2/concurrency_limits/tag:gpu", {"limit": 1})
     held_out = {image.id for image in finished.dataset.images if image.split != "train"}
     held_out |= {c.id for c in finished.dataset.captions if c.image_id in held_out}
     for kind in ("regions", "tokens"):
