@@ -56,10 +56,10 @@ class Server:
 
     def patch(self, path: str, body: dict[str, Any]) -> None:
         head = {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(self.url + path, json.dumps(body).encode(), head, method="PATCH"))
+        _ask(urllib.request.Request(self.url + path, json.dumps(body).encode(), head, method="PATCH"))
 
     def delete(self, path: str) -> None:
-        urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"))
+        _ask(urllib.request.Request(self.url + path, method="DELETE"))
 
     def get(self, path: str) -> Any:
         return _ask(urllib.request.Request(self.url + path))
@@ -119,7 +119,8 @@ def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
     while True:
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
-                return json.load(answer)
+                text = answer.read()
+                return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             tries -= 1
             if error.code != 503 or not tries:
