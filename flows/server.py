@@ -29,8 +29,6 @@ QUIET = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is for the `prefect` command that a person types
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml: none for 90 s is a crash
-    # In memory, the default, a server that is started again never gives back the slots of runs that died meanwhile.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

@@ -1,7 +1,6 @@
 """What Prefect gets wrong in silence, each held shut by a setting: no server is needed to see that it is set."""
 
 import asyncio
-import importlib
 import inspect
 import re
 import tomllib
@@ -129,14 +128,6 @@ def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypa
     setup_environment(ctx=None)
     assert PrefectClient.read_deployment_by_name is stock
     assert QUIET["PREFECT_PLUGINS_ENABLED"] == "false", "workers and their runs"
-
-
-def test_a_server_that_is_started_again_knows_who_holds_its_slots():
-    from flows.server import QUIET
-
-    name = QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
-    assert name.endswith(".filesystem"), "in memory, what a run held that died meanwhile is never given back"
-    assert importlib.import_module(name).ConcurrencyLeaseStorage
 
 
 def test_the_constraints_keep_the_bounds_that_prefect_needs():
