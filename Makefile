@@ -5,13 +5,15 @@ EXTRAS ?= board,cpu,dask,demo,dev,flows,serve
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-faults lint format bench clean help
+.PHONY: demo install test test-faults lint format bench clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 demo: $(STAMP)  ## environment, the whole pipeline on the embedded data set, a page to look at
 	$(BIN)/tern demo
+
+install: $(STAMP)  ## the environment alone
 
 test: $(STAMP)  ## environment and tests
 	$(BIN)/python -m pytest -n 2

@@ -42,7 +42,12 @@ def run(
         list[str] | None,
         typer.Option("--param", help="One more parameter of the flow: KEY=VALUE, for instance workers=8. Repeatable."),
     ] = None,
-    port: PortOption = 4200,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port of a server on this machine. [default: that of PREFECT_API_URL, else 4200]"
+        ),
+    ] = None,
 ) -> None:
     """Start a deployment, follow its progress, exit with its verdict: 0 if it completed.
 

@@ -106,8 +106,8 @@ class Workers:
 
 def can_pass(error: BaseException) -> bool:
     """Whether trying again may help: a lost worker, or a fault of the machine such as a busy disk. Never bad input."""
-    if isinstance(error, TimeoutError):
-        return False  # it would take as long again
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return False  # a job past its time would take as long again; with an errno it is a mount that did not answer
     return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in MACHINE_FAULTS)
 
 

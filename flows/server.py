@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.plan import load_plan
 
-HOST = "127.0.0.1"
+HOST, PORT = "127.0.0.1", 4200
 POOL = "local"
 NIGHT = "0 3 * * *"
 AUTOMATIONS = "automations.yaml"
@@ -29,16 +29,22 @@ QUIET = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is for the `prefect` command that a person types
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml: none for 90 s is a crash
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",  # 30 by default: idle GPUs between shards
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
-def environment(port: int) -> dict[str, str]:
-    """Variables of every Prefect process: this server, this folder (for prefect.yaml), and the quiet settings."""
-    return {**os.environ, **QUIET, "PWD": os.getcwd(), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+def environment(port: int | None) -> dict[str, str]:
+    """Variables of every Prefect process: its server, this folder (for prefect.yaml), and the quiet settings.
+
+    Without a port the server is the one of PREFECT_API_URL, on whatever machine, else `PORT` of this one.
+    """
+    given = os.environ.get("PREFECT_API_URL") if port is None else None
+    address = given or f"http://{HOST}:{port or PORT}/api"
+    return {**os.environ, **QUIET, "PWD": os.getcwd(), "PREFECT_API_URL": address}
 
 
-def settle(port: int) -> None:
+def settle(port: int | None) -> None:
     """Give this process the settings of `environment`; before Prefect is imported, since it reads them once."""
     os.environ.update(environment(port))
 

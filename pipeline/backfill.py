@@ -56,16 +56,19 @@ def stores(plan: Plan) -> tuple[Path, Path]:
 
 
 def estimate(chain: Chain) -> list[Estimate]:
-    """What extraction of the chain's data set would do, and how long that would take; nothing is extracted."""
+    """What extraction of the chain's data set would do, and how long that would take; nothing is extracted.
+
+    Nothing is said of regions that come from a store of the plan's own: none of them are made.
+    """
     plan, dataset = chain.plan, chain.dataset
     regions, tokens = (Store(folder) for folder in stores(plan))
     paths = {image.id: image.path for image in dataset.images}
     hashes = dict(zip(paths, ContentHashes(plan.workspace).of(paths.values()), strict=True))
     texts = {caption.id: sha256_text(caption.text) for caption in dataset.captions}
-    return [
-        _of(chain, "region features", regions, hashes, plan.images_per_shard),
-        _of(chain, "token features", tokens, texts, plan.captions_per_shard),
-    ]
+    told = [_of(chain, "token features", tokens, texts, plan.captions_per_shard)]
+    if plan.regions_store is None:
+        told.insert(0, _of(chain, "region features", regions, hashes, plan.images_per_shard))
+    return told
 
 
 def _of(chain: Chain, stage: str, store: Store, wanted: dict[str, str], per_shard: int) -> Estimate:

@@ -53,14 +53,6 @@ def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
     return path
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Beside each other: the tests of a file stay together for its fixtures, and all that need the one server."""
-    for item in items:
-        group = "server" if "server" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A chain whose every stage has run; `carried` is (stage, job, result) of every shard."""

@@ -178,8 +178,11 @@ def up(home: Path, *words: str) -> Iterator[Server]:
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # 60 s by default: a test waits for a planned run
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
-    env |= {"PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "1"}  # 30 by default
     env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}
+    look_up = "import socket; socket.getaddrinfo('outside.invalid', 80)"
+    subprocess.run([sys.executable, "-c", look_up], env=env, capture_output=True)
+    assert "outside.invalid" in (home / "outside.log").read_text(), "the watch sees nothing"
+    (home / "outside.log").unlink()
     forks = Forks(home, env | {"PREFECT_PLUGINS_ENABLED": "false"})  # as runs are; its imports begin with the server
     log, told = open(home / "up.log", "w"), lambda: (home / "up.log").read_text()  # noqa: SIM115  closed below
     command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port), *words]

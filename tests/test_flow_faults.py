@@ -23,6 +23,7 @@ prefect = pytest.importorskip("prefect")
         (BlockingIOError(11, "busy"), True),
         (OSError(5, "input/output error"), True),
         (OSError(16, "resource busy"), True),
+        (OSError(110, "the mount timed out"), True),  # a TimeoutError to Python
         (OSError(28, "no space left"), False),
         (ValueError("a bad plan"), False),
         (FileNotFoundError(2, "no such file"), False),

@@ -55,6 +55,23 @@ def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told
             follow.follow("reindex", "demo", (), (), said.append)
 
 
+@pytest.mark.parametrize(("state", "verdict"), [("Completed", 0), ("Failed", 1), ("Crashed", 1), ("Cancelled", 1)])
+def test_the_verdict_of_the_run_is_that_of_the_command(state, verdict, monkeypatch):
+    from prefect import states
+
+    from flows import follow
+
+    ended = SimpleNamespace(id=RUN.id, state=getattr(states, state)(message="so it went"))
+    client = SimpleNamespace(read_flow_run=lambda number: ended)
+    monkeypatch.setattr(follow, "_children", lambda client, number: [])
+    monkeypatch.setattr(follow, "_progress", lambda client, ids, told, say: None)
+    monkeypatch.setattr(follow.Lines, "tell", lambda self, ids: 0)
+    monkeypatch.setattr(follow.Lines, "tell_last", lambda self, number, ids: None)
+    said = []
+    assert follow._watch(client, RUN.id, said.append) == verdict
+    assert said == [f"state   {state}  so it went"]
+
+
 class Logs:
     """A client whose lines arrive at given looks, in any order of their times; one may arrive between two pages."""
 
@@ -95,3 +112,13 @@ def test_of_a_message_of_many_lines_the_first_is_told():
     said = []
     assert Lines(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), said.append).tell([RUN.id]) == 3
     assert [text.split(maxsplit=1)[1:] for text in said] == [["one"], ["it failed ..."], []]
+
+
+def test_a_server_elsewhere_is_followed_unless_a_port_of_this_machine_is_given(monkeypatch):
+    from flows.server import environment
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.7:4200/api")
+    assert environment(None)["PREFECT_API_URL"] == "http://10.0.0.7:4200/api"
+    assert environment(4300)["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert environment(None)["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
