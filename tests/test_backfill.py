@@ -54,8 +54,10 @@ def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so
     assert set(Store(whole.tokens).ids) == set(Store(finished.tokens).ids)
     assert made.items() <= files(plan.workspace).items(), "nothing is made twice"
     assert [e.to_do for e in estimate(whole)] == [0, 0]
-    given = load_plan(str(small_plan(tmp_path)), (f'regions_store="{whole.regions}"',))
-    assert [e.store for e in estimate(Chain(given))] == [tokens.store], "no regions are made of a store that is given"
+    before, _, after = small_plan(tmp_path).read_text().partition("[regions]")
+    given = tmp_path / "given.toml"
+    given.write_text(f'regions_store = "{whole.regions}"\n{before}{after[after.index("[text]") :]}')
+    assert [e.store for e in estimate(Chain(load_plan(str(given))))] == [tokens.store], "no regions are to be made"
 
 
 def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path):
