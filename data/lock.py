@@ -15,17 +15,21 @@ from data.files import naming
 from data.records import printable
 
 
+class HeldError(ValueError):
+    """Another process writes there, and goes on doing so: later it may be free."""
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Be the one writer of a store for as long as the block lasts; its own worker processes need not ask.
 
-    Raises ValueError naming the process that holds the store. A killed holder leaves no lock behind.
+    Raises HeldError naming the process that holds the store. A killed holder leaves no lock behind.
     """
     with open(Path(folder) / ".writer", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise HeldError(
                 f"{folder} is being written by {_holder(file)}: wait until it has ended, or stop it, and run this "
                 "again; what is finished is kept."
             ) from None

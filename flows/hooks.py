@@ -6,7 +6,7 @@ import shlex
 import subprocess
 from typing import Any
 
-from prefect.logging import get_logger
+from prefect.logging.loggers import flow_run_logger
 
 COMMAND = "TERN_ON_FAILURE"  # environment variable: a command, for instance a script that sends a mail
 SECONDS = 60.0
@@ -15,7 +15,7 @@ SECONDS = 60.0
 def tell(flow: Any, flow_run: Any, state: Any) -> None:
     """Start the command of TERN_ON_FAILURE, if it is set, with the run's facts as JSON on its standard input.
 
-    A command that fails or hangs is a line in the log: it does not change the run. Prefect calls this by keywords.
+    One that fails or hangs is a line in the run's log, and does not change the run. Prefect calls this by keywords.
     """
     words = shlex.split(os.environ.get(COMMAND, ""))
     if not words:
@@ -25,7 +25,7 @@ def tell(flow: Any, flow_run: Any, state: Any) -> None:
     try:
         subprocess.run(words, input=text, text=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        get_logger("flows").error("%s=%s did not tell of %s: %s", COMMAND, words[0], flow_run.name, error)
+        flow_run_logger(flow_run, flow).error("%s=%s did not tell of %s: %s", COMMAND, words[0], flow_run.name, error)
 
 
 HOOKS = {"on_failure": [tell], "on_crashed": [tell], "on_cancellation": [tell]}

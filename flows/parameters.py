@@ -9,24 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.plan import Plan, known_keys, load_plan, shipped_plans
-
-
-def _pattern(keys: dict[str, dict[str, Any] | None]) -> str:
-    """A regular expression of a plan's dotted keys; a table may also be set whole, as TOML writes it in a line."""
-    return "|".join(name + ("" if below is None else _below(below)) for name, below in keys.items())
-
-
-def _below(keys: dict[str, dict[str, Any] | None]) -> str:
-    return rf"(\.({_pattern(keys)}))?" if keys else r"(\.[\w-]+)?"
-
+from flows.values import setting_schema
+from pipeline.plan import Plan, load_plan, shipped_plans
 
 # The names are those of the package that was deployed; a file can only be looked for where the run works.
 PLAN = rf"^({'|'.join(map(re.escape, shipped_plans()))}|.+\.toml)$"
-SETTING = rf"^({_pattern(known_keys())})=.+$"
 
 PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
-Settings = Annotated[list[Annotated[str, Field(pattern=SETTING, max_length=10_000)]], Field(max_length=200)] | None
+Setting = Annotated[str, Field(max_length=10_000, json_schema_extra=setting_schema(Plan))]
+Settings = Annotated[list[Setting], Field(max_length=200)] | None
 Workers = Annotated[int, Field(ge=1, le=256)] | None
 Processes = Annotated[int, Field(ge=1, le=64)] | None
 ShardSize = Annotated[int, Field(ge=1, le=1_000_000)] | None

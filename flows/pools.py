@@ -1,6 +1,7 @@
 """Worker processes under the tasks of a stage: replaced when one is lost, gone when the stage is."""
 
 import logging
+import os
 import random
 import threading
 import time
@@ -11,10 +12,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from data.files import MACHINE_FAULTS
+from data.lock import HeldError
 from pipeline.workers import pool_for
 
 RETRY_SECONDS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
 JITTER = 0.5  # of a wait
+LOCK_SECONDS = 60 * float(os.environ.get("TERN_LOCK_MINUTES", "60"))  # to wait for one that writes to the same store
+LOOK_SECONDS = 5.0  # between two looks whether it has ended
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -44,9 +48,9 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped = True
-        if error is not None:
-            self._kill()
         with self._lock:
+            if error is not None:
+                _kill(self._pool)
             self._close()
 
     def run(self, function: Callable[[Any], Any], job: Any) -> Any:
@@ -79,7 +83,7 @@ class Workers:
         except TimeoutError:
             if future.done():  # the job's own
                 raise
-            self._kill()
+            _kill(pool)
             self._replace(pool)
             hint = "make shards smaller, or set TERN_SHARD_MINUTES"
             raise TimeoutError(f"a shard took longer than {self._seconds:.0f} s and was stopped: {hint}.") from None
@@ -99,9 +103,11 @@ class Workers:
             context, self._context, self._pool = self._context, None, None
             context.__exit__(None, None, None)
 
-    def _kill(self) -> None:
-        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
-            process.kill()
+
+def _kill(pool: Executor | None) -> None:
+    """End the processes of this pool, and not of one that has taken its place meanwhile."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.kill()
 
 
 def can_pass(error: BaseException) -> bool:
@@ -118,11 +124,29 @@ def patiently(what: str, make: Callable[[], T]) -> T:
     """
     for wait in RETRY_SECONDS:
         try:
-            return make()
-        except Exception as error:
+            return undisturbed(what, make)
+        except Exception as error:  # of any kind: what cannot pass goes on
             if not can_pass(error):
                 raise
             seconds = wait * (1 + random.uniform(0, JITTER))
             log.warning("%s: %s; tried again in %.0f s", what, error, seconds)
         time.sleep(seconds)
-    return make()
+    return undisturbed(what, make)
+
+
+def undisturbed(what: str, make: Callable[[], T]) -> T:
+    """make(), as soon as no other process writes to the same store, model or index.
+
+    Raises HeldError, which names the process, after `LOCK_SECONDS` (TERN_LOCK_MINUTES; 0: at once).
+    """
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            return make()
+        except HeldError as error:
+            if time.monotonic() - began >= LOCK_SECONDS:
+                raise
+            if not told:
+                log.warning("%s waits, at most %.0f min: %s", what, LOCK_SECONDS / 60, error)
+            told = True
+        time.sleep(LOOK_SECONDS)

@@ -18,15 +18,16 @@ from prefect.runtime import flow_run
 from flows import artifacts
 from flows.logs import in_run_log
 from flows.parameters import read_plan
-from flows.pools import patiently
+from flows.pools import patiently, undisturbed
 from flows.schedule import nothing_to_do
 from flows.tasks import as_tasks, on_epoch
 from index import RefusedError
 from pipeline import indexing
-from pipeline.backfill import estimate, only
+from pipeline.backfill import Estimate, estimate, only, undrawn
 from pipeline.chain import Chain
 from pipeline.report import write_report
 from pipeline.several import train_in
+from pipeline.stages import Vectors
 
 SHARD_SECONDS = 60 * float(os.environ.get("TERN_SHARD_MINUTES", "60"))
 CHECKPOINT = "tern.checkpoint.made"  # the event of a new model that may make a new index (prefect.yaml)
@@ -59,25 +60,33 @@ def carried_out(
 
 def extract(chain: Chain, splits: list[str] | None, dry_run: bool) -> list[str]:
     """Both stores of the chain, or a table of what they lack; returns the folders that were filled."""
+    if dry_run and (found := undrawn(chain.plan, splits)):
+        return _told(found, "demo")
     if splits:
         chain.dataset = only(chain.dataset, chain.plan, splits)
     if dry_run:
-        found = estimate(chain)
-        artifacts.table([e.row() for e in found], "dry-run", f"What extraction of {chain.dataset.name} would do")
-        for row in (e.row() for e in found):
-            get_run_logger().info("dry run: %s", ", ".join(f"{key} {value}" for key, value in row.items()))
-        return []
+        return _told(estimate(chain), chain.dataset.name)
+    _extracted(chain)
     artifacts.stores(chain)
     return [str(chain.regions), str(chain.tokens)]
+
+
+def _told(found: list[Estimate], dataset: str) -> list[str]:
+    artifacts.table([e.row() for e in found], "dry-run", f"What extraction of {dataset} would do")
+    for row in (e.row() for e in found):
+        get_run_logger().info("dry run: %s", ", ".join(f"{key} {value}" for key, value in row.items()))
+    return []
 
 
 def train(chain: Chain, plan: str, given: tuple[str, ...], processes: int | None) -> str:
     """Train and evaluate; a new model is an event, for those who want an index of it."""
     there = indexing.models(chain.plan.workspace)
     if processes and processes > 1:
-        train_in(processes, chain, plan, given, on_epoch(chain.dataset.name), get_run_logger().info)
+        _extracted(chain)
+        told = on_epoch(chain.dataset.name), get_run_logger().info
+        patiently("training", lambda: train_in(processes, chain, plan, given, *told))
     _trained(chain)
-    _ = chain.vectors
+    _embedded(chain)
     patiently("evaluation", lambda: chain.metrics)
     artifacts.training(chain)
     name = chain.model.name
@@ -108,16 +117,26 @@ def renew(chain: Chain) -> str | State:
     return str(chain.index)
 
 
+def _extracted(chain: Chain) -> None:
+    """Both stores of features. Their shards are tasks, which have retries of their own."""
+    undisturbed("extraction of regions", lambda: chain.regions)
+    undisturbed("extraction of tokens", lambda: chain.tokens)
+
+
 def _trained(chain: Chain) -> None:
-    """Train the model if it is not there. Shards before it and after it are tasks, which have retries of their own."""
-    _ = chain.usable
+    """Train the model if it is not there."""
+    _extracted(chain)
     patiently("training", lambda: chain.model)
+
+
+def _embedded(chain: Chain) -> Vectors:
+    return undisturbed("embedding", lambda: chain.vectors)
 
 
 def _publish(chain: Chain) -> None:
     """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
     _trained(chain)
-    vectors = chain.vectors  # the stages before the index have errors of their own
+    vectors = _embedded(chain)  # the stages before the index have errors of their own
     try:
         made = patiently("publishing", lambda: chain.index)
         get_run_logger().info("index %s over %s and %s", made.stem, vectors.images.name, vectors.captions.name)

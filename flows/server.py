@@ -30,6 +30,9 @@ QUIET = {
     "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is for the `prefect` command that a person types
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml: none for 90 s is a crash
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",  # 30 by default: idle GPUs between shards
+    # Leases in the server's memory are lost when it is started again: a slot of a run that died meanwhile stays taken,
+    # and Prefect ends a deployment's run that lives, since it cannot renew its own.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

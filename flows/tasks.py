@@ -23,7 +23,7 @@ SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
 def _may_pass(task: Any, run: Any, state: State) -> bool:
     try:
         state.result()
-    except Exception as error:
+    except Exception as error:  # whatever the shard raised: it is looked at, not handled
         return can_pass(error)
     return False
 
@@ -104,15 +104,18 @@ def as_tasks(workers: int, dataset: str, seconds: float | None = None) -> Callab
 
 
 def _follow(stage: str, futures: list[Any], sizes: list[int]) -> None:
-    """Move the stage's progress artifact as its shards end, at most once a second."""
-    total, done, began, last = sum(sizes), 0, time.monotonic(), 0.0
+    """Move the stage's progress artifact as its shards end, at most once a second. A failed shard is nothing done."""
+    total, done, failed, left, began, last = sum(sizes), 0, 0, len(futures), time.monotonic(), 0.0
     size = dict(zip(futures, sizes, strict=True))
     artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"{stage}: 0 of {total:,}")
     for future in as_completed(futures):
-        done += size[future]
+        future.wait()  # it has ended; without this Prefect asks the server for its state, which may not know yet
+        good = future.state.is_completed()
+        done, failed, left = done + good * size[future], failed + (not good) * size[future], left - 1
         now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_UPDATES or done == total:
-            rate = done / max(now - began, 1e-9)
-            text = f"{stage}: {done:,} of {total:,}, {rate:,.1f} a second, {(total - done) / rate:,.0f} s left"
+        if now - last > SECONDS_BETWEEN_UPDATES or not left:
+            rate = max(done, 1) / max(now - began, 1e-9)
+            text = f"{stage}: {done:,} of {total:,}, {rate:,.1f} a second, {(total - done - failed) / rate:,.0f} s left"
+            text += f", {failed:,} failed" if failed else ""
             update_progress_artifact(artifact, 100 * done / total, description=text)
             last = now

@@ -1,9 +1,11 @@
 """Some splits of a data set now, the others later; and what a run would do and cost, before it is done."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.content import ContentHashes
+from data.demo import drawn
 from data.files import sha256_text
 from data.manifest import open_folder
 from data.records import Dataset
@@ -12,6 +14,8 @@ from extractors.catalogue import recipe
 from pipeline.chain import Chain, seconds_an_item
 from pipeline.plan import Plan
 from pipeline.stages import extractor_of
+
+SENTENCES = 5  # about a scene of the embedded data set
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,18 @@ def only(dataset: Dataset, plan: Plan, splits: list[str]) -> Dataset:
 
     Raises ValueError for a split that the data set has not.
     """
-    if unknown := sorted(set(splits) - set(dataset.counts())):
-        raise ValueError(f"{dataset.name} has no split {', '.join(unknown)}; it has {', '.join(dataset.counts())}.")
+    _known(splits, dataset.counts(), dataset.name)
     regions, tokens = (Store(folder) for folder in stores(plan))
     wanted = {image.id for image in dataset.images if image.split in splits}
     images = tuple(image for image in dataset.images if image.id in wanted or image.id in regions)
     kept = {image.id for image in images}
     captions = tuple(c for c in dataset.captions if c.image_id in kept and (c.image_id in wanted or c.id in tokens))
     return Dataset(dataset.name, dataset.root, images, captions, dataset.refused)
+
+
+def _known(splits: Iterable[str], there: Iterable[str], name: str) -> None:
+    if unknown := sorted(set(splits) - set(there)):
+        raise ValueError(f"{name} has no split {', '.join(unknown)}; it has {', '.join(there)}.")
 
 
 def stores(plan: Plan) -> tuple[Path, Path]:
@@ -69,6 +77,23 @@ def estimate(chain: Chain) -> list[Estimate]:
     if plan.regions_store is None:
         told.insert(0, _of(chain, "region features", regions, hashes, plan.images_per_shard))
     return told
+
+
+def undrawn(plan: Plan, splits: list[str] | None) -> list[Estimate]:
+    """What extraction of the embedded data set would do before its pictures are drawn: all of it; nothing is drawn.
+
+    Empty if they are drawn, and for other data sets. Raises ValueError for a split that it has not.
+    """
+    if plan.demo is None or drawn(plan.demo, plan.workspace / "dataset"):
+        return []
+    _known(splits or (), plan.demo.splits, "demo")
+    images = sum(size for name, size in plan.demo.splits.items() if not splits or name in splits)
+    told = []
+    todo = ((images, plan.images_per_shard), (SENTENCES * images, plan.captions_per_shard))
+    for stage, folder, (items, size) in zip(("region features", "token features"), stores(plan), todo, strict=True):
+        each = seconds_an_item(plan.workspace, stage, folder.name)
+        told.append(Estimate(folder.name, 0, items, -(-items // size), None if each is None else each * items))
+    return told if plan.regions_store is None else told[1:]
 
 
 def _of(chain: Chain, stage: str, store: Store, wanted: dict[str, str], per_shard: int) -> Estimate:

@@ -11,7 +11,7 @@ import os
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -93,17 +93,6 @@ def shipped_plans() -> dict[str, Path]:
     """Name -> file of the plans that come with the project."""
     folder = Path(str(resources.files("pipeline") / "plans"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def known_keys(tables: list[type[BaseModel]] | None = None) -> dict[str, dict[str, Any] | None]:
-    """Every key of a plan (or of a table that is one of these): None for a value, the keys of a table; {} for a table
-    whose keys are free."""
-    found: dict[str, dict[str, Any] | None] = {}
-    for table in tables or [Plan]:
-        for name, field in table.model_fields.items():
-            below = _models(field.annotation)
-            found[name] = known_keys(below) if below else {} if get_origin(field.annotation) is dict else None
-    return found
 
 
 def _find(name: str) -> tuple[Path, str]:

@@ -25,7 +25,7 @@ def train_in(
     on_epoch        sees the rows of the history
     say             gets the other lines that the processes print
 
-    Raises ValueError, with their last lines, if they fail.
+    Raises what `tern.launch.failure` says if they fail.
     """
     _ = chain.regions, chain.tokens  # made here, by the chain's own map
     for line in torchrun(processes, "pipeline.several", plan, *settings):

@@ -1,24 +1,28 @@
 """`torchrun` as a child process that ends with its parent, however that ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+
+from data.files import MACHINE_FAULTS
 
 LAST = 20  # lines that a failure is told with
+KEPT = 200  # lines that are looked through for its cause: torchrun adds some 40 of its own
 
 
 def torchrun(processes: int, module: str, *words: str) -> Iterator[str]:
     """Run `python -m MODULE WORDS` in so many processes of this machine; gives the lines they print, as they come.
 
-    They end when the iterator is closed, and when this process is gone. Raises ValueError with the last lines if they
-    fail.
+    They end when the iterator is closed, and when this process is gone. Raises what `failure` says if they fail.
     """
     command = [sys.executable, "-m", "tern.launch", "--standalone", "--nproc-per-node", str(processes), "-m", module]
-    last: deque[str] = deque(maxlen=LAST)
+    last: deque[str] = deque(maxlen=KEPT)
     ways = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # Leaving the block closes the standard input, which ends them.
     with subprocess.Popen([*command, *words], **ways, text=True, errors="replace") as child:
@@ -26,8 +30,24 @@ def torchrun(processes: int, module: str, *words: str) -> Iterator[str]:
             last.append(line.rstrip())
             yield last[-1]
     if child.returncode:
-        told = "\n".join(last)
-        raise ValueError(f"torchrun of {module} ended with code {child.returncode}; its last lines:\n{told}")
+        raise failure(f"torchrun of {module} ended with code {child.returncode}", list(last))
+
+
+def failure(what: str, lines: Sequence[str]) -> Exception:
+    """The error for a torchrun that failed, by the lines that it and its processes printed.
+
+    BrokenExecutor if the first process to fail was killed, OSError with its number for a fault of the machine in one of
+    them (both may pass), ValueError with the processes' last lines otherwise.
+    """
+    text = "\n".join(lines)
+    if killed := re.search(r"Root Cause.*?exitcode *: -(\d+)", text, re.DOTALL):
+        return BrokenExecutor(f"{what}: a process was ended by signal {killed[1]}")
+    ours = next((at for at, line in enumerate(lines) if "torch/distributed/elastic/" in line), len(lines))
+    told = "\n".join(lines[max(0, ours - LAST) : ours])
+    faults = [int(number) for number in re.findall(r"Error: \[Errno (\d+)\]", told)]
+    if number := next((number for number in faults if number in MACHINE_FAULTS), None):
+        return OSError(number, f"{what}; its last lines:\n{told}")
+    return ValueError(f"{what}; its last lines:\n{told}")
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
 
     A preset that is not known is left for the caller's validation to refuse.
     """
-    return merge(PRESETS.get(given.get("preset", "modern"), {}), given)
+    return merge(PRESETS.get(str(given.get("preset", "modern")), {}), given)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Files whose tests ask for the fixture `server`, which costs half a minute of CPU to start and some to keep.
+SERVED = {"test_backfill.py", "test_flow_engines.py", "test_flow_faults.py", "test_flow_kills.py", "test_flows.py"}
+
 SMALL = """
 workspace = "{workspace}"
 images_per_shard = 10
@@ -44,6 +47,19 @@ queries = ["two dogs are running along the street"]
 hits = 3
 photos = 2
 """
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files whole, as with `--dist loadfile`, and all that need a Prefect server to one process: so it is one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return "server" if scope.rpartition("/")[2] in SERVED else scope
+
+    return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:

@@ -85,9 +85,9 @@ class Server:
         """`tern WORDS` from the root of the repository."""
         return self.command("-m", "pipeline.cli", *words)
 
-    def begun(self, *words: str) -> subprocess.Popen:
-        """The same, left to go on, with all that it says in one pipe."""
-        command, both = [sys.executable, "-m", "pipeline.cli", *words], {"stderr": subprocess.STDOUT, "text": True}
+    def begun(self, module: str, *words: str) -> subprocess.Popen:
+        """`python -m MODULE WORDS`, left to go on, with all that it says in one pipe."""
+        command, both = [sys.executable, "-m", module, *words], {"stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=subprocess.PIPE, **both)
 
     def prefect(self, *words: str) -> subprocess.CompletedProcess:
@@ -176,6 +176,7 @@ def up(home: Path, *words: str) -> Iterator[Server]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # 60 s by default: a test waits for a planned run
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",  # 30 by default: a run that waits for another
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}

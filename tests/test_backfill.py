@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 
 from data.store import Store
-from pipeline.backfill import estimate, only
+from pipeline.backfill import estimate, only, undrawn
 from pipeline.chain import Chain, seconds_an_item
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
@@ -33,8 +33,12 @@ def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so
     ids = lambda *splits: {image.id for image in dataset.images if image.split in splits}  # noqa: E731
     said = lambda *splits: {c.id for c in dataset.captions if c.image_id in ids(*splits)}  # noqa: E731
 
+    new = plan.model_copy(update={"workspace": tmp_path / "new"})
+    told = [(e.there, e.to_do, e.shards, e.seconds) for e in undrawn(new, ["test"])]
+    assert not (tmp_path / "new" / "dataset").exists(), "no picture is drawn by an estimate"
+    assert undrawn(plan, ["test"]) == []
     before = estimate(chain_of(plan, ["test"]))
-    assert [(e.there, e.to_do, e.shards, e.seconds) for e in before] == [(0, 6, 1, None), (0, 30, 1, None)]
+    assert [(e.there, e.to_do, e.shards, e.seconds) for e in before] == [(0, 6, 1, None), (0, 30, 1, None)] == told
     assert files(plan.workspace) == {}, "nothing is extracted by an estimate"
     for split in ("val", "test"):
         chain = chain_of(plan, [split])
@@ -112,9 +116,11 @@ def test_a_pipeline_runs_from_the_stage_that_it_is_told(start_at, runs, monkeypa
     assert done == [(name, "demo", ["train.seed=1"]) for name in runs]
 
 
-def test_a_split_that_is_not_there_is_named(finished):
+def test_a_split_that_is_not_there_is_named(finished, tmp_path):
     with pytest.raises(ValueError, match="no split dev; it has"):
         only(finished.dataset, finished.plan, ["test", "dev"])
+    with pytest.raises(ValueError, match="demo has no split dev; it has train, val, test"):
+        undrawn(finished.plan.model_copy(update={"workspace": tmp_path}), ["test", "dev"])
 
 
 DRY = """

@@ -17,12 +17,17 @@ from tests.flow_server import await_
 pytest.importorskip("prefect")
 
 RUN = """
-import os, sys
+import multiprocessing, os, sys
 from contextlib import ExitStack
+from prefect import task_runners
 
 os.environ |= {"TERN_ENGINE": sys.argv[2], "TERN_ENGINE_WORKERS": "2", "OMP_NUM_THREADS": "1"}
 with ExitStack() as stack:
+    # Workers are forked from the process that has the imports, as the flow's own are; spawned, each takes 9 s of CPU.
+    task_runners.multiprocessing.get_context = lambda kind, real=multiprocessing.get_context: real("forkserver")
     if sys.argv[2] == "dask":
+        import dask
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
         from distributed import LocalCluster
         ways = {"processes": True, "dashboard_address": None, "resources": {"GPU": 1}}
         cluster = LocalCluster(n_workers=2, threads_per_worker=2, **ways)

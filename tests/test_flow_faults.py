@@ -2,13 +2,16 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from concurrent.futures import BrokenExecutor
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 
 import pytest
 
+from data.lock import HeldError, writing
 from index import RefusedError, verify
 from tests.flow_jobs import counted
 from tests.flow_server import await_, copied
@@ -40,11 +43,54 @@ def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
     from flows.pools import Workers
 
     began = time.monotonic()
-    with Workers([tmp_path], 1, seconds=8) as pool:
+    with Workers([tmp_path], 1, seconds=4) as pool:
         with pytest.raises(TimeoutError, match="make shards smaller"):
             pool.run(counted, tmp_path / "slow")
         assert pool.run(counted, tmp_path / "good") == "good"
     assert time.monotonic() - began < 50
+
+
+def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_its_place(monkeypatch):
+    from flows import pools
+
+    class Pool:
+        def __init__(self):
+            self.killed, self._processes = [], {1: SimpleNamespace(kill=lambda: self.killed.append(1))}
+
+        def submit(self, function, job):
+            return self
+
+        def result(self, seconds):
+            workers._pool = later  # another job has lost its worker just now
+            raise TimeoutError
+
+        def done(self):
+            return False
+
+    first, later = Pool(), Pool()
+    monkeypatch.setattr(pools, "pool_for", lambda jobs, workers: nullcontext(first))
+    workers = pools.Workers([1], 1, seconds=1)
+    with pytest.raises(TimeoutError, match="make shards smaller"):
+        workers.run(counted, 1)
+    assert (first.killed, later.killed) == ([1], [])
+
+
+def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_with_its_name(tmp_path, monkeypatch):
+    from flows import pools
+
+    def write() -> str:
+        with writing(tmp_path):
+            return "written"
+
+    other = ExitStack()
+    other.enter_context(writing(tmp_path))
+    looks = []
+    monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
+    assert pools.patiently("publishing", write) == "written"
+    assert looks == [pools.LOOK_SECONDS] * 3
+    monkeypatch.setattr(pools, "LOCK_SECONDS", 0)
+    with writing(tmp_path), pytest.raises(HeldError, match=f"is being written by process {os.getpid()}"):
+        pools.undisturbed("publishing", write)
 
 
 RETRIED = """
@@ -70,9 +116,12 @@ def test_lost_workers_and_busy_disks_are_tried_again_bad_input_once(server, tmp_
     ended = server.python(RETRIED, str(tmp_path), "dies-once,good,busy-once")
     assert ended.returncode == 0, ended.stderr
     assert len((tmp_path / "busy-once").read_text().splitlines()) == 2
-    ended = server.python(RETRIED, str(tmp_path), "bad")
+    ended = server.python(RETRIED, str(tmp_path), "bad,good")
     assert ended.returncode != 0
     assert len((tmp_path / "bad").read_text().splitlines()) == 1, "bad input is not tried again"
+    shown = server.artifacts(server.runs("faults")[0])["region-features-progress"]
+    assert shown["data"] == 50, "what failed is not done"
+    assert shown["description"].endswith(", 0 s left, 1 failed")
 
 
 def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
@@ -114,13 +163,15 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
     assert [2 <= waited[0] <= 3, waited[-1] >= 60] == [True] * 2 if calls > 1 else not waited
 
 
-# The disk is busy when the third checkpoint and when the pointer to the version is put in its place, each once.
+# The disk is busy when the third checkpoint and when the pointer to the version is put in its place, each once; and the
+# index is written by another when its turn comes.
 BUSY = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
+from data.lock import writing
 from flows import flows, pools
 
-pools.RETRY_SECONDS[:] = [0.01] * 3
+pools.RETRY_SECONDS[:], pools.LOOK_SECONDS = [0.01] * 3, 0.1
 faults, real, epochs = {"last.pt": [0, 0, 5], "CURRENT": [16]}, os.replace, []
 
 def replace(source, to):
@@ -131,13 +182,24 @@ def replace(source, to):
 
 os.replace = replace
 print(flows.train_tern(sys.argv[1], ["train.epochs=5"]))
+
+def other():
+    with writing(Path(sys.argv[2])):
+        taken.set()
+        waits.wait(60)
+
+taken, waits, warning = threading.Event(), threading.Event(), pools.log.warning
+pools.log.warning = lambda text, *told: (warning(text, *told), waits.set())
+(root := Path(sys.argv[2])).mkdir()
+threading.Thread(target=other).start()
+taken.wait()
 print(flows.build_index(sys.argv[1], ["train.epochs=5"]))
 """
 
 
 def test_a_busy_disk_in_training_and_publishing_is_waited_for_and_nothing_is_done_twice(server, finished, tmp_path):
     plan, workspace = copied(finished.plan.workspace, tmp_path / "busy", "train_tern")
-    ended = server.python(BUSY, str(plan))
+    ended = server.python(BUSY, str(plan), str(workspace / "index"))
     assert ended.returncode == 0, ended.stderr
     rows = next(workspace.glob("models/*/history.csv")).read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == [1, 2, 3, 4, 5]
@@ -146,7 +208,8 @@ def test_a_busy_disk_in_training_and_publishing_is_waited_for_and_nothing_is_don
     assert len(epochs) <= 6, "one epoch at most is repeated"
     assert [path.stem for path in (workspace / "index" / "versions").glob("*.json")] == ["v00000001"]
     assert verify(workspace / "index")
-    for run, told in ((train, "training: [Errno 5]"), (index, "publishing: [Errno 16]")):
+    waits = f"publishing waits, at most 60 min: {workspace / 'index'} is being written by process"
+    for run, told in ((train, "training: [Errno 5]"), (index, "publishing: [Errno 16]"), (index, waits)):
         lines = await_(lambda: [x for x in server.logs(run) if told in x["message"]], 30, f"no line {told}")  # noqa: B023
         assert [line["level"] for line in lines] == [30]
 
@@ -184,17 +247,22 @@ def test_a_gpu_has_one_task_at_a_time_and_two_have_two(server, tmp_path):
 
 
 def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothing(tmp_path, monkeypatch):
-    from flows.hooks import tell
+    from flows import hooks
 
     told = tmp_path / "told.json"
     run, state = SimpleNamespace(name="reindex demo", id=1), SimpleNamespace(name="Failed", message="recall 0.71")
     script = tmp_path / "tell.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write(input())")
     monkeypatch.setenv("TERN_ON_FAILURE", f"{sys.executable} {script} {told}")
-    tell(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
+    hooks.tell(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
     assert json.loads(told.read_text())["message"] == "recall 0.71"
+    lines, flow = [], SimpleNamespace(name="reindex")
+    ours = lambda *of: SimpleNamespace(error=lambda text, *told: lines.append((of, text % told)))  # noqa: E731
+    monkeypatch.setattr(hooks, "flow_run_logger", ours)
     monkeypatch.setenv("TERN_ON_FAILURE", "/nobody/here")
-    tell(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
+    hooks.tell(flow=flow, flow_run=run, state=state)
+    ((of, line),) = lines
+    assert (of, line.split(":")[0]) == ((run, flow), "TERN_ON_FAILURE=/nobody/here did not tell of reindex demo")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +277,7 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
     from flows import runs
 
     class Chain:
-        usable, model, vectors, plan = None, None, None, SimpleNamespace(workspace=tmp_path)
+        regions, tokens, model, vectors, plan = None, None, None, None, SimpleNamespace(workspace=tmp_path)
 
         @property
         def index(self):

@@ -118,6 +118,22 @@ def test_a_bare_name_is_the_deployment_that_it_can_only_mean(name, there, asked)
         assert asyncio.run(by_bare_name(stock)(Client(*there), name)) == asked
 
 
+def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
+    """Those of Prefect's default, in memory, do not: a slot of a run that dies meanwhile would stay taken."""
+    from datetime import timedelta
+    from importlib import import_module
+    from uuid import uuid4
+
+    from flows.server import QUIET
+
+    module = import_module(QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    lent = asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).create_lease([uuid4()], timedelta(seconds=-1)))
+    again = module.ConcurrencyLeaseStorage(tmp_path)
+    assert asyncio.run(again.read_expired_lease_ids()) == [lent.id], "the next server knows it, and gives it back"
+    assert asyncio.run(again.renew_lease(lent.id, timedelta(minutes=5))), "and a run that lives keeps it"
+    assert asyncio.run(again.read_expired_lease_ids()) == []
+
+
 def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypatch):
     from prefect.client.orchestration import PrefectClient
 

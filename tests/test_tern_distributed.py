@@ -4,6 +4,7 @@ import csv
 import shutil
 import subprocess
 import sys
+from concurrent.futures import BrokenExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from data.store import Store
 from pipeline.cli import build
 from tern import embed
 from tern.distributed import gather
+from tern.launch import failure
 from tern.run import Run
 from tern.train import TrainConfig, train
 from tests.conftest import small_plan
@@ -124,3 +126,41 @@ def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
     found = CliRunner().invoke(build(), ["evaluate", "--plan", str(small_plan(tmp_path))])
     assert isinstance(found.exception, ValueError)
     assert "torchrun is for `train` alone" in str(found.exception)
+
+
+# What torchrun 2.x printed when a process was killed, and when one met a disk that failed; cut in the middle.
+KILLED = """E1128 16:49:28 17333 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9)
+Failures:
+[1]:
+  exitcode  : -15 (pid: 17340)  (SIGTERM)
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 17341)  (SIGKILL)
+"""
+BROKE = """epoch 3
+[rank1]:   File "/tmp/dies.py", line 8, in <module>
+[rank1]: {error}
+[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:41366.
+W1128 16:49:48 17352 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 17359 closing signal SIGTERM
+  File "site-packages/torch/distributed/launcher/api.py", line 386, in launch_agent
+Root Cause (first observed failure):
+[0]:
+  exitcode  : 1 (pid: 17360)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "told"),
+    [
+        (KILLED, BrokenExecutor, "signal 9"),
+        (BROKE.format(error="OSError: [Errno 5] Input/output error: 'last.pt'"), OSError, "Errno 5"),
+        (BROKE.format(error="OSError: [Errno 28] No space left on device"), ValueError, "No space left"),
+        (BROKE.format(error="ValueError: 'val' has no captions"), ValueError, "'val' has no captions"),
+    ],
+)
+def test_why_torchrun_failed_is_found_in_what_it_printed(lines, kind, told):
+    found = failure("torchrun of x ended with code 1", lines.splitlines())
+    assert type(found) is kind
+    assert told in str(found)
+    assert "launch_agent" not in str(found), "torchrun's own traceback says nothing"

@@ -5,8 +5,8 @@ from data.demo.geometry import Scene, Thing
 from data.demo.kinds import CLASSES, PLACES, THINGS
 from data.demo.layout import compose
 from data.demo.paint import paint
-from data.demo.write import DemoConfig, generate
+from data.demo.write import DemoConfig, drawn, generate
 
 __all__ = [
-    "CLASSES", "PLACES", "THINGS", "DemoConfig", "Scene", "Thing", "captions", "compose", "generate", "paint",
+    "CLASSES", "PLACES", "THINGS", "DemoConfig", "Scene", "Thing", "captions", "compose", "drawn", "generate", "paint",
 ]  # fmt: skip

@@ -78,8 +78,7 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
         ValueError: the folder holds a data set of another config.
     """
     folder = Path(folder)
-    recipe = {"config": config.model_dump(), "drawn": DRAWN, "classes": list(CLASSES)}
-    recipe["order"] = list(config.splits)  # the first split has the first scenes; a digest sorts keys
+    recipe = _recipe(config)
     if _ready(folder, recipe):
         return folder
     pictures = folder / "images"
@@ -96,6 +95,16 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
     write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": images})
     write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": True})
     return folder
+
+
+def drawn(config: DemoConfig, folder: Path) -> bool:
+    """Whether `generate` would find all of it. Raises ValueError as it does."""
+    return _ready(Path(folder), _recipe(config))
+
+
+def _recipe(config: DemoConfig) -> dict[str, Any]:
+    recipe = {"config": config.model_dump(), "drawn": DRAWN, "classes": list(CLASSES)}
+    return recipe | {"order": list(config.splits)}  # the first split has the first scenes; a digest sorts keys
 
 
 def _ready(folder: Path, recipe: dict[str, Any]) -> bool:

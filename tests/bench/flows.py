@@ -1,43 +1,19 @@
-"""What a flow adds to the plain stages: seconds a run, milliseconds a shard."""
+"""What a flow adds to the plain stages: seconds a run, milliseconds a shard, of real stages and of sleeping shards."""
 
 import json
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.flow_server import up
+from tests.conftest import small_plan
+from tests.flow_server import Server, up
 
 SHARDS, SECONDS, RUNS = 100, 0.1, 3
-
-MEASURE = """
-import json, sys, time
-from prefect import flow
-from flows.flows import RUN
-from flows.tasks import as_tasks
-from pipeline.workers import in_processes
-from tests.bench.flows import SECONDS, SHARDS, RUNS, shard
-
-def took(call):
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-@flow
-def empty():
-    pass
-
-@flow(task_runner=RUN["task_runner"])
-def mapped():
-    return as_tasks(2, "bench")("bench")(shard, [SECONDS] * SHARDS)
-
-if __name__ == "__main__":
-    empty()
-    plain = [took(lambda: in_processes(2, "bench")(shard, [SECONDS] * SHARDS)) for _ in range(RUNS)]
-    in_flow = {found.name: [took(found) for _ in range(RUNS)] for found in (empty, mapped)}
-    print(json.dumps({"plain": plain, **in_flow}))
-"""
+SMALL = ["images_per_shard=1", "captions_per_shard=5"]  # 72 shards of the small plan's 36 images
 
 
 def shard(seconds: float) -> str:
@@ -46,24 +22,93 @@ def shard(seconds: float) -> str:
     return "made"
 
 
+def took(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of a call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def sleeping() -> dict[str, list[float]]:
+    """Seconds of `SHARDS` shards that sleep, plain and as tasks, and of an empty flow; `RUNS` of each."""
+    from prefect import flow
+
+    from flows.flows import RUN
+    from flows.tasks import as_tasks
+    from pipeline.workers import in_processes
+
+    @flow
+    def empty() -> None:
+        pass
+
+    @flow(task_runner=RUN["task_runner"])
+    def mapped() -> list[str]:
+        return as_tasks(2, "bench")("bench")(shard, [SECONDS] * SHARDS)
+
+    empty()
+    plain = [took(lambda: in_processes(2, "bench")(shard, [SECONDS] * SHARDS)) for _ in range(RUNS)]
+    return {"plain": plain, **{found.name: [took(found) for _ in range(RUNS)] for found in (empty, mapped)}}
+
+
+def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """(plain, flow) seconds of the stages over the small plan, `RUNS` times: extraction anew, then all that is made."""
+    from flows import flows
+    from pipeline.chain import Chain
+    from pipeline.plan import load_plan
+    from pipeline.report import write_report
+    from pipeline.workers import in_processes
+
+    plan = str(small_plan(folder, workers=2))
+    chain = lambda: Chain(load_plan(plan, tuple(SMALL)), lambda label: in_processes(2, label))  # noqa: E731
+    extract = lambda made: (made.regions, made.tokens)  # noqa: E731
+    stores = folder / "run" / "stores"
+
+    def anew(call: Callable[[], object]) -> float:
+        shutil.rmtree(stores, ignore_errors=True)
+        return took(call)
+
+    _ = chain().index, flows.build_index(plan, SMALL)
+    stages = {
+        "extract-flickr": (lambda: extract(chain()), lambda: flows.extract_flickr(plan, SMALL)),
+        "train-tern": (lambda: chain().metrics, lambda: flows.train_tern(plan, SMALL)),
+        "build-index": (lambda: write_report(chain()), lambda: flows.build_index(plan, SMALL)),
+        "reindex": (lambda: chain().index, lambda: flows.reindex(plan, SMALL)),
+    }
+    fresh = [tuple(anew(call) for call in stages["extract-flickr"]) for _ in range(RUNS)]
+    return {"anew": fresh, **{name: [tuple(map(took, calls)) for _ in range(RUNS)] for name, calls in stages.items()}}
+
+
 def flows(folder: Path) -> None:
-    """An empty run; and `SHARDS` shards on two workers, plain and as tasks; wall clock, the least of `RUNS`."""
+    """Real stages, shards that sleep, an empty run, a deployed one; wall clock, the least of `RUNS`."""
     with up(folder / "home") as server:
-        ended = server.python(MEASURE)
-        assert ended.returncode == 0, ended.stderr
-        least = {name: min(times) for name, times in json.loads(ended.stdout.splitlines()[-1]).items()}
-        began = time.perf_counter()
-        asked = server.get("/deployments/name/reindex/reindex")["id"]
-        run = server.post(f"/deployments/{asked}/create_flow_run", {"parameters": {"plan": "gone.toml"}})
-        while server.get(f"/flow_runs/{run['id']}")["state"]["type"] not in ("FAILED", "COMPLETED"):
-            time.sleep(0.1)
-        waits = time.perf_counter() - began
-    table = Table("what", "seconds", "", title=f"flows, {SHARDS} shards of {SECONDS} s", title_justify="left")
-    table.add_row("the stage alone", f"{least['plain']:.2f}", "two worker processes")
-    added = 1000 * (least["mapped"] - least["empty"] - least["plain"]) / SHARDS
-    table.add_row("the same in a flow", f"{least['mapped']:.2f}", f"{added:.0f} ms more a shard, besides the run's own")
-    table.add_row("an empty flow", f"{least['empty']:.2f}", "what a run adds")
-    table.add_row(
-        "a deployed run", f"{waits:.2f}", "from the click to the end: the worker's look, a new process, imports"
-    )
+        real = _measured(server, f"staged(Path({str(folder)!r}))")
+        idle = {name: min(times) for name, times in _measured(server, "sleeping()").items()}
+        waits = took(lambda: _deployed(server))
+    least = {name: [min(times) for times in zip(*pairs, strict=True)] for name, pairs in real.items()}
+    shards = 72
+    table = Table("what", "plain", "flow", "", title="flows, seconds of wall clock", title_justify="left")
+    runs = {name: pair[1] - pair[0] for name, pair in least.items() if name != "anew"}
+    for name, added in runs.items():
+        table.add_row(f"{name}, all made", *(f"{s:.2f}" for s in least[name]), f"{added:.2f} s more a run")
+    added = 1000 * (least["anew"][1] - least["anew"][0] - runs["extract-flickr"]) / shards
+    table.add_row(f"extraction, {shards} shards", *(f"{s:.2f}" for s in least["anew"]), f"{added:.0f} ms more a shard")
+    added = 1000 * (idle["mapped"] - idle["empty"] - idle["plain"]) / SHARDS
+    told = f"{added:.0f} ms more a shard"
+    table.add_row(f"{SHARDS} shards of {SECONDS} s", f"{idle['plain']:.2f}", f"{idle['mapped']:.2f}", told)
+    table.add_row("an empty flow", "", f"{idle['empty']:.2f}", "Prefect's own second at the end of a run")
+    table.add_row("a deployed run", "", f"{waits:.2f}", "click to end: the worker's look, a new process, imports")
     Console().print(table)
+
+
+def _measured(server: Server, call: str) -> dict[str, list]:
+    code = f"import json, sys; from pathlib import Path; from tests.bench.flows import *; print(json.dumps({call}))"
+    ended = server.forks.run(code, seconds=1200)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def _deployed(server: Server) -> None:
+    asked = server.get("/deployments/name/reindex/reindex")["id"]
+    run = server.post(f"/deployments/{asked}/create_flow_run", {"parameters": {"plan": "gone.toml"}})
+    while server.get(f"/flow_runs/{run['id']}")["state"]["type"] not in ("FAILED", "COMPLETED"):
+        time.sleep(0.1)
