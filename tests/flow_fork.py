@@ -138,7 +138,7 @@ def carry_out(code: str, words: list[str], output: str) -> Any:
         exec(compile(code, "<string>", "exec"), module.__dict__)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
+    except BaseException:  # as the interpreter does at the end of any program
         traceback.print_exc()
         status = 1
     threading._shutdown()

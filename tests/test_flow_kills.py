@@ -120,7 +120,7 @@ class Employed:
         await_(lambda: not processes(self.run), 10, "a process is left")
 
 
-@pytest.mark.timeout(120 + 90 * KILLS)
+@pytest.mark.timeout(120 + 200 * KILLS)
 def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, finished, tmp_path, noticed, employer):
     """Of a deployment's run that dies with its worker, the next is itself, begun by the automation."""
     chance, killed = random.Random(0), {}
