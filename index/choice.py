@@ -26,9 +26,11 @@ class Point:
     rescore: int  # rows; 0: the codes' scores stand
     recall: float  # on the half that chooses
     judged: float  # on the other half
-    work: float  # bytes a query, weighted
+    work: float  # us a query, counted (`index.ladder`)
     memory: int  # bytes at the full number of rows
-    latency: float  # seconds, median
+    latency: float  # seconds a query, one at a time, median
+    single: float  # seconds of CPU a query, one at a time
+    together: float  # the same, 64 at a time
 
 
 def choose(points: Sequence[Point], wanted: Wanted, queries: str) -> Point:

@@ -13,6 +13,7 @@ Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
 BLOCK = 8192  # vectors held in memory at a time
 NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalised one by far more
+SHORTEST, LONGEST = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ class Collection:
 
 def check_unit(vectors: np.ndarray, what: str, names: Sequence[Any]) -> None:
     """Raise ValueError naming the first of the (n, d) `vectors` that is not finite or not of unit length."""
-    norms = np.linalg.norm(vectors.astype(np.float32, copy=False), axis=1)
-    bad = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # written so that NaN is bad
+    vectors = vectors.astype(np.float32, copy=False)
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    bad = ~((squares >= SHORTEST) & (squares <= LONGEST))  # written so that NaN is bad
     if bad.any():
         first = int(np.argmax(bad))
         raise ValueError(
-            f"{what} {names[first]!r} has length {norms[first]:.4g}, not 1 ({int(bad.sum())} such in this block); "
-            "normalise the vectors, and look for NaN in the model that made them."
+            f"{what} {names[first]!r} has length {np.sqrt(squares[first]):.4g}, not 1 ({int(bad.sum())} such in this "
+            "block); normalise the vectors, and look for NaN in the model that made them."
         )
 
 

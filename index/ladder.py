@@ -19,10 +19,12 @@ from index.shards import POINTS_PER_LIST, choose_factory, train, write_shard, wr
 from index.tune import AT, SAME
 
 DEPTHS = (50, 100, 200, 400)  # rows rescored
-TIMED = 32  # queries, one at a time
-# What a byte costs next to a byte of a scanned code or a centroid (0.08 ns; fitted to 100,000 x 512, one query at a
-# time, one core, faiss 1.15): rows that are rescored lie anywhere and are widened; RaBitQ makes a table a list probed.
-RESCORED, TABLE = 16.0, 18.0
+TIMED, BATCH = 32, 64  # queries one at a time, and at once
+# What is counted costs so many ns: fitted to 50,000 x 512, the geometric mean of one query and of 64 at a time, on a
+# busy core, faiss 1.15. Rows that are rescored lie anywhere and are widened; RaBitQ makes a table a list it probes.
+CENTROID, LIST, TABLE, RESCORED = 0.042, 1100.0, 2.2, 1.1  # a byte; a list; a byte of a float32 vector, a list; a byte
+SCANNED = {"SQfp16": 0.10, "SQ8": 0.23}  # a byte of a code
+FAST = 0.05  # of a fast-scan code
 
 
 class RescoredRows:
@@ -37,13 +39,17 @@ class RescoredRows:
 
 
 def ladder(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
-    """(nlist, factory, depths of rescoring) to try: exact float16, SQ8, then RaBitQ and PQ, fast-scan."""
+    """(nlist, factory, depths of rescoring) to try: exact float16, SQ8, then RaBitQ and PQ, fast-scan.
+
+    Fast-scan codes in fewer lists than usual too: one list costs them as much as hundreds of rows.
+    """
     usual = int(choose_factory("{nlist}", None, rows, dim))
     steps: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
-    for nlist in (usual, 2 * usual):
-        if nlist == 1 or nlist * POINTS_PER_LIST > 2 * rows:
+    for nlist in (usual // 4, usual // 2, usual, 2 * usual):
+        if nlist < 2 or nlist * POINTS_PER_LIST > 2 * rows:
             continue
-        steps.append((nlist, f"IVF{nlist},SQ8", (0,)))
+        if nlist >= usual:
+            steps.append((nlist, f"IVF{nlist},SQ8", (0,)))
         steps.append((nlist, f"IVF{nlist},RaBitQfs", DEPTHS))
         if dim % 4 == 0:
             steps.append((nlist, f"IVF{nlist},PQ{dim // 4}x4fs", DEPTHS))
@@ -121,10 +127,7 @@ class _Trial:
 
     def _point(self, kind: str, half: _Halves, depth: int, nprobe: int, recall: float) -> Point:
         nlist, dim = self._lists.nlist, self._dim
-        probed = self._quantizer.assign(half.halves[0], nprobe)
-        scanned = float(self._sizes[probed].sum(1).mean())
-        tables = TABLE * nprobe if "RaBitQ" in self._factory else 0
-        code = self._code + 8  # the key beside it
+        latency, single, together = self._times(half.halves[0], nprobe, depth)
         return Point(
             queries=kind,
             factory=self._factory,
@@ -133,10 +136,21 @@ class _Trial:
             rescore=depth,
             recall=recall,
             judged=half.recalls(1, self._lists, nprobe, [depth])[0],
-            work=4 * dim * (nlist + tables) + scanned * self._code + RESCORED * 2 * dim * depth,
-            memory=self._rows * (code + (2 * dim + 8) * bool(depth)) + 4 * dim * nlist,
-            latency=self._latency(half.halves[0], nprobe, depth),
+            work=self._work(half.halves[0], nprobe, depth),
+            memory=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth)) + 4 * dim * nlist,  # 8: the key
+            latency=latency,
+            single=single,
+            together=together,
         )
+
+    def _work(self, queries: np.ndarray, nprobe: int, depth: int) -> float:
+        """us a query, counted; with as many centroids as all rows will have."""
+        whole, code = 4 * self._dim, self._factory.split(",")[1]
+        grown = 1 if self._lists.nlist == 1 else max(1, round(self._rows / self._lists.ntotal))
+        rows = float(self._sizes[self._quantizer.assign(queries, nprobe)].sum(1).mean())
+        scanned = rows * (self._code + 8) * SCANNED.get(code, FAST)
+        tables = nprobe * (LIST + TABLE * whole * ("RaBitQ" in code))
+        return 1e-3 * (CENTROID * whole * self._lists.nlist * grown + tables + scanned + RESCORED * whole / 2 * depth)
 
     def _chosen(self, half: _Halves, depths: Sequence[int], target: float) -> dict[int, tuple[int, float]]:
         """Of each depth the first of 1, 2, 3, 4, 6, 8, 12... lists that gives the target, else all, and its recall."""
@@ -149,13 +163,19 @@ class _Trial:
                     found[depth] = nprobe, recall
         return found
 
-    def _latency(self, queries: np.ndarray, nprobe: int, depth: int) -> float:
-        spent = []
-        for query in queries[:TIMED]:
-            began = time.perf_counter()
-            self._lists.search(query[None], AT, nprobe, rescore=depth)
-            spent.append(time.perf_counter() - began)
-        return float(np.median(spent))
+    def _times(self, queries: np.ndarray, nprobe: int, depth: int) -> tuple[float, float, float]:
+        """Seconds a query: the median of one at a time; of CPU, one at a time; of CPU, up to `BATCH` at once."""
+        ask = lambda some: self._lists.search(some, AT, nprobe, rescore=depth)  # noqa: E731
+        alone, batch, clocks = queries[:TIMED], queries[:BATCH], []
+        start = time.process_time()
+        for query in alone:
+            clocks.append(-time.perf_counter())
+            ask(query[None])
+            clocks[-1] += time.perf_counter()
+        middle = time.process_time()
+        ask(batch)
+        end = time.process_time()
+        return float(np.median(clocks)), (middle - start) / len(alone), (end - middle) / len(batch)
 
 
 def _probes(nlist: int) -> Iterator[int]:

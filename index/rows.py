@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ AT_ONCE = 500  # parameters of one SQL statement; SQLite's oldest limit is 999
 
 @lru_cache(maxsize=AT_ONCE)
 def _by_key(count: int) -> str:
-    return f"SELECT {', '.join(COLUMNS)} FROM items WHERE key IN ({', '.join('?' * count)})"
+    """A join with so many keys: for `IN` SQLite would make a table of them, which costs as much as a row."""
+    marks = ", ".join(["(?)"] * count)
+    return f"SELECT {', '.join(COLUMNS)} FROM (VALUES {marks}) AS asked CROSS JOIN items ON items.key = asked.column1"
 
 
 class Lookup:
@@ -46,12 +48,11 @@ class Lookup:
         """(n,) int64 keys of all rows, the dead too."""
         return np.array([key for (key,) in self.tuples("SELECT key FROM items", ())], np.int64)
 
-    def by_key(self, keys: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(key, row) of those of the keys that are here."""
-        for start in range(0, len(keys), AT_ONCE):
-            some = keys[start : start + AT_ONCE]
-            for row in self.tuples(_by_key(len(some)), some):
-                yield row[0], dict(zip(COLUMNS, row, strict=True))
+    def by_key(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """{key: row} of those of the keys that are here."""
+        parts = [keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)]
+        found = [row for part in parts for row in self.tuples(_by_key(len(part)), part)]
+        return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in found}
 
     def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
@@ -79,14 +80,16 @@ class Rows:
 
     def by_key(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
         """{key: row}. Raises ValueError if one has no row: lists and metadata do not belong together."""
-        wanted = [key for key in keys if key not in self._dead]
+        wanted = [key for key in keys if key not in self._dead] if self._dead else keys
         found: dict[int, dict[str, Any]] = {}
-        for number, lookup in enumerate(self.lookups[: self._bases]):
-            found.update(lookup.by_key([key for key in wanted if key % self._bases == number]))
+        home: list[list[int]] = [[] for _ in range(self._bases)]
+        for key in wanted if self._bases else ():
+            home[key % self._bases].append(key)
+        for lookup, some in zip(self.lookups, home, strict=False):
+            found |= lookup.by_key(some)
         for lookup in self.lookups if len(found) < len(wanted) else ():
-            found.update(lookup.by_key([key for key in wanted if key not in found]))
-        lacking = next((key for key in keys if key not in found), None)
-        if lacking is not None:
+            found |= lookup.by_key([key for key in wanted if key not in found])
+        if len(found) < len(keys) and (lacking := next((key for key in keys if key not in found), None)) is not None:
             folder = self.lookups[0].path.parent.parent
             raise ValueError(
                 f"no look-up in {folder} has a row for key {lacking}: it is not this version's metadata. Verify the "

@@ -84,7 +84,7 @@ class Index:
         manifest, held = taken(root, version)
         try:
             return cls(root, manifest, held, lazy)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: nobody is left who would let go of it; the error goes on
             held.close()
             raise
 
@@ -182,14 +182,11 @@ class Index:
 
     @staticmethod
     def _hits(lookup: Rows, scores: np.ndarray, keys: np.ndarray) -> list[list[Hit]]:
-        rows = lookup.by_key(list({key for line in keys.tolist() for key in line if key >= 0}))
+        lines = keys.tolist()
+        rows = lookup.by_key(list({key for line in lines for key in line if key >= 0}))  # -1: fewer than k exist
         return [
-            [
-                Hit(rows[key]["id"], score, rows[key])
-                for score, key in zip(some_scores, some_keys, strict=True)
-                if key >= 0  # -1: fewer than k exist
-            ]
-            for some_scores, some_keys in zip(scores.tolist(), keys.tolist(), strict=True)
+            [Hit(rows[key]["id"], score, rows[key]) for score, key in zip(some, line, strict=True) if key >= 0]
+            for some, line in zip(scores.tolist(), lines, strict=True)
         ]
 
 

@@ -99,7 +99,7 @@ def _same_generation(
 ) -> None:
     for what, theirs, ours in (
         ("provenance", parent.provenance, origin),
-        ("settings", parent.config, config.model_dump(mode="json")),
+        ("settings", _settings(parent, parent.config), _settings(parent, config.model_dump(mode="json"))),
         ("collections", dict.fromkeys(parent.collections, "there"), dict.fromkeys(collections, "there")),
     ):
         other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
@@ -111,10 +111,18 @@ def _same_generation(
             )
 
 
+def _settings(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
+    """With the rows that are rescored as they come out: to leave it open may mean the same as a number."""
+    depths = {shards.choose_rescore(config.get("rescore"), about.factory) for about in parent.collections.values()}
+    return {**config, "rescore": " or ".join(map(str, sorted(depths)))}
+
+
 def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, Any]]) -> Changes:
     """What the rows of `about`'s shards have to become so that `rows` are answered. No vector is looked at."""
     dead, held = read_dead(root, about.dead), read_rows(root, kind, about)
-    live = held.filter(pa.array(~np.isin(held["key"].to_numpy(), dead))).combine_chunks()  # or rows are slow to take
+    if len(dead):
+        held = held.filter(pa.array(~np.isin(held["key"].to_numpy(), dead)))
+    live = held.combine_chunks()  # or rows are slow to take
     found = [_compared(kind, some, live) for some in metadata.blocks(rows)]
     new = metadata.table(kind, (row for rows_of_block, _ in found for row in rows_of_block))
     keys = new["key"].to_numpy()
@@ -138,23 +146,26 @@ def _compared(kind: str, rows: list[Mapping[str, Any]], live: pa.Table) -> tuple
     at = pc.index_in(names, live["id"]).fill_null(-1).to_numpy()
     known = np.flatnonzero(at >= 0)
     same = np.zeros(len(rows), bool)
-    same[known] = _equal(kind, [rows[i] for i in known], live.take(at[known]))
+    same[known] = _equal(rows if len(known) == len(rows) else [rows[i] for i in known], live, at[known])
     return [rows[i] for i in np.flatnonzero(~same)], at[same]
 
 
-def _equal(kind: str, rows: Sequence[Mapping[str, Any]], stored: pa.Table) -> np.ndarray:
-    """(n,) whether each row says what the stored one at its place does."""
-    known = set(metadata.COLUMNS) - {"key"}
-    equal = np.fromiter((row.keys() <= known and row.get("kind", kind) == kind for row in rows), bool, len(rows))
-    for name in known - {"kind"}:
+def _equal(rows: Sequence[Mapping[str, Any]], live: pa.Table, at: np.ndarray) -> np.ndarray:
+    """(n,) whether each row says what the living one at its place does."""
+    said = {name for columns in set(map(tuple, rows)) for name in columns}  # they are nearly all of one kind
+    equal = np.full(len(rows), said <= set(metadata.COLUMNS) - {"key"})
+    for name in metadata.COLUMNS[1:]:
+        if name not in said and (name == "kind" or live[name].null_count == len(live)):
+            continue
         try:
             ours = pa.array([row.get(name) for row in rows], metadata.SCHEMA.field(name).type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
             return np.zeros(len(rows), bool)  # the table of the rows will say what is wrong
-        theirs = stored[name]
-        agree = pc.fill_null(pc.equal(ours, theirs), False)
-        both = pc.and_(pc.is_null(ours), pc.is_null(theirs))
-        equal &= pc.or_(agree, both).to_numpy(zero_copy_only=False)
+        theirs = live[name].take(at)
+        agree = pc.equal(ours, theirs)
+        if ours.null_count or theirs.null_count:
+            agree = pc.or_(pc.fill_null(agree, False), pc.and_(pc.is_null(ours), pc.is_null(theirs)))
+        equal &= agree.to_numpy(zero_copy_only=False)
     return equal
 
 

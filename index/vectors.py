@@ -14,6 +14,7 @@ from index.lists import BLOCK, merge, widened
 
 KEYS, VECTORS = np.dtype("<i8"), np.dtype("<f2")
 NONE = np.empty(0, KEYS)
+CACHED = 2048  # rows that are compared at a time: as float32 they stay in a core's cache
 
 
 def write_vectors(path: Path, keys: np.ndarray, dim: int, blocks: Iterable[np.ndarray]) -> None:
@@ -49,19 +50,17 @@ class ShardVectors:
             self.keys = _mapped(path, file, KEYS, 1)
             self.vectors = _mapped(path, file, VECTORS, 2)
 
-    def places(self, keys: np.ndarray) -> np.ndarray:
-        """(m,) rows of the (m,) keys; -1 for those that this shard does not have."""
+    def read(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m, d) float16 vectors of the (m,) keys, and whether they are theirs: not of a key that this shard lacks."""
         if not len(self.keys):
-            return np.full(len(keys), -1)
-        at = self.keys.searchsorted(keys)
-        at[at == len(self.keys)] = 0
-        at[self.keys[at] != keys] = -1
-        return at
+            return np.zeros((len(keys), self.vectors.shape[1]), VECTORS), np.zeros(len(keys), bool)
+        at = self.keys.searchsorted(keys)  # of keys behind the last the number of keys, hence "clip"
+        return self.vectors.take(at, axis=0, mode="clip"), self.keys.take(at, mode="clip") == keys
 
-    def blocks(self, dead: np.ndarray = NONE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, dead: np.ndarray = NONE, size: int = BLOCK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keys (m,) int64 and vectors (m, d) float16 of the rows that are not among the `dead` keys, in their order."""
-        for start in range(0, len(self.keys), BLOCK):
-            keys, vectors = self.keys[start : start + BLOCK], self.vectors[start : start + BLOCK]
+        for start in range(0, len(self.keys), size):
+            keys, vectors = self.keys[start : start + size], self.vectors[start : start + size]
             gone = np.isin(keys, dead)
             yield (keys[~gone], vectors[~gone]) if gone.any() else (keys, vectors)
 
@@ -78,28 +77,30 @@ class MappedVectors:
 
     def get(self, keys: np.ndarray) -> np.ndarray:
         """(m, d) float16 vectors of the (m,) int64 keys, in their order. Raises KeyError for one that is nowhere."""
-        found, left = np.empty((len(keys), self.dim), VECTORS), np.ones(len(keys), bool)
-
-        def look(shard: ShardVectors, where: np.ndarray) -> None:
-            places = shard.places(keys[where])
-            if (here := places >= 0).all():
-                found[where], left[where] = shard.vectors[places], False
-            else:
-                found[where[here]], left[where[here]] = shard.vectors[places[here]], False
-
-        if self._bases:
-            home = keys % self._bases
-            order = home.argsort(kind="stable")
-            parts = np.split(order, home[order].searchsorted(np.arange(1, self._bases)))
-            for shard, where in zip(self.shards, parts, strict=False):
-                look(shard, where)
-        for shard in self.shards:
-            if not left.any():
-                return found
-            look(shard, np.flatnonzero(left))
-        if left.any():
-            raise KeyError(f"no vector has the key {int(keys[left][0])}: lists and vectors do not belong together")
+        if self._bases < 2:
+            return self._anywhere(keys)
+        home = keys % self._bases
+        order = home.argsort(kind="stable")
+        ends = home[order].searchsorted(np.arange(1, self._bases)).tolist()
+        found, here = np.empty((len(keys), self.dim), VECTORS), np.empty(len(keys), bool)
+        for shard, begin, end in zip(self.shards, [0, *ends], [*ends, len(keys)], strict=False):
+            where = order[begin:end]
+            found[where], here[where] = shard.read(keys[where])
+        if not here.all():
+            found[~here] = self._anywhere(keys[~here])
         return found
+
+    def _anywhere(self, keys: np.ndarray) -> np.ndarray:
+        """As `get`, of keys that may be in any shard."""
+        found, left = np.empty((len(keys), self.dim), VECTORS), np.arange(len(keys))
+        for shard in self.shards:
+            vectors, here = shard.read(keys[left])
+            if len(left) == len(keys) and here.all():
+                return vectors
+            found[left[here]] = vectors[here]
+            if not len(left := left[~here]):
+                return found
+        raise KeyError(f"no vector has the key {int(keys[left][0])}: lists and vectors do not belong together")
 
     def search(self, queries: np.ndarray, k: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The best k of the (m,) `keys` for each of (q, d) float32 queries, by every inner product.
@@ -121,7 +122,7 @@ class MappedVectors:
         """
         scores = np.empty((len(queries), 0), np.float32)
         for shard in self.shards:
-            for keys, vectors in shard.blocks(dead):
+            for keys, vectors in shard.blocks(dead, CACHED):
                 if len(keys):
                     found = device.best_scores(queries, widened(vectors), min(k, len(keys)))
                     scores = -np.sort(-np.hstack([scores, found]), axis=1)[:, :k]

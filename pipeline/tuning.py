@@ -76,9 +76,13 @@ def _draw(store: Store, names: Sequence[str], most: int, seed: int) -> np.ndarra
 
 
 def table(advice: Advice) -> list[list[str]]:
-    """A header and a row a point, by kind of query and work; "*" is on the Pareto front, ">" chosen."""
+    """A header and a row a point, by kind of query and work; "*" is on the Pareto front, ">" chosen.
+
+    Work is counted, and decides; milliseconds were measured, of one query at a time and of 64.
+    """
     front, chosen = pareto(advice.points), list(advice.chosen.values())
-    head = ["", "queries", "factory", "nprobe", "rescore", "recall@10", "judged", "kB of work", "MB", "ms"]
+    head = ["", "queries", "factory", "nprobe", "rescore", "recall@10", "judged", "work, us", "MB"]
+    head += ["ms", "CPU ms", "CPU ms of 64"]
     return [head] + [
         [
             (">" if point in chosen else "") + ("*" if point in front else ""),
@@ -88,9 +92,9 @@ def table(advice: Advice) -> list[list[str]]:
             str(point.rescore),
             f"{point.recall:.3f}",
             f"{point.judged:.3f}",
-            f"{point.work / 1e3:,.1f}",
+            f"{point.work:,.1f}",
             f"{point.memory / 1e6:,.2f}",
-            f"{1e3 * point.latency:.3f}",
+            *(f"{1e3 * seconds:.3f}" for seconds in (point.latency, point.single, point.together)),
         ]
         for point in sorted(advice.points, key=lambda p: (ASKED[advice.kind].index(p.queries), p.work))
     ]
@@ -105,11 +109,11 @@ def draw(advice: Advice, wanted: Wanted, path: Path) -> None:
         mine = [point for point in advice.points if point.queries == asked]
         for code in dict.fromkeys(point.factory.split(",")[1] for point in mine):
             some = [point for point in mine if point.factory.endswith(f",{code}")]
-            axes.plot([p.work / 1e3 for p in some], [p.judged for p in some], "o", label=code)
+            axes.plot([p.work for p in some], [p.judged for p in some], "o", label=code)
         best = advice.chosen[asked]
-        axes.plot(best.work / 1e3, best.judged, "o", markersize=14, fillstyle="none", color="#444444", label="chosen")
+        axes.plot(best.work, best.judged, "o", markersize=14, fillstyle="none", color="#444444", label="chosen")
         axes.axhline(wanted.recall, color="#bbbbbb", linestyle=":")
-        axes.set(xscale="log", xlabel="work, kB a query", ylabel="recall@10, judged", title=f"{asked} queries")
+        axes.set(xscale="log", xlabel="work, counted us a query", ylabel="recall@10, judged", title=f"{asked} queries")
         axes.legend(fontsize="small")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -75,7 +75,9 @@ def test_every_layout_gives_the_same_model(state: dict[str, torch.Tensor], tmp_p
 def test_a_model_without_attributes(state: dict[str, torch.Tensor]) -> None:
     plain = {k: v for k, v in ports.airsplay(state).items() if "attr" not in k and "embedding" not in k}
     kept = {k: v for k, v in state.items() if not k.startswith(("attr_", "cls_embed"))}
-    same(canonical(plain, "file"), kept, background_box=False)
+    found = canonical(plain, "file")
+    assert not [name for name in found if "attr" in name or "embed" in name]
+    same(found, kept, background_box=False)
 
 
 def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: dict[str, torch.Tensor]) -> None:

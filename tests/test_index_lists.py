@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from index.lists import Lists
+from index.lists import Lists, widened
 from index.shards import train, write_shard, write_template
 
 ROWS, DIM, NLIST = 3000, 32, 24
@@ -108,6 +108,12 @@ def test_few_kept_rows_are_answered_exactly(kept, data, tmp_path):
     chosen = np.r_[keys[1 : kept + 1], keys[:1]]  # and one that is dead
     _, found = ours.search(queries, 10, 1, keep=chosen, rescore=10)
     assert found.tolist() == best(queries @ vectors[1 : kept + 1].T, keys[1 : kept + 1], 10)[1]
+
+
+def test_every_finite_float16_is_widened_to_the_last_bit():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    assert np.array_equal(widened(halves[None]).view(np.uint32), halves[None].astype(np.float32).view(np.uint32))
 
 
 def test_no_vectors_to_rescore_with(data, tmp_path):

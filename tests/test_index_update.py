@@ -85,8 +85,8 @@ class World:
                 found, _ = answer(index.search(queries[:3], 4, kind, keep=some))
                 assert found == slow(whole, queries[:3], 4, some)
                 rows = index.rows(items, kind)
-                assert all(row.items() <= rows[name].items() for name, (_, row) in items.items())
                 assert rows.keys() == items.keys()
+                assert all(row.items() <= rows[name].items() for name, (_, row) in items.items())
                 assert index.manifest["collections"][kind]["counts"]["live"] == len(items)
 
 
@@ -249,6 +249,16 @@ def test_what_cannot_go_in_is_refused_and_the_published_version_stays(case, root
     after = bytes_of(root)
     assert {name: after[name] for name in before} == before
     World().check(root)
+
+
+def test_a_depth_that_is_left_open_is_the_number_it_comes_to(root):
+    world = World()
+    edit(world)
+    again = lambda depth: CONFIG.model_copy(update={"rescore": depth})  # noqa: E731
+    with pytest.raises(GenerationError, match="settings rescore = '0', and this is '5'"):
+        update(again(5), world.collections(), root, ORIGIN)
+    update(again(0), world.collections(), root, ORIGIN)  # whole vectors are in the lists: none is rescored
+    world.check(root)
 
 
 def test_without_a_version_there_is_nothing_to_update_or_compact(tmp_path):

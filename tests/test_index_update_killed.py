@@ -10,20 +10,12 @@ import pytest
 
 from index import compact
 from index.manifest import read_manifest
+from tests import test_index_update
 from tests.test_index_publish import bytes_of
-from tests.test_index_update import World, edit, published
+from tests.test_index_update import World, edit
 
+base, root = test_index_update.base, test_index_update.root  # fixtures
 KILLED = int(os.environ.get("TERN_INDEX_KILLS", "10"))  # `make test-faults`: 50
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return published(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def root(base, tmp_path) -> Path:
-    return shutil.copytree(base, tmp_path / "index")
 
 
 class Killed(BaseException):

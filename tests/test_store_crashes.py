@@ -273,8 +273,11 @@ def test_two_that_make_a_store_at_once_keep_what_the_first_has_listed(tmp_path, 
 
 def test_a_finished_store_is_found_finished_while_another_writes(tmp_path):
     folder = extract(tmp_path, items(3))
+    written = lambda: {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".writer"}  # noqa: E731
+    before = written()
     with writing(folder):
-        extract(tmp_path, items(3))  # needs no lock: there is nothing to write
+        assert extract(tmp_path, items(3)) == folder, "needs no lock: there is nothing to write"
+    assert written() == before
 
 
 def _with_small_files(root: Path, wanted: list[Item], limit: int) -> None:
