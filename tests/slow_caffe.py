@@ -102,8 +102,8 @@ def res4(blob, state):
 
 
 @torch.no_grad()
-def extract(blob, state, anchors, size, scale, at_least, at_most, limit):
-    """One image's rows as a dict: blob (1, 3, net h, net w), size (w, h) in pixels."""
+def every(blob, state, anchors, size, scale, limit):
+    """All of one image's proposals as a dict: blob (1, 3, net h, net w), size (w, h) in pixels."""
     maps = res4(blob, state)
     head = {key.rsplit("rpn_head.", 1)[1]: value for key, value in state.items() if "rpn_head." in key}
     hidden = F.relu(F.conv2d(maps, head["conv.weight"], head["conv.bias"], padding=1))
@@ -123,22 +123,28 @@ def extract(blob, state, anchors, size, scale, at_least, at_most, limit):
     hidden = F.relu(F.linear(torch.cat([pool5, told], 1), box["attr_linear1.weight"], box["attr_linear1.bias"]))
     attributes = F.linear(hidden, box["attr_linear2.weight"], box["attr_linear2.bias"]).softmax(1).numpy()
     scores, boxes = logits.softmax(1).numpy(), np.array(rois) / scale
-    rows = kept_rows(boxes, scores, at_least, at_most)
     return {
-        "features": pool5.numpy()[rows],
-        "boxes": boxes[rows],
-        "class_ids": scores[rows, 1:].argmax(1),
-        "scores": scores[rows, 1:].max(1),
-        "attr_ids": attributes[rows, 1:].argmax(1),
-        "attr_scores": attributes[rows, 1:].max(1),
-        "regressed": _regressed(pool5, box, boxes, scores, rows, size),
+        "of classes": scores,
+        "features": pool5.numpy(),
+        "boxes": boxes,
+        "class_ids": scores[:, 1:].argmax(1),
+        "scores": scores[:, 1:].max(1),
+        "attr_ids": attributes[:, 1:].argmax(1),
+        "attr_scores": attributes[:, 1:].max(1),
+        "regressed": _regressed(pool5, box, boxes, scores, size),
     }
 
 
-def _regressed(pool5, box, boxes, scores, rows, size):
+def stored(found, at_least, at_most):
+    """Those of `every` that are stored."""
+    rows = kept_rows(found["boxes"], found["of classes"], at_least, at_most)
+    return {name: values[rows] for name, values in found.items()}
+
+
+def _regressed(pool5, box, boxes, scores, size):
     deltas = F.linear(pool5, box["bbox_pred.weight"], box["bbox_pred.bias"]).numpy()
     found = []
-    for i in rows:
+    for i in range(len(boxes)):
         label = scores[i, 1:].argmax() + 1
         (x1, y1, x2, y2), (dx, dy, dw, dh) = boxes[i], deltas[i, 4 * label : 4 * label + 4]
         w, h = x2 - x1 + 1, y2 - y1 + 1

@@ -162,16 +162,23 @@ def test_what_rounding_may_exchange_is_named(at_least: int, at_most: int) -> Non
     assert changed > 10, "nothing was near an edge: the test shows little"
 
 
-@pytest.mark.parametrize(("at_least", "at_most"), [(36, 36), (3, 100)])
-def test_the_whole_of_it_equals_caffes_description(model: BottomUp, weights: Path, at_least: int, at_most: int) -> None:
+@pytest.fixture(scope="module")
+def described(model: BottomUp, weights: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A picture, and all of its proposals by Caffe's description, which takes its time."""
     image = paint(compose(5, 3))[0]
-    ours = extractor(weights, exact=True, min_regions=at_least, max_regions=at_most)
-    regions, prepared = ours([image])[0], ours.prepare(image)
     size = image.shape[1], image.shape[0]
-    scale = net_size(*size, 160, 320)[2]
+    blob, scale = extractor(weights, exact=True).prepare(image).input[None], net_size(*size, 160, 320)[2]
     state, anchors = ports.milvlg(model.state_dict()), caffe_anchors().numpy()
-    slow = slow_caffe.extract(prepared.input[None], state, anchors, size, scale, at_least, at_most, 40)
-    assert regions.size == size
+    return image, slow_caffe.every(blob, state, anchors, size, scale, 40)
+
+
+@pytest.mark.parametrize(("at_least", "at_most"), [(36, 36), (3, 100)])
+def test_the_whole_of_it_equals_caffes_description(
+    described: tuple[np.ndarray, dict[str, np.ndarray]], weights: Path, at_least: int, at_most: int
+) -> None:
+    image, slow = described[0], slow_caffe.stored(described[1], at_least, at_most)
+    regions = extractor(weights, exact=True, min_regions=at_least, max_regions=at_most)([image])[0]
+    assert regions.size == (image.shape[1], image.shape[0])
     assert len(regions.features) == len(slow["features"]) >= 3
     np.testing.assert_allclose(regions.boxes, slow["boxes"], atol=0.1)  # pixels
     np.testing.assert_allclose(regions.features, slow["features"], rtol=2e-3, atol=2e-3)  # half precision
