@@ -18,7 +18,7 @@ QUERIES = 3  # galleries an artifact
 WIDTH = 960  # pixels of a gallery: the picture travels as text
 
 # Prefect's pages read cells as Markdown and HTML: a file named `![](http://...)` would make the browser call out.
-HARMLESS = str.maketrans("<>[]`|", "＜＞［］｀｜")
+HARMLESS = str.maketrans("<>[]`|", "‹›()'¦")  # that every font has: the full-width ones read as boxes
 
 
 def cell(value: Any) -> Any:
@@ -111,12 +111,15 @@ def gate(verdict: str, checks: Any, version: str) -> None:
     if isinstance(checks, dict):
         checks = [{"check": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in checks.items()]
     rows = [check if isinstance(check, dict) else {"check": str(check)} for check in checks]
+    rows = [{"check": row.get("check", ""), "passed": row.get("passed", ""), **row} for row in rows]
+    rows.sort(key=lambda row: row["passed"] is not False)  # what failed is read first
     flat = [{key: v if isinstance(v, int | float | str) else str(v) for key, v in row.items()} for row in rows]
     table(flat, "gate", f"The gate of {version}: {verdict}")
 
 
 def refused(error: ValueError, served: str) -> None:
     """The report of a version that did not pass: the reason, the checks if there are any, and what is served still."""
-    gate("refused", getattr(error, "checks", None), str(getattr(error, "version", "the candidate")))
+    version = getattr(error, "version", None)
+    gate("refused", getattr(error, "checks", None), "the candidate" if version is None else f"v{version:08d}")
     text = f"**Refused.** {cell(str(error))}\n\nServed as before: `{cell(served)}`\n"
     create_markdown_artifact(text, key="refused", description="A version that did not pass its gate")

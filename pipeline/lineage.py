@@ -119,8 +119,8 @@ def _stores(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _of(about: dict[str, Any]) -> str:
-    rows = sum(shard["rows"] for shard in about["shards"])
-    return f"{rows:,} rows in {len(about['shards']):,} shards, generation {about['generation']}"
+    rows, shards = sum(shard["rows"] for shard in about["shards"]), len(about["shards"])
+    return f"{rows:,} rows in {shards:,} shard{'s' * (shards != 1)}, generation {about['generation']}"
 
 
 def _model(folder: Path, stores: dict[str, str]) -> Node:

@@ -38,7 +38,7 @@ def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
         for schedule in entry.get("schedules", []):
             assert set(schedule) <= {"cron", "timezone", "slug", "active", "parameters"}
         for trigger in entry.get("triggers", []):
-            assert set(trigger) <= {"name", "enabled", "match", "expect", "parameters"}
+            assert set(trigger) <= {"name", "description", "enabled", "match", "expect", "parameters"}
 
 
 def test_prefect_toml_and_the_quiet_settings_are_settings_that_prefect_has():
