@@ -48,7 +48,7 @@ RUN |= {"persist_result": False, "result_serializer": "json"}
 @flow(name="extract-flickr", **RUN)
 def extract_flickr(
     plan: PlanName = "flickr30k",
-    overrides: Settings = None,
+    overrides: Settings = (),
     workers: Workers = None,
     images_per_shard: ShardSize = None,
     splits: Splits = None,
@@ -67,7 +67,7 @@ def extract_flickr(
             keep their own workspaces: `overrides` may not set one.
         dry_run: Say what would be done and what it would cost, and do nothing.
     """
-    if more_plans and any(setting.partition("=")[0].strip() == "workspace" for setting in overrides or ()):
+    if more_plans and any(setting.partition("=")[0].strip() == "workspace" for setting in overrides):
         raise ValueError(
             "`overrides` sets one workspace for several plans: set it in each plan, or run them one by one."
         )
@@ -92,7 +92,7 @@ def extract_flickr(
 @flow(name="train-tern", **RUN)
 def train_tern(
     plan: PlanName = "flickr30k",
-    overrides: Settings = None,
+    overrides: Settings = (),
     epochs: Epochs = None,
     seed: Seed = None,
     processes: Processes = None,
@@ -116,7 +116,7 @@ def train_tern(
 @flow(name="build-index", **RUN)
 def build_index(
     plan: PlanName = "flickr30k",
-    overrides: Settings = None,
+    overrides: Settings = (),
     shards: Shards = None,
     target_recall: Recall = None,
     model: ModelName = None,
@@ -139,7 +139,7 @@ def build_index(
 
 @flow(name="reindex", **RUN)
 def reindex(
-    plan: PlanName = "flickr30k", overrides: Settings = None, model: ModelName = None, version: Version = None
+    plan: PlanName = "flickr30k", overrides: Settings = (), model: ModelName = None, version: Version = None
 ) -> str | State:
     """What is new or changed in the data set goes into the index, with the model that the index was built with.
 
@@ -158,7 +158,7 @@ def reindex(
 
 
 @flow(name="pipeline", **RUN)
-def pipeline(plan: PlanName = "flickr30k", overrides: Settings = None, start_at: StartAt = "extract") -> str:
+def pipeline(plan: PlanName = "flickr30k", overrides: Settings = (), start_at: StartAt = "extract") -> str:
     """Extraction, training and index, one after another.
 
     Args:

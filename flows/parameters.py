@@ -4,6 +4,7 @@ Each type becomes a field of the form in Prefect's pages; the descriptions stand
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ PLAN = rf"^({'|'.join(map(re.escape, shipped_plans()))}|.+\.toml)$"
 
 PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
 Setting = Annotated[str, Field(max_length=10_000, json_schema_extra=setting_schema(Plan))]
-Settings = Annotated[list[Setting], Field(max_length=200)] | None
+Settings = Annotated[Sequence[Setting], Field(max_length=200)]  # no None: then a refusal would not say why
 Workers = Annotated[int, Field(ge=1, le=256)] | None
 Processes = Annotated[int, Field(ge=1, le=64)] | None
 ShardSize = Annotated[int, Field(ge=1, le=1_000_000)] | None
@@ -32,7 +33,7 @@ Shards = Annotated[int, Field(ge=1, le=4096)] | None
 Recall = Annotated[float, Field(gt=0, le=1)] | None
 
 
-def read_plan(plan: str, overrides: list[str] | None, **typed: Any) -> Plan:
+def read_plan(plan: str, overrides: Sequence[str], **typed: Any) -> Plan:
     """The plan with `overrides` and the typed parameters that were given; `__` in a name stands for a dot.
 
     Raises FileNotFoundError or ValueError, as `pipeline.plan.load_plan` does.
@@ -40,13 +41,13 @@ def read_plan(plan: str, overrides: list[str] | None, **typed: Any) -> Plan:
     return load_plan(plan, settings(overrides, **typed))
 
 
-def settings(overrides: list[str] | None, **typed: Any) -> tuple[str, ...]:
+def settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
     """`overrides` and the typed parameters that were given, as settings of a plan."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in typed.items() if value is not None]
-    return (*(overrides or ()), *given)
+    return (*overrides, *given)
 
 
-def dataset_name(plan: str, overrides: list[str] | None = None) -> str:
+def dataset_name(plan: str, overrides: Sequence[str] | None = ()) -> str:
     """The name of a plan's data set, for the names of runs; of a plan that cannot be read, the plan's own name."""
     try:
         found = load_plan(plan, tuple(overrides or ()))

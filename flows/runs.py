@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ CHECKPOINT = "tern.checkpoint.made"  # the event of a new model that may make a 
 @contextmanager
 def carried_out(
     plan: str,
-    overrides: list[str] | None,
+    overrides: Sequence[str],
     model: str | None = None,
     update: bool = False,
     version: int | None = None,
