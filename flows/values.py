@@ -73,7 +73,7 @@ def _boolean(schema: Schema) -> Value:
 
 
 def _list(schema: Schema) -> Value:
-    return r"\[.*\]", "a list in brackets"
+    return r"\[[\s\S]*\]", "a list in brackets"
 
 
 def _table(schema: Schema) -> Value:
@@ -82,7 +82,7 @@ def _table(schema: Schema) -> Value:
 
 def _text(schema: Schema) -> Value:
     return (
-        rf"(?!(true|false|[+-]?(0|[1-9]\d*)(\.\d+)?|\[.*\]|\{{.*\}}){END}).+",
+        rf"(?!(true|false|[+-]?(0|[1-9]\d*)(\.\d+)?|\[.*\]|\{{.*\}}){END})[\s\S]+",
         "a text (in quotes, if it is a number)",
     )
 

@@ -73,27 +73,29 @@ def noticed(server):
 
 
 class Employer:
-    """Deployments in a work pool of their own, whose workers a test may kill."""
+    """Deployments, each in a work pool of its own, whose worker a test may kill."""
 
     def __init__(self, server: Server):
-        self._server, self.made = server, []
-        pool = server.get("/work_pools/local")
-        server.post("/work_pools/", {"name": DOOMED, **{key: pool[key] for key in ("type", "base_job_template")}})
+        self._server, self.made, self.pools = server, [], []
 
-    def hire(self) -> subprocess.Popen:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", DOOMED, "--type", "process"]
+    def hire(self, pool: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         env = self._server.env | {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_PLUGINS_ENABLED": "false"}
         return subprocess.Popen(command, cwd=ROOT, env=env, **quiet)
 
     def begin(self, stage: str, plan: Path) -> "Employed":
-        name = stage.replace("_", "-")
+        name, local = stage.replace("_", "-"), self._server.get("/work_pools/local")
+        self.pools.append(pool := f"{DOOMED}-{len(self.pools)}")
+        self._server.post("/work_pools/", {"name": pool, **{k: local[k] for k in ("type", "base_job_template")}})
         deployed = self._server.get(f"/deployments/name/{name}/{name}")
         kept = ("flow_id", "entrypoint", "pull_steps", "parameter_openapi_schema")
-        about = {"name": DOOMED, "work_pool_name": DOOMED, **{key: deployed[key] for key in kept}}
+        about = {"name": DOOMED, "work_pool_name": pool, **{key: deployed[key] for key in kept}}
         self.made.append(self._server.post("/deployments/", about)["id"])
         asked = {"parameters": {"plan": str(plan), "overrides": ["train.epochs=12"]}, "tags": [DOOMED]}
-        return Employed(self.hire(), self._server.post(f"/deployments/{self.made[-1]}/create_flow_run", asked)["id"])
+        return Employed(
+            self.hire(pool), self._server.post(f"/deployments/{self.made[-1]}/create_flow_run", asked)["id"]
+        )
 
 
 @pytest.fixture
@@ -102,7 +104,8 @@ def employer(server):
     yield there
     for made in there.made:
         server.delete(f"/deployments/{made}")
-    server.delete(f"/work_pools/{DOOMED}")
+    for pool in there.pools:
+        server.delete(f"/work_pools/{pool}")
 
 
 class Employed:
@@ -145,7 +148,7 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
             assert begin(server, stage, Path(plan)).wait(120) == 0, (plan, stage)
             taken_up(stage, workspace, before)
             check(stage, workspace, finished, server.runs(stage.replace("_", "-"))[0], server, 12 - epochs + 1)
-    worker = employer.hire()
+    workers = [employer.hire(pool) for pool in employer.pools]
     named = [name.replace("_", "-") for name in STAGES]
     mine = {r["parameters"]["plan"]: r["id"] for name in named for r in server.runs(name) if DOOMED in r["tags"]}
     assert mine.keys() == killed.keys()
@@ -160,8 +163,9 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
             assert found()["run_count"] == 2
             taken_up(stage, workspace, before)
             check(stage, workspace, finished, found(), server, 12 + 1)
-    os.killpg(worker.pid, signal.SIGINT)
-    worker.wait(60)
+    for worker in workers:
+        os.killpg(worker.pid, signal.SIGINT)
+        worker.wait(60)
 
 
 def states(server: Server, run: str) -> list[dict]:
