@@ -26,12 +26,12 @@ def counted(job: Path) -> str:
 
 
 def appears(path: Path) -> None:
-    """Return when a file is there. Raises RuntimeError after 30 seconds."""
-    for _ in range(3000):
+    """Return when a file is there. Raises RuntimeError after two minutes."""
+    for _ in range(12_000):
         if path.exists():
             return
         time.sleep(0.01)
-    raise RuntimeError(f"no {path.name} within 30 s")
+    raise RuntimeError(f"no {path.name} within two minutes")
 
 
 @dataclass(frozen=True)
