@@ -26,6 +26,7 @@ from index.manifest import (
 from index.objects import Staging
 from index.parts import build_shard, read_dead, read_rows, write_dead
 from index.publish import Gate, Progress, RefusedError, produce, quiet, serve_again, told, writer
+from index.vectors import among
 
 
 class GenerationError(ValueError):
@@ -121,7 +122,7 @@ def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, 
     """What the rows of `about`'s shards have to become so that `rows` are answered. No vector is looked at."""
     dead, held = read_dead(root, about.dead), read_rows(root, kind, about)
     if len(dead):
-        held = held.filter(pa.array(~np.isin(held["key"].to_numpy(), dead)))
+        held = held.filter(pa.array(~among(held["key"].to_numpy(), dead)))
     live = held.combine_chunks()  # or rows are slow to take
     found = [_compared(kind, some, live) for some in metadata.blocks(rows)]
     new = metadata.table(kind, (row for rows_of_block, _ in found for row in rows_of_block))
@@ -130,12 +131,12 @@ def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, 
     stays = np.zeros(len(alive), bool)
     for _, at in found:
         stays[at] = True
-    if len(both := keys[np.isin(keys, alive[stays])]):
+    if len(both := keys[np.isin(keys, alive[stays], assume_unique=True)]):
         raise ValueError(
             f"{kind} {new['id'][int(np.searchsorted(keys, both[0]))].as_py()!r} shares the 64-bit key of "
             "another row; rename it."
         )
-    back = np.isin(keys, dead)
+    back = among(keys, dead)
     still = np.setdiff1d(np.union1d(dead, alive[~stays]), keys)
     return Changes(new.filter(pa.array(~back)), still, len(rows))
 
