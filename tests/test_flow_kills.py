@@ -76,13 +76,25 @@ class Employer:
     """Deployments, each in a work pool of its own, whose worker a test may kill."""
 
     def __init__(self, server: Server):
-        self._server, self.made, self.pools = server, [], []
+        self._server, self.made, self.pools, self._hired = server, [], [], []
 
     def hire(self, pool: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
         env = self._server.env | {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_PLUGINS_ENABLED": "false"}
-        return subprocess.Popen(command, cwd=ROOT, env=env, **quiet)
+        self._hired.append(subprocess.Popen(command, cwd=ROOT, env=env, **quiet))
+        return self._hired[-1]
+
+    def end(self) -> None:
+        """Nothing of it is left, however the test has ended."""
+        for worker in self._hired:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGINT)
+                worker.wait(60)
+        for made in self.made:
+            self._server.delete(f"/deployments/{made}")
+        for pool in self.pools:
+            self._server.delete(f"/work_pools/{pool}")
 
     def begin(self, stage: str, plan: Path) -> "Employed":
         name, local = stage.replace("_", "-"), self._server.get("/work_pools/local")
@@ -102,10 +114,7 @@ class Employer:
 def employer(server):
     there = Employer(server)
     yield there
-    for made in there.made:
-        server.delete(f"/deployments/{made}")
-    for pool in there.pools:
-        server.delete(f"/work_pools/{pool}")
+    there.end()
 
 
 class Employed:
@@ -148,7 +157,8 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
             assert begin(server, stage, Path(plan)).wait(120) == 0, (plan, stage)
             taken_up(stage, workspace, before)
             check(stage, workspace, finished, server.runs(stage.replace("_", "-"))[0], server, 12 - epochs + 1)
-    workers = [employer.hire(pool) for pool in employer.pools]
+    for pool in employer.pools:
+        employer.hire(pool)
     named = [name.replace("_", "-") for name in STAGES]
     mine = {r["parameters"]["plan"]: r["id"] for name in named for r in server.runs(name) if DOOMED in r["tags"]}
     assert mine.keys() == killed.keys()
@@ -163,9 +173,6 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
             assert found()["run_count"] == 2
             taken_up(stage, workspace, before)
             check(stage, workspace, finished, found(), server, 12 + 1)
-    for worker in workers:
-        os.killpg(worker.pid, signal.SIGINT)
-        worker.wait(60)
 
 
 def states(server: Server, run: str) -> list[dict]:
