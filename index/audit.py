@@ -12,6 +12,7 @@ from index.metadata import key_of
 from index.objects import object_path
 from index.rows import Lookup
 from index.search import Index, Opened
+from index.vectors import among
 
 SAMPLE = 64  # rows of a shard whose keys are computed anew
 
@@ -83,7 +84,7 @@ def _counted(opened: Opened) -> str:
     counts = opened.about.counts
     if len(twice := held[1:][np.diff(held) == 0]):
         return f"key {twice[0]} has more than one row"
-    dead = int(np.isin(opened.dead, held, assume_unique=True).sum())
+    dead = int(among(opened.dead, held).sum())
     if (len(held) - dead, dead) != (counts.live, counts.dead):
         return f"{dead} rows dead of {len(held)}, the manifest says {counts.live} live and {counts.dead} dead"
     return ""

@@ -14,6 +14,7 @@ from data.files import digest
 from index.collection import Collection
 from index.search import Opened
 from index.tune import AT, SAME, recall
+from index.vectors import among
 
 NEAR = 2e-3  # of a cosine: two float16 roundings of one unit vector are nearer
 TIMED = 16  # queries, one at a time
@@ -44,8 +45,8 @@ class Asked:
 
 def alive(opened: Opened) -> np.ndarray:
     """(n,) int64 keys of a collection's living rows, ascending."""
-    keys = np.concatenate([shard.keys for shard in opened.vectors.shards])
-    return np.setdiff1d(keys, opened.dead, assume_unique=True)
+    keys = np.sort(np.concatenate([shard.keys for shard in opened.vectors.shards]))
+    return keys[~among(keys, opened.dead)]
 
 
 def aligned(opened: Opened, source: Collection | None, keys: np.ndarray) -> np.ndarray:

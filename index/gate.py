@@ -18,6 +18,7 @@ from index.manifest import About, Shard
 from index.publish import Gate
 from index.search import Index
 from index.tune import halves
+from index.vectors import among
 from index.verified import note, stamps, untouched
 
 WAY_OUT = " (the limits are the settings of [gate]; `tern index publish VERSION --despite REASON` serves it on purpose)"
@@ -136,13 +137,12 @@ def _placed(
     mine, draw = candidate.collection(kind), np.random.default_rng(config.seed)
     keys = alive(mine)
     before = alive(served.collection(kind)) if _kin(candidate, served, kind) else keys[:0]
-    new = np.setdiff1d(keys, before, assume_unique=True)
+    old = among(keys, before)
     grown = _grown(candidate, served, kind)
-    pool, most = new if grown and len(new) else keys, config.delta_queries if grown else config.probes
+    pool, most = keys[~old] if grown and not old.all() else keys, config.delta_queries if grown else config.probes
     found = aligned(mine, source, draw.choice(pool, min(most, len(pool)), replace=False))
     checks = {f"{kind} alignment": judged(found, config.aligned, every=len(found) == len(pool))}
-    both = np.intersect1d(keys, before, assume_unique=True)
-    if len(both):
+    if len(both := keys[old]):
         some = draw.choice(both, min(config.probes, len(both)), replace=False)
         theirs, every = served.collection(kind), len(some) == len(both)
         checks[f"{kind} unchanged"] = judged(unchanged(mine, theirs, some), config.aligned, every=every)

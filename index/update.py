@@ -131,7 +131,7 @@ def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, 
     stays = np.zeros(len(alive), bool)
     for _, at in found:
         stays[at] = True
-    if len(both := keys[np.isin(keys, alive[stays], assume_unique=True)]):
+    if len(both := (kept := alive[stays])[among(kept, keys)]):
         raise ValueError(
             f"{kind} {new['id'][int(np.searchsorted(keys, both[0]))].as_py()!r} shares the 64-bit key of "
             "another row; rename it."
