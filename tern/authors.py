@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tern.model import ModelConfig, geometry
+from tern.quick import Dropout, Linear, linear
 
 
 class Layer(nn.Module):
@@ -28,10 +29,10 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, ff: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__()
         self.heads, self.rate, self.pre_norm = heads, dropout, pre_norm
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
         middle = nn.GELU() if pre_norm else nn.ReLU()
-        self.feed = nn.Sequential(nn.Linear(width, ff), middle, nn.Dropout(dropout), nn.Linear(ff, width))
-        self.norm1, self.norm2, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), nn.Dropout(dropout)
+        self.feed = nn.Sequential(Linear(width, ff), middle, Dropout(dropout), Linear(ff, width))
+        self.norm1, self.norm2, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), Dropout(dropout)
         nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention starts
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
@@ -48,8 +49,8 @@ class Layer(nn.Module):
         """x (b, n, w), mask (b, n) -> what `rows` see; padded rows are never looked at"""
         b, _, w = x.shape
         weight, bias = self.qkv.weight.split([w, 2 * w]), self.qkv.bias.split([w, 2 * w])
-        q = F.linear(x[:, rows], weight[0], bias[0])  # (b, n, w)
-        k, v = F.linear(x, weight[1], bias[1]).chunk(2, dim=-1)
+        q = linear(x[:, rows], weight[0], bias[0])  # (b, n, w)
+        k, v = linear(x, weight[1], bias[1]).chunk(2, dim=-1)
         q, k, v = (
             part.view(b, -1, self.heads, w // self.heads).transpose(1, 2) for part in (q, k, v)
         )  # (b, h, n, w/h)
@@ -77,9 +78,9 @@ class AuthorsTern(nn.Module):
         super().__init__()
         self.config, self.region_dim, self.token_dim = config, region_dim, token_dim
         w, e, rest = config.width, config.embed_dim, (config.heads, config.ff, config.dropout)
-        self.place = nn.Sequential(nn.Linear(region_dim + 5, w), nn.ReLU(), nn.Linear(w, w))
+        self.place = nn.Sequential(Linear(region_dim + 5, w), nn.ReLU(), Linear(w, w))
         self.visual = stack(config.visual_layers, w, *rest)
-        self.image_in, self.caption_in = nn.Linear(w, e), nn.Linear(token_dim, e)
+        self.image_in, self.caption_in = Linear(w, e), Linear(token_dim, e)
         self.shared = stack(config.shared_layers, e, *rest)
 
     def embed_images(

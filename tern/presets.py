@@ -21,6 +21,7 @@ TERN: dict[str, Any] = {
     "schedule": "constant",  # their StepLR(30) first falls after their last epoch
     "clip_norm": 2.0,
     "ema": 0.0,
+    "choose_over": 1,
     "easy_epochs": 0,
     "region_drop": 0.0,
     "token_drop": 0.0,
@@ -65,6 +66,7 @@ SEED: dict[str, Any] = {
     "schedule": "cosine",  # one for the run; theirs began anew each epoch
     "clip_norm": 10.0,
     "ema": 0.0,
+    "choose_over": 1,
     "easy_epochs": 0,
     "region_drop": 0.0,
     "token_drop": 0.0,

@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Run:
         self.easy = build_loss(easy) if c.loss.name == "hinge" else None
         self.optimizer = torch.optim.AdamW(
             groups(self.model, self.loss, c.weight_decay, None if text is None else self.model.text, c.text_rate),
-            lr=c.lr, betas=c.betas, eps=c.eps,
+            lr=c.lr, betas=c.betas, eps=c.eps, fused=True,
         )  # fmt: skip
         both = Both(self.model)
         if c.compile:
@@ -89,8 +90,10 @@ class Run:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch of the highest rsum so far; 0 before there is one."""
-        return int(max(self.history, key=lambda row: row["rsum"])["epoch"]) if self.history else 0
+        """The first epoch of the highest rsum so far, each the mean of its own and the ones before; 0 before any."""
+        marks, most = [row["rsum"] for row in self.history], self.config.choose_over
+        means = [fmean(marks[max(0, end - most) : end]) for end in range(1, len(marks) + 1)]
+        return means.index(max(means)) + 1 if means else 0
 
     @property
     def ended(self) -> bool:

@@ -30,7 +30,7 @@ from tern.model import ModelConfig
 from tern.presets import with_preset
 from tern.run import Run
 
-VERSION = 4  # to be raised when equal settings give other weights: runs are named by it
+VERSION = 5  # to be raised when equal settings give other weights: runs are named by it
 FREE = {"device", "save_steps", "save_seconds", "tensorboard"}  # settings that are no part of what a run is
 
 
@@ -75,8 +75,10 @@ class TrainConfig(BaseModel):
     """fraction of wordpieces left out in training"""
     length_groups: int = Field(3, ge=1)
     """by length, that the captions of a step are split into, each padded to its own longest"""
+    choose_over: int = Field(5, ge=1)
+    """epochs up to each whose mean rsum on validation chooses: that of one is noise where `val` is small"""
     patience: int = Field(0, ge=0)
-    """epochs without a higher rsum on validation after which training ends; 0 for never"""
+    """epochs without a higher such mean after which training ends; 0 for never"""
     fine_tune: bool = False
     """train the text encoder too, from the token ids of the store; else its stored features are what is read"""
     text_rate: float = Field(0.1, gt=0)
@@ -126,7 +128,7 @@ def train(
     device: str = "cpu",
     text_encoder: nn.Module | None = None,
 ) -> Path:
-    """Train on split `train`, choose the epoch with the highest rsum on `val`.
+    """Train on split `train`, choose the epoch with the highest rsum on `val`, a mean over the last `choose_over`.
 
     Where several processes are one group (`tern.distributed.joined`), each calls this and trains with its share.
 

@@ -2,11 +2,13 @@
 
 python -m tests.bench              every table
 python -m tests.bench stores       those named
+python -m tests.bench losses-demo --keep FOLDER    work there and leave it: what is trained there is not trained again
 python -m tests.bench --photographs FOLDER    the real stage over a folder with dataset_flickr8k.json and images
 """
 
 import argparse
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -40,6 +42,7 @@ TABLES = {
     "index-update": index_update.index_update,
     "metrics": lambda _: metrics.metrics(),
     "losses": lambda _: losses.losses(),
+    "losses-demo": losses.losses_demo,
     "tern": lambda _: tern.step(),
     "loader": loader.loader,
     "flickr8k": flickr8k.flickr8k,
@@ -54,14 +57,16 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[], help=", ".join(TABLES))
     torch.set_num_threads(1)  # as in a worker process; a second one that waits would be counted too
     parser.add_argument("--photographs", type=Path, help="time the extraction of these, and nothing else")
+    parser.add_argument("--keep", type=Path, help="a folder for what is made on the way; else one that goes again")
     given = parser.parse_args()
     if given.photographs:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             detectors.photographs(Path(folder), given.photographs)
         return
     for name in given.tables or TABLES:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            TABLES[name](Path(folder))
+        with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            (Path(folder) / name).mkdir(parents=True, exist_ok=True)
+            TABLES[name](Path(folder) / name)
 
 
 if __name__ == "__main__":

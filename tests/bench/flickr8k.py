@@ -67,10 +67,13 @@ def presets(folder: Path) -> None:
         found, val, spent = [], [], []
         for seed in seeds:
             config = TrainConfig(preset=preset, seed=seed, **changes)
-            seconds, run = cpu_of(lambda c=config: train(c, regions, tokens, dataset, folder / f"{c.preset}-{c.seed}"))
+            run, spent_on_it = folder / f"{preset}-{seed}", folder / f"{preset}-{seed}.cpu"
+            seconds, _ = cpu_of(lambda c=config, f=run: train(c, regions, tokens, dataset, f))
+            if not spent_on_it.exists():  # a run that is there already took its time then
+                spent_on_it.write_text(str(seconds))
             found.append(embed.validate(embed.load(run), regions, tokens, test))
             val.append(json.loads((run / embed.CARD).read_text())["metrics"]["rsum"])
-            spent.append(seconds)
+            spent.append(float(spent_on_it.read_text()))
             console.print(
                 f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {found[-1]['rsum']:.1f} on test", style="dim"
             )

@@ -1,13 +1,21 @@
-"""What a loss costs: forward and backward of 512 images against 512 captions, 1,024 wide."""
+"""What a loss costs: forward and backward of 512 images against 512 captions, 1,024 wide; and what it reaches."""
 
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
 
+from data.store import Store
+from pipeline.chain import Chain
+from pipeline.plan import load_plan
+from tern import embed
 from tern.losses import LossConfig, build_loss
+from tern.train import TrainConfig, train
 from tests.bench.common import cpu, show
 
 BATCH, DIM = 512, 1024
@@ -36,6 +44,36 @@ LOSSES = {
     },
     "MultiSimilarityLoss, MultiSimilarityMiner": {"name": "MultiSimilarityLoss", "miner": "MultiSimilarityMiner"},
 }  # fmt: skip
+
+
+SMALL = {"epochs": 10, "model": {"width": 128, "ff": 256, "embed_dim": 256}}
+REACHES = {  # beside those of LOSSES that are no matter of a miner or of speed alone
+    "InfoNCE, memory of 1,024 from batch 40": {"memory": 1024, "memory_after": 40},
+    "InfoNCE, memory of 1,024 from the first": {"memory": 1024},
+    "hinge, hardest, memory of 1,024 from the first": {"name": "hinge", "memory": 1024},
+    "NCALoss, softmax_scale 10": {"name": "NCALoss", "params": {"softmax_scale": 10}},
+    "ContrastiveLoss, nonzero": {"name": "ContrastiveLoss", "reduction": "nonzero"},
+    "TripletMarginLoss, margin 0.2, nonzero": {
+        "name": "TripletMarginLoss", "params": {"margin": 0.2}, "reduction": "nonzero",
+    },
+}  # fmt: skip
+NOT_TRAINED = {"InfoNCE, memory of 4,096", "LiftedStructureLoss"}  # more rows than the demo has; minutes a step
+
+
+def losses_demo(folder: Path) -> None:
+    """rsum on the demo's test split after 10 epochs of a small model under one recipe, seed 0."""
+    chain = Chain(load_plan("demo", (f'workspace="{folder / "demo"}"',)))
+    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    table, console = Table("loss", "R@1, t2i", "R@1, i2t", "rsum", title=losses_demo.__doc__), Console(width=100)
+    for name, loss in (LOSSES | REACHES).items():
+        if name in NOT_TRAINED or (name.endswith("Miner") and "BatchHard" not in name and "MultiSim" not in name):
+            continue
+        run = train(TrainConfig(**SMALL, loss=loss), regions, tokens, dataset, folder / name.replace(" ", "-"))
+        found = embed.validate(embed.load(run), regions, tokens, dataset.split("test"))
+        row = (name, *(f"{found[key]:.1f}" for key in ("t2i_r1", "i2t_r1", "rsum")))
+        console.print(": ".join((name, row[-1])), style="dim")
+        table.add_row(*row)
+    console.print(table)
 
 
 def losses() -> None:
