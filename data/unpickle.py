@@ -61,7 +61,7 @@ def _check_opcodes(data: bytes) -> None:
                 raise ValueError(f"the pickle numbers a value {argument:,} at byte {place}; it has no so many")
     except ValueError:
         raise
-    except Exception as error:
+    except Exception as error:  # a malformed pickle raises nearly anything
         raise ValueError(f"the pickle is malformed ({error})") from error
 
 

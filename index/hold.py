@@ -39,7 +39,7 @@ def hold(path: Path) -> Hold | None:
             return Hold(handle)
     except FileNotFoundError:  # removed between the two
         pass
-    except BaseException:
+    except BaseException:  # also Ctrl-C: nobody else would close it; the error goes on
         os.close(handle)
         raise
     os.close(handle)

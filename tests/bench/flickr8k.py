@@ -69,7 +69,7 @@ def presets(folder: Path) -> None:
             config = TrainConfig(preset=preset, seed=seed, **changes)
             run, spent_on_it = folder / f"{preset}-{seed}", folder / f"{preset}-{seed}.cpu"
             seconds, _ = cpu_of(lambda c=config, f=run: train(c, regions, tokens, dataset, f))
-            if not spent_on_it.exists():  # a run that is there already took its time then
+            if not spent_on_it.exists():  # made before; a run broken off is told too short
                 spent_on_it.write_text(str(seconds))
             found.append(embed.validate(embed.load(run), regions, tokens, test))
             val.append(json.loads((run / embed.CARD).read_text())["metrics"]["rsum"])
