@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tern.model import ModelConfig, geometry
-from tern.quick import Dropout, Linear, linear
+from tern.quick import Dropout, Linear, attention, linear
 
 
 class Layer(nn.Module):
@@ -47,16 +47,12 @@ class Layer(nn.Module):
 
     def attend(self, x: Tensor, mask: Tensor, rows: slice) -> Tensor:
         """x (b, n, w), mask (b, n) -> what `rows` see; padded rows are never looked at"""
-        b, _, w = x.shape
+        w = x.shape[-1]
         weight, bias = self.qkv.weight.split([w, 2 * w]), self.qkv.bias.split([w, 2 * w])
         q = linear(x[:, rows], weight[0], bias[0])  # (b, n, w)
         k, v = linear(x, weight[1], bias[1]).chunk(2, dim=-1)
-        q, k, v = (
-            part.view(b, -1, self.heads, w // self.heads).transpose(1, 2) for part in (q, k, v)
-        )  # (b, h, n, w/h)
-        dropout = self.rate if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=dropout)  # b, h, n, w/h
-        return self.out(x.transpose(1, 2).flatten(2))  # (b, n, w)
+        rate = self.rate if self.training else 0.0
+        return self.out(attention(q, k, v, mask, self.heads, rate))  # (b, n, w)
 
 
 def stack(layers: int, *shape: int | float) -> nn.ModuleList:

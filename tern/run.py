@@ -25,7 +25,7 @@ from tern.direct import set_frame
 from tern.distributed import Both, gather, place, share_gradients, told_by_first, wrapped
 from tern.embed import build, field_of, validate
 from tern.losses import build_loss
-from tern.optim import WATCHED, average, groups, on_plateau, rate
+from tern.optim import WATCHED, adamw, average, on_plateau, rate
 
 if TYPE_CHECKING:
     from tern.train import TrainConfig
@@ -75,10 +75,7 @@ class Run:
         self.loss = build_loss(c.loss).to(self.device)
         easy = c.loss.model_copy(update={"negatives": "all", "memory": 0})
         self.easy = build_loss(easy) if c.loss.name == "hinge" else None
-        self.optimizer = torch.optim.AdamW(
-            groups(self.model, self.loss, c.weight_decay, None if text is None else self.model.text, c.text_rate),
-            lr=c.lr, betas=c.betas, eps=c.eps, fused=True,
-        )  # fmt: skip
+        self.optimizer = adamw(c, self.model, self.loss, None if text is None else self.model.text)
         both = Both(self.model)
         if c.compile:
             both.compile(dynamic=True)

@@ -1,4 +1,4 @@
-"""The two quick operations against torch's own."""
+"""The quick operations against torch's own."""
 
 import pytest
 import torch
@@ -50,3 +50,35 @@ def test_dropout_leaves_its_part_and_keeps_the_mean(dtype, rate):
     out.sum().backward()
     assert torch.equal(x.grad, out)
     assert quick.dropout(x, rate, training=False) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("queries", [1, 7])  # the last layer asks for row 0 alone
+def test_attention_and_its_gradients_are_torchs(dtype, queries, monkeypatch):
+    """Compared with nothing dropped: `dropout` is tested above, and torch's draws are others."""
+    monkeypatch.setattr(quick, "dropout", lambda x, rate: x)
+    draw = torch.Generator().manual_seed(0)
+    values = [torch.randn(3, n, 8, generator=draw).to(dtype) for n in (queries, 7, 7)]
+    coming = torch.randn(3, queries, 8, generator=draw)
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3, [True] + [False] * 6])
+    found = []
+    for rate in (0.0, 0.1):  # the first goes torch's way
+        given = [value.clone().requires_grad_() for value in values]
+        out = quick.attention(*given, mask, 2, rate)
+        assert out.dtype == dtype
+        (out.float() * coming).sum().backward()
+        found.append([out, *(value.grad for value in given)])
+    step = 1e-5 if dtype == torch.float32 else 0.02
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), atol=step, rtol=step)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    """One row looks at 400 alike: the mean over many draws is theirs, and each draw is another."""
+    torch.manual_seed(0)
+    q, k, v = torch.zeros(1, 5000, 4), torch.zeros(1, 400, 4), torch.ones(1, 400, 4)
+    out = quick.attention(q, k, v, torch.ones(1, 400, dtype=torch.bool), 2, 0.3)
+    part = 0.7
+    assert out.std() == pytest.approx(((1 - part) / part / 400) ** 0.5, rel=0.1)
+    assert out.mean() == pytest.approx(1, abs=0.002)
+    assert not torch.equal(out[..., :2], out[..., 2:])  # the two heads
