@@ -28,7 +28,7 @@ from index.tune import halves, sample
 from pipeline.tuning import SAMPLE, Advice, table
 from tests.bench.common import cpu_of
 
-ROWS, DIM, QUERIES, AT = 100_000, 512, 400, 10
+ROWS, DIM, QUERIES, AT = 100_000, 512, 2000, 10
 ROUNDS = 5
 WANTED = Wanted(recall=0.95, memory=8e9, latency=5e-3)
 BREADTHS = range(AT, 1025)  # of a search in a graph

@@ -12,9 +12,9 @@ from index.compact import drift
 from index.manifest import read_manifest
 from index.objects import _hash_as_seen
 from tests.bench.common import cpu_of
-from tests.bench.index import DIM, QUERIES, ROWS, collection, draw
+from tests.bench.index import DIM, ROWS, collection, draw
 
-ADDED = ROWS // 100
+ADDED, QUERIES = ROWS // 100, 400
 
 
 def index_update(folder: Path) -> None:
