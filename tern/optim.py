@@ -69,7 +69,5 @@ def on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
         loss: of one batch
         captions: in the batch, which `sum` adds up over
     """
-    if config.name != "hinge" or config.negatives != "hardest":
-        return False
     plateau = 2 * config.margin * (captions if config.reduction == "sum" else 1)
     return abs(loss - plateau) <= NEAR * plateau

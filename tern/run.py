@@ -154,6 +154,8 @@ class Run:
                 (loss / len(plans)).backward()
             self.settle()  # of the batch before this one: a GPU is at work on this one meanwhile
             self._note("loss", loss.detach(), [plan], number)
+            if c.loss.name == "hinge" and c.loss.negatives == "hardest" and self.epoch >= c.easy_epochs:
+                self._note("hinge", getattr(self.loss, "alone", loss.detach()), [plan], number)
         share_gradients(self.loss)
         # a gradient may overflow where the loss does not; found before any state is written
         self._note("gradient's norm", nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm), plans, first)
@@ -203,14 +205,14 @@ class Run:
                 )
             if what == "loss":
                 self.losses.append(value.item())
-                self._watch(self.losses[-1], len(plans[0].captions))
+            if what == "hinge":
+                self._watch(value.item(), len(plans[0].captions))
         self._unsettled = []
 
     def _watch(self, loss: float, captions: int) -> None:
-        """Warn, once, of a hinge that all vectors alike would give."""
+        """Warn, once, of a hinge of hardest negatives that all vectors alike would give."""
         c = self.config
-        hard = not (self.easy and self.epoch < c.easy_epochs)
-        self._standing = self._standing + 1 if hard and on_plateau(loss, captions, c.loss) else 0
+        self._standing = self._standing + 1 if on_plateau(loss, captions, c.loss) else 0
         if self._standing == WATCHED and not (self.rank or self._warned):
             self._warned = True
             warnings.warn(

@@ -179,25 +179,36 @@ def test_the_last_and_the_averaged_weights_are_left_whole(world, tmp_path):  # n
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("vicreg", [0.0, 0.01])  # a term beside the hinge does not hide it
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, reduction):  # noqa: F811
+def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, reduction, vicreg):  # noqa: F811
     """The plateau is made, not assumed: all vectors are alike, and the loss is what the hinge then gives."""
     monkeypatch.setattr("tern.run.WATCHED", 5)
     monkeypatch.setattr("tern.model.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
-    extra = {"loss": {"name": "hinge", "reduction": reduction}, "easy_epochs": 0, "epochs": 3, "captions_per_image": 1}
+    loss = {"name": "hinge", "reduction": reduction, "vicreg": vicreg}
+    extra = {"loss": loss, "easy_epochs": 0, "epochs": 3, "captions_per_image": 1}
     with pytest.warns(UserWarning, match=r"two margins.*easy_epochs") as caught:
         train(TrainConfig(**(CONFIG | extra)), *world, tmp_path)
     assert len([w for w in caught if "two margins" in str(w.message)]) == 1
 
 
-def test_other_losses_are_no_plateau():
+@pytest.mark.parametrize(
+    "changes", [{"loss": {"name": "hinge", "negatives": "all"}}, {"loss": {"name": "infonce"}}, {"easy_epochs": 3}]
+)
+def test_other_losses_have_no_plateau(world, tmp_path, monkeypatch, changes):  # noqa: F811
+    monkeypatch.setattr("tern.run.WATCHED", 1)
+    monkeypatch.setattr("tern.run.on_plateau", lambda *_: pytest.fail("looked at"))
+    train(
+        TrainConfig(**(CONFIG | {"loss": {"name": "hinge"}, "epochs": 2, "easy_epochs": 0} | changes)), *world, tmp_path
+    )
+
+
+def test_what_is_near_two_margins():
     hinge = {"name": "hinge", "margin": 0.2}
     assert on_plateau(0.401, 16, LossConfig(**hinge))
     assert not on_plateau(0.35, 16, LossConfig(**hinge))
     assert not on_plateau(0.4, 16, LossConfig(**hinge, reduction="sum"))
     assert on_plateau(6.4, 16, LossConfig(**hinge, reduction="sum"))
-    assert not on_plateau(0.4, 16, LossConfig(**hinge, negatives="all"))
-    assert not on_plateau(0.4, 16, LossConfig(name="infonce"))
 
 
 def test_what_names_a_run_is_what_decides_its_numbers(world):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,15 +13,17 @@ EPSILON = 1e-4
 
 
 class WithVicreg(Pairwise):
-    """A loss and `weight` times the VICReg term of the same batch."""
+    """A loss and `weight` times the VICReg term of the same batch; `alone` is what the loss without it was."""
 
     def __init__(self, loss: Pairwise, weight: float) -> None:
         super().__init__()
         self.loss, self.weight = loss, weight
+        self.alone = torch.tensor(0.0)
 
     def both_ways(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar"""
         value = self.loss.both_ways(images, captions, image_ids, caption_ids)
+        self.alone = value.detach()
         return value + self.weight * vicreg(images, captions, image_ids, caption_ids)
 
 
