@@ -12,10 +12,13 @@ from pipeline.chain import Chain
 from pipeline.gallery import data_uri, sheet
 from pipeline.lineage import lineage
 from pipeline.search import Searcher
+from tern.metrics import CUTS
 
 ROWS = 1000  # of a table; the whole list lies in the workspace
 QUERIES = 3  # galleries an artifact
 WIDTH = 960  # pixels of a gallery: the picture travels as text
+
+FIRST = ("split", "epoch", "loss", *(f"{way}_r{cut}" for way in ("t2i", "i2t") for cut in CUTS), "rsum")
 
 # Prefect's pages read cells as Markdown and HTML: a file named `![](http://...)` would make the browser call out.
 HARMLESS = str.maketrans("<>[]`|", "‹›()'¦")  # that every font has: the full-width ones read as boxes
@@ -49,18 +52,20 @@ def stores(chain: Chain) -> None:
 def training(chain: Chain) -> None:
     """Tables of the metrics and the epochs, and the curves as a picture."""
     model = chain.model
-    rows = [{"split": split, **_rounded(found)} for split, found in read_json(chain.metrics).items()]
-    table(rows, "metrics", f"Held-out metrics of {model.name}")
+    rows = [{"split": split, **found} for split, found in read_json(chain.metrics).items()]
+    table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     names, *lines = ((model / "history.csv").read_text(encoding="utf-8")).splitlines()
-    epochs = [dict(zip(names.split(","), line.split(","), strict=True)) for line in lines]
-    table(epochs, "epochs", "Loss and validation recall by epoch")
+    epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
+    table([_readable(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
     if (curves := model / "curves.png").is_file():
         picture = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
         create_markdown_artifact(f"![curves]({picture})\n", key="curves", description=f"Curves of {model.name}")
 
 
-def _rounded(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 2) if isinstance(value, float) else value for key, value in found.items()}
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """The same with recalls first, which the page shows without scrolling, and no more digits than one reads."""
+    names = [*[name for name in FIRST if name in row], *[name for name in row if name not in FIRST]]
+    return {name: float(f"{row[name]:.4g}") if isinstance(row[name], float) else row[name] for name in names}
 
 
 def published(chain: Chain, report: Path) -> None:

@@ -113,7 +113,10 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
     made = server.artifacts(train)
     assert set(made) >= {"metrics", "epochs", "curves", "training-progress"}
     assert made["training-progress"]["data"] == 100
-    assert len(json.loads(made["epochs"]["data"])) == 2
+    rows = json.loads(made["epochs"]["data"])
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert list(rows[0])[:3] == ["epoch", "loss", "t2i_r1"], "what one looks for is seen without scrolling"
+    assert all(len(str(value)) <= 9 for value in rows[0].values())
     epochs = [t for t in server.tasks(train) if t["name"].startswith("epoch")]
     assert sorted(t["name"] for t in epochs) == ["epoch demo 001", "epoch demo 002"]
     assert edges_of(epochs) == [], "a row of one epoch is no input of the next"
