@@ -76,6 +76,8 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
         load_plan(nightly)  # refused now, not at three in the morning
     env, children = environment(port), {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the finally below runs
+    # `tern up &` in a script: the shell has it ignore Ctrl-C, its children too, and the worker would have to be killed.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         server = prefect("server", "start", "--host", HOST, "--port", str(port))
         children["server"] = subprocess.Popen(server, env=env)
