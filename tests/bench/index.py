@@ -29,7 +29,8 @@ from pipeline.tuning import SAMPLE, Advice, table
 from tests.bench.common import cpu_of
 
 ROWS, DIM, QUERIES, AT = 100_000, 512, 2000, 10
-ROUNDS = 5
+PICKING = 400  # of the queries; the more there are, the longer `tune` measures
+ROUNDS = 10
 WANTED = Wanted(recall=0.95, memory=8e9, latency=5e-3)
 BREADTHS = range(AT, 1025)  # of a search in a graph
 
@@ -158,7 +159,7 @@ def of_hnswlib(vectors: np.ndarray) -> Built:
 
 def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Iterable[Built]:
     """What is compared; together about 2 GB."""
-    config = picked(vectors, queries)
+    config = picked(vectors, {kind: asked[:PICKING] for kind, asked in queries.items()})
     for shards in (1, 4):
         yield ours(folder / f"{shards}", config.model_copy(update={"shards": shards}), vectors, queries)
     yield of_faiss(vectors, "Flat")
@@ -174,16 +175,18 @@ def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]
 def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
     """The knob that gives 0.95 on one half of the text-like queries; recalls of the other half.
 
-    All are kept and timed in turn, round by round: what else the machine does meets them alike.
+    All are kept and timed in turn, round by round, and the least of the rounds is told: what else the machine does only
+    adds, and most to those that wait for memory.
     """
     faiss.omp_set_num_threads(1)
     began = time.perf_counter()
     vectors, queries = draw(rows, dim, QUERIES)
     truth = {kind: faiss.knn(asked, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1] for kind, asked in queries.items()}
-    print(f"{rows:,} x {dim}, recall@{AT} of {WANTED.recall} for text-like queries; ms of CPU a query, {ROUNDS} rounds")
+    print(f"{rows:,} x {dim}, recall@{AT} of {WANTED.recall} for text-like queries")
+    print(f"ms of CPU a query, the least of {ROUNDS} rounds in turn")
     asking = [_asked(built, queries, truth) for built in candidates(folder, vectors, queries)]
-    rounds = [[_times(one, queries["text"]) for one in asking] for _ in range(ROUNDS + 1)][1:]  # the first warms up
-    single, batch = 1e3 * np.median(rounds, axis=0).T
+    rounds = [[_times(one, queries["text"]) for one in asking] for _ in range(ROUNDS)]
+    single, batch = 1e3 * np.min(rounds, axis=0).T
     head = ("knob", "text-like", "image-like", "ms batch 1", "ms batch 64", "build CPU s", "MB")
     print(f"{'':<46}" + "".join(f"{name:>14}" for name in head))
     for one, alone, together in zip(asking, single, batch, strict=True):
