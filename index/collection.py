@@ -71,10 +71,10 @@ class Collection:
             raise ValueError(f"{kind}: {len(self.vectors)} vectors for {len(self.ids)} ids; give one vector an id.")
         _check_rows(kind, self._place, self.rows)
 
-    def fingerprint(self, kind: str) -> tuple[str, int]:
-        """Read every vector once: check it, and return (sha256 of ids and values, dimension d)."""
+    def fingerprint(self, kind: str, some: list[str] | None = None) -> tuple[str, int]:
+        """Read every vector, or those of `some` ids, once: check it; (sha256 of ids and values, dimension d or 0)."""
         hasher, dim = hashlib.sha256(), 0
-        for names, vectors in self.blocks():
+        for names, vectors in self.blocks(some):
             check_unit(vectors, f"{kind} vector of", names)
             if dim and vectors.shape[1] != dim:
                 raise ValueError(f"{kind} vector of {names[0]!r} has {vectors.shape[1]} numbers, others {dim}.")

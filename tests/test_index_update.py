@@ -278,6 +278,37 @@ def test_a_gate_that_says_no_leaves_what_is_served(root):
     world.check(root)
 
 
+@pytest.mark.parametrize("ended", ["killed after the delta", "refused"])
+def test_vectors_that_were_mended_since_a_try_that_failed_are_those_that_are_published(ended, root):
+    """The rows say the same both times: what is left of the first try must not be taken for the second's."""
+    world = World()
+    edit(world)
+    right = {kind: dict(items) for kind, items in world.items.items()}
+    for items in world.items.values():
+        new = [
+            name for name in items if name.startswith("new-") or items[name][1].get("source", "").startswith("changed")
+        ]
+        wrong = [items[name][0] for name in new[1:] + new[:1]]
+        items.update({name: (vector, items[name][1]) for name, vector in zip(new, wrong, strict=True)})
+
+    def crash(event: str) -> None:
+        if event.endswith("/delta") and ended != "refused":
+            raise KeyboardInterrupt
+
+    refuse = (
+        (lambda *_: {"passed": False, "reason": "vectors of other rows", "checks": {}}) if ended == "refused" else None
+    )
+    with pytest.raises((RefusedError, KeyboardInterrupt)):
+        world.update(root, progress=crash, gate=refuse)
+    world.items = right
+    world.update(root)
+    world.check(root)
+    with Index.open(root) as index:
+        for kind, items in right.items():
+            for name in items:
+                assert index.search(items[name][0][None], 1, kind, nprobe=4)[0][0].id == name
+
+
 def test_an_index_that_has_outgrown_its_lists_is_built_anew(tmp_path):
     world = World()
     build(IndexConfig(), world.collections(), world.queries, tmp_path, ORIGIN)
