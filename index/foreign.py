@@ -46,12 +46,13 @@ def read_folder(folder: Path, normalise: bool = False, id_column: str = "") -> d
     if not images and not texts:
         raise ValueError(f"{folder} has no .npy files, nor img_emb/ or text_emb/ with any: give a folder of vectors.")
     tables = _sorted(folder / "metadata", "parquet") or _sorted(folder, "parquet")
-    rows = _rows(tables, id_column)
+    rows = _rows(tables, id_column) if tables else None
     for kind, paths in (("image", images), ("caption", texts)):
         if paths:
             _check_pairs(paths, tables)
-            mine = rows if kind == "image" else [{**row, "id": f"{row['id']}#0"} for row in rows]
-            found[kind] = _collection(paths, [{**row, "kind": kind} for row in mine], normalise)
+            named = lambda row, kind=kind: row["id"] if kind == "image" else f"{row['id']}#0"  # noqa: E731
+            mine = rows and [{**row, "id": named(row), "kind": kind} for row in rows]
+            found[kind] = _collection(paths, mine, normalise)
     return found
 
 
@@ -105,17 +106,19 @@ def _rows(tables: Sequence[Path], id_column: str) -> list[dict[str, Any]]:
 
 
 def _first(values: dict[str, Any], names: Sequence[str], kind: type) -> Any:
-    """The first of the columns that says something, as `kind`."""
-    found = next((values[name] for name in names if values.get(name) is not None), None)
+    """The first of the columns that says something, as `kind`; NaN, which pandas writes for nothing, says nothing."""
+    found = next((value for value in map(values.get, names) if value is not None and value == value), None)
     return None if found is None else kind(found)
 
 
-def _collection(paths: Sequence[Path], rows: list[dict[str, Any]], normalise: bool) -> Collection:
+def _collection(paths: Sequence[Path], rows: list[dict[str, Any]] | None, normalise: bool) -> Collection:
+    """`rows` None: no metadata came with the vectors, and ids are their places."""
     arrays = [_mapped(path) for path in paths]
     if len({array.shape[1] for array in arrays}) > 1:
         raise ValueError(f"{paths[0].parent} has vectors of several widths: {sorted({a.shape[1] for a in arrays})}.")
     total = sum(map(len, arrays))
-    rows = rows or [{"id": f"{i:09d}", "image_id": f"{i:09d}"} for i in range(total)]
+    if rows is None:
+        rows = [{"id": f"{i:09d}", "image_id": f"{i:09d}"} for i in range(total)]
     if len(rows) != total:
         raise ValueError(f"{paths[0].parent} has {total} vectors for {len(rows)} rows: they do not belong together.")
     ids = [row["id"] for row in rows]

@@ -107,7 +107,7 @@ class Live(Generic[T]):
             if pointer == self._pointer:
                 return
             entry = _Entry(self._opening(None))
-        except (ValueError, OSError) as error:
+        except Exception as error:  # whatever a version does to its reader, the one before is sound
             if str(error) != self.problem:
                 log.warning("a new version cannot be opened, the one before answers on: %s", error)
             self.problem = str(error)

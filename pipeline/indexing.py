@@ -98,13 +98,18 @@ def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
     Raises ValueError for a version whose vectors came from elsewhere.
     """
     with Index.open(workspace / "index", version) as found:
-        model = found.manifest["provenance"].get("model")
-        if model is None:
-            raise ValueError(
-                f"version {found.version} of {workspace / 'index'} was not made by a plan: nothing says of which "
-                "model its vectors are. Build one with `tern index`."
-            )
-        return found.path, workspace / "models" / model
+        return found.path, workspace / "models" / made_by(found)["model"]
+
+
+def made_by(index: Index) -> dict[str, str]:
+    """Names of the model and the stores that an index is of. Raises ValueError if its vectors came from elsewhere."""
+    names = index.manifest["provenance"]
+    if not {"model", "regions", "tokens"} <= names.keys():
+        raise ValueError(
+            f"version {index.version} of {index.root} was not made by a plan: nothing says of which model its vectors "
+            "are. Build one with `tern index`."
+        )
+    return names
 
 
 def models(workspace: Path) -> list[str]:

@@ -15,6 +15,7 @@ from extractors.images import load_image
 from extractors.regions import RegionExtractor
 from extractors.text import TextExtractor
 from index import Index
+from pipeline.indexing import made_by
 from pipeline.plan import Plan
 from pipeline.stages import prepare, trained
 from tern.embed import embed_regions, embed_tokens, field_of
@@ -52,10 +53,10 @@ class Searcher:
     def __init__(self, plan: Plan, version: int | None = None):
         self.plan = plan
         self.index = Index.open(plan.workspace / "index", version)
-        made_by = self.index.manifest["provenance"]
-        self._model = trained(plan.workspace / "models" / made_by["model"], plan.text)
-        self._regions = self._region_store(made_by["regions"])
-        self._tokens_name = made_by["tokens"]
+        origin = made_by(self.index)
+        self._model = trained(plan.workspace / "models" / origin["model"], plan.text)
+        self._regions = self._region_store(origin["regions"])
+        self._tokens_name = origin["tokens"]
         self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
 
     def over(self, version: int | None = None) -> "Searcher":

@@ -71,6 +71,7 @@ def clip_retrieval(folder: Path, parts: int = 11, rows: int = 6) -> tuple[np.nda
         np.save(folder / f"img_emb/img_emb_{part}.npy", images.astype(np.float16))
         np.save(folder / f"text_emb/text_emb_{part}.npy", texts.astype(np.float16))
         table = {"image_path": mine, "caption": [f"words of {path}" for path in mine], "width": [640] * rows}
+        table["original_height"] = [480.0, float("nan"), *[None] * (rows - 2)]  # as pandas leaves what it does not know
         pq.write_table(pa.table(table), folder / f"metadata/metadata_{part}.parquet")
         vectors.append(images.astype(np.float16).astype(np.float32))
         paths += mine
@@ -91,6 +92,7 @@ def test_a_folder_of_clip_retrieval_is_imported_by_command(tmp_path):
         assert [hit.id for hit in hits] == [paths[i] for i in best]
         assert hits[0].row["path"] == hits[0].id
         assert hits[0].row["width"] == 640
+        assert [index.rows([paths[i]])[paths[i]]["height"] for i in (0, 1, 2)] == [480, None, None]
         captions = index.rows_of_image("caption", hits[0].id)
         assert [row["text"] for row in captions] == [f"words of {hits[0].id}"]
 
@@ -116,6 +118,12 @@ def broken(folder: Path) -> None:
     (folder / "metadata/metadata_1.parquet").write_bytes(b"PAR1 or so")
 
 
+def emptied(folder: Path) -> None:
+    folder.mkdir()
+    np.save(folder / "image.npy", np.eye(8, dtype=np.float32))
+    pq.write_table(pa.table({"id": pa.array([], pa.string())}), folder / "image.parquet")
+
+
 BAD = {
     "empty": (lambda f: f.mkdir(), {}, r"has no .npy files"),
     "pickle": (lambda f: lone(f, np.array([{"a": 1}], dtype=object)), {}, r"part_0.npy is not a .npy file of numbers"),
@@ -123,6 +131,7 @@ BAD = {
     "flat": (lambda f: lone(f, np.ones(5)), {}, r"shape \(5,\); vectors are \(n, d\) floats"),
     "counts": (halved, {}, r"img_emb_1.npy has 6 vectors, .*metadata_1.parquet 5 rows: they do not belong"),
     "files": (unpaired, {}, r"2 files of vectors for 1 of metadata"),
+    "no rows": (emptied, {}, r"has 8 vectors for 0 rows: they do not belong together"),
     "parquet": (broken, {}, r"metadata that cannot be read"),
     "column": (clip_retrieval, {"id_column": "uri"}, r"no column 'uri'; there are image_path, caption, width"),
     "same id": (clip_retrieval, {"id_column": "width", "normalise": True}, r"id '640' is given twice"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -154,6 +155,27 @@ def test_an_old_version_closes_after_its_last_request(root):
     assert closed == [1, 2, 1], "of the pinned ones, the one that was not asked for longest"
     live.close()
     assert sorted(closed) == [1, 1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("model"), RuntimeError("of faiss"), sqlite3.OperationalError("no file left")]
+)
+def test_whatever_goes_wrong_with_a_new_version_the_old_one_answers(error, root):
+    def opening(version):
+        index = Index.open(root, version)
+        if index.version == 2 and not mended:
+            index.close()
+            raise error
+        return index
+
+    mended: list[bool] = []
+    live = Live(root, opening, every=0)
+    publish(root, 2)
+    with live.use() as index:
+        assert (index.version, live.problem) == (1, str(error))
+    mended.append(True)
+    with live.use() as index:
+        assert (index.version, live.problem) == (2, None)
 
 
 def test_a_version_that_cannot_be_opened_leaves_the_old_one_answering(root, caplog):
