@@ -42,7 +42,7 @@ class IndexConfig(BaseModel):
     target_recall: float = Field(0.99, gt=0, le=1)
     """share of the exact best 10 to be found, on the queries that choose nprobe"""
     train_rows: int = Field(262_144, ge=1)
-    """rows drawn at random to train the quantiser, at most"""
+    """rows drawn at random to train the quantiser, at most; more where 39 a list need them"""
     query_rows: int = Field(2_000, ge=2)
     """queries drawn at random to choose nprobe (one half) and to judge it (the other), at most"""
     seed: int = Field(0, ge=0, lt=2**31)
@@ -215,10 +215,11 @@ def _build_collection(
 
 
 def _train(kind: str, config: IndexConfig, collection: Collection, staging: Staging) -> _Template:
-    rows = len(collection.ids)
-    names = [collection.ordered[place] for place in sample(rows, config.train_rows, config.seed)]
+    rows, dim = len(collection.ids), collection.read(collection.ordered[:1]).shape[1]
+    factory = shards.choose_factory(config.factory, config.nlist, rows, dim)
+    most = max(config.train_rows, shards.POINTS_PER_LIST * shards.lists_of(factory))
+    names = [collection.ordered[place] for place in sample(rows, most, config.seed)]
     some = np.concatenate([block for _, block in collection.blocks(names)])
-    factory = shards.choose_factory(config.factory, config.nlist, rows, some.shape[1])
     trained = shards.train(factory, some, config.seed)
     write = lambda path: shards.write_template(trained, path)  # noqa: E731
     return _Template(factory=factory, template=staging.put(f"{kind}/template", write))

@@ -28,7 +28,7 @@ class Point:
     judged: float  # on the other half
     work: float  # us a query, counted (`index.ladder`)
     memory: int  # bytes at the full number of rows
-    latency: float  # seconds a query, one at a time, median
+    latency: float  # seconds a query, one at a time, median; as all rows would take by the work
     single: float  # seconds of CPU a query, one at a time
     together: float  # the same, 64 at a time
 

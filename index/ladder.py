@@ -63,7 +63,7 @@ def measure(
 
     vectors  (n, d) float32 unit vectors, a random sample of what is to be indexed; none of the queries among them
     queries  by kind, (q, d) float32, two or more
-    rows     how many there will be, for the memory (default: n)
+    rows     how many there will be (default: n): memory and work are theirs, and times are the sample's in proportion
 
     Steps that never reach the recall come with every list probed. Raises ValueError if there is too little to measure.
     """
@@ -127,7 +127,8 @@ class _Trial:
 
     def _point(self, kind: str, half: _Halves, depth: int, nprobe: int, recall: float) -> Point:
         nlist, dim = self._lists.nlist, self._dim
-        latency, single, together = self._times(half.halves[0], nprobe, depth)
+        sampled, work = (self._work(half.halves[0], nprobe, depth, rows) for rows in (self._lists.ntotal, self._rows))
+        latency, single, together = (took * work / sampled for took in self._times(half.halves[0], nprobe, depth))
         return Point(
             queries=kind,
             factory=self._factory,
@@ -136,19 +137,24 @@ class _Trial:
             rescore=depth,
             recall=recall,
             judged=half.recalls(1, self._lists, nprobe, [depth])[0],
-            work=self._work(half.halves[0], nprobe, depth),
-            memory=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth)) + 4 * dim * nlist,  # 8: the key
+            work=work,
+            memory=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth))
+            + 4 * dim * nlist * self._more(self._rows),
             latency=latency,
             single=single,
             together=together,
         )
 
-    def _work(self, queries: np.ndarray, nprobe: int, depth: int) -> float:
-        """us a query, counted; with as many centroids as all rows will have."""
-        whole, code = 4 * self._dim, self._factory.split(",")[1]
-        grown = 1 if self._lists.nlist == 1 else max(1, round(self._rows / self._lists.ntotal))
-        rows = float(self._sizes[self._quantizer.assign(queries, nprobe)].sum(1).mean())
-        scanned = rows * (self._code + 8) * SCANNED.get(code, FAST)
+    def _more(self, rows: int) -> int:
+        """How many times the sample's lists there will be; a single list stays one, and grows."""
+        return 1 if self._lists.nlist == 1 else max(1, round(rows / self._lists.ntotal))
+
+    def _work(self, queries: np.ndarray, nprobe: int, depth: int, rows: int) -> float:
+        """us a query, counted, over so many rows: more lists as long as the sample's, or the one, longer."""
+        whole, code, grown = 4 * self._dim, self._factory.split(",")[1], self._more(rows)
+        longer = rows / self._lists.ntotal if self._lists.nlist == 1 else 1.0
+        read = longer * float(self._sizes[self._quantizer.assign(queries, nprobe)].sum(1).mean())
+        scanned = read * (self._code + 8) * SCANNED.get(code, FAST)
         tables = nprobe * (LIST + TABLE * whole * ("RaBitQ" in code))
         return 1e-3 * (CENTROID * whole * self._lists.nlist * grown + tables + scanned + RESCORED * whole / 2 * depth)
 

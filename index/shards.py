@@ -1,5 +1,6 @@
 """How faiss's files are made: one trained coarse quantiser, any number of shards that hold inverted lists only."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -51,6 +52,12 @@ def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
     return factory.replace("{nlist}", str(nlist))
 
 
+def lists_of(factory: str) -> int:
+    """How many lists a factory string names; 0 if it names none, which `train` refuses."""
+    named = re.match(r"IVF(\d+)", factory)
+    return int(named[1]) if named else 0
+
+
 def _fast_scan(dim: int) -> str:
     """The cheapest code to search of those measured: PQ, or RaBitQ where a dimension has no quarter."""
     return "RaBitQfs" if dim % 4 else f"PQ{dim // 4}x4fs"
@@ -79,8 +86,8 @@ def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | N
         )
     if index.nlist > len(sample):
         raise ValueError(
-            f"factory {factory!r} asks for {index.nlist} lists, but there are {len(sample)} training rows; "
-            "lower nlist, raise train_rows, or leave nlist out."
+            f"factory {factory!r} asks for {index.nlist} lists, but there are {len(sample)} rows; "
+            "lower nlist or leave it out."
         )
     if isinstance(index, faiss.IndexIVFScalarQuantizer) and factory.endswith("SQfp16"):
         index.by_residual = False  # residuals would be rounded again; whole float16 vectors are kept as they came

@@ -22,13 +22,18 @@ def trained_on(config: IndexConfig, root, monkeypatch) -> list[int]:
 
 
 def test_the_rows_that_train_are_drawn_at_random_by_the_seed(tmp_path, monkeypatch):
-    some = IndexConfig(nlist=4, train_rows=40)
+    some = IndexConfig(nlist=1, train_rows=40)
     places = trained_on(some, tmp_path / "1", monkeypatch)
     assert len(set(places)) == 40
     thirds = np.bincount(np.array(places) // 40, minlength=3)
     assert thirds.min() >= 5, "of a prefix all would be in the first third; 5 is far in the tail of a fair draw"
     assert trained_on(some, tmp_path / "2", monkeypatch) == places
     assert trained_on(some.model_copy(update={"seed": 1}), tmp_path / "3", monkeypatch) != places
+
+
+def test_a_list_has_39_rows_to_train_on_where_there_are_so_many(tmp_path, monkeypatch):
+    assert len(trained_on(IndexConfig(nlist=2, train_rows=40), tmp_path / "1", monkeypatch)) == 78
+    assert len(trained_on(IndexConfig(nlist=8, train_rows=40), tmp_path / "2", monkeypatch)) == 120, "all there are"
 
 
 class Made(Sequence):

@@ -71,6 +71,20 @@ def test_the_choice_is_the_least_work_within_the_limits_and_the_same_twice(point
     assert choose(points, tight, "text").memory == tight.memory
 
 
+def test_for_more_rows_than_were_measured_one_list_grows_and_the_others_become_more(points, data):
+    """40 times the rows: exact search does 40 times the work; a list stays as long, and there are 40 times as many."""
+    many = {(p.queries, p.factory, p.rescore): p for p in measure(*data, WANTED, rows=100_000)}
+    for few in points:
+        more = many[few.queries, few.factory, few.rescore]
+        assert (more.recall, more.nprobe) == (few.recall, few.nprobe)
+        if few.nlist == 1:
+            assert more.work == pytest.approx(40 * few.work, rel=0.1)  # the one centroid is not compared 40 times
+            assert more.memory == pytest.approx(40 * few.memory, rel=0.05)
+        else:
+            assert few.work < more.work < 40 * few.work
+            assert more.memory == 40 * few.memory
+
+
 def test_pareto_keeps_what_nothing_beats(points):
     kept = pareto(points)
     for point in points:
