@@ -30,7 +30,8 @@ format: $(STAMP)  ## ruff: put everything in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the benchmark tables
+bench: $(STAMP)  ## the benchmark tables; what rivals of the index do not install are left out
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m tests.bench
 
 clean:  ## remove the environment and the runs
