@@ -86,17 +86,18 @@ def train(chain: Chain, plan: str, given: tuple[str, ...], processes: int | None
         told = on_epoch(chain.dataset.name), get_run_logger().info
         patiently("training", lambda: train_in(processes, chain, plan, given, *told))
     _trained(chain)
-    _embedded(chain)
-    patiently("evaluation", lambda: chain.metrics)
-    artifacts.training(chain)
     name = chain.model.name
-    # A run within a run is one of `pipeline`, which goes on to the index itself.
+    # At once: when the run dies from here on, the model is there, and the next run makes none. Not of a run within a
+    # run, which is one of `pipeline` and goes on to the index itself.
     if name not in there and flow_run.parent_flow_run_id is None:
         emit_event(
             CHECKPOINT,
             {"prefect.resource.id": f"tern.model.{name}", "plan": plan, "model": name},
             payload={"plan": plan, "model": name, "overrides": list(given)},
         )
+    _embedded(chain)
+    patiently("evaluation", lambda: chain.metrics)
+    artifacts.training(chain)
     return str(chain.model)
 
 

@@ -289,3 +289,28 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
     with pytest.raises(type(error)):
         runs._publish(Chain())
     assert len(shown) == reports
+
+
+@pytest.mark.parametrize(("parent", "events"), [(None, 1), ("pipeline", 0)])
+def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(parent, events, monkeypatch, tmp_path):
+    from flows import runs
+
+    class Chain:
+        regions, tokens, vectors, plan = None, None, None, SimpleNamespace(workspace=tmp_path)
+        model = tmp_path / "models" / "tern-0123456789ab"
+
+        @property
+        def metrics(self):
+            raise ValueError("the run ends here")
+
+    sent = []
+    monkeypatch.setattr(runs, "emit_event", lambda *told, **more: sent.append((*told, more["payload"])))
+    monkeypatch.setattr(runs, "flow_run", SimpleNamespace(parent_flow_run_id=parent))
+    with pytest.raises(ValueError, match="the run ends here"):
+        runs.train(Chain(), "demo", ("train.seed=1",), None)
+    told = {"plan": "demo", "model": "tern-0123456789ab"}
+    resource, payload = (
+        {"prefect.resource.id": f"tern.model.{told['model']}"} | told,
+        told | {"overrides": ["train.seed=1"]},
+    )
+    assert sent == [(runs.CHECKPOINT, resource, payload)] * events
