@@ -75,15 +75,19 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     if nightly:
         load_plan(nightly)  # refused now, not at three in the morning
     env, children = environment(port), {}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the finally below runs
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the finally below runs
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: sys.exit(0))
     # `tern up &` in a script: the shell has it ignore Ctrl-C, its children too, and the worker would have to be killed.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A terminal sends Ctrl-C to all of a session; the finally below does too, and a worker kills itself at the second.
+    own = {"env": env, "start_new_session": True}
     try:
         server = prefect("server", "start", "--host", HOST, "--port", str(port))
-        children["server"] = subprocess.Popen(server, env=env)
+        children["server"] = subprocess.Popen(server, **own)
         wait_until_healthy(port, children["server"])
         worker = prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
-        children["worker"] = subprocess.Popen(worker, env=env)  # it makes the pool
+        children["worker"] = subprocess.Popen(worker, **own)  # it makes the pool
         from flows.deploy import deploy
 
         for kept in deploy(env):
@@ -101,6 +105,8 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     except KeyboardInterrupt:
         pass
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a second one would leave the children behind
+            signal.signal(number, signal.SIG_IGN)
         for child in reversed(children.values()):
             child.send_signal(signal.SIGINT)  # a worker started in the background ignores a first SIGTERM
         for child in children.values():

@@ -136,6 +136,15 @@ def copied(workspace: Path, folder: Path, stage: str) -> tuple[Path, Path]:
     return small_plan(folder, workers=2), folder / "run"
 
 
+def marked(variable: str) -> list[int]:
+    """Processes that have inherited a variable of the environment, NAME=VALUE."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found += [int(path.parent.name)] if variable.encode() in path.read_bytes().split(b"\0") else []
+    return found
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -187,20 +196,24 @@ def up(home: Path, *words: str) -> Iterator[Server]:
     forks = Forks(home, env | {"PREFECT_PLUGINS_ENABLED": "false"})  # as runs are; its imports begin with the server
     log, told = open(home / "up.log", "w"), lambda: (home / "up.log").read_text()  # noqa: SIM115  closed below
     command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port), *words]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    ways = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=env | {"TERN_UP": str(home)}, **ways)
+    left = lambda: marked(f"TERN_UP={home}")  # noqa: E731  its children lead sessions of their own
     try:
         await_(lambda: "ready  http" in told() or process.poll() is not None, 180, "not ready in time")
         assert process.poll() is None, told()
         yield Server(port, env, home, forks)
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        assert len(left()) >= 3, "tern up, the server and the worker"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
+        assert process.wait(60) == 0, told()
         with socket.socket() as gone:
             assert gone.connect_ex(("127.0.0.1", port)) != 0
-        with suppress(ProcessLookupError):  # Prefect's worker, left alone with one SIGTERM, lives on unseen
-            os.killpg(process.pid, 0)
-            raise AssertionError("a process of `tern up` is left")
+        await_(lambda: not left(), 10, "a process of `tern up` is left")
+        assert "Worker 'tern-up' stopped!" in told(), "it was killed"
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        for pid in left():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
         forks.end()
         log.close()

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from data.store import Store
 from tests.conftest import small_plan
-from tests.flow_server import await_
+from tests.flow_server import await_, marked
 
 pytest.importorskip("prefect")
 
@@ -94,25 +93,16 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
 
 TRAIN = """
 import os, sys
-os.environ |= {"MARK": sys.argv[2], "OMP_NUM_THREADS": "1"}
+os.environ |= {"MARK": sys.argv[2].removeprefix("MARK="), "OMP_NUM_THREADS": "1"}
 from flows import flows
 print(flows.train_tern(sys.argv[1], epochs=6, processes=2))
 """
 
 
-def marked(mark: str) -> list[str]:
-    """Processes that have inherited a variable of the environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            found += [path.parent.name] if f"MARK={mark}".encode() in path.read_bytes() else []
-    return found
-
-
 def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server, finished, tmp_path):
     for part in ("dataset", "stores"):
         shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
-    plan, mark = str(small_plan(tmp_path)), tmp_path.name
+    plan, mark = str(small_plan(tmp_path)), f"MARK={tmp_path.name}"
     models = tmp_path / "run" / "models"
     killed = server.forks.begin(TRAIN, plan, mark)
     await_(lambda: list(models.glob("*/history.csv")) or killed.poll() is not None, 90, "no epoch ended")

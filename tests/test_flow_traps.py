@@ -2,15 +2,21 @@
 
 import asyncio
 import inspect
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import tomllib
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.flow_server import ROOT
+from tests.flow_server import ROOT, await_, free_port, marked
 
 prefect = pytest.importorskip("prefect")
 
@@ -133,6 +139,44 @@ def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
     assert asyncio.run(again.read_expired_lease_ids()) == [lent.id], "the next server knows it, and gives it back"
     assert asyncio.run(again.renew_lease(lent.id, timedelta(minutes=5))), "and a run that lives keeps it"
     assert asyncio.run(again.read_expired_lease_ids()) == []
+
+
+# Server and worker stand-ins, which say how often they were told to end.
+TOLD = """
+import signal, time
+told = []
+signal.signal(signal.SIGINT, lambda *_: told.append(1))
+print("begun", flush=True)
+while not told:
+    time.sleep(0.05)
+time.sleep(0.5)
+print("told", len(told), flush=True)
+"""
+UP = """
+import sys
+from types import SimpleNamespace
+from flows import server
+server.prefect = lambda *words: [sys.executable, "-c", sys.argv[1]]
+server.wait_until_healthy = lambda port, child: None
+sys.modules["flows.deploy"] = SimpleNamespace(deploy=lambda env: ())
+server.serve_all(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_children_of_up_are_told_to_end_once_for_the_worker_kills_itself_at_the_second(number, tmp_path):
+    with open(tmp_path / "log", "w") as log:
+        command, ways = [sys.executable, "-c", UP, TOLD, str(free_port())], {"stdout": log, "start_new_session": True}
+        up = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TERN_UP": str(tmp_path)}, **ways)
+        said = lambda: (tmp_path / "log").read_text()  # noqa: E731
+        await_(lambda: said().count("begun") == 2 and "ready" in said(), 30, "not up")
+        os.killpg(up.pid, number)  # as a terminal does, for Ctrl-C and when it is closed
+        time.sleep(0.1)
+        with suppress(ProcessLookupError):
+            os.killpg(up.pid, number)  # by someone who cannot wait
+        assert up.wait(30) == 0
+    assert said().count("told 1") == 2, said()
+    assert marked(f"TERN_UP={tmp_path}") == []
 
 
 def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypatch):
