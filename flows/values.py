@@ -27,8 +27,8 @@ def setting_schema(plan: type[BaseModel]) -> Schema:
         kinds.setdefault(("|".join(p for p, _ in values), " or ".join(t for _, t in values)), []).append(key)
     chain: Schema = {"const": "KEY=VALUE with a KEY of the plan, such as train.seed"}
     for (pattern, told), keys in kinds.items():
-        fits = {"if": {"pattern": rf"^[^=]+=\s*({pattern}){END}"}, "else": {"const": f"KEY=VALUE with {told}"}}
-        chain = {"if": {"pattern": f"^({'|'.join(keys)})="}, "then": fits, "else": chain}
+        fits = {"if": {"pattern": rf"^[^=]+=\s*(?!\s+\S)({pattern}){END}"}, "else": {"const": f"KEY=VALUE with {told}"}}
+        chain = {"if": {"pattern": rf"^\s*({'|'.join(keys)})\s*="}, "then": fits, "else": chain}
     return chain
 
 

@@ -118,7 +118,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     try:
         content[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        content[last] = value
+        content[last] = value.strip()
 
 
 def _explain(problem: Any) -> str:

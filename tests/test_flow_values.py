@@ -39,6 +39,7 @@ ODD = [
     '["a"]',
     "[0.9, 0.98]",
 ]  # may be taken, whatever they are
+SPACED = ["-3", "0.5", "7", "cosine", '"cosine"', "a/b.toml", "[1, 2]"]  # tried with blanks around them too
 KINDS = ["torchvision", "grid", "bottom-up", "detectron2"]
 
 
@@ -51,7 +52,7 @@ def setting(plan: dict, key: str, value: str) -> set[str]:
     try:
         Plan.model_validate(content)
     except ValidationError as error:
-        place = key.split(".")
+        place = key.strip().split(".")
         found = [(e["type"], [str(p) for p in e["loc"] if p not in KINDS]) for e in error.errors()]
         return {kind for kind, where in found if where[: len(place)] == place and kind != "value_error"}
     return set()
@@ -91,5 +92,7 @@ def test_no_value_is_refused_that_a_plan_takes_and_none_of_a_wrong_type_or_out_o
             faults = [setting(plan, key, value) for plan in plans]
             taken = server.is_valid(f"{key}={value}")
             assert taken == any(not fault for fault in faults) or (taken and value in ODD), (key, value, faults)
+            for spaced in (f"{key} = {value}", f" {key}\t=  {value} "):
+                assert server.is_valid(spaced) == taken, spaced
             right, wrong = right + taken, wrong + (not taken)
     assert min(right, wrong) > 1000
