@@ -5,6 +5,7 @@ from pathlib import Path
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Completed, State
+from pydantic import ValidationError
 
 from pipeline.plan import load_plan
 
@@ -16,6 +17,15 @@ def nothing_to_do(version: Path, dataset: str) -> State:
     """The state of a run that found nothing new: completed, by a name of its own, so that a list of runs shows it."""
     message = f"nothing to do: {version.stem} holds all that {dataset} has"
     return Completed(name=NOTHING_TO_DO, message=message, data=str(version))
+
+
+def at(cron: str, timezone: str = "UTC") -> CronSchedule:
+    """The schedule of a cron line. Raises ValueError for a line that is none."""
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ValueError(f"cron line {cron!r}: {reason}; write five fields, such as '0 3 * * *'.") from None
 
 
 def switch_on(plan: str, cron: str | None = None, timezone: str = "UTC") -> None:
@@ -31,7 +41,7 @@ def switch_on(plan: str, cron: str | None = None, timezone: str = "UTC") -> None
         found = next((s for s in deployment.schedules if s.slug == NIGHTLY), None)
         if found is None:
             raise ValueError(f"the deployment reindex has no schedule {NIGHTLY!r}: deploy prefect.yaml again.")
-        when = CronSchedule(cron=cron, timezone=timezone) if cron else found.schedule
+        when = at(cron, timezone) if cron else found.schedule
         client.update_deployment_schedule(
             deployment.id, found.id, active=True, schedule=when, parameters={"plan": where}
         )

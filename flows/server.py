@@ -64,7 +64,7 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     cron     when, in UTC; None: at 03:00
 
     Raises FileNotFoundError outside the repository, ImportError without Prefect, ValueError if the port is taken, one
-    of the processes ends, or `cron` is given without `nightly`.
+    of the processes ends, `cron` is given without `nightly`, or either is wrong.
     """
     if cron and not nightly:
         raise ValueError(f"--cron {cron!r} says when --nightly re-indexes: give --nightly PLAN too.")
@@ -72,8 +72,11 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
         raise FileNotFoundError("no prefect.yaml in this folder: run `tern up` from the root of the repository.")
     _check(port)
     settle(port)
-    if nightly:
-        load_plan(nightly)  # refused now, not at three in the morning
+    if nightly:  # what is wrong is refused now: not at three in the morning, nor when all has started
+        load_plan(nightly)
+        from flows.schedule import at
+
+        at(cron or NIGHT)
     env, children = environment(port), {}
     for number in (signal.SIGTERM, signal.SIGHUP):  # the finally below runs
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup

@@ -7,6 +7,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from data.store import Store
 from index.manifest import manifest_path, read_manifest
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
-from tests.flow_server import ROOT, await_
+from tests.flow_server import ROOT, await_, free_port
 
 prefect = pytest.importorskip("prefect")
 NAMES = ["build-index", "extract-flickr", "pipeline", "reindex", "train-tern"]
@@ -294,6 +295,26 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     assert "No plan" in state()["message"]
 
 
+@pytest.mark.parametrize(
+    ("nightly", "cron", "reason"),
+    [
+        (None, "0 4 * * *", "give --nightly PLAN too"),
+        ("nobody", None, "No plan"),
+        ("demo", "nonsense", "cron line 'nonsense': .*nvalid.*; write five fields"),
+        ("demo", "0 24 * * *", "cron line '0 24"),
+    ],
+)
+def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reason, monkeypatch):
+    from flows import server
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(server, "settle", lambda port: None)  # this process has its settings
+    begun = SimpleNamespace(Popen=lambda *told, **more: pytest.fail("something was started"))
+    monkeypatch.setattr(server, "subprocess", begun)
+    with pytest.raises((ValueError, FileNotFoundError), match=reason):
+        server.serve_all(free_port(), nightly, cron)
+
+
 def test_up_says_so_when_its_port_is_taken(monkeypatch):
     from flows.server import serve_all
 
@@ -303,8 +324,6 @@ def test_up_says_so_when_its_port_is_taken(monkeypatch):
         taken.listen()
         with pytest.raises(ValueError, match="is in use"):
             serve_all(taken.getsockname()[1])
-        with pytest.raises(ValueError, match="give --nightly PLAN too"):
-            serve_all(taken.getsockname()[1], cron="0 4 * * *")
 
 
 # `prefect deploy --all` takes seconds: what it does to a schedule and a trigger that are there stands in for it.
