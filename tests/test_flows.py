@@ -47,10 +47,17 @@ def test_prefect_toml_and_the_quiet_settings_are_settings_that_prefect_has():
 
     from flows.server import QUIET
 
-    for table, keys in tomllib.loads((ROOT / "prefect.toml").read_text()).items():
-        part = Settings.model_fields[table].annotation
-        assert set(keys) <= set(part.model_fields), table
+    def known(part, keys):
+        assert set(keys) <= set(part.model_fields), part
         part.model_validate(keys)
+        for name, below in keys.items():
+            if isinstance(below, dict):
+                known(part.model_fields[name].annotation, below)
+
+    content = tomllib.loads((ROOT / "prefect.toml").read_text())
+    known(Settings, content)
+    assert content["api"]["url"].startswith("http://127.0.0.1:"), "loopback alone"
+    assert content["server"]["ui"] == {"v2_enabled": False}
     assert set(QUIET) - {"DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED"} <= set(Settings().to_environment_variables())
 
 
