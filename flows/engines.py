@@ -5,8 +5,8 @@ processes  Prefect's process pool; TERN_ENGINE_WORKERS processes, or as many as 
 dask       the scheduler at TERN_DASK_ADDRESS, or a cluster on this machine; the extra `dask`
 ray        the cluster at TERN_RAY_ADDRESS, or one on this machine; the extra `ray`
 
-Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_tasks`) has a slot for each: they wait
-for one on whatever engine. On Dask and Ray each asks its worker for one besides.
+Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_tasks`) has TERN_GPUS slots or one: they
+wait for one on whatever engine. On Dask and Ray each asks its worker for one besides.
 
 Elsewhere than on threads, retries are Prefect's alone and a shard has no time limit. Workers on other machines need
 this package, and the workspace and the data set under the same paths.
@@ -14,7 +14,6 @@ this package, and the workspace and the data set under the same paths.
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
@@ -51,13 +50,11 @@ def runner() -> Any:
 
 
 def gpus() -> int:
-    """Shards that may use a GPU at a time: TERN_GPUS, or the GPUs of this machine, or one.
+    """Shards that may use a GPU at a time: TERN_GPUS, or one, since a worker's runs all use the first GPU they see.
 
     Raises ValueError for a number that is none.
     """
-    given = os.environ.get("TERN_GPUS")
-    if given is None:
-        return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+    given = os.environ.get("TERN_GPUS", "1")
     if not given.isdecimal() or int(given) == 0:
         raise ValueError(f"TERN_GPUS={given!r}: give the number of GPUs, from 1 on.")
     return int(given)
