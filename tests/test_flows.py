@@ -38,6 +38,7 @@ def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
         assert set(entry["concurrency_limit"]) == {"limit", "collision_strategy"}
         for schedule in entry.get("schedules", []):
             assert set(schedule) <= {"cron", "timezone", "slug", "active", "parameters"}
+            assert schedule["slug"], "by which one that is on is found when all is deployed again"
         for trigger in entry.get("triggers", []):
             assert set(trigger) <= {"name", "description", "enabled", "match", "expect", "parameters"}
 
@@ -137,6 +138,7 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
     assert set(shown) >= {"index", "published", "gallery", "lineage"}
     assert "data:image/jpeg;base64," in shown["gallery"]["data"]
     assert "v00000001" in shown["lineage"]["data"]
+    assert "```mermaid\ngraph LR\n" in shown["lineage"]["data"]
     assert (load_plan(str(plan)).workspace / "report.html").is_file()
 
 
