@@ -73,6 +73,7 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
         "train-tern": (lambda: chain().metrics, lambda: flows.train_tern(plan, SMALL)),
         "build-index": (lambda: write_report(chain()), lambda: flows.build_index(plan, SMALL)),
         "reindex": (lambda: chain().index, lambda: flows.reindex(plan, SMALL)),
+        "pipeline, four runs": (lambda: write_report(chain()), lambda: flows.pipeline(plan, SMALL)),
     }
     fresh = [tuple(anew(call) for call in stages["extract-flickr"]) for _ in range(RUNS)]
     return {"anew": fresh, **{name: [tuple(map(took, calls)) for _ in range(RUNS)] for name, calls in stages.items()}}
@@ -89,7 +90,7 @@ def flows(folder: Path) -> None:
     table = Table("what", "plain", "flow", "", title="flows, seconds of wall clock", title_justify="left")
     runs = {name: pair[1] - pair[0] for name, pair in least.items() if name != "anew"}
     for name, added in runs.items():
-        table.add_row(f"{name}, all made", *(f"{s:.2f}" for s in least[name]), f"{added:.2f} s more a run")
+        table.add_row(f"{name}, all made", *(f"{s:.2f}" for s in least[name]), f"{added:.2f} s more")
     added = 1000 * (least["anew"][1] - least["anew"][0] - runs["extract-flickr"]) / shards
     table.add_row(f"extraction, {shards} shards", *(f"{s:.2f}" for s in least["anew"]), f"{added:.0f} ms more a shard")
     added = 1000 * (idle["mapped"] - idle["empty"] - idle["plain"]) / SHARDS
