@@ -46,7 +46,7 @@ BAD = {
     "query width": (lambda c, q: (c, {**q, "image": q["image"][:, :9]}), {}, r"shape \(120, 9\).*24 numbers"),
     "query nan": (lambda c, q: (c, {**q, "image": q["image"] * np.nan}), {}, r"query for 'image', row 0"),
     "width": (replaced(vectors=lambda c: unit(c.vectors[:, :9])), {}, r"different dimensions \(image 9, caption 24\)"),
-    "lists": (lambda c, q: (c, q), {"nlist": 61}, r"61 lists, but there are 60 training rows"),
+    "lists": (lambda c, q: (c, q), {"nlist": 61}, r"61 lists, but there are 60 rows"),
     "graph": (lambda c, q: (c, q), {"factory": "HNSW32"}, r"'HNSW32' makes IndexHNSWFlat, which cannot be sharded"),
     "nonsense": (lambda c, q: (c, q), {"factory": "IVF4,Magic"}, r"faiss does not take factory 'IVF4,Magic'"),
     "nlist twice": (lambda c, q: (c, q), {"factory": "IVF4,SQ8", "nlist": 8}, r"nlist 8 says it again"),
