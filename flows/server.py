@@ -126,7 +126,7 @@ def _check(port: int) -> None:
 
 def _end(child: subprocess.Popen) -> None:
     try:
-        child.wait(20)
+        child.wait(30)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -205,7 +205,7 @@ def up(home: Path, *words: str) -> Iterator[Server]:
         yield Server(port, env, home, forks)
         assert len(left()) >= 3, "tern up, the server and the worker"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
-        assert process.wait(60) == 0, told()
+        assert process.wait(120) == 0, told()
         with socket.socket() as gone:
             assert gone.connect_ex(("127.0.0.1", port)) != 0
         await_(lambda: not left(), 10, "a process of `tern up` is left")
