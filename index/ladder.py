@@ -138,7 +138,7 @@ class _Trial:
             recall=recall,
             judged=half.recalls(1, self._lists, nprobe, [depth])[0],
             work=work,
-            memory=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth))
+            memory=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth))  # 8: the key
             + 4 * dim * nlist * self._more(self._rows),
             latency=latency,
             single=single,
