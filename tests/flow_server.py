@@ -68,6 +68,11 @@ class Server:
         """The flow's runs, the latest first."""
         return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC"})
 
+    def since(self, flow: str, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The flow's runs that are not among those of an earlier look."""
+        ids = {run["id"] for run in known}
+        return [run for run in self.runs(flow) if run["id"] not in ids]
+
     def artifacts(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The artifacts of a run, by key."""
         found = self.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})

@@ -126,9 +126,9 @@ def test_lost_workers_and_busy_disks_are_tried_again_bad_input_once(server, tmp_
 
 
 def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
-    names, before = ["waits-1", "waits-2", "waits-3"], len(server.runs("faults"))
+    names, before = ["waits-1", "waits-2", "waits-3"], server.runs("faults")
     process = server.forks.begin(RETRIED, str(tmp_path), ",".join(names))
-    run = await_(lambda: server.runs("faults")[: len(server.runs("faults")) - before], 60, "no run")[0]
+    run = await_(lambda: server.since("faults", before), 60, "no run")[0]
     shown = lambda: server.artifacts(run).get("region-features-progress", {}).get("data", 0)  # noqa: E731
     read = [0.0]
     for name in names:

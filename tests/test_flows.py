@@ -147,11 +147,11 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
 
     from flows.follow import follow
 
-    told, known = ("--set", "train.epochs=2"), [run["id"] for run in server.runs("reindex")]
+    told, known = ("--set", "train.epochs=2"), server.runs("reindex")
     with server.begun(
         "pipeline.cli", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
     ) as night:
-        begun = lambda: [r for r in server.runs("reindex") if r["id"] not in known and r["state_type"] == "PENDING"]  # noqa: E731
+        begun = lambda: [r for r in server.since("reindex", known) if r["state_type"] == "PENDING"]  # noqa: E731
         (run,) = await_(begun, 60, "no worker took the run")
         asked = f"/deployments/{run['deployment_id']}/create_flow_run"
         second = server.post(asked, {"parameters": run["parameters"]})
@@ -171,7 +171,7 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
     wrong += [{"overrides": [f"{key}=1"]} for key in ("trian.seed", "train.sead", "train.seed.x", "demo.splits.a.b")]
     values = ["train.epochs=0", "train.seed=x", "train.bf16=perhaps", "index.target_recall=1.5", "train.schedule=cosin"]
     wrong += [{"overrides": ["train.seed=1", value]} for value in values]
-    before = len(server.runs("extract-flickr"))
+    before = server.runs("extract-flickr")
     asked = server.get("/deployments/name/extract-flickr/extract-flickr")["id"]
     for parameters in wrong:
         with pytest.raises(urllib.error.HTTPError, match="409") as refused:
@@ -189,7 +189,7 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
                 follow("extract-flickr", plan_name, settings, given, print)
         with pytest.raises(ValueError, match="no deployment 'nobody/nobody'; there are build-index, extract-flickr"):
             follow("nobody", "demo", (), (), print)
-    assert len(server.runs("extract-flickr")) == before
+    assert server.since("extract-flickr", before) == []
     assert server.outside() == "", "nothing but this machine is called"
     assert server.listens_at() == {"0100007F"}, "loopback alone"
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ui-settings") as answer:
@@ -293,9 +293,9 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "index after a new checkpoint"]
     assert not trigger["enabled"], "until someone wants it"
     server.patch(f"/automations/{trigger['id']}", {"enabled": True})
-    before, gone = len(server.runs("build-index")), str(tmp_path / "gone.toml")
+    before, gone = server.runs("build-index"), str(tmp_path / "gone.toml")
     assert server.python(TRAINED, CHECKPOINT, gone).returncode == 0
-    (found,) = await_(lambda: server.runs("build-index")[: len(server.runs("build-index")) - before], 60, "no run")
+    (found,) = await_(lambda: server.since("build-index", before), 60, "no run")
     server.patch(f"/automations/{trigger['id']}", {"enabled": False})
     settings = ["train.seed=1", "dataset.name=a 'b' <c>"]
     assert found["parameters"] == {"plan": gone, "model": "tern-0123456789ab", "overrides": settings}
