@@ -33,12 +33,12 @@ root, kills, wanted = Path(sys.argv[1]), 0, int(sys.argv[2])
 rng, right = random.Random(5), expected(range(1, 2 * wanted + 2))
 
 def work(seed):  # what a child does until it is killed
-    publish(root, seed)
+    publish(root, seed, gated=True)
     if seed % 3 == 0 and len(versions(root)) > 1:
         collect(root, keep=2)
         rollback(root, versions(root)[-2])
         tag(root, "kept", versions(root)[-1], move=True)
-        publish(root, seed)
+        publish(root, seed, gated=True)
 
 def forked(what, *arguments, after=None):  # the status of a child
     child = os.fork()
@@ -91,7 +91,7 @@ def test_fifty_kills_at_random_moments_lose_nothing(tmp_path):
     collect(root)
     assert {path.name for path in root.glob("objects/*/*")} == named(root)
     assert {path.name for path in root.iterdir()} <= {
-        *("CURRENT", "versions", "objects", "tags", "staging", "events.jsonl", ".writer")
+        *("CURRENT", "versions", "objects", "tags", "staging", "events.jsonl", "verified.json", ".writer")
     }
 
 

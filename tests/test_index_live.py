@@ -13,7 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import Collection, Index, IndexConfig, Live, build, collect, compact, current, rollback, update, versions
+from index import (
+    Asked,
+    Collection,
+    GateConfig,
+    Index,
+    IndexConfig,
+    Live,
+    build,
+    collect,
+    compact,
+    current,
+    gate_of,
+    rollback,
+    update,
+    versions,
+)
 from index.manifest import manifest_path, read_manifest
 from index.objects import object_path
 from tests.test_index import make
@@ -23,8 +38,11 @@ HERE = Path(__file__).parent.parent
 K = 5
 
 
-def publish(root: Path, seed: int) -> None:
-    build(CONFIG, *make(seed, images=60), root, provenance={"seed": seed})
+def publish(root: Path, seed: int, gated: bool = False) -> None:
+    collections, queries = make(seed, images=60)
+    asked = {kind: Asked(queries[kind]) for kind in collections}
+    gate = gate_of(GateConfig(probes=20), asked, collections, CONFIG) if gated else None
+    build(CONFIG, collections, queries, root, provenance={"seed": seed}, gate=gate)
 
 
 def fewer(seed: int, images: int) -> dict[str, Collection]:

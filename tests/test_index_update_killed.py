@@ -1,5 +1,6 @@
 """Killed updates and compactions: the published version answers, and the next run ends like one that was not."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from index import compact
+from index import Asked, GateConfig, compact, gate_of
 from index.manifest import read_manifest
 from tests import test_index_update
+from tests.test_index_faults import files_of_at_most
 from tests.test_index_publish import bytes_of
-from tests.test_index_update import World, edit
+from tests.test_index_update import CONFIG, World, edit
 
 base, root = test_index_update.base, test_index_update.root  # fixtures
 KILLED = int(os.environ.get("TERN_INDEX_KILLS", "10"))  # `make test-faults`: 50
@@ -58,6 +60,26 @@ def test_killed_at_any_step_the_old_version_answers_and_the_next_run_ends_like_o
     assert left == straight  # killed after the switch, it leaves records of its steps, which are collected later
 
 
+@pytest.mark.parametrize("size", [0, 250, 600, 1_200, 3_000, 6_000, 10_000, 14_000])
+def test_a_full_disk_in_an_update_or_a_compaction_is_named_and_leaves_what_is_served(size, root, straight):
+    with pytest.raises(OSError) as full, files_of_at_most(size):  # noqa: PT011
+        both(root)
+    assert full.value.errno in (errno.EFBIG, errno.ENOSPC)
+    assert str(root) in str(full.value), "the message says where"
+    changed = World()
+    edit(changed)
+    (World() if read_manifest(root).version == 1 else changed).check(root)
+    both(root)
+    left = {name: text for name, text in bytes_of(root).items() if not name.startswith("staging/")}
+    assert left == straight
+
+
+def judge(world: World):
+    """The gate of an update or a compaction of `world`, as the command line gives it."""
+    source = world.collections()
+    return gate_of(GateConfig(probes=20), {kind: Asked(world.queries[kind]) for kind in source}, source, CONFIG)
+
+
 def state(number: int) -> World:
     """What shall be answered at a step of a history in which things change, go, come and come back."""
     world = World()
@@ -71,15 +93,16 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 from index import compact, verify
-from tests.test_index_update_killed import state
+from tests.test_index_update_killed import judge, state
 
 root, wanted = Path(sys.argv[1]), int(sys.argv[2])
 rng, kills, number = random.Random(0), 0, 1
 
 def work():
-    state(number).update(root)
+    world = state(number)
+    world.update(root, gate=judge(world))
     if number % 2:
-        compact(root)
+        compact(root, gate=judge(world))
 
 def answered():  # the step that the published version stands for
     verify(root)
@@ -91,7 +114,7 @@ def answered():  # the step that the published version stands for
             continue
     raise AssertionError(f"neither step {number} nor the one before")
 
-state(0).update(root)
+state(0).update(root, gate=judge(state(0)))
 began = time.perf_counter()
 work()
 took = time.perf_counter() - began
