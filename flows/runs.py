@@ -62,12 +62,12 @@ def extract(chain: Chain, splits: list[str] | None, dry_run: bool) -> list[str]:
     """Both stores of the chain, or a table of what they lack; returns the folders that were filled."""
     if dry_run and (found := undrawn(chain.plan, splits)):
         return _told(found, "demo")
+    _read(chain)
     if splits:
         chain.dataset = only(chain.dataset, chain.plan, splits)
     if dry_run:
         return _told(estimate(chain), chain.dataset.name)
     _extracted(chain)
-    artifacts.stores(chain)
     return [str(chain.regions), str(chain.tokens)]
 
 
@@ -81,8 +81,8 @@ def _told(found: list[Estimate], dataset: str) -> list[str]:
 def train(chain: Chain, plan: str, given: tuple[str, ...], processes: int | None) -> str:
     """Train and evaluate; a new model is an event, for those who want an index of it."""
     there = indexing.models(chain.plan.workspace)
+    _extracted(chain)
     if processes and processes > 1:
-        _extracted(chain)
         told = on_epoch(chain.dataset.name), get_run_logger().info
         patiently("training", lambda: train_in(processes, chain, plan, given, *told))
     _trained(chain)
@@ -118,15 +118,21 @@ def renew(chain: Chain) -> str | State:
     return str(chain.index)
 
 
+def _read(chain: Chain) -> None:
+    """The records of the data set."""
+    patiently("reading of the data set", lambda: chain.dataset)
+
+
 def _extracted(chain: Chain) -> None:
-    """Both stores of features. Their shards are tasks, which have retries of their own."""
+    """Both stores of features, and tables of them. Their shards are tasks, which have retries of their own."""
+    _read(chain)
     undisturbed("extraction of regions", lambda: chain.regions)
     undisturbed("extraction of tokens", lambda: chain.tokens)
+    artifacts.stores(chain)  # before what may fail for want of usable records
 
 
 def _trained(chain: Chain) -> None:
     """Train the model if it is not there."""
-    _extracted(chain)
     patiently("training", lambda: chain.model)
 
 
@@ -136,6 +142,7 @@ def _embedded(chain: Chain) -> Vectors:
 
 def _publish(chain: Chain) -> None:
     """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
+    _extracted(chain)
     _trained(chain)
     vectors = _embedded(chain)  # the stages before the index have errors of their own
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -113,6 +114,11 @@ class Server:
         sockets = [line.split()[1:4] for table in tables if table.is_file() for line in table.read_text().splitlines()]
         return {local[:-5] for local, _, state in sockets if state == "0A" and local.endswith(f":{self.port:04X}")}
 
+    def told(self) -> list[dict[str, Any]]:
+        """What the command of TERN_ON_FAILURE was given, by any run."""
+        kept = self.home / "failures"
+        return [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+
     def outside(self) -> str:
         """Connections and look-ups of other machines, by any process started here."""
         log = Path(self.env["WATCH_LOG"])
@@ -194,6 +200,8 @@ def up(home: Path, *words: str) -> Iterator[Server]:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     env |= {"WATCH_LOG": str(home / "outside.log"), "COLUMNS": "300"}
+    keep = f"import sys; open({str(home / 'failures')!r}, 'a').write(sys.stdin.read() + chr(10))"
+    env |= {"TERN_ON_FAILURE": shlex.join([sys.executable, "-c", keep])}
     look_up = "import socket; socket.getaddrinfo('outside.invalid', 80)"
     subprocess.run([sys.executable, "-c", look_up], env=env, capture_output=True)
     assert "outside.invalid" in (home / "outside.log").read_text(), "the watch sees nothing"

@@ -48,6 +48,12 @@ def kept(workspace: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in workspace.glob("stores/*/[!.]*.h5")}
 
 
+def trained(workspace: Path) -> list[int]:
+    """Epochs that are in the history of the model, if there is one."""
+    rows = [line for path in workspace.glob("models/*/history.csv") for line in path.read_text().splitlines()[1:]]
+    return [int(row.split(",")[0]) for row in rows]
+
+
 @pytest.fixture
 def noticed(server):
     """The seconds within which a crash is noticed: with the automations as shipped; in the plain test quicker ones,
@@ -88,12 +94,9 @@ class Employer:
     def end(self) -> None:
         """Nothing of it is left, however the test has ended."""
         for worker in self._hired:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGINT)
-                try:
-                    worker.wait(60)
-                except subprocess.TimeoutExpired:  # how a worker ends is no matter of these tests
-                    os.killpg(worker.pid, signal.SIGKILL)
+            if worker.poll() is None:  # how a worker ends is no matter of these tests
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
         for made in self.made:
             self._server.delete(f"/deployments/{made}")
         for pool in self.pools:
@@ -152,8 +155,7 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.3) if KILLS > 3 else 0)
         process.kill()
-        history = next(workspace.glob("models/*/history.csv"), None)
-        epochs = len(history.read_text().splitlines()) - 1 if history else 0
+        epochs = len(trained(workspace))
         killed[str(plan)] = (stage, workspace, kept(workspace), epochs, time.time(), getattr(process, "run", None))
     for plan, (stage, workspace, before, epochs, _, run) in killed.items():
         if run is None:
@@ -193,34 +195,40 @@ def check(stage: str, workspace: Path, finished, run: dict, server: Server, epoc
         for ours in (workspace / "stores").iterdir():
             assert Store(ours).ids == Store(finished.plan.workspace / "stores" / ours.name).ids
     if stage == "train_tern":
-        rows = next(workspace.glob("models/*/history.csv")).read_text().splitlines()[1:]
-        assert [int(row.split(",")[0]) for row in rows] == list(range(1, 13))
+        assert trained(workspace) == list(range(1, 13))
         done = [task["name"] for task in server.tasks(run) if task["name"].startswith("epoch")]
         assert len(done) <= epochs, "no more than the epoch that was being trained is repeated"
     if stage == "build_index":
         assert verify(workspace / "index")
 
 
-def test_a_cancelled_run_takes_its_processes_with_it_and_leaves_the_stores_whole(server, finished, tmp_path):
-    plan, workspace = copied(finished.plan.workspace, tmp_path / "cancelled", "extract_flickr")
-    deployment = server.get("/deployments/name/extract-flickr/extract-flickr")["id"]
-    asked = {"parameters": {"plan": str(plan), "images_per_shard": 2}}
-    run = server.post(f"/deployments/{deployment}/create_flow_run", asked)
-    await_(lambda: kept(workspace), 90, "no shard was made")
-    server.post(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
-    state = lambda: server.get(f"/flow_runs/{run['id']}")["state"]["type"]  # noqa: E731
-    await_(lambda: state() == "CANCELLED", 60, "not cancelled")
-    await_(lambda: not processes(run["id"]), 30, "a process is left")
-    before = kept(workspace)
-    assert before
-    ended = server.python(
-        "import sys; from flows import flows; flows.extract_flickr(sys.argv[1], images_per_shard=2)", str(plan)
-    )
-    assert ended.returncode == 0, ended.stderr
-    after = kept(workspace)
-    assert {path: after[path] for path in before} == before
+def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_model_whole(server, finished, tmp_path):
+    """An extraction and a training, at the same time."""
+    settings, begun = ["images_per_shard=2", "train.epochs=60"], {}
+    for stage in STAGES[:2]:
+        name, (plan, workspace) = stage.replace("_", "-"), copied(finished.plan.workspace, tmp_path / stage, stage)
+        deployment = server.get(f"/deployments/name/{name}/{name}")["id"]
+        asked = {"parameters": {"plan": str(plan), "overrides": settings}}
+        begun[stage] = (server.post(f"/deployments/{deployment}/create_flow_run", asked)["id"], plan, workspace)
+        await_(lambda: middle(stage, workspace), 90, f"{stage} did not begin")  # noqa: B023
+        server.post(f"/flow_runs/{begun[stage][0]}/set_state", {"state": {"type": "CANCELLING"}})
+    for stage, (run, plan, workspace) in begun.items():
+        state = lambda: server.get(f"/flow_runs/{run}")["state"]["type"]  # noqa: E731, B023
+        await_(lambda: state() == "CANCELLED", 60, f"{stage} was not cancelled")  # noqa: B023
+        await_(lambda: not processes(run), 30, "a process is left")  # noqa: B023
+        before = kept(workspace)
+        assert before
+        epochs = len(trained(workspace))
+        code = f"import sys; from flows import flows; flows.{stage}(sys.argv[1], {settings})"
+        ended = server.python(code, str(plan))
+        assert ended.returncode == 0, ended.stderr
+        taken_up(stage, workspace, before)
+    workspace = begun["extract_flickr"][2]
     for ours in (workspace / "stores").iterdir():
         assert Store(ours).ids == Store(finished.plan.workspace / "stores" / ours.name).ids
+    assert trained(begun["train_tern"][2]) == list(range(1, 61))
+    again = [task["name"] for task in server.tasks(server.runs("train-tern")[0]) if task["name"].startswith("epoch")]
+    assert len(again) <= 60 - epochs + 1, "no more than the epoch that was being trained is repeated"
 
 
 def processes(run: str) -> list[str]:

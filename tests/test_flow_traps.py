@@ -153,9 +153,10 @@ time.sleep(2)
 say(f"told {len(told)}")
 """
 UP = """
-import sys
+import signal, sys
 from types import SimpleNamespace
 from flows import server
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or the tests fail under nohup, which `tern up` minds
 server.prefect = lambda *words: [sys.executable, "-c", sys.argv[1]]
 server.wait_until_healthy = lambda port, child: None
 sys.modules["flows.deploy"] = SimpleNamespace(deploy=lambda env: ())

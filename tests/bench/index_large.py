@@ -1,24 +1,32 @@
-"""A large index: what `auto` makes of many rows; a model of size and build time, fitted on a tenth, checked on all."""
+"""A large index, built and gated as a user's is: time, size and memory, and a model of them fitted on a tenth."""
 
+import json
+import os
 import resource
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import Collection, Index, IndexConfig, build
-from index.lists import Lists
+from index import Asked, Collection, GateConfig, Index, IndexConfig, build, gate_of, metadata
 from index.manifest import read_manifest
-from index.shards import POINTS_PER_LIST, train, write_shard, write_template
+from index.objects import object_path
+from index.shards import POINTS_PER_LIST
 from tests.bench.common import cpu, cpu_of
 
-DIM, BLOCK, NITER = 256, 50_000, 10
-SIZES = ((100_000, 1024), (1_000_000, 2048))  # rows, lists: the first is fitted, the second checked
-AUTO = 200_000  # rows
-FURTHER = ((10_000_000, 16_384), (100_000_000, 65_536), (1_000_000_000, 262_144))
+DIM, BLOCK = 256, 50_000
+SIZES = (100_000, 1_000_000)  # rows: on the first the model is fitted, on the second checked
+FURTHER = ((10_000_000, 16_384), (100_000_000, 65_536), (1_000_000_000, 262_144))  # rows, lists
+POINTS = 256  # rows a centroid that faiss's k-means takes of the training sample, at most
+PARTS = ("prepare", "train", "shards", "tune", "gate")  # of a build, CPU seconds
+SIZED = ("codes", "vectors", "metadata")  # of a version, bytes
 
 
 def block(number: int) -> np.ndarray:
@@ -29,73 +37,109 @@ def block(number: int) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
+class Rows(Sequence):
+    """Metadata of rows, made when they are asked for."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: Any) -> dict[str, str]:
+        name = f"{range(self._count)[place]:010d}"
+        return {"id": name, "image_id": name, "path": f"images/{name}.jpg", "split": "train"}
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return (self[place] for place in range(self._count))
+
+
 def large(folder: Path) -> None:
-    """SQ8 codes, one file of lists: CPU seconds and bytes, measured and as the model of the smaller size says."""
-    faiss.omp_set_num_threads(1)
-    _auto(folder / "auto")
-    table = Table("rows", "lists", "train CPU s", "add CPU s", "MB", "", title=f"x {DIM}, SQ8", title_justify="left")
-    fitted: tuple[float, float, float] | None = None
-    for rows, nlist in SIZES:
-        trained, added, size, assign = _build(folder / f"{rows}", rows, nlist)
-        table.add_row(f"{rows:,}", f"{nlist:,}", f"{trained:.1f}", f"{added:.1f}", f"{size / 1e6:.1f}", "measured")
-        # a product of matrices: seconds a multiplication; encoding and writing: seconds a row
-        fitted = fitted or (
-            trained / (NITER * POINTS_PER_LIST * nlist * nlist * DIM),
-            assign / (BLOCK * nlist * DIM),
-            added / rows - assign / BLOCK,
+    """`auto`, with its gate: measured, and as the model of the smaller size says."""
+    measured = [_apart(folder / f"{rows}", rows) for rows in SIZES]
+    small, big = measured
+    names = [*(f"{part} CPU s" for part in PARTS), *(f"{part} MB" for part in SIZED)]
+    table = Table("rows", "lists", *names, "peak MiB", "", title=f"x {DIM}, {small['code']}, {small['parts']} shards")
+    for found in measured:
+        table.add_row(*_cells(found), f"{found['peak']:,.0f}", "measured")
+    for rows, lists in ((big["rows"], big["nlist"]), *FURTHER):
+        table.add_row(*_cells(_model(small, rows, lists)), "", "model")
+    Console(width=160).print(table)
+    for found in measured:
+        chosen, took = (
+            "recall@10 {recall:.3f} of 0.99 asked, {nprobe} lists probed",
+            "{single:.2f} and {batch:.2f} at 64",
         )
-        _model(table, rows, nlist, fitted)
-    for rows, nlist in FURTHER:
-        _model(table, rows, nlist, fitted)
-    Console(width=120).print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Console().print(f"peak memory of the process {peak:,.0f} MiB, vectors are made by blocks of {BLOCK:,}")
+        print(("{rows:,} rows: " + chosen + "; CPU ms a query " + took).format(**found))
 
 
-def _auto(folder: Path) -> None:
-    """A build with the default settings, published, opened and asked for hits with their metadata."""
-    vectors = np.concatenate([block(i) for i in range(AUTO // BLOCK)]).astype(np.float16)
-    names = [f"{number:07d}" for number in range(AUTO)]
-    rows = Collection(names, vectors, [{"id": name, "image_id": name} for name in names])
-    asked = block(AUTO // BLOCK)[:400]  # drawn as the rows are, and none of them
-    spent, _ = cpu_of(lambda: build(IndexConfig(), {"image": rows}, {"image": asked}, folder))
-    about = read_manifest(folder).collections["image"]
-    size = about.template.bytes + sum(shard.lists.bytes + shard.vectors.bytes for shard in about.shards)
-    with Index.open(folder) as index:
-        single = cpu(lambda: [index.search(asked[i : i + 1], 10) for i in range(64)]) / 64
-        batch = cpu(lambda: [index.search(asked[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
-    table = Table("auto", "nprobe", "recall@10", "ms, batch 1", "ms, batch 64", "build CPU s", "MB")
-    table.title, table.title_justify = f"{AUTO:,} x {DIM}, {len(about.shards)} shards, target 0.99", "left"
-    shown = (f"{1e3 * single:.3f}", f"{1e3 * batch:.3f}", f"{spent:.1f}", f"{size / 1e6:.1f}")
-    told = f"{about.factory}, {about.search.rescore} rescored"
-    table.add_row(told, f"{about.search.nprobe}", f"{about.recall['recall']:.3f}", *shown)
-    Console(width=120).print(table)
+def _apart(folder: Path, rows: int) -> dict[str, Any]:
+    """What `one` measures in a process of its own, so that the peak of its memory is its own."""
+    code = f"from pathlib import Path; from tests.bench.index_large import one; one(Path({str(folder)!r}), {rows})"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _build(folder: Path, rows: int, nlist: int) -> tuple[float, float, int, float]:
-    """CPU seconds to train and to add, bytes, CPU seconds to assign one block; the vectors' making is not counted."""
-    folder.mkdir()
-    per = POINTS_PER_LIST * nlist // (rows // BLOCK) + 1
-    sample = np.concatenate([block(i)[:per] for i in range(rows // BLOCK)])[: POINTS_PER_LIST * nlist]
-    trained, index = cpu_of(lambda: train(f"IVF{nlist},SQ8", sample, 0))
-    write_template(index, folder / "template")
-    making, _ = cpu_of(lambda: block(0))
-    one = block(0)
-    assign, _ = cpu_of(lambda: index.quantizer.assign(one, 1))
+def one(folder: Path, rows: int) -> None:
+    """Build an index of so many rows in this process; print what it took as a line of JSON."""
+    faiss.omp_set_num_threads(1)
+    folder.mkdir(parents=True)
+    with open(folder / "vectors", "wb") as file:
+        for number in range(rows // BLOCK):
+            block(number).astype(np.float16).tofile(file)
+    asked = block(rows // BLOCK)[:1000]  # drawn as the rows are, and none of them
+    with open(folder / "vectors", "rb") as file:
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for i in range(rows // BLOCK):
-            yield np.arange(i * BLOCK, (i + 1) * BLOCK), block(i)
+        def read(names: list[str]) -> np.ndarray:  # not mapped: what is read would count as memory
+            pieces = [os.pread(file.fileno(), 2 * DIM, 2 * DIM * int(name)) for name in names]
+            return np.frombuffer(b"".join(pieces), np.float16).reshape(len(names), DIM)
 
-    added, _ = cpu_of(lambda: write_shard(folder / "template", folder / "lists", blocks()))
-    assert Lists(folder / "template", [folder / "lists"]).ntotal == rows
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    return trained, added - making * (rows // BLOCK), size, assign
+        source = Collection([f"{number:010d}" for number in range(rows)], read, Rows(rows))
+        found = _built(folder / "index", source, asked) | {"rows": rows}
+    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with Index.open(folder / "index") as index:
+        found["single"] = 1e3 * cpu(lambda: [index.search(asked[i : i + 1], 10) for i in range(64)]) / 64
+        found["batch"] = 1e3 * cpu(lambda: [index.search(asked[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
+    print(json.dumps(found))
 
 
-def _model(table: Table, rows: int, nlist: int, fitted: tuple[float, float, float]) -> None:
-    train_cost, assign_cost, row_cost = fitted
-    trained = train_cost * NITER * POINTS_PER_LIST * nlist * nlist * DIM
-    added = rows * (assign_cost * nlist * DIM + row_cost)
-    size = rows * (DIM + 8) + 4 * DIM * nlist
-    table.add_row(f"{rows:,}", f"{nlist:,}", f"{trained:,.1f}", f"{added:,.1f}", f"{size / 1e6:,.1f}", "model")
+def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
+    """CPU seconds by the parts of a build, bytes by the parts of what it makes, and what it has chosen."""
+    prepared, _ = cpu_of(lambda: (source.fingerprint("image"), metadata.table("image", source.rows)))
+    ended, began = {}, time.process_time()
+    gate = gate_of(GateConfig(), {"image": Asked(asked)}, {"image": source})
+    seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731
+    build(IndexConfig(), {"image": source}, {"image": asked}, root, progress=seen, gate=gate)
+    whole, template, tuned = time.process_time() - began, ended["image/template"], ended["image tuned"]
+    shards = max(at for step, at in ended.items() if "/shard-" in step)
+    costs = (prepared, template - prepared, shards - template, tuned - shards, whole - tuned)
+    about, some = read_manifest(root).collections["image"], block(0)
+    trained = faiss.read_index(str(object_path(root, about.template)))
+    assign, _ = cpu_of(lambda: trained.quantizer.assign(some, 1))
+    kept = ("lists", "vectors", "metadata", "lookup")
+    codes, vectors, *said = (sum(getattr(shard, part).bytes for shard in about.shards) for part in kept)
+    found = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
+    found |= dict(zip(SIZED, (codes, vectors, sum(said)), strict=True))
+    found |= {"nlist": about.nlist, "code": about.factory.split(",")[-1], "parts": len(about.shards)}
+    return found | {"recall": about.recall["recall"], "nprobe": about.search.nprobe}
+
+
+def _model(small: dict[str, Any], rows: int, lists: int) -> dict[str, Any]:
+    """What a size takes, of what a smaller one took.
+
+    Training is a product of points and centroids; a row is compared with every centroid; all else goes by the rows.
+    """
+    more, sample = rows / small["rows"], IndexConfig().train_rows
+    points = lambda n, k: min(n, max(sample, POINTS_PER_LIST * k), POINTS * k)  # noqa: E731
+    trained = points(rows, lists) * lists / (points(small["rows"], small["nlist"]) * small["nlist"])
+    assign = small["assign"] * rows
+    found = {part: small[part] * more for part in (*PARTS, *SIZED)} | {"rows": rows, "nlist": lists}
+    return found | {
+        "train": small["train"] * trained,
+        "shards": found["shards"] + assign * (lists / small["nlist"] - 1),
+    }
+
+
+def _cells(found: dict[str, Any]) -> list[str]:
+    costs, sizes = [found[part] for part in PARTS], [found[part] / 1e6 for part in SIZED]
+    return [f"{found['rows']:,}", f"{found['nlist']:,}", *(f"{number:,.1f}" for number in (*costs, *sizes))]
