@@ -1,8 +1,7 @@
-"""A large index, built and gated as a user's is: time, size and memory, and a model of them fitted on a tenth."""
+"""A large index, built and gated as a user's is: time, size and memory, and a model of them fitted on smaller ones."""
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from index.shards import POINTS_PER_LIST
 from tests.bench.common import cpu, cpu_of
 
 DIM, BLOCK = 256, 50_000
-SIZES = (100_000, 1_000_000)  # rows: on the first the model is fitted, on the second checked
+SIZES = (100_000, 200_000, 1_000_000)  # rows: on the first two the model is fitted, on the last checked
 FURTHER = ((10_000_000, 16_384), (100_000_000, 65_536), (1_000_000_000, 262_144))  # rows, lists
 POINTS = 256  # rows a centroid that faiss's k-means takes of the training sample, at most
 PARTS = ("prepare", "train", "shards", "tune", "gate")  # of a build, CPU seconds
@@ -55,15 +54,15 @@ class Rows(Sequence):
 
 
 def large(folder: Path) -> None:
-    """`auto`, with its gate: measured, and as the model of the smaller size says."""
+    """`auto`, with its gate: measured, and as the model of the smaller sizes says."""
     measured = [_apart(folder / f"{rows}", rows) for rows in SIZES]
-    small, big = measured
+    small, more, big = measured
     names = [*(f"{part} CPU s" for part in PARTS), *(f"{part} MB" for part in SIZED)]
     table = Table("rows", "lists", *names, "peak MiB", "", title=f"x {DIM}, {small['code']}, {small['parts']} shards")
     for found in measured:
         table.add_row(*_cells(found), f"{found['peak']:,.0f}", "measured")
     for rows, lists in ((big["rows"], big["nlist"]), *FURTHER):
-        table.add_row(*_cells(_model(small, rows, lists)), "", "model")
+        table.add_row(*_cells(_model(small, more, rows, lists)), "", "model")
     Console(width=160).print(table)
     for found in measured:
         chosen, took = (
@@ -96,11 +95,17 @@ def one(folder: Path, rows: int) -> None:
 
         source = Collection([f"{number:010d}" for number in range(rows)], read, Rows(rows))
         found = _built(folder / "index", source, asked) | {"rows": rows}
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found["peak"] = _peak()
     with Index.open(folder / "index") as index:
         found["single"] = 1e3 * cpu(lambda: [index.search(asked[i : i + 1], 10) for i in range(64)]) / 64
         found["batch"] = 1e3 * cpu(lambda: [index.search(asked[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
     print(json.dumps(found))
+
+
+def _peak() -> float:
+    """MiB that this process has held at once; `ru_maxrss` would begin with what its parent held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
@@ -124,20 +129,27 @@ def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     return found | {"recall": about.recall["recall"], "nprobe": about.search.nprobe}
 
 
-def _model(small: dict[str, Any], rows: int, lists: int) -> dict[str, Any]:
-    """What a size takes, of what a smaller one took.
+def _model(small: dict[str, Any], more: dict[str, Any], rows: int, lists: int) -> dict[str, Any]:
+    """What a size takes, of what two smaller ones took.
 
-    Training is a product of points and centroids; a row is compared with every centroid; all else goes by the rows.
+    Training is a product of points and centroids, and a row is compared with every centroid; all else is a constant and
+    so much a row. Fast-scan codes lie in blocks of 32 rows, of which each list of each shard leaves half a one empty.
     """
-    more, sample = rows / small["rows"], IndexConfig().train_rows
-    points = lambda n, k: min(n, max(sample, POINTS_PER_LIST * k), POINTS * k)  # noqa: E731
-    trained = points(rows, lists) * lists / (points(small["rows"], small["nlist"]) * small["nlist"])
-    assign = small["assign"] * rows
-    found = {part: small[part] * more for part in (*PARTS, *SIZED)} | {"rows": rows, "nlist": lists}
-    return found | {
-        "train": small["train"] * trained,
-        "shards": found["shards"] + assign * (lists / small["nlist"] - 1),
-    }
+
+    def points(found: dict[str, Any]) -> int:
+        rows, lists = found["rows"], found["nlist"]
+        return min(rows, max(IndexConfig().train_rows, POINTS_PER_LIST * lists), POINTS * lists) * lists
+
+    def line(part: str) -> float:
+        slope = (more[part] - small[part]) / (more["rows"] - small["rows"])
+        return small[part] + slope * (rows - small["rows"])
+
+    asked = {"rows": rows, "nlist": lists}
+    found = asked | {part: line(part) for part in (*PARTS, *SIZED)}
+    found["train"] = more["train"] * points(asked) / points(more)
+    found["shards"] += more["assign"] * rows * (lists / more["nlist"] - 1)
+    found["codes"] = DIM // 8 * (rows + 16 * lists * more["parts"]) + 8 * rows
+    return found
 
 
 def _cells(found: dict[str, Any]) -> list[str]:
