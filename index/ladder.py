@@ -15,7 +15,7 @@ import numpy as np
 from index import device
 from index.choice import Point, Wanted
 from index.lists import Lists, merge
-from index.shards import POINTS_PER_LIST, choose_factory, train, write_shard, write_template
+from index.shards import POINTS_PER_LIST, choose_factory, one_wheel, train, write_shard, write_template
 from index.tune import AT, SAME
 
 DEPTHS = (50, 100, 200, 400)  # rows rescored
@@ -65,8 +65,10 @@ def measure(
     queries  by kind, (q, d) float32, two or more
     rows     how many there will be (default: n): memory and work are theirs, and times are the sample's in proportion
 
-    Steps that never reach the recall come with every list probed. Raises ValueError if there is too little to measure.
+    Steps that never reach the recall come with every list probed. Raises ValueError if there is too little to measure,
+    ImportError if two faiss wheels are installed.
     """
+    one_wheel()
     if len(vectors) < AT or any(len(asked) < 2 for asked in queries.values()):
         told = ", ".join(f"{len(asked)} {kind} queries" for kind, asked in queries.items())
         raise ValueError(f"{len(vectors)} vectors and {told} are too few; give {AT} vectors and 2 queries of a kind.")

@@ -16,6 +16,8 @@ from index import collection as collection_module
 from index import metadata as metadata_module
 from index import search as search_module
 from index import shards as shards_module
+from index.choice import Wanted
+from index.ladder import measure
 from index.manifest import manifest_path, read_manifest
 from index.objects import Ref, object_path
 from index.shards import choose_factory, one_wheel
@@ -260,8 +262,10 @@ def test_two_wheels_are_refused(root, monkeypatch):
         return name
 
     monkeypatch.setattr(wheels, "distribution", installed)
-    with pytest.raises(ImportError, match=r"faiss-cpu and faiss-gpu are both installed.*pip uninstall"):
-        Index.open(root)
+    vectors, asked = np.eye(16, dtype=np.float32), {"image": np.eye(16, dtype=np.float32)}
+    for command in (lambda: Index.open(root), lambda: measure(vectors, asked, Wanted())):
+        with pytest.raises(ImportError, match=r"faiss-cpu and faiss-gpu are both installed.*pip uninstall"):
+            command()
     both.remove("faiss-gpu")
     one_wheel()
 
