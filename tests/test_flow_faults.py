@@ -278,7 +278,8 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
     from flows import runs
 
     class Chain:
-        regions, tokens, model, vectors, plan = None, None, None, None, SimpleNamespace(workspace=tmp_path)
+        dataset, regions, tokens, model, vectors = (None,) * 5
+        plan = SimpleNamespace(workspace=tmp_path)
 
         @property
         def index(self):
@@ -286,6 +287,7 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
 
     shown = []
     monkeypatch.setattr(runs.artifacts, "refused", lambda *told: shown.append(told))
+    monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)
     with pytest.raises(type(error)):
         runs._publish(Chain())
@@ -297,7 +299,8 @@ def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(p
     from flows import runs
 
     class Chain:
-        regions, tokens, vectors, plan = None, None, None, SimpleNamespace(workspace=tmp_path)
+        dataset, regions, tokens, vectors = (None,) * 4
+        plan = SimpleNamespace(workspace=tmp_path)
         model = tmp_path / "models" / "tern-0123456789ab"
 
         @property
@@ -307,6 +310,7 @@ def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(p
     sent = []
     monkeypatch.setattr(runs, "emit_event", lambda *told, **more: sent.append((*told, more["payload"])))
     monkeypatch.setattr(runs, "flow_run", SimpleNamespace(parent_flow_run_id=parent))
+    monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
     with pytest.raises(ValueError, match="the run ends here"):
         runs.train(Chain(), "demo", ("train.seed=1",), None)
     told = {"plan": "demo", "model": "tern-0123456789ab"}
