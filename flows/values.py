@@ -73,7 +73,15 @@ def _boolean(schema: Schema) -> Value:
 
 
 def _list(schema: Schema) -> Value:
-    return r"\[[\s\S]*\]", "a list in brackets"
+    """Of texts or of numbers, as TOML writes them; a number's bounds are not looked at."""
+    items = schema.get("prefixItems", [schema.get("items")])
+    text, number = r"""("([^"\\\n]|\\.)*"|'[^'\n]*')""", _quoted(r"[+-]?(\.?\d[\w.+-]*|inf|nan)")
+    kinds, item = {"string": ("texts in quotes", text), "number": ("numbers", number)}[items[0]["type"]]
+    least, most = schema.get("minItems", 0), schema.get("maxItems")
+    more = rf"\s*{item}\s*(,\s*{item}\s*){{{max(least, 1) - 1},{'' if most is None else most - 1}}},?"
+    exotic = r"[\s\S]*(#|\"\"\"|''')[\s\S]*"  # comments and texts of several lines
+    told = f"{most} {kinds}" if least == most else kinds + f", {least} or more," * bool(least)
+    return rf"\[({more}{'' if least else '|'})\s*\]|\[{exotic}\]", f"a list of {told} in brackets"
 
 
 def _table(schema: Schema) -> Value:
@@ -82,7 +90,7 @@ def _table(schema: Schema) -> Value:
 
 def _text(schema: Schema) -> Value:
     return (
-        rf"(?!(true|false|[+-]?(0|[1-9]\d*)(\.\d+)?|\[.*\]|\{{.*\}}){END})[\s\S]+",
+        rf"(?!(true|false|[+-]?(0|[1-9]\d*)(\.\d+)?|\[[\s\S]*\]|\{{.*\}}){END})[\s\S]+",
         "a text (in quotes, if it is a number)",
     )
 

@@ -25,6 +25,8 @@ NUMBERS = [
     "101",
     "255",
 ]
+LISTS = ["[]", "[ ]", '["a"]', "['a', \"b, c]\",]", '["a", 1]', "[0.9, 0.98]", "[0.9]", "[0.1, 0.2, 0.3]", '[0.9, "b"]']
+LISTS += ['["0.9", 1e-3]', "[[0.9, 0.98]]", "[\n0.9,\n0.98,\n]"]
 NUMBERS += ["256", "257", "300", "301", "999", "1000", "1001", "4000", "4001", "4097", "100001", "2147483648"]
 NUMBERS += ['"5"', "'0.5'", "+4", "5 # so"]
 WORDS = ["no", "cosine", '"cosine"', "cosin", "mean-last-4", "a/b.toml", "'7'", "{a = 1}", "abc"]
@@ -36,8 +38,8 @@ ODD = [
     "1.0",
     "0.005",
     "[1, 2]",
-    '["a"]',
-    "[0.9, 0.98]",
+    "[0.9, # so\n0.98]",
+    '["a", # so\n"b"]',
 ]  # may be taken, whatever they are
 SPACED = ["-3", "0.5", "7", "cosine", '"cosine"', "a/b.toml", "[1, 2]"]  # tried with blanks around them too
 KINDS = ["torchvision", "grid", "bottom-up", "detectron2"]
@@ -86,7 +88,7 @@ def test_no_value_is_refused_that_a_plan_takes_and_none_of_a_wrong_type_or_out_o
     for key, kinds in keys().items():
         if key == "regions.kind":  # pydantic finds another kind's fault at the table
             continue
-        for value in NUMBERS + WORDS + ODD:
+        for value in NUMBERS + WORDS + LISTS + ODD:
             plan = dataset if key.startswith("dataset.") else plain
             plans = [plan | ({"regions": {"kind": kind}} if key.startswith("regions.") else {}) for kind in kinds]
             faults = [setting(plan, key, value) for plan in plans]
