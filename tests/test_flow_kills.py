@@ -5,6 +5,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -208,13 +209,15 @@ def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_mode
     for stage in STAGES[:2]:
         name, (plan, workspace) = stage.replace("_", "-"), copied(finished.plan.workspace, tmp_path / stage, stage)
         deployment = server.get(f"/deployments/name/{name}/{name}")["id"]
-        asked = {"parameters": {"plan": str(plan), "overrides": settings}}
+        asked = {"name": "mine", "parameters": {"plan": str(plan), "overrides": settings}}
         begun[stage] = (server.post(f"/deployments/{deployment}/create_flow_run", asked)["id"], plan, workspace)
         await_(lambda: middle(stage, workspace), 90, f"{stage} did not begin")  # noqa: B023
         server.post(f"/flow_runs/{begun[stage][0]}/set_state", {"state": {"type": "CANCELLING"}})
     for stage, (run, plan, workspace) in begun.items():
         state = lambda: server.get(f"/flow_runs/{run}")["state"]["type"]  # noqa: E731, B023
         await_(lambda: state() == "CANCELLED", 60, f"{stage} was not cancelled")  # noqa: B023
+        named = server.get(f"/flow_runs/{run}")["name"]
+        assert re.fullmatch(rf"{stage.replace('_', '-')} demo [\d :-]+", named), "Prefect drops a name that was given"
         await_(lambda: not processes(run), 30, "a process is left")  # noqa: B023
         before = kept(workspace)
         assert before
