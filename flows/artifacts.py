@@ -44,9 +44,9 @@ def stores(chain: Chain) -> None:
         store = Store(folder)
         shards = len(store.manifest["shards"])
         rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
-    table(rows, "stores", f"Feature stores of {chain.dataset.name}")
-    refused = [{"name": name, "reason": reason} for name, reason in chain.set_aside()]
-    table(refused, "set-aside", f"{len(refused):,} records that could not be used; all of them: {chain.ledger()}")
+    refused, ledger = [{"name": name, "reason": reason} for name, reason in chain.set_aside()], chain.ledger()
+    table(rows, "stores", f"Feature stores of {chain.dataset.name}")  # now that all is read: it may be tried again
+    table(refused, "set-aside", f"{len(refused):,} records that could not be used; all of them: {ledger}")
 
 
 def training(chain: Chain) -> None:

@@ -128,7 +128,7 @@ def _extracted(chain: Chain) -> None:
     _read(chain)
     undisturbed("extraction of regions", lambda: chain.regions)
     undisturbed("extraction of tokens", lambda: chain.tokens)
-    artifacts.stores(chain)  # before what may fail for want of usable records
+    patiently("the tables of the stores", lambda: artifacts.stores(chain))  # before what may fail for want of records
 
 
 def _trained(chain: Chain) -> None:

@@ -2,7 +2,8 @@
 
 The server knows neither the plan's file nor pydantic: it compares texts with patterns. So that is refused here what is
 wrong whatever the file says, an unknown key, a word for a number, a number out of its bounds, and no more: what two
-settings say together is found out where the plan is read. A refusal names what was expected.
+settings say together is found out where the plan is read. Spellings that nobody writes are refused though pydantic
+takes them: `true` for a 1, "Infinity". A refusal names what was expected.
 """
 
 import re
@@ -79,7 +80,7 @@ def _list(schema: Schema) -> Value:
     kinds, item = {"string": ("texts in quotes", text), "number": ("numbers", number)}[items[0]["type"]]
     least, most = schema.get("minItems", 0), schema.get("maxItems")
     more = rf"\s*{item}\s*(,\s*{item}\s*){{{max(least, 1) - 1},{'' if most is None else most - 1}}},?"
-    exotic = r"[\s\S]*(#|\"\"\"|''')[\s\S]*"  # comments and texts of several lines
+    exotic = r"""([^#"']|"(?!"")|'(?!''))*(#|"{3}|'{3})[\s\S]*"""  # comments and texts of several lines
     told = f"{most} {kinds}" if least == most else kinds + f", {least} or more," * bool(least)
     return rf"\[({more}{'' if least else '|'})\s*\]|\[{exotic}\]", f"a list of {told} in brackets"
 

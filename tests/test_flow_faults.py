@@ -278,20 +278,27 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
     from flows import runs
 
     class Chain:
-        dataset, regions, tokens, model, vectors = (None,) * 5
+        regions, tokens, model, vectors = (None,) * 4
         plan = SimpleNamespace(workspace=tmp_path)
+
+        @property
+        def dataset(self):
+            if busy:
+                raise busy.pop()
 
         @property
         def index(self):
             raise error
 
-    shown = []
+    shown, busy = [], [OSError(16, "resource busy")]
+    monkeypatch.setattr("flows.pools.RETRY_SECONDS", [0])
     monkeypatch.setattr(runs.artifacts, "refused", lambda *told: shown.append(told))
     monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)
     with pytest.raises(type(error)):
         runs._publish(Chain())
     assert len(shown) == reports
+    assert not busy, "reading the data set is tried again"
 
 
 @pytest.mark.parametrize(("parent", "events"), [(None, 1), ("pipeline", 0)])

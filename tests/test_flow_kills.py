@@ -83,7 +83,7 @@ class Employer:
     """Deployments, each in a work pool of its own, whose worker a test may kill."""
 
     def __init__(self, server: Server):
-        self._server, self.made, self.pools, self._hired = server, [], [], []
+        self._server, self.made, self.pools, self._hired, self._runs = server, [], [], [], []
 
     def hire(self, pool: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
@@ -98,6 +98,10 @@ class Employer:
             if worker.poll() is None:  # how a worker ends is no matter of these tests
                 os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
+        for run in self._runs:
+            for pid in processes(run):
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
         for made in self.made:
             self._server.delete(f"/deployments/{made}")
         for pool in self.pools:
@@ -112,9 +116,8 @@ class Employer:
         about = {"name": DOOMED, "work_pool_name": pool, **{key: deployed[key] for key in kept}}
         self.made.append(self._server.post("/deployments/", about)["id"])
         asked = {"parameters": {"plan": str(plan), "overrides": ["train.epochs=12"]}, "tags": [DOOMED]}
-        return Employed(
-            self.hire(pool), self._server.post(f"/deployments/{self.made[-1]}/create_flow_run", asked)["id"]
-        )
+        self._runs.append(self._server.post(f"/deployments/{self.made[-1]}/create_flow_run", asked)["id"])
+        return Employed(self.hire(pool), self._runs[-1])
 
 
 @pytest.fixture
@@ -211,7 +214,8 @@ def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_mode
         deployment = server.get(f"/deployments/name/{name}/{name}")["id"]
         asked = {"name": "mine", "parameters": {"plan": str(plan), "overrides": settings}}
         begun[stage] = (server.post(f"/deployments/{deployment}/create_flow_run", asked)["id"], plan, workspace)
-        await_(lambda: middle(stage, workspace), 90, f"{stage} did not begin")  # noqa: B023
+        ready = lambda: middle(stage, workspace) and (stage != "train_tern" or len(trained(workspace)) > 5)  # noqa: E731, B023
+        await_(ready, 90, f"{stage} did not begin")
         server.post(f"/flow_runs/{begun[stage][0]}/set_state", {"state": {"type": "CANCELLING"}})
     for stage, (run, plan, workspace) in begun.items():
         state = lambda: server.get(f"/flow_runs/{run}")["state"]["type"]  # noqa: E731, B023
@@ -231,7 +235,7 @@ def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_mode
         assert Store(ours).ids == Store(finished.plan.workspace / "stores" / ours.name).ids
     assert trained(begun["train_tern"][2]) == list(range(1, 61))
     again = [task["name"] for task in server.tasks(server.runs("train-tern")[0]) if task["name"].startswith("epoch")]
-    assert len(again) <= 60 - epochs + 1, "no more than the epoch that was being trained is repeated"
+    assert len(again) <= 60 - epochs, "no epoch is trained twice whose end was kept"
 
 
 def processes(run: str) -> list[str]:

@@ -118,7 +118,8 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
     assert "epoch 2 of 2" in ended.stdout, "progress is told in the terminal"
     assert "state   Completed" in ended.stdout
     extract, train, index = (server.runs(name)[0] for name in ("extract-flickr", "train-tern", "build-index"))
-    assert set(server.artifacts(extract)) >= {"stores", "set-aside"}
+    for run in (extract, train, index):
+        assert set(server.artifacts(run)) >= {"stores", "set-aside"}
     made = server.artifacts(train)
     assert set(made) >= {"metrics", "epochs", "curves", "training-progress"}
     assert made["training-progress"]["data"] == 100

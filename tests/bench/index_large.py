@@ -17,12 +17,12 @@ from rich.table import Table
 from index import Asked, Collection, GateConfig, Index, IndexConfig, build, gate_of, metadata
 from index.manifest import read_manifest
 from index.objects import object_path
-from index.shards import POINTS_PER_LIST
+from index.shards import POINTS_PER_LIST, choose_factory, lists_of
 from tests.bench.common import cpu, cpu_of
 
 DIM, BLOCK = 256, 50_000
 SIZES = (100_000, 200_000, 1_000_000)  # rows: on the first two the model is fitted, on the last checked
-FURTHER = ((10_000_000, 16_384), (100_000_000, 65_536), (1_000_000_000, 262_144))  # rows, lists
+FURTHER = (10_000_000, 100_000_000, 1_000_000_000)  # rows
 POINTS = 256  # rows a centroid that faiss's k-means takes of the training sample, at most
 PARTS = ("prepare", "train", "shards", "tune", "gate")  # of a build, CPU seconds
 SIZED = ("codes", "vectors", "metadata")  # of a version, bytes
@@ -45,7 +45,7 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, place: Any) -> dict[str, str]:
+    def __getitem__(self, place: int) -> dict[str, str]:
         name = f"{range(self._count)[place]:010d}"
         return {"id": name, "image_id": name, "path": f"images/{name}.jpg", "split": "train"}
 
@@ -61,15 +61,14 @@ def large(folder: Path) -> None:
     table = Table("rows", "lists", *names, "peak MiB", "", title=f"x {DIM}, {small['code']}, {small['parts']} shards")
     for found in measured:
         table.add_row(*_cells(found), f"{found['peak']:,.0f}", "measured")
-    for rows, lists in ((big["rows"], big["nlist"]), *FURTHER):
-        table.add_row(*_cells(_model(small, more, rows, lists)), "", "model")
+    for rows in (big["rows"], *FURTHER):
+        table.add_row(*_cells(_model(small, more, rows)), "", "model")
     Console(width=160).print(table)
     for found in measured:
-        chosen, took = (
-            "recall@10 {recall:.3f} of 0.99 asked, {nprobe} lists probed",
-            "{single:.2f} and {batch:.2f} at 64",
+        print(
+            f"{found['rows']:,} rows: recall@10 {found['recall']:.3f} of 0.99 asked, {found['nprobe']} lists probed; "
+            f"CPU ms a query {found['single']:.2f}, {found['batch']:.2f} at 64"
         )
-        print(("{rows:,} rows: " + chosen + "; CPU ms a query " + took).format(**found))
 
 
 def _apart(folder: Path, rows: int) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _apart(folder: Path, rows: int) -> dict[str, Any]:
 def one(folder: Path, rows: int) -> None:
     """Build an index of so many rows in this process; print what it took as a line of JSON."""
     faiss.omp_set_num_threads(1)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "vectors", "wb") as file:
         for number in range(rows // BLOCK):
             block(number).astype(np.float16).tofile(file)
@@ -110,7 +109,8 @@ def _peak() -> float:
 
 def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     """CPU seconds by the parts of a build, bytes by the parts of what it makes, and what it has chosen."""
-    prepared, _ = cpu_of(lambda: (source.fingerprint("image"), metadata.table("image", source.rows)))
+    looks = lambda: (source.check("image"), source.fingerprint("image"), metadata.table("image", source.rows))  # noqa: E731
+    prepared, _ = cpu_of(looks)
     ended, began = {}, time.process_time()
     gate = gate_of(GateConfig(), {"image": Asked(asked)}, {"image": source})
     seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731
@@ -124,31 +124,31 @@ def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     kept = ("lists", "vectors", "metadata", "lookup")
     codes, vectors, *said = (sum(getattr(shard, part).bytes for shard in about.shards) for part in kept)
     found = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
-    found |= dict(zip(SIZED, (codes, vectors, sum(said)), strict=True))
+    found |= dict(zip(SIZED, (codes + about.template.bytes, vectors, sum(said)), strict=True))
     found |= {"nlist": about.nlist, "code": about.factory.split(",")[-1], "parts": len(about.shards)}
     return found | {"recall": about.recall["recall"], "nprobe": about.search.nprobe}
 
 
-def _model(small: dict[str, Any], more: dict[str, Any], rows: int, lists: int) -> dict[str, Any]:
+def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, Any]:
     """What a size takes, of what two smaller ones took.
 
     Training is a product of points and centroids, and a row is compared with every centroid; all else is a constant and
-    so much a row. Fast-scan codes lie in blocks of 32 rows, of which each list of each shard leaves half a one empty.
+    so much a row. Fast-scan codes lie in blocks of 32 rows, of which each list of each shard leaves half a one empty;
+    centroids are counted with them.
     """
 
-    def points(found: dict[str, Any]) -> int:
-        rows, lists = found["rows"], found["nlist"]
-        return min(rows, max(IndexConfig().train_rows, POINTS_PER_LIST * lists), POINTS * lists) * lists
+    def products(count: int, nlist: int) -> int:
+        return min(count, max(IndexConfig().train_rows, POINTS_PER_LIST * nlist), POINTS * nlist) * nlist
 
     def line(part: str) -> float:
         slope = (more[part] - small[part]) / (more["rows"] - small["rows"])
         return small[part] + slope * (rows - small["rows"])
 
-    asked = {"rows": rows, "nlist": lists}
-    found = asked | {part: line(part) for part in (*PARTS, *SIZED)}
-    found["train"] = more["train"] * points(asked) / points(more)
+    lists = lists_of(choose_factory("auto", None, rows, DIM))
+    found = {"rows": rows, "nlist": lists} | {part: line(part) for part in (*PARTS, *SIZED)}
+    found["train"] = more["train"] * products(rows, lists) / products(more["rows"], more["nlist"])
     found["shards"] += more["assign"] * rows * (lists / more["nlist"] - 1)
-    found["codes"] = DIM // 8 * (rows + 16 * lists * more["parts"]) + 8 * rows
+    found["codes"] = DIM // 8 * (rows + 16 * lists * more["parts"]) + 8 * rows + 4 * DIM * lists
     return found
 
 
