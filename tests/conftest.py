@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-# Two OpenMP teams on two cores spin against each other; and tests never ask a model hub.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Two OpenMP teams on two cores wait for each other, ten times as long as they work; and tests never ask a model hub.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # which has inherited what the line below said to the first process
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Files whose tests ask for the fixture `server`, which costs half a minute of CPU to start and some to keep.
