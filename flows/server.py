@@ -110,9 +110,7 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a second one would leave the children behind
             signal.signal(number, signal.SIG_IGN)
-        for child in reversed(children.values()):
-            child.send_signal(signal.SIGINT)  # a worker started in the background ignores a first SIGTERM
-        for child in children.values():
+        for child in reversed(children.values()):  # the worker first, which tells the server of its end
             _end(child)
 
 
@@ -125,6 +123,7 @@ def _check(port: int) -> None:
 
 
 def _end(child: subprocess.Popen) -> None:
+    child.send_signal(signal.SIGINT)  # a worker started in the background ignores a first SIGTERM
     try:
         child.wait(30)
     except subprocess.TimeoutExpired:

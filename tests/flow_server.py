@@ -129,7 +129,7 @@ def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
     """The answer; asked again while SQLite is busy, as Prefect's client does."""
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 text = answer.read()
                 return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
