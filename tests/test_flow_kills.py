@@ -207,7 +207,7 @@ def check(stage: str, workspace: Path, finished, run: dict, server: Server, epoc
 
 
 def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_model_whole(server, finished, tmp_path):
-    """An extraction and a training, at the same time."""
+    """An extraction, and a training that begins while the extraction is ended."""
     settings, begun = ["images_per_shard=2", "train.epochs=60"], {}
     for stage in STAGES[:2]:
         name, (plan, workspace) = stage.replace("_", "-"), copied(finished.plan.workspace, tmp_path / stage, stage)
