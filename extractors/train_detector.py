@@ -1,4 +1,4 @@
-"""Train the demo's detector from nothing on scenes drawn for it, and measure it on the held-out ones.
+"""Train the demo's detector on scenes drawn for it, and measure it on the held-out ones.
 
 python -m extractors.train_detector --minutes 36    train, save the weights and their figures beside them
 python -m extractors.train_detector --evaluate      measure the shipped weights on the demo's test scenes
@@ -28,6 +28,7 @@ from extractors.average_precision import Boxes, average_precision
 from extractors.detector import DEMO_WEIGHTS, build, demo_detector
 from extractors.images import load_image
 from extractors.lessons import Lesson, batches, build_heads, draw, losses, read, words
+from extractors.state import state_sha256
 
 
 class TrainConfig(BaseModel):
@@ -37,6 +38,7 @@ class TrainConfig(BaseModel):
 
     minutes: float = Field(36, gt=0)  # of training, painting not counted
     scenes: int = Field(8000, ge=8)  # painted once, then shown mirrored or not until the time is over
+    start: str = ""  # weights to go on from, "demo" or a file; none: from nothing. Rate and heads begin anew
     seed: int = 7  # of scenes, weights and order; the demo's own is 2020
     batch: int = Field(6, ge=1)  # images, of every process
     rate: float = Field(1e-3, gt=0)  # peak learning rate of AdamW
@@ -46,7 +48,12 @@ class TrainConfig(BaseModel):
 
 
 def train(config: TrainConfig) -> tuple[FasterRCNN, dict]:
-    """The averaged model in eval mode and what the run was: steps, minutes, last losses."""
+    """The averaged model in eval mode and what the run was: steps, last losses, the hash of the weights it began from.
+
+    Raises ValueError if the weights of `start` are of other classes, FileNotFoundError if there are none.
+    """
+    if config.start:
+        _started(config)  # before any scene is painted
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
@@ -73,7 +80,9 @@ def _learn(config: TrainConfig, rank: int, meeting: str) -> tuple[FasterRCNN, di
     rng = np.random.default_rng([config.seed, rank])
     lessons, vocabulary = _prepare(config, rank)
     torch.manual_seed(config.seed)
-    model = demo_detector(len(CLASSES) + 1).to(memory_format=torch.channels_last)
+    model = _started(config) if config.start else demo_detector(len(CLASSES) + 1)
+    model = model.train().to(memory_format=torch.channels_last)
+    started = {"start_sha256": state_sha256(model)} if config.start else {}
     heads = build_heads(*vocabulary)
     torch.manual_seed(config.seed + rank)
     averaged = copy.deepcopy(model)
@@ -99,8 +108,15 @@ def _learn(config: TrainConfig, rank: int, meeting: str) -> tuple[FasterRCNN, di
         if done >= 1:
             break
     dist.destroy_process_group()
-    run = {"steps": step + 1, "losses": {k: round(v, 4) for k, v in means.items()}}
+    run = started | {"steps": step + 1, "losses": {k: round(v, 4) for k, v in means.items()}}
     return averaged.eval(), run
+
+
+def _started(config: TrainConfig) -> FasterRCNN:
+    model, classes = build("demo", config.start)
+    if classes != ("background", *CLASSES):
+        raise ValueError(f"start: the classes of {config.start} are not those of the scenes; train from nothing")
+    return model
 
 
 def _prepare(config: TrainConfig, rank: int) -> tuple[list[Lesson], tuple[list[str], list[str]]]:

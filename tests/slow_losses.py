@@ -54,17 +54,41 @@ def lse(values):
     return math.log(sum(math.exp(v) for v in values)) if values else 0.0
 
 
-def slow_hinge(images, captions, image_ids, caption_ids, margin, which):
-    """Both ways, summed over the positive pairs."""
+def reduced(values, how):
+    """One way's values, summed, or their mean over all or over those above zero."""
+    count = len(values) if how == "mean" else len([value for value in values if value > 0])
+    return sum(values) if how == "sum" else sum(values) / max(1, count)
+
+
+def slow_hinge(images, captions, image_ids, caption_ids, margin, which, how):
+    """Both ways, each reduced over the positive pairs."""
     rows = [part.detach().numpy() for part in (images, captions)]
     y, z = image_ids.tolist(), caption_ids.tolist()
     total = 0.0
-    for a, p, ns in pairs_of(rows[0], y, rows[1], z) + pairs_of(rows[1], z, rows[0], y):
-        scores = [cosine(a, n) for n in ns]
-        if which == "semihard":
-            scores = [s for s in scores if s < cosine(a, p)]
-        gaps = [relu(margin + s - cosine(a, p)) for s in scores]
-        total += sum(gaps) if which == "all" else max(gaps, default=0.0)
+    for way in ((rows[0], y, rows[1], z), (rows[1], z, rows[0], y)):
+        values = []
+        for a, p, ns in pairs_of(*way):
+            scores = [cosine(a, n) for n in ns]
+            if which == "semihard":
+                scores = [s for s in scores if s < cosine(a, p)]
+            gaps = [relu(margin + s - cosine(a, p)) for s in scores]
+            values.append(sum(gaps) if which == "all" else max(gaps, default=0.0))
+        total += reduced(values, how)
+    return total
+
+
+def slow_infonce(images, captions, image_ids, caption_ids, temperature, how):
+    """Both ways: of each anchor that has a positive, how unlikely the softmax of its row makes them, on average."""
+    rows = [part.detach().double().numpy() for part in (images, captions)]
+    y, z = image_ids.tolist(), caption_ids.tolist()
+    total = 0.0
+    for way in ((rows[0], y, rows[1], z), (rows[1], z, rows[0], y)):
+        values = []
+        for a, ps, ns in anchors_of(*way):
+            whole = lse(cosine(a, other) / temperature for other in ps + ns)
+            if ps:
+                values.append(mean(whole - cosine(a, p) / temperature for p in ps))
+        total += reduced(values, how)
     return total
 
 

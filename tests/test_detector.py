@@ -11,11 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
-from data.demo import CLASSES
+from data.demo import CLASSES, PLACES
+from data.demo.kinds import KINDS
 from extractors.average_precision import Boxes, average_precision
 from extractors.detector import DEMO_WEIGHTS, build, demo_detector
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
-from extractors.lessons import draw, read, repeat_factors
+from extractors.lessons import _asked, _code_loss, build_heads, draw, read, repeat_factors, words
+from extractors.state import state_sha256
 from extractors.train_detector import TrainConfig, save, train
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -163,3 +165,75 @@ def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Pat
     for key, value in loaded.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, model.state_dict()[key], atol=1e-3, rtol=1e-3)
+    still = config.model_copy(update={"rate": 1e-12, "start": str(tmp_path / "new.safetensors")})
+    further, run = train(still)
+    assert run["start_sha256"] == state_sha256(loaded)
+    for key, value in further.named_parameters():
+        torch.testing.assert_close(value, loaded.get_parameter(key), atol=1e-6, rtol=0)
+
+
+def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
+    lessons = [draw((7, index)) for index in range(30)]
+    deeds, colours = words(lessons)
+    codes = build_heads(deeds, colours)["code"]
+    every = torch.cat([codes.labels, codes.deed, codes.colour])
+    assert (every.sum(dim=1) == 4).all()
+    assert ((every @ every.T).fill_diagonal_(0) <= 1).all(), "a fact is mistaken for another"
+    unknown = 0
+    for lesson in lessons:
+        _, target = read(lesson, deeds, colours, np.random.default_rng(0))
+        wanted = [codes.labels[lesson.labels[-1]] / 2]
+        for label, deed, colour, known in zip(
+            lesson.labels, lesson.deeds, lesson.colours, target["known"].tolist(), strict=True
+        ):
+            code = codes.labels[label].clone()
+            if deed:
+                code += codes.deed[deeds.index(deed)]
+            if colour:
+                code += codes.colour[colours.index(colour)]
+            wanted.append(code / code.norm())
+            name = CLASSES[label - 1]
+            held = name not in PLACES and KINDS[name].actions == () and KINDS[name].family != "person"
+            assert known == (bool(deed) or name in PLACES or held)
+            unknown += not known
+        torch.testing.assert_close(codes(target), torch.stack(wanted))
+        assert lesson.labels[-1] - 1 >= CLASSES.index(PLACES[0]), "the last box is the place's"
+    assert unknown, "a horse that is ridden is not asked what it does"
+
+
+def test_boxes_asked_are_in_the_picture_and_the_whole_of_it_comes_first() -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[0, 0, 400, 300], [398.5, 10, 400, 12], [50, 50, 90, 110], [0, 299, 1, 300]])
+    found = torch.stack([_asked(boxes, (300, 400)) for _ in range(500)])
+    assert (found[:, 0] == torch.tensor([0, 0, 400, 300])).all()
+    assert (found.amin((0, 1)) >= 0).all()
+    assert (found.amax((0, 1)) <= torch.tensor([400, 300, 400, 300])).all()
+    assert (found[..., 2:] - found[..., :2] > 1.99).all()
+    apart = (found[:, 3] - boxes[2]) / torch.tensor([40, 60, 40, 60])
+    spread = (torch.tensor([0.02, 0.15]) ** 2 + 0.02 * 0.15 / 2).sum() / 3  # mean of s^2 for s drawn from 0.02 to 0.15
+    assert apart.abs().max() <= 0.3
+    torch.testing.assert_close(
+        apart.std(), (0.92 * spread).sqrt(), atol=0.006, rtol=0
+    )  # 0.92: of a normal held within 2
+
+
+def test_the_loss_of_codes_asks_only_what_is_known() -> None:
+    for index in range(40):
+        lesson = draw((7, index))
+        deeds, colours = words([lesson])
+        _, target = read(lesson, deeds, colours, np.random.default_rng(0))
+        if not target["known"].all():
+            break
+    codes = build_heads(deeds, colours)["code"]
+    features = torch.rand(len(lesson.labels) + 1, 256, requires_grad=True)
+    slow, asked = 0.0, 0
+    for feature, code, known in zip(features[1:], codes(target)[1:], target["known"].tolist(), strict=True):
+        if known:
+            slow, asked = slow + 1 - feature @ code / feature.norm(), asked + 1
+    slow = slow / asked + 0.2 * (1 - features[0] @ codes(target)[0] / features[0].norm())
+    found = _code_loss((features,), codes, [target])
+    torch.testing.assert_close(found, slow)
+    found.backward()
+    assert not features.grad[1:][~target["known"]].any()
+    assert not target["known"].all(), "no scene has an unknown thing"
+    assert features.grad.any(dim=1).sum() == asked + 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from transformers import BertConfig, BertModel
 
 from tern.convert import convert, load_authors
 from tern.losses import build_loss
@@ -19,6 +20,13 @@ from tests.slow_tern import SlowTern, hinge
 SMALL = {"d": 24, "t": 10, "e": 16, "layers": 3, "shared": 2, "ff": 20}
 
 
+def tiny_bert(seed):
+    torch.manual_seed(seed)
+    return BertModel(
+        BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    ).eval()
+
+
 def saved(path, extra=None, **how):
     """A checkpoint with all that the authors' train.py puts beside the weights, and the model it is of."""
     torch.manual_seed(1)
@@ -27,7 +35,7 @@ def saved(path, extra=None, **how):
         for parameter in slow.parameters():  # biases and norms too, and layers that differ
             parameter.add_(0.2 * torch.randn_like(parameter))
     state = {f"img_txt_enc.{name}": value for name, value in slow.state_dict().items()} | (extra or {})
-    state["img_txt_enc.txt_enc.bert_model.pooler.dense.bias"] = torch.ones(3)
+    state |= {f"img_txt_enc.txt_enc.bert_model.{name}": value for name, value in tiny_bert(3).state_dict().items()}
     state["img_txt_enc.txt_enc.word_embeddings.weight"] = torch.ones(4, 3)
     rest = {"best_ndcg": np.mean([0.5, 0.7]), "best_rsum": 1.0, "opt": argparse.Namespace(num_epochs=30)}
     torch.save({"epoch": 3, "model": state, "config": {"model": {"layers": 2}}, **rest}, path, **how)
@@ -57,7 +65,9 @@ def test_an_authors_checkpoint_gives_the_vectors_of_the_specification(tmp_path, 
         torch.testing.assert_close(ours.embed_images(features, boxes, sizes, real(regions)), seen, atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.embed_captions(words, real(lengths)), told, atol=1e-5, rtol=0)
     assert seen.std(0).min() > 1e-2, "vectors that are all alike would agree anyhow"
-    assert list(bert) == ["pooler.dense.bias"]
+    theirs, taken, ids = tiny_bert(3), tiny_bert(4), torch.tensor([[1, 5, 2]])
+    taken.load_state_dict(bert)
+    torch.testing.assert_close(taken(ids).last_hidden_state, theirs(ids).last_hidden_state)
 
 
 def test_loss_and_gradients_are_those_of_the_specification(tmp_path):

@@ -9,7 +9,7 @@ from pytorch_metric_learning import distances, losses, miners, reducers
 
 from tern.losses import LossConfig, build_loss
 from tern.losses.library import REFUSED
-from tests.slow_losses import SLOW, slow_hinge
+from tests.slow_losses import SLOW, slow_hinge, slow_infonce
 
 FITTING = [
     "AngularLoss", "CircleLoss", "ContrastiveLoss", "GeneralizedLiftedStructureLoss",
@@ -30,10 +30,20 @@ def batch(captions=(1, 2, 3, 1, 2), seed=0, dim=16):
 
 @pytest.mark.parametrize("negatives", ["hardest", "semihard", "all"])
 @pytest.mark.parametrize("margin", [0.0, 0.2, 0.9])
-def test_hinge_equals_a_double_loop(negatives, margin):
+@pytest.mark.parametrize("how", ["mean", "sum", "nonzero"])
+def test_hinge_equals_a_double_loop(negatives, margin, how):
     data = batch(seed=int(10 * margin))
-    loss = build_loss(LossConfig(name="hinge", reduction="sum", negatives=negatives, margin=margin))
-    assert float(loss(*data).detach()) == pytest.approx(slow_hinge(*data, margin, negatives), abs=1e-4)
+    loss = build_loss(LossConfig(name="hinge", reduction=how, negatives=negatives, margin=margin))
+    assert float(loss(*data).detach()) == pytest.approx(slow_hinge(*data, margin, negatives, how), abs=1e-4)
+
+
+@pytest.mark.parametrize("how", ["mean", "sum", "nonzero"])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_infonce_equals_a_double_loop(temperature, how):
+    images, captions, y, z = batch(seed=6)
+    y[2] = 1000  # an image whose captions are not in the batch, and captions without their image
+    found = build_loss(LossConfig(name="infonce", temperature=temperature, reduction=how))(images, captions, y, z)
+    assert found.item() == pytest.approx(slow_infonce(images, captions, y, z, temperature, how), rel=1e-5)
 
 
 def test_semihard_equals_the_library_where_each_anchor_has_one_positive():

@@ -49,6 +49,15 @@ def test_what_stands_in_the_padding_is_never_seen(changes):
     rows = torch.randn(1, 7, 6)
     other = torch.where(mask[..., None], rows, torch.full_like(rows, 1e4))
     torch.testing.assert_close(tern.embed_captions(rows, mask), tern.embed_captions(other, mask))
+    regions, boxes, sizes = (
+        torch.randn(1, 7, 10),
+        50 * torch.rand(1, 7, 4).sort(dim=-1).values,
+        torch.full((1, 2), 60.0),
+    )
+    strange = torch.where(mask[..., None], regions, torch.full_like(regions, 1e4))
+    far = torch.where(mask[..., None], boxes, torch.tensor([900.0, 0.0, 7.0, 1e4]))
+    seen = [tern.embed_images(*given, sizes, mask) for given in ((regions, boxes), (strange, far))]
+    torch.testing.assert_close(*seen)
 
 
 @pytest.mark.parametrize("how", ["gpo", "mean", "max"])

@@ -2,6 +2,7 @@
 
 import math
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -110,6 +111,20 @@ def test_ndcg_equals_a_slow_loop(monkeypatch, images, ties, block):
     owners = [o if o != ids[2] else ids[3] for o in owners]  # image 2 has no captions: no query
     found = ndcg(seen, ids, told, owners, relevance)
     assert found == pytest.approx(slow_both(seen, ids, told, owners, relevance), abs=1e-6)
+
+
+def test_memory_of_ndcg_does_not_grow_with_images_times_captions(monkeypatch, tmp_path):
+    draw, ids = np.random.default_rng(0), [str(k) for k in range(600)]
+    images, captions = (draw.normal(size=(k, 8)).astype(np.float32) for k in (600, 3000))
+    relevances = np.memmap(tmp_path / "r", np.float32, "w+", shape=(3000, 600))  # in float64 14 MB
+    relevances[:] = draw.random((3000, 600), np.float32)
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 2**17)
+    tracemalloc.start()
+    found = ndcg(images, ids, captions, ids * 5, relevances)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0 < found["t2i_ndcg"] < 1
+    assert peak < 3 * 2**20
 
 
 def test_ndcg_of_a_fold_reads_its_rows_and_columns_only():

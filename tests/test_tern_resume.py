@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from data.store import Store
 from tern.checkpoint import STATE
 from tern.losses import LossConfig
-from tern.optim import groups, on_plateau, rate
+from tern.optim import on_plateau, rate
 from tern.run import Run
 from tern.train import TrainConfig, train
+from tests.test_tern_finetune import Words
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
 CONFIG = CONFIG | {"batch_images": 8, "accumulate": 2, "length_groups": 3, "save_steps": 1}
@@ -125,7 +126,6 @@ def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
 
 
 def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
-    """And neither does the number of threads that read, nor what a step reads ahead."""
     regions, tokens, dataset = world
     still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "accumulate": 1}
     runs = [
@@ -152,6 +152,61 @@ def test_accumulated_batches_move_the_weights_by_the_mean_of_their_gradients(wor
     run.one_step(plans, 0, iter([run.read(numbered) for numbered in enumerate(plans)]))
     for name, parameter in run.model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name])
+
+
+@pytest.mark.parametrize(("clip", "ema"), [(1e9, 0.0), (0.05, 0.9)])
+def test_steps_are_the_update_written_out(world, clip, ema):  # noqa: F811
+    """Warm-up, clipping, AdamW by its formula, the encoder at a tenth of the rate, and the average of the weights."""
+    regions, tokens, dataset = world
+    still = CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "direct_dropout": 0}
+    c = TrainConfig(
+        **(CONFIG | {"model": still, "accumulate": 1, "clip_norm": clip, "ema": ema, "weight_decay": 0.1}),
+        fine_tune=True, warmup=2,
+    )  # fmt: skip
+    run = Run(c, regions, tokens, dataset, "cpu", Words())
+    slow = {name: p.detach().double() for name, p in run.model.named_parameters()}
+    mean, first, second = dict(slow), *({name: torch.zeros_like(p) for name, p in slow.items()} for _ in range(2))
+    for step, plan in enumerate(run.plans(0)[:3]):
+        run.model.zero_grad()
+        run.loss_of(plan, step, run.read((step, plan))).backward()
+        gradients = {name: p.grad.double() for name, p in run.model.named_parameters()}
+        norm = sum((g**2).sum() for g in gradients.values()).sqrt()
+        assert (norm > clip) == (clip < 1)
+        for name, gradient in gradients.items():
+            gradient = gradient * min(1, clip / norm)
+            lr = c.lr * (0.5, 1, 1)[step] * (0.1 if name.startswith("text.") else 1)
+            lr *= 0.5 * (1 + np.cos(np.pi * max(0, step - 2) / (5 * run.steps - 2)))
+            first[name] = c.betas[0] * first[name] + (1 - c.betas[0]) * gradient
+            second[name] = c.betas[1] * second[name] + (1 - c.betas[1]) * gradient**2
+            if slow[name].ndim > 1:
+                slow[name] = slow[name] * (1 - lr * 0.1)
+            one, two = (m[name] / (1 - beta ** (step + 1)) for m, beta in zip((first, second), c.betas, strict=True))
+            slow[name] = slow[name] - lr * one / (two.sqrt() + c.eps)
+            keep = min(ema, (1 + step) / (10 + step))
+            mean[name] = keep * mean[name] + (1 - keep) * slow[name]
+        run.one_step([plan], step, iter([run.read((step, plan))]))
+        run.step += 1
+    assert any(name.startswith("text.") for name in slow)
+    for name, parameter in run.model.named_parameters():
+        torch.testing.assert_close(parameter.double(), slow[name], atol=2e-6, rtol=1e-4, msg=name)
+    for name, parameter in run.averaged.named_parameters():
+        torch.testing.assert_close(parameter.double(), mean[name], atol=2e-6, rtol=1e-4, msg=name)
+
+
+def test_the_first_epochs_take_the_hinge_of_all_negatives(world):  # noqa: F811
+    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "direct_dropout": 0}}
+
+    def loss(negatives, easy_epochs, epoch):
+        hinge = {"loss": {"name": "hinge", "negatives": negatives}, "easy_epochs": easy_epochs}
+        run = Run(TrainConfig(**(CONFIG | still | hinge)), *world, "cpu")
+        plan = run.plans(0)[0]
+        step = run.read((0, plan))
+        run.epoch = epoch
+        return run.loss_of(plan, 0, step).item()
+
+    easy, hard = loss("all", 0, 0), loss("hardest", 0, 0)
+    assert [loss("hardest", 2, epoch) for epoch in range(4)] == [easy, easy, hard, hard]
+    assert easy > 1.5 * hard
 
 
 @pytest.mark.parametrize(("over", "seen", "chosen"), [(1, 5, 2), (3, 7, 7)])
@@ -225,12 +280,3 @@ def test_a_warm_up_in_steps_and_a_constant_rate():
     rates = [rate(step, 100, 20, "constant") for step in range(100)]
     assert rates[:20] == [pytest.approx((k + 1) / 20) for k in range(20)]
     assert set(rates[20:]) == {1.0}
-
-
-def test_a_text_encoder_moves_at_a_fraction_of_the_rate():
-    text, rest = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
-    found = groups(torch.nn.Sequential(text, rest), torch.nn.Module(), 0.1, text, 0.1)
-    assert [(g["scale"], g["weight_decay"], len(g["params"])) for g in found] == [
-        (1.0, 0.1, 1), (1.0, 0.0, 1), (0.1, 0.1, 1), (0.1, 0.0, 1),
-    ]  # fmt: skip
-    assert found[2]["params"][0] is text.weight

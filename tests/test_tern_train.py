@@ -12,6 +12,7 @@ from data.lock import writing
 from data.records import Caption, Dataset, Image
 from data.shards import Item, commit, open_folder, plan_shards, write_shard
 from data.store import Store
+from pipeline.cli import _print_epoch
 from tern import embed
 from tern.optim import rate
 from tern.run import Run
@@ -75,6 +76,17 @@ def test_it_learns(world, tmp_path):
     assert found["i2t_r5"] > 60
     assert found["rsum"] > 440
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+
+
+def test_an_epoch_tells_how_long_the_rest_takes(straight, capsys):
+    rows = straight[1]
+    for row in rows:
+        assert row["seconds_left"] == pytest.approx(row["seconds"] * (5 - row["epoch"]))
+    _print_epoch(rows[0] | {"seconds": 7.0, "seconds_left": 150.0})
+    _print_epoch(rows[1] | {"seconds": 7.0, "seconds_left": 42.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("7.0 s, ")[2] for line in lines] == ["2.5 min left", "42 s left"]
+    assert all(f"epoch {k:>3}/5" in line and "rsum" in line for k, line in enumerate(lines, 1))
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 5])
