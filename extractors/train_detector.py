@@ -1,6 +1,7 @@
 """Train the demo's detector on scenes drawn for it, and measure it on the held-out ones.
 
 python -m extractors.train_detector --minutes 36    train, save the weights and their figures beside them
+python -m extractors.train_detector --start demo    the same, from the shipped weights on
 python -m extractors.train_detector --evaluate      measure the shipped weights on the demo's test scenes
 """
 
