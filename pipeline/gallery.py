@@ -76,7 +76,7 @@ def sheet(query: str, hits: list[Hit], columns: int = 4) -> Image.Image:
     for number, hit in enumerate(hits):
         x, y = 12 + number % columns * (width + 12), 48 + number // columns * cell
         sheet.paste(thumbnail(hit), (x, y))
-        text = textwrap.shorten(hit.captions[0], 98, placeholder=" …") if hit.captions else hit.id
+        text = textwrap.fill(hit.captions[0] if hit.captions else hit.id, 50, max_lines=2, placeholder=" …")
         draw.text((x, y + height + 4), f"{number + 1}.  {hit.score:.3f}", fill="#666666", font_size=13)
-        draw.multiline_text((x, y + height + 21), textwrap.fill(text, 50), fill="black", font_size=13)
+        draw.multiline_text((x, y + height + 21), text, fill="black", font_size=13)
     return sheet

@@ -151,10 +151,10 @@ def test_a_map_of_one_level_is_pooled_too() -> None:
 @pytest.mark.skipif(not BFLOAT, reason="this processor has no bfloat16")
 def test_half_precision_finds_the_same_things() -> None:
     """Trained weights, scenes they never saw. A row may be another proposal's of nearly the same score and box."""
-    settings = {"model": "demo", "weights": "demo", "min_score": 0.05, "nms_iou": 0.7}
+    settings = {"model": "demo", "weights": "demo", "min_score": 0.3, "nms_iou": 0.5}  # the demo's plan
     exact, quick = (TorchvisionExtractor(TorchvisionConfig(**settings, exact=e)) for e in (True, False))
     rows, cosines = 0, []
-    for index in range(1100, 1120):
+    for index in range(1100, 1160):
         image = np.asarray(paint(compose(2020, index))[0])
         a, b = exact([image])[0], quick([image])[0]
         overlap = box_iou(a.boxes, b.boxes) * (a.class_ids[:, None] == b.class_ids)
