@@ -50,13 +50,14 @@ def stores(chain: Chain) -> None:
 
 
 def training(chain: Chain) -> None:
-    """Tables of the metrics and the epochs, and the curves as a picture."""
+    """Tables of the metrics and the epochs, and the curves as a picture; of a checkpoint that was given, metrics."""
     model = chain.model
     rows = [{"split": split, **found} for split, found in read_json(chain.metrics).items()]
     table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
-    names, *lines = ((model / "history.csv").read_text(encoding="utf-8")).splitlines()
-    epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
-    table([_readable(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
+    if (history := model / "history.csv").is_file():
+        names, *lines = history.read_text(encoding="utf-8").splitlines()
+        epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
+        table([_readable(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
     if (curves := model / "curves.png").is_file():
         picture = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
         create_markdown_artifact(f"![curves]({picture})\n", key="curves", description=f"Curves of {model.name}")

@@ -79,13 +79,17 @@ class Chain:
 
     @cached_property
     def model(self) -> Path:
-        """Folder of the trained model."""
+        """Folder of the model: trained, or that of the plan's checkpoint."""
+        plan = self.plan
         if self._pinned is not None:
             return self._pinned
         with joined():
             with first_alone():  # it makes the stores, and the others find them made
-                inputs = (self.plan.train, self.regions, self.tokens, self.usable, self.plan.workspace)
-            return self._timed("training", lambda: stages.train(*inputs, self._on_epoch, self.plan.text))
+                if (given := plan.checkpoint) is not None:
+                    needs = self.regions, self.tokens
+                    return self._timed("training", lambda: stages.adopt(given, *needs, plan.workspace, plan.text))
+                inputs = (plan.train, self.regions, self.tokens, self.usable, plan.workspace)
+            return self._timed("training", lambda: stages.train(*inputs, self._on_epoch, plan.text))
 
     @cached_property
     def vectors(self) -> Vectors:

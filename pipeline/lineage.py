@@ -127,7 +127,8 @@ def _model(folder: Path, stores: dict[str, str]) -> Node:
     card = read_json(folder / "model.json")
     # A store that was given lies elsewhere: its recipe's digest names it.
     needs = tuple(stores.get(card[kind], f"{kind}-{card[kind]}") for kind in ("regions", "tokens"))
-    return Node("model", folder.name, f"epoch {card['epoch']}, {card['parameters'] / 1e6:.2f} M parameters", needs)
+    origin = f"checkpoint {card['checkpoint']}" if "checkpoint" in card else f"epoch {card['epoch']}"
+    return Node("model", folder.name, f"{origin}, {card['parameters'] / 1e6:.2f} M parameters", needs)
 
 
 def _version(root: Path, number: int, vectors: dict[str, list[str]]) -> Node:

@@ -49,6 +49,7 @@ class Plan(BaseModel):
     regions_store: Path | None = None  # a region store that is there, used as it is: `tern store import` makes one
     text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
+    checkpoint: Path | None = None  # one of the authors' of TERN, used as it is: nothing is trained
     evaluate: EvaluationConfig = EvaluationConfig()
     index: IndexConfig = IndexConfig()
     upkeep: Upkeep = Upkeep()
@@ -66,6 +67,8 @@ class Plan(BaseModel):
         given = [name for name in sources if getattr(self, name) != type(self).model_fields[name].default]
         if len(given) > 1:
             raise ValueError(f"give at most one of {', '.join(given)}: each says where the regions come from")
+        if self.checkpoint is not None and self.train != TrainConfig():
+            raise ValueError("give [train] or checkpoint: a model is trained, or it is there")
         return self
 
 

@@ -41,7 +41,7 @@ def write_report(chain: Chain) -> Path:
         "galleries": galleries,
         "photos": _photos(chain, searcher),
         "metrics": metrics,
-        "curves": _curves(chain.model / "history.csv"),
+        "curves": _curves(path) if (path := chain.model / "history.csv").is_file() else "",
         "misses": cards_of(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
         "all_misses": write_misses(misses_page(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
         "done": _done(chain, version),
@@ -110,7 +110,8 @@ def _done(chain: Chain, version: Path) -> list[dict[str, str]]:
         "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
         "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
         + (f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens" if (cut := chain.cut()) else ""),
-        "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, best epoch {card_of['epoch']}",
+        "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, "
+        + (f"from {card_of['checkpoint']}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
         "embedding": "a unit vector an image and a caption",
         "evaluation": "recall on the held-out splits",
         "index": f"version {version.stem} published",

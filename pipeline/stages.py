@@ -26,6 +26,7 @@ from extractors.stream import MODEL, stream
 from extractors.text import TextEncoder, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
+from tern.convert import adopt as adopt_authors
 from tern.distributed import chosen_device
 from tern.embed import embed_captions, embed_images
 from tern.embed import load as load_model
@@ -193,6 +194,12 @@ def train(
     folder, device = workspace / "models" / f"tern-{name}", chosen_device(config.device)
     encoder = TextEncoder(text) if config.fine_tune and text else None
     return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
+
+
+def adopt(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:
+    """The model of one of the authors' checkpoints, used as it is. Returns its folder."""
+    stores = Store(regions), Store(tokens)
+    return adopt_authors(checkpoint, workspace / "models", *stores, lambda: TextEncoder(text))
 
 
 @dataclass(frozen=True)

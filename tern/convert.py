@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from data.files import digest, sha256_file, write_json
+from data.lock import writing
+from data.store import Store
 from tern.authors import AuthorsTern
+from tern.checkpoint import write_weights
+from tern.embed import CARD, WEIGHTS
+from tern.finetune import FineTuned
 from tern.model import ModelConfig
+
+VERSION = 1  # to be raised when one and the same checkpoint gives other vectors
 
 ROOT = "img_txt_enc."
 BERT = "txt_enc.bert_model."
@@ -25,6 +35,63 @@ PARTS = {
     r"cap_proj\.": "caption_in.",
 }
 INSIDE = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj.": "out.", "linear1.": "feed.0.", "linear2.": "feed.3."}
+
+
+def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callable[[], nn.Module]) -> Path:
+    """The model of one of the authors' checkpoints as a folder that `tern.embed.load` reads; nothing is trained.
+
+    Args:
+        path: the authors' .pth.tar file
+        models: where the folder goes, named by the checkpoint and the recipes of the stores; one that is there is kept
+        regions: region store that the model is to read, as wide as what it was trained on
+        tokens: token store of the same BERT: features for a checkpoint without one of its own, else token ids
+        text: makes the text encoder of `tokens`, with transformers' names under `bert.`; its weights are replaced
+
+    Returns: the folder
+
+    Raises:
+        FileNotFoundError: no such file
+        ValueError: as of `load_authors`, or a store or a text encoder of another shape
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give the authors' .pth.tar file")
+    sha, recipes = sha256_file(path), {"regions": digest(regions.recipe), "tokens": digest(tokens.recipe)}
+    key = digest(["checkpoint", VERSION, sha, recipes])
+    folder = Path(models) / f"tern-{key}"
+    if (folder / CARD).is_file():
+        return folder
+    model: nn.Module
+    model, bert = load_authors(path)
+    for what, store, dim in (("regions", regions, model.region_dim), ("wordpieces", tokens, model.token_dim)):
+        if store.dim != dim:
+            raise ValueError(
+                f"{path} reads {what} of {dim:,} numbers, {store.folder} has {store.dim:,}: extract them as its "
+                "authors did (kind bottom-up; text.model bert-base-uncased, text.layer 6)"
+            )
+    card: dict[str, Any] = {"fingerprint": key, "checkpoint": Path(path).name, "sha256": sha, **recipes}
+    card |= {"model": model.config.model_dump(mode="json"), "region_dim": regions.dim, "token_dim": tokens.dim}
+    if bert:
+        model = FineTuned(model, _filled(text(), bert, path))
+    card |= {"fine_tuned": bool(bert), "parameters": sum(p.numel() for p in model.parameters())}
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        write_weights(folder / WEIGHTS, model)
+        write_json(folder / CARD, card)
+    return folder
+
+
+def _filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
+    """The text encoder with the weights of a checkpoint's BERT; its pooler and lists of positions, never asked, go."""
+    wanted = {f"bert.{name}": value for name, value in bert.items() if not re.match(r"pooler\.|.*_ids$", name)}
+    try:
+        text.load_state_dict(wanted)
+    except RuntimeError as error:
+        layers = len({name.split(".")[2] for name in bert if name.startswith("encoder.layer.")})
+        raise ValueError(
+            f"{path} has a BERT of its own, of {layers} layers, which is not like the one in [text]: give text.model "
+            f"of the same kind (bert-base-uncased) and text.layer={layers} ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    return text
 
 
 def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:

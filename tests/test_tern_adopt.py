@@ -1,0 +1,155 @@
+"""A plan that brings one of the authors' checkpoints: from the file to vectors, a query and the pages, untrained."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+from typer.testing import CliRunner
+
+from data.files import read_json
+from data.store import Store
+from extractors.text import TextEncoder, TextExtractor
+from pipeline.chain import Chain
+from pipeline.cli import build
+from pipeline.lineage import lineage
+from pipeline.plan import Plan, load_plan
+from pipeline.report import write_report
+from pipeline.search import Searcher
+from tests.conftest import small_plan
+from tests.slow_tern import SlowTern
+
+LAYERS = 2  # of the checkpoint's BERT
+
+
+def checkpoint(path, regions, bert=None, t=384):
+    """A checkpoint of random weights for a store's regions, with a BERT's weights inside if one is given."""
+    torch.manual_seed(1)
+    slow = SlowTern(d=regions, t=t, e=32, layers=2, shared=2, ff=24).eval()
+    state = {f"module.img_txt_enc.{name}": value for name, value in slow.state_dict().items()}
+    inside = {} if bert is None else bert.state_dict() | {"embeddings.position_ids": torch.arange(512)[None]}
+    state |= {f"module.img_txt_enc.txt_enc.bert_model.{name}": value for name, value in inside.items()}
+    torch.save({"epoch": 3, "model": state}, path)
+    return slow
+
+
+def tuned(text, layers=LAYERS):
+    """The BERT of a plan, whole with its pooler, its weights moved a little as training does."""
+    config = TextExtractor(text)._model.config
+    config.num_hidden_layers = layers
+    torch.manual_seed(5)
+    bert = BertModel(config).eval()
+    bert.load_state_dict(TextEncoder(text).bert.state_dict(), strict=False)
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return bert
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(plan file without [train], region width): data set and stores of captions and regions are there."""
+    root = tmp_path_factory.mktemp("adopted")
+    text = small_plan(root).read_text()
+    path = root / "plan.toml"
+    path.write_text(text.split("[train]")[0] + "layer = 2\n[index]" + text.split("[index]")[1])
+    chain = Chain(load_plan(str(path)))
+    _ = chain.tokens
+    return path, Store(chain.regions).dim
+
+
+def with_checkpoint(path, file) -> Plan:
+    return load_plan(str(path), (f'checkpoint="{file}"',))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["with its BERT", "on stored features"])
+def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
+    path, dim = made
+    plan = load_plan(str(path))
+    bert = tuned(plan.text) if own else None
+    slow = checkpoint(tmp_path / "model_best_rsum.pth.tar", dim, bert)
+    chain = Chain(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
+    assert read_json(chain.model / "model.json")["fine_tuned"] is own
+    regions, tokens = Store(chain.regions), Store(chain.tokens)
+    image, caption = chain.dataset.images[3].id, chain.dataset.captions[7].id
+    features, boxes, size = (torch.tensor(regions.read(f, [image])).float() for f in ("features", "boxes", "size"))
+    rows = torch.tensor(tokens.read("features", [caption])).float()
+    if bert is not None:
+        with torch.no_grad():
+            rows = bert(torch.tensor(tokens.read("token_ids", [caption]))[None].long()).last_hidden_state[0]
+    with torch.no_grad():
+        wanted = slow(features[None], boxes[None], size.view(1, 2), [len(features)], rows[None], [len(rows)])
+    for folder, name, vector in zip(("images", "captions"), (image, caption), wanted, strict=True):
+        found = Store(getattr(chain.vectors, folder)).read("features", [name])
+        np.testing.assert_allclose(found, vector, atol=1e-3)  # stored as float16
+
+
+def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path):
+    path, dim = made
+    checkpoint(tmp_path / "given.pth.tar", dim, tuned(load_plan(str(path)).text))
+    plan = with_checkpoint(path, tmp_path / "given.pth.tar")
+    chain = Chain(plan)
+    model, stamp = chain.model, (chain.model / "best.safetensors").stat().st_mtime_ns
+    page = write_report(chain).read_text()
+    assert "from given.pth.tar" in page
+    assert "<h2>Training</h2>" not in page
+    caption = chain.dataset.split("test").captions[0]
+    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    np.testing.assert_allclose(Searcher(plan).text_vector(caption.text)[0], stored, atol=2e-3)
+    assert "checkpoint given.pth.tar" in lineage(plan.workspace).text()
+    command = ["train", "--plan", str(path), "--set", f'checkpoint="{tmp_path / "given.pth.tar"}"']
+    told = CliRunner().invoke(build(), command)
+    assert model.name in told.output.replace("\n", ""), told.output
+    assert (model / "best.safetensors").stat().st_mtime_ns == stamp, "made once"
+
+
+@pytest.mark.parametrize(
+    ("layers", "t", "wide", "message"),
+    [
+        (3, 384, 0, "text.layer=3"),
+        (None, 768, 0, "wordpieces of 768 numbers"),
+        (None, 384, 4, "regions of"),
+    ],
+    ids=["a deeper BERT", "a wider BERT", "other regions"],
+)
+def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide, message):
+    path, dim = made
+    bert = tuned(load_plan(str(path)).text, layers) if layers else None
+    checkpoint(tmp_path / "x.pth.tar", dim + wide, bert, t)
+    before = set((load_plan(str(path)).workspace / "models").glob("*"))
+    with pytest.raises(ValueError, match=message):
+        _ = Chain(with_checkpoint(path, tmp_path / "x.pth.tar")).model
+    assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
+
+
+def test_a_plan_trains_or_brings_a_checkpoint(made, tmp_path):
+    path, _ = made
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        _ = Chain(with_checkpoint(path, tmp_path / "none.pth.tar")).model
+    with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
+        load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
+
+
+def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
+    path, dim = made
+    checkpoint(tmp_path / "x.pth.tar", dim)
+    plan = with_checkpoint(path, tmp_path / "x.pth.tar")
+    model = Chain(plan).model
+    whole = (model / "best.safetensors").read_bytes()
+    (model / "model.json").unlink()
+    (model / "best.safetensors").write_bytes(whole[:100])
+    again = Chain(plan).model
+    assert again == model
+    assert (again / "best.safetensors").read_bytes() == whole
+    shutil.rmtree(model)
+
+
+def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monkeypatch):
+    artifacts = pytest.importorskip("flows.artifacts")
+    path, dim = made
+    checkpoint(tmp_path / "x.pth.tar", dim)
+    shown = []
+    monkeypatch.setattr(artifacts, "table", lambda rows, key, about: shown.append((key, len(rows))))
+    artifacts.training(Chain(with_checkpoint(path, tmp_path / "x.pth.tar")))
+    assert shown == [("metrics", 2)]
