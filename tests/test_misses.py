@@ -1,9 +1,14 @@
 """The page of misses: ranks are a slow loop's, figures the evaluation's, and no caption or id is taken for HTML."""
 
+import base64
+import io
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
@@ -81,6 +86,10 @@ NASTY = (
 )
 
 
+FIGURES = {f"{w}_{n}": 1.0 for w in ("t2i", "i2t") for n in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum": 6.0}
+ONCE = {"t2i": 1, "i2t": 1}
+
+
 @pytest.mark.parametrize("nasty", NASTY)
 def test_captions_and_ids_are_text_and_nothing_else(nasty, tmp_path):
     images = tuple(Image(nasty + name, tmp_path / "gone.jpg", "test") for name in "ab")
@@ -91,15 +100,32 @@ def test_captions_and_ids_are_text_and_nothing_else(nasty, tmp_path):
         "t2i": (Miss("t2i", a, 2, images[0].id, 0.1, ((images[1].id, 0.3),)),),
         "i2t": (Miss("i2t", images[0].id, 2, a, 0.1, ((b, 0.3),)),),
     }
-    figures = {f"{w}_{n}": 1.0 for w in ("t2i", "i2t") for n in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum": 6.0}
-    once = {"t2i": 1, "i2t": 1}
-    page = write_misses(tmp_path / "m.html", Misses("test", 1, figures, once, once, worst), dataset).read_text()
+    page = write_misses(tmp_path / "m.html", Misses("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
     seen = Seen(page)
     assert [tag for tag, _ in seen.tags].count("script") == 1, "the page's own"
     assert len([tag for tag, _ in seen.tags if tag == "img"]) == 4
     assert not any(name.startswith("on") for _, names in seen.tags for name in names)
     assert "\x1b" not in page
     assert "\u202e" not in page
+
+
+def test_every_card_shows_the_picture_of_its_image(tmp_path):
+    colours = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+    for name, colour in colours.items():
+        PIL.Image.new("RGB", (40, 30), colour).save(tmp_path / f"{name}.png")
+    images = tuple(Image(name, tmp_path / f"{name}.png", "test") for name in colours)
+    dataset = Dataset("x", tmp_path, images, tuple(Caption(f"of {name}", name, name) for name in colours))
+    worst = {
+        "t2i": (Miss("t2i", "of red", 3, "red", 0.1, (("blue", 0.3), ("green", 0.2))),),
+        "i2t": (Miss("i2t", "green", 2, "of green", 0.1, (("of blue", 0.3),)),),
+    }
+    page = write_misses(tmp_path / "m.html", Misses("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
+    shown = []
+    for text in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page):
+        picture = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(text)))).reshape(-1, 3).mean(0)
+        shown.append(min(colours, key=lambda name: abs(picture - colours[name]).sum()))
+    # winners, best first, then the right one; the other way the photograph asked with, then the winning captions' own
+    assert shown == ["blue", "green", "red", "green", "blue"]
 
 
 def test_what_cannot_be_shown_says_what_to_do(finished, tmp_path):

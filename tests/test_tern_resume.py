@@ -1,5 +1,6 @@
 """A training that is killed at any step, and one that is not: the same losses and the same weights, bit for bit."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import tern.run as run_module
 from data.store import Store
 from tern.checkpoint import STATE
 from tern.losses import LossConfig
@@ -24,19 +26,25 @@ STEPS = 4  # an epoch: 60 images, 8 batches of them, 2 batches a step
 KEPT = ("best.safetensors", "last.safetensors", "ema.safetensors", "history.csv", "model.json")
 
 
-def run_until(step, config, regions, tokens, dataset, folder):
-    """In a process of its own: train, and die without a word once `step` steps of this call are done (None: never)."""
+def run_until(moment, config, regions, tokens, dataset, folder):
+    """In a process of its own: train, and die without a word at the `moment`th of these moments (None: never).
+
+    They are the beginning of a step, its middle, when the weights have moved and their average has not, and that
+    of a save, when what was written has not got its name.
+    """
     torch.set_num_threads(1)
-    real, count = Run.one_step, 0
+    passed = itertools.count()
 
-    def counted(self, *rest):
-        nonlocal count
-        if count == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count += 1
-        real(self, *rest)
+    def deadly(real):
+        def counted(*given):
+            if next(passed) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given)
 
-    Run.one_step = counted
+        return counted
+
+    for place, name in ((Run, "one_step"), (run_module, "average"), (os, "replace")):
+        setattr(place, name, deadly(getattr(place, name)))
     train(config, Store(regions), Store(tokens), dataset, folder)
 
 
@@ -51,23 +59,23 @@ def processes():
 @pytest.mark.parametrize(
     "extra", [{"save_steps": 3}, {"loss": {"name": "hinge"}, "save_steps": 0, "save_seconds": 1e-9}]
 )
-def test_killed_at_ten_random_steps_it_ends_the_same(world, tmp_path, processes, extra):  # noqa: F811
+def test_killed_at_ten_random_moments_it_ends_the_same(world, tmp_path, processes, extra):  # noqa: F811
     regions, tokens, dataset = world
     config = TrainConfig(**(CONFIG | extra))
 
-    def go(step, folder):
+    def go(moment, folder):
         process = processes.Process(
-            target=run_until, args=(step, config, regions.folder, tokens.folder, dataset, tmp_path / folder)
+            target=run_until, args=(moment, config, regions.folder, tokens.folder, dataset, tmp_path / folder)
         )
         process.start()
         process.join()
         return process.exitcode
 
     assert go(None, "whole") == 0
-    kills = np.random.default_rng(len(extra)).integers(1, 7, 10)
-    died = [go(int(step), "broken") for step in kills]
-    assert set(died) <= {-signal.SIGKILL, 0}
-    assert died.count(-signal.SIGKILL) >= 5
+    kills = np.random.default_rng(len(extra)).integers(3, 11, 10)
+    assert [go(int(moment), "broken") for moment in kills] == [-signal.SIGKILL] * 10
+    state = torch.load(tmp_path / "broken" / STATE, weights_only=True)
+    assert 0 < state["epoch"] < config.epochs
     assert go(None, "broken") == 0
     for name in KEPT:
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

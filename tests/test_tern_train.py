@@ -265,7 +265,8 @@ def test_a_preset_is_resumed_to_the_same_weights_and_loaded_as_what_it_is(preset
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-def test_a_compiled_model_learns_what_the_plain_one_does(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pooling", ["mean", "gpo"])
+def test_a_compiled_model_learns_what_the_plain_one_does(world, tmp_path, monkeypatch, pooling):
     """Graphs are traced and cut as on a GPU; C++ is not generated from them, which takes a minute."""
     compiled, graphs = torch.compile, []
 
@@ -274,7 +275,7 @@ def test_a_compiled_model_learns_what_the_plain_one_does(world, tmp_path, monkey
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda f, **given: compiled(f, **(given | {"backend": traced})))
-    few = CONFIG | {"epochs": 1, "length_groups": 1, "model": CONFIG["model"] | {"pooling": "mean"}}
+    few = CONFIG | {"epochs": 1, "length_groups": 1, "model": CONFIG["model"] | {"pooling": pooling}}
     plain, other = (train(TrainConfig(**few, compile=c), *world, tmp_path / str(c)) for c in (False, True))
     assert graphs, "nothing was compiled"
     expected = load_file(plain / embed.WEIGHTS)

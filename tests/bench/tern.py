@@ -1,5 +1,6 @@
 """A training step: the specification's model as its authors run it, and our presets, side by side in one run."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from tern.losses import build_loss
 from tern.model import build_model
-from tern.optim import adamw
+from tern.optim import adamw, average
 from tern.train import TrainConfig
 from tests.bench.common import cpu_of
 from tests.slow_tern import SlowTern, hinge
@@ -69,7 +70,7 @@ def _specification() -> tuple[Callable[[int], None], int]:
 def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], None], int]:
     config = TrainConfig(preset=preset, **changes)
     model, loss_of = build_model(config.model, WIDTH, TOKENS).train(), build_loss(config.loss)
-    optimizer = adamw(config, model, loss_of)
+    optimizer, averaged = adamw(config, model, loss_of), copy.deepcopy(model)
 
     def run(pairs: int) -> None:
         images, words = pairs // each, torch.randn(pairs, WORDS, TOKENS)
@@ -78,6 +79,7 @@ def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], No
             told = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
         labels = torch.arange(images)
         _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.clip_norm)
+        average(averaged, model, config.ema)
 
     return run, sum(p.numel() for p in model.parameters())
 
