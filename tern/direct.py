@@ -24,24 +24,29 @@ AT_ONCE = 256  # items in memory while that is done
 
 
 class DirectImages(nn.Module):
-    """First region and mean by score, each number of them with mean 0 and spread 1 over the training images, mapped.
+    """First region, mean by score, and maximum, each number with mean 0 and spread 1 over the training images, mapped.
 
-    A detector is asked for 36 boxes whether there are so many things or not: by its scores the last hardly count.
+    A detector is asked for 36 boxes whether there are so many things or not: by its scores the last hardly count. The
+    maximum shows what one small region alone has, of which a mean keeps little.
 
-    `middle` and `spread` (2d,) are no parameters: `set_frame` takes them from the training set.
+    `middle` and `spread` (3d,) are no parameters: `set_frame` takes them from the training set.
     """
+
+    VIEWS = ("first", "scored", "max")  # of `tern.baselines.pooled`
 
     def __init__(self, dim: int, out: int, dropout: float) -> None:
         super().__init__()
-        self.drop, self.map = nn.Dropout(dropout), nn.Linear(2 * dim, out)
-        self.register_buffer("middle", torch.zeros(2 * dim))
-        self.register_buffer("spread", torch.ones(2 * dim))
+        wide = len(self.VIEWS) * dim
+        self.drop, self.map = nn.Dropout(dropout), nn.Linear(wide, out)
+        self.register_buffer("middle", torch.zeros(wide))
+        self.register_buffer("spread", torch.ones(wide))
         nn.init.normal_(self.map.weight, std=0.01)
         nn.init.zeros_(self.map.bias)
 
     def forward(self, x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
         """x (b, n, d), mask (b, n), scores (b, n) of the detector, else all alike -> (b, e)"""
-        x = torch.cat([x[:, 0], mean(x, mask, scores)], dim=-1)  # (b, 2d)
+        most = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+        x = torch.cat([x[:, 0], mean(x, mask, scores), most], dim=-1)  # (b, 3d)
         return self.map(self.drop((x - self.middle) / self.spread))
 
 
@@ -85,7 +90,8 @@ def set_frame(model: nn.Module, regions: Store, tokens: Store, images: Sequence[
         model.counts.centre.copy_(torch.from_numpy(moments(images, lambda ids: pooled(regions, ids, "scored"))[0]))
     if getattr(model, "direct_images", None) is None:
         return
-    middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in ("first", "scored")]))
+    views = model.direct_images.VIEWS
+    middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in views]))
     # a number that hardly moves in training says nothing: the noise of one new image would be blown up
     spread[spread <= 1e-3 * spread.mean()] = np.inf
     model.direct_images.middle.copy_(torch.from_numpy(middle))

@@ -30,7 +30,7 @@ from tern.model import ModelConfig
 from tern.presets import with_preset
 from tern.run import Run
 
-VERSION = 6  # to be raised when equal settings give other weights: runs are named by it
+VERSION = 7  # to be raised when equal settings give other weights: runs are named by it
 FREE = {"device", "save_steps", "save_seconds", "tensorboard"}  # settings that are no part of what a run is
 
 

@@ -23,14 +23,15 @@ def test_at_the_start_vectors_are_what_numpy_makes_of_pooled_features():
     side, words = model.direct_images, model.direct_captions
     for buffer in (side.middle, words.middle):
         buffer.copy_(torch.from_numpy(draw.normal(size=len(buffer))))
-    side.spread.copy_(torch.from_numpy(draw.uniform(0.5, 2, 20)))
+    side.spread.copy_(torch.from_numpy(draw.uniform(0.5, 2, 30)))
     for rows in (1, 7):
         features = draw.normal(size=(rows, 10)).astype(np.float16).astype(np.float32)
         for scores in (draw.uniform(size=rows).astype(np.float32), np.zeros(rows, np.float32)):
             weights = scores if scores.any() else None
-            pooled = np.concatenate([features[0], np.average(features, axis=0, weights=weights)])
+            pooled = np.concatenate([features[0], np.average(features, axis=0, weights=weights), features.max(0)])
             goal = (pooled - side.middle.numpy()) / side.spread.numpy() @ side.map.weight.detach().numpy().T
-            found = embed_regions(model, [(features, np.zeros((rows, 4)), (9, 9), scores)])[0]
+            longer = (draw.normal(size=(9, 10)), np.zeros((9, 4)), (9, 9), np.ones(9))  # a batch mate changes nothing
+            found = embed_regions(model, [(features, np.zeros((rows, 4)), (9, 9), scores), longer])[0]
             np.testing.assert_allclose(found, goal / np.linalg.norm(goal), atol=1e-4)
         told = draw.normal(size=(rows, 6)).astype(np.float16).astype(np.float32)
         unit = told.mean(0) / np.linalg.norm(told.mean(0)) - words.middle.numpy()
@@ -55,7 +56,7 @@ def test_the_frame_is_that_of_the_training_split_alone(world, monkeypatch):  # n
     for image in learn.images:
         features = regions.read("features", [image.id]).astype(np.float64)
         weighed = np.average(features, axis=0, weights=regions.read("scores", [image.id]))
-        rows.append(np.concatenate([features[0], weighed]))
+        rows.append(np.concatenate([features[0], weighed, features.max(0)]))
     for caption in learn.captions:
         mean = tokens.read("features", [caption.id]).astype(np.float64).mean(0)
         told.append(mean / np.linalg.norm(mean))

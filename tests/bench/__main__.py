@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from tests.bench import (
+    baselines,
     bottom_up,
     captions,
     detectors,
-    flickr8k,
     flows,
     index,
     index_large,
@@ -45,8 +45,9 @@ TABLES = {
     "losses-demo": losses.losses_demo,
     "tern": lambda _: tern.step(),
     "loader": loader.loader,
-    "flickr8k": flickr8k.flickr8k,
-    "flickr8k-presets": flickr8k.presets,
+    "demo": baselines.demo,
+    "flickr8k": baselines.flickr8k,
+    "flickr8k-presets": baselines.presets,
     "flows": flows.flows,
 }
 

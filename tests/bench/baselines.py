@@ -1,8 +1,9 @@
-"""The photographs of the plan `flickr8k`: chance, ridge regression, and each preset beside them."""
+"""Chance, ridge regression, and presets beside them: on photographs of Flickr8k, on the embedded data set."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -34,11 +35,15 @@ PRESETS = {  # what is trained: seeds, and what differs from the preset; the big
 
 def flickr8k(folder: Path) -> None:
     """Recalls on `test`, the penalty chosen on `val`."""
-    chain = _chain(folder)
-    if chain is None:
-        return
+    if chain := _chain(folder):
+        simple(chain)
+
+
+def simple(chain: Chain) -> None:
+    """Chance and ridge regression on the features of a chain, whose test split has 100 images of five captions."""
     regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
-    table = Table("on test", *COLUMNS, title="flickr8k: 100 images, 500 captions", title_justify="left")
+    title = f"{dataset.name}: 100 images, 500 captions"
+    table = Table("on test", *COLUMNS, title=title, title_justify="left")
     _add(table, "chance", chance(100, 5))
     for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
         views = ("first", *means)
@@ -55,15 +60,25 @@ def flickr8k(folder: Path) -> None:
 
 
 def presets(folder: Path) -> None:
-    """Each preset on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
-    chain = _chain(folder)
-    if chain is None:
-        return
+    """Each preset on the photographs."""
+    if chain := _chain(folder):
+        trained(chain, PRESETS, folder)
+
+
+def demo(folder: Path) -> None:
+    """What a model must beat, and the default, on the embedded data set."""
+    chain = Chain(load_plan("demo", (f'workspace="{folder}"',)))
+    simple(chain)
+    trained(chain, {"modern": (range(3), {})}, folder)
+
+
+def trained(chain: Chain, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
+    """Presets on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
     regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
     test = dataset.split("test")
-    console = Console(width=140)
-    table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title="flickr8k: presets", title_justify="left")
-    for preset, (seeds, changes) in PRESETS.items():
+    console, title = Console(width=140), f"{dataset.name}: presets"
+    table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title=title, title_justify="left")
+    for preset, (seeds, changes) in presets.items():
         found, val, spent = [], [], []
         for seed in seeds:
             config = TrainConfig(preset=preset, seed=seed, **changes)
