@@ -51,6 +51,8 @@ class Chain:
     @cached_property
     def dataset(self) -> Dataset:
         """Records of the data set; the demo's pictures are drawn."""
+        if self.plan.checkpoint is not None and self._pinned is None:
+            stages.check_checkpoint(self.plan.checkpoint, self.plan.text)  # now, not after hours of extraction
         return self._timed("data set", lambda: stages.prepare(self.plan, self._each("draw scenes")))
 
     @cached_property

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.files import digest, read_json
 from data.manifest import read_manifest
+from data.records import printable
 from index import current, versions
 from index.manifest import manifest_path
 from index.manifest import read_manifest as read_version
@@ -42,7 +43,7 @@ class Lineage:
     def mermaid(self) -> str:
         """The same as a Mermaid flow chart, left to right."""
         place = {node.name: f"n{number}" for number, node in enumerate(self.nodes)}
-        boxes = [f'  {place[node.name]}["{node.kind} {node.name}<br/>{node.about}"]\n' for node in self.nodes]
+        boxes = [f'  {place[n.name]}["{n.kind} {n.name}<br/>{_plain(n.about)}"]\n' for n in self.nodes]
         arrows = [
             f"  {place[need]} --> {place[node.name]}\n" for node in self.nodes for need in node.needs if need in place
         ]
@@ -59,6 +60,11 @@ class Lineage:
         high = 20 + 90 * max(map(len, column.values()))
         size = f'width="{320 * len(KINDS)}" height="{high}"'
         return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">{"".join(lines + boxes)}</svg>'
+
+
+def _plain(text: str) -> str:
+    """The text with what Mermaid would read as its own as entities: `#quot;` is a quotation mark there."""
+    return "".join(f"#{ord(c)};" if c in '"<>&#;`' else c for c in text)
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
@@ -127,7 +133,7 @@ def _model(folder: Path, stores: dict[str, str]) -> Node:
     card = read_json(folder / "model.json")
     # A store that was given lies elsewhere: its recipe's digest names it.
     needs = tuple(stores.get(card[kind], f"{kind}-{card[kind]}") for kind in ("regions", "tokens"))
-    origin = f"checkpoint {card['checkpoint']}" if "checkpoint" in card else f"epoch {card['epoch']}"
+    origin = f"checkpoint {printable(card['checkpoint'])}" if "checkpoint" in card else f"epoch {card['epoch']}"
     return Node("model", folder.name, f"{origin}, {card['parameters'] / 1e6:.2f} M parameters", needs)
 
 

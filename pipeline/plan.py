@@ -68,7 +68,10 @@ class Plan(BaseModel):
         if len(given) > 1:
             raise ValueError(f"give at most one of {', '.join(given)}: each says where the regions come from")
         if self.checkpoint is not None and self.train != TrainConfig():
-            raise ValueError("give [train] or checkpoint: a model is trained, or it is there")
+            raise ValueError(
+                "give [train] or checkpoint: a model is trained, or it is there. `--set train={}` empties the "
+                "[train] of a plan"
+            )
         return self
 
 

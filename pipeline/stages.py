@@ -23,10 +23,11 @@ from extractors.catalogue import recipe, region_extractor
 from extractors.configs import RegionsConfig, TextConfig
 from extractors.images import load_image
 from extractors.stream import MODEL, stream
-from extractors.text import TextEncoder, TextExtractor
+from extractors.text import MEAN, TextEncoder, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
 from tern.convert import adopt as adopt_authors
+from tern.convert import checkpoint_file
 from tern.distributed import chosen_device
 from tern.embed import embed_captions, embed_images
 from tern.embed import load as load_model
@@ -194,6 +195,20 @@ def train(
     folder, device = workspace / "models" / f"tern-{name}", chosen_device(config.device)
     encoder = TextEncoder(text) if config.fine_tune and text else None
     return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
+
+
+def check_checkpoint(checkpoint: Path, text: TextConfig) -> None:
+    """What can be told of a checkpoint before any feature is extracted for it.
+
+    Raises:
+        FileNotFoundError: no such file
+        ValueError: the text features are a mean of several layers, where the authors' networks read one
+    """
+    checkpoint_file(checkpoint)
+    if text.layer == MEAN:
+        raise ValueError(
+            f"text.layer is {MEAN!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
+        )
 
 
 def adopt(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:

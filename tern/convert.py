@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.files import digest, sha256_file, write_json
+from data.files import digest, sha256_file, sweep, write_json
 from data.lock import writing
 from data.store import Store
 from tern.authors import AuthorsTern
@@ -47,14 +47,16 @@ def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callabl
         tokens: token store of the same BERT: features for a checkpoint without one of its own, else token ids
         text: makes the text encoder of `tokens`, with transformers' names under `bert.`; its weights are replaced
 
+    Widths are compared, and names and shapes of BERT's weights; that the regions are of the same detector, and the
+    features of the same BERT, is for the caller to know.
+
     Returns: the folder
 
     Raises:
         FileNotFoundError: no such file
         ValueError: as of `load_authors`, or a store or a text encoder of another shape
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: give the authors' .pth.tar file")
+    checkpoint_file(path)
     sha, recipes = sha256_file(path), {"regions": digest(regions.recipe), "tokens": digest(tokens.recipe)}
     key = digest(["checkpoint", VERSION, sha, recipes])
     folder = Path(models) / f"tern-{key}"
@@ -75,9 +77,17 @@ def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callabl
     card |= {"fine_tuned": bool(bert), "parameters": sum(p.numel() for p in model.parameters())}
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
+        sweep(folder)  # of one that was killed while it wrote
         write_weights(folder / WEIGHTS, model)
         write_json(folder / CARD, card)
     return folder
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The path, if a file is there. Raises FileNotFoundError."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give the authors' .pth.tar file")
+    return Path(path)
 
 
 def _filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
@@ -86,10 +96,11 @@ def _filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
     try:
         text.load_state_dict(wanted)
     except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()[:120]
         layers = len({name.split(".")[2] for name in bert if name.startswith("encoder.layer.")})
         raise ValueError(
             f"{path} has a BERT of its own, of {layers} layers, which is not like the one in [text]: give text.model "
-            f"of the same kind (bert-base-uncased) and text.layer={layers} ({str(error).splitlines()[-1].strip()})"
+            f"of the same kind (bert-base-uncased) and text.layer={layers} ({first})"
         ) from error
     return text
 
@@ -126,9 +137,7 @@ def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the authors' names; it is read by torch's `weights_only` reader."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: give the authors' .pth.tar file")
+    path = checkpoint_file(path)
     scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # their best scores are numpy numbers
     plain = [argparse.Namespace, scalar, np._core.multiarray.scalar, np.dtype, type(np.dtype(np.float64))]
     try:

@@ -1,6 +1,6 @@
 """A plan that brings one of the authors' checkpoints: from the file to vectors, a query and the pages, untrained."""
 
-import shutil
+import platform
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from transformers import BertModel
 from typer.testing import CliRunner
 
-from data.files import read_json
+from data.files import read_json, write_json
 from data.store import Store
 from extractors.text import TextEncoder, TextExtractor
 from pipeline.chain import Chain
@@ -17,6 +17,7 @@ from pipeline.lineage import lineage
 from pipeline.plan import Plan, load_plan
 from pipeline.report import write_report
 from pipeline.search import Searcher
+from tern.convert import adopt
 from tests.conftest import small_plan
 from tests.slow_tern import SlowTern
 
@@ -27,6 +28,10 @@ def checkpoint(path, regions, bert=None, t=384):
     """A checkpoint of random weights for a store's regions, with a BERT's weights inside if one is given."""
     torch.manual_seed(1)
     slow = SlowTern(d=regions, t=t, e=32, layers=2, shared=2, ff=24).eval()
+    with torch.no_grad():
+        for parameter in slow.parameters():  # so that all of them count, those of the boxes too
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        slow.img_enc.pos_encoding_image.map[0].weight[:, -5:] *= 20
     state = {f"module.img_txt_enc.{name}": value for name, value in slow.state_dict().items()}
     inside = {} if bert is None else bert.state_dict() | {"embeddings.position_ids": torch.arange(512)[None]}
     state |= {f"module.img_txt_enc.txt_enc.bert_model.{name}": value for name, value in inside.items()}
@@ -59,6 +64,11 @@ def made(tmp_path_factory):
     return path, Store(chain.regions).dim
 
 
+def stores_of(path) -> tuple[Store, Store]:
+    chain = Chain(load_plan(str(path)))
+    return Store(chain.regions), Store(chain.tokens)
+
+
 def with_checkpoint(path, file) -> Plan:
     return load_plan(str(path), (f'checkpoint="{file}"',))
 
@@ -80,6 +90,8 @@ def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
             rows = bert(torch.tensor(tokens.read("token_ids", [caption]))[None].long()).last_hidden_state[0]
     with torch.no_grad():
         wanted = slow(features[None], boxes[None], size.view(1, 2), [len(features)], rows[None], [len(rows)])
+        moved = slow(features[None], boxes[None] / 2, size.view(1, 2), [len(features)], rows[None], [len(rows)])
+    assert (wanted[0] - moved[0]).abs().max() > 0.02, "boxes count"
     for folder, name, vector in zip(("images", "captions"), (image, caption), wanted, strict=True):
         found = Store(getattr(chain.vectors, folder)).read("features", [name])
         np.testing.assert_allclose(found, vector, atol=1e-3)  # stored as float16
@@ -100,7 +112,8 @@ def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path
     assert "checkpoint given.pth.tar" in lineage(plan.workspace).text()
     command = ["train", "--plan", str(path), "--set", f'checkpoint="{tmp_path / "given.pth.tar"}"']
     told = CliRunner().invoke(build(), command)
-    assert model.name in told.output.replace("\n", ""), told.output
+    assert told.exit_code == 0, told.output
+    assert model.name in told.output.replace("\n", "")
     assert (model / "best.safetensors").stat().st_mtime_ns == stamp, "made once"
 
 
@@ -123,12 +136,34 @@ def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide
     assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
 
 
-def test_a_plan_trains_or_brings_a_checkpoint(made, tmp_path):
-    path, _ = made
+def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp_path):
+    path, dim = made
+    checkpoint(tmp_path / "x.pth.tar", dim)
+    settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        _ = Chain(with_checkpoint(path, tmp_path / "none.pth.tar")).model
+        _ = Chain(load_plan(str(path), settings)).tokens
+    settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
+    with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):
+        _ = Chain(load_plan(str(path), settings)).tokens
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
         load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
+    assert load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1", "train={}")).checkpoint
+
+
+@pytest.mark.parametrize("name", ['a"]; click n0 "javascript:alert(1)".tar', "a<b>&#35;`c`.tar", "a\x1b[2J\u202e.tar"])
+def test_a_files_name_is_text_wherever_it_is_shown(made, tmp_path, name):
+    path, dim = made
+    checkpoint(tmp_path / name, dim)
+    model = adopt(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
+    card = read_json(model / "model.json")
+    assert card["checkpoint"] == name
+    write_json(model / "model.json", card | {"regions": "0" * 12, "tokens": "1" * 12})
+    found = lineage(tmp_path, every=True)
+    for shown in (found.text(), found.mermaid(), found.svg()):
+        assert not set(shown) & set("\x1b\u202e")
+    label = next(line for line in found.mermaid().splitlines() if "checkpoint" in line).partition("checkpoint ")[2]
+    assert not set(label.removesuffix('"]')) & set('"<>`')
 
 
 def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
@@ -139,10 +174,12 @@ def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
     whole = (model / "best.safetensors").read_bytes()
     (model / "model.json").unlink()
     (model / "best.safetensors").write_bytes(whole[:100])
+    gone = model / f".best.{platform.node()}-999999999.tmp.safetensors"
+    gone.write_bytes(whole[:50])
     again = Chain(plan).model
     assert again == model
     assert (again / "best.safetensors").read_bytes() == whole
-    shutil.rmtree(model)
+    assert not gone.exists()
 
 
 def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monkeypatch):
