@@ -52,7 +52,8 @@ class Chain:
     def dataset(self) -> Dataset:
         """Records of the data set; the demo's pictures are drawn."""
         if self.plan.checkpoint is not None and self._pinned is None:
-            stages.check_checkpoint(self.plan.checkpoint, self.plan.text)  # now, not after hours of extraction
+            # now, not after hours of extraction
+            stages.check_checkpoint(self.plan.checkpoint, self.plan.text, self.plan.workspace)
         return self._timed("data set", lambda: stages.prepare(self.plan, self._each("draw scenes")))
 
     @cached_property

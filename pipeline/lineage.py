@@ -33,17 +33,17 @@ class Lineage:
 
     def text(self) -> str:
         """A line a thing: kind, name, what it is, and what it was made from."""
-        wide = max((len(node.name) for node in self.nodes), default=0)
+        wide = max((len(printable(node.name)) for node in self.nodes), default=0)
         lines = []
         for node in self.nodes:
-            made = f"  <- {', '.join(node.needs)}" if node.needs else ""
-            lines.append(f"{node.kind:<8} {node.name:<{wide}}  {node.about}{made}\n")
+            made = f"  <- {', '.join(map(printable, node.needs))}" if node.needs else ""
+            lines.append(f"{node.kind:<8} {printable(node.name):<{wide}}  {node.about}{made}\n")
         return "".join(lines)
 
     def mermaid(self) -> str:
         """The same as a Mermaid flow chart, left to right."""
         place = {node.name: f"n{number}" for number, node in enumerate(self.nodes)}
-        boxes = [f'  {place[n.name]}["{n.kind} {n.name}<br/>{_plain(n.about)}"]\n' for n in self.nodes]
+        boxes = [f'  {place[n.name]}["{n.kind} {_plain(n.name)}<br/>{_plain(n.about)}"]\n' for n in self.nodes]
         arrows = [
             f"  {place[need]} --> {place[node.name]}\n" for node in self.nodes for need in node.needs if need in place
         ]
@@ -64,7 +64,7 @@ class Lineage:
 
 def _plain(text: str) -> str:
     """The text with what Mermaid would read as its own as entities: `#quot;` is a quotation mark there."""
-    return "".join(f"#{ord(c)};" if c in '"<>&#;`' else c for c in text)
+    return "".join(f"#{ord(c)};" if c in '"<>&#;`' else c for c in printable(text))
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:

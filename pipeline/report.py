@@ -111,7 +111,7 @@ def _done(chain: Chain, version: Path) -> list[dict[str, str]]:
         "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
         + (f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens" if (cut := chain.cut()) else ""),
         "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, "
-        + (f"from {card_of['checkpoint']}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
+        + (f"from {printable(card_of['checkpoint'])}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
         "embedding": "a unit vector an image and a caption",
         "evaluation": "recall on the held-out splits",
         "index": f"version {version.stem} published",

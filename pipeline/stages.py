@@ -27,7 +27,7 @@ from extractors.text import MEAN, TextEncoder, TextExtractor
 from pipeline.plan import Plan
 from pipeline.workers import Map
 from tern.convert import adopt as adopt_authors
-from tern.convert import checkpoint_file
+from tern.convert import checkpoint_file, filled, load_authors
 from tern.distributed import chosen_device
 from tern.embed import embed_captions, embed_images
 from tern.embed import load as load_model
@@ -197,18 +197,24 @@ def train(
     return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
 
 
-def check_checkpoint(checkpoint: Path, text: TextConfig) -> None:
-    """What can be told of a checkpoint before any feature is extracted for it.
+def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> None:
+    """What can be told of a checkpoint before any feature is extracted for it; nothing of one that was adopted before.
 
     Raises:
         FileNotFoundError: no such file
-        ValueError: the text features are a mean of several layers, where the authors' networks read one
+        ValueError: it cannot be read, or its BERT is not the one in [text], or that gives a mean of several layers,
+            where the authors' networks read one
     """
     checkpoint_file(checkpoint)
     if text.layer == MEAN:
         raise ValueError(
             f"text.layer is {MEAN!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
         )
+    if any(read_json(card).get("checkpoint") == checkpoint.name for card in workspace.glob("models/*/model.json")):
+        return
+    _, bert = load_authors(checkpoint)
+    if bert:
+        filled(TextEncoder(text), bert, checkpoint)
 
 
 def adopt(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:

@@ -73,13 +73,14 @@ def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callabl
     card: dict[str, Any] = {"fingerprint": key, "checkpoint": Path(path).name, "sha256": sha, **recipes}
     card |= {"model": model.config.model_dump(mode="json"), "region_dim": regions.dim, "token_dim": tokens.dim}
     if bert:
-        model = FineTuned(model, _filled(text(), bert, path))
+        model = FineTuned(model, filled(text(), bert, path))
     card |= {"fine_tuned": bool(bert), "parameters": sum(p.numel() for p in model.parameters())}
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
-        sweep(folder)  # of one that was killed while it wrote
-        write_weights(folder / WEIGHTS, model)
-        write_json(folder / CARD, card)
+        if not (folder / CARD).is_file():  # another process may have made it meanwhile
+            sweep(folder)  # of one that was killed while it wrote
+            write_weights(folder / WEIGHTS, model)
+            write_json(folder / CARD, card)
     return folder
 
 
@@ -90,17 +91,25 @@ def checkpoint_file(path: Path) -> Path:
     return Path(path)
 
 
-def _filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
-    """The text encoder with the weights of a checkpoint's BERT; its pooler and lists of positions, never asked, go."""
+def filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
+    """A text encoder with the weights of a checkpoint's BERT; its pooler and lists of positions, never asked, go.
+
+    Args:
+        text: with transformers' names under `bert.`; it is changed
+        bert: as of `load_authors`; path: where it is from, for the error
+
+    Raises:
+        ValueError: the two are not alike
+    """
     wanted = {f"bert.{name}": value for name, value in bert.items() if not re.match(r"pooler\.|.*_ids$", name)}
     try:
         text.load_state_dict(wanted)
     except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()[:120]
+        last = str(error).splitlines()[-1].strip()[:120]
         layers = len({name.split(".")[2] for name in bert if name.startswith("encoder.layer.")})
         raise ValueError(
             f"{path} has a BERT of its own, of {layers} layers, which is not like the one in [text]: give text.model "
-            f"of the same kind (bert-base-uncased) and text.layer={layers} ({first})"
+            f"of the same kind (bert-base-uncased) and text.layer={layers} ({last})"
         ) from error
     return text
 

@@ -1,6 +1,7 @@
 """A plan that brings one of the authors' checkpoints: from the file to vectors, a query and the pages, untrained."""
 
 import platform
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from transformers import BertModel
 from typer.testing import CliRunner
 
-from data.files import read_json, write_json
+from data.files import read_json
+from data.records import printable
 from data.store import Store
 from extractors.text import TextEncoder, TextExtractor
 from pipeline.chain import Chain
@@ -145,6 +147,12 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
     settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
     with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):
         _ = Chain(load_plan(str(path), settings)).tokens
+    (tmp_path / "broken.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:3000])
+    checkpoint(tmp_path / "deep.pth.tar", dim, tuned(load_plan(str(path)).text, 3))
+    for name, message in (("broken", "cannot be read"), ("deep", r"text\.layer=3")):
+        settings = (f'checkpoint="{tmp_path / name}.pth.tar"', f'workspace="{tmp_path / "new"}"')
+        with pytest.raises(ValueError, match=message):
+            _ = Chain(load_plan(str(path), settings)).tokens
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
         load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
@@ -158,12 +166,13 @@ def test_a_files_name_is_text_wherever_it_is_shown(made, tmp_path, name):
     model = adopt(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
     card = read_json(model / "model.json")
     assert card["checkpoint"] == name
-    write_json(model / "model.json", card | {"regions": "0" * 12, "tokens": "1" * 12})
     found = lineage(tmp_path, every=True)
     for shown in (found.text(), found.mermaid(), found.svg()):
         assert not set(shown) & set("\x1b\u202e")
     label = next(line for line in found.mermaid().splitlines() if "checkpoint" in line).partition("checkpoint ")[2]
-    assert not set(label.removesuffix('"]')) & set('"<>`')
+    label = label.removesuffix('"]').rpartition(",")[0]  # the size of the model
+    assert not set(label) & set('"<>`&')
+    assert re.sub(r"#(\d+);", lambda code: chr(int(code[1])), label) == printable(name)
 
 
 def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):

@@ -40,11 +40,12 @@ def flickr8k(folder: Path) -> None:
 
 
 def simple(chain: Chain) -> None:
-    """Chance and ridge regression on the features of a chain, whose test split has 100 images of five captions."""
+    """Chance and ridge regression on the features of a chain, of whose test images all have as many captions."""
     regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
-    title = f"{dataset.name}: 100 images, 500 captions"
+    test = dataset.split("test")
+    title = f"{dataset.name}: {len(test.images)} images, {len(test.captions)} captions"
     table = Table("on test", *COLUMNS, title=title, title_justify="left")
-    _add(table, "chance", chance(100, 5))
+    _add(table, "chance", chance(len(test.images), len(test.captions) // len(test.images)))
     for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
         views = ("first", *means)
         images, captions, owners = _split(dataset, regions, tokens, views, "train")
