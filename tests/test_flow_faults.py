@@ -106,7 +106,7 @@ flows.tasks.shard = flows.tasks.shard.with_options(retry_delay_seconds=[0.1] * 3
 
 @flow
 def faults(folder: str, names: list[str]):
-    each = flows.tasks.as_tasks(2, "demo")("region features")
+    each = flows.tasks.as_tasks(3, "demo")("region features")  # one for each job: which comes first is not said
     return each(counted, [Path(folder) / name for name in names])
 
 faults(sys.argv[1], sys.argv[2].split(","))
