@@ -126,7 +126,8 @@ class Server:
 
 
 def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
-    """The answer; asked again while SQLite is busy, as Prefect's client does."""
+    """The answer; asked again while SQLite is busy, as Prefect's client does; to read, also while the disk stands."""
+    reads = request.get_method() == "GET" or request.selector.endswith("/filter")
     while True:
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -137,6 +138,10 @@ def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
             if error.code != 503 or not tries:
                 raise
             time.sleep(0.5)
+        except TimeoutError:  # a shared host's disk has been seen to take no byte for a minute
+            tries -= 5
+            if not reads or tries <= 0:
+                raise
 
 
 def copied(workspace: Path, folder: Path, stage: str) -> tuple[Path, Path]:
