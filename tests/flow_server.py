@@ -138,7 +138,7 @@ def _ask(request: urllib.request.Request, tries: int = 20) -> Any:
             if error.code != 503 or not tries:
                 raise
             time.sleep(0.5)
-        except TimeoutError:  # a shared host's disk has been seen to take no byte for a minute
+        except TimeoutError:  # a disk that was nearly full has been seen to take no byte for a minute
             tries -= 5
             if not reads or tries <= 0:
                 raise
