@@ -63,7 +63,7 @@ class Lineage:
 
 
 def _plain(text: str) -> str:
-    """The text with what Mermaid would read as its own as entities: `#quot;` is a quotation mark there."""
+    """The text with what Mermaid would read as its own as its numbered entities: `#34;` is a quotation mark."""
     return "".join(f"#{ord(c)};" if c in '"<>&#;`' else c for c in printable(text))
 
 
