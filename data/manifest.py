@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, V
 from data.files import digest, read_json, write_json
 from data.lock import manifest_lock
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 
 
@@ -33,7 +33,7 @@ REGION_FIELDS = {
 TOKEN_FIELDS = {
     "features": Field("float16"),  # (rows, d)
     "token_ids": Field("int32"),  # (rows,)
-    "whole": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
+    "full_length": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
 }
 VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row an item, unit length
 FEATURE_DTYPES = ("float16", "float32")  # float32 for features of others that must come out again bit for bit
@@ -83,7 +83,7 @@ def open_or_create_store(root: Path, kind: str, recipe: dict[str, Any], dtype: s
         folder.mkdir(parents=True, exist_ok=True)
         with manifest_lock(folder):
             if not (folder / MANIFEST).exists():  # another may have made it, and listed its work, in between
-                empty = {"shards": [], "set_aside": [], "dropped": [], "retired": []}
+                empty = {"shards": [], "invalid_items": [], "removed_ids": [], "replaced_files": []}
                 about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
                 write_json(folder / MANIFEST, {"schema": SCHEMA, **about, **empty})
     found = read_store_manifest(folder)

@@ -120,7 +120,7 @@ def build_index(
     with index_write_lock(root):
         make = lambda staging: candidate.model_copy(  # noqa: E731
             update={
-                "inputs": inputs,
+                "inputs_digest": inputs,
                 "collections": {
                     kind: _build_collection(kind, config, it, tables[kind], asked[kind], staging, origin, on_step)
                     for kind, it in collections.items()

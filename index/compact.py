@@ -135,4 +135,4 @@ def _compacted(staging: Staging, kind: str, about: CollectionManifest, progress:
         parts.append(build_shard(staging, name, collection, mine, about.trained_index, role="base"))
         progress(name)
     counts = RowCounts(live=live.num_rows, dead=0)
-    return CollectionManifest(**dict(about) | {"shards": parts, "dead": None, "counts": counts})
+    return CollectionManifest(**dict(about) | {"shards": parts, "deleted": None, "counts": counts})

@@ -17,9 +17,9 @@ from data.files import add_path_to_errors, fsync_path, read_json, sha256_file, s
 from index.collection import Kind
 from index.objects import ManifestModel, ObjectRef, check_object, iter_refs
 
-SCHEMA = 2
+SCHEMA = 3
 CHECKSUM_PLACEHOLDER = "0" * 64
-PARTS = ("lists", "vectors", "metadata", "lookup")  # of a shard
+PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # of a shard
 
 
 class ShardManifest(ManifestModel):
@@ -93,7 +93,7 @@ class Candidate(ManifestModel):
 class Manifest(Candidate):
     """A version."""
 
-    schema_: Literal[2] = Field(SCHEMA, alias="schema")
+    schema_: Literal[3] = Field(SCHEMA, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
     """Of the file's text with these 64 digits as zeros; so every version can be checked, not only the served one."""
     version: int = Field(ge=1)

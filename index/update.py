@@ -108,7 +108,9 @@ def update_index(
 
 def make_successor(parent: Manifest, inputs: str, body: dict[str, CollectionManifest]) -> Candidate:
     """A candidate of the parent's kind with other shards."""
-    return Candidate(**dict(parent.candidate()) | {"inputs": inputs, "faiss": faiss.__version__, "collections": body})
+    return Candidate(
+        **dict(parent.candidate()) | {"inputs_digest": inputs, "faiss": faiss.__version__, "collections": body}
+    )
 
 
 def _same_generation(
@@ -212,4 +214,4 @@ def _updated(
     dead = write_deleted_keys(staging, f"{kind}/dead", change.deleted_keys)
     progress(f"{kind}/dead")
     counts = RowCounts(live=change.num_live_rows, dead=len(change.deleted_keys))
-    return CollectionManifest(**dict(about) | {"shards": parts, "dead": dead, "counts": counts})
+    return CollectionManifest(**dict(about) | {"shards": parts, "deleted": dead, "counts": counts})
