@@ -15,7 +15,7 @@ from index import metadata, shards
 from index.build import IndexConfig, check_json_plain
 from index.collection import Collection
 from index.manifest import (
-    SCHEMA,
+    SCHEMA_VERSION,
     Candidate,
     CollectionManifest,
     Manifest,
@@ -85,7 +85,7 @@ def update_index(
         if not any(_dirty(root, parent.collections[kind], change) for kind, change in changes.items()):
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
-        facts: dict[str, Any] = {"schema": SCHEMA, "faiss": faiss.__version__, "parent": parent.sha256}
+        facts: dict[str, Any] = {"schema": SCHEMA_VERSION, "faiss": faiss.__version__, "parent": parent.sha256}
         prints = {
             kind: [
                 metadata.table_digest(change.new),
