@@ -74,8 +74,8 @@ def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A chain whose every stage has run; `carried` is (stage, job, result) of every shard."""
-    from pipeline.chain import PipelineRunner
-    from pipeline.plan import load_plan
+    from pipeline.plans.load import load_plan
+    from pipeline.runs.runner import PipelineRunner
 
     carried = []
 

@@ -17,12 +17,13 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from data.datasets import DatasetConfig, load_dataset
-from data.folder import escape_invalid_text
-from data.records import Dataset, printable
-from data.store import Store
-from extractors.images import load_image
-from pipeline.cli import build_app
+from data.config import DatasetConfig
+from data.datasets.load import load_dataset
+from data.datasets.records import Dataset
+from data.images.decode import load_image
+from data.store.store import Store
+from data.text import escape_invalid_text, printable
+from pipeline.cli.app import build_app
 from tests.bad_images import Case, cases
 from tests.image_bytes import saved
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.store import Store
+from data.store.store import Store
 from tests.conftest import small_plan
 from tests.flow_server import await_, marked
 
@@ -79,7 +79,7 @@ def test_an_engine_makes_the_stores_of_the_command_line(server, finished, tmp_pa
 
 
 def test_an_engine_that_is_not_there_is_refused(monkeypatch):
-    from flows.engines import make_task_runner
+    from flows.tasks.task_runners import make_task_runner
 
     monkeypatch.setenv("TERN_TASK_RUNNER", "spark")
     with pytest.raises(ValueError, match="threads, processes, dask, ray"):
@@ -119,7 +119,12 @@ def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server,
     assert (folder / "model.json").is_file()
     run = server.runs("train-tern")[0]
     assert server.artifacts(run)["training-progress"]["data"] == 100
-    asked = {"filter": {"event": {"name": ["tern.model.created"]}, "resource": {"id": [f"tern.model.{folder.name}"]}}}
+    asked = {
+        "filter": {
+            "event": {"name": ["tern.model.created"]},
+            "resource": {"id": [f"tern.model.{folder.name}"]},
+        }
+    }
     (event,) = await_(lambda: server.post("/events/filter", asked)["events"], 30, "no event of a new checkpoint")
     assert event["resource"]["model"] == event["payload"]["model"] == folder.name
     assert (event["resource"]["plan"], event["payload"]["overrides"]) == (plan, ["train.epochs=6"])

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.lock import WriteLockError, write_lock
-from index import RejectedError, verify_version
+from data.io.locks import WriteLockError, write_lock
+from index.versions.switch import RejectedError, verify_version
 from tests.flow_jobs import counted
 from tests.flow_server import await_, copied
 
@@ -35,13 +35,13 @@ prefect = pytest.importorskip("prefect")
     ],
 )
 def test_what_can_pass_is_tried_again_and_what_cannot_is_not(error, again):
-    from flows.pools import is_retryable
+    from flows.tasks.retries import is_retryable
 
     assert is_retryable(error) is again
 
 
 def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
-    from flows.pools import WorkerPool
+    from flows.tasks.worker_pool import WorkerPool
 
     began = time.monotonic()
     with WorkerPool([tmp_path], 1, seconds=4) as pool:
@@ -52,7 +52,8 @@ def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
 
 
 def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_its_place(monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.worker_pool import WorkerPool
 
     class Pool:
         def __init__(self):
@@ -70,14 +71,15 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
 
     first, later = Pool(), Pool()
     monkeypatch.setattr(pools, "pool_for", lambda jobs, workers: nullcontext(first))
-    workers = pools.WorkerPool([1], 1, seconds=1)
+    workers = WorkerPool([1], 1, seconds=1)
     with pytest.raises(TimeoutError, match="make shards smaller"):
         workers.run(counted, 1)
     assert (first.killed, later.killed) == ([1], [])
 
 
 def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_with_its_name(tmp_path, monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.retries import LOCK_POLL_SECONDS, retry, wait_for_lock
 
     def write() -> str:
         with write_lock(tmp_path):
@@ -87,11 +89,11 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     other.enter_context(write_lock(tmp_path))
     looks = []
     monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
-    assert pools.retry("publishing", write) == "written"
-    assert looks == [pools.LOCK_POLL_SECONDS] * 3
+    assert retry("publishing", write) == "written"
+    assert looks == [LOCK_POLL_SECONDS] * 3
     monkeypatch.setattr(pools, "LOCK_TIMEOUT_SECONDS", 0)
     with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
-        pools.wait_for_lock("publishing", write)
+        wait_for_lock("publishing", write)
 
 
 RETRIED = """
@@ -148,7 +150,8 @@ def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
     ],
 )
 def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.retries import retry
 
     made, waited = [], []
     monkeypatch.setattr(pools.time, "sleep", waited.append)
@@ -158,7 +161,7 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
         raise error
 
     with pytest.raises(type(error)):
-        pools.retry("publishing", make)
+        retry("publishing", make)
     assert len(made) == calls
     assert waited == sorted(waited), "with back-off"
     assert [2 <= waited[0] <= 3, waited[-1] >= 60] == [True] * 2 if calls > 1 else not waited
@@ -248,7 +251,7 @@ def test_a_gpu_has_one_task_at_a_time_and_two_have_two(server, tmp_path):
 
 
 def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothing(tmp_path, monkeypatch):
-    from flows import hooks
+    from flows.reporting import hooks
 
     told = tmp_path / "told.json"
     run, state = SimpleNamespace(name="reindex demo", id=1), SimpleNamespace(name="Failed", message="recall 0.71")
@@ -291,7 +294,7 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
             raise error
 
     shown, busy = [], [OSError(16, "resource busy")]
-    monkeypatch.setattr("flows.pools.RETRY_DELAYS", [0])
+    monkeypatch.setattr("flows.tasks.retries.RETRY_DELAYS", [0])
     monkeypatch.setattr(runs.artifacts, "create_rejection_artifacts", lambda *told: shown.append(told))
     monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from index import Index, collect_garbage, list_versions, read_current, verify_version
-from index.publish import index_write_lock
+from index.search.index import Index
+from index.versions.folder import index_write_lock, list_versions, read_current
+from index.versions.garbage import collect_garbage
+from index.versions.switch import verify_version
 from tests.test_index_collect import named
 from tests.test_index_live import K, expected, make, publish
 

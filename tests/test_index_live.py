@@ -13,24 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import (
-    Collection,
-    GateConfig,
-    HeldOutQueries,
-    HotReloader,
-    Index,
-    IndexConfig,
-    build_index,
-    collect_garbage,
-    compact_index,
-    list_versions,
-    make_gate,
-    read_current,
-    rollback,
-    update_index,
-)
-from index.manifest import manifest_path, read_version_manifest
-from index.objects import object_path
+from index.building.build import build_index
+from index.building.compact import compact_index
+from index.building.update import update_index
+from index.collection import Collection
+from index.config import GateConfig, IndexConfig
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.search.hot_reload import HotReloader
+from index.search.index import Index
+from index.versions.folder import list_versions, manifest_path, read_current, read_version_manifest
+from index.versions.garbage import collect_garbage
+from index.versions.objects import object_path
+from index.versions.switch import rollback
 from tests.test_index import make
 
 CONFIG = IndexConfig(nlist=1, shards=2)  # exact

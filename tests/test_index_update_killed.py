@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from index import GateConfig, HeldOutQueries, compact_index, make_gate
-from index.manifest import read_version_manifest
+from index.building.compact import compact_index
+from index.config import GateConfig
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.versions.folder import read_version_manifest
 from tests import test_index_update
 from tests.test_index_faults import files_of_at_most
 from tests.test_index_publish import bytes_of

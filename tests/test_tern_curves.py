@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tern.train import TrainConfig, train
+from tern.config import TrainConfig
+from tern.training.train import train
 from tests.test_tern_resume import CONFIG
 from tests.test_tern_train import world  # noqa: F401
 
@@ -32,6 +33,6 @@ def test_tensorboard_has_the_curve(world, tmp_path):  # noqa: F811
 
 
 def test_tensorboard_that_is_missing_is_named(world, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("tern.curves.find_spec", lambda name: None)
+    monkeypatch.setattr("tern.training.curves.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
         train(TrainConfig(**(CONFIG | {"tensorboard": True})), *world, tmp_path)

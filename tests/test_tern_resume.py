@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tern.run as run_module
-from data.store import Store
-from tern.checkpoint import STATE
-from tern.losses import LossConfig
-from tern.optim import is_on_plateau, lr_factor
-from tern.run import Trainer
-from tern.train import TrainConfig, train
+import tern.training.trainer as run_module
+from data.store.store import Store
+from tern.config import LossConfig, TrainConfig
+from tern.training.checkpoint import STATE
+from tern.training.optim import is_on_plateau, lr_factor
+from tern.training.train import train
+from tern.training.trainer import Trainer
 from tests.test_tern_finetune import Words
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
@@ -220,7 +220,7 @@ def test_the_first_epochs_take_the_hinge_of_all_negatives(world):  # noqa: F811
 @pytest.mark.parametrize(("over", "seen", "chosen"), [(1, 5, 2), (3, 7, 7)])
 def test_patience_ends_a_run_that_gets_no_better(world, tmp_path, monkeypatch, over, seen, chosen):  # noqa: F811
     """By single epochs 80 is not surpassed in three; by means of three 76.7 is, in the last one: 80."""
-    from tern import run as module
+    from tern.training import trainer as module
 
     marks = [50.0, 80.0, 70.0, 80.0, 60.0, 90.0, 90.0]
     told, names = iter(marks), ("t2i_r1", "i2t_r1")
@@ -246,8 +246,8 @@ def test_the_last_and_the_averaged_weights_are_left_whole(world, tmp_path):  # n
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, reduction, vicreg):  # noqa: F811
     """The plateau is made, not assumed: all vectors are alike, and the loss is what the hinge then gives."""
-    monkeypatch.setattr("tern.run.WATCHED", 5)
-    monkeypatch.setattr("tern.model.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
+    monkeypatch.setattr("tern.training.trainer.PLATEAU_BATCHES", 5)
+    monkeypatch.setattr("tern.networks.default.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
     loss = {"name": "hinge", "reduction": reduction, "vicreg_weight": vicreg}
     extra = {"loss": loss, "all_negatives_epochs": 0, "epochs": 3, "captions_per_image": 1}
     with pytest.warns(UserWarning, match=r"two margins.*easy_epochs") as caught:
@@ -261,7 +261,7 @@ def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, 
 )
 def test_other_losses_have_no_plateau(world, tmp_path, monkeypatch, changes):  # noqa: F811
     looked: list[float] = []
-    monkeypatch.setattr("tern.run.on_plateau", lambda loss, *_: bool(looked.append(loss)))
+    monkeypatch.setattr("tern.training.trainer.is_on_plateau", lambda loss, *_: bool(looked.append(loss)))
     hinge = {"loss": {"name": "hinge"}, "epochs": 1, "all_negatives_epochs": 0}
     train(TrainConfig(**(CONFIG | hinge | changes)), *world, tmp_path)
     assert not looked, "that it is looked at else, the test above shows"
@@ -276,7 +276,7 @@ def test_what_is_near_two_margins():
 
 
 def test_what_names_a_run_is_what_decides_its_numbers(world):  # noqa: F811
-    from tern.train import fingerprint
+    from tern.training.train import fingerprint
 
     name = fingerprint(TrainConfig(**CONFIG), *world)
     for change in ({"save_steps": 9}, {"save_seconds": 1}, {"device": "cpu"}, {"tensorboard": True}):
