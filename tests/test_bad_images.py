@@ -159,7 +159,7 @@ CONSTANT = """
 import sys
 from contextlib import suppress
 from pathlib import Path
-from extractors.images import load_image
+from data.images.decode import load_image
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 for path in sys.argv[2:]:  # sound ones, so that all decoders are loaded

@@ -66,7 +66,7 @@ def test_rows_and_order_stay_and_files_become_few(tmp_path):
 
 def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
     expected, step = rows(wasteful(tmp_path / "twin")[0]), 0
-    real = files.os.replace, Path.unlink
+    real = os.replace, Path.unlink
     while True:
         folder, now = wasteful(tmp_path / f"{step}")
         left = [step]
@@ -81,7 +81,7 @@ def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
             return counted
 
         with monkeypatch.context() as patched:
-            patched.setattr(files.os, "replace", count(real[0]))
+            patched.setattr(os, "replace", count(real[0]))
             patched.setattr(Path, "unlink", count(real[1]))
             try:
                 compact_store(folder, 10)

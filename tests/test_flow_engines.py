@@ -32,24 +32,25 @@ with ExitStack() as stack:
         cluster = LocalCluster(n_workers=2, threads_per_worker=2, **ways)
         stack.enter_context(cluster)
         os.environ["TERN_DASK_ADDRESS"] = cluster.scheduler_address
-    from flows import engines, flows
-    flows.extract_flickr.with_options(task_runner=engines.runner())(sys.argv[1], splits=["val", "test"])
+    from flows import flows
+    from flows.tasks.task_runners import make_task_runner
+    flows.extract_flickr.with_options(task_runner=make_task_runner())(sys.argv[1], splits=["val", "test"])
     if sys.argv[2] == "dask":  # its workers have two threads and say that they have one GPU: more slots than GPUs
         from pathlib import Path
         from prefect import flow
         from prefect.client.orchestration import get_client
-        from flows.deploy import limit_gpu_tasks
-        from flows.tasks import as_tasks
+        from flows.server.deploy import create_gpu_limit
+        from flows.tasks.shards import make_task_map_factory
         from tests.flow_jobs import OnDevice, alone
 
         os.environ["TERN_GPU_SLOTS"] = "4"
         with get_client(sync_client=True) as client:
-            limit_gpu_tasks(client)
+            create_gpu_limit(client)
 
         @flow(task_runner=engines.runner())
         def held():
             jobs = [OnDevice(Path(sys.argv[1]).parent, number) for number in range(4)]
-            print(*as_tasks(4, "demo")("region features")(alone, jobs))
+            print(*make_task_map_factory(4, "demo")("region features")(alone, jobs))
 
         held()
 """

@@ -100,15 +100,15 @@ RETRIED = """
 import sys
 from pathlib import Path
 from prefect import flow
-import flows.tasks
+import flows.tasks.shards
 from tests.flow_jobs import counted
 
-flows.tasks.SECONDS_BETWEEN_UPDATES = 0
-flows.tasks.shard = flows.tasks.shard.with_options(retry_delay_seconds=[0.1] * 3)
+flows.tasks.shards.UPDATE_SECONDS = 0
+flows.tasks.shards.shard = flows.tasks.shards.shard.with_options(retry_delay_seconds=[0.1] * 3)
 
 @flow
 def faults(folder: str, names: list[str]):
-    each = flows.tasks.as_tasks(3, "demo")("region features")  # one for each job: which comes first is not said
+    each = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")  # one for each job: which comes first is not said
     return each(counted, [Path(folder) / name for name in names])
 
 faults(sys.argv[1], sys.argv[2].split(","))
@@ -172,10 +172,11 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
 BUSY = """
 import os, sys, threading
 from pathlib import Path
-from data.lock import writing
-from flows import flows, pools
+from data.io.locks import write_lock
+from flows import flows
+from flows.tasks import retries
 
-pools.RETRY_SECONDS[:], pools.LOOK_SECONDS = [0.01] * 3, 0.1
+retries.RETRY_DELAYS[:], retries.LOCK_POLL_SECONDS = [0.01] * 3, 0.1
 faults, real, epochs = {"last.pt": [0, 0, 5], "CURRENT": [16]}, os.replace, []
 
 def replace(source, to):
@@ -188,12 +189,12 @@ os.replace = replace
 print(flows.train_tern(sys.argv[1], ["train.epochs=5"]))
 
 def other():
-    with writing(Path(sys.argv[2])):
+    with write_lock(Path(sys.argv[2])):
         taken.set()
         waits.wait(60)
 
-taken, waits, warning = threading.Event(), threading.Event(), pools.log.warning
-pools.log.warning = lambda text, *told: (warning(text, *told), waits.set())
+taken, waits, warning = threading.Event(), threading.Event(), retries.log.warning
+retries.log.warning = lambda text, *told: (warning(text, *told), waits.set())
 (root := Path(sys.argv[2])).mkdir()
 threading.Thread(target=other).start()
 taken.wait()
@@ -223,17 +224,17 @@ import sys
 from pathlib import Path
 from prefect import flow
 from prefect.client.orchestration import get_client
-from flows.deploy import limit_gpu_tasks
-from flows.tasks import as_tasks
+from flows.server.deploy import create_gpu_limit
+from flows.tasks.shards import make_task_map_factory
 from tests import flow_jobs
 
 @flow
 def held(folder: str, function: str, jobs: int):
     work = [flow_jobs.OnDevice(Path(folder), number) for number in range(jobs)]
-    return as_tasks(4, "demo")("region features")(getattr(flow_jobs, function), work)
+    return make_task_map_factory(4, "demo")("region features")(getattr(flow_jobs, function), work)
 
 with get_client(sync_client=True) as client:
-    limit_gpu_tasks(client)
+    create_gpu_limit(client)
 held(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 

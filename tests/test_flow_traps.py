@@ -156,12 +156,12 @@ say(f"told {len(told)}")
 UP = """
 import signal, sys
 from types import SimpleNamespace
-from flows import server
+from flows.server import up
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or the tests fail under nohup, which `tern up` minds
-server.prefect = lambda *words: [sys.executable, "-c", sys.argv[1]]
-server.wait_until_healthy = lambda port, child: None
-sys.modules["flows.deploy"] = SimpleNamespace(deploy=lambda env: ())
-server.serve_all(int(sys.argv[2]))
+up.prefect_command = lambda *words: [sys.executable, "-c", sys.argv[1]]
+up.wait_until_healthy = lambda port, child: None
+sys.modules["flows.server.deploy"] = SimpleNamespace(deploy_all=lambda env: ())
+up.run_server_and_worker(int(sys.argv[2]))
 """
 
 

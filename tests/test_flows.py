@@ -204,17 +204,18 @@ NEWS = """
 import json, logging, sys, threading, warnings
 from pathlib import Path
 from flows import flows
-from pipeline import indexing
-from pipeline.plan import load_plan
+from pipeline.plans.load import load_plan
+from pipeline.stages import index as indexing
+from pipeline.workspace import list_models
 
-def noisy(*inputs, real=indexing.update_index, **settings):
+def noisy(*inputs, real=indexing.publish_index_update, **settings):
     warnings.warn("the loss stands at two margins", stacklevel=1)
     thread = threading.Thread(target=lambda: logging.getLogger("index.thread").info("from a plain thread"))
     thread.start()
     thread.join()
     return real(*inputs, **settings)
 
-indexing.update_index = noisy
+indexing.publish_index_update = noisy
 annotations = load_plan(sys.argv[1]).workspace / "dataset" / "dataset_demo.json"
 content = json.loads(annotations.read_text())
 content["images"][0]["sentences"][0]["raw"] = "a purple elephant is playing chess in the snow"
@@ -224,7 +225,7 @@ try:
 except ValueError as error:
     print(error)
 print((Path(sys.argv[2]) / "CURRENT").read_text())
-(pinned,) = indexing.models(load_plan(sys.argv[1]).workspace)
+(pinned,) = list_models(load_plan(sys.argv[1]).workspace)
 print(flows.reindex(sys.argv[1], ["train.epochs=99"], pinned))
 content["images"][0]["sentences"][1]["raw"] = "a green whale is reading the news"
 annotations.write_text(json.dumps(content))
@@ -350,7 +351,7 @@ import os
 from types import SimpleNamespace
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
-from flows import deploy
+from flows.server import deploy
 
 with get_client(sync_client=True) as client:
     (trigger,) = client.read_automations_by_name("build-index-after-training")
@@ -364,7 +365,7 @@ with get_client(sync_client=True) as client:
         print("off")
 
     deploy.subprocess = SimpleNamespace(run=redeploy)
-    print(*deploy.deploy(dict(os.environ)), sep="\\n")
+    print(*deploy.deploy_all(dict(os.environ)), sep="\\n")
 """
 
 

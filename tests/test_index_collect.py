@@ -58,7 +58,7 @@ def named(root: Path) -> set[str]:
 
 HOLDING = """
 import sys, time
-from index import Index
+from index.search.index import Index
 index = Index.open(sys.argv[1], 3)
 print("open", flush=True)
 sys.stdin.read()

@@ -80,11 +80,11 @@ def searching(live: HotReloader, right: dict[str, list[list[str]]], stop, seen: 
 PROCESS = """
 import json, select, sys
 from collections import Counter
-from index import Live, Index
+from index.search import HotReloader, Index
 from tests.test_index_live import searching
 right = json.loads(sys.argv[2])
 seen = Counter()
-live = Live(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
+live = HotReloader(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
 print("ready", flush=True)
 searching(live, right, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), seen)
 print(json.dumps(seen))

@@ -102,7 +102,8 @@ def state(number: int) -> World:
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from index import compact, verify
+from index.building import compact_index
+from index.versions import verify_version
 from tests.test_index_update_killed import judge, state
 
 root, wanted = Path(sys.argv[1]), int(sys.argv[2])
@@ -112,10 +113,10 @@ def work():
     world = state(number)
     world.update(root, gate=judge(world))
     if number % 2:
-        compact(root, gate=judge(world))
+        compact_index(root, gate=judge(world))
 
 def answered():  # the step that the published version stands for
-    verify(root)
+    verify_version(root)
     for step in (number, number - 1):
         try:
             state(step).check(root)
