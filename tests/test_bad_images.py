@@ -105,13 +105,13 @@ epochs = 1
 
 [train.model]
 width = 32
-ff = 64
+feedforward_dim = 64
 embed_dim = 32
 
 [report]
 queries = ["a picture called <b>two</b>"]
-hits = 2
-photos = 2
+hits_per_query = 2
+num_images = 2
 """
 
 
