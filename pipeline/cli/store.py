@@ -10,6 +10,7 @@ from data.text import printable
 
 if TYPE_CHECKING:
     from data.exchange import ImportResult
+    from data.manifest import StoreManifest
     from data.store import Store
 
 
@@ -35,16 +36,16 @@ def _folder(path: Path) -> Path:
 
 
 def _facts(store: "Store") -> Iterator[tuple[str, str]]:
-    shards, aside, dropped = store.manifest["shards"], store.invalid_items, store.manifest["removed_ids"]
+    shards, aside, dropped = store.manifest.shards, store.invalid_items, store.manifest.removed_ids
     yield "store", str(store.folder)
     yield "kind", f"{store.kind}, generation {store.generation}"
     rows = int(store.lengths(store.ids).sum())
     yield "items", f"{len(store):,}, of {rows:,} rows"
     if len(store):
-        yield "features", f"{store.dim:,} x {store.manifest['dtype']}"
-    superseded = sum(entry["items"] for entry in shards) - len(store)
+        yield "features", f"{store.dim:,} x {store.manifest.dtype}"
+    superseded = sum(entry.items for entry in shards) - len(store)
     waste = f", {superseded:,} items in them are not listed: `tern store compact`" if superseded else ""
-    yield "shards", f"{len(shards):,}, {sum(entry['bytes'] for entry in shards):,} bytes{waste}"
+    yield "shards", f"{len(shards):,}, {sum(entry.bytes for entry in shards):,} bytes{waste}"
     if store.kind == "tokens" and len(store):
         cut = int((store.read("full_length", store.ids) > store.lengths(store.ids)).sum())
         yield "cut", f"{cut:,} captions had more wordpieces than are kept"
@@ -79,14 +80,14 @@ def verify(
     from pipeline.runs.progress import progress_bar
 
     manifest = read_store_manifest(_folder(folder))
-    items = sum(entry["items"] for entry in manifest["shards"])
+    items = sum(entry.items for entry in manifest.shards)
     with progress_bar("verify", items) as advance:
         problems = problems_of(_folder(folder), manifest, advance)
     for problem in problems:
         typer.secho(printable(str(problem)), fg="red")
     if problems and unlist_damaged:
         lost = unlist(_folder(folder), problems)
-        count = sum(entry["items"] for entry in lost)
+        count = sum(entry.items for entry in lost)
         typer.echo(f"{len(lost):,} shards of {count:,} items are no longer listed: extract, or import, them again")
         return
     if problems:
@@ -94,7 +95,7 @@ def verify(
             "Restore the files named from a copy; or pass --unlist-damaged, then extract or import again.", err=True
         )
         raise typer.Exit(1)
-    typer.echo(f"{items:,} items in {len(manifest['shards']):,} shards are as they were written")
+    typer.echo(f"{items:,} items in {len(manifest.shards):,} shards are as they were written")
 
 
 @app.command()
@@ -115,15 +116,15 @@ def compact(
     # One process: the disk is what it waits for, and the rows of two shards are all the memory it takes.
     after = compacted(place, items_per_shard, make_process_map(1, "compact"))
     (shards, size), (now, left) = _size(before), _size(after)
-    if after["generation"] == before["generation"]:
+    if after.generation == before.generation:
         typer.echo(f"compact already: {shards:,} shards, {size:,} bytes")
     else:
         typer.echo(f"{shards:,} shards, {size:,} bytes -> {now:,} shards, {left:,} bytes; {size - left:,} bytes saved")
 
 
-def _size(manifest: dict[str, Any]) -> tuple[int, int]:
+def _size(manifest: "StoreManifest") -> tuple[int, int]:
     """Shards, and bytes in them."""
-    return len(manifest["shards"]), sum(entry["bytes"] for entry in manifest["shards"])
+    return len(manifest.shards), sum(entry.bytes for entry in manifest.shards)
 
 
 @app.command("import")

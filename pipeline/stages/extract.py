@@ -12,8 +12,8 @@ from data.datasets import Dataset
 from data.exchange import RegionFile
 from data.images import FileHashCache, load_image
 from data.io import sha256_text
-from data.manifest import Item, ShardPlan, open_or_create_store
-from data.store import Store, store_update, write_shard
+from data.manifest import Item, open_or_create_store
+from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
 from extractors.registry import build_region_extractor, region_store_recipe
@@ -22,18 +22,11 @@ from pipeline.stages.results import MapFn
 
 
 @dataclass(frozen=True)
-class ExtractionJob:
+class ExtractionJob(ShardJob):
     """One shard to extract: picklable, so that any `map` can carry it to any process."""
 
     config: RegionsConfig | RegionFileConfig | TextConfig
-    folder: Path
-    plan: ShardPlan
     sources: tuple[Any, ...]  # a path an image, or a text a caption
-
-    @property
-    def num_items(self) -> int:
-        """Items, for the progress bar."""
-        return len(self.sources)
 
     @property
     def uses_gpu(self) -> bool:
@@ -87,7 +80,7 @@ def _extract(
     each: MapFn,
 ) -> Path:
     with store_update(folder, items, per_shard) as plans:
-        jobs = [ExtractionJob(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
+        jobs = [ExtractionJob(folder, plan, config, tuple(sources[item.id] for item in plan.items)) for plan in plans]
         list(each(function, jobs))
     if items and not len(store := Store(folder)):
         name, reason = next(iter(store.invalid_items.items()))
