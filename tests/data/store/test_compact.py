@@ -200,7 +200,7 @@ def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_co
     lost = spoil(spoilt, 0)
     found = run("verify", folder, "--unlist-damaged")
     assert found.exit_code == 0, found.output
-    assert "3 shards of " in found.stdout
+    assert "3 shards with " in found.stdout
     with Store(folder) as store:
         assert lost not in store
         assert listed[0].name in {entry["file"] for entry in store.manifest["shards"]}
