@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from flows.values import setting_schema
-from pipeline.plan import Plan, load_plan, shipped_plans
+from flows.setting_schema import setting_schema
+from pipeline.plan_files import shipped_plans
+from pipeline.plans import Plan, load_plan
 
 # The names are those of the package that was deployed; a file can only be looked for where the run works.
 PLAN = rf"^({'|'.join(map(re.escape, shipped_plans()))}|.+\.toml)$"
-
 PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
 Setting = Annotated[str, Field(max_length=10_000, json_schema_extra=setting_schema(Plan))]
 Settings = Annotated[Sequence[Setting], Field(max_length=200)]  # no None: then a refusal would not say why
@@ -33,15 +33,15 @@ Shards = Annotated[int, Field(ge=1, le=4096)] | None
 Recall = Annotated[float, Field(gt=0, le=1)] | None
 
 
-def read_plan(plan: str, overrides: Sequence[str], **typed: Any) -> Plan:
+def load_plan_with(plan: str, overrides: Sequence[str], **typed: Any) -> Plan:
     """The plan with `overrides` and the typed parameters that were given; `__` in a name stands for a dot.
 
     Raises FileNotFoundError or ValueError, as `pipeline.plan.load_plan` does.
     """
-    return load_plan(plan, settings(overrides, **typed))
+    return load_plan(plan, merge_settings(overrides, **typed))
 
 
-def settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
+def merge_settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
     """`overrides` and the typed parameters that were given, as settings of a plan."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in typed.items() if value is not None]
     return (*overrides, *given)

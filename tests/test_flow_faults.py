@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.lock import HeldError, writing
-from index import RefusedError, verify
+from data.io.locks import WriteLockError, write_lock
+from index.versions.switch import RejectedError, verify_version
 from tests.flow_jobs import counted
 from tests.flow_server import await_, copied
 
@@ -35,16 +35,16 @@ prefect = pytest.importorskip("prefect")
     ],
 )
 def test_what_can_pass_is_tried_again_and_what_cannot_is_not(error, again):
-    from flows.pools import can_pass
+    from flows.tasks.retries import is_retryable
 
-    assert can_pass(error) is again
+    assert is_retryable(error) is again
 
 
 def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
-    from flows.pools import Workers
+    from flows.tasks.worker_pool import WorkerPool
 
     began = time.monotonic()
-    with Workers([tmp_path], 1, seconds=4) as pool:
+    with WorkerPool([tmp_path], 1, seconds=4) as pool:
         with pytest.raises(TimeoutError, match="make shards smaller"):
             pool.run(counted, tmp_path / "slow")
         assert pool.run(counted, tmp_path / "good") == "good"
@@ -52,7 +52,8 @@ def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
 
 
 def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_its_place(monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.worker_pool import WorkerPool
 
     class Pool:
         def __init__(self):
@@ -70,43 +71,44 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
 
     first, later = Pool(), Pool()
     monkeypatch.setattr(pools, "pool_for", lambda jobs, workers: nullcontext(first))
-    workers = pools.Workers([1], 1, seconds=1)
+    workers = WorkerPool([1], 1, seconds=1)
     with pytest.raises(TimeoutError, match="make shards smaller"):
         workers.run(counted, 1)
     assert (first.killed, later.killed) == ([1], [])
 
 
 def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_with_its_name(tmp_path, monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.retries import LOCK_POLL_SECONDS, retry, wait_for_lock
 
     def write() -> str:
-        with writing(tmp_path):
+        with write_lock(tmp_path):
             return "written"
 
     other = ExitStack()
-    other.enter_context(writing(tmp_path))
+    other.enter_context(write_lock(tmp_path))
     looks = []
     monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
-    assert pools.patiently("publishing", write) == "written"
-    assert looks == [pools.LOOK_SECONDS] * 3
-    monkeypatch.setattr(pools, "LOCK_SECONDS", 0)
-    with writing(tmp_path), pytest.raises(HeldError, match=f"is being written by process {os.getpid()}"):
-        pools.undisturbed("publishing", write)
+    assert retry("publishing", write) == "written"
+    assert looks == [LOCK_POLL_SECONDS] * 3
+    monkeypatch.setattr(pools, "LOCK_TIMEOUT_SECONDS", 0)
+    with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
+        wait_for_lock("publishing", write)
 
 
 RETRIED = """
 import sys
 from pathlib import Path
 from prefect import flow
-import flows.tasks
+import flows.tasks.shards
 from tests.flow_jobs import counted
 
-flows.tasks.SECONDS_BETWEEN_UPDATES = 0
-flows.tasks.shard = flows.tasks.shard.with_options(retry_delay_seconds=[0.1] * 3)
+flows.tasks.shards.UPDATE_SECONDS = 0
+flows.tasks.shards.shard = flows.tasks.shards.shard.with_options(retry_delay_seconds=[0.1] * 3)
 
 @flow
 def faults(folder: str, names: list[str]):
-    each = flows.tasks.as_tasks(3, "demo")("region features")  # one for each job: which comes first is not said
+    each = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")  # one for each job: which comes first is not said
     return each(counted, [Path(folder) / name for name in names])
 
 faults(sys.argv[1], sys.argv[2].split(","))
@@ -144,11 +146,12 @@ def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
         (OSError(16, "resource busy"), 4),
         (OSError(28, "no space left"), 1),  # a full disk stays full
         (ValueError("a bad plan"), 1),
-        (RefusedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (RejectedError("version 2 did not pass its gate: recall", 2, {}), 1),
     ],
 )
 def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.retries import retry
 
     made, waited = [], []
     monkeypatch.setattr(pools.time, "sleep", waited.append)
@@ -158,7 +161,7 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
         raise error
 
     with pytest.raises(type(error)):
-        pools.patiently("publishing", make)
+        retry("publishing", make)
     assert len(made) == calls
     assert waited == sorted(waited), "with back-off"
     assert [2 <= waited[0] <= 3, waited[-1] >= 60] == [True] * 2 if calls > 1 else not waited
@@ -169,10 +172,11 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
 BUSY = """
 import os, sys, threading
 from pathlib import Path
-from data.lock import writing
-from flows import flows, pools
+from data.io.locks import write_lock
+from flows import flows
+from flows.tasks import retries
 
-pools.RETRY_SECONDS[:], pools.LOOK_SECONDS = [0.01] * 3, 0.1
+retries.RETRY_DELAYS[:], retries.LOCK_POLL_SECONDS = [0.01] * 3, 0.1
 faults, real, epochs = {"last.pt": [0, 0, 5], "CURRENT": [16]}, os.replace, []
 
 def replace(source, to):
@@ -185,12 +189,12 @@ os.replace = replace
 print(flows.train_tern(sys.argv[1], ["train.epochs=5"]))
 
 def other():
-    with writing(Path(sys.argv[2])):
+    with write_lock(Path(sys.argv[2])):
         taken.set()
         waits.wait(60)
 
-taken, waits, warning = threading.Event(), threading.Event(), pools.log.warning
-pools.log.warning = lambda text, *told: (warning(text, *told), waits.set())
+taken, waits, warning = threading.Event(), threading.Event(), retries.log.warning
+retries.log.warning = lambda text, *told: (warning(text, *told), waits.set())
 (root := Path(sys.argv[2])).mkdir()
 threading.Thread(target=other).start()
 taken.wait()
@@ -208,7 +212,7 @@ def test_a_busy_disk_in_training_and_publishing_is_waited_for_and_nothing_is_don
     epochs = sorted(task["name"] for task in server.tasks(train) if task["name"].startswith("epoch"))
     assert len(epochs) <= 6, "one epoch at most is repeated"
     assert [path.stem for path in (workspace / "index" / "versions").glob("*.json")] == ["v00000001"]
-    assert verify(workspace / "index")
+    assert verify_version(workspace / "index")
     waits = f"publishing waits, at most 60 min: {workspace / 'index'} is being written by process"
     for run, told in ((train, "training: [Errno 5]"), (index, "publishing: [Errno 16]"), (index, waits)):
         lines = await_(lambda: [x for x in server.logs(run) if told in x["message"]], 30, f"no line {told}")  # noqa: B023
@@ -220,17 +224,17 @@ import sys
 from pathlib import Path
 from prefect import flow
 from prefect.client.orchestration import get_client
-from flows.deploy import limit_gpu_tasks
-from flows.tasks import as_tasks
+from flows.server.deploy import create_gpu_limit
+from flows.tasks.shards import make_task_map_factory
 from tests import flow_jobs
 
 @flow
 def held(folder: str, function: str, jobs: int):
     work = [flow_jobs.OnDevice(Path(folder), number) for number in range(jobs)]
-    return as_tasks(4, "demo")("region features")(getattr(flow_jobs, function), work)
+    return make_task_map_factory(4, "demo")("region features")(getattr(flow_jobs, function), work)
 
 with get_client(sync_client=True) as client:
-    limit_gpu_tasks(client)
+    create_gpu_limit(client)
 held(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 
@@ -238,7 +242,7 @@ held(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 def test_a_gpu_has_one_task_at_a_time_and_two_have_two(server, tmp_path):
     limit = lambda: server.get("/concurrency_limits/tag/gpu")["concurrency_limit"]  # noqa: E731
     there = limit()  # made by `tern up`
-    one, two = (f"import os; os.environ['TERN_GPUS'] = '{number}'\n" + HELD for number in (1, 2))
+    one, two = (f"import os; os.environ['TERN_GPU_SLOTS'] = '{number}'\n" + HELD for number in (1, 2))
     for code, slots, how, jobs in ((two, 2, "together", 2), (one, 1, "alone", 1), (HELD, 1, "alone", 3)):
         ended = server.python(code, str(tmp_path), how, str(jobs))
         assert ended.returncode == 0, ended.stderr
@@ -248,20 +252,20 @@ def test_a_gpu_has_one_task_at_a_time_and_two_have_two(server, tmp_path):
 
 
 def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothing(tmp_path, monkeypatch):
-    from flows import hooks
+    from flows.reporting import hooks
 
     told = tmp_path / "told.json"
     run, state = SimpleNamespace(name="reindex demo", id=1), SimpleNamespace(name="Failed", message="recall 0.71")
     script = tmp_path / "tell.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write(input())")
     monkeypatch.setenv("TERN_ON_FAILURE", f"{sys.executable} {script} {told}")
-    hooks.tell(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
+    hooks.run_failure_command(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
     assert json.loads(told.read_text())["message"] == "recall 0.71"
     lines, flow = [], SimpleNamespace(name="reindex")
     ours = lambda *of: SimpleNamespace(error=lambda text, *told: lines.append((of, text % told)))  # noqa: E731
     monkeypatch.setattr(hooks, "flow_run_logger", ours)
     monkeypatch.setenv("TERN_ON_FAILURE", "/nobody/here")
-    hooks.tell(flow=flow, flow_run=run, state=state)
+    hooks.run_failure_command(flow=flow, flow_run=run, state=state)
     ((of, line),) = lines
     assert (of, line.split(":")[0]) == ((run, flow), "TERN_ON_FAILURE=/nobody/here did not tell of reindex demo")
 
@@ -269,7 +273,7 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
 @pytest.mark.parametrize(
     ("error", "reports"),
     [
-        (RefusedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (RejectedError("version 2 did not pass its gate: recall", 2, {}), 1),
         (ValueError("the index is being written by process 7"), 0),
         (FileNotFoundError("no index"), 0),
     ],
@@ -291,9 +295,9 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
             raise error
 
     shown, busy = [], [OSError(16, "resource busy")]
-    monkeypatch.setattr("flows.pools.RETRY_SECONDS", [0])
-    monkeypatch.setattr(runs.artifacts, "refused", lambda *told: shown.append(told))
-    monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
+    monkeypatch.setattr("flows.tasks.retries.RETRY_DELAYS", [0])
+    monkeypatch.setattr(runs.artifacts, "create_rejection_artifacts", lambda *told: shown.append(told))
+    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)
     with pytest.raises(type(error)):
         runs._publish(Chain())
@@ -317,12 +321,12 @@ def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(p
     sent = []
     monkeypatch.setattr(runs, "emit_event", lambda *told, **more: sent.append((*told, more["payload"])))
     monkeypatch.setattr(runs, "flow_run", SimpleNamespace(parent_flow_run_id=parent))
-    monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
+    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
     with pytest.raises(ValueError, match="the run ends here"):
-        runs.train(Chain(), "demo", ("train.seed=1",), None)
+        runs.run_training(Chain(), "demo", ("train.seed=1",), None)
     told = {"plan": "demo", "model": "tern-0123456789ab"}
     resource, payload = (
         {"prefect.resource.id": f"tern.model.{told['model']}"} | told,
         told | {"overrides": ["train.seed=1"]},
     )
-    assert sent == [(runs.CHECKPOINT, resource, payload)] * events
+    assert sent == [(runs.MODEL_CREATED, resource, payload)] * events

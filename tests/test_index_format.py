@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import Index, update
+from index.building.update import update_index
+from index.search.index import Index
 from tests.test_index_live import CONFIG, fewer, make, publish
 
-COLUMNS = ("kind", "id", "image_id", "text", "path", "split", "width", "height", "source")
+COLUMNS = ("kind", "id", "image_id", "text", "path", "split", "width", "height", "content_hash")
 
 
 def sha256(content: bytes) -> str:
@@ -49,7 +50,7 @@ class Reader:
     def rows(self, kind: str) -> list[tuple[int, np.ndarray, dict]]:
         """(key, vector, row) of all that may be answered."""
         about = self.manifest["collections"][kind]
-        dead = set(npy(self.object(about["dead"]["keys"]))[0].tolist()) if about["dead"] else set()
+        dead = set(npy(self.object(about["deleted"]["keys"]))[0].tolist()) if about["deleted"] else set()
         found = []
         for shard in about["shards"]:
             keys, rest = npy(self.object(shard["vectors"]))
@@ -81,13 +82,13 @@ def key_of(row: dict) -> int:
 def test_a_reader_of_another_hand_finds_what_the_index_finds(kind, tmp_path):
     publish(tmp_path, 1)
     changed = fewer(1, 40)  # 20 images are gone, and a text has changed
-    rows = [dict(row) for row in changed["caption"].rows]
+    rows = [dict(row) for row in changed["caption"].metadata]
     rows[3]["text"] = 'Übung "in" 東京\n'
     changed["caption"] = type(changed["caption"])(changed["caption"].ids, changed["caption"].vectors, rows)
-    update(CONFIG, changed, tmp_path, {"seed": 1})
+    update_index(CONFIG, changed, tmp_path, {"seed": 1})
     reader = Reader(tmp_path)
     assert (reader.manifest["version"], reader.manifest["parent"]) == (2, 1)
-    assert reader.manifest["collections"]["caption"]["counts"]["dead"] == 41
+    assert reader.manifest["collections"]["caption"]["counts"]["deleted"] == 41
     known = reader.rows(kind)
     assert all(key == key_of(row) for key, _, row in known)
     queries = make(1, images=60)[1][kind][:20]
@@ -96,4 +97,4 @@ def test_a_reader_of_another_hand_finds_what_the_index_finds(kind, tmp_path):
         for line, hits in zip(scores, index.search(queries, 5, kind), strict=True):
             best = sorted(range(len(known)), key=lambda i: (-line[i], known[i][0]))[:5]
             assert [known[i][2]["id"] for i in best] == [hit.id for hit in hits]
-            assert [known[i][2]["text"] for i in best] == [hit.row["text"] for hit in hits]
+            assert [known[i][2]["text"] for i in best] == [hit.metadata["text"] for hit in hits]

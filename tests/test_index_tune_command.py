@@ -6,19 +6,19 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from data.store import Store
-from index import Index
-from index.choice import Wanted
-from pipeline import tuning
-from pipeline.cli import build as build_app
-from pipeline.indexing import build_index
-from pipeline.plan import load_plan
+from data.store.store import Store
+from index.search.index import Index
+from index.tuning.choice import TuningLimits
+from pipeline.cli.app import build_app
+from pipeline.plans.load import load_plan
+from pipeline.stages.index import publish_full_index
+from pipeline.stages.tune import advise_index_settings
 from tests.conftest import small_plan
 
 
 def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
     plan = str(small_plan(finished.plan.workspace.parent))
-    command = ["index", "tune", "--plan", plan, "--latency", "1000"]
+    command = ["index", "tune", "--plan", plan, "--max-latency-ms", "1000"]
     told = CliRunner().invoke(build_app(), command)
     assert told.exit_code == 0, told.output
     assert (finished.plan.workspace / "tune-image.png").read_bytes().startswith(b"\x89PNG")
@@ -29,10 +29,10 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
     again = CliRunner().invoke(build_app(), command)
     assert without_time(again.stdout) == without_time(told.stdout)
     settings = shlex.split(lines[-1])[4::2]  # build  tern index --set KEY=VALUE --set ...
-    build_index(load_plan(plan, tuple(settings)).index, finished.vectors, finished.usable, tmp_path, {})
+    publish_full_index(load_plan(plan, tuple(settings)).index, finished.vectors, finished.usable, tmp_path, {})
     with Index.open(tmp_path / "index") as index:
         about = index.manifest["collections"]["image"]
-    assert about["recall"]["reached"]
+    assert about["recall"]["target_reached"]
     assert about["recall"]["target"] == 0.95
 
 
@@ -46,7 +46,7 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
         return original(self, name, ids)
 
     monkeypatch.setattr(Store, "read", noted)
-    tuning.advise(kind, Wanted(latency=10.0), finished.vectors, finished.usable)
+    advise_index_settings(kind, TuningLimits(max_latency_s=10.0), finished.vectors, finished.usable)
     *asked, sample = read
     assert len(asked) == 2
     assert all(not ids & sample for ids in asked)
@@ -58,7 +58,7 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tune", "--memory", "0"], "no way to search keeps 0 GB"),
+        (["tune", "--max-memory-gb", "0"], "no way to search keeps 0 GB"),
         (["tune", "--kind", "video"], "no kind 'video'"),
         (["--set", "index.shards=2", "tune"], "go behind 'tune'"),
     ],

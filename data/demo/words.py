@@ -3,7 +3,7 @@
 Every list holds ways to say the same; a word that stands twice is said twice as often.
 """
 
-from data.demo.kinds import KINDS
+from data.demo.scenes.kinds import KINDS
 
 # Other names of a kind, singular/plural. The kind's own name is always among them.
 _NAMES = {
@@ -77,7 +77,7 @@ _NAMES = {
 }
 
 
-def names(kind: str, number: int) -> list[str]:
+def noun_variants(kind: str, number: int) -> list[str]:
     """All nouns for that many of this kind; the plain one first and twice."""
     known = KINDS[kind]
     own = known.name if number == 1 else known.plural
@@ -86,7 +86,7 @@ def names(kind: str, number: int) -> list[str]:
 
 
 # What it does, as a participle. "{x}" is the thing after the colon, with its article or plural.
-DOING = {
+ACTION_PHRASES = {
     "stand": ("standing", "standing"),
     "walk": ("walking", "walking", "strolling", "taking a walk"),
     "run": ("running", "running", "running fast"),
@@ -122,7 +122,6 @@ DOING = {
     "ride:": ("riding {x}", "riding {x}", "riding on {x}"),
 }  # fmt: skip
 ALONE = {"play:baseball bat": ("swinging a baseball bat", "playing baseball", "hitting a baseball")}
-
 VIEWS = {
     "lake": ("a lake", "the lake", "a lake", "the blue lake"),
     "beach": ("the ocean", "the sea", "the sea"),
@@ -211,7 +210,7 @@ _WHERE = {
 _COLUMN = {"ground": 0, "moving": 1, "water": 2, "sky": 3}
 
 
-def wheres(place: str, column: str) -> list[str]:
+def place_phrases(place: str, column: str) -> list[str]:
     """Ways to name the place for what stands (`ground`), moves, swims (`water`) or flies (`sky`) there."""
     return _WHERE[place].split("|")[_COLUMN[column]].split(";")
 

@@ -6,42 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 
-from data.demo.captions import captions
-from data.demo.kinds import CLASSES
-from data.demo.layout import compose
-from data.demo.paint import paint
-from data.files import atomic, digest, read_json, sweep, write_json
+from data.config import DemoConfig
+from data.demo.captions import generate_captions
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from data.demo.scenes.kinds import CLASSES
+from data.io.digests import digest
+from data.io.files import atomic_write, read_json, remove_stale_temporaries, write_json
 
 ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
 CHUNK = 50  # scenes a task
-DRAWN = 1  # raise it when the same config gives other pixels or words
-
-
-class DemoConfig(BaseModel):
-    """Which scenes to draw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = Field(2020, ge=0)  # scenes of two seeds have nothing in common
-    images: int = Field(1200, ge=1)  # pictures, five captions each
-    splits: dict[str, int] = {"train": 1000, "val": 100, "test": 100}  # pictures a split, in the order of their number
-
-    def model_post_init(self, context: Any) -> None:
-        """Refuse splits that do not add up."""
-        if sum(self.splits.values()) != self.images or min(self.splits.values(), default=0) < 0:
-            raise ValueError(f"splits {self.splits} must add up to images = {self.images}; change one of them")
-
-    def split_of(self, index: int) -> str:
-        """The split of a scene by its number."""
-        for name, size in self.splits.items():
-            if index < size:
-                return name
-            index -= size
-        raise ValueError(f"there is no scene {index}; the config has {self.images}")
-
-
+VERSION = 1  # raise it when the same config gives other pixels or words
 Task = tuple[int, int, int, str]  # seed, first scene, one past the last, folder of the pictures
 
 
@@ -55,19 +31,19 @@ def draw_chunk(task: Task) -> list[tuple[list[list[float]], list[str], list[str]
     seed, first, last, folder = task
     facts = []
     for index in range(first, last):
-        scene = compose(seed, index)
-        pixels, boxes, labels = paint(scene)
+        scene = compose_scene(seed, index)
+        pixels, boxes, labels = render_scene(scene)
         path = Path(folder) / file_name(index)
         if not path.exists():
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "JPEG", quality=scene.quality)
-            with atomic(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(buffer.getvalue())
-        facts.append((boxes.tolist(), [CLASSES[k] for k in labels], list(captions(scene))))
+        facts.append((boxes.tolist(), [CLASSES[k] for k in labels], list(generate_captions(scene))))
     return facts
 
 
-def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = map) -> Path:
+def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[..., Iterable] = map) -> Path:
     """Write the data set into `folder` and return it; what is there already is kept.
 
     Gives `images/scene-00000.jpg` and on, `dataset_demo.json` (the layout of Karpathy's Flickr30k file) and
@@ -83,27 +59,27 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
         return folder
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    sweep(pictures)
-    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": False})
+    remove_stale_temporaries(folder)
+    remove_stale_temporaries(pictures)
+    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "complete": False})
     starts = range(0, config.images, CHUNK)
     tasks = [(config.seed, first, min(first + CHUNK, config.images), str(pictures)) for first in starts]
-    facts = [fact for chunk in each(draw_chunk, tasks) for fact in chunk]
+    facts = [fact for chunk in map_fn(draw_chunk, tasks) for fact in chunk]
     boxes = {file_name(i): {"boxes": box, "labels": names} for i, (box, names, _) in enumerate(facts)}
     write_json(folder / BOXES, {"classes": list(CLASSES), "images": boxes})
     images = list(_records(config, [words for _, _, words in facts]))
     write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": images})
-    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": True})
+    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "complete": True})
     return folder
 
 
-def drawn(config: DemoConfig, folder: Path) -> bool:
+def is_generated(config: DemoConfig, folder: Path) -> bool:
     """Whether `generate` would find all of it. Raises ValueError as it does."""
     return _ready(Path(folder), _recipe(config))
 
 
 def _recipe(config: DemoConfig) -> dict[str, Any]:
-    recipe = {"config": config.model_dump(), "drawn": DRAWN, "classes": list(CLASSES)}
+    recipe = {"config": config.model_dump(), "version": VERSION, "classes": list(CLASSES)}
     return recipe | {"order": list(config.splits)}  # the first split has the first scenes; a digest sorts keys
 
 
@@ -118,7 +94,7 @@ def _ready(folder: Path, recipe: dict[str, Any]) -> bool:
             f"{folder} holds the demo data set of another config or version ({manifest['config']}); delete it, or set "
             "another workspace"
         )
-    return bool(manifest["whole"])
+    return bool(manifest["complete"])
 
 
 def _records(config: DemoConfig, words: list[list[str]]) -> Iterator[dict[str, Any]]:
@@ -131,12 +107,12 @@ def _records(config: DemoConfig, words: list[list[str]]) -> Iterator[dict[str, A
             "split": config.split_of(index),
             "sentids": ids,
             "sentences": [
-                {"raw": raw, "tokens": tokens(raw), "imgid": index, "sentid": sentence}
+                {"raw": raw, "tokens": tokenize(raw), "imgid": index, "sentid": sentence}
                 for sentence, raw in zip(ids, sentences, strict=True)
             ],
         }
 
 
-def tokens(raw: str) -> list[str]:
+def tokenize(raw: str) -> list[str]:
     """Words in lower case without punctuation, as in Karpathy's files."""
     return [word for word in raw.lower().replace(".", " ").replace(",", " ").split() if word]
