@@ -35,6 +35,7 @@ def main() -> None:
     if build.returncode:
         print(re.sub(r"\x1b\[[0-9;]*m", "", build.stdout).partition("Traceback (most recent call last)")[0])
         sys.exit("The documentation site was not built. Fix the messages above and run `make docs` again.")
+    print("".join(line for line in build.stdout.splitlines(keepends=True) if line.startswith("griffe: ")), end="")
     for program in SITE.glob("*.py"):  # this file and generate.py are copied with the pages
         program.unlink()
     for script in SITE.rglob("*.js"):

@@ -38,7 +38,7 @@ def generate_pages() -> dict[Path, str]:
     if (ROOT / "data" / "settings.py").is_file():
         pages["environment.md"] = make_environment_page()
     for package in PACKAGES:
-        pages[f"api/{package}.md"] = make_api_page(package)
+        pages[f"python-{package}.md"] = make_api_page(package)
     return {PAGES / name: text for name, text in pages.items()}
 
 
@@ -296,7 +296,7 @@ the pages of the packages, which the documentation site (`make docs`) fills from
 """
     parts = [f"# Python\n\n{NOTE}\n{intro}"]
     for package in PACKAGES:
-        parts.append(f"## {package}\n\n{_module_text(package)} See [all of {package}](api/{package}.md).\n")
+        parts.append(f"## {package}\n\n{_module_text(package)} See [all of {package}](python-{package}.md).\n")
         for name in _list_public_modules(package):
             rows = [(f"`{key}`", kind, _cell(text)) for key, kind, text in _iter_public(name)]
             parts.append(f"### {name}\n\n{_module_text(name)}\n")
@@ -306,11 +306,11 @@ the pages of the packages, which the documentation site (`make docs`) fills from
 
 def make_api_page(package: str) -> str:
     """Write the directives from which the site shows signatures and docstrings of one package."""
-    parts = [f"# {package}\n\n{NOTE}\n{_module_text(package)}\n"]
+    parts = [f"# Package `{package}`\n\n{NOTE}\n{_module_text(package)}\n"]
     for name in _list_public_modules(package):
         members = [key for key, _, _ in _iter_public(name)]
         listed = "".join(f"        - {member}\n" for member in members)
-        parts.append(f"## {name}\n\n{_module_text(name)}\n\n::: {name}\n    options:\n      members:\n{listed}")
+        parts.append(f"## {name}\n\n::: {name}\n    options:\n      members:\n{listed}")
     return "\n".join(parts)
 
 
