@@ -23,6 +23,8 @@ LOADS = re.compile(
     re.IGNORECASE,
 )
 
+ITEM, TEXT = re.compile(r"[-*] |\d+\. "), re.compile(r"[^\s#|>-]")  # how a line of a list and one of a text begin
+
 
 def main() -> None:
     """Build, remove unused hosts from the theme's script, and check every page, style sheet and script."""
@@ -41,7 +43,7 @@ def main() -> None:
     for script in SITE.rglob("*.js"):
         text = script.read_text(encoding="utf-8")
         script.write_text(UNUSED_HOSTS.sub("/not-used/", text), encoding="utf-8")
-    problems = find_unlisted() + find_problems()
+    problems = find_unlisted() + find_misread() + find_problems()
     if problems:
         sys.exit("\n".join(problems))
     print(f"{len(list(SITE.rglob('*.html')))} pages in {SITE / 'index.html'}")
@@ -52,6 +54,23 @@ def find_unlisted() -> list[str]:
     config = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     pages = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
     return [f"zensical.toml: add {page} to `nav`" for page in pages if f'"{page}"' not in config]
+
+
+def find_misread() -> list[str]:
+    """List lines that a code host and the site read differently: blocks in lists, and lists without an empty line."""
+    problems = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        is_code, before = False, ""
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            place = f"{page.relative_to(ROOT)}:{number}"
+            if line.lstrip().startswith("```"):
+                is_code = not is_code
+                if (len(line) - len(line.lstrip())) % 4:
+                    problems.append(f"{place}: indent the block by 4 spaces, or not at all")
+            elif not is_code and ITEM.match(line) and TEXT.match(before) and not ITEM.match(before):
+                problems.append(f"{place}: put an empty line before the list")
+            before = line
+    return problems
 
 
 def find_problems() -> list[str]:
