@@ -142,9 +142,9 @@ def make_config_page() -> str:
     from pipeline.plans.plan import Plan
 
     intro = """\
-A plan is a TOML file. It is validated strictly: an unknown key, a wrong type or a value out of its bounds is an error
-that names the key and suggests the nearest one. `--set KEY=VALUE` changes one key for one run, for instance
-`--set train.seed=1`. `tern plans` lists the shipped plans.
+A plan is a TOML file and is validated strictly. An unknown key, a wrong type or a value out of its bounds is an error.
+The error names the key and, for an unknown one, suggests the nearest. `--set KEY=VALUE` changes one key for one run,
+for instance `--set train.seed=1`. `tern plans` lists the shipped plans.
 """
     parts = [f"# Plan settings\n\n{NOTE}\n{intro}"]
     parts += [_describe_model(table, models) for table, models in _iter_tables(Plan)]
