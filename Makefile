@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo install test test-faults lint format bench docs reference clean help
+.PHONY: demo install test test-fast test-faults lint format bench docs reference clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -19,6 +19,9 @@ install: $(STAMP)  ## the environment alone
 
 test: $(STAMP)  ## environment and tests
 	$(BIN)/python -m pytest -n 2
+
+test-fast: $(STAMP)  ## the tests that take seconds: neither a server, nor kills, nor long trainings
+	$(BIN)/python -m pytest -n 2 -m "not slow and not server"
 
 test-faults: $(STAMP)  ## ten runs killed with -9, noticed and taken up; fifty updates and compactions of an index
 	TERN_TEST_KILLS=10 TERN_TEST_INDEX_KILLS=50 $(BIN)/python -m pytest tests/flows/test_kills.py \
