@@ -83,7 +83,7 @@ def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
     yield "version", f"{manifest.version}, parent {manifest.parent or 'none'}, written by faiss {manifest.faiss}"
     yield from ((("made from" if not i else ""), f"{k} = {v}") for i, (k, v) in enumerate(manifest.provenance.items()))
     for kind, collection in manifest.collections.items():
-        deleted = f", {collection.counts.dead:,} deleted" if collection.counts.dead else ""
+        deleted = f", {collection.counts.deleted:,} deleted" if collection.counts.deleted else ""
         yield (
             kind,
             f"{collection.counts.live:,} rows x {collection.dim}{deleted}, vector space {collection.vector_space}",
