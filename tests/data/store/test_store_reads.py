@@ -235,5 +235,5 @@ def test_an_error_comes_at_its_batch_and_ending_early_stops_the_threads(stores):
     next(reading)
     reading.close()
     assert threading.active_count() == before
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="both must be at least 1"):
         next(iter_batches(stores["own"], ["features"], [], num_threads=0))
