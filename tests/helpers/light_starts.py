@@ -1,6 +1,6 @@
-"""Run a command of `tern` in a process of its own, and report the libraries it imported and its CPU time.
+"""Run a command of `tern` in a process of its own, and report the libraries it imported.
 
-Used by tests/architecture/test_light_starts.py and tests/bench/starts.py.
+Used by tests/architecture/test_light_starts.py.
 """
 
 import json
@@ -33,19 +33,17 @@ for words in COMMANDS:
         assert not end.code, (words, end.code)
 """
 REPORT = """
-import json, resource, sys
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"modules": sorted(sys.modules), "cpu_seconds": usage.ru_utime + usage.ru_stime}))
+import json, sys
+print(json.dumps(sorted(sys.modules)))
 """
 
 
 @dataclass(frozen=True)
 class Start:
-    """Output of a process, the names of the modules it imported, and its CPU time in seconds."""
+    """Output of a process and the names of the modules it imported."""
 
     output: str
     modules: frozenset[str]
-    cpu_seconds: float
 
     def imported(self, libraries: str) -> list[str]:
         """List those of the libraries (names separated by spaces) that the process imported."""
@@ -55,14 +53,12 @@ class Start:
 def run_code(code: str) -> Start:
     """Run Python code in a new process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("COVERAGE_PROCESS_START", None)
     done = subprocess.run(
         [sys.executable, "-c", code + REPORT], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     output, _, report = done.stdout.rstrip("\n").rpartition("\n")
-    values = json.loads(report)
-    return Start(output, frozenset(values["modules"]), values["cpu_seconds"])
+    return Start(output, frozenset(json.loads(report)))
 
 
 def run_commands(*commands: Sequence[str | Path]) -> Start:
