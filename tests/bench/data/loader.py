@@ -43,7 +43,9 @@ def _round(sources: BatchReader, plans: list) -> tuple[float, float]:
     """Wall seconds and CPU seconds (all threads) a step."""
     began, cpu = time.perf_counter(), time.process_time()
     read = prefetch_map(
-        lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])), enumerate(plans), prefetch=PREFETCH
+        lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])),
+        enumerate(plans),
+        prefetch=PREFETCH,
     )
     for step in read:
         del step
