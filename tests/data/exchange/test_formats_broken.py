@@ -50,7 +50,7 @@ def without_waiting_for_the_disk(monkeypatch):
         (line(""), "is not an id"),
         (line("x\0y"), "is not an id"),
         (line("x" * 2000), "is not an id"),
-        (line("bad")[:100], "columns, not 10: half a line"),
+        (line("bad")[:100], "columns, not 10; the line may be cut"),
         (line("bad") + "\t" + line("worse"), "it has 20 columns"),
         ('"' + line("bad"), "quotation mark"),
         (line("bad\udcff"), "codec can't decode"),
