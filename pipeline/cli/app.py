@@ -17,7 +17,8 @@ from pipeline.cli.store import app as store_commands
 from pipeline.cli.weights import app as weights_commands
 
 if TYPE_CHECKING:
-    from pipeline.runs.runner import PipelineRunner
+    from pipeline.runs import PipelineRunner
+    from pipeline.stages import Features, Vectors
 
 
 HELP = """Search photographs with sentences, and sentences with photographs.
@@ -74,23 +75,27 @@ def main() -> None:
         sys.exit(1)
 
 
-def _chain(plan: str, overrides: list[str] | None, several: bool = False) -> "PipelineRunner":
-    from pipeline.plans.load import load_plan
-    from pipeline.runs.runner import PipelineRunner
-    from pipeline.runs.workers import make_process_map
+def _make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = False) -> "PipelineRunner":
+    from pipeline.plans import load_plan
+    from pipeline.runs import PipelineRunner, make_process_map
     from tern.parallel import is_torchrun
 
-    if is_torchrun() and not several:
+    if is_torchrun() and not allow_torchrun:
         raise ValueError("torchrun is for `train` alone: train with it first, then run this command without it")
     loaded = load_plan(plan, tuple(overrides or ()))
-    return PipelineRunner(loaded, lambda label: make_process_map(loaded.workers, label), _print_epoch)
+    return PipelineRunner(loaded, lambda stage: make_process_map(loaded.workers, stage), _print_epoch)
+
+
+def _make_vectors(runner: "PipelineRunner") -> "Vectors":
+    features = runner.extract(runner.load_dataset())
+    return runner.embed(features, runner.train(features))
 
 
 def _print_epoch(row: dict[str, float]) -> None:
     seconds = row["seconds_left"]
     left = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
     recall = f"val R@1 {row['t2i_r1']:5.1f} text to image, {row['i2t_r1']:5.1f} image to text, rsum {row['rsum']:5.1f}"
-    head = f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['loss']:9.3f}"
+    head = f"epoch {row['epoch']:>3}/{row['num_epochs']}  loss {row['loss']:9.3f}"
     typer.echo(f"{head}  {recall}  {row['seconds']:4.1f} s, {left} left", err=True)
 
 
@@ -102,19 +107,26 @@ def demo(overrides: SetOption = None) -> None:
 def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """All stages of a plan, in order. [dim]Example: tern pipeline --plan flickr30k[/dim]"""
     from pipeline.pages.report import write_report
+    from pipeline.runs import Finished
 
-    chain = _chain(plan, overrides)
-    _print_refused(chain)
-    _print_metrics(chain.metrics)
-    typer.echo(f"index   {chain.index}")
-    typer.echo(f"report  {write_report(chain)}")
+    runner = _make_runner(plan, overrides)
+    features = runner.extract(runner.load_dataset())
+    _print_invalid_records(runner, features)
+    vectors = runner.embed(features, runner.train(features))
+    evaluation = runner.evaluate(vectors)
+    _print_metrics(evaluation)
+    index = runner.publish_index(vectors)
+    typer.echo(f"index   {index}")
+    finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
+    typer.echo(f"report  {write_report(finished)}")
 
 
 def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """Region and token features into stores. [dim]Example: tern extract --plan flickr30k --set workers=8[/dim]"""
-    chain = _chain(plan, overrides)
-    _print_refused(chain)
-    typer.echo(f"regions  {chain.regions}\ntokens   {chain.tokens}")
+    runner = _make_runner(plan, overrides)
+    features = runner.extract(runner.load_dataset())
+    _print_invalid_records(runner, features)
+    typer.echo(f"regions  {features.regions}\ntokens   {features.tokens}")
 
 
 def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -123,16 +135,18 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Examples: tern train --set train.seed=1 --set train.epochs=40
     torchrun --nproc-per-node 2 -m pipeline.cli train --plan flickr30k[/dim]
     """
+    from pipeline.runs import train_together
     from tern.parallel import is_main_process
 
-    model = _chain(plan, overrides, several=True).model
+    model = train_together(_make_runner(plan, overrides, allow_torchrun=True))
     if is_main_process():
         typer.echo(f"model  {model}")
 
 
 def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """Recall in both directions on the held-out splits. [dim]Example: tern evaluate --plan flickr8k[/dim]"""
-    _print_metrics(_chain(plan, overrides).metrics)
+    runner = _make_runner(plan, overrides)
+    _print_metrics(runner.evaluate(_make_vectors(runner)))
 
 
 def index(context: typer.Context, plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -144,13 +158,14 @@ def index(context: typer.Context, plan: PlanOption = "demo", overrides: SetOptio
         if plan != "demo" or overrides:
             raise ValueError(f"--plan and --set go behind {context.invoked_subcommand!r}, not before it")
         return
-    chain = _chain(plan, overrides)
-    typer.echo(f"index  {chain.index}")
+    runner = _make_runner(plan, overrides)
+    typer.echo(f"index  {runner.publish_index(_make_vectors(runner))}")
 
 
 def index_build(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """The same as `tern index` alone. [dim]Example: tern index build --plan flickr30k[/dim]"""
-    typer.echo(f"index  {_chain(plan, overrides).index}")
+    runner = _make_runner(plan, overrides)
+    typer.echo(f"index  {runner.publish_index(_make_vectors(runner))}")
 
 
 def tune(
@@ -169,13 +184,14 @@ def tune(
     from pipeline.pages.tuning import format_table, plot_advice
     from pipeline.stages.tune import advise_index_settings
 
-    chain, wanted = _chain(plan, overrides), TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
-    advice = advise_index_settings(kind, wanted, chain.vectors, chain.usable, chain.plan.index.seed)
+    runner, wanted = _make_runner(plan, overrides), TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
+    vectors = _make_vectors(runner)
+    advice = advise_index_settings(kind, wanted, vectors, vectors.features.dataset, runner.plan.index.seed)
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    picture = chain.plan.workspace / f"tune-{kind}.png"
+    picture = runner.workspace.tuning_plot(kind)
     plot_advice(advice, wanted, picture)
     typer.echo(
         f"> chosen for its queries, * beaten by none; measured on {advice.num_sampled} of {advice.num_rows} rows"
@@ -231,7 +247,7 @@ def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """Write the page of results: curves, metrics, galleries. [dim]Example: tern report --plan flickr8k[/dim]"""
     from pipeline.pages.report import write_report
 
-    typer.echo(f"report  {write_report(_chain(plan, overrides))}")
+    typer.echo(f"report  {write_report(_make_runner(plan, overrides).run_all())}")
 
 
 def misses(
@@ -247,18 +263,19 @@ def misses(
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
     """
-    from pipeline.pages.misses import DIRECTIONS, find_misses, misses_path, write_misses
+    from pipeline.pages.misses import DIRECTIONS, find_misses, write_misses
     from pipeline.runs.progress import progress_bar
 
-    chain = _chain(plan, overrides)
-    found = find_misses(chain.vectors, chain.usable, split, k, limit)
+    runner = _make_runner(plan, overrides)
+    vectors = _make_vectors(runner)
+    found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for way, label in DIRECTIONS.items():
         behind = f"behind the first {k}" if k > 1 else "not first"
         typer.echo(
             f"{label}  {found.num_missed[way]:,} of {found.num_queries[way]:,} {behind}, {len(found.worst[way])} shown"
         )
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(output or misses_path(chain.plan.workspace, split), found, chain.usable, advance)
+        page = write_misses(output or runner.workspace.misses(split), found, vectors.features.dataset, advance)
     typer.echo(f"misses  {page}")
 
 
@@ -301,18 +318,19 @@ def serve(
     serve(load_plan(plan, tuple(overrides or ())), host, port)
 
 
-def _print_refused(chain: "PipelineRunner") -> None:
+def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
     from data.text import printable
+    from pipeline.runs import count_truncated_captions, write_invalid_records
 
-    refused = chain.list_invalid_records()
-    for name, reason in refused[:20]:
-        typer.secho(f"set aside  {printable(name)}: {printable(reason)}", fg="yellow", err=True)
-    path = chain.write_invalid_records()
+    refused = features.invalid_records
+    for record in refused[:20]:
+        typer.secho(f"set aside  {printable(record.name)}: {printable(record.reason)}", fg="yellow", err=True)
+    path = write_invalid_records(features, runner.workspace)
     if refused:
         more = f"; {len(refused) - 20:,} are not shown" if len(refused) > 20 else ""
         typer.secho(f"set aside  {len(refused):,} in all{more}; {path} lists them", fg="yellow", err=True)
-    if cut := chain.count_truncated_captions():
-        count, limit = len(chain.dataset.captions), chain.plan.text.max_tokens
+    if cut := count_truncated_captions(features):
+        count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
         typer.secho(f"cut        {cut:,} of {count:,} captions were cut to {limit} tokens", fg="yellow", err=True)
 
 

@@ -35,22 +35,17 @@ def update(
     """
     from functools import partial
 
-    from pipeline.plans.load import load_plan
-    from pipeline.runs.runner import PipelineRunner
-    from pipeline.runs.workers import make_process_map
-    from pipeline.stages.index import find_served_version, publish_index_update
-    from pipeline.workspace import find_model
+    from pipeline.plans import load_plan
+    from pipeline.runs import PipelineRunner, make_process_map
+    from pipeline.stages import find_served_version
 
     loaded = load_plan(plan, tuple(overrides or ()))
-    before, own = find_served_version(loaded.workspace, version)
-    pinned = find_model(loaded.workspace, model) if model else own
-    indexed = partial(
-        publish_index_update, maintenance=loaded.maintenance, version=version, on_message=partial(typer.echo, err=True)
-    )
-    chain = PipelineRunner(
-        loaded, lambda label: make_process_map(loaded.workers, label), model_folder=pinned, index_stage=indexed
-    )
-    typer.echo(f"index  {chain.index}{'  nothing to do' if chain.index == before else ''}")
+    runner = PipelineRunner(loaded, lambda stage: make_process_map(loaded.workers, stage))
+    before, model_of_index = find_served_version(loaded.workspace, version)
+    model_folder = runner.workspace.model(model) if model else model_of_index
+    vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
+    updated = runner.update_index(vectors, version, on_message=partial(typer.echo, err=True))
+    typer.echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
 
 
 def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None) -> None:
