@@ -101,7 +101,7 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished_pipeline, imported
     with pytest.raises(FileNotFoundError, match="No store at"):
         extract_features(plan.model_copy(update={"regions_store": tmp_path / "gone"}))
     with pytest.raises(ValueError, match="at most one of regions_file, regions_store"):
-        Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "features": ["a"]}})
+        Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "feature_arrays": ["a"]}})
 
 
 def test_images_without_classes_still_show_the_regions_that_matched(finished_pipeline, imported, tmp_path):
