@@ -6,7 +6,6 @@ records, train under torchrun, and apply a stage to its jobs in worker processes
 
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
 from pipeline.runs.invalid_records import count_truncated_captions, write_invalid_records
-from pipeline.runs.progress import progress_bar
 from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
 from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
@@ -23,7 +22,6 @@ __all__ = [
     "estimate_undrawn_demo",
     "make_process_map",
     "open_pool",
-    "progress_bar",
     "train_together",
     "train_with_torchrun",
     "uses_gpu",

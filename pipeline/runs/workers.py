@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from pipeline.runs.progress import progress_bar
+from pipeline.progress import progress_bar
 from pipeline.stages.results import MapFn
 
 JOBS_PER_GPU = 2  # jobs that share a device: one is extracted while the other is written

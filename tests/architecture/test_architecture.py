@@ -38,7 +38,7 @@ LAYERS = {
     "extractors": "config nn regions bottom_up text demo_detector registry",
     "tern": "presets config card networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace plan_files plans lineage stages runs search pages service cli",
+    "pipeline": "workspace progress plan_files plans lineage stages runs search pages service cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }
 DEMO_LAYERS = ("scenes", "drawing")  # of data/demo, before its other files
@@ -64,7 +64,7 @@ HOMES = {  # library -> the only files and folders that import it
     "sqlite3": ("index/metadata/",),
     "jinja2": ("pipeline/pages/",),
     "matplotlib": ("pipeline/pages/", "tern/training/curves.py"),
-    "rich": ("pipeline/runs/progress.py",),
+    "rich": ("pipeline/progress.py",),
     "typer": ("pipeline/cli/", "flows/commands.py"),
     "fastapi": ("pipeline/service/",),
     "uvicorn": ("pipeline/service/",),
