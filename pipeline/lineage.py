@@ -136,7 +136,7 @@ def _model(folder: Path, stores: dict[str, str]) -> Node:
         for kind, key in (("regions", "region_recipe"), ("tokens", "token_recipe"))
     )
     origin = f"checkpoint {printable(card['checkpoint'])}" if "checkpoint" in card else f"epoch {card['epoch']}"
-    return Node("model", folder.name, f"{origin}, {card['parameters'] / 1e6:.2f} M parameters", needs)
+    return Node("model", folder.name, f"{origin}, {card['num_parameters'] / 1e6:.2f} M parameters", needs)
 
 
 def _version(root: Path, number: int, vectors: dict[str, list[str]]) -> Node:

@@ -52,9 +52,10 @@ def embed_dataset(
     """
     card, sources = read_json(model / "model.json"), {"regions": Store(regions), "tokens": Store(tokens)}
     for kind, store in sources.items():
-        if digest(store.recipe) != card[kind]:
+        recipe = card["region_recipe" if kind == "regions" else "token_recipe"]
+        if digest(store.recipe) != recipe:
             raise ValueError(
-                f"{model} was trained on {kind}-{card[kind]}, not on {store.folder.name}: the plan's extractor has "
+                f"{model} was trained on {kind}-{recipe}, not on {store.folder.name}: the plan's extractor has "
                 "changed. Train again with `tern train`, or give the plan its old settings."
             )
     folders, jobs = {}, []
