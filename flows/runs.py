@@ -3,7 +3,6 @@
 `flows.flows` alone is enough to deploy, to show a form, to check parameters and to tell of a failure.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from data.settings import read_settings
 from flows.parameters import load_plan_with
 from flows.reporting import artifacts
 from flows.reporting.logs import forward_logs_to_run
@@ -34,7 +34,6 @@ from pipeline.runs import (
 from pipeline.stages import VectorStores, find_served_version, publish_full_index, publish_index_update
 from pipeline.workspace import find_model, list_models
 
-SHARD_TIMEOUT_SECONDS = 60 * float(os.environ.get("TERN_SHARD_TIMEOUT_MINUTES", "60"))
 MODEL_CREATED = "tern.model.created"  # the event of a new model that may make a new index (prefect.yaml)
 
 
@@ -64,7 +63,7 @@ def run_context(
             )
         yield PipelineRunner(
             loaded,
-            make_task_map_factory(loaded.workers, dataset, SHARD_TIMEOUT_SECONDS),
+            make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
             make_epoch_callback(dataset),
             pinned,
             indexed,

@@ -46,7 +46,7 @@ def create_store_tables(chain: PipelineRunner) -> None:
     rows = []
     for folder in (chain.regions, chain.tokens):
         store = Store(folder)
-        shards = len(store.manifest["shards"])
+        shards = len(store.manifest.shards)
         rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
     refused, ledger = (
         [{"name": name, "reason": reason} for name, reason in chain.list_invalid_records()],
