@@ -1,6 +1,5 @@
 """The five flows. What they do is imported when one runs (`flows.runs`); the stages know nothing of Prefect."""
 
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +7,7 @@ from prefect import State, flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from data.settings import read_settings
 from flows.parameters import (
     Epochs,
     ModelName,
@@ -29,7 +29,7 @@ from flows.parameters import (
 from flows.reporting.hooks import HOOKS
 from flows.tasks.task_runners import make_task_runner
 
-RUN_TIMEOUT_SECONDS = 3600 * float(os.environ.get("TERN_RUN_TIMEOUT_HOURS", "72"))
+RUN_TIMEOUT_SECONDS = 3600 * read_settings().run_timeout_hours
 
 
 def _named() -> str:

@@ -3,7 +3,6 @@
 `flows.flows` alone is enough to deploy, to show a form, to check parameters and to report a failure.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from data.datasets import Dataset
+from data.settings import read_settings
 from flows.parameters import load_plan_with
 from flows.reporting import artifacts
 from flows.reporting.logs import forward_logs_to_run
@@ -33,7 +33,6 @@ from pipeline.runs import (
 )
 from pipeline.stages import Features, Vectors, find_served_version
 
-SHARD_TIMEOUT_SECONDS = 60 * float(os.environ.get("TERN_SHARD_TIMEOUT_MINUTES", "60"))
 MODEL_CREATED = "tern.model.created"  # event of a new model; it may start `build-index` (see prefect.yaml)
 
 
@@ -51,7 +50,7 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
     with forward_logs_to_run():
         yield PipelineRunner(
             loaded,
-            make_task_map_factory(loaded.workers, dataset, SHARD_TIMEOUT_SECONDS),
+            make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
             make_epoch_callback(dataset),
         )
 

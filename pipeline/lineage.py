@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from data.io import digest, read_json
-from data.manifest import read_store_manifest
+from data.manifest import StoreManifest, read_store_manifest
 from data.text import printable
 from index.versions import list_versions, manifest_path, read_current
 from index.versions import read_version_manifest as read_version
@@ -108,24 +107,24 @@ def _upstream(made: dict[str, Node], name: str) -> dict[str, Node]:
 
 def _all(workspace: Path) -> list[Node]:
     stores, vectors = _stores(workspace / "stores"), _stores(workspace / "vectors")
-    by_recipe = {digest(about["recipe"]): name for name, about in stores.items()}
+    by_recipe = {digest(about.recipe): name for name, about in stores.items()}
     nodes = [Node("store", name, _of(about)) for name, about in stores.items()]
     nodes += [_model(path.parent, by_recipe) for path in sorted(workspace.glob("models/*/model.json"))]
     sides: dict[str, list[str]] = {}
     for name, about in vectors.items():
-        model, side = about["recipe"]["model"], about["recipe"]["modality"]
+        model, side = about.recipe["model"], about.recipe["modality"]
         sides.setdefault(model, []).append(name)
         nodes.append(Node("vectors", name, f"{side}s, {_of(about)}", (model,)))
     return nodes + [_version(workspace / "index", number, sides) for number in list_versions(workspace / "index")]
 
 
-def _stores(root: Path) -> dict[str, dict[str, Any]]:
+def _stores(root: Path) -> dict[str, StoreManifest]:
     return {path.parent.name: read_store_manifest(path.parent) for path in sorted(root.glob("*/manifest.json"))}
 
 
-def _of(about: dict[str, Any]) -> str:
-    rows, shards = sum(shard["rows"] for shard in about["shards"]), len(about["shards"])
-    return f"{rows:,} rows in {shards:,} shard{'s' * (shards != 1)}, generation {about['generation']}"
+def _of(about: StoreManifest) -> str:
+    rows, shards = sum(shard.rows for shard in about.shards), len(about.shards)
+    return f"{rows:,} rows in {shards:,} shard{'s' * (shards != 1)}, generation {about.generation}"
 
 
 def _model(folder: Path, stores: dict[str, str]) -> Node:

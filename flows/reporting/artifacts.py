@@ -49,7 +49,7 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
     rows = []
     for folder in (features.regions, features.tokens):
         store = Store(folder)
-        shards = len(store.manifest["shards"])
+        shards = len(store.manifest.shards)
         rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
     invalid = [{"name": record.name, "reason": record.reason} for record in features.invalid_records]
     path = write_invalid_records(features, workspace)

@@ -136,7 +136,7 @@ def format_check(check: Mapping[str, Any]) -> str:
     """A check in words."""
     if "problem" in check:
         return check["problem"] or "as the manifest says"
-    key, limit = ("min", "at least") if "min" in check else ("max", "at most")
+    limit = "at least" if "min" in check else "at most"
     served = f", served {check['served_value']:g}" if "served_value" in check else ""
     of = f" of {check['count']}" if "count" in check else f" {check['unit']}"
-    return f"{check['value']:g}{of}, {limit} {check[key]:g} is asked{served}"
+    return f"{check['value']:g}{of}, {limit} {check['min' if 'min' in check else 'max']:g} is asked{served}"

@@ -98,7 +98,7 @@ def _estimate_stage(plan: Plan, stage: str, store: Store, hashes: dict[str, str]
         for name, stored_hash in zip(stored, store.content_hashes(stored), strict=True)
         if stored_hash == hashes[name]
     }
-    invalid = {entry["id"] for entry in store.manifest["invalid_items"] if entry["hash"] == hashes.get(entry["id"])}
+    invalid = {item.id for item in store.manifest.invalid_items if item.hash == hashes.get(item.id)}
     num_missing = len(set(hashes) - unchanged - invalid)
     seconds = seconds_per_item(Workspace(plan.workspace), stage, store.folder.name)
     total = None if seconds is None else seconds * num_missing

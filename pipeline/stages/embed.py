@@ -8,8 +8,8 @@ from typing import Any
 
 from data.datasets import Dataset
 from data.io import digest, read_json
-from data.manifest import Item, ShardPlan, open_or_create_store
-from data.store import Store, store_update, write_shard
+from data.manifest import Item, open_or_create_store
+from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
 from pipeline.stages.results import MapFn, VectorStores
@@ -20,20 +20,13 @@ VECTORS_PER_SHARD = 50_000  # rows; 51 MB a shard at 512 wide in half precision
 
 
 @dataclass(frozen=True)
-class EmbeddingJob:
+class EmbeddingJob(ShardJob):
     """One shard of vectors to make, from the rows of a feature store."""
 
     model: Path
     source: Path
     modality: str
-    folder: Path
-    plan: ShardPlan
     text: TextConfig | None = None
-
-    @property
-    def num_items(self) -> int:
-        """Number of items."""
-        return len(self.plan.items)
 
 
 def embed_dataset(
@@ -68,7 +61,7 @@ def embed_dataset(
             )
             items = [Item(*pair) for pair in zip(ids[side], store.content_hashes(ids[side]), strict=True)]
             plans = stores.enter_context(store_update(folders[side], items, VECTORS_PER_SHARD))
-            jobs += [EmbeddingJob(model, store.folder, side, folders[side], plan, text) for plan in plans]
+            jobs += [EmbeddingJob(folders[side], plan, model, store.folder, side, text) for plan in plans]
         list(each(embed_shard, jobs))
     return VectorStores(folders["image"], folders["caption"])
 

@@ -27,7 +27,8 @@ def evaluate_splits(
     """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
     config = config or EvaluationConfig()
     images, captions = Store(vectors.images), Store(vectors.captions)
-    content = [images.recipe, images.manifest["shards"], captions.manifest["shards"]]
+    shards = [[s.model_dump(mode="json") for s in store.manifest.shards] for store in (images, captions)]
+    content = [images.recipe, *shards]
     truth = sorted((c.id, c.image_id) for c in dataset.captions)
     asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
     extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]

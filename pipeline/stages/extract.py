@@ -12,8 +12,8 @@ from data.datasets import Dataset
 from data.exchange import RegionFile
 from data.images import FileHashCache, load_image
 from data.io import sha256_text
-from data.manifest import Item, ShardPlan, open_or_create_store
-from data.store import Store, store_update, write_shard
+from data.manifest import Item, open_or_create_store
+from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
 from extractors.registry import build_region_extractor
@@ -24,19 +24,12 @@ from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class ExtractionJob:
+class ExtractionJob(ShardJob):
     """One shard to extract: picklable, so that any `map` can carry it to any process."""
 
     config: RegionsConfig | RegionFileConfig | TextConfig
-    folder: Path
-    plan: ShardPlan
     sources: tuple[Any, ...]  # the path of each image, or the text of each caption
     preload: str  # the extractor's module: imported once, before worker processes are forked (see `process_pool`)
-
-    @property
-    def num_items(self) -> int:
-        """Items, for the progress bar."""
-        return len(self.sources)
 
     @property
     def uses_gpu(self) -> bool:
@@ -94,7 +87,7 @@ def _extract(
     with store_update(folder, items, per_shard) as plans:
         module = type(get_extractor(config)).__module__
         jobs = [
-            ExtractionJob(config, folder, plan, tuple(sources[item.id] for item in plan.items), module)
+            ExtractionJob(folder, plan, config, tuple(sources[item.id] for item in plan.items), module)
             for plan in plans
         ]
         list(each(function, jobs))

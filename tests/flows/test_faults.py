@@ -92,7 +92,7 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     monkeypatch.setattr(retries.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
     assert retry("publishing", write) == "written"
     assert looks == [LOCK_POLL_SECONDS] * 3
-    monkeypatch.setattr(retries, "LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setenv("TERN_LOCK_TIMEOUT_MINUTES", "0")
     with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
         wait_for_lock("publishing", write)
 

@@ -83,7 +83,9 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
     from flows.tasks.task_runners import make_task_runner
 
     monkeypatch.setenv("TERN_TASK_RUNNER", "spark")
-    with pytest.raises(ValueError, match="threads, processes, dask, ray"):
+    with pytest.raises(
+        ValueError, match="TERN_TASK_RUNNER is 'spark'; it must be 'threads', 'processes', 'dask' or 'ray'"
+    ):
         make_task_runner()
     monkeypatch.setenv("TERN_TASK_RUNNER", "ray")
     monkeypatch.setitem(sys.modules, "prefect_ray", None)

@@ -100,7 +100,7 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished_pipeline, imported
         extract_features(plan.model_copy(update={"regions_store": finished_pipeline.features.tokens}))
     with pytest.raises(FileNotFoundError, match="No store at"):
         extract_features(plan.model_copy(update={"regions_store": tmp_path / "gone"}))
-    with pytest.raises(ValueError, match="at most one of regions_file, regions_store"):
+    with pytest.raises(ValueError, match="regions_file and regions_store are set"):
         Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "feature_arrays": ["a"]}})
 
 
