@@ -47,7 +47,7 @@ def test_the_command_prints_all_or_what_is_served(finished_pipeline):
     assert shown.exit_code == 0
     assert shown.output == read_lineage(finished_pipeline.plan.workspace).to_text()
     assert "v00000001" in shown.output
-    assert "served" in shown.output
+    assert "published" in shown.output
     assert CliRunner().invoke(build_app(), [*told, "--mermaid"]).output.startswith("graph LR\n")
     assert set(read_lineage(finished_pipeline.plan.workspace, include_unused=True).nodes) >= set(
         read_lineage(finished_pipeline.plan.workspace).nodes
