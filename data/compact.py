@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data.files import sweep, sync
-from data.lock import listing, writing
-from data.manifest import Item, ShardPlan, in_shards, read_manifest
-from data.shard_file import crc, describe, unlisted_answers, write_shard
-from data.shards import answers, unlisted, write_listing
+from data.files import fsync_path, remove_stale_temporaries
+from data.lock import manifest_lock, write_lock
+from data.manifest import Item, ShardPlan, read_store_manifest, split_into_shards
+from data.shard_file import compute_crc32, read_shard_entry, read_unlisted_shard_hashes, write_shard
+from data.shards import listed_hashes, unlisted_shards, write_next_manifest
 from data.store import Store
 
 
@@ -25,15 +25,15 @@ class CompactJob:
     plan: ShardPlan
 
     @property
-    def size(self) -> int:
+    def num_items(self) -> int:
         """Items, for the progress bar."""
         return len(self.plan.items)
 
 
-def compact(
+def compact_store(
     folder: Path,
     items_per_shard: int,
-    each: Callable[[Callable[[CompactJob], str], Iterable[CompactJob]], Iterable[str]] = map,
+    map_fn: Callable[[Callable[[CompactJob], str], Iterable[CompactJob]], Iterable[str]] = map,
 ) -> dict[str, Any]:
     """Rewrite the items that are listed, in their order, into full shards; dropped and superseded rows go.
 
@@ -46,22 +46,24 @@ def compact(
     folder = Path(folder)
     if items_per_shard < 1:
         raise ValueError(f"items_per_shard is {items_per_shard}; a shard holds 1 item or more.")
-    with writing(folder):
-        sweep(folder)
-        manifest = read_manifest(folder)
+    with write_lock(folder):
+        remove_stale_temporaries(folder)
+        manifest = read_store_manifest(folder)
         with Store(folder, manifest) as store:
-            items = [Item(*pair) for pair in zip(store.ids, store.hashes(store.ids), strict=True)]
+            items = [Item(*pair) for pair in zip(store.ids, store.content_hashes(store.ids), strict=True)]
         if _wasteful(manifest, len(items), items_per_shard):
-            jobs = [CompactJob(folder, manifest["generation"], plan) for plan in in_shards(items, items_per_shard)]
+            jobs = [
+                CompactJob(folder, manifest["generation"], plan) for plan in split_into_shards(items, items_per_shard)
+            ]
             try:
-                manifest = _switch(folder, manifest, list(each(compacted_shard, jobs)))
+                manifest = _switch(folder, manifest, list(map_fn(write_compacted_shard, jobs)))
             finally:
                 _source.cache_clear()  # its descriptors would keep the old files' space
         _remove_old(folder, manifest)
     return manifest
 
 
-def compacted_shard(job: CompactJob) -> str:
+def write_compacted_shard(job: CompactJob) -> str:
     """Make one full shard; returns its file name."""
     return write_shard(job.folder, job.plan, _rows(_source(job.folder, job.generation), job.plan))
 
@@ -76,9 +78,9 @@ def _rows(store: Store, plan: ShardPlan) -> Iterator[dict[str, np.ndarray]]:
     for name, expected in zip(ids, store.checksums(ids), strict=True):
         values = {field: store.read(field, [name]) for field in store.fields}
         values |= {field: values[field][0] for field, about in store.fields.items() if about.per == "item"}
-        if crc(values, store.fields) != expected:  # a new checksum would make damaged rows good for ever
+        if compute_crc32(values, store.fields) != expected:  # a new checksum would make damaged rows good for ever
             raise ValueError(
-                f"{store.path_of(name)}: the rows of {name} do not have the checksum they were written with; restore "
+                f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with; restore "
                 "the file, or delete the store's folder and extract again. Nothing was changed."
             )
         yield values
@@ -93,30 +95,30 @@ def _wasteful(manifest: dict[str, Any], living: int, items_per_shard: int) -> bo
 def _switch(folder: Path, old: dict[str, Any], files: list[str]) -> dict[str, Any]:
     """List the new shards in place of the old ones, by one write."""
     gone = set(old["dropped"])
-    with listing(folder):
-        if read_manifest(folder)["generation"] != old["generation"]:
+    with manifest_lock(folder):
+        if read_store_manifest(folder)["generation"] != old["generation"]:
             raise ValueError(f"{folder} was changed while it was compacted; nothing is lost: run it again.")
         content = {
-            "shards": [describe(folder / name)[0] for name in files],
+            "shards": [read_shard_entry(folder / name)[0] for name in files],
             "set_aside": [entry for entry in old["set_aside"] if entry["id"] not in gone],
             "dropped": [],
             "retired": [*old["retired"], *(entry["file"] for entry in old["shards"])],
         }
-        return write_listing(folder, old, content)
+        return write_next_manifest(folder, old, content)
 
 
 def _remove_old(folder: Path, manifest: dict[str, Any]) -> None:
     """Remove retired shards, and those of which nothing is wanted; a killed extraction's shards are still its own."""
-    known = answers(folder, manifest)
-    for path in unlisted(folder, manifest):
+    known = listed_hashes(folder, manifest)
+    for path in unlisted_shards(folder, manifest):
         if path.name in manifest["retired"] or not _is_work(path, known):
             path.unlink(missing_ok=True)
-    sync(folder)
+    fsync_path(folder)
 
 
 def _is_work(path: Path, known: dict[str, str]) -> bool:
     try:
-        return any(known.get(name) != value for name, value in unlisted_answers(path).items())
+        return any(known.get(name) != value for name, value in read_unlisted_shard_hashes(path).items())
     except ValueError:  # it is damaged: it would be made again
         return False
     except OSError:  # a fault of the machine says nothing of the file

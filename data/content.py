@@ -10,10 +10,10 @@ from data.files import read_json, sha256_file, write_json
 
 VERSION = 1
 FILE = "hashes.json"
-SETTLED = 2 * 10**9  # nanoseconds: twice the coarsest clock of a file system (FAT's even seconds)
+MIN_AGE_NS = 2 * 10**9  # nanoseconds: twice the coarsest clock of a file system (FAT's even seconds)
 
 
-class ContentHashes:
+class FileHashCache:
     """SHA-256 of files by path, kept in `workspace/hashes.json` with what the system says of each file.
 
     An entry counts while size, times and inode are the same. As in git's index, a file that was touched shortly before
@@ -24,7 +24,7 @@ class ContentHashes:
         self.path, self._clock = Path(workspace) / FILE, clock
         self._known = _read(self.path)
 
-    def of(self, paths: Iterable[Path]) -> list[str]:
+    def get_hashes(self, paths: Iterable[Path]) -> list[str]:
         """The hash of each file, or, for one that cannot be read, why; what was learned is kept for the next run."""
         kept: dict[str, list[Any]] = {}
         found = [self._hash(os.path.abspath(path), kept) for path in paths]
@@ -42,7 +42,7 @@ class ContentHashes:
                 return entry[-1]
             began = self._clock()
             value = sha256_file(Path(path))
-            if facts == _facts(path) and max(facts[1:3]) + SETTLED < began:
+            if facts == _facts(path) and max(facts[1:3]) + MIN_AGE_NS < began:
                 kept[path] = [*facts, value]
             return value
         except OSError as error:  # it is set aside, with this reason, when its shard is made

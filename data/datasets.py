@@ -1,6 +1,6 @@
 """Read data sets as they are published: Karpathy JSON (Flickr30k, Flickr8k, COCO), or a folder with a captions file.
 
-Nothing is dropped silently: a record that cannot be used is set aside by name with its reason (`Dataset.refused`).
+Nothing is dropped silently: a record that cannot be used is set aside by name with its reason (`Dataset.invalid_records`).
 """
 
 import csv
@@ -15,8 +15,8 @@ from typing import Any, Literal, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from data.files import read_json, sha256_text
-from data.folder import path_problem, valid_text, walk
-from data.records import SPLITS, Caption, Dataset, Image, Refused, printable
+from data.folder import escape_invalid_text, find_path_problem, iter_image_files
+from data.records import SPLITS, Caption, Dataset, Image, InvalidRecord, printable
 
 MAX_ANNOTATION_BYTES = 2 << 30  # COCO's Karpathy file is 0.15 GB; a larger one is not an annotation file
 MAX_CAPTION_CHARACTERS = 2_000
@@ -104,7 +104,7 @@ def _folder(config: DatasetConfig) -> Iterable[_Entry]:
                     problem=f"split {row['split']!r} contradicts {entry.split!r}",
                 )
             )
-    for name, problem in walk(config.images):
+    for name, problem in iter_image_files(config.images):
         if problem:
             problems.append(_Entry(name, "", "train", problem=problem))
         elif name not in found:
@@ -146,24 +146,24 @@ def _json_or_none(line: str) -> Any:
 
 def _split_of(name: str) -> str:
     """A split for an image whose file names none: 90 % train, 5 % val, 5 % test, by the hash of its name."""
-    return {0: "val", 1: "test"}.get(int(sha256_text(valid_text(name))[:8], 16) % 20, "train")
+    return {0: "val", 1: "test"}.get(int(sha256_text(escape_invalid_text(name))[:8], 16) % 20, "train")
 
 
 def _collect(config: DatasetConfig, entries: Iterable[_Entry]) -> Dataset:
     root = config.images.resolve()
     images: dict[str, Image] = {}
     captions: list[Caption] = []
-    refused: list[Refused] = []
+    refused: list[InvalidRecord] = []
     for entry in entries:
         reason = entry.problem or _problem(entry, root, images)
         if reason:
-            refused.append(Refused(valid_text(str(entry.id)), valid_text(reason)))
+            refused.append(InvalidRecord(escape_invalid_text(str(entry.id)), escape_invalid_text(reason)))
             continue
         images[entry.id] = Image(entry.id, root / entry.relative, entry.split)
         for number, text in enumerate(entry.texts):
             name = f"{entry.id}#{number}"
             if reason := _caption_problem(text):
-                refused.append(Refused(name, reason))
+                refused.append(InvalidRecord(name, reason))
             else:
                 captions.append(Caption(name, entry.id, " ".join(text.split())))
     if not images:
@@ -178,17 +178,17 @@ def _problem(entry: _Entry, root: Path, seen: dict[str, Image]) -> str:
         return "its file name is not a text"
     if entry.id in seen:
         return "duplicate id: an image of this name came before"
-    if valid_text(entry.id) != entry.id:
+    if escape_invalid_text(entry.id) != entry.id:
         return "its name is not UTF-8; rename the file"
     if entry.split not in SPLITS:
         return f"unknown split {entry.split!r}; known are {', '.join(SPLITS)} and restval"
-    return path_problem(entry.relative, root)
+    return find_path_problem(entry.relative, root)
 
 
 def _caption_problem(text: Any) -> str:
     if not isinstance(text, str):
         return f"the caption is not a text but {type(text).__name__}"
-    if valid_text(text) != text:
+    if escape_invalid_text(text) != text:
         return "the caption holds half a character (a lone surrogate): it was cut or converted wrongly"
     if not any(map(_visible, text)):
         return "the caption is empty"

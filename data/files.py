@@ -12,38 +12,38 @@ from pathlib import Path
 from typing import Any
 
 # Faults of the machine, not of a file: the run stops and is resumed; nothing is judged by them.
-MACHINE_FAULTS = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-MACHINE_FAULTS |= {errno.EBUSY, errno.ENOTCONN, errno.ETIMEDOUT}
+TRANSIENT_ERRNOS = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+TRANSIENT_ERRNOS |= {errno.EBUSY, errno.ENOTCONN, errno.ETIMEDOUT}
 BLOCK = 1 << 20  # bytes hashed at a time, so that memory does not grow with the file
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path`, synced, when the block ends well.
 
     A crash at any moment leaves the old file or the new one, never a half. On an error the temporary is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
+    temporary = temporary_path(path)
     try:
-        with naming(path):
+        with add_path_to_errors(path):
             yield temporary
-            sync(temporary)
+            fsync_path(temporary)
             os.replace(temporary, path)
-            sync(path.parent)
+            fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Where this process writes what becomes `path`; `sweep` knows such names."""
     # The suffix stays last: writers such as Pillow and Matplotlib choose the format by it.
     return path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def add_path_to_errors(path: Path) -> Iterator[None]:
     """Say which file an error is about: one of writing, such as that of a full disk, does not."""
     try:
         yield
@@ -53,7 +53,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def sweep(folder: Path) -> None:
+def remove_stale_temporaries(folder: Path) -> None:
     """Remove the temporaries that killed processes of this machine left in a folder."""
     for path in Path(folder).glob(".*.tmp*"):
         found = re.search(rf"\.{re.escape(platform.node())}-(\d+)\.tmp", path.name)
@@ -71,7 +71,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Make a file, or the names in a folder, survive a power cut (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -82,7 +82,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> Path:
     """Write `text` to `path` in UTF-8, atomically."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.files import MACHINE_FAULTS
+from data.files import TRANSIENT_ERRNOS
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pnm"}
@@ -14,7 +14,7 @@ IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pnm"}
 IMAGE_SUFFIXES |= {".heic", ".heif", ".avif", ".jp2", ".jxl", ".ico", ".psd", ".svg"}
 
 
-def walk(root: Path) -> Iterator[tuple[str, str]]:
+def iter_image_files(root: Path) -> Iterator[tuple[str, str]]:
     """(name below the root, problem) of all that is named like an image, and of folders that are not looked into.
 
     Links to folders are not followed: a loop would not end. Raises OSError where the machine is at fault.
@@ -29,12 +29,12 @@ def walk(root: Path) -> Iterator[tuple[str, str]]:
             elif name in linked:
                 yield (below / name).as_posix(), "a link to a folder: of its images only those with captions are found"
     for error in unread:
-        if error.errno in MACHINE_FAULTS:
+        if error.errno in TRANSIENT_ERRNOS:
             raise error
         yield Path(error.filename).relative_to(root).as_posix(), f"the folder cannot be read: {error.strerror}"
 
 
-def path_problem(relative: Any, root: Path) -> str:
+def find_path_problem(relative: Any, root: Path) -> str:
     """Why no image can be read at a path below the root (itself resolved), or an empty text.
 
     Raises OSError where the machine is at fault.
@@ -42,7 +42,7 @@ def path_problem(relative: Any, root: Path) -> str:
     try:
         return _problem(relative, root)
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        if getattr(error, "errno", None) in MACHINE_FAULTS:
+        if getattr(error, "errno", None) in TRANSIENT_ERRNOS:
             raise
         return f"its path cannot be used: {getattr(error, 'strerror', None) or error}"
 
@@ -63,6 +63,6 @@ def _problem(relative: Any, root: Path) -> str:
     return f"no such file: {relative}{hint}"
 
 
-def valid_text(text: str) -> str:
+def escape_invalid_text(text: str) -> str:
     """The text with what is no character (a byte of a file name that is not UTF-8) written as `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -26,18 +26,18 @@ class Batch:
     lengths: np.ndarray  # (n,) int64: rows of each item
 
 
-def batches(
-    store: Store, fields: Sequence[str], lists_of_ids: Iterable[Sequence[str]], workers: int = 2, ahead: int = 4
+def iter_batches(
+    store: Store, fields: Sequence[str], batches_of_ids: Iterable[Sequence[str]], workers: int = 2, prefetch: int = 4
 ) -> Iterator[Batch]:
     """Batches in the order asked for, read by `workers` threads, at most `ahead` of them before they are taken.
 
     Each has fresh arrays, which are the caller's. An error while reading is raised where its batch would have come.
     Ending the iteration early stops the threads. Raises ValueError for `workers` or `ahead` below 1.
     """
-    return in_order(partial(read_batch, store, fields), lists_of_ids, workers, ahead)
+    return prefetch_map(partial(read_batch, store, fields), batches_of_ids, workers, prefetch)
 
 
-def in_order(make: Callable[[Any], T], items: Iterable[Any], workers: int = 2, ahead: int = 4) -> Iterator[T]:
+def prefetch_map(fn: Callable[[Any], T], items: Iterable[Any], workers: int = 2, ahead: int = 4) -> Iterator[T]:
     """`make(item)` of each item in turn, made ahead by threads; errors and an early end as for `batches`."""
     if workers < 1 or ahead < 1:
         raise ValueError(f"workers and ahead are {workers} and {ahead}; both are 1 or more.")
@@ -45,7 +45,7 @@ def in_order(make: Callable[[Any], T], items: Iterable[Any], workers: int = 2, a
     waiting: deque[Future[T]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(make, item))
+            waiting.append(pool.submit(fn, item))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

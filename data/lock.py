@@ -11,16 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from data.files import naming
+from data.files import add_path_to_errors
 from data.records import printable
 
 
-class HeldError(ValueError):
+class WriteLockError(ValueError):
     """Another process writes there, and goes on doing so: later it may be free."""
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def write_lock(folder: Path) -> Iterator[None]:
     """Be the one writer of a store for as long as the block lasts; its own worker processes need not ask.
 
     Raises HeldError naming the process that holds the store. A killed holder leaves no lock behind.
@@ -29,14 +29,14 @@ def writing(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HeldError(
+            raise WriteLockError(
                 f"{folder} is being written by {_holder(file)}: wait until it has ended, or stop it, and run this "
                 "again; what is finished is kept."
             ) from None
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         command = printable(" ".join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]))[:200]
-        with naming(Path(file.name)):
+        with add_path_to_errors(Path(file.name)):
             os.write(file.fileno(), f"process {os.getpid()} ({command}) on {platform.node()} since {now}\n".encode())
         try:
             yield
@@ -53,7 +53,7 @@ def _holder(file: TextIO) -> str:
 
 
 @contextmanager
-def listing(folder: Path) -> Iterator[None]:
+def manifest_lock(folder: Path) -> Iterator[None]:
     """Hold a store's manifest for the moment in which it is read, extended and written; others wait."""
     with open(Path(folder) / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

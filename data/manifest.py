@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
 
 from data.files import digest, read_json, write_json
-from data.lock import listing
+from data.lock import manifest_lock
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -53,25 +53,25 @@ class ShardPlan:
     """A shard to be made: its file name follows from its items. `made` names one that a killed run has finished."""
 
     items: tuple[Item, ...]
-    made: str = ""
+    existing_file: str = ""
 
     @property
     def file(self) -> str:
         """File name: the same items in the same order give the same name."""
-        return self.made or f"shard-{digest([[item.id, item.hash] for item in self.items])}.h5"
+        return self.existing_file or f"shard-{digest([[item.id, item.hash] for item in self.items])}.h5"
 
 
-def in_shards(items: list[Item], items_per_shard: int) -> list[ShardPlan]:
+def split_into_shards(items: list[Item], items_per_shard: int) -> list[ShardPlan]:
     """The items, in their order, cut into shards."""
     return [ShardPlan(tuple(items[i : i + items_per_shard])) for i in range(0, len(items), items_per_shard)]
 
 
-def fields_of(manifest: dict[str, Any]) -> dict[str, Field]:
+def manifest_fields(manifest: dict[str, Any]) -> dict[str, Field]:
     """The columns of a store, the features in the dtype that its manifest names."""
     return {**FIELDS[manifest["kind"]], "features": Field(manifest["dtype"])}
 
 
-def open_folder(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "float16") -> Path:
+def open_or_create_store(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "float16") -> Path:
     """The folder `root/kind-<digest of the recipe>`; made, with an empty manifest, if it is new.
 
     `dtype` is that of the features, one of `FEATURE_DTYPES`; a store that is there already keeps its own.
@@ -81,18 +81,18 @@ def open_folder(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "flo
     folder = Path(root) / f"{kind}-{digest(recipe)}"
     if not (folder / MANIFEST).exists():  # no lock for a store that is there: its folder may be read-only
         folder.mkdir(parents=True, exist_ok=True)
-        with listing(folder):
+        with manifest_lock(folder):
             if not (folder / MANIFEST).exists():  # another may have made it, and listed its work, in between
                 empty = {"shards": [], "set_aside": [], "dropped": [], "retired": []}
                 about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
                 write_json(folder / MANIFEST, {"schema": SCHEMA, **about, **empty})
-    found = read_manifest(folder)
+    found = read_store_manifest(folder)
     if digest(found["recipe"]) != digest(recipe) or found["kind"] != kind:
         raise ValueError(f"{folder} holds {found['kind']} of another recipe than its name says; move the folder away.")
     return folder
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_store_manifest(folder: Path) -> dict[str, Any]:
     """A store's manifest. Raises FileNotFoundError or ValueError with the next move.
 
     `shards`: its files, the newest last, which speaks for the ids it names; `set_aside`: items that could not be
@@ -121,8 +121,8 @@ class _Shard(_Strict):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     items: NonNegativeInt
     rows: NonNegativeInt
-    rows_at: list[list[NonNegativeInt]]  # first byte and bytes of each column of rows
-    rest_crc32: NonNegativeInt  # of all the other bytes
+    row_spans: list[list[NonNegativeInt]]  # first byte and bytes of each column of rows
+    metadata_crc32: NonNegativeInt  # of all the other bytes
 
 
 class _Aside(_Strict):
@@ -141,9 +141,9 @@ class _Listing(_Strict):
     dtype: Literal["float16", "float32"]
     generation: NonNegativeInt
     shards: list[_Shard]
-    set_aside: list[_Aside]
-    dropped: list[str]
-    retired: list[str]
+    invalid_items: list[_Aside]
+    removed_ids: list[str]
+    replaced_files: list[str]
 
 
 def _problem(manifest: dict[str, Any]) -> str:
@@ -153,6 +153,6 @@ def _problem(manifest: dict[str, Any]) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if any(len(place) != 2 for shard in listing.shards for place in shard.rows_at):
+    if any(len(place) != 2 for shard in listing.shards for place in shard.row_spans):
         return "rows_at holds pairs of first byte and bytes"
     return "it lists a shard twice" if len({shard.file for shard in listing.shards}) != len(listing.shards) else ""

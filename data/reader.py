@@ -29,7 +29,7 @@ class _Column:
 
 
 @dataclass
-class Request:
+class ReadRequest:
     """Bytes that stand together in a shard, and the buffers that they go to, one after another."""
 
     field: str
@@ -64,7 +64,7 @@ class ShardReader:
     def _rows(self) -> int:
         return int(self.offsets[-1])
 
-    def tail(self, field: str) -> tuple[int, ...]:
+    def row_shape(self, field: str) -> tuple[int, ...]:
         """Shape of one row of a field."""
         return self._columns[field].tail
 
@@ -85,7 +85,7 @@ class ShardReader:
         while done := os.preadv(self._fd, [block], place):
             place += done
 
-    def begin(self, field: str, segments: Sequence[Segment], out: np.ndarray) -> list[Request]:
+    def start_read(self, field: str, segments: Sequence[Segment], out: np.ndarray) -> list[ReadRequest]:
         """Read what the system has in memory; what it has not, it is asked to fetch, and `finish` will read.
 
         `out` (rows, ...) is contiguous and has the field's dtype. So a warm batch costs one call a segment, and the
@@ -107,7 +107,7 @@ class ShardReader:
                 unread.append(request)
         return unread
 
-    def finish(self, requests: Iterable[Request]) -> None:
+    def finish_read(self, requests: Iterable[ReadRequest]) -> None:
         """Read what `begin` left. Raises ValueError naming file and item where the file ends too early."""
         for request in requests:
             while request.left:
@@ -120,7 +120,7 @@ class ShardReader:
                         "restore it, or delete the store's folder."
                     )
 
-    def _read(self, request: Request, flags: int) -> int:
+    def _read(self, request: ReadRequest, flags: int) -> int:
         """One preadv: the request is shortened by the bytes it gave."""
         try:
             done = os.preadv(self._fd, request.buffers[:MAX_BUFFERS], request.offset, flags)
@@ -150,7 +150,7 @@ def _column(file: h5py.File, name: str, field: Field, rows: int) -> _Column:
     return _Column(tail, int(np.dtype(field.dtype).itemsize * np.prod(tail, dtype=int)), offset if rows else 0)
 
 
-def _requests(field: str, column: _Column, segments: Sequence[Segment], out: np.ndarray) -> list[Request]:
+def _requests(field: str, column: _Column, segments: Sequence[Segment], out: np.ndarray) -> list[ReadRequest]:
     """Segments as bytes and buffers; those that follow each other in the file share a request."""
     size, found = column.row_bytes, []
     view, end = memoryview(out.reshape(-1).view("uint8")), -1
@@ -160,6 +160,6 @@ def _requests(field: str, column: _Column, segments: Sequence[Segment], out: np.
             found[-1].buffers.append(buffer)
             found[-1].left += len(buffer)
         else:
-            found.append(Request(field, column.offset + start * size, [buffer], len(buffer)))
+            found.append(ReadRequest(field, column.offset + start * size, [buffer], len(buffer)))
         end = start + rows
     return found

@@ -19,14 +19,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.files import MACHINE_FAULTS, atomic, sha256_file
-from data.manifest import FIELDS, Field, Item, ShardPlan, fields_of, read_manifest
+from data.files import TRANSIENT_ERRNOS, atomic_write, sha256_file
+from data.manifest import FIELDS, Field, Item, ShardPlan, manifest_fields, read_store_manifest
 
 ROW_COLUMNS = {name for fields in FIELDS.values() for name, field in fields.items() if field.per == "row"}
 COLUMNS_OF_ALL = {"offsets", "ids", "hashes", "crc32"}
 BLOCK = 256  # items joined for one write
-SEAL = hashlib.sha256().digest_size  # bytes
-Rows = dict[str, np.ndarray]
+TRAILER_BYTES = hashlib.sha256().digest_size  # bytes
+ItemFields = dict[str, np.ndarray]
 
 
 @contextmanager
@@ -50,12 +50,12 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
         try:
             yield file
         except Exception as error:  # flipped bits can raise anything inside HDF5, and all of it means: damaged
-            if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+            if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
                 raise
             raise ValueError(f"{path} is damaged ({error}); restore it, or delete the store's folder.") from error
 
 
-def check_rest(path: Path, entry: dict[str, Any]) -> None:
+def check_metadata_crc(path: Path, entry: dict[str, Any]) -> None:
     """ValueError if what a shard holds beside its rows is not, byte for byte, what the manifest knows of it.
 
     Ids, hashes and offsets decide whose rows are read, and HDF5 itself can loop for ever on flipped bits: so they are
@@ -81,32 +81,32 @@ def _crc_of_rest(path: Path, rows_at: list[list[int]]) -> int:
     return checksum
 
 
-def shard_items(path: Path) -> tuple[list[str], list[str]]:
+def read_shard_items(path: Path) -> tuple[list[str], list[str]]:
     """Ids and content hashes of a shard's items. Raises ValueError naming a file that cannot be read."""
     with open_shard(path) as file:
         return list(file["ids"].asstr()[:]), [value.decode() for value in file["hashes"][:]]
 
 
-def shard_answers(path: Path) -> dict[str, str]:
+def read_shard_hashes(path: Path) -> dict[str, str]:
     """Id -> content hash of all that a shard was made from: its items, and those it set aside."""
     with open_shard(path) as file:
         aside = json.loads(file.attrs["set_aside"])
-    return dict(zip(*shard_items(path), strict=True)) | {entry["id"]: entry["hash"] for entry in aside}
+    return dict(zip(*read_shard_items(path), strict=True)) | {entry["id"]: entry["hash"] for entry in aside}
 
 
-def unlisted_answers(path: Path) -> dict[str, str]:
+def read_unlisted_shard_hashes(path: Path) -> dict[str, str]:
     """`shard_answers` of a file that no manifest vouches for: ValueError unless its seal holds.
 
     HDF5 itself can loop for ever on a flipped bit, so that it is given no such file before.
     """
-    if not sealed(path):
+    if not has_valid_trailer(path):
         raise ValueError(f"{path} is not as it was written; it is not used, and what it held is made again.")
-    return shard_answers(path)
+    return read_shard_hashes(path)
 
 
-def sealed(path: Path) -> bool:
+def has_valid_trailer(path: Path) -> bool:
     """Whether a file is, byte for byte, what `write_shard` wrote; reads it from end to end."""
-    hasher, left = hashlib.sha256(), path.stat().st_size - SEAL
+    hasher, left = hashlib.sha256(), path.stat().st_size - TRAILER_BYTES
     with open(path, "rb") as file:
         while left > 0 and (block := file.read(min(left, 1 << 20))):
             hasher.update(block)
@@ -114,7 +114,7 @@ def sealed(path: Path) -> bool:
         return left == 0 and file.read() == hasher.digest()
 
 
-def describe(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str]]]:
+def read_shard_entry(path: Path) -> tuple[dict[str, Any], list[str], list[dict[str, str]]]:
     """A finished shard's entry for the manifest, the ids of its items, and the items that were set aside."""
     with open_shard(path) as file:
         ids, rows = list(file["ids"].asstr()[:]), int(file["offsets"][-1])
@@ -133,10 +133,10 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
     Returns the file name. If the shard is there already and whole, `rows` is not touched. Memory: two shards.
     Raises OSError naming the file if the disk is full; nothing half-written is left.
     """
-    path, fields = Path(folder) / plan.file, fields_of(read_manifest(folder))
-    if plan.made or (path.exists() and sealed(path) and not damage(path, fields)):
+    path, fields = Path(folder) / plan.file, manifest_fields(read_store_manifest(folder))
+    if plan.existing_file or (path.exists() and has_valid_trailer(path) and not find_shard_damage(path, fields)):
         return plan.file
-    kept: list[tuple[Item, Rows]] = []
+    kept: list[tuple[Item, ItemFields]] = []
     aside: list[dict[str, str]] = []
     for item, row in zip(plan.items, rows, strict=True):
         reason = row if isinstance(row, str) else ""
@@ -151,7 +151,7 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
         _fill(file, kept, fields)
         file.attrs["set_aside"] = json.dumps(aside)
     try:
-        with atomic(path) as temporary, open(temporary, "wb") as out:
+        with atomic_write(path) as temporary, open(temporary, "wb") as out:
             out.write(image.getbuffer())
             out.write(hashlib.sha256(image.getbuffer()).digest())
     except OSError as error:
@@ -159,7 +159,7 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
     return plan.file
 
 
-def _problem(values: Rows, fields: dict[str, Field]) -> str:
+def _problem(values: ItemFields, fields: dict[str, Field]) -> str:
     """Why rows cannot be stored, or an empty text: half precision ends at 65,504, and a store holds no NaN."""
     lengths = {len(values[name]) for name in fields if fields[name].per == "row"}
     if len(lengths) != 1 or 0 in lengths:
@@ -171,12 +171,12 @@ def _problem(values: Rows, fields: dict[str, Field]) -> str:
     return f"its {' and '.join(broken)} are not finite as stored" if broken else ""
 
 
-def _fill(file: h5py.File, kept: list[tuple[Item, Rows]], fields: dict[str, Field]) -> None:
+def _fill(file: h5py.File, kept: list[tuple[Item, ItemFields]], fields: dict[str, Field]) -> None:
     lengths = [len(values["features"]) for _, values in kept]
     file["offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype("int64")
     file.create_dataset("ids", data=[item.id for item, _ in kept], dtype=h5py.string_dtype(), shape=(len(kept),))
     file["hashes"] = np.array([item.hash for item, _ in kept], dtype="S64")
-    file["crc32"] = np.array([crc(values, fields) for _, values in kept], dtype="uint32")
+    file["crc32"] = np.array([compute_crc32(values, fields) for _, values in kept], dtype="uint32")
     for name, field in fields.items():
         _column(file, name, field, [values.pop(name) for _, values in kept])
 
@@ -197,7 +197,7 @@ def _column(file: h5py.File, name: str, field: Field, parts: list[np.ndarray]) -
         start += len(block)
 
 
-def crc(values: Rows, fields: dict[str, Field]) -> int:
+def compute_crc32(values: ItemFields, fields: dict[str, Field]) -> int:
     """The checksum of an item's rows, field by field."""
     checksum = 0
     for name in fields:
@@ -210,14 +210,14 @@ class Problem:
     """What is wrong with a shard: with all of it, or with the rows of one item."""
 
     path: Path
-    what: str
+    message: str
     item: str = ""  # id; empty: the whole file
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+        return f"{self.path}: {self.message}"
 
 
-def damage(path: Path, fields: dict[str, Field]) -> list[Problem]:
+def find_shard_damage(path: Path, fields: dict[str, Field]) -> list[Problem]:
     """What is wrong with a shard, item by item: an empty list if it has these fields and every row its checksum."""
     try:
         with open_shard(path) as file:
@@ -230,12 +230,12 @@ def damage(path: Path, fields: dict[str, Field]) -> list[Problem]:
             return [
                 Problem(path, f"the rows of {name} do not have the checksum they were written with", name)
                 for i, name in enumerate(ids)
-                if crc(_rows_of(i, found, offsets, fields), fields) != expected[i]
+                if compute_crc32(_rows_of(i, found, offsets, fields), fields) != expected[i]
             ]
     except Exception as error:  # flipped bits can raise anything inside HDF5, and all of it means: damaged
         return [Problem(path, f"unreadable: {error}")]
 
 
-def _rows_of(i: int, columns: Rows, offsets: np.ndarray, fields: dict[str, Field]) -> Rows:
+def _rows_of(i: int, columns: ItemFields, offsets: np.ndarray, fields: dict[str, Field]) -> ItemFields:
     rows = slice(offsets[i], offsets[i + 1])
     return {name: columns[name][rows] if field.per == "row" else columns[name][i] for name, field in fields.items()}

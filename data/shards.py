@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import sweep, write_json
-from data.lock import listing, writing
+from data.files import remove_stale_temporaries, write_json
+from data.lock import manifest_lock, write_lock
 from data.manifest import (
     FEATURE_DTYPES,
     FIELDS,
@@ -23,18 +23,18 @@ from data.manifest import (
     Field,
     Item,
     ShardPlan,
-    fields_of,
-    in_shards,
-    open_folder,
-    read_manifest,
+    manifest_fields,
+    open_or_create_store,
+    read_store_manifest,
+    split_into_shards,
 )
 from data.shard_file import (
-    check_rest,
-    damage,
-    describe,
+    check_metadata_crc,
+    find_shard_damage,
     open_shard,
-    shard_answers,
-    unlisted_answers,
+    read_shard_entry,
+    read_shard_hashes,
+    read_unlisted_shard_hashes,
     write_shard,
 )
 
@@ -50,28 +50,28 @@ __all__ = [  # all that a stage needs to write a store
     "Item",
     "ShardPlan",
     "commit",
-    "fields_of",
-    "filling",
-    "open_folder",
+    "manifest_fields",
+    "open_or_create_store",
     "open_shard",
     "plan_shards",
-    "read_manifest",
+    "read_store_manifest",
+    "store_update",
     "write_shard",
 ]
 
 
 @contextmanager
-def filling(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
+def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
     """Gives the shards that the block has to write; after it the store lists these items, and no others.
 
     The block runs as the one writer of the store, unless there is nothing to do. Raises ValueError naming another.
     """
-    if up_to_date(folder, items):
+    if is_up_to_date(folder, items):
         yield []
         return
-    with writing(folder):
+    with write_lock(folder):
         plans = plan_shards(folder, items, items_per_shard)
-        yield [plan for plan in plans if not plan.made]
+        yield [plan for plan in plans if not plan.existing_file]
         commit(folder, [plan.file for plan in plans], wanted=[item.id for item in items])
 
 
@@ -81,28 +81,28 @@ def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> li
     Finished shards of a killed run come as plans that are `made` already. Items that were set aside are asked for again
     only when their content changes. In the order of the data set: a run that was killed commits what another would.
     """
-    answered = answers(folder, read_manifest(folder))
+    answered = listed_hashes(folder, read_store_manifest(folder))
     place = {item: number for number, item in enumerate(items)}
     plans = _adopt(Path(folder), place, answered)
     todo = [item for item in items if answered.get(item.id) != item.hash]
-    plans += [_Placed(False, place[plan.items[0]], plan) for plan in in_shards(todo, items_per_shard)]
+    plans += [_Placed(False, place[plan.items[0]], plan) for plan in split_into_shards(todo, items_per_shard)]
     return [placed.plan for placed in sorted(plans, key=lambda placed: (not placed.stale, placed.first))]
 
 
-def up_to_date(folder: Path, items: Sequence[Item]) -> bool:
+def is_up_to_date(folder: Path, items: Sequence[Item]) -> bool:
     """Whether the store lists these items, with this content, and no others: then there is nothing to write."""
-    manifest = read_manifest(folder)
-    answered = answers(folder, manifest)
+    manifest = read_store_manifest(folder)
+    answered = listed_hashes(folder, manifest)
     extra = set(answered) - {item.id for item in items}
     return all(answered.get(item.id) == item.hash for item in items) and manifest["dropped"] == sorted(extra)
 
 
-def answers(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
+def listed_hashes(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     """Id -> hash of the content that the manifest answers for: the newest shard that names an id speaks for it."""
     newest: dict[str, str] = {}
     for shard in manifest["shards"]:
-        check_rest(Path(folder) / shard["file"], shard)
-        newest.update(shard_answers(Path(folder) / shard["file"]))
+        check_metadata_crc(Path(folder) / shard["file"], shard)
+        newest.update(read_shard_hashes(Path(folder) / shard["file"]))
     newest.update({entry["id"]: entry["hash"] for entry in manifest["set_aside"]})
     return newest
 
@@ -114,7 +114,7 @@ class _Placed:
     plan: ShardPlan
 
 
-def unlisted(folder: Path, manifest: dict[str, Any]) -> list[Path]:
+def unlisted_shards(folder: Path, manifest: dict[str, Any]) -> list[Path]:
     """Shards of the folder that the manifest does not name."""
     listed = {shard["file"] for shard in manifest["shards"]}
     return [path for path in sorted(Path(folder).glob("shard-*.h5")) if path.name not in listed]
@@ -122,10 +122,10 @@ def unlisted(folder: Path, manifest: dict[str, Any]) -> list[Path]:
 
 def _adopt(folder: Path, place: dict[Item, int], answered: dict[str, str]) -> list[_Placed]:
     """Whole shards that are not listed and hold what is wanted; `answered` grows by what they hold."""
-    manifest = read_manifest(folder)
+    manifest = read_store_manifest(folder)
     wanted = {item.id: item.hash for item in place}
     found = []
-    for path in unlisted(folder, manifest):
+    for path in unlisted_shards(folder, manifest):
         held = _readable_answers(path)
         places = [place[item] for item in (Item(*pair) for pair in held.items()) if item in place]
         if places:
@@ -135,15 +135,15 @@ def _adopt(folder: Path, place: dict[Item, int], answered: dict[str, str]) -> li
         useful = any(wanted.get(name) == value != answered.get(name) for name, value in held.items())
         older = {name for name, value in held.items() if name in wanted and wanted[name] != value}
         spoils = any(answered.get(name) == wanted[name] for name in older)  # it would speak for what is right already
-        if useful and not spoils and not damage(path, fields_of(manifest)):
+        if useful and not spoils and not find_shard_damage(path, manifest_fields(manifest)):
             answered.update(held)
-            adopted.append(_Placed(bool(older), first, ShardPlan((), made=path.name)))
+            adopted.append(_Placed(bool(older), first, ShardPlan((), existing_file=path.name)))
     return adopted
 
 
 def _readable_answers(path: Path) -> dict[str, str]:
     try:
-        return unlisted_answers(path)
+        return read_unlisted_shard_hashes(path)
     except (OSError, ValueError, KeyError):  # it is made again
         return {}
 
@@ -154,14 +154,14 @@ def commit(folder: Path, files: Iterable[str], wanted: Iterable[str] | None = No
     `wanted`: ids that the data set has now; others disappear from the listing, and come back without work if the data
     set has them again. Without it none disappears. The manifest is read, extended and written under a lock.
     """
-    with listing(folder):
-        sweep(folder)
-        old = read_manifest(folder)
+    with manifest_lock(folder):
+        remove_stale_temporaries(folder)
+        old = read_store_manifest(folder)
         aside = {entry["id"]: entry for entry in old["set_aside"]}
         shards = {shard["file"]: shard for shard in old["shards"]}
         dropped = set(old["dropped"])
         for name in dict.fromkeys(files):
-            entry, ids, entries = describe(Path(folder) / name)
+            entry, ids, entries = read_shard_entry(Path(folder) / name)
             shards.pop(name, None)
             shards[name] = entry  # last: the newest shard that names an id speaks for it
             for found in ids:
@@ -170,11 +170,11 @@ def commit(folder: Path, files: Iterable[str], wanted: Iterable[str] | None = No
             dropped -= {*ids, *(bad["id"] for bad in entries)}
         content = {"shards": list(shards.values()), "set_aside": list(aside.values())}
         if wanted is not None:
-            dropped = set(answers(folder, content)) - set(wanted)
-        return write_listing(folder, old, {**content, "dropped": sorted(dropped)})
+            dropped = set(listed_hashes(folder, content)) - set(wanted)
+        return write_next_manifest(folder, old, {**content, "dropped": sorted(dropped)})
 
 
-def write_listing(folder: Path, old: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+def write_next_manifest(folder: Path, old: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     """Write the next generation of a manifest, if it says anything new; to be called under the `listing` lock."""
     if all(old[key] == value for key, value in content.items()):
         return old

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from data.files import digest
-from data.manifest import Field, fields_of, read_manifest
+from data.manifest import Field, manifest_fields, read_store_manifest
 from data.reader import ShardReader
-from data.shard_file import check_rest
-from data.verify import verify
+from data.shard_file import check_metadata_crc
+from data.verify import verify_store
 
 
 class Store:
@@ -29,13 +29,13 @@ class Store:
         self.kind: str = self.manifest["kind"]
         self.recipe: dict[str, Any] = self.manifest["recipe"]
         self.generation: int = self.manifest["generation"]
-        self.fields: dict[str, Field] = fields_of(self.manifest)
+        self.fields: dict[str, Field] = manifest_fields(self.manifest)
         filled = [shard for shard in self._shards if shard.ids]
-        if len({shard.tail("features") for shard in filled}) > 1:
+        if len({shard.row_shape("features") for shard in filled}) > 1:
             raise ValueError(
                 f"{self.folder}: shards hold features of different widths; delete the folder and extract again."
             )
-        self._tails = {n: filled[0].tail(n) if filled else () for n, f in self.fields.items() if f.per == "row"}
+        self._tails = {n: filled[0].row_shape(n) if filled else () for n, f in self.fields.items() if f.per == "row"}
         self._index(filled)
 
     def _index(self, filled: list[ShardReader]) -> None:
@@ -54,7 +54,7 @@ class Store:
         }
         names = (name for shard in filled for name in shard.ids)
         self._place = {name: number for number, name in enumerate(names)}
-        for name in [*self.set_aside, *self.manifest["dropped"]]:  # old rows are not its content any more
+        for name in [*self.invalid_items, *self.manifest["dropped"]]:  # old rows are not its content any more
             self._place.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Store:
         return self._tails["features"][0]
 
     @property
-    def set_aside(self) -> dict[str, str]:
+    def invalid_items(self) -> dict[str, str]:
         """Id -> reason of the items that could not be extracted."""
         gone = set(self.manifest["dropped"])
         return {entry["id"]: entry["reason"] for entry in self.manifest["set_aside"] if entry["id"] not in gone}
@@ -105,10 +105,10 @@ class Store:
         except KeyError as error:
             name = error.args[0]
             gone = "it was removed from the data set" if name in self.manifest["dropped"] else ""
-            hint = gone or self.set_aside.get(name, "it was never extracted: run `tern extract`")
+            hint = gone or self.invalid_items.get(name, "it was never extracted: run `tern extract`")
             raise ValueError(f"{name!r} is not in the store {self.folder}: {hint}.") from None
 
-    def hashes(self, ids: Sequence[str]) -> list[str]:
+    def content_hashes(self, ids: Sequence[str]) -> list[str]:
         """Content hash of what each item was extracted from."""
         return [self._hashes[number] for number in self._numbers(ids)]
 
@@ -116,13 +116,13 @@ class Store:
         """(n,) uint32: the CRC that each item's rows were written with."""
         return self._crc32[self._numbers(ids)]
 
-    def path_of(self, name: str) -> Path:
+    def shard_path(self, name: str) -> Path:
         """The shard that an item's rows stand in."""
         return self._filled[self._shard[self._numbers([name])[0]]].path
 
-    def content(self, ids: Sequence[str]) -> str:
+    def content_digest(self, ids: Sequence[str]) -> str:
         """Digest of recipe and content of these items, in this order: what depends on them is named by it."""
-        return digest([self.recipe, list(zip(ids, self.hashes(ids), strict=True))])
+        return digest([self.recipe, list(zip(ids, self.content_hashes(ids), strict=True))])
 
     def lengths(self, ids: Sequence[str]) -> np.ndarray:
         """(n,) int64: rows of each item."""
@@ -187,9 +187,9 @@ class Store:
         begun = []
         for reader, a, b in zip(self._filled, edges[:-1], edges[1:], strict=True):
             if a < b:
-                begun.append((reader, reader.begin(field, segments[a:b], out)))
+                begun.append((reader, reader.start_read(field, segments[a:b], out)))
         for reader, requests in begun:
-            reader.finish(requests)
+            reader.finish_read(requests)
 
     def preload(self) -> None:
         """Bring the shards into the system's memory, in order: for a store that fits there and will be read again."""
@@ -198,16 +198,16 @@ class Store:
 
     def verify(self) -> list[str]:
         """Every difference between the files and what was written, naming file and item; empty if there is none."""
-        return verify(self.folder, self.manifest)
+        return verify_store(self.folder, self.manifest)
 
 
 def _open(folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any], list[ShardReader]]:
     """A manifest and its open shards. A compaction may remove files after their names were read: then once more."""
-    given = manifest or read_manifest(folder)
+    given = manifest or read_store_manifest(folder)
     try:
         return given, _readers(folder, given)
     except FileNotFoundError as error:
-        now = read_manifest(folder)["generation"]
+        now = read_store_manifest(folder)["generation"]
         if now == given["generation"]:
             raise
         if manifest is None:
@@ -218,9 +218,9 @@ def _open(folder: Path, manifest: dict[str, Any] | None) -> tuple[dict[str, Any]
 
 
 def _readers(folder: Path, manifest: dict[str, Any]) -> list[ShardReader]:
-    fields, found = fields_of(manifest), []
+    fields, found = manifest_fields(manifest), []
     for entry in manifest["shards"]:
-        check_rest(folder / entry["file"], entry)
+        check_metadata_crc(folder / entry["file"], entry)
         reader = ShardReader(folder / entry["file"], fields)
         about = {"items": len(reader.ids), "rows": int(reader.offsets[-1]), "bytes": reader.bytes}
         if any(entry[key] != value for key, value in about.items()):

@@ -16,7 +16,7 @@ import numpy as np
 MAX_BYTES = 256 << 20  # of a pickle; a larger one is not an index or a few labels
 MAX_DEPTH = 100
 MAX_AXES = 64  # of an array, as in numpy
-OPCODES = set()
+ALLOWED_OPCODES = set()
 for _names in (
     "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET",
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT",
@@ -25,7 +25,7 @@ for _names in (
     "LIST EMPTY_LIST APPEND APPENDS TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 DICT EMPTY_DICT SETITEM SETITEMS",
     "GLOBAL STACK_GLOBAL REDUCE BUILD",
 ):
-    OPCODES |= set(_names.split())
+    ALLOWED_OPCODES |= set(_names.split())
 
 
 def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
@@ -55,7 +55,7 @@ def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
 def _check_opcodes(data: bytes) -> None:
     try:
         for opcode, argument, place in pickletools.genops(data):
-            if opcode.name not in OPCODES:
+            if opcode.name not in ALLOWED_OPCODES:
                 raise ValueError(f"the pickle holds {opcode.name} at byte {place}, which is not plain data")
             if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):  # the memo is an array as long as that
                 raise ValueError(f"the pickle numbers a value {argument:,} at byte {place}; it has no so many")
@@ -101,15 +101,15 @@ class _Array:
         self.state = state
 
 
-class _Given:
+class _ArrayFromBytes:
     """An array or a scalar whose bytes came as arguments: (bytes, dtype, shape, order)."""
 
     def __init__(self, data: Any, dtype: Any, shape: Any, order: str = "C"):
         self.state = (1, shape, dtype, order == "F", data)
 
 
-def _scalar(dtype: Any, data: Any = b"") -> _Given:
-    return _Given(data, dtype, None)
+def _scalar(dtype: Any, data: Any = b"") -> _ArrayFromBytes:
+    return _ArrayFromBytes(data, dtype, None)
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -138,12 +138,12 @@ def _key(key: Any) -> Any:
     return key
 
 
-ALLOWED = {("collections", "OrderedDict"): _ordered, ("_codecs", "encode"): _encode}
-ALLOWED |= {("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
-ALLOWED |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
+ALLOWED_GLOBALS = {("collections", "OrderedDict"): _ordered, ("_codecs", "encode"): _encode}
+ALLOWED_GLOBALS |= {("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
+ALLOWED_GLOBALS |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
 for _core in ("numpy.core", "numpy._core"):  # the name of before numpy 2, and of after
-    ALLOWED |= {(f"{_core}.multiarray", "_reconstruct"): _class, (f"{_core}.multiarray", "scalar"): _scalar}
-    ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Given
+    ALLOWED_GLOBALS |= {(f"{_core}.multiarray", "_reconstruct"): _class, (f"{_core}.multiarray", "scalar"): _scalar}
+    ALLOWED_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _ArrayFromBytes
 
 
 class _Unpickler(pickle._Unpickler):
@@ -152,9 +152,9 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
+        if (module, name) not in ALLOWED_GLOBALS:
             raise ValueError(f"the pickle asks for {module}.{name}, which is not plain data; it is not read")
-        return ALLOWED[module, name]
+        return ALLOWED_GLOBALS[module, name]
 
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], (_Array, _Dtype)):  # of all else it would set attributes
@@ -193,7 +193,7 @@ def _plain(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:
         return value
     if isinstance(value, tuple):
         found: Any = tuple(below(part) for part in value)
-    elif isinstance(value, (_Array, _Given)):
+    elif isinstance(value, (_Array, _ArrayFromBytes)):
         found = _array(value.state, below)
     elif isinstance(value, _Dtype) or callable(value):
         raise ValueError("the pickle holds a type instead of a value")

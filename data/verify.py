@@ -6,63 +6,63 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.files import sha256_file, sync
-from data.lock import listing, writing
-from data.manifest import Field, fields_of, read_manifest
-from data.shard_file import Problem, check_rest, damage, shard_items
-from data.shards import write_listing
+from data.files import fsync_path, sha256_file
+from data.lock import manifest_lock, write_lock
+from data.manifest import Field, manifest_fields, read_store_manifest
+from data.shard_file import Problem, check_metadata_crc, find_shard_damage, read_shard_items
+from data.shards import write_next_manifest
 
 UNREAD = "; nobody reads them any more: `tern store compact` lets go of them"
 
 
-def verify(
-    folder: Path, manifest: dict[str, Any] | None = None, tell: Callable[[int], object] = lambda items: None
+def verify_store(
+    folder: Path, manifest: dict[str, Any] | None = None, on_progress: Callable[[int], object] = lambda items: None
 ) -> list[str]:
     """Every difference between the files and what was written, naming file and item; empty if there is none.
 
     Works where the store cannot be opened any more. `tell` is given the number of items of each shard that is done.
     """
-    return [str(problem) for problem in problems(folder, manifest or read_manifest(folder), tell)]
+    return [str(problem) for problem in find_problems(folder, manifest or read_store_manifest(folder), on_progress)]
 
 
-def problems(
+def find_problems(
     folder: Path, manifest: dict[str, Any], tell: Callable[[int], object] = lambda items: None
 ) -> list[Problem]:
     """`verify`, for a caller that goes by file and item. Of rows that nobody reads any more the text says so."""
     found = []
     for entry in manifest["shards"]:
-        found += _problems(Path(folder) / entry["file"], entry, fields_of(manifest))
+        found += _problems(Path(folder) / entry["file"], entry, manifest_fields(manifest))
         tell(entry["items"])
     broken = {problem.path.name for problem in found if not problem.item}
     read = _read_from(Path(folder), manifest, broken) if len(broken) < len(found) else {}
     unread = lambda problem: problem.item and read.get(problem.item) != problem.path.name  # noqa: E731
-    return [replace(problem, what=problem.what + UNREAD) if unread(problem) else problem for problem in found]
+    return [replace(problem, message=problem.message + UNREAD) if unread(problem) else problem for problem in found]
 
 
 def _read_from(folder: Path, manifest: dict[str, Any], broken: set[str]) -> dict[str, str]:
     """Id -> the file that its rows are read from: the newest that has it."""
     newest: dict[str, str] = {}
     for name in (entry["file"] for entry in manifest["shards"] if entry["file"] not in broken):
-        newest |= dict.fromkeys(shard_items(folder / name)[0], name)
+        newest |= dict.fromkeys(read_shard_items(folder / name)[0], name)
     gone = {*manifest["dropped"], *(entry["id"] for entry in manifest["set_aside"])}
     return {item: name for item, name in newest.items() if item not in gone}
 
 
-def drop(folder: Path, found: Iterable[Problem]) -> list[dict[str, Any]]:
+def unlist_damaged_shards(folder: Path, found: Iterable[Problem]) -> list[dict[str, Any]]:
     """Unlist the shards in which rows are lost, so that the next run makes again what they held; returns their entries.
 
     The files are kept beside, as `shard-....h5.damaged`. An item that an older shard has too is read from that one
     until the next run. Rows that nobody reads are left to a compaction. Raises ValueError naming another writer.
     """
-    folder, names = Path(folder), {problem.path.name for problem in found if not problem.what.endswith(UNREAD)}
-    with writing(folder), listing(folder):
-        old = read_manifest(folder)
+    folder, names = Path(folder), {problem.path.name for problem in found if not problem.message.endswith(UNREAD)}
+    with write_lock(folder), manifest_lock(folder):
+        old = read_store_manifest(folder)
         lost = [entry for entry in old["shards"] if entry["file"] in names]
         for path in (folder / entry["file"] for entry in lost):
             if path.exists():  # before the manifest: a crash leaves a shard that is missing, to be dropped again
                 os.replace(path, path.with_name(f"{path.name}.damaged"))
-        sync(folder)
-        write_listing(folder, old, {"shards": [entry for entry in old["shards"] if entry["file"] not in names]})
+        fsync_path(folder)
+        write_next_manifest(folder, old, {"shards": [entry for entry in old["shards"] if entry["file"] not in names]})
     return lost
 
 
@@ -75,7 +75,9 @@ def _problems(path: Path, entry: dict[str, Any], fields: dict[str, Field]) -> li
     if sha256_file(path) == entry["sha256"]:
         return []
     try:
-        check_rest(path, entry)
+        check_metadata_crc(path, entry)
     except ValueError:
         return [Problem(path, f"damaged outside its rows, so that it is not known whose they are; {lost}")]
-    return damage(path, fields) or [Problem(path, "its bytes are not those that the manifest names, in no item's rows")]
+    return find_shard_damage(path, fields) or [
+        Problem(path, "its bytes are not those that the manifest names, in no item's rows")
+    ]

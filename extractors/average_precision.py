@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Boxes:
+class ImageBoxes:
     """Boxes of one image: boxes (n, 4) pixels x1 y1 x2 y2, labels (n,), and for detections scores (n,)."""
 
     boxes: np.ndarray
@@ -16,17 +16,17 @@ class Boxes:
     scores: np.ndarray | None = None
 
 
-def average_precision(truth: list[Boxes], found: list[Boxes], iou: float = 0.5) -> dict[int, float]:
+def average_precision(targets: list[ImageBoxes], predictions: list[ImageBoxes], iou: float = 0.5) -> dict[int, float]:
     """AP of every label that occurs in `truth`, the images of both lists in one order.
 
     Precision is made non-increasing and read at 101 recalls, as in pycocotools (COCOeval, all areas); cap the
     detections of an image at 100 before, as COCO does, for equal numbers. The mean of the values is mAP.
     """
-    labels = np.unique(np.concatenate([t.labels for t in truth]))
-    return {int(label): _label_precision(truth, found, label, iou) for label in labels}
+    labels = np.unique(np.concatenate([t.labels for t in targets]))
+    return {int(label): _label_precision(targets, predictions, label, iou) for label in labels}
 
 
-def _label_precision(truth: list[Boxes], found: list[Boxes], label: int, iou: float) -> float:
+def _label_precision(truth: list[ImageBoxes], found: list[ImageBoxes], label: int, iou: float) -> float:
     scores, hits = [], []
     for t, f in zip(truth, found, strict=True):
         mine = f.labels == label

@@ -14,7 +14,7 @@ from extractors.grid import GridExtractor
 from extractors.regions import RegionExtractor
 
 # A new kind is its import and its line here, and its config in `extractors.configs`.
-MADE_BY: dict[type[BaseModel], type[RegionExtractor]] = {
+EXTRACTOR_BY_CONFIG: dict[type[BaseModel], type[RegionExtractor]] = {
     TorchvisionConfig: TorchvisionExtractor,
     GridConfig: GridExtractor,
     BottomUpConfig: BottomUpExtractor,
@@ -22,15 +22,15 @@ MADE_BY: dict[type[BaseModel], type[RegionExtractor]] = {
 }
 
 
-def region_extractor(config: Any) -> RegionExtractor:
+def build_region_extractor(config: Any) -> RegionExtractor:
     """The extractor of one of these configs, its weights loaded. Raises what loading them raises."""
-    return MADE_BY[type(config)](config)
+    return EXTRACTOR_BY_CONFIG[type(config)](config)
 
 
-def recipe(extractor: RegionExtractor) -> dict[str, Any]:
+def region_store_recipe(extractor: RegionExtractor) -> dict[str, Any]:
     """The recipe of the store that an extractor fills: its fingerprint, and what its class and attribute ids name."""
     return {
-        **extractor.fingerprint,
+        **extractor.recipe,
         "classes": list(extractor.classes),
         "attributes": list(extractor.attributes),
     }

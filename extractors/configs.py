@@ -34,8 +34,12 @@ class TorchvisionConfig(BaseModel):
     whole_image: bool = True  # row 0 is the whole image
     min_size: int | None = Field(None, ge=64)  # pixels, short side of the network's input; None: the model's own
     max_size: int | None = Field(None, ge=64)  # pixels, long side at most; None: the model's own
-    tap: Literal["box_head", "pooled"] = "box_head"  # the feature: of the box head's last layer, or the pooled map
-    exact: bool = False  # true: plain float32, the same everywhere; false: half precision where the machine has it
+    feature_layer: Literal["box_head", "pooled"] = (
+        "box_head"  # the feature: of the box head's last layer, or the pooled map
+    )
+    full_precision: bool = (
+        False  # true: plain float32, the same everywhere; false: half precision where the machine has it
+    )
     device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
@@ -48,11 +52,15 @@ class GridConfig(BaseModel):
     model: str = "resnet50"  # a torchvision classification builder
     weights: str = "DEFAULT"  # a torchvision weights name, or a .safetensors or .pth file of the whole model
     layer: str = "layer4"  # the child of the model whose map is taken; "features" in MobileNets and EfficientNets
-    cells: int | None = Field(7, ge=1, le=64)  # rows and columns at most, averaged; None: every position of the map
+    max_grid_size: int | None = Field(
+        7, ge=1, le=64
+    )  # rows and columns at most, averaged; None: every position of the map
     whole_image: bool = False  # row 0 is the whole image, the average of the map
     min_size: int = Field(600, ge=64)  # pixels, short side of the network's input
     max_size: int = Field(1000, ge=64)  # pixels, long side at most
-    exact: bool = False  # true: plain float32, the same everywhere; false: half precision where the machine has it
+    full_precision: bool = (
+        False  # true: plain float32, the same everywhere; false: half precision where the machine has it
+    )
     device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
@@ -64,25 +72,25 @@ class BottomUpConfig(BaseModel):
     kind: Literal["bottom-up"] = "bottom-up"
     weights: Path  # a .safetensors of `tern weights convert`, or a port's .pkl, .pth or .bin
     anchors: Anchors | None = None  # of a port's file that holds none
-    vocabulary: Path | None = None  # folder with objects_vocab.txt and attributes_vocab.txt; None: the weights' own
+    vocabulary_dir: Path | None = None  # folder with objects_vocab.txt and attributes_vocab.txt; None: the weights' own
     min_regions: int = Field(36, ge=1, le=300)  # rows at least, as far as there are proposals
     max_regions: int = Field(36, ge=1, le=300)  # rows at most
     min_score: float = Field(0.2, gt=0, le=1)  # confidence from which a proposal is kept
-    boxes: Literal["proposals", "regressed"] = (
+    stored_boxes: Literal["proposals", "regressed"] = (
         "proposals"  # what is stored beside the features, which are the proposals'
     )
-    short_side: int = Field(600, ge=64, le=4000)  # pixels of the net's input, unless the long side would pass ...
-    long_side: int = Field(1000, ge=256, le=4000)  # ... this
+    min_size: int = Field(600, ge=64, le=4000)  # pixels of the net's input, unless the long side would pass ...
+    max_size: int = Field(1000, ge=256, le=4000)  # ... this
     max_proposals: int = Field(300, ge=1, le=6000)  # RoIs an image; fewer cost less and are not the classic model's
-    exact: bool = False  # plain float32; else what the machine is quickest in
+    full_precision: bool = False  # plain float32; else what the machine is quickest in
     device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
     @model_validator(mode="after")
     def _rising(self) -> BottomUpConfig:
         if self.min_regions > self.max_regions:
             raise ValueError(f"min_regions {self.min_regions} is above max_regions {self.max_regions}")
-        if self.short_side > self.long_side:
-            raise ValueError(f"short_side {self.short_side} is above long_side {self.long_side}")
+        if self.min_size > self.max_size:
+            raise ValueError(f"short_side {self.min_size} is above long_side {self.max_size}")
         return self
 
 
@@ -118,7 +126,7 @@ class TextConfig(BaseModel):
 
 # A new kind is its config, its line here and in `extractors.catalogue`. Each has a `kind: Literal[...]` with that value
 # as default.
-KINDS: tuple[type[BaseModel], ...] = (TorchvisionConfig, GridConfig, BottomUpConfig, Detectron2Config)
+REGION_CONFIGS: tuple[type[BaseModel], ...] = (TorchvisionConfig, GridConfig, BottomUpConfig, Detectron2Config)
 
 
 def _kind(given: Any) -> Any:
@@ -128,5 +136,5 @@ def _kind(given: Any) -> Any:
     return getattr(given, "kind", None)
 
 
-_TAGGED = [Annotated[config, Tag(config.model_fields["kind"].default)] for config in KINDS]
+_TAGGED = [Annotated[config, Tag(config.model_fields["kind"].default)] for config in REGION_CONFIGS]
 RegionsConfig = Annotated[reduce(or_, _TAGGED), Discriminator(_kind)]

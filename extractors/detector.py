@@ -18,7 +18,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import MultiScaleRoIAlign
 
-from extractors.state import SUFFIXES, fit_state, published, read_state
+from extractors.state import SUFFIXES, load_state_dict_file, load_state_dict_strict, load_torchvision_weights
 
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 WIDTHS = (32, 64, 128, 192)  # channels at strides 4, 8, 16, 32
@@ -26,7 +26,7 @@ FPN_WIDTH = 96
 FEATURE_WIDTH = 256
 
 
-def build(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
+def build_detector(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
     """A detector in eval mode and its class names (index = label, 0 the background; () when not known).
 
     `model` is "demo" or a torchvision Faster R-CNN builder; `weights` a torchvision weights name, "demo" (the
@@ -43,7 +43,7 @@ def build(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
     return detector.eval(), classes
 
 
-def demo_detector(classes: int) -> FasterRCNN:
+def build_demo_detector(classes: int) -> FasterRCNN:
     """The demo's detector with random weights; `classes` counts the background."""
     body = nn.Sequential(
         OrderedDict(
@@ -102,19 +102,19 @@ def _check_model(model: str) -> None:
 
 
 def _from_file(model: str, path: Path) -> tuple[FasterRCNN, tuple[str, ...]]:
-    state, classes = read_state(path)
+    state, classes = load_state_dict_file(path)
     bias = state.get("roi_heads.box_predictor.cls_score.bias")
     if bias is None:
         raise ValueError(f"weights {path} lack 'roi_heads.box_predictor.cls_score.bias': they are no Faster R-CNN's")
     if classes and len(classes) != len(bias):
         raise ValueError(f"weights {path} name {len(classes)} classes and score {len(bias)}: the header is wrong")
     if model == "demo":
-        detector = demo_detector(len(bias))
+        detector = build_demo_detector(len(bias))
     else:
         builder = models.get_model_builder(model)
         detector = builder(weights=None, weights_backbone=None, num_classes=len(bias))
         classes = _adopt_release(model, path, detector) or classes
-    fit_state(detector, state, str(path))
+    load_state_dict_strict(detector, state, str(path))
     return detector, classes
 
 
@@ -132,9 +132,9 @@ def _adopt_release(model: str, path: Path, detector: nn.Module) -> tuple[str, ..
 
 
 def _from_torchvision(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
-    state, entry = published(model, weights)
+    state, entry = load_torchvision_weights(model, weights)
     classes = tuple(entry.meta["categories"])
     detector = models.get_model_builder(model)(weights=None, weights_backbone=None, num_classes=len(classes))
     _adopt_release(model, Path(entry.url), detector)
-    fit_state(detector, state, f"{model} {weights}")
+    load_state_dict_strict(detector, state, f"{model} {weights}")
     return detector, classes

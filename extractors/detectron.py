@@ -15,13 +15,13 @@ from torch import Tensor
 
 from data.files import digest
 from extractors.configs import Detectron2Config
-from extractors.fast import arithmetic, to_device
-from extractors.faster_rcnn import choose
-from extractors.regions import Prepared, RegionExtractor, Regions
-from extractors.state import fit_state, read_state, state_sha256
+from extractors.fast import choose_dtype, to_device
+from extractors.faster_rcnn import select_regions
+from extractors.regions import PreprocessedImage, RegionExtractor, Regions
+from extractors.state import load_state_dict_file, load_state_dict_strict, state_sha256
 
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
-INSTALL = (
+INSTALL_HINT = (
     "the kind detectron2 needs the package detectron2, which is in no package index: install it from its repository "
     "(python -m pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2)"
 )
@@ -40,7 +40,7 @@ class Detectron2Extractor(RegionExtractor):
         from detectron2.data import transforms
         from detectron2.modeling import build_model
 
-        arithmetic(config.device, exact=True)
+        choose_dtype(config.device, exact=True)
         self._settings = digest(cfg.dump())
         cfg.MODEL.DEVICE = config.device
         self._model = build_model(cfg).eval()
@@ -58,13 +58,13 @@ class Detectron2Extractor(RegionExtractor):
         self.classes = _class_names(cfg)
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: settings, detectron2's own, and the weights' hash."""
         settings = self.config.model_dump(exclude={"kind", "model", "weights", "device"})
         made_by = {"settings": self._settings, "weights_sha256": self._weights_sha256}
         return {"extractor": "detectron2", "version": VERSION, **settings, **made_by}
 
-    def prepare(self, pixels: np.ndarray) -> Prepared:
+    def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Resized by detectron2's own augmentation, less the mean, `(3, net h, net w)` float32."""
         height, width = pixels.shape[:2]
         if self._model.input_format == "BGR":
@@ -72,10 +72,10 @@ class Detectron2Extractor(RegionExtractor):
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
         mean, deviation = self._model.pixel_mean.cpu(), self._model.pixel_std.cpu()
-        return Prepared(to_device((tensor - mean) / deviation, self.config.device), (width, height))
+        return PreprocessedImage(to_device((tensor - mean) / deviation, self.config.device), (width, height))
 
     @torch.inference_mode()
-    def extract(self, batch: list[Prepared]) -> list[Regions]:
+    def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
         """Regions of images whose inputs have one shape."""
         from detectron2.structures import ImageList
 
@@ -92,7 +92,7 @@ class Detectron2Extractor(RegionExtractor):
         parts = (x.split([len(boxes) for boxes in proposals]) for x in (features, *self._scored(features, proposals)))
         scales = [features.new_tensor([image.size[0] / net_w, image.size[1] / net_h] * 2) for image in batch]
         return [
-            choose(*part, boxes * scale, image.size, self.config)
+            select_regions(*part, boxes * scale, image.size, self.config)
             for *part, boxes, scale, image in zip(*parts, scales, batch, strict=True)
         ]
 
@@ -115,12 +115,12 @@ class Detectron2Extractor(RegionExtractor):
         return scores, classes, moved[torch.arange(len(classes), device=own.device), own]
 
 
-def settings_file(model: str) -> Path:
+def find_config_file(model: str) -> Path:
     """The .yaml of settings that a config's `model` names. Raises ImportError without detectron2, FileNotFoundError."""
     try:
         import detectron2
     except ImportError as error:
-        raise ImportError(f"{INSTALL}. Python says: {error}") from error
+        raise ImportError(f"{INSTALL_HINT}. Python says: {error}") from error
     for path in (Path(model), Path(detectron2.__file__).parent / "model_zoo" / "configs" / model):
         if path.is_file():
             return path
@@ -129,7 +129,7 @@ def settings_file(model: str) -> Path:
 
 def _read_config(config: Detectron2Config) -> Any:
     """detectron2's settings, read without running what a file may say."""
-    path = settings_file(config.model)
+    path = find_config_file(config.model)
     from detectron2.config import get_cfg
     from yaml import YAMLError
 
@@ -149,7 +149,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
     detectron2 itself ignores stored anchors since 2021: a model trained with others than its settings say would then
     give other regions without an error.
     """
-    state, _ = read_state(path)
+    state, _ = load_state_dict_file(path)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     for key in [k for k in state if re.search(r"anchor_generator\.cell_anchors\.\d+$|^pixel_(mean|std)$", k)]:
         buffer = dict(model.named_buffers()).get(key)
@@ -157,7 +157,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
         if buffer is None or buffer.numel() != stored.numel():
             raise ValueError(f"weights {path}: {key!r} is {tuple(stored.shape)}, which does not fit the settings")
         buffer.copy_(stored.view_as(buffer))
-    fit_state(model, state, str(path))
+    load_state_dict_strict(model, state, str(path))
 
 
 def _class_names(cfg: Any) -> tuple[str, ...]:

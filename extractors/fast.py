@@ -9,17 +9,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def arithmetic(device: str, exact: bool = False) -> torch.dtype:
+def choose_dtype(device: str, exact: bool = False) -> torch.dtype:
     """What a network computes in: float32 if `exact` or where the machine has no half precision of its own.
 
     On a GPU bfloat16 where it is native, else float16; on a CPU bfloat16 where there are instructions for it
     (avx512_bf16 or amx: emulated, it is slower than float32). The same network gives other numbers in each, so the
     name of it (`NAMES`) belongs into the fingerprint.
     """
-    on_gpu = check_device(device).type == "cuda"
+    on_gpu = parse_device(device).type == "cuda"
     if on_gpu:
         torch.backends.cudnn.allow_tf32 = False  # of the process: float32 convolutions would keep 10 bits of 23
     if exact:
@@ -30,7 +30,7 @@ def arithmetic(device: str, exact: bool = False) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-def check_device(device: str) -> torch.device:
+def parse_device(device: str) -> torch.device:
     """The device of a name; ValueError for one that there is not."""
     try:
         found = torch.device(device)
@@ -43,12 +43,12 @@ def check_device(device: str) -> torch.device:
     return found
 
 
-def quicken(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
+def optimize_for_inference(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
     """`model` in eval mode, its batch norms folded, its weights `dtype` and channels_last on `device`; in place."""
-    return fold(model.eval()).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    return fold_batch_norms(model.eval()).to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Take every batch norm that follows a convolution into that convolution; in place, and returned.
 
     Pairs are found by structure: attributes `convN` and `bnN` of one module, neighbours in a Sequential, and a
@@ -92,7 +92,7 @@ def _take_in(convolution: nn.Conv2d, norm: nn.Module) -> None:
     convolution.bias = nn.Parameter(bias.to(convolution.weight), requires_grad=False)
 
 
-def to_host(tensors: list[Tensor]) -> list[Tensor]:
+def to_cpu(tensors: list[Tensor]) -> list[Tensor]:
     """Copies in main memory: from a GPU all at once through pinned memory, waiting once and without spinning."""
     if not tensors or tensors[0].device.type != "cuda":
         return [tensor.cpu() for tensor in tensors]

@@ -14,11 +14,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, nms
 
 from extractors.configs import TorchvisionConfig
-from extractors.detector import build
-from extractors.fast import NAMES, arithmetic, quicken, to_device, to_host
-from extractors.regions import WHOLE_IMAGE, Prepared, RegionExtractor, Regions
+from extractors.detector import build_detector
+from extractors.fast import DTYPE_NAMES, choose_dtype, optimize_for_inference, to_cpu, to_device
+from extractors.regions import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, Regions
 from extractors.state import state_sha256
-from extractors.two_stage import pool, propose
+from extractors.two_stage import roi_align_by_lookup, select_proposals
 
 VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 8  # images
@@ -30,15 +30,15 @@ class TorchvisionExtractor(RegionExtractor):
     def __init__(self, config: TorchvisionConfig) -> None:
         """Raises ValueError for an unknown model or weights that do not fit, FileNotFoundError."""
         self.config = config
-        detector, self.classes = build(config.model, config.weights)
+        detector, self.classes = build_detector(config.model, config.weights)
         self._weights_sha256 = state_sha256(detector)
-        self._dtype = arithmetic(config.device, config.exact)
-        if config.exact:
+        self._dtype = choose_dtype(config.device, config.full_precision)
+        if config.full_precision:
             self._detector = detector.to(config.device, memory_format=torch.channels_last)
         else:
-            self._detector = quicken(detector, self._dtype, config.device)
+            self._detector = optimize_for_inference(detector, self._dtype, config.device)
         tapped = detector.roi_heads.box_predictor.cls_score.in_features
-        self.dim: int = tapped if config.tap == "box_head" else detector.backbone.out_channels
+        self.dim: int = tapped if config.feature_layer == "box_head" else detector.backbone.out_channels
         self.batch_size = 1 if torch.device(config.device).type == "cpu" else GPU_BATCH
         if config.min_size:
             detector.transform.min_size = (config.min_size,)
@@ -46,31 +46,33 @@ class TorchvisionExtractor(RegionExtractor):
             detector.transform.max_size = config.max_size
 
     @property
-    def fingerprint(self) -> dict:
+    def recipe(self) -> dict:
         """What decides the numbers, for the recipe: the config without path and device, arithmetic, the weights' hash.
 
         The arithmetic is what this machine computes in: machines of different abilities never share a store.
         """
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        made_by = {"arithmetic": NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        made_by = {"arithmetic": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
         return {"extractor": "torchvision", "version": VERSION, **settings, **made_by}
 
-    def prepare(self, pixels: np.ndarray) -> Prepared:
+    def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Normalised and resized as torchvision's own transform does it, `(3, net h, net w)` float32, on the device."""
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         height, width = pixels.shape[:2]
         transform = self._detector.transform
         resized, _ = transform.resize(transform.normalize(tensor), None)
-        return Prepared(to_device(resized, self.config.device), (width, height))
+        return PreprocessedImage(to_device(resized, self.config.device), (width, height))
 
     @torch.inference_mode()
-    def extract(self, batch: list[Prepared]) -> list[Regions]:
+    def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
         """Regions of images whose inputs have one shape."""
         heads, (net_h, net_w) = self._detector.roi_heads, batch[0].input.shape[1:]
         proposals, pooled = self._pooled(batch)
         hidden = heads.box_head(pooled)  # (all proposals, hidden)
         logits, deltas = (x.float() for x in heads.box_predictor(hidden))
-        features = hidden if self.config.tap == "box_head" else pooled.float().mean((2, 3))  # (all proposals, d)
+        features = (
+            hidden if self.config.feature_layer == "box_head" else pooled.float().mean((2, 3))
+        )  # (all proposals, d)
         scores, classes = logits.softmax(-1)[:, 1:].max(-1)  # (all proposals,); the background is class 0
         own = torch.arange(len(classes), device=classes.device), classes + 1
         decoded = heads.box_coder.decode(deltas.view(len(classes), -1, 4)[own], proposals)[:, 0]  # (all proposals, 4)
@@ -78,18 +80,18 @@ class TorchvisionExtractor(RegionExtractor):
         parts = (x.split(counts) for x in (features, scores, classes + 1, decoded))
         scales = [decoded.new_tensor([image.size[0] / net_w, image.size[1] / net_h] * 2) for image in batch]
         return [
-            choose(*part, boxes * scale, image.size, self.config)
+            select_regions(*part, boxes * scale, image.size, self.config)
             for *part, boxes, scale, image in zip(*parts, scales, batch, strict=True)
         ]
 
-    def _pooled(self, batch: list[Prepared]) -> tuple[list[Tensor], Tensor]:
+    def _pooled(self, batch: list[PreprocessedImage]) -> tuple[list[Tensor], Tensor]:
         """Proposals of each image, (n, 4) in net pixels, the whole image first if wanted; and all their maps."""
         model, net = self._detector, tuple(batch[0].input.shape[1:])
         padded = model.transform.batch_images([image.input for image in batch]).to(self._dtype)
         images = ImageList(padded.contiguous(memory_format=torch.channels_last), [net] * len(batch))
         maps = model.backbone(images.tensors)
-        exact = self.config.exact
-        proposals = model.rpn(images, maps)[0] if exact else propose(model.rpn, [*maps.values()], images)
+        exact = self.config.full_precision
+        proposals = model.rpn(images, maps)[0] if exact else select_proposals(model.rpn, [*maps.values()], images)
         if self.config.whole_image:
             whole = proposals[0].new_tensor([[0, 0, net[1], net[0]]])
             proposals = [torch.cat([whole, boxes]) for boxes in proposals]
@@ -97,11 +99,13 @@ class TorchvisionExtractor(RegionExtractor):
         # The padded size, of which the maps are whole fractions: from a thin strip's own torchvision guesses wrong
         # strides, and keeps them for every image that comes after.
         padded_to = tuple(padded.shape[2:])
-        pooled = align(maps, proposals, [padded_to]) if exact else pool(align, maps, proposals, padded_to)
+        pooled = (
+            align(maps, proposals, [padded_to]) if exact else roi_align_by_lookup(align, maps, proposals, padded_to)
+        )
         return proposals, pooled
 
 
-def choose(
+def select_regions(
     features: Tensor, scores: Tensor, classes: Tensor, boxes: Tensor, size: tuple[int, int], config: Any
 ) -> Regions:
     """The rows of one image among its proposals, the whole image first where `config.whole_image` put it there.
@@ -112,15 +116,15 @@ def choose(
     if first:
         boxes[0] = boxes.new_tensor([0, 0, *size])
         classes[0], scores[0] = WHOLE_IMAGE, 1.0
-    keep = select(boxes[first:], scores[first:], config.max_regions, config.nms_iou, config.min_score)
+    keep = select_boxes(boxes[first:], scores[first:], config.max_regions, config.nms_iou, config.min_score)
     rows = torch.cat([torch.arange(first, device=keep.device), keep + first])
-    found = to_host([features[rows].half(), boxes[rows], classes[rows].int(), scores[rows]])
+    found = to_cpu([features[rows].half(), boxes[rows], classes[rows].int(), scores[rows]])
     features, boxes, classes, scores = (tensor.numpy() for tensor in found)
     none = np.full(len(boxes), -1, np.int32)
     return Regions(features, boxes, classes, scores, attr_ids=none, attr_scores=np.zeros_like(scores), size=size)
 
 
-def select(boxes: Tensor, scores: Tensor, limit: int, iou: float, min_score: float = 0.0) -> Tensor:
+def select_boxes(boxes: Tensor, scores: Tensor, limit: int, iou: float, min_score: float = 0.0) -> Tensor:
     """Indices of at most `limit` boxes, best score first: class-agnostic NMS, then the top scores.
 
     With a `min_score` that is all: as many rows as there are things. Without one, where too few survive, the

@@ -17,9 +17,15 @@ from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 
 from extractors.configs import GridConfig
-from extractors.fast import NAMES, arithmetic, quicken, to_device, to_host
-from extractors.regions import WHOLE_IMAGE, Prepared, RegionExtractor, Regions
-from extractors.state import SUFFIXES, fit_state, published, read_state, state_sha256
+from extractors.fast import DTYPE_NAMES, choose_dtype, optimize_for_inference, to_cpu, to_device
+from extractors.regions import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, Regions
+from extractors.state import (
+    SUFFIXES,
+    load_state_dict_file,
+    load_state_dict_strict,
+    load_torchvision_weights,
+    state_sha256,
+)
 
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 16  # images
@@ -38,18 +44,22 @@ class GridExtractor(RegionExtractor):
         self.dim: int = _depth(trunk, config)
         _load(trunk, config)
         self._weights_sha256 = state_sha256(trunk)
-        self._dtype = arithmetic(config.device, config.exact)
-        self._trunk = trunk.to(config.device) if config.exact else quicken(trunk, self._dtype, config.device)
+        self._dtype = choose_dtype(config.device, config.full_precision)
+        self._trunk = (
+            trunk.to(config.device)
+            if config.full_precision
+            else optimize_for_inference(trunk, self._dtype, config.device)
+        )
         self.batch_size = 1 if torch.device(config.device).type == "cpu" else GPU_BATCH
 
     @property
-    def fingerprint(self) -> dict:
+    def recipe(self) -> dict:
         """What decides the numbers, for the recipe: the config, the arithmetic, the hash of the weights used."""
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        made_by = {"arithmetic": NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        made_by = {"arithmetic": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
         return {"extractor": "grid", "version": VERSION, **settings, **made_by}
 
-    def prepare(self, pixels: np.ndarray) -> Prepared:
+    def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Normalised, resized bilinearly with its aspect kept: `(3, net h, net w)` float32, on the device."""
         height, width = pixels.shape[:2]
         scale = min(self.config.min_size / min(height, width), self.config.max_size / max(height, width))
@@ -57,19 +67,19 @@ class GridExtractor(RegionExtractor):
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         tensor = (tensor - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
         resized = interpolate(tensor[None], net, mode="bilinear", align_corners=False, antialias=True)[0]
-        return Prepared(to_device(resized, self.config.device), (width, height))
+        return PreprocessedImage(to_device(resized, self.config.device), (width, height))
 
     @torch.inference_mode()
-    def extract(self, batch: list[Prepared]) -> list[Regions]:
+    def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
         """Cells of images whose inputs have one shape."""
         inputs = torch.stack([image.input for image in batch]).to(self._dtype, memory_format=torch.channels_last)
         maps = self._trunk(inputs)["map"].float()  # (b, d, h, w)
-        limit = self.config.cells or max(maps.shape[2:])
+        limit = self.config.max_grid_size or max(maps.shape[2:])
         rows, columns = (min(side, limit) for side in maps.shape[2:])
         cells = adaptive_avg_pool2d(maps, (rows, columns)).flatten(2)  # (b, d, rows * columns)
         if self.config.whole_image:
             cells = torch.cat([maps.mean((2, 3))[:, :, None], cells], dim=2)
-        features = to_host([cells.transpose(1, 2).half()])[0].numpy()
+        features = to_cpu([cells.transpose(1, 2).half()])[0].numpy()
         return [self._regions(f, (rows, columns), image.size) for f, image in zip(features, batch, strict=True)]
 
     def _regions(self, features: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> Regions:
@@ -105,12 +115,12 @@ def _trunk(config: GridConfig) -> nn.Module:
 def _load(trunk: nn.Module, config: GridConfig) -> None:
     """Fit the weights named in the config into the trunk."""
     if config.weights.endswith(SUFFIXES):
-        state, _ = read_state(Path(config.weights))
+        state, _ = load_state_dict_file(Path(config.weights))
     else:
-        state, _ = published(config.model, config.weights)
+        state, _ = load_torchvision_weights(config.model, config.weights)
     # What comes after the layer, the classifier above all, may have any shape.
     mine = {key: value for key, value in state.items() if key.split(".")[0] in trunk}
-    fit_state(trunk, mine, f"{config.model} {config.weights}")
+    load_state_dict_strict(trunk, mine, f"{config.model} {config.weights}")
 
 
 @torch.inference_mode()

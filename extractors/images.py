@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.files import MACHINE_FAULTS
+from data.files import TRANSIENT_ERRNOS
 from data.records import printable
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 << 20  # of a file: 64 million pixels of six bytes, uncompressed, are 384 MB
 ORIENTATION = 0x0112  # EXIF's tag, and what each of its values asks for
-TURNS = {
+EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -29,11 +29,11 @@ TURNS = {
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF's tags
 WHITE_IS_ZERO = 0
 # Pillow's decoders raise all of these on damaged files.
-FAULTS = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, AttributeError, struct.error)
-FAULTS += (KeyError, ArithmeticError, RuntimeError, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, AttributeError, struct.error)
+DECODE_ERRORS += (KeyError, ArithmeticError, RuntimeError, Image.DecompressionBombError)
 MAX_SCANS = 500  # of a JPEG; a usual progressive one has ten, and 31 bytes more make the decoder pass all pixels again
 NEXT_MARKER, START_OF_SCAN, END_OF_IMAGE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]"), 0xDA, 0xD9
-MAX_RATIO = 50  # long side by short side; a thinner strip would shrink to nothing in a detector
+MAX_ASPECT_RATIO = 50  # long side by short side; a thinner strip would shrink to nothing in a detector
 # Named formats only: Pillow would otherwise try every plug-in, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
@@ -57,8 +57,8 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _decoded(_bytes(path), max_pixels)
     except FileNotFoundError:
         raise
-    except FAULTS as error:
-        if isinstance(error, OSError) and error.errno in MACHINE_FAULTS:
+    except DECODE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
             raise
         raise ValueError(printable(f"cannot use the image {path}: {_reason(error)}")) from error
 
@@ -102,8 +102,8 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} is more than {max_pixels} pixels; shrink it or raise max_pixels")
-    if max(size) > MAX_RATIO * min(size):
-        raise ValueError(f"{width}x{height} is thinner than 1:{MAX_RATIO}; crop it")
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise ValueError(f"{width}x{height} is thinner than 1:{MAX_ASPECT_RATIO}; crop it")
 
 
 def _check_sums(content: bytes) -> None:
@@ -124,8 +124,8 @@ def _scans(content: bytes) -> int:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What the EXIF tag asks for. The rest of the EXIF is not touched: much of it is malformed and orders nothing."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
-    except FAULTS:
+        return EXIF_TRANSPOSES.get(image.getexif().get(ORIENTATION))
+    except DECODE_ERRORS:
         return None
 
 

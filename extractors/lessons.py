@@ -18,37 +18,39 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from data.demo import CLASSES, PLACES, compose, paint
+from data.demo import CLASSES, PLACES, compose_scene, render_scene
 from data.demo.kinds import KINDS
 from extractors.detector import FEATURE_WIDTH
 
 COUNTS = 3  # "one or more", "two or more", "three or more"
-COMMON = 0.05  # share of scenes from which a class is not rare
-SILENT = -100  # label of boxes that are not asked; cross_entropy leaves it out
+REPEAT_THRESHOLD = 0.05  # share of scenes from which a class is not rare
+IGNORE_INDEX = -100  # label of boxes that are not asked; cross_entropy leaves it out
 WEIGHTS = {"count": 0.05, "name": 0.5, "deed": 0.5, "colour": 0.5, "code": 3.0}  # Faster R-CNN's own losses have 1
 JITTER = (0.02, 0.15)  # deviation of the sides of a box asked, of its width and height: proposals are off like that
-ONES = 4  # of the d numbers of a code, for one fact
-WHOLE = 0.2  # what the code of a whole image counts for
+CODE_ONES = 4  # of the d numbers of a code, for one fact
+WHOLE_IMAGE_WEIGHT = 0.2  # what the code of a whole image counts for
 # labels of places, and of things that are only ever held: they do nothing
-IDLE = frozenset(i + 1 for i, name in enumerate(CLASSES) if name in PLACES or KINDS[name].zone == "hand")
+LABELS_WITHOUT_ACTION = frozenset(
+    i + 1 for i, name in enumerate(CLASSES) if name in PLACES or KINDS[name].zone == "hand"
+)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingScene:
     """One scene as it is kept in memory."""
 
     jpeg: bytes
     size: tuple[int, int]  # width, height, pixels
     boxes: np.ndarray  # (n, 4) float32 pixels
     labels: np.ndarray  # (n,) int64 from 1; 0 is the background
-    deeds: tuple[str, ...]  # of every box; empty: not asked
-    colours: tuple[str, ...]
+    actions: tuple[str, ...]  # of every box; empty: not asked
+    colors: tuple[str, ...]
 
 
-def draw(task: tuple[int, int]) -> Lesson:
+def render_training_scene(task: tuple[int, int]) -> TrainingScene:
     """The scene (seed, index) as the demo would write it."""
-    scene = compose(*task)
-    pixels, boxes, labels = paint(scene)
+    scene = compose_scene(*task)
+    pixels, boxes, labels = render_scene(scene)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=scene.quality)
     deeds, colours = [""] * len(labels), [""] * len(labels)
@@ -58,17 +60,17 @@ def draw(task: tuple[int, int]) -> Lesson:
         # Boxes come in the order of things; where one is hidden, which box is whose is not known.
         if len(places) == len(things):
             for place, thing in zip(places, things, strict=True):
-                deeds[place], colours[place] = thing.deed, thing.colour
-    return Lesson(file.getvalue(), scene.size, boxes, labels + 1, tuple(deeds), tuple(colours))
+                deeds[place], colours[place] = thing.action, thing.colour
+    return TrainingScene(file.getvalue(), scene.size, boxes, labels + 1, tuple(deeds), tuple(colours))
 
 
-def words(lessons: list[Lesson]) -> tuple[list[str], list[str]]:
+def collect_vocabulary(lessons: list[TrainingScene]) -> tuple[list[str], list[str]]:
     """All deeds and all colours, sorted."""
-    deeds = {deed for lesson in lessons for deed in lesson.deeds} - {""}
-    return sorted(deeds), sorted({colour for lesson in lessons for colour in lesson.colours} - {""})
+    deeds = {deed for lesson in lessons for deed in lesson.actions} - {""}
+    return sorted(deeds), sorted({colour for lesson in lessons for colour in lesson.colors} - {""})
 
 
-class Codes(nn.Module):
+class TargetCodes(nn.Module):
     """A direction of the feature for everything that a sentence may say of a box: its class, deed and colour added up.
 
     Heads alone leave a deed or a colour a small part of a feature that mostly tells one drawing from the other, and
@@ -84,7 +86,7 @@ class Codes(nn.Module):
         generator, codes = torch.Generator().manual_seed(0), torch.zeros(0, FEATURE_WIDTH)
         while len(codes) < sum(widths.values()):
             lots = torch.zeros(1, FEATURE_WIDTH)
-            lots[0, torch.randperm(FEATURE_WIDTH, generator=generator)[:ONES]] = 1
+            lots[0, torch.randperm(FEATURE_WIDTH, generator=generator)[:CODE_ONES]] = 1
             if (codes @ lots[0] <= 1).all():  # no two share more than one number
                 codes = torch.cat([codes, lots])
         for name, part in zip(widths, codes.split([*widths.values()]), strict=True):
@@ -94,23 +96,23 @@ class Codes(nn.Module):
         """A target of `read` -> (1 + n, d) at unit length: of the whole image, that is its place, and of its boxes."""
         boxes = self.labels[target["labels"]]
         for name in ("deed", "colour"):
-            asked = target[name] != SILENT
+            asked = target[name] != IGNORE_INDEX
             boxes = boxes + getattr(self, name)[target[name].clamp(min=0)] * asked[:, None]
         place = self.labels[target["labels"][-1:]]  # the last box is the place's
         return nn.functional.normalize(torch.cat([place, boxes]), dim=1)
 
 
-def build_heads(deeds: list[str], colours: list[str]) -> nn.ModuleDict:
+def build_auxiliary_heads(deeds: list[str], colours: list[str]) -> nn.ModuleDict:
     """The heads on the box head's feature, and the codes that it is drawn to."""
     widths = {"count": COUNTS * (len(CLASSES) + 1), "deed": len(deeds), "colour": len(colours)}
     heads = nn.ModuleDict({name: nn.Linear(FEATURE_WIDTH, width) for name, width in widths.items()})
     nn.init.constant_(heads["count"].bias, -4.0)  # of nearly all classes there is none
-    heads["code"] = Codes(len(deeds), len(colours))
+    heads["code"] = TargetCodes(len(deeds), len(colours))
     return heads
 
 
-def read(
-    lesson: Lesson, deeds: list[str], colours: list[str], rng: np.random.Generator
+def load_example(
+    lesson: TrainingScene, deeds: list[str], colours: list[str], rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A scene as (3, h, w) in 0..1, mirrored every second time, a little lighter or darker, and its target."""
     pixels = np.asarray(Image.open(io.BytesIO(lesson.jpeg)), dtype=np.float32)
@@ -119,18 +121,18 @@ def read(
         pixels = pixels[:, ::-1]
         boxes[:, [0, 2]] = lesson.size[0] - boxes[:, [2, 0]]
     pixels = np.clip(pixels * np.float32(rng.uniform(0.85, 1.15) / 255), 0, 1)
-    pairs = zip(lesson.deeds, lesson.labels.tolist(), strict=True)
+    pairs = zip(lesson.actions, lesson.labels.tolist(), strict=True)
     target = {
         "boxes": torch.from_numpy(boxes),
         "labels": torch.from_numpy(lesson.labels),
-        "deed": torch.tensor([deeds.index(x) if x else SILENT for x in lesson.deeds]),
-        "colour": torch.tensor([colours.index(x) if x else SILENT for x in lesson.colours]),
-        "known": torch.tensor([bool(deed) or label in IDLE for deed, label in pairs]),
+        "deed": torch.tensor([deeds.index(x) if x else IGNORE_INDEX for x in lesson.actions]),
+        "colour": torch.tensor([colours.index(x) if x else IGNORE_INDEX for x in lesson.colors]),
+        "known": torch.tensor([bool(deed) or label in LABELS_WITHOUT_ACTION for deed, label in pairs]),
     }
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), target
 
 
-def batches(lessons: list[Lesson], size: int, rng: np.random.Generator) -> Iterator[list[Lesson]]:
+def iter_batches(lessons: list[TrainingScene], size: int, rng: np.random.Generator) -> Iterator[list[TrainingScene]]:
     """Endless batches; the scenes of a batch have one shape, for padding costs time."""
     repeats = repeat_factors(lessons)
     while True:
@@ -144,7 +146,7 @@ def batches(lessons: list[Lesson], size: int, rng: np.random.Generator) -> Itera
             yield [lessons[k] for k in epoch[i]]
 
 
-def repeat_factors(lessons: list[Lesson]) -> np.ndarray:
+def repeat_factors(lessons: list[TrainingScene]) -> np.ndarray:
     """How often an epoch shows each scene, (scenes,): more often where something rare is seen.
 
     The square root of COMMON over the share of scenes with the rarest thing in it, 1 at least (Gupta et al.,
@@ -153,10 +155,12 @@ def repeat_factors(lessons: list[Lesson]) -> np.ndarray:
     share = np.zeros(len(CLASSES) + 1)
     for lesson in lessons:
         share[np.unique(lesson.labels)] += 1 / len(lessons)
-    return np.array([max(1.0, np.sqrt(COMMON / share[lesson.labels].min())) for lesson in lessons])
+    return np.array([max(1.0, np.sqrt(REPEAT_THRESHOLD / share[lesson.labels].min())) for lesson in lessons])
 
 
-def losses(model: FasterRCNN, heads: nn.ModuleDict, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
+def compute_losses(
+    model: FasterRCNN, heads: nn.ModuleDict, images: list[Tensor], targets: list[dict]
+) -> dict[str, Tensor]:
     """All losses by name, weighted, so that their sum is the one to minimise."""
     inputs, targets = model.transform(images, targets)
     maps = model.backbone(inputs.tensors.contiguous(memory_format=torch.channels_last))
@@ -175,7 +179,7 @@ def losses(model: FasterRCNN, heads: nn.ModuleDict, images: list[Tensor], target
     for name in ("deed", "colour"):
         wanted = torch.cat([t[name] for t in targets])
         answers = nn.functional.cross_entropy(heads[name](things).float(), wanted, reduction="sum")
-        more[name] = answers / (wanted != SILENT).sum().clamp(min=1)
+        more[name] = answers / (wanted != IGNORE_INDEX).sum().clamp(min=1)
     return {**rpn, **boxes, **{name: WEIGHTS[name] * loss for name, loss in more.items()}}
 
 
@@ -196,7 +200,9 @@ def _code_loss(parts: tuple[Tensor, ...], codes: nn.Module, targets: list[dict])
     """
     apart = [1 - nn.functional.cosine_similarity(p.float(), codes(t)) for p, t in zip(parts, targets, strict=True)]
     known = torch.cat([t["known"] for t in targets])
-    return torch.cat([a[1:] for a in apart])[known].mean() + WHOLE * torch.stack([a[0] for a in apart]).mean()
+    return (
+        torch.cat([a[1:] for a in apart])[known].mean() + WHOLE_IMAGE_WEIGHT * torch.stack([a[0] for a in apart]).mean()
+    )
 
 
 def _count_loss(logits: Tensor, targets: list[dict]) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extractors.images import MAX_RATIO
+from extractors.images import MAX_ASPECT_RATIO
 
 WHOLE_IMAGE = -1  # class id of a row that is no detection
 
@@ -33,7 +33,7 @@ class Regions:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreprocessedImage:
     """An image as a network takes it. Only images with inputs of one shape share a batch."""
 
     input: Tensor  # (3, net h, net w), whatever the extractor's `prepare` makes of the pixels
@@ -53,15 +53,15 @@ class RegionExtractor(ABC):
 
     @property
     @abstractmethod
-    def fingerprint(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: settings and the weights' hash, no path, no device."""
 
     @abstractmethod
-    def prepare(self, pixels: np.ndarray) -> Prepared:
+    def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """`(h, w, 3)` uint8 RGB -> the network's input."""
 
     @abstractmethod
-    def extract(self, batch: list[Prepared]) -> list[Regions]:
+    def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
         """Regions of images whose inputs have one shape. The device has done with the inputs when it returns."""
 
     @torch.inference_mode()
@@ -70,7 +70,7 @@ class RegionExtractor(ABC):
 
         Only images of one net size share a batch: padding to a common size would let batch mates change features.
         """
-        prepared = [self.prepare(checked(image, index)) for index, image in enumerate(images)]
+        prepared = [self.preprocess(check_image(image, index)) for index, image in enumerate(images)]
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(prepared):
             groups[tuple(image.input.shape)].append(index)
@@ -82,10 +82,12 @@ class RegionExtractor(ABC):
         return [found[i] for i in range(len(images))]
 
 
-def checked(image: np.ndarray, index: int = 0) -> np.ndarray:
+def check_image(image: np.ndarray, index: int = 0) -> np.ndarray:
     """The image itself, or a ValueError that says what it should have been."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image {index} is {image.dtype} {image.shape}: give (h, w, 3) uint8, see extractors.images")
-    if max(image.shape[:2]) > MAX_RATIO * min(image.shape[:2]):
-        raise ValueError(f"image {index} is {image.shape[1]}x{image.shape[0]}, thinner than 1:{MAX_RATIO}; crop it")
+    if max(image.shape[:2]) > MAX_ASPECT_RATIO * min(image.shape[:2]):
+        raise ValueError(
+            f"image {index} is {image.shape[1]}x{image.shape[0]}, thinner than 1:{MAX_ASPECT_RATIO}; crop it"
+        )
     return image

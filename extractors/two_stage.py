@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_area, clip_boxes_to_image, remove_small_boxes
 
 
-def propose(rpn: RegionProposalNetwork, maps: list[Tensor], images: ImageList) -> list[Tensor]:
+def select_proposals(rpn: RegionProposalNetwork, maps: list[Tensor], images: ImageList) -> list[Tensor]:
     """The proposals of each image, (n, 4) float32 in net pixels, best first: what `rpn(images, maps)` gives.
 
     torchvision decodes every anchor (a quarter of a million at 800 x 1066) and lets the anchors take the dtype of
@@ -56,7 +56,9 @@ def _survivors(
     return boxes[batched_nms(boxes, scores, levels, rpn.nms_thresh)[: rpn.post_nms_top_n()]]
 
 
-def pool(align: MultiScaleRoIAlign, maps: dict[str, Tensor], proposals: list[Tensor], net: tuple[int, int]) -> Tensor:
+def roi_align_by_lookup(
+    align: MultiScaleRoIAlign, maps: dict[str, Tensor], proposals: list[Tensor], net: tuple[int, int]
+) -> Tensor:
     """RoIAlign over the levels, (p, c, k, k) channels_last in the maps' dtype: what `align(maps, proposals)` gives.
 
     Each bin is a weighted sum of map cells, so all of it is one sum of table rows (`embedding_bag`): on a CPU ten times

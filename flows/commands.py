@@ -23,9 +23,9 @@ def up(
     ] = None,
 ) -> None:
     """A Prefect server, the deployments and a worker, until Ctrl-C. [dim]Example: tern up --nightly flickr30k[/dim]"""
-    from flows.server import serve_all
+    from flows.server import run_server_and_worker
 
-    serve_all(port, nightly, cron)
+    run_server_and_worker(port, nightly, cron)
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change one setting of the plan: KEY=VALUE. Repeatable.")
     ] = None,
-    given: Annotated[
+    parameters: Annotated[
         list[str] | None,
         typer.Option("--param", help="One more parameter of the flow: KEY=VALUE, for instance workers=8. Repeatable."),
     ] = None,
@@ -54,9 +54,9 @@ def run(
     [dim]Examples: tern run pipeline --plan demo
     tern run extract-flickr --set workers=4 --param images_per_shard=500[/dim]
     """
-    from flows.server import settle
+    from flows.server import apply_environment
 
-    settle(port)
-    from flows.follow import follow
+    apply_environment(port)
+    from flows.follow import follow_run
 
-    raise typer.Exit(follow(name, plan, tuple(overrides or ()), tuple(given or ()), typer.echo))
+    raise typer.Exit(follow_run(name, plan, tuple(overrides or ()), tuple(parameters or ()), typer.echo))

@@ -13,24 +13,24 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from flows.engines import GPU, gpus
-from flows.server import AUTOMATIONS, POOL, prefect
+from flows.engines import GPU_TAG, read_gpu_slots
+from flows.server import AUTOMATIONS, POOL, prefect_command
 
 
 @dataclass(frozen=True)
-class SwitchedOn:
+class EnabledState:
     """What was switched on at a server. Deploying puts all back to what prefect.yaml says, which is off."""
 
     schedules: dict[tuple[Any, str], Any]  # (id of the deployment, slug): the schedule, with its hour and parameters
     triggers: set[tuple[str, Any]]  # (name, ids of the deployments that it runs): deploying makes new ones
 
     @classmethod
-    def at(cls, client: SyncPrefectClient) -> "SwitchedOn":
+    def read(cls, client: SyncPrefectClient) -> "EnabledState":
         """What is switched on now."""
         there = {(d.id, s.slug): s for d in client.read_deployments() for s in d.schedules if s.active and s.slug}
         return cls(there, {_key(automation) for automation in client.read_automations() if automation.enabled})
 
-    def again(self, client: SyncPrefectClient) -> list[str]:
+    def restore(self, client: SyncPrefectClient) -> list[str]:
         """Switch on what is off of these and still deployed; returns a line for each."""
         kept = []
         for deployment in client.read_deployments():
@@ -53,7 +53,7 @@ def _key(automation: Automation) -> tuple[str, Any]:
     return automation.name, tuple(getattr(action, "deployment_id", None) for action in automation.actions)
 
 
-def deploy(env: dict[str, str], tries: int = 120) -> list[str]:
+def deploy_all(env: dict[str, str], tries: int = 120) -> list[str]:
     """Deploy everything in prefect.yaml once the worker has made its pool; then make the automations of their file.
 
     Schedules and automations of the deployments that were switched on stay so, with their hour and parameters, also if
@@ -63,27 +63,29 @@ def deploy(env: dict[str, str], tries: int = 120) -> list[str]:
     """
     with get_client(sync_client=True) as client:
         _await_pool(client, tries)
-        before = SwitchedOn.at(client)
+        before = EnabledState.read(client)
         try:
-            subprocess.run(prefect("--no-prompt", "deploy", "--all"), env=env, check=True)
+            subprocess.run(prefect_command("--no-prompt", "deploy", "--all"), env=env, check=True)
         finally:
-            kept = before.again(client)
-        limit_gpu_tasks(client)
+            kept = before.restore(client)
+        create_gpu_limit(client)
         for entry in yaml.safe_load(Path(AUTOMATIONS).read_text(encoding="utf-8"))["automations"]:
             if not client.read_automations_by_name(entry["name"]):
                 client.create_automation(AutomationCore.model_validate(entry))
     return kept
 
 
-def limit_gpu_tasks(client: SyncPrefectClient) -> None:
-    """Shards that need a GPU wait for one of `gpus()` slots; a limit that someone has set stays unless TERN_GPUS is."""
+def create_gpu_limit(client: SyncPrefectClient) -> None:
+    """Shards that need a GPU wait for one of `gpus()` slots; a limit that someone has set stays unless TERN_GPU_SLOTS is."""
     try:
-        client.read_concurrency_limit_by_tag(GPU)
+        client.read_concurrency_limit_by_tag(GPU_TAG)
     except ObjectNotFound:
-        client.create_concurrency_limit(GPU, gpus())
+        client.create_concurrency_limit(GPU_TAG, read_gpu_slots())
     else:
-        if "TERN_GPUS" in os.environ:
-            client.update_global_concurrency_limit(f"tag:{GPU}", GlobalConcurrencyLimitUpdate(limit=gpus()))
+        if "TERN_GPU_SLOTS" in os.environ:
+            client.update_global_concurrency_limit(
+                f"tag:{GPU_TAG}", GlobalConcurrencyLimitUpdate(limit=read_gpu_slots())
+            )
 
 
 def _await_pool(client: SyncPrefectClient, tries: int) -> None:

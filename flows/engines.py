@@ -1,11 +1,11 @@
-"""Where the tasks of a stage run, by one setting: TERN_ENGINE = threads (default), processes, dask or ray.
+"""Where the tasks of a stage run, by one setting: TERN_TASK_RUNNER = threads (default), processes, dask or ray.
 
 threads    tasks wait on threads of the run, its own worker processes work (`workers` of the plan)
-processes  Prefect's process pool; TERN_ENGINE_WORKERS processes, or as many as there are cores
+processes  Prefect's process pool; TERN_TASK_RUNNER_WORKERS processes, or as many as there are cores
 dask       the scheduler at TERN_DASK_ADDRESS, or a cluster on this machine; the extra `dask`
 ray        the cluster at TERN_RAY_ADDRESS, or one on this machine; the extra `ray`
 
-Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_tasks`) has TERN_GPUS slots or one: they
+Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_tasks`) has TERN_GPU_SLOTS slots or one: they
 wait for one on whatever engine. On Dask and Ray each asks its worker for one besides.
 
 Elsewhere than on threads, retries are Prefect's alone and a shard has no time limit. Workers on other machines need
@@ -18,25 +18,25 @@ from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-GPU = "gpu"  # the tag of a shard that needs one
-ENGINES = ("threads", "processes", "dask", "ray")
+GPU_TAG = "gpu"  # the tag of a shard that needs one
+TASK_RUNNERS = ("threads", "processes", "dask", "ray")
 
 
-def engine() -> str:
+def read_task_runner_name() -> str:
     """The engine that is set. Raises ValueError for one that there is not."""
-    name = os.environ.get("TERN_ENGINE", ENGINES[0])
-    if name not in ENGINES:
-        raise ValueError(f"TERN_ENGINE={name!r}: there are {', '.join(ENGINES)}.")
+    name = os.environ.get("TERN_TASK_RUNNER", TASK_RUNNERS[0])
+    if name not in TASK_RUNNERS:
+        raise ValueError(f"TERN_TASK_RUNNER={name!r}: there are {', '.join(TASK_RUNNERS)}.")
     return name
 
 
-def runner() -> Any:
+def make_task_runner() -> Any:
     """The task runner of the engine. Raises ImportError naming the extra that is missing."""
-    name = engine()
+    name = read_task_runner_name()
     if name == "threads":
         return ThreadPoolTaskRunner(max_workers=256)  # they only wait
     if name == "processes":
-        return ProcessPoolTaskRunner(max_workers=int(os.environ.get("TERN_ENGINE_WORKERS", os.cpu_count() or 1)))
+        return ProcessPoolTaskRunner(max_workers=int(os.environ.get("TERN_TASK_RUNNER_WORKERS", os.cpu_count() or 1)))
     try:
         if name == "dask":
             from prefect_dask import DaskTaskRunner
@@ -46,30 +46,32 @@ def runner() -> Any:
 
         return RayTaskRunner(address=os.environ.get("TERN_RAY_ADDRESS"))
     except ImportError as error:
-        raise ImportError(f"TERN_ENGINE={name} needs the extra `{name}`: pip install -e '.[flows,{name}]'") from error
+        raise ImportError(
+            f"TERN_TASK_RUNNER={name} needs the extra `{name}`: pip install -e '.[flows,{name}]'"
+        ) from error
 
 
-def gpus() -> int:
-    """Shards that may use a GPU at a time: TERN_GPUS, or one, since a worker's runs all use the first GPU they see.
+def read_gpu_slots() -> int:
+    """Shards that may use a GPU at a time: TERN_GPU_SLOTS, or one, since a worker's runs all use the first GPU they see.
 
     Raises ValueError for a number that is none.
     """
-    given = os.environ.get("TERN_GPUS", "1")
+    given = os.environ.get("TERN_GPU_SLOTS", "1")
     if not given.isdecimal() or int(given) == 0:
-        raise ValueError(f"TERN_GPUS={given!r}: give the number of GPUs, from 1 on.")
+        raise ValueError(f"TERN_GPU_SLOTS={given!r}: give the number of GPUs, from 1 on.")
     return int(given)
 
 
-def asking(gpu: bool) -> AbstractContextManager[Any]:
+def request_gpu(gpu: bool) -> AbstractContextManager[Any]:
     """Tasks submitted inside ask their worker for a GPU if `gpu`, where the engine's workers say whether they have one.
 
     Dask's do if they were started with `--resources GPU=1`; those of a cluster of the run's own are not.
     """
-    if gpu and engine() == "dask" and os.environ.get("TERN_DASK_ADDRESS"):
+    if gpu and read_task_runner_name() == "dask" and os.environ.get("TERN_DASK_ADDRESS"):
         from dask import annotate
 
         return annotate(resources={"GPU": 1})
-    if gpu and engine() == "ray":
+    if gpu and read_task_runner_name() == "ray":
         from prefect_ray.context import remote_options
 
         return remote_options(num_gpus=1)

@@ -8,7 +8,7 @@ from prefect import State, flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows.engines import runner
+from flows.engines import make_task_runner
 from flows.hooks import HOOKS
 from flows.parameters import (
     Epochs,
@@ -26,10 +26,10 @@ from flows.parameters import (
     Version,
     Workers,
     dataset_name,
-    settings,
+    merge_settings,
 )
 
-RUN_SECONDS = 3600 * float(os.environ.get("TERN_RUN_HOURS", "72"))
+RUN_TIMEOUT_SECONDS = 3600 * float(os.environ.get("TERN_RUN_TIMEOUT_HOURS", "72"))
 
 
 def _named() -> str:
@@ -41,11 +41,16 @@ def _named() -> str:
 
 # No retries of a run: its tasks have theirs, and what fails a run (a bad plan, a failed gate) fails it again. Prefect
 # keeps the error of a failed run in a file whatever it is told: as JSON rather than a pickle.
-RUN: dict[str, Any] = {"flow_run_name": _named, "task_runner": runner(), "timeout_seconds": RUN_SECONDS, **HOOKS}
-RUN |= {"persist_result": False, "result_serializer": "json"}
+FLOW_OPTIONS: dict[str, Any] = {
+    "flow_run_name": _named,
+    "task_runner": make_task_runner(),
+    "timeout_seconds": RUN_TIMEOUT_SECONDS,
+    **HOOKS,
+}
+FLOW_OPTIONS |= {"persist_result": False, "result_serializer": "json"}
 
 
-@flow(name="extract-flickr", **RUN)
+@flow(name="extract-flickr", **FLOW_OPTIONS)
 def extract_flickr(
     plan: PlanName = "flickr30k",
     overrides: Settings = (),
@@ -76,8 +81,8 @@ def extract_flickr(
     folders, failed = [], {}
     for name in (plan, *(more_plans or ())):
         try:
-            with runs.carried_out(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
-                folders += runs.extract(chain, splits, dry_run)
+            with runs.run_context(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
+                folders += runs.run_extraction(chain, splits, dry_run)
         except Exception as error:  # of whatever kind: a bad plan, a lost worker, an extra that is missing
             if not more_plans:
                 raise
@@ -89,7 +94,7 @@ def extract_flickr(
     return folders
 
 
-@flow(name="train-tern", **RUN)
+@flow(name="train-tern", **FLOW_OPTIONS)
 def train_tern(
     plan: PlanName = "flickr30k",
     overrides: Settings = (),
@@ -109,11 +114,11 @@ def train_tern(
     from flows import runs
 
     typed = {"train__epochs": epochs, "train__seed": seed}
-    with runs.carried_out(plan, overrides, **typed) as chain:
-        return runs.train(chain, plan, settings(overrides, **typed), processes)
+    with runs.run_context(plan, overrides, **typed) as chain:
+        return runs.run_training(chain, plan, merge_settings(overrides, **typed), processes)
 
 
-@flow(name="build-index", **RUN)
+@flow(name="build-index", **FLOW_OPTIONS)
 def build_index(
     plan: PlanName = "flickr30k",
     overrides: Settings = (),
@@ -133,11 +138,11 @@ def build_index(
     from flows import runs
 
     typed = {"index__shards": shards, "index__target_recall": target_recall}
-    with runs.carried_out(plan, overrides, model, **typed) as chain:
-        return runs.publish(chain)
+    with runs.run_context(plan, overrides, model, **typed) as chain:
+        return runs.run_publish(chain)
 
 
-@flow(name="reindex", **RUN)
+@flow(name="reindex", **FLOW_OPTIONS)
 def reindex(
     plan: PlanName = "flickr30k", overrides: Settings = (), model: ModelName = None, version: Version = None
 ) -> str | State:
@@ -153,11 +158,11 @@ def reindex(
     """
     from flows import runs
 
-    with runs.carried_out(plan, overrides, model, update=True, version=version) as chain:
-        return runs.renew(chain)
+    with runs.run_context(plan, overrides, model, update=True, version=version) as chain:
+        return runs.run_reindex(chain)
 
 
-@flow(name="pipeline", **RUN)
+@flow(name="pipeline", **FLOW_OPTIONS)
 def pipeline(plan: PlanName = "flickr30k", overrides: Settings = (), start_at: StartAt = "extract") -> str:
     """Extraction, training and index, one after another.
 

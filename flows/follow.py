@@ -27,15 +27,19 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from data.records import printable
 from pipeline.plan import load_plan
 
-SECONDS = 1.0  # between two looks
-PATIENCE = 60.0  # seconds, until a run that no worker has taken is remarked on
+POLL_SECONDS = 1.0  # between two looks
+NO_WORKER_SECONDS = 60.0  # seconds, until a run that no worker has taken is remarked on
 NOISE = ("prefect.flow_runs.worker", "prefect.flow_runs.runner")
 PAGE = 200  # log lines a request
-LATE = 20.0  # seconds, by which a line may come after one that was written later
-QUIET = 5.0  # seconds without a line, of a run that has ended without saying so: Prefect sends lines every 2 s
+LATE_LOG_SECONDS = 20.0  # seconds, by which a line may come after one that was written later
+END_OF_LOG_SECONDS = (
+    5.0  # seconds without a line, of a run that has ended without saying so: Prefect sends lines every 2 s
+)
 
 
-def follow(name: str, plan: str, overrides: tuple[str, ...], given: tuple[str, ...], say: Callable[[str], None]) -> int:
+def follow_run(
+    name: str, plan: str, overrides: tuple[str, ...], parameters: tuple[str, ...], echo: Callable[[str], None]
+) -> int:
     """Start the deployment `name` and tell its progress by `say`; returns 0 if the run completed, 1 if not, 130 after
     Ctrl-C, which leaves it going.
 
@@ -46,17 +50,17 @@ def follow(name: str, plan: str, overrides: tuple[str, ...], given: tuple[str, .
     """
     load_plan(plan, overrides)
     where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan  # the run works in the deployed folder
-    parameters = {"plan": where, "overrides": list(overrides), **dict(map(_pair, given))}
+    values = {"plan": where, "overrides": list(overrides), **dict(map(_pair, parameters))}
     run, at = None, os.environ.get("PREFECT_API_URL")
     try:
         with get_client(sync_client=True) as client:
-            run = _start(client, name if "/" in name else f"{name}/{name}", parameters)
-            say(f"run     {run.name}  {_page(run)}")
-            return _watch(client, run.id, say)
+            run = _start(client, name if "/" in name else f"{name}/{name}", values)
+            echo(f"run     {run.name}  {_page(run)}")
+            return _watch(client, run.id, echo)
     except KeyboardInterrupt:
         if run is None:
             raise
-        say(f"left    the run goes on; `prefect flow-run watch {run.id}` follows it, `cancel` in place of it ends it")
+        echo(f"left    the run goes on; `prefect flow-run watch {run.id}` follows it, `cancel` in place of it ends it")
         return 130
     except (httpx.TransportError, RuntimeError) as error:
         if run is None:
@@ -100,24 +104,24 @@ def _page(run: FlowRun) -> str:
 
 
 def _watch(client: SyncPrefectClient, run_id: UUID, say: Callable[[str], None]) -> int:
-    state, told, lines, began, patient = "", {}, Lines(client, say), time.monotonic(), True
+    state, told, lines, began, patient = "", {}, LogTail(client, say), time.monotonic(), True
     while True:
         run = client.read_flow_run(run_id)
         ids = [run_id, *_children(client, run_id)]
-        lines.tell(ids)
+        lines.echo_new(ids)
         _progress(client, ids, told, say)
         if run.state and run.state.name != state:
             state = run.state.name
             say(f"state   {state}  {printable(run.state.message or '')}".rstrip())
         if run.state and run.state.is_final():
-            lines.tell_last(run_id, ids)
+            lines.echo_remaining(run_id, ids)
             return 0 if run.state.is_completed() else 1
-        if patient and run.start_time is None and time.monotonic() - began > PATIENCE:
+        if patient and run.start_time is None and time.monotonic() - began > NO_WORKER_SECONDS:
             patient = False
             say(
-                f"waiting no worker has taken the run for {PATIENCE:.0f} s: is `tern up` or a worker running, and free?"
+                f"waiting no worker has taken the run for {NO_WORKER_SECONDS:.0f} s: is `tern up` or a worker running, and free?"
             )
-        time.sleep(SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _children(client: SyncPrefectClient, run_id: UUID) -> list[UUID]:
@@ -125,7 +129,7 @@ def _children(client: SyncPrefectClient, run_id: UUID) -> list[UUID]:
     return [child.id for child in client.read_flow_runs(flow_run_filter=mine)]
 
 
-class Lines:
+class LogTail:
     """The log lines of some runs, each told once. They come late and out of order, so that ids say which are new."""
 
     def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]):
@@ -134,7 +138,7 @@ class Lines:
         self._since: datetime | None = None
         self._finished: set[UUID | None] = set()
 
-    def tell(self, ids: list[UUID]) -> int:
+    def echo_new(self, ids: list[UUID]) -> int:
         """Tell the lines that are new by now; returns how many there were, told or not."""
         mine, before, offset = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), len(self._seen), 0
         if self._since:
@@ -147,19 +151,19 @@ class Lines:
             offset += len(lines)
         new = len(self._seen) - before
         if self._seen:
-            self._since = max(self._seen.values()) - timedelta(seconds=LATE)
+            self._since = max(self._seen.values()) - timedelta(seconds=LATE_LOG_SECONDS)
             self._seen = {name: at for name, at in self._seen.items() if at >= self._since}
         return new
 
-    def tell_last(self, run_id: UUID, ids: list[UUID]) -> None:
+    def echo_remaining(self, run_id: UUID, ids: list[UUID]) -> None:
         """Tell those of a run that has ended until its last one, which is the engine's, or none for `QUIET` seconds."""
         heard = time.monotonic()
         while True:
-            if self.tell(ids):
+            if self.echo_new(ids):
                 heard = time.monotonic()
-            if run_id in self._finished or time.monotonic() - heard > QUIET:
+            if run_id in self._finished or time.monotonic() - heard > END_OF_LOG_SECONDS:
                 return
-            time.sleep(SECONDS / 2)
+            time.sleep(POLL_SECONDS / 2)
 
     def _tell(self, line: Log) -> None:
         if line.message.startswith("Finished in state"):

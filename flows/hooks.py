@@ -9,10 +9,10 @@ from typing import Any
 from prefect.logging.loggers import flow_run_logger
 
 COMMAND = "TERN_ON_FAILURE"  # environment variable: a command, for instance a script that sends a mail
-SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
-def tell(flow: Any, flow_run: Any, state: Any) -> None:
+def run_failure_command(flow: Any, flow_run: Any, state: Any) -> None:
     """Start the command of TERN_ON_FAILURE, if it is set, with the run's facts as JSON on its standard input.
 
     One that fails or hangs is a line in the run's log, and does not change the run. Prefect calls this by keywords.
@@ -23,9 +23,13 @@ def tell(flow: Any, flow_run: Any, state: Any) -> None:
     facts = {"flow": flow.name, "run": flow_run.name, "id": str(flow_run.id), "state": state.name}
     text = json.dumps({**facts, "message": state.message or ""})
     try:
-        subprocess.run(words, input=text, text=True, timeout=SECONDS, check=True)
+        subprocess.run(words, input=text, text=True, timeout=TIMEOUT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         flow_run_logger(flow_run, flow).error("%s=%s did not tell of %s: %s", COMMAND, words[0], flow_run.name, error)
 
 
-HOOKS = {"on_failure": [tell], "on_crashed": [tell], "on_cancellation": [tell]}
+HOOKS = {
+    "on_failure": [run_failure_command],
+    "on_crashed": [run_failure_command],
+    "on_cancellation": [run_failure_command],
+}

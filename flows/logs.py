@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
 
 
-class RunHandler(APILogHandler):
+class FlowRunLogHandler(APILogHandler):
     """Sends records to one run's log, also those of plain threads, which know of no run."""
 
     def __init__(self, run_id: str):
@@ -25,7 +25,7 @@ class RunHandler(APILogHandler):
 
 
 @contextmanager
-def in_run_log() -> Iterator[None]:
+def forward_logs_to_run() -> Iterator[None]:
     """Send records of the project's loggers, INFO and above, and Python's warnings, to the run's log while it lasts.
 
     Prefect's own setting for this (`extra_loggers`) adds the handler and leaves the level, so that INFO is lost.
@@ -33,9 +33,9 @@ def in_run_log() -> Iterator[None]:
     """
     loggers = [logging.getLogger(name) for name in (*PACKAGES, "py.warnings")]
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
-    handler = RunHandler(str(flow_run.id))
+    handler = FlowRunLogHandler(str(flow_run.id))
     for logger in loggers:
-        logger.handlers = [h for h in logger.handlers if not isinstance(h, RunHandler)] + [handler]
+        logger.handlers = [h for h in logger.handlers if not isinstance(h, FlowRunLogHandler)] + [handler]
         logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():  # which also gives back what showed warnings before

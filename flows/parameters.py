@@ -33,15 +33,15 @@ Shards = Annotated[int, Field(ge=1, le=4096)] | None
 Recall = Annotated[float, Field(gt=0, le=1)] | None
 
 
-def read_plan(plan: str, overrides: Sequence[str], **typed: Any) -> Plan:
+def load_plan_with(plan: str, overrides: Sequence[str], **typed: Any) -> Plan:
     """The plan with `overrides` and the typed parameters that were given; `__` in a name stands for a dot.
 
     Raises FileNotFoundError or ValueError, as `pipeline.plan.load_plan` does.
     """
-    return load_plan(plan, settings(overrides, **typed))
+    return load_plan(plan, merge_settings(overrides, **typed))
 
 
-def settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
+def merge_settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
     """`overrides` and the typed parameters that were given, as settings of a plan."""
     given = [f"{key.replace('__', '.')}={value}" for key, value in typed.items() if value is not None]
     return (*overrides, *given)

@@ -20,7 +20,7 @@ def setup_environment(*, ctx: Any) -> None:
         return
     from prefect.client.orchestration import PrefectClient
 
-    PrefectClient.read_deployment_by_name = by_bare_name(PrefectClient.read_deployment_by_name)
+    PrefectClient.read_deployment_by_name = accept_bare_name(PrefectClient.read_deployment_by_name)
 
 
 def _is_command_line() -> bool:
@@ -30,17 +30,17 @@ def _is_command_line() -> bool:
     )
 
 
-def by_bare_name(stock: Any) -> Any:
+def accept_bare_name(read_by_name: Any) -> Any:
     """`stock` (the client's read_deployment_by_name), taking a name without a slash too.
 
     A bare name is the deployment of that name whose flow has it too, else the only one so named. Raises ValueError that
     names the candidates where several fit.
     """
 
-    @functools.wraps(stock)
+    @functools.wraps(read_by_name)
     async def read(client: Any, name: str) -> Any:
         if not name or "/" in name:
-            return await stock(client, name)
+            return await read_by_name(client, name)
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
         named = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
@@ -51,6 +51,6 @@ def by_bare_name(stock: Any) -> Any:
             several = ", ".join(sorted(f"{flow}/{name}" for flow in found))
             raise ValueError(f"{name!r} is the name of several deployments: say which of {several}.")
         flow = name if name in found or not found else found[0]
-        return await stock(client, f"{flow}/{name}")  # none found: the stock answer, "not found"
+        return await read_by_name(client, f"{flow}/{name}")  # none found: the stock answer, "not found"
 
     return read

@@ -11,23 +11,25 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from data.files import MACHINE_FAULTS
-from data.lock import HeldError
-from pipeline.workers import pool_for
+from data.files import TRANSIENT_ERRNOS
+from data.lock import WriteLockError
+from pipeline.workers import open_pool
 
-RETRY_SECONDS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
+RETRY_DELAYS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
 JITTER = 0.5  # of a wait
-LOCK_SECONDS = 60 * float(os.environ.get("TERN_LOCK_MINUTES", "60"))  # to wait for one that writes to the same store
-LOOK_SECONDS = 5.0  # between two looks whether it has ended
+LOCK_TIMEOUT_SECONDS = 60 * float(
+    os.environ.get("TERN_LOCK_TIMEOUT_MINUTES", "60")
+)  # to wait for one that writes to the same store
+LOCK_POLL_SECONDS = 5.0  # between two looks whether it has ended
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class StoppedError(Exception):
+class StageStoppedError(Exception):
     """The stage has ended, by an error elsewhere or because it was cancelled: nothing is tried again."""
 
 
-class Workers:
+class WorkerPool:
     """The pool of a stage's jobs. A worker that dies (killed, out of memory) breaks it; the next call gets a new one.
 
     `seconds` is the time limit of one job. Where it passes, the processes are ended, since nothing else stops one: the
@@ -41,7 +43,7 @@ class Workers:
         self._context: AbstractContextManager[Executor] | None = None
         self._pool: Executor | None = None
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(
@@ -65,7 +67,7 @@ class Workers:
     def _run(self, function: Callable[[Any], Any], job: Any) -> Any:
         with self._lock:
             if self._stopped:
-                raise StoppedError("the stage has ended")
+                raise StageStoppedError("the stage has ended")
             pool = self._pool or self._open()
             try:
                 future = pool.submit(function, job)
@@ -78,18 +80,18 @@ class Workers:
         except BrokenExecutor:
             self._replace(pool)
             if self._stopped:
-                raise StoppedError("the stage was stopped, and its worker processes with it") from None
+                raise StageStoppedError("the stage was stopped, and its worker processes with it") from None
             raise
         except TimeoutError:
             if future.done():  # the job's own
                 raise
             _kill(pool)
             self._replace(pool)
-            hint = "make shards smaller, or set TERN_SHARD_MINUTES"
+            hint = "make shards smaller, or set TERN_SHARD_TIMEOUT_MINUTES"
             raise TimeoutError(f"a shard took longer than {self._seconds:.0f} s and was stopped: {hint}.") from None
 
     def _open(self) -> Executor:
-        self._context = pool_for(self._jobs, self._workers)
+        self._context = open_pool(self._jobs, self._workers)
         self._pool = self._context.__enter__()
         return self._pool
 
@@ -110,43 +112,43 @@ def _kill(pool: Executor | None) -> None:
         process.kill()
 
 
-def can_pass(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether trying again may help: a lost worker, or a fault of the machine such as a busy disk. Never bad input."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return False  # a job past its time would take as long again; with an errno it is a mount that did not answer
-    return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in MACHINE_FAULTS)
+    return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS)
 
 
-def patiently(what: str, make: Callable[[], T]) -> T:
+def retry(what: str, make: Callable[[], T]) -> T:
     """make(), tried again like a shard while what it raises can pass: for a stage that is no task.
 
     The stages take up where they were: a training at its last checkpoint, an index at the shards that are written.
     """
-    for wait in RETRY_SECONDS:
+    for wait in RETRY_DELAYS:
         try:
-            return undisturbed(what, make)
+            return wait_for_lock(what, make)
         except Exception as error:  # of any kind: what cannot pass goes on
-            if not can_pass(error):
+            if not is_retryable(error):
                 raise
             seconds = wait * (1 + random.uniform(0, JITTER))
             log.warning("%s: %s; tried again in %.0f s", what, error, seconds)
         time.sleep(seconds)
-    return undisturbed(what, make)
+    return wait_for_lock(what, make)
 
 
-def undisturbed(what: str, make: Callable[[], T]) -> T:
+def wait_for_lock(what: str, make: Callable[[], T]) -> T:
     """make(), as soon as no other process writes to the same store, model or index.
 
-    Raises HeldError, which names the process, after `LOCK_SECONDS` (TERN_LOCK_MINUTES; 0: at once).
+    Raises HeldError, which names the process, after `LOCK_SECONDS` (TERN_LOCK_TIMEOUT_MINUTES; 0: at once).
     """
     began, told = time.monotonic(), False
     while True:
         try:
             return make()
-        except HeldError as error:
-            if time.monotonic() - began >= LOCK_SECONDS:
+        except WriteLockError as error:
+            if time.monotonic() - began >= LOCK_TIMEOUT_SECONDS:
                 raise
             if not told:
-                log.warning("%s waits, at most %.0f min: %s", what, LOCK_SECONDS / 60, error)
+                log.warning("%s waits, at most %.0f min: %s", what, LOCK_TIMEOUT_SECONDS / 60, error)
             told = True
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOCK_POLL_SECONDS)

@@ -15,12 +15,12 @@ from pipeline.plan import load_plan
 
 HOST, PORT = "127.0.0.1", 4200
 POOL = "local"
-NIGHT = "0 3 * * *"
+NIGHTLY_CRON = "0 3 * * *"
 AUTOMATIONS = "automations.yaml"
-SECONDS_TO_START = 120.0  # the first start makes the database
+START_TIMEOUT_SECONDS = 120.0  # the first start makes the database
 
 # Nothing leaves the machine, and nothing asks questions.
-QUIET = {
+PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_CLI_PROMPT": "false",
@@ -37,27 +37,27 @@ QUIET = {
 }
 
 
-def environment(port: int | None) -> dict[str, str]:
+def make_environment(port: int | None) -> dict[str, str]:
     """Variables of every Prefect process: its server, this folder (for prefect.yaml), and the quiet settings.
 
     Without a port the server is the one of PREFECT_API_URL, on whatever machine, else `PORT` of this one.
     """
     given = os.environ.get("PREFECT_API_URL") if port is None else None
     address = given or f"http://{HOST}:{port or PORT}/api"
-    return {**os.environ, **QUIET, "PWD": os.getcwd(), "PREFECT_API_URL": address}
+    return {**os.environ, **PREFECT_SETTINGS, "PWD": os.getcwd(), "PREFECT_API_URL": address}
 
 
-def settle(port: int | None) -> None:
+def apply_environment(port: int | None) -> None:
     """Give this process the settings of `environment`; before Prefect is imported, since it reads them once."""
-    os.environ.update(environment(port))
+    os.environ.update(make_environment(port))
 
 
-def prefect(*words: str) -> list[str]:
+def prefect_command(*words: str) -> list[str]:
     """The command line of Prefect in this very environment."""
     return [sys.executable, "-m", "prefect", *words]
 
 
-def serve_all(port: int, nightly: str | None = None, cron: str | None = None) -> None:
+def run_server_and_worker(port: int, nightly: str | None = None, cron: str | None = None) -> None:
     """Start server, deployments and worker; wait until Ctrl-C; then end them all.
 
     nightly  a plan to re-index by the schedule of `reindex`, which is switched on
@@ -71,13 +71,13 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     if not Path("prefect.yaml").is_file():
         raise FileNotFoundError("no prefect.yaml in this folder: run `tern up` from the root of the repository.")
     _check(port)
-    settle(port)
+    apply_environment(port)
     if nightly:  # what is wrong is refused now: not at three in the morning, nor when all has started
         load_plan(nightly)
-        from flows.schedule import at
+        from flows.schedule import parse_cron
 
-        at(cron or NIGHT)
-    env, children = environment(port), {}
+        parse_cron(cron or NIGHTLY_CRON)
+    env, children = make_environment(port), {}
     for number in (signal.SIGTERM, signal.SIGHUP):  # the finally below runs
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: sys.exit(0))
@@ -86,20 +86,20 @@ def serve_all(port: int, nightly: str | None = None, cron: str | None = None) ->
     # A terminal sends Ctrl-C to all of a session; the finally below does too, and a worker kills itself at the second.
     own = {"env": env, "start_new_session": True}
     try:
-        server = prefect("server", "start", "--host", HOST, "--port", str(port))
+        server = prefect_command("server", "start", "--host", HOST, "--port", str(port))
         children["server"] = subprocess.Popen(server, **own)
         wait_until_healthy(port, children["server"])
-        worker = prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
+        worker = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
         children["worker"] = subprocess.Popen(worker, **own)  # it makes the pool
-        from flows.deploy import deploy
+        from flows.deploy import deploy_all
 
-        for kept in deploy(env):
+        for kept in deploy_all(env):
             print(f"still on  {kept}", flush=True)
         if nightly:
-            from flows.schedule import switch_on
+            from flows.schedule import enable_nightly
 
-            switch_on(nightly, cron or NIGHT)
-            print(f"nightly  reindex of {nightly} at {cron or NIGHT} (cron, UTC)", flush=True)
+            enable_nightly(nightly, cron or NIGHTLY_CRON)
+            print(f"nightly  reindex of {nightly} at {cron or NIGHTLY_CRON} (cron, UTC)", flush=True)
         print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
         while all(child.poll() is None for child in children.values()):
             time.sleep(1)
@@ -133,7 +133,7 @@ def _end(child: subprocess.Popen) -> None:
 
 def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
     """Return when the server answers. Raises ValueError if it ends or is not there in time."""
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ValueError(f"the Prefect server ended with code {server.returncode}; its last messages stand above.")
@@ -142,4 +142,4 @@ def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise ValueError(f"the Prefect server on port {port} did not answer within {SECONDS_TO_START:.0f} s.")
+    raise ValueError(f"the Prefect server on port {port} did not answer within {START_TIMEOUT_SECONDS:.0f} s.")

@@ -13,18 +13,18 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from flows.engines import GPU, asking, engine
-from flows.pools import JITTER, RETRY_SECONDS, Workers, can_pass
-from pipeline.workers import Map, in_processes, shares_device
+from flows.engines import GPU_TAG, read_task_runner_name, request_gpu
+from flows.pools import JITTER, RETRY_DELAYS, WorkerPool, is_retryable
+from pipeline.workers import MapFn, make_process_map, uses_gpu
 
-SECONDS_BETWEEN_UPDATES = 1.0  # an update costs 20 ms of the server
+UPDATE_SECONDS = 1.0  # an update costs 20 ms of the server
 
 
 def _may_pass(task: Any, run: Any, state: State) -> bool:
     try:
         state.result()
     except Exception as error:  # whatever the shard raised: it is looked at, not handled
-        return can_pass(error)
+        return is_retryable(error)
     return False
 
 
@@ -36,8 +36,8 @@ def _may_pass(task: Any, run: Any, state: State) -> bool:
     task_run_name="{stage} {dataset} {number:03d}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=len(RETRY_SECONDS),
-    retry_delay_seconds=RETRY_SECONDS,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
     retry_jitter_factor=JITTER,
     retry_condition_fn=_may_pass,
 )
@@ -56,7 +56,7 @@ def epoch(dataset: str, row: dict[str, float]) -> None:
     get_run_logger().info(text, *(row[key] for key in keys))
 
 
-def on_epoch(dataset: str) -> Callable[[dict[str, float]], None]:
+def make_epoch_callback(dataset: str) -> Callable[[dict[str, float]], None]:
     """What a training calls after every epoch: an entry in the run, and the progress artifact moved."""
     artifact = None
 
@@ -73,29 +73,32 @@ def on_epoch(dataset: str) -> Callable[[dict[str, float]], None]:
     return tell
 
 
-def as_tasks(workers: int, dataset: str, seconds: float | None = None) -> Callable[[str], Map]:
+def make_task_map_factory(workers: int, dataset: str, seconds: float | None = None) -> Callable[[str], MapFn]:
     """For each stage a `map` whose every shard is a task: the task waits, a worker of `pool_for` works.
 
     `seconds` is the time limit of a shard. The results come in the order of the jobs. A failed shard fails the run
     when the others have ended: what they made is kept. A run that is stopped takes its processes with it.
     """
 
-    def each_of(label: str) -> Map:
+    def each_of(label: str) -> MapFn:
         if label == "draw scenes":  # its results are facts, not paths: they stay inside the flow's process
-            return in_processes(workers, label)
+            return make_process_map(workers, label)
         stage = label.replace(" ", "-")
 
         def each(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
             jobs = list(jobs)
             if not jobs:
                 return []
-            on_gpu = shares_device(jobs[0])
-            kind = shard.with_options(tags=[GPU]) if on_gpu else shard
-            with Workers(jobs, workers, seconds) if engine() == "threads" else nullcontext() as pool, asking(on_gpu):
+            on_gpu = uses_gpu(jobs[0])
+            kind = shard.with_options(tags=[GPU_TAG]) if on_gpu else shard
+            with (
+                WorkerPool(jobs, workers, seconds) if read_task_runner_name() == "threads" else nullcontext() as pool,
+                request_gpu(on_gpu),
+            ):
                 # Prefect links tasks that share an object, and these share none. No `quote`: Dask makes a tuple of it.
                 work = [partial(pool.run, function, job) if pool else partial(function, job) for job in jobs]
                 futures = [kind.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
-                _follow(stage, futures, [getattr(job, "size", 1) for job in jobs])
+                _follow(stage, futures, [getattr(job, "num_items", 1) for job in jobs])
                 return [future.result() for future in futures]
 
         return each
@@ -113,7 +116,7 @@ def _follow(stage: str, futures: list[Any], sizes: list[int]) -> None:
         good = future.state.is_completed()
         done, failed, left = done + good * size[future], failed + (not good) * size[future], left - 1
         now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_UPDATES or not left:
+        if now - last > UPDATE_SECONDS or not left:
             rate = max(done, 1) / max(now - began, 1e-9)
             text = f"{stage}: {done:,} of {total:,}, {rate:,.1f} a second, {(total - done - failed) / rate:,.0f} s left"
             text += f", {failed:,} failed" if failed else ""

@@ -16,7 +16,9 @@ Schema = dict[str, Any]
 Value = tuple[str, str]  # a pattern of the value as TOML or a bare word, and what it stands for
 
 END = r"\s*(#.*)?$"
-EXOTIC = r"[+-]?(0[xob][\da-fA-F_]+|inf|\d[\d_]*(\.\d+)?[eE][+-]?\d+|\d+(_\d+)+(\.\d+)?)"  # compared by no pattern
+RARE_NUMBERS = (
+    r"[+-]?(0[xob][\da-fA-F_]+|inf|\d[\d_]*(\.\d+)?[eE][+-]?\d+|\d+(_\d+)+(\.\d+)?)"  # compared by no pattern
+)
 
 
 def setting_schema(plan: type[BaseModel]) -> Schema:
@@ -101,7 +103,7 @@ def _integer(schema: Schema) -> Value:
     sign = r"[+-]?" if low is None else r"\+?"
     at_least = rf"(?={_from(low)}(?!\d))" if low else ""
     at_most = rf"({_up_to(high)})(?!\d)" if high > 0 else r"\d+"
-    return _quoted(rf"{sign}0*{at_least}{at_most}(\.0*)?|{EXOTIC}"), f"a whole number{_told(schema)}"
+    return _quoted(rf"{sign}0*{at_least}{at_most}(\.0*)?|{RARE_NUMBERS}"), f"a whole number{_told(schema)}"
 
 
 def _number(schema: Schema) -> Value:
@@ -113,7 +115,7 @@ def _number(schema: Schema) -> Value:
     edge = rf"(?!0*({'|'.join(str(int(x)) for x in never)})(\.0*)?[\"']?{END})" if never else ""
     whole = rf"(?={_from(int(low))}(?!\d))\d+" if low and low >= 1 else r"\d*"
     plain = rf"{whole}(\.\d*)?" if high is None else rf"({_up_to(int(high) - 1)})(\.\d*)?(?![\d.])|{int(high)}(\.0*)?"
-    return _quoted(rf"{sign}{edge}0*({plain})|{EXOTIC}"), f"a number{_told(schema)}"
+    return _quoted(rf"{sign}{edge}0*({plain})|{RARE_NUMBERS}"), f"a number{_told(schema)}"
 
 
 def _told(schema: Schema) -> str:

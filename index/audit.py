@@ -6,18 +6,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from index.lists import listed_keys
-from index.manifest import Manifest, Shard, check_objects
-from index.metadata import key_of
+from index.lists import read_list_keys
+from index.manifest import Manifest, ShardManifest, check_objects
+from index.metadata import compute_key
 from index.objects import object_path
-from index.rows import Lookup
-from index.search import Index, Opened
-from index.vectors import among
+from index.rows import ShardLookup
+from index.search import Index, OpenCollection
+from index.vectors import is_in_sorted
 
-SAMPLE = 64  # rows of a shard whose keys are computed anew
+SAMPLE_ROWS = 64  # rows of a shard whose keys are computed anew
 
 
-def audit(index: Index, sample: int = SAMPLE, known: Sequence[Shard] = ()) -> dict[str, str]:
+def audit_version(
+    index: Index, sample: int = SAMPLE_ROWS, verified_shards: Sequence[ShardManifest] = ()
+) -> dict[str, str]:
     """{what was looked at: what is wrong with it, or nothing} of an open version.
 
     Hashes of all objects; that lists, whole vectors, look-up and Parquet of every shard have the same keys, and no key
@@ -26,15 +28,15 @@ def audit(index: Index, sample: int = SAMPLE, known: Sequence[Shard] = ()) -> di
     but for their keys. Where an object is damaged nothing else is looked at.
     """
     try:
-        check_objects(index.root, Manifest.model_validate(index.manifest), known=known)
+        check_objects(index.root, Manifest.model_validate(index.manifest), known=verified_shards)
     except (ValueError, OSError) as error:
         return {"objects": str(error)}  # what is in a damaged file says nothing
-    return {"objects": ""} | {f"{kind} rows": _rows(index, kind, sample, known) for kind in index.kinds}
+    return {"objects": ""} | {f"{kind} rows": _rows(index, kind, sample, verified_shards) for kind in index.kinds}
 
 
-def _rows(index: Index, kind: str, sample: int, known: Sequence[Shard]) -> str:
+def _rows(index: Index, kind: str, sample: int, known: Sequence[ShardManifest]) -> str:
     opened = index.collection(kind)
-    for number, (shard, vectors) in enumerate(zip(opened.about.shards, opened.vectors.shards, strict=True)):
+    for number, (shard, vectors) in enumerate(zip(opened.manifest.shards, opened.vectors.shards, strict=True)):
         if shard not in known:
             lookup = opened.rows.lookups[number]
             fault = _apart(index, shard, lookup, vectors.keys) or _said(index, shard, lookup, sample)
@@ -43,13 +45,13 @@ def _rows(index: Index, kind: str, sample: int, known: Sequence[Shard]) -> str:
     return _counted(opened)
 
 
-def _apart(index: Index, shard: Shard, lookup: Lookup, keys: np.ndarray) -> str:
+def _apart(index: Index, shard: ShardManifest, lookup: ShardLookup, keys: np.ndarray) -> str:
     """The first part of a shard that has other keys than its vectors."""
     if len(keys) != shard.rows or not (np.diff(keys) > 0).all():
         return f"its vectors have {len(keys)} keys, the manifest says {shard.rows}, ascending, each once"
     table = pq.read_table(object_path(index.root, shard.metadata), columns=["key"])
     parts = {
-        "lists": listed_keys(object_path(index.root, shard.lists)),
+        "lists": read_list_keys(object_path(index.root, shard.inverted_lists)),
         "look-up": np.sort(lookup.keys()),
         "metadata": np.sort(table["key"].to_numpy()),
     }
@@ -61,30 +63,30 @@ def _apart(index: Index, shard: Shard, lookup: Lookup, keys: np.ndarray) -> str:
     return ""
 
 
-def _said(index: Index, shard: Shard, lookup: Lookup, sample: int) -> str:
+def _said(index: Index, shard: ShardManifest, lookup: ShardLookup, sample: int) -> str:
     """The first row that stands under the key of another."""
     record = pq.read_table(object_path(index.root, shard.metadata))
     if not record.num_rows:
         return ""
     places = np.unique(np.linspace(0, record.num_rows - 1, sample).astype(np.int64))
     rows = record.take(places).to_pylist()
-    told = [lookup.ask("SELECT * FROM items WHERE key = ?", [row["key"]])[0] for row in rows]
+    told = [lookup.query("SELECT * FROM items WHERE key = ?", [row["key"]])[0] for row in rows]
     return _shuffled("metadata", rows) or _shuffled("look-up", told)
 
 
 def _shuffled(what: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    wrong = [row for row in rows if key_of(row) != row["key"]]
+    wrong = [row for row in rows if compute_key(row) != row["key"]]
     told = "stands under the key of another row: the file is shuffled or foreign"
     return f"in its {what} {wrong[0]['id']!r} {told}" if wrong else ""
 
 
-def _counted(opened: Opened) -> str:
+def _counted(opened: OpenCollection) -> str:
     """Whether a key is in two shards, and whether the manifest's counts are true."""
     held = np.sort(np.concatenate([shard.keys for shard in opened.vectors.shards]))
-    counts = opened.about.counts
+    counts = opened.manifest.counts
     if len(twice := held[1:][np.diff(held) == 0]):
         return f"key {twice[0]} has more than one row"
-    dead = int(among(opened.dead, held).sum())
+    dead = int(is_in_sorted(opened.deleted_keys, held).sum())
     if (len(held) - dead, dead) != (counts.live, counts.dead):
         return f"{dead} rows dead of {len(held)}, the manifest says {counts.live} live and {counts.dead} dead"
     return ""

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.files import digest
 from index import metadata, shards
-from index.collection import KINDS, Collection, check_unit
-from index.lists import Lists
-from index.manifest import SCHEMA, About, Candidate, Counts, Search, Shard
-from index.objects import Part, Ref, Staging, object_path
-from index.parts import build_shard, generation, mean_coarse_error
-from index.publish import Gate, Progress, produce, quiet, writer
-from index.tune import sample, tune
+from index.collection import KINDS, Collection, check_unit_norm
+from index.lists import ShardedIVF
+from index.manifest import SCHEMA, Candidate, CollectionManifest, RowCounts, SearchParams, ShardManifest
+from index.objects import ManifestModel, ObjectRef, Staging, object_path
+from index.parts import build_shard, compute_vector_space, mean_coarse_error
+from index.publish import GateFn, OnStep, build_and_publish, index_write_lock, no_progress
+from index.tune import sample_rows, tune_nprobe
 from index.vectors import MappedVectors
 
 
@@ -43,7 +43,7 @@ class IndexConfig(BaseModel):
     """share of the exact best 10 to be found, on the queries that choose nprobe"""
     train_rows: int = Field(262_144, ge=1)
     """rows drawn at random to train the quantiser, at most; more where 39 a list need them"""
-    query_rows: int = Field(2_000, ge=2)
+    tuning_queries: int = Field(2_000, ge=2)
     """queries drawn at random to choose nprobe (one half) and to judge it (the other), at most"""
     seed: int = Field(0, ge=0, lt=2**31)
 
@@ -57,26 +57,26 @@ class IndexConfig(BaseModel):
         return self
 
 
-class _Template(Part):
+class _Template(ManifestModel):
     """A trained quantiser, and its factory string as it was filled in."""
 
     factory: str
-    template: Ref
+    template: ObjectRef
 
 
-class _Tuned(Part):
-    search: Search
+class _Tuned(ManifestModel):
+    search: SearchParams
     recall: dict[str, Any]
 
 
-def build(
+def build_index(
     config: IndexConfig,
     collections: Mapping[str, Collection],
     queries: Mapping[str, np.ndarray],
     root: Path,
     provenance: Mapping[str, Any] | None = None,
-    progress: Progress = quiet,
-    gate: Gate | None = None,
+    on_step: OnStep = no_progress,
+    gate: GateFn | None = None,
 ) -> Path:
     """Build an index version under `root`, point CURRENT at it and return its manifest's path.
 
@@ -91,17 +91,17 @@ def build(
     and nothing is built; a build that was killed is taken up where it was. Raises ValueError naming the first item
     that cannot be indexed, RefusedError if the gate says no: the version is kept, and what was served still is.
     """
-    shards.one_wheel()
+    shards.check_single_faiss_wheel()
     _check_kinds(collections, queries)
     dims, prints = {}, {}
     for kind, collection in collections.items():
         collection.check(kind)
-        prints[kind], dims[kind] = collection.fingerprint(kind)
+        prints[kind], dims[kind] = collection.hash_vectors(kind)
     asked = {kind: _queries(kind, queries[kind], dims, config) for kind in collections}
-    tables = {kind: metadata.table(kind, collection.rows) for kind, collection in collections.items()}
-    origin = plain(dict(provenance or {}))
+    tables = {kind: metadata.build_table(kind, collection.metadata) for kind, collection in collections.items()}
+    origin = check_json_plain(dict(provenance or {}))
     candidate = Candidate(
-        inputs="",
+        inputs_digest="",
         faiss=faiss.__version__,
         config=config.model_dump(mode="json"),
         provenance=origin,
@@ -112,25 +112,25 @@ def build(
             "schema": SCHEMA,
             "vectors": prints,
             "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in asked.items()},
-            "metadata": {kind: metadata.fingerprint(content) for kind, content in tables.items()},
+            "metadata": {kind: metadata.table_digest(content) for kind, content in tables.items()},
         }
         | candidate.model_dump()
     )
     root = Path(root)
-    with writer(root):
+    with index_write_lock(root):
         make = lambda staging: candidate.model_copy(  # noqa: E731
             update={
                 "inputs": inputs,
                 "collections": {
-                    kind: _build_collection(kind, config, it, tables[kind], asked[kind], staging, origin, progress)
+                    kind: _build_collection(kind, config, it, tables[kind], asked[kind], staging, origin, on_step)
                     for kind, it in collections.items()
                 },
             }
         )
-        return produce(root, inputs, make, gate, progress)
+        return build_and_publish(root, inputs, make, gate, on_step)
 
 
-def plain(provenance: dict[str, Any]) -> dict[str, Any]:
+def check_json_plain(provenance: dict[str, Any]) -> dict[str, Any]:
     """The provenance as JSON reads it back; refused now rather than after the work, if JSON cannot hold it."""
     try:
         return json.loads(json.dumps(provenance, allow_nan=False))
@@ -158,10 +158,10 @@ def _queries(kind: str, queries: np.ndarray, dims: Mapping[str, int], config: In
         raise ValueError(f"queries for {kind!r} have shape {array.shape}, the collection's vectors have {dim} numbers.")
     if len(array) < 2:
         raise ValueError(f"{len(array)} queries for {kind!r}; give 2 or more: half choose nprobe, half judge it.")
-    check_unit(array, f"query for {kind!r}, row", range(len(array)))
-    if len(array) <= config.query_rows:
+    check_unit_norm(array, f"query for {kind!r}, row", range(len(array)))
+    if len(array) <= config.tuning_queries:
         return array
-    return array[sample(len(array), config.query_rows, config.seed)]  # of which `tune` takes the halves
+    return array[sample_rows(len(array), config.tuning_queries, config.seed)]  # of which `tune` takes the halves
 
 
 def _build_collection(
@@ -172,12 +172,12 @@ def _build_collection(
     queries: np.ndarray,
     staging: Staging,
     provenance: dict[str, Any],
-    progress: Progress,
-) -> About:
+    progress: OnStep,
+) -> CollectionManifest:
     """Make one collection's objects; return its part of the manifest."""
-    trained = staging.step(f"{kind}/template", _Template, lambda: _train(kind, config, collection, staging))
+    trained = staging.run_step(f"{kind}/template", _Template, lambda: _train(kind, config, collection, staging))
     progress(f"{kind}/template")
-    parts: list[Shard] = []
+    parts: list[ShardManifest] = []
     of_shard = content["key"].to_numpy() % config.shards  # the key alone decides
     for number in range(config.shards):
         name = f"{kind}/shard-{number:04d}"
@@ -185,29 +185,29 @@ def _build_collection(
         parts.append(build_shard(staging, name, collection, mine, trained.template, role="base"))
         progress(name)
     template = object_path(staging.root, trained.template)
-    dim = shards.dim_of(template)
-    lists = Lists(
+    dim = shards.read_dim(template)
+    lists = ShardedIVF(
         template,
-        [object_path(staging.root, part.lists) for part in parts],
+        [object_path(staging.root, part.inverted_lists) for part in parts],
         vectors=MappedVectors([object_path(staging.root, part.vectors) for part in parts], dim),
     )
 
     def measure() -> _Tuned:
         names = dict(zip(content["key"].to_pylist(), content["id"].to_pylist(), strict=True))
         depth = shards.choose_rescore(config.rescore, trained.factory)
-        tuned = tune(collection, names, lists, queries, config.target_recall, config.seed, depth)
-        return _Tuned(search=Search(nprobe=tuned.nprobe, rescore=depth), recall=tuned.as_dict())
+        tuned = tune_nprobe(collection, names, lists, queries, config.target_recall, config.seed, depth)
+        return _Tuned(search=SearchParams(nprobe=tuned.nprobe, rescore=depth), recall=tuned.as_dict())
 
-    tuned = staging.step(f"{kind}/tuned", _Tuned, measure)
+    tuned = staging.run_step(f"{kind}/tuned", _Tuned, measure)
     progress(f"{kind} tuned")
-    return About(
+    return CollectionManifest(
         dim=dim,
         factory=trained.factory,
         nlist=lists.nlist,
-        generation=generation(provenance, trained.template),
-        template=trained.template,
+        vector_space=compute_vector_space(provenance, trained.template),
+        trained_index=trained.template,
         shards=parts,
-        counts=Counts(live=content.num_rows, dead=0),
+        counts=RowCounts(live=content.num_rows, dead=0),
         search=tuned.search,
         recall=tuned.recall,
         coarse_error=mean_coarse_error(parts),
@@ -215,11 +215,11 @@ def _build_collection(
 
 
 def _train(kind: str, config: IndexConfig, collection: Collection, staging: Staging) -> _Template:
-    rows, dim = len(collection.ids), collection.read(collection.ordered[:1]).shape[1]
+    rows, dim = len(collection.ids), collection.read(collection.sorted_ids[:1]).shape[1]
     factory = shards.choose_factory(config.factory, config.nlist, rows, dim)
-    most = max(config.train_rows, shards.POINTS_PER_LIST * shards.lists_of(factory))
-    names = [collection.ordered[place] for place in sample(rows, most, config.seed)]
-    some = np.concatenate([block for _, block in collection.blocks(names)])
-    trained = shards.train(factory, some, config.seed)
-    write = lambda path: shards.write_template(trained, path)  # noqa: E731
-    return _Template(factory=factory, template=staging.put(f"{kind}/template", write))
+    most = max(config.train_rows, shards.POINTS_PER_LIST * shards.parse_nlist(factory))
+    names = [collection.sorted_ids[place] for place in sample_rows(rows, most, config.seed)]
+    some = np.concatenate([block for _, block in collection.iter_blocks(names)])
+    trained = shards.train_ivf(factory, some, config.seed)
+    write = lambda path: shards.write_trained_index(trained, path)  # noqa: E731
+    return _Template(factory=factory, template=staging.add_object(f"{kind}/template", write))

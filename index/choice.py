@@ -3,46 +3,54 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from index.tune import AT
+from index.tune import RECALL_K
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TuningLimits:
     """What an index must give."""
 
-    recall: float = 0.95  # share of the exact best 10, on the queries that choose
-    memory: float = 8e9  # bytes: lists, centroids and the vectors to rescore with
-    latency: float = 5e-3  # seconds a query, one at a time, on this machine
+    min_recall: float = 0.95  # share of the exact best 10, on the queries that choose
+    max_memory_bytes: float = 8e9  # bytes: lists, centroids and the vectors to rescore with
+    max_latency_s: float = 5e-3  # seconds a query, one at a time, on this machine
 
 
 @dataclass(frozen=True)
-class Point:
+class OperatingPoint:
     """One way to search, measured with one kind of query."""
 
-    queries: str  # their kind: "text", "image"
+    query_kind: str  # their kind: "text", "image"
     factory: str
     nlist: int
     nprobe: int  # lists
     rescore: int  # rows; 0: the codes' scores stand
     recall: float  # on the half that chooses
-    judged: float  # on the other half
-    work: float  # us a query, counted (`index.ladder`)
-    memory: int  # bytes at the full number of rows
-    latency: float  # seconds a query, one at a time, median; as all rows would take by the work
-    single: float  # seconds of CPU a query, one at a time
-    together: float  # the same, 64 at a time
+    test_recall: float  # on the other half
+    work_us: float  # us a query, counted (`index.ladder`)
+    memory_bytes: int  # bytes at the full number of rows
+    latency_s: float  # seconds a query, one at a time, median; as all rows would take by the work
+    cpu_s_single: float  # seconds of CPU a query, one at a time
+    cpu_s_batch: float  # the same, 64 at a time
 
 
-def choose(points: Sequence[Point], wanted: Wanted, queries: str) -> Point:
+def choose_point(points: Sequence[OperatingPoint], wanted: TuningLimits, queries: str) -> OperatingPoint:
     """The least work of those that keep every limit with one kind of query; of equals the smaller, then by name.
 
     Raises ValueError that says which limit nothing keeps, and what comes nearest.
     """
-    left = [point for point in points if point.queries == queries]
+    left = [point for point in points if point.query_kind == queries]
     limits = (
-        (f"recall@{AT} of {wanted.recall}", lambda p: p.recall >= wanted.recall, lambda p: -p.recall),
-        (f"{wanted.memory / 1e9:g} GB", lambda p: p.memory <= wanted.memory, lambda p: p.memory),
-        (f"{1000 * wanted.latency:g} ms a query", lambda p: p.latency <= wanted.latency, lambda p: p.latency),
+        (f"recall@{RECALL_K} of {wanted.min_recall}", lambda p: p.recall >= wanted.min_recall, lambda p: -p.recall),
+        (
+            f"{wanted.max_memory_bytes / 1e9:g} GB",
+            lambda p: p.memory_bytes <= wanted.max_memory_bytes,
+            lambda p: p.memory_bytes,
+        ),
+        (
+            f"{1000 * wanted.max_latency_s:g} ms a query",
+            lambda p: p.latency_s <= wanted.max_latency_s,
+            lambda p: p.latency_s,
+        ),
     )
     for name, keeps, order in limits:
         kept = [point for point in left if keeps(point)]
@@ -50,19 +58,21 @@ def choose(points: Sequence[Point], wanted: Wanted, queries: str) -> Point:
             near = min(left, key=order)
             raise ValueError(
                 f"no way to search keeps {name} for {queries} queries; the nearest is {near.factory}, "
-                f"{near.nprobe} lists, rescoring {near.rescore}: recall {near.recall:.3f}, {near.memory / 1e9:.3g} GB, "
-                f"{1000 * near.latency:.3g} ms. Ask for less, or give more memory."
+                f"{near.nprobe} lists, rescoring {near.rescore}: recall {near.recall:.3f}, {near.memory_bytes / 1e9:.3g} GB, "
+                f"{1000 * near.latency_s:.3g} ms. Ask for less, or give more memory."
             )
         left = kept
-    return min(left, key=lambda point: (point.work, point.memory, point.factory, point.rescore))
+    return min(left, key=lambda point: (point.work_us, point.memory_bytes, point.factory, point.rescore))
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     """Those that no other beats in recall, work and memory at once, least work first."""
 
-    def beaten(one: Point) -> bool:
-        mine = (-one.recall, one.work, one.memory)
-        others = ((-other.recall, other.work, other.memory) for other in points if other.queries == one.queries)
+    def beaten(one: OperatingPoint) -> bool:
+        mine = (-one.recall, one.work_us, one.memory_bytes)
+        others = (
+            (-other.recall, other.work_us, other.memory_bytes) for other in points if other.query_kind == one.query_kind
+        )
         return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
 
-    return sorted((point for point in points if not beaten(point)), key=lambda point: (point.work, point.factory))
+    return sorted((point for point in points if not beaten(point)), key=lambda point: (point.work_us, point.factory))

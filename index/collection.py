@@ -13,7 +13,7 @@ Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
 BLOCK = 8192  # vectors held in memory at a time
 NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalised one by far more
-SHORTEST, LONGEST = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
+MIN_SQUARED_NORM, MAX_SQUARED_NORM = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Collection:
 
     ids: Sequence[str]
     vectors: np.ndarray | Callable[[list[str]], np.ndarray]
-    rows: Sequence[Mapping[str, Any]]
+    metadata: Sequence[Mapping[str, Any]]
 
     @cached_property
-    def ordered(self) -> list[str]:
+    def sorted_ids(self) -> list[str]:
         """The ids, sorted: the order of everything that is written, so that equal content gives equal bytes."""
         return sorted(self.ids)
 
@@ -53,9 +53,9 @@ class Collection:
             )
         return np.ascontiguousarray(found, np.float32)
 
-    def blocks(self, names: list[str] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+    def iter_blocks(self, names: list[str] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield (ids, (m, d) float32 vectors) of `names` (default: all, sorted), `BLOCK` at a time."""
-        names = self.ordered if names is None else names
+        names = self.sorted_ids if names is None else names
         for start in range(0, len(names), BLOCK):
             part = names[start : start + BLOCK]
             yield part, self.read(part)
@@ -69,13 +69,13 @@ class Collection:
             raise ValueError(f"{kind} id {twice!r} is given twice; every id must name one vector. Drop one of them.")
         if not callable(self.vectors) and len(self.vectors) != len(self.ids):
             raise ValueError(f"{kind}: {len(self.vectors)} vectors for {len(self.ids)} ids; give one vector an id.")
-        _check_rows(kind, self._place, self.rows)
+        _check_rows(kind, self._place, self.metadata)
 
-    def fingerprint(self, kind: str, some: list[str] | None = None) -> tuple[str, int]:
+    def hash_vectors(self, kind: str, some: list[str] | None = None) -> tuple[str, int]:
         """Read every vector, or those of `some` ids, once: check it; (sha256 of ids and values, dimension d or 0)."""
         hasher, dim = hashlib.sha256(), 0
-        for names, vectors in self.blocks(some):
-            check_unit(vectors, f"{kind} vector of", names)
+        for names, vectors in self.iter_blocks(some):
+            check_unit_norm(vectors, f"{kind} vector of", names)
             if dim and vectors.shape[1] != dim:
                 raise ValueError(f"{kind} vector of {names[0]!r} has {vectors.shape[1]} numbers, others {dim}.")
             dim = vectors.shape[1]
@@ -84,11 +84,11 @@ class Collection:
         return hasher.hexdigest(), dim
 
 
-def check_unit(vectors: np.ndarray, what: str, names: Sequence[Any]) -> None:
+def check_unit_norm(vectors: np.ndarray, what: str, names: Sequence[Any]) -> None:
     """Raise ValueError naming the first of the (n, d) `vectors` that is not finite or not of unit length."""
     vectors = vectors.astype(np.float32, copy=False)
     squares = np.einsum("nd,nd->n", vectors, vectors)
-    bad = ~((squares >= SHORTEST) & (squares <= LONGEST))  # written so that NaN is bad
+    bad = ~((squares >= MIN_SQUARED_NORM) & (squares <= MAX_SQUARED_NORM))  # written so that NaN is bad
     if bad.any():
         first = int(np.argmax(bad))
         raise ValueError(

@@ -12,34 +12,42 @@ from pydantic import BaseModel, ConfigDict, Field
 from data.files import digest
 from index import shards
 from index.collection import Collection
-from index.manifest import SCHEMA, About, Candidate, Counts, Shard, manifest_path, read_manifest
+from index.manifest import (
+    SCHEMA,
+    Candidate,
+    CollectionManifest,
+    RowCounts,
+    ShardManifest,
+    manifest_path,
+    read_version_manifest,
+)
 from index.objects import Staging, check_object
-from index.parts import build_shard, mean_coarse_error, read_dead, read_rows
-from index.publish import Gate, Progress, produce, quiet, writer
-from index.update import successor
+from index.parts import build_shard, mean_coarse_error, read_deleted_keys, read_metadata
+from index.publish import GateFn, OnStep, build_and_publish, index_write_lock, no_progress
+from index.update import make_successor
 from index.vectors import MappedVectors
 
 
-class Upkeep(BaseModel):
+class MaintenanceConfig(BaseModel):
     """When an index is compacted, and when its centroids are trained anew."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    deltas: int = Field(8, ge=1)
+    max_delta_shards: int = Field(8, ge=1)
     """delta shards of a collection, at most: each is one more file a query looks into"""
-    delta_rows: float = Field(0.2, gt=0, le=1)
+    max_delta_fraction: float = Field(0.2, gt=0, le=1)
     """fraction of the rows in delta shards, at most"""
-    dead_rows: float = Field(0.05, gt=0, le=1)
+    max_deleted_fraction: float = Field(0.05, gt=0, le=1)
     """fraction of dead rows among those that shards hold, at most"""
-    drift: float = Field(1.15, gt=1)
+    max_drift: float = Field(1.15, gt=1)
     """growth of the mean distance to the nearest centroid, at most: beyond, the centroids are trained anew"""
-    drift_from: float = Field(0.01, ge=0, le=1)
+    min_drift_fraction: float = Field(0.01, ge=0, le=1)
     """fraction of the rows in delta shards from which drift counts: a few odd rows are no drift"""
-    growth: float = Field(2.0, ge=1)
+    max_growth: float = Field(2.0, ge=1)
     """rows over those for which a build would choose more lists than there are: beyond, the index is built anew"""
 
 
-def drift(about: About) -> float:
+def measure_drift(about: CollectionManifest) -> float:
     """Mean distance to the nearest centroid of the rows in delta shards, over that of the rows first indexed.
 
     Without delta shards, that of all rows: compaction has put later ones among the first.
@@ -47,23 +55,25 @@ def drift(about: About) -> float:
     return mean_coarse_error(_deltas(about) or about.shards) / about.coarse_error if about.coarse_error else 1.0
 
 
-def due(version: Candidate, upkeep: Upkeep) -> tuple[Literal["retrain", "compact"], str] | None:
+def find_due_maintenance(
+    version: Candidate, upkeep: MaintenanceConfig
+) -> tuple[Literal["retrain", "compact"], str] | None:
     """What a version needs, and why; None if nothing. Retraining comes first: it compacts too."""
     compaction = None
     for kind, about in version.collections.items():
         deltas = [shard.rows for shard in about.shards if shard.role == "delta"]
         held = max(1, about.counts.live + about.counts.dead)
-        share, dead, grown = sum(deltas) / held, about.counts.dead / held, drift(about)
-        if about.nlist > 1 and grown > upkeep.drift and (share >= upkeep.drift_from or not deltas):
+        share, dead, grown = sum(deltas) / held, about.counts.dead / held, measure_drift(about)
+        if about.nlist > 1 and grown > upkeep.max_drift and (share >= upkeep.min_drift_fraction or not deltas):
             told = f"new {kind}s lie {grown:.2f} times as far from their centroids as the first did"
-            return "retrain", f"{told}, more than {upkeep.drift:g}"
-        if (lists := _lists_for(version, about.counts.live / upkeep.growth, about.dim)) > about.nlist:
+            return "retrain", f"{told}, more than {upkeep.max_drift:g}"
+        if (lists := _lists_for(version, about.counts.live / upkeep.max_growth, about.dim)) > about.nlist:
             told = f"{about.counts.live:,} {kind}s have outgrown {about.nlist:,} lists"
-            return "retrain", f"{told}: {lists:,} are right for 1/{upkeep.growth:g} of them"
+            return "retrain", f"{told}: {lists:,} are right for 1/{upkeep.max_growth:g} of them"
         for value, most, what in (
-            (len(deltas), upkeep.deltas, "delta shards"),
-            (share, upkeep.delta_rows, "of the rows in delta shards"),
-            (dead, upkeep.dead_rows, "of the rows dead"),
+            (len(deltas), upkeep.max_delta_shards, "delta shards"),
+            (share, upkeep.max_delta_fraction, "of the rows in delta shards"),
+            (dead, upkeep.max_deleted_fraction, "of the rows dead"),
         ):
             if value > most and compaction is None:
                 compaction = f"{kind}: {value:.2g} {what}, more than {most:g}"
@@ -77,18 +87,18 @@ def _lists_for(version: Candidate, rows: float, dim: int) -> int:
     return int(found[1]) if found else 0
 
 
-def compact(root: Path, progress: Progress = quiet, gate: Gate | None = None) -> Path:
+def compact_index(root: Path, progress: OnStep = no_progress, gate: GateFn | None = None) -> Path:
     """Write the published version's living rows into base shards on the same centroids; return the new manifest.
 
     The shards are, byte for byte, those of a build over the same rows on these centroids. Without deltas and dead rows
     nothing is written. A run that was killed is taken up. Raises FileNotFoundError if nothing is published, ValueError
     if an object is damaged, RefusedError as `build` does.
     """
-    shards.one_wheel()
+    shards.check_single_faiss_wheel()
     root = Path(root)
-    with writer(root):
-        parent = read_manifest(root)
-        if not any(about.dead or _deltas(about) for about in parent.collections.values()):
+    with index_write_lock(root):
+        parent = read_version_manifest(root)
+        if not any(about.deleted or _deltas(about) for about in parent.collections.values()):
             return manifest_path(root, parent.version)
 
         told = {"schema": SCHEMA, "faiss": faiss.__version__, "compacted": parent.sha256}
@@ -96,31 +106,33 @@ def compact(root: Path, progress: Progress = quiet, gate: Gate | None = None) ->
 
         def make(staging: Staging) -> Candidate:
             body = {kind: _compacted(staging, kind, about, progress) for kind, about in parent.collections.items()}
-            return successor(parent, inputs, body)
+            return make_successor(parent, inputs, body)
 
-        return produce(root, inputs, make, gate, progress)
+        return build_and_publish(root, inputs, make, gate, progress)
 
 
-def _deltas(about: About) -> list[Shard]:
+def _deltas(about: CollectionManifest) -> list[ShardManifest]:
     return [shard for shard in about.shards if shard.role == "delta"]
 
 
-def _compacted(staging: Staging, kind: str, about: About, progress: Progress) -> About:
+def _compacted(staging: Staging, kind: str, about: CollectionManifest, progress: OnStep) -> CollectionManifest:
     """A collection's part of the compacted version."""
-    root, rows = staging.root, read_rows(staging.root, kind, about)
-    live = rows.filter(pa.array(~np.isin(rows["key"].to_numpy(), read_dead(root, about.dead)))).sort_by("key")
+    root, rows = staging.root, read_metadata(staging.root, kind, about)
+    live = rows.filter(pa.array(~np.isin(rows["key"].to_numpy(), read_deleted_keys(root, about.deleted)))).sort_by(
+        "key"
+    )
     paths = [check_object(root, shard.vectors, f"{kind} vectors of shard {i}") for i, shard in enumerate(about.shards)]
     stored = MappedVectors(paths, about.dim)
     key = dict(zip(live["id"].to_pylist(), live["key"].to_pylist(), strict=True))
     read = lambda names: stored.get(np.array([key[name] for name in names], np.int64))  # noqa: E731
-    collection = Collection(ids=list(key), vectors=read, rows=[])
+    collection = Collection(ids=list(key), vectors=read, metadata=[])
     count = len(about.shards) - len(_deltas(about))
     of_shard = live["key"].to_numpy() % count
     parts = []
     for number in range(count):
         name = f"{kind}/shard-{number:04d}"
         mine = live.filter(pa.array(of_shard == number))
-        parts.append(build_shard(staging, name, collection, mine, about.template, role="base"))
+        parts.append(build_shard(staging, name, collection, mine, about.trained_index, role="base"))
         progress(name)
-    counts = Counts(live=live.num_rows, dead=0)
-    return About(**dict(about) | {"shards": parts, "dead": None, "counts": counts})
+    counts = RowCounts(live=live.num_rows, dead=0)
+    return CollectionManifest(**dict(about) | {"shards": parts, "dead": None, "counts": counts})

@@ -15,12 +15,12 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu")
-MOST_K = 2048  # neighbours that a GPU gives without cuVS
+MAX_GPU_K = 2048  # neighbours that a GPU gives without cuVS
 METRIC = faiss.METRIC_INNER_PRODUCT
 
 
 @lru_cache(maxsize=1)
-def resources() -> object | None:
+def gpu_resources() -> object | None:
     """faiss's handle of the GPUs; None if there is none, or it is to be left alone.
 
     Raises ValueError if TERN_INDEX_DEVICE is neither auto nor cpu.
@@ -35,7 +35,7 @@ def resources() -> object | None:
 
 def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Inner products (q, k) float32, highest first, and places (q, k) int64 of the best of (n, d) float32 vectors."""
-    if (gpu := resources()) is not None and k <= MOST_K:
+    if (gpu := gpu_resources()) is not None and k <= MAX_GPU_K:
         try:
             return faiss.knn_gpu(gpu, queries, vectors, k, metric=METRIC)
         except RuntimeError as error:
@@ -43,15 +43,15 @@ def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, n
     return faiss.knn(queries, vectors, k, METRIC)
 
 
-def best_scores(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
+def top_k_scores(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     """(q, k) float32: those of `knn`, in any order. On a CPU one product and a partition take half of its time."""
-    if resources() is not None:
+    if gpu_resources() is not None:
         return knn(queries, vectors, k)[0]
     scores = np.ascontiguousarray((vectors @ queries.T).T)  # (q, n): a third quicker than queries @ vectors.T
     return np.partition(scores, len(vectors) - k, axis=1)[:, len(vectors) - k :]
 
 
-def train(index: faiss.IndexIVF, sample: np.ndarray) -> None:
+def train_ivf_on_device(index: faiss.IndexIVF, sample: np.ndarray) -> None:
     """`index.train(sample)`, its k-means on a GPU, with the same settings."""
     helper = _on_gpu(faiss.IndexFlat(index.d, METRIC), "k-means")
     if helper is not None:
@@ -67,7 +67,7 @@ def train(index: faiss.IndexIVF, sample: np.ndarray) -> None:
     index.train(sample)
 
 
-def adder(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], None]:
+def make_add_fn(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], None]:
     """`index.add_with_ids`, for codes that can be told their lists with the nearest centroids found on a GPU."""
     told = not isinstance(index, faiss.IndexIVFFastScan) and not isinstance(index, faiss.IndexIVFRaBitQFastScan)
     quantizer = _on_gpu(index.quantizer, "assignment to lists") if told else None
@@ -90,7 +90,7 @@ def adder(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], None]:
 
 def _on_gpu(index: faiss.Index, what: str) -> faiss.Index | None:
     """A copy on the first GPU, if there is one that takes it."""
-    if (gpu := resources()) is None:
+    if (gpu := gpu_resources()) is None:
         return None
     try:
         return faiss.index_cpu_to_gpu(gpu, 0, index)

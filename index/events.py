@@ -10,7 +10,7 @@ FILE = "events.jsonl"
 log = logging.getLogger(__name__)
 
 
-def record(root: Path, event: str, version: int | None = None, **facts: Any) -> None:
+def record_event(root: Path, event: str, version: int | None = None, **facts: Any) -> None:
     """Add a line. What cannot be written down has happened all the same: it is logged, and no error."""
     entry = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, "version": version, **facts}
     try:
@@ -21,7 +21,7 @@ def record(root: Path, event: str, version: int | None = None, **facts: Any) -> 
         log.warning("%s of version %s is not in %s: %s", event, version, Path(root) / FILE, error)
 
 
-def events(root: Path) -> list[dict[str, Any]]:
+def read_events(root: Path) -> list[dict[str, Any]]:
     """What was recorded, oldest first; half lines are passed over."""
     path, found = Path(root) / FILE, []
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():

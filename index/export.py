@@ -7,19 +7,19 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
-from data.files import atomic
+from data.files import atomic_write
 from index import shards
-from index.hold import taken
-from index.lists import widened
-from index.manifest import About, Manifest, check_objects
+from index.hold import lock_manifest
+from index.lists import float16_to_float32
+from index.manifest import CollectionManifest, Manifest, check_objects
 from index.objects import object_path
-from index.parts import read_dead
-from index.vectors import VECTORS, ShardVectors
+from index.parts import read_deleted_keys
+from index.vectors import VECTOR_DTYPE, ShardVectors
 
-WHOLE = ("index", "parquet", "npy")
+SUFFIXES = ("index", "parquet", "npy")
 
 
-def export(root: Path, to: Path, version: int | None = None, force: bool = False) -> list[Path]:
+def export_index(root: Path, output: Path, version: int | None = None, force: bool = False) -> list[Path]:
     """Write KIND.index, KIND.parquet and KIND.npy of every collection of a version into a folder; return their paths.
 
     KIND.index    what `faiss.read_index` reads: one inverted file, its nprobe set, ids the keys; made in memory
@@ -29,14 +29,14 @@ def export(root: Path, to: Path, version: int | None = None, force: bool = False
     Dead rows are left out. Every object is compared with its hash first, and a file appears whole. Raises ValueError
     if one is there already (unless `force`), or if the version is damaged.
     """
-    root, to = Path(root), Path(to)
-    manifest, held = taken(root, version)
+    root, output = Path(root), Path(output)
+    manifest, held = lock_manifest(root, version)
     with closing(held):
-        return _written(root, manifest, to, force)
+        return _written(root, manifest, output, force)
 
 
 def _written(root: Path, manifest: Manifest, to: Path, force: bool) -> list[Path]:
-    paths = [to / f"{kind}.{suffix}" for kind in manifest.collections for suffix in WHOLE]
+    paths = [to / f"{kind}.{suffix}" for kind in manifest.collections for suffix in SUFFIXES]
     there = [path for path in paths if path.exists()]
     if there and not force:
         raise ValueError(f"{there[0]} is there already: give another folder, or --force to write over it.")
@@ -46,16 +46,16 @@ def _written(root: Path, manifest: Manifest, to: Path, force: bool) -> list[Path
     return paths
 
 
-def _export(root: Path, about: About, to: Path, kind: str) -> None:
-    dead = read_dead(root, about.dead)
-    index = faiss.read_index(str(object_path(root, about.template)))
+def _export(root: Path, about: CollectionManifest, to: Path, kind: str) -> None:
+    dead = read_deleted_keys(root, about.deleted)
+    index = faiss.read_index(str(object_path(root, about.trained_index)))
     index.nprobe = about.search.nprobe
     with ExitStack() as files:
-        rows_path = files.enter_context(atomic(to / f"{kind}.parquet"))
-        vectors_path = files.enter_context(atomic(to / f"{kind}.npy"))
+        rows_path = files.enter_context(atomic_write(to / f"{kind}.parquet"))
+        vectors_path = files.enter_context(atomic_write(to / f"{kind}.npy"))
         file = files.enter_context(open(vectors_path, "wb"))
         shape = (about.counts.live, about.dim)
-        np.lib.format.write_array_header_1_0(file, {"descr": VECTORS.str, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(file, {"descr": VECTOR_DTYPE.str, "fortran_order": False, "shape": shape})
         writer = None
         for shard in about.shards:
             rows = pq.read_table(object_path(root, shard.metadata))
@@ -64,6 +64,6 @@ def _export(root: Path, about: About, to: Path, kind: str) -> None:
             writer.write_table(rows)
             for keys, vectors in ShardVectors(object_path(root, shard.vectors)).blocks(dead):
                 file.write(vectors.tobytes())
-                index.add_with_ids(widened(vectors), keys)  # the codes that the shards have
-    with atomic(to / f"{kind}.index") as path:
-        shards.write_template(index, path)
+                index.add_with_ids(float16_to_float32(vectors), keys)  # the codes that the shards have
+    with atomic_write(to / f"{kind}.index") as path:
+        shards.write_trained_index(index, path)

@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.build import IndexConfig, build
-from index.checks import Asked
+from index.build import IndexConfig, build_index
+from index.checks import HeldOutQueries
 from index.collection import Collection
-from index.gate import GateConfig, gate_of
+from index.gate import GateConfig, make_gate
 from index.metadata import COLUMNS
 
 IDS = ("id", "image_path", "url", "key")  # the first of these columns names an item
 RENAMED = {"text": ("text", "caption"), "path": ("path", "image_path"), "source": ("source", "sha256")}
 NUMBERS = {"width": ("width", "original_width"), "height": ("height", "original_height")}
-UNREADABLE = (ValueError, EOFError, SyntaxError, tokenize.TokenError, OSError, MemoryError)
+READ_ERRORS = (ValueError, EOFError, SyntaxError, tokenize.TokenError, OSError, MemoryError)
 
 
-def read_folder(folder: Path, normalise: bool = False, id_column: str = "") -> dict[str, Collection]:
+def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "") -> dict[str, Collection]:
     """Collections by kind. Vectors are mapped; with `normalise` they are brought to unit length as they are read.
 
     Raises ValueError naming the file if one is no array of vectors, or if vectors and rows do not pair up.
@@ -39,7 +39,7 @@ def read_folder(folder: Path, normalise: bool = False, id_column: str = "") -> d
             if (folder / f"{kind}.npy").is_file():
                 rows = [dict(row) for part in _tables([folder / f"{kind}.parquet"]) for row in part.to_pylist()]
                 rows = [{name: row.get(name) for name in COLUMNS if name != "key"} for row in rows]
-                found[kind] = _collection([folder / f"{kind}.npy"], rows, normalise)
+                found[kind] = _collection([folder / f"{kind}.npy"], rows, normalize)
         return found
     images = _sorted(folder / "img_emb", "npy") or _sorted(folder, "npy")
     texts = _sorted(folder / "text_emb", "npy")
@@ -52,7 +52,7 @@ def read_folder(folder: Path, normalise: bool = False, id_column: str = "") -> d
             _check_pairs(paths, tables)
             named = lambda row, kind=kind: row["id"] if kind == "image" else f"{row['id']}#0"  # noqa: E731
             mine = rows and [{**row, "id": named(row), "kind": kind} for row in rows]
-            found[kind] = _collection(paths, mine, normalise)
+            found[kind] = _collection(paths, mine, normalize)
     return found
 
 
@@ -65,7 +65,7 @@ def _sorted(folder: Path, suffix: str) -> list[Path]:
 def _mapped(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
     if array.ndim != 2 or array.dtype.kind != "f":
         raise ValueError(f"{path} has an array of {array.dtype} with shape {array.shape}; vectors are (n, d) floats.")
@@ -139,7 +139,7 @@ def _read(
     return found / np.linalg.norm(found, axis=1, keepdims=True) if normalise else found
 
 
-def queries_of(
+def choose_queries(
     collections: dict[str, Collection], given: Path | None, most: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Queries by the kind they ask for: the vectors of the other kind, or a file of (q, d) floats for a lone kind.
@@ -162,7 +162,7 @@ def queries_of(
     return found
 
 
-def import_folder(
+def import_index(
     config: IndexConfig,
     folder: Path,
     root: Path,
@@ -175,8 +175,8 @@ def import_folder(
 
     Raises RefusedError if it does not pass the gate; right answers are not known, so they are not asked for.
     """
-    collections = read_folder(folder, normalise, id_column)
-    asked = queries_of(collections, queries, config.query_rows, config.seed)
-    questions = {kind: Asked(array) for kind, array in asked.items()}
-    judge = None if gate is None else gate_of(gate, questions, collections, config)
-    return build(config, collections, asked, root, {"imported": Path(folder).name}, gate=judge)
+    collections = read_vector_folder(folder, normalise, id_column)
+    asked = choose_queries(collections, queries, config.tuning_queries, config.seed)
+    questions = {kind: HeldOutQueries(array) for kind, array in asked.items()}
+    judge = None if gate is None else make_gate(gate, questions, collections, config)
+    return build_index(config, collections, asked, root, {"imported": Path(folder).name}, gate=judge)

@@ -6,13 +6,13 @@ import os
 import time
 from pathlib import Path
 
-from index.manifest import Manifest, manifest_path, read_manifest, readable_pointer
+from index.manifest import Manifest, manifest_path, read_current_or_none, read_version_manifest
 
 TRIES = 20  # to take what CURRENT names while versions are published and collected
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without them: nothing is held there
 
 
-class Hold:
+class ReaderLock:
     """A shared lock on a file, until it is closed or its process ends."""
 
     def __init__(self, handle: int):
@@ -28,7 +28,7 @@ class Hold:
         self.close()  # a reader that was dropped and not closed holds nothing
 
 
-def hold(path: Path) -> Hold | None:
+def acquire_reader_lock(path: Path) -> ReaderLock | None:
     """Hold a file; None if it is being removed, or is gone."""
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -36,7 +36,7 @@ def hold(path: Path) -> Hold | None:
         return None
     try:
         if _locked(handle, fcntl.LOCK_SH) and path.stat().st_ino == os.fstat(handle).st_ino:
-            return Hold(handle)
+            return ReaderLock(handle)
     except FileNotFoundError:  # removed between the two
         pass
     except BaseException:  # also Ctrl-C: nobody else would close it; the error goes on
@@ -46,23 +46,23 @@ def hold(path: Path) -> Hold | None:
     return None
 
 
-def taken(root: Path, version: int | None = None) -> tuple[Manifest, Hold]:
+def lock_manifest(root: Path, version: int | None = None) -> tuple[Manifest, ReaderLock]:
     """The manifest of `version` (default: the published one), held. Raises what `read_manifest` does."""
     for _ in range(TRIES):
-        pointer = readable_pointer(root)
+        pointer = read_current_or_none(root)
         try:
-            manifest = read_manifest(root, version)
+            manifest = read_version_manifest(root, version)
         except FileNotFoundError:
-            if version is None and readable_pointer(root) != pointer:
+            if version is None and read_current_or_none(root) != pointer:
                 continue  # what CURRENT named was collected after CURRENT had moved on
             raise
-        if (found := hold(manifest_path(root, manifest.version))) is not None:
+        if (found := acquire_reader_lock(manifest_path(root, manifest.version))) is not None:
             return manifest, found
         time.sleep(0.01)  # it has just been collected; CURRENT, which never is, names another by now
     raise FileNotFoundError(f"versions of {root} are collected as fast as they are opened: ask again, or for another.")
 
 
-def held(path: Path, remove: bool) -> bool:
+def is_in_use(path: Path, remove: bool) -> bool:
     """Whether a reader holds a file; if none does, it is removed at `remove`, before any could."""
     handle = os.open(path, os.O_RDONLY)
     try:

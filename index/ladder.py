@@ -13,12 +13,19 @@ import faiss
 import numpy as np
 
 from index import device
-from index.choice import Point, Wanted
-from index.lists import Lists, merge
-from index.shards import POINTS_PER_LIST, choose_factory, one_wheel, train, write_shard, write_template
-from index.tune import AT, SAME
+from index.choice import OperatingPoint, TuningLimits
+from index.lists import ShardedIVF, merge_top_k
+from index.shards import (
+    POINTS_PER_LIST,
+    check_single_faiss_wheel,
+    choose_factory,
+    train_ivf,
+    write_inverted_lists,
+    write_trained_index,
+)
+from index.tune import RECALL_K, SCORE_TOLERANCE
 
-DEPTHS = (50, 100, 200, 400)  # rows rescored
+RESCORE_DEPTHS = (50, 100, 200, 400)  # rows rescored
 TIMED, BATCH = 32, 64  # queries one at a time, and at once
 # What is counted costs so many ns: fitted to 50,000 x 512, the geometric mean of one query and of 64 at a time, on a
 # busy core, faiss 1.15. Rows that are rescored lie anywhere and are widened; RaBitQ makes a table a list it probes.
@@ -27,7 +34,7 @@ SCANNED = {"SQfp16": 0.10, "SQ8": 0.23}  # a byte of a code
 FAST = 0.05  # of a fast-scan code
 
 
-class RescoredRows:
+class ArrayVectors:
     """float16 vectors whose keys are their places."""
 
     def __init__(self, vectors: np.ndarray):
@@ -38,7 +45,7 @@ class RescoredRows:
         return self._vectors[keys]
 
 
-def ladder(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
+def candidate_configs(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
     """(nlist, factory, depths of rescoring) to try: exact float16, SQ8, then RaBitQ and PQ, fast-scan.
 
     Fast-scan codes in fewer lists than usual too: one list costs them as much as hundreds of rows.
@@ -50,15 +57,15 @@ def ladder(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
             continue
         if nlist >= usual:
             steps.append((nlist, f"IVF{nlist},SQ8", (0,)))
-        steps.append((nlist, f"IVF{nlist},RaBitQfs", DEPTHS))
+        steps.append((nlist, f"IVF{nlist},RaBitQfs", RESCORE_DEPTHS))
         if dim % 4 == 0:
-            steps.append((nlist, f"IVF{nlist},PQ{dim // 4}x4fs", DEPTHS))
+            steps.append((nlist, f"IVF{nlist},PQ{dim // 4}x4fs", RESCORE_DEPTHS))
     return steps
 
 
-def measure(
-    vectors: np.ndarray, queries: Mapping[str, np.ndarray], wanted: Wanted, rows: int | None = None, seed: int = 0
-) -> list[Point]:
+def measure_candidates(
+    vectors: np.ndarray, queries: Mapping[str, np.ndarray], wanted: TuningLimits, rows: int | None = None, seed: int = 0
+) -> list[OperatingPoint]:
     """Every step of the ladder with each kind of query, at the smallest nprobe that gives the wanted recall, if any.
 
     vectors  (n, d) float32 unit vectors, a random sample of what is to be indexed; none of the queries among them
@@ -68,15 +75,17 @@ def measure(
     Steps that never reach the recall come with every list probed. Raises ValueError if there is too little to measure,
     ImportError if two faiss wheels are installed.
     """
-    one_wheel()
-    if len(vectors) < AT or any(len(asked) < 2 for asked in queries.values()):
+    check_single_faiss_wheel()
+    if len(vectors) < RECALL_K or any(len(asked) < 2 for asked in queries.values()):
         told = ", ".join(f"{len(asked)} {kind} queries" for kind, asked in queries.items())
-        raise ValueError(f"{len(vectors)} vectors and {told} are too few; give {AT} vectors and 2 queries of a kind.")
+        raise ValueError(
+            f"{len(vectors)} vectors and {told} are too few; give {RECALL_K} vectors and 2 queries of a kind."
+        )
     halves = {kind: _Halves(vectors, asked, seed) for kind, asked in queries.items()}
     points, centroids = [], {}
     with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
-        for nlist, factory, depths in ladder(len(vectors), vectors.shape[1]):
-            index = train(factory, vectors, seed, centroids.get(nlist))
+        for nlist, factory, depths in candidate_configs(len(vectors), vectors.shape[1]):
+            index = train_ivf(factory, vectors, seed, centroids.get(nlist))
             centroids.setdefault(nlist, index.quantizer.reconstruct_n(0, nlist))
             trial = _Trial(Path(folder), factory, index, vectors, rows or len(vectors))
             points += [point for kind, half in halves.items() for point in trial.points(kind, half, depths, wanted)]
@@ -90,24 +99,25 @@ class _Halves:
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
         self.halves = [np.ascontiguousarray(queries[order[start::2]], np.float32) for start in (0, 1)]
         self._vectors = vectors
-        self._kth = [device.knn(half, vectors, AT)[0][:, -1] for half in self.halves]
+        self._kth = [device.knn(half, vectors, RECALL_K)[0][:, -1] for half in self.halves]
 
-    def recalls(self, half: int, lists: Lists, nprobe: int, depths: Sequence[int]) -> list[float]:
+    def recalls(self, half: int, lists: ShardedIVF, nprobe: int, depths: Sequence[int]) -> list[float]:
         """Of each depth, by true score as in `index.tune`: of two equal vectors either is right.
 
         One search for all: the best so many by their codes are the first of the best of the greatest depth.
         """
         queries = self.halves[half]
-        scores, keys = lists.probe(queries, min(lists.ntotal, max(AT, *depths)), nprobe)
+        scores, keys = lists.search_codes(queries, min(lists.ntotal, max(RECALL_K, *depths)), nprobe)
         if max(depths):
-            scores = lists.rescored(queries, keys)
+            scores = lists.rescore(queries, keys)
         return [
-            self._recall(half, *merge(scores[:, : depth or AT], keys[:, : depth or AT], AT)[1:]) for depth in depths
+            self._recall(half, *merge_top_k(scores[:, : depth or RECALL_K], keys[:, : depth or RECALL_K], RECALL_K)[1:])
+            for depth in depths
         ]
 
     def _recall(self, half: int, keys: np.ndarray) -> float:
         true = np.einsum("qd,qkd->qk", self.halves[half], self._vectors[keys])
-        return float(np.mean((true >= self._kth[half][:, None] - SAME) & (keys >= 0)))
+        return float(np.mean((true >= self._kth[half][:, None] - SCORE_TOLERANCE) & (keys >= 0)))
 
 
 class _Trial:
@@ -116,35 +126,37 @@ class _Trial:
     def __init__(self, folder: Path, factory: str, index: faiss.IndexIVF, vectors: np.ndarray, rows: int):
         self._factory, self._rows, self._dim = factory, rows, vectors.shape[1]
         self._code = index.code_size
-        write_template(index, folder / "template")
-        write_shard(folder / "template", folder / "lists", [(np.arange(len(vectors)), vectors)])
-        self._lists = Lists(folder / "template", [folder / "lists"], vectors=RescoredRows(vectors.astype(np.float16)))
+        write_trained_index(index, folder / "template")
+        write_inverted_lists(folder / "template", folder / "lists", [(np.arange(len(vectors)), vectors)])
+        self._lists = ShardedIVF(
+            folder / "template", [folder / "lists"], vectors=ArrayVectors(vectors.astype(np.float16))
+        )
         self._quantizer = index.quantizer
         self._sizes = np.bincount(index.quantizer.assign(vectors, 1).ravel(), minlength=index.nlist)
 
-    def points(self, kind: str, half: _Halves, depths: Sequence[int], wanted: Wanted) -> list[Point]:
+    def points(self, kind: str, half: _Halves, depths: Sequence[int], wanted: TuningLimits) -> list[OperatingPoint]:
         """One a depth."""
-        chosen = self._chosen(half, depths, wanted.recall)
+        chosen = self._chosen(half, depths, wanted.min_recall)
         return [self._point(kind, half, depth, *chosen[depth]) for depth in depths]
 
-    def _point(self, kind: str, half: _Halves, depth: int, nprobe: int, recall: float) -> Point:
+    def _point(self, kind: str, half: _Halves, depth: int, nprobe: int, recall: float) -> OperatingPoint:
         nlist, dim = self._lists.nlist, self._dim
         sampled, work = (self._work(half.halves[0], nprobe, depth, rows) for rows in (self._lists.ntotal, self._rows))
         latency, single, together = (took * work / sampled for took in self._times(half.halves[0], nprobe, depth))
-        return Point(
-            queries=kind,
+        return OperatingPoint(
+            query_kind=kind,
             factory=self._factory,
             nlist=nlist,
             nprobe=nprobe,
             rescore=depth,
             recall=recall,
-            judged=half.recalls(1, self._lists, nprobe, [depth])[0],
-            work=work,
-            memory=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth))  # 8: the key
+            test_recall=half.recalls(1, self._lists, nprobe, [depth])[0],
+            work_us=work,
+            memory_bytes=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth))  # 8: the key
             + 4 * dim * nlist * self._more(self._rows),
-            latency=latency,
-            single=single,
-            together=together,
+            latency_s=latency,
+            cpu_s_single=single,
+            cpu_s_batch=together,
         )
 
     def _more(self, rows: int) -> int:
@@ -173,7 +185,7 @@ class _Trial:
 
     def _times(self, queries: np.ndarray, nprobe: int, depth: int) -> tuple[float, float, float]:
         """Seconds a query: the median of one at a time; of CPU, one at a time; of CPU, up to `BATCH` at once."""
-        ask = lambda some: self._lists.search(some, AT, nprobe, rescore=depth)  # noqa: E731
+        ask = lambda some: self._lists.search(some, RECALL_K, nprobe, rescore=depth)  # noqa: E731
         alone, batch, clocks = queries[:TIMED], queries[:BATCH], []
         start = time.process_time()
         for query in alone:

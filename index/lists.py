@@ -13,29 +13,29 @@ from typing import Protocol
 import faiss
 import numpy as np
 
-from index.objects import REMEDY
+from index.objects import RECOVERY_HINT
 
-SELECTIVE = 0.1  # filters that keep less than this part probe every list: kept rows may lie in any of them
-FEW = 1024  # so many kept rows are all rescored: whatever the codes make of them, the answer is exact
+SELECTIVE_FRACTION = 0.1  # filters that keep less than this part probe every list: kept rows may lie in any of them
+EXACT_FILTER_ROWS = 1024  # so many kept rows are all rescored: whatever the codes make of them, the answer is exact
 BLOCK = 16_384  # vectors rescored at a time: 32 MiB of 1,024 float16
 PARAMETERS = 16  # sets of search parameters that are kept: one costs as much to make as a list does to search
 HALF_BITS = np.int32(0x8FFFE000 - 2**32)  # sign, exponent and fraction of a float16 that was shifted into a float32
 
 
-def merge(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def merge_top_k(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best k of (q, m) candidates, highest score first, equal scores by lower key."""
     order, line = np.lexsort((keys, -scores), axis=1)[:, :k], np.arange(len(scores))[:, None]
     return scores[line, order], keys[line, order]
 
 
-class Vectors(Protocol):
+class VectorSource(Protocol):
     """Where rescoring reads from."""
 
     def get(self, keys: np.ndarray) -> np.ndarray:
         """(m, d) vectors, float16 or float32, of the (m,) int64 `keys`, in their order."""
 
 
-class Lists:
+class ShardedIVF:
     """The shards of one collection, mapped and ready to search; safe to share between threads.
 
     Raises ValueError naming a file that faiss cannot open.
@@ -45,7 +45,11 @@ class Lists:
     """
 
     def __init__(
-        self, template: Path, shards: Sequence[Path], dead: np.ndarray | None = None, vectors: Vectors | None = None
+        self,
+        template: Path,
+        shards: Sequence[Path],
+        dead: np.ndarray | None = None,
+        vectors: VectorSource | None = None,
     ):
         self._head = faiss.read_index(str(template))
         self._quantizer = self._head.quantizer
@@ -75,7 +79,7 @@ class Lists:
         return child
 
     def search(
-        self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None, rescore: int = 0
+        self, queries: np.ndarray, k: int, nprobe: int, allowed_keys: np.ndarray | None = None, rescore: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores (q, k') float32 and keys (q, k') int64 of (q, d) float32 queries; -1 where there is no k-th.
 
@@ -88,26 +92,33 @@ class Lists:
         """
         if rescore and self._vectors is None:
             raise ValueError(f"rescore is {rescore}, but this index keeps no whole vectors; ask with rescore 0.")
-        if keep is not None:
-            keep = np.setdiff1d(np.asarray(keep, np.int64), self.dead)
-        most = self.ntotal if keep is None else min(self.ntotal, len(keep))
+        if allowed_keys is not None:
+            allowed_keys = np.setdiff1d(np.asarray(allowed_keys, np.int64), self.dead)
+        most = self.ntotal if allowed_keys is None else min(self.ntotal, len(allowed_keys))
         k = min(k, most)
         if not k or not len(queries):
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        if keep is not None and len(keep) < SELECTIVE * self.ntotal:
+        if allowed_keys is not None and len(allowed_keys) < SELECTIVE_FRACTION * self.ntotal:
             nprobe = self.nlist
         depth = k
         if rescore:
-            depth = min(most, max(k, rescore, FEW if keep is not None and len(keep) <= FEW else 0))
+            depth = min(
+                most,
+                max(
+                    k,
+                    rescore,
+                    EXACT_FILTER_ROWS if allowed_keys is not None and len(allowed_keys) <= EXACT_FILTER_ROWS else 0,
+                ),
+            )
         nprobe = min(nprobe, self.nlist)
         queries = np.ascontiguousarray(queries, np.float32)
-        scores, keys = self.probe(queries, depth, nprobe, keep)
+        scores, keys = self.search_codes(queries, depth, nprobe, allowed_keys)
         short = keys[:, k - 1] < 0
         if short.any() and nprobe < self.nlist:
-            scores[short], keys[short] = self.probe(queries[short], depth, self.nlist, keep)
-        return merge(self.rescored(queries, keys) if rescore else scores, keys, k)
+            scores[short], keys[short] = self.search_codes(queries[short], depth, self.nlist, allowed_keys)
+        return merge_top_k(self.rescore(queries, keys) if rescore else scores, keys, k)
 
-    def rescored(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    def rescore(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """(q, depth) float32 inner products with the whole vectors of `keys`; the lowest float32 for -1."""
         scores = np.full(keys.shape, np.finfo(np.float32).min, np.float32)
         step = max(1, BLOCK // keys.shape[1])
@@ -115,11 +126,11 @@ class Lists:
             there = keys[start : start + step] >= 0  # what was not found comes last
             vectors, begin = self._vectors.get(keys[start : start + step][there]), 0
             for i, count in enumerate(there.sum(axis=1).tolist(), start):
-                scores[i, :count] = widened(vectors[begin : begin + count]) @ queries[i]
+                scores[i, :count] = float16_to_float32(vectors[begin : begin + count]) @ queries[i]
                 begin += count
         return scores
 
-    def probe(
+    def search_codes(
         self, queries: np.ndarray, k: int, nprobe: int, keep: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores and keys (q, k) of the best by their codes in the `nprobe` nearest lists; -1 where there are fewer."""
@@ -129,14 +140,14 @@ class Lists:
         if len(found) == 1:
             return found[0]
         scores, keys = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        return merge(scores, keys, k)
+        return merge_top_k(scores, keys, k)
 
 
 def _parameters(selector: faiss.IDSelector | None, nprobe: int) -> faiss.SearchParametersIVF:
     return faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
 
 
-def widened(vectors: np.ndarray) -> np.ndarray:
+def float16_to_float32(vectors: np.ndarray) -> np.ndarray:
     """(m, d) float32 of finite float16 or of float32 vectors; by their bits, in half of the time of numpy's loop."""
     if vectors.dtype != np.float16:
         return np.asarray(vectors, np.float32)
@@ -196,10 +207,10 @@ def _mapped(path: Path, into: faiss.IndexIVF | None = None) -> faiss.InvertedLis
             into.replace_invlists(lists, True)
         return lists
     except (RuntimeError, MemoryError) as error:  # faiss's own, and of a size that was made up
-        raise ValueError(f"{path} holds no lists that faiss can open: {error}. {REMEDY}") from error
+        raise ValueError(f"{path} holds no lists that faiss can open: {error}. {RECOVERY_HINT}") from error
 
 
-def listed_keys(path: Path) -> np.ndarray:
+def read_list_keys(path: Path) -> np.ndarray:
     """(n,) int64 keys of every entry of a shard's lists, sorted; one that is there twice comes twice."""
     lists = _mapped(path)
     found = [

@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from index.manifest import current
+from index.manifest import read_current
 
 log = logging.getLogger(__name__)
-EVERY = 1.0  # seconds between two looks at CURRENT
-PINNED = 2  # versions asked for by number that stay open
+POLL_SECONDS = 1.0  # seconds between two looks at CURRENT
+MAX_PINNED = 2  # versions asked for by number that stay open
 
 
-class Opened(Protocol):
+class Closeable(Protocol):
     """Something over one version."""
 
     def close(self) -> None:
         """Let go of it."""
 
 
-T = TypeVar("T", bound=Opened)
+T = TypeVar("T", bound=Closeable)
 
 
 class _Entry(Generic[T]):
@@ -34,21 +34,21 @@ class _Entry(Generic[T]):
         self.value, self.users, self.retired = value, 0, False
 
 
-class Live(Generic[T]):
+class HotReloader(Generic[T]):
     """Whatever `opening(version)` opens (None: the version that CURRENT names); safe to share between threads."""
 
-    def __init__(self, root: Path, opening: Callable[[int | None], T], every: float = EVERY):
+    def __init__(self, root: Path, opening: Callable[[int | None], T], every: float = POLL_SECONDS):
         self.root, self._opening, self._every = Path(root), opening, every
         self._lock, self._looking = threading.Lock(), threading.Lock()
-        self._pointer = current(self.root)
+        self._pointer = read_current(self.root)
         self._served = _Entry(opening(None))
         self._pinned: OrderedDict[int, _Entry[T]] = OrderedDict()
         self._looked = time.monotonic()
-        self.problem: str | None = None
+        self.last_error: str | None = None
         """Why the version that CURRENT names could not be opened: the one before answers on."""
 
     @contextmanager
-    def use(self, version: int | None = None) -> Iterator[T]:
+    def borrow(self, version: int | None = None) -> Iterator[T]:
         """What to answer one request with: the served version, or a pinned one.
 
         Raises what `opening` does for a pinned version that cannot be opened.
@@ -86,7 +86,7 @@ class Live(Generic[T]):
             entry = self._pinned.setdefault(version, new)  # another request may have been quicker
             entry.users += 1
             dropped = [] if entry is new else [new]
-            while len(self._pinned) > PINNED:
+            while len(self._pinned) > MAX_PINNED:
                 dropped.append(self._pinned.popitem(last=False)[1])
         for old in dropped:
             self._retire(old)
@@ -103,17 +103,17 @@ class Live(Generic[T]):
 
     def _follow(self) -> None:
         try:
-            pointer: dict[str, Any] | None = current(self.root)
+            pointer: dict[str, Any] | None = read_current(self.root)
             if pointer == self._pointer:
                 return
             entry = _Entry(self._opening(None))
         except Exception as error:  # whatever a version does to its reader, the one before is sound
-            if str(error) != self.problem:
+            if str(error) != self.last_error:
                 log.warning("a new version cannot be opened, the one before answers on: %s", error)
-            self.problem = str(error)
+            self.last_error = str(error)
             return
         with self._lock:
-            old, self._served, self._pointer, self.problem = self._served, entry, pointer, None
+            old, self._served, self._pointer, self.last_error = self._served, entry, pointer, None
         self._retire(old)
 
     def _retire(self, entry: _Entry[T]) -> None:

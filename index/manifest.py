@@ -13,88 +13,88 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.files import beside, naming, read_json, sha256_file, sha256_text, sync, write_json
+from data.files import add_path_to_errors, fsync_path, read_json, sha256_file, sha256_text, temporary_path, write_json
 from index.collection import Kind
-from index.objects import Part, Ref, check_object, refs
+from index.objects import ManifestModel, ObjectRef, check_object, iter_refs
 
 SCHEMA = 2
-UNSEALED = "0" * 64
+CHECKSUM_PLACEHOLDER = "0" * 64
 PARTS = ("lists", "vectors", "metadata", "lookup")  # of a shard
 
 
-class Shard(Part):
+class ShardManifest(ManifestModel):
     """Some rows of a collection: inverted lists, whole vectors and what the rows stand for, under the same keys."""
 
     role: Literal["base", "delta"]
     rows: int = Field(ge=0)
-    lists: Ref
-    vectors: Ref
-    metadata: Ref
-    lookup: Ref
+    inverted_lists: ObjectRef
+    vectors: ObjectRef
+    metadata: ObjectRef
+    lookup: ObjectRef
     coarse_error: float = Field(ge=0)
     """mean distance of its rows to their nearest centroid, over at most 4,096 of them; 0 without rows"""
 
 
-class Dead(Part):
+class DeletedRows(ManifestModel):
     """Keys that shards hold and that are never answered."""
 
     rows: int = Field(ge=1)
-    keys: Ref
+    keys: ObjectRef
 
 
-class Counts(Part):
+class RowCounts(ManifestModel):
     """Rows that are answered, and rows that shards hold and that are not."""
 
     live: int = Field(ge=0)
     dead: int = Field(ge=0)
 
 
-class Search(Part):
+class SearchParams(ManifestModel):
     """How a collection is asked unless a request says otherwise: lists probed, rows rescored by their whole vectors."""
 
     nprobe: int = Field(ge=1)
     rescore: int = Field(ge=0)
 
 
-class About(Part):
+class CollectionManifest(ManifestModel):
     """One collection."""
 
     dim: int = Field(ge=1)
     factory: str
     nlist: int = Field(ge=1)
-    generation: str
-    template: Ref
-    shards: list[Shard]
-    dead: Dead | None = None
-    counts: Counts
-    search: Search
+    vector_space: str
+    trained_index: ObjectRef
+    shards: list[ShardManifest]
+    deleted: DeletedRows | None = None
+    counts: RowCounts
+    search: SearchParams
     recall: dict[str, Any]
     coarse_error: float = Field(ge=0)
     """that of the rows which the centroids were trained for: what the drift of later rows is measured against"""
 
     @model_validator(mode="after")
-    def _adds_up(self) -> "About":
-        held, dead = sum(shard.rows for shard in self.shards), self.dead.rows if self.dead else 0
+    def _adds_up(self) -> "CollectionManifest":
+        held, dead = sum(shard.rows for shard in self.shards), self.deleted.rows if self.deleted else 0
         if (self.counts.live, self.counts.dead) != (held - dead, dead):
             raise ValueError(f"shards hold {held} rows, {dead} of them dead, but counts say {self.counts}")
         return self
 
 
-class Candidate(Part):
+class Candidate(ManifestModel):
     """All of a version but its number and its verdict."""
 
-    inputs: str
+    inputs_digest: str
     faiss: str
     config: dict[str, Any]
     provenance: dict[str, Any]
-    collections: dict[Kind, About]
+    collections: dict[Kind, CollectionManifest]
 
 
 class Manifest(Candidate):
     """A version."""
 
     schema_: Literal[2] = Field(SCHEMA, alias="schema")
-    sha256: str = UNSEALED
+    sha256: str = CHECKSUM_PLACEHOLDER
     """Of the file's text with these 64 digits as zeros; so every version can be checked, not only the served one."""
     version: int = Field(ge=1)
     parent: int | None
@@ -108,7 +108,7 @@ class Manifest(Candidate):
         return self
 
     @property
-    def refused(self) -> bool:
+    def is_rejected(self) -> bool:
         """Whether the gate said no: such a version is kept to be looked at, and is never served."""
         return self.gate is not None and not self.gate["passed"]
 
@@ -126,42 +126,42 @@ def manifest_path(root: Path, version: int) -> Path:
     return Path(root) / "versions" / f"v{version:08d}.json"
 
 
-def versions(root: Path) -> list[int]:
+def list_versions(root: Path) -> list[int]:
     """Numbers of the versions, served or refused, oldest first."""
-    return [number for number in numbers(root) if manifest_path(root, number).is_file()]
+    return [number for number in list_used_numbers(root) if manifest_path(root, number).is_file()]
 
 
-def numbers(root: Path) -> list[int]:
+def list_used_numbers(root: Path) -> list[int]:
     """Every number that was ever taken and has left a trace, by an index of an older schema too."""
     names = [path.name.removesuffix(".json") for path in Path(root).glob("versions/v*")]
     return sorted({int(name[1:]) for name in names if re.fullmatch(r"v\d{8,18}", name)})
 
 
-def current(root: Path) -> dict[str, Any] | None:
+def read_current(root: Path) -> dict[str, Any] | None:
     """{"version", "manifest_sha256"} of the published version, None if nothing is published."""
     path = Path(root) / "CURRENT"
     if not path.is_file():
         return None
     pointer = read_json(path)
     if not isinstance(pointer, dict) or not isinstance(pointer.get("version"), int):
-        raise ValueError(f"{path} does not name a version ({str(pointer)[:80]!r}). {remedy(root)}")
+        raise ValueError(f"{path} does not name a version ({str(pointer)[:80]!r}). {recovery_hint(root)}")
     return pointer
 
 
-def readable_pointer(root: Path) -> dict[str, Any] | None:
+def read_current_or_none(root: Path) -> dict[str, Any] | None:
     """CURRENT for those who are about to replace it: a broken one counts as none, or nothing could mend it."""
     try:
-        return current(root)
+        return read_current(root)
     except ValueError:
         return None
 
 
-def read_manifest(root: Path, version: int | None = None) -> Manifest:
+def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
     """The manifest of `version` (default: the published one), compared with CURRENT's hash; objects are not looked at.
 
     Raises FileNotFoundError if nothing is published or the file is missing, ValueError if it does not fit.
     """
-    pointer = current(root) if version is None else readable_pointer(root)
+    pointer = read_current(root) if version is None else read_current_or_none(root)
     if version is None and pointer is None:
         raise FileNotFoundError(f"no index is published in {root}: run `tern index` first.")
     number = pointer["version"] if version is None else version
@@ -173,9 +173,9 @@ def read_manifest(root: Path, version: int | None = None) -> Manifest:
         )
     if not path.is_file():
         named = "CURRENT names" if version is None else "asked for"
-        raise FileNotFoundError(f"{named} version {number}, but {path} is missing. {remedy(root)}")
+        raise FileNotFoundError(f"{named} version {number}, but {path} is missing. {recovery_hint(root)}")
     if pointer and pointer["version"] == number and sha256_file(path) != pointer.get("manifest_sha256"):
-        raise ValueError(f"{path} is not the manifest that CURRENT names (sha256 differs). {remedy(root)}")
+        raise ValueError(f"{path} is not the manifest that CURRENT names (sha256 differs). {recovery_hint(root)}")
     return _parse(root, path, number)
 
 
@@ -183,23 +183,23 @@ def _parse(root: Path, path: Path, number: int) -> Manifest:
     content, text = read_json(path), path.read_text(encoding="utf-8")
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema!r}, this program reads {SCHEMA}. {remedy(root)}")
+        raise ValueError(f"{path} has schema {schema!r}, this program reads {SCHEMA}. {recovery_hint(root)}")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path} is not a manifest: {where}: {first['msg']}. {remedy(root)}") from error
-    if sealed(text.replace(manifest.sha256, UNSEALED)) != text:
-        raise ValueError(f"{path} is damaged: its sha256 is not the one that it says. {remedy(root)}")
+        raise ValueError(f"{path} is not a manifest: {where}: {first['msg']}. {recovery_hint(root)}") from error
+    if insert_checksum(text.replace(manifest.sha256, CHECKSUM_PLACEHOLDER)) != text:
+        raise ValueError(f"{path} is damaged: its sha256 is not the one that it says. {recovery_hint(root)}")
     if manifest.version != number:
-        raise ValueError(f"{path} says that it is version {manifest.version}: foreign. {remedy(root)}")
+        raise ValueError(f"{path} says that it is version {manifest.version}: foreign. {recovery_hint(root)}")
     return manifest
 
 
-def sealed(text: str) -> str:
+def insert_checksum(text: str) -> str:
     """A manifest's text with its own SHA-256 in place of the zeros."""
-    return text.replace(UNSEALED, sha256_text(text))
+    return text.replace(CHECKSUM_PLACEHOLDER, sha256_text(text))
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Path:
@@ -209,46 +209,46 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     """
     path = manifest_path(root, manifest.version)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
+    temporary = temporary_path(path)
     temporary.unlink(missing_ok=True)  # of a process of this number that was killed: read-only
     try:
         text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        with naming(temporary):
-            temporary.write_text(sealed(text + "\n"), encoding="utf-8")
+        with add_path_to_errors(temporary):
+            temporary.write_text(insert_checksum(text + "\n"), encoding="utf-8")
         temporary.chmod(0o444)
-        sync(temporary)
+        fsync_path(temporary)
         os.link(temporary, path)  # as O_EXCL, but the name appears with its whole content
-        sync(path.parent)
+        fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
-def point(root: Path, version: int) -> bool:
+def set_current(root: Path, version: int) -> bool:
     """Switch what readers see, by one rename; whether it pointed elsewhere."""
     pointer = {"version": version, "manifest_sha256": sha256_file(manifest_path(root, version))}
-    if readable_pointer(root) == pointer:
+    if read_current_or_none(root) == pointer:
         return False
     write_json(Path(root) / "CURRENT", pointer)
     return True
 
 
-def check_objects(root: Path, manifest: Candidate, content: bool = True, known: Sequence[Shard] = ()) -> None:
+def check_objects(root: Path, manifest: Candidate, content: bool = True, known: Sequence[ShardManifest] = ()) -> None:
     """Compare every object of a version with its manifest: sizes and, with `content`, hashes.
 
     Of the shards in `known` the hashes were compared before. Raises FileNotFoundError or ValueError naming the first
     object that is missing, damaged or foreign.
     """
     for kind, about in manifest.collections.items():
-        for what, part in {"template": about.template, "dead keys": about.dead}.items():
-            for ref in refs(part):
+        for what, part in {"template": about.trained_index, "dead keys": about.deleted}.items():
+            for ref in iter_refs(part):
                 check_object(root, ref, f"{kind} {what}", content)
         for i, shard in enumerate(about.shards):
             for name in PARTS:
                 check_object(root, getattr(shard, name), f"{kind} {name} of shard {i}", content and shard not in known)
 
 
-def remedy(root: Path) -> str:
+def recovery_hint(root: Path) -> str:
     """The way out of a version that cannot be read."""
-    others = ", ".join(map(str, versions(root))) or "none"
+    others = ", ".join(map(str, list_versions(root))) or "none"
     return f"Roll back to a version that verifies (present: {others}), or run `tern index` to build again."

@@ -28,11 +28,11 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
-BLOCK = 32_768  # rows that are Python objects at a time
-GROUP = 16_384  # rows of a Parquet row group
+BLOCK_ROWS = 32_768  # rows that are Python objects at a time
+ROW_GROUP_ROWS = 16_384  # rows of a Parquet row group
 
 
-def key_of(row: Mapping[str, Any]) -> int:
+def compute_key(row: Mapping[str, Any]) -> int:
     """The 64-bit id of a row: the low 63 bits of SHA-256 over its columns but the key, as sorted JSON, nulls left out.
 
     An item whose row changes (its text, its place, the hash of its content) is another item to faiss, so a key never
@@ -44,12 +44,12 @@ def key_of(row: Mapping[str, Any]) -> int:
     return int.from_bytes(digest[-8:], "big") & (2**63 - 1)  # faiss ids are signed, and -1 means "none"
 
 
-def table(kind: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+def build_table(kind: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """The rows of one kind with their keys, sorted by key; read once, `BLOCK` at a time, so that they may be made then.
 
     Raises ValueError on an unknown column, a wrong type, or two items whose 64-bit keys collide.
     """
-    content = pa.concat_tables([SCHEMA.empty_table(), *(_block(kind, some) for some in blocks(rows))])
+    content = pa.concat_tables([SCHEMA.empty_table(), *(_block(kind, some) for some in iter_blocks(rows))])
     keys = content["key"].to_numpy()
     order = np.argsort(keys)
     twice = np.flatnonzero(np.diff(keys[order]) == 0)
@@ -59,16 +59,16 @@ def table(kind: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return content.take(order).combine_chunks()
 
 
-def blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def iter_blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
     """The rows, `BLOCK` at a time."""
     left = iter(rows)
-    return iter(lambda: list(islice(left, BLOCK)), [])
+    return iter(lambda: list(islice(left, BLOCK_ROWS)), [])
 
 
 def _block(kind: str, rows: list[Mapping[str, Any]]) -> pa.Table:
     try:
         records = pa.Table.from_pylist([_record(kind, row) for row in rows], SCHEMA.remove(0))
-        keys = np.fromiter(map(key_of, records.to_pylist()), np.int64, len(rows))  # as the columns' types have it
+        keys = np.fromiter(map(compute_key, records.to_pylist()), np.int64, len(rows))  # as the columns' types have it
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(f"a metadata row does not fit the columns {', '.join(COLUMNS)}: {error}") from error
     return records.add_column(0, SCHEMA.field("key"), [keys])
@@ -82,7 +82,7 @@ def _record(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(row) | {"kind": kind}
 
 
-def fingerprint(content: pa.Table) -> str:
+def table_digest(content: pa.Table) -> str:
     """Hex SHA-256 of a table: of its keys, which are hashes of its rows."""
     return hashlib.sha256(content["key"].to_numpy().tobytes()).hexdigest()
 
@@ -90,7 +90,7 @@ def fingerprint(content: pa.Table) -> str:
 def write_parquet(path: Path, content: pa.Table) -> None:
     """Write the record: zstd, row groups of `GROUP`."""
     with open(path, "wb") as file:
-        pq.write_table(content, file, compression="zstd", row_group_size=GROUP)
+        pq.write_table(content, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
 
 def write_lookup(path: Path, content: pa.Table) -> None:
@@ -103,7 +103,7 @@ def write_lookup(path: Path, content: pa.Table) -> None:
         connection.execute(f"CREATE TABLE items ({', '.join(f'{name} {kind}' for name, kind in types.items())})")
         connection.execute("BEGIN")
         marks = ", ".join("?" * len(COLUMNS))
-        for batch in content.to_batches(max_chunksize=GROUP):
+        for batch in content.to_batches(max_chunksize=ROW_GROUP_ROWS):
             values = zip(*(column.to_pylist() for column in batch.columns), strict=True)
             connection.executemany(f"INSERT INTO items VALUES ({marks})", values)
         connection.execute("CREATE UNIQUE INDEX by_id ON items (id)")

@@ -13,48 +13,48 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from data.files import MACHINE_FAULTS, naming, read_json, sha256_file, sync
+from data.files import TRANSIENT_ERRNOS, add_path_to_errors, fsync_path, read_json, sha256_file
 
-REMEDY = "Roll back to a version that verifies, or run `tern index` to build again: that also mends it."
+RECOVERY_HINT = "Roll back to a version that verifies, or run `tern index` to build again: that also mends it."
 M = TypeVar("M", bound=BaseModel)
 
 
-class Part(BaseModel):
+class ManifestModel(BaseModel):
     """A part of a manifest: immutable, strict, and what it does not know is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Ref(Part):
+class ObjectRef(ManifestModel):
     """An object: 64 hex digits, so that no manifest can name a file outside the folder of objects."""
 
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
     bytes: int = Field(ge=0)
 
 
-def object_path(root: Path, ref: Ref) -> Path:
+def object_path(root: Path, ref: ObjectRef) -> Path:
     """Where an object lies."""
     return Path(root) / "objects" / ref.sha256[:2] / ref.sha256
 
 
-def refs(part: Any) -> Iterator[Ref]:
+def iter_refs(part: Any) -> Iterator[ObjectRef]:
     """Every object that a part of a manifest names."""
-    if isinstance(part, Ref):
+    if isinstance(part, ObjectRef):
         yield part
     elif isinstance(part, BaseModel):
         for name in type(part).model_fields:
-            yield from refs(getattr(part, name))
+            yield from iter_refs(getattr(part, name))
     elif isinstance(part, list | tuple | dict):
         for inner in part.values() if isinstance(part, dict) else part:
-            yield from refs(inner)
+            yield from iter_refs(inner)
 
 
-def put(root: Path, path: Path) -> Ref:
+def store_object(root: Path, path: Path) -> ObjectRef:
     """Make an object of a finished file, which is moved. One that is there is kept if it is whole, else replaced.
 
     It is synced by `settle`: until a manifest names it, it is compared with its hash before it is used.
     """
-    ref = Ref(sha256=sha256_file(path), bytes=path.stat().st_size)
+    ref = ObjectRef(sha256=sha256_file(path), bytes=path.stat().st_size)
     place = object_path(root, ref)
     if _whole(place, ref):
         path.unlink()
@@ -65,11 +65,11 @@ def put(root: Path, path: Path) -> Ref:
     return ref
 
 
-def settle(root: Path, part: Any) -> None:
+def fsync_objects(root: Path, part: Any) -> None:
     """Make every object that `part` names survive a power cut: before a manifest names them, not one by one."""
-    paths = {object_path(root, ref) for ref in refs(part)}
+    paths = {object_path(root, ref) for ref in iter_refs(part)}
     for path in sorted(paths) + sorted({path.parent for path in paths}) + [Path(root) / "objects"]:
-        sync(path)
+        fsync_path(path)
 
 
 @lru_cache(maxsize=4096)
@@ -77,7 +77,7 @@ def _hash_as_seen(path: Path, size: int, changed: int, inode: int) -> str:
     return sha256_file(path)
 
 
-def check_object(root: Path, ref: Ref, what: str, content: bool = True, again: bool = True) -> Path:
+def check_object(root: Path, ref: ObjectRef, what: str, content: bool = True, rehash: bool = True) -> Path:
     """The path of an object, its size compared and, with `content`, its hash. `what` says what it holds.
 
     Not `again`: a file that the system says has not changed since this process hashed it is not read again.
@@ -86,23 +86,23 @@ def check_object(root: Path, ref: Ref, what: str, content: bool = True, again: b
     """
     path = object_path(root, ref)
     if not path.is_file():
-        raise FileNotFoundError(f"{what}: {path} is missing, but the manifest lists it. {REMEDY}")
+        raise FileNotFoundError(f"{what}: {path} is missing, but the manifest lists it. {RECOVERY_HINT}")
     stat = path.stat()
     if (size := stat.st_size) != ref.bytes:
         raise ValueError(
-            f"{what}: {path} has {size} bytes, the manifest says {ref.bytes}: truncated or foreign. {REMEDY}"
+            f"{what}: {path} has {size} bytes, the manifest says {ref.bytes}: truncated or foreign. {RECOVERY_HINT}"
         )
     if not content:
         return path
-    found = sha256_file(path) if again else _hash_as_seen(path, size, stat.st_ctime_ns, stat.st_ino)
+    found = sha256_file(path) if rehash else _hash_as_seen(path, size, stat.st_ctime_ns, stat.st_ino)
     if found != ref.sha256:
         raise ValueError(
-            f"{what}: {path} is damaged or foreign: sha256 {found[:12]}, the manifest says {ref.sha256[:12]}. {REMEDY}"
+            f"{what}: {path} is damaged or foreign: sha256 {found[:12]}, the manifest says {ref.sha256[:12]}. {RECOVERY_HINT}"
         )
     return path
 
 
-def _whole(path: Path, ref: Ref) -> bool:
+def _whole(path: Path, ref: ObjectRef) -> bool:
     return path.is_file() and path.stat().st_size == ref.bytes and sha256_file(path) == ref.sha256
 
 
@@ -116,13 +116,13 @@ class Staging:
             if path.suffix != ".json" or path.name.startswith("."):
                 path.unlink()
 
-    def step(self, name: str, kind: type[M], make: Callable[[], M]) -> M:
+    def run_step(self, name: str, kind: type[M], make: Callable[[], M]) -> M:
         """What `make` returns, or what an earlier run's did, if every object that it names is still whole."""
         record = self.folder / f"{name.replace('/', '-')}.json"
         found = self._recorded(record, kind)
         if found is None:
             found = make()
-            with naming(record):
+            with add_path_to_errors(record):
                 record.write_text(found.model_dump_json(), encoding="utf-8")
         return found
 
@@ -131,26 +131,26 @@ class Staging:
             return None
         try:
             found = kind.model_validate(read_json(record))
-            for ref in refs(found):
+            for ref in iter_refs(found):
                 check_object(self.root, ref, record.stem)
         except (ValueError, ValidationError, FileNotFoundError):
             return None
         except OSError as error:
-            if error.errno in MACHINE_FAULTS:
+            if error.errno in TRANSIENT_ERRNOS:
                 raise
             return None
         return found
 
-    def put(self, name: str, write: Callable[[Path], Any]) -> Ref:
+    def add_object(self, name: str, write: Callable[[Path], Any]) -> ObjectRef:
         """Make an object of what `write(path)` writes."""
         path = self.folder / f"{name.replace('/', '-')}.part"
         try:
-            with naming(path):
+            with add_path_to_errors(path):
                 write(path)
-            return put(self.root, path)
+            return store_object(self.root, path)
         finally:
             path.unlink(missing_ok=True)
 
-    def drop(self) -> None:
+    def remove(self) -> None:
         """The candidate is published, or refused and kept: nothing is left to find again."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from data.files import digest
 from index import metadata, shards
 from index.collection import Collection
-from index.lists import widened
-from index.manifest import About, Dead, Shard
-from index.objects import Ref, Staging, check_object, object_path
+from index.lists import float16_to_float32
+from index.manifest import CollectionManifest, DeletedRows, ShardManifest
+from index.objects import ObjectRef, Staging, check_object, object_path
 from index.vectors import ShardVectors, write_vectors
 
 SAMPLE = 4096  # rows of a shard that its coarse error is measured on
@@ -24,67 +24,67 @@ def build_shard(
     name: str,
     collection: Collection,
     content: pa.Table,
-    template: Ref,
+    template: ObjectRef,
     role: Literal["base", "delta"] = "delta",
-) -> Shard:
+) -> ShardManifest:
     """The shard of the rows `content` (see `metadata.table`): vectors from the collection, lists from those vectors.
 
     So a shard that is made again of its own vectors has the same bytes. What an earlier run has made is found again.
     """
 
-    def make() -> Shard:
+    def make() -> ShardManifest:
         names, keys = content["id"].to_pylist(), content["key"].to_numpy()
         rows = (vectors for _, vectors in collection.blocks(names))
-        dim = shards.dim_of(object_path(staging.root, template))
-        vectors = staging.put(f"{name}.vectors", lambda path: write_vectors(path, keys, dim, rows))
-        lists = staging.put(
+        dim = shards.read_dim(object_path(staging.root, template))
+        vectors = staging.add_object(f"{name}.vectors", lambda path: write_vectors(path, keys, dim, rows))
+        lists = staging.add_object(
             f"{name}.lists",
-            lambda path: shards.write_shard(
+            lambda path: shards.write_inverted_lists(
                 object_path(staging.root, template), path, _widened(object_path(staging.root, vectors))
             ),
         )
-        return Shard(
+        return ShardManifest(
             role=role,
             rows=len(names),
-            lists=lists,
+            inverted_lists=lists,
             vectors=vectors,
-            metadata=staging.put(f"{name}.parquet", lambda path: metadata.write_parquet(path, content)),
-            lookup=staging.put(f"{name}.sqlite", lambda path: metadata.write_lookup(path, content)),
+            metadata=staging.add_object(f"{name}.parquet", lambda path: metadata.write_parquet(path, content)),
+            lookup=staging.add_object(f"{name}.sqlite", lambda path: metadata.write_lookup(path, content)),
             coarse_error=_coarse_error(object_path(staging.root, template), object_path(staging.root, vectors)),
         )
 
-    return staging.step(name, Shard, make)
+    return staging.run_step(name, ShardManifest, make)
 
 
 def _coarse_error(template: Path, vectors: Path) -> float:
     stored = ShardVectors(vectors).vectors
     some = np.linspace(0, len(stored), min(len(stored), SAMPLE), endpoint=False, dtype=np.int64)
-    return shards.coarse_error(template, np.asarray(stored[some], np.float32))
+    return shards.compute_coarse_error(template, np.asarray(stored[some], np.float32))
 
 
-def mean_coarse_error(parts: Iterable[Shard]) -> float:
+def mean_coarse_error(parts: Iterable[ShardManifest]) -> float:
     """That of all rows of some shards; 0 without rows."""
     parts = list(parts)
     rows = sum(part.rows for part in parts)
     return round(sum(part.coarse_error * part.rows for part in parts) / rows, 6) if rows else 0.0
 
 
-def read_rows(root: Path, kind: str, about: About) -> pa.Table:
+def read_metadata(root: Path, kind: str, about: CollectionManifest) -> pa.Table:
     """The metadata of every row that the shards of a collection hold, dead ones too; objects are checked."""
     paths = [check_object(root, part.metadata, f"{kind} metadata of shard {i}") for i, part in enumerate(about.shards)]
     return pa.concat_tables(pq.read_table(path, schema=metadata.SCHEMA) for path in paths)
 
 
 def _widened(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return ((np.asarray(keys), widened(vectors)) for keys, vectors in ShardVectors(path).blocks())
+    return ((np.asarray(keys), float16_to_float32(vectors)) for keys, vectors in ShardVectors(path).blocks())
 
 
-def generation(provenance: Mapping[str, Any], template: Ref) -> str:
+def compute_vector_space(provenance: Mapping[str, Any], template: ObjectRef) -> str:
     """12 hex digits that name what may lie in one collection: vectors of one origin under one trained quantiser."""
     return digest({"provenance": dict(provenance), "template": template.sha256})
 
 
-def write_dead(staging: Staging, name: str, keys: np.ndarray) -> Dead | None:
+def write_deleted_keys(staging: Staging, name: str, keys: np.ndarray) -> DeletedRows | None:
     """Keys that shards hold and that are never answered, as an object; None for none."""
     keys = np.unique(np.asarray(keys, "<i8"))
     if not len(keys):
@@ -94,10 +94,10 @@ def write_dead(staging: Staging, name: str, keys: np.ndarray) -> Dead | None:
         with open(path, "wb") as file:
             np.lib.format.write_array(file, keys, version=(1, 0), allow_pickle=False)
 
-    return Dead(rows=len(keys), keys=staging.put(name, write))
+    return DeletedRows(rows=len(keys), keys=staging.add_object(name, write))
 
 
-def read_dead(root: Path, dead: Dead | None) -> np.ndarray:
+def read_deleted_keys(root: Path, dead: DeletedRows | None) -> np.ndarray:
     """(m,) int64 keys, sorted. Raises ValueError if the object is damaged."""
     if dead is None:
         return np.empty(0, np.int64)

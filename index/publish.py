@@ -5,30 +5,30 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data.files import sweep
-from data.lock import writing
-from index.events import FILE, record
+from data.files import remove_stale_temporaries
+from data.lock import write_lock
+from index.events import FILE, record_event
 from index.manifest import (
     Candidate,
     Manifest,
     check_objects,
+    list_used_numbers,
+    list_versions,
     manifest_path,
-    numbers,
-    point,
-    read_manifest,
-    readable_pointer,
-    versions,
+    read_current_or_none,
+    read_version_manifest,
+    set_current,
     write_manifest,
 )
-from index.objects import Staging, settle
+from index.objects import Staging, fsync_objects
 from index.search import Index
 
-Progress = Callable[[str], None]
-Gate = Callable[[Index, Index | None], dict[str, Any]]
+OnStep = Callable[[str], None]
+GateFn = Callable[[Index, Index | None], dict[str, Any]]
 """Judges (candidate, served version or None); returns at least {"passed": bool}, and "reason" and "checks" to show."""
 
 
-class RefusedError(ValueError):
+class RejectedError(ValueError):
     """A candidate did not pass its gate: `version` is its number, `verdict` what the gate said, `checks` its part."""
 
     def __init__(self, message: str, version: int, verdict: dict[str, Any]):
@@ -36,60 +36,60 @@ class RefusedError(ValueError):
         self.version, self.verdict, self.checks = version, verdict, verdict.get("checks")
 
 
-def quiet(step: str) -> None:
+def no_progress(step: str) -> None:
     """Progress that nobody wants to see."""
 
 
 @contextmanager
-def writer(root: Path) -> Iterator[None]:
+def index_write_lock(root: Path) -> Iterator[None]:
     """Be the one writer of an index; ValueError names the one that is. The lock dies with its process."""
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    with writing(root):
+    with write_lock(root):
         for folder in (root, root / "tags", root / "versions"):
-            sweep(folder)
+            remove_stale_temporaries(folder)
         yield
 
 
-def verify(root: Path, version: int | None = None) -> Manifest:
+def verify_version(root: Path, version: int | None = None) -> Manifest:
     """Compare every object of a version (default: the published one) with its manifest, which is returned.
 
     Raises FileNotFoundError or ValueError naming the first that is missing, damaged or foreign.
     """
-    manifest = read_manifest(root, version)
+    manifest = read_version_manifest(root, version)
     check_objects(root, manifest)
     return manifest
 
 
 def rollback(root: Path, version: int) -> Path:
     """Point CURRENT at another version, older or newer, if it verifies and was not refused; return its manifest."""
-    with writer(root):
-        manifest = verify(root, version)
-        if manifest.refused:
-            raise RefusedError(told(manifest, root), version, manifest.gate)
-        point(root, version)
-        record(root, "rolled back", version)
+    with index_write_lock(root):
+        manifest = verify_version(root, version)
+        if manifest.is_rejected:
+            raise RejectedError(rejection_message(manifest, root), version, manifest.gate)
+        set_current(root, version)
+        record_event(root, "rolled back", version)
     return manifest_path(root, version)
 
 
-def override(root: Path, version: int, reason: str) -> Path:
+def override_gate(root: Path, version: int, reason: str) -> Path:
     """Serve what the gate refused, as a new version whose verdict says so and why; return its manifest."""
-    with writer(root):
-        manifest = verify(root, version)
-        if not manifest.refused:
+    with index_write_lock(root):
+        manifest = verify_version(root, version)
+        if not manifest.is_rejected:
             raise ValueError(f"version {version} was not refused: there is nothing to override, publish it.")
         verdict = {**manifest.gate, "passed": True, "overridden": reason, "refused_as": version}
-        return publish(root, manifest.candidate(), lambda candidate, served: verdict)
+        return publish_candidate(root, manifest.candidate(), lambda candidate, served: verdict)
 
 
-def same_inputs(root: Path, inputs: str) -> Manifest | None:
+def find_version_by_inputs(root: Path, inputs: str) -> Manifest | None:
     """The newest version made of equal inputs whose every byte verifies, the published one first."""
-    pointer = readable_pointer(root)
+    pointer = read_current_or_none(root)
     first = pointer["version"] if pointer else 0
-    for version in sorted(versions(root), key=lambda number: (number != first, -number)):
+    for version in sorted(list_versions(root), key=lambda number: (number != first, -number)):
         try:
-            manifest = read_manifest(root, version)
-            if manifest.inputs == inputs:
+            manifest = read_version_manifest(root, version)
+            if manifest.inputs_digest == inputs:
                 check_objects(root, manifest)
                 return manifest
         except (ValueError, FileNotFoundError):
@@ -97,75 +97,77 @@ def same_inputs(root: Path, inputs: str) -> Manifest | None:
     return None
 
 
-def produce(
-    root: Path, inputs: str, make: Callable[[Staging], Candidate], gate: Gate | None, progress: Progress
+def build_and_publish(
+    root: Path, inputs: str, make: Callable[[Staging], Candidate], gate: GateFn | None, progress: OnStep
 ) -> Path:
     """Publish the candidate of `inputs`, made now, or found made by an earlier run; return its manifest.
 
     To be called by the writer. Raises RefusedError as `publish` does.
     """
-    staging, found = Staging(root, inputs), same_inputs(root, inputs)
-    if found is not None and not found.refused:
-        staging.drop()
-        return serve_again(root, found, gate, progress)
+    staging, found = Staging(root, inputs), find_version_by_inputs(root, inputs)
+    if found is not None and not found.is_rejected:
+        staging.remove()
+        return republish(root, found, gate, progress)
     candidate = found.candidate() if found is not None else make(staging)
     try:
-        path = publish(root, candidate, gate, progress)
-    except RefusedError:
-        staging.drop()
+        path = publish_candidate(root, candidate, gate, progress)
+    except RejectedError:
+        staging.remove()
         raise
-    staging.drop()
+    staging.remove()
     return path
 
 
-def serve_again(root: Path, manifest: Manifest, gate: Gate | None = None, progress: Progress = quiet) -> Path:
+def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, progress: OnStep = no_progress) -> Path:
     """Point CURRENT at a version that passed once, if it passes now, or is the one served; return its manifest.
 
     To be called by the writer. Raises RefusedError as `publish` does.
     """
-    pointer, number = readable_pointer(root), manifest.version
+    pointer, number = read_current_or_none(root), manifest.version
     verdict = None
     if gate is not None and (pointer is None or pointer["version"] != number):
         verdict = _judged(root, manifest, gate)
         progress("gated")
         if not verdict["passed"]:
             _refuse_again(root, manifest, verdict)
-    if point(root, number):
-        record(root, "served again", number, **({"gate": verdict} if verdict else {}))
+    if set_current(root, number):
+        record_event(root, "served again", number, **({"gate": verdict} if verdict else {}))
     progress("switched")
     return manifest_path(root, number)
 
 
-def publish(root: Path, candidate: Candidate, gate: Gate | None = None, progress: Progress = quiet) -> Path:
+def publish_candidate(
+    root: Path, candidate: Candidate, gate: GateFn | None = None, progress: OnStep = no_progress
+) -> Path:
     """Make a version of a candidate whose objects are there, judge it, and point CURRENT at it; return its manifest.
 
     To be called by the writer. A candidate that the gate refuses is kept with its verdict, CURRENT stays where it is,
     and RefusedError is raised; one that was refused before is judged again and gets no second number for it: its later
     verdict is in events.jsonl.
     """
-    pointer = readable_pointer(root)
+    pointer = read_current_or_none(root)
     parent = pointer and pointer["version"]
-    number = max(numbers(root), default=0) + 1
+    number = max(list_used_numbers(root), default=0) + 1
     make = lambda verdict: Manifest(**dict(candidate), schema=2, version=number, parent=parent, gate=verdict)  # noqa: E731
     manifest = make(None)
     if gate is not None:
         manifest = make(_judged(root, manifest, gate))
         progress("gated")
-        before = _refused_before(root, candidate) if manifest.refused else None
+        before = _refused_before(root, candidate) if manifest.is_rejected else None
         if before is not None:
             _refuse_again(root, before, manifest.gate)
-    settle(root, manifest)
+    fsync_objects(root, manifest)
     path = write_manifest(root, manifest)
     progress("manifest")
-    record(root, "refused" if manifest.refused else "published", number, gate=manifest.gate)
-    if manifest.refused:
-        raise RefusedError(told(manifest, root), number, manifest.gate)
-    point(root, number)
+    record_event(root, "refused" if manifest.is_rejected else "published", number, gate=manifest.gate)
+    if manifest.is_rejected:
+        raise RejectedError(rejection_message(manifest, root), number, manifest.gate)
+    set_current(root, number)
     progress("switched")
     return path
 
 
-def _judged(root: Path, manifest: Manifest, gate: Gate) -> dict[str, Any]:
+def _judged(root: Path, manifest: Manifest, gate: GateFn) -> dict[str, Any]:
     with ExitStack() as opened:
         candidate = opened.enter_context(Index(root, manifest))
         try:
@@ -177,24 +179,24 @@ def _judged(root: Path, manifest: Manifest, gate: Gate) -> dict[str, Any]:
 
 def _refuse_again(root: Path, manifest: Manifest, verdict: dict[str, Any]) -> NoReturn:
     """A manifest never changes: a later verdict is kept among the events."""
-    record(root, "refused", manifest.version, gate=verdict)
-    raise RefusedError(told(manifest, root, verdict), manifest.version, verdict)
+    record_event(root, "refused", manifest.version, gate=verdict)
+    raise RejectedError(rejection_message(manifest, root, verdict), manifest.version, verdict)
 
 
 def _refused_before(root: Path, candidate: Candidate) -> Manifest | None:
-    for version in reversed(versions(root)):
+    for version in reversed(list_versions(root)):
         try:
-            manifest = read_manifest(root, version)
+            manifest = read_version_manifest(root, version)
         except (ValueError, FileNotFoundError):
             continue
-        if manifest.refused and manifest.candidate() == candidate:
+        if manifest.is_rejected and manifest.candidate() == candidate:
             return manifest
     return None
 
 
-def told(manifest: Manifest, root: Path, later: dict[str, Any] | None = None) -> str:
+def rejection_message(manifest: Manifest, root: Path, later: dict[str, Any] | None = None) -> str:
     """What is said of a version that its gate refused, by the verdict in its manifest or a later one."""
-    pointer = readable_pointer(root)
+    pointer = read_current_or_none(root)
     served = f"version {pointer['version']} is served as before" if pointer else "nothing is published"
     reason = (later or manifest.gate).get("reason", "see its verdict")
     place = Path(root) / FILE if later else manifest_path(root, manifest.version)

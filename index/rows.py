@@ -12,17 +12,17 @@ import numpy as np
 
 from index.metadata import COLUMNS
 
-AT_ONCE = 500  # parameters of one SQL statement; SQLite's oldest limit is 999
+MAX_PARAMETERS = 500  # parameters of one SQL statement; SQLite's oldest limit is 999
 
 
-@lru_cache(maxsize=AT_ONCE)
+@lru_cache(maxsize=MAX_PARAMETERS)
 def _by_key(count: int) -> str:
     """A join with so many keys: for `IN` SQLite would make a table of them, which costs as much as a row."""
     marks = ", ".join(["(?)"] * count)
     return f"SELECT {', '.join(COLUMNS)} FROM (VALUES {marks}) AS asked CROSS JOIN items ON items.key = asked.column1"
 
 
-class Lookup:
+class ShardLookup:
     """Rows of one shard, from an immutable SQLite file; safe to share between threads."""
 
     def __init__(self, path: Path):
@@ -39,22 +39,22 @@ class Lookup:
         """Let go of the file."""
         self._connection.close()
 
-    def tuples(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def query_tuples(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """The rows of a SELECT as plain tuples: for many of them."""
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
 
     def keys(self) -> np.ndarray:
         """(n,) int64 keys of all rows, the dead too."""
-        return np.array([key for (key,) in self.tuples("SELECT key FROM items", ())], np.int64)
+        return np.array([key for (key,) in self.query_tuples("SELECT key FROM items", ())], np.int64)
 
     def by_key(self, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
         """{key: row} of those of the keys that are here."""
-        parts = [keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)]
-        found = [row for part in parts for row in self.tuples(_by_key(len(part)), part)]
+        parts = [keys[start : start + MAX_PARAMETERS] for start in range(0, len(keys), MAX_PARAMETERS)]
+        found = [row for part in parts for row in self.query_tuples(_by_key(len(part)), part)]
         return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in found}
 
-    def ask(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    def query(self, statement: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over the table `items`; values go as parameters, never into the statement."""
         with self._lock:
             cursor = self._connection.execute(statement, values)
@@ -62,15 +62,15 @@ class Lookup:
         return [dict(zip(names, row, strict=True)) for row in found]
 
 
-class Rows:
+class MetadataLookup:
     """All rows of a collection that are alive.
 
     dead   (m,) int64 keys, sorted, that shards hold and that are never answered
     bases  as in `index.vectors.MappedVectors`
     """
 
-    def __init__(self, paths: Sequence[Path], dead: np.ndarray, bases: int = 0):
-        self.lookups, self._bases = [Lookup(path) for path in paths], bases
+    def __init__(self, paths: Sequence[Path], dead: np.ndarray, num_base_shards: int = 0):
+        self.lookups, self._bases = [ShardLookup(path) for path in paths], num_base_shards
         self._dead = frozenset(dead.tolist())
 
     def close(self) -> None:
@@ -106,27 +106,27 @@ class Rows:
         found = [row["key"] for lookup in self.lookups for row in self._of(lookup, "id", names, "key")]
         return np.unique(np.asarray(found, np.int64))
 
-    def where(self, condition: str, values: Sequence[Any]) -> np.ndarray:
+    def find_keys(self, condition: str, values: Sequence[Any]) -> np.ndarray:
         """(m,) int64 keys, sorted, of the rows that answer to a condition of `index.where`, its values apart."""
         statement = f"SELECT key FROM items WHERE {condition}"
-        found = [key for lookup in self.lookups for (key,) in lookup.tuples(statement, values)]
+        found = [key for lookup in self.lookups for (key,) in lookup.query_tuples(statement, values)]
         return np.setdiff1d(np.asarray(found, np.int64), np.fromiter(self._dead, np.int64, len(self._dead)))
 
-    def images_where(self, condition: str, values: Sequence[Any]) -> set[str]:
+    def find_image_ids(self, condition: str, values: Sequence[Any]) -> set[str]:
         """The images that such rows belong to."""
         statement = f"SELECT key, image_id FROM items WHERE {condition}"
-        found = (pair for lookup in self.lookups for pair in lookup.tuples(statement, values))
+        found = (pair for lookup in self.lookups for pair in lookup.query_tuples(statement, values))
         return {image for key, image in found if image is not None and key not in self._dead}
 
-    def of_image(self, image_id: str) -> list[dict[str, Any]]:
+    def find_by_image(self, image_id: str) -> list[dict[str, Any]]:
         """The rows that belong to one image, by id."""
         found = [row for lookup in self.lookups for row in self._of(lookup, "image_id", [image_id])]
         return sorted(found, key=lambda row: row["id"])
 
-    def _of(self, lookup: Lookup, column: str, values: Sequence[Any], what: str = "*") -> list[dict[str, Any]]:
+    def _of(self, lookup: ShardLookup, column: str, values: Sequence[Any], what: str = "*") -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for start in range(0, len(values), AT_ONCE):
-            part = list(values[start : start + AT_ONCE])
+        for start in range(0, len(values), MAX_PARAMETERS):
+            part = list(values[start : start + MAX_PARAMETERS])
             marks = ", ".join("?" * len(part))
-            rows += lookup.ask(f"SELECT {what} FROM items WHERE {column} IN ({marks})", part)
+            rows += lookup.query(f"SELECT {what} FROM items WHERE {column} IN ({marks})", part)
         return [row for row in rows if row["key"] not in self._dead]

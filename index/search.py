@@ -10,44 +10,46 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.collection import check_unit
-from index.hold import Hold, taken
-from index.lists import Lists
-from index.manifest import About, Manifest, check_objects, manifest_path
+from index.collection import check_unit_norm
+from index.hold import ReaderLock, lock_manifest
+from index.lists import ShardedIVF
+from index.manifest import CollectionManifest, Manifest, check_objects, manifest_path
 from index.objects import check_object, object_path
-from index.parts import read_dead
-from index.rows import Rows
-from index.shards import one_wheel
+from index.parts import read_deleted_keys
+from index.rows import MetadataLookup
+from index.shards import check_single_faiss_wheel
 from index.vectors import MappedVectors
-from index.where import CAPTION, parse
+from index.where import CAPTION, parse_filter
 
-FEW = 1024  # rows: a filter that keeps no more, or this part of all, is answered from the whole vectors, exactly
+EXACT_FILTER_ROWS = (
+    1024  # rows: a filter that keeps no more, or this part of all, is answered from the whole vectors, exactly
+)
 FEW_PART = 0.02
 FILTERS = 8  # whose rows are remembered
 
 
-class Hit(NamedTuple):
+class IndexHit(NamedTuple):
     """One answer."""
 
     id: str
     score: float  # inner product of unit vectors, -1 to 1
-    row: dict[str, Any]  # metadata: kind, id, image_id, text, path, split, width, height, source, key
+    metadata: dict[str, Any]  # metadata: kind, id, image_id, text, path, split, width, height, source, key
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenCollection:
     """One collection of an open version."""
 
-    about: About
-    rows: Rows
+    manifest: CollectionManifest
+    rows: MetadataLookup
     vectors: MappedVectors
-    dead: np.ndarray  # (m,) int64 keys, sorted, that shards hold and that are never answered
-    opening: Callable[[], Lists]
+    deleted_keys: np.ndarray  # (m,) int64 keys, sorted, that shards hold and that are never answered
+    open_lists: Callable[[], ShardedIVF]
 
     @cached_property
-    def lists(self) -> Lists:
+    def lists(self) -> ShardedIVF:
         """Opened when they are first asked for: joining fast-scan codes takes time and memory."""
-        return self.opening()
+        return self.open_lists()
 
 
 class Index:
@@ -57,9 +59,9 @@ class Index:
     manifest    what that file says
     """
 
-    def __init__(self, root: Path, manifest: Manifest, held: Hold | None = None, lazy: bool = False):
+    def __init__(self, root: Path, manifest: Manifest, held: ReaderLock | None = None, lazy: bool = False):
         """Open a version whose objects are there, as `Index.open` does it; `held` is closed with it."""
-        one_wheel()
+        check_single_faiss_wheel()
         self._held = held
         self.root, self.path = Path(root), manifest_path(root, manifest.version)
         self.manifest: dict[str, Any] = manifest.as_dict()
@@ -81,24 +83,24 @@ class Index:
         or a file is missing, ValueError if one is damaged or foreign, ImportError if two faiss wheels are installed.
         """
         root = Path(root)
-        manifest, held = taken(root, version)
+        manifest, held = lock_manifest(root, version)
         try:
             return cls(root, manifest, held, lazy)
         except BaseException:  # also Ctrl-C: nobody is left who would let go of it; the error goes on
             held.close()
             raise
 
-    def _opened(self, kind: str, about: About) -> Opened:
-        whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}", again=False)  # noqa: E731
+    def _opened(self, kind: str, about: CollectionManifest) -> OpenCollection:
+        whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}", rehash=False)  # noqa: E731
         path = lambda ref: object_path(self.root, ref)  # noqa: E731
-        dead = read_dead(self.root, about.dead)
+        dead = read_deleted_keys(self.root, about.deleted)
         bases = next((i for i, shard in enumerate(about.shards) if shard.role != "base"), len(about.shards))
         vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim, bases)
-        template, lists = whole(about.template, "template"), [path(shard.lists) for shard in about.shards]
-        opening = partial(Lists, template, lists, dead=dead if len(dead) else None, vectors=vectors)
+        template, lists = whole(about.trained_index, "template"), [path(shard.inverted_lists) for shard in about.shards]
+        opening = partial(ShardedIVF, template, lists, dead=dead if len(dead) else None, vectors=vectors)
         lookups = [whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)]
-        rows = Rows(lookups, dead, bases)
-        return Opened(about, rows, vectors, dead, opening)
+        rows = MetadataLookup(lookups, dead, bases)
+        return OpenCollection(about, rows, vectors, dead, opening)
 
     def __enter__(self) -> "Index":
         return self
@@ -122,10 +124,10 @@ class Index:
         k: int,
         kind: str = "image",
         nprobe: int | None = None,
-        keep: Ids[str] | None = None,
+        allowed_ids: Ids[str] | None = None,
         rescore: int | None = None,
         where: str | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[list[IndexHit]]:
         """The best `k` items of `kind` for each of (q, d) unit vectors, highest score first.
 
         nprobe  lists to look into; default: what the build measured
@@ -150,48 +152,48 @@ class Index:
         for name, value, least in (("k", k, 1), ("nprobe", nprobe, 1), ("rescore", rescore, 0)):
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; ask for {least} or more.")
-        check_unit(array, "query, row", range(len(array)))
-        kept = None if keep is None else collection.rows.keys(list(keep))
+        check_unit_norm(array, "query, row", range(len(array)))
+        kept = None if allowed_ids is None else collection.rows.keys(list(allowed_ids))
         if where is not None:
             taken = self._chosen(kind, where)
             kept = taken if kept is None else np.intersect1d(kept, taken, assume_unique=True)
-        if kept is not None and len(kept) <= max(FEW, FEW_PART * collection.lists.ntotal):
+        if kept is not None and len(kept) <= max(EXACT_FILTER_ROWS, FEW_PART * collection.lists.ntotal):
             return self._hits(collection.rows, *collection.vectors.search(array, k, kept))
-        usual = collection.about.search
+        usual = collection.manifest.search
         probes, depth = usual.nprobe if nprobe is None else nprobe, usual.rescore if rescore is None else rescore
         return self._hits(collection.rows, *collection.lists.search(array, k, probes, kept, depth))
 
-    def rows(self, names: Iterable[str], kind: str = "image") -> dict[str, dict[str, Any]]:
+    def get_metadata(self, names: Iterable[str], kind: str = "image") -> dict[str, dict[str, Any]]:
         """{id: metadata row} of those of the ids `names` that are in the index."""
         return self.collection(kind).rows.by_id(list(names))
 
-    def rows_of_image(self, kind: str, image_id: str) -> list[dict[str, Any]]:
+    def get_image_metadata(self, kind: str, image_id: str) -> list[dict[str, Any]]:
         """Metadata rows of the items of `kind` that belong to one image, such as its captions, by id."""
-        return self.collection(kind).rows.of_image(image_id)
+        return self.collection(kind).rows.find_by_image(image_id)
 
-    def collection(self, kind: str) -> Opened:
+    def collection(self, kind: str) -> OpenCollection:
         """Lists, rows and vectors of one collection. Raises ValueError for an unknown kind."""
         if kind not in self._collections:
             raise ValueError(f"{self.path} has no {kind!r} collection; it has {', '.join(self.kinds)}.")
         return self._collections[kind]
 
-    def matching(self, where: str, kind: str = "image") -> int:
+    def count_matching(self, where: str, kind: str = "image") -> int:
         """How many items of `kind` a filter takes. Raises ValueError if it is wrong."""
         self.collection(kind)
         return len(self._chosen(kind, where))
 
     @staticmethod
-    def _hits(lookup: Rows, scores: np.ndarray, keys: np.ndarray) -> list[list[Hit]]:
+    def _hits(lookup: MetadataLookup, scores: np.ndarray, keys: np.ndarray) -> list[list[IndexHit]]:
         lines = keys.tolist()
         rows = lookup.by_key(list({key for line in lines for key in line if key >= 0}))  # -1: fewer than k exist
         return [
-            [Hit(rows[key]["id"], score, rows[key]) for score, key in zip(some, line, strict=True) if key >= 0]
+            [IndexHit(rows[key]["id"], score, rows[key]) for score, key in zip(some, line, strict=True) if key >= 0]
             for some, line in zip(scores.tolist(), lines, strict=True)
         ]
 
 
-def _choose(collections: Mapping[str, Opened], kind: str, where: str) -> np.ndarray:
+def _choose(collections: Mapping[str, OpenCollection], kind: str, where: str) -> np.ndarray:
     """(m,) int64 keys, sorted, of the living rows of a kind that a filter takes."""
     told = collections.get(CAPTION)
-    condition, values = parse(where).sql(kind, told.rows.images_where if told else lambda *_: ())
-    return collections[kind].rows.where(condition, values)
+    condition, values = parse_filter(where).sql(kind, told.rows.find_image_ids if told else lambda *_: ())
+    return collections[kind].rows.find_keys(condition, values)

@@ -15,11 +15,11 @@ WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-g
 # The ladder of "auto", by the table in docs/INDEX.md: up to EXACT_ROWS all rows are compared, by float16 codes; below
 # FAST_ROWS one byte a number, in lists, mapped; from there on four bits for four numbers, in memory, rescored.
 EXACT_ROWS, FAST_ROWS = 50_000, 100_000
-DEPTH = 200  # rows of fast-scan codes rescored: a recall of 0.99 needs them
+DEFAULT_RESCORE = 200  # rows of fast-scan codes rescored: a recall of 0.99 needs them
 POINTS_PER_LIST = 39  # faiss warns when k-means has fewer training rows a centroid
 
 
-def one_wheel() -> None:
+def check_single_faiss_wheel() -> None:
     """Raise ImportError if two faiss wheels are installed: both own the module `faiss` and overwrite its files."""
     found = [name for name in WHEELS if _installed(name)]
     if len(found) > 1:
@@ -52,7 +52,7 @@ def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
     return factory.replace("{nlist}", str(nlist))
 
 
-def lists_of(factory: str) -> int:
+def parse_nlist(factory: str) -> int:
     """How many lists a factory string names; 0 if it names none, which `train` refuses."""
     named = re.match(r"IVF(\d+)", factory)
     return int(named[1]) if named else 0
@@ -65,10 +65,10 @@ def _fast_scan(dim: int) -> str:
 
 def choose_rescore(rescore: int | None, factory: str) -> int:
     """How many rows to rescore if that is left open: `DEPTH` for fast-scan codes, which alone miss too much."""
-    return rescore if rescore is not None else DEPTH * factory.split(",")[-1].endswith(("fs", "fsr"))
+    return rescore if rescore is not None else DEFAULT_RESCORE * factory.split(",")[-1].endswith(("fs", "fsr"))
 
 
-def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | None = None) -> faiss.IndexIVF:
+def train_ivf(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | None = None) -> faiss.IndexIVF:
     """Train the empty index that every shard shares, on (n, d) float32 unit vectors, for inner products.
 
     `centroids` (nlist, d): trained before, for another code; None: found here by k-means.
@@ -95,25 +95,25 @@ def train(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | N
     index.cp.min_points_per_centroid = 1  # `choose_factory` has its own rule; faiss would print to stderr
     if centroids is not None:
         index.quantizer.add(centroids)  # faiss trains no quantiser that is full
-    device.train(index, sample)
+    device.train_ivf_on_device(index, sample)
     return index
 
 
-def write_template(index: faiss.IndexIVF, path: Path) -> None:
+def write_trained_index(index: faiss.IndexIVF, path: Path) -> None:
     """Write the trained, empty index: centroids and code parameters, once for all shards."""
     with _writing(path) as writer:
         faiss.write_index(index, writer)
 
 
-def dim_of(template: Path) -> int:
+def read_dim(template: Path) -> int:
     """Numbers a vector of a trained index."""
     return int(faiss.read_index(str(template)).d)
 
 
-def write_shard(template: Path, path: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
+def write_inverted_lists(template: Path, path: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
     """Encode (keys (m,) int64, vectors (m, d) float32) blocks into one file of inverted lists; return the rows."""
     index = faiss.read_index(str(template))
-    add = device.adder(index)  # with the IVF's own ids: IDMap2 returns removed ids (facebookresearch/faiss#4535)
+    add = device.make_add_fn(index)  # with the IVF's own ids: IDMap2 returns removed ids (facebookresearch/faiss#4535)
     for keys, vectors in blocks:
         add(vectors, keys)
     with _writing(path) as writer:
@@ -147,7 +147,7 @@ def _writing(path: Path) -> Iterator[faiss.PyCallbackIOWriter]:
             raise failed[0]
 
 
-def coarse_error(template: Path, vectors: np.ndarray) -> float:
+def compute_coarse_error(template: Path, vectors: np.ndarray) -> float:
     """Mean distance of (n, d) float32 unit vectors to their nearest centroids, rounded to 6 digits; 0 for none."""
     if not len(vectors):
         return 0.0

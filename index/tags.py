@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 
 from data.files import read_json, sha256_file, write_json
-from index.events import record
-from index.manifest import manifest_path, read_manifest
-from index.publish import writer
+from index.events import record_event
+from index.manifest import manifest_path, read_version_manifest
+from index.publish import index_write_lock
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # not a number, and no path
 NUMBER = re.compile(r"v?\d+")  # `find` reads it as a version
 
 
-def tags(root: Path) -> dict[str, int]:
+def list_tags(root: Path) -> dict[str, int]:
     """{tag: version}, by name. Raises ValueError naming a file that cannot be read."""
     found = {}
     for path in sorted(Path(root).glob("tags/*.json")):
@@ -28,7 +28,7 @@ def tags(root: Path) -> dict[str, int]:
     return found
 
 
-def tag(root: Path, name: str, version: int, move: bool = False) -> None:
+def add_tag(root: Path, name: str, version: int, move: bool = False) -> None:
     """Give a version a name. A tag that names another version is moved only if `move` says so.
 
     Raises ValueError for a name that is no tag's, or is taken, FileNotFoundError if there is no such version.
@@ -36,33 +36,33 @@ def tag(root: Path, name: str, version: int, move: bool = False) -> None:
     path = _path(root, name)
     if NUMBER.fullmatch(name):
         raise ValueError(f"{name!r} cannot be a tag: it would be read as the number of a version; take another name.")
-    with writer(root):
-        read_manifest(root, version)
-        before = tags(root).get(name, version)
+    with index_write_lock(root):
+        read_version_manifest(root, version)
+        before = list_tags(root).get(name, version)
         if before != version and not move:
             raise ValueError(f"tag {name!r} names version {before}: move it (--move), or take another name.")
         write_json(path, {"version": version, "manifest_sha256": sha256_file(manifest_path(root, version))})
-        record(root, "tagged", version, tag=name)
+        record_event(root, "tagged", version, tag=name)
 
 
-def untag(root: Path, name: str) -> None:
+def remove_tag(root: Path, name: str) -> None:
     """Take a name away; the version stays until it is collected. Raises ValueError if there is no such tag."""
     path = _path(root, name)
-    with writer(root):
+    with index_write_lock(root):
         if not path.is_file():
-            raise ValueError(f"there is no tag {name!r} in {root}; there are {', '.join(tags(root)) or 'none'}.")
-        version = tags(root)[name]
+            raise ValueError(f"there is no tag {name!r} in {root}; there are {', '.join(list_tags(root)) or 'none'}.")
+        version = list_tags(root)[name]
         path.unlink()
-        record(root, "untagged", version, tag=name)
+        record_event(root, "untagged", version, tag=name)
 
 
-def find(root: Path, name: str) -> int:
+def resolve_version(root: Path, name: str) -> int:
     """The version that a tag or a number says. Raises ValueError if it is neither."""
     if re.fullmatch(r"v?\d{1,18}", name):
         if (number := int(name.removeprefix("v"))) < 1:
             raise ValueError(f"{name!r} is no version in {root}: they are counted from 1.")
         return number
-    found = tags(root)
+    found = list_tags(root)
     if name not in found:
         raise ValueError(f"{name!r} is no version and no tag in {root}; tags are {', '.join(found) or 'none'}.")
     return found[name]

@@ -9,52 +9,52 @@ import numpy as np
 
 from index import device
 from index.collection import Collection
-from index.lists import Lists, merge
+from index.lists import ShardedIVF, merge_top_k
 
-AT = 10  # recall at this many results
-SAME = 1e-5  # inner products closer than this are one score: float32 sums differ with the order of adding
+RECALL_K = 10  # recall at this many results
+SCORE_TOLERANCE = 1e-5  # inner products closer than this are one score: float32 sums differ with the order of adding
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """What was chosen on one half of the queries, and what it gives on the other."""
 
     nprobe: int  # lists
     recall: float  # share of the exact best `at` found, judged queries
     tuning_recall: float  # the same on the queries that chose nprobe
-    at: int  # results
-    judged: int  # queries
-    tuned_on: int  # queries
+    k: int  # results
+    num_test_queries: int  # queries
+    num_tuning_queries: int  # queries
     target: float
-    reached: bool  # the target, on the tuning queries; lossy codes may miss it with every list probed
+    target_reached: bool  # the target, on the tuning queries; lossy codes may miss it with every list probed
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
 
 
-def exact(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarray, list[list[str]]]:
+def exact_search(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarray, list[list[str]]]:
     """The true best k: scores (q, k) float32, highest first, and their ids. Memory is one block of vectors."""
     queries = np.ascontiguousarray(queries, np.float32)
     k = min(k, len(collection.ids))
     scores, places = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     start = 0
-    for names, vectors in collection.blocks():
+    for names, vectors in collection.iter_blocks():
         found, at = device.knn(queries, vectors, min(k, len(names)))
-        scores, places = merge(np.hstack([scores, found]), np.hstack([places, at + start]), k)
+        scores, places = merge_top_k(np.hstack([scores, found]), np.hstack([places, at + start]), k)
         start += len(names)
-    return scores, [[collection.ordered[place] for place in line] for line in places]
+    return scores, [[collection.sorted_ids[place] for place in line] for line in places]
 
 
-def tune(
+def tune_nprobe(
     collection: Collection,
     names: Mapping[int, str],
-    lists: Lists,
+    lists: ShardedIVF,
     queries: np.ndarray,
     target: float,
     seed: int,
     rescore: int = 0,
-) -> Tuned:
+) -> TuningResult:
     """Choose the smallest nprobe whose recall@10 reaches `target` on a random half of the (q, d) queries.
 
     `names` are the ids by key; `rescore` rows are rescored by their whole vectors.
@@ -63,13 +63,13 @@ def tune(
     codes miss the target with every list probed, the aim is `target` times what they can give: the last lists would
     cost much and mend nothing.
     """
-    chosen_on, judged_on = (queries[half] for half in halves(len(queries), seed, len(queries)))
-    least = [kth_score(collection, half) for half in (chosen_on, judged_on)]
+    chosen_on, judged_on = (queries[half] for half in split_queries(len(queries), seed, len(queries)))
+    least = [kth_scores(collection, half) for half in (chosen_on, judged_on)]
     read = lambda keys: collection.read([names[key] for key in keys.tolist()])  # noqa: E731
 
     def measured(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
-        _, keys = lists.search(half, AT, nprobe, rescore=rescore)
-        return float(np.mean(recall(read, half, kth, keys)))
+        _, keys = lists.search(half, RECALL_K, nprobe, rescore=rescore)
+        return float(np.mean(recall_by_score(read, half, kth, keys)))
 
     ladder = range(1, lists.nlist + 1)
     most = measured(lists.nlist, chosen_on, least[0])
@@ -77,37 +77,37 @@ def tune(
     place = bisect_left(ladder, aim, key=lambda nprobe: measured(nprobe, chosen_on, least[0]))
     nprobe = ladder[min(place, len(ladder) - 1)]
     on_chosen = measured(nprobe, chosen_on, least[0])
-    return Tuned(
+    return TuningResult(
         nprobe=nprobe,
         recall=measured(nprobe, judged_on, least[1]),
         tuning_recall=on_chosen,
-        at=min(AT, len(collection.ids)),
-        judged=len(judged_on),
-        tuned_on=len(chosen_on),
+        k=min(RECALL_K, len(collection.ids)),
+        num_test_queries=len(judged_on),
+        num_tuning_queries=len(chosen_on),
         target=target,
-        reached=on_chosen >= target,
+        target_reached=on_chosen >= target,
     )
 
 
-def sample(rows: int, most: int, seed: int) -> np.ndarray:
+def sample_rows(rows: int, most: int, seed: int) -> np.ndarray:
     """Sorted places of at most `most` of `rows`, at random: a prefix would be one split or one day of the data."""
     generator = np.random.Generator(np.random.PCG64(seed))
     return np.sort(generator.choice(rows, min(rows, most), replace=False))
 
 
-def halves(queries: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+def split_queries(queries: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The places of the queries that choose, and of those that judge; of more than `most`, of a sample."""
-    places = sample(queries, most, seed)
+    places = sample_rows(queries, most, seed)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(places))
     return places[order[::2]], places[order[1::2]]
 
 
-def kth_score(collection: Collection, queries: np.ndarray) -> np.ndarray:
+def kth_scores(collection: Collection, queries: np.ndarray) -> np.ndarray:
     """(q,) the true score that an item must reach to be among the best `AT`."""
-    return exact(collection, queries, AT)[0][:, -1]
+    return exact_search(collection, queries, RECALL_K)[0][:, -1]
 
 
-def recall(
+def recall_by_score(
     read: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, kth: np.ndarray, keys: np.ndarray
 ) -> np.ndarray:
     """(q,) share of the places 1..AT of the found (q, k) keys that hold an item as good as the true ones.
@@ -118,4 +118,4 @@ def recall(
     different, where = np.unique(keys, return_inverse=True)
     vectors = read(different)[where.reshape(keys.shape)]  # (q, k, d)
     true = np.einsum("qd,qkd->qk", queries, vectors)
-    return np.mean(true >= kth[:, None] - SAME, axis=1)
+    return np.mean(true >= kth[:, None] - SCORE_TOLERANCE, axis=1)

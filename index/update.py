@@ -12,24 +12,33 @@ import pyarrow.compute as pc
 
 from data.files import digest
 from index import metadata, shards
-from index.build import IndexConfig, plain
+from index.build import IndexConfig, check_json_plain
 from index.collection import Collection
 from index.manifest import (
     SCHEMA,
-    About,
     Candidate,
-    Counts,
+    CollectionManifest,
     Manifest,
+    RowCounts,
     check_objects,
-    read_manifest,
+    read_version_manifest,
 )
 from index.objects import Staging
-from index.parts import build_shard, read_dead, read_rows, write_dead
-from index.publish import Gate, Progress, RefusedError, produce, quiet, serve_again, told, writer
-from index.vectors import among
+from index.parts import build_shard, read_deleted_keys, read_metadata, write_deleted_keys
+from index.publish import (
+    GateFn,
+    OnStep,
+    RejectedError,
+    build_and_publish,
+    index_write_lock,
+    no_progress,
+    rejection_message,
+    republish,
+)
+from index.vectors import is_in_sorted
 
 
-class GenerationError(ValueError):
+class IncompatibleUpdateError(ValueError):
     """What shall go in is not of the published version's kind: only a build can take it."""
 
 
@@ -38,17 +47,17 @@ class Changes:
     """What one collection has to become: rows that no shard holds yet, and all keys that are dead from now on."""
 
     new: pa.Table
-    dead: np.ndarray
-    rows: int  # that are answered then
+    deleted_keys: np.ndarray
+    num_live_rows: int  # that are answered then
 
 
-def update(
+def update_index(
     config: IndexConfig,
     collections: Mapping[str, Collection],
     root: Path,
     provenance: Mapping[str, Any] | None = None,
-    progress: Progress = quiet,
-    gate: Gate | None = None,
+    progress: OnStep = no_progress,
+    gate: GateFn | None = None,
     version: int | None = None,
 ) -> Path:
     """Bring the published version, or `version`, to `collections`: all that shall be answered. Returns its manifest.
@@ -62,24 +71,24 @@ def update(
     if provenance, settings, kinds or dimension are not those of the published version, ValueError naming the first
     item that cannot be indexed, RefusedError as `build` does.
     """
-    shards.one_wheel()
+    shards.check_single_faiss_wheel()
     root = Path(root)
-    with writer(root):
-        parent = read_manifest(root, version)
-        if parent.refused:
-            raise RefusedError(told(parent, root), parent.version, parent.gate)
-        _same_generation(parent, config, collections, plain(dict(provenance or {})))
+    with index_write_lock(root):
+        parent = read_version_manifest(root, version)
+        if parent.is_rejected:
+            raise RejectedError(rejection_message(parent, root), parent.version, parent.gate)
+        _same_generation(parent, config, collections, check_json_plain(dict(provenance or {})))
         changes = {}
         for kind, collection in collections.items():
             collection.check(kind)
-            changes[kind] = changes_of(root, kind, parent.collections[kind], collection.rows)
+            changes[kind] = find_changes(root, kind, parent.collections[kind], collection.metadata)
         if not any(_dirty(root, parent.collections[kind], change) for kind, change in changes.items()):
             check_objects(root, parent, content=version is not None)
-            return serve_again(root, parent, gate)
+            return republish(root, parent, gate)
         facts: dict[str, Any] = {"schema": SCHEMA, "faiss": faiss.__version__, "parent": parent.sha256}
         prints = {
             kind: [
-                metadata.fingerprint(change.new),
+                metadata.table_digest(change.new),
                 change.dead.tolist(),
                 _vectors_of(kind, collections[kind], change, parent.collections[kind].dim),
             ]
@@ -92,12 +101,12 @@ def update(
                 kind: _updated(staging, kind, parent.collections[kind], collections[kind], change, progress)
                 for kind, change in changes.items()
             }
-            return successor(parent, inputs, body)
+            return make_successor(parent, inputs, body)
 
-        return produce(root, inputs, make, gate, progress)
+        return build_and_publish(root, inputs, make, gate, progress)
 
 
-def successor(parent: Manifest, inputs: str, body: dict[str, About]) -> Candidate:
+def make_successor(parent: Manifest, inputs: str, body: dict[str, CollectionManifest]) -> Candidate:
     """A candidate of the parent's kind with other shards."""
     return Candidate(**dict(parent.candidate()) | {"inputs": inputs, "faiss": faiss.__version__, "collections": body})
 
@@ -113,7 +122,7 @@ def _same_generation(
         other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
         if other:
             name = other[0]
-            raise GenerationError(
+            raise IncompatibleUpdateError(
                 f"version {parent.version} was built with {what} {name} = {theirs.get(name)!r}, and this is "
                 f"{ours.get(name)!r}: they never mix. Build a version of its own with `tern index build`."
             )
@@ -125,25 +134,25 @@ def _settings(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "rescore": " or ".join(map(str, sorted(depths)))}
 
 
-def changes_of(root: Path, kind: str, about: About, rows: Sequence[Mapping[str, Any]]) -> Changes:
+def find_changes(root: Path, kind: str, about: CollectionManifest, rows: Sequence[Mapping[str, Any]]) -> Changes:
     """What the rows of `about`'s shards have to become so that `rows` are answered. No vector is looked at."""
-    dead, held = read_dead(root, about.dead), read_rows(root, kind, about)
+    dead, held = read_deleted_keys(root, about.deleted), read_metadata(root, kind, about)
     if len(dead):
-        held = held.filter(pa.array(~among(held["key"].to_numpy(), dead)))
+        held = held.filter(pa.array(~is_in_sorted(held["key"].to_numpy(), dead)))
     live = held.combine_chunks()  # or rows are slow to take
-    found = [_compared(kind, some, live) for some in metadata.blocks(rows)]
-    new = metadata.table(kind, (row for rows_of_block, _ in found for row in rows_of_block))
+    found = [_compared(kind, some, live) for some in metadata.iter_blocks(rows)]
+    new = metadata.build_table(kind, (row for rows_of_block, _ in found for row in rows_of_block))
     keys = new["key"].to_numpy()
     alive = live["key"].to_numpy()
     stays = np.zeros(len(alive), bool)
     for _, at in found:
         stays[at] = True
-    if len(both := (kept := alive[stays])[among(kept, keys)]):
+    if len(both := (kept := alive[stays])[is_in_sorted(kept, keys)]):
         raise ValueError(
             f"{kind} {new['id'][int(np.searchsorted(keys, both[0]))].as_py()!r} shares the 64-bit key of "
             "another row; rename it."
         )
-    back = among(keys, dead)
+    back = is_in_sorted(keys, dead)
     still = np.setdiff1d(np.union1d(dead, alive[~stays]), keys)
     return Changes(new.filter(pa.array(~back)), still, len(rows))
 
@@ -177,15 +186,15 @@ def _equal(rows: Sequence[Mapping[str, Any]], live: pa.Table, at: np.ndarray) ->
     return equal
 
 
-def _dirty(root: Path, about: About, change: Changes) -> bool:
-    return bool(change.new.num_rows) or not np.array_equal(change.dead, read_dead(root, about.dead))
+def _dirty(root: Path, about: CollectionManifest, change: Changes) -> bool:
+    return bool(change.new.num_rows) or not np.array_equal(change.deleted_keys, read_deleted_keys(root, about.deleted))
 
 
 def _vectors_of(kind: str, collection: Collection, change: Changes, dim: int) -> str:
     """Hash of the new vectors: rows may be equal where their vectors were mended since an earlier try."""
-    found, width = collection.fingerprint(kind, change.new["id"].to_pylist())
+    found, width = collection.hash_vectors(kind, change.new["id"].to_pylist())
     if width not in (0, dim):
-        raise GenerationError(
+        raise IncompatibleUpdateError(
             f"{kind} vectors have {width} numbers, those of the published version {dim}: they never mix. Build a "
             "version of its own with `tern index build`."
         )
@@ -193,14 +202,14 @@ def _vectors_of(kind: str, collection: Collection, change: Changes, dim: int) ->
 
 
 def _updated(
-    staging: Staging, kind: str, about: About, collection: Collection, change: Changes, progress: Progress
-) -> About:
+    staging: Staging, kind: str, about: CollectionManifest, collection: Collection, change: Changes, progress: OnStep
+) -> CollectionManifest:
     """The collection's part of the next manifest."""
     parts = list(about.shards)
     if change.new.num_rows:
-        parts.append(build_shard(staging, f"{kind}/delta", collection, change.new, about.template, role="delta"))
+        parts.append(build_shard(staging, f"{kind}/delta", collection, change.new, about.trained_index, role="delta"))
         progress(f"{kind}/delta")
-    dead = write_dead(staging, f"{kind}/dead", change.dead)
+    dead = write_deleted_keys(staging, f"{kind}/dead", change.deleted_keys)
     progress(f"{kind}/dead")
-    counts = Counts(live=change.rows, dead=len(change.dead))
-    return About(**dict(about) | {"shards": parts, "dead": dead, "counts": counts})
+    counts = RowCounts(live=change.num_live_rows, dead=len(change.deleted_keys))
+    return CollectionManifest(**dict(about) | {"shards": parts, "dead": dead, "counts": counts})

@@ -11,14 +11,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from index import device
-from index.lists import BLOCK, merge, widened
+from index.lists import BLOCK, float16_to_float32, merge_top_k
 
-KEYS, VECTORS = np.dtype("<i8"), np.dtype("<f2")
-NONE = np.empty(0, KEYS)
-CACHED = 512  # rows that are compared at a time: as float32 they stay in the cache of a core
+KEY_DTYPE, VECTOR_DTYPE = np.dtype("<i8"), np.dtype("<f2")
+NONE = np.empty(0, KEY_DTYPE)
+BLOCK_ROWS = 512  # rows that are compared at a time: as float32 they stay in the cache of a core
 
 
-def among(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
+def is_in_sorted(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
     """(n,) bool: which of the (n,) keys are among `some`, ascending; `np.isin` would sort both each time."""
     if not len(some):
         return np.zeros(len(keys), bool)
@@ -28,11 +28,11 @@ def among(keys: np.ndarray, some: np.ndarray) -> np.ndarray:
 def write_vectors(path: Path, keys: np.ndarray, dim: int, blocks: Iterable[np.ndarray]) -> None:
     """Write (n,) ascending keys, then blocks of (m, dim) vectors in their order."""
     with open(path, "wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(keys, KEYS), allow_pickle=False)
-        header = {"descr": VECTORS.str, "fortran_order": False, "shape": (len(keys), dim)}
+        np.lib.format.write_array(file, np.ascontiguousarray(keys, KEY_DTYPE), allow_pickle=False)
+        header = {"descr": VECTOR_DTYPE.str, "fortran_order": False, "shape": (len(keys), dim)}
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
-            file.write(np.ascontiguousarray(block, VECTORS).tobytes())
+            file.write(np.ascontiguousarray(block, VECTOR_DTYPE).tobytes())
 
 
 def _mapped(path: Path, file: BinaryIO, dtype: np.dtype, dimensions: int) -> np.ndarray:
@@ -55,13 +55,13 @@ class ShardVectors:
 
     def __init__(self, path: Path):
         with open(path, "rb") as file:
-            self.keys = _mapped(path, file, KEYS, 1)
-            self.vectors = _mapped(path, file, VECTORS, 2)
+            self.keys = _mapped(path, file, KEY_DTYPE, 1)
+            self.vectors = _mapped(path, file, VECTOR_DTYPE, 2)
 
-    def read(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m, d) float16 vectors of the (m,) keys, and whether they are theirs: not of a key that this shard lacks."""
         if not len(self.keys):
-            return np.zeros((len(keys), self.vectors.shape[1]), VECTORS), np.zeros(len(keys), bool)
+            return np.zeros((len(keys), self.vectors.shape[1]), VECTOR_DTYPE), np.zeros(len(keys), bool)
         at = self.keys.searchsorted(keys)  # of keys behind the last the number of keys, hence "clip"
         return self.vectors.take(at, axis=0, mode="clip"), self.keys.take(at, mode="clip") == keys
 
@@ -69,7 +69,7 @@ class ShardVectors:
         """Keys (m,) int64 and vectors (m, d) float16 of the rows that are not `dead` (ascending), in their order."""
         for start in range(0, len(self.keys), size):
             keys, vectors = self.keys[start : start + size], self.vectors[start : start + size]
-            gone = among(keys, dead)
+            gone = is_in_sorted(keys, dead)
             yield (keys[~gone], vectors[~gone]) if gone.any() else (keys, vectors)
 
 
@@ -80,8 +80,8 @@ class MappedVectors:
            looked for first, and then everywhere
     """
 
-    def __init__(self, paths: Sequence[Path], dim: int, bases: int = 0):
-        self.shards, self.dim, self._bases = [ShardVectors(path) for path in paths], dim, bases
+    def __init__(self, paths: Sequence[Path], dim: int, num_base_shards: int = 0):
+        self.shards, self.dim, self._bases = [ShardVectors(path) for path in paths], dim, num_base_shards
 
     def get(self, keys: np.ndarray) -> np.ndarray:
         """(m, d) float16 vectors of the (m,) int64 keys, in their order. Raises KeyError for one that is nowhere."""
@@ -90,19 +90,19 @@ class MappedVectors:
         home = keys % self._bases
         order = home.argsort(kind="stable")
         ends = home[order].searchsorted(np.arange(1, self._bases)).tolist()
-        found, here = np.empty((len(keys), self.dim), VECTORS), np.empty(len(keys), bool)
+        found, here = np.empty((len(keys), self.dim), VECTOR_DTYPE), np.empty(len(keys), bool)
         for shard, begin, end in zip(self.shards, [0, *ends], [*ends, len(keys)], strict=False):
             where = order[begin:end]
-            found[where], here[where] = shard.read(keys[where])
+            found[where], here[where] = shard.find(keys[where])
         if not here.all():
             found[~here] = self._anywhere(keys[~here])
         return found
 
     def _anywhere(self, keys: np.ndarray) -> np.ndarray:
         """As `get`, of keys that may be in any shard."""
-        found, left = np.empty((len(keys), self.dim), VECTORS), np.arange(len(keys))
+        found, left = np.empty((len(keys), self.dim), VECTOR_DTYPE), np.arange(len(keys))
         for shard in self.shards:
-            vectors, here = shard.read(keys[left])
+            vectors, here = shard.find(keys[left])
             if len(left) == len(keys) and here.all():
                 return vectors
             found[left[here]] = vectors[here]
@@ -120,7 +120,7 @@ class MappedVectors:
             some = keys[start : start + BLOCK]
             more = queries @ self.get(some).T.astype(np.float32)  # (q, BLOCK)
             both = np.hstack([scores, more]), np.hstack([found, np.broadcast_to(some, more.shape)])
-            scores, found = merge(*both, k)
+            scores, found = merge_top_k(*both, k)
         return scores, found
 
     def kth_score(self, queries: np.ndarray, k: int, dead: np.ndarray = NONE) -> np.ndarray:
@@ -131,8 +131,8 @@ class MappedVectors:
         scores = np.empty((len(queries), 0), np.float32)
         with threadpool_limits(1, "blas"):  # of products this small two threads wait for each other: four times the CPU
             for shard in self.shards:
-                for keys, vectors in shard.blocks(dead, CACHED):
+                for keys, vectors in shard.blocks(dead, BLOCK_ROWS):
                     if len(keys):
-                        found = device.best_scores(queries, widened(vectors), min(k, len(keys)))
+                        found = device.top_k_scores(queries, float16_to_float32(vectors), min(k, len(keys)))
                         scores = -np.sort(-np.hstack([scores, found]), axis=1)[:, :k]
         return scores[:, -1]

@@ -13,33 +13,33 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.files import read_json, write_json
-from index.objects import Part, Ref, object_path, refs
+from index.objects import ManifestModel, ObjectRef, iter_refs, object_path
 
 FILE = "verified.json"
-SETTLED = 2.0  # seconds; what changed since might change again within one tick of a coarse clock
+MIN_AGE_SECONDS = 2.0  # seconds; what changed since might change again within one tick of a coarse clock
 log = logging.getLogger(__name__)
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ManifestModel)
 Stamps = dict[str, list[int]]
 
 
-def stamps(root: Path, part: Any) -> Stamps:
+def read_stamps(root: Path, part: Any) -> Stamps:
     """Those of all objects that a part of a manifest names and that have been left alone for `SETTLED`."""
-    found = {ref.sha256: _stamp(root, ref) for ref in refs(part)}
-    settled = time.time_ns() - int(SETTLED * 1e9)
+    found = {ref.sha256: _stamp(root, ref) for ref in iter_refs(part)}
+    settled = time.time_ns() - int(MIN_AGE_SECONDS * 1e9)
     return {name: stamp for name, stamp in found.items() if stamp and stamp[-1] < settled}
 
 
-def untouched(root: Path, parts: Iterable[P]) -> list[P]:
+def find_unmodified(root: Path, parts: Iterable[P]) -> list[P]:
     """The parts of a manifest whose every object is as it was when it was last read whole."""
     try:
         noted = read_json(Path(root) / FILE)
     except (ValueError, OSError):
         return []
     known = noted.get if isinstance(noted, dict) else {}.get
-    return [part for part in parts if all(_stamp(root, ref) == known(ref.sha256, ()) for ref in refs(part))]
+    return [part for part in parts if all(_stamp(root, ref) == known(ref.sha256, ()) for ref in iter_refs(part))]
 
 
-def note(root: Path, seen: Stamps) -> None:
+def save_stamps(root: Path, seen: Stamps) -> None:
     """Keep stamps that were taken before their objects were read. Without them more is read: to fail is no error."""
     try:
         write_json(Path(root) / FILE, seen)
@@ -47,7 +47,7 @@ def note(root: Path, seen: Stamps) -> None:
         log.warning("what was verified is not noted in %s, and will be read again: %s", root, error)
 
 
-def _stamp(root: Path, ref: Ref) -> list[int]:
+def _stamp(root: Path, ref: ObjectRef) -> list[int]:
     """Nothing for an object that is not there: the audit names it."""
     try:
         stat = object_path(root, ref).stat()

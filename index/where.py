@@ -27,11 +27,13 @@ from index.metadata import COLUMNS, SCHEMA
 
 CAPTION = "caption"
 NUMBERS = frozenset(name for name in COLUMNS if pa.types.is_integer(SCHEMA.field(name).type))
-TESTABLE = (*(name for name in COLUMNS if name not in ("key", "kind")), CAPTION)
-LONGEST = 2_000  # characters of a filter
-DEEPEST = 40  # brackets and nots within each other
-WILDEST = 6  # % in a pattern: the time of a match grows with their power
-CAPTIONS = 8  # tests of captions in a filter: each is a walk over all captions, and a list of the images it finds
+FILTER_COLUMNS = (*(name for name in COLUMNS if name not in ("key", "kind")), CAPTION)
+MAX_CHARACTERS = 2_000  # characters of a filter
+MAX_DEPTH = 40  # brackets and nots within each other
+MAX_WILDCARDS = 6  # % in a pattern: the time of a match grows with their power
+MAX_CAPTION_TESTS = (
+    8  # tests of captions in a filter: each is a walk over all captions, and a list of the images it finds
+)
 WORDS = ("and", "or", "not", "in", "like", "is", "null")
 OPERATORS = {"=": "=", "==": "=", "!=": "=", "<>": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 TOKEN = re.compile(
@@ -44,7 +46,7 @@ Captions = Callable[[str, list[Any]], Iterable[str]]  # (condition, parameters) 
 
 
 @dataclass(frozen=True)
-class Test:
+class Comparison:
     """`column operator ?`, true or false of a row."""
 
     column: str
@@ -74,7 +76,7 @@ class Not:
 
 
 @dataclass(frozen=True)
-class Joined:
+class BoolOp:
     """Several filters, all of them (AND) or any (OR)."""
 
     word: str
@@ -86,13 +88,15 @@ class Joined:
         return f" {self.word} ".join(f"({condition})" for condition, _ in found), [v for _, vs in found for v in vs]
 
 
-Filter = Test | Not | Joined
+Filter = Comparison | Not | BoolOp
 
 
-def parse(text: str) -> Filter:
+def parse_filter(text: str) -> Filter:
     """A filter from its text. Raises ValueError that shows the place and says what may stand there."""
-    if len(text) > LONGEST:
-        raise ValueError(f"a filter has at most {LONGEST:,} characters, this one {len(text):,}: make it shorter.")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"a filter has at most {MAX_CHARACTERS:,} characters, this one {len(text):,}: make it shorter."
+        )
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"the filter {text[:80]!r} is no text: it holds bytes that are not UTF-8. Write it anew.")
     return _Parser(text).whole()
@@ -146,15 +150,15 @@ class _Parser:
         parts = []
         while not parts or self.taken(word):
             parts.append(self.joined("and") if word == "or" else self.term())
-        return parts[0] if len(parts) == 1 else Joined(word.upper(), tuple(parts))
+        return parts[0] if len(parts) == 1 else BoolOp(word.upper(), tuple(parts))
 
     def term(self) -> Filter:
         place = self.tokens[self.next][2]
         if not (opened := self.taken("not", "(")):
             return self.test()
         self.depth += 1
-        if self.depth > DEEPEST:
-            self.fail(place, f"more than {DEEPEST} brackets and nots within each other")
+        if self.depth > MAX_DEPTH:
+            self.fail(place, f"more than {MAX_DEPTH} brackets and nots within each other")
         found = Not(self.term()) if opened == "not" else self.joined("or")
         if opened == "(" and not self.taken(")"):
             self.expected("`)`, `and` or `or`")
@@ -164,30 +168,30 @@ class _Parser:
     def test(self) -> Filter:
         kind, column, place = self.tokens[self.next]
         if kind != "name":
-            self.expected(f"a column ({', '.join(TESTABLE)}), `not` or `(`")
-        if column not in TESTABLE:
-            near = difflib.get_close_matches(column, TESTABLE, 1, 0.5)
-            known = f"did you mean {near[0]!r}?" if near else f"columns are {', '.join(TESTABLE)}"
+            self.expected(f"a column ({', '.join(FILTER_COLUMNS)}), `not` or `(`")
+        if column not in FILTER_COLUMNS:
+            near = difflib.get_close_matches(column, FILTER_COLUMNS, 1, 0.5)
+            known = f"did you mean {near[0]!r}?" if near else f"columns are {', '.join(FILTER_COLUMNS)}"
             self.fail(place, f"there is no column {column!r}: {known}")
         self.next += 1
         self.captions += column == CAPTION
-        if self.captions > CAPTIONS:
-            self.fail(place, f"more than {CAPTIONS} tests of `caption`; ask for less at a time")
+        if self.captions > MAX_CAPTION_TESTS:
+            self.fail(place, f"more than {MAX_CAPTION_TESTS} tests of `caption`; ask for less at a time")
         if self.taken("is"):
             negated = self.taken("not")
             if not self.taken("null"):
                 self.expected("`null` or `not null`")
             none = column == CAPTION  # an image without captions
-            found = Not(Test(column, "LIKE ?", ("%",))) if none else Test(column, "IS NULL", ())
+            found = Not(Comparison(column, "LIKE ?", ("%",))) if none else Comparison(column, "IS NULL", ())
         elif sign := self.taken(*OPERATORS):
             negated = sign in ("!=", "<>")
-            found = Test(column, f"{OPERATORS[sign]} ?", (self.value(column),))
+            found = Comparison(column, f"{OPERATORS[sign]} ?", (self.value(column),))
         else:
             negated = self.taken("not")
             found = self.listed(column) if self.taken("in") else self.like(column)
         return Not(found) if negated else found
 
-    def listed(self, column: str) -> Test:
+    def listed(self, column: str) -> Comparison:
         values = []
         if not self.taken("("):
             self.expected("`(`")
@@ -195,9 +199,9 @@ class _Parser:
             values.append(self.value(column))
         if not self.taken(")"):
             self.expected("`,` or `)`")
-        return Test(column, f"IN ({', '.join('?' * len(values))})", tuple(values))
+        return Comparison(column, f"IN ({', '.join('?' * len(values))})", tuple(values))
 
-    def like(self, column: str) -> Test:
+    def like(self, column: str) -> Comparison:
         place = self.tokens[self.next][2]
         if not self.taken("like"):
             self.expected("one of = != < <= > >=, `like`, `in` or `is`")
@@ -205,9 +209,9 @@ class _Parser:
             self.fail(place, f"{column} is a number; `like` is for texts")
         place = self.tokens[self.next][2]
         pattern = re.sub("%+", "%", str(self.value(column)))
-        if pattern.count("%") > WILDEST:
-            self.fail(place, f"more than {WILDEST} % in a pattern; split it with `and`")
-        return Test(column, "LIKE ?", (pattern,))
+        if pattern.count("%") > MAX_WILDCARDS:
+            self.fail(place, f"more than {MAX_WILDCARDS} % in a pattern; split it with `and`")
+        return Comparison(column, "LIKE ?", (pattern,))
 
     def value(self, column: str) -> str | int | float:
         kind, value, place = self.tokens[self.next]

@@ -16,7 +16,7 @@ from pipeline.store_commands import app as store_commands
 from pipeline.weights_commands import app as weights_commands
 
 if TYPE_CHECKING:
-    from pipeline.chain import Chain
+    from pipeline.chain import PipelineRunner
 
 HELP = """Search photographs with sentences, and sentences with photographs.
 
@@ -24,7 +24,7 @@ A plan (a TOML file, or the name of a shipped one) says which data, which extrac
 what it needs and has not been made yet; run again, it redoes nothing.
 """
 
-FULL = {  # what a disk may refuse, and the way out
+DISK_ERROR_HINTS = {  # what a disk may refuse, and the way out
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some of your quota",
     errno.EFBIG: "Lift the limit on the size of files (ulimit -f), or make shards smaller (images_per_shard),",
@@ -37,7 +37,7 @@ SetOption = Annotated[
 ]
 
 
-def build() -> typer.Typer:
+def build_app() -> typer.Typer:
     """The application, with the commands that installed packages add to it."""
     app = typer.Typer(
         help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -63,27 +63,27 @@ def main() -> None:
     # Waiting threads sleep: spinning ones beside another busy process made an epoch 30 s for 12 (alone 3.9 for 4.3).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        build()(standalone_mode=True)
+        build_app()(standalone_mode=True)
     except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
         from data.records import printable
 
         lines = "\n".join(map(printable, str(error).split("\n")))  # it may name a file, which anyone may have named
-        hint = FULL.get(getattr(error, "errno", None), "")
+        hint = DISK_ERROR_HINTS.get(getattr(error, "errno", None), "")
         again = f". {hint} and run the same command again: what was finished is kept." if hint else ""
         typer.secho(f"error: {lines}{again}", fg="red", err=True)
         sys.exit(1)
 
 
-def _chain(plan: str, overrides: list[str] | None, several: bool = False) -> "Chain":
-    from pipeline.chain import Chain
+def _chain(plan: str, overrides: list[str] | None, several: bool = False) -> "PipelineRunner":
+    from pipeline.chain import PipelineRunner
     from pipeline.plan import load_plan
-    from pipeline.workers import in_processes
-    from tern.distributed import launched
+    from pipeline.workers import make_process_map
+    from tern.distributed import is_torchrun
 
-    if launched() and not several:
+    if is_torchrun() and not several:
         raise ValueError("torchrun is for `train` alone: train with it first, then run this command without it")
     loaded = load_plan(plan, tuple(overrides or ()))
-    return Chain(loaded, lambda label: in_processes(loaded.workers, label), _print_epoch)
+    return PipelineRunner(loaded, lambda label: make_process_map(loaded.workers, label), _print_epoch)
 
 
 def _print_epoch(row: dict[str, float]) -> None:
@@ -123,10 +123,10 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Examples: tern train --set train.seed=1 --set train.epochs=40
     torchrun --nproc-per-node 2 -m pipeline.cli train --plan flickr30k[/dim]
     """
-    from tern.distributed import leads
+    from tern.distributed import is_main_process
 
     model = _chain(plan, overrides, several=True).model
-    if leads():
+    if is_main_process():
         typer.echo(f"model  {model}")
 
 
@@ -165,18 +165,20 @@ def tune(
 
     [dim]Example: tern index tune --recall 0.95 --memory 8 --latency 5[/dim]
     """
-    from index.choice import Wanted
-    from pipeline.tuning import advise, draw, table
+    from index.choice import TuningLimits
+    from pipeline.tuning import advise_index_settings, format_table, plot_advice
 
-    chain, wanted = _chain(plan, overrides), Wanted(recall, memory * 1e9, latency / 1e3)
-    advice = advise(kind, wanted, chain.vectors, chain.usable, chain.plan.index.seed)
-    rows = table(advice)
+    chain, wanted = _chain(plan, overrides), TuningLimits(recall, memory * 1e9, latency / 1e3)
+    advice = advise_index_settings(kind, wanted, chain.vectors, chain.usable, chain.plan.index.seed)
+    rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     picture = chain.plan.workspace / f"tune-{kind}.png"
-    draw(advice, wanted, picture)
-    typer.echo(f"> chosen for its queries, * beaten by none; measured on {advice.sample} of {advice.rows} rows")
+    plot_advice(advice, wanted, picture)
+    typer.echo(
+        f"> chosen for its queries, * beaten by none; measured on {advice.num_sampled} of {advice.num_rows} rows"
+    )
     typer.echo(f"plot   {picture}")
     settings = [*advice.settings, f"index.target_recall={recall:g}"]
     typer.echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
@@ -207,14 +209,14 @@ def search(
     if (sentence is None) == (image is None):
         raise typer.BadParameter("give a sentence or --image, one of the two")
     from data.records import printable
-    from index import find
+    from index import resolve_version
     from pipeline.gallery import write_gallery
     from pipeline.plan import load_plan
     from pipeline.search import Searcher
 
     loaded = load_plan(plan, tuple(overrides or ()))
-    searcher = Searcher(loaded, find(loaded.workspace / "index", version) if version else None)
-    hits = searcher.by_text(sentence, k, where) if sentence is not None else searcher.by_image(image, k, where)
+    searcher = Searcher(loaded, resolve_version(loaded.workspace / "index", version) if version else None)
+    hits = searcher.search_text(sentence, k, where) if sentence is not None else searcher.search_image(image, k, where)
     for number, hit in enumerate(hits, 1):
         text = printable(hit.captions[0]) if hit.captions else ""
         typer.echo(f"{number:>3}  {hit.score:.3f}  {printable(hit.id)}  {text}")
@@ -244,16 +246,18 @@ def misses(
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --out misses.html[/dim]
     """
-    from pipeline.misses import WAYS, find_misses, misses_page, write_misses
-    from pipeline.workers import bar
+    from pipeline.misses import DIRECTIONS, find_misses, misses_path, write_misses
+    from pipeline.workers import progress_bar
 
     chain = _chain(plan, overrides)
     found = find_misses(chain.vectors, chain.usable, split, k, limit)
-    for way, label in WAYS.items():
+    for way, label in DIRECTIONS.items():
         behind = f"behind the first {k}" if k > 1 else "not first"
-        typer.echo(f"{label}  {found.missed[way]:,} of {found.asked[way]:,} {behind}, {len(found.worst[way])} shown")
-    with bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(out or misses_page(chain.plan.workspace, split), found, chain.usable, advance)
+        typer.echo(
+            f"{label}  {found.num_missed[way]:,} of {found.num_queries[way]:,} {behind}, {len(found.worst[way])} shown"
+        )
+    with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
+        page = write_misses(out or misses_path(chain.plan.workspace, split), found, chain.usable, advance)
     typer.echo(f"misses  {page}")
 
 
@@ -274,11 +278,11 @@ def lineage(
     overrides: SetOption = None,
 ) -> None:
     """Where the index came from: stores, model, vectors, version. [dim]Example: tern lineage --plan demo --all[/dim]"""
-    from pipeline.lineage import lineage
+    from pipeline.lineage import read_lineage
     from pipeline.plan import load_plan
 
-    found = lineage(load_plan(plan, tuple(overrides or ())).workspace, every)
-    typer.echo(found.mermaid() if mermaid else found.text(), nl=False)
+    found = read_lineage(load_plan(plan, tuple(overrides or ())).workspace, every)
+    typer.echo(found.to_mermaid() if mermaid else found.to_text(), nl=False)
 
 
 def serve(
@@ -291,22 +295,22 @@ def serve(
 ) -> None:
     """A search page and a JSON interface. [dim]Example: tern serve --plan demo --port 8080[/dim]"""
     from pipeline.plan import load_plan
-    from pipeline.serve import run
+    from pipeline.serve import serve
 
-    run(load_plan(plan, tuple(overrides or ())), host, port)
+    serve(load_plan(plan, tuple(overrides or ())), host, port)
 
 
-def _print_refused(chain: "Chain") -> None:
+def _print_refused(chain: "PipelineRunner") -> None:
     from data.records import printable
 
-    refused = chain.set_aside()
+    refused = chain.list_invalid_records()
     for name, reason in refused[:20]:
         typer.secho(f"set aside  {printable(name)}: {printable(reason)}", fg="yellow", err=True)
-    path = chain.ledger()
+    path = chain.write_invalid_records()
     if refused:
         more = f"; {len(refused) - 20:,} are not shown" if len(refused) > 20 else ""
         typer.secho(f"set aside  {len(refused):,} in all{more}; {path} lists them", fg="yellow", err=True)
-    if cut := chain.cut():
+    if cut := chain.count_truncated_captions():
         count, limit = len(chain.dataset.captions), chain.plan.text.max_tokens
         typer.secho(f"cut        {cut:,} of {count:,} captions were cut to {limit} tokens", fg="yellow", err=True)
 

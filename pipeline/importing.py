@@ -10,14 +10,30 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.folder import valid_text
-from data.formats import named, sniff
+from data.folder import escape_invalid_text
+from data.formats import detect_format, get_format
 from data.formats.names import Template
-from data.formats.records import Broken, Format, ReadOptions, Record, completed, problem
-from data.lock import listing, writing
-from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_folder, read_manifest, write_listing, write_shard
+from data.formats.records import (
+    Format,
+    InvalidSourceRecord,
+    ReadOptions,
+    SourceRecord,
+    fill_missing_fields,
+    find_problem,
+)
+from data.lock import manifest_lock, write_lock
+from data.shards import (
+    REGION_FIELDS,
+    Item,
+    ShardPlan,
+    commit,
+    open_or_create_store,
+    read_store_manifest,
+    write_next_manifest,
+    write_shard,
+)
 from data.store import Store
-from extractors.images import FAULTS, FORMATS, ORIENTATION
+from extractors.images import DECODE_ERRORS, FORMATS, ORIENTATION
 
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
 MAX_VOCABULARY_BYTES = 16 << 20
@@ -33,8 +49,8 @@ class ImportConfig(BaseModel):
     sources: tuple[Path, ...] = Field(min_length=1)
     format: str = "auto"
     name: str = ""  # of the features, in the recipe: imports of one name grow one store; "" is the sources' file names
-    ids: str = "{id}"  # template, see data/formats/names.py
-    half: bool = False  # features in float16; else float32, as the files have them
+    id_template: str = "{id}"  # template, see data/formats/names.py
+    float16: bool = False  # features in float16; else float32, as the files have them
     images: Path | None = None  # folder of the photographs, for formats without image sizes
     sizes: Literal["images", "boxes"] = "images"  # `boxes`: the image ends where its last box does (a guess)
     boxes: Literal["file", "whole"] = "file"  # `whole`: every row is given the whole image, where a format has no boxes
@@ -45,33 +61,33 @@ class ImportConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What came of an import."""
 
     folder: Path
     formats: tuple[str, ...]  # of the sources
-    images: int  # read now and stored
-    known: int  # were in the store already, with this very content
-    set_aside: tuple[tuple[str, str], ...]  # (place, reason) of what could not be used
+    num_imported: int  # read now and stored
+    num_unchanged: int  # were in the store already, with this very content
+    invalid_records: tuple[tuple[str, str], ...]  # (place, reason) of what could not be used
 
 
-def find_formats(config: ImportConfig) -> list[Format]:
+def detect_formats(config: ImportConfig) -> list[Format]:
     """The format of each source: as it is given, or as it looks."""
     if config.format != "auto":
-        kind = named(config.format)
-        gone = [path for path in config.sources if not path.exists() and not kind.prefix]
+        kind = get_format(config.format)
+        gone = [path for path in config.sources if not path.exists() and not kind.is_prefix]
         if gone:
-            raise FileNotFoundError(f"Nothing is at {gone[0]}: give a {'folder' if kind.folder else 'file'}")
+            raise FileNotFoundError(f"Nothing is at {gone[0]}: give a {'folder' if kind.is_folder else 'file'}")
         return [kind] * len(config.sources)
-    return [sniff(path, config.options) for path in config.sources]
+    return [detect_format(path, config.options) for path in config.sources]
 
 
-def images_in(config: ImportConfig) -> int:
+def count_images(config: ImportConfig) -> int:
     """Images in the sources, for a progress bar (of a TSV estimated from its first line)."""
-    return sum(kind.count(path) for kind, path in zip(find_formats(config), config.sources, strict=True))
+    return sum(kind.count(path) for kind, path in zip(detect_formats(config), config.sources, strict=True))
 
 
-def recipe_of(config: ImportConfig, formats: list[Format]) -> dict[str, Any]:
+def import_recipe(config: ImportConfig, formats: list[Format]) -> dict[str, Any]:
     """What names the store: the source of the features and the settings that decide numbers or ids.
 
     The content of the files stands in the items' hashes: a second file of the same features may join the first.
@@ -82,13 +98,13 @@ def recipe_of(config: ImportConfig, formats: list[Format]) -> dict[str, Any]:
         "version": VERSION,
         "source": config.name or "+".join(path.name for path in config.sources),
         "formats": sorted({kind.name for kind in formats}),
-        "ids": config.ids,
+        "ids": config.id_template,
         "dtype": _dtype(config),
         "sizes": config.sizes,
         "boxes": config.boxes,
         "transposed": read.transposed,
         "arrays": list(read.arrays),
-        "normalise": read.normalise,
+        "normalise": read.normalize,
         "pickled": sorted(read.allow_pickle),
         "classes": _vocabulary(config.classes),
         "attributes": _vocabulary(config.attributes),
@@ -96,10 +112,10 @@ def recipe_of(config: ImportConfig, formats: list[Format]) -> dict[str, Any]:
 
 
 def _dtype(config: ImportConfig) -> str:
-    return "float16" if config.half else "float32"
+    return "float16" if config.float16 else "float32"
 
 
-def lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a text in UTF-8. Raises ValueError naming a file that is none."""
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -112,12 +128,12 @@ def _vocabulary(path: Path | None) -> list[str]:
         return []
     if path.stat().st_size > MAX_VOCABULARY_BYTES:
         raise ValueError(f"{path} has more than {MAX_VOCABULARY_BYTES:,} bytes; a vocabulary has a name a line")
-    return [line.strip() for line in lines(path)]
+    return [line.strip() for line in read_lines(path)]
 
 
 def import_regions(
     config: ImportConfig, root: Path, progress: Progress = lambda _: None, stop_after: int | None = None
-) -> Imported:
+) -> ImportResult:
     """Read the sources into a region store below `root`, shard by shard; run again, it goes on where it was stopped.
 
     A record that cannot be used (broken base64, half a line, NaN, an id that came before) is set aside with its place
@@ -125,15 +141,15 @@ def import_regions(
 
     Raises FileNotFoundError or ValueError for a source that cannot be read at all, or if nothing in it can be used.
     """
-    formats = find_formats(config)
-    folder = open_folder(root, "regions", recipe_of(config, formats), _dtype(config))
-    with writing(folder):
+    formats = detect_formats(config)
+    folder = open_or_create_store(root, "regions", import_recipe(config, formats), _dtype(config))
+    with write_lock(folder):
         return _fill(config, formats, folder, progress, stop_after)
 
 
 def _fill(
     config: ImportConfig, formats: list[Format], folder: Path, progress: Progress, stop_after: int | None
-) -> Imported:
+) -> ImportResult:
     store, waiting = Store(folder), deque[tuple[Item, dict[str, Any] | str]]()
     hashes, seen = _known(store), dict[str, str]()
     counts, aside, shards = {"images": 0, "known": 0}, [], 0
@@ -157,7 +173,7 @@ def _fill(
     if not counts["images"] + counts["known"]:
         reason = f"; the first, {aside[0][0]}: {aside[0][1]}" if aside else ": no record in it"
         raise ValueError(f"{', '.join(map(str, config.sources))}: nothing could be imported{reason}")
-    return Imported(folder, tuple(kind.name for kind in formats), **counts, set_aside=tuple(aside))
+    return ImportResult(folder, tuple(kind.name for kind in formats), **counts, invalid_records=tuple(aside))
 
 
 def _forget_mended(folder: Path, config: ImportConfig, still: set[str], read: dict[str, str]) -> None:
@@ -165,11 +181,11 @@ def _forget_mended(folder: Path, config: ImportConfig, still: set[str], read: di
 
     A store with a name may be of other sources too: there only the places count that are `read` now, by id.
     """
-    mended = {valid_text(place) for name, at in read.items() for place in (_place(name, at), at)}
-    with listing(folder):
-        old = read_manifest(folder)
+    mended = {escape_invalid_text(place) for name, at in read.items() for place in (_place(name, at), at)}
+    with manifest_lock(folder):
+        old = read_store_manifest(folder)
         kept = [e for e in old["set_aside"] if e["id"] in still or (config.name and e["id"] not in mended)]
-        write_listing(folder, old, {"set_aside": kept})
+        write_next_manifest(folder, old, {"set_aside": kept})
 
 
 def _place(name: str, at: str) -> str:
@@ -179,7 +195,7 @@ def _place(name: str, at: str) -> str:
 
 def _known(store: Store) -> dict[str, str]:
     """Id -> content hash of what the store holds or has set aside."""
-    found = dict(zip(store.ids, store.hashes(store.ids), strict=True))
+    found = dict(zip(store.ids, store.content_hashes(store.ids), strict=True))
     return found | {entry["id"]: entry["hash"] for entry in store.manifest["set_aside"]}
 
 
@@ -198,30 +214,30 @@ def _items(
 
     `seen` is filled: the place of each id.
     """
-    rename = Template(config.ids)
+    rename = Template(config.id_template)
     for kind, source in zip(formats, config.sources, strict=True):
         for record in kind.read(source, config.options):
             name = record.id
             try:
-                if isinstance(record, Broken):
+                if isinstance(record, InvalidSourceRecord):
                     name = _name_of(record, rename)
                     raise ValueError(record.reason)
                 name = rename(record.id, record.split)
                 if name in seen:
                     raise ValueError(f"the id {name!r} came before, at {seen[name]}")
-                row = completed(record.fields, _size(config, name, record), config.boxes)
-                if made := problem(row, _dtype(config), dim):
+                row = fill_missing_fields(record.fields, _size(config, name, record), config.boxes)
+                if made := find_problem(row, _dtype(config), dim):
                     raise ValueError(made)
             except ValueError as error:
-                place, reason = valid_text(_place(name, record.place)), valid_text(str(error))
+                place, reason = escape_invalid_text(_place(name, record.location)), escape_invalid_text(str(error))
                 yield Item(place, hashlib.sha256(reason.encode()).hexdigest()), reason
                 continue
-            seen[name], dim = record.place, row["features"].shape[1]
+            seen[name], dim = record.location, row["features"].shape[1]
             row = {key: np.ascontiguousarray(row[key], _stored(key, config)) for key in REGION_FIELDS}
             yield Item(name, _hash(row)), row
 
 
-def _name_of(record: Broken, rename: Template) -> str:
+def _name_of(record: InvalidSourceRecord, rename: Template) -> str:
     """What the image would have been called: a plan can then say why it is not there."""
     try:
         return rename(record.id, record.split)
@@ -241,7 +257,7 @@ def _hash(row: dict[str, np.ndarray]) -> str:
     return hasher.hexdigest()
 
 
-def _size(config: ImportConfig, name: str, record: Record) -> tuple[int, int] | None:
+def _size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
     """Width and height of an image whose format does not say them; None where nothing was given to tell them by."""
     if "size" in record.fields:
         return None
@@ -267,12 +283,12 @@ def _size_of_photo(folder: Path, name: str) -> tuple[int, int]:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             return (height, width) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
-    except FAULTS as error:
+    except DECODE_ERRORS as error:
         raise ValueError(f"cannot read the size of {path}: {error}") from error
 
 
-def missing(store: Store, ids: list[str]) -> dict[str, str]:
+def find_missing_images(store: Store, ids: list[str]) -> dict[str, str]:
     """Id -> reason of those that a store has no rows of: as it was set aside there, or that it never was there."""
-    aside = store.set_aside
+    aside = store.invalid_items
     known = {place.rpartition(" (")[0]: reason for place, reason in aside.items()} | aside
     return {name: known.get(name, f"not in the store {store.folder}") for name in ids if name not in store}

@@ -33,9 +33,9 @@ def root_of(plan: str, overrides: list[str] | None, index: Path | None) -> Path:
 
 
 def _number(root: Path, version: str) -> int | None:
-    from index import find
+    from index import resolve_version
 
-    return find(root, version) if version else None
+    return resolve_version(root, version) if version else None
 
 
 def verify(
@@ -46,17 +46,17 @@ def verify(
     [dim]Example: tern index verify --plan demo[/dim]
     """
     from index import Index
-    from index import verify as check
-    from index.audit import audit
-    from index.objects import refs
+    from index import verify_version as check
+    from index.audit import audit_version
+    from index.objects import iter_refs
 
     root = root_of(plan, overrides, index)
     manifest = check(root, _number(root, version))
     with Index.open(root, manifest.version) as opened:
         every = max(shard.rows for about in manifest.collections.values() for shard in about.shards)
-        if faults := "; ".join(f"{what}: {fault}" for what, fault in audit(opened, every).items() if fault):
+        if faults := "; ".join(f"{what}: {fault}" for what, fault in audit_version(opened, every).items() if fault):
             raise ValueError(f"version {manifest.version}: {faults}. Roll back to a good version or build again.")
-    objects = {ref.sha256: ref.bytes for ref in refs(manifest)}
+    objects = {ref.sha256: ref.bytes for ref in iter_refs(manifest)}
     typer.echo(f"version {manifest.version} is whole: {len(objects):,} objects, {sum(objects.values()):,} bytes")
 
 
@@ -68,37 +68,37 @@ def info(
     [dim]Examples: tern index info
     tern index info prod --plan flickr30k[/dim]
     """
-    from index import current, tags, versions
-    from index.events import events
-    from index.manifest import read_manifest
+    from index import list_tags, list_versions, read_current
+    from index.events import read_events
+    from index.manifest import read_version_manifest
 
     root = root_of(plan, overrides, index)
-    named = tags(root)
-    served = (current(root) or {"version": 0})["version"]
-    for number in versions(root):
+    named = list_tags(root)
+    served = (read_current(root) or {"version": 0})["version"]
+    for number in list_versions(root):
         marks = ["served"] if number == served else []
         marks += [name for name, tagged in named.items() if tagged == number]
         try:
-            marks += ["refused"] if read_manifest(root, number).refused else []
+            marks += ["refused"] if read_version_manifest(root, number).is_rejected else []
         except (ValueError, FileNotFoundError) as error:
             marks.append(f"cannot be read: {printable(str(error))}")
         typer.echo(f"version {number:<4} {', '.join(marks)}".rstrip())
     if served or version:
-        for name, value in _facts(read_manifest(root, _number(root, version))):
+        for name, value in _facts(read_version_manifest(root, _number(root, version))):
             typer.echo(f"{name:<12} {printable(value)}")
-    for entry in events(root)[-SHOWN:]:
+    for entry in read_events(root)[-SHOWN:]:
         what = f"version {entry['version']}" if entry.get("version") else ""
         typer.echo(f"{entry.get('utc', '')}  {entry.get('event', '')} {what}".rstrip())
 
 
 def _facts(manifest: "Manifest") -> Iterator[tuple[str, str]]:
-    from index.checks import told
+    from index.checks import format_check
 
     yield "version", f"{manifest.version}, after {manifest.parent or 'none'}, by faiss {manifest.faiss}"
     yield from ((("made from" if not i else ""), f"{k} = {v}") for i, (k, v) in enumerate(manifest.provenance.items()))
     for kind, about in manifest.collections.items():
         dead = f", {about.counts.dead:,} dead" if about.counts.dead else ""
-        yield kind, f"{about.counts.live:,} rows x {about.dim}{dead}, generation {about.generation}"
+        yield kind, f"{about.counts.live:,} rows x {about.dim}{dead}, generation {about.vector_space}"
         deltas = sum(shard.role == "delta" for shard in about.shards)
         yield "", f"{about.factory}, {len(about.shards)} shards" + (f", {deltas} of them deltas" if deltas else "")
         probed = f"{about.search.nprobe} of {about.nlist} lists probed, {about.search.rescore} rows rescored"
@@ -109,7 +109,7 @@ def _facts(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         checks = manifest.gate.get("checks")
         for name, check in checks.items() if isinstance(checks, dict) else ():
             if isinstance(check, dict) and check.get("passed") and "found" in check:
-                yield "", f"{name} {told(check)}"
+                yield "", f"{name} {format_check(check)}"
 
 
 def publish(
@@ -124,11 +124,11 @@ def publish(
     [dim]Examples: tern index publish 12
     tern index publish 12 --despite "half of the pictures are gone on purpose"[/dim]
     """
-    from index import override, rollback
+    from index import override_gate, rollback
 
     root = root_of(plan, overrides, index)
     number = _number(root, version)
-    typer.echo(f"served  {override(root, number, despite) if despite else rollback(root, number)}")
+    typer.echo(f"served  {override_gate(root, number, despite) if despite else rollback(root, number)}")
 
 
 def rollback(
@@ -139,10 +139,10 @@ def rollback(
 ) -> None:
     """Serve an earlier version again, after verifying it. [dim]Example: tern index rollback --plan flickr30k[/dim]"""
     from index import rollback as back
-    from index.manifest import read_manifest
+    from index.manifest import read_version_manifest
 
     root = root_of(plan, overrides, index)
-    number = _number(root, version) or read_manifest(root).parent
+    number = _number(root, version) or read_version_manifest(root).parent
     if number is None:
         raise ValueError(f"the version that is served in {root} has none before it: say which one to serve.")
     typer.echo(f"served  {back(root, number)}")
@@ -163,15 +163,15 @@ def tags(
     tern index tags --add prod --version 12 --move
     tern index tags --remove prod[/dim]
     """
-    from index import tag, untag
-    from index import tags as named
-    from index.manifest import read_manifest
+    from index import add_tag, remove_tag
+    from index import list_tags as named
+    from index.manifest import read_version_manifest
 
     root = root_of(plan, overrides, index)
     if add:
-        tag(root, add, _number(root, version) or read_manifest(root).version, move)
+        add_tag(root, add, _number(root, version) or read_version_manifest(root).version, move)
     if remove:
-        untag(root, remove)
+        remove_tag(root, remove)
     for name, number in named(root).items():
         typer.echo(f"{name:<20} version {number}")
 
@@ -188,10 +188,10 @@ def gc(
     The served version stays, and those that are tagged, open or refused since.
     [dim]Example: tern index gc --keep 3 --dry-run[/dim]
     """
-    from index import collect
+    from index import collect_garbage
 
-    found = collect(root_of(plan, overrides, index), keep, dry_run)
-    for number, why in sorted(found.spared.items()):
+    found = collect_garbage(root_of(plan, overrides, index), keep, dry_run)
+    for number, why in sorted(found.kept.items()):
         typer.echo(f"version {number:<4} stays: {why}")
     gone = ", ".join(map(str, found.versions)) or "none"
     verb = "would go" if dry_run else "gone"
@@ -210,7 +210,7 @@ def export(
 
     [dim]Example: tern index export exported --plan flickr30k --version prod[/dim]
     """
-    from index import export as write
+    from index import export_index as write
 
     root = root_of(plan, overrides, index)
     for path in write(root, to, _number(root, version), force):
@@ -235,12 +235,12 @@ def import_(
 
     [dim]Example: tern index import embeddings --into runs/clip/index --set shards=8[/dim]
     """
-    from index import GateConfig, IndexConfig, import_folder
+    from index import GateConfig, IndexConfig, import_index
 
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
     config, gate = IndexConfig(**values), GateConfig(**limits)
-    typer.echo(f"index  {import_folder(config, folder, into, normalise, queries, id_column, gate)}")
+    typer.echo(f"index  {import_index(config, folder, into, normalise, queries, id_column, gate)}")
 
 
 def add_to(app: typer.Typer) -> None:

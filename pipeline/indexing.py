@@ -11,28 +11,28 @@ import numpy as np
 from data.records import Caption, Dataset, Image
 from data.store import Store
 from index import (
-    Asked,
     Collection,
     GateConfig,
-    GenerationError,
+    HeldOutQueries,
+    IncompatibleUpdateError,
     Index,
     IndexConfig,
-    Upkeep,
-    build,
-    compact,
-    due,
-    gate_of,
-    update,
+    MaintenanceConfig,
+    build_index,
+    compact_index,
+    find_due_maintenance,
+    make_gate,
+    update_index,
 )
-from index.manifest import read_manifest
-from pipeline.stages import HELD_OUT, Vectors, held_out, with_captions
+from index.manifest import read_version_manifest
+from pipeline.stages import HELD_OUT, VectorStores, held_out_ids, splits_with_captions
 
 log = logging.getLogger(__name__)
 
 
-def build_index(
+def publish_full_index(
     config: IndexConfig,
-    vectors: Vectors,
+    vectors: VectorStores,
     dataset: Dataset,
     workspace: Path,
     provenance: dict[str, Any],
@@ -48,23 +48,23 @@ def build_index(
     was served still is.
     """
     collections, asked = _inputs(vectors, dataset, regions)
-    judge = None if gate is None else gate_of(gate, asked, collections, config)
-    return build(config, collections, _queries(asked), workspace / "index", provenance, gate=judge)
+    judge = None if gate is None else make_gate(gate, asked, collections, config)
+    return build_index(config, collections, _queries(asked), workspace / "index", provenance, gate=judge)
 
 
-def update_index(
+def publish_index_update(
     config: IndexConfig,
-    vectors: Vectors,
+    vectors: VectorStores,
     dataset: Dataset,
     workspace: Path,
     provenance: dict[str, Any],
     regions: Path | None = None,
     gate: GateConfig | None = None,
     *,
-    upkeep: Upkeep,
+    maintenance: MaintenanceConfig,
     version: int | None = None,
-    whole: bool = False,
-    say: Callable[[str], None] = log.info,
+    allow_full_build: bool = False,
+    on_message: Callable[[str], None] = log.info,
 ) -> Path:
     """Bring the published index to what there is, by a delta, and in order if it needs that. Returns its manifest.
 
@@ -76,32 +76,32 @@ def update_index(
     Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
     """
     root, (collections, asked) = workspace / "index", _inputs(vectors, dataset, regions)
-    judge = None if gate is None else gate_of(gate, asked, collections, config)
-    build_whole = partial(build, config, collections, _queries(asked), root, provenance, gate=judge)
+    judge = None if gate is None else make_gate(gate, asked, collections, config)
+    build_whole = partial(build_index, config, collections, _queries(asked), root, provenance, gate=judge)
     try:
-        path = update(config, collections, root, provenance, gate=judge, version=version)
-    except (GenerationError, FileNotFoundError) as error:
-        if not whole:
+        path = update_index(config, collections, root, provenance, gate=judge, version=version)
+    except (IncompatibleUpdateError, FileNotFoundError) as error:
+        if not allow_full_build:
             raise
-        say(f"a whole index is built: {error}")
+        on_message(f"a whole index is built: {error}")
         return build_whole()
-    if (needed := due(read_manifest(root), upkeep)) is None:
+    if (needed := find_due_maintenance(read_version_manifest(root), maintenance)) is None:
         return path
     what, why = needed
-    say(f"index: {what}, since {why}")
-    return compact(root, gate=judge) if what == "compact" else build_whole()
+    on_message(f"index: {what}, since {why}")
+    return compact_index(root, gate=judge) if what == "compact" else build_whole()
 
 
-def served(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
+def find_served_version(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
     """(manifest of a version, by default the published one; folder of the model that its vectors are of).
 
     Raises ValueError for a version whose vectors came from elsewhere.
     """
     with Index.open(workspace / "index", version) as found:
-        return found.path, workspace / "models" / made_by(found)["model"]
+        return found.path, workspace / "models" / read_provenance(found)["model"]
 
 
-def made_by(index: Index) -> dict[str, str]:
+def read_provenance(index: Index) -> dict[str, str]:
     """Names of the model and the stores that an index is of. Raises ValueError if its vectors came from elsewhere."""
     names = index.manifest["provenance"]
     if not {"model", "regions", "tokens"} <= names.keys():
@@ -112,20 +112,22 @@ def made_by(index: Index) -> dict[str, str]:
     return names
 
 
-def models(workspace: Path) -> list[str]:
+def list_models(workspace: Path) -> list[str]:
     """Names of the workspace's trained models."""
     return sorted(path.parent.name for path in workspace.glob("models/*/model.json"))
 
 
-def trained(workspace: Path, name: str) -> Path:
+def find_model(workspace: Path, name: str) -> Path:
     """The folder of one of the workspace's models. Raises FileNotFoundError that names those there are."""
-    there = models(workspace)
+    there = list_models(workspace)
     if name not in there:
         raise FileNotFoundError(f"{workspace} has no trained model {name!r}; there are {', '.join(there) or 'none'}.")
     return workspace / "models" / name
 
 
-def _inputs(vectors: Vectors, dataset: Dataset, regions: Path | None) -> tuple[dict[str, Collection], dict[str, Asked]]:
+def _inputs(
+    vectors: VectorStores, dataset: Dataset, regions: Path | None
+) -> tuple[dict[str, Collection], dict[str, HeldOutQueries]]:
     """What is indexed, and the queries to measure and to judge with."""
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
     sizes = _sizes(regions, dataset)
@@ -133,14 +135,14 @@ def _inputs(vectors: Vectors, dataset: Dataset, regions: Path | None) -> tuple[d
     return collections, {"image": _asked(dataset, stores, "caption"), "caption": _asked(dataset, stores, "image")}
 
 
-def _queries(asked: dict[str, Asked]) -> dict[str, np.ndarray]:
+def _queries(asked: dict[str, HeldOutQueries]) -> dict[str, np.ndarray]:
     return {kind: some.vectors for kind, some in asked.items()}
 
 
 def _collection(dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]) -> Collection:
     """Every item of a kind that has a vector."""
-    rows = Rows(dataset, store, kind, sizes)
-    return Collection(ids=rows.ids, vectors=partial(store.read, "features"), rows=rows)
+    rows = MetadataRows(dataset, store, kind, sizes)
+    return Collection(ids=rows.ids, vectors=partial(store.read, "features"), metadata=rows)
 
 
 def _sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]:
@@ -152,7 +154,7 @@ def _sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]
     return dict(zip(names, map(tuple, store.read("size", names).tolist()), strict=True)) if names else {}
 
 
-class Rows(Sequence[dict[str, Any]]):
+class MetadataRows(Sequence[dict[str, Any]]):
     """The metadata of every item of a kind that has a vector, each row made when it is asked for."""
 
     def __init__(self, dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]):
@@ -160,14 +162,14 @@ class Rows(Sequence[dict[str, Any]]):
         items: Sequence[Image | Caption] = dataset.images if kind == "image" else dataset.captions
         self._items = [item for item in items if item.id in store]
         self.ids = [item.id for item in self._items]
-        self._sources = store.hashes(self.ids)
+        self._sources = store.content_hashes(self.ids)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         item = self._items[place]
-        image = item if isinstance(item, Image) else self._dataset.image[item.image_id]
+        image = item if isinstance(item, Image) else self._dataset.images_by_id[item.image_id]
         text = item.text if isinstance(item, Caption) else None
         path = image.path.relative_to(self._dataset.root).as_posix()
         own = {"kind": self._kind, "id": item.id, "image_id": image.id, "text": text, "source": self._sources[place]}
@@ -175,13 +177,15 @@ class Rows(Sequence[dict[str, Any]]):
         return {**own, "path": path, "split": image.split, "width": width, "height": height}
 
 
-def _asked(dataset: Dataset, stores: dict[str, Store], kind: str) -> Asked:
+def _asked(dataset: Dataset, stores: dict[str, Store], kind: str) -> HeldOutQueries:
     """The held-out items of one kind and their right answers; all items where no held-out split has captions."""
-    splits = with_captions(dataset, HELD_OUT) or with_captions(dataset, tuple(dataset.counts()))
+    splits = splits_with_captions(dataset, HELD_OUT) or splits_with_captions(
+        dataset, tuple(dataset.count_images_by_split())
+    )
     place = {"image": 0, "caption": 1}[kind]
-    ids = [name for split in splits for name in held_out(dataset, stores["image"], split)[place]]
+    ids = [name for split in splits for name in held_out_ids(dataset, stores["image"], split)[place]]
     if kind == "caption":
-        right = [{dataset.owner[name]} for name in ids]
+        right = [{dataset.image_id_by_caption_id[name]} for name in ids]
     else:
-        right = [{caption.id for caption in dataset.captions_of[name]} for name in ids]
-    return Asked(stores[kind].read("features", ids).astype("float32"), right)
+        right = [{caption.id for caption in dataset.captions_by_image_id[name]} for name in ids]
+    return HeldOutQueries(stores[kind].read("features", ids).astype("float32"), right)

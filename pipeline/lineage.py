@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from data.files import digest, read_json
-from data.manifest import read_manifest
+from data.manifest import read_store_manifest
 from data.records import printable
-from index import current, versions
+from index import list_versions, read_current
 from index.manifest import manifest_path
-from index.manifest import read_manifest as read_version
+from index.manifest import read_version_manifest as read_version
 
 KINDS = ("store", "model", "vectors", "index")  # upstream first
 
@@ -21,8 +21,8 @@ class Node:
 
     kind: str
     name: str
-    about: str
-    needs: tuple[str, ...] = ()
+    description: str
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,31 @@ class Lineage:
 
     nodes: tuple[Node, ...]
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """A line a thing: kind, name, what it is, and what it was made from."""
         wide = max((len(printable(node.name)) for node in self.nodes), default=0)
         lines = []
         for node in self.nodes:
-            made = f"  <- {', '.join(map(printable, node.needs))}" if node.needs else ""
-            lines.append(f"{node.kind:<8} {printable(node.name):<{wide}}  {node.about}{made}\n")
+            made = f"  <- {', '.join(map(printable, node.inputs))}" if node.inputs else ""
+            lines.append(f"{node.kind:<8} {printable(node.name):<{wide}}  {node.description}{made}\n")
         return "".join(lines)
 
-    def mermaid(self) -> str:
+    def to_mermaid(self) -> str:
         """The same as a Mermaid flow chart, left to right."""
         place = {node.name: f"n{number}" for number, node in enumerate(self.nodes)}
-        boxes = [f'  {place[n.name]}["{n.kind} {_plain(n.name)}<br/>{_plain(n.about)}"]\n' for n in self.nodes]
+        boxes = [f'  {place[n.name]}["{n.kind} {_plain(n.name)}<br/>{_plain(n.description)}"]\n' for n in self.nodes]
         arrows = [
-            f"  {place[need]} --> {place[node.name]}\n" for node in self.nodes for need in node.needs if need in place
+            f"  {place[need]} --> {place[node.name]}\n" for node in self.nodes for need in node.inputs if need in place
         ]
         return "".join(["graph LR\n", *boxes, *arrows])
 
-    def svg(self) -> str:
+    def to_svg(self) -> str:
         """The same as a picture: a column a kind, upstream on the left."""
         column = {kind: [node for node in self.nodes if node.kind == kind] for kind in KINDS}
         place = {
             node.name: (20 + 320 * x, 20 + 90 * y) for x, k in enumerate(KINDS) for y, node in enumerate(column[k])
         }
-        lines = [_arrow(place[n], place[node.name]) for node in self.nodes for n in node.needs if n in place]
+        lines = [_arrow(place[n], place[node.name]) for node in self.nodes for n in node.inputs if n in place]
         boxes = [_box(*place[node.name], node) for node in self.nodes]
         high = 20 + 90 * max(map(len, column.values()))
         size = f'width="{320 * len(KINDS)}" height="{high}"'
@@ -73,22 +73,22 @@ def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
 
 
 def _box(x: int, y: int, node: Node) -> str:
-    rows = ((20, 15, "#111", f"{node.kind} {node.name}"), (42, 12, "#555", node.about))
+    rows = ((20, 15, "#111", f"{node.kind} {node.name}"), (42, 12, "#555", node.description))
     texts = [
         f'<text x="{x + 10}" y="{y + dy}" font-size="{size}" fill="{c}">{escape(t)}</text>' for dy, size, c, t in rows
     ]
     return f'<rect x="{x}" y="{y}" width="270" height="60" rx="8" fill="#eef3fb" stroke="#2a6fdb"/>{"".join(texts)}'
 
 
-def lineage(workspace: Path, every: bool = False) -> Lineage:
+def read_lineage(workspace: Path, include_unused: bool = False) -> Lineage:
     """What the published version was made from; with `every`, all that lies in the workspace, used or not.
 
     Only manifests are read. Raises FileNotFoundError if nothing is published (or, with `every`, nothing made).
     """
     workspace = Path(workspace)
     made = {node.name: node for node in _all(workspace)}
-    if not every:
-        pointer = current(workspace / "index")
+    if not include_unused:
+        pointer = read_current(workspace / "index")
         if pointer is None:
             raise FileNotFoundError(f"no index is published in {workspace}: run `tern index`, or ask with --all.")
         made = _upstream(made, manifest_path(workspace / "index", pointer["version"]).stem)
@@ -103,7 +103,7 @@ def _upstream(made: dict[str, Node], name: str) -> dict[str, Node]:
         node = made.get(waiting.pop())
         if node is not None and node.name not in found:
             found[node.name] = node
-            waiting += node.needs
+            waiting += node.inputs
     return found
 
 
@@ -117,11 +117,11 @@ def _all(workspace: Path) -> list[Node]:
         model, side = about["recipe"]["model"], about["recipe"]["side"]
         sides.setdefault(model, []).append(name)
         nodes.append(Node("vectors", name, f"{side}s, {_of(about)}", (model,)))
-    return nodes + [_version(workspace / "index", number, sides) for number in versions(workspace / "index")]
+    return nodes + [_version(workspace / "index", number, sides) for number in list_versions(workspace / "index")]
 
 
 def _stores(root: Path) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: read_manifest(path.parent) for path in sorted(root.glob("*/manifest.json"))}
+    return {path.parent.name: read_store_manifest(path.parent) for path in sorted(root.glob("*/manifest.json"))}
 
 
 def _of(about: dict[str, Any]) -> str:
@@ -141,8 +141,8 @@ def _version(root: Path, number: int, vectors: dict[str, list[str]]) -> Node:
     manifest = read_version(root, number)
     rows = ", ".join(f"{about.counts.live:,} {kind}s" for kind, about in manifest.collections.items())
     model = manifest.provenance.get("model")
-    served = current(root)
-    mark = ", refused" if manifest.refused else ", served" if served and served["version"] == number else ""
+    served = read_current(root)
+    mark = ", refused" if manifest.is_rejected else ", served" if served and served["version"] == number else ""
     return Node(
         "index", manifest_path(root, number).stem, f"{rows}{mark}", tuple(vectors.get(model, [model] if model else []))
     )

@@ -11,23 +11,23 @@ import numpy as np
 from data.files import write_text
 from data.records import Dataset, printable
 from data.store import Store
-from pipeline.gallery import card, data_uri, templates, thumbnail
+from pipeline.gallery import make_card, make_thumbnail, templates, to_data_uri
 from pipeline.search import Hit
-from pipeline.stages import Vectors, held_out
-from tern.metrics import both_ranks, labels, summary
+from pipeline.stages import VectorStores, held_out_ids
+from tern.metrics import compute_ranks, encode_image_ids, summarize_ranks
 
 WINNERS = 4  # shown a miss
-WAYS = {"t2i": "text to image", "i2t": "image to text"}
+DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
 @dataclass(frozen=True)
 class Miss:
     """A query whose right answer came late: ids and cosines of the answer and of the best of the wrong ones."""
 
-    way: str  # a key of WAYS
+    direction: str  # a key of WAYS
     query: str
     rank: int  # of the right answer (from an image: the best of its captions), from 1
-    answer: str
+    relevant_id: str
     score: float
     winners: tuple[tuple[str, float], ...]  # best first, WINNERS at most, none that came behind the right answer
 
@@ -38,33 +38,33 @@ class Miss:
 
 
 @dataclass(frozen=True)
-class Misses:
+class MissReport:
     """The misses of a split: all are counted, the worst are kept."""
 
     split: str
     k: int
     metrics: dict[str, float]  # as `tern.metrics.retrieval_metrics`
-    asked: dict[str, int]  # way -> queries
-    missed: dict[str, int]  # way -> right answers beyond rank k
+    num_queries: dict[str, int]  # way -> queries
+    num_missed: dict[str, int]  # way -> right answers beyond rank k
     worst: dict[str, tuple[Miss, ...]]  # way -> worst first
 
 
-def find_misses(vectors: Vectors, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> Misses:
+def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
     """The `limit` worst queries of each direction whose right answer came behind the first k, by the ranks of `tern`.
 
     Raises ValueError if the split has no images, or none with a caption.
     """
     images, captions = Store(vectors.images), Store(vectors.captions)
-    image_ids, caption_ids, owners = held_out(dataset, images, split)
+    image_ids, caption_ids, owners = held_out_ids(dataset, images, split)
     if not caption_ids:
         raise ValueError(
             f"{dataset.name}: no image of split {split!r} has a caption, so nothing can be asked; it has "
-            f"{dataset.counts()}: choose another --split."
+            f"{dataset.count_images_by_split()}: choose another --split."
         )
     seen = images.read("features", image_ids).astype("float32")
     told = captions.read("features", caption_ids).astype("float32")
-    owned = labels(seen, image_ids, told, owners)
-    i2t, t2i = both_ranks(seen, told, *owned)
+    owned = encode_image_ids(seen, image_ids, told, owners)
+    i2t, t2i = compute_ranks(seen, told, *owned)
     sides = {"t2i": (t2i, told, caption_ids, seen, image_ids), "i2t": (i2t, seen, image_ids, told, caption_ids)}
     worst = {}
     for way, (ranks, queries, names, gallery, found) in sides.items():
@@ -74,7 +74,7 @@ def find_misses(vectors: Vectors, dataset: Dataset, split: str, k: int = 1, limi
         worst[way] = tuple(_miss(way, found, *row) for row in rows)
     missed = {way: int((side[0] >= k).sum()) for way, side in sides.items()}
     asked = {way: int((side[0] >= 0).sum()) for way, side in sides.items()}
-    return Misses(split, k, summary(i2t, t2i), asked, missed, worst)
+    return MissReport(split, k, summarize_ranks(i2t, t2i), asked, missed, worst)
 
 
 def _miss(way: str, ids: list[str], query: str, rank: int, scores: np.ndarray, theirs: np.ndarray, own: int) -> Miss:
@@ -87,7 +87,7 @@ def _miss(way: str, ids: list[str], query: str, rank: int, scores: np.ndarray, t
     )
 
 
-def cards_of(
+def make_cards(
     misses: tuple[Miss, ...], dataset: Dataset, advance: Callable[[int], None] = lambda n: None
 ) -> list[dict[str, Any]]:
     """What the templates show of misses: the winners and, framed, the right answer (an image that asked comes first).
@@ -97,36 +97,38 @@ def cards_of(
         dataset: what they came from
         advance: told of each that is done
     """
-    picture = lru_cache(maxsize=1000)(lambda path: data_uri(thumbnail(Hit("", 0.0, path, ()))))
+    picture = lru_cache(maxsize=1000)(lambda path: to_data_uri(make_thumbnail(Hit("", 0.0, path, ()))))
 
     def shown(name: str, score: float, rank: int, right: bool) -> dict[str, Any]:
-        if caption := dataset.caption.get(name):
-            image, texts = dataset.image[caption.image_id], (caption.text,)
+        if caption := dataset.captions_by_id.get(name):
+            image, texts = dataset.images_by_id[caption.image_id], (caption.text,)
         else:
-            image, texts = dataset.image[name], tuple(c.text for c in dataset.captions_of[name])
+            image, texts = dataset.images_by_id[name], tuple(c.text for c in dataset.captions_by_image_id[name])
         hit = Hit(printable(name), score, image.path, tuple(map(printable, texts)))
-        return card(hit, right, rank, picture(image.path))
+        return make_card(hit, right, rank, picture(image.path))
 
     rows = []
     for miss in misses:
         winners = [shown(name, score, place, False) for place, (name, score) in enumerate(miss.winners, 1)]
-        right = shown(miss.answer, miss.score, miss.rank, True)
-        row = [*winners, right] if miss.way == "t2i" else [right, *winners]
-        text = dataset.caption[miss.query].text if miss.way == "t2i" else miss.query
+        right = shown(miss.relevant_id, miss.score, miss.rank, True)
+        row = [*winners, right] if miss.direction == "t2i" else [right, *winners]
+        text = dataset.captions_by_id[miss.query].text if miss.direction == "t2i" else miss.query
         rows.append({"miss": miss, "text": printable(text), "name": printable(miss.query), "cards": row})
         advance(1)
     return rows
 
 
-def misses_page(workspace: Path, split: str) -> Path:
+def misses_path(workspace: Path, split: str) -> Path:
     """Where the page of a split lies, unless it is told."""
     return workspace / f"misses-{split}.html"
 
 
-def write_misses(path: Path, found: Misses, dataset: Dataset, advance: Callable[[int], None] = lambda n: None) -> Path:
+def write_misses(
+    path: Path, found: MissReport, dataset: Dataset, on_progress: Callable[[int], None] = lambda n: None
+) -> Path:
     """Write the misses as one page that needs no other file. Raises ValueError if `path` does not end in .html."""
     if path.suffix.lower() != ".html":
         raise ValueError(f"{path}: the page of misses ends in .html.")
-    rows = {way: cards_of(misses, dataset, advance) for way, misses in found.worst.items()}
-    content = {"found": found, "ways": WAYS, "rows": rows, "name": printable(dataset.name)}
+    rows = {way: make_cards(misses, dataset, on_progress) for way, misses in found.worst.items()}
+    content = {"found": found, "ways": DIRECTIONS, "rows": rows, "name": printable(dataset.name)}
     return write_text(path, templates.get_template("misses.html").render(content))

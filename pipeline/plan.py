@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.datasets import DatasetConfig
 from data.demo import DemoConfig
 from data.formats.flat_rows import RegionFileConfig
-from extractors.configs import KINDS, RegionsConfig, TextConfig, TorchvisionConfig
-from index import GateConfig, IndexConfig, Upkeep
+from extractors.configs import REGION_CONFIGS, RegionsConfig, TextConfig, TorchvisionConfig
+from index import GateConfig, IndexConfig, MaintenanceConfig
 from tern.evaluation import EvaluationConfig
 from tern.train import TrainConfig
 
@@ -32,8 +32,8 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     queries: tuple[str, ...] = ("two dogs are running along the street", "the woman is holding a violin")
-    hits: int = Field(8, ge=1, le=100)  # pictures a query
-    photos: int = Field(6, ge=0, le=100)  # photographs of the test split that are described by the nearest captions
+    hits_per_query: int = Field(8, ge=1, le=100)  # pictures a query
+    num_images: int = Field(6, ge=0, le=100)  # photographs of the test split that are described by the nearest captions
 
 
 class Plan(BaseModel):
@@ -52,7 +52,7 @@ class Plan(BaseModel):
     checkpoint: Path | None = None  # one of the authors' of TERN, used as it is: nothing is trained
     evaluate: EvaluationConfig = EvaluationConfig()
     index: IndexConfig = IndexConfig()
-    upkeep: Upkeep = Upkeep()
+    maintenance: MaintenanceConfig = MaintenanceConfig()
     gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
     images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard a worker at most
@@ -133,7 +133,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key; {_nearest(names[-1], known)}"
     if problem["type"] == "union_tag_invalid":
-        kinds = [config.model_fields["kind"].default for config in KINDS]
+        kinds = [config.model_fields["kind"].default for config in REGION_CONFIGS]
         return f"{where}.kind: there is no {problem['ctx']['tag']!r}; {_nearest(problem['ctx']['tag'], kinds)}"
     return f"{where}: {problem['msg']}; it is {problem['input']!r}" if names else f"{where}: {problem['msg']}"
 

@@ -11,11 +11,11 @@ import numpy as np
 from data.files import read_json, write_text
 from data.records import printable
 from data.store import Store
-from pipeline.chain import Chain
-from pipeline.gallery import card, data_uri, templates, thumbnail
-from pipeline.misses import Misses, cards_of, find_misses, misses_page, write_misses
+from pipeline.chain import PipelineRunner
+from pipeline.gallery import make_card, make_thumbnail, templates, to_data_uri
+from pipeline.misses import MissReport, find_misses, make_cards, misses_path, write_misses
 from pipeline.search import Hit, Searcher
-from pipeline.stages import with_captions
+from pipeline.stages import splits_with_captions
 
 matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot as plt
@@ -24,7 +24,7 @@ MISSES = 4
 SPLIT = "test"
 
 
-def write_report(chain: Chain) -> Path:
+def write_report(chain: PipelineRunner) -> Path:
     """Write `workspace/report.html`, a page that needs no other file; stages that have not run yet are run first.
 
     It links to the page of all that was missed in the test split, which is written beside it.
@@ -32,7 +32,10 @@ def write_report(chain: Chain) -> Path:
     plan, metrics, version = chain.plan, read_json(chain.metrics), chain.index
     searcher = Searcher(plan)
     queries = plan.report.queries
-    galleries = [(query, [card(hit) for hit in searcher.by_text(query, plan.report.hits)]) for query in queries]
+    galleries = [
+        (query, [make_card(hit) for hit in searcher.search_text(query, plan.report.hits_per_query)])
+        for query in queries
+    ]
     misses = _misses(chain)
     content = {
         "title": f"TERN on {chain.dataset.name}",
@@ -42,10 +45,10 @@ def write_report(chain: Chain) -> Path:
         "photos": _photos(chain, searcher),
         "metrics": metrics,
         "curves": _curves(path) if (path := chain.model / "history.csv").is_file() else "",
-        "misses": cards_of(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
-        "all_misses": write_misses(misses_page(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
+        "misses": make_cards(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
+        "all_misses": write_misses(misses_path(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
         "done": _done(chain, version),
-        "set_aside": [(printable(name), printable(reason)) for name, reason in chain.set_aside()],
+        "set_aside": [(printable(name), printable(reason)) for name, reason in chain.list_invalid_records()],
         "index": _index(searcher.index.manifest),
     }
     return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))
@@ -59,24 +62,24 @@ def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return [(label, f"{metrics[SPLIT][key]:.1f}") for key, label in names.items()]
 
 
-def _photos(chain: Chain, searcher: Searcher) -> list[dict[str, Any]]:
+def _photos(chain: PipelineRunner, searcher: Searcher) -> list[dict[str, Any]]:
     """Photographs spread over the test split, each with the captions that lie nearest to it."""
-    if not with_captions(chain.usable, (SPLIT,)):
+    if not splits_with_captions(chain.usable, (SPLIT,)):
         return []
-    known = chain.usable.split(SPLIT).images
-    step = max(1, len(known) // max(1, chain.plan.report.photos))
+    known = chain.usable.select_split(SPLIT).images
+    step = max(1, len(known) // max(1, chain.plan.report.num_images))
     photos = []
-    for image in known[::step][: chain.plan.report.photos]:
-        found = searcher.by_image(image.path, 5)
-        own = {caption.id for caption in chain.dataset.captions_of[image.id]}
+    for image in known[::step][: chain.plan.report.num_images]:
+        found = searcher.search_image(image.path, 5)
+        own = {caption.id for caption in chain.dataset.captions_by_image_id[image.id]}
         hits = [{"text": hit.captions[0], "score": hit.score, "own": hit.id in own} for hit in found]
-        picture = data_uri(thumbnail(Hit(image.id, 0.0, image.path, ())))
+        picture = to_data_uri(make_thumbnail(Hit(image.id, 0.0, image.path, ())))
         photos.append({"id": image.id, "picture": picture, "hits": hits})
     return photos
 
 
-def _misses(chain: Chain) -> Misses | None:
-    if not with_captions(chain.usable, (SPLIT,)):
+def _misses(chain: PipelineRunner) -> MissReport | None:
+    if not splits_with_captions(chain.usable, (SPLIT,)):
         return None
     return find_misses(chain.vectors, chain.usable, SPLIT)
 
@@ -102,14 +105,18 @@ def _curves(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _done(chain: Chain, version: Path) -> list[dict[str, str]]:
+def _done(chain: PipelineRunner, version: Path) -> list[dict[str, str]]:
     regions, tokens, card_of = Store(chain.regions), Store(chain.tokens), read_json(chain.model / "model.json")
-    splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.counts().items())
+    splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.count_images_by_split().items())
     texts = {
         "data set": f"{chain.dataset.name}: {splits}",
         "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
         "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
-        + (f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens" if (cut := chain.cut()) else ""),
+        + (
+            f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens"
+            if (cut := chain.count_truncated_captions())
+            else ""
+        ),
         "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, "
         + (f"from {printable(card_of['checkpoint'])}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
         "embedding": "a unit vector an image and a caption",
@@ -118,7 +125,7 @@ def _done(chain: Chain, version: Path) -> list[dict[str, str]]:
     }
     return [
         {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts[stage]}
-        for stage, output, seconds in chain.done()
+        for stage, output, seconds in chain.list_finished_stages()
     ]
 
 

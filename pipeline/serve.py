@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from index import Live, find
-from pipeline.gallery import card, templates
+from index import HotReloader, resolve_version
+from pipeline.gallery import make_card, templates
 from pipeline.plan import Plan
 from pipeline.search import Hit, Searcher
 
@@ -27,7 +27,7 @@ Where = Annotated[str, Query(description="a filter over the metadata, such as sp
 Version = Annotated[str, Query(max_length=64, description="A version's number or tag; empty: the one that is served.")]
 
 
-def application(live: Live[Searcher]) -> FastAPI:
+def create_app(live: HotReloader[Searcher]) -> FastAPI:
     """The service over the version that is served, whichever that is from one request to the next.
 
     GET / (page), GET /search?q=&k= (images for a sentence), POST /search/image (captions for a photograph). All take
@@ -41,16 +41,16 @@ def application(live: Live[Searcher]) -> FastAPI:
         with _asked(live, version) as searcher:
             if q.strip():
                 try:
-                    hits = searcher.by_text(q, k, where.strip() or None)
+                    hits = searcher.search_text(q, k, where.strip() or None)
                 except ValueError as error:
                     problem = str(error)
             asked = {"query": q, "where": where, "pinned": version, "version": searcher.index.version}
-            shown = {"cards": [card(hit) for hit in hits], "problem": problem}
+            shown = {"cards": [make_card(hit) for hit in hits], "problem": problem}
             return templates.get_template("search.html").render(asked | shown)
 
     @app.get("/search")
     def by_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        return _answer(live, version, lambda searcher: searcher.by_text(q, k, where.strip() or None))
+        return _answer(live, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
 
     @app.post("/search/image")
     async def by_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
@@ -58,19 +58,19 @@ def application(live: Live[Searcher]) -> FastAPI:
             path = Path(folder) / "photo"  # never a name that the client sent
             await _receive(request, path)
             return await run_in_threadpool(
-                _answer, live, version, lambda searcher: searcher.by_image(path, k, where.strip() or None)
+                _answer, live, version, lambda searcher: searcher.search_image(path, k, where.strip() or None)
             )
 
     return app
 
 
 @contextmanager
-def _asked(live: Live[Searcher], version: str) -> Iterator[Searcher]:
+def _asked(live: HotReloader[Searcher], version: str) -> Iterator[Searcher]:
     """The searcher of the version that a request names; 404 for one that is not there or did not pass its gate."""
     with ExitStack() as opened:
         try:
-            number = find(live.root, version) if version else None
-            searcher = opened.enter_context(live.use(number))
+            number = resolve_version(live.root, version) if version else None
+            searcher = opened.enter_context(live.borrow(number))
         except (ValueError, FileNotFoundError) as error:  # its text says where files lie
             raise HTTPException(404, f"there is no version {version!r} that can be asked") from error
         if (searcher.index.manifest["gate"] or {}).get("passed") is False:
@@ -89,7 +89,7 @@ async def _receive(request: Request, path: Path) -> None:
             file.write(part)
 
 
-def _answer(live: Live[Searcher], version: str, find_hits: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
+def _answer(live: HotReloader[Searcher], version: str, find_hits: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
     with _asked(live, version) as searcher:
         try:
             hits = find_hits(searcher)
@@ -103,7 +103,7 @@ def _public(hit: Hit) -> dict[str, Any]:
     return {key: value for key, value in asdict(hit).items() if key != "path"}
 
 
-def run(plan: Plan, host: str, port: int) -> None:
+def serve(plan: Plan, host: str, port: int) -> None:
     """Serve until Ctrl-C; a version that is published meanwhile is served from the next second on."""
     first = Searcher(plan)
-    uvicorn.run(application(Live(first.index.root, first.over)), host=host, port=port, log_level="info")
+    uvicorn.run(create_app(HotReloader(first.index.root, first.with_version)), host=host, port=port, log_level="info")

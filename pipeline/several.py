@@ -5,19 +5,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.chain import Chain
+from pipeline.chain import PipelineRunner
 from pipeline.plan import load_plan
-from pipeline.workers import in_processes
-from tern.launch import torchrun
+from pipeline.workers import make_process_map
+from tern.launch import run_torchrun
 
 
-def train_in(
-    processes: int,
-    chain: Chain,
+def train_with_torchrun(
+    num_processes: int,
+    chain: PipelineRunner,
     plan: str,
     settings: Sequence[str],
     on_epoch: Callable[[dict[str, float]], None],
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> Path:
     """Train the chain's model in so many processes of this machine; returns the model's folder.
 
@@ -28,9 +28,9 @@ def train_in(
     Raises what `tern.launch.failure` says if they fail.
     """
     _ = chain.regions, chain.tokens  # made here, by the chain's own map
-    for line in torchrun(processes, "pipeline.several", plan, *settings):
+    for line in run_torchrun(num_processes, "pipeline.several", plan, *settings):
         if (row := _row(line)) is None:
-            say(line)
+            on_message(line)
         else:
             on_epoch(row)
     return chain.model  # found made
@@ -47,8 +47,8 @@ def _row(line: str) -> dict[str, float] | None:
 def main() -> None:
     """One of the processes: PLAN KEY=VALUE ..."""
     plan = load_plan(sys.argv[1], tuple(sys.argv[2:]))
-    each = lambda label: in_processes(plan.workers, label)  # noqa: E731
-    _ = Chain(plan, each, lambda row: print(json.dumps(row), flush=True)).model
+    each = lambda label: make_process_map(plan.workers, label)  # noqa: E731
+    _ = PipelineRunner(plan, each, lambda row: print(json.dumps(row), flush=True)).model
 
 
 if __name__ == "__main__":

@@ -11,27 +11,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data.content import ContentHashes
+from data.content import FileHashCache
 from data.datasets import DatasetConfig, load_dataset
-from data.demo import generate
+from data.demo import generate_demo_dataset
 from data.files import digest, read_json, sha256_text, write_json
 from data.formats.flat_rows import RegionFile, RegionFileConfig
 from data.records import Dataset
-from data.shards import Item, ShardPlan, filling, open_folder, write_shard
+from data.shards import Item, ShardPlan, open_or_create_store, store_update, write_shard
 from data.store import Store
-from extractors.catalogue import recipe, region_extractor
+from extractors.catalogue import build_region_extractor, region_store_recipe
 from extractors.configs import RegionsConfig, TextConfig
 from extractors.images import load_image
-from extractors.stream import MODEL, stream
-from extractors.text import MEAN, TextEncoder, TextExtractor
+from extractors.stream import DEVICE_LOCK, extract_from_paths
+from extractors.text import MEAN_LAST_4, TextEncoder, TextExtractor
 from pipeline.plan import Plan
-from pipeline.workers import Map
-from tern.convert import adopt as adopt_authors
-from tern.convert import checkpoint_file, filled, load_authors
-from tern.distributed import chosen_device
+from pipeline.workers import MapFn
+from tern.convert import check_checkpoint_file, load_bert_weights, load_paper_checkpoint
+from tern.convert import import_checkpoint as adopt_authors
+from tern.distributed import resolve_device
 from tern.embed import embed_captions, embed_images
-from tern.embed import load as load_model
-from tern.evaluation import EvaluationConfig, evaluation
+from tern.embed import load_model as load_model
+from tern.evaluation import EvaluationConfig, evaluate_vectors
 from tern.train import TrainConfig, fingerprint
 from tern.train import train as train_tern
 
@@ -40,24 +40,24 @@ HELD_OUT = ("val", "test")
 
 
 @dataclass(frozen=True)
-class Vectors:
+class VectorStores:
     """The two vector stores of one model."""
 
     images: Path
     captions: Path
 
 
-def prepare(plan: Plan, each: Map = map) -> Dataset:
+def load_plan_dataset(plan: Plan, each: MapFn = map) -> Dataset:
     """The data set of a plan; the demo's is drawn first if it is not there yet."""
     if plan.dataset is not None:
         return load_dataset(plan.dataset)
-    folder = generate(plan.demo, plan.workspace / "dataset", each=each)
+    folder = generate_demo_dataset(plan.demo, plan.workspace / "dataset", map_fn=each)
     annotations = folder / "dataset_demo.json"
     return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
 
 
 @dataclass(frozen=True)
-class Job:
+class ExtractionJob:
     """One shard to extract: picklable, so that any `map` can carry it to any process."""
 
     config: RegionsConfig | RegionFileConfig | TextConfig
@@ -66,93 +66,97 @@ class Job:
     sources: tuple[Any, ...]  # a path an image, or a text a caption
 
     @property
-    def size(self) -> int:
+    def num_items(self) -> int:
         """Items, for the progress bar."""
         return len(self.sources)
 
     @property
-    def shares_device(self) -> bool:
+    def uses_gpu(self) -> bool:
         """Whether such jobs belong into threads of one process: a GPU holds one copy of the detector."""
         return getattr(self.config, "device", "cpu") != "cpu"
 
 
 @lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
-def extractor_of(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
+def get_extractor(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
     """The extractor of a config, made once."""
     kinds = {RegionFileConfig: RegionFile, TextConfig: TextExtractor}
-    return kinds.get(type(config), region_extractor)(config)
+    return kinds.get(type(config), build_region_extractor)(config)
 
 
 def extract_regions(
-    config: RegionsConfig | RegionFileConfig, dataset: Dataset, workspace: Path, images_per_shard: int, each: Map = map
+    config: RegionsConfig | RegionFileConfig,
+    dataset: Dataset,
+    workspace: Path,
+    images_per_shard: int,
+    map_fn: MapFn = map,
 ) -> Path:
     """Region features of every image that is new or changed, into a store. Returns the store's folder.
 
     An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on. One that the
     data set no longer has is listed no longer.
     """
-    folder = open_folder(workspace / "stores", "regions", recipe(extractor_of(config)))
+    folder = open_or_create_store(workspace / "stores", "regions", region_store_recipe(get_extractor(config)))
     paths = {image.id: image.path for image in dataset.images}
-    hashes = ContentHashes(workspace).of(paths.values())
+    hashes = FileHashCache(workspace).get_hashes(paths.values())
     items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
-    return _extract(regions_shard, config, folder, items, paths, images_per_shard, each)
+    return _extract(extract_region_shard, config, folder, items, paths, images_per_shard, map_fn)
 
 
 def extract_tokens(
-    config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: Map = map
+    config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: MapFn = map
 ) -> Path:
     """Token features of every caption that is new or changed, into a store. Returns the store's folder."""
-    folder = open_folder(workspace / "stores", "tokens", extractor_of(config).fingerprint)
+    folder = open_or_create_store(workspace / "stores", "tokens", get_extractor(config).recipe)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(name, sha256_text(text)) for name, text in texts.items()]
-    return _extract(tokens_shard, config, folder, items, texts, captions_per_shard, each)
+    return _extract(extract_token_shard, config, folder, items, texts, captions_per_shard, each)
 
 
 def _extract(
-    function: Callable[[Job], str],
+    function: Callable[[ExtractionJob], str],
     config: Any,
     folder: Path,
     items: list[Item],
     sources: dict[str, Any],
     per_shard: int,
-    each: Map,
+    each: MapFn,
 ) -> Path:
-    with filling(folder, items, per_shard) as plans:
-        jobs = [Job(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
+    with store_update(folder, items, per_shard) as plans:
+        jobs = [ExtractionJob(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
         list(each(function, jobs))
     if items and not len(store := Store(folder)):
-        name, reason = next(iter(store.set_aside.items()))
+        name, reason = next(iter(store.invalid_items.items()))
         raise ValueError(f"{folder}: none of {len(items)} items could be extracted; the first, {name}: {reason}")
     return folder
 
 
-def regions_shard(job: Job) -> str:
+def extract_region_shard(job: ExtractionJob) -> str:
     """Make one shard of a region store; returns its file name."""
     return write_shard(job.folder, job.plan, _region_rows(job))
 
 
-def _region_rows(job: Job) -> Iterator[dict[str, Any] | str]:
-    extractor = extractor_of(job.config)
+def _region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
+    extractor = get_extractor(job.config)
     if isinstance(extractor, RegionFile):
         yield from extractor.rows([item.id for item in job.plan.items])
         return
-    with closing(stream(extractor, job.sources, load_image)) as found:
+    with closing(extract_from_paths(extractor, job.sources, load_image)) as found:
         for regions in found:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
-def tokens_shard(job: Job) -> str:
+def extract_token_shard(job: ExtractionJob) -> str:
     """Make one shard of a token store; returns its file name."""
 
     def rows() -> Iterator[dict[str, Any]]:
-        with MODEL:  # two shards that share a GPU take turns
-            found = extractor_of(job.config)(list(job.sources))
+        with DEVICE_LOCK:  # two shards that share a GPU take turns
+            found = get_extractor(job.config)(list(job.sources))
         yield from (vars(tokens) for tokens in found)
 
     return write_shard(job.folder, job.plan, rows())
 
 
-def given_regions(folder: Path, dataset: Dataset) -> Path:
+def check_region_store(folder: Path, dataset: Dataset) -> Path:
     """A region store that is there already, for the images of the data set that are in it. Returns its folder.
 
     Raises FileNotFoundError if there is no store, ValueError if it is of another kind or none of the images is in it.
@@ -169,15 +173,15 @@ def given_regions(folder: Path, dataset: Dataset) -> Path:
     return folder
 
 
-def usable(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
+def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
     """The data set less the images and captions that no features are stored of: what later stages work on."""
     store = Store(regions)
-    kept = dataset.without({image.id for image in dataset.images if image.id not in store})
-    silent = set(Store(tokens).set_aside)
+    kept = dataset.exclude_images({image.id for image in dataset.images if image.id not in store})
+    silent = set(Store(tokens).invalid_items)
     return replace(kept, captions=tuple(caption for caption in kept.captions if caption.id not in silent))
 
 
-def train(
+def train_model(
     config: TrainConfig,
     regions: Path,
     tokens: Path,
@@ -192,7 +196,7 @@ def train(
     """
     region_store, token_store = Store(regions), Store(tokens)
     name = fingerprint(config, region_store, token_store, dataset)
-    folder, device = workspace / "models" / f"tern-{name}", chosen_device(config.device)
+    folder, device = workspace / "models" / f"tern-{name}", resolve_device(config.device)
     encoder = TextEncoder(text) if config.fine_tune and text else None
     return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
 
@@ -205,31 +209,31 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> Non
         ValueError: it cannot be read, or its BERT is not the one in [text], or that gives a mean of several layers,
             where the authors' networks read one
     """
-    checkpoint_file(checkpoint)
-    if text.layer == MEAN:
+    check_checkpoint_file(checkpoint)
+    if text.layer == MEAN_LAST_4:
         raise ValueError(
-            f"text.layer is {MEAN!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
+            f"text.layer is {MEAN_LAST_4!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
         )
     if any(read_json(card).get("checkpoint") == checkpoint.name for card in workspace.glob("models/*/model.json")):
         return
-    _, bert = load_authors(checkpoint)
+    _, bert = load_paper_checkpoint(checkpoint)
     if bert:
-        filled(TextEncoder(text), bert, checkpoint)
+        load_bert_weights(TextEncoder(text), bert, checkpoint)
 
 
-def adopt(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:
+def import_paper_checkpoint(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:
     """The model of one of the authors' checkpoints, used as it is. Returns its folder."""
     stores = Store(regions), Store(tokens)
     return adopt_authors(checkpoint, workspace / "models", *stores, lambda: TextEncoder(text))
 
 
 @dataclass(frozen=True)
-class VectorJob:
+class EmbeddingJob:
     """One shard of vectors to make, from the rows of a feature store."""
 
     model: Path
     source: Path
-    side: str
+    modality: str
     folder: Path
     plan: ShardPlan
     text: TextConfig | None = None
@@ -240,15 +244,15 @@ class VectorJob:
         return len(self.plan.items)
 
 
-def embed(
+def embed_dataset(
     model: Path,
     regions: Path,
     tokens: Path,
     dataset: Dataset,
     workspace: Path,
-    each: Map = map,
+    each: MapFn = map,
     text: TextConfig | None = None,
-) -> Vectors:
+) -> VectorStores:
     """Unit vectors of every image and caption that has none of this model yet. Returns the two stores' folders.
 
     `text` is what the tokens were extracted with, for a model whose text encoder was fine-tuned.
@@ -266,30 +270,30 @@ def embed(
     ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
     with ExitStack() as stores:
         for side, store in zip(ids, sources.values(), strict=True):
-            folders[side] = open_folder(workspace / "vectors", "vectors", {"model": model.name, "side": side})
-            items = [Item(*pair) for pair in zip(ids[side], store.hashes(ids[side]), strict=True)]
-            plans = stores.enter_context(filling(folders[side], items, VECTORS_PER_SHARD))
-            jobs += [VectorJob(model, store.folder, side, folders[side], plan, text) for plan in plans]
-        list(each(vectors_shard, jobs))
-    return Vectors(folders["image"], folders["caption"])
+            folders[side] = open_or_create_store(workspace / "vectors", "vectors", {"model": model.name, "side": side})
+            items = [Item(*pair) for pair in zip(ids[side], store.content_hashes(ids[side]), strict=True)]
+            plans = stores.enter_context(store_update(folders[side], items, VECTORS_PER_SHARD))
+            jobs += [EmbeddingJob(model, store.folder, side, folders[side], plan, text) for plan in plans]
+        list(each(embed_shard, jobs))
+    return VectorStores(folders["image"], folders["caption"])
 
 
-def vectors_shard(job: VectorJob) -> str:
+def embed_shard(job: EmbeddingJob) -> str:
     """Make one shard of a vector store; returns its file name."""
-    function = {"image": embed_images, "caption": embed_captions}[job.side]
-    blocks = function(trained(job.model, job.text), Store(job.source), [item.id for item in job.plan.items])
+    function = {"image": embed_images, "caption": embed_captions}[job.modality]
+    blocks = function(load_trained_model(job.model, job.text), Store(job.source), [item.id for item in job.plan.items])
     return write_shard(job.folder, job.plan, ({"features": row[None]} for _, rows in blocks for row in rows))
 
 
 @lru_cache(maxsize=1)
-def trained(folder: Path, text: TextConfig | None) -> Any:
+def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
     """The model of a folder; with its own text encoder, of the kind that `text` says, if that was fine-tuned."""
     encoder = TextEncoder(text) if text and read_json(folder / "model.json").get("fine_tuned") else None
     return load_model(folder, text=encoder)
 
 
-def evaluate(
-    vectors: Vectors,
+def evaluate_splits(
+    vectors: VectorStores,
     dataset: Dataset,
     workspace: Path,
     splits: tuple[str, ...] = HELD_OUT,
@@ -308,29 +312,29 @@ def evaluate(
         return path
     found: dict[str, Any] = {}
     texts = {caption.id: caption.text for caption in dataset.captions}
-    for name in with_captions(dataset, splits):
-        image_ids, caption_ids, owners = held_out(dataset, images, name)
+    for name in splits_with_captions(dataset, splits):
+        image_ids, caption_ids, owners = held_out_ids(dataset, images, name)
         rows = (s.read("features", ids).astype("float32") for s, ids in ((images, image_ids), (captions, caption_ids)))
         said = [texts[caption] for caption in caption_ids]
-        metrics = evaluation(config, tuple(rows), image_ids, owners, said, name, folder)
+        metrics = evaluate_vectors(config, tuple(rows), image_ids, owners, said, name, folder)
         found[name] = {"images": len(image_ids), "captions": len(caption_ids), **metrics}
     return write_json(path, found)
 
 
 def _stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
     """Size and time of the files of relevances, so that a new file gives a new evaluation."""
-    paths = [Path(config.spice.replace("{split}", split)) for split in splits if config.spice]
+    paths = [Path(config.spice_file.replace("{split}", split)) for split in splits if config.spice_file]
     return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
 
 
-def with_captions(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
+def splits_with_captions(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
     """Those of the splits in which something can be asked: they have images and captions."""
-    return [name for name in splits if name in dataset.counts() and dataset.split(name).captions]
+    return [name for name in splits if name in dataset.count_images_by_split() and dataset.select_split(name).captions]
 
 
-def held_out(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
+def held_out_ids(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
     """Image ids, caption ids and each caption's image id of one split, as far as there are vectors of them."""
-    part = dataset.split(split)
+    part = dataset.select_split(split)
     image_ids = [image.id for image in part.images if image.id in images]
     kept = set(image_ids)
     captions = [caption for caption in part.captions if caption.image_id in kept]

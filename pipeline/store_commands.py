@@ -10,7 +10,7 @@ from data.records import printable
 
 if TYPE_CHECKING:
     from data.store import Store
-    from pipeline.importing import Imported
+    from pipeline.importing import ImportResult
 
 app = typer.Typer(help="Feature stores: look at them, check them, exchange them.", no_args_is_help=True)
 FolderArgument = Annotated[
@@ -34,7 +34,7 @@ def _folder(path: Path) -> Path:
 
 
 def _facts(store: "Store") -> Iterator[tuple[str, str]]:
-    shards, aside, dropped = store.manifest["shards"], store.set_aside, store.manifest["dropped"]
+    shards, aside, dropped = store.manifest["shards"], store.invalid_items, store.manifest["dropped"]
     yield "store", str(store.folder)
     yield "kind", f"{store.kind}, generation {store.generation}"
     rows = int(store.lengths(store.ids).sum())
@@ -70,14 +70,14 @@ def verify(
 
     [dim]Example: tern store verify runs/demo/stores/regions-*[/dim]
     """
-    from data.manifest import read_manifest
-    from data.verify import drop as unlist
-    from data.verify import problems as problems_of
-    from pipeline.workers import bar
+    from data.manifest import read_store_manifest
+    from data.verify import find_problems as problems_of
+    from data.verify import unlist_damaged_shards as unlist
+    from pipeline.workers import progress_bar
 
-    manifest = read_manifest(_folder(folder))
+    manifest = read_store_manifest(_folder(folder))
     items = sum(entry["items"] for entry in manifest["shards"])
-    with bar("verify", items) as advance:
+    with progress_bar("verify", items) as advance:
         problems = problems_of(_folder(folder), manifest, advance)
     for problem in problems:
         typer.secho(printable(str(problem)), fg="red")
@@ -103,14 +103,14 @@ def compact(
 
     [dim]Example: tern store compact runs/demo/stores/regions-* --items 2000[/dim]
     """
-    from data.compact import compact as compacted
-    from data.manifest import read_manifest
-    from pipeline.workers import in_processes
+    from data.compact import compact_store as compacted
+    from data.manifest import read_store_manifest
+    from pipeline.workers import make_process_map
 
     place = _folder(folder)
-    before = read_manifest(place)
+    before = read_store_manifest(place)
     # One process: the disk is what it waits for, and the rows of two shards are all the memory it takes.
-    after = compacted(place, items_per_shard, in_processes(1, "compact"))
+    after = compacted(place, items_per_shard, make_process_map(1, "compact"))
     (shards, size), (now, left) = _size(before), _size(after)
     if after["generation"] == before["generation"]:
         typer.echo(f"compact already: {shards:,} shards, {size:,} bytes")
@@ -159,8 +159,8 @@ def import_(
     [dim]tern store import cocobu --into runs/x/stores --images photos --ids "COCO_train2014_{id:012d}.jpg"[/dim]
     """
     from data.formats.records import ReadOptions
-    from pipeline.importing import ImportConfig, find_formats, images_in, import_regions
-    from pipeline.workers import bar
+    from pipeline.importing import ImportConfig, count_images, detect_formats, import_regions
+    from pipeline.workers import progress_bar
 
     for option, value, choices in (
         ("--transposed", transposed, ("auto", "yes", "no")),
@@ -175,8 +175,8 @@ def import_(
         sources=tuple(sources),
         format=format,
         name=name,
-        ids=ids,
-        half=half,
+        id_template=ids,
+        float16=half,
         images=images,
         sizes=sizes,  # type: ignore[arg-type]
         boxes=boxes,  # type: ignore[arg-type]
@@ -185,22 +185,24 @@ def import_(
         attributes=attributes,
         images_per_shard=images_per_shard,
     )
-    for path, kind in zip(config.sources, find_formats(config), strict=True):
+    for path, kind in zip(config.sources, detect_formats(config), strict=True):
         typer.echo(f"format   {printable(str(path))}: {kind.name} ({kind.title})")
-    with bar("import", images_in(config)) as advance:
+    with progress_bar("import", count_images(config)) as advance:
         made = import_regions(config, into, advance)
     _print_import(made)
 
 
-def _print_import(made: "Imported") -> None:
-    for place, reason in made.set_aside[:20]:
+def _print_import(made: "ImportResult") -> None:
+    for place, reason in made.invalid_records[:20]:
         typer.secho(f"set aside  {printable(place)}: {printable(reason)}", fg="yellow", err=True)
-    if len(made.set_aside) > 20:
+    if len(made.invalid_records) > 20:
         typer.secho(
-            f"set aside  {len(made.set_aside) - 20:,} more; the store's manifest lists them", fg="yellow", err=True
+            f"set aside  {len(made.invalid_records) - 20:,} more; the store's manifest lists them",
+            fg="yellow",
+            err=True,
         )
-    known = f", {made.known:,} were there already" if made.known else ""
-    typer.echo(f"images   {made.images:,} imported{known}, {len(made.set_aside):,} set aside")
+    known = f", {made.num_unchanged:,} were there already" if made.num_unchanged else ""
+    typer.echo(f"images   {made.num_imported:,} imported{known}, {len(made.invalid_records):,} set aside")
     typer.echo(f"regions  {made.folder}")
     typer.echo(f'plan     regions_store = "{made.folder}"')
 
@@ -226,11 +228,11 @@ def export(
     """
     from data.store import Store
     from pipeline.exporting import export_regions
-    from pipeline.importing import lines
-    from pipeline.workers import bar
+    from pipeline.importing import read_lines
+    from pipeline.workers import progress_bar
 
     folder = _folder(folder)
-    chosen = None if only is None else [line.strip("\r") for line in lines(only) if line.strip()]
-    with bar("export", len(Store(folder)) if chosen is None else len(chosen)) as advance:
+    chosen = None if only is None else [line.strip("\r") for line in read_lines(only) if line.strip()]
+    with progress_bar("export", len(Store(folder)) if chosen is None else len(chosen)) as advance:
         count = export_regions(folder, to, format, ids, chosen, force, advance)
     typer.echo(f"{format}  {count:,} images in {to}")

@@ -35,16 +35,20 @@ def update(
     """
     from functools import partial
 
-    from pipeline.chain import Chain
-    from pipeline.indexing import served, trained, update_index
+    from pipeline.chain import PipelineRunner
+    from pipeline.indexing import find_model, find_served_version, publish_index_update
     from pipeline.plan import load_plan
-    from pipeline.workers import in_processes
+    from pipeline.workers import make_process_map
 
     loaded = load_plan(plan, tuple(overrides or ()))
-    before, own = served(loaded.workspace, version)
-    pinned = trained(loaded.workspace, model) if model else own
-    indexed = partial(update_index, upkeep=loaded.upkeep, version=version, say=partial(typer.echo, err=True))
-    chain = Chain(loaded, lambda label: in_processes(loaded.workers, label), pinned=pinned, indexed=indexed)
+    before, own = find_served_version(loaded.workspace, version)
+    pinned = find_model(loaded.workspace, model) if model else own
+    indexed = partial(
+        publish_index_update, maintenance=loaded.maintenance, version=version, on_message=partial(typer.echo, err=True)
+    )
+    chain = PipelineRunner(
+        loaded, lambda label: make_process_map(loaded.workers, label), model_folder=pinned, index_stage=indexed
+    )
     typer.echo(f"index  {chain.index}{'  nothing to do' if chain.index == before else ''}")
 
 
@@ -53,8 +57,8 @@ def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: Index
 
     [dim]Example: tern index compact --plan flickr30k[/dim]
     """
-    from index import compact, gate_of
+    from index import compact_index, make_gate
     from pipeline.plan import load_plan
 
-    judge = gate_of(load_plan(plan, tuple(overrides or ())).gate, {}, {})  # rows and their vectors are looked at
-    typer.echo(f"index  {compact(root_of(plan, overrides, index), gate=judge)}")
+    judge = make_gate(load_plan(plan, tuple(overrides or ())).gate, {}, {})  # rows and their vectors are looked at
+    typer.echo(f"index  {compact_index(root_of(plan, overrides, index), gate=judge)}")

@@ -26,7 +26,7 @@ def convert(
 
     [dim]Example: tern weights convert faster_rcnn_from_caffe_attr.pkl vg36.safetensors --vocabulary vocab[/dim]
     """
-    from extractors.bottom_up.weights import convert as converted
+    from extractors.bottom_up.weights import convert_weights as converted
 
     if anchors not in (None, "caffe", "detectron2"):
         raise typer.BadParameter(f"--anchors is {anchors!r}; it may be caffe or detectron2")
@@ -41,9 +41,9 @@ def convert(
 @app.command()
 def info(file: Annotated[Path, typer.Argument(help="A .safetensors file.")]) -> None:
     """What a file of weights says of itself. [dim]Example: tern weights info vg36.safetensors[/dim]"""
-    from extractors.state import read_metadata
+    from extractors.state import read_safetensors_metadata
 
-    for key, value in read_metadata(file).items():
+    for key, value in read_safetensors_metadata(file).items():
         names = json.loads(value) if value.startswith("[") else None
         some = f": {', '.join(names[:5])}, ..." if names else ""
         shown = value if names is None else f"{len(names):,} names{some}"

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
-SHARING = 2  # jobs that share a device: one is extracted while the other is written
+MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+JOBS_PER_GPU = 2  # jobs that share a device: one is extracted while the other is written
 console = Console(stderr=True)
 
 
-class Rate(ProgressColumn):
+class RateColumn(ProgressColumn):
     """Items a second, averaged over the last of them."""
 
     def render(self, task: Task) -> Text:
@@ -31,15 +31,21 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with rate and time left; gives the function that moves it by n items."""
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         yield lambda n: progress.advance(task, n)
 
 
-def in_processes(workers: int, label: str) -> Map:
+def make_process_map(num_workers: int, label: str) -> MapFn:
     """A `map` over workers (in this process where one job or one worker is all there is); see `pool_for`.
 
     Results come in the order of the jobs. The bar counts a job's `size`, if it has one. The first error ends the run.
@@ -49,11 +55,11 @@ def in_processes(workers: int, label: str) -> Map:
         jobs = list(jobs)
         if not jobs:
             return []
-        sizes = [getattr(job, "size", 1) for job in jobs]
-        with bar(label, sum(sizes)) as advance:
-            if min(workers, len(jobs)) == 1:
+        sizes = [getattr(job, "num_items", 1) for job in jobs]
+        with progress_bar(label, sum(sizes)) as advance:
+            if min(num_workers, len(jobs)) == 1:
                 return [_and(advance, size, function(job)) for job, size in zip(jobs, sizes, strict=True)]
-            with pool_for(jobs, workers) as pool:
+            with open_pool(jobs, num_workers) as pool:
                 futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
                 try:
                     for future in as_completed(futures):
@@ -72,16 +78,16 @@ def _and(advance: Callable[[int], None], size: int, result: Any) -> Any:
     return result
 
 
-def pool_for(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]:
+def open_pool(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]:
     """Worker processes for the jobs; or threads of this one for those that share a device (`shares_device`)."""
-    if shares_device(jobs[0]):
-        return ThreadPoolExecutor(min(workers, len(jobs), SHARING), thread_name_prefix="shard")
+    if uses_gpu(jobs[0]):
+        return ThreadPoolExecutor(min(workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
     return process_pool(min(workers, len(jobs)), type(jobs[0]).__module__)
 
 
-def shares_device(job: Any) -> bool:
+def uses_gpu(job: Any) -> bool:
     """Whether a job is carried out by a GPU, which others use too."""
-    return getattr(job, "shares_device", False)
+    return getattr(job, "uses_gpu", False)
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tern.model import ModelConfig, geometry
+from tern.model import ModelConfig, box_features
 from tern.quick import Dropout, Linear, attention, linear
 
 
-class Layer(nn.Module):
+class PaperLayer(nn.Module):
     """A transformer layer with the arithmetic of nn.TransformerEncoderLayer: ReLU after the sum, or GELU before it.
 
     Args:
@@ -55,13 +55,13 @@ class Layer(nn.Module):
         return self.out(attention(q, k, v, mask, self.heads, rate))  # (b, n, w)
 
 
-def stack(layers: int, *shape: int | float) -> nn.ModuleList:
+def make_identical_layers(layers: int, *shape: int | float) -> nn.ModuleList:
     """Layers of one shape that all start from the same weights, as those of nn.TransformerEncoder do."""
-    first = Layer(*shape)
+    first = PaperLayer(*shape)
     return nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
 
 
-class AuthorsTern(nn.Module):
+class PaperTern(nn.Module):
     """The authors' network, without BERT: its features come from a store, or from one that is fine-tuned beside it.
 
     Args:
@@ -73,11 +73,11 @@ class AuthorsTern(nn.Module):
     def __init__(self, config: ModelConfig, region_dim: int, token_dim: int) -> None:
         super().__init__()
         self.config, self.region_dim, self.token_dim = config, region_dim, token_dim
-        w, e, rest = config.width, config.embed_dim, (config.heads, config.ff, config.dropout)
-        self.place = nn.Sequential(Linear(region_dim + 5, w), nn.ReLU(), Linear(w, w))
-        self.visual = stack(config.visual_layers, w, *rest)
-        self.image_in, self.caption_in = Linear(w, e), Linear(token_dim, e)
-        self.shared = stack(config.shared_layers, e, *rest)
+        w, e, rest = config.width, config.embed_dim, (config.heads, config.feedforward_dim, config.dropout)
+        self.box_proj = nn.Sequential(Linear(region_dim + 5, w), nn.ReLU(), Linear(w, w))
+        self.visual = make_identical_layers(config.visual_layers, w, *rest)
+        self.image_proj, self.caption_proj = Linear(w, e), Linear(token_dim, e)
+        self.shared = make_identical_layers(config.shared_layers, e, *rest)
 
     def embed_images(
         self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
@@ -93,12 +93,12 @@ class AuthorsTern(nn.Module):
 
         Returns: (b, e), each of length 1
         """
-        x = torch.cat([features, geometry(boxes, sizes).to(features.dtype)], dim=-1)  # (b, r, d + 5)
-        x = self.place(F.pad(x, (0, 0, 1, 0)))  # (b, 1 + r, w): row 0 is a region of zeros, at a box of zeros
+        x = torch.cat([features, box_features(boxes, sizes).to(features.dtype)], dim=-1)  # (b, r, d + 5)
+        x = self.box_proj(F.pad(x, (0, 0, 1, 0)))  # (b, 1 + r, w): row 0 is a region of zeros, at a box of zeros
         mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
         for layer in self.visual:
             x = layer(x, mask)
-        return self._finish(self.image_in(x), mask)
+        return self._finish(self.image_proj(x), mask)
 
     def embed_captions(self, features: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors of captions.
@@ -109,7 +109,7 @@ class AuthorsTern(nn.Module):
 
         Returns: (b, e), each of length 1
         """
-        return self._finish(self.caption_in(features), mask)
+        return self._finish(self.caption_proj(features), mask)
 
     def _finish(self, x: Tensor, mask: Tensor) -> Tensor:
         """The shared layers and row 0 of what they give: x (b, n, e), mask (b, n) -> (b, e)"""

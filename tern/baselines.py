@@ -10,7 +10,7 @@ import numpy as np
 from data.store import Store
 
 
-def chance(images: int, captions_per_image: int) -> dict[str, float]:
+def chance_recall(images: int, captions_per_image: int) -> dict[str, float]:
     """Expected recall in percent of a ranking drawn at random, no ties.
 
     A caption finds its one image among the first k with probability k / images; an image finds one of its c
@@ -25,7 +25,9 @@ def chance(images: int, captions_per_image: int) -> dict[str, float]:
     return {**found, "rsum": sum(found.values())}
 
 
-def pooled(store: Store, ids: Sequence[str], how: Literal["mean", "max", "first", "scored"] = "mean") -> np.ndarray:
+def pool_features(
+    store: Store, ids: Sequence[str], how: Literal["mean", "max", "first", "scored"] = "mean"
+) -> np.ndarray:
     """The mean, maximum, first row or mean by `scores` of each item: (b, d) float32; zeros for an item without rows."""
     lengths, rows = store.lengths(ids), store.read("features", ids).astype(np.float32)
     scores = store.read("scores", ids) if how == "scored" else np.zeros(len(rows))
@@ -42,7 +44,7 @@ def pooled(store: Store, ids: Sequence[str], how: Literal["mean", "max", "first"
     return out
 
 
-def ridge(images: np.ndarray, captions: np.ndarray, owners: np.ndarray, penalty: float) -> np.ndarray:
+def fit_ridge(images: np.ndarray, captions: np.ndarray, image_index: np.ndarray, penalty: float) -> np.ndarray:
     """Weights W (d + 1, t) that take pooled regions to the mean caption of each image; the last row is the offset.
 
     Least |X W - Y|^2 + penalty * mean(x^2) * n * |W|^2, the offset not penalised (as scikit-learn's Ridge).
@@ -53,11 +55,11 @@ def ridge(images: np.ndarray, captions: np.ndarray, owners: np.ndarray, penalty:
     """
     if penalty <= 0:
         raise ValueError(f"a penalty of {penalty} leaves more features than images undetermined; give one above 0")
-    counts = np.bincount(owners, minlength=len(images))
+    counts = np.bincount(image_index, minlength=len(images))
     if len(counts) != len(images) or not counts.all():
         raise ValueError("ridge needs a caption of every image; leave out the images that have none")
     target = np.zeros((len(images), captions.shape[1]))
-    np.add.at(target, owners, captions)
+    np.add.at(target, image_index, captions)
     target /= counts[:, None]
     middle, goal = images.mean(axis=0, dtype=np.float64), target.mean(axis=0)
     x = images - middle

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from data.store import Store
-from tern.counts import counted
+from tern.counts import count_similar_regions
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchIds:
     """What one batch holds, by id. `owners[j]` is the place in `images` of the image of `captions[j]`."""
 
     images: list[str]
     captions: list[str]
-    owners: list[int]
+    image_index: list[int]
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageBatch:
     """Padded regions: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask, scores and counts (b, r).
 
     Float32, the mask bool. Counts (tern/counts.py) are given where regions were left out; else the model counts.
@@ -45,16 +45,16 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Captions:
+class CaptionBatch:
     """Padded wordpieces: features (n, l, d) float32, mask (n, l) bool."""
 
     features: Tensor
     mask: Tensor
 
 
-def plan_epoch(
-    captions_of: Mapping[str, Sequence[str]], images: int, captions: int, seed: int, epoch: int
-) -> list[Plan]:
+def plan_batches(
+    captions_of: Mapping[str, Sequence[str]], images_per_batch: int, captions_per_image: int, seed: int, epoch: int
+) -> list[BatchIds]:
     """Batches of one epoch: every image once, with some of its captions.
 
     Args:
@@ -72,32 +72,35 @@ def plan_epoch(
     start = np.random.default_rng([seed, 0]).integers(0, 1 << 30, len(names))
     order = np.random.default_rng([seed, 1, epoch]).permutation(len(names))
     plans = []
-    for part in np.array_split(order, max(1, -(-len(names) // images))):
-        picked = [take_turns(captions_of[names[i]], int(start[i]) + epoch * captions, captions) for i in part]
+    for part in np.array_split(order, max(1, -(-len(names) // images_per_batch))):
+        picked = [
+            rotate_captions(captions_of[names[i]], int(start[i]) + epoch * captions_per_image, captions_per_image)
+            for i in part
+        ]
         owners = [place for place, own in enumerate(picked) for _ in own]
-        plans.append(Plan([names[i] for i in part], [name for own in picked for name in own], owners))
+        plans.append(BatchIds([names[i] for i in part], [name for own in picked for name in own], owners))
     return plans
 
 
-def take_turns(own: Sequence[str], first: int, count: int) -> list[str]:
+def rotate_captions(own: Sequence[str], first: int, count: int) -> list[str]:
     """`count` of `own` from place `first` on, round and round, none twice."""
     return [own[(first + step) % len(own)] for step in range(min(count, len(own)))]
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingBatch:
     """What the model sees of one plan: images, and captions in groups of like length, each padded to its own longest.
 
     Caption j of the plan (or of the part of it that was read) is row `order[j]` of the groups one after another.
     """
 
-    images: Images
-    captions: tuple[Captions, ...]
+    images: ImageBatch
+    captions: tuple[CaptionBatch, ...]
     order: Tensor  # (n,) int64
 
 
 @dataclass(frozen=True)
-class Sources:
+class BatchReader:
     """Where steps are read from, and what becomes of the rows."""
 
     regions: Store
@@ -112,90 +115,92 @@ class Sources:
     """by length, that the captions of a step are split into"""
     pinned: bool = False
     """page-locked memory, for a GPU to fetch beside its work"""
-    centre: Tensor | None = None
+    feature_mean: Tensor | None = None
     """(d,), of a model that counts regions alike: it is told how many there were before some were left out"""
 
-    def step(self, plan: Plan, draw: np.random.Generator, part: tuple[int, int] = (0, 1)) -> Step:
+    def read(self, plan: BatchIds, draw: np.random.Generator, part: tuple[int, int] = (0, 1)) -> TrainingBatch:
         """The step of a plan, or the share of process `part[0]` of `part[1]`; what is dropped depends on neither."""
-        images, captions = share(plan, *part)
-        stay = remain(self.regions.lengths(plan.images), self.region_drop, draw)[images]
-        seen = read_images(self.regions, plan.images[images], stay, self.centre if self.region_drop else None)
-        stay = remain(self.tokens.lengths(plan.captions), self.token_drop, draw)[captions]
+        images, captions = rank_slices(plan, *part)
+        stay = make_keep_mask(self.regions.lengths(plan.images), self.region_drop, draw)[images]
+        seen = read_images(self.regions, plan.images[images], stay, self.feature_mean if self.region_drop else None)
+        stay = make_keep_mask(self.tokens.lengths(plan.captions), self.token_drop, draw)[captions]
         places = np.argsort(stay.sum(axis=1), kind="stable")
         groups = [group for group in np.array_split(places, self.groups) if len(group)]
         names = plan.captions[captions]
         told = [read_captions(self.tokens, [names[j] for j in g], stay[g], self.field) for g in groups]
-        step = Step(seen, tuple(told), torch.from_numpy(np.argsort(places)))
-        return moved(step, Tensor.pin_memory) if self.pinned else step
+        step = TrainingBatch(seen, tuple(told), torch.from_numpy(np.argsort(places)))
+        return map_tensors(step, Tensor.pin_memory) if self.pinned else step
 
 
-def share(plan: Plan, rank: int, world: int) -> tuple[slice, slice]:
+def rank_slices(plan: BatchIds, rank: int, world: int) -> tuple[slice, slice]:
     """Which images of a plan, and which of its captions, are those of process `rank` of `world`: a run of each."""
     first, last = (len(plan.images) * k // world for k in (rank, rank + 1))
-    return slice(first, last), slice(*(int(place) for place in np.searchsorted(plan.owners, (first, last))))
+    return slice(first, last), slice(*(int(place) for place in np.searchsorted(plan.image_index, (first, last))))
 
 
 def read_images(
-    store: Store, ids: Sequence[str], stay: np.ndarray | None = None, centre: Tensor | None = None
-) -> Images:
+    store: Store, ids: Sequence[str], keep_mask: np.ndarray | None = None, feature_mean: Tensor | None = None
+) -> ImageBatch:
     """The regions of some images as one batch.
 
     Args:
         store: a region store
         ids: b image ids
         stay: (b, longest or more) bool from `remain`: the rows that stay; all of them if it is not given
-        centre: (d,), to count each region's like among all rows, those that do not stay too
+        feature_mean: (d,), to count each region's like among all rows, those that do not stay too
     """
     features, lengths = store.read_padded("features", ids)
     boxes, _ = store.read_padded("boxes", ids)
-    stay = remain(lengths) if stay is None else stay
+    keep_mask = make_keep_mask(lengths) if keep_mask is None else keep_mask
     scores, _ = store.read_padded("scores", ids)
-    padded, mask = tighten(features, stay)
+    padded, mask = select_and_pad(features, keep_mask)
     counts = None
-    if centre is not None and features.shape[1]:
-        whole, real = tighten(features, remain(lengths))
-        every = counted(whole, real, torch.from_numpy(scores.astype(np.float32)), centre)
-        counts = tighten(every.numpy(), stay)[0]
+    if feature_mean is not None and features.shape[1]:
+        whole, real = select_and_pad(features, make_keep_mask(lengths))
+        every = count_similar_regions(whole, real, torch.from_numpy(scores.astype(np.float32)), feature_mean)
+        counts = select_and_pad(every.numpy(), keep_mask)[0]
     sizes = torch.from_numpy(np.asarray(store.read("size", ids), "f4"))
-    return Images(padded, tighten(boxes, stay)[0], sizes, mask, tighten(scores, stay)[0], counts)
+    return ImageBatch(
+        padded, select_and_pad(boxes, keep_mask)[0], sizes, mask, select_and_pad(scores, keep_mask)[0], counts
+    )
 
 
 def read_captions(
     store: Store, ids: Sequence[str], stay: np.ndarray | None = None, field: str = "features"
-) -> Captions:
+) -> CaptionBatch:
     """The wordpieces of some captions as one batch; `stay` as for `read_images`. With `token_ids`: (n, l) int64."""
     rows, lengths = store.read_padded(field, ids)
-    return Captions(*tighten(rows, remain(lengths) if stay is None else stay))
+    return CaptionBatch(*select_and_pad(rows, make_keep_mask(lengths) if stay is None else stay))
 
 
-def remain(lengths: np.ndarray, drop: float = 0.0, draw: np.random.Generator | None = None) -> np.ndarray:
+def make_keep_mask(lengths: np.ndarray, drop: float = 0.0, draw: np.random.Generator | None = None) -> np.ndarray:
     """(b, longest) bool: which rows of items of `lengths` (b,) stay when a fraction `drop` goes, as `kept` has it."""
     real = np.arange(int(lengths.max(initial=0)))[None] < lengths[:, None]
-    real[real] = kept(lengths, drop, draw)
+    real[real] = sample_kept_rows(lengths, drop, draw)
     return real
 
 
-def tighten(rows: np.ndarray, stay: np.ndarray) -> tuple[Tensor, Tensor]:
+def select_and_pad(rows: np.ndarray, stay: np.ndarray) -> tuple[Tensor, Tensor]:
     """rows (b, longest, ...) and which of them stay (b, longest or more) -> as `pad`"""
     stay = stay[:, : rows.shape[1]]
-    return pad(rows[stay], stay.sum(axis=1))
+    return pad_rows(rows[stay], stay.sum(axis=1))
 
 
 def pad_images(
     features: np.ndarray, boxes: np.ndarray, sizes: np.ndarray, scores: np.ndarray, lengths: np.ndarray
-) -> Images:
+) -> ImageBatch:
     """features (k, d), boxes (k, 4) px, sizes (b, 2) px, scores (k,), lengths (b,) rows, adding up to k -> a batch"""
-    padded, mask = pad(features, lengths)
+    padded, mask = pad_rows(features, lengths)
     sizes = torch.from_numpy(np.asarray(sizes, np.float32))
-    return Images(padded, pad(boxes, lengths)[0], sizes, mask, pad(scores, lengths)[0])
+    return ImageBatch(padded, pad_rows(boxes, lengths)[0], sizes, mask, pad_rows(scores, lengths)[0])
 
 
-def pad_captions(features: np.ndarray, lengths: np.ndarray) -> Captions:
+def pad_captions(features: np.ndarray, lengths: np.ndarray) -> CaptionBatch:
     """features (k, d), lengths (n,) rows, adding up to k -> a batch"""
-    return Captions(*pad(features, lengths))
+    return CaptionBatch(*pad_rows(features, lengths))
 
 
-def pad(rows: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
     """Rows one after another into a rectangle.
 
     Args:
@@ -211,7 +216,7 @@ def pad(rows: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(out), torch.from_numpy(filled | (place == 0))
 
 
-def kept(lengths: np.ndarray, drop: float, draw: np.random.Generator | None) -> np.ndarray:
+def sample_kept_rows(lengths: np.ndarray, drop: float, draw: np.random.Generator | None) -> np.ndarray:
     """(k,) bool: which rows stay when a fraction `drop` goes; the first row of an item always does."""
     if drop <= 0 or draw is None:
         return np.ones(int(lengths.sum()), bool)
@@ -221,12 +226,12 @@ def kept(lengths: np.ndarray, drop: float, draw: np.random.Generator | None) -> 
     return stays
 
 
-def moved(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Images, Captions or a Step with every tensor of it changed."""
     if part is None:
         return None
     if isinstance(part, Tensor):
         return change(part)
     if isinstance(part, tuple):
-        return tuple(moved(one, change) for one in part)
-    return type(part)(*(moved(getattr(part, field.name), change) for field in fields(part)))
+        return tuple(map_tensors(one, change) for one in part)
+    return type(part)(*(map_tensors(getattr(part, field.name), change) for field in fields(part)))

@@ -15,21 +15,21 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from data.files import atomic
-from tern.curves import CURVES, HISTORY, draw_curves, write_history
-from tern.distributed import place, told_by_first
+from data.files import atomic_write
+from tern.curves import CURVES, HISTORY, plot_curves, write_history
+from tern.distributed import broadcast_from_rank0, get_rank_and_world_size
 from tern.embed import WEIGHTS
 
 if TYPE_CHECKING:
-    from tern.run import Run
+    from tern.run import Trainer
 
 STATE = "last.pt"
 LAST = "last.safetensors"
-AVERAGED = "ema.safetensors"
-DRAWN = 60  # seconds at least between two drawings of the curves
+EMA = "ema.safetensors"
+CURVES_SECONDS = 60  # seconds at least between two drawings of the curves
 
 
-class Keeper:
+class CheckpointManager:
     """Puts a run on disk: every so many steps or seconds, and at the end of each epoch. The first process alone does.
 
     Args:
@@ -37,7 +37,7 @@ class Keeper:
         seconds: the same in seconds; 0 for no such rule
     """
 
-    def __init__(self, folder: Path, key: str, run: Run, steps: int, seconds: float) -> None:
+    def __init__(self, folder: Path, key: str, run: Trainer, steps: int, seconds: float) -> None:
         self.folder, self.key, self.run, self.steps, self.seconds = folder, key, run, steps, seconds
         self.saved = self.drawn = time.monotonic()
 
@@ -45,44 +45,44 @@ class Keeper:
         """Save the state if it is due and the epoch goes on."""
         run = self.run
         late = self.seconds and time.monotonic() - self.saved >= self.seconds
-        if run.step < run.steps and (late or (self.steps and run.step % self.steps == 0)):
+        if run.step < run.steps_per_epoch and (late or (self.steps and run.step % self.steps == 0)):
             self.save()
 
     def after_epoch(self) -> None:
         """Save the weights if they are the best, then the state, then the curves."""
         run = self.run
-        if place()[0]:
+        if get_rank_and_world_size()[0]:
             return
         if run.best_epoch == run.epoch:
-            write_weights(self.folder / WEIGHTS, run.averaged)
+            save_weights(self.folder / WEIGHTS, run.ema_model)
         self.save()
         write_history(self.folder / HISTORY, run.history)
-        if time.monotonic() - self.drawn >= DRAWN:
-            draw_curves(self.folder / CURVES, run.history)
+        if time.monotonic() - self.drawn >= CURVES_SECONDS:
+            plot_curves(self.folder / CURVES, run.history)
             self.drawn = time.monotonic()
 
     def save(self) -> None:
         """Write the state. A loss that is not finite is found before it gets there."""
         run = self.run
-        run.settle()
+        run.check_pending_values()
         self.saved = time.monotonic()
-        if place()[0]:
+        if get_rank_and_world_size()[0]:
             return
-        state = {name: part.state_dict() for name, part in run.parts().items()}
+        state = {name: part.state_dict() for name, part in run.stateful_parts().items()}
         about = {"epoch": run.epoch, "step": run.step, "losses": run.losses, "history": run.history}
-        with atomic(self.folder / STATE) as path:
+        with atomic_write(self.folder / STATE) as path:
             torch.save(state | about | {"key": self.key}, path)
 
-    def leave(self) -> None:
+    def save_final(self) -> None:
         """What a finished run leaves beside its best weights."""
         run = self.run
         write_history(self.folder / HISTORY, run.history)  # a run killed between state and curve lacks the last row
-        draw_curves(self.folder / CURVES, run.history)
-        write_weights(self.folder / LAST, run.model)
-        write_weights(self.folder / AVERAGED, run.averaged)
+        plot_curves(self.folder / CURVES, run.history)
+        save_weights(self.folder / LAST, run.model)
+        save_weights(self.folder / EMA, run.ema_model)
 
 
-def restore(folder: Path, key: str, run: Run) -> None:
+def load_checkpoint(folder: Path, key: str, run: Trainer) -> None:
     """Go on where `Keeper.save` left off, if it did.
 
     Raises:
@@ -90,23 +90,25 @@ def restore(folder: Path, key: str, run: Run) -> None:
     """
     if (folder / STATE).is_file():
         state = torch.load(folder / STATE, map_location=run.device, weights_only=True)
-        same_run(state["key"], key, folder)
-        for name, part in run.parts().items():
+        check_fingerprint(state["key"], key, folder)
+        for name, part in run.stateful_parts().items():
             part.load_state_dict(state[name])
         run.epoch, run.step = state["epoch"], state["step"]
         run.losses, run.history = state["losses"], state["history"]
     here = [run.epoch, run.step]
-    if told_by_first(here) != here:
-        raise ValueError(f"process {place()[0]} does not see the state in {folder}: give a folder that all share")
+    if broadcast_from_rank0(here) != here:
+        raise ValueError(
+            f"process {get_rank_and_world_size()[0]} does not see the state in {folder}: give a folder that all share"
+        )
 
 
-def write_weights(path: Path, model: nn.Module) -> None:
+def save_weights(path: Path, model: nn.Module) -> None:
     """A model's weights as safetensors, whole or not at all."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
-def same_run(found: str, key: str, folder: Path) -> None:
+def check_fingerprint(found: str, key: str, folder: Path) -> None:
     """ValueError if a folder holds a run of another name."""
     if found != key:
         raise ValueError(f"{folder} holds the training {found}, not {key}: other settings or data; give another folder")

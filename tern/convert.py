@@ -12,32 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.files import digest, sha256_file, sweep, write_json
-from data.lock import writing
+from data.files import digest, remove_stale_temporaries, sha256_file, write_json
+from data.lock import write_lock
 from data.store import Store
-from tern.authors import AuthorsTern
-from tern.checkpoint import write_weights
-from tern.embed import CARD, WEIGHTS
-from tern.finetune import FineTuned
+from tern.authors import PaperTern
+from tern.checkpoint import save_weights
+from tern.embed import MODEL_CARD, WEIGHTS
+from tern.finetune import TernWithTextEncoder
 from tern.model import ModelConfig
 
 VERSION = 1  # to be raised when one and the same checkpoint gives other vectors
 
 ROOT = "img_txt_enc."
 BERT = "txt_enc.bert_model."
-DEAD = ("img_enc.fc.", "txt_enc.map.")  # computed in each step of theirs and never used
-DOUBLE = "txt_enc.word_embeddings."  # BERT's own table under a second name
-PARTS = {
+UNUSED_PREFIXES = ("img_enc.fc.", "txt_enc.map.")  # computed in each step of theirs and never used
+DUPLICATE_PREFIX = "txt_enc.word_embeddings."  # BERT's own table under a second name
+PREFIX_PATTERNS = {
     r"img_enc\.pos_encoding_image\.map\.(\d)\.": r"place.\1.",
     r"img_enc\.transformer_encoder\.layers\.(\d+)\.": r"visual.\1.",
     r"transformer_encoder_1\.layers\.(\d+)\.": r"shared.\1.",
     r"img_proj\.": "image_in.",
     r"cap_proj\.": "caption_in.",
 }
-INSIDE = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj.": "out.", "linear1.": "feed.0.", "linear2.": "feed.3."}
+LAYER_NAMES = {
+    "self_attn.in_proj_": "qkv.",
+    "self_attn.out_proj.": "out.",
+    "linear1.": "feed.0.",
+    "linear2.": "feed.3.",
+}
 
 
-def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callable[[], nn.Module]) -> Path:
+def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, text: Callable[[], nn.Module]) -> Path:
     """The model of one of the authors' checkpoints as a folder that `tern.embed.load` reads; nothing is trained.
 
     Args:
@@ -56,14 +61,14 @@ def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callabl
         FileNotFoundError: no such file
         ValueError: as of `load_authors`, or a store or a text encoder of another shape
     """
-    checkpoint_file(path)
+    check_checkpoint_file(path)
     sha, recipes = sha256_file(path), {"regions": digest(regions.recipe), "tokens": digest(tokens.recipe)}
     key = digest(["checkpoint", VERSION, sha, recipes])
     folder = Path(models) / f"tern-{key}"
-    if (folder / CARD).is_file():
+    if (folder / MODEL_CARD).is_file():
         return folder
     model: nn.Module
-    model, bert = load_authors(path)
+    model, bert = load_paper_checkpoint(path)
     for what, store, dim in (("regions", regions, model.region_dim), ("wordpieces", tokens, model.token_dim)):
         if store.dim != dim:
             raise ValueError(
@@ -73,25 +78,25 @@ def adopt(path: Path, models: Path, regions: Store, tokens: Store, text: Callabl
     card: dict[str, Any] = {"fingerprint": key, "checkpoint": Path(path).name, "sha256": sha, **recipes}
     card |= {"model": model.config.model_dump(mode="json"), "region_dim": regions.dim, "token_dim": tokens.dim}
     if bert:
-        model = FineTuned(model, filled(text(), bert, path))
+        model = TernWithTextEncoder(model, load_bert_weights(text(), bert, path))
     card |= {"fine_tuned": bool(bert), "parameters": sum(p.numel() for p in model.parameters())}
     folder.mkdir(parents=True, exist_ok=True)
-    with writing(folder):
-        if not (folder / CARD).is_file():  # another process may have made it meanwhile
-            sweep(folder)  # of one that was killed while it wrote
-            write_weights(folder / WEIGHTS, model)
-            write_json(folder / CARD, card)
+    with write_lock(folder):
+        if not (folder / MODEL_CARD).is_file():  # another process may have made it meanwhile
+            remove_stale_temporaries(folder)  # of one that was killed while it wrote
+            save_weights(folder / WEIGHTS, model)
+            write_json(folder / MODEL_CARD, card)
     return folder
 
 
-def checkpoint_file(path: Path) -> Path:
+def check_checkpoint_file(path: Path) -> Path:
     """The path, if a file is there. Raises FileNotFoundError."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the authors' .pth.tar file")
     return Path(path)
 
 
-def filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
+def load_bert_weights(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
     """A text encoder with the weights of a checkpoint's BERT; its pooler and lists of positions, never asked, go.
 
     Args:
@@ -114,7 +119,7 @@ def filled(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
     return text
 
 
-def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
+def load_paper_checkpoint(path: Path) -> tuple[PaperTern, dict[str, Tensor]]:
     """The model of one of the authors' checkpoints, in eval mode, and its BERT.
 
     Returns: the model, its shape read off the tensors (heads and dropout, which leave no trace, are theirs: 4 and
@@ -124,7 +129,7 @@ def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
         FileNotFoundError: no such file
         ValueError: not a checkpoint of theirs, damaged, or of a configuration that this model is not
     """
-    state, bert = convert(read_checkpoint(path))
+    state, bert = convert_state_dict(read_checkpoint(path))
     layers = {part: sum(name.endswith("norm1.weight") for name in state if name.startswith(part)) for part in
               ("visual.", "shared.")}  # fmt: skip
     try:
@@ -133,11 +138,11 @@ def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
         if wide != width + 5:
             raise ValueError(f"regions of {wide - 5} features go into a stack {width} wide; theirs are as wide as it")
         config = ModelConfig(
-            architecture="tern", width=width, heads=4, visual_layers=layers["visual."], shared_layers=layers["shared."],
-            ff=ff, dropout=0.1, input_dropout=0.0, embed_dim=embed, pooling="cls", pre_norm=False, direct=False,
-            counts=False,
+            architecture="paper", width=width, heads=4, visual_layers=layers["visual."], shared_layers=layers["shared."],
+            feedforward_dim=ff, dropout=0.1, input_dropout=0.0, embed_dim=embed, pooling="cls", pre_norm=False, shortcut=False,
+            count_similar_regions=False,
         )  # fmt: skip
-        model = AuthorsTern(config, wide - 5, state["caption_in.weight"].shape[1])
+        model = PaperTern(config, wide - 5, state["caption_in.weight"].shape[1])
         model.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of TERN's published configuration: {error}") from error
@@ -146,7 +151,7 @@ def load_authors(path: Path) -> tuple[AuthorsTern, dict[str, Tensor]]:
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the authors' names; it is read by torch's `weights_only` reader."""
-    path = checkpoint_file(path)
+    path = check_checkpoint_file(path)
     scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # their best scores are numpy numbers
     plain = [argparse.Namespace, scalar, np._core.multiarray.scalar, np.dtype, type(np.dtype(np.float64))]
     try:
@@ -157,7 +162,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read as a checkpoint with weights under 'model': {error}") from error
 
 
-def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def convert_state_dict(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights by the authors' names -> (those of `AuthorsTern`, those of BERT), by our names and by transformers'.
 
     Raises:
@@ -168,17 +173,17 @@ def convert(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tens
         short = name.removeprefix("module.").removeprefix(ROOT)
         if short.startswith(BERT):
             bert[short.removeprefix(BERT)] = value
-        elif not short.startswith((*DEAD, DOUBLE)):
-            ours[renamed(short)] = value
+        elif not short.startswith((*UNUSED_PREFIXES, DUPLICATE_PREFIX)):
+            ours[convert_parameter_name(short)] = value
     return ours, bert
 
 
-def renamed(name: str) -> str:
+def convert_parameter_name(name: str) -> str:
     """One of the authors' names as ours."""
-    for theirs, mine in PARTS.items():
+    for theirs, mine in PREFIX_PATTERNS.items():
         if re.match(theirs, name):
             name = re.sub(f"^{theirs}", mine, name)
-            for inside, own in INSIDE.items():
+            for inside, own in LAYER_NAMES.items():
                 name = name.replace(inside, own)
             return name
     raise ValueError(

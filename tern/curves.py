@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from data.files import atomic
+from data.files import atomic_write
 
 HISTORY = "history.csv"
 CURVES = "curves.png"
@@ -17,13 +17,13 @@ BOARD = "tensorboard"
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """The curve as CSV, a row an epoch, whole at every moment."""
-    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
 
 
-def draw_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
+def plot_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
     """Loss and validation recalls by epoch as a PNG, whole at every moment."""
     from matplotlib.figure import Figure  # a second of import, and no pyplot: it would keep every figure
 
@@ -38,11 +38,11 @@ def draw_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
     right.axvline(best["epoch"], color="#bbbbbb", linestyle=":", label=f"best rsum {best['rsum']:.1f}")
     right.set(xlabel="epoch", ylabel="validation (%)", ylim=(0, 100))
     right.legend(fontsize="small")
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-class Board:
+class TensorBoardLogger:
     """Scalars for TensorBoard, in `folder/tensorboard`; what a resumed run does again replaces what it had written."""
 
     def __init__(self, folder: Path, batch: int) -> None:
@@ -53,7 +53,7 @@ class Board:
 
         self._writer: Any = SummaryWriter(str(folder / BOARD), purge_step=batch)
 
-    def epoch(self, row: dict[str, float], losses: Sequence[float], batch: int) -> None:
+    def log_epoch(self, row: dict[str, float], losses: Sequence[float], batch: int) -> None:
         """A row of the history, and the loss of each batch of its epoch; the last was number `batch` of all."""
         for number, loss in enumerate(losses, batch - len(losses) + 1):
             self._writer.add_scalar("loss/batch", loss, number)

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.store import Store
-from tern.baselines import pooled
+from tern.baselines import pool_features
 
 SAMPLE = 8192  # items that a mean and a spread are taken from; more changes neither by much
 NO_SCORE = 1e-6  # added to every score: of regions without any each counts the same
-AT_ONCE = 256  # items in memory while that is done
+CHUNK = 256  # items in memory while that is done
 
 
-class DirectImages(nn.Module):
+class ImageShortcut(nn.Module):
     """First region, mean by score, and maximum, each number with mean 0 and spread 1 over the training images, mapped.
 
     A detector is asked for 36 boxes whether there are so many things or not: by its scores the last hardly count. The
@@ -32,25 +32,25 @@ class DirectImages(nn.Module):
     `middle` and `spread` (3d,) are no parameters: `set_frame` takes them from the training set.
     """
 
-    VIEWS = ("first", "scored", "max")  # of `tern.baselines.pooled`
+    POOLINGS = ("first", "scored", "max")  # of `tern.baselines.pooled`
 
     def __init__(self, dim: int, out: int, dropout: float) -> None:
         super().__init__()
-        wide = len(self.VIEWS) * dim
+        wide = len(self.POOLINGS) * dim
         self.drop, self.map = nn.Dropout(dropout), nn.Linear(wide, out)
-        self.register_buffer("middle", torch.zeros(wide))
-        self.register_buffer("spread", torch.ones(wide))
+        self.register_buffer("mean", torch.zeros(wide))
+        self.register_buffer("std", torch.ones(wide))
         nn.init.normal_(self.map.weight, std=0.01)
         nn.init.zeros_(self.map.bias)
 
     def forward(self, x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
         """x (b, n, d), mask (b, n), scores (b, n) of the detector, else all alike -> (b, e)"""
         most = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
-        x = torch.cat([x[:, 0], mean(x, mask, scores), most], dim=-1)  # (b, 3d)
-        return self.map(self.drop((x - self.middle) / self.spread))
+        x = torch.cat([x[:, 0], masked_mean(x, mask, scores), most], dim=-1)  # (b, 3d)
+        return self.map(self.drop((x - self.mean) / self.std))
 
 
-class DirectCaptions(nn.Module):
+class CaptionShortcut(nn.Module):
     """The mean wordpiece at unit length, less the mean of the training captions `middle` (d,), mapped.
 
     The map is an isometry at the start: distances are the text encoder's own until images move them.
@@ -59,17 +59,17 @@ class DirectCaptions(nn.Module):
     def __init__(self, dim: int, out: int) -> None:
         super().__init__()
         self.map = nn.Linear(dim, out)
-        self.register_buffer("middle", torch.zeros(dim))
+        self.register_buffer("mean", torch.zeros(dim))
         nn.init.orthogonal_(self.map.weight)
         nn.init.zeros_(self.map.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (b, n, d), mask (b, n) -> (b, e)"""
-        x = F.normalize(mean(x, mask).float(), dim=-1, eps=1e-8) - self.middle
+        x = F.normalize(masked_mean(x, mask).float(), dim=-1, eps=1e-8) - self.mean
         return self.map(F.normalize(x, dim=-1, eps=1e-8))
 
 
-def mean(x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
+def masked_mean(x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
     """x (b, n, d), mask (b, n) -> (b, d): of the real rows, by their scores (b, n) unless all of those are 0"""
     weights = mask.to(x.dtype)
     if scores is not None:
@@ -78,8 +78,10 @@ def mean(x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def set_frame(model: nn.Module, regions: Store, tokens: Store, images: Sequence[str], captions: Sequence[str]) -> None:
-    """Take the middle and spread of both direct roads, and the centre that regions alike are counted around, from
+def fit_normalization(
+    model: nn.Module, regions: Store, tokens: Store, images: Sequence[str], captions: Sequence[str]
+) -> None:
+    """Take the middle and spread of both direct roads, and the feature_mean that regions alike are counted around, from
     training items: the same on every process and every start.
 
     Args:
@@ -87,29 +89,31 @@ def set_frame(model: nn.Module, regions: Store, tokens: Store, images: Sequence[
         images, captions: ids of the training split; of more than `SAMPLE` an even part is read
     """
     if getattr(model, "counts", None) is not None:
-        model.counts.centre.copy_(torch.from_numpy(moments(images, lambda ids: pooled(regions, ids, "scored"))[0]))
-    if getattr(model, "direct_images", None) is None:
+        model.counts.feature_mean.copy_(
+            torch.from_numpy(mean_and_std(images, lambda ids: pool_features(regions, ids, "scored"))[0])
+        )
+    if getattr(model, "image_shortcut", None) is None:
         return
-    views = model.direct_images.VIEWS
-    middle, spread = moments(images, lambda ids: np.hstack([pooled(regions, ids, how) for how in views]))
+    views = model.image_shortcut.POOLINGS
+    mean, std = mean_and_std(images, lambda ids: np.hstack([pool_features(regions, ids, how) for how in views]))
     # a number that hardly moves in training says nothing: the noise of one new image would be blown up
-    spread[spread <= 1e-3 * spread.mean()] = np.inf
-    model.direct_images.middle.copy_(torch.from_numpy(middle))
-    model.direct_images.spread.copy_(torch.from_numpy(spread))
+    std[std <= 1e-3 * std.mean()] = np.inf
+    model.image_shortcut.mean.copy_(torch.from_numpy(mean))
+    model.image_shortcut.std.copy_(torch.from_numpy(std))
 
     def unit(ids: Sequence[str]) -> np.ndarray:
-        rows = pooled(tokens, ids)
+        rows = pool_features(tokens, ids)
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
 
-    model.direct_captions.middle.copy_(torch.from_numpy(moments(captions, unit)[0]))
+    model.caption_shortcut.mean.copy_(torch.from_numpy(mean_and_std(captions, unit)[0]))
 
 
-def moments(ids: Sequence[str], rows_of: Callable[[Sequence[str]], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(ids: Sequence[str], rows_of: Callable[[Sequence[str]], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (d,) of the rows (n, d) of some ids, read in parts."""
     ids = [ids[i] for i in np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).round().astype(int)]
     total, squares = 0.0, 0.0
-    for start in range(0, len(ids), AT_ONCE):
-        rows = rows_of(ids[start : start + AT_ONCE]).astype(np.float64)
+    for start in range(0, len(ids), CHUNK):
+        rows = rows_of(ids[start : start + CHUNK]).astype(np.float64)
         total, squares = total + rows.sum(axis=0), squares + (rows**2).sum(axis=0)
-    middle = total / len(ids)
-    return middle, np.sqrt(np.maximum(squares / len(ids) - middle**2, 0))
+    mean = total / len(ids)
+    return mean, np.sqrt(np.maximum(squares / len(ids) - mean**2, 0))

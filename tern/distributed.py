@@ -18,19 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tern.batches import Step
+from tern.batches import TrainingBatch
 
-LONGEST = timedelta(days=1)  # that others wait while the first extracts features; a process that dies ends all at once
+TIMEOUT = timedelta(days=1)  # that others wait while the first extracts features; a process that dies ends all at once
 
 
-class Both(nn.Module):
+class TwoTowerForward(nn.Module):
     """Both towers in one forward, as DistributedDataParallel needs it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(self, step: TrainingBatch) -> tuple[Tensor, Tensor]:
         """A step of b images and n captions -> (b, e) and (n, e) of unit length"""
         images = step.images
         seen = self.model.embed_images(
@@ -40,7 +40,7 @@ class Both(nn.Module):
         return seen, told[step.order]
 
 
-class Gathered(torch.autograd.Function):
+class AllGatherWithGrad(torch.autograd.Function):
     """Rows of all processes, in the order of their ranks; the gradient of a process's own rows goes back to it."""
 
     @staticmethod
@@ -59,19 +59,19 @@ class Gathered(torch.autograd.Function):
         return own * len(ctx.counts), None
 
 
-def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
+def all_gather_with_grad(own: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows (sum of counts, e) of all processes: own (counts[rank], e), counts a process."""
-    return Gathered.apply(own, counts) if len(counts) > 1 else own
+    return AllGatherWithGrad.apply(own, counts) if len(counts) > 1 else own
 
 
-def place() -> tuple[int, int]:
+def get_rank_and_world_size() -> tuple[int, int]:
     """(rank, number of processes) of this process; (0, 1) where there is no group of them."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def told_by_first(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """What the first process has as `value`, on all of them: a small object."""
-    if place()[1] == 1:
+    if get_rank_and_world_size()[1] == 1:
         return value
     box = [value]
     device = current_device() if dist.get_backend() == "nccl" else "cpu"
@@ -79,48 +79,48 @@ def told_by_first(value: Any) -> Any:
     return box[0]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every process has come here."""
-    if place()[1] > 1:
+    if get_rank_and_world_size()[1] > 1:
         dist.barrier()
 
 
-def wrapped(both: Both, device: str) -> nn.Module:
+def wrap_ddp(both: TwoTowerForward, device: str) -> nn.Module:
     """`both`, with its gradients added up over the processes if there are several."""
-    if place()[1] == 1:
+    if get_rank_and_world_size()[1] == 1:
         return both
     return DistributedDataParallel(both, device_ids=[torch.device(device)] if device.startswith("cuda") else None)
 
 
-def share_gradients(part: nn.Module) -> None:
+def average_gradients(part: nn.Module) -> None:
     """Mean over the processes of the gradients of a small part that DistributedDataParallel does not see: the loss."""
-    world = place()[1]
+    world = get_rank_and_world_size()[1]
     for parameter in part.parameters():
         if world > 1 and parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= world
 
 
-def launched() -> bool:
+def is_torchrun() -> bool:
     """Whether `torchrun` has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the only one, or the first of those that `torchrun` has started."""
-    return not launched() or os.environ["RANK"] == "0"
+    return not is_torchrun() or os.environ["RANK"] == "0"
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Be one of the processes that `torchrun` has started, inside; nothing happens where it has not."""
-    if not launched() or dist.is_initialized():
+    if not is_torchrun() or dist.is_initialized():
         yield
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -128,14 +128,14 @@ def joined() -> Iterator[None]:
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The first process goes through the block while the others wait; then they do, and find all made."""
-    rank, _ = place()
+    rank, _ = get_rank_and_world_size()
     if rank:
-        wait()
+        barrier()
     yield
     if not rank:
-        wait()
+        barrier()
 
 
 def current_device() -> str:
@@ -143,7 +143,7 @@ def current_device() -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def chosen_device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device that a setting stands for: `auto` is this process's GPU if there is one, `cuda` is it in any case."""
     own = name == "auto" or (name == "cuda" and torch.cuda.is_available())
     return current_device() if own else name

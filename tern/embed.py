@@ -18,22 +18,22 @@ from torch import nn
 from data.files import read_json
 from data.records import Dataset
 from data.store import Store
-from tern.batches import Captions, Images, moved, pad_captions, pad_images, read_captions, read_images
-from tern.finetune import FineTuned
+from tern.batches import CaptionBatch, ImageBatch, map_tensors, pad_captions, pad_images, read_captions, read_images
+from tern.finetune import TernWithTextEncoder
 from tern.metrics import retrieval_metrics
 from tern.model import ModelConfig, build_model
 
 WEIGHTS = "best.safetensors"
-CARD = "model.json"
+MODEL_CARD = "model.json"
 
 
-def build(config: ModelConfig, region_dim: int, token_dim: int, text: nn.Module | None = None) -> nn.Module:
+def build_trainable(config: ModelConfig, region_dim: int, token_dim: int, text: nn.Module | None = None) -> nn.Module:
     """The model of a config, freshly drawn; with `text`, an encoder of token ids, one that trains that too."""
     tern = build_model(config, region_dim, token_dim)
-    return tern if text is None else FineTuned(tern, text)
+    return tern if text is None else TernWithTextEncoder(tern, text)
 
 
-def load(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn.Module:
+def load_model(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn.Module:
     """The trained model of a folder that `tern.train.train` has finished, in eval mode.
 
     Args:
@@ -43,7 +43,7 @@ def load(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn
         FileNotFoundError: training has not finished there
         ValueError: the weights do not fit the model that the card describes, or `text` is missing or too much
     """
-    card = Path(folder) / CARD
+    card = Path(folder) / MODEL_CARD
     if not card.is_file():
         raise FileNotFoundError(f"{card} is missing: training has not finished in {folder}; run it (again)")
     facts = read_json(card)
@@ -51,7 +51,7 @@ def load(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn
         raise ValueError(
             f"{card} says that fine_tuned is {facts.get('fine_tuned', False)}: then, and only then, give `text`"
         )
-    model = build(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"], text)
+    model = build_trainable(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"], text)
     try:
         model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     except (RuntimeError, OSError, SafetensorError) as error:
@@ -76,23 +76,23 @@ def embed_captions(
     """Vectors of stored captions: yields (ids, (b, e) float32 of unit length), `batch` captions at a time, in order."""
     for start in range(0, len(ids), batch):
         part = list(ids[start : start + batch])
-        yield part, forward_captions(model, read_captions(store, part, field=field_of(model)))
+        yield part, forward_captions(model, read_captions(store, part, field=caption_field(model)))
 
 
-def validate(model: nn.Module, regions: Store, tokens: Store, part: Dataset) -> dict[str, float]:
+def evaluate_split(model: nn.Module, regions: Store, tokens: Store, part: Dataset) -> dict[str, float]:
     """`retrieval_metrics` of one split, from the stores."""
     images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
     seen = np.concatenate([rows for _, rows in embed_images(model, regions, images)])
     told = np.concatenate([rows for _, rows in embed_captions(model, tokens, captions)])
-    return retrieval_metrics(seen, images, told, [part.owner[name] for name in captions])
+    return retrieval_metrics(seen, images, told, [part.image_id_by_caption_id[name] for name in captions])
 
 
-def field_of(model: nn.Module) -> str:
+def caption_field(model: nn.Module) -> str:
     """What of a caption a model reads: `features`, or `token_ids` where it has a text encoder of its own."""
     return getattr(model, "token_field", "features")
 
 
-def embed_tokens(model: nn.Module, captions: Sequence[np.ndarray]) -> np.ndarray:
+def embed_new_captions(model: nn.Module, captions: Sequence[np.ndarray]) -> np.ndarray:
     """Vectors of fresh captions, for instance typed ones.
 
     Args:
@@ -101,13 +101,13 @@ def embed_tokens(model: nn.Module, captions: Sequence[np.ndarray]) -> np.ndarray
     Returns: (n, e) float32 of unit length
     """
     lengths = np.array([len(rows) for rows in captions], np.int64)
-    if field_of(model) == "token_ids":
+    if caption_field(model) == "token_ids":
         return forward_captions(model, pad_captions(np.concatenate(captions), lengths))
     check_dim("wordpiece", captions, model.token_dim)
-    return forward_captions(model, pad_captions(as_stored(captions), lengths))
+    return forward_captions(model, pad_captions(to_stored_precision(captions), lengths))
 
 
-def embed_regions(
+def embed_new_images(
     model: nn.Module, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]]
 ) -> np.ndarray:
     """Vectors of fresh images.
@@ -122,10 +122,10 @@ def embed_regions(
     check_dim("region", features, model.region_dim)
     lengths = np.array([len(rows) for rows in features], np.int64)
     rest = np.concatenate(boxes), np.array(sizes), np.concatenate(scores)
-    return forward_images(model, pad_images(as_stored(features), *rest, lengths))
+    return forward_images(model, pad_images(to_stored_precision(features), *rest, lengths))
 
 
-def as_stored(items: Sequence[np.ndarray]) -> np.ndarray:
+def to_stored_precision(items: Sequence[np.ndarray]) -> np.ndarray:
     """Items of (n, d) rows one after another, rounded to the half precision that stores keep."""
     return np.concatenate(items).astype(np.float16)
 
@@ -143,15 +143,15 @@ def check_dim(what: str, items: Sequence[np.ndarray], dim: int) -> None:
 
 
 @torch.inference_mode()
-def forward_images(model: nn.Module, batch: Images) -> np.ndarray:
+def forward_images(model: nn.Module, batch: ImageBatch) -> np.ndarray:
     """One padded batch -> (b, e) float32"""
     device = next(model.parameters()).device
-    batch = moved(batch, lambda part: part.to(device))
+    batch = map_tensors(batch, lambda part: part.to(device))
     return model.embed_images(batch.features, batch.boxes, batch.sizes, batch.mask, batch.scores).cpu().numpy()
 
 
 @torch.inference_mode()
-def forward_captions(model: nn.Module, batch: Captions) -> np.ndarray:
+def forward_captions(model: nn.Module, batch: CaptionBatch) -> np.ndarray:
     """One padded batch -> (n, e) float32"""
     device = next(model.parameters()).device
     return model.embed_captions(batch.features.to(device), batch.mask.to(device)).cpu().numpy()

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.files import digest
-from tern.metrics import folds, mean_of, retrieval_metrics
+from tern.metrics import average_metrics, make_folds, retrieval_metrics
 from tern.ndcg import ndcg, read_relevances, write_relevances
 from tern.rouge import rouge_l
 
@@ -23,16 +23,16 @@ class EvaluationConfig(BaseModel):
     """parts of the split whose means are given too, as `fold_*`: 5 for COCO's 1K protocol; 0 for none"""
     ndcg: bool = False
     """NDCG@25 with ROUGE-L relevances, as `*_ndcg_rougeL`"""
-    spice: str = ""
+    spice_file: str = ""
     """NDCG@25 with the relevances of a file in the TERN authors' format, as `*_ndcg_spice`: its path, with {split} for
     the split's name; empty for none"""
 
 
-def evaluation(
+def evaluate_vectors(
     config: EvaluationConfig,
     vectors: tuple[np.ndarray, np.ndarray],
     image_ids: Sequence[str],
-    owners: Sequence[str],
+    caption_image_ids: Sequence[str],
     texts: Sequence[str],
     split: str,
     folder: Path,
@@ -48,11 +48,11 @@ def evaluation(
         ValueError: folds that do not divide the split, a file of relevances of another size; as `retrieval_metrics`
     """
     images, captions = vectors
-    relevances = relevances_of(config, image_ids, owners, texts, split, folder)
+    relevances = load_relevances(config, image_ids, caption_image_ids, texts, split, folder)
     every = np.arange(len(images)), np.arange(len(captions))
 
     def of(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
-        data = images[rows], [image_ids[k] for k in rows], captions[columns], [owners[k] for k in columns]
+        data = images[rows], [image_ids[k] for k in rows], captions[columns], [caption_image_ids[k] for k in columns]
         found = retrieval_metrics(*data)
         for method, matrix in relevances.items():
             found |= {f"{name}_{method}": value for name, value in ndcg(*data, matrix, columns, rows).items()}
@@ -60,12 +60,12 @@ def evaluation(
 
     found = of(*every)
     if config.folds:
-        parts = folds(image_ids, owners, config.folds)
-        found |= {f"fold_{name}": value for name, value in mean_of([of(*part) for part in parts]).items()}
+        parts = make_folds(image_ids, caption_image_ids, config.folds)
+        found |= {f"fold_{name}": value for name, value in average_metrics([of(*part) for part in parts]).items()}
     return found
 
 
-def relevances_of(
+def load_relevances(
     config: EvaluationConfig,
     image_ids: Sequence[str],
     owners: Sequence[str],
@@ -81,6 +81,6 @@ def relevances_of(
             column = {name: place for place, name in enumerate(image_ids)}
             write_relevances(path, rouge_l(texts, texts, [column[name] for name in owners], len(image_ids)))
         found["rougeL"] = read_relevances(path, *shape)
-    if config.spice:
-        found["spice"] = read_relevances(Path(config.spice.replace("{split}", split)), *shape)
+    if config.spice_file:
+        found["spice"] = read_relevances(Path(config.spice_file.replace("{split}", split)), *shape)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-class FineTuned(nn.Module):
+class TernWithTextEncoder(nn.Module):
     """What `tern.model` gives, with token ids where that takes features.
 
     Args:

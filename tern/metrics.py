@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-CUTS = (1, 5, 10)
-TIE = 1e-6  # of a cosine
+RECALL_CUTOFFS = (1, 5, 10)
+TIE_TOLERANCE = 1e-6  # of a cosine
 BLOCK_BYTES = 64 * 2**20  # of one block of scores; memory does not grow with queries times gallery
 
 
@@ -39,23 +39,25 @@ def retrieval_metrics(
         ValueError: vectors that are not finite, ids that do not fit the rows, an image twice, a
             caption whose image is not there
     """
-    return summary(*both_ranks(images, captions, *labels(images, image_ids, captions, caption_image_ids)))
+    return summarize_ranks(
+        *compute_ranks(images, captions, *encode_image_ids(images, image_ids, captions, caption_image_ids))
+    )
 
 
-def summary(i2t: np.ndarray, t2i: np.ndarray) -> dict[str, float]:
+def summarize_ranks(i2t: np.ndarray, t2i: np.ndarray) -> dict[str, float]:
     """The figures of `retrieval_metrics` from the ranks of `both_ranks`: i2t (N,) with -1 for no query, t2i (M,)."""
     found = {"i2t": i2t[i2t >= 0], "t2i": t2i}
     result: dict[str, float] = {}
     for way, rank in found.items():
-        for cut in CUTS:
+        for cut in RECALL_CUTOFFS:
             result[f"{way}_r{cut}"] = 100 * float(np.mean(rank < cut))
         result[f"{way}_medr"] = float(np.floor(np.median(rank)) + 1)
         result[f"{way}_meanr"] = float(np.mean(rank) + 1)
-    result["rsum"] = sum(result[f"{way}_r{cut}"] for way in found for cut in CUTS)
+    result["rsum"] = sum(result[f"{way}_r{cut}"] for way in found for cut in RECALL_CUTOFFS)
     return result
 
 
-def folds(
+def make_folds(
     image_ids: Sequence[str], caption_image_ids: Sequence[str], count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows of images and of captions of each of `count` equal parts: the 5 x 1K protocol of COCO.
@@ -77,12 +79,12 @@ def folds(
     return [(rows[fold], np.flatnonzero(own == fold)) for fold in range(count)]
 
 
-def mean_of(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def average_metrics(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Each metric averaged over the folds."""
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
 
-def labels(
+def encode_image_ids(
     images: np.ndarray, image_ids: Sequence[str], captions: np.ndarray, caption_image_ids: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids into whole numbers in the order of the ids: (N,) and (M,) int64. Errors as `retrieval_metrics`."""
@@ -102,7 +104,7 @@ def labels(
     return image_labels, np.searchsorted(names, owners)
 
 
-def both_ranks(
+def compute_ranks(
     images: np.ndarray, captions: np.ndarray, image_labels: np.ndarray, caption_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of both directions from one product, and without a sort: what beats the right answer is counted.
@@ -120,33 +122,35 @@ def both_ranks(
     seen, told = images[row_order].astype(np.float32), captions[column_order].astype(np.float32)
     own = np.searchsorted(image_labels[row_order], caption_labels[column_order])  # (M,) row of each caption's image
     first, last = (np.searchsorted(own, np.arange(len(seen)), side) for side in ("left", "right"))
-    right = right_scores(seen, told, own)
+    right = positive_scores(seen, told, own)
     i2t, t2i = np.full(len(seen), -1, np.int64), np.zeros(len(told), np.int64)
-    for start, scores in blocks(seen, told):
+    for start, scores in iter_score_blocks(seen, told):
         for row, score in enumerate(scores, start):
             a, b = first[row], last[row]
             if a < b:
                 best = right[a:b].max()
-                i2t[row] = (score[:a] >= np.float32(best - TIE)).sum() + (score[b:] > np.float32(best + TIE)).sum()
-        t2i += ahead_in_columns(scores, right, own - start)
-    return undo(i2t, row_order), undo(t2i, column_order)
+                i2t[row] = (score[:a] >= np.float32(best - TIE_TOLERANCE)).sum() + (
+                    score[b:] > np.float32(best + TIE_TOLERANCE)
+                ).sum()
+        t2i += count_better_rows(scores, right, own - start)
+    return unsort(i2t, row_order), unsort(t2i, column_order)
 
 
-def right_scores(seen: np.ndarray, told: np.ndarray, own: np.ndarray) -> np.ndarray:
+def positive_scores(seen: np.ndarray, told: np.ndarray, own: np.ndarray) -> np.ndarray:
     """seen (N, e), told (M, e), own (M,) rows of seen -> (M,) float64 score of each caption with its image"""
     step = max(1, BLOCK_BYTES // (8 * seen.shape[1]))
     parts = (slice(start, start + step) for start in range(0, len(told), step))
     return np.concatenate([np.einsum("me,me->m", told[p], seen[own[p]], dtype=np.float64) for p in parts])
 
 
-def blocks(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def iter_score_blocks(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Scores by blocks of rows, as (first row, (s, M) float32), s so small that a byte counts them."""
     step = min(255, max(1, BLOCK_BYTES // (4 * len(columns))))
     for start in range(0, len(rows), step):
         yield start, rows[start : start + step] @ columns.T
 
 
-def ahead_in_columns(scores: np.ndarray, right: np.ndarray, own: np.ndarray) -> np.ndarray:
+def count_better_rows(scores: np.ndarray, right: np.ndarray, own: np.ndarray) -> np.ndarray:
     """How many rows of a block beat each column's right score.
 
     Args:
@@ -155,7 +159,7 @@ def ahead_in_columns(scores: np.ndarray, right: np.ndarray, own: np.ndarray) -> 
 
     Returns: (M,) uint8
     """
-    low, high = (right - TIE).astype(np.float32), (right + TIE).astype(np.float32)
+    low, high = (right - TIE_TOLERANCE).astype(np.float32), (right + TIE_TOLERANCE).astype(np.float32)
     a, b = np.searchsorted(own, [0, len(scores)])  # columns before a have their own above this block, from b on below
     row = np.arange(len(scores))[:, None]
     middle = scores[:, a:b]
@@ -164,14 +168,16 @@ def ahead_in_columns(scores: np.ndarray, right: np.ndarray, own: np.ndarray) -> 
     return np.concatenate([part.view(np.uint8).sum(axis=0, dtype=np.uint8) for part in parts])
 
 
-def undo(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+def unsort(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     """values of rows[order] -> values of rows"""
     found = np.empty_like(values)
     found[order] = values
     return found
 
 
-def ranks(queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray) -> np.ndarray:
+def rank_queries(
+    queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray
+) -> np.ndarray:
     """Rank of the best true row of each query, from 0, by the tie rule of this file.
 
     Args:
@@ -188,6 +194,6 @@ def ranks(queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, ga
         own = query_labels[part, None]  # (s, 1)
         best = np.where(gallery_labels == own, scores, -np.inf).max(axis=1, keepdims=True)  # (s, 1)
         lead = scores - best  # (s, g)
-        ahead = (lead > TIE) | ((lead >= -TIE) & (gallery_labels < own))  # (s, g)
+        ahead = (lead > TIE_TOLERANCE) | ((lead >= -TIE_TOLERANCE) & (gallery_labels < own))  # (s, g)
         found[part] = ahead.sum(axis=1)
     return found

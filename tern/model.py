@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from tern.counts import Counts, counted
-from tern.direct import DirectCaptions, DirectImages, mean
+from tern.counts import RegionCounts, count_similar_regions
+from tern.direct import CaptionShortcut, ImageShortcut, masked_mean
 
-FIXED: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
+ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
     "modern": {},
     "tern": {
-        "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "geometry": "add", "pre_norm": False, "direct": False,
-        "counts": False,
+        "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "box_embedding": "add", "pre_norm": False, "shortcut": False,
+        "count_similar_regions": False,
     },
     "seed": {
-        "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "geometry": "add",
-        "pre_norm": True, "direct": False, "counts": False,
+        "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "box_embedding": "add",
+        "pre_norm": True, "shortcut": False, "count_similar_regions": False,
     },
 }  # fmt: skip
 
@@ -38,8 +38,8 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["modern", "tern", "seed"] = "modern"
-    """`modern`: the network of this file; `tern`: the authors' (tern/authors.py); `seed`: kaylode's (tern/seed.py)"""
+    architecture: Literal["default", "paper", "kaylode"] = "default"
+    """`modern`: the network of this file; `tern`: the authors' (tern/authors.py); `seed`: seed's (tern/seed.py)"""
     width: int = Field(256, ge=8)
     """features of a row inside the stacks"""
     heads: int = Field(4, ge=1)
@@ -50,7 +50,7 @@ class ModelConfig(BaseModel):
     """layers for wordpieces alone"""
     shared_layers: int = Field(1, ge=0)
     """layers that both kinds of row go through"""
-    ff: int = Field(512, ge=8)
+    feedforward_dim: int = Field(512, ge=8)
     """features of the hidden layer of each feed-forward part"""
     dropout: float = Field(0.2, ge=0, lt=1)
     """fraction of the features of each residual branch that are zeroed, the same ones in all rows of an item"""
@@ -59,17 +59,17 @@ class ModelConfig(BaseModel):
     embed_dim: int = Field(512, ge=8)
     """features of the final vector"""
     pooling: Literal["gpo", "mean", "max", "cls"] = "gpo"
-    geometry: Literal["add", "none"] = "add"
+    box_embedding: Literal["add", "none"] = "add"
     """`add`: a projection of the box is added to its region; `none`: boxes are ignored"""
     pre_norm: bool = True
     """normalise before each branch (True) or after each sum (False, as the paper does)"""
-    direct: bool = True
+    shortcut: bool = True
     """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
-    reasoning: float = Field(0.3, ge=0)
+    transformer_scale: float = Field(0.3, ge=0)
     """what the layers' part beside the direct road is multiplied by: the less, the more slowly it learns by heart"""
-    counts: bool = True
+    count_similar_regions: bool = True
     """tell the layers and the direct road how many regions look like each (tern/counts.py)"""
-    direct_dropout: float = Field(0.5, ge=0, lt=1)
+    shortcut_dropout: float = Field(0.5, ge=0, lt=1)
     """fraction of the pooled numbers of an image that are zeroed before that map"""
 
     @model_validator(mode="after")
@@ -80,18 +80,18 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _architecture_is_as_published(self) -> ModelConfig:
-        for name, value in FIXED[self.architecture].items():
+        for name, value in ARCHITECTURE_SETTINGS[self.architecture].items():
             if getattr(self, name) != value:
                 raise ValueError(
                     f"architecture {self.architecture!r} has {name} = {value!r}, not {getattr(self, name)!r}; "
                     f'set preset = "{self.architecture}" in [train], which gives all of them'
                 )
-        if self.architecture == "tern" and (self.embed_dim % self.heads or not self.shared_layers):
-            raise ValueError("architecture 'tern' needs a shared layer, and an embed_dim that is a multiple of heads")
+        if self.architecture == "paper" and (self.embed_dim % self.heads or not self.shared_layers):
+            raise ValueError("architecture 'paper' needs a shared layer, and an embed_dim that is a multiple of heads")
         return self
 
 
-class Dropout(nn.Module):
+class FeatureDropout(nn.Module):
     """Zero whole features of an item, in all of its rows at once.
 
     Pooling averages noise that differs from row to row; this it cannot, and n times fewer draws are needed.
@@ -106,7 +106,7 @@ class Dropout(nn.Module):
         return x * F.dropout(x.new_ones(len(x), 1, x.shape[-1]), self.rate) if self.training and self.rate else x
 
 
-class Block(nn.Module):
+class TransformerLayer(nn.Module):
     """One transformer layer: attention among the real rows, then a feed-forward part."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -115,8 +115,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.feed = nn.Sequential(nn.Linear(config.width, config.ff), nn.GELU(), nn.Linear(config.ff, config.width))
-        self.drop = Dropout(config.dropout)
+        self.feed = nn.Sequential(
+            nn.Linear(config.width, config.feedforward_dim), nn.GELU(), nn.Linear(config.feedforward_dim, config.width)
+        )
+        self.drop = FeatureDropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (b, n, w), mask (b, n) -> (b, n, w)"""
@@ -158,7 +160,7 @@ class GPO(nn.Module):
 
     def weights(self, lengths: Tensor, n: int) -> Tensor:
         """lengths (k,) rows -> (k, n) weights, each row adding up to 1 over its own length"""
-        codes = positions(n, self.size, lengths.device).expand(len(lengths), -1, -1)  # (k, n, size)
+        codes = sinusoidal_positions(n, self.size, lengths.device).expand(len(lengths), -1, -1)  # (k, n, size)
         packed = nn.utils.rnn.pack_padded_sequence(codes, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
         forth, back = states.chunk(2, dim=-1)  # (k, n, size) twice
@@ -167,14 +169,14 @@ class GPO(nn.Module):
         return scores.masked_fill(~real, float("-inf")).softmax(dim=1)
 
 
-def positions(n: int, size: int, device: torch.device) -> Tensor:
+def sinusoidal_positions(n: int, size: int, device: torch.device) -> Tensor:
     """The sine and cosine codes of "Attention is all you need", section 3.5: (n, size)."""
     rates = torch.exp(torch.arange(0, size, 2, device=device) * (-torch.log(torch.tensor(10000.0)).item() / size))
     angles = torch.arange(n, device=device)[:, None] * rates  # (n, size/2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
-def geometry(boxes: Tensor, sizes: Tensor) -> Tensor:
+def box_features(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Where a region stands: boxes (b, r, 4) px, sizes (b, 2) px -> (b, r, 5).
 
     x1/w, y1/h, x2/w, y2/h and the fraction of the picture that the box covers (TERN, section 3.1).
@@ -183,13 +185,13 @@ def geometry(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)], dim=-1)
 
 
-def pool(x: Tensor, mask: Tensor, how: str) -> Tensor:
+def pool_rows(x: Tensor, mask: Tensor, how: str) -> Tensor:
     """x (b, n, w), mask (b, n) -> (b, w): the mean or the maximum of the real rows, or the first row."""
     if how == "cls":
         return x[:, 0]
     if how == "max":
         return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
-    return mean(x, mask)
+    return masked_mean(x, mask)
 
 
 class Tern(nn.Module):
@@ -204,22 +206,26 @@ class Tern(nn.Module):
     def __init__(self, config: ModelConfig, region_dim: int, token_dim: int) -> None:
         super().__init__()
         self.config, self.region_dim, self.token_dim = config, region_dim, token_dim
-        self.region_in = self._entrance(region_dim)
-        self.token_in = self._entrance(token_dim)
-        self.place = nn.Linear(5, config.width) if config.geometry == "add" else None
+        self.region_proj = self._entrance(region_dim)
+        self.token_proj = self._entrance(token_dim)
+        self.box_proj = nn.Linear(5, config.width) if config.box_embedding == "add" else None
         self.image_cls = nn.Parameter(torch.zeros(config.width)) if config.pooling == "cls" else None
-        self.counts = Counts(region_dim, config.width, config.direct * config.embed_dim) if config.counts else None
-        self.visual = nn.ModuleList(Block(config) for _ in range(config.visual_layers))
-        self.text = nn.ModuleList(Block(config) for _ in range(config.text_layers))
-        self.shared = nn.ModuleList(Block(config) for _ in range(config.shared_layers))
+        self.counts = (
+            RegionCounts(region_dim, config.width, config.shortcut * config.embed_dim)
+            if config.count_similar_regions
+            else None
+        )
+        self.visual = nn.ModuleList(TransformerLayer(config) for _ in range(config.visual_layers))
+        self.text = nn.ModuleList(TransformerLayer(config) for _ in range(config.text_layers))
+        self.shared = nn.ModuleList(TransformerLayer(config) for _ in range(config.shared_layers))
         self.norm = nn.LayerNorm(config.width)
         self.image_pool, self.text_pool = (GPO() if config.pooling == "gpo" else None for _ in range(2))
         self.image_out = nn.Linear(config.width, config.embed_dim)
         self.text_out = nn.Linear(config.width, config.embed_dim)
-        self.direct_images = self.direct_captions = None
-        if config.direct:
-            self.direct_images = DirectImages(region_dim, config.embed_dim, config.direct_dropout)
-            self.direct_captions = DirectCaptions(token_dim, config.embed_dim)
+        self.image_shortcut = self.caption_shortcut = None
+        if config.shortcut:
+            self.image_shortcut = ImageShortcut(region_dim, config.embed_dim, config.shortcut_dropout)
+            self.caption_shortcut = CaptionShortcut(token_dim, config.embed_dim)
             for out in (self.image_out, self.text_out):  # reasoning starts as nothing and has to earn its part
                 nn.init.zeros_(out.weight)
                 nn.init.zeros_(out.bias)
@@ -228,7 +234,7 @@ class Tern(nn.Module):
         """Extractors differ in scale by orders of magnitude, hence the norm on the raw features."""
         return nn.Sequential(
             nn.LayerNorm(dim, elementwise_affine=False),
-            Dropout(self.config.input_dropout),
+            FeatureDropout(self.config.input_dropout),
             nn.Linear(dim, self.config.width),
         )
 
@@ -248,12 +254,14 @@ class Tern(nn.Module):
 
         Returns: (b, e), each of length 1
         """
-        direct = self.direct_images(features, mask, scores) if self.direct_images is not None else 0.0
-        x = self.region_in(features)  # (b, r, w)
-        if self.place is not None:
-            x = x + self.place(geometry(boxes, sizes))
+        direct = self.image_shortcut(features, mask, scores) if self.image_shortcut is not None else 0.0
+        x = self.region_proj(features)  # (b, r, w)
+        if self.box_proj is not None:
+            x = x + self.box_proj(box_features(boxes, sizes))
         if self.counts is not None:
-            counts = counted(features, mask, scores, self.counts.centre) if counts is None else counts
+            counts = (
+                count_similar_regions(features, mask, scores, self.counts.feature_mean) if counts is None else counts
+            )
             each, whole = self.counts(counts, mask, scores)  # (b, r, w), (b, e)
             x, direct = x + each, direct + whole
         if self.image_cls is not None:
@@ -272,10 +280,10 @@ class Tern(nn.Module):
 
         Returns: (b, e), each of length 1
         """
-        x = self.token_in(features)  # (b, l, w)
+        x = self.token_proj(features)  # (b, l, w)
         for block in self.text:
             x = block(x, mask)
-        direct = self.direct_captions(features, mask) if self.direct_captions is not None else 0.0
+        direct = self.caption_shortcut(features, mask) if self.caption_shortcut is not None else 0.0
         return self._finish(x, mask, self.text_pool, self.text_out, direct)
 
     def _finish(self, x: Tensor, mask: Tensor, gpo: GPO | None, out: nn.Linear, direct: Tensor | float) -> Tensor:
@@ -283,17 +291,17 @@ class Tern(nn.Module):
         for block in self.shared:
             x = block(x, mask)
         x = self.norm(x)
-        x = gpo(x, mask) if gpo else pool(x, mask, self.config.pooling)  # (b, w)
-        reasoned = out(x) if self.direct_images is None else self.config.reasoning * out(x)
+        x = gpo(x, mask) if gpo else pool_rows(x, mask, self.config.pooling)  # (b, w)
+        reasoned = out(x) if self.image_shortcut is None else self.config.transformer_scale * out(x)
         return F.normalize((reasoned + direct).float(), dim=-1, eps=1e-8)  # (b, e)
 
 
 def build_model(config: ModelConfig, region_dim: int, token_dim: int) -> nn.Module:
     """The network of `config.architecture`, with the methods and attributes of `Tern`."""
-    if config.architecture == "modern":
+    if config.architecture == "default":
         return Tern(config, region_dim, token_dim)
-    if config.architecture == "tern":
-        from tern.authors import AuthorsTern as Other  # both are built from parts of this file
+    if config.architecture == "paper":
+        from tern.authors import PaperTern as Other  # both are built from parts of this file
     else:
-        from tern.seed import SeedTern as Other
+        from tern.seed import KaylodeTern as Other
     return Other(config, region_dim, token_dim)

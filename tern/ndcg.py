@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import atomic
+from data.files import atomic_write
 from tern import metrics
-from tern.metrics import TIE, labels
+from tern.metrics import TIE_TOLERANCE, encode_image_ids
 
-CUT = 25
+CUTOFF = 25
 NPY = b"\x93NUMPY"
 
 
@@ -42,7 +42,7 @@ def ndcg(
     Raises:
         ValueError: as `retrieval_metrics`; a matrix that does not fit; a relevance below 0 or infinite
     """
-    image_labels, caption_labels = labels(images, image_ids, captions, caption_image_ids)
+    image_labels, caption_labels = encode_image_ids(images, image_ids, captions, caption_image_ids)
     rows = np.arange(len(captions)) if rows is None else rows
     columns = np.arange(len(images)) if columns is None else columns
     if len(rows) != len(captions) or len(columns) != len(images) or relevances.ndim != 2:
@@ -50,24 +50,26 @@ def ndcg(
     if rows.max() >= relevances.shape[0] or columns.max() >= relevances.shape[1]:
         raise ValueError(f"relevances of shape {relevances.shape} for {len(captions)} captions, {len(images)} images")
     asked = np.flatnonzero(np.isin(image_labels, caption_labels))
-    t2i = each(captions, images, image_labels, lambda part: checked(relevances[rows[part]][:, columns]))
-    i2t = each(
+    t2i = ndcg_per_query(
+        captions, images, image_labels, lambda part: check_relevances(relevances[rows[part]][:, columns])
+    )
+    i2t = ndcg_per_query(
         images[asked],
         captions,
         caption_labels,
-        lambda part: checked(relevances[:, columns[asked[part]]][rows].T),
+        lambda part: check_relevances(relevances[:, columns[asked[part]]][rows].T),
     )
     return {"i2t_ndcg": float(i2t.mean()), "t2i_ndcg": float(t2i.mean())}
 
 
-def each(
+def ndcg_per_query(
     queries: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray, relevance: Callable[[slice], np.ndarray]
 ) -> np.ndarray:
     """queries (q, e), gallery (g, e) with its labels, relevance of a part of the queries (s, g) -> (q,) NDCG@25"""
     order = np.argsort(gallery_labels, kind="stable")
     sorted_gallery = gallery[order].astype(np.float32)
     size = len(gallery)
-    cut = min(CUT, size)
+    cut = min(CUTOFF, size)
     discount = 1 / np.log2(np.arange(cut) + 2)
     step = max(1, metrics.BLOCK_BYTES // (8 * size))
     found = np.empty(len(queries))
@@ -75,23 +77,23 @@ def each(
         part = slice(start, min(start + step, len(queries)))
         scores = queries[part].astype(np.float32) @ sorted_gallery.T  # (s, g)
         # one whole number an entry that holds the score and, below it, the place: no two are equal
-        key = np.rint(scores.astype(np.float64) / TIE).astype(np.int64) * size - np.arange(size)
-        top = order[largest(key, cut)]  # (s, cut)
+        key = np.rint(scores.astype(np.float64) / TIE_TOLERANCE).astype(np.int64) * size - np.arange(size)
+        top = order[top_indices(key, cut)]  # (s, cut)
         gain = np.exp2(relevance(part).astype(np.float64)) - 1  # (s, g)
         dcg = np.take_along_axis(gain, top, axis=1) @ discount
-        ideal = np.take_along_axis(gain, largest(gain, cut), axis=1) @ discount
+        ideal = np.take_along_axis(gain, top_indices(gain, cut), axis=1) @ discount
         found[part] = np.divide(dcg, ideal, out=np.zeros_like(dcg), where=ideal > 0)
     return found
 
 
-def largest(values: np.ndarray, cut: int) -> np.ndarray:
+def top_indices(values: np.ndarray, cut: int) -> np.ndarray:
     """values (s, g) -> (s, cut) places of the largest, the largest first"""
     places = np.argpartition(values, values.shape[1] - cut, axis=1)[:, values.shape[1] - cut :]
     by = np.argsort(-np.take_along_axis(values, places, axis=1), axis=1, kind="stable")
     return np.take_along_axis(places, by, axis=1)
 
 
-def checked(relevances: np.ndarray) -> np.ndarray:
+def check_relevances(relevances: np.ndarray) -> np.ndarray:
     """Relevances with NaN as 0; ValueError for one below 0 or infinite."""
     found = np.nan_to_num(relevances, nan=0.0, posinf=np.inf, neginf=-np.inf)
     if found.size and (found.min() < 0 or found.max() == np.inf):
@@ -102,7 +104,7 @@ def checked(relevances: np.ndarray) -> np.ndarray:
 
 def write_relevances(path: Path, blocks: Iterable[np.ndarray]) -> Path:
     """Blocks of rows into a file of the authors' format: float32, row after row, no header (whatever its suffix)."""
-    with atomic(Path(path)) as temporary, open(temporary, "wb") as file:
+    with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
         for block in blocks:
             file.write(np.ascontiguousarray(block, "<f4").tobytes())
     return Path(path)

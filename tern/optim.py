@@ -13,11 +13,11 @@ from tern.losses import LossConfig
 if TYPE_CHECKING:
     from tern.train import TrainConfig
 
-WATCHED = 100  # batches in a row on the plateau before it is called one
-NEAR = 0.02  # of the plateau: how far a loss may be from it and still stand on it
+PLATEAU_BATCHES = 100  # batches in a row on the plateau before it is called one
+PLATEAU_TOLERANCE = 0.02  # of the plateau: how far a loss may be from it and still stand on it
 
 
-def groups(
+def make_param_groups(
     model: nn.Module, loss: nn.Module, weight_decay: float, text: nn.Module | None = None, text_rate: float = 0.1
 ) -> list[dict[str, Any]]:
     """Parameters for AdamW: matrices decay, vectors and what the loss learns do not.
@@ -35,15 +35,17 @@ def groups(
     return [group for group in found if group["params"]]
 
 
-def adamw(config: TrainConfig, model: nn.Module, loss: nn.Module, text: nn.Module | None = None) -> torch.optim.AdamW:
+def build_optimizer(
+    config: TrainConfig, model: nn.Module, loss: nn.Module, text: nn.Module | None = None
+) -> torch.optim.AdamW:
     """AdamW over the `groups`, fused: one pass over memory where torch's own loop makes six."""
     return torch.optim.AdamW(
-        groups(model, loss, config.weight_decay, text, config.text_rate),
+        make_param_groups(model, loss, config.weight_decay, text, config.text_lr_scale),
         lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
     )  # fmt: skip
 
 
-def rate(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
+def lr_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
     """Fraction of the highest rate at a step of `steps`.
 
     A line up for the first `warmup` of all (from 1 on: for so many steps), then a cosine to 0, or `constant`.
@@ -55,12 +57,12 @@ def rate(step: int, steps: int, warmup: float, schedule: str = "cosine") -> floa
 
 
 @torch.no_grad()
-def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+def update_ema(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights towards the model's; the decay is small at first, else the start would stay in them."""
     torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)  # one call for a GPU
 
 
-def on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
+def is_on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
     """Whether a loss of the hinge of hardest negatives is that of vectors which are all alike: two margins a pair.
 
     There each positive scores as its hardest negative does, both ways, and no gradient leads out.
@@ -70,4 +72,4 @@ def on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
         captions: in the batch, which `sum` adds up over
     """
     plateau = 2 * config.margin * (captions if config.reduction == "sum" else 1)
-    return abs(loss - plateau) <= NEAR * plateau
+    return abs(loss - plateau) <= PLATEAU_TOLERANCE * plateau

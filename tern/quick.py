@@ -14,7 +14,7 @@ from torch import Tensor, nn
 LEVELS = 1 << 16  # a draw of dropout is one of these: a rate of 0.1 is 0.100006
 
 
-class _Linear(torch.autograd.Function):
+class _LinearWithContiguousGrad(torch.autograd.Function):
     """F.linear, whose gradient by the weight is a product of two matrices that lie in the order they are read in.
 
     torch hands the library a transposed view of the gradient, which on a CPU costs half as much again.
@@ -38,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     if x.device.type != "cpu" or not half or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    return _Linear.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+    return _LinearWithContiguousGrad.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
 
 
 def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:

@@ -17,7 +17,7 @@ ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 def rouge_l(
-    candidates: Sequence[str], references: Sequence[str], owners: Sequence[int], images: int
+    candidates: Sequence[str], references: Sequence[str], image_index: Sequence[int], images: int
 ) -> Iterator[np.ndarray]:
     """Relevance of each image for each candidate caption, in blocks of rows: (b, images) float32.
 
@@ -30,19 +30,19 @@ def rouge_l(
         references: captions of the gallery's images, in any order
         owners: for each reference the column of its image, 0 to images - 1
     """
-    own = np.asarray(owners, np.int64)
+    own = np.asarray(image_index, np.int64)
     if len(own) != len(references) or (len(own) and not 0 <= own.min() <= own.max() < images):
         raise ValueError(f"{len(references)} references, {len(own)} owners for {images} images; give a column each")
     order = np.argsort(own, kind="stable")
-    words = [words_of(references[place]) for place in order]
+    words = [split_words(references[place]) for place in order]
     columns, starts = np.unique(own[order], return_index=True)
-    against = References(words)
+    against = TokenizedReferences(words)
     lengths = np.array([len(one) for one in words], np.float64)
     for start in range(0, len(candidates), BLOCK_ROWS):
         part = candidates[start : start + BLOCK_ROWS]
         found = np.zeros((len(part), images), np.float32)
         for row, text in enumerate(part if len(words) else []):
-            asked = words_of(text)
+            asked = split_words(text)
             common = against.lcs(asked)
             precision = np.maximum.reduceat(common, starts) / len(asked)
             recall = np.maximum.reduceat(common / lengths, starts)
@@ -50,7 +50,7 @@ def rouge_l(
         yield found
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Lower-case words between single spaces; punctuation stays, two spaces in a row hold an empty word."""
     return text.lower().split(" ")
 
@@ -61,7 +61,7 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return (1 + BETA**2) * precision * recall / below
 
 
-class References:
+class TokenizedReferences:
     """Tokenised texts, laid out for one pass over all of them.
 
     Position-first and by falling length: at position t only the first `active[t]` texts still have a word.
@@ -80,7 +80,7 @@ class References:
     def lcs(self, words: Sequence[str]) -> np.ndarray:
         """Length of the longest common subsequence of `words` with each text: (n,) int64"""
         if len(words) > BITS:  # rare: one word of bits is not enough, and Python's integers have any length
-            return np.array([lcs_of_long(words, text) for text in self.texts], np.int64)
+            return np.array([lcs_length(words, text) for text in self.texts], np.int64)
         bits = np.zeros(len(self.number), np.uint64)  # where each word of the vocabulary stands in `words`
         for place, word in enumerate(words):
             if word in self.number:
@@ -96,7 +96,7 @@ class References:
         return found
 
 
-def lcs_of_long(one: Sequence[str], other: Sequence[str]) -> int:
+def lcs_length(one: Sequence[str], other: Sequence[str]) -> int:
     """The same with one integer of any length."""
     bits: dict[str, int] = {}
     for place, word in enumerate(one):

@@ -1,4 +1,4 @@
-"""The 768-wide variant of kaylode/tern with its faults mended: padding takes part in nothing.
+"""The 768-wide variant of seed/tern with its faults mended: padding takes part in nothing.
 
 There the attention and the mean went over the padding too; a vector depended on its batch mates.
 
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tern.authors import Layer
-from tern.model import ModelConfig, geometry, pool
+from tern.authors import PaperLayer
+from tern.model import ModelConfig, box_features, pool_rows
 
 
-class SeedTern(nn.Module):
+class KaylodeTern(nn.Module):
     """Regions through a pre-norm stack of their own, wordpieces through none, then a head for each kind.
 
     Args:
@@ -29,11 +29,11 @@ class SeedTern(nn.Module):
         super().__init__()
         self.config, self.region_dim, self.token_dim = config, region_dim, token_dim
         w, e = config.width, config.embed_dim
-        self.region_in, self.place = nn.Linear(region_dim, w), nn.Linear(5, w)
+        self.region_proj, self.box_proj = nn.Linear(region_dim, w), nn.Linear(5, w)
         self.image_cls = nn.Parameter(torch.zeros(2, w))  # of the features and of the place, which are added
         nn.init.xavier_uniform_(self.image_cls)
-        shape = (w, config.heads, config.ff, config.dropout, True)
-        self.visual = nn.ModuleList(Layer(*shape) for _ in range(config.visual_layers))
+        shape = (w, config.heads, config.feedforward_dim, config.dropout, True)
+        self.visual = nn.ModuleList(PaperLayer(*shape) for _ in range(config.visual_layers))
         self.norm = nn.LayerNorm(w)
         self.image_mid, self.image_out = nn.Linear(w, w), nn.Linear(w, e)
         self.caption_mid, self.caption_out = nn.Linear(token_dim, w), nn.Linear(w, e)
@@ -43,7 +43,7 @@ class SeedTern(nn.Module):
         scores: Tensor | None = None, counts: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Unit vectors of images: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask (b, r) -> (b, e)"""
-        x = self.region_in(features) + self.place(geometry(boxes, sizes))  # (b, r, w)
+        x = self.region_proj(features) + self.box_proj(box_features(boxes, sizes))  # (b, r, w)
         x = torch.cat([self.image_cls.sum(0).to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (b, 1 + r, w)
         mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
         for layer in self.visual:
@@ -56,5 +56,5 @@ class SeedTern(nn.Module):
 
     def _finish(self, x: Tensor, mask: Tensor, mid: nn.Linear, out: nn.Linear) -> Tensor:
         """Head and mean of the real rows: x (b, n, w), mask (b, n) -> (b, e)"""
-        x = pool(F.relu(mid(x)), mask, "mean")  # (b, w): the mean of `out` is `out` of the mean, n times cheaper
+        x = pool_rows(F.relu(mid(x)), mask, "mean")  # (b, w): the mean of `out` is `out` of the mean, n times cheaper
         return F.normalize(out(x).float(), dim=-1, eps=1e-8)  # (b, e)

@@ -17,21 +17,26 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from data.files import digest, read_json, sweep, write_json
-from data.lock import writing
+from data.files import digest, read_json, remove_stale_temporaries, write_json
+from data.lock import write_lock
 from data.records import Dataset
 from data.store import Store
-from tern.checkpoint import Keeper, restore, same_run
-from tern.curves import Board
-from tern.distributed import place, told_by_first, wait
-from tern.embed import CARD
+from tern.checkpoint import CheckpointManager, check_fingerprint, load_checkpoint
+from tern.curves import TensorBoardLogger
+from tern.distributed import barrier, broadcast_from_rank0, get_rank_and_world_size
+from tern.embed import MODEL_CARD
 from tern.losses import LossConfig
 from tern.model import ModelConfig
-from tern.presets import with_preset
-from tern.run import Run
+from tern.presets import apply_preset
+from tern.run import Trainer
 
 VERSION = 7  # to be raised when equal settings give other weights: runs are named by it
-FREE = {"device", "save_steps", "save_seconds", "tensorboard"}  # settings that are no part of what a run is
+SETTINGS_WITHOUT_EFFECT = {
+    "device",
+    "save_steps",
+    "save_seconds",
+    "tensorboard",
+}  # settings that are no part of what a run is
 
 
 class TrainConfig(BaseModel):
@@ -39,13 +44,13 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Literal["modern", "modern-few", "tern", "seed"] = "modern"
+    preset: Literal["default", "small-data", "paper", "kaylode"] = "default"
     """the values that are not given: the defaults below, those for some hundreds of photographs, the authors' recipe,
-    or kaylode's (tern/presets.py)"""
+    or seed's (tern/presets.py)"""
     seed: int = Field(0, ge=0)
     epochs: int = Field(30, ge=1)
     """passes over the training images"""
-    batch_images: int = Field(128, ge=2)
+    images_per_batch: int = Field(128, ge=2)
     """images a step"""
     captions_per_image: int = Field(2, ge=1)
     """captions of each image in a step; they take turns from epoch to epoch"""
@@ -61,13 +66,13 @@ class TrainConfig(BaseModel):
     """fraction of the steps in which the rate rises from 0; from 1 on, the number of those steps"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """what the rate does after it has risen: down to 0 by a cosine, or nothing"""
-    accumulate: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
     """batches a step: the mean of their gradients moves the weights; negatives come from within each batch"""
-    clip_norm: float = Field(2.0, gt=0)
+    max_grad_norm: float = Field(2.0, gt=0)
     """largest norm of the gradient of the model"""
     ema: float = Field(0.98, ge=0, lt=1)
     """decay a step of the averaged weights, which are the ones validated and kept; 0 keeps the raw ones"""
-    easy_epochs: int = Field(1, ge=0)
+    all_negatives_epochs: int = Field(1, ge=0)
     """hinge only: first epochs that sum over all negatives; the hardest alone collapse an untrained model"""
     region_drop: float = Field(0.1, ge=0, lt=1)
     """fraction of regions left out in training"""
@@ -75,13 +80,13 @@ class TrainConfig(BaseModel):
     """fraction of wordpieces left out in training"""
     length_groups: int = Field(3, ge=1)
     """by length, that the captions of a step are split into, each padded to its own longest"""
-    choose_over: int = Field(5, ge=1)
+    selection_window: int = Field(5, ge=1)
     """epochs up to each whose mean rsum on validation chooses: that of one is noise where `val` is small"""
     patience: int = Field(0, ge=0)
     """epochs without a higher such mean after which training ends; 0 for never"""
     fine_tune: bool = False
     """train the text encoder too, from the token ids of the store; else its stored features are what is read"""
-    text_rate: float = Field(0.1, gt=0)
+    text_lr_scale: float = Field(0.1, gt=0)
     """learning rate of the text encoder as a fraction of `lr`"""
     bf16: bool = False
     """forward and backward in bfloat16 (autocast); weights, loss and metrics stay float32"""
@@ -101,7 +106,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _over_the_preset(cls, given: Any) -> Any:
-        return with_preset(given) if isinstance(given, dict) else given
+        return apply_preset(given) if isinstance(given, dict) else given
 
 
 def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset) -> str:
@@ -112,10 +117,17 @@ def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dat
     """
     parts = []
     for split in ("train", "val"):
-        part = dataset.split(split)
+        part = dataset.select_split(split)
         images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
-        parts.append([split, regions.content(images), tokens.content(captions), sorted(part.owner.items())])
-    return digest([VERSION, config.model_dump(mode="json", exclude=FREE), parts])
+        parts.append(
+            [
+                split,
+                regions.content_digest(images),
+                tokens.content_digest(captions),
+                sorted(part.image_id_by_caption_id.items()),
+            ]
+        )
+    return digest([VERSION, config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT), parts])
 
 
 def train(
@@ -147,19 +159,21 @@ def train(
         ValueError: `val` without captions, an item missing from a store, a folder of another run, a loss that does
             not fit, a loss or gradient that is no longer finite (naming the images), or a folder another trains in
     """
-    if not dataset.split("val").captions:
+    if not dataset.select_split("val").captions:
         raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some")
     if config.fine_tune != (text_encoder is not None):
         raise ValueError("fine_tune needs a text encoder, and without it none is taken: give both or neither")
     folder, key = Path(folder), fingerprint(config, regions, tokens, dataset)
-    finished = lambda: told_by_first((folder / CARD).is_file())  # noqa: E731
+    finished = lambda: broadcast_from_rank0((folder / MODEL_CARD).is_file())  # noqa: E731
     if not finished():
         folder.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if place()[0] else writing(folder):  # two that train there would leave weights of both
+        with (
+            nullcontext() if get_rank_and_world_size()[0] else write_lock(folder)
+        ):  # two that train there would leave weights of both
             if not finished():
                 _train(config, regions, tokens, dataset, folder, key, on_epoch, device, text_encoder)
-            wait()
-    same_run(read_json(folder / CARD)["fingerprint"], key, folder)
+            barrier()
+    check_fingerprint(read_json(folder / MODEL_CARD)["fingerprint"], key, folder)
     return folder
 
 
@@ -168,29 +182,33 @@ def _train(
     on_epoch: Callable[[dict[str, float]], None] | None, device: str, text_encoder: nn.Module | None,
 ) -> None:  # fmt: skip
     """As `train`, in a folder that is this run's alone."""
-    run = Run(config, regions, tokens, dataset, device, text_encoder)
+    run = Trainer(config, regions, tokens, dataset, device, text_encoder)
     if not run.rank:
-        sweep(folder)
-    restore(folder, key, run)
-    keeper = Keeper(folder, key, run, config.save_steps, config.save_seconds)
-    epochs(run, keeper, on_epoch)
+        remove_stale_temporaries(folder)
+    load_checkpoint(folder, key, run)
+    keeper = CheckpointManager(folder, key, run, config.save_steps, config.save_seconds)
+    run_epochs(run, keeper, on_epoch)
     if not run.rank:
-        keeper.leave()
-        write_card(folder, key, run)
+        keeper.save_final()
+        write_model_card(folder, key, run)
 
 
-def epochs(run: Run, keeper: Keeper, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
+def run_epochs(run: Trainer, keeper: CheckpointManager, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
     """The epochs that are left, each put on disk and told of."""
-    board = Board(keeper.folder, run.epoch * run.batches + 1) if run.config.tensorboard and not run.rank else None
-    while not run.ended:
-        began, before = time.perf_counter(), run.done
-        seen = sum(len(plan.images) + len(plan.captions) for plan in run.plans(run.epoch))
-        row = run.one_epoch(keeper.after_step)
+    board = (
+        TensorBoardLogger(keeper.folder, run.epoch * run.batches_per_epoch + 1)
+        if run.config.tensorboard and not run.rank
+        else None
+    )
+    while not run.is_finished:
+        began, before = time.perf_counter(), run.global_step
+        seen = sum(len(plan.images) + len(plan.captions) for plan in run.plan_batches(run.epoch))
+        row = run.train_epoch(keeper.after_step)
         keeper.after_epoch()
         seconds = time.perf_counter() - began
-        left = seconds / (run.done - before) * (run.config.epochs * run.steps - run.done)
+        left = seconds / (run.global_step - before) * (run.config.epochs * run.steps_per_epoch - run.global_step)
         if board:
-            board.epoch(row, run.losses, run.epoch * run.batches)
+            board.log_epoch(row, run.losses, run.epoch * run.batches_per_epoch)
         if on_epoch and not run.rank:
             told = {"epochs": run.config.epochs, "rows": seen, "seconds": seconds, "seconds_left": left}
             on_epoch(row | told)
@@ -198,7 +216,7 @@ def epochs(run: Run, keeper: Keeper, on_epoch: Callable[[dict[str, float]], None
         board.close()
 
 
-def write_card(folder: Path, key: str, run: Run) -> None:
+def write_model_card(folder: Path, key: str, run: Trainer) -> None:
     """Write the model's card, the one sign that training is done."""
     best, config = run.history[run.best_epoch - 1], run.config.model_dump(mode="json")
     card: dict[str, Any] = {"fingerprint": key, "config": config, "model": config["model"]}
@@ -206,4 +224,4 @@ def write_card(folder: Path, key: str, run: Run) -> None:
     card |= {"regions": digest(run.regions.recipe), "tokens": digest(run.tokens.recipe)}
     card |= {"parameters": sum(p.numel() for p in run.model.parameters()), "epoch": best["epoch"]}
     metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss", "lr")}
-    write_json(folder / CARD, card | {"metrics": metrics})
+    write_json(folder / MODEL_CARD, card | {"metrics": metrics})

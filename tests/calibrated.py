@@ -10,7 +10,7 @@ from tests.test_images import picture
 def calibrated(model: nn.Module, inputs: Tensor, seed: int = 0) -> nn.Module:
     """`model` in eval mode; its batch norms scale and shift at random, and know the statistics of `inputs`.
 
-    inputs (b, 3, h, w), normalised. With batch norms at identity activations blow up layer by layer, box deltas
+    inputs (b, 3, h, w), normalized. With batch norms at identity activations blow up layer by layer, box deltas
     saturate, and NMS leaves nearly no proposals.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -10,10 +10,10 @@ from torch import nn
 from torchvision.ops import roi_pool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from data.demo import compose, paint
-from extractors.bottom_up.extractor import MEAN, net_size
-from extractors.bottom_up.model import Bottleneck, BottomUp, plain_pool5
-from extractors.bottom_up.proposals import caffe_anchors, grid, move, propose
+from data.demo import compose_scene, render_scene
+from extractors.bottom_up.extractor import MEAN, network_input_size
+from extractors.bottom_up.model import Bottleneck, BottomUpRCNN, pool5_features
+from extractors.bottom_up.proposals import apply_deltas, caffe_anchors, make_anchor_grid, select_proposals
 
 
 def settle(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -64,10 +64,10 @@ def sharpen(layer: nn.Linear, features: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def calibrated(classes: int = 1600, attributes: int = 400, seed: int = 0, short: int = 600) -> BottomUp:
+def calibrated(classes: int = 1600, attributes: int = 400, seed: int = 0, short: int = 600) -> BottomUpRCNN:
     """A bottom-up model with such weights, in eval mode, for inputs of `short` pixels."""
     torch.manual_seed(seed)
-    model = BottomUp(classes, attributes).eval()
+    model = BottomUpRCNN(classes, attributes).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -78,18 +78,20 @@ def calibrated(classes: int = 1600, attributes: int = 400, seed: int = 0, short:
         if isinstance(module, FrozenBatchNorm2d) and not name.endswith("bn3"):
             module.register_forward_pre_hook(settle)
     model.rpn.anchors.copy_(caffe_anchors())
-    scenes = [paint(compose(seed, i))[0] for i in range(3)]
+    scenes = [render_scene(compose_scene(seed, i))[0] for i in range(3)]
     height, width = scenes[0].shape[:2]
     pixels = torch.from_numpy(np.stack(scenes)[..., ::-1].copy()).float()
-    net_w, net_h, scale = net_size(width, height, short, 2 * short)
+    net_w, net_h, scale = network_input_size(width, height, short, 2 * short)
     x = nn.functional.interpolate((pixels - torch.tensor(MEAN)).permute(0, 3, 1, 2), (net_h, net_w), mode="bilinear")
-    maps = model.maps(x)
+    maps = model.backbone_features(x)
     hidden = model.rpn.conv(maps).relu()
     spread(model.rpn.objectness, hidden, 3.0)
     spread(model.rpn.deltas, hidden, 0.25)
     logits, deltas = model.rpn(maps)
-    boxes = propose(logits[0], move(grid(model.rpn.anchors, *maps.shape[2:]), deltas[0], (net_w, net_h)), scale)
-    features = plain_pool5(model.res5, roi_pool(maps[:1], [boxes[:: 1 + len(boxes) // 64]], 14, 1 / 16))
+    boxes = select_proposals(
+        logits[0], apply_deltas(make_anchor_grid(model.rpn.anchors, *maps.shape[2:]), deltas[0], (net_w, net_h)), scale
+    )
+    features = pool5_features(model.res5, roi_pool(maps[:1], [boxes[:: 1 + len(boxes) // 64]], 14, 1 / 16))
     spread(model.cls_score, features, 1.0)
     sharpen(model.cls_score, features)
     spread(model.bbox_pred, features, 0.1)

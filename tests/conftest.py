@@ -74,7 +74,7 @@ def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A chain whose every stage has run; `carried` is (stage, job, result) of every shard."""
-    from pipeline.chain import Chain
+    from pipeline.chain import PipelineRunner
     from pipeline.plan import load_plan
 
     carried = []
@@ -89,7 +89,7 @@ def finished(tmp_path_factory):
 
         return each
 
-    chain = Chain(load_plan(str(small_plan(tmp_path_factory.mktemp("finished")))), watched)
+    chain = PipelineRunner(load_plan(str(small_plan(tmp_path_factory.mktemp("finished")))), watched)
     chain.carried = carried
     assert chain.metrics.is_file()
     assert chain.index.is_file()

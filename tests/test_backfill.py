@@ -9,16 +9,16 @@ from contextlib import nullcontext
 import pytest
 
 from data.store import Store
-from pipeline.backfill import estimate, only, undrawn
-from pipeline.chain import Chain, seconds_an_item
+from pipeline.backfill import estimate_extraction, estimate_undrawn_demo, select_splits
+from pipeline.chain import PipelineRunner, seconds_per_item
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
 
 
-def chain_of(plan, splits=None) -> Chain:
-    chain = Chain(plan)
+def chain_of(plan, splits=None) -> PipelineRunner:
+    chain = PipelineRunner(plan)
     if splits:
-        chain.dataset = only(chain.dataset, plan, splits)
+        chain.dataset = select_splits(chain.dataset, plan, splits)
     return chain
 
 
@@ -29,39 +29,45 @@ def files(workspace) -> dict[str, int]:
 def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so_before(finished, tmp_path):
     shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     plan = load_plan(str(small_plan(tmp_path)))
-    dataset = Chain(plan).dataset
+    dataset = PipelineRunner(plan).dataset
     ids = lambda *splits: {image.id for image in dataset.images if image.split in splits}  # noqa: E731
     said = lambda *splits: {c.id for c in dataset.captions if c.image_id in ids(*splits)}  # noqa: E731
 
     new = plan.model_copy(update={"workspace": tmp_path / "new"})
-    told = [(e.there, e.to_do, e.shards, e.seconds) for e in undrawn(new, ["test"])]
+    told = [(e.num_existing, e.num_missing, e.num_shards, e.seconds) for e in estimate_undrawn_demo(new, ["test"])]
     assert not (tmp_path / "new" / "dataset").exists(), "no picture is drawn by an estimate"
-    assert undrawn(plan, ["test"]) == []
-    before = estimate(chain_of(plan, ["test"]))
-    assert [(e.there, e.to_do, e.shards, e.seconds) for e in before] == [(0, 6, 1, None), (0, 30, 1, None)] == told
+    assert estimate_undrawn_demo(plan, ["test"]) == []
+    before = estimate_extraction(chain_of(plan, ["test"]))
+    assert (
+        [(e.num_existing, e.num_missing, e.num_shards, e.seconds) for e in before]
+        == [(0, 6, 1, None), (0, 30, 1, None)]
+        == told
+    )
     assert files(plan.workspace) == {}, "nothing is extracted by an estimate"
     for split in ("val", "test"):
         chain = chain_of(plan, [split])
         done = (split,) if split == "val" else ("val", "test")
         assert set(Store(chain.regions).ids) == ids(*done), "what other splits have is kept"
         assert set(Store(chain.tokens).ids) == said(*done)
-    regions, tokens = estimate(Chain(plan))
-    assert (regions.there, regions.to_do, regions.shards) == (12, 24, 3)
-    assert (tokens.there, tokens.to_do, tokens.shards) == (60, 120, 3)
+    regions, tokens = estimate_extraction(PipelineRunner(plan))
+    assert (regions.num_existing, regions.num_missing, regions.num_shards) == (12, 24, 3)
+    assert (tokens.num_existing, tokens.num_missing, tokens.num_shards) == (60, 120, 3)
     assert 0 < regions.seconds < 600
     assert "s" in regions.row()["cost"]
-    lines = [json.loads(line) for line in (plan.workspace / "journal.jsonl").read_text().split("\n") if line]
+    lines = [json.loads(line) for line in (plan.workspace / "stages.jsonl").read_text().split("\n") if line]
     assert [line["items"] for line in lines if line["stage"] == "region features"] == [6, 6]
     made = files(plan.workspace)
-    whole = Chain(plan)
+    whole = PipelineRunner(plan)
     assert set(Store(whole.regions).ids) == set(Store(finished.regions).ids)
     assert set(Store(whole.tokens).ids) == set(Store(finished.tokens).ids)
     assert made.items() <= files(plan.workspace).items(), "nothing is made twice"
-    assert [e.to_do for e in estimate(whole)] == [0, 0]
+    assert [e.num_missing for e in estimate_extraction(whole)] == [0, 0]
     before, _, after = small_plan(tmp_path).read_text().partition("[regions]")
     given = tmp_path / "given.toml"
     given.write_text(f'regions_store = "{whole.regions}"\n{before}{after[after.index("[text]") :]}')
-    assert [e.store for e in estimate(Chain(load_plan(str(given))))] == [tokens.store], "no regions are to be made"
+    assert [e.store for e in estimate_extraction(PipelineRunner(load_plan(str(given))))] == [tokens.store], (
+        "no regions are to be made"
+    )
 
 
 def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path):
@@ -69,9 +75,9 @@ def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path
     about = {"stage": "region features", "output": "regions-0"}
     lines = [about | {"seconds": s} | ({} if items is None else {"items": items}) for s, items in runs]
     lines += [about | {"output": "regions-1", "seconds": 7.0, "items": 1}]
-    (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "reg')
-    assert seconds_an_item(tmp_path, "region features", "regions-0") == 100 / 20
-    assert seconds_an_item(tmp_path, "token features", "regions-0") is None
+    (tmp_path / "stages.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "reg')
+    assert seconds_per_item(tmp_path, "region features", "regions-0") == 100 / 20
+    assert seconds_per_item(tmp_path, "token features", "regions-0") is None
 
 
 def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_named(monkeypatch):
@@ -118,9 +124,9 @@ def test_a_pipeline_runs_from_the_stage_that_it_is_told(start_at, runs, monkeypa
 
 def test_a_split_that_is_not_there_is_named(finished, tmp_path):
     with pytest.raises(ValueError, match="no split dev; it has"):
-        only(finished.dataset, finished.plan, ["test", "dev"])
+        select_splits(finished.dataset, finished.plan, ["test", "dev"])
     with pytest.raises(ValueError, match="demo has no split dev; it has train, val, test"):
-        undrawn(finished.plan.model_copy(update={"workspace": tmp_path}), ["test", "dev"])
+        estimate_undrawn_demo(finished.plan.model_copy(update={"workspace": tmp_path}), ["test", "dev"])
 
 
 DRY = """

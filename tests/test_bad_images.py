@@ -18,11 +18,11 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from data.datasets import DatasetConfig, load_dataset
-from data.folder import valid_text
+from data.folder import escape_invalid_text
 from data.records import Dataset, printable
 from data.store import Store
 from extractors.images import load_image
-from pipeline.cli import build
+from pipeline.cli import build_app
 from tests.bad_images import Case, cases
 from tests.image_bytes import saved
 
@@ -37,7 +37,7 @@ def photos(tmp_path_factory) -> Path:
     (root / "outside.jpg").write_bytes(saved("JPEG"))
     for case in CASES:
         case.make(root / "photos")
-    named = [case.name for case in CASES if valid_text(case.name) == case.name]
+    named = [case.name for case in CASES if escape_invalid_text(case.name) == case.name]
     rows = [(name, f"a picture called {name}", ("val", "test", *["train"] * 3)[i % 5]) for i, name in enumerate(named)]
     objects = [{"image": name, "caption": text, "split": split} for name, text, split in rows]
     (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in objects))
@@ -61,18 +61,18 @@ def found(photos: Path) -> Dataset:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name)[1:40])
 def test_a_case_is_read_rightly_or_set_aside_with_its_reason(found: Dataset, case: Case) -> None:
-    told = [refused.reason for refused in found.refused if refused.name == valid_text(case.name)]
-    assert len(told) + (case.name in found.image) == 1
-    if case.name in found.image and case.pixels is None:
+    told = [refused.reason for refused in found.invalid_records if refused.name == escape_invalid_text(case.name)]
+    assert len(told) + (case.name in found.images_by_id) == 1
+    if case.name in found.images_by_id and case.pixels is None:
         with pytest.raises(ValueError, match="cannot use the image") as error:
-            load_image(found.image[case.name].path)
+            load_image(found.images_by_id[case.name].path)
         told = [str(error.value)]
     if case.pixels is None:
         assert re.search(case.reason, told[0]), told
         assert printable(told[0]).isprintable()
         return
     assert told == []
-    pixels = load_image(found.image[case.name].path)
+    pixels = load_image(found.images_by_id[case.name].path)
     assert (pixels.dtype, pixels.shape) == (np.uint8, case.pixels.shape)
     difference = np.abs(pixels - case.pixels.astype(float))
     assert difference.mean() <= case.within
@@ -126,9 +126,9 @@ def test_a_run_over_all_of_them_goes_on_and_says_how_many(photos: Path, found: D
         form = "karpathy" if annotations == "karpathy.json" else "folder"
         plan = photos.parent / f"{form}.toml"
         plan.write_text(PLAN.format(root=photos.parent, form=form, annotations=annotations))
-        run = CliRunner().invoke(build(), [command, "--plan", str(plan)])
+        run = CliRunner().invoke(build_app(), [command, "--plan", str(plan)])
         assert run.exit_code == 0, run.output
-        told = [json.loads(line) for line in (photos.parent / "run" / "set_aside.jsonl").read_text().splitlines()]
+        told = [json.loads(line) for line in (photos.parent / "run" / "invalid_records.jsonl").read_text().splitlines()]
         ledgers[annotations] = {entry["name"]: entry["reason"] for entry in told}
         assert len(ledgers[annotations]) == len(told)
         assert f"set aside  {len(told)} in all; {len(told) - 20} are not shown" in run.stderr
@@ -142,10 +142,10 @@ def _check_ledger(run: Path, ledger: dict[str, str]) -> None:
     """Every case once, in the store or in the ledger; what was tried and failed is in the manifest; the page has it."""
     (regions,) = (run / "stores").glob("regions-*")
     store = Store(regions)
-    assert Counter([*store.ids, *ledger]) == Counter(valid_text(case.name) for case in CASES)
+    assert Counter([*store.ids, *ledger]) == Counter(escape_invalid_text(case.name) for case in CASES)
     assert {case.name for case in CASES if case.pixels is not None} == set(store.ids)
-    assert store.set_aside.items() <= ledger.items()
-    assert len(store.set_aside) == sum(case.pixels is None for case in CASES) - 6, "the data set itself refuses six"
+    assert store.invalid_items.items() <= ledger.items()
+    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, "the data set itself refuses six"
     assert store.verify() == []
     page = (run / "report.html").read_text()
     assert f"Set aside: {len(ledger)}" in page
@@ -207,7 +207,7 @@ def test_files_and_folders_that_may_not_be_read_are_set_aside() -> None:
 
 def _verdicts(root: Path) -> dict[str, str]:
     found = dataset(root / "photos")
-    told = {refused.name: refused.reason for refused in found.refused}
+    told = {refused.name: refused.reason for refused in found.invalid_records}
     for image in found.images:
         try:
             load_image(image.path)

@@ -12,31 +12,31 @@ import torch
 from torchvision.ops import box_iou
 from torchvision.ops import roi_pool as torchvision_roi_pool
 
-from data.demo import compose, paint
-from extractors.bottom_up.extractor import MEAN, BottomUpConfig, BottomUpExtractor, net_size
-from extractors.bottom_up.model import BottomUp
-from extractors.bottom_up.pooling import pool
-from extractors.bottom_up.proposals import caffe_anchors, grid, move, propose
-from extractors.bottom_up.selection import select
-from extractors.bottom_up.weights import save
+from data.demo import compose_scene, render_scene
+from extractors.bottom_up.extractor import MEAN, BottomUpConfig, BottomUpExtractor, network_input_size
+from extractors.bottom_up.model import BottomUpRCNN
+from extractors.bottom_up.pooling import roi_max_pool
+from extractors.bottom_up.proposals import apply_deltas, caffe_anchors, make_anchor_grid, select_proposals
+from extractors.bottom_up.selection import select_regions
+from extractors.bottom_up.weights import save_weights
 from tests import ports, slow_caffe
 from tests.calibrated_bottom_up import calibrated
 from tests.test_images import picture
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
-SMALL = {"kind": "bottom-up", "short_side": 160, "long_side": 320, "max_proposals": 40}
+SMALL = {"kind": "bottom-up", "min_size": 160, "max_size": 320, "max_proposals": 40}
 FEW = {"classes": 50, "attributes": 12}
 
 
 @pytest.fixture(scope="module")
-def model() -> BottomUp:
+def model() -> BottomUpRCNN:
     return calibrated(**FEW, short=160)
 
 
 @pytest.fixture(scope="module")
-def weights(model: BottomUp, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(model: BottomUpRCNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    save(model, path, {})
+    save_weights(model, path, {})
     return path
 
 
@@ -57,7 +57,7 @@ def test_the_anchors_are_those_that_caffe_lists() -> None:
 
 def test_the_network_has_the_published_size_and_strides() -> None:
     with torch.device("meta"):
-        model = BottomUp()
+        model = BottomUpRCNN()
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 65.3
     for stage, stride in ((model.res2, 1), (model.res3, 2), (model.res4, 2), (model.res5, 1)):
         assert [block.conv1.stride[0] for block in stage] == [stride] + [1] * (len(stage) - 1)
@@ -70,7 +70,7 @@ def test_the_network_has_the_published_size_and_strides() -> None:
     ("size", "net"), [((640, 480), (800, 600)), ((500, 333), (901, 600)), ((640, 360), (1000, 562))]
 )
 def test_net_sizes(size: tuple[int, int], net: tuple[int, int]) -> None:
-    assert net_size(*size)[:2] == net
+    assert network_input_size(*size)[:2] == net
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (333, 500), (1440, 1920), (97, 61), (7, 300)])
@@ -82,7 +82,7 @@ def test_pixels_are_resized_as_opencv_does_it(weights: Path, shape: tuple[int, i
     scale = 1000 / max(shape) if round(scale * max(shape)) > 1000 else scale
     blob = pixels[:, :, ::-1].astype(np.float32) - np.array(MEAN, np.float32)
     theirs = cv2.resize(blob, None, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    ours = extractor(weights, short_side=600, long_side=1000).prepare(pixels).input
+    ours = extractor(weights, min_size=600, max_size=1000).preprocess(pixels).input
     np.testing.assert_allclose(ours.permute(1, 2, 0), theirs, atol=0.1)  # of 256 levels, on noise
 
 
@@ -92,9 +92,9 @@ def test_proposals_equal_a_loop_over_anchors() -> None:
         foreground = rng.permutation(height * width * 12).reshape(height, width, 12).astype(np.float32)
         deltas = (spread * rng.normal(size=(height, width, 12, 4))).astype(np.float32)
         net_w, net_h, scale = 16 * width - 3, 16 * height - 9, 1.3
-        cells = grid(caffe_anchors(), height, width)
-        boxes = move(cells, torch.from_numpy(deltas).reshape(-1, 4), (net_w, net_h))
-        ours = propose(torch.from_numpy(foreground).flatten(), boxes, scale, 20)
+        cells = make_anchor_grid(caffe_anchors(), height, width)
+        boxes = apply_deltas(cells, torch.from_numpy(deltas).reshape(-1, 4), (net_w, net_h))
+        ours = select_proposals(torch.from_numpy(foreground).flatten(), boxes, scale, 20)
         slow = slow_caffe.proposals(foreground, deltas, caffe_anchors().numpy(), net_w, net_h, scale, 20)
         np.testing.assert_allclose(ours, np.array(slow), atol=1e-3)
         assert (ours[:, 2:] - ours[:, :2] + 1).min() >= 16 * scale
@@ -107,7 +107,7 @@ def test_what_nms_keeps_of_many_does_not_depend_on_the_prefix_tried_first() -> N
     logits = torch.randn(9000, generator=draw)
     order = logits.argsort(descending=True)[:6000]
     slow = slow_caffe.nms(boxes[order].tolist(), logits[order].tolist(), 0.7, 150)
-    assert propose(logits, boxes, 1.0, 150).tolist() == boxes[order][slow].tolist()
+    assert select_proposals(logits, boxes, 1.0, 150).tolist() == boxes[order][slow].tolist()
 
 
 def test_pooling_equals_torchvisions_bit_for_bit_and_a_slow_loop() -> None:
@@ -122,8 +122,8 @@ def test_pooling_equals_torchvisions_bit_for_bit_and_a_slow_loop() -> None:
         boxes[:4] = torch.tensor(
             [[0, 0, 16 * width - 1, 16 * height - 1], [24, 8, 40, 24], [8, 24, 8, 24], [0, 0, 7, 7]]
         )
-        pooled = pool(maps, boxes)
-        ours = pooled.rows[pooled.place].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+        pooled = roi_max_pool(maps, boxes)
+        ours = pooled.rows[pooled.index].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
         assert torch.equal(ours, torchvision_roi_pool(maps, [boxes], 14, 1 / 16))
         for i in range(0, 60, 7):
             np.testing.assert_array_equal(ours[i], slow_caffe.roi_pool(maps[0].numpy(), boxes[i].tolist()))
@@ -138,7 +138,7 @@ def test_selection_equals_a_loop_over_classes(trial: int) -> None:
     logits = rng.normal(size=(n, classes + 1)) * rng.choice([0.2, 2.0, 5.0])
     scores = torch.from_numpy(logits).softmax(1).float().numpy()
     at_least, at_most = [(36, 36), (10, 100), (1, 3), (5, 12)][trial % 4]
-    ours = select(torch.from_numpy(boxes), torch.from_numpy(scores[:, 1:]), at_least, at_most, 0.2)[0]
+    ours = select_regions(torch.from_numpy(boxes), torch.from_numpy(scores[:, 1:]), at_least, at_most, 0.2)[0]
     assert ours.tolist() == slow_caffe.kept_rows(boxes, scores, at_least, at_most)
 
 
@@ -153,21 +153,24 @@ def test_what_rounding_may_exchange_is_named(at_least: int, at_most: int) -> Non
         confidence = rng.uniform(-4, 1, 100)  # logits
         moved = confidence + rng.uniform(-0.15, 0.15, 100)
         first, other = (torch.from_numpy(1 / (1 + np.exp(-x)))[:, None].float() for x in (confidence, moved))
-        kept, unsure = select(boxes, first, at_least, at_most, 0.2, margin=0.3)
-        exchanged = {*kept.tolist()} ^ {*select(boxes, other, at_least, at_most, 0.2)[0].tolist()}
+        kept, unsure = select_regions(boxes, first, at_least, at_most, 0.2, margin=0.3)
+        exchanged = {*kept.tolist()} ^ {*select_regions(boxes, other, at_least, at_most, 0.2)[0].tolist()}
         assert exchanged <= {*unsure.tolist()}
-        assert kept.tolist() == select(boxes, first, at_least, at_most, 0.2)[0].tolist()
+        assert kept.tolist() == select_regions(boxes, first, at_least, at_most, 0.2)[0].tolist()
         changed += len(exchanged)
         assert len(unsure) < 30
     assert changed > 10, "nothing was near an edge: the test shows little"
 
 
 @pytest.fixture(scope="module")
-def described(model: BottomUp, weights: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def described(model: BottomUpRCNN, weights: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A picture, and all of its proposals by Caffe's description, which takes its time."""
-    image = paint(compose(5, 3))[0]
+    image = render_scene(compose_scene(5, 3))[0]
     size = image.shape[1], image.shape[0]
-    blob, scale = extractor(weights, exact=True).prepare(image).input[None], net_size(*size, 160, 320)[2]
+    blob, scale = (
+        extractor(weights, full_precision=True).preprocess(image).input[None],
+        network_input_size(*size, 160, 320)[2],
+    )
     state, anchors = ports.milvlg(model.state_dict()), caffe_anchors().numpy()
     return image, slow_caffe.every(blob, state, anchors, size, scale, 40)
 
@@ -177,7 +180,7 @@ def test_the_whole_of_it_equals_caffes_description(
     described: tuple[np.ndarray, dict[str, np.ndarray]], weights: Path, at_least: int, at_most: int
 ) -> None:
     image, slow = described[0], slow_caffe.stored(described[1], at_least, at_most)
-    regions = extractor(weights, exact=True, min_regions=at_least, max_regions=at_most)([image])[0]
+    regions = extractor(weights, full_precision=True, min_regions=at_least, max_regions=at_most)([image])[0]
     assert regions.size == (image.shape[1], image.shape[0])
     assert len(regions.features) == len(slow["features"]) >= 3
     np.testing.assert_allclose(regions.boxes, slow["boxes"], atol=0.1)  # pixels
@@ -186,7 +189,9 @@ def test_the_whole_of_it_equals_caffes_description(
     assert regions.attr_ids.tolist() == slow["attr_ids"].tolist()
     np.testing.assert_allclose(regions.scores, slow["scores"], atol=1e-3)
     np.testing.assert_allclose(regions.attr_scores, slow["attr_scores"], atol=1e-3)
-    moved = extractor(weights, exact=True, min_regions=at_least, max_regions=at_most, boxes="regressed")([image])[0]
+    moved = extractor(weights, full_precision=True, min_regions=at_least, max_regions=at_most, boxes="regressed")(
+        [image]
+    )[0]
     np.testing.assert_allclose(moved.boxes, slow["regressed"], atol=0.2)
     np.testing.assert_array_equal(moved.features, regions.features)
 
@@ -194,8 +199,10 @@ def test_the_whole_of_it_equals_caffes_description(
 @pytest.fixture(scope="module")
 def exact(weights: Path) -> SimpleNamespace:
     """`made`: the exact extractor for (least, most) regions; `of`: its regions of a scene by number, computed once."""
-    made = cache(lambda limits: extractor(weights, exact=True, min_regions=limits[0], max_regions=limits[1]))
-    return SimpleNamespace(made=made, of=cache(lambda limits, index: made(limits)([paint(compose(11, index))[0]])[0]))
+    made = cache(lambda limits: extractor(weights, full_precision=True, min_regions=limits[0], max_regions=limits[1]))
+    return SimpleNamespace(
+        made=made, of=cache(lambda limits, index: made(limits)([render_scene(compose_scene(11, index))[0]])[0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,10 +221,10 @@ def test_the_quick_way_finds_the_regions_of_the_exact_one(
     kept = {"min_regions": limits[0], "max_regions": limits[1]}
     monkeypatch.setattr("extractors.bottom_up.extractor.arithmetic", lambda *_: getattr(torch, dtype))
     quick = extractor(weights, **kept)
-    assert exact.made(limits).fingerprint != quick.fingerprint
+    assert exact.made(limits).recipe != quick.recipe
     same, cosines = [], []
     for index in range(scenes):
-        truth, found = exact.of(limits, index), quick([paint(compose(11, index))[0]])[0]
+        truth, found = exact.of(limits, index), quick([render_scene(compose_scene(11, index))[0]])[0]
         overlap, place = box_iou(torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)).max(1)
         same += (overlap > 0.99).tolist()
         pair = (torch.from_numpy(x).float() for x in (truth.features, found.features[place]))
@@ -230,7 +237,7 @@ def test_facts_of_the_boxes(weights: Path) -> None:
     """A box ends at (net side - 1) / scale, and no side is below 16 - 1 / scale."""
     image = picture(2, 240, 320)
     regions = extractor(weights, max_proposals=300, max_regions=300, min_regions=300)([image])[0]
-    net_w, net_h, scale = net_size(320, 240, 160, 320)
+    net_w, net_h, scale = network_input_size(320, 240, 160, 320)
     sides = regions.boxes[:, 2:] - regions.boxes[:, :2]
     assert len(regions.boxes) > 100
     assert sides.min() >= 16 - 1 / scale - 1e-3
@@ -245,7 +252,7 @@ def test_facts_of_the_boxes_hold_of_true_caffe_output() -> None:
     with open(GOLDEN / "train2014_obj36.tsv", newline="") as file:
         for row in csv.DictReader(file, names, delimiter="\t"):
             boxes = np.frombuffer(b64decode(row["boxes"]), "<f4").reshape(-1, 4)
-            net_w, net_h, scale = net_size(int(row["w"]), int(row["h"]))
+            net_w, net_h, scale = network_input_size(int(row["w"]), int(row["h"]))
             last = np.array([(net_w - 1) / scale, (net_h - 1) / scale])
             np.testing.assert_allclose(boxes[:, 2:].max(0), last, atol=1e-3)
             assert (boxes[:, 2:] - boxes[:, :2]).min() >= 16 - 1 / scale - 1e-3
@@ -253,8 +260,8 @@ def test_facts_of_the_boxes_hold_of_true_caffe_output() -> None:
 
 def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
     found = extractor(weights)
-    images = [paint(compose(12, index))[0] for index in range(3)]
-    together = found.extract([found.prepare(image) for image in images])
+    images = [render_scene(compose_scene(12, index))[0] for index in range(3)]
+    together = found.extract([found.preprocess(image) for image in images])
     for image, regions in zip(images, together, strict=True):
         alone = found([image])[0]
         np.testing.assert_allclose(alone.boxes, regions.boxes, atol=0.05)
@@ -272,9 +279,9 @@ def test_tiny_and_thin_images_give_rows_or_a_reason(weights: Path, shape: tuple[
     ("settings", "says"),
     [
         ({"min_regions": 50, "max_regions": 36}, "min_regions 50 is above max_regions 36"),
-        ({"short_side": 700, "long_side": 600}, "short_side 700 is above long_side 600"),
+        ({"min_size": 700, "max_size": 600}, "min_size 700 is above max_size 600"),
         ({"min_score": 0}, "greater than 0"),
-        ({"boxes": "moved"}, "proposals"),
+        ({"stored_boxes": "moved"}, "proposals"),
     ],
 )
 def test_bad_settings(settings: dict, says: str) -> None:

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor
-from extractors.bottom_up.model import BottomUp
+from extractors.bottom_up.model import BottomUpRCNN
 from extractors.bottom_up.proposals import caffe_anchors
-from extractors.bottom_up.weights import canonical, convert, load, save
-from pipeline.cli import build as build_app
+from extractors.bottom_up.weights import convert_weights, load_bottom_up, save_weights, to_canonical_state_dict
+from pipeline.cli import build_app as build_app
 from tests import ports
 
 CLASSES, ATTRIBUTES = 6, 4
@@ -27,7 +27,7 @@ CLASSES, ATTRIBUTES = 6, 4
 def state() -> dict[str, torch.Tensor]:
     """Random weights of a model that tells few things apart; batch norms with variances above 0."""
     torch.manual_seed(1)
-    model = BottomUp(CLASSES, ATTRIBUTES)
+    model = BottomUpRCNN(CLASSES, ATTRIBUTES)
     for key, value in model.state_dict().items():
         if "bn" in key or "downsample.1" in key:
             value.uniform_(0.5, 1.5)
@@ -60,22 +60,22 @@ def test_every_layout_gives_the_same_model(state: dict[str, torch.Tensor], tmp_p
     (tmp_path / "objects_vocab.txt").write_text("yolk\nbus,coach\ncat\nred car\nsky\nman")
     (tmp_path / "attributes_vocab.txt").write_text("gray,grey\nwet\nold\nTall\n")
     target = tmp_path / "vg.safetensors"
-    found = convert(written(tmp_path, kind, state), target, vocabulary=tmp_path)
+    found = convert_weights(written(tmp_path, kind, state), target, vocabulary=tmp_path)
     same(load_file(target), state, background_box=kind == "milvlg")
-    _, classes, attributes = load(target, None, None)
+    _, classes, attributes = load_bottom_up(target, None, None)
     assert classes == ("yolk", "bus", "cat", "red car", "sky", "man")
     assert attributes == ("gray", "wet", "old", "tall")
     again = tmp_path / "again.safetensors"
-    assert convert(target, again) == found, "the hash is that of the tensors"
+    assert convert_weights(target, again) == found, "the hash is that of the tensors"
     extractor = BottomUpExtractor(BottomUpConfig(weights=target))
-    assert extractor.fingerprint["weights_sha256"] == found
+    assert extractor.recipe["weights_sha256"] == found
     assert extractor.classes == classes
 
 
 def test_a_model_without_attributes(state: dict[str, torch.Tensor]) -> None:
     plain = {k: v for k, v in ports.airsplay(state).items() if "attr" not in k and "embedding" not in k}
     kept = {k: v for k, v in state.items() if not k.startswith(("attr_", "cls_embed"))}
-    found = canonical(plain, "file")
+    found = to_canonical_state_dict(plain, "file")
     assert not [name for name in found if "attr" in name or "embed" in name]
     same(found, kept, background_box=False)
 
@@ -84,15 +84,15 @@ def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: di
     turned = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     inclusive = caffe_anchors()[turned]
     for layout, stored in ((ports.milvlg, inclusive), (ports.airsplay, inclusive)):
-        found = canonical({**layout(state), ports.CELL_ANCHORS: stored}, "file")["rpn.anchors"]
+        found = to_canonical_state_dict({**layout(state), ports.CELL_ANCHORS: stored}, "file")["rpn.anchors"]
         assert torch.equal(found, inclusive), "Caffe's own list is Caffe's, whoever stored it"
     edges = inclusive + torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert torch.equal(
-        canonical({**ports.airsplay(state), ports.CELL_ANCHORS: edges}, "file")["rpn.anchors"], inclusive
+        to_canonical_state_dict({**ports.airsplay(state), ports.CELL_ANCHORS: edges}, "file")["rpn.anchors"], inclusive
     )
-    whole = canonical({**ports.milvlg(state), ports.CELL_ANCHORS: inclusive.long()}, "file")
+    whole = to_canonical_state_dict({**ports.milvlg(state), ports.CELL_ANCHORS: inclusive.long()}, "file")
     assert torch.equal(whole["rpn.anchors"], inclusive)
-    odd = canonical({**ports.milvlg(state), ports.CELL_ANCHORS: inclusive + 0.25}, "file")
+    odd = to_canonical_state_dict({**ports.milvlg(state), ports.CELL_ANCHORS: inclusive + 0.25}, "file")
     assert torch.equal(odd["rpn.anchors"], inclusive + 0.25)
 
 
@@ -100,17 +100,17 @@ def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: di
 def test_missing_anchors_are_asked_for(state: dict[str, torch.Tensor], layout) -> None:
     bare = layout(state, anchors=False)
     with pytest.raises(ValueError, match=r"holds no proposal_generator.*caffe or detectron2"):
-        canonical(bare, "file")
-    ours = canonical(bare, "file", "caffe")["rpn.anchors"]
+        to_canonical_state_dict(bare, "file")
+    ours = to_canonical_state_dict(bare, "file", "caffe")["rpn.anchors"]
     if layout is ports.milvlg:
         assert torch.equal(ours, caffe_anchors())
         with pytest.raises(ValueError, match="two logits an anchor"):
-            canonical(bare, "file", "detectron2")
+            to_canonical_state_dict(bare, "file", "detectron2")
         return
     # airsplay's channels are size-major: 64 pixels in the ratios 0.5, 1 and 2, then 128, ...
     assert ours[:4].tolist() == [[-38, -16, 53, 31], [-24, -24, 39, 39], [-14, -36, 29, 51], [-84, -40, 99, 55]]
     assert {tuple(row) for row in ours.tolist()} == {tuple(row) for row in caffe_anchors().tolist()}
-    theirs = canonical(bare, "file", "detectron2")["rpn.anchors"]
+    theirs = to_canonical_state_dict(bare, "file", "detectron2")["rpn.anchors"]
     # Inclusive edges: the first of size 64 is 64 sqrt(2) wide and 64 / sqrt(2) high around the corner of the cell.
     sides = (theirs[:, 2:] - theirs[:, :2] + 1).numpy()
     np.testing.assert_allclose(sides[0], [64 * 2**0.5, 64 / 2**0.5], rtol=1e-6)
@@ -170,7 +170,7 @@ def test_relatives_and_broken_files_are_refused(
 ) -> None:
     save_file({k: v.contiguous() for k, v in changed(state, case).items()}, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match=says):
-        load(tmp_path / "odd.safetensors", None, None)
+        load_bottom_up(tmp_path / "odd.safetensors", None, None)
 
 
 class Attack:
@@ -189,7 +189,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, suffix: str) -> None:
     content = {"model": {"a": np.ones(3)}, "b": Attack(tmp_path / "made")}
     path.write_bytes(pickle.dumps(content)) if suffix == ".pkl" else torch.save(content, path)
     with pytest.raises(ValueError, match="cannot be read"):
-        load(path, None, None)
+        load_bottom_up(path, None, None)
     assert not (tmp_path / "made").exists()
 
 
@@ -207,7 +207,7 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes, suffix: str, 
     path = tmp_path / f"file{suffix}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=says):
-        load(path, None, None)
+        load_bottom_up(path, None, None)
 
 
 def test_a_checkpoint_of_torch_that_grows_or_holds_other_things(tmp_path: Path) -> None:
@@ -218,31 +218,31 @@ def test_a_checkpoint_of_torch_that_grows_or_holds_other_things(tmp_path: Path) 
             new.writestr(name, old.read(name))
     assert path.stat().st_size < 20_000
     with pytest.raises(ValueError, match="entries are compressed"):
-        load(path, None, None)
+        load_bottom_up(path, None, None)
     torch.save({"model": {"a": torch.ones(1)}, "args": Namespace(lr=1)}, path)
     with pytest.raises(ValueError, match=r"holds .*Namespace, which is no tensor.*state_dict\(\) alone"):
-        load(path, None, None)
+        load_bottom_up(path, None, None)
     path.with_suffix(".pkl").write_bytes(pickle.dumps({"model": {"a": np.ones(2), "b": [1, 2]}}))
     with pytest.raises(ValueError, match="'b' is a list, not an array"):
-        load(path.with_suffix(".pkl"), None, None)
+        load_bottom_up(path.with_suffix(".pkl"), None, None)
 
 
 def test_a_changed_file_and_a_vocabulary_of_another_length_are_refused(state: dict, tmp_path: Path) -> None:
-    model = BottomUp(CLASSES, ATTRIBUTES)
+    model = BottomUpRCNN(CLASSES, ATTRIBUTES)
     model.load_state_dict(state)
     path = tmp_path / "vg.safetensors"
-    save(model, path, {"classes": json.dumps(["a"] * CLASSES)})
+    save_weights(model, path, {"classes": json.dumps(["a"] * CLASSES)})
     (tmp_path / "objects_vocab.txt").write_text("cat\ndog")
     (tmp_path / "attributes_vocab.txt").write_text("wet")
     with pytest.raises(ValueError, match="names 2 classes, the weights tell 6 apart"):
-        load(path, None, tmp_path)
+        load_bottom_up(path, None, tmp_path)
     with pytest.raises(FileNotFoundError, match="no vocabulary"):
-        load(path, None, tmp_path / "nowhere")
+        load_bottom_up(path, None, tmp_path / "nowhere")
     raw = bytearray(path.read_bytes())
     raw[-100] ^= 4
     path.write_bytes(raw)
     with pytest.raises(ValueError, match=r"its header says .*: convert again"):
-        load(path, None, None)
+        load_bottom_up(path, None, None)
 
 
 def test_the_commands(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from data import compact as module
 from data import files
-from data.compact import compact
+from data.compact import compact_store
 from data.files import sha256_file
-from data.lock import writing
-from data.shards import Item, commit, open_folder, write_shard
+from data.lock import write_lock
+from data.shards import Item, commit, open_or_create_store, write_shard
 from data.shards import ShardPlan as Plan
 from data.store import Store
-from pipeline.cli import build
+from pipeline.cli import build_app
 from tests.test_store import spoil
 from tests.test_store_crashes import FORK, check, crash, extract, items
 
@@ -46,7 +46,7 @@ def test_rows_and_order_stay_and_files_become_few(tmp_path):
     folder, now = wasteful(tmp_path)
     before, old = rows(folder), Store(folder)
     assert len(shards(folder)) == 8
-    manifest = compact(folder, 10)
+    manifest = compact_store(folder, 10)
     check(folder, now)
     assert rows(folder) == before
     assert len(shards(folder)) == len(manifest["shards"]) == 2
@@ -54,7 +54,7 @@ def test_rows_and_order_stay_and_files_become_few(tmp_path):
     assert not any(name in shards(folder) for name in manifest["retired"])
     np.testing.assert_array_equal(old.read("features", old.ids), Store(folder).read("features", old.ids))
     stamp = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".writer"}
-    compact(folder, 10)
+    compact_store(folder, 10)
     assert all(path.stat().st_mtime_ns == value for path, value in stamp.items()), "compact already: no work"
     extract(tmp_path, now)
     log = tmp_path / "log"
@@ -82,13 +82,13 @@ def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
             patched.setattr(files.os, "replace", count(real[0]))
             patched.setattr(Path, "unlink", count(real[1]))
             try:
-                compact(folder, 10)
+                compact_store(folder, 10)
                 finished = True
             except Killed:
                 finished = False
         check(folder, now)
         assert rows(folder) == expected
-        compact(folder, 10)
+        compact_store(folder, 10)
         check(folder, now)
         assert len(shards(folder)) == 2, f"rubbish after a crash at step {step}"
         if finished:
@@ -101,13 +101,13 @@ def test_sigkill_at_any_moment_loses_nothing(tmp_path):
     rng = np.random.default_rng(0)
     folder, now = wasteful(tmp_path)
     for size in (10, 3, 7, 2, 9, 4, 10):
-        child = FORK.Process(target=compact, args=(folder, size))
+        child = FORK.Process(target=compact_store, args=(folder, size))
         child.start()
         time.sleep(rng.uniform(0.0, 0.06))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         check(folder, now)
-    compact(folder, 10)
+    compact_store(folder, 10)
     check(folder, now)
     assert len(shards(folder)) == 2
 
@@ -116,7 +116,7 @@ def test_the_finished_shards_of_a_killed_extraction_survive(tmp_path):
     folder, now = wasteful(tmp_path)
     more, log = [*now, *items(12, name="new")], tmp_path / "log"
     crash(tmp_path, more, 2, log)
-    compact(folder, 10)
+    compact_store(folder, 10)
     check(folder, now)
     check(extract(tmp_path, more, log), more)
     assert len(log.read_text().splitlines()) == 12
@@ -124,28 +124,28 @@ def test_the_finished_shards_of_a_killed_extraction_survive(tmp_path):
 
 def test_damaged_rows_get_no_new_checksum_and_a_writer_is_not_disturbed(tmp_path):
     folder, _ = wasteful(tmp_path)
-    with writing(folder), pytest.raises(ValueError, match="is being written by process"):
-        compact(folder, 10)
+    with write_lock(folder), pytest.raises(ValueError, match="is being written by process"):
+        compact_store(folder, 10)
     victim = sorted(folder.glob("*.h5"))[0]
     spoil(victim, 0)
     before = shards(folder)
     with pytest.raises(ValueError, match=r"shard-.*the rows of caption \d+ do not have.*Nothing was changed"):
-        compact(folder, 10)
+        compact_store(folder, 10)
     assert shards(folder).items() >= before.items()
     with pytest.raises(ValueError, match="1 item or more"):
-        compact(folder, 0)
+        compact_store(folder, 0)
 
 
 def test_a_reader_that_opens_while_files_are_removed_finds_the_new_ones(tmp_path, monkeypatch):
     folder, now = wasteful(tmp_path)
     stale = Store(folder).__getstate__()
-    real, done = module.read_manifest, []
+    real, done = module.read_store_manifest, []
 
     def read_then_compact(place):
         manifest = real(place)
         if not done:
             done.append(True)
-            compact(folder, 10)
+            compact_store(folder, 10)
         return manifest
 
     monkeypatch.setattr("data.store.read_manifest", read_then_compact)
@@ -155,7 +155,7 @@ def test_a_reader_that_opens_while_files_are_removed_finds_the_new_ones(tmp_path
 
 
 def run(*args: str):
-    return CliRunner().invoke(build(), ["store", *map(str, args)])
+    return CliRunner().invoke(build_app(), ["store", *map(str, args)])
 
 
 def test_info_verify_and_compact_as_commands(tmp_path):
@@ -207,12 +207,14 @@ def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_co
     extract(tmp_path, now, log)
     assert 0 < len(log.read_text().splitlines()) < len(now), "what was sound is not made again"
     assert [unread in problem for problem in Store(folder).verify()] == [True]
-    compact(folder, 10)
+    compact_store(folder, 10)
     check(folder, now)
 
 
 def test_a_long_recipe_is_shown_short(tmp_path):
-    folder = open_folder(tmp_path, "regions", {"weights": "w" * 300, "classes": [f"thing {i}" for i in range(1600)]})
+    folder = open_or_create_store(
+        tmp_path, "regions", {"weights": "w" * 300, "classes": [f"thing {i}" for i in range(1600)]}
+    )
     out = run("info", folder).stdout
     assert "1,600 names: thing 0, thing 1, thing 2, ..." in out
     assert len(out) < 1200

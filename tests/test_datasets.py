@@ -34,14 +34,14 @@ def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
     coco = record("d.jpg", "restval", ["one"], filepath="val2014", cocoid=7)
     tokens = {"filename": "b.c.jpg", "split": "test", "sentences": [{"tokens": ["two", "cats"]}] * 7}
     found = load_dataset(karpathy(photos, record(texts=("a  dog\n", "two dogs")), coco, tokens))
-    assert found.counts() == {"train": 2, "test": 1}
-    assert [c.text for c in found.captions_of["a.jpg"]] == ["a dog", "two dogs"]
-    assert found.image["d.jpg"].path == photos / "val2014" / "d.jpg"
-    assert [c.id for c in found.captions_of["b.c.jpg"]] == [f"b.c.jpg#{k}" for k in range(7)]
-    assert found.split("test").owner == {f"b.c.jpg#{k}": "b.c.jpg" for k in range(7)}
-    assert found.refused == ()
+    assert found.count_images_by_split() == {"train": 2, "test": 1}
+    assert [c.text for c in found.captions_by_image_id["a.jpg"]] == ["a dog", "two dogs"]
+    assert found.images_by_id["d.jpg"].path == photos / "val2014" / "d.jpg"
+    assert [c.id for c in found.captions_by_image_id["b.c.jpg"]] == [f"b.c.jpg#{k}" for k in range(7)]
+    assert found.select_split("test").image_id_by_caption_id == {f"b.c.jpg#{k}": "b.c.jpg" for k in range(7)}
+    assert found.invalid_records == ()
     with pytest.raises(ValueError, match="no image is in split 'val'"):
-        found.split("val")
+        found.select_split("val")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,10 @@ def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
 )
 def test_bad_records_are_set_aside_by_name_and_the_rest_is_kept(photos, bad, name, reason):
     found = load_dataset(karpathy(photos, record(), bad))
-    assert [(r.name.startswith(name), reason in r.reason) for r in found.refused] == [(True, True)], found.refused
-    assert found.captions_of["a.jpg"][0].text == "a dog"
+    assert [(r.name.startswith(name), reason in r.reason) for r in found.invalid_records] == [(True, True)], (
+        found.invalid_records
+    )
+    assert found.captions_by_image_id["a.jpg"][0].text == "a dog"
 
 
 @pytest.mark.parametrize(
@@ -120,23 +122,23 @@ def test_a_folder_with_a_captions_file(photos, name, text):
     path = photos.parent / name
     path.write_text(text)
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
-    assert [c.text for c in found.captions_of["a.jpg"]] == ["a dog, running", "two dogs"]
-    assert [c.text for c in found.captions_of["b.c.jpg"]] == ["a cat"]
-    assert found.image["b.c.jpg"].split == "test"
-    reasons = {r.name: r.reason for r in found.refused}
+    assert [c.text for c in found.captions_by_image_id["a.jpg"]] == ["a dog, running", "two dogs"]
+    assert [c.text for c in found.captions_by_image_id["b.c.jpg"]] == ["a cat"]
+    assert found.images_by_id["b.c.jpg"].split == "test"
+    reasons = {r.name: r.reason for r in found.invalid_records}
     assert "empty" in reasons["b.c.jpg#0"]
     assert "contradicts" in next(reasons[k] for k in reasons if k.startswith("b.c.jpg at"))
     assert "leaves" in reasons["link.jpg"]
     assert ("line 3" in reasons) == name.endswith("jsonl")
-    assert found.captions_of["é f.jpg"] == (), "a photograph without a caption can still be searched for"
+    assert found.captions_by_image_id["é f.jpg"] == (), "a photograph without a caption can still be searched for"
 
 
 def test_a_caption_with_an_unquoted_comma_is_refused_and_not_cut(photos):
     path = photos.parent / "c.csv"
     path.write_text("image,caption\na.jpg,two dogs, one cat\na.jpg,a cow\n")
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
-    assert [c.text for c in found.captions_of["a.jpg"]] == ["a cow"]
-    assert [r.reason for r in found.refused if r.name == "a.jpg at line 2"] == [
+    assert [c.text for c in found.captions_by_image_id["a.jpg"]] == ["a cow"]
+    assert [r.reason for r in found.invalid_records if r.name == "a.jpg at line 2"] == [
         "the row has more fields than the first line names; put captions with commas into quotes"
     ]
     path.write_bytes("image,caption\na.jpg,café\n".encode("latin-1"))

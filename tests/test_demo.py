@@ -12,11 +12,20 @@ import pytest
 from PIL import Image
 
 import data.demo.write as writing
-from data.demo import CLASSES, PLACES, THINGS, DemoConfig, captions, compose, generate, paint
-from data.demo.families import plan
+from data.demo import (
+    CLASSES,
+    PLACES,
+    THINGS,
+    DemoConfig,
+    compose_scene,
+    generate_captions,
+    generate_demo_dataset,
+    render_scene,
+)
+from data.demo.families import plan_scene
 from data.demo.geometry import Scene, Thing
 from data.demo.kinds import KINDS
-from data.demo.scenes import Group, Plan
+from data.demo.scenes import Group, SceneSpec
 from data.files import read_json
 
 SEED = 2020
@@ -29,12 +38,12 @@ def sha(*parts: bytes) -> str:
 
 @cache
 def scene(index: int) -> Scene:
-    return compose(SEED, index)
+    return compose_scene(SEED, index)
 
 
 @cache
-def all_plans() -> list[Plan]:
-    return [plan(SEED, index) for index in range(1200)]
+def all_plans() -> list[SceneSpec]:
+    return [plan_scene(SEED, index) for index in range(1200)]
 
 
 def folder_bytes(folder: Path) -> dict[str, str]:
@@ -54,24 +63,24 @@ PINNED = {
 
 @pytest.mark.parametrize("index", PINNED)
 def test_pixels_and_words_are_pinned(index: int) -> None:
-    pixels, boxes, labels = paint(scene(index))
+    pixels, boxes, labels = render_scene(scene(index))
     drawn = sha(pixels.tobytes(), boxes.astype("<f4").tobytes(), labels.astype("<i8").tobytes())
-    assert (drawn, sha("\n".join(captions(scene(index))).encode())) == PINNED[index]
+    assert (drawn, sha("\n".join(generate_captions(scene(index))).encode())) == PINNED[index]
 
 
 def test_order_of_calls_changes_nothing() -> None:
-    there = [sha(paint(compose(SEED, i))[0].tobytes()) for i in range(8)]
-    back = [sha(paint(compose(SEED, i))[0].tobytes()) for i in reversed(range(8))]
+    there = [sha(render_scene(compose_scene(SEED, i))[0].tobytes()) for i in range(8)]
+    back = [sha(render_scene(compose_scene(SEED, i))[0].tobytes()) for i in reversed(range(8))]
     assert there == back[::-1]
     assert len(set(there)) == 8
-    assert compose(SEED, 3) != compose(SEED + 1, 3)
+    assert compose_scene(SEED, 3) != compose_scene(SEED + 1, 3)
 
 
 def test_boxes_lie_inside_and_all_things_have_one() -> None:
     wanted = found = 0
     for index in range(0, 1200, 12):
         what = scene(index)
-        pixels, boxes, labels = paint(what)
+        pixels, boxes, labels = render_scene(what)
         w, h = what.size
         assert pixels.shape == (h, w, 3)
         assert pixels.dtype == np.uint8
@@ -106,8 +115,8 @@ def on_counter(kind: str, x: float, height: float = 60.0) -> Thing:
 @pytest.mark.parametrize("kind", ["cake", "apple", "pizza", "laptop", "hamburger"])
 @pytest.mark.parametrize("x", [200.0, 6.0])  # whole, and cut by the edge
 def test_box_is_tight_around_the_pixels_that_the_thing_changes(kind: str, x: float) -> None:
-    without, _, _ = paint(still_life())
-    pixels, boxes, _ = paint(still_life(on_counter(kind, x)))
+    without, _, _ = render_scene(still_life())
+    pixels, boxes, _ = render_scene(still_life(on_counter(kind, x)))
     rows, columns = np.nonzero((pixels != without).any(-1))
     changed = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(boxes[0], changed, atol=2)  # soft edges
@@ -115,11 +124,11 @@ def test_box_is_tight_around_the_pixels_that_the_thing_changes(kind: str, x: flo
 
 def test_box_holds_only_what_is_seen() -> None:
     cake, apple = on_counter("cake", 200), on_counter("apple", 200, 30)
-    _, whole, _ = paint(still_life(cake))
-    _, boxes, labels = paint(still_life(apple, cake))  # the apple lies wholly behind the cake
+    _, whole, _ = render_scene(still_life(cake))
+    _, boxes, labels = render_scene(still_life(apple, cake))  # the apple lies wholly behind the cake
     assert [CLASSES[k] for k in labels] == ["cake", "kitchen"]
     np.testing.assert_array_equal(boxes[0], whole[0])
-    _, boxes, labels = paint(still_life(cake, on_counter("laptop", 226)))  # its right part is hidden
+    _, boxes, labels = render_scene(still_life(cake, on_counter("laptop", 226)))  # its right part is hidden
     assert [CLASSES[k] for k in labels] == ["cake", "laptop", "kitchen"]
     assert boxes[0, 2] < whole[0, 2]
     assert boxes[0, 0] == whole[0, 0]
@@ -181,7 +190,7 @@ def counted(sentence: str) -> list[tuple[int, set[str]]]:
 def test_captions_are_true(start: int) -> None:
     for index in range(start, start + 400, 4):
         what = scene(index)
-        said = captions(what)
+        said = generate_captions(what)
         assert len(set(said)) == 5, said
         for sentence in said:
             text = sentence.lower()
@@ -191,7 +200,7 @@ def test_captions_are_true(start: int) -> None:
                 assert colour in {g.colour for g in what.groups}, (index, sentence)
             for words, deed in DEEDS.items():
                 if re.search(rf"\b{words}\b", text):
-                    assert any(g.deed == deed or (deed == "run" and g.relation == "chasing") for g in what.groups), (
+                    assert any(g.action == deed or (deed == "run" and g.relation == "chasing") for g in what.groups), (
                         sentence
                     )
             for words, places in PLACE_WORDS.items():
@@ -224,8 +233,8 @@ def test_each_query_has_true_scenes_and_near_misses(query: str) -> None:
     place, kind, numbers, deeds = QUERIES[query]
     plans = all_plans()
 
-    def true(what: Plan) -> bool:
-        fits = [g for g in what.groups if g.kind == kind and g.number in numbers and g.deed in deeds]
+    def true(what: SceneSpec) -> bool:
+        fits = [g for g in what.groups if g.kind == kind and g.number in numbers and g.action in deeds]
         return bool(fits) and place in (None, what.place)
 
     right = [i for i, what in enumerate(plans) if true(what)]
@@ -256,8 +265,8 @@ def test_scenes_are_many_sided() -> None:
     seen, owners, total = set(), {}, 0
     for index in range(1200):
         what = scene(index)
-        seen |= {what.place} | {g.kind for g in what.groups} | {g.deed.partition(":")[2] for g in what.groups}
-        for sentence in captions(what):
+        seen |= {what.place} | {g.kind for g in what.groups} | {g.action.partition(":")[2] for g in what.groups}
+        for sentence in generate_captions(what):
             owners.setdefault(sentence, set()).add(index)
             total += 1
     shared = sum(len(images) for images in owners.values() if len(images) > 1)
@@ -281,7 +290,7 @@ SMALL = DemoConfig(images=60, splits={"train": 50, "test": 10})
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate(SMALL, tmp_path_factory.mktemp("straight"))
+    return generate_demo_dataset(SMALL, tmp_path_factory.mktemp("straight"))
 
 
 def test_files_say_what_the_functions_say(straight: Path) -> None:
@@ -289,10 +298,10 @@ def test_files_say_what_the_functions_say(straight: Path) -> None:
     boxes = read_json(straight / "boxes.json")
     assert record["filename"] == "scene-00057.jpg"
     assert record["split"] == "test"
-    assert [s["raw"] for s in record["sentences"]] == list(captions(scene(57)))
+    assert [s["raw"] for s in record["sentences"]] == list(generate_captions(scene(57)))
     assert record["sentids"] == [s["sentid"] for s in record["sentences"]] == list(range(285, 290))
     assert all(re.fullmatch(r"[a-z0-9'-]+", token) for s in record["sentences"] for token in s["tokens"])
-    pixels, drawn, labels = paint(scene(57))
+    pixels, drawn, labels = render_scene(scene(57))
     assert boxes["images"]["scene-00057.jpg"] == {"boxes": drawn.tolist(), "labels": [CLASSES[k] for k in labels]}
     picture = np.asarray(Image.open(straight / "images" / record["filename"]), np.int16)
     assert np.abs(picture - pixels).mean() < 8  # JPEG
@@ -300,7 +309,7 @@ def test_files_say_what_the_functions_say(straight: Path) -> None:
 
 def test_pool_writes_the_same_bytes(straight: Path, tmp_path: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
-        generate(SMALL, tmp_path, each=pool.map)
+        generate_demo_dataset(SMALL, tmp_path, map_fn=pool.map)
     assert folder_bytes(tmp_path) == folder_bytes(straight)
 
 
@@ -314,24 +323,24 @@ def test_crash_then_resume_gives_the_same_bytes(
         if len(drawn) == after:
             raise KeyboardInterrupt
         drawn.append(what.index)
-        return paint(what)
+        return render_scene(what)
 
     with monkeypatch.context() as patch:
         patch.setattr(writing, "paint", failing)
         with pytest.raises(KeyboardInterrupt):
-            generate(SMALL, tmp_path)
+            generate_demo_dataset(SMALL, tmp_path)
     assert not (tmp_path / "dataset_demo.json").exists()
     assert len(list((tmp_path / "images").iterdir())) == after
-    generate(SMALL, tmp_path)
+    generate_demo_dataset(SMALL, tmp_path)
     assert folder_bytes(tmp_path) == folder_bytes(straight)
 
 
 def test_finished_folder_is_left_alone_and_other_configs_are_refused(straight: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
-    generate(SMALL, straight, each=lambda *_: pytest.fail("drew again"))
+    generate_demo_dataset(SMALL, straight, map_fn=lambda *_: pytest.fail("drew again"))
     assert {p: p.stat().st_mtime_ns for p in straight.rglob("*")} == before
     with pytest.raises(ValueError, match="another workspace"):
-        generate(SMALL.model_copy(update={"seed": 7}), straight)
+        generate_demo_dataset(SMALL.model_copy(update={"seed": 7}), straight)
 
 
 @pytest.mark.parametrize(

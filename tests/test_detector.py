@@ -13,12 +13,20 @@ from torchvision import models
 
 from data.demo import CLASSES, PLACES
 from data.demo.kinds import KINDS
-from extractors.average_precision import Boxes, average_precision
-from extractors.detector import DEMO_WEIGHTS, build, demo_detector
+from extractors.average_precision import ImageBoxes, average_precision
+from extractors.detector import DEMO_WEIGHTS, build_demo_detector, build_detector
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
-from extractors.lessons import _asked, _code_loss, build_heads, draw, read, repeat_factors, words
+from extractors.lessons import (
+    _asked,
+    _code_loss,
+    build_auxiliary_heads,
+    collect_vocabulary,
+    load_example,
+    render_training_scene,
+    repeat_factors,
+)
 from extractors.state import state_sha256
-from extractors.train_detector import TrainConfig, save, train
+from extractors.train_detector import DetectorTrainConfig, save, train
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -37,11 +45,9 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.features, other.features)
     assert one.features.shape == (8, 1024)
     assert found[0].classes == ()
-    assert found[0].fingerprint == found[1].fingerprint
-    assert str(tmp_path) not in str(found[0].fingerprint)
-    assert (
-        found[0].fingerprint != TorchvisionExtractor(found[0].config.model_copy(update={"max_size": 640})).fingerprint
-    )
+    assert found[0].recipe == found[1].recipe
+    assert str(tmp_path) not in str(found[0].recipe)
+    assert found[0].recipe != TorchvisionExtractor(found[0].config.model_copy(update={"max_size": 640})).recipe
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,7 @@ def test_a_published_file_is_known_by_its_name(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_shape_name_the_first_key(tmp_path: Path) -> None:
-    state = demo_detector(5).state_dict()
+    state = build_demo_detector(5).state_dict()
     state["backbone.body.layer2.0.conv1.weight"] = torch.zeros(2, 2)
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=r"'backbone.body.layer2.0.conv1.weight' is \(2, 2\) in the file"):
@@ -98,8 +104,8 @@ def test_average_precision_equals_torchmetrics() -> None:
         labels = rng.integers(1, 5, 8)
         near = boxes[rng.integers(0, 8, 30)] + rng.normal(0, 6, (30, 4)).astype(np.float32)
         guesses = np.where(rng.random(30) < 0.8, labels[rng.integers(0, 8, 30)], rng.integers(1, 5, 30))
-        truth.append(Boxes(boxes, labels))
-        found.append(Boxes(near, guesses, rng.permutation(30).astype(np.float32) / 30 + rng.random() / 50))
+        truth.append(ImageBoxes(boxes, labels))
+        found.append(ImageBoxes(near, guesses, rng.permutation(30).astype(np.float32) / 30 + rng.random() / 50))
     metric = detection.MeanAveragePrecision(iou_thresholds=[0.5], class_metrics=True)
     as_tensors = [
         [{k: torch.as_tensor(v) for k, v in vars(x).items() if v is not None} for x in y] for y in (found, truth)
@@ -113,17 +119,17 @@ def test_average_precision_equals_torchmetrics() -> None:
 
 
 def test_shipped_detector_finds_what_is_in_scenes_it_never_saw() -> None:
-    detector, classes = build("demo", "demo")
+    detector, classes = build_detector("demo", "demo")
     assert classes == ("background", *CLASSES)
     assert DEMO_WEIGHTS.stat().st_size < 12e6
     truth, found = [], []
     for index in range(1100, 1130):  # of the demo's test split
-        lesson = draw((2020, index))
+        lesson = render_training_scene((2020, index))
         pixels = np.array(Image.open(io.BytesIO(lesson.jpeg)))
         with torch.inference_mode():
             result = detector([torch.from_numpy(pixels).permute(2, 0, 1).float() / 255])[0]
-        truth.append(Boxes(lesson.boxes, lesson.labels))
-        found.append(Boxes(*(result[key].numpy() for key in ("boxes", "labels", "scores"))))
+        truth.append(ImageBoxes(lesson.boxes, lesson.labels))
+        found.append(ImageBoxes(*(result[key].numpy() for key in ("boxes", "labels", "scores"))))
     assert np.mean(list(average_precision(truth, found).values())) > 0.8
 
 
@@ -138,28 +144,28 @@ class Always:
 
 
 def test_mirrored_scene_keeps_its_boxes_on_its_things() -> None:
-    lesson = draw((7, 4))
+    lesson = render_training_scene((7, 4))
     pixels = np.array(Image.open(io.BytesIO(lesson.jpeg))) / 255
-    mirrored, target = read(lesson, sorted({*lesson.deeds}), sorted({*lesson.colours}), Always())
+    mirrored, target = load_example(lesson, sorted({*lesson.actions}), sorted({*lesson.colors}), Always())
     for (x1, y1, x2, y2), box in zip(lesson.boxes.astype(int), target["boxes"].int().tolist(), strict=True):
         there = mirrored[:, box[1] : box[3], box[0] : box[2]].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(there[:, ::-1], pixels[y1:y2, x1:x2], atol=1e-5)
 
 
 def test_rare_things_are_shown_more_often() -> None:
-    lessons = [draw((7, index)) for index in range(40)]
+    lessons = [render_training_scene((7, index)) for index in range(40)]
     for lesson, repeat in zip(lessons, repeat_factors(lessons), strict=True):
         shares = [sum(label in other.labels for other in lessons) / 40 for label in lesson.labels]
         assert repeat == pytest.approx(max(1, max((0.05 / share) ** 0.5 for share in shares)))
 
 
 def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Path) -> None:
-    config = TrainConfig(minutes=0.03, scenes=12, batch=2, processes=2)
+    config = DetectorTrainConfig(minutes=0.03, num_scenes=12, batch_size=2, num_processes=2)
     threads = torch.get_num_threads()
     model, run = train(config)
     assert torch.get_num_threads() == threads, "the caller's own work goes on as before"
     save(model, config, run, tmp_path / "new.safetensors")
-    loaded, classes = build("demo", str(tmp_path / "new.safetensors"))
+    loaded, classes = build_detector("demo", str(tmp_path / "new.safetensors"))
     assert run["steps"] >= 1
     assert classes == ("background", *CLASSES)
     for key, value in loaded.state_dict().items():
@@ -173,18 +179,18 @@ def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Pat
 
 
 def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
-    lessons = [draw((7, index)) for index in range(30)]
-    deeds, colours = words(lessons)
-    codes = build_heads(deeds, colours)["code"]
+    lessons = [render_training_scene((7, index)) for index in range(30)]
+    deeds, colours = collect_vocabulary(lessons)
+    codes = build_auxiliary_heads(deeds, colours)["code"]
     every = torch.cat([codes.labels, codes.deed, codes.colour])
     assert (every.sum(dim=1) == 4).all()
     assert ((every @ every.T).fill_diagonal_(0) <= 1).all(), "a fact is mistaken for another"
     unknown = 0
     for lesson in lessons:
-        _, target = read(lesson, deeds, colours, np.random.default_rng(0))
+        _, target = load_example(lesson, deeds, colours, np.random.default_rng(0))
         wanted = [codes.labels[lesson.labels[-1]] / 2]
         for label, deed, colour, known in zip(
-            lesson.labels, lesson.deeds, lesson.colours, target["known"].tolist(), strict=True
+            lesson.labels, lesson.actions, lesson.colors, target["known"].tolist(), strict=True
         ):
             code = codes.labels[label].clone()
             if deed:
@@ -219,12 +225,12 @@ def test_boxes_asked_are_in_the_picture_and_the_whole_of_it_comes_first() -> Non
 
 def test_the_loss_of_codes_asks_only_what_is_known() -> None:
     for index in range(40):
-        lesson = draw((7, index))
-        deeds, colours = words([lesson])
-        _, target = read(lesson, deeds, colours, np.random.default_rng(0))
+        lesson = render_training_scene((7, index))
+        deeds, colours = collect_vocabulary([lesson])
+        _, target = load_example(lesson, deeds, colours, np.random.default_rng(0))
         if not target["known"].all():
             break
-    codes = build_heads(deeds, colours)["code"]
+    codes = build_auxiliary_heads(deeds, colours)["code"]
     features = torch.rand(len(lesson.labels) + 1, 256, requires_grad=True)
     slow, asked = 0.0, 0
     for feature, code, known in zip(features[1:], codes(target)[1:], target["known"].tolist(), strict=True):

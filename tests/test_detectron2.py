@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from data.demo import compose, paint
-from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, net_size
-from extractors.bottom_up.weights import save
-from extractors.catalogue import region_extractor
-from extractors.detectron import Detectron2Config, settings_file
+from data.demo import compose_scene, render_scene
+from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, network_input_size
+from extractors.bottom_up.weights import save_weights
+from extractors.catalogue import build_region_extractor
+from extractors.detectron import Detectron2Config, find_config_file
 from tests import ports, slow_caffe
 from tests.calibrated_bottom_up import calibrated
 from tests.test_images import picture
@@ -24,14 +24,14 @@ FPN = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 def test_without_detectron2_it_says_where_it_is_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)
     with pytest.raises(ImportError, match="in no package index: install it from its repository"):
-        region_extractor(Detectron2Config(model=FPN, weights=tmp_path / "x.pkl"))
+        build_region_extractor(Detectron2Config(model=FPN, weights=tmp_path / "x.pkl"))
 
 
 def settings(model: str, folder: Path):
     """detectron2's settings, with small inputs; and the file that holds them."""
     config = pytest.importorskip("detectron2.config")
     cfg = config.get_cfg()
-    cfg.merge_from_file(str(settings_file(model)), allow_unsafe=False)
+    cfg.merge_from_file(str(find_config_file(model)), allow_unsafe=False)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 160, 240
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 60
@@ -53,13 +53,13 @@ def test_every_detection_of_detectron2_is_one_of_ours(model: str, tmp_path: Path
         if key.endswith("norm.weight"):
             value.fill_(0.3)  # random weights without this blow up
     torch.save({"model": theirs.state_dict()}, tmp_path / "random.pth")
-    ours = region_extractor(
+    ours = build_region_extractor(
         Detectron2Config(
             model=str(path), weights=tmp_path / "random.pth", whole_image=False, max_regions=60, nms_iou=1.0
         )
     )
     image = picture(4, 240, 320)
-    regions, prepared = ours([image])[0], ours.prepare(image)
+    regions, prepared = ours([image])[0], ours.preprocess(image)
     raw = prepared.input * theirs.pixel_std + theirs.pixel_mean
     with torch.inference_mode():
         found = theirs([{"image": raw, "height": 240, "width": 320}])[0]["instances"]
@@ -84,9 +84,9 @@ def test_anchors_that_a_checkpoint_holds_are_honoured(tmp_path: Path) -> None:
             (anchors,) = build_model(cfg).proposal_generator.anchor_generator.cell_anchors
             more["proposal_generator.anchor_generator.cell_anchors.0"] = anchors + shift
         save_file({k: v.contiguous() for k, v in {**state, **more}.items()}, tmp_path / "a.safetensors")
-        extractors.append(region_extractor(Detectron2Config(model=str(path), weights=tmp_path / "a.safetensors")))
+        extractors.append(build_region_extractor(Detectron2Config(model=str(path), weights=tmp_path / "a.safetensors")))
     plain, same, moved = (next(iter(x._model.proposal_generator.anchor_generator.cell_anchors)) for x in extractors)
-    fingerprints = [extractor.fingerprint["weights_sha256"] for extractor in extractors]
+    fingerprints = [extractor.recipe["weights_sha256"] for extractor in extractors]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
     assert torch.equal(plain, same)
     assert torch.equal(plain + 8, moved)
@@ -110,7 +110,7 @@ def test_other_models_are_refused(model: str, says: str, tmp_path: Path) -> None
         path.write_text(cfg.dump())
         model = str(path)
     with pytest.raises((ValueError, FileNotFoundError), match=says):
-        region_extractor(Detectron2Config(model=model, weights=tmp_path / "x.pkl"))
+        build_region_extractor(Detectron2Config(model=model, weights=tmp_path / "x.pkl"))
 
 
 def in_detectron2s_layers(state: dict[str, torch.Tensor]):
@@ -163,13 +163,15 @@ def test_the_bottom_up_model_in_detectron2s_layers_is_ours(tmp_path: Path) -> No
     whole, pooler, anchors = in_detectron2s_layers(model.state_dict())
     from detectron2.structures import Boxes
 
-    save(model, tmp_path / "vg.safetensors", {})
+    save_weights(model, tmp_path / "vg.safetensors", {})
     ours = BottomUpExtractor(
-        BottomUpConfig(weights=tmp_path / "vg.safetensors", exact=True, short_side=160, long_side=320, max_proposals=40)
+        BottomUpConfig(
+            weights=tmp_path / "vg.safetensors", full_precision=True, min_size=160, max_size=320, max_proposals=40
+        )
     )
-    image = paint(compose(5, 3))[0]
-    net_w, net_h, scale = net_size(400, 300, 160, 320)
-    blob = ours.prepare(image).input[None]
+    image = render_scene(compose_scene(5, 3))[0]
+    net_w, net_h, scale = network_input_size(400, 300, 160, 320)
+    blob = ours.preprocess(image).input[None]
     with torch.inference_mode():
         maps = whole.backbone(blob)["res4"]
         logits, deltas = whole.proposal_generator.rpn_head([maps])
@@ -186,5 +188,5 @@ def test_the_bottom_up_model_in_detectron2s_layers_is_ours(tmp_path: Path) -> No
     np.testing.assert_allclose(regions.features, features[rows], rtol=2e-3, atol=2e-3)  # rows are stored in half
     assert regions.class_ids.tolist() == scores[rows, :-1].argmax(1).tolist()
     with torch.inference_mode():
-        mine = ours._pool5(ours._model.maps(blob), torch.tensor(rois).float())
+        mine = ours._pool5(ours._model.backbone_features(blob), torch.tensor(rois).float())
     assert ((mine - features).norm(dim=1) / features.norm(dim=1)).max() < 1e-4

@@ -20,7 +20,7 @@ import multiprocessing, os, sys
 from contextlib import ExitStack
 from prefect import task_runners
 
-os.environ |= {"TERN_ENGINE": sys.argv[2], "TERN_ENGINE_WORKERS": "2", "OMP_NUM_THREADS": "1"}
+os.environ |= {"TERN_TASK_RUNNER": sys.argv[2], "TERN_TASK_RUNNER_WORKERS": "2", "OMP_NUM_THREADS": "1"}
 with ExitStack() as stack:
     # Workers are forked from the process that has the imports, as the flow's own are; spawned, each takes 9 s of CPU.
     task_runners.multiprocessing.get_context = lambda kind, real=multiprocessing.get_context: real("forkserver")
@@ -42,7 +42,7 @@ with ExitStack() as stack:
         from flows.tasks import as_tasks
         from tests.flow_jobs import OnDevice, alone
 
-        os.environ["TERN_GPUS"] = "4"
+        os.environ["TERN_GPU_SLOTS"] = "4"
         with get_client(sync_client=True) as client:
             limit_gpu_tasks(client)
 
@@ -79,16 +79,16 @@ def test_an_engine_makes_the_stores_of_the_command_line(server, finished, tmp_pa
 
 
 def test_an_engine_that_is_not_there_is_refused(monkeypatch):
-    from flows.engines import runner
+    from flows.engines import make_task_runner
 
-    monkeypatch.setenv("TERN_ENGINE", "spark")
+    monkeypatch.setenv("TERN_TASK_RUNNER", "spark")
     with pytest.raises(ValueError, match="threads, processes, dask, ray"):
-        runner()
-    monkeypatch.setenv("TERN_ENGINE", "ray")
+        make_task_runner()
+    monkeypatch.setenv("TERN_TASK_RUNNER", "ray")
     monkeypatch.setitem(sys.modules, "prefect_ray", None)
     with pytest.raises(ImportError, match=r"flows,ray"):
-        runner()
-    assert "TERN_ENGINE" in os.environ
+        make_task_runner()
+    assert "TERN_TASK_RUNNER" in os.environ
 
 
 TRAIN = """
@@ -119,7 +119,7 @@ def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server,
     assert (folder / "model.json").is_file()
     run = server.runs("train-tern")[0]
     assert server.artifacts(run)["training-progress"]["data"] == 100
-    asked = {"filter": {"event": {"name": ["tern.checkpoint.made"]}, "resource": {"id": [f"tern.model.{folder.name}"]}}}
+    asked = {"filter": {"event": {"name": ["tern.model.created"]}, "resource": {"id": [f"tern.model.{folder.name}"]}}}
     (event,) = await_(lambda: server.post("/events/filter", asked)["events"], 30, "no event of a new checkpoint")
     assert event["resource"]["model"] == event["payload"]["model"] == folder.name
     assert (event["resource"]["plan"], event["payload"]["overrides"]) == (plan, ["train.epochs=6"])

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.lock import HeldError, writing
-from index import RefusedError, verify
+from data.lock import WriteLockError, write_lock
+from index import RejectedError, verify_version
 from tests.flow_jobs import counted
 from tests.flow_server import await_, copied
 
@@ -35,16 +35,16 @@ prefect = pytest.importorskip("prefect")
     ],
 )
 def test_what_can_pass_is_tried_again_and_what_cannot_is_not(error, again):
-    from flows.pools import can_pass
+    from flows.pools import is_retryable
 
-    assert can_pass(error) is again
+    assert is_retryable(error) is again
 
 
 def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
-    from flows.pools import Workers
+    from flows.pools import WorkerPool
 
     began = time.monotonic()
-    with Workers([tmp_path], 1, seconds=4) as pool:
+    with WorkerPool([tmp_path], 1, seconds=4) as pool:
         with pytest.raises(TimeoutError, match="make shards smaller"):
             pool.run(counted, tmp_path / "slow")
         assert pool.run(counted, tmp_path / "good") == "good"
@@ -70,7 +70,7 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
 
     first, later = Pool(), Pool()
     monkeypatch.setattr(pools, "pool_for", lambda jobs, workers: nullcontext(first))
-    workers = pools.Workers([1], 1, seconds=1)
+    workers = pools.WorkerPool([1], 1, seconds=1)
     with pytest.raises(TimeoutError, match="make shards smaller"):
         workers.run(counted, 1)
     assert (first.killed, later.killed) == ([1], [])
@@ -80,18 +80,18 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     from flows import pools
 
     def write() -> str:
-        with writing(tmp_path):
+        with write_lock(tmp_path):
             return "written"
 
     other = ExitStack()
-    other.enter_context(writing(tmp_path))
+    other.enter_context(write_lock(tmp_path))
     looks = []
     monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
-    assert pools.patiently("publishing", write) == "written"
-    assert looks == [pools.LOOK_SECONDS] * 3
+    assert pools.retry("publishing", write) == "written"
+    assert looks == [pools.LOCK_POLL_SECONDS] * 3
     monkeypatch.setattr(pools, "LOCK_SECONDS", 0)
-    with writing(tmp_path), pytest.raises(HeldError, match=f"is being written by process {os.getpid()}"):
-        pools.undisturbed("publishing", write)
+    with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
+        pools.wait_for_lock("publishing", write)
 
 
 RETRIED = """
@@ -144,7 +144,7 @@ def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
         (OSError(16, "resource busy"), 4),
         (OSError(28, "no space left"), 1),  # a full disk stays full
         (ValueError("a bad plan"), 1),
-        (RefusedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (RejectedError("version 2 did not pass its gate: recall", 2, {}), 1),
     ],
 )
 def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
         raise error
 
     with pytest.raises(type(error)):
-        pools.patiently("publishing", make)
+        pools.retry("publishing", make)
     assert len(made) == calls
     assert waited == sorted(waited), "with back-off"
     assert [2 <= waited[0] <= 3, waited[-1] >= 60] == [True] * 2 if calls > 1 else not waited
@@ -208,7 +208,7 @@ def test_a_busy_disk_in_training_and_publishing_is_waited_for_and_nothing_is_don
     epochs = sorted(task["name"] for task in server.tasks(train) if task["name"].startswith("epoch"))
     assert len(epochs) <= 6, "one epoch at most is repeated"
     assert [path.stem for path in (workspace / "index" / "versions").glob("*.json")] == ["v00000001"]
-    assert verify(workspace / "index")
+    assert verify_version(workspace / "index")
     waits = f"publishing waits, at most 60 min: {workspace / 'index'} is being written by process"
     for run, told in ((train, "training: [Errno 5]"), (index, "publishing: [Errno 16]"), (index, waits)):
         lines = await_(lambda: [x for x in server.logs(run) if told in x["message"]], 30, f"no line {told}")  # noqa: B023
@@ -238,7 +238,7 @@ held(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 def test_a_gpu_has_one_task_at_a_time_and_two_have_two(server, tmp_path):
     limit = lambda: server.get("/concurrency_limits/tag/gpu")["concurrency_limit"]  # noqa: E731
     there = limit()  # made by `tern up`
-    one, two = (f"import os; os.environ['TERN_GPUS'] = '{number}'\n" + HELD for number in (1, 2))
+    one, two = (f"import os; os.environ['TERN_GPU_SLOTS'] = '{number}'\n" + HELD for number in (1, 2))
     for code, slots, how, jobs in ((two, 2, "together", 2), (one, 1, "alone", 1), (HELD, 1, "alone", 3)):
         ended = server.python(code, str(tmp_path), how, str(jobs))
         assert ended.returncode == 0, ended.stderr
@@ -255,13 +255,13 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
     script = tmp_path / "tell.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write(input())")
     monkeypatch.setenv("TERN_ON_FAILURE", f"{sys.executable} {script} {told}")
-    hooks.tell(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
+    hooks.run_failure_command(flow=SimpleNamespace(name="reindex"), flow_run=run, state=state)
     assert json.loads(told.read_text())["message"] == "recall 0.71"
     lines, flow = [], SimpleNamespace(name="reindex")
     ours = lambda *of: SimpleNamespace(error=lambda text, *told: lines.append((of, text % told)))  # noqa: E731
     monkeypatch.setattr(hooks, "flow_run_logger", ours)
     monkeypatch.setenv("TERN_ON_FAILURE", "/nobody/here")
-    hooks.tell(flow=flow, flow_run=run, state=state)
+    hooks.run_failure_command(flow=flow, flow_run=run, state=state)
     ((of, line),) = lines
     assert (of, line.split(":")[0]) == ((run, flow), "TERN_ON_FAILURE=/nobody/here did not tell of reindex demo")
 
@@ -269,7 +269,7 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
 @pytest.mark.parametrize(
     ("error", "reports"),
     [
-        (RefusedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (RejectedError("version 2 did not pass its gate: recall", 2, {}), 1),
         (ValueError("the index is being written by process 7"), 0),
         (FileNotFoundError("no index"), 0),
     ],
@@ -319,10 +319,10 @@ def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(p
     monkeypatch.setattr(runs, "flow_run", SimpleNamespace(parent_flow_run_id=parent))
     monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
     with pytest.raises(ValueError, match="the run ends here"):
-        runs.train(Chain(), "demo", ("train.seed=1",), None)
+        runs.run_training(Chain(), "demo", ("train.seed=1",), None)
     told = {"plan": "demo", "model": "tern-0123456789ab"}
     resource, payload = (
         {"prefect.resource.id": f"tern.model.{told['model']}"} | told,
         told | {"overrides": ["train.seed=1"]},
     )
-    assert sent == [(runs.CHECKPOINT, resource, payload)] * events
+    assert sent == [(runs.MODEL_CREATED, resource, payload)] * events

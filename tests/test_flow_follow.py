@@ -48,11 +48,11 @@ def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told
     monkeypatch.setattr(follow, "get_client", lambda sync_client: nullcontext(client))
     said = []
     if isinstance(client.end, KeyboardInterrupt):
-        assert follow.follow("reindex", "demo", (), (), said.append) == 130
+        assert follow.follow_run("reindex", "demo", (), (), said.append) == 130
         assert re.search(told, said[-1])
     else:
         with pytest.raises(ValueError, match=told):
-            follow.follow("reindex", "demo", (), (), said.append)
+            follow.follow_run("reindex", "demo", (), (), said.append)
 
 
 @pytest.mark.parametrize(("state", "verdict"), [("Completed", 0), ("Failed", 1), ("Crashed", 1), ("Cancelled", 1)])
@@ -65,8 +65,8 @@ def test_the_verdict_of_the_run_is_that_of_the_command(state, verdict, monkeypat
     client = SimpleNamespace(read_flow_run=lambda number: ended)
     monkeypatch.setattr(follow, "_children", lambda client, number: [])
     monkeypatch.setattr(follow, "_progress", lambda client, ids, told, say: None)
-    monkeypatch.setattr(follow.Lines, "tell", lambda self, ids: 0)
-    monkeypatch.setattr(follow.Lines, "tell_last", lambda self, number, ids: None)
+    monkeypatch.setattr(follow.LogTail, "tell", lambda self, ids: 0)
+    monkeypatch.setattr(follow.LogTail, "tell_last", lambda self, number, ids: None)
     said = []
     assert follow._watch(client, RUN.id, said.append) == verdict
     assert said == [f"state   {state}  so it went"]
@@ -97,28 +97,28 @@ def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
     first = [(0, "a"), (10, "d"), (10, "e")]
     late = [[(5, "b")], [], [(9, "c"), (10, "f")], [], [], [(60, "g")], [], [(61, "h")], [(62, "Finished in state X")]]
     client, said = Logs(first, *late), []
-    lines = follow.Lines(client, said.append)
-    assert lines.tell([RUN.id]) == 3, "b came between two pages, before what the first had: the next look finds it"
-    lines.tell_last(RUN.id, [RUN.id])
+    lines = follow.LogTail(client, said.append)
+    assert lines.echo_new([RUN.id]) == 3, "b came between two pages, before what the first had: the next look finds it"
+    lines.echo_remaining(RUN.id, [RUN.id])
     assert sorted(line[-1] for line in said) == list("abcdefgh"), "none lost, none twice"
     monkeypatch.setattr(follow, "QUIET", 0.05)
-    follow.Lines(Logs([(0, "a")]), said.append).tell_last(RUN.id, [RUN.id])
+    follow.LogTail(Logs([(0, "a")]), said.append).echo_remaining(RUN.id, [RUN.id])
     assert said[-1] == "log     a", "a run that was killed says no last word"
 
 
 def test_of_a_message_of_many_lines_the_first_is_told():
-    from flows.follow import Lines
+    from flows.follow import LogTail
 
     said = []
-    assert Lines(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), said.append).tell([RUN.id]) == 3
+    assert LogTail(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), said.append).echo_new([RUN.id]) == 3
     assert [text.split(maxsplit=1)[1:] for text in said] == [["one"], ["it failed ..."], []]
 
 
 def test_a_server_elsewhere_is_followed_unless_a_port_of_this_machine_is_given(monkeypatch):
-    from flows.server import environment
+    from flows.server import make_environment
 
     monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.7:4200/api")
-    assert environment(None)["PREFECT_API_URL"] == "http://10.0.0.7:4200/api"
-    assert environment(4300)["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
+    assert make_environment(None)["PREFECT_API_URL"] == "http://10.0.0.7:4200/api"
+    assert make_environment(4300)["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
     monkeypatch.delenv("PREFECT_API_URL")
-    assert environment(None)["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert make_environment(None)["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"

@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from data.store import Store
-from index import verify
+from index import verify_version
 from tests.flow_fork import ROOT, Forked
 from tests.flow_server import STAGES, Server, await_, copied
 
 prefect = pytest.importorskip("prefect")
-KILLS = int(os.environ.get("TERN_FAULTS", "3"))
+KILLS = int(os.environ.get("TERN_TEST_KILLS", "3"))
 DOOMED = "doomed"  # tag of the runs that are killed
 
 
@@ -203,7 +203,7 @@ def check(stage: str, workspace: Path, finished, run: dict, server: Server, epoc
         done = [task["name"] for task in server.tasks(run) if task["name"].startswith("epoch")]
         assert len(done) <= epochs, "no more than the epoch that was being trained is repeated"
     if stage == "build_index":
-        assert verify(workspace / "index")
+        assert verify_version(workspace / "index")
 
 
 def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_model_whole(server, finished, tmp_path):
@@ -253,7 +253,7 @@ def processes(run: str) -> list[str]:
 def test_the_shipped_automations_wait_for_three_heartbeats_end_and_have_no_key_that_is_dropped():
     from prefect.events.schemas.automations import AutomationCore
 
-    from flows.server import AUTOMATIONS, QUIET
+    from flows.server import AUTOMATIONS, PREFECT_SETTINGS
 
     crashed, again = yaml.safe_load((ROOT / AUTOMATIONS).read_text())["automations"]
     for entry in (crashed, again):
@@ -261,7 +261,7 @@ def test_the_shipped_automations_wait_for_three_heartbeats_end_and_have_no_key_t
         made = AutomationCore.model_validate(entry)
         for told, model in ((entry["trigger"], made.trigger), *zip(entry["actions"], made.actions, strict=True)):
             assert set(told) <= set(type(model).model_fields)
-    frequency = int(QUIET["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    frequency = int(PREFECT_SETTINGS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert crashed["trigger"]["within"] == 3 * frequency <= 120
-    assert crashed["name"] == "a run without a heartbeat has crashed"
+    assert crashed["name"] == "mark-runs-without-heartbeat-crashed"
     assert again["trigger"]["match"]["prefect.run-count"] == ["1", "2"], "or it would go on for ever"

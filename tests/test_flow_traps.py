@@ -36,7 +36,7 @@ def test_flows_are_plain_limited_not_retried_and_their_hooks_take_the_keywords_t
     from flows import flows
 
     for flow in (flows.extract_flickr, flows.train_tern, flows.build_index, flows.reindex, flows.pipeline):
-        assert (flow.isasync, flow.retries, flow.timeout_seconds) == (False, 0, flows.RUN_SECONDS)
+        assert (flow.isasync, flow.retries, flow.timeout_seconds) == (False, 0, flows.RUN_TIMEOUT_SECONDS)
         assert not flow.persist_result
         hooks = [flow.on_failure_hooks, flow.on_crashed_hooks, flow.on_cancellation_hooks]
         assert [len(of_a_kind) for of_a_kind in hooks] == [1, 1, 1]
@@ -48,23 +48,23 @@ def test_no_array_crosses_the_border_of_a_task(finished):
     import numpy as np
 
     from flows import tasks
-    from pipeline.stages import Job, VectorJob
+    from pipeline.stages import EmbeddingJob, ExtractionJob
 
     assert inspect.signature(tasks.shard.fn).return_annotation is str
-    for job in (Job, VectorJob):
+    for job in (ExtractionJob, EmbeddingJob):
         assert not [a for a in job.__dataclass_fields__.values() if "ndarray" in str(a.type) or a.type is np.ndarray]
     assert finished.carried, "the fixture's stages have been watched"
     for label, job, result in finished.carried:
         assert isinstance(result, str), label
-        assert isinstance(job, (Job, VectorJob)), label
+        assert isinstance(job, (ExtractionJob, EmbeddingJob)), label
 
 
 def test_no_page_takes_text_of_the_data_for_markup():
-    from flows.artifacts import cell
+    from flows.artifacts import escape_cell
 
     for text in ("![](http://there/x.png)", "<img src=//there>", "[click](//there)", "`code`", "a | b"):
-        assert not set(cell(text)) & set("<>[]`|"), "a page would fetch it, or break its table"
-    assert cell(0.5) == 0.5
+        assert not set(escape_cell(text)) & set("<>[]`|"), "a page would fetch it, or break its table"
+    assert escape_cell(0.5) == 0.5
 
 
 def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks(monkeypatch):
@@ -77,7 +77,7 @@ def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks
         "recall": {"found": 0.98765, "at least": 0.9, "passed": True},
         "latency": {"found": 7.0, "at most": 5.0, "passed": False, "unit": "ms a query"},
     }
-    artifacts.gate("refused", checks, "v00000002")
+    artifacts.create_gate_table("refused", checks, "v00000002")
     names = ["check", "passed", "found", "at most", "unit", "fault", "at least"]
     assert [list(row) for row in made["gate"]] == [names] * 3
     assert [row["check"] for row in made["gate"]] == ["latency", "rows", "recall"], "what failed is read first"
@@ -111,16 +111,16 @@ class Client:
     ],
 )
 def test_a_bare_name_is_the_deployment_that_it_can_only_mean(name, there, asked):
-    from flows.plugin import by_bare_name
+    from flows.plugin import accept_bare_name
 
     async def stock(client, found):
         return found
 
     if "several" in asked:
         with pytest.raises(ValueError, match=asked):
-            asyncio.run(by_bare_name(stock)(Client(*there), name))
+            asyncio.run(accept_bare_name(stock)(Client(*there), name))
     else:
-        assert asyncio.run(by_bare_name(stock)(Client(*there), name)) == asked
+        assert asyncio.run(accept_bare_name(stock)(Client(*there), name)) == asked
 
 
 def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
@@ -129,9 +129,9 @@ def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
     from importlib import import_module
     from uuid import uuid4
 
-    from flows.server import QUIET
+    from flows.server import PREFECT_SETTINGS
 
-    module = import_module(QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    module = import_module(PREFECT_SETTINGS["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
     lent = asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).create_lease([uuid4()], timedelta(seconds=-1)))
     again = module.ConcurrencyLeaseStorage(tmp_path)
     assert asyncio.run(again.read_expired_lease_ids()) == [lent.id], "the next server knows it, and gives it back"
@@ -183,12 +183,12 @@ def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypa
     from prefect.client.orchestration import PrefectClient
 
     from flows.plugin import setup_environment
-    from flows.server import QUIET
+    from flows.server import PREFECT_SETTINGS
 
     stock = PrefectClient.read_deployment_by_name
     setup_environment(ctx=None)
     assert PrefectClient.read_deployment_by_name is stock
-    assert QUIET["PREFECT_PLUGINS_ENABLED"] == "false", "workers and their runs"
+    assert PREFECT_SETTINGS["PREFECT_PLUGINS_ENABLED"] == "false", "workers and their runs"
 
 
 def test_the_constraints_keep_the_bounds_that_prefect_needs():

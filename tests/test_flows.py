@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from data.store import Store
-from index.manifest import manifest_path, read_manifest
+from index.manifest import manifest_path, read_version_manifest
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
 from tests.flow_server import ROOT, await_, free_port
@@ -46,7 +46,7 @@ def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
 def test_prefect_toml_and_the_quiet_settings_are_settings_that_prefect_has():
     from prefect.settings import Settings
 
-    from flows.server import QUIET
+    from flows.server import PREFECT_SETTINGS
 
     def known(part, keys):
         assert set(keys) <= set(part.model_fields), part
@@ -59,7 +59,9 @@ def test_prefect_toml_and_the_quiet_settings_are_settings_that_prefect_has():
     known(Settings, content)
     assert content["api"]["url"].startswith("http://127.0.0.1:"), "loopback alone"
     assert content["server"]["ui"] == {"v2_enabled": False}
-    assert set(QUIET) - {"DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED"} <= set(Settings().to_environment_variables())
+    assert set(PREFECT_SETTINGS) - {"DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED"} <= set(
+        Settings().to_environment_variables()
+    )
 
 
 def test_every_parameter_has_a_description_and_bounds_that_the_form_shows():
@@ -111,7 +113,7 @@ def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_
 
 
 def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(server, plan):
-    from flows.runs import CHECKPOINT
+    from flows.runs import MODEL_CREATED
 
     ended = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -130,7 +132,7 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
     epochs = [t for t in server.tasks(train) if t["name"].startswith("epoch")]
     assert sorted(t["name"] for t in epochs) == ["epoch demo 001", "epoch demo 002"]
     assert edges_of(epochs) == [], "a row of one epoch is no input of the next"
-    asked = {"filter": {"event": {"name": [CHECKPOINT]}}}
+    asked = {"filter": {"event": {"name": [MODEL_CREATED]}}}
     told = lambda: [e for e in server.post("/events/filter", asked)["events"] if e["resource"]["plan"] == str(plan)]  # noqa: E731
     assert told() == [], "a pipeline builds the index itself"
     lines = [(line["level"], line["message"]) for line in server.logs(train)]
@@ -146,7 +148,7 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
 def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, plan):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.follow import follow
+    from flows.follow import follow_run
 
     told, known = ("--set", "train.epochs=2"), server.runs("reindex")
     with server.begun(
@@ -187,9 +189,9 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
             ("demo", ("trian.seed=1",), (), "did you mean"),
         ):
             with pytest.raises(ValueError, match=reason):
-                follow("extract-flickr", plan_name, settings, given, print)
+                follow_run("extract-flickr", plan_name, settings, given, print)
         with pytest.raises(ValueError, match="no deployment 'nobody/nobody'; there are build-index, extract-flickr"):
-            follow("nobody", "demo", (), (), print)
+            follow_run("nobody", "demo", (), (), print)
     assert server.since("extract-flickr", before) == []
     assert server.outside() == "", "nothing but this machine is called"
     assert server.listens_at() == {"0100007F"}, "loopback alone"
@@ -218,7 +220,7 @@ content = json.loads(annotations.read_text())
 content["images"][0]["sentences"][0]["raw"] = "a purple elephant is playing chess in the snow"
 annotations.write_text(json.dumps(content))
 try:
-    flows.reindex(sys.argv[1], ["train.epochs=2", "gate.latency=0.000001"])
+    flows.reindex(sys.argv[1], ["train.epochs=2", "gate.max_latency_ms=0.000001"])
 except ValueError as error:
     print(error)
 print((Path(sys.argv[2]) / "CURRENT").read_text())
@@ -257,7 +259,9 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
 
     assert again["state"]["type"] == "COMPLETED"
     assert made == str(manifest_path(root, 3))
-    roles = {k: [shard.role for shard in about.shards] for k, about in read_manifest(root, 3).collections.items()}
+    roles = {
+        k: [shard.role for shard in about.shards] for k, about in read_version_manifest(root, 3).collections.items()
+    }
     assert roles == {"image": ["base", "base"], "caption": ["base", "base", "delta"]}
     names = [sorted(task["name"] for task in server.tasks(some)) for some in (run, again)]
     assert names == [["embedding demo 000", "token-features demo 000"], []], "one caption, extracted and embedded once"
@@ -268,7 +272,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
 
     # From version 1 on, both captions are new to it: one delta, and none of version 3's.
     assert (from_first, whole) == tuple(str(manifest_path(root, version)) for version in (4, 5))
-    first, fourth = (read_manifest(root, version).collections["caption"] for version in (1, 4))
+    first, fourth = (read_version_manifest(root, version).collections["caption"] for version in (1, 4))
     assert [shard.role for shard in fourth.shards] == ["base", "base", "delta"]
     assert fourth.shards[:2] == first.shards
     assert (fourth.shards[2].rows, fourth.counts.dead) == (2, 2)
@@ -289,13 +293,13 @@ emit_event(sys.argv[1], resource, payload=told)
 
 
 def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_with_the_reason(server, tmp_path):
-    from flows.runs import CHECKPOINT
+    from flows.runs import MODEL_CREATED
 
-    (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "index after a new checkpoint"]
+    (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "build-index-after-training"]
     assert not trigger["enabled"], "until someone wants it"
     server.patch(f"/automations/{trigger['id']}", {"enabled": True})
     before, gone = server.runs("build-index"), str(tmp_path / "gone.toml")
-    assert server.python(TRAINED, CHECKPOINT, gone).returncode == 0
+    assert server.python(TRAINED, MODEL_CREATED, gone).returncode == 0
     (found,) = await_(lambda: server.since("build-index", before), 60, "no run")
     server.patch(f"/automations/{trigger['id']}", {"enabled": False})
     settings = ["train.seed=1", "dataset.name=a 'b' <c>"]
@@ -325,18 +329,18 @@ def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reaso
     begun = SimpleNamespace(Popen=lambda *told, **more: pytest.fail("something was started"))
     monkeypatch.setattr(server, "subprocess", begun)
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
-        server.serve_all(free_port(), nightly, cron)
+        server.run_server_and_worker(free_port(), nightly, cron)
 
 
 def test_up_says_so_when_its_port_is_taken(monkeypatch):
-    from flows.server import serve_all
+    from flows.server import run_server_and_worker
 
     monkeypatch.chdir(ROOT)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ValueError, match="is in use"):
-            serve_all(taken.getsockname()[1])
+            run_server_and_worker(taken.getsockname()[1])
 
 
 # `prefect deploy --all` takes seconds: what it does to a schedule and a trigger that are there stands in for it.
@@ -348,7 +352,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from flows import deploy
 
 with get_client(sync_client=True) as client:
-    (trigger,) = client.read_automations_by_name("index after a new checkpoint")
+    (trigger,) = client.read_automations_by_name("build-index-after-training")
     client.resume_automation(trigger.id)
 
     def redeploy(*words, **settings):
@@ -375,13 +379,13 @@ def test_nightly_switches_the_schedule_on_and_what_is_on_stays_on_when_all_is_de
     assert ended.stdout.splitlines() == [
         "off",
         "the schedule nightly of reindex, 30 2 * * *",
-        "the automation index after a new checkpoint",
+        "the automation build-index-after-training",
     ]
     again = server.get("/deployments/name/reindex/reindex")["schedules"][0]
     assert {key: again[key] for key in ("active", "schedule", "parameters")} == {
         key: schedule[key] for key in ("active", "schedule", "parameters")
     }
-    (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "index after a new checkpoint"]
+    (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "build-index-after-training"]
     assert trigger["enabled"]
     server.patch(f"/automations/{trigger['id']}", {"enabled": False})
     planned = await_(lambda: [r for r in server.runs("reindex") if r["auto_scheduled"]], 90, "no run was scheduled")

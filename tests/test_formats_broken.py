@@ -73,14 +73,14 @@ def test_a_bad_line_is_set_aside_with_its_number_and_the_rest_comes_in(tmp_path,
     text = "\r\n".join([line("good1"), bad, line("good2"), line("good3")[:-9]])
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     made = import_regions(ImportConfig(sources=(path,), format="lxmert-tsv"), tmp_path)
-    assert (made.images, Store(made.folder).ids) == (2, ["good1", "good2"])
-    (place, reason), (last, _) = made.set_aside
+    assert (made.num_imported, Store(made.folder).ids) == (2, ["good1", "good2"])
+    (place, reason), (last, _) = made.invalid_records
     assert says in reason
     assert "line 2" in place
     assert "line 4" in last, "the half-written last line"
-    assert Store(made.folder).set_aside == dict(made.set_aside)
+    assert Store(made.folder).invalid_items == dict(made.invalid_records)
     again = import_regions(ImportConfig(sources=(path,)), tmp_path)
-    assert (again.images, again.known, len(again.set_aside)) == (0, 2, 2)
+    assert (again.num_imported, again.num_unchanged, len(again.invalid_records)) == (0, 2, 2)
     assert Store(again.folder).generation == Store(made.folder).generation
 
 
@@ -160,8 +160,8 @@ def test_per_image_files_that_cannot_be_used_are_set_aside(tmp_path):
         np.savez(file, **good)
     assert import_regions(ImportConfig(sources=(folder,)), tmp_path / "auto").formats == ("milvlg",), "the first is bad"
     made = import_regions(ImportConfig(sources=(folder,), format="milvlg"), tmp_path)
-    reasons = {place.split(" ")[0]: reason for place, reason in made.set_aside}
-    assert made.images == 2
+    reasons = {place.split(" ")[0]: reason for place, reason in made.invalid_records}
+    assert made.num_imported == 2
     assert set(reasons) == {"no-x", "pickle", "boxes", "half", "empty", "0-boxes", "inf", "0-width", "z\\udcff"}
     assert "has no array 'x'" in reasons["no-x"]
     assert "a pickle" in reasons["pickle"]
@@ -182,7 +182,7 @@ def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
         return import_regions(ImportConfig(sources=(path,)), tmp_path / "s")
 
     index.write_text('{"7": 0, "10": 5, "13": -1}')
-    assert [reason for _, reason in imported().set_aside] == [
+    assert [reason for _, reason in imported().invalid_records] == [
         "the index names row -1, and the file has 3",
         "the index names row 5, and the file has 3",
     ]
@@ -190,7 +190,7 @@ def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
     with h5py.File(path, "r+") as file:
         file["pos_boxes"][1] = [2, 10**9]
         file["pos_boxes"][2] = [5, 5]
-    assert len(imported().set_aside) == 2
+    assert len(imported().invalid_records) == 2
     index.unlink()
     with pytest.raises(FileNotFoundError, match=r"put x_imgid2idx\.json or x_imgid2idx\.pkl beside it"):
         imported()
@@ -272,7 +272,7 @@ def test_pickles_that_ask_for_more_are_refused_before_anything_happens(data, say
 @pytest.mark.parametrize("name", ["lxmert-tsv", "milvlg", "flat-npz", "precomp", "vqa-h5-adaptive"])
 def test_a_file_with_any_bytes_changed_gives_records_or_a_reason_and_no_other_error(name, tmp_path):
     export_regions(fill(tmp_path / "a", some(2, rows=lambda i: 2)), path := target(tmp_path, name), name)
-    file = path / "7.npz" if FORMATS[name].folder else path
+    file = path / "7.npz" if FORMATS[name].is_folder else path
     whole, rng, outcomes = file.read_bytes(), np.random.default_rng(1), set()
     for _ in range(150):
         damaged = bytearray(whole)

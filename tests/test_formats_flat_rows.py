@@ -25,7 +25,7 @@ def arrays() -> dict[str, np.ndarray]:
 def opened(folder: Path, change: dict | None = None, **settings) -> RegionFile:
     path = folder / "regions.npz"
     np.savez(path, **{k: v for k, v in {**arrays(), **(change or {})}.items() if v is not None})
-    return RegionFile(RegionFileConfig(path=path, features=("small", "large"), **settings))
+    return RegionFile(RegionFileConfig(path=path, feature_arrays=("small", "large"), **settings))
 
 
 def test_rows_of_an_image_by_name(tmp_path):
@@ -38,7 +38,7 @@ def test_rows_of_an_image_by_name(tmp_path):
     assert found["scores"].tolist() == pytest.approx([1.0, 0.2, 0.1]), "the whole image has no score of its own"
     assert (found["class_ids"].tolist(), found["size"].tolist()) == ([-1, 4, 5], [500, 375])
     assert missing == f"it is not in {tmp_path / 'regions.npz'}"
-    plain = next(opened(tmp_path, normalise=False).rows(["b.jpg"]))
+    plain = next(opened(tmp_path, normalize=False).rows(["b.jpg"]))
     np.testing.assert_array_equal(plain["features"][:, :3], raw["small"][:2])
 
 

@@ -8,7 +8,7 @@ import pytest
 from data.files import sha256_file
 from data.formats import FORMATS
 from data.store import Store
-from pipeline.exporting import MARK, export_regions
+from pipeline.exporting import MARKER, export_regions
 from pipeline.importing import ImportConfig, import_regions
 from tests.test_formats_broken import line
 from tests.test_formats_roundtrip import fill, same, some, target
@@ -25,16 +25,16 @@ def test_an_import_that_was_killed_goes_on_and_gives_the_same_store(tmp_path, st
     export_regions(fill(tmp_path / "a", content), tmp_path / "x.tsv", "lxmert-tsv")
     config = ImportConfig(sources=(tmp_path / "x.tsv",), images_per_shard=3)
     straight = import_regions(config, tmp_path / "straight")
-    assert straight.images == 11
+    assert straight.num_imported == 11
     first = import_regions(config, tmp_path / "killed", stop_after=stop_after)
     before = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.h5")}
     assert len(before) == stop_after
     made = import_regions(config, tmp_path / "killed")
-    assert (made.images, made.known) == (11 - 3 * stop_after, 3 * stop_after)
+    assert (made.num_imported, made.num_unchanged) == (11 - 3 * stop_after, 3 * stop_after)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "work was done twice"
     for path in straight.folder.glob("*.h5"):
         assert sha256_file(path) == sha256_file(made.folder / path.name)
-    same(Store(made.folder), content, set(FORMATS["lxmert-tsv"].carries))
+    same(Store(made.folder), content, set(FORMATS["lxmert-tsv"].fields))
     manifest = (made.folder / "manifest.json").read_bytes()
     assert manifest == (straight.folder / "manifest.json").read_bytes()
 
@@ -50,7 +50,7 @@ def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record
     same(Store(store.folder), content, {"boxes", "size"})
     content["7"]["features"][0, 0] = 99
     export_regions(fill(tmp_path / "2", {"7": content["7"]}), tmp_path / "0.tsv", "lxmert-tsv", force=True)
-    assert import_regions(one, tmp_path / "s").images == 1
+    assert import_regions(one, tmp_path / "s").num_imported == 1
     same(Store(store.folder), content, {"boxes", "size"})
     half = import_regions(one.model_copy(update={"half": True}), tmp_path / "s").folder
     assert half != store.folder
@@ -67,7 +67,7 @@ def test_what_was_mended_leaves_the_ledger_and_what_another_file_has_stays(name,
         if name:
             import_regions(ImportConfig(sources=(val,), name=name), tmp_path)
             left = [*left, "bad (val.tsv line 2)"]
-        assert sorted(Store(made.folder).set_aside) == sorted(left)
+        assert sorted(Store(made.folder).invalid_items) == sorted(left)
     assert "x" in Store(made.folder)
 
 
@@ -116,7 +116,7 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
     path = target(tmp_path, name)
     with pytest.raises(Stop):
         export_regions(folder, path, name, progress=stopping(2))
-    if FORMATS[name].folder:
+    if FORMATS[name].is_folder:
         before = {p: p.stat().st_mtime_ns for p in path.rglob("*.np[yz]")}
         assert len(before) % 3 == 0
         assert before
@@ -137,10 +137,10 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
         turned = fill(tmp_path / "b", dict(reversed(some(6, rows=lambda i: 2).items())))
         with pytest.raises(Stop):
             export_regions(turned, path, name, force=True, progress=stopping(2))
-        if FORMATS[name].beside(path):
+        if FORMATS[name].sidecar_files(path):
             assert not path.exists(), "the old rows would be read with the new ids that lie beside them"
             path.unlink(missing_ok=True)
         export_regions(turned, path, name, force=path.exists())
     export_regions(folder, path, name, force=True)
-    assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").images == 6
-    assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARK]
+    assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").num_imported == 6
+    assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARKER]

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from data.formats.names import Template, below
+from data.formats.names import Template, safe_join
 from data.store import Store
-from pipeline.exporting import MARK, export_regions
+from pipeline.exporting import MARKER, export_regions
 from pipeline.importing import ImportConfig, import_regions
 from tests.test_formats_roundtrip import fill, same, some
 
@@ -20,7 +20,7 @@ def test_ids_cannot_leave_the_folder(name, kind, tmp_path):
     with pytest.raises(ValueError, match="rename with --ids"):
         export_regions(folder, tmp_path / "out" / "in", kind)
     files = [p for p in tmp_path.rglob("*") if p.is_file() and "regions-" not in str(p)]
-    assert [p.name for p in files] == [MARK]
+    assert [p.name for p in files] == [MARKER]
 
 
 def test_slashes_make_folders_below_and_links_are_not_followed_out(tmp_path):
@@ -34,7 +34,7 @@ def test_slashes_make_folders_below_and_links_are_not_followed_out(tmp_path):
     with pytest.raises(ValueError, match=r"leave .* through a link"):
         export_regions(folder, tmp_path / "linked", "milvlg", force=True)
     with pytest.raises(ValueError, match="no file name below"):
-        below(tmp_path, "a\0", ".npz") if "\0" in os.fspath(tmp_path) else below(tmp_path, "a/", ".npz")
+        safe_join(tmp_path, "a\0", ".npz") if "\0" in os.fspath(tmp_path) else safe_join(tmp_path, "a/", ".npz")
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_templates(template, name, expected):
 def test_two_images_may_not_become_one(tmp_path):
     folder = fill(tmp_path, {"a.jpg": some(1)["7"], "a.png": some(1)["7"]})
     with pytest.raises(ValueError, match=r"calls both 'a\.jpg' and 'a\.png' 'a'"):
-        export_regions(folder, tmp_path / "x.tsv", "lxmert-tsv", ids="stem")
+        export_regions(folder, tmp_path / "x.tsv", "lxmert-tsv", id_template="stem")

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from data.store import Store
-from pipeline.chain import Chain
-from pipeline.cli import build as build_app
+from pipeline.chain import PipelineRunner
+from pipeline.cli import build_app as build_app
 from pipeline.exporting import export_regions
 from pipeline.plan import Plan, load_plan
 from pipeline.search import Searcher
@@ -25,7 +25,7 @@ RUN = CliRunner()
 def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
     """A plan whose regions came through a TSV that lacks one image and has a broken line, and its store's folder."""
     root = tmp_path_factory.mktemp("imported")
-    export_regions(finished.regions, root / "obj.tsv", "lxmert-tsv", ids="stem")
+    export_regions(finished.regions, root / "obj.tsv", "lxmert-tsv", id_template="stem")
     lines = (root / "obj.tsv").read_bytes().splitlines(keepends=True)
     lines[1] = lines[1][:200] + b"\r\n"
     del lines[5]
@@ -49,8 +49,8 @@ def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
 
 
 @pytest.fixture(scope="module")
-def chain(imported) -> Chain:
-    made = Chain(imported[0])
+def chain(imported) -> PipelineRunner:
+    made = PipelineRunner(imported[0])
     assert made.index.is_file()
     return made
 
@@ -60,30 +60,30 @@ def test_a_plan_uses_the_store_and_lists_what_is_not_in_it(finished, imported, c
     theirs, ours = Store(finished.regions), Store(imported[1])
     assert chain.regions == imported[1]
     np.testing.assert_array_equal(ours.read("features", ours.ids), theirs.read("features", ours.ids))
-    lost = dict(chain.set_aside())
+    lost = dict(chain.list_invalid_records())
     assert set(lost) == set(names) - set(ours.ids) == {theirs.ids[1], theirs.ids[5]}
     assert "columns, not 10" in lost[theirs.ids[1]]
     assert lost[theirs.ids[5]] == f"not in the store {imported[1]}"
     assert {image.id for image in chain.usable.images} == set(ours.ids)
     rows = json.loads(chain.index.read_text())["collections"]["image"]["counts"]["live"]
     assert rows == len(ours.ids)
-    assert Chain(imported[0]).index == chain.index, "nothing new makes no version"
+    assert PipelineRunner(imported[0]).index == chain.index, "nothing new makes no version"
 
 
 def test_search_by_text_and_by_photograph(finished, imported, chain, tmp_path):
     searcher, store = Searcher(imported[0]), Store(chain.vectors.images)
-    hits = searcher.by_text("two dogs are running along the street", 5)
-    query = searcher.text_vector("two dogs are running along the street")
+    hits = searcher.search_text("two dogs are running along the street", 5)
+    query = searcher.embed_text("two dogs are running along the street")
     scores = store.read("features", store.ids).astype("f4") @ query[0]
     assert {hit.id for hit in hits} == {store.ids[i] for i in np.argsort(-scores)[:5]}
     assert all(hit.path.is_file() and len(hit.regions) == 2 and hit.regions[0].label for hit in hits)
-    copy = shutil.copy(finished.dataset.image[store.ids[3]].path, tmp_path / "copy-under-another-name.jpg")
+    copy = shutil.copy(finished.dataset.images_by_id[store.ids[3]].path, tmp_path / "copy-under-another-name.jpg")
     vector = store.read("features", [store.ids[3]])[0].astype("f4")
-    np.testing.assert_allclose(searcher.image_vector(Path(copy))[0], vector, atol=4e-3)
-    assert len(searcher.by_image(Path(copy), 4)) == 4
+    np.testing.assert_allclose(searcher.embed_image(Path(copy))[0], vector, atol=4e-3)
+    assert len(searcher.search_image(Path(copy), 4)) == 4
     (tmp_path / "other.jpg").write_bytes(b"other")
     with pytest.raises(ValueError, match="has none for this photograph: no detector is run"):
-        searcher.by_image(tmp_path / "other.jpg")
+        searcher.search_image(tmp_path / "other.jpg")
 
 
 def test_a_store_that_does_not_fit_the_plan_is_named(finished, imported, chain, tmp_path):
@@ -92,13 +92,13 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished, imported, chain, 
     with pytest.raises(
         ValueError, match=r"none of the 36 images .* It holds '7', the data set '.*\.jpg': import again"
     ):
-        assert Chain(plan.model_copy(update={"regions_store": stranger})).regions
+        assert PipelineRunner(plan.model_copy(update={"regions_store": stranger})).regions
     with pytest.raises(ValueError, match=r"holds regions-.*: run `tern index` first"):
         Searcher(plan.model_copy(update={"regions_store": stranger}))
     with pytest.raises(ValueError, match="holds tokens: set `regions_store`"):
-        assert Chain(plan.model_copy(update={"regions_store": finished.tokens})).regions
+        assert PipelineRunner(plan.model_copy(update={"regions_store": finished.tokens})).regions
     with pytest.raises(FileNotFoundError, match="No store at"):
-        assert Chain(plan.model_copy(update={"regions_store": tmp_path / "gone"})).regions
+        assert PipelineRunner(plan.model_copy(update={"regions_store": tmp_path / "gone"})).regions
     with pytest.raises(ValueError, match="at most one of regions_file, regions_store"):
         Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "features": ["a"]}})
 
@@ -112,7 +112,7 @@ def test_images_without_classes_still_show_the_regions_that_matched(finished, im
     searcher = Searcher.__new__(Searcher)
     searcher._regions = store
     searcher._model = Searcher(imported[0])._model
-    matched = searcher._matched(store.ids[0], Searcher(imported[0]).text_vector("a dog"))
+    matched = searcher._matched(store.ids[0], Searcher(imported[0]).embed_text("a dog"))
     assert [region.label for region in matched] == ["", ""]
 
 

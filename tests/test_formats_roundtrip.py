@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data.formats import FORMATS
 from data.formats.records import ReadOptions
-from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_folder, write_shard
+from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_or_create_store, write_shard
 from data.store import Store
 from pipeline.exporting import export_regions
 from pipeline.importing import ImportConfig, import_regions
@@ -55,7 +55,7 @@ def stores(draw, fixed: bool):
 
 
 def fill(root: Path, content: dict[str, dict[str, np.ndarray]], dtype: str = "float32") -> Path:
-    folder = open_folder(root, "regions", {"model": "test"}, dtype)
+    folder = open_or_create_store(root, "regions", {"model": "test"}, dtype)
     hashes = [hashlib.sha256(b"".join(map(np.ndarray.tobytes, fields.values()))) for fields in content.values()]
     plan = ShardPlan(tuple(Item(name, found.hexdigest()) for name, found in zip(content, hashes, strict=True)))
     commit(folder, [write_shard(folder, plan, content.values())])
@@ -84,7 +84,7 @@ def back(source: Path, root: Path, name: str = "auto", **settings) -> Store:
     made = import_regions(
         ImportConfig(sources=(source,), format=name, sizes="boxes", options=options, **settings), root
     )
-    assert not made.set_aside
+    assert not made.invalid_records
     return Store(made.folder)
 
 
@@ -100,19 +100,19 @@ def test_what_a_format_carries_comes_back_bit_for_bit(name):
     kind = FORMATS[name]
 
     @settings(max_examples=15, deadline=None, derandomize=True, database=None)
-    @given(stores(kind.fixed))
+    @given(stores(kind.fixed_rows))
     def check(content):
         with tempfile.TemporaryDirectory() as place:
             root = Path(place)
             folder = fill(root / "a", content)
             assert export_regions(folder, target(root, name), name) == len(content)
             again = back(target(root, name), root / "b", name)
-            same(again, content, set(kind.carries))
-            if not kind.folder:
+            same(again, content, set(kind.fields))
+            if not kind.is_folder:
                 assert again.ids == list(content), "the order of the rows is kept"
                 (root / "twice").mkdir()
                 export_regions(again.folder, target(root / "twice", name), name)
-                if kind.carries >= set(REGION_FIELDS) - {"features"} or name in ("butd-tsv", "precomp"):
+                if kind.fields >= set(REGION_FIELDS) - {"features"} or name in ("butd-tsv", "precomp"):
                     assert target(root / "twice", name).read_bytes() == target(root, name).read_bytes()
 
     check()
@@ -127,7 +127,7 @@ def test_the_format_is_told_from_the_file_and_half_precision_is_widened(name, tm
         fields["features"] = fields["features"].astype("f2").astype("f4")
     made = import_regions(ImportConfig(sources=(target(tmp_path, name),), sizes="boxes"), tmp_path / "b")
     assert made.formats == (name,)
-    same(Store(made.folder), content, set(FORMATS[name].carries))
+    same(Store(made.folder), content, set(FORMATS[name].fields))
 
 
 def read_tsv(path: Path, columns: list[str], types: dict[str, str]) -> dict[str, dict]:
@@ -263,7 +263,7 @@ def test_a_precomp_without_boxes_or_ids_and_a_grid_of_features(tmp_path):
     exif[0x0112] = 6
     for i in range(3):
         Image.new("RGB", (30 + i, 20)).save(sizes / f"dev-{i}.jpg", exif=exif)
-    config = ImportConfig(sources=(tmp_path,), ids="{split}-{id}.jpg", images=sizes, boxes="whole")
+    config = ImportConfig(sources=(tmp_path,), id_template="{split}-{id}.jpg", images=sizes, boxes="whole")
     store = Store(import_regions(config, tmp_path / "s").folder)
     for i in range(3):
         name = f"dev-{i}.jpg"

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
-from extractors.catalogue import recipe, region_extractor
+from extractors.catalogue import build_region_extractor, region_store_recipe
 from extractors.grid import GridConfig, GridExtractor, cell_boxes
 from tests.calibrated import calibrated, pictures
 from tests.test_images import picture
@@ -26,18 +26,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def grid(path: Path, **settings) -> GridExtractor:
     settings = {"model": "resnet18", "weights": str(path), "min_size": 160, "max_size": 256, **settings}
-    return region_extractor(GridConfig(**settings))
+    return build_region_extractor(GridConfig(**settings))
 
 
 def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None:
-    found = grid(weights, cells=3, whole_image=True, exact=True)
+    found = grid(weights, cells=3, whole_image=True, full_precision=True)
     image = picture(1, 240, 320)
     regions = found([image])[0]
     model = models.resnet18(num_classes=3)
     model.load_state_dict(load_file(weights), strict=False)
     stages = torch.nn.Sequential(*list(model.eval().children())[:-2])
     with torch.inference_mode():
-        x = found.prepare(image).input
+        x = found.preprocess(image).input
         assert x.shape == (3, 160, 213), "the short side is 160, the aspect kept"
         c5 = stages(x[None])[0].numpy()  # (512, 5, 7)
     expected = [c5.mean((1, 2))]
@@ -50,7 +50,7 @@ def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None
     np.testing.assert_array_equal(regions.boxes[0], [0, 0, 320, 240])
     assert set(regions.class_ids) == {-1}
     assert set(regions.scores) == {1.0}
-    assert recipe(found)["classes"] == []
+    assert region_store_recipe(found)["classes"] == []
 
 
 @pytest.mark.parametrize(("rows", "columns", "width", "height"), [(7, 7, 640, 480), (3, 5, 101, 67), (1, 1, 3, 2)])
@@ -73,12 +73,12 @@ def test_the_whole_map_can_be_kept_and_thin_images_have_few_cells(weights: Path)
 
 
 def test_fast_is_near_exact_and_has_a_recipe_of_its_own(weights: Path) -> None:
-    quick, exact = (grid(weights, exact=e) for e in (False, True))
+    quick, exact = (grid(weights, full_precision=e) for e in (False, True))
     a, b = (found([picture(3, 240, 320)])[0].features.astype(float) for found in (quick, exact))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.998
-    assert quick.fingerprint != exact.fingerprint
-    assert str(weights.parent) not in str(quick.fingerprint)
+    assert quick.recipe != exact.recipe
+    assert str(weights.parent) not in str(quick.recipe)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import content
-from data.content import SETTLED, ContentHashes
+from data.content import MIN_AGE_NS, FileHashCache
 from data.files import sha256_file
 from data.formats.flat_rows import RegionFile, RegionFileConfig
 from data.records import Dataset, Image
@@ -42,7 +42,7 @@ def opened(tmp_path):
 def later(monkeypatch):
     """A clock an hour on: files that a test has just written have long settled."""
     real = content.time.time_ns
-    monkeypatch.setattr(ContentHashes.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
+    monkeypatch.setattr(FileHashCache.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
 
 
 def make_file(path: Path) -> RegionFileConfig:
@@ -51,7 +51,7 @@ def make_file(path: Path) -> RegionFileConfig:
     arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(NAMES), 2), 64), "boxes": np.ones((rows, 4))}
     features = rng.normal(size=(rows, 4)).astype("f2")
     np.savez(path, filename=NAMES, **arrays, score=np.ones(rows), cls=np.zeros(rows, int), f=features)
-    return RegionFileConfig(path=path, features=("f",))
+    return RegionFileConfig(path=path, feature_arrays=("f",))
 
 
 def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_photograph(
@@ -73,7 +73,7 @@ def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_ph
         cost = list(asked), [Path(path).name for path in opened]
         with Store(folder) as store:
             assert sorted(store.ids) == sorted(names), "the listing is the data set"
-            assert store.hashes(names) == [sha256_file(photos / name) for name in names]
+            assert store.content_hashes(names) == [sha256_file(photos / name) for name in names]
         return cost
 
     assert run(NAMES[:1000]) == (NAMES[:1000], NAMES[:1000])
@@ -87,7 +87,7 @@ def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_ph
 
 def hashes(folder: Path, path: Path, ahead: int = 0) -> str:
     now = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns)
-    return ContentHashes(folder, clock=lambda: now + ahead).of([path])[0]
+    return FileHashCache(folder, clock=lambda: now + ahead).get_hashes([path])[0]
 
 
 def test_a_change_within_the_same_tick_of_the_clock_is_seen(tmp_path):
@@ -100,7 +100,7 @@ def test_a_change_within_the_same_tick_of_the_clock_is_seen(tmp_path):
     os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
     assert hashes(tmp_path, path) != first
     assert not (tmp_path / "hashes.json").exists(), "what was touched just now is not remembered"
-    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
     assert len(json.loads((tmp_path / "hashes.json").read_text())["files"]) == 1
 
 
@@ -127,9 +127,9 @@ def _replace(path: Path, data: bytes) -> None:
 def test_a_remembered_file_that_was_changed_is_hashed_again(tmp_path, change):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
-    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
     CHANGES[change](path)
-    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_a_broken_memory_is_made_again(tmp_path, text):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     (tmp_path / "hashes.json").write_text(text)
-    assert hashes(tmp_path, path, SETTLED + 1) == sha256_file(path)
+    assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
     assert list(json.loads((tmp_path / "hashes.json").read_text())["files"]) == [str(path)]
 
 
 def test_what_cannot_be_read_is_said_and_not_remembered(tmp_path):
-    found = ContentHashes(tmp_path).of([tmp_path / "gone.jpg", tmp_path])
+    found = FileHashCache(tmp_path).get_hashes([tmp_path / "gone.jpg", tmp_path])
     assert found == ["unreadable: No such file or directory", "unreadable: Is a directory"]
     assert not (tmp_path / "hashes.json").exists()

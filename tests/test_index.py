@@ -11,16 +11,16 @@ import faiss
 import numpy as np
 import pytest
 
-from index import Collection, Index, IndexConfig, build, exact, key_of
+from index import Collection, Index, IndexConfig, build_index, compute_key, exact_search
 from index import collection as collection_module
 from index import metadata as metadata_module
 from index import search as search_module
 from index import shards as shards_module
-from index.choice import Wanted
-from index.ladder import measure
-from index.manifest import manifest_path, read_manifest
-from index.objects import Ref, object_path
-from index.shards import choose_factory, one_wheel
+from index.choice import TuningLimits
+from index.ladder import measure_candidates
+from index.manifest import manifest_path, read_version_manifest
+from index.objects import ObjectRef, object_path
+from index.shards import check_single_faiss_wheel, choose_factory
 
 DIM = 24
 IMAGES = 400
@@ -55,14 +55,14 @@ def data() -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def root(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    build(IndexConfig(nlist=16), *data, folder, provenance={"model": "abc"})
+    build_index(IndexConfig(nlist=16), *data, folder, provenance={"model": "abc"})
     return folder
 
 
 def template_of(root: Path, kind: str, version: int = 1) -> Path:
     """The file of centroids, found by the raw manifest."""
     about = json.loads(manifest_path(root, version).read_text())["collections"][kind]
-    return object_path(root, Ref(**about["template"]))
+    return object_path(root, ObjectRef(**about["template"]))
 
 
 def answer(hits) -> tuple[list[list[str]], np.ndarray]:
@@ -91,11 +91,11 @@ def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_pat
     monkeypatch.setattr(search_module, "FEW", 0)  # few rows would be searched exactly, not in the lists
     monkeypatch.setattr(search_module, "FEW_PART", 0)
     collections, queries = data
-    build(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
+    build_index(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
     kind, k, nprobe = "caption", 10, 5
     big = faiss.read_index(str(template_of(tmp_path, kind)))
     names = sorted(collections[kind].ids)
-    key = {row["id"]: key_of({**row, "kind": kind}) for row in collections[kind].rows}
+    key = {row["id"]: compute_key({**row, "kind": kind}) for row in collections[kind].rows}
     name_of = {key[name]: name for name in names}
     big.add_with_ids(collections[kind].read(names), np.array(list(name_of)))
     keep = set(names[::3]) if filtered else None
@@ -103,7 +103,7 @@ def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_pat
     scores, keys = big.search(queries[kind], k, params=faiss.SearchParametersIVF(nprobe=nprobe, sel=selector))
     with Index.open(tmp_path) as index:
         assert sum(entry["rows"] for entry in index.manifest["collections"][kind]["shards"]) == len(names)
-        found, found_scores = answer(index.search(queries[kind], k, kind, nprobe=nprobe, keep=keep))
+        found, found_scores = answer(index.search(queries[kind], k, kind, nprobe=nprobe, allowed_ids=keep))
     assert found == [[name_of[key] for key in line] for line in keys.tolist()]
     assert np.array_equal(found_scores.astype(np.float32), scores)
 
@@ -113,14 +113,14 @@ def test_all_lists_probed_is_exact_search(kind, data, root, monkeypatch):
     collections, queries = data
     expected = slow(collections[kind], queries[kind], 10)
     monkeypatch.setattr(collection_module, "BLOCK", 37)  # blocks must not show in the answer
-    assert exact(collections[kind], queries[kind], 10)[1] == expected
+    assert exact_search(collections[kind], queries[kind], 10)[1] == expected
     with Index.open(root) as index:
         hits = index.search(queries[kind], 10, kind, nprobe=16)
     assert [[hit.id for hit in line] for line in hits] == expected
     best = collections[kind].read(expected[0]) @ queries[kind][0]
     np.testing.assert_allclose([hit.score for hit in hits[0]], best, atol=1e-6)
-    assert all(hit.row["text"] == f"text of {hit.id}" for hit in hits[0] if kind == "caption")
-    assert all(hit.row["id"] == hit.id and hit.row["kind"] == kind for line in hits for hit in line)
+    assert all(hit.metadata["text"] == f"text of {hit.id}" for hit in hits[0] if kind == "caption")
+    assert all(hit.metadata["id"] == hit.id and hit.metadata["kind"] == kind for line in hits for hit in line)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_best_k_come_wherever_k_exist(kept, k, data, root):
     collections, queries = data
     names = list(np.random.default_rng(3).permutation(collections["image"].ids)[:kept])
     with Index.open(root) as index:
-        hits = index.search(queries["image"][:6], k, nprobe=1, keep={*names, "not in the index"})
+        hits = index.search(queries["image"][:6], k, nprobe=1, allowed_ids={*names, "not in the index"})
     assert answer(hits)[0] == slow(collections["image"], queries["image"][:6], k, keep=set(names))
 
 
@@ -156,12 +156,12 @@ def test_recall_in_the_manifest_is_what_a_slow_loop_counts(kind, data, root):
 
 
 def test_codes_too_coarse_for_the_target_do_not_probe_every_list(data, tmp_path):
-    build(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ"), *data, tmp_path)
+    build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ"), *data, tmp_path)
     with Index.open(tmp_path) as index:
         about = index.manifest["collections"]["caption"]
     assert about["recall"]["recall"] < 0.9, "one bit a number cannot be this good: the data are too easy"
     assert (about["recall"]["reached"], about["search"]["nprobe"] < 16) == (False, True)
-    build(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), *data, tmp_path)
+    build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), *data, tmp_path)
     with Index.open(tmp_path) as index:
         about = index.manifest["collections"]["caption"]
         assert (about["recall"]["reached"], about["search"]["rescore"]) == (True, 100), "whole vectors mend it"
@@ -175,23 +175,23 @@ def test_equal_vectors_both_count_as_found(tmp_path):
     collections, queries = make(images=60)
     twin = collections["caption"].vectors.copy()
     twin[:] = twin[:1]  # every caption says the same
-    collections["caption"] = Collection(collections["caption"].ids, twin, collections["caption"].rows)
-    build(IndexConfig(nlist=1), collections, queries, tmp_path)
+    collections["caption"] = Collection(collections["caption"].ids, twin, collections["caption"].metadata)
+    build_index(IndexConfig(nlist=1), collections, queries, tmp_path)
     with Index.open(tmp_path) as index:
         assert index.manifest["collections"]["caption"]["recall"]["recall"] == 1
 
 
 def test_shards_may_stand_in_any_order(data, root):
     """A reader looks first where a key should be, and then everywhere."""
-    sound = read_manifest(root)
+    sound = read_version_manifest(root)
     turned = {
         kind: about.model_copy(update={"shards": about.shards[::-1]}) for kind, about in sound.collections.items()
     }
     queries = data[1]["image"]
     with Index.open(root) as index, Index(root, sound.model_copy(update={"collections": turned})) as other:
         assert index.search(queries, 10) == other.search(queries, 10)
-        assert index.search(queries, 5, keep=data[0]["image"].ids[:90]) == other.search(
-            queries, 5, keep=data[0]["image"].ids[:90]
+        assert index.search(queries, 5, allowed_ids=data[0]["image"].ids[:90]) == other.search(
+            queries, 5, allowed_ids=data[0]["image"].ids[:90]
         )
 
 
@@ -207,12 +207,12 @@ def test_threads_share_an_index(data, root):
 def test_rows_come_by_id(root, data):
     with Index.open(root) as index:
         names = list(data[0]["image"].ids)
-        rows = index.rows([*names[::-1], "'; DROP TABLE items; --"])
+        rows = index.get_metadata([*names[::-1], "'; DROP TABLE items; --"])
         assert sorted(rows) == names
         assert rows["0007.jpg"]["path"] == "images/0007.jpg"
-        said = index.rows_of_image("caption", "0007.jpg")
+        said = index.get_image_metadata("caption", "0007.jpg")
         assert [row["text"] for row in said] == ["text of 0007.jpg#0", "text of 0007.jpg#1"]
-        assert index.rows_of_image("caption", "' OR 1=1 --") == []
+        assert index.get_image_metadata("caption", "' OR 1=1 --") == []
 
 
 @pytest.mark.parametrize(
@@ -240,9 +240,9 @@ def test_every_step_of_auto_reaches_its_recall(rows, dim, code, rescored, tmp_pa
     monkeypatch.setattr(shards_module, "FAST_ROWS", 400)
     collections, queries = make(images=rows)
     c = collections["image"]
-    build(
+    build_index(
         IndexConfig(),
-        {"image": Collection(c.ids, unit(c.vectors[:, :dim]), c.rows)},
+        {"image": Collection(c.ids, unit(c.vectors[:, :dim]), c.metadata)},
         {"image": unit(queries["image"][:, :dim])},
         tmp_path,
     )
@@ -263,11 +263,11 @@ def test_two_wheels_are_refused(root, monkeypatch):
 
     monkeypatch.setattr(wheels, "distribution", installed)
     vectors, asked = np.eye(16, dtype=np.float32), {"image": np.eye(16, dtype=np.float32)}
-    for command in (lambda: Index.open(root), lambda: measure(vectors, asked, Wanted())):
+    for command in (lambda: Index.open(root), lambda: measure_candidates(vectors, asked, TuningLimits())):
         with pytest.raises(ImportError, match=r"faiss-cpu and faiss-gpu are both installed.*pip uninstall"):
             command()
     both.remove("faiss-gpu")
-    one_wheel()
+    check_single_faiss_wheel()
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,6 @@ def test_bad_question(arguments, message, data, root):
 def test_keys_that_collide_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(metadata_module, "key_of", lambda row: len(row["id"]))
     with pytest.raises(ValueError, match=r"image '0000.jpg' and image '0001.jpg' share the 64-bit key"):
-        build(IndexConfig(), *make(images=60), tmp_path)
-    keys = sorted(key_of({"kind": "image", "id": f"{i}"}) for i in range(1000))
+        build_index(IndexConfig(), *make(images=60), tmp_path)
+    keys = sorted(compute_key({"kind": "image", "id": f"{i}"}) for i in range(1000))
     assert all(0 <= a < b < 2**63 for a, b in pairwise(keys))

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from index import Collection, IndexConfig, build, metadata, shards
-from index.manifest import read_manifest
+from index import Collection, IndexConfig, build_index, metadata, shards
+from index.manifest import read_version_manifest
 from tests.test_index import make
 
 
 def trained_on(config: IndexConfig, root, monkeypatch) -> list[int]:
     """The places, among the sorted ids of the images, of the rows that the quantiser saw."""
-    seen, original = [], shards.train
+    seen, original = [], shards.train_ivf
     monkeypatch.setattr(shards, "train", lambda factory, some, seed: seen.append(some) or original(factory, some, seed))
     collections, queries = make(images=120)
-    build(config, {"image": collections["image"]}, queries, root)
+    build_index(config, {"image": collections["image"]}, queries, root)
     monkeypatch.undo()
     place = {row.tobytes(): i for i, row in enumerate(collections["image"].read(sorted(collections["image"].ids)))}
     return [place[row.tobytes()] for row in seen[0]]
@@ -66,10 +66,10 @@ def test_rows_are_read_by_blocks_which_do_not_show(tmp_path, monkeypatch):
     digests, most = [], []
     for block in (7, 10_000):
         monkeypatch.setattr(metadata, "BLOCK", block)
-        made = {kind: Made(c.rows) for kind, c in collections.items()}
+        made = {kind: Made(c.metadata) for kind, c in collections.items()}
         lazy = {kind: Collection(c.ids, c.vectors, made[kind]) for kind, c in collections.items()}
-        build(IndexConfig(nlist=4), lazy, queries, tmp_path / f"{block}")
-        manifest = read_manifest(tmp_path / f"{block}")
+        build_index(IndexConfig(nlist=4), lazy, queries, tmp_path / f"{block}")
+        manifest = read_version_manifest(tmp_path / f"{block}")
         digests.append([shard for about in manifest.collections.values() for shard in about.shards])
         most.append(max(rows.most for rows in made.values()))
     assert digests[0] == digests[1], "byte for byte"
@@ -80,4 +80,4 @@ def test_two_rows_of_one_key_are_found_across_blocks(monkeypatch):
     monkeypatch.setattr(metadata, "BLOCK", 2)
     monkeypatch.setattr(metadata, "key_of", lambda row: len(row["id"]))
     with pytest.raises(ValueError, match="image 'a' and image 'b' share the 64-bit key"):
-        metadata.table("image", ({"id": name} for name in ("ccc", "a", "dd", "b")))
+        metadata.build_table("image", ({"id": name} for name in ("ccc", "a", "dd", "b")))

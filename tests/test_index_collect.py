@@ -11,12 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from data.files import beside
-from index import Index, collect, current, export, find, hold, rollback, tag, tags, untag, verify, versions
-from index.events import events
+from data.files import temporary_path
+from index import (
+    Index,
+    add_tag,
+    collect_garbage,
+    export_index,
+    hold,
+    list_tags,
+    list_versions,
+    read_current,
+    remove_tag,
+    resolve_version,
+    rollback,
+    verify_version,
+)
+from index.events import read_events
 from index.manifest import manifest_path
 from tests.test_index import make
-from tests.test_index_publish import CONFIG, RefusedError, build, publish
+from tests.test_index_publish import CONFIG, RejectedError, build_index, publish
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +38,8 @@ def five(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("five")
     for seed in range(1, 6):
         publish(root, seed)
-    with pytest.raises(RefusedError):
-        build(CONFIG, *make(6, images=60), root, gate=lambda candidate, served: {"passed": False})
+    with pytest.raises(RejectedError):
+        build_index(CONFIG, *make(6, images=60), root, gate=lambda candidate, served: {"passed": False})
     return root
 
 
@@ -61,47 +74,47 @@ sys.stdin.read()
 
 
 def test_what_may_be_wanted_is_spared_and_the_rest_goes(root):
-    tag(root, "keep-me", 1)
+    add_tag(root, "keep-me", 1)
     with (
         Index.open(root, 2) as reader,
         subprocess.Popen([sys.executable, "-c", HOLDING, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
     ):
         other.stdout.readline()
         before = sorted(root.rglob("*"))
-        told = collect(root, keep=1, dry_run=True)
+        told = collect_garbage(root, keep=1, dry_run=True)
         assert [path for path in sorted(root.rglob("*")) if path.name != ".writer"] == [
             path for path in before if path.name != ".writer"
         ]
-        found = collect(root, keep=1)
+        found = collect_garbage(root, keep=1)
         assert found == told
-        assert found.spared == {1: "tagged keep-me", 2: "open", 3: "open", 5: "served", 6: "refused since"}
-        assert (found.versions, versions(root)) == ([4], [1, 2, 3, 5, 6])
+        assert found.kept == {1: "tagged keep-me", 2: "open", 3: "open", 5: "served", 6: "refused since"}
+        assert (found.versions, list_versions(root)) == ([4], [1, 2, 3, 5, 6])
         assert found.objects > 0
         assert {path.name for path in root.glob("objects/*/*")} == named(root)
         assert reader.search(make(1, images=60)[1]["image"][:1], 1)[0]
         other.kill()
-    assert collect(root, keep=1).versions == [2, 3], "a reader that is gone, or was killed, holds nothing"
+    assert collect_garbage(root, keep=1).versions == [2, 3], "a reader that is gone, or was killed, holds nothing"
     assert {path.name for path in root.glob("objects/*/*")} == named(root)
-    for version in versions(root):
-        verify(root, version)
-    untag(root, "keep-me")
-    assert collect(root, keep=1).versions == [1]
-    assert collect(root, keep=1).objects == 0
+    for version in list_versions(root):
+        verify_version(root, version)
+    remove_tag(root, "keep-me")
+    assert collect_garbage(root, keep=1).versions == [1]
+    assert collect_garbage(root, keep=1).objects == 0
     publish(root, 7)
-    assert versions(root) == [5, 6, 7], "no number is given twice"
+    assert list_versions(root) == [5, 6, 7], "no number is given twice"
 
 
 def test_a_reader_that_was_dropped_holds_nothing(root):
     index = Index.open(root, 1)
-    assert collect(root, keep=1, dry_run=True).spared[1] == "open"
+    assert collect_garbage(root, keep=1, dry_run=True).kept[1] == "open"
     del index
     gc.collect()
-    assert 1 in collect(root, keep=1).versions
+    assert 1 in collect_garbage(root, keep=1).versions
 
 
 def test_a_closed_index_that_was_filtered_goes_at_once(root):
     index = Index.open(root)
-    assert index.matching("width = 9") == 60
+    assert index.count_matching("width = 9") == 60
     index.close()
     seen = weakref.ref(index)
     gc.disable()
@@ -115,7 +128,7 @@ def test_a_closed_index_that_was_filtered_goes_at_once(root):
 def test_what_is_collected_after_current_moved_on_is_not_missed(root, monkeypatch):
     rollback(root, 3)
 
-    def overtaken(at: Path, version: int | None = None, again=hold.read_manifest):
+    def overtaken(at: Path, version: int | None = None, again=hold.read_version_manifest):
         monkeypatch.setattr(hold, "read_manifest", again)
         rollback(root, 5)
         manifest_path(root, 3).unlink()
@@ -131,18 +144,20 @@ def test_what_is_collected_after_current_moved_on_is_not_missed(root, monkeypatc
 def test_a_version_that_is_exported_is_not_collected(root, tmp_path, monkeypatch):
     spared = []
     monkeypatch.setattr(
-        sys.modules["index.export"], "check_objects", lambda at, manifest: spared.append(collect(at, keep=1).spared)
+        sys.modules["index.export"],
+        "check_objects",
+        lambda at, manifest: spared.append(collect_garbage(at, keep=1).kept),
     )
-    export(root, tmp_path / "out", 2)
+    export_index(root, tmp_path / "out", 2)
     assert spared[0][2] == "open"
 
 
 def test_a_version_that_was_rolled_back_from_can_be_served_again(root):
     rollback(root, 4)
-    assert collect(root, keep=2).spared == {4: "served", 5: "one of the last 2", 6: "refused since"}
+    assert collect_garbage(root, keep=2).kept == {4: "served", 5: "one of the last 2", 6: "refused since"}
     assert rollback(root, 5) == manifest_path(root, 5)
-    assert current(root)["version"] == 5
-    assert [(e["event"], e["version"]) for e in events(root)][-3:] == [
+    assert read_current(root)["version"] == 5
+    assert [(e["event"], e["version"]) for e in read_events(root)][-3:] == [
         ("rolled back", 4),
         ("collected", None),
         ("rolled back", 5),
@@ -150,13 +165,18 @@ def test_a_version_that_was_rolled_back_from_can_be_served_again(root):
 
 
 def test_tags_name_versions(root):
-    tag(root, "prod", 2)
-    tag(root, "prod", 2)
+    add_tag(root, "prod", 2)
+    add_tag(root, "prod", 2)
     with pytest.raises(ValueError, match="tag 'prod' names version 2: move it"):
-        tag(root, "prod", 3)
-    tag(root, "prod", 3, move=True)
-    assert (tags(root), find(root, "prod"), find(root, "3"), find(root, "v00000003")) == ({"prod": 3}, 3, 3, 3)
-    with Index.open(root, find(root, "prod")) as index:
+        add_tag(root, "prod", 3)
+    add_tag(root, "prod", 3, move=True)
+    assert (
+        list_tags(root),
+        resolve_version(root, "prod"),
+        resolve_version(root, "3"),
+        resolve_version(root, "v00000003"),
+    ) == ({"prod": 3}, 3, 3, 3)
+    with Index.open(root, resolve_version(root, "prod")) as index:
         assert index.version == 3
 
 
@@ -168,28 +188,28 @@ def test_halves_that_killed_processes_left_are_passed_over_and_swept(root):
     for path in halves:
         path.write_text("{")
         path.chmod(0o444)
-    assert tags(root) == {}
-    assert collect(root, dry_run=True).spared
+    assert list_tags(root) == {}
+    assert collect_garbage(root, dry_run=True).kept
     assert [path.exists() for path in halves] == [False, False]
-    own = beside(manifest_path(root, 7))
+    own = temporary_path(manifest_path(root, 7))
     own.write_text("of a process of this number")
     own.chmod(0o444)
     publish(root, 8)
-    assert (versions(root)[-1], own.exists()) == (7, False)
+    assert (list_versions(root)[-1], own.exists()) == (7, False)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda root: tag(root, "../x", 1), r"'../x' cannot be a tag"),
-        (lambda root: tag(root, "3", 1), r"'3' cannot be a tag"),
-        (lambda root: tag(root, "v1", 1), r"'v1' cannot be a tag: it would be read as the number of a version"),
-        (lambda root: tag(root, "", 1), r"'' cannot be a tag"),
-        (lambda root: tag(root, "prod", 9), r"asked for version 9.*present: 1, 2, 3, 4, 5, 6"),
-        (lambda root: untag(root, "prod"), r"no tag 'prod' in .*; there are none"),
-        (lambda root: find(root, "v0"), r"'v0' is no version in .*: they are counted from 1"),
-        (lambda root: find(root, "prod"), r"'prod' is no version and no tag"),
-        (lambda root: collect(root, keep=0), r"keep is 0"),
+        (lambda root: add_tag(root, "../x", 1), r"'../x' cannot be a tag"),
+        (lambda root: add_tag(root, "3", 1), r"'3' cannot be a tag"),
+        (lambda root: add_tag(root, "v1", 1), r"'v1' cannot be a tag: it would be read as the number of a version"),
+        (lambda root: add_tag(root, "", 1), r"'' cannot be a tag"),
+        (lambda root: add_tag(root, "prod", 9), r"asked for version 9.*present: 1, 2, 3, 4, 5, 6"),
+        (lambda root: remove_tag(root, "prod"), r"no tag 'prod' in .*; there are none"),
+        (lambda root: resolve_version(root, "v0"), r"'v0' is no version in .*: they are counted from 1"),
+        (lambda root: resolve_version(root, "prod"), r"'prod' is no version and no tag"),
+        (lambda root: collect_garbage(root, keep=0), r"keep is 0"),
         (lambda root: rollback(root, 6), r"version 6 did not pass its gate.*version 5 is served as before"),
     ],
 )
@@ -204,7 +224,7 @@ def test_nothing_is_collected_while_a_manifest_cannot_be_read(root):
     path.write_text(path.read_text()[:-9])
     before = {path for path in root.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"v00000001\.json"):
-        collect(root)
+        collect_garbage(root)
     assert {path for path in root.rglob("*") if path.is_file()} == before
 
 
@@ -212,4 +232,4 @@ def test_half_lines_of_events_are_passed_over(root):
     with open(root / "events.jsonl", "ab") as file:
         file.write(b'\n{"event": "publ')
     publish(root, 8)
-    assert [(e["event"], e["version"]) for e in events(root)][-2:] == [("refused", 6), ("published", 7)]
+    assert [(e["event"], e["version"]) for e in read_events(root)][-2:] == [("refused", 6), ("published", 7)]

@@ -9,16 +9,16 @@ import faiss
 import numpy as np
 import pytest
 
-from index import Index, IndexConfig, build, device
+from index import Index, IndexConfig, build_index, device
 from index.manifest import manifest_path
 from tests.test_index import make
 
 
 @pytest.fixture(autouse=True)
 def afresh():
-    device.resources.cache_clear()
+    device.gpu_resources.cache_clear()
     yield
-    device.resources.cache_clear()
+    device.gpu_resources.cache_clear()
 
 
 class Failing:
@@ -50,7 +50,7 @@ def used(monkeypatch) -> Counter:
 
 def built(root: Path, factory: str) -> dict:
     """The collections of a version's manifest: the hashes of all that was made."""
-    build(IndexConfig(nlist=8, shards=2, factory=factory), *make(1, images=200), root)
+    build_index(IndexConfig(nlist=8, shards=2, factory=factory), *make(1, images=200), root)
     return json.loads(manifest_path(root, 1).read_text())["collections"]
 
 
@@ -70,7 +70,7 @@ def test_with_a_gpu_the_bytes_are_those_of_the_same_work_on_the_cpu(factory, use
     assert used["neighbours"] > 0
     assert used["copied"] >= 2
     monkeypatch.setenv("TERN_INDEX_DEVICE", "cpu")
-    device.resources.cache_clear()
+    device.gpu_resources.cache_clear()
     used.clear()
     assert built(tmp_path / "cpu", factory) == with_one
     assert not used, "it was to be left alone"
@@ -97,10 +97,10 @@ def test_a_gpu_that_fails_is_logged_and_the_cpu_does_the_work(fails, used, monke
 
 
 def test_no_gpu_is_no_news(monkeypatch):
-    assert device.resources() is None, "the CPU's wheel"
+    assert device.gpu_resources() is None, "the CPU's wheel"
     queries = np.eye(4, dtype=np.float32)
     assert device.knn(queries, queries, 1)[1].ravel().tolist() == [0, 1, 2, 3]
-    device.resources.cache_clear()
+    device.gpu_resources.cache_clear()
     monkeypatch.setenv("TERN_INDEX_DEVICE", "tpu")
     with pytest.raises(ValueError, match="TERN_INDEX_DEVICE is 'tpu'; it is one of auto, cpu"):
-        device.resources()
+        device.gpu_resources()

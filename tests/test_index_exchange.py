@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from index import Index, IndexConfig, current, export, import_folder
-from pipeline.cli import build as command_line
+from index import Index, IndexConfig, export_index, import_index, read_current
+from pipeline.cli import build_app as command_line
 from tests.test_index import make
-from tests.test_index_publish import CONFIG, RefusedError, build, publish
+from tests.test_index_publish import CONFIG, RejectedError, build_index, publish
 
 RNG = np.random.default_rng(0)
 
@@ -24,15 +24,17 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("index")
     publish(folder, 1)
     publish(folder, 2)
-    with pytest.raises(RefusedError):
-        build(CONFIG, *make(3, images=60), folder, gate=lambda candidate, served: {"passed": False, "reason": "no"})
+    with pytest.raises(RejectedError):
+        build_index(
+            CONFIG, *make(3, images=60), folder, gate=lambda candidate, served: {"passed": False, "reason": "no"}
+        )
     return folder
 
 
 @pytest.fixture(scope="module")
 def exported(root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    export(root, folder)
+    export_index(root, folder)
     return folder
 
 
@@ -53,7 +55,7 @@ def test_what_is_exported_answers_the_same_to_plain_libraries(kind, root, export
 
 
 def test_what_was_exported_can_be_imported(root, exported, tmp_path):
-    import_folder(CONFIG, exported, tmp_path / "index")
+    import_index(CONFIG, exported, tmp_path / "index")
     with Index.open(root) as old, Index.open(tmp_path / "index") as new:
         for kind, queries in make(2, images=60)[1].items():
             assert new.search(queries, 5, kind, nprobe=99) == old.search(queries, 5, kind, nprobe=99)
@@ -81,7 +83,7 @@ def clip_retrieval(folder: Path, parts: int = 11, rows: int = 6) -> tuple[np.nda
 def test_a_folder_of_clip_retrieval_is_imported_by_command(tmp_path):
     vectors, paths = clip_retrieval(tmp_path / "clip")
     command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index")]
-    told = CliRunner().invoke(command_line(), [*command, "--normalise", "--set", "shards=2", "--set", "nlist=1"])
+    told = CliRunner().invoke(command_line(), [*command, "--normalize", "--set", "shards=2", "--set", "nlist=1"])
     assert told.exit_code == 0, told.output
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     query = unit[[40]] + 0.05
@@ -90,10 +92,10 @@ def test_a_folder_of_clip_retrieval_is_imported_by_command(tmp_path):
     with Index.open(tmp_path / "index") as index:
         hits = index.search(query, 3)[0]
         assert [hit.id for hit in hits] == [paths[i] for i in best]
-        assert hits[0].row["path"] == hits[0].id
-        assert hits[0].row["width"] == 640
-        assert [index.rows([paths[i]])[paths[i]]["height"] for i in (0, 1, 2)] == [480, None, None]
-        captions = index.rows_of_image("caption", hits[0].id)
+        assert hits[0].metadata["path"] == hits[0].id
+        assert hits[0].metadata["width"] == 640
+        assert [index.get_metadata([paths[i]])[paths[i]]["height"] for i in (0, 1, 2)] == [480, None, None]
+        captions = index.get_image_metadata("caption", hits[0].id)
         assert [row["text"] for row in captions] == [f"words of {hits[0].id}"]
 
 
@@ -134,8 +136,8 @@ BAD = {
     "no rows": (emptied, {}, r"has 8 vectors for 0 rows: they do not belong together"),
     "parquet": (broken, {}, r"metadata that cannot be read"),
     "column": (clip_retrieval, {"id_column": "uri"}, r"no column 'uri'; there are image_path, caption, width"),
-    "same id": (clip_retrieval, {"id_column": "width", "normalise": True}, r"id '640' is given twice"),
-    "length": (clip_retrieval, {}, r"has length .*normalise the vectors"),
+    "same id": (clip_retrieval, {"id_column": "width", "normalize": True}, r"id '640' is given twice"),
+    "length": (clip_retrieval, {}, r"has length .*normalize the vectors"),
     "no queries": (lambda f: lone(f, np.eye(8, dtype="f4")), {}, r"only image vectors, and no queries.*--queries"),
 }
 
@@ -145,7 +147,7 @@ def test_a_folder_that_cannot_be_used_is_refused_by_name(case, tmp_path):
     make_it, more, message = BAD[case]
     make_it(tmp_path / "in")
     with pytest.raises(ValueError, match=message):
-        import_folder(IndexConfig(nlist=1), tmp_path / "in", tmp_path / "index", **more)
+        import_index(IndexConfig(nlist=1), tmp_path / "in", tmp_path / "index", **more)
     assert not (tmp_path / "index" / "CURRENT").exists()
 
 
@@ -170,7 +172,7 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
     old.write_bytes(whole)
     assert "gate         refused no" in told("info", "3")
     assert "v00000001.json" in told("rollback")
-    assert current(root)["version"] == 1
+    assert read_current(root)["version"] == 1
     assert told("tags", "--add", "prod", "--version", "2").split() == ["prod", "version", "2"]
     assert "v00000002.json" in told("publish", "prod")
     assert told("tags", "--remove", "prod") == ""
@@ -192,8 +194,8 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
 
 def test_what_is_imported_is_judged_before_it_is_served(tmp_path):
     clip_retrieval(tmp_path / "clip", 3)
-    command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index"), "--normalise"]
-    refused = CliRunner().invoke(command_line(), [*command, "--set", "nlist=1", "--set", "gate.latency=1e-6"])
-    assert isinstance(refused.exception, RefusedError)
+    command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index"), "--normalize"]
+    refused = CliRunner().invoke(command_line(), [*command, "--set", "nlist=1", "--set", "gate.max_latency_ms=1e-6"])
+    assert isinstance(refused.exception, RejectedError)
     assert "image latency" in str(refused.exception)
-    assert current(tmp_path / "index") is None
+    assert read_current(tmp_path / "index") is None

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from index import Index, collect, current, verify, versions
-from index.publish import writer
+from index import Index, collect_garbage, list_versions, read_current, verify_version
+from index.publish import index_write_lock
 from tests.test_index_collect import named
 from tests.test_index_live import K, expected, make, publish
 
@@ -73,7 +73,7 @@ print(json.dumps({"kills": kills, "seed": seed}))
 
 def answers_rightly(root: Path, right: dict[int, list[list[str]]]) -> None:
     """The served version is whole, and answers as exact search over its vectors does."""
-    verify(root)
+    verify_version(root)
     with Index.open(root) as index:
         answer = [[hit.id for hit in line] for line in index.search(QUERIES, K)]
         assert answer == right[index.manifest["provenance"]["seed"]]
@@ -86,9 +86,9 @@ def test_fifty_kills_at_random_moments_lose_nothing(tmp_path):
     done = subprocess.run(command, cwd=HERE, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["kills"] == 50
-    for version in versions(root):
-        verify(root, version)
-    collect(root)
+    for version in list_versions(root):
+        verify_version(root, version)
+    collect_garbage(root)
     assert {path.name for path in root.glob("objects/*/*")} == named(root)
     assert {path.name for path in root.iterdir()} <= {
         *("CURRENT", "versions", "objects", "tags", "staging", "events.jsonl", "verified.json", ".writer")
@@ -120,7 +120,7 @@ def test_a_full_disk_is_named_and_what_was_served_still_is(size, built, tmp_path
         publish(root, 2)
     assert full.value.errno in (errno.EFBIG, errno.ENOSPC)
     assert str(root) in str(full.value), "the message says where"
-    assert (current(root)["version"], versions(root)) == (1, [1])
+    assert (read_current(root)["version"], list_versions(root)) == (1, [1])
     answers_rightly(root, expected(range(1, 2)))
     publish(root, 2)
     answers_rightly(root, expected(range(2, 3)))
@@ -131,7 +131,7 @@ def test_what_cannot_be_noted_down_is_published_all_the_same(built, tmp_path, ca
     (root / "events.jsonl").unlink()
     (root / "events.jsonl").mkdir()
     publish(root, 2)
-    assert current(root)["version"] == 2
+    assert read_current(root)["version"] == 2
     assert "published of version 2 is not in" in caplog.text
 
 
@@ -142,9 +142,9 @@ def test_a_clock_that_goes_back_changes_nothing(built, tmp_path):
         os.utime(path, (ahead, ahead))
     publish(root, 2)
     publish(root, 3)
-    assert collect(root, keep=1).versions == [1, 2]
+    assert collect_garbage(root, keep=1).versions == [1, 2]
     answers_rightly(root, expected(range(3, 4)))
-    with writer(root):
+    with index_write_lock(root):
         os.utime(root / ".writer", (ahead, ahead))
         with pytest.raises(ValueError, match=r"being written by process \d+ \(.*\) on .* \(0 min ago\)"):
             publish(root, 4)
@@ -169,7 +169,7 @@ def test_a_lock_says_who_holds_it_and_goes_with_its_process(built, tmp_path):
         holder.kill()
     assert re.search(r"process \d+", (root / ".writer").read_text()), "its name is still there, and harmless"
     publish(root, 2)
-    assert current(root)["version"] == 2
+    assert read_current(root)["version"] == 2
 
 
 PUBLISH = """
@@ -195,6 +195,8 @@ def test_two_publishers_never_share_a_number(built, tmp_path):
     pipes = {"cwd": HERE, "stdout": subprocess.PIPE}
     both = [subprocess.Popen([sys.executable, "-c", PUBLISH, root, *mine], **pipes) for mine in seeds]
     assert [process.communicate()[1] or process.returncode for process in both] == [0, 0]
-    assert versions(root) == list(range(1, 10))
-    assert sorted(verify(root, version).provenance["seed"] for version in versions(root)) == list(range(1, 10))
+    assert list_versions(root) == list(range(1, 10))
+    assert sorted(verify_version(root, version).provenance["seed"] for version in list_versions(root)) == list(
+        range(1, 10)
+    )
     answers_rightly(root, expected(range(1, 10)))

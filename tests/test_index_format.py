@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import Index, update
+from index import Index, update_index
 from tests.test_index_live import CONFIG, fewer, make, publish
 
 COLUMNS = ("kind", "id", "image_id", "text", "path", "split", "width", "height", "source")
@@ -81,10 +81,10 @@ def key_of(row: dict) -> int:
 def test_a_reader_of_another_hand_finds_what_the_index_finds(kind, tmp_path):
     publish(tmp_path, 1)
     changed = fewer(1, 40)  # 20 images are gone, and a text has changed
-    rows = [dict(row) for row in changed["caption"].rows]
+    rows = [dict(row) for row in changed["caption"].metadata]
     rows[3]["text"] = 'Übung "in" 東京\n'
     changed["caption"] = type(changed["caption"])(changed["caption"].ids, changed["caption"].vectors, rows)
-    update(CONFIG, changed, tmp_path, {"seed": 1})
+    update_index(CONFIG, changed, tmp_path, {"seed": 1})
     reader = Reader(tmp_path)
     assert (reader.manifest["version"], reader.manifest["parent"]) == (2, 1)
     assert reader.manifest["collections"]["caption"]["counts"]["dead"] == 41
@@ -96,4 +96,4 @@ def test_a_reader_of_another_hand_finds_what_the_index_finds(kind, tmp_path):
         for line, hits in zip(scores, index.search(queries, 5, kind), strict=True):
             best = sorted(range(len(known)), key=lambda i: (-line[i], known[i][0]))[:5]
             assert [known[i][2]["id"] for i in best] == [hit.id for hit in hits]
-            assert [known[i][2]["text"] for i in best] == [hit.row["text"] for hit in hits]
+            assert [known[i][2]["text"] for i in best] == [hit.metadata["text"] for hit in hits]

@@ -11,24 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from index import (
-    Asked,
     Collection,
     GateConfig,
+    HeldOutQueries,
     Index,
     IndexConfig,
-    RefusedError,
-    build,
-    compact,
-    current,
+    RejectedError,
+    build_index,
+    compact_index,
     gate,
-    gate_of,
+    make_gate,
     metadata,
-    update,
+    read_current,
+    update_index,
 )
-from index.audit import audit
-from index.checks import answered, judged
-from index.manifest import manifest_path, read_manifest
-from index.objects import object_path, put
+from index.audit import audit_version
+from index.checks import check_share, measure_queries
+from index.manifest import manifest_path, read_version_manifest
+from index.objects import object_path, store_object
 from index.shards import _writing
 from index.vectors import ShardVectors
 from tests.test_index import make, slow, unit
@@ -41,15 +41,17 @@ def scene(seed: int = 1, drop: int = 0):
     """Collections, queries, and right answers: the exact best image or caption stands for the truth."""
     collections, queries = make(seed, images=IMAGES)
     if drop:
-        kept = {kind: Collection(c.ids[:-drop], c.vectors[:-drop], c.rows[:-drop]) for kind, c in collections.items()}
+        kept = {
+            kind: Collection(c.ids[:-drop], c.vectors[:-drop], c.metadata[:-drop]) for kind, c in collections.items()
+        }
         collections = kept
-    asked = {kind: Asked(queries[kind], slow(collections[kind], queries[kind], 1)) for kind in collections}
+    asked = {kind: HeldOutQueries(queries[kind], slow(collections[kind], queries[kind], 1)) for kind in collections}
     return collections, queries, asked
 
 
 def publish(root: Path, collections, queries, asked, config=CONFIG, origin="model", source=None, **limits) -> Path:
-    judge = gate_of(GateConfig(**limits), asked, source or collections, config)
-    return build(config, collections, queries, root, {"model": origin}, gate=judge)
+    judge = make_gate(GateConfig(**limits), asked, source or collections, config)
+    return build_index(config, collections, queries, root, {"model": origin}, gate=judge)
 
 
 def shuffled(collection: Collection, seed: int = 0) -> Collection:
@@ -73,7 +75,7 @@ def root(served, tmp_path) -> Path:
 def test_a_good_version_passes_and_its_figures_are_those_of_slow_loops(root):
     collections, queries, asked = scene(drop=20)
     path = publish(root, collections, queries, asked)
-    verdict = read_manifest(root, 2).gate
+    verdict = read_version_manifest(root, 2).gate
     assert path == manifest_path(root, 2)
     assert verdict["passed"]
     assert verdict["against"] == 1
@@ -90,7 +92,7 @@ def test_a_good_version_passes_and_its_figures_are_those_of_slow_loops(root):
             for version, content, name in ((index, collection, "found"), (before, scene()[0][kind], "served")):
                 lines = [[hit.id for hit in line] for line in version.search(held, 10, kind)]
                 best = slow(content, held, 10)
-                right = [asked[kind].right[i] for i in order[1::2]]
+                right = [asked[kind].relevant_ids[i] for i in order[1::2]]
                 share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(lines, best, strict=True)])
                 assert checks[f"{kind} recall"][name] == pytest.approx(share, abs=1e-4)
                 share = np.mean([bool(set(a) & set(b)) for a, b in zip(lines, right, strict=True)])
@@ -100,17 +102,17 @@ def test_a_good_version_passes_and_its_figures_are_those_of_slow_loops(root):
 
 def test_what_is_served_is_not_asked_again_what_it_was_asked(root, monkeypatch):
     collections, queries, asked = scene()
-    fewer = {kind: Collection(c.ids[:-9], c.vectors[:-9], c.rows[:-9]) for kind, c in collections.items()}
+    fewer = {kind: Collection(c.ids[:-9], c.vectors[:-9], c.metadata[:-9]) for kind, c in collections.items()}
     calls = []
-    monkeypatch.setattr(gate, "answered", lambda *given: calls.append(given) or answered(*given))
+    monkeypatch.setattr(gate, "answered", lambda *given: calls.append(given) or measure_queries(*given))
     publish(root, fewer, queries, asked)
     assert len(calls) == 2, "the candidate's two collections"
-    first, second = (read_manifest(root, version).gate for version in (1, 2))
+    first, second = (read_version_manifest(root, version).gate for version in (1, 2))
     assert first["questions"] == second["questions"]
     for kind in collections:
         assert second["checks"][f"{kind} recall"]["served"] == first["checks"][f"{kind} recall"]["found"]
-    least = {kind: Collection(c.ids[:-19], c.vectors[:-19], c.rows[:-19]) for kind, c in collections.items()}
-    publish(root, least, queries, {kind: Asked(some.vectors) for kind, some in asked.items()})
+    least = {kind: Collection(c.ids[:-19], c.vectors[:-19], c.metadata[:-19]) for kind, c in collections.items()}
+    publish(root, least, queries, {kind: HeldOutQueries(some.vectors) for kind, some in asked.items()})
     assert len(calls) == 6, "other questions"
 
 
@@ -122,8 +124,8 @@ def test_the_queries_that_judge_did_not_choose_nprobe_where_there_are_more_than_
     tuning, kth_score = sys.modules["index.tune"], sys.modules["index.tune"].kth_score
     spy = lambda collection, half: measured.append({row.tobytes() for row in half}) or kth_score(collection, half)  # noqa: E731
     monkeypatch.setattr(tuning, "kth_score", spy)
-    monkeypatch.setattr(gate, "answered", lambda opened, asked: judging.append(asked) or answered(opened, asked))
-    publish(tmp_path, collections, many, {kind: Asked(array) for kind, array in many.items()}, config)
+    monkeypatch.setattr(gate, "answered", lambda opened, asked: judging.append(asked) or measure_queries(opened, asked))
+    publish(tmp_path, collections, many, {kind: HeldOutQueries(array) for kind, array in many.items()}, config)
     assert [len(half) for half in measured] == [1_000] * 4
     for i, asked in enumerate(judging):
         rows = {row.tobytes() for row in asked.vectors}
@@ -132,10 +134,10 @@ def test_the_queries_that_judge_did_not_choose_nprobe_where_there_are_more_than_
 
 def test_few_queries_prove_little_and_many_equal_ones_much():
     bad = np.array([1, 1, 1, 0, 1, 0], bool)
-    assert judged(bad, 0.9)["passed"]
-    assert not judged(np.tile(bad, 20), 0.9)["passed"]
-    assert judged(np.zeros(1), 0.9)["passed"]
-    assert not judged(np.zeros(10), 0.9)["passed"]
+    assert check_share(bad, 0.9)["passed"]
+    assert not check_share(np.tile(bad, 20), 0.9)["passed"]
+    assert check_share(np.zeros(1), 0.9)["passed"]
+    assert not check_share(np.zeros(10), 0.9)["passed"]
 
 
 def broken_shuffled_source(collections, queries, asked):
@@ -168,13 +170,13 @@ def broken_model(collections, queries, asked):
     ],
 )
 def test_a_broken_candidate_is_kept_with_its_verdict_and_current_does_not_move(broken, says, root):
-    pointer = current(root)
-    with pytest.raises(RefusedError, match=says) as refused:
+    pointer = read_current(root)
+    with pytest.raises(RejectedError, match=says) as refused:
         publish(root, **broken(*scene()))
     assert "version 1 is served as before" in str(refused.value)
     assert "the settings of [gate]" in str(refused.value)
-    assert current(root) == pointer
-    verdict = read_manifest(root, 2).gate
+    assert read_current(root) == pointer
+    verdict = read_version_manifest(root, 2).gate
     assert not verdict["passed"]
     assert verdict["checks"] == refused.value.checks
     with Index.open(root) as index:
@@ -184,87 +186,87 @@ def test_a_broken_candidate_is_kept_with_its_verdict_and_current_does_not_move(b
 def test_without_a_served_version_a_shuffled_candidate_is_refused_too(tmp_path):
     collections, queries, asked = scene()
     wrong = collections | {"caption": shuffled(collections["caption"])}
-    with pytest.raises(RefusedError, match=r"caption alignment.*nothing is published"):
+    with pytest.raises(RejectedError, match=r"caption alignment.*nothing is published"):
         publish(tmp_path, wrong, queries, asked, source=collections)
-    assert current(tmp_path) is None
+    assert read_current(tmp_path) is None
 
 
 def test_limits_are_settings(root):
-    with pytest.raises(RefusedError, match=r"image latency: .* ms a query, at most 1e-06 is asked"):
+    with pytest.raises(RejectedError, match=r"image latency: .* ms a query, at most 1e-06 is asked"):
         publish(root, *scene(drop=10), latency=1e-6)
     publish(root, **broken_model(*scene()), golden_drop=1, recall_drop=1)
-    assert current(root)["version"] == 3
+    assert read_current(root)["version"] == 3
 
 
 @pytest.mark.parametrize("what", ["lists", "vectors", "metadata", "lookup"])
 def test_parts_of_different_rows_are_found(what, root):
     publish(root, *scene(drop=10))
-    first, second = (read_manifest(root, version) for version in (1, 2))
+    first, second = (read_version_manifest(root, version) for version in (1, 2))
     about = second.collections["image"]
     foreign = getattr(first.collections["image"].shards[0], what)
     shards = [about.shards[0].model_copy(update={what: foreign}), *about.shards[1:]]
     mixed = second.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
-    found = audit(Index(root, mixed))
+    found = audit_version(Index(root, mixed))
     assert found["objects"] == ""
     assert found["image rows"].startswith("shard 0: ")
 
 
 @pytest.mark.parametrize("what", ["lists", "vectors", "metadata", "lookup"])
 def test_parts_of_two_shards_that_are_swapped_are_found(what, root):
-    first = read_manifest(root, 1)
+    first = read_version_manifest(root, 1)
     about = first.collections["image"]
     one, two = about.shards
     other = {what: getattr(two, what)}, {what: getattr(one, what)}
     shards = [shard.model_copy(update=update) for shard, update in zip((one, two), other, strict=True)]
     wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
     with Index(root, wrong) as index:
-        assert audit(index)["image rows"].startswith("shard 0: ")
+        assert audit_version(index)["image rows"].startswith("shard 0: ")
 
 
 @pytest.mark.parametrize("what", ["metadata", "lookup"])
 def test_rows_under_the_keys_of_others_are_found(what, root, tmp_path):
-    first = read_manifest(root, 1)
+    first = read_version_manifest(root, 1)
     about = first.collections["image"]
     table = pq.read_table(object_path(root, about.shards[1].metadata))
     order = np.random.default_rng(0).permutation(table.num_rows)
     mixed = table.take(order).set_column(0, table.schema.field("key"), table["key"])
     write = {"metadata": metadata.write_parquet, "lookup": metadata.write_lookup}[what]
     write(tmp_path / "mixed", mixed)
-    shards = [about.shards[0], about.shards[1].model_copy(update={what: put(root, tmp_path / "mixed")})]
+    shards = [about.shards[0], about.shards[1].model_copy(update={what: store_object(root, tmp_path / "mixed")})]
     wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
     with Index(root, wrong) as index:
         told = f"shard 1: in its {what.replace('lookup', 'look-up')} '0"
-        assert audit(index)["image rows"].startswith(told)
-        assert "stands under the key of another row" in audit(index)["image rows"]
+        assert audit_version(index)["image rows"].startswith(told)
+        assert "stands under the key of another row" in audit_version(index)["image rows"]
 
 
 def test_a_flipped_bit_is_found(root):
-    path = object_path(root, read_manifest(root, 1).collections["caption"].shards[1].lists)
+    path = object_path(root, read_version_manifest(root, 1).collections["caption"].shards[1].inverted_lists)
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
     with Index.open(root) as index:
-        assert "caption lists of shard 1" in audit(index)["objects"]
+        assert "caption lists of shard 1" in audit_version(index)["objects"]
 
 
 def test_a_compaction_must_answer_as_what_it_was_made_of(root):
     collections = scene()[0]
-    fewer = {kind: Collection(c.ids[:-9], c.vectors[:-9], c.rows[:-9]) for kind, c in collections.items()}
-    update(CONFIG, fewer, root, {"model": "model"})
-    judge = gate_of(GateConfig(), {}, {})
-    compact(root, gate=judge)
-    checks = read_manifest(root).gate["checks"]
+    fewer = {kind: Collection(c.ids[:-9], c.vectors[:-9], c.metadata[:-9]) for kind, c in collections.items()}
+    update_index(CONFIG, fewer, root, {"model": "model"})
+    judge = make_gate(GateConfig(), {}, {})
+    compact_index(root, gate=judge)
+    checks = read_version_manifest(root).gate["checks"]
     assert checks["image answers"]["found"] == checks["caption answers"]["found"] == 1
 
-    sound = read_manifest(root)
+    sound = read_version_manifest(root)
     about = sound.collections["image"]
-    wrong = faiss.read_index(str(object_path(root, about.template)))
+    wrong = faiss.read_index(str(object_path(root, about.trained_index)))
     stored = ShardVectors(object_path(root, about.shards[0].vectors))
     wrong.add_with_ids(np.roll(stored.vectors, 1, axis=0).astype(np.float32), np.array(stored.keys))
     with _writing(root / "lists") as writer:
         faiss.write_InvertedLists(wrong.invlists, writer)
-    parts = [about.shards[0].model_copy(update={"lists": put(root, root / "lists")}), *about.shards[1:]]
+    parts = [about.shards[0].model_copy(update={"lists": store_object(root, root / "lists")}), *about.shards[1:]]
     mixed = sound.model_copy(
         update={"collections": sound.collections | {"image": about.model_copy(update={"shards": parts})}}
     )

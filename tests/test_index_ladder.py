@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index.choice import Point, Wanted, choose, pareto
-from index.ladder import ladder, measure
-from index.shards import train
+from index.choice import OperatingPoint, TuningLimits, choose_point, pareto_front
+from index.ladder import candidate_configs, measure_candidates
+from index.shards import train_ivf
 
-WANTED = Wanted(recall=0.9, memory=1e9, latency=10.0)
+WANTED = TuningLimits(min_recall=0.9, max_memory_bytes=1e9, max_latency_s=10.0)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -27,18 +27,20 @@ def data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def points(data) -> list[Point]:
-    return measure(*data, WANTED)
+def points(data) -> list[OperatingPoint]:
+    return measure_candidates(*data, WANTED)
 
 
 def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
     vectors, queries = data
-    assert all(point.recall == point.judged == 1 for point in points if point.nlist == 1), "every float16 row is exact"
+    assert all(point.recall == point.test_recall == 1 for point in points if point.nlist == 1), (
+        "every float16 row is exact"
+    )
     order = np.random.Generator(np.random.PCG64(0)).permutation(100)
     checked = [point for point in points if point.factory == "IVF64,SQ8"]
     assert {point.queries for point in checked} == {"text", "image"}
     for point in checked:
-        index = train(point.factory, vectors, 0)
+        index = train_ivf(point.factory, vectors, 0)
         index.add(vectors)
 
         def recall(half: np.ndarray, nprobe: int, index=index) -> float:
@@ -50,9 +52,9 @@ def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
         chosen_on, judged_on = (queries[point.queries][order[start::2]] for start in (0, 1))
         steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
         before = steps[steps.index(point.nprobe) - 1]
-        assert recall(chosen_on, before) < WANTED.recall <= recall(chosen_on, point.nprobe)
+        assert recall(chosen_on, before) < WANTED.min_recall <= recall(chosen_on, point.nprobe)
         assert point.recall == pytest.approx(recall(chosen_on, point.nprobe))
-        assert point.judged == pytest.approx(recall(judged_on, point.nprobe))
+        assert point.test_recall == pytest.approx(recall(judged_on, point.nprobe))
     assert min(point.nprobe for point in checked) > 1, "too easy: the data do not try the choice"
 
 
@@ -62,38 +64,42 @@ def test_text_queries_need_more_than_image_queries(points):
 
 
 def test_the_choice_is_the_least_work_within_the_limits_and_the_same_twice(points, data):
-    chosen = choose(points, WANTED, "text")
-    fit = [p for p in points if p.queries == "text" and p.recall >= 0.9 and p.memory <= 1e9]
-    assert chosen.work == min(point.work for point in fit)
-    again, untimed = measure(*data, WANTED), {"latency": 0, "single": 0, "together": 0}
+    chosen = choose_point(points, WANTED, "text")
+    fit = [p for p in points if p.query_kind == "text" and p.recall >= 0.9 and p.memory_bytes <= 1e9]
+    assert chosen.work_us == min(point.work_us for point in fit)
+    again, untimed = measure_candidates(*data, WANTED), {"latency": 0, "single": 0, "together": 0}
     assert [replace(point, **untimed) for point in again] == [replace(point, **untimed) for point in points]
-    tight = replace(WANTED, memory=min(p.memory for p in fit))
-    assert choose(points, tight, "text").memory == tight.memory
+    tight = replace(WANTED, max_memory_bytes=min(p.memory_bytes for p in fit))
+    assert choose_point(points, tight, "text").memory_bytes == tight.max_memory_bytes
 
 
 def test_for_more_rows_than_were_measured_one_list_grows_and_the_others_become_more(points, data):
     """40 times the rows: exact search does 40 times the work; a list stays as long, and there are 40 times as many."""
-    many = {(p.queries, p.factory, p.rescore): p for p in measure(*data, WANTED, rows=100_000)}
+    many = {(p.query_kind, p.factory, p.rescore): p for p in measure_candidates(*data, WANTED, rows=100_000)}
     for few in points:
         more = many[few.queries, few.factory, few.rescore]
         assert (more.recall, more.nprobe) == (few.recall, few.nprobe)
         if few.nlist == 1:
-            assert more.work == pytest.approx(40 * few.work, rel=0.1)  # the one centroid is not compared 40 times
-            assert more.memory == pytest.approx(40 * few.memory, rel=0.05)
+            assert more.work_us == pytest.approx(40 * few.work_us, rel=0.1)  # the one centroid is not compared 40 times
+            assert more.memory_bytes == pytest.approx(40 * few.memory_bytes, rel=0.05)
         else:
-            assert few.work < more.work < 40 * few.work
-            assert more.memory == 40 * few.memory
+            assert few.work_us < more.work_us < 40 * few.work_us
+            assert more.memory_bytes == 40 * few.memory_bytes
 
 
 def test_pareto_keeps_what_nothing_beats(points):
-    kept = pareto(points)
+    kept = pareto_front(points)
     for point in points:
         better = [
             other
             for other in points
             if other.queries == point.queries
-            and (other.recall >= point.recall and other.work <= point.work and other.memory <= point.memory)
-            and (other.recall, other.work, other.memory) != (point.recall, point.work, point.memory)
+            and (
+                other.recall >= point.recall
+                and other.work_us <= point.work_us
+                and other.memory_bytes <= point.memory_bytes
+            )
+            and (other.recall, other.work_us, other.memory_bytes) != (point.recall, point.work_us, point.memory_bytes)
         ]
         assert (point in kept) == (not better)
 
@@ -108,18 +114,18 @@ def test_pareto_keeps_what_nothing_beats(points):
 )
 def test_a_limit_that_nothing_keeps_is_named(wanted, message, points):
     with pytest.raises(ValueError, match=message):
-        choose(points, wanted, "text")
+        choose_point(points, wanted, "text")
 
 
 def test_too_little_to_measure(data):
     with pytest.raises(ValueError, match=r"5 vectors and 100 text queries.* are too few"):
-        measure(data[0][:5], data[1], WANTED)
+        measure_candidates(data[0][:5], data[1], WANTED)
 
 
 def test_the_ladder_of_a_hundred_thousand():
-    assert [step[1] for step in ladder(100_000, 512)] == [
+    assert [step[1] for step in candidate_configs(100_000, 512)] == [
         "IVF1,SQfp16",
         *(f"IVF{n},{code}" for n in (256, 512) for code in ("RaBitQfs", "PQ128x4fs")),
         *(f"IVF{n},{code}" for n in (1024, 2048) for code in ("SQ8", "RaBitQfs", "PQ128x4fs")),
     ]
-    assert [step[1] for step in ladder(30, 6)] == ["IVF1,SQfp16"]
+    assert [step[1] for step in candidate_configs(30, 6)] == ["IVF1,SQfp16"]

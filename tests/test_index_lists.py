@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index.lists import Lists, widened
-from index.shards import train, write_shard, write_template
+from index.lists import ShardedIVF, float16_to_float32
+from index.shards import train_ivf, write_inverted_lists, write_trained_index
 
 ROWS, DIM, NLIST = 3000, 32, 24
 
@@ -35,17 +35,17 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return keys, points[:ROWS], points[ROWS:]
 
 
-def lists(data, folder: Path, factory: str, shards: int, **more) -> tuple[Lists, faiss.IndexIVF]:
+def lists(data, folder: Path, factory: str, shards: int, **more) -> tuple[ShardedIVF, faiss.IndexIVF]:
     """The shards, and one index that holds all of it."""
     keys, vectors, _ = data
-    big = train(factory.replace("{nlist}", str(NLIST)), vectors, 0)
-    write_template(big, folder / "template")
+    big = train_ivf(factory.replace("{nlist}", str(NLIST)), vectors, 0)
+    write_trained_index(big, folder / "template")
     files = [folder / f"{i}.lists" for i in range(shards)]
     for i, file in enumerate(files):
         mine = keys % shards == i
-        write_shard(folder / "template", file, [(keys[mine], vectors[mine])])
+        write_inverted_lists(folder / "template", file, [(keys[mine], vectors[mine])])
     big.add_with_ids(vectors, keys)
-    return Lists(folder / "template", files, **more), big
+    return ShardedIVF(folder / "template", files, **more), big
 
 
 def best(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, list[list[int]]]:
@@ -66,7 +66,7 @@ def test_shards_with_filter_and_dead_rows_are_one_big_index(factory, shards, fil
     allowed = keys[::3] if filtered else keys
     living = np.setdiff1d(allowed, dead) if buried else allowed
     assert ours.ntotal == len(np.setdiff1d(keys, dead) if buried else keys)
-    scores, found = ours.search(queries, 10, 7, keep=allowed if filtered else None)
+    scores, found = ours.search(queries, 10, 7, allowed_keys=allowed if filtered else None)
     parameters = faiss.SearchParametersIVF(nprobe=7, sel=faiss.IDSelectorBatch(living))
     expected, ids = big.search(queries, 10, params=parameters)
     assert np.array_equal(scores, expected)
@@ -106,14 +106,16 @@ def test_few_kept_rows_are_answered_exactly(kept, data, tmp_path):
     keys, vectors, queries = data
     ours, _ = lists(data, tmp_path, "IVF{nlist},PQ16x4fs", 4, dead=keys[:1], vectors=Whole(keys, vectors))
     chosen = np.r_[keys[1 : kept + 1], keys[:1]]  # and one that is dead
-    _, found = ours.search(queries, 10, 1, keep=chosen, rescore=10)
+    _, found = ours.search(queries, 10, 1, allowed_keys=chosen, rescore=10)
     assert found.tolist() == best(queries @ vectors[1 : kept + 1].T, keys[1 : kept + 1], 10)[1]
 
 
 def test_every_finite_float16_is_widened_to_the_last_bit():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    assert np.array_equal(widened(halves[None]).view(np.uint32), halves[None].astype(np.float32).view(np.uint32))
+    assert np.array_equal(
+        float16_to_float32(halves[None]).view(np.uint32), halves[None].astype(np.float32).view(np.uint32)
+    )
 
 
 def test_no_vectors_to_rescore_with(data, tmp_path):

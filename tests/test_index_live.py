@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 
 from index import (
-    Asked,
     Collection,
     GateConfig,
+    HeldOutQueries,
+    HotReloader,
     Index,
     IndexConfig,
-    Live,
-    build,
-    collect,
-    compact,
-    current,
-    gate_of,
+    build_index,
+    collect_garbage,
+    compact_index,
+    list_versions,
+    make_gate,
+    read_current,
     rollback,
-    update,
-    versions,
+    update_index,
 )
-from index.manifest import manifest_path, read_manifest
+from index.manifest import manifest_path, read_version_manifest
 from index.objects import object_path
 from tests.test_index import make
 
@@ -40,9 +40,9 @@ K = 5
 
 def publish(root: Path, seed: int, gated: bool = False) -> None:
     collections, queries = make(seed, images=60)
-    asked = {kind: Asked(queries[kind]) for kind in collections}
-    gate = gate_of(GateConfig(probes=20), asked, collections, CONFIG) if gated else None
-    build(CONFIG, collections, queries, root, provenance={"seed": seed}, gate=gate)
+    asked = {kind: HeldOutQueries(queries[kind]) for kind in collections}
+    gate = make_gate(GateConfig(max_sampled_rows=20), asked, collections, CONFIG) if gated else None
+    build_index(CONFIG, collections, queries, root, provenance={"seed": seed}, gate=gate)
 
 
 def fewer(seed: int, images: int) -> dict[str, Collection]:
@@ -50,7 +50,7 @@ def fewer(seed: int, images: int) -> dict[str, Collection]:
     whole = make(seed, images=60)[0]
     kept = {"image": images, "caption": 2 * images}
     return {
-        kind: Collection(c.ids[: kept[kind]], c.vectors[: kept[kind]], c.rows[: kept[kind]])
+        kind: Collection(c.ids[: kept[kind]], c.vectors[: kept[kind]], c.metadata[: kept[kind]])
         for kind, c in whole.items()
     }
 
@@ -65,14 +65,14 @@ def expected(seeds: range, images: int = 60) -> dict[int, list[list[str]]]:
     return found
 
 
-def searching(live: Live, right: dict[str, list[list[str]]], stop, seen: Counter) -> None:
+def searching(live: HotReloader, right: dict[str, list[list[str]]], stop, seen: Counter) -> None:
     """Ask until told to stop; `seen` counts right answers by version, and what was not one under its own name."""
     queries = make(0, images=60)[1]["image"][:4]
     last = False
     while not last:
         last = stop()  # asked first, so that the last question comes after all that was published
         try:
-            with live.use() as index:
+            with live.borrow() as index:
                 answer = [[hit.id for hit in line] for line in index.search(queries, K)]
                 live_rows = index.manifest["collections"]["image"]["counts"]["live"]
                 good = answer == right[f"{index.manifest['provenance']['seed']} {live_rows}"]
@@ -101,7 +101,7 @@ def test_twenty_publishes_an_update_a_compaction_rollbacks_and_collections_under
     right["11 45"] = expected(range(11, 12), 45)[11]
     assert right["11 45"] != right["11 60"], "too easy: no answer is among those that go"
     publish(tmp_path, 1)
-    live = Live(tmp_path, lambda version: Index.open(tmp_path, version), every=0)
+    live = HotReloader(tmp_path, lambda version: Index.open(tmp_path, version), every=0)
     stop, threads_saw = threading.Event(), Counter()
     threads = [threading.Thread(target=searching, args=(live, right, stop.is_set, threads_saw)) for _ in range(4)]
     command = [sys.executable, "-c", PROCESS, str(tmp_path), json.dumps(right)]
@@ -115,27 +115,27 @@ def test_twenty_publishes_an_update_a_compaction_rollbacks_and_collections_under
     for seed in range(2, 22):
         publish(tmp_path, seed)
         if seed == 11:  # rows that are dead, then gone
-            update(CONFIG, fewer(11, 45), tmp_path, {"seed": 11})
+            update_index(CONFIG, fewer(11, 45), tmp_path, {"seed": 11})
             time.sleep(0.1)
-            compact(tmp_path)
+            compact_index(tmp_path)
             time.sleep(0.1)
         if seed % 5 == 0:
-            rollback(tmp_path, current(tmp_path)["version"] - 1)
-            removed += collect(tmp_path, keep=2).versions
+            rollback(tmp_path, read_current(tmp_path)["version"] - 1)
+            removed += collect_garbage(tmp_path, keep=2).versions
     stop.set()
     for thread in threads:
         thread.join()
     saw = [threads_saw] + [
         Counter(json.loads(process.communicate("stop\n")[0].splitlines()[-1])) for process in processes
     ]
-    last = versions(tmp_path)[-1]
+    last = list_versions(tmp_path)[-1]
     for seen in saw:
         assert all(version.isdigit() for version in seen), seen
         assert len(seen) >= 5, f"hardly any version was seen: {seen}"
         assert seen[str(last)], "the last version is served"
     assert len(removed) >= 10
     live.close()
-    assert collect(tmp_path, keep=1).spared == {last: "served"}, "nothing is held any more"
+    assert collect_garbage(tmp_path, keep=1).kept == {last: "served"}, "nothing is held any more"
 
 
 class Noted:
@@ -158,17 +158,17 @@ def root(tmp_path) -> Path:
 
 def test_an_old_version_closes_after_its_last_request(root):
     closed: list[int] = []
-    live = Live(root, lambda version: Noted(root, version, closed), every=0)
-    with live.use() as one, live.use() as too:
+    live = HotReloader(root, lambda version: Noted(root, version, closed), every=0)
+    with live.borrow() as one, live.borrow() as too:
         publish(root, 2)
-        with live.use() as new:
+        with live.borrow() as new:
             assert (one.version, too.version, new.version, closed) == (1, 1, 2, [])
     assert closed == [1]
     for version in (1, 2, 1):
-        with live.use(version) as pinned:
+        with live.borrow(version) as pinned:
             assert pinned.version == version
     publish(root, 3)
-    with live.use(3), live.use(2):
+    with live.borrow(3), live.borrow(2):
         pass
     assert closed == [1, 2, 1], "of the pinned ones, the one that was not asked for longest"
     live.close()
@@ -187,38 +187,38 @@ def test_whatever_goes_wrong_with_a_new_version_the_old_one_answers(error, root)
         return index
 
     mended: list[bool] = []
-    live = Live(root, opening, every=0)
+    live = HotReloader(root, opening, every=0)
     publish(root, 2)
-    with live.use() as index:
-        assert (index.version, live.problem) == (1, str(error))
+    with live.borrow() as index:
+        assert (index.version, live.last_error) == (1, str(error))
     mended.append(True)
-    with live.use() as index:
-        assert (index.version, live.problem) == (2, None)
+    with live.borrow() as index:
+        assert (index.version, live.last_error) == (2, None)
 
 
 def test_a_version_that_cannot_be_opened_leaves_the_old_one_answering(root, caplog):
-    live = Live(root, lambda version: Index.open(root, version), every=0)
+    live = HotReloader(root, lambda version: Index.open(root, version), every=0)
     publish(root, 2)
     path = manifest_path(root, 2)
     whole = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(whole[:-5])
     for _ in range(3):
-        with live.use() as index:
+        with live.borrow() as index:
             assert index.version == 1
-    assert "not the manifest that CURRENT names" in live.problem
+    assert "not the manifest that CURRENT names" in live.last_error
     assert len(caplog.records) == 1, "said once"
     path.write_bytes(whole)
-    lists = object_path(root, read_manifest(root, 2).collections["image"].shards[1].lists)
+    lists = object_path(root, read_version_manifest(root, 2).collections["image"].shards[1].inverted_lists)
     lists.chmod(0o644)
     good = lists.read_bytes()
     lists.write_bytes(b"\xff" * len(good))
-    with live.use() as index:
+    with live.borrow() as index:
         assert index.version == 1
-    assert re.search(rf"{lists.name} holds no lists that faiss can open: .*Roll back", live.problem, re.DOTALL)
+    assert re.search(rf"{lists.name} holds no lists that faiss can open: .*Roll back", live.last_error, re.DOTALL)
     lists.write_bytes(good)
-    with live.use() as index:
-        assert (index.version, live.problem) == (2, None)
-    with pytest.raises(FileNotFoundError, match="asked for version 9"), live.use(9):
+    with live.borrow() as index:
+        assert (index.version, live.last_error) == (2, None)
+    with pytest.raises(FileNotFoundError, match="asked for version 9"), live.borrow(9):
         pass
-    assert versions(root) == [1, 2]
+    assert list_versions(root) == [1, 2]

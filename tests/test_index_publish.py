@@ -14,10 +14,20 @@ import numpy as np
 import pytest
 
 from data.files import sha256_file
-from index import Collection, Index, IndexConfig, RefusedError, build, current, rollback, verify, versions
-from index.events import FILE, events
-from index.manifest import manifest_path, sealed
-from index.objects import Ref, object_path
+from index import (
+    Collection,
+    Index,
+    IndexConfig,
+    RejectedError,
+    build_index,
+    list_versions,
+    read_current,
+    rollback,
+    verify_version,
+)
+from index.events import FILE, read_events
+from index.manifest import insert_checksum, manifest_path
+from index.objects import ObjectRef, object_path
 from tests.test_index import make
 
 CONFIG = IndexConfig(shards=2, nlist=4)
@@ -32,7 +42,7 @@ STEPS = [
 
 
 def publish(root: Path, seed: int, progress: Callable[[str], None] = lambda step: None) -> Path:
-    return build(CONFIG, *make(seed, images=60), root, provenance={"seed": seed}, progress=progress)
+    return build_index(CONFIG, *make(seed, images=60), root, provenance={"seed": seed}, on_step=progress)
 
 
 def bytes_of(root: Path) -> dict[str, str]:
@@ -84,11 +94,11 @@ def test_equal_content_gives_equal_bytes_in_any_order(tmp_path):
     for kind, old in collections.items():
         by_id = dict(zip(old.ids, old.vectors.astype(np.float16), strict=True))
         names = list(rng.permutation(old.ids))
-        rows = list(rng.permutation(np.array(old.rows, dtype=object)))
+        rows = list(rng.permutation(np.array(old.metadata, dtype=object)))
         reader = lambda wanted, by_id=by_id: np.stack([by_id[name] for name in wanted])  # noqa: E731
         mixed[kind] = Collection(names, reader, rows)
-    build(CONFIG, collections, queries, tmp_path / "a")
-    build(CONFIG, dict(reversed(mixed.items())), queries, tmp_path / "b")
+    build_index(CONFIG, collections, queries, tmp_path / "a")
+    build_index(CONFIG, dict(reversed(mixed.items())), queries, tmp_path / "b")
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
 
 
@@ -128,7 +138,7 @@ def other_vector(collections, queries, config):
 def test_any_other_input_is_another_version(change, model, built, tmp_path):
     root = shutil.copytree(built, tmp_path / "index")
     collections, queries, config = change(*make(1, images=60), CONFIG)
-    assert build(config, collections, queries, root, provenance={"seed": model}).name == "v00000002.json"
+    assert build_index(config, collections, queries, root, provenance={"seed": model}).name == "v00000002.json"
 
 
 @pytest.mark.parametrize("crash_at", STEPS)
@@ -150,7 +160,7 @@ def test_crash_at_any_step(crash_at, built, straight, tmp_path):
     publish(root, 2)
     assert bytes_of(root) == straight
     assert made.items() <= {path: path.stat().st_mtime_ns for path in root.glob("objects/*/*")}.items()
-    verify(root)
+    verify_version(root)
 
 
 KILLED = """
@@ -184,7 +194,7 @@ def test_one_writer_at_a_time(tmp_path):
                 publish(tmp_path, 2)
 
     publish(tmp_path, 1, intrude)
-    assert versions(tmp_path) == [1]
+    assert list_versions(tmp_path) == [1]
 
 
 def test_rollback_and_an_open_reader(tmp_path):
@@ -192,7 +202,7 @@ def test_rollback_and_an_open_reader(tmp_path):
     answered = first_hit(tmp_path)
     with Index.open(tmp_path) as reader:
         publish(tmp_path, 2)
-        assert (versions(tmp_path), current(tmp_path)["version"], reader.version) == ([1, 2], 2, 1)
+        assert (list_versions(tmp_path), read_current(tmp_path)["version"], reader.version) == ([1, 2], 2, 1)
         assert reader.search(make(1, images=60)[1]["image"][:1], 1)[0][0].id == answered[1] != first_hit(tmp_path)[1]
     rollback(tmp_path, 1)
     assert first_hit(tmp_path) == answered
@@ -234,7 +244,7 @@ def edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
         manifest = json.loads(path.read_text())
         change(manifest)
         path.chmod(0o644)
-        path.write_text(sealed(json.dumps({**manifest, "sha256": "0" * 64})))
+        path.write_text(insert_checksum(json.dumps({**manifest, "sha256": "0" * 64})))
         pointer = {"version": 2, "manifest_sha256": sha256_file(path)}
         (path.parent.parent / "CURRENT").write_text(json.dumps(pointer))
 
@@ -258,7 +268,7 @@ def named(root: Path, what: str) -> Path:
         return manifest_path(root, 2)
     kind, part = what.split()
     about = manifest["collections"][kind]
-    return object_path(root, Ref(**(about[part] if part == "template" else about["shards"][1][part])))
+    return object_path(root, ObjectRef(**(about[part] if part == "template" else about["shards"][1][part])))
 
 
 # what is damaged, how, whether opening must see it (else only verify does), what is said
@@ -288,16 +298,16 @@ def test_damage_is_named_and_can_be_mended(case, two, tmp_path):
     what, harm, seen_by_open, message = DAMAGE[case]
     root = shutil.copytree(two, tmp_path / "index")
     harm(named(root, what))
-    for look in (Index.open, verify) if seen_by_open else (verify,):
+    for look in (Index.open, verify_version) if seen_by_open else (verify_version,):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             look(root)
     rollback(root, 1)
     assert first_hit(root)[0] == 1
     publish(root, 2)  # equal inputs, but what is there does not verify: made again, or found whole
-    assert verify(root).provenance == {"seed": 2}
+    assert verify_version(root).provenance == {"seed": 2}
     assert first_hit(root)[0] == (2 if what == "CURRENT" or case == "no manifest" else 3)
     if what not in ("CURRENT", "manifest"):
-        assert verify(root, 2), "the object that was damaged is mended for every version that names it"
+        assert verify_version(root, 2), "the object that was damaged is mended for every version that names it"
 
 
 def test_an_index_of_an_older_schema_is_named_and_can_be_built_over(tmp_path):
@@ -319,16 +329,16 @@ def test_a_refused_candidate_is_kept_and_what_was_served_still_is(tmp_path):
         reason = f"no hit above {2 + len(asked)}"
         return {"passed": best.score > 2, "reason": reason, "checks": {"best": best.score}}
 
-    make_it = lambda gate=gate: build(CONFIG, *make(2, images=60), tmp_path, {"seed": 2}, gate=gate)  # noqa: E731
+    make_it = lambda gate=gate: build_index(CONFIG, *make(2, images=60), tmp_path, {"seed": 2}, gate=gate)  # noqa: E731
     for reason, kept in (("no hit above 3", manifest_path(tmp_path, 2)), ("no hit above 4", tmp_path / FILE)):
         says = rf"version 2 did not .*{reason}\. .* verdict in {kept}; version 1 is served"
-        with pytest.raises(RefusedError, match=says) as refused:  # judged again, but not kept twice
+        with pytest.raises(RejectedError, match=says) as refused:  # judged again, but not kept twice
             make_it()
-        assert (events(tmp_path)[-1]["event"], events(tmp_path)[-1]["gate"]["reason"]) == ("refused", reason)
+        assert (read_events(tmp_path)[-1]["event"], read_events(tmp_path)[-1]["gate"]["reason"]) == ("refused", reason)
         assert (refused.value.version, list(refused.value.checks)) == (2, ["best"])
-        assert (first_hit(tmp_path), versions(tmp_path)) == (answered, [1, 2])
+        assert (first_hit(tmp_path), list_versions(tmp_path)) == (answered, [1, 2])
     assert asked == [(2, 1), (3, 1)]
-    with pytest.raises(RefusedError, match="version 2 did not pass"):
+    with pytest.raises(RejectedError, match="version 2 did not pass"):
         rollback(tmp_path, 2)
     assert first_hit(tmp_path) == answered
     assert json.loads(manifest_path(tmp_path, 2).read_text())["gate"]["reason"] == "no hit above 3"
@@ -337,8 +347,8 @@ def test_a_refused_candidate_is_kept_and_what_was_served_still_is(tmp_path):
     make_it()
     assert len(asked) == 2, "what is served is not judged again"
     rollback(tmp_path, 1)
-    with pytest.raises(RefusedError, match=r"version 3 did not pass its gate: no hit above 5\..*version 1 is served"):
+    with pytest.raises(RejectedError, match=r"version 3 did not pass its gate: no hit above 5\..*version 1 is served"):
         make_it()
-    assert (first_hit(tmp_path), asked[2:], verify(tmp_path, 3).refused) == (answered, [(3, 1)], False)
+    assert (first_hit(tmp_path), asked[2:], verify_version(tmp_path, 3).is_rejected) == (answered, [(3, 1)], False)
     make_it(lambda candidate, served: {"passed": candidate.version == 3 and served.version == 1})
-    assert (first_hit(tmp_path)[0], versions(tmp_path)) == (3, [1, 2, 3])
+    assert (first_hit(tmp_path)[0], list_versions(tmp_path)) == (3, [1, 2, 3])

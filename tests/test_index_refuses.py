@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from index import Collection, IndexConfig, build
+from index import Collection, IndexConfig, build_index
 from tests.test_index import make, unit
 
 
@@ -56,7 +56,7 @@ BAD = {
 
 def test_provenance_must_be_plain(tmp_path):
     with pytest.raises(ValueError, match=r"provenance .*cannot be written as JSON.*give plain values"):
-        build(IndexConfig(), *make(images=60), tmp_path, provenance={"store": tmp_path})
+        build_index(IndexConfig(), *make(images=60), tmp_path, provenance={"store": tmp_path})
     assert not list(tmp_path.iterdir())
 
 
@@ -64,5 +64,5 @@ def test_provenance_must_be_plain(tmp_path):
 def test_bad_input_is_refused_by_name_and_nothing_is_published(case, tmp_path):
     change, config, message = BAD[case]
     with pytest.raises(ValueError, match=message):
-        build(IndexConfig(**config), *change(*make(images=60)), tmp_path)
+        build_index(IndexConfig(**config), *change(*make(images=60)), tmp_path)
     assert not (tmp_path / "CURRENT").exists()

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from data.store import Store
 from index import Index
-from index.choice import Wanted
+from index.choice import TuningLimits
 from pipeline import tuning
-from pipeline.cli import build as build_app
-from pipeline.indexing import build_index
+from pipeline.cli import build_app as build_app
+from pipeline.indexing import publish_full_index
 from pipeline.plan import load_plan
 from tests.conftest import small_plan
 
@@ -29,7 +29,7 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
     again = CliRunner().invoke(build_app(), command)
     assert without_time(again.stdout) == without_time(told.stdout)
     settings = shlex.split(lines[-1])[4::2]  # build  tern index --set KEY=VALUE --set ...
-    build_index(load_plan(plan, tuple(settings)).index, finished.vectors, finished.usable, tmp_path, {})
+    publish_full_index(load_plan(plan, tuple(settings)).index, finished.vectors, finished.usable, tmp_path, {})
     with Index.open(tmp_path / "index") as index:
         about = index.manifest["collections"]["image"]
     assert about["recall"]["reached"]
@@ -46,7 +46,7 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
         return original(self, name, ids)
 
     monkeypatch.setattr(Store, "read", noted)
-    tuning.advise(kind, Wanted(latency=10.0), finished.vectors, finished.usable)
+    tuning.advise_index_settings(kind, TuningLimits(max_latency_s=10.0), finished.vectors, finished.usable)
     *asked, sample = read
     assert len(asked) == 2
     assert all(not ids & sample for ids in asked)

@@ -11,18 +11,18 @@ import pytest
 from index import (
     Collection,
     GateConfig,
-    GenerationError,
+    IncompatibleUpdateError,
     Index,
     IndexConfig,
-    RefusedError,
-    Upkeep,
-    build,
-    compact,
-    due,
-    gate_of,
-    update,
+    MaintenanceConfig,
+    RejectedError,
+    build_index,
+    compact_index,
+    find_due_maintenance,
+    make_gate,
+    update_index,
 )
-from index.manifest import Counts, read_manifest
+from index.manifest import RowCounts, read_version_manifest
 from index.objects import Staging, object_path
 from index.parts import build_shard
 from tests.test_index import answer, make, slow
@@ -58,7 +58,7 @@ class World:
 
     def update(self, root: Path, **more) -> Path:
         self.asked.clear()
-        return update(CONFIG, self.collections(), root, ORIGIN, **more)
+        return update_index(CONFIG, self.collections(), root, ORIGIN, **more)
 
     def change(self, kind: str, *names: str) -> None:
         for name in names:
@@ -82,9 +82,9 @@ class World:
                 found, _ = answer(index.search(queries, 10, kind, nprobe=4))
                 assert found == slow(whole, queries, 10)
                 some = set(list(items)[::7])
-                found, _ = answer(index.search(queries[:3], 4, kind, keep=some))
+                found, _ = answer(index.search(queries[:3], 4, kind, allowed_ids=some))
                 assert found == slow(whole, queries[:3], 4, some)
-                rows = index.rows(items, kind)
+                rows = index.get_metadata(items, kind)
                 assert rows.keys() == items.keys()
                 assert all(row.items() <= rows[name].items() for name, (_, row) in items.items())
                 assert index.manifest["collections"][kind]["counts"]["live"] == len(items)
@@ -100,7 +100,7 @@ def edit(world: World) -> None:
 
 def published(root: Path) -> Path:
     world = World()
-    build(CONFIG, world.collections(), world.queries, root, ORIGIN)
+    build_index(CONFIG, world.collections(), world.queries, root, ORIGIN)
     return root
 
 
@@ -115,19 +115,19 @@ def root(base, tmp_path) -> Path:
 
 
 def test_updates_answer_as_exact_search_over_what_is_there_and_read_what_is_new_alone(root):
-    world, first = World(), read_manifest(root)
+    world, first = World(), read_version_manifest(root)
     world.check(root)
     edit(world)
     path = world.update(root)
     assert world.asked == {"0003.jpg#0", "0004.jpg#1", "new-0001.jpg", "new-0002.jpg", "new-0001.jpg#0"}
     world.check(root)
-    second = read_manifest(root)
+    second = read_version_manifest(root)
     for kind, about in second.collections.items():
         assert about.shards[:2] == first.collections[kind].shards, "what is there stays as it is"
         assert [part.role for part in about.shards] == ["base", "base", "delta"]
-        assert (about.template, about.generation) == (
-            first.collections[kind].template,
-            first.collections[kind].generation,
+        assert (about.trained_index, about.vector_space) == (
+            first.collections[kind].trained_index,
+            first.collections[kind].vector_space,
         )
 
     before = bytes_of(root)
@@ -152,7 +152,7 @@ def test_a_key_never_stands_for_two_contents(root):
             world.items["image"][name] = (vector, row | {"source": f"{row.get('source')} {step}" if step % 2 else "x"})
         world.update(root)
         with Index.open(root) as index:
-            for name, row in index.rows(list(world.items["image"])).items():
+            for name, row in index.get_metadata(list(world.items["image"])).items():
                 content = json.dumps({k: v for k, v in row.items() if k != "key"}, sort_keys=True)
                 assert said.setdefault(row["key"], content) == content, name
 
@@ -165,39 +165,43 @@ def test_update_then_compact_is_a_fresh_build_on_the_same_centroids(root, tmp_pa
     world.update(root)
     with Index.open(root) as index:
         before = {kind: answer(index.search(world.queries[kind], 10, kind)) for kind in world.items}
-    path = compact(root)
+    path = compact_index(root)
     world.check(root)
     with Index.open(root) as index:
         for kind in world.items:
             ids, scores = answer(index.search(world.queries[kind], 10, kind))
             assert ids == before[kind][0]
             assert np.array_equal(scores, before[kind][1])
-    found, fresh = read_manifest(root), tmp_path / "fresh"
+    found, fresh = read_version_manifest(root), tmp_path / "fresh"
     staging = Staging(fresh, "fresh")
     for kind, collection in world.collections().items():
         about = found.collections[kind]
-        assert (about.dead, about.counts.dead) == (None, 0)
-        place = object_path(fresh, about.template)
+        assert (about.deleted, about.counts.dead) == (None, 0)
+        place = object_path(fresh, about.trained_index)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(object_path(root, about.template), place)
+        shutil.copy(object_path(root, about.trained_index), place)
         from index import metadata
 
-        rows = metadata.table(kind, collection.rows)
+        rows = metadata.build_table(kind, collection.metadata)
         of_shard = rows["key"].to_numpy() % 2
         parts = [
-            build_shard(staging, f"{kind}-{n}", collection, rows.filter(of_shard == n), about.template, role="base")
+            build_shard(
+                staging, f"{kind}-{n}", collection, rows.filter(of_shard == n), about.trained_index, role="base"
+            )
             for n in range(2)
         ]
         assert about.shards == parts, "byte for byte: lists, vectors, metadata"
-    assert compact(root) == path, "in order already"
+    assert compact_index(root) == path, "in order already"
 
 
 def reordered(world):
-    return update(IndexConfig(shards=3, nlist=4, factory="IVF{nlist},Flat"), world.collections(), world.root, ORIGIN)
+    return update_index(
+        IndexConfig(shards=3, nlist=4, factory="IVF{nlist},Flat"), world.collections(), world.root, ORIGIN
+    )
 
 
 def without_captions(world):
-    return update(CONFIG, {"image": world.collections()["image"]}, world.root, ORIGIN)
+    return update_index(CONFIG, {"image": world.collections()["image"]}, world.root, ORIGIN)
 
 
 def longer(world):
@@ -226,13 +230,13 @@ def wrong_type(world):
 
 REFUSED = {
     "another model": (
-        lambda world: update(CONFIG, world.collections(), world.root, {"model": "other"}),
-        GenerationError,
+        lambda world: update_index(CONFIG, world.collections(), world.root, {"model": "other"}),
+        IncompatibleUpdateError,
         "model = 'abc', and this is 'other': they never mix. Build a version of its own",
     ),
-    "other settings": (reordered, GenerationError, "settings shards = 2, and this is 3"),
-    "no captions": (without_captions, GenerationError, "collections caption = 'there', and this is None"),
-    "another dimension": (longer, GenerationError, "25 numbers, those of the published version 24"),
+    "other settings": (reordered, IncompatibleUpdateError, "settings shards = 2, and this is 3"),
+    "no captions": (without_captions, IncompatibleUpdateError, "collections caption = 'there', and this is None"),
+    "another dimension": (longer, IncompatibleUpdateError, "25 numbers, those of the published version 24"),
     "not finite": (not_finite, ValueError, "0003.jpg' has length nan"),
     "an unknown column": (strange_column, ValueError, "unknown column 'colour'"),
     "a wrong type": (wrong_type, ValueError, "does not fit the columns"),
@@ -255,14 +259,14 @@ def test_a_depth_that_is_left_open_is_the_number_it_comes_to(root):
     world = World()
     edit(world)
     again = lambda depth: CONFIG.model_copy(update={"rescore": depth})  # noqa: E731
-    with pytest.raises(GenerationError, match="settings rescore = '0', and this is '5'"):
-        update(again(5), world.collections(), root, ORIGIN)
-    update(again(0), world.collections(), root, ORIGIN)  # whole vectors are in the lists: none is rescored
+    with pytest.raises(IncompatibleUpdateError, match="settings rescore = '0', and this is '5'"):
+        update_index(again(5), world.collections(), root, ORIGIN)
+    update_index(again(0), world.collections(), root, ORIGIN)  # whole vectors are in the lists: none is rescored
     world.check(root)
 
 
 def test_without_a_version_there_is_nothing_to_update_or_compact(tmp_path):
-    for call in (lambda: World().update(tmp_path), lambda: compact(tmp_path)):
+    for call in (lambda: World().update(tmp_path), lambda: compact_index(tmp_path)):
         with pytest.raises(FileNotFoundError, match="tern index"):
             call()
 
@@ -270,7 +274,7 @@ def test_without_a_version_there_is_nothing_to_update_or_compact(tmp_path):
 def test_a_gate_that_says_no_leaves_what_is_served(root):
     world = World()
     edit(world)
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RejectedError) as refused:
         world.update(root, gate=lambda candidate, parent: {"passed": False, "reason": "recall 0.71"})
     assert refused.value.version == 2
     World().check(root)
@@ -298,7 +302,7 @@ def test_vectors_that_were_mended_since_a_try_that_failed_are_those_that_are_pub
     refuse = (
         (lambda *_: {"passed": False, "reason": "vectors of other rows", "checks": {}}) if ended == "refused" else None
     )
-    with pytest.raises((RefusedError, KeyboardInterrupt)):
+    with pytest.raises((RejectedError, KeyboardInterrupt)):
         world.update(root, progress=crash, gate=refuse)
     world.items = right
     world.update(root)
@@ -311,16 +315,18 @@ def test_vectors_that_were_mended_since_a_try_that_failed_are_those_that_are_pub
 
 def test_an_index_that_has_outgrown_its_lists_is_built_anew(tmp_path):
     world = World()
-    build(IndexConfig(), world.collections(), world.queries, tmp_path, ORIGIN)
-    found = read_manifest(tmp_path)
+    build_index(IndexConfig(), world.collections(), world.queries, tmp_path, ORIGIN)
+    found = read_version_manifest(tmp_path)
     about = found.collections["image"]
     assert about.nlist == 1, "exact search"
 
     def asked(**other):
-        return due(found.model_copy(update={"collections": {"image": about.model_copy(update=other)}}), Upkeep())
+        return find_due_maintenance(
+            found.model_copy(update={"collections": {"image": about.model_copy(update=other)}}), MaintenanceConfig()
+        )
 
-    assert asked(counts=Counts(live=100_001, dead=0)) is None, "up to 50,000 rows a build makes one list"
-    what, why = asked(counts=Counts(live=100_002, dead=0))
+    assert asked(counts=RowCounts(live=100_001, dead=0)) is None, "up to 50,000 rows a build makes one list"
+    what, why = asked(counts=RowCounts(live=100_002, dead=0))
     assert (what, why) == ("retrain", "100,002 images have outgrown 1 lists: 512 are right for 1/2 of them")
     far = [part.model_copy(update={"coarse_error": 9.0}) for part in about.shards]
     assert asked(shards=far) is None, "one list has no drift"
@@ -331,24 +337,24 @@ def test_a_delta_whose_vectors_stand_under_other_ids_is_refused_though_it_is_a_s
     root, names = shutil.copytree(base, tmp_path / "index"), [f"{n:04d}.jpg" for n in range(count)]
     right = World()
     right.add("image", *names)
-    right.update(root, gate=gate_of(GateConfig(probes=10), {}, right.collections()))
-    assert {"image alignment", "image unchanged"} <= read_manifest(root).gate["checks"].keys()
-    assert read_manifest(root).gate["checks"]["image alignment"]["of"] == count, "the new rows"
+    right.update(root, gate=make_gate(GateConfig(max_sampled_rows=10), {}, right.collections()))
+    assert {"image alignment", "image unchanged"} <= read_version_manifest(root).gate["checks"].keys()
+    assert read_version_manifest(root).gate["checks"]["image alignment"]["of"] == count, "the new rows"
 
     root, wrong = shutil.copytree(base, tmp_path / "other"), World()
     wrong.add("image", *names)
     items = wrong.items["image"]
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         items[f"new-{name}"] = (right.items["image"][f"new-{other}"][0], items[f"new-{name}"][1])
-    with pytest.raises(RefusedError, match=rf"image alignment: 0 of {count}, at least 0\.99"):
-        wrong.update(root, gate=gate_of(GateConfig(probes=10), {}, right.collections()))
+    with pytest.raises(RejectedError, match=rf"image alignment: 0 of {count}, at least 0\.99"):
+        wrong.update(root, gate=make_gate(GateConfig(max_sampled_rows=10), {}, right.collections()))
     World().check(root)
 
 
 def test_drift_is_that_of_numpy_and_upkeep_says_what_is_due_and_why(root):
     world = World()
-    about = read_manifest(root).collections["image"]
-    head = faiss.read_index(str(object_path(root, about.template)))
+    about = read_version_manifest(root).collections["image"]
+    head = faiss.read_index(str(object_path(root, about.trained_index)))
     centroids = head.quantizer.reconstruct_n(0, 4)
 
     def error(names) -> float:
@@ -357,7 +363,7 @@ def test_drift_is_that_of_numpy_and_upkeep_says_what_is_due_and_why(root):
 
     first = error(world.items["image"])
     assert about.coarse_error == pytest.approx(first, abs=2e-6)
-    assert due(read_manifest(root), Upkeep()) is None
+    assert find_due_maintenance(read_version_manifest(root), MaintenanceConfig()) is None
 
     far = -centroids.mean(0) / np.linalg.norm(centroids.mean(0))
     for k in range(3):
@@ -366,21 +372,35 @@ def test_drift_is_that_of_numpy_and_upkeep_says_what_is_due_and_why(root):
     for name, (vector, row) in list(world.items["image"].items()):
         world.items["image"][name] = (vector / np.linalg.norm(vector), row)
     world.update(root)
-    grown = read_manifest(root)
+    grown = read_version_manifest(root)
     drift = error([f"far-{k}" for k in range(3)]) / first
     assert drift > 1.2
-    what, why = due(grown, Upkeep(drift=drift - 0.01))
+    what, why = find_due_maintenance(grown, MaintenanceConfig(max_drift=drift - 0.01))
     assert what == "retrain"
     assert f"{drift:.2f} times as far" in why
-    assert due(grown, Upkeep(drift=drift + 0.01)) is None
-    assert due(grown, Upkeep(drift=drift - 0.01, drift_from=0.2)) is None
-    assert due(grown, Upkeep(drift=9, delta_rows=3 / 63 - 0.001))[0] == "compact"
-    assert "delta shards" in due(grown, Upkeep(drift=9, delta_rows=0.01))[1]
+    assert find_due_maintenance(grown, MaintenanceConfig(max_drift=drift + 0.01)) is None
+    assert find_due_maintenance(grown, MaintenanceConfig(max_drift=drift - 0.01, min_drift_fraction=0.2)) is None
+    assert (
+        find_due_maintenance(grown, MaintenanceConfig(max_drift=9, max_delta_fraction=3 / 63 - 0.001))[0] == "compact"
+    )
+    assert "delta shards" in find_due_maintenance(grown, MaintenanceConfig(max_drift=9, max_delta_fraction=0.01))[1]
 
     world.remove("image", *[f"far-{k}" for k in range(3)])
     world.update(root)
-    assert due(read_manifest(root), Upkeep(drift=9, dead_rows=3 / 63 + 0.001)) is None
-    what, why = due(read_manifest(root), Upkeep(drift=9, dead_rows=3 / 63 - 0.001))
+    assert (
+        find_due_maintenance(
+            read_version_manifest(root), MaintenanceConfig(max_drift=9, max_deleted_fraction=3 / 63 + 0.001)
+        )
+        is None
+    )
+    what, why = find_due_maintenance(
+        read_version_manifest(root), MaintenanceConfig(max_drift=9, max_deleted_fraction=3 / 63 - 0.001)
+    )
     assert (what, "dead" in why) == ("compact", True)
-    compact(root)
-    assert due(read_manifest(root), Upkeep(dead_rows=0.001, delta_rows=0.001)) is None
+    compact_index(root)
+    assert (
+        find_due_maintenance(
+            read_version_manifest(root), MaintenanceConfig(max_deleted_fraction=0.001, max_delta_fraction=0.001)
+        )
+        is None
+    )

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from index import Asked, GateConfig, compact, gate_of
-from index.manifest import read_manifest
+from index import GateConfig, HeldOutQueries, compact_index, make_gate
+from index.manifest import read_version_manifest
 from tests import test_index_update
 from tests.test_index_faults import files_of_at_most
 from tests.test_index_publish import bytes_of
 from tests.test_index_update import CONFIG, World, edit
 
 base, root = test_index_update.base, test_index_update.root  # fixtures
-KILLED = int(os.environ.get("TERN_INDEX_KILLS", "10"))  # `make test-faults`: 50
+KILLED = int(os.environ.get("TERN_TEST_INDEX_KILLS", "10"))  # `make test-faults`: 50
 
 
 class Killed(BaseException):
@@ -29,7 +29,7 @@ def both(root: Path, progress=lambda step: None) -> None:
     world = World()
     edit(world)
     world.update(root, progress=progress)
-    compact(root, progress=progress)
+    compact_index(root, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_killed_at_any_step_the_old_version_answers_and_the_next_run_ends_like_o
         both(root, progress)
     changed = World()
     edit(changed)
-    version = read_manifest(root).version
+    version = read_version_manifest(root).version
     (World() if version == 1 else changed).check(root)
     both(root)
     left = {name: text for name, text in bytes_of(root).items() if not name.startswith("staging/")}
@@ -70,7 +70,7 @@ def test_a_full_disk_in_an_update_or_a_compaction_is_named_and_leaves_what_is_se
         both(root)
     assert full.value.errno in (errno.EFBIG, errno.ENOSPC)
     assert str(root) in str(full.value), "the message says where"
-    assert read_manifest(root).version == version
+    assert read_version_manifest(root).version == version
     changed = World()
     edit(changed)
     (World() if version == 1 else changed).check(root)
@@ -82,7 +82,9 @@ def test_a_full_disk_in_an_update_or_a_compaction_is_named_and_leaves_what_is_se
 def judge(world: World):
     """The gate of an update or a compaction of `world`, as the command line gives it."""
     source = world.collections()
-    return gate_of(GateConfig(probes=20), {kind: Asked(world.queries[kind]) for kind in source}, source, CONFIG)
+    return make_gate(
+        GateConfig(max_sampled_rows=20), {kind: HeldOutQueries(world.queries[kind]) for kind in source}, source, CONFIG
+    )
 
 
 def state(number: int) -> World:

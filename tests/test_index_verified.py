@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from index import GateConfig, RefusedError, build, gate_of, manifest, verified
-from index.manifest import PARTS, read_manifest
+from index import GateConfig, RejectedError, build_index, make_gate, manifest, verified
+from index.manifest import PARTS, read_version_manifest
 from index.objects import object_path
 from tests.test_index_update import CONFIG, ORIGIN, World, edit
 
 
 def judge(world: World):
-    return gate_of(GateConfig(), {}, world.collections(), CONFIG)
+    return make_gate(GateConfig(), {}, world.collections(), CONFIG)
 
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory) -> Path:
     world, root = World(), tmp_path_factory.mktemp("gated")
-    build(CONFIG, world.collections(), world.queries, root, ORIGIN, gate=judge(world))
+    build_index(CONFIG, world.collections(), world.queries, root, ORIGIN, gate=judge(world))
     return root
 
 
@@ -28,7 +28,7 @@ def root(gated, tmp_path, monkeypatch) -> Path:
     """A copy that its gate has read: other files than those of the build's."""
     monkeypatch.setattr(verified, "SETTLED", -9.0)  # seconds: nothing here is older than that
     root = shutil.copytree(gated, tmp_path / "index")
-    verified.note(root, verified.stamps(root, list(read_manifest(root).collections.values())))
+    verified.save_stamps(root, verified.read_stamps(root, list(read_version_manifest(root).collections.values())))
     return root
 
 
@@ -55,7 +55,7 @@ def grown(root: Path, progress=lambda step: None) -> None:
 
 
 def paths(root: Path, part: str | None = None) -> set[Path]:
-    shards = [shard for about in read_manifest(root).collections.values() for shard in about.shards]
+    shards = [shard for about in read_version_manifest(root).collections.values() for shard in about.shards]
     return {object_path(root, getattr(shard, name)) for shard in shards for name in PARTS if part in (None, name)}
 
 
@@ -65,7 +65,7 @@ def test_what_passed_a_gate_is_read_again_only_if_it_was_touched(root, read):
     os.utime(touched)
     mates = next(
         {object_path(root, getattr(shard, name)) for name in PARTS}
-        for about in read_manifest(root).collections.values()
+        for about in read_version_manifest(root).collections.values()
         for shard in about.shards
         if object_path(root, shard.vectors) == touched
     )
@@ -88,17 +88,17 @@ def test_a_build_and_an_index_without_a_note_are_read_whole(gated, root, read):
     assert whole <= read
     read.clear()
     world = World(seed=5)
-    build(CONFIG, world.collections(), world.queries, root, {"model": "other"}, gate=judge(world))
+    build_index(CONFIG, world.collections(), world.queries, root, {"model": "other"}, gate=judge(world))
     assert paths(root) <= read
 
 
 def test_what_has_changed_just_now_is_not_noted_for_its_clock_may_be_too_coarse_to_tell_of_a_change_after(
     root, monkeypatch
 ):
-    about = list(read_manifest(root).collections.values())
-    assert verified.stamps(root, about).keys() >= {path.name for path in paths(root)}
+    about = list(read_version_manifest(root).collections.values())
+    assert verified.read_stamps(root, about).keys() >= {path.name for path in paths(root)}
     monkeypatch.setattr(verified, "SETTLED", 3600.0)
-    assert verified.stamps(root, about) == {}
+    assert verified.read_stamps(root, about) == {}
 
 
 def flipped(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_harm_to_what_passed_a_gate_is_found_by_the_update_after_it(harm, part, 
     harm(sorted(paths(root, part))[0])
     with pytest.raises(ValueError, match=rf"(image|caption) {part} of shard [01]: .* (damaged|truncated)") as refused:
         grown(root)
-    assert isinstance(refused.value, RefusedError) == (harm is not truncated)
+    assert isinstance(refused.value, RejectedError) == (harm is not truncated)
     assert (root / "CURRENT").read_bytes() == pointer
 
 

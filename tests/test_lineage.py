@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from data.files import digest
-from pipeline.cli import build
-from pipeline.lineage import lineage
+from pipeline.cli import build_app
+from pipeline.lineage import read_lineage
 
 
 def by_hand(workspace: Path) -> set[tuple[str, str]]:
@@ -26,14 +26,14 @@ def by_hand(workspace: Path) -> set[tuple[str, str]]:
 
 
 def test_the_lineage_of_what_is_served_is_that_of_the_manifests(finished):
-    found = lineage(finished.plan.workspace)
-    assert {(need, node.name) for node in found.nodes for need in node.needs} == by_hand(finished.plan.workspace)
+    found = read_lineage(finished.plan.workspace)
+    assert {(need, node.name) for node in found.nodes for need in node.inputs} == by_hand(finished.plan.workspace)
     assert [node.kind for node in found.nodes] == ["store", "store", "model", "vectors", "vectors", "index"]
-    drawn = found.mermaid()
+    drawn = found.to_mermaid()
     names = dict(re.findall(r'  (n\d+)\["\w+ ([^<]+)<', drawn))
     arrows = {(names[a], names[b]) for a, b in re.findall(r"  (n\d+) --> (n\d+)\n", drawn)}
     assert arrows == by_hand(finished.plan.workspace)
-    picture = ElementTree.fromstring(found.svg())
+    picture = ElementTree.fromstring(found.to_svg())
     texts = {element.text for element in picture.iter() if element.tag.endswith("text")}
     assert {f"{node.kind} {node.name}" for node in found.nodes} <= texts
     assert sum(element.tag.endswith("path") for element in picture.iter()) == len(arrows)
@@ -41,17 +41,19 @@ def test_the_lineage_of_what_is_served_is_that_of_the_manifests(finished):
 
 def test_the_command_prints_all_or_what_is_served(finished):
     told = ["lineage", "--set", f"workspace={finished.plan.workspace}"]
-    shown = CliRunner().invoke(build(), told)
+    shown = CliRunner().invoke(build_app(), told)
     assert shown.exit_code == 0
-    assert shown.output == lineage(finished.plan.workspace).text()
+    assert shown.output == read_lineage(finished.plan.workspace).to_text()
     assert "v00000001" in shown.output
     assert "served" in shown.output
-    assert CliRunner().invoke(build(), [*told, "--mermaid"]).output.startswith("graph LR\n")
-    assert set(lineage(finished.plan.workspace, every=True).nodes) >= set(lineage(finished.plan.workspace).nodes)
+    assert CliRunner().invoke(build_app(), [*told, "--mermaid"]).output.startswith("graph LR\n")
+    assert set(read_lineage(finished.plan.workspace, include_unused=True).nodes) >= set(
+        read_lineage(finished.plan.workspace).nodes
+    )
 
 
 def test_nothing_made_or_published_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="tern index"):
-        lineage(tmp_path)
+        read_lineage(tmp_path)
     with pytest.raises(FileNotFoundError, match="tern pipeline"):
-        lineage(tmp_path, every=True)
+        read_lineage(tmp_path, include_unused=True)

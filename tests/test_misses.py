@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from data.records import Caption, Dataset, Image
 from data.store import Store
-from pipeline.cli import build
-from pipeline.misses import WINNERS, Miss, Misses, find_misses, write_misses
+from pipeline.cli import build_app
+from pipeline.misses import WINNERS, Miss, MissReport, find_misses, write_misses
 from pipeline.report import write_report
 from tests.conftest import small_plan
 
@@ -49,18 +49,20 @@ def test_misses_are_those_of_a_slow_loop_and_the_figures_are_the_evaluations(fin
     slow = slow_misses(finished, "test", k)
     assert len(slow) > 5, "a model of three epochs misses often"
     flat = [miss for misses in found.worst.values() for miss in misses]
-    assert {(m.way, m.query): (m.rank, [name for name, _ in m.winners]) for m in flat} == {
+    assert {(m.direction, m.query): (m.rank, [name for name, _ in m.winners]) for m in flat} == {
         key: (rank, ahead[:WINNERS]) for key, (rank, ahead) in slow.items()
     }
     for way, misses in found.worst.items():
         assert [m.rank for m in misses] == sorted((m.rank for m in misses), reverse=True)
-        assert found.missed[way] == len(misses)
+        assert found.num_missed[way] == len(misses)
         assert all(
-            finished.usable.owner.get(m.answer, m.answer) == finished.usable.owner.get(m.query, m.query) for m in misses
+            finished.usable.image_id_by_caption_id.get(m.relevant_id, m.relevant_id)
+            == finished.usable.image_id_by_caption_id.get(m.query, m.query)
+            for m in misses
         )
     measured = json.loads(finished.metrics.read_text())["test"]
     assert found.metrics == {key: measured[key] for key in found.metrics}
-    assert found.asked == {"t2i": measured["captions"], "i2t": measured["images"]}
+    assert found.num_queries == {"t2i": measured["captions"], "i2t": measured["images"]}
 
 
 class Seen(HTMLParser):
@@ -100,7 +102,7 @@ def test_captions_and_ids_are_text_and_nothing_else(nasty, tmp_path):
         "t2i": (Miss("t2i", a, 2, images[0].id, 0.1, ((images[1].id, 0.3),)),),
         "i2t": (Miss("i2t", images[0].id, 2, a, 0.1, ((b, 0.3),)),),
     }
-    page = write_misses(tmp_path / "m.html", Misses("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
+    page = write_misses(tmp_path / "m.html", MissReport("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
     seen = Seen(page)
     assert [tag for tag, _ in seen.tags].count("script") == 1, "the page's own"
     assert len([tag for tag, _ in seen.tags if tag == "img"]) == 4
@@ -119,7 +121,7 @@ def test_every_card_shows_the_picture_of_its_image(tmp_path):
         "t2i": (Miss("t2i", "of red", 3, "red", 0.1, (("blue", 0.3), ("green", 0.2))),),
         "i2t": (Miss("i2t", "green", 2, "of green", 0.1, (("of blue", 0.3),)),),
     }
-    page = write_misses(tmp_path / "m.html", Misses("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
+    page = write_misses(tmp_path / "m.html", MissReport("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
     shown = []
     for text in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page):
         picture = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(text)))).reshape(-1, 3).mean(0)
@@ -141,11 +143,11 @@ def test_what_cannot_be_shown_says_what_to_do(finished, tmp_path):
 def test_the_command_writes_the_page_and_the_report_links_to_it(finished):
     plan = str(small_plan(finished.plan.workspace.parent))
     page = finished.plan.workspace / "misses-val.html"
-    done = CliRunner().invoke(build(), ["misses", "--plan", plan, "--split", "val", "--limit", "2", "-k", "2"])
+    done = CliRunner().invoke(build_app(), ["misses", "--plan", plan, "--split", "val", "--limit", "2", "-k", "2"])
     assert done.exit_code == 0, done.output
     assert f"misses  {page}" in done.stdout
     assert page.read_text().count("<article") == sum(
-        min(2, count) for count in find_misses(finished.vectors, finished.usable, "val", 2).missed.values()
+        min(2, count) for count in find_misses(finished.vectors, finished.usable, "val", 2).num_missed.values()
     )
     assert 'href="misses-test.html"' in write_report(finished).read_text()
     assert (finished.plan.workspace / "misses-test.html").is_file()

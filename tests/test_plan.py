@@ -34,8 +34,8 @@ def test_overrides_reach_any_depth_and_keep_their_type(tmp_path):
 def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
     path = plan(tmp_path, 'workspace = "w"\n' + DATASET)
     assert load_plan(path).regions == TorchvisionConfig()
-    found = load_plan(path, ("regions.kind=grid", "regions.cells=5"))
-    assert found.regions == GridConfig(cells=5)
+    found = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
+    assert found.regions == GridConfig(max_grid_size=5)
     assert Plan.model_validate(found.model_dump()) == found
 
 
@@ -51,7 +51,11 @@ def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
             (),
             "regions.max_region: .*mean 'max_regions'",
         ),
-        ('workspace = "w"\n' + DATASET, ("regions.kind=grid", "regions.cell=3"), "regions.cell: .*mean 'cells'"),
+        (
+            'workspace = "w"\n' + DATASET,
+            ("regions.kind=grid", "regions.max_grid=3"),
+            "regions.max_grid: .*mean 'max_grid_size'",
+        ),
         ('workspace = "w"\n' + DATASET, ("regions.kind=gird",), "regions.kind: there is no 'gird'; .*mean 'grid'"),
         ('workspace = "w"\n[train]\nepochs = "many"\n' + DATASET, (), "train.epochs: .*integer.*'many'"),
         ('workspace = "w"\n[train]\nepochs = 0\n' + DATASET, (), "train.epochs: .*greater than or equal to 1"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from extractors.detector import build, demo_detector
-from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor, select
+from extractors.detector import build_demo_detector, build_detector
+from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor, select_boxes
 from extractors.regions import WHOLE_IMAGE
 from tests.test_images import picture
 
@@ -19,13 +19,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of the small detector, with the class names in the header."""
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     torch.manual_seed(1)
-    state = {k: v for k, v in demo_detector(5).state_dict().items() if v.is_floating_point()}
+    state = {k: v for k, v in build_demo_detector(5).state_dict().items() if v.is_floating_point()}
     save_file(state, path, {"classes": json.dumps(["background", "dog", "cat", "tree", "lake"])})
     return path
 
 
 def extractor(weights: Path, **settings) -> TorchvisionExtractor:
-    settings = {"model": "demo", "weights": str(weights), "exact": True, **settings}
+    settings = {"model": "demo", "weights": str(weights), "full_precision": True, **settings}
     return TorchvisionExtractor(TorchvisionConfig(**settings))
 
 
@@ -68,7 +68,7 @@ def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
     same = [picture(seed, 240, 320) for seed in range(3)]
     pairs = [*zip([found([image])[0] for image in images], found(images), strict=True)]
     with torch.inference_mode():
-        pairs += zip(found(same), found.extract([found.prepare(i) for i in same]), strict=True)  # as a GPU would
+        pairs += zip(found(same), found.extract([found.preprocess(i) for i in same]), strict=True)  # as a GPU would
     for alone, together in pairs:
         np.testing.assert_array_equal(alone.class_ids, together.class_ids)
         np.testing.assert_allclose(alone.boxes, together.boxes, atol=0.05)
@@ -92,9 +92,9 @@ def test_tiny_and_thin_images_give_the_whole_image_at_least(weights: Path, shape
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_thin_strip_does_not_spoil_what_comes_after_it(weights: Path, exact: bool) -> None:
     """torchvision's RoIAlign takes its strides from the first image it sees, and of a strip it takes wrong ones."""
-    image, found = picture(8, 240, 320), extractor(weights, exact=exact)
+    image, found = picture(8, 240, 320), extractor(weights, full_precision=exact)
     found([np.zeros((8, 400, 3), np.uint8)])
-    after, alone = found([image])[0], extractor(weights, exact=exact)([image])[0]
+    after, alone = found([image])[0], extractor(weights, full_precision=exact)([image])[0]
     np.testing.assert_array_equal(after.features, alone.features)
     np.testing.assert_array_equal(after.boxes, alone.boxes)
 
@@ -107,8 +107,8 @@ def test_the_tap_chooses_the_feature_and_nothing_else(weights: Path) -> None:
     np.testing.assert_array_equal(head.boxes, pooled.boxes)
     assert [found.dim for found in taps.values()] == [256, 96]
     assert pooled.features.shape[1] == 96
-    assert taps["pooled"].fingerprint != taps["box_head"].fingerprint
-    detector = build("demo", str(weights))[0]
+    assert taps["pooled"].recipe != taps["box_head"].recipe
+    detector = build_detector("demo", str(weights))[0]
     with torch.inference_mode():
         inputs, _ = detector.transform([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
         maps = detector.backbone(inputs.tensors)
@@ -146,7 +146,7 @@ def test_selection_equals_a_slow_loop(limit: int, iou: float, min_score: float) 
         corner = rng.uniform(0, 60, (50, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(20, 80, (50, 2))], 1).astype(np.float32)
         scores = rng.permutation(50).astype(np.float32) / 50
-        fast = select(torch.from_numpy(boxes), torch.from_numpy(scores), limit, iou, min_score)
+        fast = select_boxes(torch.from_numpy(boxes), torch.from_numpy(scores), limit, iou, min_score)
         assert fast.tolist() == slow_select(boxes, scores, limit, iou, min_score)
 
 

@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from data.store import Store
-from index import Collection, GenerationError, Index, IndexConfig, Upkeep
-from index import build as build_plain
-from index.manifest import read_manifest, versions
-from pipeline.chain import Chain
-from pipeline.cli import build
-from pipeline.indexing import served, update_index
+from index import Collection, IncompatibleUpdateError, Index, IndexConfig, MaintenanceConfig
+from index import build_index as build_plain
+from index.manifest import list_versions, read_version_manifest
+from pipeline.chain import PipelineRunner
+from pipeline.cli import build_app
+from pipeline.indexing import find_served_version, publish_index_update
 from pipeline.plan import load_plan
 from tests.conftest import SMALL
 
@@ -31,21 +31,23 @@ def moved(finished, tmp_path):
     return tmp_path / "plan.toml", folder / "dataset_demo.json"
 
 
-def carried(plan, **settings) -> tuple[Chain, list[tuple[str, int]]]:
+def carried(plan, **settings) -> tuple[PipelineRunner, list[tuple[str, int]]]:
     """A chain that updates the index, and (stage, items) of the shards that it makes."""
     made = []
 
     def watched(label):
         def each(function, jobs):
             for job in jobs:
-                made.append((label, job.size))
+                made.append((label, job.num_items))
                 yield function(job)
 
         return each
 
     loaded = load_plan(str(plan))
-    indexed = partial(update_index, upkeep=loaded.upkeep, **settings)
-    return Chain(loaded, watched, pinned=served(loaded.workspace)[1], indexed=indexed), made
+    indexed = partial(publish_index_update, maintenance=loaded.maintenance, **settings)
+    return PipelineRunner(
+        loaded, watched, model_folder=find_served_version(loaded.workspace)[1], index_stage=indexed
+    ), made
 
 
 def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(moved):
@@ -56,7 +58,7 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
     changed["sentences"][2]["raw"] = "a purple elephant is playing chess in the snow"
     annotations.write_text(json.dumps(content))
     chain, made = carried(plan)
-    assert read_manifest(chain.index.parent.parent).version == 2
+    assert read_version_manifest(chain.index.parent.parent).version == 2
     assert made == [("token features", 1), ("embedding", 1)]
     (caption,) = [c.id for c in chain.dataset.captions if "purple elephant" in c.text]
     with Index.open(chain.plan.workspace / "index") as index:
@@ -74,22 +76,22 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
     again, made = carried(plan)
     assert (again.index, made) == (chain.index, []), "a night without news"
     words = ["--plan", str(plan)]
-    shown = CliRunner().invoke(build(), ["index", "update", *words])
+    shown = CliRunner().invoke(build_app(), ["index", "update", *words])
     assert "nothing to do" in shown.output, shown.output
-    shown = CliRunner().invoke(build(), ["index", "compact", *words])
+    shown = CliRunner().invoke(build_app(), ["index", "compact", *words])
     assert shown.output.startswith("index  "), shown.output
-    assert read_manifest(chain.plan.workspace / "index").collections["caption"].dead is None
+    assert read_version_manifest(chain.plan.workspace / "index").collections["caption"].deleted is None
 
 
 def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
     plan, _ = moved
-    told = CliRunner().invoke(build(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
+    told = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
     assert "has no trained model 'tern-0123456789ab'; there are tern-" in str(told.exception)
     vectors = np.eye(8, dtype=np.float32)[:4]
     items = Collection(["a", "b", "c", "d"], vectors, [{"id": name} for name in "abcd"])
     build_plain(IndexConfig(), {"image": items}, {"image": vectors}, tmp_path / "other" / "index")
     with pytest.raises(ValueError, match=r"version 1 .* was not made by a plan"):
-        served(tmp_path / "other")
+        find_served_version(tmp_path / "other")
 
 
 def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
@@ -99,19 +101,19 @@ def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
     annotations.write_text(json.dumps(content))
     chain, _ = carried(plan)
     inputs = (chain.plan.index, chain.vectors, chain.usable, chain.plan.workspace)
-    bring = partial(update_index, regions=chain.regions)
-    root, origin = chain.plan.workspace / "index", read_manifest(chain.plan.workspace / "index").provenance
-    with pytest.raises(GenerationError, match="never mix"):
-        bring(*inputs, origin | {"model": "tern-0123456789ab"}, upkeep=Upkeep())
-    assert versions(root) == [1]
+    bring = partial(publish_index_update, regions=chain.regions)
+    root, origin = chain.plan.workspace / "index", read_version_manifest(chain.plan.workspace / "index").provenance
+    with pytest.raises(IncompatibleUpdateError, match="never mix"):
+        bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig())
+    assert list_versions(root) == [1]
     said = []
-    bring(*inputs, origin, upkeep=Upkeep(dead_rows=0.01), say=said.append)
+    bring(*inputs, origin, maintenance=MaintenanceConfig(max_deleted_fraction=0.01), on_message=said.append)
     assert said == ["index: compact, since caption: 0.028 of the rows dead, more than 0.01"]
-    assert versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
-    assert [part.role for part in read_manifest(root).collections["caption"].shards] == ["base", "base"]
-    bring(*inputs, origin | {"model": "tern-0123456789ab"}, upkeep=Upkeep(), whole=True)
-    other = read_manifest(root)
+    assert list_versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
+    assert [part.role for part in read_version_manifest(root).collections["caption"].shards] == ["base", "base"]
+    bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig(), allow_full_build=True)
+    other = read_version_manifest(root)
     assert other.version == 4
-    assert other.collections["image"].generation != read_manifest(root, 3).collections["image"].generation
-    bring(*inputs, origin, upkeep=Upkeep(), version=3)
-    assert read_manifest(root).version == 3, "from version 3 on, with nothing new: it is served again"
+    assert other.collections["image"].vector_space != read_version_manifest(root, 3).collections["image"].vector_space
+    bring(*inputs, origin, maintenance=MaintenanceConfig(), version=3)
+    assert read_version_manifest(root).version == 3, "from version 3 on, with nothing new: it is served again"

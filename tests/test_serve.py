@@ -6,9 +6,9 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-from index import Live, rollback, tag
-from pipeline.cli import build
-from pipeline.indexing import build_index
+from index import HotReloader, add_tag, rollback
+from pipeline.cli import build_app
+from pipeline.indexing import publish_full_index
 from pipeline.search import Searcher
 from tests.conftest import small_plan
 
@@ -23,12 +23,12 @@ def searcher(finished):
 
 @pytest.fixture(scope="module")
 def client(searcher):
-    return testclient.TestClient(serve.application(Live(searcher.index.root, searcher.over, every=0)))
+    return testclient.TestClient(serve.application(HotReloader(searcher.index.root, searcher.with_version, every=0)))
 
 
 def test_sentences_find_what_the_searcher_finds(client, searcher, finished):
     answer = client.get("/search", params={"q": "two dogs on the street", "k": 3}).json()
-    expected = searcher.by_text("two dogs on the street", 3)
+    expected = searcher.search_text("two dogs on the street", 3)
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
     assert answer["version"] == searcher.index.version
     assert str(finished.plan.workspace) not in str(answer), "where files lie is nobody's business"
@@ -37,7 +37,7 @@ def test_sentences_find_what_the_searcher_finds(client, searcher, finished):
 def test_photographs_find_captions(client, searcher, finished):
     path = finished.dataset.images[0].path
     answer = client.post("/search/image", params={"k": 4}, content=path.read_bytes()).json()
-    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in searcher.by_image(path, 4)]
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in searcher.search_image(path, 4)]
 
 
 def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(client, searcher, finished):
@@ -48,10 +48,10 @@ def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(clien
         image.id
         for image in finished.usable.images
         if image.split != "val" and sizes[image.id][0] >= middle
-        if not any("dog" in caption.text.lower() for caption in finished.usable.captions_of[image.id])
+        if not any("dog" in caption.text.lower() for caption in finished.usable.captions_by_image_id[image.id])
     }
     assert 0 < len(right) < len(sizes)
-    hits = [hit.id for hit in searcher.by_text("a man", 36, where)]
+    hits = [hit.id for hit in searcher.search_text("a man", 36, where)]
     assert set(hits) == right
     assert [
         hit["id"] for hit in client.get("/search", params={"q": "a man", "k": 36, "where": where}).json()["hits"]
@@ -59,12 +59,14 @@ def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(clien
     page = client.get("/", params={"q": "a man", "k": 36, "where": where}).text
     assert page.count("<figure") == len(right)
     asked = ["search", "a man", "-k", "36", "--where", where, "--plan", str(small_plan(finished.plan.workspace.parent))]
-    told = CliRunner().invoke(build(), asked)
+    told = CliRunner().invoke(build_app(), asked)
     assert [line.split()[2] for line in told.stdout.splitlines()] == hits
     assert "Nothing answers" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
     photo = finished.dataset.images[0].path
     said = client.post("/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()).json()
-    assert {finished.usable.image[finished.usable.owner[hit["id"]]].split for hit in said["hits"]} == {"val"}
+    assert {
+        finished.usable.images_by_id[finished.usable.image_id_by_caption_id[hit["id"]]].split for hit in said["hits"]
+    } == {"val"}
 
 
 def test_the_page_shows_pictures_and_escapes_the_query(client):
@@ -102,7 +104,7 @@ def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, t
     for name in ("models", "stores", "dataset"):
         (tmp_path / name).symlink_to(finished.plan.workspace / name)
     first = Searcher(finished.plan.model_copy(update={"workspace": tmp_path}))
-    client = testclient.TestClient(serve.application(Live(first.index.root, first.over, every=0)))
+    client = testclient.TestClient(serve.application(HotReloader(first.index.root, first.with_version, every=0)))
 
     def asked(**more) -> tuple[int, list[str]]:
         answer = client.get("/search", params={"q": "a dog", "k": 3, **more}).json()
@@ -111,9 +113,9 @@ def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, t
     before = asked()
     assert before[0] == 1
     config = finished.plan.index.model_copy(update={"shards": 1})
-    build_index(config, finished.vectors, finished.usable, tmp_path, first.index.manifest["provenance"])
+    publish_full_index(config, finished.vectors, finished.usable, tmp_path, first.index.manifest["provenance"])
     assert asked() == (2, before[1])
-    tag(first.index.root, "old", 1)
+    add_tag(first.index.root, "old", 1)
     assert asked(version="1") == asked(version="old") == before
     assert "Index version 1." in client.get("/", params={"q": "a dog", "version": "old"}).text
     rollback(first.index.root, 1)
@@ -126,7 +128,7 @@ def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, t
         "--set",
         f"workspace={tmp_path}",
     ]
-    assert CliRunner().invoke(build(), [*told, "--version", "2", "-k", "3"]).output.count("\n") == 3
-    missing = CliRunner().invoke(build(), [*told, "--version", "new"])
+    assert CliRunner().invoke(build_app(), [*told, "--version", "2", "-k", "3"]).output.count("\n") == 3
+    missing = CliRunner().invoke(build_app(), [*told, "--version", "new"])
     assert "'new' is no version and no tag in" in str(missing.exception)
     assert "tags are old" in str(missing.exception)

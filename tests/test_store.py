@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 
-from data.files import atomic, digest, sha256_file
-from data.manifest import read_manifest
-from data.shards import Item, ShardPlan, commit, open_folder, plan_shards, write_shard
+from data.files import atomic_write, digest, sha256_file
+from data.manifest import read_store_manifest
+from data.shards import Item, ShardPlan, commit, open_or_create_store, plan_shards, write_shard
 from data.store import Store
-from data.verify import verify
+from data.verify import verify_store
 
 ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}
 
@@ -37,7 +37,7 @@ def items(version: int = 0) -> list[Item]:
 
 
 def fill(root: Path, wanted: list[Item], version: int = 0, stop_after: int | None = None, shard: int = 4) -> Path:
-    folder = open_folder(root, "regions", {"model": "test", "dim": 6})
+    folder = open_or_create_store(root, "regions", {"model": "test", "dim": 6})
     files = []
     for number, plan in enumerate(plan_shards(folder, wanted, shard)):
         if number == stop_after:
@@ -106,11 +106,11 @@ def test_generations_add_what_is_new_or_changed_and_nothing_else(tmp_path):
     check(Store(folder), [changed[1].id], version=5)
     check(Store(folder), list(ROWS)[2:])
     assert len(Store(folder)) == 23
-    assert new.content(list(ROWS)) != Store(folder).content(list(ROWS))
+    assert new.content_digest(list(ROWS)) != Store(folder).content_digest(list(ROWS))
 
 
 def test_items_that_cannot_be_read_are_set_aside_by_name_until_they_change(tmp_path):
-    folder = open_folder(tmp_path, "regions", {})
+    folder = open_or_create_store(tmp_path, "regions", {})
     plan = plan_shards(folder, items()[:5], 5)[0]
     rows = [content(item.id) for item in plan.items]
     rows[1] = "truncated JPEG"
@@ -119,16 +119,16 @@ def test_items_that_cannot_be_read_are_set_aside_by_name_until_they_change(tmp_p
     commit(folder, [write_shard(folder, plan, rows)])
     store = Store(folder)
     assert len(store) == 2
-    assert store.set_aside[plan.items[1].id] == "truncated JPEG"
-    assert "finite" in store.set_aside[plan.items[2].id]
-    assert "finite" in store.set_aside[plan.items[3].id]
+    assert store.invalid_items[plan.items[1].id] == "truncated JPEG"
+    assert "finite" in store.invalid_items[plan.items[2].id]
+    assert "finite" in store.invalid_items[plan.items[3].id]
     assert plan_shards(folder, items()[:5], 5) == []
     mended = Item(plan.items[1].id, "d" * 64)
     again = plan_shards(folder, [plan.items[0], mended], 5)
     assert again == [ShardPlan((mended,))]
     commit(folder, [write_shard(folder, again[0], [content(mended.id)])])
     assert mended.id in Store(folder)
-    assert mended.id not in Store(folder).set_aside
+    assert mended.id not in Store(folder).invalid_items
     broken = Item(plan.items[0].id, "e" * 64)
     commit(folder, [write_shard(folder, ShardPlan((broken,)), ["gone bad"])])
     assert broken.id not in Store(folder), "rows of an older content are not this item's"
@@ -188,7 +188,10 @@ def test_verify_names_the_image_whose_bits_were_flipped(tmp_path):
     folder = fill(tmp_path, items())
     assert Store(folder).verify() == []
     shard = (
-        folder / plan_shards(open_folder(tmp_path / "twin", "regions", {"model": "test", "dim": 6}), items(), 4)[1].file
+        folder
+        / plan_shards(open_or_create_store(tmp_path / "twin", "regions", {"model": "test", "dim": 6}), items(), 4)[
+            1
+        ].file
     )
     victim = spoil(shard, 2)
     problems = Store(folder).verify()
@@ -206,7 +209,7 @@ def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
     foreign = tmp_path / f"regions-{digest({'model': 'other'})}"
     folder.rename(foreign)
     with pytest.raises(ValueError, match="another recipe"):
-        open_folder(tmp_path, "regions", {"model": "other"})
+        open_or_create_store(tmp_path, "regions", {"model": "other"})
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
@@ -214,7 +217,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     path.write_text("old")
 
     def half_a_write():
-        with atomic(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise OSError("disk full")
 
@@ -254,7 +257,7 @@ def test_a_manifest_of_valid_json_and_wrong_types_is_refused(tmp_path, case):
     manifest = json.loads((folder / "manifest.json").read_text())
     MANIFESTS[case](manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    for use in (Store, verify, lambda folder: plan_shards(folder, items(), 4)):
+    for use in (Store, verify_store, lambda folder: plan_shards(folder, items(), 4)):
         with pytest.raises(ValueError, match=r"is not a store's manifest: .*Restore the file"):
             use(folder)
 
@@ -270,7 +273,7 @@ def test_no_flipped_bit_outside_the_rows_gets_as_far_as_hdf5(tmp_path):
     """Any of them may make HDF5 loop, fail in its own ways, or give other ids: all are refused, by name, before."""
     folder = fill(tmp_path, items())
     path = min(folder.glob("*.h5"))
-    entry = next(e for e in read_manifest(folder)["shards"] if e["file"] == path.name)
+    entry = next(e for e in read_store_manifest(folder)["shards"] if e["file"] == path.name)
     rows = {place for start, size in entry["rows_at"] for place in range(start, start + size)}
     sound, draw = path.read_bytes(), np.random.default_rng(0)
     for place in draw.choice(sorted(set(range(len(sound))) - rows), 300, replace=False):
@@ -283,4 +286,4 @@ def test_no_flipped_bit_outside_the_rows_gets_as_far_as_hdf5(tmp_path):
         lost = (
             f"damaged outside its rows, so that it is not known whose they are; {entry['items']} items are lost with it"
         )
-        assert verify(folder) == [f"{path}: {lost}"]
+        assert verify_store(folder) == [f"{path}: {lost}"]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from data import shard_file
-from data.compact import compact
+from data.compact import compact_store
 from data.files import sha256_file
-from data.lock import listing, writing
-from data.shards import Item, commit, filling, open_folder, plan_shards, write_shard
+from data.lock import manifest_lock, write_lock
+from data.shards import Item, commit, open_or_create_store, plan_shards, store_update, write_shard
 from data.store import Store
 
 FORK = multiprocessing.get_context("fork")
@@ -41,7 +41,7 @@ def items(count: int, version: str = "0", name: str = "caption") -> list[Item]:
 
 
 def open_store(root: Path) -> Path:
-    return open_folder(root, "tokens", {"model": "test"})
+    return open_or_create_store(root, "tokens", {"model": "test"})
 
 
 def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: float = 0.0, stop_after=None) -> Path:
@@ -56,7 +56,7 @@ def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: floa
             time.sleep(pause)
             yield content(item)
 
-    with filling(folder, wanted, SHARD) as plans:
+    with store_update(folder, wanted, SHARD) as plans:
         for number, plan in enumerate(plans):
             if number == stop_after:
                 raise KeyboardInterrupt
@@ -76,7 +76,7 @@ def check(folder: Path, wanted: list[Item]) -> None:
         assert sorted(store.ids) == sorted(item.id for item in wanted)
         assert len(store) == len(wanted)
         names = [item.id for item in wanted]
-        assert store.hashes(names) == [item.hash for item in wanted]
+        assert store.content_hashes(names) == [item.hash for item in wanted]
         for field in store.fields:
             parts = [content(item)[field] for item in wanted]
             expected = np.stack(parts) if field == "whole" else np.concatenate(parts)
@@ -154,7 +154,7 @@ def test_finished_shards_that_were_never_listed_are_adopted_whatever_the_data_se
     assert len(lines(log)) == 8
     wanted = CHANGES[change](items(12))
     fresh = len(set(wanted) - set(items(8)))
-    assert all(plan.made for plan in plan_shards(open_store(tmp_path), items(8), SHARD))
+    assert all(plan.existing_file for plan in plan_shards(open_store(tmp_path), items(8), SHARD))
     folder = extract(tmp_path, wanted, log)
     assert len(lines(log)) == 8 + fresh, "work of the killed run was done again"
     check(folder, wanted)
@@ -192,18 +192,18 @@ def test_no_flipped_bit_of_an_orphan_gets_as_far_as_hdf5(tmp_path, monkeypatch):
     folder, rng = crash(tmp_path, items(2 * SHARD), 1), np.random.default_rng(0)
     path = next(folder.glob("*.h5"))
     sound, plan = path.read_bytes(), plan_shards(open_store(tmp_path / "other"), items(SHARD), SHARD)[0]
-    assert plan_shards(folder, items(SHARD), SHARD)[0].made == path.name
+    assert plan_shards(folder, items(SHARD), SHARD)[0].existing_file == path.name
     with monkeypatch.context() as patched:
         patched.setattr(h5py, "File", lambda *_, **__: pytest.fail("HDF5 was given a damaged file"))
         for place in map(int, rng.integers(0, len(sound), 200)):
             path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << rng.integers(8)]) + sound[place + 1 :])
             assert plan_shards(folder, items(SHARD), SHARD) == [plan], f"byte {place}"
-        compact(folder, SHARD)
+        compact_store(folder, SHARD)
     assert not path.exists(), "rubbish"
     path.write_bytes(sound)
     with monkeypatch.context() as patched:
         patched.setattr(shard_file, "open", _too_many_files, raising=False)
-        compact(folder, SHARD)
+        compact_store(folder, SHARD)
     assert path.exists(), "finished work was removed for a fault of the machine"
     check(extract(tmp_path, items(SHARD)), items(SHARD))
 
@@ -240,7 +240,7 @@ def test_a_second_writer_is_told_who_holds_the_store_and_a_dead_one_holds_nothin
     folder, ready = open_store(tmp_path), FORK.Event()
 
     def hold():
-        with writing(folder):
+        with write_lock(folder):
             ready.set()
             time.sleep(60)
 
@@ -275,7 +275,7 @@ def test_a_finished_store_is_found_finished_while_another_writes(tmp_path):
     folder = extract(tmp_path, items(3))
     written = lambda: {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".writer"}  # noqa: E731
     before = written()
-    with writing(folder):
+    with write_lock(folder):
         assert extract(tmp_path, items(3)) == folder, "needs no lock: there is nothing to write"
     assert written() == before
 
@@ -382,7 +382,7 @@ def test_a_commit_waits_for_another_and_keeps_both(tmp_path):
     children = [FORK.Process(target=_commit_after, args=(started, folder, name)) for name in files]
     for child in children:  # forked before the lock is taken: it would go over to them
         child.start()
-    with listing(folder):
+    with manifest_lock(folder):
         started.set()
         time.sleep(0.1)
         assert len(Store(folder)) == 0

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from data import reader
 from data.files import write_json
-from data.loader import batches
-from data.shard_file import describe
-from data.shards import Item, commit, open_folder, plan_shards, read_manifest, write_shard
+from data.loader import iter_batches
+from data.shard_file import read_shard_entry
+from data.shards import Item, commit, open_or_create_store, plan_shards, read_store_manifest, write_shard
 from data.store import Store
 
 NAMES = [f"photo {i}.jpg" for i in range(37)]
@@ -36,7 +36,7 @@ def content(name: str) -> dict[str, np.ndarray]:
 
 
 def fill(root: Path) -> Path:
-    folder = open_folder(root, "regions", {})
+    folder = open_or_create_store(root, "regions", {})
     plans = plan_shards(folder, [Item(name, "0" * 64) for name in NAMES], 10)
     commit(folder, [write_shard(folder, plan, [content(item.id) for item in plan.items]) for plan in plans])
     return folder
@@ -62,7 +62,7 @@ def check(store: Store, field: str, names: list[str]) -> None:
 
 def make_foreign(folder: Path) -> None:
     """The shards as another program might write them: compressed, in other dtypes, behind a user block."""
-    manifest = read_manifest(folder)
+    manifest = read_store_manifest(folder)
     ways = [{"chunks": True, "compression": "gzip"}, {"chunks": True, "shuffle": True}, {}, {}]
     for number, (entry, way) in enumerate(zip(manifest["shards"], ways, strict=True)):
         path, block = folder / entry["file"], 512 if number == 3 else 0
@@ -73,7 +73,7 @@ def make_foreign(folder: Path) -> None:
                 new.create_dataset(name, data=old[name][:], dtype=dtype, **({} if raw else way))
             new.attrs["set_aside"] = old.attrs["set_aside"]
         os.replace(folder / "new.h5", path)
-        entry |= describe(path)[0]
+        entry |= read_shard_entry(path)[0]
     write_json(folder / "manifest.json", manifest)
 
 
@@ -204,7 +204,7 @@ def _check_kept(_: int) -> int:
 def test_batches_come_in_order_and_whole(stores, kind, workers):
     store, rng = stores[kind], np.random.default_rng(0)
     lists = [list(rng.choice(NAMES, 9)) for _ in range(30)]
-    found = list(batches(store, ["features", "size", "boxes"], iter(lists), workers=workers, ahead=3))
+    found = list(iter_batches(store, ["features", "size", "boxes"], iter(lists), workers=workers, prefetch=3))
     assert [list(batch.ids) for batch in found] == lists
     for batch in found:
         for field in ("features", "boxes"):
@@ -221,16 +221,16 @@ def test_an_error_comes_at_its_batch_and_ending_early_stops_the_threads(stores):
             asked.append(number)
             yield ["nobody.jpg"] if number == 5 else NAMES[:3]
 
-    reading = batches(stores["own"], ["features"], lists(), ahead=4)
+    reading = iter_batches(stores["own"], ["features"], lists(), prefetch=4)
     for _ in range(5):
         assert next(reading).lengths.sum() == sum(len(rows) for rows in slow("boxes", NAMES[:3]))
     assert len(asked) <= 9, "no more than `ahead` are read before they are asked for"
     with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
         next(reading)
     assert threading.active_count() == before
-    reading = batches(stores["own"], ["features"], [NAMES] * 1000)
+    reading = iter_batches(stores["own"], ["features"], [NAMES] * 1000)
     next(reading)
     reading.close()
     assert threading.active_count() == before
     with pytest.raises(ValueError, match="1 or more"):
-        next(batches(stores["own"], ["features"], [], workers=0))
+        next(iter_batches(stores["own"], ["features"], [], workers=0))

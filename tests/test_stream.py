@@ -13,11 +13,11 @@ import torch
 from data.shards import ShardPlan
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.grid import GridConfig
-from extractors.regions import Prepared, RegionExtractor, Regions
-from extractors.stream import stream
+from extractors.regions import PreprocessedImage, RegionExtractor, Regions
+from extractors.stream import extract_from_paths
 from extractors.text import TextConfig
-from pipeline.stages import Job
-from pipeline.workers import in_processes
+from pipeline.stages import ExtractionJob
+from pipeline.workers import make_process_map
 from tests.test_images import picture
 
 PATIENCE = 20  # seconds until an event that should come counts as missing
@@ -26,16 +26,16 @@ PATIENCE = 20  # seconds until an event that should come counts as missing
 class Echo(RegionExtractor):
     """One row an image: its first pixel and the number of images that went through with it."""
 
-    fingerprint: dict[str, Any] = {}  # noqa: RUF012
+    recipe: dict[str, Any] = {}  # noqa: RUF012
     dim = 2
 
     def __init__(self, batch_size: int = 1) -> None:
         self.batch_size, self.busy = batch_size, 0
 
-    def prepare(self, pixels: np.ndarray) -> Prepared:
-        return Prepared(torch.from_numpy(pixels).permute(2, 0, 1), pixels.shape[1::-1])
+    def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
+        return PreprocessedImage(torch.from_numpy(pixels).permute(2, 0, 1), pixels.shape[1::-1])
 
-    def extract(self, batch: list[Prepared]) -> list[Regions]:
+    def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
         self.busy += 1
         assert self.busy == 1, "one batch at a time"
         time.sleep(0.001)
@@ -60,10 +60,12 @@ def pixels(number: int) -> np.ndarray:
 
 
 def test_equals_one_by_one_with_a_real_network() -> None:
-    extractor = TorchvisionExtractor(TorchvisionConfig(model="demo", weights="demo", max_regions=5, exact=True))
+    extractor = TorchvisionExtractor(
+        TorchvisionConfig(model="demo", weights="demo", max_regions=5, full_precision=True)
+    )
     images = [picture(0, 120, 160), picture(1, 160, 120), picture(2, 120, 160)]
     extractor.batch_size = 1
-    for image, found in zip(images, stream(extractor, images, lambda image: image, 2, 3), strict=True):
+    for image, found in zip(images, extract_from_paths(extractor, images, lambda image: image, 2, 3), strict=True):
         alone = extractor([image])[0]
         for name, value in vars(alone).items():
             np.testing.assert_array_equal(value, getattr(found, name))
@@ -76,7 +78,7 @@ def test_equals_one_by_one_with_a_real_network() -> None:
 def test_in_order_in_batches_of_one_size_and_the_same_every_time(
     batch: int, threads: int | None, ahead: int | None, reached: int
 ) -> None:
-    runs = [list(stream(Echo(batch), range(40), pixels, threads, ahead)) for _ in range(2)]
+    runs = [list(extract_from_paths(Echo(batch), range(40), pixels, threads, ahead)) for _ in range(2)]
     for number, (found, again) in enumerate(zip(*runs, strict=True)):
         if number == 8 or number % 7 == 3:
             assert found == ("no image 8" if number == 8 else f"broken {number}")
@@ -96,7 +98,7 @@ def test_no_more_is_read_ahead_than_allowed() -> None:
         begun.append(number)
         return np.full((4, 4, 3), number, np.uint8)
 
-    for done, _ in enumerate(stream(Echo(2), range(30), load, threads=3, ahead=6)):
+    for done, _ in enumerate(extract_from_paths(Echo(2), range(30), load, threads=3, prefetch=6)):
         time.sleep(0.002)  # time enough to run away
         assert len(begun) <= done + 6
     assert sorted(begun) == list(range(30))
@@ -106,7 +108,7 @@ def test_decoding_goes_on_while_the_model_works_and_the_other_way_round() -> Non
     decoded, working = [threading.Event() for _ in range(4)], [threading.Event() for _ in range(4)]
 
     class Waits(Echo):
-        def extract(self, batch: list[Prepared]) -> list[Regions]:
+        def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
             number = int(batch[0].input[0, 0, 0])
             working[number].set()
             assert decoded[min(number + 1, 3)].wait(PATIENCE), "the next image is decoded while this one is extracted"
@@ -118,7 +120,7 @@ def test_decoding_goes_on_while_the_model_works_and_the_other_way_round() -> Non
         decoded[number].set()
         return np.full((4, 4, 3), number, np.uint8)
 
-    assert len(list(stream(Waits(), range(4), load, threads=1, ahead=2))) == 4
+    assert len(list(extract_from_paths(Waits(), range(4), load, threads=1, prefetch=2))) == 4
 
 
 def test_a_fault_of_the_machine_ends_the_stream_and_closing_ends_the_threads() -> None:
@@ -127,11 +129,11 @@ def test_a_fault_of_the_machine_ends_the_stream_and_closing_ends_the_threads() -
             raise OSError(errno.EIO, "the disk is failing")
         return np.full((4, 4, 3), number, np.uint8)
 
-    found = stream(Echo(), range(20), load, threads=2, ahead=4)
+    found = extract_from_paths(Echo(), range(20), load, threads=2, prefetch=4)
     assert [next(found).features[0, 0] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(OSError, match="the disk is failing"):
         next(found)
-    endless = stream(Echo(), iter(int, 1), lambda _: np.zeros((4, 4, 3), np.uint8), threads=2, ahead=4)
+    endless = extract_from_paths(Echo(), iter(int, 1), lambda _: np.zeros((4, 4, 3), np.uint8), threads=2, prefetch=4)
     next(endless)
     endless.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
@@ -153,10 +155,10 @@ def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
     def shard(job: Sharing) -> list[float]:
         meeting.wait(PATIENCE)  # two shards are under way
         seen.add(threading.get_ident())
-        return [found.features[0, 0] for found in stream(job.extractor, [1, 2, 5, 6], pixels)]
+        return [found.features[0, 0] for found in extract_from_paths(job.extractor, [1, 2, 5, 6], pixels)]
 
     extractor = Echo(2)
-    results = in_processes(6, "shards")(shard, [Sharing(extractor) for _ in range(4)])
+    results = make_process_map(6, "shards")(shard, [Sharing(extractor) for _ in range(4)])
     assert list(results) == [[1, 2, 5, 6]] * 4
     assert len(seen) == 2
 
@@ -171,4 +173,4 @@ def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
     ],
 )
 def test_jobs_share_a_gpu_and_nothing_else(config: Any, shares: bool) -> None:
-    assert Job(config, Path(), ShardPlan(()), ()).shares_device is shares
+    assert ExtractionJob(config, Path(), ShardPlan(()), ()).uses_gpu is shares

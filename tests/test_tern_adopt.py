@@ -13,13 +13,13 @@ from data.files import read_json
 from data.records import printable
 from data.store import Store
 from extractors.text import TextEncoder, TextExtractor
-from pipeline.chain import Chain
-from pipeline.cli import build
-from pipeline.lineage import lineage
+from pipeline.chain import PipelineRunner
+from pipeline.cli import build_app
+from pipeline.lineage import read_lineage
 from pipeline.plan import Plan, load_plan
 from pipeline.report import write_report
 from pipeline.search import Searcher
-from tern.convert import adopt
+from tern.convert import import_checkpoint
 from tests.conftest import small_plan
 from tests.slow_tern import SlowTern
 
@@ -61,13 +61,13 @@ def made(tmp_path_factory):
     text = small_plan(root).read_text()
     path = root / "plan.toml"
     path.write_text(text.split("[train]")[0] + "layer = 2\n[index]" + text.split("[index]")[1])
-    chain = Chain(load_plan(str(path)))
+    chain = PipelineRunner(load_plan(str(path)))
     _ = chain.tokens
     return path, Store(chain.regions).dim
 
 
 def stores_of(path) -> tuple[Store, Store]:
-    chain = Chain(load_plan(str(path)))
+    chain = PipelineRunner(load_plan(str(path)))
     return Store(chain.regions), Store(chain.tokens)
 
 
@@ -81,7 +81,7 @@ def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
     plan = load_plan(str(path))
     bert = tuned(plan.text) if own else None
     slow = checkpoint(tmp_path / "model_best_rsum.pth.tar", dim, bert)
-    chain = Chain(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
+    chain = PipelineRunner(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
     assert read_json(chain.model / "model.json")["fine_tuned"] is own
     regions, tokens = Store(chain.regions), Store(chain.tokens)
     image, caption = chain.dataset.images[3].id, chain.dataset.captions[7].id
@@ -103,17 +103,17 @@ def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path
     path, dim = made
     checkpoint(tmp_path / "given.pth.tar", dim, tuned(load_plan(str(path)).text))
     plan = with_checkpoint(path, tmp_path / "given.pth.tar")
-    chain = Chain(plan)
+    chain = PipelineRunner(plan)
     model, stamp = chain.model, (chain.model / "best.safetensors").stat().st_mtime_ns
     page = write_report(chain).read_text()
     assert "from given.pth.tar" in page
     assert "<h2>Training</h2>" not in page
-    caption = chain.dataset.split("test").captions[0]
+    caption = chain.dataset.select_split("test").captions[0]
     stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
-    np.testing.assert_allclose(Searcher(plan).text_vector(caption.text)[0], stored, atol=2e-3)
-    assert "checkpoint given.pth.tar" in lineage(plan.workspace).text()
+    np.testing.assert_allclose(Searcher(plan).embed_text(caption.text)[0], stored, atol=2e-3)
+    assert "checkpoint given.pth.tar" in read_lineage(plan.workspace).to_text()
     command = ["train", "--plan", str(path), "--set", f'checkpoint="{tmp_path / "given.pth.tar"}"']
-    told = CliRunner().invoke(build(), command)
+    told = CliRunner().invoke(build_app(), command)
     assert told.exit_code == 0, told.output
     assert model.name in told.output.replace("\n", "")
     assert (model / "best.safetensors").stat().st_mtime_ns == stamp, "made once"
@@ -134,7 +134,7 @@ def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide
     checkpoint(tmp_path / "x.pth.tar", dim + wide, bert, t)
     before = set((load_plan(str(path)).workspace / "models").glob("*"))
     with pytest.raises(ValueError, match=message):
-        _ = Chain(with_checkpoint(path, tmp_path / "x.pth.tar")).model
+        _ = PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")).model
     assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
 
 
@@ -143,16 +143,16 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        _ = Chain(load_plan(str(path), settings)).tokens
+        _ = PipelineRunner(load_plan(str(path), settings)).tokens
     settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
     with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):
-        _ = Chain(load_plan(str(path), settings)).tokens
+        _ = PipelineRunner(load_plan(str(path), settings)).tokens
     (tmp_path / "broken.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:3000])
     checkpoint(tmp_path / "deep.pth.tar", dim, tuned(load_plan(str(path)).text, 3))
     for name, message in (("broken", "cannot be read"), ("deep", r"text\.layer=3")):
         settings = (f'checkpoint="{tmp_path / name}.pth.tar"', f'workspace="{tmp_path / "new"}"')
         with pytest.raises(ValueError, match=message):
-            _ = Chain(load_plan(str(path), settings)).tokens
+            _ = PipelineRunner(load_plan(str(path), settings)).tokens
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
         load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
@@ -163,13 +163,13 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
 def test_a_files_name_is_text_wherever_it_is_shown(made, tmp_path, name):
     path, dim = made
     checkpoint(tmp_path / name, dim)
-    model = adopt(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
+    model = import_checkpoint(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
     card = read_json(model / "model.json")
     assert card["checkpoint"] == name
-    found = lineage(tmp_path, every=True)
-    for shown in (found.text(), found.mermaid(), found.svg()):
+    found = read_lineage(tmp_path, include_unused=True)
+    for shown in (found.to_text(), found.to_mermaid(), found.to_svg()):
         assert not set(shown) & set("\x1b\u202e")
-    label = next(line for line in found.mermaid().splitlines() if "checkpoint" in line).partition("checkpoint ")[2]
+    label = next(line for line in found.to_mermaid().splitlines() if "checkpoint" in line).partition("checkpoint ")[2]
     label = label.removesuffix('"]').rpartition(",")[0]  # the size of the model
     assert not set(label) & set('"<>`&')
     assert re.sub(r"#(\d+);", lambda code: chr(int(code[1])), label) == printable(name)
@@ -179,13 +179,13 @@ def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     plan = with_checkpoint(path, tmp_path / "x.pth.tar")
-    model = Chain(plan).model
+    model = PipelineRunner(plan).model
     whole = (model / "best.safetensors").read_bytes()
     (model / "model.json").unlink()
     (model / "best.safetensors").write_bytes(whole[:100])
     gone = model / f".best.{platform.node()}-999999999.tmp.safetensors"
     gone.write_bytes(whole[:50])
-    again = Chain(plan).model
+    again = PipelineRunner(plan).model
     assert again == model
     assert (again / "best.safetensors").read_bytes() == whole
     assert not gone.exists()
@@ -197,5 +197,5 @@ def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monke
     checkpoint(tmp_path / "x.pth.tar", dim)
     shown = []
     monkeypatch.setattr(artifacts, "table", lambda rows, key, about: shown.append((key, len(rows))))
-    artifacts.training(Chain(with_checkpoint(path, tmp_path / "x.pth.tar")))
+    artifacts.training(PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")))
     assert shown == [("metrics", 2)]

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from tern.convert import convert, load_authors
+from tern.convert import convert_state_dict, load_paper_checkpoint
 from tern.losses import build_loss
 from tern.model import ModelConfig, Tern, build_model
-from tern.optim import rate
+from tern.optim import lr_factor
 from tern.presets import PRESETS
 from tern.train import TrainConfig
 from tests.slow_tern import SlowTern, hinge
@@ -58,7 +58,7 @@ def real(lengths):
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "as torch 1.3 wrote"])
 def test_an_authors_checkpoint_gives_the_vectors_of_the_specification(tmp_path, how):
     slow = saved(tmp_path / "model_best_rsum.pth.tar", **how)
-    ours, bert = load_authors(tmp_path / "model_best_rsum.pth.tar")
+    ours, bert = load_paper_checkpoint(tmp_path / "model_best_rsum.pth.tar")
     features, boxes, sizes, regions, words, lengths = batch()
     with torch.no_grad():
         seen, told = slow(features, boxes, sizes, regions, words, lengths)
@@ -72,23 +72,23 @@ def test_an_authors_checkpoint_gives_the_vectors_of_the_specification(tmp_path, 
 
 def test_loss_and_gradients_are_those_of_the_specification(tmp_path):
     slow = saved(tmp_path / "one.pth.tar")
-    ours, _ = load_authors(tmp_path / "one.pth.tar")
+    ours, _ = load_paper_checkpoint(tmp_path / "one.pth.tar")
     features, boxes, sizes, regions, words, lengths = batch()
     theirs = hinge(*slow(features, boxes, sizes, regions, words, lengths))
     theirs.backward()
     seen, told = ours.embed_images(features, boxes, sizes, real(regions)), ours.embed_captions(words, real(lengths))
-    mine = build_loss(TrainConfig(preset="tern").loss)(seen, told, torch.arange(5), torch.arange(5))
+    mine = build_loss(TrainConfig(preset="paper").loss)(seen, told, torch.arange(5), torch.arange(5))
     mine.backward()
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
     names = {f"img_txt_enc.{name}": p.grad for name, p in slow.named_parameters() if p.grad is not None}
-    wanted, _ = convert(names)
+    wanted, _ = convert_state_dict(names)
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-3, rtol=1e-3, msg=name)
 
 
 def test_131_7_million_parameters_less_the_dead_ones():
     with torch.device("meta"):
-        ours = build_model(TrainConfig(preset="tern").model, 2048, 768)
+        ours = build_model(TrainConfig(preset="paper").model, 2048, 768)
         theirs = SlowTern()
     dead = sum(p.numel() for part in (theirs.img_enc.fc, theirs.txt_enc.map) for p in part.parameters())
     whole, mine = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
@@ -110,7 +110,7 @@ def test_131_7_million_parameters_less_the_dead_ones():
 def test_other_networks_are_refused(tmp_path, extra, message):
     saved(tmp_path / "x.pth.tar", extra)
     with pytest.raises(ValueError, match=message):
-        load_authors(tmp_path / "x.pth.tar")
+        load_paper_checkpoint(tmp_path / "x.pth.tar")
 
 
 class Evil:
@@ -122,28 +122,28 @@ class Evil:
 def test_nothing_but_plain_checkpoints_is_read(tmp_path, content, capsys):
     torch.save(content, tmp_path / "x.pth.tar")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        load_authors(tmp_path / "x.pth.tar")
+        load_paper_checkpoint(tmp_path / "x.pth.tar")
     assert capsys.readouterr().out == ""
     with pytest.raises(FileNotFoundError):
-        load_authors(tmp_path / "none.pth.tar")
+        load_paper_checkpoint(tmp_path / "none.pth.tar")
 
 
 def test_a_broken_file_is_refused(tmp_path):
     saved(tmp_path / "x.pth.tar")
     (tmp_path / "x.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:2000])
     with pytest.raises(ValueError, match="cannot be read"):
-        load_authors(tmp_path / "x.pth.tar")
+        load_paper_checkpoint(tmp_path / "x.pth.tar")
 
 
 def test_a_preset_lies_under_what_is_given():
-    assert TrainConfig(preset="modern") == TrainConfig()
+    assert TrainConfig(preset="default") == TrainConfig()
     plain, changed = (
-        TrainConfig(preset="tern", **changes) for changes in ({}, {"lr": 1e-4, "model": {"visual_layers": 2}})
+        TrainConfig(preset="paper", **changes) for changes in ({}, {"lr": 1e-4, "model": {"visual_layers": 2}})
     )
-    assert (plain.lr, plain.warmup, plain.clip_norm, plain.ema) == (2e-6, 1000, 2.0, 0.0)
+    assert (plain.lr, plain.warmup, plain.max_grad_norm, plain.ema) == (2e-6, 1000, 2.0, 0.0)
     assert (changed.lr, changed.model.visual_layers, changed.model.width) == (1e-4, 2, 2048)
     assert changed.loss == plain.loss
-    assert TrainConfig(preset="tern", loss={"name": "infonce"}).loss == TrainConfig(loss={"name": "infonce"}).loss
+    assert TrainConfig(preset="paper", loss={"name": "infonce"}).loss == TrainConfig(loss={"name": "infonce"}).loss
     for preset in PRESETS:
         config = TrainConfig(preset=preset)
         assert TrainConfig(**config.model_dump(mode="json")) == config, "what a finished run's card says"
@@ -153,12 +153,12 @@ def test_a_preset_lies_under_what_is_given():
     "given",
     [
         {"preset": "best"},
-        {"preset": "tern", "model": {"pooling": "gpo"}},
-        {"preset": "seed", "model": {"shared_layers": 1}},
-        {"preset": "tern", "model": {"embed_dim": 1022}},
-        {"preset": "tern", "model": {"depth": 3}},
-        {"preset": "tern", "learning_rate": 1},
-        {"model": {"architecture": "tern"}},
+        {"preset": "paper", "model": {"pooling": "gpo"}},
+        {"preset": "kaylode", "model": {"shared_layers": 1}},
+        {"preset": "paper", "model": {"embed_dim": 1022}},
+        {"preset": "paper", "model": {"depth": 3}},
+        {"preset": "paper", "learning_rate": 1},
+        {"model": {"architecture": "paper"}},
     ],
 )
 def test_what_does_not_fit_a_preset_is_refused(given):
@@ -167,8 +167,8 @@ def test_what_does_not_fit_a_preset_is_refused(given):
 
 
 def test_the_rate_rises_for_1000_steps_and_stays():
-    c = TrainConfig(preset="tern")
-    rates = [rate(step, 200_000, c.warmup, c.schedule) for step in (0, 499, 999, 1000, 199_999)]
+    c = TrainConfig(preset="paper")
+    rates = [lr_factor(step, 200_000, c.warmup, c.schedule) for step in (0, 499, 999, 1000, 199_999)]
     np.testing.assert_allclose(rates, [0.001, 0.5, 1, 1, 1])
 
 
@@ -179,12 +179,14 @@ def test_modern_is_the_network_of_the_model_file():
 def test_dropout_falls_where_the_specification_lets_it(tmp_path):
     """In training, over many draws, the mean and spread of a layer's output are those of torch's own layer."""
     torch.manual_seed(0)
-    from tern.authors import Layer
+    from tern.authors import PaperLayer
 
     theirs = nn.TransformerEncoderLayer(16, 4, 20, 0.4, "relu", batch_first=True)
-    mine = Layer(16, 4, 20, 0.4)
+    mine = PaperLayer(16, 4, 20, 0.4)
     sources = {f"transformer_encoder_1.layers.0.{name}": value for name, value in theirs.state_dict().items()}
-    mine.load_state_dict({name.removeprefix("shared.0."): value for name, value in convert(sources)[0].items()})
+    mine.load_state_dict(
+        {name.removeprefix("shared.0."): value for name, value in convert_state_dict(sources)[0].items()}
+    )
     rows, mask = torch.randn(1, 6, 16).expand(40_000, -1, -1), torch.ones(40_000, 6, dtype=torch.bool)
     with torch.no_grad():
         torch.testing.assert_close(mine.train()(rows, mask).mean(0), theirs.train()(rows).mean(0), atol=0.03, rtol=0)

@@ -15,29 +15,29 @@ import torch.distributed as dist
 from typer.testing import CliRunner
 
 from data.store import Store
-from pipeline.cli import build
+from pipeline.cli import build_app
 from tern import embed
-from tern.distributed import gather
-from tern.launch import failure
-from tern.run import Run
+from tern.distributed import all_gather_with_grad
+from tern.launch import make_failure_error
+from tern.run import Trainer
 from tern.train import TrainConfig, train
 from tests.conftest import small_plan
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 STILL = CONFIG | {  # no dropout, which differs between processes; regions and wordpieces are dropped all the same
-    "batch_images": 9, "epochs": 2, "token_drop": 0.2, "clip_norm": 1e9,  # a clipped gradient would hide a factor
-    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "direct_dropout": 0},
+    "images_per_batch": 9, "epochs": 2, "token_drop": 0.2, "max_grad_norm": 1e9,  # a clipped gradient would hide a factor
+    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0},
 }  # fmt: skip
 LOSSES = ({"name": "infonce"}, {"name": "hinge", "reduction": "sum"}, {"name": "MultiSimilarityLoss"})
 
 
 def one_batch(config, regions, tokens, dataset):
     """The loss of the first batch, and what its gradient is after one step's backward passes."""
-    run = Run(config, regions, tokens, dataset, "cpu")
-    plans = run.plans(0)[: config.accumulate]
-    run.one_step(plans, 0, iter([run.read(numbered) for numbered in enumerate(plans)]))
-    run.settle()
+    run = Trainer(config, regions, tokens, dataset, "cpu")
+    plans = run.plan_batches(0)[: config.accumulate]
+    run.train_step(plans, 0, iter([run.read_batch(numbered) for numbered in enumerate(plans)]))
+    run.check_pending_values()
     named = [*run.model.named_parameters(), *run.loss.named_parameters()]
     return run.losses, {name: p.grad for name, p in named}
 
@@ -50,7 +50,7 @@ def in_two(rank, folder, configs, regions, tokens, dataset):
     found = [one_batch(config, *stores, dataset) for config in configs]
     torch.save(found, folder / f"{rank}.pt")
     own = torch.arange(6.0).view(3, 2)[: 1 + rank].requires_grad_()
-    (gather(own, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
+    (all_gather_with_grad(own, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
     torch.save(own.grad, folder / f"gathered-{rank}.pt")
     train(configs[0], *stores, dataset, folder / "run", lambda row: (folder / f"told-{rank}-{row['epoch']}").touch())
     dist.destroy_process_group()
@@ -60,7 +60,10 @@ def in_two(rank, folder, configs, regions, tokens, dataset):
 def pair(world, tmp_path_factory):  # noqa: F811
     regions, tokens, dataset = world
     folder = tmp_path_factory.mktemp("pair")
-    configs = [TrainConfig(**(STILL | {"loss": loss, "accumulate": 1 + k % 2})) for k, loss in enumerate(LOSSES)]
+    configs = [
+        TrainConfig(**(STILL | {"loss": loss, "gradient_accumulation_steps": 1 + k % 2}))
+        for k, loss in enumerate(LOSSES)
+    ]
     context = get_context("forkserver")
     job = [(rank, folder, configs, regions.folder, tokens.folder, dataset) for rank in range(2)]
     processes = [context.Process(target=in_two, args=args) for args in job]
@@ -104,7 +107,7 @@ def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # 
         assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
     # vectors, not weights: the bias of the keys has no gradient but rounding, and Adam makes steps of that
     names = [caption.id for caption in world[2].split("val").captions]
-    models = [embed.load(run) for run in (folder / "run", tmp_path)]
+    models = [embed.load_model(run) for run in (folder / "run", tmp_path)]
     one, two = (np.concatenate([rows for _, rows in embed.embed_captions(m, world[1], names)]) for m in models)
     np.testing.assert_allclose(one, two, atol=5e-3)
     assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
@@ -123,7 +126,7 @@ def test_torchrun_trains_a_plan(finished, tmp_path):
 
 def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    found = CliRunner().invoke(build(), ["evaluate", "--plan", str(small_plan(tmp_path))])
+    found = CliRunner().invoke(build_app(), ["evaluate", "--plan", str(small_plan(tmp_path))])
     assert isinstance(found.exception, ValueError)
     assert "torchrun is for `train` alone" in str(found.exception)
 
@@ -160,7 +163,7 @@ Root Cause (first observed failure):
     ],
 )
 def test_why_torchrun_failed_is_found_in_what_it_printed(lines, kind, told):
-    found = failure("torchrun of x ended with code 1", lines.splitlines())
+    found = make_failure_error("torchrun of x ended with code 1", lines.splitlines())
     assert type(found) is kind
     assert told in str(found)
     assert "launch_agent" not in str(found), "torchrun's own traceback says nothing"

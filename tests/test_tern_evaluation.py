@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tern import evaluation as module
-from tern.evaluation import EvaluationConfig, evaluation
-from tern.metrics import folds, mean_of, retrieval_metrics
+from tern.evaluation import EvaluationConfig, evaluate_vectors
+from tern.metrics import average_metrics, make_folds, retrieval_metrics
 from tern.ndcg import write_relevances
 from tests.test_tern_metrics import scene
 from tests.test_tern_ndcg import slow_both, slow_rouge
@@ -29,8 +29,8 @@ def test_everything_at_once_is_each_alone(split, tmp_path, monkeypatch):
     rouge = slow_relevance(ids, owners, texts)
     spice = np.random.default_rng(1).random(rouge.shape).astype(np.float32)
     write_relevances(tmp_path / "coco-val-spice.npy", [spice])
-    config = EvaluationConfig(folds=3, ndcg=True, spice=str(tmp_path / "coco-{split}-spice.npy"))
-    found = evaluation(config, (images, captions), ids, owners, texts, "val", tmp_path)
+    config = EvaluationConfig(folds=3, ndcg=True, spice_file=str(tmp_path / "coco-{split}-spice.npy"))
+    found = evaluate_vectors(config, (images, captions), ids, owners, texts, "val", tmp_path)
 
     def alone(i, c):
         data = images[i], [ids[k] for k in i], captions[c], [owners[k] for k in c]
@@ -40,15 +40,17 @@ def test_everything_at_once_is_each_alone(split, tmp_path, monkeypatch):
         return result
 
     expected = alone(range(24), range(len(owners)))
-    expected |= {f"fold_{k}": v for k, v in mean_of([alone(*part) for part in folds(ids, owners, 3)]).items()}
+    expected |= {
+        f"fold_{k}": v for k, v in average_metrics([alone(*part) for part in make_folds(ids, owners, 3)]).items()
+    }
     assert found == pytest.approx(expected, abs=1e-6)
 
     monkeypatch.setattr(module, "rouge_l", lambda *_: pytest.fail("the relevances were there"))
-    assert evaluation(config, (images, captions), ids, owners, texts, "val", tmp_path) == found
+    assert evaluate_vectors(config, (images, captions), ids, owners, texts, "val", tmp_path) == found
 
 
 def test_by_default_it_is_recalls_and_ranks(split, tmp_path):
     images, ids, captions, owners, texts = split
-    found = evaluation(EvaluationConfig(), (images, captions), ids, owners, texts, "val", tmp_path)
+    found = evaluate_vectors(EvaluationConfig(), (images, captions), ids, owners, texts, "val", tmp_path)
     assert found == retrieval_metrics(images, ids, captions, owners)
     assert list(tmp_path.iterdir()) == []

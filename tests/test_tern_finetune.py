@@ -8,7 +8,7 @@ from torch import nn
 
 from data.store import Store
 from extractors.text import TextConfig, TextEncoder, TextExtractor
-from pipeline.chain import Chain
+from pipeline.chain import PipelineRunner
 from pipeline.plan import load_plan
 from pipeline.search import Searcher
 from tern import embed
@@ -30,15 +30,15 @@ class Words(nn.Module):
 
 def test_an_encoder_from_nothing_learns_what_words_mean(world, tmp_path):  # noqa: F811
     regions, tokens, dataset = world
-    config = TrainConfig(**(CONFIG | {"epochs": 20, "fine_tune": True, "text_rate": 1.0}))
+    config = TrainConfig(**(CONFIG | {"epochs": 20, "fine_tune": True, "text_lr_scale": 1.0}))
     torch.manual_seed(0)
     folder = train(config, *world, tmp_path, text_encoder=Words())
-    model = embed.load(folder, text=Words())
-    found = embed.validate(model, regions, tokens, dataset.split("test"))
+    model = embed.load_model(folder, text=Words())
+    found = embed.evaluate_split(model, regions, tokens, dataset.select_split("test"))
     assert found["t2i_r5"] > 80  # chance is 25
-    name = dataset.split("test").captions[0].id
+    name = dataset.select_split("test").captions[0].id
     stored = next(embed.embed_captions(model, tokens, [name]))[1][0]
-    fresh = embed.embed_tokens(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
+    fresh = embed.embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
     np.testing.assert_allclose(fresh, stored, atol=1e-6)
 
 
@@ -64,13 +64,15 @@ def test_the_encoder_gives_what_the_extractor_stores(layer):
 
 
 def test_a_plan_that_fine_tunes_goes_all_the_way_to_a_query(tmp_path):
-    chain = Chain(load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2")))
+    chain = PipelineRunner(
+        load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2"))
+    )
     assert chain.metrics.is_file()
     assert chain.index.is_file()
     start, trained = TextEncoder(chain.plan.text).state_dict(), load_file(chain.model / "best.safetensors")
     moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
     assert len(moved) > len(start) / 2
-    caption = chain.dataset.split("test").captions[0]
-    vector = Searcher(chain.plan).text_vector(caption.text)[0]
+    caption = chain.dataset.select_split("test").captions[0]
+    vector = Searcher(chain.plan).embed_text(caption.text)[0]
     stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
     np.testing.assert_allclose(vector, stored, atol=2e-3)

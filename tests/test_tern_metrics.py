@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tern import metrics
-from tern.metrics import both_ranks, folds, labels, mean_of, ranks, retrieval_metrics
+from tern.metrics import average_metrics, compute_ranks, encode_image_ids, make_folds, rank_queries, retrieval_metrics
 
 
 def scene(seed=0, images=23, ties=True):
@@ -93,8 +93,8 @@ def test_an_image_without_captions_is_no_query_but_still_a_rival():
 
 def test_ranks_a_query():
     images, ids, captions, owners = scene(2)
-    image_labels, caption_labels = labels(images, ids, captions, owners)
-    found = ranks(captions, caption_labels, images, image_labels)
+    image_labels, caption_labels = encode_image_ids(images, ids, captions, owners)
+    found = rank_queries(captions, caption_labels, images, image_labels)
     assert found.tolist() == [slow_rank(v, name, images, ids) for v, name in zip(captions, owners, strict=True)]
 
 
@@ -102,13 +102,13 @@ def test_ranks_a_query():
 @pytest.mark.parametrize("seed", range(3))
 def test_both_directions_from_one_product_are_those_of_two(monkeypatch, seed, block):
     images, ids, captions, owners = scene(seed, images=300)
-    y, z = labels(images, ids, captions, [o if o != ids[7] else ids[8] for o in owners])
+    y, z = encode_image_ids(images, ids, captions, [o if o != ids[7] else ids[8] for o in owners])
     monkeypatch.setattr(metrics, "BLOCK_BYTES", block)
-    i2t, t2i = both_ranks(images, captions, y, z)
+    i2t, t2i = compute_ranks(images, captions, y, z)
     asked = np.isin(y, z)
     assert i2t[~asked].tolist() == [-1]
-    assert i2t[asked].tolist() == ranks(images[asked], y[asked], captions, z).tolist()
-    assert t2i.tolist() == ranks(captions, z, images, y).tolist()
+    assert i2t[asked].tolist() == rank_queries(images[asked], y[asked], captions, z).tolist()
+    assert t2i.tolist() == rank_queries(captions, z, images, y).tolist()
 
 
 def test_memory_does_not_grow_with_images_times_captions(monkeypatch):
@@ -132,16 +132,16 @@ def test_folds_are_runs_of_the_order_given_and_each_metric_is_averaged():
         slow.append(slow_metrics(images[start : start + 12], part, captions[own], [owners[k] for k in own]))
     found = [
         retrieval_metrics(images[i], [ids[k] for k in i], captions[c], [owners[k] for k in c])
-        for i, c in folds(ids, owners, 5)
+        for i, c in make_folds(ids, owners, 5)
     ]
     expected = {name: sum(one[name] for one in slow) / 5 for name in slow[0]}
-    assert mean_of(found) == pytest.approx(expected)
+    assert average_metrics(found) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("count", [0, 7, 61])
 def test_unequal_folds_are_refused(count):
     with pytest.raises(ValueError, match="60 images do not make"):
-        folds([str(k) for k in range(60)], ["1"], count)
+        make_folds([str(k) for k in range(60)], ["1"], count)
 
 
 @pytest.mark.parametrize(

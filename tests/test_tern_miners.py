@@ -8,7 +8,7 @@ import torch
 from pytorch_metric_learning import miners
 
 from tern.losses import LossConfig, build_loss
-from tern.losses.library import REFUSED_MINERS
+from tern.losses.library import UNSUPPORTED_MINERS
 from tests.test_tern_losses import FITTING, batch
 
 FITTING_MINERS = [
@@ -123,4 +123,4 @@ def test_every_miner_goes_with_every_loss_and_picks_true_pairs(miner, name):
 
 def test_every_miner_of_the_library_is_listed_as_fitting_or_as_refused():
     there = {name for name in dir(miners) if isinstance(getattr(miners, name), type)}
-    assert there == set(FITTING_MINERS) | set(REFUSED_MINERS)
+    assert there == set(FITTING_MINERS) | set(UNSUPPORTED_MINERS)

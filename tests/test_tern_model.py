@@ -5,14 +5,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tern.batches import kept, pad, plan_epoch
-from tern.embed import embed_regions, embed_tokens
-from tern.model import GPO, Block, ModelConfig, Tern, geometry, pool
+from tern.batches import pad_rows, plan_batches, sample_kept_rows
+from tern.embed import embed_new_captions, embed_new_images
+from tern.model import GPO, ModelConfig, Tern, TransformerLayer, box_features, pool_rows
 
-SMALL = {"width": 16, "heads": 2, "text_layers": 1, "ff": 24, "embed_dim": 12, "direct": False}
+SMALL = {"width": 16, "heads": 2, "text_layers": 1, "feedforward_dim": 24, "embed_dim": 12, "shortcut": False}
 SHAPES = [{"pooling": how} for how in ("gpo", "mean", "max", "cls")] + [
-    {"pre_norm": False}, {"geometry": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0},
-    {"direct": True},
+    {"pre_norm": False}, {"box_embedding": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0},
+    {"shortcut": True},
 ]  # fmt: skip
 
 
@@ -37,9 +37,11 @@ def test_a_vector_does_not_depend_on_batch_mates_and_is_of_length_one(changes):
     tern = model(**changes)
     photos = [photo(rows, seed) for seed, rows in enumerate((1, 9, 4, 30))]
     told = [sentence(rows, seed) for seed, rows in enumerate((2, 17, 5, 60))]
-    together, alone = embed_regions(tern, photos), [embed_regions(tern, [one])[0] for one in photos]
+    together, alone = embed_new_images(tern, photos), [embed_new_images(tern, [one])[0] for one in photos]
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    np.testing.assert_allclose(embed_tokens(tern, told), [embed_tokens(tern, [one])[0] for one in told], atol=1e-5)
+    np.testing.assert_allclose(
+        embed_new_captions(tern, told), [embed_new_captions(tern, [one])[0] for one in told], atol=1e-5
+    )
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
@@ -65,14 +67,14 @@ def test_regions_are_a_set(how):
     tern = model(pooling=how)
     features, boxes, size, scores = photo(8, 0)
     order = np.random.default_rng(0).permutation(8)
-    mixed = embed_regions(tern, [(features[order], boxes[order], size, scores[order])])
-    np.testing.assert_allclose(mixed, embed_regions(tern, [(features, boxes, size, scores)]), atol=1e-5)
+    mixed = embed_new_images(tern, [(features[order], boxes[order], size, scores[order])])
+    np.testing.assert_allclose(mixed, embed_new_images(tern, [(features, boxes, size, scores)]), atol=1e-5)
 
 
 def test_place_matters_with_geometry_and_only_with_it():
     features, boxes, size, scores = photo(8, 0)
     for how, same in (("add", False), ("none", True)):
-        pair = embed_regions(
+        pair = embed_new_images(
             model(geometry=how), [(features, boxes, size, scores), (features, boxes[::-1], size, scores)]
         )
         assert np.allclose(*pair, atol=1e-6) is same
@@ -102,7 +104,7 @@ def test_every_parameter_is_used():
 
 def test_a_layer_equals_the_one_of_torch():
     config = ModelConfig(**SMALL, dropout=0)
-    ours = Block(config).eval()
+    ours = TransformerLayer(config).eval()
     theirs = torch.nn.TransformerEncoderLayer(16, 2, 24, 0, "gelu", batch_first=True, norm_first=True).eval()
     names = {
         "self_attn.in_proj_weight": "qkv.weight", "self_attn.in_proj_bias": "qkv.bias",
@@ -121,9 +123,9 @@ def test_pooling_by_plain_arithmetic():
     x, lengths = torch.randn(3, 6, 4), [6, 1, 3]
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
     real = [x[i, :n] for i, n in enumerate(lengths)]
-    torch.testing.assert_close(pool(x, mask, "mean"), torch.stack([rows.mean(0) for rows in real]))
-    torch.testing.assert_close(pool(x, mask, "max"), torch.stack([rows.amax(0) for rows in real]))
-    torch.testing.assert_close(pool(x, mask, "cls"), x[:, 0])
+    torch.testing.assert_close(pool_rows(x, mask, "mean"), torch.stack([rows.mean(0) for rows in real]))
+    torch.testing.assert_close(pool_rows(x, mask, "max"), torch.stack([rows.amax(0) for rows in real]))
+    torch.testing.assert_close(pool_rows(x, mask, "cls"), x[:, 0])
 
 
 def test_gpo_is_a_weighted_sum_of_sorted_values_and_reaches_mean_and_max():
@@ -136,38 +138,38 @@ def test_gpo_is_a_weighted_sum_of_sorted_values_and_reaches_mean_and_max():
         expected = (weights[:, None] * x[i, :n].sort(dim=0, descending=True).values).sum(0)
         torch.testing.assert_close(gpo(x, mask)[i], expected)
     torch.nn.init.zeros_(gpo.score.weight)
-    torch.testing.assert_close(gpo(x, mask), pool(x, mask, "mean"))
+    torch.testing.assert_close(gpo(x, mask), pool_rows(x, mask, "mean"))
     gpo.weights = lambda lengths, n: torch.eye(n)[:1].expand(len(lengths), -1)
-    torch.testing.assert_close(gpo(x, mask), pool(x, mask, "max"))
+    torch.testing.assert_close(gpo(x, mask), pool_rows(x, mask, "max"))
 
 
 def test_geometry_is_fractions_of_the_picture():
-    found = geometry(torch.tensor([[[20.0, 10.0, 60.0, 40.0]]]), torch.tensor([[200.0, 50.0]]))
+    found = box_features(torch.tensor([[[20.0, 10.0, 60.0, 40.0]]]), torch.tensor([[200.0, 50.0]]))
     torch.testing.assert_close(found[0, 0], torch.tensor([0.1, 0.2, 0.3, 0.8, 0.12]))
 
 
 def test_scale_of_the_extractor_does_not_matter():
     features, boxes, size, scores = photo(5, 0)
-    pair = embed_regions(model(), [(features, boxes, size, scores), (100 * features, boxes, size, scores)])
+    pair = embed_new_images(model(), [(features, boxes, size, scores), (100 * features, boxes, size, scores)])
     np.testing.assert_allclose(*pair, atol=2e-3)
 
 
 def test_nothing_at_all_still_gives_a_finite_vector():
     none = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9), np.zeros(0))
     for how in ("gpo", "mean", "max", "cls"):
-        assert np.isfinite(embed_regions(model(pooling=how), [none, photo(3, 0)])).all()
+        assert np.isfinite(embed_new_images(model(pooling=how), [none, photo(3, 0)])).all()
 
 
 def test_padding_puts_every_row_in_its_place():
     lengths, rows = np.array([2, 0, 3]), np.arange(10, dtype=np.float16).reshape(5, 2)
-    out, mask = pad(rows, lengths)
+    out, mask = pad_rows(rows, lengths)
     assert mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
     assert out.tolist() == [[[0, 1], [2, 3], [0, 0]], [[0, 0]] * 3, [[4, 5], [6, 7], [8, 9]]]
 
 
 def test_dropped_rows_are_as_many_as_asked_and_never_the_first():
     lengths = np.array([1, 400, 0, 600])
-    keep = kept(lengths, 0.25, np.random.default_rng(0))
+    keep = sample_kept_rows(lengths, 0.25, np.random.default_rng(0))
     assert keep[[0, 1, 401]].all()
     assert keep.mean() == pytest.approx(0.75, abs=0.05)
 
@@ -176,17 +178,17 @@ def test_an_epoch_holds_every_image_once_and_captions_take_turns():
     captions_of = {f"i{k}": [f"i{k}#{c}" for c in range(k % 7)] for k in range(50)}
     told = []
     for epoch in range(3):
-        plans = plan_epoch(captions_of, images=16, captions=2, seed=5, epoch=epoch)
+        plans = plan_batches(captions_of, images_per_batch=16, captions_per_image=2, seed=5, epoch=epoch)
         images = [name for plan in plans for name in plan.images]
         assert sorted(images) == sorted(name for name, own in captions_of.items() if own)
         assert max(len(p.images) for p in plans) - min(len(p.images) for p in plans) <= 1
         for plan in plans:
-            assert [plan.images[o] for o in plan.owners] == [name.split("#")[0] for name in plan.captions]
+            assert [plan.images[o] for o in plan.image_index] == [name.split("#")[0] for name in plan.captions]
             assert len(set(plan.captions)) == len(plan.captions)
             told += plan.captions
     full = captions_of["i6"]
     assert set(full) == {name for name in told if name.startswith("i6#")}  # 3 epochs x 2 = all 6
-    again, other = (plan_epoch(captions_of, 16, 2, seed, 2) for seed in (5, 6))
+    again, other = (plan_batches(captions_of, 16, 2, seed, 2) for seed in (5, 6))
     assert plans == again != other
 
 
@@ -202,9 +204,9 @@ def test_a_model_that_cannot_be_is_refused(changes, says):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: embed_tokens(model(), [sentence(3, 0), np.zeros((3, 7))]), r"\(3, 7\).*\(n, 6\)"),
-        (lambda: embed_tokens(model(), []), "no wordpiece"),
-        (lambda: plan_epoch({"a": ["a#0"], "b": []}, 8, 1, 0, 0), "1 images have captions"),
+        (lambda: embed_new_captions(model(), [sentence(3, 0), np.zeros((3, 7))]), r"\(3, 7\).*\(n, 6\)"),
+        (lambda: embed_new_captions(model(), []), "no wordpiece"),
+        (lambda: plan_batches({"a": ["a#0"], "b": []}, 8, 1, 0, 0), "1 images have captions"),
     ],
 )
 def test_bad_input(call, says):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tern import metrics
 from tern.ndcg import ndcg, read_relevances, write_relevances
-from tern.rouge import References, rouge_l
+from tern.rouge import TokenizedReferences, rouge_l
 from tests.test_tern_metrics import scene
 
 WORDS = ["a", "dog", "on", "the", "grass", "two", "men", ".", ""]
@@ -64,7 +64,7 @@ def slow_both(images, ids, captions, owners, relevance):
 @settings(max_examples=60, deadline=None)
 def test_common_subsequences_equal_the_table_at_any_length(asked, data):
     texts = data.draw(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=90), min_size=1, max_size=6))
-    assert References(texts).lcs(asked).tolist() == [slow_lcs(asked, text) for text in texts]
+    assert TokenizedReferences(texts).lcs(asked).tolist() == [slow_lcs(asked, text) for text in texts]
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 130])
@@ -72,7 +72,7 @@ def test_common_subsequences_at_the_border_of_a_word_of_bits(length):
     draw = random.Random(length)
     asked = draw.choices(WORDS, k=length)
     texts = [asked, asked[::-1], ["none"], *(draw.choices(WORDS, k=draw.randint(1, 130)) for _ in range(5))]
-    assert References(texts).lcs(asked).tolist() == [slow_lcs(asked, text) for text in texts]
+    assert TokenizedReferences(texts).lcs(asked).tolist() == [slow_lcs(asked, text) for text in texts]
 
 
 def test_rouge_equals_a_slow_loop_over_every_pair():
@@ -130,7 +130,7 @@ def test_memory_of_ndcg_does_not_grow_with_images_times_captions(monkeypatch, tm
 def test_ndcg_of_a_fold_reads_its_rows_and_columns_only():
     seen, ids, told, owners = scene(8, 30, ties=False)
     relevance = np.random.default_rng(2).random((len(told), 30)).astype(np.float32)
-    (i, c) = metrics.folds(ids, owners, 3)[1]
+    (i, c) = metrics.make_folds(ids, owners, 3)[1]
     part = (seen[i], [ids[k] for k in i], told[c], [owners[k] for k in c])
     elsewhere = np.full_like(relevance, -1)  # would be refused
     elsewhere[np.ix_(c, i)] = relevance[np.ix_(c, i)]

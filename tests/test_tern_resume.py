@@ -15,13 +15,13 @@ import tern.run as run_module
 from data.store import Store
 from tern.checkpoint import STATE
 from tern.losses import LossConfig
-from tern.optim import on_plateau, rate
-from tern.run import Run
+from tern.optim import is_on_plateau, lr_factor
+from tern.run import Trainer
 from tern.train import TrainConfig, train
 from tests.test_tern_finetune import Words
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
-CONFIG = CONFIG | {"batch_images": 8, "accumulate": 2, "length_groups": 3, "save_steps": 1}
+CONFIG = CONFIG | {"images_per_batch": 8, "gradient_accumulation_steps": 2, "length_groups": 3, "save_steps": 1}
 STEPS = 4  # an epoch: 60 images, 8 batches of them, 2 batches a step
 KEPT = ("best.safetensors", "last.safetensors", "ema.safetensors", "history.csv", "model.json")
 
@@ -43,7 +43,7 @@ def run_until(moment, config, regions, tokens, dataset, folder):
 
         return counted
 
-    for place, name in ((Run, "one_step"), (run_module, "average"), (os, "replace")):
+    for place, name in ((Trainer, "one_step"), (run_module, "average"), (os, "replace")):
         setattr(place, name, deadly(getattr(place, name)))
     train(config, Store(regions), Store(tokens), dataset, folder)
 
@@ -83,24 +83,24 @@ def test_killed_at_ten_random_moments_it_ends_the_same(world, tmp_path, processe
 
 def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monkeypatch):  # noqa: F811
     """And not the beginning of the epoch: the steps that are left are all that is done."""
-    config, real, done = TrainConfig(**CONFIG), Run.one_step, []
+    config, real, done = TrainConfig(**CONFIG), Trainer.train_step, []
 
     def stop(self, *rest):
-        if self.done == 6:
+        if self.global_step == 6:
             raise KeyboardInterrupt
         real(self, *rest)
 
-    monkeypatch.setattr(Run, "one_step", stop)
+    monkeypatch.setattr(Trainer, "one_step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(config, *world, tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
     assert (state["epoch"], state["step"], len(state["losses"])) == (1, 2, 4)
 
     def count(self, *rest):
-        done.append(self.done)
+        done.append(self.global_step)
         real(self, *rest)
 
-    monkeypatch.setattr(Run, "one_step", count)
+    monkeypatch.setattr(Trainer, "one_step", count)
     train(config, *world, tmp_path)
     assert done == list(range(6, 5 * STEPS))
 
@@ -108,8 +108,8 @@ def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monk
 def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
     """Rows item by item, each kept or left out by the draw, images first; halves of a step are halves of it."""
     regions, tokens, dataset = world
-    run = Run(TrainConfig(**(CONFIG | {"token_drop": 0.3})), regions, tokens, dataset, "cpu")
-    plan, draw = run.plans(0)[1], np.random.default_rng(5)
+    run = Trainer(TrainConfig(**(CONFIG | {"token_drop": 0.3})), regions, tokens, dataset, "cpu")
+    plan, draw = run.plan_batches(0)[1], np.random.default_rng(5)
     expected = []
     for store, ids, drop in ((regions, plan.images, 0.2), (tokens, plan.captions, 0.3)):
         chances = draw.random(sum(len(store.read("features", [name])) for name in ids)).tolist()
@@ -118,8 +118,8 @@ def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
             stays = [chances.pop(0) >= drop or k == 0 for k in range(len(rows))]
             expected.append(rows[stays])
     found = []
-    whole = run.sources.step(plan, np.random.default_rng(5))
-    halves = [run.sources.step(plan, np.random.default_rng(5), (rank, 2)) for rank in range(2)]
+    whole = run.sources.read(plan, np.random.default_rng(5))
+    halves = [run.sources.read(plan, np.random.default_rng(5), (rank, 2)) for rank in range(2)]
     for steps in ([whole], halves):
         images = [row[mask] for step in steps for row, mask in zip(step.images.features, step.images.mask, strict=True)]
         captions = []
@@ -135,15 +135,15 @@ def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
 
 def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
     regions, tokens, dataset = world
-    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "accumulate": 1}
+    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "gradient_accumulation_steps": 1}
     runs = [
-        Run(TrainConfig(**(CONFIG | still | {"length_groups": count})), regions, tokens, dataset, "cpu")
+        Trainer(TrainConfig(**(CONFIG | still | {"length_groups": count})), regions, tokens, dataset, "cpu")
         for count in (1, 4)
     ]
-    plan = runs[0].plans(0)[0]
-    losses = [run.loss_of(plan, 0, run.read((0, plan))) for run in runs]
+    plan = runs[0].plan_batches(0)[0]
+    losses = [run.compute_loss(plan, 0, run.read_batch((0, plan))) for run in runs]
     torch.testing.assert_close(*losses)
-    widths = [[group.mask.shape[1] for group in run.read((0, plan)).captions] for run in runs]
+    widths = [[group.mask.shape[1] for group in run.read_batch((0, plan)).captions] for run in runs]
     assert widths[0] == [max(widths[1])]
     assert widths[1] == sorted(widths[1])
     assert widths[1][0] < widths[1][-1]
@@ -151,13 +151,13 @@ def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
 
 def test_accumulated_batches_move_the_weights_by_the_mean_of_their_gradients(world):  # noqa: F811
     regions, tokens, dataset = world
-    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "clip_norm": 1e9}
-    run = Run(TrainConfig(**(CONFIG | still)), regions, tokens, dataset, "cpu")
-    plans = run.plans(0)[:2]
+    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "max_grad_norm": 1e9}
+    run = Trainer(TrainConfig(**(CONFIG | still)), regions, tokens, dataset, "cpu")
+    plans = run.plan_batches(0)[:2]
     for number, plan in enumerate(plans):
-        (run.loss_of(plan, number, run.read((number, plan))) / 2).backward()
+        (run.compute_loss(plan, number, run.read_batch((number, plan))) / 2).backward()
     expected = {name: p.grad.clone() for name, p in run.model.named_parameters()}
-    run.one_step(plans, 0, iter([run.read(numbered) for numbered in enumerate(plans)]))
+    run.train_step(plans, 0, iter([run.read_batch(numbered) for numbered in enumerate(plans)]))
     for name, parameter in run.model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name])
 
@@ -166,24 +166,24 @@ def test_accumulated_batches_move_the_weights_by_the_mean_of_their_gradients(wor
 def test_steps_are_the_update_written_out(world, clip, ema):  # noqa: F811
     """Warm-up, clipping, AdamW by its formula, the encoder at a tenth of the rate, and the average of the weights."""
     regions, tokens, dataset = world
-    still = CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "direct_dropout": 0}
+    still = CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}
     c = TrainConfig(
-        **(CONFIG | {"model": still, "accumulate": 1, "clip_norm": clip, "ema": ema, "weight_decay": 0.1}),
+        **(CONFIG | {"model": still, "gradient_accumulation_steps": 1, "max_grad_norm": clip, "ema": ema, "weight_decay": 0.1}),
         fine_tune=True, warmup=2,
     )  # fmt: skip
-    run = Run(c, regions, tokens, dataset, "cpu", Words())
+    run = Trainer(c, regions, tokens, dataset, "cpu", Words())
     slow = {name: p.detach().double() for name, p in run.model.named_parameters()}
     mean, first, second = dict(slow), *({name: torch.zeros_like(p) for name, p in slow.items()} for _ in range(2))
-    for step, plan in enumerate(run.plans(0)[:3]):
+    for step, plan in enumerate(run.plan_batches(0)[:3]):
         run.model.zero_grad()
-        run.loss_of(plan, step, run.read((step, plan))).backward()
+        run.compute_loss(plan, step, run.read_batch((step, plan))).backward()
         gradients = {name: p.grad.double() for name, p in run.model.named_parameters()}
         norm = sum((g**2).sum() for g in gradients.values()).sqrt()
         assert (norm > clip) == (clip < 1)
         for name, gradient in gradients.items():
             gradient = gradient * min(1, clip / norm)
             lr = c.lr * (0.5, 1, 1)[step] * (0.1 if name.startswith("text.") else 1)
-            lr *= 0.5 * (1 + np.cos(np.pi * max(0, step - 2) / (5 * run.steps - 2)))
+            lr *= 0.5 * (1 + np.cos(np.pi * max(0, step - 2) / (5 * run.steps_per_epoch - 2)))
             first[name] = c.betas[0] * first[name] + (1 - c.betas[0]) * gradient
             second[name] = c.betas[1] * second[name] + (1 - c.betas[1]) * gradient**2
             if slow[name].ndim > 1:
@@ -192,25 +192,25 @@ def test_steps_are_the_update_written_out(world, clip, ema):  # noqa: F811
             slow[name] = slow[name] - lr * one / (two.sqrt() + c.eps)
             keep = min(ema, (1 + step) / (10 + step))
             mean[name] = keep * mean[name] + (1 - keep) * slow[name]
-        run.one_step([plan], step, iter([run.read((step, plan))]))
+        run.train_step([plan], step, iter([run.read_batch((step, plan))]))
         run.step += 1
     assert any(name.startswith("text.") for name in slow)
     for name, parameter in run.model.named_parameters():
         torch.testing.assert_close(parameter.double(), slow[name], atol=2e-6, rtol=1e-4, msg=name)
-    for name, parameter in run.averaged.named_parameters():
+    for name, parameter in run.ema_model.named_parameters():
         torch.testing.assert_close(parameter.double(), mean[name], atol=2e-6, rtol=1e-4, msg=name)
 
 
 def test_the_first_epochs_take_the_hinge_of_all_negatives(world):  # noqa: F811
-    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "direct_dropout": 0}}
+    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}}
 
     def loss(negatives, easy_epochs, epoch):
-        hinge = {"loss": {"name": "hinge", "negatives": negatives}, "easy_epochs": easy_epochs}
-        run = Run(TrainConfig(**(CONFIG | still | hinge)), *world, "cpu")
-        plan = run.plans(0)[0]
-        step = run.read((0, plan))
+        hinge = {"loss": {"name": "hinge", "negatives": negatives}, "all_negatives_epochs": easy_epochs}
+        run = Trainer(TrainConfig(**(CONFIG | still | hinge)), *world, "cpu")
+        plan = run.plan_batches(0)[0]
+        step = run.read_batch((0, plan))
         run.epoch = epoch
-        return run.loss_of(plan, 0, step).item()
+        return run.compute_loss(plan, 0, step).item()
 
     easy, hard = loss("all", 0, 0), loss("hardest", 0, 0)
     assert [loss("hardest", 2, epoch) for epoch in range(4)] == [easy, easy, hard, hard]
@@ -226,7 +226,7 @@ def test_patience_ends_a_run_that_gets_no_better(world, tmp_path, monkeypatch, o
     told, names = iter(marks), ("t2i_r1", "i2t_r1")
     monkeypatch.setattr(module, "validate", lambda *_: {"rsum": next(told)} | dict.fromkeys(names, 1.0))
     rows = []
-    config = TrainConfig(**(CONFIG | {"epochs": 7, "patience": 3, "choose_over": over}))
+    config = TrainConfig(**(CONFIG | {"epochs": 7, "patience": 3, "selection_window": over}))
     train(config, *world, tmp_path, rows.append)
     assert [row["rsum"] for row in rows] == marks[:seen]
     assert json.loads((tmp_path / "model.json").read_text())["epoch"] == chosen
@@ -248,30 +248,31 @@ def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, 
     """The plateau is made, not assumed: all vectors are alike, and the loss is what the hinge then gives."""
     monkeypatch.setattr("tern.run.WATCHED", 5)
     monkeypatch.setattr("tern.model.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
-    loss = {"name": "hinge", "reduction": reduction, "vicreg": vicreg}
-    extra = {"loss": loss, "easy_epochs": 0, "epochs": 3, "captions_per_image": 1}
+    loss = {"name": "hinge", "reduction": reduction, "vicreg_weight": vicreg}
+    extra = {"loss": loss, "all_negatives_epochs": 0, "epochs": 3, "captions_per_image": 1}
     with pytest.warns(UserWarning, match=r"two margins.*easy_epochs") as caught:
         train(TrainConfig(**(CONFIG | extra)), *world, tmp_path)
     assert len([w for w in caught if "two margins" in str(w.message)]) == 1
 
 
 @pytest.mark.parametrize(
-    "changes", [{"loss": {"name": "hinge", "negatives": "all"}}, {"loss": {"name": "infonce"}}, {"easy_epochs": 3}]
+    "changes",
+    [{"loss": {"name": "hinge", "negatives": "all"}}, {"loss": {"name": "infonce"}}, {"all_negatives_epochs": 3}],
 )
 def test_other_losses_have_no_plateau(world, tmp_path, monkeypatch, changes):  # noqa: F811
     looked: list[float] = []
     monkeypatch.setattr("tern.run.on_plateau", lambda loss, *_: bool(looked.append(loss)))
-    hinge = {"loss": {"name": "hinge"}, "epochs": 1, "easy_epochs": 0}
+    hinge = {"loss": {"name": "hinge"}, "epochs": 1, "all_negatives_epochs": 0}
     train(TrainConfig(**(CONFIG | hinge | changes)), *world, tmp_path)
     assert not looked, "that it is looked at else, the test above shows"
 
 
 def test_what_is_near_two_margins():
     hinge = {"name": "hinge", "margin": 0.2}
-    assert on_plateau(0.401, 16, LossConfig(**hinge))
-    assert not on_plateau(0.35, 16, LossConfig(**hinge))
-    assert not on_plateau(0.4, 16, LossConfig(**hinge, reduction="sum"))
-    assert on_plateau(6.4, 16, LossConfig(**hinge, reduction="sum"))
+    assert is_on_plateau(0.401, 16, LossConfig(**hinge))
+    assert not is_on_plateau(0.35, 16, LossConfig(**hinge))
+    assert not is_on_plateau(0.4, 16, LossConfig(**hinge, reduction="sum"))
+    assert is_on_plateau(6.4, 16, LossConfig(**hinge, reduction="sum"))
 
 
 def test_what_names_a_run_is_what_decides_its_numbers(world):  # noqa: F811
@@ -280,11 +281,11 @@ def test_what_names_a_run_is_what_decides_its_numbers(world):  # noqa: F811
     name = fingerprint(TrainConfig(**CONFIG), *world)
     for change in ({"save_steps": 9}, {"save_seconds": 1}, {"device": "cpu"}, {"tensorboard": True}):
         assert fingerprint(TrainConfig(**(CONFIG | change)), *world) == name
-    for change in ({"accumulate": 3}, {"patience": 2}, {"length_groups": 1}, {"betas": (0.9, 0.98)}):
+    for change in ({"gradient_accumulation_steps": 3}, {"patience": 2}, {"length_groups": 1}, {"betas": (0.9, 0.98)}):
         assert fingerprint(TrainConfig(**(CONFIG | change)), *world) != name
 
 
 def test_a_warm_up_in_steps_and_a_constant_rate():
-    rates = [rate(step, 100, 20, "constant") for step in range(100)]
+    rates = [lr_factor(step, 100, 20, "constant") for step in range(100)]
     assert rates[:20] == [pytest.approx((k + 1) / 20) for k in range(20)]
     assert set(rates[20:]) == {1.0}

@@ -1,4 +1,4 @@
-"""kaylode's variant with its faults mended: against torch's own layers, item by item, and its size."""
+"""seed's variant with its faults mended: against torch's own layers, item by item, and its size."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from tern.losses import build_loss
 from tern.model import build_model
 from tern.train import TrainConfig
 
-SMALL = {"width": 16, "visual_layers": 2, "ff": 20, "embed_dim": 12}
+SMALL = {"width": 16, "visual_layers": 2, "feedforward_dim": 20, "embed_dim": 12}
 INSIDE = {"qkv.": "self_attn.in_proj_", "out.": "self_attn.out_proj.", "feed.0.": "linear1.", "feed.3.": "linear2."}
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    built = build_model(TrainConfig(preset="seed", model=SMALL).model, 10, 6)
+    built = build_model(TrainConfig(preset="kaylode", model=SMALL).model, 10, 6)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -56,7 +56,7 @@ def test_each_item_alone_through_torchs_layers_gives_the_vector_it_has_in_a_padd
 
 def test_26_4_million_parameters():
     with torch.device("meta"):
-        model = build_model(TrainConfig(preset="seed").model, 2048, 768)
+        model = build_model(TrainConfig(preset="kaylode").model, 2048, 768)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 26.4
 
 
@@ -71,15 +71,15 @@ def test_its_loss_compares_across_the_modalities_alone():
             score = float(images[i] @ captions[j])
             (near if a[i] == b[j] else far).append(max(0.0, 1 - score if a[i] == b[j] else score))
     one = sum(sum(part) / max(1, sum(value > 0 for value in part)) for part in (near, far))
-    found = build_loss(TrainConfig(preset="seed").loss)(images, captions, a, b)
+    found = build_loss(TrainConfig(preset="kaylode").loss)(images, captions, a, b)
     assert float(found) == pytest.approx(2 * one, abs=1e-4)  # the same pairs once from either side
 
 
-@pytest.mark.parametrize("preset", ["tern", "seed"])
+@pytest.mark.parametrize("preset", ["paper", "kaylode"])
 def test_a_preset_learns_planted_pairs(preset):
     """Images and captions of one hidden vector each find each other, in bf16, with the recipe's own loss."""
     torch.manual_seed(0)
-    shape = {"width": 32, "visual_layers": 1, "ff": 32, "embed_dim": 32}
+    shape = {"width": 32, "visual_layers": 1, "feedforward_dim": 32, "embed_dim": 32}
     config = TrainConfig(preset=preset, lr=1e-3, model=shape)
     model, loss_of = build_model(config.model, 10, 6).train(), build_loss(config.loss)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, config.betas, config.eps)

@@ -8,19 +8,19 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from data.lock import writing
+from data.lock import write_lock
 from data.records import Caption, Dataset, Image
-from data.shards import Item, commit, open_folder, plan_shards, write_shard
+from data.shards import Item, commit, open_or_create_store, plan_shards, write_shard
 from data.store import Store
 from pipeline.cli import _print_epoch
 from tern import embed
-from tern.optim import rate
-from tern.run import Run
+from tern.optim import lr_factor
+from tern.run import Trainer
 from tern.train import TrainConfig, fingerprint, train
 
 CONFIG = {
-    "epochs": 5, "batch_images": 16, "captions_per_image": 2, "lr": 3e-3, "region_drop": 0.2,
-    "model": {"direct_dropout": 0.2, "input_dropout": 0.1, "width": 32, "heads": 2, "ff": 48, "embed_dim": 24},
+    "epochs": 5, "images_per_batch": 16, "captions_per_image": 2, "lr": 3e-3, "region_drop": 0.2,
+    "model": {"shortcut_dropout": 0.2, "input_dropout": 0.1, "width": 32, "heads": 2, "feedforward_dim": 48, "embed_dim": 24},
 }  # fmt: skip
 THINGS = 12
 
@@ -30,7 +30,7 @@ class Killed(Exception):
 
 
 def build(root, kind, rows, recipe=None):
-    folder = open_folder(root, kind, {"made by": "test", "kind": kind} | (recipe or {}))
+    folder = open_or_create_store(root, kind, {"made by": "test", "kind": kind} | (recipe or {}))
     plans = plan_shards(folder, [Item(name, f"{len(name):064}") for name in rows], 40)
     commit(folder, [write_shard(folder, plan, [rows[item.id] for item in plan.items]) for plan in plans])
     return Store(folder)
@@ -68,9 +68,9 @@ def straight(world, tmp_path_factory):
 
 def test_it_learns(world, tmp_path):
     rows = []
-    model = embed.load(train(TrainConfig(**(CONFIG | {"epochs": 20})), *world, tmp_path, rows.append))
+    model = embed.load_model(train(TrainConfig(**(CONFIG | {"epochs": 20})), *world, tmp_path, rows.append))
     regions, tokens, dataset = world
-    found = embed.validate(model, regions, tokens, dataset.split("test"))
+    found = embed.evaluate_split(model, regions, tokens, dataset.select_split("test"))
     # on 20 images chance is about 25 at R@5, and a recall moves in steps of 5: the sum of six is steadier
     assert found["t2i_r5"] > 80
     assert found["i2t_r5"] > 60
@@ -144,9 +144,9 @@ def test_the_best_epoch_is_the_one_kept(world, straight):
     assert card["epoch"] == 1 + np.argmax(means)
     assert card["metrics"]["rsum"] == rows[card["epoch"] - 1]["rsum"]
     regions, tokens, dataset = world
-    again = embed.validate(embed.load(folder), regions, tokens, dataset.split("val"))
+    again = embed.evaluate_split(embed.load_model(folder), regions, tokens, dataset.select_split("val"))
     assert again == pytest.approx(card["metrics"])
-    names = dict(embed.load(folder).named_parameters())  # without the frame of the direct road
+    names = dict(embed.load_model(folder).named_parameters())  # without the frame of the direct road
     arrays = load_file(folder / "best.safetensors")
     assert card["parameters"] == sum(arrays[name].size for name in names)
     with open(folder / "history.csv", newline="") as file:
@@ -163,19 +163,19 @@ def test_the_callers_random_numbers_are_left_alone(world, tmp_path):
 
 def test_fresh_rows_and_stored_rows_give_one_vector(world, straight):
     regions, tokens, dataset = world
-    model, part = embed.load(straight[0]), dataset.split("test")
+    model, part = embed.load_model(straight[0]), dataset.select_split("test")
     names = [caption.id for caption in part.captions]
     stored = dict(
         zip(names, np.concatenate([v for _, v in embed.embed_captions(model, tokens, names, 7)]), strict=True)
     )
     for name in names[:5]:
-        fresh = embed.embed_tokens(model, [tokens.read("features", [name])])[0]
+        fresh = embed.embed_new_captions(model, [tokens.read("features", [name])])[0]
         np.testing.assert_allclose(fresh, stored[name], atol=1e-5)
     ids = [image.id for image in part.images]
     seen = np.concatenate([v for _, v in embed.embed_images(model, regions, ids, 6)])
     read = lambda i: [regions.read(field, [i]) for field in ("features", "boxes", "size", "scores")]  # noqa: E731
     photos = [(features, boxes, size[0], scores) for features, boxes, size, scores in map(read, ids)]
-    np.testing.assert_allclose(embed.embed_regions(model, photos), seen, atol=1e-5)
+    np.testing.assert_allclose(embed.embed_new_images(model, photos), seen, atol=1e-5)
 
 
 def test_the_name_of_a_run_follows_what_it_depends_on(world):
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(world, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_any_state_is_kept(world, tmp_path, monkeypatch):
-    real, calls = Run.loss_of, []
+    real, calls = Trainer.compute_loss, []
 
     def poisoned(self, *rest):
         calls.append(None)
@@ -209,16 +209,16 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_any_stat
 
     config = TrainConfig(**(CONFIG | {"save_steps": 1}))
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "loss_of", poisoned)
+        patch.setattr(Trainer, "loss_of", poisoned)
         with pytest.raises(ValueError, match=r"(?s)gradient's norm is (nan|inf).*epoch 1, batch 3.*\.jpg"):
             train(config, *world, tmp_path)
     kept = torch.load(tmp_path / "last.pt", weights_only=True)
     assert all(value.isfinite().all() for value in kept["model"].values() if value.is_floating_point())
-    assert embed.load(train(config, *world, tmp_path)), "the run goes on from there"
+    assert embed.load_model(train(config, *world, tmp_path)), "the run goes on from there"
 
 
 def test_two_trainings_in_one_folder_are_refused(world, tmp_path):
-    with writing(tmp_path), pytest.raises(ValueError, match="is being written by process"):
+    with write_lock(tmp_path), pytest.raises(ValueError, match="is being written by process"):
         train(TrainConfig(**CONFIG), *world, tmp_path)
     assert not (tmp_path / "last.pt").exists()
 
@@ -231,11 +231,11 @@ def test_a_folder_of_another_run_is_refused(world, straight, tmp_path):
 
 def test_loading_an_unfinished_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="not finished"):
-        embed.load(tmp_path)
+        embed.load_model(tmp_path)
 
 
 def test_the_rate_rises_then_falls_to_nothing():
-    rates = [rate(step, 100, 0.1) for step in range(100)]
+    rates = [lr_factor(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1)
     assert rates[-1] < 1e-3
@@ -243,10 +243,10 @@ def test_the_rate_rises_then_falls_to_nothing():
     assert rates[55] == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("preset", ["tern", "seed"])
+@pytest.mark.parametrize("preset", ["paper", "kaylode"])
 def test_a_preset_is_resumed_to_the_same_weights_and_loaded_as_what_it_is(preset, world, tmp_path):
-    shape = {"width": 32, "visual_layers": 1, "ff": 48, "embed_dim": 24}
-    config = TrainConfig(preset=preset, epochs=5, batch_images=16, lr=3e-3, warmup=0.1, model=shape)
+    shape = {"width": 32, "visual_layers": 1, "feedforward_dim": 48, "embed_dim": 24}
+    config = TrainConfig(preset=preset, epochs=5, images_per_batch=16, lr=3e-3, warmup=0.1, model=shape)
     rows = []
 
     def kill(row):
@@ -260,7 +260,7 @@ def test_a_preset_is_resumed_to_the_same_weights_and_loaded_as_what_it_is(preset
     whole = train(config, *world, tmp_path / "whole")
     weights = [load_file(folder / embed.WEIGHTS) for folder in (again, whole)]
     assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert type(embed.load(whole)).__name__ == {"tern": "AuthorsTern", "seed": "SeedTern"}[preset]
+    assert type(embed.load_model(whole)).__name__ == {"paper": "PaperTern", "kaylode": "KaylodeTern"}[preset]
     assert rows[-1]["epoch"] == 5
     assert rows[-1]["loss"] < rows[0]["loss"]
 

@@ -70,7 +70,7 @@ def test_bfloat16_is_near_and_has_its_own_recipe(folder: Path) -> None:
     for one, other in zip(exact(TEXTS), quick(TEXTS), strict=True):
         assert other.features.dtype == np.float16
         np.testing.assert_allclose(one.features, other.features, atol=0.06)
-    assert exact.fingerprint != quick.fingerprint
+    assert exact.recipe != quick.recipe
 
 
 def test_long_sentences_are_cut(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_one_pass_cuts_as_transformers_cuts_and_counts_what_was_there(folder: Pa
     theirs = BertTokenizer.from_pretrained(folder)
     assert ids == theirs(texts, truncation=True, max_length=limit)["input_ids"]
     assert whole == [len(row) for row in theirs(texts, truncation=False)["input_ids"]]
-    assert [tokens.whole for tokens in extractor(texts[:2])] == [602, 2]
+    assert [tokens.full_length for tokens in extractor(texts[:2])] == [602, 2]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_text_of_any_script_and_of_none(folder: Path, text: str, same: str) -> N
 
 def test_fingerprint_follows_what_decides_the_numbers(folder: Path) -> None:
     def fingerprint(**settings) -> dict:
-        return TextExtractor(TextConfig(model=str(folder), **settings)).fingerprint
+        return TextExtractor(TextConfig(model=str(folder), **settings)).recipe
 
     plain = fingerprint()
     assert plain == fingerprint(batch_size=3, layer=4)
@@ -163,10 +163,10 @@ def test_a_checkpoint_without_a_pooler_has_one_recipe_and_the_tokenizers_rules_c
     BertForMaskedLM(BertModel.from_pretrained(folder).config).save_pretrained(tmp_path)
     BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=512).save_pretrained(tmp_path)
     config = TextConfig(model=str(tmp_path))
-    first = TextExtractor(config).fingerprint
-    assert first == TextExtractor(config).fingerprint
+    first = TextExtractor(config).recipe
+    assert first == TextExtractor(config).recipe
     BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, do_lower_case=False).save_pretrained(tmp_path)
-    assert TextExtractor(config).fingerprint["tokenizer_sha256"] != first["tokenizer_sha256"]
+    assert TextExtractor(config).recipe["tokenizer_sha256"] != first["tokenizer_sha256"]
     with pytest.raises(ValueError, match="600 is more than the 512"):
         TextExtractor(config.model_copy(update={"max_tokens": 600}))
     weights = tmp_path / "model.safetensors"

@@ -8,10 +8,10 @@ import sqlite3
 import numpy as np
 import pytest
 
-from index import Collection, Index, IndexConfig, build, update
+from index import Collection, Index, IndexConfig, build_index, update_index
 from index import search as search_module
 from index.metadata import COLUMNS
-from index.where import parse
+from index.where import parse_filter
 
 NASTY = "'; DROP TABLE items; --"
 TEXTS = ("a dog", "A Dog runs", "two cats", "50% off_peak", "", NASTY, 'say "it"', "Ünï", None)
@@ -44,7 +44,7 @@ def selected(text: str, kind: str, rows: dict[str, list[dict]]) -> set[str]:
     told = lambda where, values: [  # noqa: E731
         image for (image,) in tables["caption"].execute(f"SELECT image_id FROM items WHERE {where}", values)
     ]
-    condition, values = parse(text).sql(kind, told)
+    condition, values = parse_filter(text).sql(kind, told)
     found = {name for (name,) in tables[kind].execute(f"SELECT id FROM items WHERE {condition}", values)}
     assert all(t.execute("SELECT count(*) FROM items").fetchone()[0] == len(rows[n]) for n, t in tables.items())
     return found
@@ -171,7 +171,7 @@ def test_not_binds_before_and_and_before_or(text, same):
 )
 def test_an_error_shows_its_place(text, problem, place):
     with pytest.raises(ValueError, match="the filter is wrong: ") as error:
-        parse(text)
+        parse_filter(text)
     first, shown, caret = str(error.value).split("\n")
     assert problem in first
     if place is not None:
@@ -182,14 +182,14 @@ def test_an_error_shows_its_place(text, problem, place):
 
 def test_what_is_no_filter_at_all_is_refused():
     with pytest.raises(ValueError, match="at most 2,000 characters, this one 4,010"):
-        parse("width = 1 " * 401)
+        parse_filter("width = 1 " * 401)
     with pytest.raises(ValueError, match="more than 8 tests of `caption`; ask for less at a time"):
-        parse(" or ".join(["caption is null"] * 9))
-    assert parse(" or ".join(["caption = 'a'"] * 8 + ["width = 1"]))
+        parse_filter(" or ".join(["caption is null"] * 9))
+    assert parse_filter(" or ".join(["caption = 'a'"] * 8 + ["width = 1"]))
     with pytest.raises(ValueError, match="bytes that are not UTF-8"):
-        parse("split = '\udcff'")
+        parse_filter("split = '\udcff'")
     with pytest.raises(ValueError, match="the filter is wrong"):
-        parse("split = 'a'\x00")
+        parse_filter("split = 'a'\x00")
     assert selected(" or ".join(["width = 1"] * 150), "image", scene(0)) == set()
 
 
@@ -208,7 +208,7 @@ def indexed(tmp_path_factory):
         collections[kind] = Collection([row["id"] for row in some], vectors, content)
         queries[kind] = unit(draw.normal(size=(9, 24)))
     root = tmp_path_factory.mktemp("where")
-    build(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), collections, queries, root)
+    build_index(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), collections, queries, root)
     return root, rows, collections, queries
 
 
@@ -226,11 +226,11 @@ def test_a_filtered_search_gives_k_results_wherever_k_exist(kind, few, indexed, 
             taken = {row["id"] for row in rows[kind] if check(row)}
             k = draw.choice([1, 10, 50])
             hits = index.search(queries[kind], k, kind, nprobe=1, where=text)
-            assert index.matching(text, kind) == len(taken)
+            assert index.count_matching(text, kind) == len(taken)
             counts.add(len(taken))
             for query, line in zip(queries[kind], hits, strict=True):
                 assert len({hit.id for hit in line} & taken) == len(line) == min(k, len(taken)), text
-                if few and len(taken) <= search_module.FEW:
+                if few and len(taken) <= search_module.EXACT_FILTER_ROWS:
                     vectors = dict(zip(collections[kind].ids, collections[kind].vectors, strict=True))
                     best = sorted((float(query @ vectors[name]) for name in taken), reverse=True)[:k]
                     np.testing.assert_allclose([hit.score for hit in line], best, atol=1e-6)
@@ -242,7 +242,7 @@ def test_a_filter_and_ids_to_keep_go_together(indexed):
     root, rows, _, queries = indexed
     keep = [row["id"] for row in rows["image"][:100]]
     with Index.open(root) as index:
-        hits = index.search(queries["image"], 200, keep=keep, where="width = 640")
+        hits = index.search(queries["image"], 200, allowed_ids=keep, where="width = 640")
         expected = {row["id"] for row in rows["image"][:100] if row["width"] == 640}
         assert all({hit.id for hit in line} == expected for line in hits)
         with pytest.raises(ValueError, match="there is no column 'breadth'"):
@@ -261,10 +261,10 @@ def test_dead_rows_never_come_nor_do_their_captions_count(few, indexed, tmp_path
     for kind, old in collections.items():
         kept = [i for i, row in enumerate(rows[kind]) if stays[kind](row)]
         left[kind] = Collection([old.ids[i] for i in kept], old.vectors[kept], [old.rows[i] for i in kept])
-    update(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), left, root)
+    update_index(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), left, root)
     with Index.open(root) as index:
         assert index.manifest["collections"]["image"]["dead"]["rows"] == len(rows["image"]) / 3
-        assert index.matching("caption like '%dog%'") == index.matching("text like '%dog%'", "caption") == 0
+        assert index.count_matching("caption like '%dog%'") == index.count_matching("text like '%dog%'", "caption") == 0
         for where, wide in (("width = 640", True), ("not width = 640", False)):
             expected = {row["id"] for row in left["image"].rows if (row["width"] == 640) == wide}
             found = index.search(queries["image"], 900, where=where)

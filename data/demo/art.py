@@ -6,12 +6,12 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-FINER = 2
+SUPERSAMPLE = 2
 Colour = tuple[int, int, int]
 
 
 @dataclass
-class Art:
+class Canvas:
     """`w`, `h`: size of the canvas in its own pixels; `hz`: row of the horizon."""
 
     image: Image.Image
@@ -23,16 +23,16 @@ class Art:
     def __post_init__(self) -> None:
         self.draw = ImageDraw.Draw(self.image)
 
-    def u(self, low: float, high: float) -> float:
+    def uniform(self, low: float, high: float) -> float:
         """A random number between the two."""
         return low + (high - low) * self.rng.random()
 
-    def shade(self, colour: Colour, much: float = 12) -> Colour:
+    def jitter_color(self, colour: Colour, much: float = 12) -> Colour:
         """The colour, a little lighter or darker."""
-        by = self.u(-much, much)
+        by = self.uniform(-much, much)
         return tuple(max(0, min(255, round(c + by))) for c in colour)
 
-    def fade(self, top: int, bottom: int, above: Colour, below: Colour) -> None:
+    def fill_gradient(self, top: int, bottom: int, above: Colour, below: Colour) -> None:
         """Fill the rows with a gradient."""
         steps = np.linspace(0.0, 1.0, max(2, (bottom - top) // 4))[:, None]
         column = (np.asarray(above) * (1 - steps) + np.asarray(below) * steps).astype(np.uint8)[:, None]
@@ -44,25 +44,25 @@ class Art:
         for x, y, much in places.tolist():
             near = size * (0.4 + 0.9 * y)
             at, row = x * self.w, top + y * (bottom - top)
-            self.draw.ellipse((at, row, at + near * (1 + 2 * much), row + near * 0.5), fill=self.shade(colour))
+            self.draw.ellipse((at, row, at + near * (1 + 2 * much), row + near * 0.5), fill=self.jitter_color(colour))
 
     def ridge(self, base: int, tall: float, colour: Colour, steps: int = 9) -> list[tuple[float, float]]:
         """A jagged or rolling line of hills that stands on row `base`."""
-        tops = [(self.w * i / steps, base - tall * self.u(0.35, 1.0)) for i in range(steps + 1)]
+        tops = [(self.w * i / steps, base - tall * self.uniform(0.35, 1.0)) for i in range(steps + 1)]
         self.draw.polygon([(0, base), *tops, (self.w, base)], fill=colour)
         return tops
 
     def cloud(self) -> None:
         """A white cloud somewhere in the upper sky."""
-        x, y, r = self.u(0, self.w), self.u(0.03, 0.5) * self.hz, self.u(0.02, 0.04) * self.w
+        x, y, r = self.uniform(0, self.w), self.uniform(0.03, 0.5) * self.hz, self.uniform(0.02, 0.04) * self.w
         for i in range(4):
-            at, up = x + i * r * 1.1, self.u(0.5, 1.1) * r
+            at, up = x + i * r * 1.1, self.uniform(0.5, 1.1) * r
             self.draw.ellipse((at - r * 1.2, y - up, at + r * 1.2, y + r * 0.5), fill=(250, 250, 252))
 
     def sky(self, top: Colour = (88, 164, 236), low: Colour = (206, 232, 250), clouds: int = 3) -> None:
         """Sky down to the horizon."""
-        self.fade(0, self.hz + 2, self.shade(top, 25), self.shade(low, 10))
-        for _ in range(int(self.u(0, clouds + 1))):
+        self.fill_gradient(0, self.hz + 2, self.jitter_color(top, 25), self.jitter_color(low, 10))
+        for _ in range(int(self.uniform(0, clouds + 1))):
             self.cloud()
 
     def crown(self, x: float, base: float, tall: float, colour: Colour) -> None:

@@ -18,7 +18,7 @@ TALLEST = 116  # pixels: most things are drawn smaller than this
 COLOURS = 200
 
 
-def cut(font: ImageFont.FreeTypeFont, emoji: str) -> Image.Image:
+def render_emoji(font: ImageFont.FreeTypeFont, emoji: str) -> Image.Image:
     """The emoji's picture, cropped to its ink, RGBA."""
     canvas = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
     ImageDraw.Draw(canvas).text((20, 20), emoji + "\ufe0f", font=font, embedded_color=True)
@@ -30,7 +30,7 @@ def cut(font: ImageFont.FreeTypeFont, emoji: str) -> Image.Image:
     return picture
 
 
-def clear(picture: Image.Image, kind: str) -> Image.Image:
+def remove_background(picture: Image.Image, kind: str) -> Image.Image:
     """Make the square of water or snow behind two of the emoji transparent: the scene has its own."""
     if kind not in ("surfer", "skier"):
         return picture
@@ -47,7 +47,9 @@ def main(path: str) -> None:
     font = ImageFont.truetype(path, NATIVE)
     for kind in KINDS.values():
         if kind.emoji:
-            picture = clear(cut(font, kind.emoji), kind.name).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
+            picture = remove_background(render_emoji(font, kind.emoji), kind.name).quantize(
+                COLOURS, method=Image.Quantize.FASTOCTREE
+            )
             picture.save(sprite_path(kind.name), optimize=True)
 
 

@@ -27,20 +27,22 @@ def _picture(name: str) -> Image.Image:
     return Image.open(path).convert("RGBA")
 
 
-def shape(name: str) -> float:
+def aspect_ratio(name: str) -> float:
     """Width over height."""
     picture = _picture(name)
     return picture.width / picture.height
 
 
-def sprite(name: str, height: float, flip: bool = False, turn: float = 0.0, squash: float = 1.0) -> Image.Image:
+def render_sprite(
+    name: str, height: float, flip: bool = False, degrees: float = 0.0, squash: float = 1.0
+) -> Image.Image:
     """The thing `height` pixels high, RGBA; `turn` in degrees against the clock; `squash` flattens it."""
     picture = _picture(name)
-    size = max(2, round(height * shape(name))), max(2, round(height * squash))
+    size = max(2, round(height * aspect_ratio(name))), max(2, round(height * squash))
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     if flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return picture.rotate(turn, Image.Resampling.BICUBIC, expand=True) if turn else picture
+    return picture.rotate(degrees, Image.Resampling.BICUBIC, expand=True) if degrees else picture
 
 
 def _bat() -> Image.Image:

@@ -11,20 +11,31 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from data.demo.kinds import COLOURS, PLACES, allowed
-from data.demo.scenes import OTHER, PLAN, Group, Plan, deeds, fresh, group_of, pick, stream, taken
+from data.demo.kinds import COLOURS, PLACES, is_allowed
+from data.demo.scenes import (
+    OTHER_FAMILY_WEIGHTS,
+    PLAN,
+    Group,
+    SceneSpec,
+    choice,
+    list_actions,
+    make_rng,
+    sample_group,
+    sample_scene,
+    used_kinds,
+)
 
 BLOCK, FAMILY = 10, 4
 FACTORS = ("number", "kind", "place", "deed", "colour")
 
 
-def plan(seed: int, index: int) -> Plan:
+def plan_scene(seed: int, index: int) -> SceneSpec:
     """The plan of one scene: the same whatever was planned before."""
     block, member = divmod(index, BLOCK)
     if member >= FAMILY:
-        return fresh(stream(seed, index, PLAN))
-    rng = stream(seed, block * BLOCK, PLAN)
-    base = _theme(rng, block // 2 % 4) if block % 2 == 0 else fresh(rng)
+        return sample_scene(make_rng(seed, index, PLAN))
+    rng = make_rng(seed, block * BLOCK, PLAN)
+    base = _theme(rng, block // 2 % 4) if block % 2 == 0 else sample_scene(rng)
     family = [replace(base, family=block)]
     order = [FACTORS[i] for i in np.argsort([rng.random() for _ in FACTORS])]
     for factor in order * 2:
@@ -33,30 +44,33 @@ def plan(seed: int, index: int) -> Plan:
         if changed and len(family) < FAMILY and (changed.place, changed.groups) not in known:
             family.append(replace(changed, family=block, factor=factor))
     while len(family) < FAMILY:
-        family.append(fresh(rng))
+        family.append(sample_scene(rng))
     return family[member]
 
 
-def possible(plan: Plan) -> bool:
+def is_possible(plan: SceneSpec) -> bool:
     """Whether every group may do what it does where it is."""
-    return all(allowed(group.kind, group.deed, plan.place) for group in plan.groups)
+    return all(is_allowed(group.kind, group.action, plan.place) for group in plan.groups)
 
 
-def _theme(rng: Generator, theme: int) -> Plan:
+def _theme(rng: Generator, theme: int) -> SceneSpec:
     place, group = (
         ("street", Group("dog", 2, "run")),
-        (pick(rng, ("stage", "street", "park", "living room")), Group("woman", 1, "hold:violin", pick(rng, COLOURS))),
         (
-            pick(rng, ("baseball field", "baseball field", "park")),
-            Group("boy", pick(rng, (2, 3)), "play:baseball bat", pick(rng, COLOURS)),
+            choice(rng, ("stage", "street", "park", "living room")),
+            Group("woman", 1, "hold:violin", choice(rng, COLOURS)),
         ),
-        ("lake", Group("man", 1, "look", pick(rng, COLOURS))),
+        (
+            choice(rng, ("baseball field", "baseball field", "park")),
+            Group("boy", choice(rng, (2, 3)), "play:baseball bat", choice(rng, COLOURS)),
+        ),
+        ("lake", Group("man", 1, "look", choice(rng, COLOURS))),
     )[theme]
     groups = [group]
     for chance in (0.8, 0.3):
         if rng.random() < chance:
-            groups.append(group_of(rng, place, OTHER, taken(groups)))
-    return Plan(place, tuple(groups))
+            groups.append(sample_group(rng, place, OTHER_FAMILY_WEIGHTS, used_kinds(groups)))
+    return SceneSpec(place, tuple(groups))
 
 
 TWINS = (
@@ -68,17 +82,17 @@ TWINS = (
 )  # fmt: skip
 
 
-def _vary(rng: Generator, base: Plan, factor: str) -> Plan | None:
+def _vary(rng: Generator, base: SceneSpec, factor: str) -> SceneSpec | None:
     """The base with one factor of its first group changed; None where nothing fits."""
     first, rest = base.groups[0], base.groups[1:]
-    options: list[Plan] = []
+    options: list[SceneSpec] = []
     if factor == "place":
         options = [replace(base, place=place) for place in PLACES if place != base.place]
     else:
         options = [replace(base, groups=(changed, *rest)) for changed in _changes(first, factor, base.place)]
     others = [group.kind for group in rest]
-    options = [o for o in options if possible(o) and o.groups[0].kind not in others]
-    return pick(rng, options) if options else None
+    options = [o for o in options if is_possible(o) and o.groups[0].kind not in others]
+    return choice(rng, options) if options else None
 
 
 def _changes(group: Group, factor: str, place: str) -> list[Group]:
@@ -87,7 +101,7 @@ def _changes(group: Group, factor: str, place: str) -> list[Group]:
     if factor == "kind":
         return [replace(group, kind=k) for twins in TWINS if group.kind in twins for k in twins if k != group.kind]
     if factor == "deed" and not group.relation:
-        return [replace(group, deed=d) for d in deeds(group.kind, place) if d != group.deed]
+        return [replace(group, deed=d) for d in list_actions(group.kind, place) if d != group.action]
     if factor == "colour" and group.colour:
         return [replace(group, colour=c) for c in COLOURS if c != group.colour]
     return []

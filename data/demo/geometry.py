@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.demo.cutouts import shape
+from data.demo.cutouts import aspect_ratio
 from data.demo.kinds import KINDS
 from data.demo.people import GRIPS
 from data.demo.scenes import Group
@@ -22,7 +22,7 @@ class Thing:
     y: float
     height: float
     flip: bool  # faces left as a person, right as an animal: emoji animals look to the left
-    deed: str
+    action: str
     colour: str
     group: int
 
@@ -64,7 +64,7 @@ _NEARER = {
 }
 
 
-def zones(place: str, horizon: float) -> dict[str, tuple[float, float]]:
+def zone_rows(place: str, horizon: float) -> dict[str, tuple[float, float]]:
     """Rows (fractions of the height) where feet may be, from far to near, by zone."""
     ground = _NEARER.get(place, 0.13)
     return {
@@ -90,34 +90,34 @@ def place_box(place: str, horizon: float) -> Box:
     return (0.0, 0.0, 1.0, 1.0)
 
 
-def extent(thing: Thing) -> Box:
+def approximate_box(thing: Thing) -> Box:
     """About where the thing will be seen, pixels."""
     wide, tall = thing.height * 0.42, thing.height
     kind = KINDS[thing.kind]
     if kind.family != "person":
-        wide = thing.height * shape(thing.kind)
-    elif thing.deed.startswith("ride:"):
-        mount = thing.deed[5:]
-        wide = max(wide, MOUNT[mount] * thing.height * shape(mount))
+        wide = thing.height * aspect_ratio(thing.kind)
+    elif thing.action.startswith("ride:"):
+        mount = thing.action[5:]
+        wide = max(wide, MOUNT[mount] * thing.height * aspect_ratio(mount))
         tall = thing.height * (MOUNT[mount] * SEAT[mount] + (1.0 if mount == "skateboard" else 0.72))
     else:
-        wide = thing.height * (0.66 if thing.deed in GRIPS else WIDTH.get(thing.deed, 0.42))
-        tall *= 1.15 if thing.deed == "jump" else 1.3 if thing.deed in OVERHEAD else 1.0
+        wide = thing.height * (0.66 if thing.action in GRIPS else WIDTH.get(thing.action, 0.42))
+        tall *= 1.15 if thing.action == "jump" else 1.3 if thing.action in OVERHEAD else 1.0
     return (thing.x - wide / 2, thing.y - tall, thing.x + wide / 2, thing.y)
 
 
-def shared(a: Box, b: Box) -> float:
+def intersection_area(a: Box, b: Box) -> float:
     """Area that two boxes have in common."""
     wide = min(a[2], b[2]) - max(a[0], b[0])
     tall = min(a[3], b[3]) - max(a[1], b[1])
     return max(wide, 0.0) * max(tall, 0.0)
 
 
-def overlap(a: Box, b: Box) -> float:
+def intersection_over_min_area(a: Box, b: Box) -> float:
     """Shared area over the area of the smaller box."""
-    return shared(a, b) / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return intersection_area(a, b) / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
-def hides(front: Box, back: Box) -> float:
+def covered_fraction(front: Box, back: Box) -> float:
     """Part of the back box that the front one covers."""
-    return shared(front, back) / ((back[2] - back[0]) * (back[3] - back[1]))
+    return intersection_area(front, back) / ((back[2] - back[0]) * (back[3] - back[1]))

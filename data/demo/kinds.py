@@ -142,7 +142,7 @@ CLASSES: tuple[str, ...] = THINGS + PLACES
 PEOPLE: tuple[str, ...] = tuple(name for name, kind in KINDS.items() if kind.family == "person")
 
 # What a person does -> where. "hold", "play" and "ride" name the thing after a colon.
-DEEDS: dict[str, tuple[str, ...]] = {
+ACTIONS: dict[str, tuple[str, ...]] = {
     deed: tuple(_PLACE_OF_LETTER[letter] for letter in letters)
     for deed, letters in {
         "stand": "sbplmwkgBScfdra",
@@ -187,14 +187,14 @@ DEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def allowed(kind: str, deed: str, place: str) -> bool:
+def is_allowed(kind: str, deed: str, place: str) -> bool:
     """Whether a thing of this kind may do this in this place."""
     known = KINDS[kind]
     if place not in known.places:
         return False
     if known.family == "person" and kind != "baby":
-        return place in DEEDS.get(deed, ()) and not (kind.startswith("old") and deed in OLD_NEVER)
+        return place in ACTIONS.get(deed, ()) and not (kind.startswith("old") and deed in ACTIONS_NOT_FOR_OLD)
     return deed in known.actions
 
 
-OLD_NEVER = ("jump", "run", "ride:skateboard", "play:soccer ball", "play:basketball", "hold:kite")
+ACTIONS_NOT_FOR_OLD = ("jump", "run", "ride:skateboard", "play:soccer ball", "play:basketball", "hold:kite")

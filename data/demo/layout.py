@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 from numpy.random import Generator
 
-from data.demo.families import plan
-from data.demo.geometry import Scene, Thing, extent, hides, overlap, zones
+from data.demo.families import plan_scene
+from data.demo.geometry import Scene, Thing, approximate_box, covered_fraction, intersection_over_min_area, zone_rows
 from data.demo.kinds import KINDS
-from data.demo.scenes import LAYOUT, Group, Plan, pick, stream, weigh
+from data.demo.scenes import LAYOUT, Group, SceneSpec, choice, make_rng, weighted_choice
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,27 @@ class _Frame:
     shrink: float  # all heights are multiplied by this
 
 
-def compose(seed: int, index: int) -> Scene:
+def compose_scene(seed: int, index: int) -> Scene:
     """The scene of this number: what is in it, and where. Any order of calls gives the same scenes."""
-    what, rng = plan(seed, index), stream(seed, index, LAYOUT)
+    what, rng = plan_scene(seed, index), make_rng(seed, index, LAYOUT)
     size = (300, 400) if rng.random() < 0.15 else (400, 300)
     horizon = 0.4 + 0.1 * rng.random()
     things: list[Thing] = []
     for shrink in (1.0, 0.9, 0.8, 0.7, 0.6):
-        things, worst = _arrange(rng, what, _Frame(size, zones(what.place, horizon), shrink))
+        things, worst = _arrange(rng, what, _Frame(size, zone_rows(what.place, horizon), shrink))
         if worst < 0.3:
             break
     lights = {"plain": 5, "warm": 1, "cool": 1} | ({} if what.place == "city" else {"dim": 1})
-    light, noise, quality = weigh(rng, lights), int(rng.integers(1, 9)), int(rng.integers(60, 93))
+    light, noise, quality = weighted_choice(rng, lights), int(rng.integers(1, 9)), int(rng.integers(60, 93))
     ordered = tuple(sorted(things, key=lambda t: t.y))
     return Scene(
         seed, index, what.place, size, horizon, what.groups, ordered, light, noise, quality, what.family, what.factor
     )  # fmt: skip
 
 
-def _arrange(rng: Generator, what: Plan, frame: _Frame) -> tuple[list[Thing], float]:
+def _arrange(rng: Generator, what: SceneSpec, frame: _Frame) -> tuple[list[Thing], float]:
     """Place group by group, each at the best of some attempts; also how bad the worst of them is."""
-    sides = [pick(rng, ((0.05, 0.5), (0.5, 0.95), (0.2, 0.8))) for _ in what.groups]
+    sides = [choice(rng, ((0.05, 0.5), (0.5, 0.95), (0.2, 0.8))) for _ in what.groups]
     if len(sides) > 1 and rng.random() < 0.75:
         sides[:2] = [((0.03, 0.5), (0.5, 0.97)), ((0.5, 0.97), (0.03, 0.5))][int(rng.random() * 2)]
     done: dict[int, list[Thing]] = {}
@@ -69,10 +69,13 @@ def _cost(
     things: list[Thing], others: list[Thing], size: tuple[int, int], group: Group, done: dict[int, list[Thing]]
 ) -> float:
     free = done[group.target] if group.relation in ("in front of", "on", "under") else []
-    boxes = [extent(t) for t in things]
-    worst = max((overlap(box, extent(o)) for box in boxes for o in others if o not in free), default=0.0)
-    worst = max([worst, *(overlap(a, b) - 0.12 for i, a in enumerate(boxes) for b in boxes[:i])])
-    hidden = sum(hides(box, extent(o)) for box in boxes for o in free)
+    boxes = [approximate_box(t) for t in things]
+    worst = max(
+        (intersection_over_min_area(box, approximate_box(o)) for box in boxes for o in others if o not in free),
+        default=0.0,
+    )
+    worst = max([worst, *(intersection_over_min_area(a, b) - 0.12 for i, a in enumerate(boxes) for b in boxes[:i])])
+    hidden = sum(covered_fraction(box, approximate_box(o)) for box in boxes for o in free)
     worst = max(worst, hidden - 0.45)
     outside = max(max(-b[0], b[2] - size[0], -b[1], 0.0) / (b[2] - b[0]) for b in boxes)
     return worst + 2.0 * max(outside - 0.02, 0.0)
@@ -87,8 +90,8 @@ def _members(rng: Generator, group: Group, number: int, frame: _Frame, side: tup
     scale = 0.82 + 0.38 * depth if kind.zone == "ground" else 0.95 + 0.3 * rng.random()
     height = kind.height * scale * frame.shrink * (0.92 + 0.16 * rng.random())
     flip = rng.random() < 0.5
-    first = Thing(group.kind, 0.0, y, height, flip, group.deed, group.colour, number)
-    box = extent(first)
+    first = Thing(group.kind, 0.0, y, height, flip, group.action, group.colour, number)
+    box = approximate_box(first)
     step = (box[2] - box[0]) * (1.04 + 0.3 * rng.random())
     centre = (side[0] + (side[1] - side[0]) * rng.random()) * size[0]
     half = step * (group.number - 1) / 2 + (box[2] - box[0]) / 2
@@ -101,9 +104,9 @@ def _members(rng: Generator, group: Group, number: int, frame: _Frame, side: tup
 
 
 def _member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: tuple[float, float]) -> Thing:
-    deed, flip = first.deed, first.flip
+    deed, flip = first.action, first.flip
     if deed == "play:baseball bat" and k % 2:
-        deed, flip = pick(rng, ("catch", "run")), not flip
+        deed, flip = choice(rng, ("catch", "run")), not flip
     elif deed == "play:soccer ball" and k:
         deed, flip = "run", not flip
     elif deed == "play:basketball" and k:
@@ -123,8 +126,8 @@ def _member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: 
 
 def _relate(rng: Generator, things: list[Thing], relation: str, other: Thing, size: tuple[int, int]) -> list[Thing]:
     """Move the things to where their relation to the other one can be seen."""
-    box, first = extent(other), extent(things[0])
-    wide, last = first[2] - first[0], extent(things[-1])
+    box, first = approximate_box(other), approximate_box(things[0])
+    wide, last = first[2] - first[0], approximate_box(things[-1])
     span = last[2] - first[0]
     grow = 1.0
     if relation in ("next to", "chasing"):

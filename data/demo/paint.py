@@ -7,28 +7,28 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from data.demo.cutouts import sprite
+from data.demo.cutouts import render_sprite
 from data.demo.geometry import MOUNT, SEAT, Scene, Thing, place_box
-from data.demo.interiors import background
+from data.demo.interiors import render_background
 from data.demo.kinds import CLASSES, KINDS
-from data.demo.people import BELOW, LEG, person
-from data.demo.scenes import PAINT, stream
+from data.demo.people import BELOW, LEG, render_person
+from data.demo.scenes import PAINT, make_rng
 
-SEEN = 0.35  # things of which less can be seen get no box
-SOLID = 96  # alpha from which a pixel belongs to a thing
+MIN_VISIBLE_FRACTION = 0.35  # things of which less can be seen get no box
+ALPHA_THRESHOLD = 96  # alpha from which a pixel belongs to a thing
 LIGHTS = {"plain": (1.0, 1.0, 1.0), "warm": (1.06, 0.98, 0.84), "cool": (0.88, 0.97, 1.07), "dim": (0.7, 0.72, 0.8)}
 Layer = tuple[str, Image.Image, int, int]  # kind of thing (empty: none), RGBA, left, top
 
 
-def paint(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (h, w, 3) uint8, boxes (n, 4) float32 x1 y1 x2 y2 pixels, labels (n,) int64 into CLASSES.
 
     Boxes hold what can be seen of a thing: clipped, and tight around what nothing nearer hides. The last box is
     the place. Pixels are those before JPEG.
     """
-    rng = stream(scene.seed, scene.index, PAINT)
-    picture = background(scene.place, scene.size, scene.horizon, rng)
-    layers = [layer for thing in scene.things for layer in draw(thing, scene, rng)]
+    rng = make_rng(scene.seed, scene.index, PAINT)
+    picture = render_background(scene.place, scene.size, scene.horizon, rng)
+    layers = [layer for thing in scene.things for layer in render_thing(thing, scene, rng)]
     owner = np.zeros((scene.size[1], scene.size[0]), np.uint8)
     areas = [_lay(picture, owner, layer, number) for number, layer in enumerate(layers, 1)]
     boxes, labels = [], []
@@ -47,7 +47,7 @@ def _lay(picture: Image.Image, owner: np.ndarray, layer: Layer, number: int) -> 
     """Paste one layer; mark its pixels in the map; give the area it would have with nothing in front."""
     name, image, left, top = layer
     picture.paste(image, (left, top), image)
-    solid = np.asarray(image.getchannel("A")) >= SOLID
+    solid = np.asarray(image.getchannel("A")) >= ALPHA_THRESHOLD
     if name:
         x, y = max(left, 0), max(top, 0)
         part = (
@@ -61,7 +61,7 @@ def _lay(picture: Image.Image, owner: np.ndarray, layer: Layer, number: int) -> 
 
 def _seen(mask: np.ndarray, area: int) -> tuple[int, int, int, int] | None:
     count = int(mask.sum())
-    if count < 12 or count < SEEN * area:
+    if count < 12 or count < MIN_VISIBLE_FRACTION * area:
         return None
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -75,24 +75,24 @@ def _light(picture: Image.Image, scene: Scene, rng: Generator) -> np.ndarray:
     return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
-def draw(thing: Thing, scene: Scene, rng: Generator) -> list[Layer]:
+def render_thing(thing: Thing, scene: Scene, rng: Generator) -> list[Layer]:
     """The layers of one thing, from back to front: shadow, dust, mount, body, what the hand holds."""
     kind = KINDS[thing.kind]
     layers = [] if kind.zone in ("water", "sky", "table") else [_shadow(thing)]
     if kind.family == "person":
         return layers + _person(thing, rng)
-    if thing.deed in ("run", "drive"):
+    if thing.action in ("run", "drive"):
         layers.append(_dust(thing, away=1 if not thing.flip else -1))
     turn, lift, squash = 0.0, 0.0, 1.0
-    if thing.deed == "run" and thing.kind != "horse":
+    if thing.action == "run" and thing.kind != "horse":
         turn, lift = (10.0 if not thing.flip else -10.0), 0.1
-    if thing.deed == "sleep":
+    if thing.action == "sleep":
         squash = 0.68
-    if thing.deed in ("float", "swim", "surf"):
+    if thing.action in ("float", "swim", "surf"):
         lift = -0.02
-    image = sprite(thing.kind, thing.height, thing.flip, -turn, squash)
+    image = render_sprite(thing.kind, thing.height, thing.flip, -turn, squash)
     layers.append(_at(thing.kind, image, thing.x, thing.y - lift * thing.height))
-    if thing.deed == "sleep":
+    if thing.action == "sleep":
         layers.append(_snore(thing))
     return layers
 
@@ -100,25 +100,25 @@ def draw(thing: Thing, scene: Scene, rng: Generator) -> list[Layer]:
 def _person(thing: Thing, rng: Generator) -> list[Layer]:
     layers: list[Layer] = []
     side = -1 if thing.flip else 1
-    lift, deed = 0.0, thing.deed
+    lift, deed = 0.0, thing.action
     if deed.startswith("ride:"):
         mount = deed[5:]
         tall = MOUNT[mount] * thing.height
         level = 24 * side if mount == "skateboard" else 0
-        image = sprite(mount, tall, flip=side > 0, turn=-level)
+        image = render_sprite(mount, tall, flip=side > 0, degrees=-level)
         layers.append(_at(mount, image, thing.x, thing.y))
         lift = SEAT[mount] * tall - (0.0 if mount == "skateboard" else LEG[thing.kind] * thing.height * 0.8)
         deed = "surf" if mount == "skateboard" else "ride"
-    if deed == "run" or thing.deed == "ride:skateboard":
+    if deed == "run" or thing.action == "ride:skateboard":
         layers.append(_dust(thing, away=-side))
     if deed == "play:soccer ball":
         deed = "kick"
-        ball = sprite("soccer ball", thing.height * 0.22)
+        ball = render_sprite("soccer ball", thing.height * 0.22)
         layers.append(_at("soccer ball", ball, thing.x + side * thing.height * 0.46, thing.y))
-    if thing.deed == "play:baseball bat":
-        ball = sprite("baseball", 17)
+    if thing.action == "play:baseball bat":
+        ball = render_sprite("baseball", 17)
         layers.append(_at("baseball", ball, thing.x + side * thing.height * 0.72, thing.y - thing.height * 0.72))
-    for name, image in person(thing.kind, deed, thing.colour, thing.height, thing.flip, rng):
+    for name, image in render_person(thing.kind, deed, thing.colour, thing.height, thing.flip, rng):
         layers.append(_at(name, image, thing.x, thing.y - lift + BELOW * thing.height))
     return layers
 

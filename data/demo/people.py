@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageOps
 
-from data.demo.cutouts import sprite
+from data.demo.cutouts import render_sprite
 from data.demo.kinds import COLOURS
 
 FINER = 3  # bodies are drawn this much larger, then shrunk
@@ -82,7 +82,7 @@ class Grip:
     """How a thing is held: the pose, where its centre is (from the shoulders' middle), its height, its turn."""
 
     pose: str
-    at: Point
+    offset: Point
     size: float
     turn: float = 0.0  # degrees against the clock
 
@@ -115,7 +115,7 @@ GRIPS = {
 }
 
 
-def person(
+def render_person(
     kind: str, deed: str, colour: str, height: float, flip: bool, rng: Generator
 ) -> list[tuple[str, Image.Image]]:
     """Layers from back to front, each `(kind of thing, RGBA)`, all on one canvas.
@@ -138,10 +138,10 @@ def person(
     if grip:
         layer = Image.new("RGBA", body.size)
         name = deed.partition(":")[2]
-        centre = (grip.at[0], neck - 0.03 + grip.at[1])
+        centre = (grip.offset[0], neck - 0.03 + grip.offset[1])
         if deed == "hold:kite":
             _line(layer, height, (0.25, neck + 0.05), centre)
-        _paste(layer, sprite(name, grip.size * height, turn=grip.turn), centre, height)
+        _paste(layer, render_sprite(name, grip.size * height, degrees=grip.turn), centre, height)
         layers.append((name, layer))
         if deed == "play:violin":
             _line(layer, height, (-0.02, neck - 0.1), (0.34, neck + 0.06), 3)
@@ -216,7 +216,7 @@ def _arm(limb: Callable[..., None], joints: list[Point], shirt: tuple[int, ...])
 def _head(kind: str, behind: bool, size: float) -> Image.Image:
     """The head, `size` pixels high; `behind`: seen from the back, so drawn as hair."""
     if not behind:
-        return sprite(kind, size)
+        return render_sprite(kind, size)
     side = round(size) * FINER
     canvas = Image.new("RGBA", (round(side * 1.2), side))
     draw = ImageDraw.Draw(canvas)

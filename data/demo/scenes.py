@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from numpy.random import PCG64, Generator, SeedSequence
 
-from data.demo.kinds import COLOURS, DEEDS, KINDS, PLACES, allowed
+from data.demo.kinds import ACTIONS, COLOURS, KINDS, PLACES, is_allowed
 
 PLAN, LAYOUT, PAINT, WORDS = range(4)  # random streams: changing one never changes another
 T = TypeVar("T")
@@ -19,14 +19,14 @@ class Group:
 
     kind: str
     number: int
-    deed: str
+    action: str
     colour: str = ""  # of the shirts; empty: mixed, or no shirt
     relation: str = ""  # next to | in front of | chasing | on | under
     target: int = -1
 
 
 @dataclass(frozen=True)
-class Plan:
+class SceneSpec:
     """A scene without positions. `factor`: in what it differs from the first of its family."""
 
     place: str
@@ -35,17 +35,17 @@ class Plan:
     factor: str = ""
 
 
-def stream(seed: int, index: int, which: int) -> Generator:
+def make_rng(seed: int, index: int, which: int) -> Generator:
     """The random numbers of one use in one scene."""
     return Generator(PCG64(SeedSequence([seed, index, which])))
 
 
-def pick(rng: Generator, options: Sequence[T]) -> T:
+def choice(rng: Generator, options: Sequence[T]) -> T:
     """One of the options, all alike."""
     return options[int(rng.random() * len(options))]
 
 
-def weigh(rng: Generator, options: dict[T, float]) -> T:
+def weighted_choice(rng: Generator, options: dict[T, float]) -> T:
     """One of the options, by weight."""
     left = rng.random() * sum(options.values())
     for option, weight in options.items():
@@ -55,11 +55,11 @@ def weigh(rng: Generator, options: dict[T, float]) -> T:
     return option
 
 
-MAIN = {
+MAIN_FAMILY_WEIGHTS = {
     "person": 46, "animal": 20, "vehicle": 14, "rider": 8, "bird": 4, "boat": 5, "aircraft": 2, "object": 6,
     "food": 10, "furniture": 3,
 }  # fmt: skip
-OTHER = {
+OTHER_FAMILY_WEIGHTS = {
     "person": 20, "animal": 18, "plant": 10, "vehicle": 24, "object": 16, "furniture": 10, "bird": 11, "boat": 12,
     "aircraft": 13, "food": 26, "rider": 8, "instrument": 7, "ball": 6,
 }  # fmt: skip
@@ -69,38 +69,38 @@ RELATIONS = ("next to", "in front of", "chasing", "on", "under")
 SHELTERS = ("tree", "palm tree", "beach umbrella")
 
 
-def fresh(rng: Generator) -> Plan:
+def sample_scene(rng: Generator) -> SceneSpec:
     """A scene that belongs to no family."""
     if rng.random() < 0.3:
-        return _joined(rng, pick(rng, RELATIONS))
-    place = pick(rng, PLACES)
-    groups = [group_of(rng, place, MAIN, ())]
+        return _joined(rng, choice(rng, RELATIONS))
+    place = choice(rng, PLACES)
+    groups = [sample_group(rng, place, MAIN_FAMILY_WEIGHTS, ())]
     for chance in (0.85, 0.42):
         if rng.random() < chance:
-            groups.append(group_of(rng, place, OTHER, taken(groups)))
-    return Plan(place, _relate(rng, groups))
+            groups.append(sample_group(rng, place, OTHER_FAMILY_WEIGHTS, used_kinds(groups)))
+    return SceneSpec(place, _relate(rng, groups))
 
 
-def _joined(rng: Generator, relation: str) -> Plan:
+def _joined(rng: Generator, relation: str) -> SceneSpec:
     """A scene around one relation, drawn again until two things fit it."""
     while True:
-        place = pick(rng, PLACES)
-        first = group_of(rng, place, {"person": 3, "animal": 2}, ())
-        other = replace(group_of(rng, place, OTHER, (first.kind,)), number=1)
+        place = choice(rng, PLACES)
+        first = sample_group(rng, place, {"person": 3, "animal": 2}, ())
+        other = replace(sample_group(rng, place, OTHER_FAMILY_WEIGHTS, (first.kind,)), number=1)
         if KINDS[other.kind].zone == "ground" and relation in _relations(first, other):
             number = min(first.number, 2) if relation in ("on", "under", "in front of") else first.number
             groups = [replace(first, number=number, relation=relation, target=1), other]
             if rng.random() < 0.4:
-                groups.append(group_of(rng, place, OTHER, taken(groups)))
-            return Plan(place, tuple(groups))
+                groups.append(sample_group(rng, place, OTHER_FAMILY_WEIGHTS, used_kinds(groups)))
+            return SceneSpec(place, tuple(groups))
 
 
-def taken(groups: list[Group]) -> tuple[str, ...]:
+def used_kinds(groups: list[Group]) -> tuple[str, ...]:
     """Kinds that stand in the scene already, by themselves or in a hand: a second group would blur the count."""
-    return tuple(g.kind for g in groups) + tuple(g.deed.partition(":")[2] for g in groups)
+    return tuple(g.kind for g in groups) + tuple(g.action.partition(":")[2] for g in groups)
 
 
-def group_of(rng: Generator, place: str, families: dict[str, float], used: tuple[str, ...]) -> Group:
+def sample_group(rng: Generator, place: str, families: dict[str, float], used: tuple[str, ...]) -> Group:
     """A group that may be in this place; `families` holds weights, `used` the kinds that are taken."""
     fits: dict[str, float] = {}
     here = [k for k in KINDS.values() if place in k.places and k.name not in used]
@@ -109,45 +109,50 @@ def group_of(rng: Generator, place: str, families: dict[str, float], used: tuple
         if kind.family in families:
             share = families[kind.family] / alike[kind.family]
             fits[kind.name] = share if kind.family == "person" else share * 3 / len(kind.places) ** 0.5
-    kind = weigh(rng, fits)
-    return dress(rng, Group(kind, how_many(rng, kind), deed(rng, kind, place)))
+    kind = weighted_choice(rng, fits)
+    return assign_shirts(rng, Group(kind, sample_count(rng, kind), sample_action(rng, kind, place)))
 
 
-def how_many(rng: Generator, kind: str) -> int:
+def sample_count(rng: Generator, kind: str) -> int:
     """One to four; large things come alone or in pairs."""
     family = KINDS[kind].family
     if family in ("furniture", "boat", "aircraft", "rider") or kind in ("elephant", "giraffe", "tent", "drum"):
-        return weigh(rng, {1: 5, 2: 1})
+        return weighted_choice(rng, {1: 5, 2: 1})
     if family == "vehicle":
-        return weigh(rng, {1: 5, 2: 2, 3: 0.5})
-    return weigh(rng, {1: 52, 2: 27, 3: 14, 4: 7})
+        return weighted_choice(rng, {1: 5, 2: 2, 3: 0.5})
+    return weighted_choice(rng, {1: 52, 2: 27, 3: 14, 4: 7})
 
 
-def deeds(kind: str, place: str) -> list[str]:
+def list_actions(kind: str, place: str) -> list[str]:
     """All that this kind may do in this place."""
-    options = DEEDS if KINDS[kind].family == "person" else KINDS[kind].actions
-    return [option for option in options if allowed(kind, option, place)]
+    options = ACTIONS if KINDS[kind].family == "person" else KINDS[kind].actions
+    return [option for option in options if is_allowed(kind, option, place)]
 
 
-def deed(rng: Generator, kind: str, place: str) -> str:
+def sample_action(rng: Generator, kind: str, place: str) -> str:
     """Something this kind does in this place; what belongs to the place is likelier."""
-    weights = {d: 0.6 if d.startswith("hold") else 1.0 for d in deeds(kind, place)}
+    weights = {d: 0.6 if d.startswith("hold") else 1.0 for d in list_actions(kind, place)}
     for likely in ("play:baseball bat", "play:soccer ball", "look"):
         if likely in weights:
             weights[likely] = 2.5 if place in ("baseball field", "soccer field", "lake") else 0.8
-    return weigh(rng, weights)
+    return weighted_choice(rng, weights)
 
 
-def dress(rng: Generator, group: Group) -> Group:
+def assign_shirts(rng: Generator, group: Group) -> Group:
     """Give people a shirt colour, and a number that fits what they do."""
     if KINDS[group.kind].family != "person":
         return group
-    number = min(group.number, 2) if group.deed.startswith(("ride", "hold:kite")) else group.number
-    if group.deed.startswith("hold") or group.deed in ("play:violin", "play:guitar", "play:saxophone", "play:trumpet"):
+    number = min(group.number, 2) if group.action.startswith(("ride", "hold:kite")) else group.number
+    if group.action.startswith("hold") or group.action in (
+        "play:violin",
+        "play:guitar",
+        "play:saxophone",
+        "play:trumpet",
+    ):
         number = min(number, 3)
-    if group.deed in ("play:baseball bat", "play:soccer ball", "play:basketball") and number == 1:
-        number = pick(rng, (1, 2, 3))
-    colour = pick(rng, COLOURS) if number == 1 or rng.random() < 0.6 else ""
+    if group.action in ("play:baseball bat", "play:soccer ball", "play:basketball") and number == 1:
+        number = choice(rng, (1, 2, 3))
+    colour = choice(rng, COLOURS) if number == 1 or rng.random() < 0.6 else ""
     return replace(group, number=number, colour=colour)
 
 
@@ -155,7 +160,7 @@ def _relate(rng: Generator, groups: list[Group]) -> tuple[Group, ...]:
     """Join the first group to a single thing among the others, where something is natural."""
     first, other = groups[0], groups[min(1, len(groups) - 1)]
     if len(groups) > 1 and other.number == 1 and KINDS[first.kind].zone == KINDS[other.kind].zone == "ground":
-        relation = pick(rng, _relations(first, other) or ("",))
+        relation = choice(rng, _relations(first, other) or ("",))
         if relation and rng.random() < 0.75:
             number = min(first.number, 2) if relation in ("on", "under") else first.number
             first = replace(first, relation=relation, target=1, number=number)
@@ -164,16 +169,16 @@ def _relate(rng: Generator, groups: list[Group]) -> tuple[Group, ...]:
 
 
 def _relations(first: Group, other: Group) -> list[str]:
-    person, still = KINDS[first.kind].family == "person", first.deed in ("stand", "sit", "sleep", "rest")
+    person, still = KINDS[first.kind].family == "person", first.action in ("stand", "sit", "sleep", "rest")
     options = []
-    if still or first.deed.startswith("hold"):
+    if still or first.action.startswith("hold"):
         options.append("next to")
-        if other.kind in LARGE and first.deed != "hold:kite" and first.number <= 2:
+        if other.kind in LARGE and first.action != "hold:kite" and first.number <= 2:
             options.append("in front of")
-        if other.kind in SHELTERS and first.deed != "hold:kite" and KINDS[first.kind].height < 130:
+        if other.kind in SHELTERS and first.action != "hold:kite" and KINDS[first.kind].height < 130:
             options += ["under", "under"]
-    if first.deed == other.deed == "run" and other.kind not in ("elephant", "horse", "camel", "cow"):
+    if first.action == other.action == "run" and other.kind not in ("elephant", "horse", "camel", "cow"):
         options += ["chasing"] * 3
-    if person and first.kind != "baby" and first.deed == "sit" and other.kind in SEATS:
+    if person and first.kind != "baby" and first.action == "sit" and other.kind in SEATS:
         return ["on"]
     return options

@@ -77,7 +77,7 @@ _NAMES = {
 }
 
 
-def names(kind: str, number: int) -> list[str]:
+def noun_variants(kind: str, number: int) -> list[str]:
     """All nouns for that many of this kind; the plain one first and twice."""
     known = KINDS[kind]
     own = known.name if number == 1 else known.plural
@@ -86,7 +86,7 @@ def names(kind: str, number: int) -> list[str]:
 
 
 # What it does, as a participle. "{x}" is the thing after the colon, with its article or plural.
-DOING = {
+ACTION_PHRASES = {
     "stand": ("standing", "standing"),
     "walk": ("walking", "walking", "strolling", "taking a walk"),
     "run": ("running", "running", "running fast"),
@@ -211,7 +211,7 @@ _WHERE = {
 _COLUMN = {"ground": 0, "moving": 1, "water": 2, "sky": 3}
 
 
-def wheres(place: str, column: str) -> list[str]:
+def place_phrases(place: str, column: str) -> list[str]:
     """Ways to name the place for what stands (`ground`), moves, swims (`water`) or flies (`sky`) there."""
     return _WHERE[place].split("|")[_COLUMN[column]].split(";")
 

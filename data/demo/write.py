@@ -8,15 +8,15 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.demo.captions import captions
+from data.demo.captions import generate_captions
 from data.demo.kinds import CLASSES
-from data.demo.layout import compose
-from data.demo.paint import paint
-from data.files import atomic, digest, read_json, sweep, write_json
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from data.files import atomic_write, digest, read_json, remove_stale_temporaries, write_json
 
 ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
 CHUNK = 50  # scenes a task
-DRAWN = 1  # raise it when the same config gives other pixels or words
+VERSION = 1  # raise it when the same config gives other pixels or words
 
 
 class DemoConfig(BaseModel):
@@ -55,19 +55,19 @@ def draw_chunk(task: Task) -> list[tuple[list[list[float]], list[str], list[str]
     seed, first, last, folder = task
     facts = []
     for index in range(first, last):
-        scene = compose(seed, index)
-        pixels, boxes, labels = paint(scene)
+        scene = compose_scene(seed, index)
+        pixels, boxes, labels = render_scene(scene)
         path = Path(folder) / file_name(index)
         if not path.exists():
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "JPEG", quality=scene.quality)
-            with atomic(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(buffer.getvalue())
-        facts.append((boxes.tolist(), [CLASSES[k] for k in labels], list(captions(scene))))
+        facts.append((boxes.tolist(), [CLASSES[k] for k in labels], list(generate_captions(scene))))
     return facts
 
 
-def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = map) -> Path:
+def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[..., Iterable] = map) -> Path:
     """Write the data set into `folder` and return it; what is there already is kept.
 
     Gives `images/scene-00000.jpg` and on, `dataset_demo.json` (the layout of Karpathy's Flickr30k file) and
@@ -83,12 +83,12 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
         return folder
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    sweep(pictures)
+    remove_stale_temporaries(folder)
+    remove_stale_temporaries(pictures)
     write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": False})
     starts = range(0, config.images, CHUNK)
     tasks = [(config.seed, first, min(first + CHUNK, config.images), str(pictures)) for first in starts]
-    facts = [fact for chunk in each(draw_chunk, tasks) for fact in chunk]
+    facts = [fact for chunk in map_fn(draw_chunk, tasks) for fact in chunk]
     boxes = {file_name(i): {"boxes": box, "labels": names} for i, (box, names, _) in enumerate(facts)}
     write_json(folder / BOXES, {"classes": list(CLASSES), "images": boxes})
     images = list(_records(config, [words for _, _, words in facts]))
@@ -97,13 +97,13 @@ def generate(config: DemoConfig, folder: Path, each: Callable[..., Iterable] = m
     return folder
 
 
-def drawn(config: DemoConfig, folder: Path) -> bool:
+def is_generated(config: DemoConfig, folder: Path) -> bool:
     """Whether `generate` would find all of it. Raises ValueError as it does."""
     return _ready(Path(folder), _recipe(config))
 
 
 def _recipe(config: DemoConfig) -> dict[str, Any]:
-    recipe = {"config": config.model_dump(), "drawn": DRAWN, "classes": list(CLASSES)}
+    recipe = {"config": config.model_dump(), "drawn": VERSION, "classes": list(CLASSES)}
     return recipe | {"order": list(config.splits)}  # the first split has the first scenes; a digest sorts keys
 
 
@@ -131,12 +131,12 @@ def _records(config: DemoConfig, words: list[list[str]]) -> Iterator[dict[str, A
             "split": config.split_of(index),
             "sentids": ids,
             "sentences": [
-                {"raw": raw, "tokens": tokens(raw), "imgid": index, "sentid": sentence}
+                {"raw": raw, "tokens": tokenize(raw), "imgid": index, "sentid": sentence}
                 for sentence, raw in zip(ids, sentences, strict=True)
             ],
         }
 
 
-def tokens(raw: str) -> list[str]:
+def tokenize(raw: str) -> list[str]:
     """Words in lower case without punctuation, as in Karpathy's files."""
     return [word for word in raw.lower().replace(".", " ").replace(",", " ").split() if word]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data.formats import flat_rows, per_image, precomp, tsv, vqa_hdf5
-from data.formats.arrays import Npz, passing
+from data.formats.arrays import Npz, is_transient_error
 from data.formats.records import Format, ReadOptions
 
 _ALL = (
@@ -21,14 +21,14 @@ _ALL = (
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 
 
-def named(name: str) -> Format:
+def get_format(name: str) -> Format:
     """The format of a name. Raises ValueError listing those there are."""
     if name not in FORMATS:
         raise ValueError(f"--format {name!r} is none; known are {', '.join(FORMATS)} (docs/FORMATS.md)")
     return FORMATS[name]
 
 
-def sniff(path: Path, options: ReadOptions) -> Format:
+def detect_format(path: Path, options: ReadOptions) -> Format:
     """What a file or a folder is, by its suffix, its columns, its arrays. Raises ValueError if it looks like none."""
     if path.is_file():
         found = _of_file(path)
@@ -52,7 +52,7 @@ def _of_file(path: Path) -> str:
         with Npz(path) as archive:
             return "flat-npz" if {"filename", "offset"} <= set(archive.names) else ""
     if ".tsv" in path.suffixes:  # also train.tsv.0, as the original is published
-        return {6: "butd-tsv", 10: "lxmert-tsv"}.get(tsv.columns_of(path), "")
+        return {6: "butd-tsv", 10: "lxmert-tsv"}.get(tsv.count_columns(path), "")
     return ""
 
 
@@ -61,12 +61,12 @@ def _of_folder(path: Path, options: ReadOptions) -> str:
         return "precomp"
     if att := sorted(path.glob("*_att")):
         return "tern" if att[0].name == "bu_att" else "ruotianluo"
-    for _, file in per_image.files(path, (".npz",)):
+    for _, file in per_image.iter_files(path, (".npz",)):
         try:
-            return per_image.kind_of(file, options)
-        except per_image.Ambiguous:
+            return per_image.detect_variant(file, options)
+        except per_image.AmbiguousFormatError:
             raise
-        except per_image.UNUSABLE as error:  # it will be set aside; the next one tells
-            if passing(error):
+        except per_image.READ_ERRORS as error:  # it will be set aside; the next one tells
+            if is_transient_error(error):
                 raise
     return ""

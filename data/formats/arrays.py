@@ -17,22 +17,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.files import MACHINE_FAULTS
+from data.files import TRANSIENT_ERRNOS
 from data.unpickle import load_restricted
 
 MAX_ARRAY_BYTES = 1 << 30  # of an array that is read whole: 36 rows of 2,048 numbers are 0.3 MB
 DEFLATE_RATIO = 1032  # no byte of a zip gives more
 MAX_HEADER = 10_000  # characters
-FAULTS = (OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error)
-FAULTS += (NotImplementedError, RuntimeError)  # zipfile's, for compression it does not know and for passwords
+READ_ERRORS = (OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS += (NotImplementedError, RuntimeError)  # zipfile's, for compression it does not know and for passwords
 
 
 # Faults of the machine, not of the file: the run stops and is resumed; the record must not be set aside for them.
 
 
-def passing(error: BaseException) -> bool:
+def is_transient_error(error: BaseException) -> bool:
     """Whether an error may be gone when the same file is read again."""
-    return isinstance(error, OSError) and error.errno in MACHINE_FAULTS
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def load_npy(path: Path) -> np.ndarray:
             return _values(file, header, os.fstat(file.fileno()).st_size - file.tell())
     except FileNotFoundError:
         raise
-    except FAULTS as error:
-        if passing(error):
+    except READ_ERRORS as error:
+        if is_transient_error(error):
             raise
         raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -107,8 +107,8 @@ def map_npy(path: Path) -> np.ndarray:
         return np.memmap(path, header.dtype, "r", start, header.shape, "F" if header.fortran else "C")
     except FileNotFoundError:
         raise
-    except FAULTS as error:
-        if passing(error):
+    except READ_ERRORS as error:
+        if is_transient_error(error):
             raise
         raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -145,7 +145,7 @@ class Npz:
         with self._named(name), self._open(name) as (_, header, _):
             return header
 
-    def rows(self, name: str, lengths: Iterable[int]) -> Iterator[np.ndarray]:
+    def iter_rows(self, name: str, lengths: Iterable[int]) -> Iterator[np.ndarray]:
         """An array's rows, so many at a time, from the first to the last: memory is one piece."""
         with self._named(name), self._open(name) as (file, header, _):
             if header.fortran and len(header.shape) > 1:
@@ -172,8 +172,8 @@ class Npz:
             yield
         except FileNotFoundError:
             raise
-        except FAULTS as error:
-            if passing(error):
+        except READ_ERRORS as error:
+            if is_transient_error(error):
                 raise
             place = f"{self.path}: array {name!r}" if name else f"{self.path}"
             raise ValueError(f"{place} cannot be read: {error}") from error

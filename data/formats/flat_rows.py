@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.files import atomic, sha256_file
+from data.files import atomic_write, sha256_file
 from data.formats.arrays import Npz, write_header
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
+from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
 
 VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
-SMALL = ("filename", "offset", "size")  # an entry an image
-ROWS = {"boxes": "boxes", "score": "scores", "cls": "class_ids"}  # array -> field
+PER_IMAGE_ARRAYS = ("filename", "offset", "size")  # an entry an image
+ROW_ARRAYS = {"boxes": "boxes", "score": "scores", "cls": "class_ids"}  # array -> field
 EXTRA = {"attr": "attr_ids", "attr_score": "attr_scores"}  # written by us, and read if they are there
 
 
@@ -30,8 +30,8 @@ class RegionFileConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
-    features: tuple[str, ...] = Field(min_length=1)  # names of the arrays, joined in this order
-    normalise: bool = True  # the rows of each array to unit length, so that none drowns the others
+    feature_arrays: tuple[str, ...] = Field(min_length=1)  # names of the arrays, joined in this order
+    normalize: bool = True  # the rows of each array to unit length, so that none drowns the others
 
 
 class RegionFile:
@@ -49,11 +49,13 @@ class RegionFile:
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
             with Npz(self.config.path) as archive:
-                arrays = {name: archive.read(name) for name in (*SMALL, *ROWS, *self.config.features)}
+                arrays = {
+                    name: archive.read(name) for name in (*PER_IMAGE_ARRAYS, *ROW_ARRAYS, *self.config.feature_arrays)
+                }
         except ValueError as error:
             raise ValueError(f"{self.config.path} cannot be read as a file of regions: {error}") from error
         shapes = {name: values.shape for name, values in arrays.items()}
-        _check(self.config.path, arrays["offset"], shapes, self.config.features)
+        _check(self.config.path, arrays["offset"], shapes, self.config.feature_arrays)
         return arrays
 
     @cached_property
@@ -61,7 +63,7 @@ class RegionFile:
         return {str(name): number for number, name in enumerate(self._arrays["filename"])}
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, Any]:
         """What decides the numbers: the bytes of the file, and which arrays are taken."""
         settings = self.config.model_dump(exclude={"path"}, mode="json")
         return {"extractor": "file", "version": VERSION, "file_sha256": sha256_file(self.config.path), **settings}
@@ -77,13 +79,19 @@ class RegionFile:
     def _row(self, number: int) -> dict[str, Any]:
         a = self._arrays
         rows = slice(a["offset"][number], a["offset"][number + 1])
-        features = joined([a[name][rows] for name in self.config.features], self.config.normalise)
+        features = concat_features([a[name][rows] for name in self.config.feature_arrays], self.config.normalize)
         none = {"attr_ids": np.full(len(features), -1), "attr_scores": np.zeros(len(features))}
-        given = {field: a[name][rows] for name, field in ROWS.items()}
-        return {"features": features, **none, **given, "scores": known(given["scores"]), "size": a["size"][number]}
+        given = {field: a[name][rows] for name, field in ROW_ARRAYS.items()}
+        return {
+            "features": features,
+            **none,
+            **given,
+            "scores": fill_nan_scores(given["scores"]),
+            "size": a["size"][number],
+        }
 
 
-def joined(parts: list[np.ndarray], normalise: bool) -> np.ndarray:
+def concat_features(parts: list[np.ndarray], normalise: bool) -> np.ndarray:
     """(r, d) float32: arrays of rows side by side, each of unit length if that is asked for."""
     parts = [part.astype("float32") for part in parts]
     if normalise:
@@ -91,7 +99,7 @@ def joined(parts: list[np.ndarray], normalise: bool) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def known(scores: np.ndarray) -> np.ndarray:
+def fill_nan_scores(scores: np.ndarray) -> np.ndarray:
     """Scores with 1 for NaN: the whole image has no score of its own."""
     return np.nan_to_num(scores, nan=1.0)
 
@@ -110,38 +118,38 @@ def _check(path: Path, offset: np.ndarray, found: dict[str, tuple[int, ...]], fe
         raise ValueError(f"{path}: {'; '.join(wrong)}.")
 
 
-def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
+def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """All images in the file's order; of the large arrays one image's rows are in memory at a time."""
     with Npz(path) as archive:
         headers = {name: archive.header(name) for name in archive.names}
-        missing = [name for name in (*SMALL, *ROWS) if name not in headers]
+        missing = [name for name in (*PER_IMAGE_ARRAYS, *ROW_ARRAYS) if name not in headers]
         if missing:
             raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.names) or 'none'}")
-        filenames, offset, sizes = (archive.read(name) for name in SMALL)
+        filenames, offset, sizes = (archive.read(name) for name in PER_IMAGE_ARRAYS)
         features = options.arrays or tuple(
             name for name, head in headers.items() if len(head.shape) == 2 and name not in ("boxes", "size")
         )
         if not features or set(features) - set(headers) or (len(features) > 1 and not options.arrays):
             raise ValueError(f"{path}: say which arrays are the features, --arrays A,B; it has {', '.join(headers)}")
         _check(path, offset, {name: head.shape for name, head in headers.items()}, features)
-        columns = {**ROWS, **{name: field for name, field in EXTRA.items() if name in headers}}
+        columns = {**ROW_ARRAYS, **{name: field for name, field in EXTRA.items() if name in headers}}
         lengths = [int(n) for n in np.diff(offset)]
-        streams = {name: archive.rows(name, lengths) for name in (*columns, *features)}
+        streams = {name: archive.iter_rows(name, lengths) for name in (*columns, *features)}
         for number, name in enumerate(filenames):
             parts = {key: next(stream) for key, stream in streams.items()}
             fields = {field: parts[key] for key, field in columns.items()}
-            fields |= {"size": sizes[number], "scores": known(fields["scores"])}
-            fields["features"] = joined([parts[key] for key in features], options.normalise)
-            yield Record(str(name), fields, f"{path.name} entry {number}")
+            fields |= {"size": sizes[number], "scores": fill_nan_scores(fields["scores"])}
+            fields["features"] = concat_features([parts[key] for key in features], options.normalize)
+            yield SourceRecord(str(name), fields, f"{path.name} entry {number}")
 
 
-def write(target: Path, rows: Outgoing, over: bool) -> None:
+def write(target: Path, rows: ExportRows, over: bool) -> None:
     """All images, array after array, each in pieces: memory is one image. The features are called `features`."""
     store, names, total = rows.store, rows.names, int(rows.lengths.sum())
-    with atomic(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _whole(archive, "filename", np.array(rows.ids))
         _whole(archive, "offset", np.concatenate([[0], np.cumsum(rows.lengths)]).astype("int64"))
-        for name, field in {"size": "size", **ROWS, **EXTRA}.items():
+        for name, field in {"size": "size", **ROW_ARRAYS, **EXTRA}.items():
             dtype = store.fields[field].dtype
             tail = {"size": (len(rows), 2), "boxes": (total, 4)}.get(name, (total,))
             with _member(archive, name) as file:

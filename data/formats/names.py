@@ -35,9 +35,9 @@ class Template:
     def __call__(self, name: str, split: str = "") -> str:
         """The id that `name` becomes. Raises ValueError if it has no number where one is asked for."""
         digits = re.findall(r"\d+", name)
-        values = {"id": name, "stem": stem(name), "number": digits[-1] if digits else "", "split": split}
+        values = {"id": name, "stem": strip_suffix(name), "number": digits[-1] if digits else "", "split": split}
         made = FIELD.sub(lambda found: _formatted(name, values, found[1]), self.text)
-        return checked_id(made)
+        return check_id(made)
 
 
 def _formatted(name: str, values: dict[str, Any], field: str) -> str:
@@ -50,28 +50,28 @@ def _formatted(name: str, values: dict[str, Any], field: str) -> str:
     return format(int(value), spec)
 
 
-def stem(name: str) -> str:
+def strip_suffix(name: str) -> str:
     """An id without the suffix of its last part: `a.b/c.d.jpg` -> `a.b/c.d`."""
     head, slash, tail = name.rpartition("/")
     base, dot, _ = tail.rpartition(".")
     return f"{head}{slash}{base}" if dot and base else name
 
 
-TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they would show a name in another order
+BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they would show a name in another order
 
 
-def checked_id(name: str) -> str:
+def check_id(name: str) -> str:
     """The id itself. Raises ValueError for an empty one, an endless one, or one with control characters."""
     if (
         not name
         or len(name) > MAX_ID_CHARACTERS
-        or any(unicodedata.category(c) in ("Cc", "Cs") or c in TURNS for c in name)
+        or any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDI_CONTROLS for c in name)
     ):
         raise ValueError(f"{name[:60]!r} is no id: 1 to {MAX_ID_CHARACTERS:,} characters without line breaks or NUL")
     return name
 
 
-def below(root: Path, name: str, suffix: str) -> Path:
+def safe_join(root: Path, name: str, suffix: str) -> Path:
     """`root/name` + suffix, for an id that may have slashes. Raises ValueError if it would leave the folder."""
     parts = name.split("/")
     # `atomic` writes beside the file, under a name longer by the machine's and the process's.

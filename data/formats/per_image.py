@@ -13,26 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from data.files import atomic
-from data.formats.arrays import FAULTS, Npz, load_npy, passing, write_npz
-from data.formats.names import below
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
+from data.files import atomic_write
+from data.formats.arrays import READ_ERRORS, Npz, is_transient_error, load_npy, write_npz
+from data.formats.names import safe_join
+from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
 
-WIDTH = 2048  # of bottom-up features: tells the axes of x apart where nothing else does
+FEATURE_DIM = 2048  # of bottom-up features: tells the axes of x apart where nothing else does
 INFO = {"class_ids": "objects_id", "scores": "objects_conf", "attr_ids": "attrs_id", "attr_scores": "attrs_conf"}
 
 
 TEMPORARY = re.compile(r"\..*\.tmp\.np[yz]$")  # of data.files.atomic, left by a process that was killed
 
 
-UNUSABLE = (*FAULTS, IndexError, OverflowError)  # empty arrays, and infinity for a number of rows
+READ_ERRORS = (*READ_ERRORS, IndexError, OverflowError)  # empty arrays, and infinity for a number of rows
 
 
-class Ambiguous(ValueError):
+class AmbiguousFormatError(ValueError):
     """A file that can be read in two ways: the run stops, for the user must say which."""
 
 
-def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+def iter_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     """(id, file) below a folder, sorted by name; the id is the path below it without the suffix. Links lead nowhere."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -45,24 +45,24 @@ def files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]
 def count(folder: Path) -> int:
     """Files of arrays below a folder."""
     base = folder if folder.is_dir() and not list(folder.glob("*_att")) else _folders(folder)[0]
-    return sum(1 for _ in files(base, (".npz",)))
+    return sum(1 for _ in iter_files(base, (".npz",)))
 
 
-def read_x(folder: Path, options: ReadOptions) -> Iterator[Record | Broken]:
+def read_x(folder: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """Files with the arrays x, bbox, image_w, image_h (MILVLG, MCAN); `info`, a pickle, only if it is allowed."""
-    for name, path in files(folder, (".npz",)):
+    for name, path in iter_files(folder, (".npz",)):
         place = path.relative_to(folder).as_posix()
         try:
-            yield Record(name, _x_fields(path, options), place)
-        except Ambiguous:
+            yield SourceRecord(name, _x_fields(path, options), place)
+        except AmbiguousFormatError:
             raise
-        except UNUSABLE as error:
-            if passing(error):
+        except READ_ERRORS as error:
+            if is_transient_error(error):
                 raise
-            yield Broken(place, str(error), name)
+            yield InvalidSourceRecord(place, str(error), name)
 
 
-def kind_of(path: Path, options: ReadOptions) -> str:
+def detect_variant(path: Path, options: ReadOptions) -> str:
     """`mcan` if x of a file is stored (width, rows), `milvlg` if (rows, width), "" if there is no x.
 
     Raises Ambiguous if it may be either.
@@ -104,9 +104,9 @@ def rows_first(x: np.ndarray, rows: int | None, transposed: bool | None, path: P
         raise ValueError(f"{path}: x is {x.shape}, not (rows, width) or (width, rows)")
     if transposed is not None:
         return x.T if transposed else x
-    first, second = ((x.shape[i] == rows) if rows is not None else (x.shape[1 - i] == WIDTH) for i in (0, 1))
+    first, second = ((x.shape[i] == rows) if rows is not None else (x.shape[1 - i] == FEATURE_DIM) for i in (0, 1))
     if first == second and (first or rows is None):
-        raise Ambiguous(
+        raise AmbiguousFormatError(
             f"{path}: x is {x.shape}, and nothing tells which side is that of the boxes; say --transposed yes for "
             "(width, boxes) as MCAN stores it, or --transposed no"
         )
@@ -128,10 +128,10 @@ def _folders(source: Path) -> tuple[Path, Path]:
     return att, att.with_name(att.name.removesuffix("_att") + "_box")
 
 
-def read_att(source: Path, options: ReadOptions) -> Iterator[Record | Broken]:
+def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """`*_att/ID.npz` with `feat` (or `z`) and `*_box/ID.npy` or .npz with boxes in pixels; no image sizes."""
     att, box = _folders(source)
-    for name, path in files(att, (".npz",)):
+    for name, path in iter_files(att, (".npz",)):
         place = f"{att.name}/{path.relative_to(att).as_posix()}"
         try:
             fields: dict[str, Any] = {"features": _one_array(path, ("feat", "z"))}
@@ -139,11 +139,11 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[Record | Broken]:
             if box.is_dir():
                 flat, packed = box / f"{name}.npy", box / f"{name}.npz"
                 fields["boxes"] = load_npy(flat) if flat.exists() else _one_array(packed, ("feat", "bbox", "boxes"))
-            yield Record(name, fields, place)
-        except UNUSABLE as error:
-            if passing(error):
+            yield SourceRecord(name, fields, place)
+        except READ_ERRORS as error:
+            if is_transient_error(error):
                 raise
-            yield Broken(place, str(error), name)
+            yield InvalidSourceRecord(place, str(error), name)
 
 
 def _one_array(path: Path, names: tuple[str, ...]) -> np.ndarray:
@@ -154,34 +154,34 @@ def _one_array(path: Path, names: tuple[str, ...]) -> np.ndarray:
         return archive.read(known[0])
 
 
-def write_x(transposed: bool, target: Path, rows: Outgoing, over: bool) -> None:
+def write_x(transposed: bool, target: Path, rows: ExportRows, over: bool) -> None:
     """`ID.npz` with x, bbox, num_bbox, image_h, image_w; files that are there are taken for done, unless `over`."""
     for name, f in rows:
-        path = below(target, name, ".npz")
+        path = safe_join(target, name, ".npz")
         if over or not path.exists():
             x = np.ascontiguousarray(f["features"].T) if transposed else f["features"]
             width, height = map(int, f["size"])
             arrays = {"x": x, "bbox": f["boxes"], "num_bbox": len(f["boxes"]), "image_h": height, "image_w": width}
-            with atomic(path) as temporary, open(temporary, "wb") as file:
+            with atomic_write(path) as temporary, open(temporary, "wb") as file:
                 write_npz(file, arrays)
 
 
-def write_att(prefix: str, mean: bool, target: Path, rows: Outgoing, over: bool) -> None:
+def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows, over: bool) -> None:
     """`PREFIX_att/ID.npz`, `PREFIX_box/ID.npy` and, with `mean`, `PREFIX_fc/ID.npy`; done is as in `write_x`."""
     for name, f in rows:
-        outputs: dict[Path, Any] = {below(target / f"{prefix}_box", name, ".npy"): f["boxes"]}
+        outputs: dict[Path, Any] = {safe_join(target / f"{prefix}_box", name, ".npy"): f["boxes"]}
         if mean:
-            outputs[below(target / f"{prefix}_fc", name, ".npy")] = f["features"].mean(0)
-        outputs[below(target / f"{prefix}_att", name, ".npz")] = {"feat": f["features"]}
+            outputs[safe_join(target / f"{prefix}_fc", name, ".npy")] = f["features"].mean(0)
+        outputs[safe_join(target / f"{prefix}_att", name, ".npz")] = {"feat": f["features"]}
         for path, value in outputs.items():
             if over or not path.exists():
-                with atomic(path) as temporary, open(temporary, "wb") as file:
+                with atomic_write(path) as temporary, open(temporary, "wb") as file:
                     write_npz(file, value) if isinstance(value, dict) else np.save(file, value)
 
 
 _X = frozenset({"size", "boxes"})
-MILVLG = Format("milvlg", "MILVLG npz an image", read_x, partial(write_x, False), count, _X, folder=True)
-MCAN = Format("mcan", "MCAN npz an image, x (width, rows)", read_x, partial(write_x, True), count, _X, folder=True)
+MILVLG = Format("milvlg", "MILVLG npz an image", read_x, partial(write_x, False), count, _X, is_folder=True)
+MCAN = Format("mcan", "MCAN npz an image, x (width, rows)", read_x, partial(write_x, True), count, _X, is_folder=True)
 RUOTIANLUO = Format(
     "ruotianluo",
     "cocobu_att, cocobu_box, cocobu_fc",
@@ -189,8 +189,8 @@ RUOTIANLUO = Format(
     partial(write_att, "cocobu", True),
     count,
     frozenset({"boxes"}),
-    prefix=True,
-    folder=True,
+    is_prefix=True,
+    is_folder=True,
 )
 TERN = Format(
     "tern",
@@ -199,6 +199,6 @@ TERN = Format(
     partial(write_att, "bu", False),
     count,
     frozenset({"boxes"}),
-    prefix=True,
-    folder=True,
+    is_prefix=True,
+    is_folder=True,
 )

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data.files import atomic, write_text
+from data.files import atomic_write, write_text
 from data.formats.arrays import map_npy, write_header
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record, begin
+from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord, start_export
 
 SUFFIX = "_ims.npy"
 MAX_IDS_BYTES = 256 << 20
@@ -29,7 +29,7 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name.removesuffix(SUFFIX) + suffix)
 
 
-def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
+def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """One record a row of the first axis; without `{split}_ids.txt` the id is the row's number."""
     for source in _sources(path):
         split = source.name.removesuffix(SUFFIX)
@@ -46,7 +46,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
                 fields["boxes"] = np.array(boxes[number]).reshape(-1, 4)
             if sizes is not None:
                 fields["size"] = np.array(sizes[number])
-            yield Record(name, fields, f"{source.name} row {number}", split)
+            yield SourceRecord(name, fields, f"{source.name} row {number}", split)
 
 
 def _optional(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -70,21 +70,21 @@ def _ids(source: Path, images: int) -> list[str]:
     return ids
 
 
-def write(target: Path, rows: Outgoing, over: bool) -> None:
+def write(target: Path, rows: ExportRows, over: bool) -> None:
     """`{split}_ims.npy` with ids, boxes and sizes beside it, the features last."""
     if not target.name.endswith(SUFFIX):
         raise ValueError(f"{target}: this format's file ends in {SUFFIX}; give for instance test{SUFFIX}")
     number = rows.fixed_rows("choose another format, such as lxmert-tsv or vqa-h5-adaptive")
     store, names = rows.store, rows.names
-    begin(target)
+    start_export(target)
     write_text(_beside(target, "_ids.txt"), "".join(f"{name}\n" for name in rows.ids))
     for suffix, field, shape in (("_boxes.npy", "boxes", (number, 4)), ("_img_sizes.npy", "size", (2,))):
         dtype = "<f4" if field == "boxes" else "<i4"
-        with atomic(_beside(target, suffix)) as temporary, open(temporary, "wb") as file:
+        with atomic_write(_beside(target, suffix)) as temporary, open(temporary, "wb") as file:
             write_header(file, (len(rows), *shape), dtype)
             for name in names:
                 file.write(store.read(field, [name]).astype(dtype).tobytes())
-    with atomic(target) as temporary, open(temporary, "wb") as file:
+    with atomic_write(target) as temporary, open(temporary, "wb") as file:
         write_header(file, (len(rows), number, rows.dim), "<f4")
         for _, fields in rows:
             file.write(fields["features"].tobytes())
@@ -102,7 +102,7 @@ PRECOMP = Format(
     write,
     count,
     frozenset({"boxes", "size"}),
-    beside=lambda target: [_beside(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")],
+    sidecar_files=lambda target: [_beside(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")],
     suffix=SUFFIX,
-    fixed=True,
+    fixed_rows=True,
 )

@@ -11,30 +11,35 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.files import sync, write_json
+from data.files import fsync_path, write_json
 from data.shards import REGION_FIELDS
 from data.store import Store
 
 MAX_SIDE = 2**31 - 1  # pixels
-LACKING = {"class_ids": -1, "scores": 0.0, "attr_ids": -1, "attr_scores": 0.0}  # what stands where a format has nothing
+MISSING_VALUES = {
+    "class_ids": -1,
+    "scores": 0.0,
+    "attr_ids": -1,
+    "attr_scores": 0.0,
+}  # what stands where a format has nothing
 INT32 = np.iinfo("int32")
 
 
 @dataclass(frozen=True)
-class Record:
+class SourceRecord:
     """One image as a file has it: `fields` are those that the format carries, under the names of a region store."""
 
     id: str
     fields: dict[str, Any]
-    place: str  # file and line or key, for messages
+    location: str  # file and line or key, for messages
     split: str = ""  # of formats whose files are named by it
 
 
 @dataclass(frozen=True)
-class Broken:
+class InvalidSourceRecord:
     """A record that cannot be used: where it stands, what it calls itself if that can be read, and why not."""
 
-    place: str
+    location: str
     reason: str
     id: str = ""
     split: str = ""
@@ -46,11 +51,11 @@ class ReadOptions:
 
     transposed: bool | None = None  # x of a per-image npz is (d, r); None is to be told from the file
     arrays: tuple[str, ...] = ()  # of a file of flat rows: the arrays that stand side by side as the feature
-    normalise: bool = False  # each of those to unit length
+    normalize: bool = False  # each of those to unit length
     allow_pickle: tuple[str, ...] = ()  # arrays of a npz that may be a pickle of plain values
 
 
-Reader = Callable[[Path, ReadOptions], Iterator[Record | Broken]]
+Reader = Callable[[Path, ReadOptions], Iterator[SourceRecord | InvalidSourceRecord]]
 
 
 @dataclass(frozen=True)
@@ -60,24 +65,24 @@ class Format:
     name: str
     title: str
     read: Reader
-    write: Callable[[Path, "Outgoing", bool], None]  # target, rows, over what is there
+    write: Callable[[Path, "ExportRows", bool], None]  # target, rows, over what is there
     count: Callable[[Path], int]  # images, for the progress bar; -1 where that is not known cheaply
-    carries: frozenset[str]  # fields; features always
-    prefix: bool = False  # its source may be the common beginning of several folders' names
-    folder: bool = False  # it is a folder of a file an image
+    fields: frozenset[str]  # fields; features always
+    is_prefix: bool = False  # its source may be the common beginning of several folders' names
+    is_folder: bool = False  # it is a folder of a file an image
     suffix: str = ""  # of the file that is written
-    beside: Callable[[Path], list[Path]] = lambda _: []  # files that are written with the target
-    fixed: bool = False  # every image has the same number of rows
+    sidecar_files: Callable[[Path], list[Path]] = lambda _: []  # files that are written with the target
+    fixed_rows: bool = False  # every image has the same number of rows
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class ExportRows:
     """Images of a region store on their way out, in the store's order, under the ids that they shall have."""
 
     store: Store
     names: list[str]  # in the store
     ids: list[str]  # in the file
-    advance: Callable[[int], None] = field(default=lambda _: None)
+    on_progress: Callable[[int], None] = field(default=lambda _: None)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,7 +93,7 @@ class Outgoing:
             fields = {key: self.store.read(key, [name]) for key in REGION_FIELDS}
             fields["features"] = fields["features"].astype("<f4")
             yield out, {**fields, "size": fields["size"][0]}
-            self.advance(1)
+            self.on_progress(1)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -113,28 +118,30 @@ class Outgoing:
         return rows
 
 
-def unfinished(target: Path) -> Path:
+def export_marker(target: Path) -> Path:
     """The mark beside a file that is written with others: while it is there, their export has not ended."""
     return target.with_name(f".{target.name}.exporting")
 
 
-def begin(target: Path) -> None:
+def start_export(target: Path) -> None:
     """To be called, once nothing can be refused any more, before the first of the files beside `target` is written.
 
     While they are new, the old target must not be there: it would be read with their ids.
     """
-    write_json(unfinished(target), {"target": target.name})
+    write_json(export_marker(target), {"target": target.name})
     target.unlink(missing_ok=True)
-    sync(target.parent)
+    fsync_path(target.parent)
 
 
-def completed(fields: dict[str, Any], size: tuple[int, int] | None, boxes: Literal["file", "whole"]) -> dict[str, Any]:
+def fill_missing_fields(
+    fields: dict[str, Any], size: tuple[int, int] | None, boxes: Literal["file", "whole"]
+) -> dict[str, Any]:
     """All fields of a region store: what the format lacks is filled in as `LACKING` says.
 
     Raises ValueError, saying what to give, if there is no size or there are no boxes.
     """
     rows = len(fields["features"])
-    full = {**{name: np.full(rows, value) for name, value in LACKING.items()}, **fields}
+    full = {**{name: np.full(rows, value) for name, value in MISSING_VALUES.items()}, **fields}
     if "size" not in full:
         if size is None:
             raise ValueError("the format has no image sizes: give the photographs with --images, or --sizes boxes")
@@ -146,14 +153,14 @@ def completed(fields: dict[str, Any], size: tuple[int, int] | None, boxes: Liter
     return full
 
 
-def problem(fields: dict[str, Any], dtype: str, dim: int | None) -> str:
+def find_problem(fields: dict[str, Any], dtype: str, dim: int | None) -> str:
     """Why the fields of one image cannot go into a store of this dtype and width, or an empty text."""
     features, rows = fields["features"], len(fields["features"])
     if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
         return f"its features are {features.dtype} {features.shape}; numbers of (rows, width), both above 0, are needed"
     if dim is not None and features.shape[1] != dim:
         return f"its features are {features.shape[1]} wide, those before it {dim}"
-    shapes = {"boxes": (rows, 4), "size": (2,), **dict.fromkeys(LACKING, (rows,))}
+    shapes = {"boxes": (rows, 4), "size": (2,), **dict.fromkeys(MISSING_VALUES, (rows,))}
     for name, shape in shapes.items():
         if fields[name].shape != shape or fields[name].dtype.kind not in "fiu":
             return f"its {name} are {fields[name].dtype} {fields[name].shape}; numbers of {shape} are needed"

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.files import atomic
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record
+from data.files import atomic_write
+from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
 
 CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^"\t][^\t]*|))(?=\t|$)')
 MAX_LINE = 64 << 20  # bytes: 100 rows of 2,048 numbers are 1.1 MB
@@ -33,7 +33,7 @@ ARRAYS = {  # column -> field of a region store, dtype in the file, numbers a ro
 }
 
 
-def read(columns: tuple[str, ...], path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
+def read(columns: tuple[str, ...], path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """One record a line; memory is one line. A line that cannot be read is a `Broken` with its number."""
     with open(path, "rb") as file:
         for number, line in enumerate(_lines(file), 1):
@@ -44,7 +44,7 @@ def read(columns: tuple[str, ...], path: Path, options: ReadOptions) -> Iterator
                     raise ValueError(f"it has {len(cells)} columns, not {len(columns)}: half a line?")
                 yield _record(dict(zip(columns, cells, strict=True)), place)
             except ValueError as error:
-                yield Broken(place, str(error), cells[0][:200] if len(cells) > 1 else "")
+                yield InvalidSourceRecord(place, str(error), cells[0][:200] if len(cells) > 1 else "")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -78,14 +78,14 @@ def _split(text: str) -> list[str]:
     return cells
 
 
-def _record(row: dict[str, str], place: str) -> Record:
+def _record(row: dict[str, str], place: str) -> SourceRecord:
     width, height = (_count(row, key) for key in (("img_w", "img_h") if "img_w" in row else ("image_w", "image_h")))
     rows = _count(row, "num_boxes")
     fields: dict[str, Any] = {"size": np.array([width, height])}
     for column, (name, dtype, width) in ARRAYS.items():
         if column in row:
             fields[name] = _array(column, row[column], dtype, rows, width)
-    return Record(row.get("img_id", row.get("image_id", "")), fields, place)
+    return SourceRecord(row.get("img_id", row.get("image_id", "")), fields, place)
 
 
 def _count(row: dict[str, str], key: str) -> int:
@@ -108,9 +108,9 @@ def _array(column: str, text: str, dtype: str, rows: int, width: int) -> np.ndar
     return values.reshape(rows, -1) if width else values
 
 
-def write(columns: tuple[str, ...], target: Path, rows: Outgoing, over: bool) -> None:
+def write(columns: tuple[str, ...], target: Path, rows: ExportRows, over: bool) -> None:
     """All images, one line each; the file is whole or absent."""
-    with atomic(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t")
         for name, fields in rows:
             width, height = map(int, fields["size"])
@@ -131,7 +131,7 @@ def count(path: Path) -> int:
     return -(-path.stat().st_size // first) if first else 0
 
 
-def columns_of(path: Path) -> int:
+def count_columns(path: Path) -> int:
     """Columns of the first line: 6 are the original's, 10 LXMERT's."""
     with open(path, "rb") as file:
         return file.readline(MAX_LINE).count(b"\t") + 1

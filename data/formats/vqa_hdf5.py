@@ -13,9 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.files import atomic, read_json, write_json
-from data.formats.arrays import MAX_ARRAY_BYTES, passing
-from data.formats.records import Broken, Format, Outgoing, ReadOptions, Record, begin
+from data.files import atomic_write, read_json, write_json
+from data.formats.arrays import MAX_ARRAY_BYTES, is_transient_error
+from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord, start_export
 from data.unpickle import load_restricted
 
 NAMES = ("image_features", "image_bb", "spatial_features")
@@ -46,7 +46,7 @@ def _opened(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
         yield found
 
 
-def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
+def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """One record an image of the index, in the order of the file's rows; which of the two layouts it is, it says.
 
     Sizes come out of the six geometry values, which are fractions of them.
@@ -62,11 +62,11 @@ def read(path: Path, options: ReadOptions) -> Iterator[Record | Broken]:
                 if not 0 <= number < images:
                     raise ValueError(f"the index names row {number}, and the file has {images}")
                 rows = number if spans is None else _span(data, spans[number])
-                yield Record(name, _fields(data, rows), place)
+                yield SourceRecord(name, _fields(data, rows), place)
             except (ValueError, OSError, RuntimeError) as error:
-                if passing(error):
+                if is_transient_error(error):
                     raise
-                yield Broken(place, str(error), name)
+                yield InvalidSourceRecord(place, str(error), name)
 
 
 def is_adaptive(path: Path) -> bool:
@@ -111,12 +111,12 @@ def _span(data: dict[str, h5py.Dataset], span: np.ndarray) -> slice:
 def _fields(data: dict[str, h5py.Dataset], rows: int | slice) -> dict[str, Any]:
     fields: dict[str, Any] = {"features": data["image_features"][rows], "boxes": data["image_bb"][rows]}
     if "spatial_features" in data:
-        size = size_of(fields["boxes"], data["spatial_features"][rows])
+        size = infer_image_size(fields["boxes"], data["spatial_features"][rows])
         fields |= {} if size is None else {"size": np.array(size)}
     return fields
 
 
-def size_of(boxes: np.ndarray, spatial: np.ndarray) -> tuple[int, int] | None:
+def infer_image_size(boxes: np.ndarray, spatial: np.ndarray) -> tuple[int, int] | None:
     """Width and height in pixels that turn `boxes` into their fractions; None if they say nothing or disagree."""
     found = []
     for axis in (0, 1):
@@ -132,7 +132,7 @@ def size_of(boxes: np.ndarray, spatial: np.ndarray) -> tuple[int, int] | None:
     return found[0], found[1]
 
 
-def geometry(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
+def spatial_features(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     """(r, 6) float32: x1 y1 x2 y2 w h as fractions of the image, in the converter's order of operations."""
     width, height = map(float, size)
     w, h = (boxes[:, 2] - boxes[:, 0]) / width, (boxes[:, 3] - boxes[:, 1]) / height
@@ -140,16 +140,16 @@ def geometry(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.stack([x, y, x + w, y + h, w, h], axis=1).astype("f4")
 
 
-def index_paths(path: Path) -> list[Path]:
+def sidecar_paths(path: Path) -> list[Path]:
     """Where the index of a file may lie: JSON first."""
     return [path.with_name(f"{path.stem}_imgid2idx{suffix}") for suffix in (".json", ".pkl")]
 
 
 def _index(path: Path) -> dict[str, int]:
     """Image id -> row. A pickle is read as plain values only."""
-    found = next((p for p in index_paths(path) if p.is_file()), None)
+    found = next((p for p in sidecar_paths(path) if p.is_file()), None)
     if found is None:
-        names = " or ".join(p.name for p in index_paths(path))
+        names = " or ".join(p.name for p in sidecar_paths(path))
         raise FileNotFoundError(f"{path} says no image ids: put {names} beside it (image id -> row)")
     try:
         content = read_json(found) if found.suffix == ".json" else load_restricted(found)
@@ -163,14 +163,14 @@ def _index(path: Path) -> dict[str, int]:
     return {str(name): int(row) for name, row in content.items()}
 
 
-def write(adaptive: bool, target: Path, rows: Outgoing, over: bool) -> None:
+def write(adaptive: bool, target: Path, rows: ExportRows, over: bool) -> None:
     """`*_imgid2idx.json`, then the file beside it, image by image. Raises ValueError if a fixed one does not fit."""
     fixed = (len(rows), rows.fixed_rows("export as vqa-h5-adaptive")) if not adaptive else (int(rows.lengths.sum()),)
     if adaptive and fixed[0] > 2**31 - 1:
         raise ValueError(f"{fixed[0]:,} rows do not fit the 32 bits of pos_boxes; export in parts, with --list")
-    begin(target)
-    write_json(index_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
-    with atomic(target) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+    start_export(target)
+    write_json(sidecar_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
+    with atomic_write(target) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
         made = {name: file.create_dataset(name, (*fixed, width), "f4") for name, width in _widths(rows).items()}
         if adaptive:
             ends = np.cumsum(rows.lengths)
@@ -181,10 +181,10 @@ def write(adaptive: bool, target: Path, rows: Outgoing, over: bool) -> None:
             place = slice(start, end) if adaptive else number
             made["image_features"][place] = fields["features"]
             made["image_bb"][place] = fields["boxes"]
-            made["spatial_features"][place] = geometry(fields["boxes"], fields["size"])
+            made["spatial_features"][place] = spatial_features(fields["boxes"], fields["size"])
 
 
-def _widths(rows: Outgoing) -> dict[str, int]:
+def _widths(rows: ExportRows) -> dict[str, int]:
     return dict(zip(NAMES, (rows.dim, 4, 6), strict=True))
 
 
@@ -202,8 +202,8 @@ FIXED = Format(
     count,
     _CARRIES,
     suffix=".hdf5",
-    beside=lambda target: index_paths(target)[:1],
-    fixed=True,
+    sidecar_files=lambda target: sidecar_paths(target)[:1],
+    fixed_rows=True,
 )
 ADAPTIVE = Format(
     "vqa-h5-adaptive",
@@ -213,5 +213,5 @@ ADAPTIVE = Format(
     count,
     _CARRIES,
     suffix=".hdf5",
-    beside=lambda target: index_paths(target)[:1],
+    sidecar_files=lambda target: sidecar_paths(target)[:1],
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from extractors.bottom_up.pooling import POOLED, Pooled
+from extractors.bottom_up.pooling import POOLED, RoITable
 
 ANCHORS = 12  # 3 ratios x 4 scales a cell
 BLOCKS = (3, 4, 23)  # of res2, res3, res4
@@ -22,7 +22,7 @@ DIM = 2048  # of pool5_flat, the stored feature
 EMBED = 256  # of the class that the attribute head is told
 
 
-class Scores(NamedTuple):
+class RoIScores(NamedTuple):
     """What the heads say of n RoIs."""
 
     classes: Tensor  # (n, 1 + classes) probabilities; 0 is the background
@@ -48,15 +48,15 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, inputs, h, w) -> (b, 4 width, h/stride, w/stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.rest(F.relu_(self.bn1(self.conv1(x))), shortcut)
+        return self.forward_after_conv1(F.relu_(self.bn1(self.conv1(x))), shortcut)
 
-    def rest(self, x: Tensor, shortcut: Tensor) -> Tensor:
+    def forward_after_conv1(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """What follows the first convolution."""
         x = F.relu_(self.bn2(self.conv2(x)))
         return F.relu_(self.bn3(self.conv3(x)).add_(shortcut))
 
 
-def stage(inputs: int, width: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def make_stage(inputs: int, width: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Bottlenecks in a row; the first one has the stride."""
     first = Bottleneck(inputs, width, stride, dilation)
     return nn.Sequential(first, *(Bottleneck(4 * width, width, 1, dilation) for _ in range(blocks - 1)))
@@ -75,7 +75,7 @@ class Stem(nn.Module):
         return F.max_pool2d(F.relu_(self.bn1(self.conv1(x))), 3, 2, padding=0, ceil_mode=True)
 
 
-class ProposalHead(nn.Module):
+class RPNHead(nn.Module):
     """For each anchor of each cell a logit and four deltas."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class ProposalHead(nn.Module):
         return logits, deltas
 
 
-class BottomUp(nn.Module):
+class BottomUpRCNN(nn.Module):
     """The whole of it, with frozen batch norms. `classes` and `attributes` count what is told apart, backgrounds not.
 
     `attributes = 0`: a model without that head.
@@ -102,11 +102,11 @@ class BottomUp(nn.Module):
     def __init__(self, classes: int = 1600, attributes: int = 400):
         super().__init__()
         self.stem = Stem()
-        self.res2 = stage(64, 64, BLOCKS[0])
-        self.res3 = stage(256, 128, BLOCKS[1], stride=2)
-        self.res4 = stage(512, 256, BLOCKS[2], stride=2)
-        self.rpn = ProposalHead()
-        self.res5 = stage(1024, 512, 3, dilation=2)
+        self.res2 = make_stage(64, 64, BLOCKS[0])
+        self.res3 = make_stage(256, 128, BLOCKS[1], stride=2)
+        self.res4 = make_stage(512, 256, BLOCKS[2], stride=2)
+        self.rpn = RPNHead()
+        self.res5 = make_stage(1024, 512, 3, dilation=2)
         self.cls_score = nn.Linear(DIM, classes + 1)
         self.bbox_pred = nn.Linear(DIM, 4 * (classes + 1))  # of every class, the background too; not normalised
         self.attributes = attributes
@@ -115,18 +115,18 @@ class BottomUp(nn.Module):
             self.attr_fc = nn.Linear(DIM + EMBED, 512)
             self.attr_score = nn.Linear(512, attributes + 1)
 
-    def maps(self, x: Tensor) -> Tensor:
+    def backbone_features(self, x: Tensor) -> Tensor:
         """(b, 3, h, w) BGR less the mean -> res4, (b, 1024, h/16, w/16)."""
         return self.res4(self.res3(self.res2(self.stem(x))))
 
-    def heads(self, features: Tensor) -> Scores:
+    def classify(self, features: Tensor) -> RoIScores:
         """pool5_flat (n, 2048) -> probabilities."""
         logits = self.cls_score(features)  # (n, 1 + classes)
         if not self.attributes:
-            return Scores(logits.softmax(1), None)
+            return RoIScores(logits.softmax(1), None)
         told = self.cls_embed(logits.argmax(1))  # (n, 256); the background is a class here
         hidden = F.relu_(self.attr_fc(torch.cat([features, told], 1)))
-        return Scores(logits.softmax(1), self.attr_score(hidden).softmax(1))
+        return RoIScores(logits.softmax(1), self.attr_score(hidden).softmax(1))
 
     def deltas(self, features: Tensor, classes: Tensor) -> Tensor:
         """Of each RoI the deltas for its class (0 the background), (n, 2048), (n,) -> (n, 4)."""
@@ -134,7 +134,7 @@ class BottomUp(nn.Module):
         return torch.einsum("nd,nkd->nk", features, weight) + self.bbox_pred.bias.view(-1, 4)[classes]
 
 
-class Pointwise(nn.Conv2d):
+class MkldnnConv1x1(nn.Conv2d):
     """A 1x1 convolution by oneDNN: on one thread torch takes another library for it, half as fast where measured."""
 
     def __init__(self, like: nn.Conv2d):
@@ -146,17 +146,17 @@ class Pointwise(nn.Conv2d):
         return torch.mkldnn_convolution(x, self.weight, self.bias, [0, 0], self.stride, [1, 1], 1)
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+def apply_in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
     """`function` over `size` rows at a time: what it makes of a chunk stays in the processor's cache."""
     return torch.cat([function(part) for part in rows.split(size)]) if len(rows) > size else function(rows)
 
 
-def plain_pool5(res5: nn.Module, pooled: Tensor) -> Tensor:
+def pool5_features(res5: nn.Module, pooled: Tensor) -> Tensor:
     """(n, 1024, 14, 14) pooled RoIs -> pool5_flat (n, 2048), the feature of the field."""
     return res5(pooled).mean((2, 3))
 
 
-def quick_pool5(res5: nn.Sequential, pooled: Pooled, size: int) -> Tensor:
+def pool5_features_fast(res5: nn.Sequential, pooled: RoITable, size: int) -> Tensor:
     """pool5_flat (n, 2048) of pooled RoIs, by a res5 whose batch norms are folded, `size` RoIs at a time.
 
     What is done to each bin alone, the first 1x1 convolution and the shortcut, is done once for each distinct bin.
@@ -173,4 +173,4 @@ def quick_pool5(res5: nn.Sequential, pooled: Pooled, size: int) -> Tensor:
             x = block(x)  # (size, 2048, 14, 14)
         return x.mean((2, 3), dtype=torch.float32)
 
-    return in_chunks(features, pooled.place, size)
+    return apply_in_chunks(features, pooled.index, size)

@@ -17,14 +17,14 @@ STRIDE = 16  # net pixels a cell of the map
 
 
 @dataclass(frozen=True)
-class Pooled:
+class RoITable:
     """RoIs as rows of a table: `rows[place[i]]` is RoI i."""
 
     rows: Tensor  # (u, channels), each different in place or size
-    place: Tensor  # (n, 196) int64 into rows, row-major bins
+    index: Tensor  # (n, 196) int64 into rows, row-major bins
 
 
-def bins(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+def roi_bins(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     """First cell and end of each of the 14 bins along one axis: (n,), (n,) net pixels -> two (n, 14) int64.
 
     The arithmetic of caffe/src/caffe/layers/roi_pooling_layer.cpp, which rounds halves up and computes in float32.
@@ -38,14 +38,14 @@ def bins(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     return first.clamp(0, cells).long(), last.clamp(0, cells).long()
 
 
-def pool(maps: Tensor, boxes: Tensor) -> Pooled:
+def roi_max_pool(maps: Tensor, boxes: Tensor) -> RoITable:
     """(1, channels, h, w), (n, 4) in net pixels -> the pooled RoIs, 14 x 14 bins each.
 
     Equal, bit for bit, to torchvision.ops.roi_pool(maps, boxes, 14, 1/16). A bin off the map is a row of zeros.
     """
     height, width = maps.shape[2:]
-    top, bottom = bins(boxes[:, 1], boxes[:, 3], height)
-    left, right = bins(boxes[:, 0], boxes[:, 2], width)
+    top, bottom = roi_bins(boxes[:, 1], boxes[:, 3], height)
+    left, right = roi_bins(boxes[:, 0], boxes[:, 2], width)
     tall, wide = bottom - top, right - left  # (n, 14), 0 where the bin is empty
     most_wide = int(wide.amax().clamp_min(0)) + 1 if len(boxes) else 1
     kind = (tall.clamp_min(0)[:, :, None] * most_wide + wide.clamp_min(0)[:, None]).flatten(1)  # (n, 196)
@@ -53,7 +53,7 @@ def pool(maps: Tensor, boxes: Tensor) -> Pooled:
     cell = (top[:, :, None] * width + left[:, None]).flatten(1)
     name = torch.where(empty, 0, kind * (height * width) + cell)
     names, place = name.unique(return_inverse=True)
-    return Pooled(_rows(maps[0].permute(1, 2, 0), names, most_wide), place)
+    return RoITable(_rows(maps[0].permute(1, 2, 0), names, most_wide), place)
 
 
 def _rows(cells: Tensor, names: Tensor, most_wide: int) -> Tensor:

@@ -14,9 +14,9 @@ from extractors.bottom_up.pooling import STRIDE
 
 RATIOS = (0.5, 1.0, 2.0)  # height by width
 SCALES = (4, 8, 16, 32)  # of a base box of 16 pixels
-BEFORE_NMS = 6000  # boxes, the best
-OVERLAP = 0.7
-MIN_SIDE = 16  # pixels of the image as it was before it was resized
+PRE_NMS_TOP_N = 6000  # boxes, the best
+NMS_IOU = 0.7
+MIN_BOX_SIDE = 16  # pixels of the image as it was before it was resized
 
 
 def caffe_anchors() -> Tensor:
@@ -31,7 +31,7 @@ def caffe_anchors() -> Tensor:
     return torch.tensor(found)
 
 
-def grid(anchors: Tensor, height: int, width: int) -> Tensor:
+def make_anchor_grid(anchors: Tensor, height: int, width: int) -> Tensor:
     """The anchors of every cell of a map: (12, 4) -> (height width 12, 4), row-major cells, anchors fastest."""
     y, x = torch.meshgrid(
         torch.arange(height, device=anchors.device) * STRIDE,
@@ -42,7 +42,7 @@ def grid(anchors: Tensor, height: int, width: int) -> Tensor:
     return (anchors + shifts).reshape(-1, 4)
 
 
-def move(boxes: Tensor, deltas: Tensor, limit: tuple[float, float]) -> Tensor:
+def apply_deltas(boxes: Tensor, deltas: Tensor, limit: tuple[float, float]) -> Tensor:
     """Boxes moved and stretched by deltas, clipped to [0, limit - 1]: (k, 4), (k, 4) -> (k, 4).
 
     `limit` is width and height in pixels. As Caffe has it, x2 is the centre plus half the width, without "- 1".
@@ -56,24 +56,24 @@ def move(boxes: Tensor, deltas: Tensor, limit: tuple[float, float]) -> Tensor:
     return torch.cat([torch.minimum(corner, last).clamp_min(0) for corner in corners], 1)
 
 
-def propose(logits: Tensor, boxes: Tensor, scale: float, limit: int = 300) -> Tensor:
+def select_proposals(logits: Tensor, boxes: Tensor, scale: float, limit: int = 300) -> Tensor:
     """The proposals of one image, best first: logits (k,), boxes (k, 4) -> (up to `limit`, 4), all in net pixels.
 
     Small boxes go before the best 6000 are taken; `scale` is net pixels a pixel of the image.
     """
-    able = ((boxes[:, 2:] - boxes[:, :2] + 1) >= MIN_SIDE * scale).all(1).nonzero().flatten()
-    order = able[logits[able].argsort(descending=True, stable=True)[:BEFORE_NMS]]
-    return boxes[first_survivors(boxes[order], logits[order], limit, order)]
+    able = ((boxes[:, 2:] - boxes[:, :2] + 1) >= MIN_BOX_SIDE * scale).all(1).nonzero().flatten()
+    order = able[logits[able].argsort(descending=True, stable=True)[:PRE_NMS_TOP_N]]
+    return boxes[nms_top_k(boxes[order], logits[order], limit, order)]
 
 
-def first_survivors(boxes: Tensor, scores: Tensor, wanted: int, names: Tensor) -> Tensor:
+def nms_top_k(boxes: Tensor, scores: Tensor, wanted: int, names: Tensor) -> Tensor:
     """`names` of the first `wanted` boxes that NMS leaves; boxes come best first.
 
     What NMS keeps of a prefix does not depend on what follows it, so a prefix is tried before the whole.
     """
     size = 4 * wanted
     while True:
-        kept = inclusive_nms(boxes[:size], scores[:size], OVERLAP)
+        kept = inclusive_nms(boxes[:size], scores[:size], NMS_IOU)
         if len(kept) >= wanted or size >= len(boxes):
             return names[kept[:wanted]]
         size *= 2

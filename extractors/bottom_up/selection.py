@@ -12,10 +12,10 @@ from torch import Tensor
 
 from extractors.bottom_up.proposals import inclusive_nms
 
-OVERLAP = 0.3  # of two proposals of one class
+NMS_IOU = 0.3  # of two proposals of one class
 
 
-def select(
+def select_regions(
     boxes: Tensor, scores: Tensor, at_least: int, at_most: int, threshold: float, margin: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Which proposals to keep, and which of all are kept, or not, by less than `margin`: two tensors of indices.
@@ -25,7 +25,7 @@ def select(
     so many, best first (equal ones in the order of the proposals; Caffe leaves that open).
     boxes (n, 4) in pixels, scores (n, classes) without the background; `margin` in the logit of a confidence.
     """
-    confidence = confidences(boxes, scores, _lowered(threshold, margin))
+    confidence = class_nms_confidences(boxes, scores, _lowered(threshold, margin))
     kept = (confidence >= threshold).nonzero().flatten()
     if at_least <= len(kept) <= at_most:
         return kept, _within(confidence, threshold, threshold, margin)
@@ -33,10 +33,10 @@ def select(
     floor = threshold
     while int((confidence >= floor).sum()) < wanted:  # below the floor a confidence is not known
         floor = floor / 4 if floor > 1e-6 else 0.0
-        confidence = confidences(boxes, scores, floor)
+        confidence = class_nms_confidences(boxes, scores, floor)
     best = confidence.sort(descending=True).values
     if margin and 0 < wanted < len(boxes):  # the best of those that are left out must be known too
-        confidence = confidences(boxes, scores, _lowered(float(best[wanted - 1]), margin))
+        confidence = class_nms_confidences(boxes, scores, _lowered(float(best[wanted - 1]), margin))
         best = confidence.sort(descending=True).values
         unsure = _within(confidence, float(best[wanted]), float(best[wanted - 1]), margin)
     else:
@@ -61,7 +61,7 @@ def _within(confidence: Tensor, below: float, above: float, margin: float) -> Te
     return near[distance[near].argsort(stable=True)]
 
 
-def confidences(boxes: Tensor, scores: Tensor, floor: float) -> Tensor:
+def class_nms_confidences(boxes: Tensor, scores: Tensor, floor: float) -> Tensor:
     """(n,) each proposal's best score among the classes in which it survives, where that is at least `floor`; else 0.
 
     Only scores from the floor on are looked at: what suppresses such a score is higher still. With the 0.2 of the
@@ -76,7 +76,7 @@ def confidences(boxes: Tensor, scores: Tensor, floor: float) -> Tensor:
         *(x.split(what.unique_consecutive(return_counts=True)[1].tolist()) for x in (who, value)), strict=True
     ):
         if len(mine) > 1:
-            left = inclusive_nms(boxes[mine], own, OVERLAP)
+            left = inclusive_nms(boxes[mine], own, NMS_IOU)
             mine, own = mine[left], own[left]
         found[mine] = torch.maximum(found[mine], own)
     return found

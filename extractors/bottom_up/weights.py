@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.files import atomic, sha256_file
-from extractors.bottom_up.model import ANCHORS, BLOCKS, BottomUp
+from data.files import atomic_write, sha256_file
+from extractors.bottom_up.model import ANCHORS, BLOCKS, BottomUpRCNN
 from extractors.bottom_up.proposals import RATIOS, SCALES, caffe_anchors
 from extractors.configs import Anchors
-from extractors.state import fit_state, read_metadata, read_state, state_sha256
+from extractors.state import load_state_dict_file, load_state_dict_strict, read_safetensors_metadata, state_sha256
 
 MEAN = (102.9801, 115.9465, 122.7717)  # of blue, green, red, 0..255
 OBJECTNESS = "proposal_generator.rpn_head.objectness_logits"
@@ -32,24 +32,24 @@ ATTRIBUTE_HEAD = (
     ("attr_fc", "attr_linear1", "fc_attr"),
     ("attr_score", "attr_linear2", "attr_score"),
 )
-SCALED = (10.0, 10.0, 5.0, 5.0)  # detectron2's BBOX_REG_WEIGHTS of the box head
+BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # detectron2's BBOX_REG_WEIGHTS of the box head
 
 
-def load(
+def load_bottom_up(
     path: Path, anchors: Anchors | None, vocabulary: Path | None
-) -> tuple[BottomUp, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[BottomUpRCNN, tuple[str, ...], tuple[str, ...]]:
     """The model in eval mode, float32, and the names of its classes and attributes, () where there are none.
 
     Raises FileNotFoundError; ValueError for another model's file, a changed one, anchors that nobody names, or a
     vocabulary of another length.
     """
-    state, _ = read_state(path)
-    about = read_metadata(path) if path.suffix == ".safetensors" else {}
+    state, _ = load_state_dict_file(path)
+    about = read_safetensors_metadata(path) if path.suffix == ".safetensors" else {}
     if "rpn.anchors" not in state:
-        state = canonical(state, str(path), anchors)
+        state = to_canonical_state_dict(state, str(path), anchors)
     attributes = len(state["attr_score.bias"]) - 1 if "attr_score.bias" in state else 0
-    model = BottomUp(len(state["cls_score.bias"]) - 1, attributes)
-    fit_state(model, state, str(path))
+    model = BottomUpRCNN(len(state["cls_score.bias"]) - 1, attributes)
+    load_state_dict_strict(model, state, str(path))
     if about.get("sha256", (found := state_sha256(model))) != found:
         raise ValueError(f"{path} holds weights of sha256 {found}, its header says {about['sha256']}: convert again")
     names = [tuple(json.loads(about.get(key, "[]"))) for key in ("classes", "attributes")]
@@ -64,23 +64,23 @@ def load(
     return model.eval(), names[0], names[1] if attributes else ()
 
 
-def convert(source: Path, target: Path, anchors: Anchors | None = None, vocabulary: Path | None = None) -> str:
+def convert_weights(source: Path, target: Path, anchors: Anchors | None = None, vocabulary: Path | None = None) -> str:
     """Write the weights of any known layout as one .safetensors, with hash, origin and names. Returns the sha256.
 
     The hash is that of the tensors (`extractors.state.state_sha256`), checked whenever they are loaded.
     Raises what `load` raises.
     """
-    model, classes, attributes = load(source, anchors, vocabulary)
+    model, classes, attributes = load_bottom_up(source, anchors, vocabulary)
     names = {"classes": json.dumps(classes), "attributes": json.dumps(attributes)}
-    about = read_metadata(source) if source.suffix == ".safetensors" else {}
+    about = read_safetensors_metadata(source) if source.suffix == ".safetensors" else {}
     origin = {"origin": source.name, "origin_sha256": sha256_file(source)}
-    return save(model, target, {key: about.get(key, value) for key, value in origin.items()} | names)
+    return save_weights(model, target, {key: about.get(key, value) for key, value in origin.items()} | names)
 
 
-def save(model: BottomUp, path: Path, about: dict[str, str]) -> str:
+def save_weights(model: BottomUpRCNN, path: Path, about: dict[str, str]) -> str:
     """Write a model's tensors as .safetensors with their hash, and `about`, in the header. Returns the hash."""
     found = state_sha256(model)
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         state = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(state, temporary, {"model": "bottom-up", "sha256": found, **about})
         temporary.chmod(0o644)  # safetensors leaves it to its owner alone
@@ -97,7 +97,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     return tuple(line.split(",")[0].strip().lower() for line in lines)
 
 
-def canonical(state: dict[str, Tensor], source: str, anchors: Anchors | None = None) -> dict[str, Tensor]:
+def to_canonical_state_dict(state: dict[str, Tensor], source: str, anchors: Anchors | None = None) -> dict[str, Tensor]:
     """A port's state dict under this model's names, in Caffe's numbers, float32; ValueError names what is odd."""
     kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     state = {key.removeprefix("module."): value.float() for key, value in kept.items()}
@@ -207,6 +207,6 @@ def _plain_deltas(rows: Tensor, caffe: bool) -> Tensor:
     """Rows of four deltas a class, the background's first (zeros where the file has none), without their scale."""
     if caffe:
         return rows
-    scale = rows.new_tensor(SCALED)
+    scale = rows.new_tensor(BBOX_REG_WEIGHTS)
     plain = rows.unflatten(0, (-1, 4)) / (scale[:, None] if rows.ndim == 2 else scale)
     return torch.cat([torch.zeros_like(plain[:1]), plain]).flatten(0, 1)

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 
 from tern.losses.config import LossConfig
 from tern.losses.memory import CrossBatchMemory
-from tern.losses.pairwise import Pairwise
+from tern.losses.pairwise import CrossModalLoss
 from tern.losses.plain import Hinge, InfoNCE
-from tern.losses.vicreg import WithVicreg
+from tern.losses.vicreg import WithVICReg
 
 if TYPE_CHECKING:
-    from tern.losses.library import FromLibrary
+    from tern.losses.library import MetricLearningLoss
 
 
-def build_loss(config: LossConfig) -> Pairwise:
+def build_loss(config: LossConfig) -> CrossModalLoss:
     """The loss as a module: `(images (m, e), captions (n, e), labels (m,), labels (n,)) -> scalar`.
 
     All it learns are its parameters, all it remembers is in its `state_dict`.
@@ -26,19 +26,19 @@ def build_loss(config: LossConfig) -> Pairwise:
         ValueError: no such loss, or one that cannot compare two sets of vectors by labels alone
     """
     plain = {"hinge": Hinge, "infonce": InfoNCE}
-    loss = plain[config.name](config) if config.name in plain else from_library(config)
-    if config.memory:
-        loss = CrossBatchMemory(loss, config.memory, config.memory_after)
-    return WithVicreg(loss, config.vicreg) if config.vicreg else loss
+    loss = plain[config.name](config) if config.name in plain else build_metric_learning_loss(config)
+    if config.memory_size:
+        loss = CrossBatchMemory(loss, config.memory_size, config.memory_start_batch)
+    return WithVICReg(loss, config.vicreg_weight) if config.vicreg_weight else loss
 
 
-def from_library(config: LossConfig) -> FromLibrary:
+def build_metric_learning_loss(config: LossConfig) -> MetricLearningLoss:
     """A loss of the library, tried out; ValueError if it does not fit."""
-    from tern.losses.library import FromLibrary  # and with it scipy: a second that the plain losses do not need
+    from tern.losses.library import MetricLearningLoss  # and with it scipy: a second that the plain losses do not need
 
     try:
-        loss = FromLibrary(config)
-        rehearse(loss)
+        loss = MetricLearningLoss(config)
+        check_loss_runs(loss)
     except Exception as error:  # each class refuses in its own way; the reason is passed on
         raise ValueError(
             f"loss {config.name!r} (miner {config.miner!r}, params {config.params}) does not fit images against "
@@ -47,7 +47,7 @@ def from_library(config: LossConfig) -> FromLibrary:
     return loss
 
 
-def rehearse(loss: FromLibrary) -> None:
+def check_loss_runs(loss: MetricLearningLoss) -> None:
     """Run a loss on 4 images and 8 captions: one that cannot take `ref_emb` fails now, not in an hour."""
     draw = torch.Generator().manual_seed(0)
     images, captions = (F.normalize(torch.randn(k, 8, generator=draw), dim=1) for k in (4, 8))

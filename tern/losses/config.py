@@ -31,9 +31,9 @@ class LossConfig(BaseModel):
     """library losses: further arguments of the class"""
     miner_params: dict[str, float | int | str | bool] = {}
     """library losses: arguments of the miner"""
-    memory: int = Field(0, ge=0, le=1 << 20)
+    memory_size: int = Field(0, ge=0, le=1 << 20)
     """any loss: rows a modality that are kept from earlier batches and compared with as well; 0 for none"""
-    memory_after: int = Field(0, ge=0)
+    memory_start_batch: int = Field(0, ge=0)
     """any loss with a memory: batches before it is used; rows of a model that still moves fast mislead"""
-    vicreg: float = Field(0, ge=0)
+    vicreg_weight: float = Field(0, ge=0)
     """any loss: weight of an added VICReg term, whose value is about 5 to 70; 0 for none"""

@@ -8,12 +8,12 @@ from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_pairs
 from torch import Tensor
 
 from tern.losses.config import LossConfig
-from tern.losses.pairwise import Pairwise
+from tern.losses.pairwise import CrossModalLoss
 
 CLASSES = "it learns a vector a class and wants num_classes: here each image would be a class of its own"
 ONE_SET = "it compares one set of vectors with itself and takes no ref_emb"
 BASE = "it is a base class of the library and no loss"
-REFUSED = {
+UNSUPPORTED_LOSSES = {
     **dict.fromkeys(("ArcFaceLoss", "CosFaceLoss", "LargeMarginSoftmaxLoss", "NormalizedSoftmaxLoss"), CLASSES),
     **dict.fromkeys(("P2SGradLoss", "ProxyAnchorLoss", "ProxyNCALoss", "SoftTripleLoss", "SphereFaceLoss"), CLASSES),
     "SubCenterArcFaceLoss": CLASSES,
@@ -29,14 +29,16 @@ REFUSED = {
     **dict.fromkeys(("BaseMetricLossFunction", "GenericPairLoss", "BaseLossWrapper"), BASE),
     **dict.fromkeys(("WeightRegularizerMixin", "EmbeddingRegularizerMixin"), BASE),
 }
-REFUSED_MINERS = {
+UNSUPPORTED_MINERS = {
     "BaseMiner": "it is a base class of the library and no miner",
     "EmbeddingsAlreadyPackagedAsTriplets": "it takes row 3k, 3k + 1 and 3k + 2 of a batch for a triplet",
 }
-JOINED = {"LiftedStructureLoss"}  # compares an anchor's place with a positive's, which are of two sets under ref_emb
+NEEDS_JOINT_SET = {
+    "LiftedStructureLoss"
+}  # compares an anchor's place with a positive's, which are of two sets under ref_emb
 
 
-class FromLibrary(Pairwise):
+class MetricLearningLoss(CrossModalLoss):
     """A loss of pytorch_metric_learning, images against captions and captions against images.
 
     Other modality by `ref_emb`, so that image-image and caption-caption pairs take no part. The reducer is set by
@@ -45,30 +47,30 @@ class FromLibrary(Pairwise):
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
-        refuse(config)
+        check_supported(config)
         kind = {"mean": reducers.MeanReducer, "sum": reducers.SumReducer, "nonzero": reducers.AvgNonZeroReducer}
         options = dict(config.params, reducer=kind[config.reduction]())
         distance = {"cosine": distances.CosineSimilarity, "lp": distances.LpDistance}
         if config.distance:
             options["distance"] = distance[config.distance]()
-        self.loss = class_of(losses, config.name, "loss")(**options)
-        self.joined = config.name in JOINED
+        self.loss = get_class(losses, config.name, "loss")(**options)
+        self.joined = config.name in NEEDS_JOINT_SET
         self.miner = None
         if config.miner:
             same = {"distance": distance[config.distance]()} if config.distance else {}
-            self.miner = class_of(miners, config.miner, "miner")(**config.miner_params, **same)
+            self.miner = get_class(miners, config.miner, "miner")(**config.miner_params, **same)
 
-    def one_way(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
+    def one_direction_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
         """anchors (a, e), others (o, e), their labels -> scalar"""
         # the library takes one tensor object in both places for "the same rows" and then drops
         # the diagonal, which here holds the true pairs
         other_labels = other_labels.clone()
         if self.joined:
-            return self.one_way_joined(anchors, labels, others, other_labels)
+            return self.joint_set_loss(anchors, labels, others, other_labels)
         pairs = self.miner(anchors, labels, others, other_labels) if self.miner else None
         return self.loss(anchors, labels, pairs, others, other_labels)
 
-    def one_way_joined(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
+    def joint_set_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
         """The same as one set of a + o rows, with pairs across the modalities only."""
         a, p, b, n = self.pairs(anchors, labels, others, other_labels)
         _, _, c, k = self.pairs(others, other_labels, anchors, labels)  # negatives of the positives
@@ -82,12 +84,12 @@ class FromLibrary(Pairwise):
         return convert_to_pairs(found, labels, other_labels)
 
 
-def refuse(config: LossConfig) -> None:
+def check_supported(config: LossConfig) -> None:
     """ValueError, with the reason, for what is known not to fit."""
-    if config.name in REFUSED:
-        raise ValueError(REFUSED[config.name])
-    if config.miner in REFUSED_MINERS:
-        raise ValueError(f"miner {config.miner}: {REFUSED_MINERS[config.miner]}")
+    if config.name in UNSUPPORTED_LOSSES:
+        raise ValueError(UNSUPPORTED_LOSSES[config.name])
+    if config.miner in UNSUPPORTED_MINERS:
+        raise ValueError(f"miner {config.miner}: {UNSUPPORTED_MINERS[config.miner]}")
     for key in ("reducer", "distance"):
         if key in config.params or key in config.miner_params:
             raise ValueError(f"{key} is no parameter here; set reduction = or distance = of the loss")
@@ -97,7 +99,7 @@ def refuse(config: LossConfig) -> None:
         raise ValueError("num_classes: a beta a class would be one an image, which captions of others never see")
 
 
-def class_of(library: object, name: str, what: str) -> type:
+def get_class(library: object, name: str, what: str) -> type:
     """The class `name` of a module of the library; ValueError if there is none."""
     found = getattr(library, name, None)
     if not isinstance(found, type):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tern.losses.pairwise import Pairwise
+from tern.losses.pairwise import CrossModalLoss
 
 
-class CrossBatchMemory(Pairwise):
+class CrossBatchMemory(CrossModalLoss):
     """A loss that sees, beside the batch, the last vectors of each modality.
 
     Two queues: images are compared with the captions of the batch and of the caption queue, captions with the images of
@@ -26,16 +26,16 @@ class CrossBatchMemory(Pairwise):
     caption_ids: Tensor  # (k,)
     batches: Tensor  # () seen so far
 
-    def __init__(self, loss: Pairwise, size: int, after: int = 0) -> None:
+    def __init__(self, loss: CrossModalLoss, size: int, start_batch: int = 0) -> None:
         super().__init__()
-        self.loss, self.size, self.after = loss, size, after
+        self.loss, self.size, self.after = loss, size, start_batch
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         for name in ("images", "captions"):
             self.register_buffer(name, torch.zeros(0, 0))
         for name in ("image_ids", "caption_ids"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
 
-    def both_ways(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+    def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar; then the batch enters the queues"""
         if not self.images.numel() and not self.captions.numel():
             self.images, self.captions = images.new_zeros(0, images.shape[1]), captions.new_zeros(0, images.shape[1])
@@ -45,15 +45,15 @@ class CrossBatchMemory(Pairwise):
         if self.batches >= self.after:
             told, told_ids = torch.cat([captions, self.captions]), torch.cat([caption_ids, self.caption_ids])
             seen, seen_ids = torch.cat([images, self.images]), torch.cat([image_ids, self.image_ids])
-        one = self.loss.one_way(images, image_ids, told, told_ids)
-        value = one + self.loss.one_way(captions, caption_ids, seen, seen_ids)
+        one = self.loss.one_direction_loss(images, image_ids, told, told_ids)
+        value = one + self.loss.one_direction_loss(captions, caption_ids, seen, seen_ids)
         if self.training:
             self.batches += 1
-            self.fill("images", images), self.fill("image_ids", image_ids)
-            self.fill("captions", captions), self.fill("caption_ids", caption_ids)
+            self.enqueue("images", images), self.enqueue("image_ids", image_ids)
+            self.enqueue("captions", captions), self.enqueue("caption_ids", caption_ids)
         return value
 
-    def fill(self, name: str, rows: Tensor) -> None:
+    def enqueue(self, name: str, rows: Tensor) -> None:
         """Put rows behind the queue and let go of the oldest."""
         queue = getattr(self, name)
         setattr(self, name, torch.cat([queue, rows.detach().to(queue.dtype)])[-self.size :])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Pairwise(nn.Module):
+class CrossModalLoss(nn.Module):
     """A loss of two sets of unit vectors by labels, the sum of both ways; a kind of loss says what one way is.
 
     Labels are whole numbers that stand for image ids. Positive pairs are those of equal labels, however many; the
@@ -15,22 +15,22 @@ class Pairwise(nn.Module):
 
     def forward(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar; ValueError if they do not belong together"""
-        batch = sound(images, captions, image_ids, caption_ids)
+        batch = validate_batch(images, captions, image_ids, caption_ids)
         # cosines of half precision have steps of 0.004 near 1, as wide as what a loss tells apart
         with torch.autocast(images.device.type, enabled=False):
-            return self.both_ways(*batch)
+            return self.symmetric_loss(*batch)
 
-    def both_ways(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+    def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,), as `sound` gives them -> scalar"""
-        one = self.one_way(images, image_ids, captions, caption_ids)
-        return one + self.one_way(captions, caption_ids, images, image_ids)
+        one = self.one_direction_loss(images, image_ids, captions, caption_ids)
+        return one + self.one_direction_loss(captions, caption_ids, images, image_ids)
 
-    def one_way(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
+    def one_direction_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
         """anchors (a, e), others (o, e), their labels -> scalar"""
         raise NotImplementedError
 
 
-def sound(
+def validate_batch(
     images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same with vectors in float32 (or float64) and labels beside them; ValueError if shapes do not fit."""

@@ -12,32 +12,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tern.losses.config import LossConfig
-from tern.losses.pairwise import Pairwise, reduce
+from tern.losses.pairwise import CrossModalLoss, reduce
 
 
-class FromScores(Pairwise):
+class ScoreMatrixLoss(CrossModalLoss):
     """A loss that needs the scores alone: one product serves both ways."""
 
-    def both_ways(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+    def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar"""
         scores = self.scores(images, captions)  # (m, n)
         positive = image_ids[:, None] == caption_ids[None, :]  # (m, n)
-        return self.of_scores(scores, positive) + self.of_scores(scores.T, positive.T)
+        return self.loss_from_scores(scores, positive) + self.loss_from_scores(scores.T, positive.T)
 
-    def one_way(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
+    def one_direction_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
         """anchors (a, e), others (o, e), their labels -> scalar"""
-        return self.of_scores(self.scores(anchors, others), labels[:, None] == other_labels[None, :])
+        return self.loss_from_scores(self.scores(anchors, others), labels[:, None] == other_labels[None, :])
 
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """rows (m, e), columns (n, e) -> (m, n) cosines"""
         return rows @ columns.T
 
-    def of_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
+    def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
         """Anchors in rows: scores (m, n), positive (m, n) bool -> scalar"""
         raise NotImplementedError
 
 
-class Hinge(FromScores):
+class Hinge(ScoreMatrixLoss):
     """VSE++ hinge: each positive pair against true negatives of its row and of its column.
 
     With `hardest` and `sum` this is the loss of the TERN authors, less their false negatives; it
@@ -49,7 +49,7 @@ class Hinge(FromScores):
         super().__init__()
         self.config = config
 
-    def of_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
+    def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
         """Anchors in rows: scores (m, n), positive (m, n) bool -> scalar"""
         row, column = positive.nonzero(as_tuple=True)  # (p,) positive pairs
         right = scores[row, column][:, None]  # (p, 1)
@@ -64,7 +64,7 @@ class Hinge(FromScores):
         return reduce(F.relu(self.config.margin - right + worst).sum(dim=1), self.config.reduction)
 
 
-class InfoNCE(FromScores):
+class InfoNCE(ScoreMatrixLoss):
     """Cross-entropy of the softmax over the batch, the target spread evenly over the positives.
 
     Equal to SupConLoss of pytorch_metric_learning by `ref_emb`, and to CLIP's loss when each image
@@ -85,7 +85,7 @@ class InfoNCE(FromScores):
             self.log_scale.clamp_(0, math.log(100))
         return self.log_scale.exp() * rows @ columns.T
 
-    def of_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
+    def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
         """Anchors in rows: scores (m, n), positive (m, n) bool -> scalar"""
         count = positive.sum(dim=1)  # (m,)
         each = -(positive * scores.log_softmax(dim=1)).sum(dim=1) / count.clamp(min=1)  # (m,)

@@ -6,28 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tern.losses.pairwise import Pairwise
+from tern.losses.pairwise import CrossModalLoss
 
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0  # the paper's weights
 EPSILON = 1e-4
 
 
-class WithVicreg(Pairwise):
+class WithVICReg(CrossModalLoss):
     """A loss and `weight` times the VICReg term of the same batch; `alone` is what the loss without it was."""
 
-    def __init__(self, loss: Pairwise, weight: float) -> None:
+    def __init__(self, loss: CrossModalLoss, weight: float) -> None:
         super().__init__()
         self.loss, self.weight = loss, weight
-        self.alone = torch.tensor(0.0)
+        self.base_value = torch.tensor(0.0)
 
-    def both_ways(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+    def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
         """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar"""
-        value = self.loss.both_ways(images, captions, image_ids, caption_ids)
-        self.alone = value.detach()
-        return value + self.weight * vicreg(images, captions, image_ids, caption_ids)
+        value = self.loss.symmetric_loss(images, captions, image_ids, caption_ids)
+        self.base_value = value.detach()
+        return value + self.weight * vicreg_loss(images, captions, image_ids, caption_ids)
 
 
-def vicreg(images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+def vicreg_loss(images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
     """25 s + 25 v + c over the positive pairs and both modalities.
 
     s is the mean squared difference of positive pairs, v the mean of max(0, 1 - deviation) over the dimensions, halved
@@ -41,10 +41,10 @@ def vicreg(images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Ten
     row, column = (image_ids[:, None] == caption_ids[None, :]).nonzero(as_tuple=True)
     images, captions = images * stretch, captions * stretch
     apart = (images[row] - captions[column]).square().mean(dim=1).sum() / max(1, len(row))
-    return INVARIANCE * apart + spread(images) + spread(captions)
+    return INVARIANCE * apart + variance_covariance_loss(images) + variance_covariance_loss(captions)
 
 
-def spread(rows: Tensor) -> Tensor:
+def variance_covariance_loss(rows: Tensor) -> Tensor:
     """rows (k, e) -> scalar, the weighted variance and covariance parts of one modality"""
     if len(rows) < 2:
         return rows.sum() * 0

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from data.records import Dataset
 from data.store import Store
-from pipeline.chain import Chain
+from pipeline.chain import PipelineRunner
 from pipeline.plan import load_plan
-from pipeline.stages import held_out
+from pipeline.stages import held_out_ids
 from tern import embed
-from tern.baselines import chance, pooled, ridge
+from tern.baselines import chance_recall, fit_ridge, pool_features
 from tern.metrics import retrieval_metrics
 from tern.train import TrainConfig, train
 from tests.bench.common import cpu_of
@@ -39,20 +39,20 @@ def flickr8k(folder: Path) -> None:
         simple(chain)
 
 
-def simple(chain: Chain) -> None:
+def simple(chain: PipelineRunner) -> None:
     """Chance and ridge regression on the features of a chain, of whose test images all have as many captions."""
     regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
-    test = dataset.split("test")
+    test = dataset.select_split("test")
     title = f"{dataset.name}: {len(test.images)} images, {len(test.captions)} captions"
     table = Table("on test", *COLUMNS, title=title, title_justify="left")
-    _add(table, "chance", chance(len(test.images), len(test.captions) // len(test.images)))
+    _add(table, "chance", chance_recall(len(test.images), len(test.captions) // len(test.images)))
     for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
         views = ("first", *means)
         images, captions, owners = _split(dataset, regions, tokens, views, "train")
         # both sides centred and each number of a region scaled: without it a few captions are near to every image
         frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
         framed = _framed(frame, images, captions)
-        fits = [(penalty, ridge(*framed, owners, penalty)) for penalty in PENALTIES]
+        fits = [(penalty, fit_ridge(*framed, owners, penalty)) for penalty in PENALTIES]
         val = [_score(w, frame, *_split(dataset, regions, tokens, views, "val"))["rsum"] for _, w in fits]
         penalty, weights = fits[int(np.argmax(val))]
         found = _score(weights, frame, *_split(dataset, regions, tokens, views))
@@ -68,15 +68,15 @@ def presets(folder: Path) -> None:
 
 def demo(folder: Path) -> None:
     """What a model must beat, and the default, on the embedded data set."""
-    chain = Chain(load_plan("demo", (f'workspace="{folder}"',)))
+    chain = PipelineRunner(load_plan("demo", (f'workspace="{folder}"',)))
     simple(chain)
     trained(chain, {"modern": (range(3), {})}, folder)
 
 
-def trained(chain: Chain, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
+def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
     """Presets on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
     regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
-    test = dataset.split("test")
+    test = dataset.select_split("test")
     console, title = Console(width=140), f"{dataset.name}: presets"
     table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title=title, title_justify="left")
     for preset, (seeds, changes) in presets.items():
@@ -87,8 +87,8 @@ def trained(chain: Chain, presets: dict[str, tuple[range, dict[str, Any]]], fold
             seconds, _ = cpu_of(lambda c=config, f=run: train(c, regions, tokens, dataset, f))
             if not spent_on_it.exists():  # made before; a run broken off is told too short
                 spent_on_it.write_text(str(seconds))
-            found.append(embed.validate(embed.load(run), regions, tokens, test))
-            val.append(json.loads((run / embed.CARD).read_text())["metrics"]["rsum"])
+            found.append(embed.evaluate_split(embed.load_model(run), regions, tokens, test))
+            val.append(json.loads((run / embed.MODEL_CARD).read_text())["metrics"]["rsum"])
             spent.append(float(spent_on_it.read_text()))
             console.print(
                 f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {found[-1]['rsum']:.1f} on test", style="dim"
@@ -99,14 +99,14 @@ def trained(chain: Chain, presets: dict[str, tuple[range, dict[str, Any]]], fold
     console.print(table)
 
 
-def _chain(folder: Path) -> Chain | None:
+def _chain(folder: Path) -> PipelineRunner | None:
     """The plan's, working in `folder`; None where the photographs are not at hand."""
     if not SHARED.is_dir():
         Console().print(f"flickr8k: left out, {SHARED} is not there")
         return None
     places = {"workspace": folder, "dataset.annotations": SHARED / "dataset_flickr8k.json"}
     places |= {"dataset.images": SHARED / "images", "regions_file.path": SHARED / "regions.npz"}
-    return Chain(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
+    return PipelineRunner(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
 
 
 def _add(table: Table, name: str, found: dict[str, float]) -> None:
@@ -121,11 +121,11 @@ def _split(
     dataset: Dataset, regions: Store, tokens: Store, views: Sequence[str], split: str = "test"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Views of the regions one beside another (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
-    image_ids, caption_ids, names = held_out(dataset, regions, split)
+    image_ids, caption_ids, names = held_out_ids(dataset, regions, split)
     place = {name: number for number, name in enumerate(image_ids)}
-    captions = pooled(tokens, caption_ids)
+    captions = pool_features(tokens, caption_ids)
     captions /= np.linalg.norm(captions, axis=1, keepdims=True)
-    images = np.hstack([pooled(regions, image_ids, how) for how in views])
+    images = np.hstack([pool_features(regions, image_ids, how) for how in views])
     return images, captions, np.array([place[name] for name in names])
 
 

@@ -10,11 +10,11 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.ops import box_iou, nms, roi_pool
 
-from data.demo import compose, paint
-from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, net_size
-from extractors.bottom_up.model import BottomUp, plain_pool5
-from extractors.bottom_up.proposals import grid, move
-from extractors.bottom_up.weights import save
+from data.demo import compose_scene, render_scene
+from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, network_input_size
+from extractors.bottom_up.model import BottomUpRCNN, pool5_features
+from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid
+from extractors.bottom_up.weights import save_weights
 from tests.bench.common import cpu_of
 from tests.calibrated_bottom_up import calibrated
 
@@ -29,19 +29,21 @@ class Rows(NamedTuple):
 
 
 @torch.inference_mode()
-def port_style(model: BottomUp, prepared: Tensor, size: tuple[int, int]) -> Rows:
+def port_style(model: BottomUpRCNN, prepared: Tensor, size: tuple[int, int]) -> Rows:
     """Boxes in pixels and features of 36 regions as the ports compute them: float32, NCHW, an NMS for each class."""
-    scale = net_size(*size)[2]
-    maps = model.maps(prepared[None])
+    scale = network_input_size(*size)[2]
+    maps = model.backbone_features(prepared[None])
     logits, deltas = model.rpn(maps)
-    boxes = move(grid(model.rpn.anchors, *maps.shape[2:]), deltas[0], (prepared.shape[2], prepared.shape[1]))
+    boxes = apply_deltas(
+        make_anchor_grid(model.rpn.anchors, *maps.shape[2:]), deltas[0], (prepared.shape[2], prepared.shape[1])
+    )
     large = ((boxes[:, 2:] - boxes[:, :2] + 1) >= 16 * scale).all(1)
     boxes, scores = boxes[large], logits[0][large]
     order = scores.argsort(descending=True)[:6000]
     one = torch.tensor([0, 0, 1, 1])
     rois = boxes[order][nms(boxes[order] + one, scores[order], 0.7)[:300]]
-    features = plain_pool5(model.res5, roi_pool(maps, [rois], 14, 1 / 16))
-    probabilities = model.heads(features).classes
+    features = pool5_features(model.res5, roi_pool(maps, [rois], 14, 1 / 16))
+    probabilities = model.classify(features).classes
     boxes, confidence = rois / scale, torch.zeros(len(rois))
     for label in range(1, probabilities.shape[1]):
         own = probabilities[:, label]
@@ -58,19 +60,19 @@ def bottom_up(folder: Path, images: int = 4) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker process
     model = calibrated()
-    save(model, folder / "random.safetensors", {})
+    save_weights(model, folder / "random.safetensors", {})
 
     def extractor(exact: bool, fewest: int, most: int) -> BottomUpExtractor:
         kept = {"min_regions": fewest, "max_regions": most}
-        return BottomUpExtractor(BottomUpConfig(weights=folder / "random.safetensors", exact=exact, **kept))
+        return BottomUpExtractor(BottomUpConfig(weights=folder / "random.safetensors", full_precision=exact, **kept))
 
-    pictures = [paint(compose(5, i))[0] for i in range(images)]
+    pictures = [render_scene(compose_scene(5, i))[0] for i in range(images)]
     ways = {
-        f"ours, {e.fingerprint['arithmetic']}, {fewest} to {most}": e
+        f"ours, {e.recipe['arithmetic']}, {fewest} to {most}": e
         for fewest, most in ((36, 36), (10, 100))
         for e in (extractor(True, fewest, most), extractor(False, fewest, most))
     }
-    prepared = [next(iter(ways.values())).prepare(picture) for picture in pictures]
+    prepared = [next(iter(ways.values())).preprocess(picture) for picture in pictures]
     found: dict[str, list] = {
         PORT: [cpu_of(lambda given=given: port_style(model, given.input, given.size)) for given in prepared]
     }

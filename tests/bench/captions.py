@@ -2,15 +2,15 @@
 
 import torch
 
-from data.demo import compose
-from data.demo.captions import captions
+from data.demo import compose_scene
+from data.demo.captions import generate_captions
 from extractors.text import TextConfig, TextExtractor
 from tests.bench.common import cpu, show
 
 
 def tokens() -> None:
     """A caption, as the ports read it (one at a time; batches padded to the limit) and as it is read here."""
-    texts = [sentence for i in range(40) for sentence in captions(compose(7, i))]
+    texts = [sentence for i in range(40) for sentence in generate_captions(compose_scene(7, i))]
     rows = []
     for dtype in ("float32", "bfloat16"):
         extractor = TextExtractor(TextConfig(model="minilm", dtype=dtype))

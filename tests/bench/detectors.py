@@ -13,14 +13,14 @@ from torch import nn
 from torchvision import models
 
 from data.datasets import DatasetConfig, load_dataset
-from data.demo import compose, paint
+from data.demo import compose_scene, render_scene
 from data.store import Store
-from extractors.detector import build
-from extractors.detectron import Detectron2Config, Detectron2Extractor, settings_file
+from extractors.detector import build_detector
+from extractors.detectron import Detectron2Config, Detectron2Extractor, find_config_file
 from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
 from extractors.grid import GridConfig, GridExtractor
 from pipeline.stages import extract_regions
-from pipeline.workers import in_processes
+from pipeline.workers import make_process_map
 from tests.bench.common import cpu, show
 from tests.calibrated import calibrated, pictures
 from tests.calibrated_bottom_up import settle
@@ -31,7 +31,7 @@ DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcn
 
 def detectors() -> None:
     """One image on one thread: torchvision's own call, and the same weights in ours."""
-    scene, photo = paint(compose(7, 0))[0], picture(0, 480, 640)
+    scene, photo = render_scene(compose_scene(7, 0))[0], picture(0, 480, 640)
     show("demo detector, a scene of 400x300", _detector_rows("demo", "demo", np.asarray(scene), 5))
     with tempfile.TemporaryDirectory() as folder:
         for name in DETECTORS:
@@ -39,20 +39,21 @@ def detectors() -> None:
             show(f"{name}, 640x480, random weights", _detector_rows(name, weights, photo, 2))
         weights = str(_weights("resnet50", Path(folder)))
         kinds = {
-            label: GridExtractor(GridConfig(weights=weights, exact=label == "exact")) for label in ("exact", "fast")
+            label: GridExtractor(GridConfig(weights=weights, full_precision=label == "exact"))
+            for label in ("exact", "fast")
         }
-        rows = [(label, cpu(lambda e=e: e([photo]), 2), e.fingerprint["arithmetic"]) for label, e in kinds.items()]
+        rows = [(label, cpu(lambda e=e: e([photo]), 2), e.recipe["arithmetic"]) for label, e in kinds.items()]
         show("grid of resnet50's layer4, 640x480 at 800x600", rows)
 
 
 def _detector_rows(model: str, weights: str, image: np.ndarray, repeats: int) -> list[tuple[str, float, str]]:
-    plain, _ = build(model, weights)
+    plain, _ = build_detector(model, weights)
     tensor = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
     with torch.inference_mode():
         rows = [("torchvision's model(image)", cpu(lambda: plain([tensor]), repeats), "float32, NCHW")]
     for label, exact in (("exact", True), ("fast", False)):
-        found = TorchvisionExtractor(TorchvisionConfig(model=model, weights=weights, exact=exact))
-        rows.append((label, cpu(lambda e=found: e([image]), repeats), found.fingerprint["arithmetic"]))
+        found = TorchvisionExtractor(TorchvisionConfig(model=model, weights=weights, full_precision=exact))
+        rows.append((label, cpu(lambda e=found: e([image]), repeats), found.recipe["arithmetic"]))
     return rows
 
 
@@ -79,7 +80,7 @@ def detectron2() -> None:
         with tempfile.TemporaryDirectory() as folder:
             config = Detectron2Config(model=name, weights=Path(folder) / "random.safetensors")
             cfg = get_cfg()
-            cfg.merge_from_file(str(settings_file(name)), allow_unsafe=False)
+            cfg.merge_from_file(str(find_config_file(name)), allow_unsafe=False)
             cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
             torch.manual_seed(0)
             model = build_model(cfg).eval()
@@ -109,10 +110,10 @@ def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fp
     )
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     config = TorchvisionConfig(model=model, weights=weights)
-    store = Store(extract_regions(config, dataset, folder, 100, in_processes(2, "region features")))
+    store = Store(extract_regions(config, dataset, folder, 100, make_process_map(2, "region features")))
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    aside = len(store.set_aside) + len(dataset.refused)
+    aside = len(store.invalid_items) + len(dataset.invalid_records)
     Console().print(
         f"{model}, {config.kind}, {store.recipe['arithmetic']}: {len(store):,} photographs in {wall:,.0f} s, "
         f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {aside} set aside"

@@ -33,33 +33,33 @@ def sleeping() -> dict[str, list[float]]:
     """Seconds of `SHARDS` shards that sleep, plain and as tasks, and of an empty flow; `RUNS` of each."""
     from prefect import flow
 
-    from flows.flows import RUN
-    from flows.tasks import as_tasks
-    from pipeline.workers import in_processes
+    from flows.flows import FLOW_OPTIONS
+    from flows.tasks import make_task_map_factory
+    from pipeline.workers import make_process_map
 
     @flow
     def empty() -> None:
         pass
 
-    @flow(task_runner=RUN["task_runner"])
+    @flow(task_runner=FLOW_OPTIONS["task_runner"])
     def mapped() -> list[str]:
-        return as_tasks(2, "bench")("bench")(shard, [SECONDS] * SHARDS)
+        return make_task_map_factory(2, "bench")("bench")(shard, [SECONDS] * SHARDS)
 
     empty()
-    plain = [took(lambda: in_processes(2, "bench")(shard, [SECONDS] * SHARDS)) for _ in range(RUNS)]
+    plain = [took(lambda: make_process_map(2, "bench")(shard, [SECONDS] * SHARDS)) for _ in range(RUNS)]
     return {"plain": plain, **{found.name: [took(found) for _ in range(RUNS)] for found in (empty, mapped)}}
 
 
 def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """(plain, flow) seconds of the stages over the small plan, `RUNS` times: extraction anew, then all that is made."""
     from flows import flows
-    from pipeline.chain import Chain
+    from pipeline.chain import PipelineRunner
     from pipeline.plan import load_plan
     from pipeline.report import write_report
-    from pipeline.workers import in_processes
+    from pipeline.workers import make_process_map
 
     plan = str(small_plan(folder, workers=2))
-    chain = lambda: Chain(load_plan(plan, tuple(SMALL)), lambda label: in_processes(2, label))  # noqa: E731
+    chain = lambda: PipelineRunner(load_plan(plan, tuple(SMALL)), lambda label: make_process_map(2, label))  # noqa: E731
     extract = lambda made: (made.regions, made.tokens)  # noqa: E731
     stores = folder / "run" / "stores"
 

@@ -20,18 +20,18 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index import Collection, Index, IndexConfig, build
-from index.choice import Wanted, choose
-from index.ladder import measure
-from index.manifest import read_manifest
-from index.tune import halves, sample
-from pipeline.tuning import SAMPLE, Advice, table
+from index import Collection, Index, IndexConfig, build_index
+from index.choice import TuningLimits, choose_point
+from index.ladder import measure_candidates
+from index.manifest import read_version_manifest
+from index.tune import sample_rows, split_queries
+from pipeline.tuning import MAX_SAMPLE_ROWS, TuningAdvice, format_table
 from tests.bench.common import cpu_of
 
 ROWS, DIM, QUERIES, AT = 100_000, 512, 2000, 10
 PICKING = 400  # of the queries; the more there are, the longer `tune` measures
 ROUNDS = 10
-WANTED = Wanted(recall=0.95, memory=8e9, latency=5e-3)
+WANTED = TuningLimits(min_recall=0.95, max_memory_bytes=8e9, max_latency_s=5e-3)
 BREADTHS = range(AT, 1025)  # of a search in a graph
 
 
@@ -80,24 +80,24 @@ class Built:
 
 def picked(vectors: np.ndarray, queries: dict[str, np.ndarray]) -> IndexConfig:
     """What `tern index tune` says, on a sample; shown are what nothing beats and what it chose."""
-    some = vectors[sample(len(vectors), SAMPLE, 0)]
-    spent, points = cpu_of(lambda: measure(some, queries, WANTED, len(vectors)))
-    chosen = {kind: choose(points, WANTED, kind) for kind in queries}
-    advice = Advice("image", len(some), len(vectors), points, chosen)
-    for line in table(advice):
+    some = vectors[sample_rows(len(vectors), MAX_SAMPLE_ROWS, 0)]
+    spent, points = cpu_of(lambda: measure_candidates(some, queries, WANTED, len(vectors)))
+    chosen = {kind: choose_point(points, WANTED, kind) for kind in queries}
+    advice = TuningAdvice("image", len(some), len(vectors), points, chosen)
+    for line in format_table(advice):
         if line[0]:
             print("  ".join(cell.rjust(9) for cell in line))
     print(f"{' '.join(advice.settings)}   ({len(some):,} rows, {spent:.0f} CPU s to measure)")
     settings = dict(setting.removeprefix("index.").split("=", 1) for setting in advice.settings)
-    return IndexConfig(**settings, target_recall=WANTED.recall)
+    return IndexConfig(**settings, target_recall=WANTED.min_recall)
 
 
 def ours(folder: Path, config: IndexConfig, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Built:
     """Built, published and opened; nprobe is what the build has measured."""
     rows = collection(vectors.astype(np.float16), np.arange(len(vectors)))
-    spent, _ = cpu_of(lambda: build(config, {"image": rows}, {"image": queries["text"]}, folder))
-    opened, about = Index.open(folder), read_manifest(folder).collections["image"]
-    size = about.template.bytes + sum(shard.lists.bytes + shard.vectors.bytes for shard in about.shards)
+    spent, _ = cpu_of(lambda: build_index(config, {"image": rows}, {"image": queries["text"]}, folder))
+    opened, about = Index.open(folder), read_version_manifest(folder).collections["image"]
+    size = about.trained_index.bytes + sum(shard.inverted_lists.bytes + shard.vectors.bytes for shard in about.shards)
     name = f"ours, {about.factory}, {config.shards} shard{'s' * (config.shards > 1)}"
     return Built(
         name + f", rescore {config.rescore}" * bool(config.rescore),
@@ -182,7 +182,7 @@ def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
     began = time.perf_counter()
     vectors, queries = draw(rows, dim, QUERIES)
     truth = {kind: faiss.knn(asked, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1] for kind, asked in queries.items()}
-    print(f"{rows:,} x {dim}, recall@{AT} of {WANTED.recall} for text-like queries")
+    print(f"{rows:,} x {dim}, recall@{AT} of {WANTED.min_recall} for text-like queries")
     print(f"ms of CPU a query, the least of {ROUNDS} rounds in turn")
     asking = [_asked(built, queries, truth) for built in candidates(folder, vectors, queries)]
     rounds = [[_times(one, queries["text"]) for one in asking] for _ in range(ROUNDS)]
@@ -206,14 +206,16 @@ class Asking:
 
 
 def _asked(built: Built, queries: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> Asking:
-    chosen_on, judged_on = halves(QUERIES, 0, QUERIES)
+    chosen_on, judged_on = split_queries(QUERIES, 0, QUERIES)
 
     def recall(kind: str, half: np.ndarray, knob: int) -> float:
         found, true = built.places(built.search(queries[kind][half], knob)), truth[kind][half]
         return float(np.mean([len({*a} & {*b}) / AT for a, b in zip(found, true.tolist(), strict=True)]))
 
     knobs = built.knobs
-    place = bisect_left(knobs, WANTED.recall, key=lambda knob: recall("text", chosen_on, knob)) if len(knobs) > 1 else 0
+    place = (
+        bisect_left(knobs, WANTED.min_recall, key=lambda knob: recall("text", chosen_on, knob)) if len(knobs) > 1 else 0
+    )
     knob = knobs[min(place, len(knobs) - 1)]
     told = f"{built.knob} {knob}" if built.knob else ""
     print(f"{built.name} is built: {built.build:.1f} CPU s", flush=True)

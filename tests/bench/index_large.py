@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import Asked, Collection, GateConfig, Index, IndexConfig, build, gate_of, metadata
-from index.manifest import read_manifest
+from index import Collection, GateConfig, HeldOutQueries, Index, IndexConfig, build_index, make_gate, metadata
+from index.manifest import read_version_manifest
 from index.objects import object_path
-from index.shards import POINTS_PER_LIST, choose_factory, lists_of
+from index.shards import POINTS_PER_LIST, choose_factory, parse_nlist
 from tests.bench.common import cpu, cpu_of
 
 DIM, BLOCK = 256, 50_000
@@ -109,22 +109,26 @@ def _peak() -> float:
 
 def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     """CPU seconds by the parts of a build, bytes by the parts of what it makes, and what it has chosen."""
-    looks = lambda: (source.check("image"), source.fingerprint("image"), metadata.table("image", source.rows))  # noqa: E731
+    looks = lambda: (
+        source.check("image"),
+        source.hash_vectors("image"),
+        metadata.build_table("image", source.metadata),
+    )
     prepared, _ = cpu_of(looks)
     ended, began = {}, time.process_time()
-    gate = gate_of(GateConfig(), {"image": Asked(asked)}, {"image": source})
+    gate = make_gate(GateConfig(), {"image": HeldOutQueries(asked)}, {"image": source})
     seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731
-    build(IndexConfig(), {"image": source}, {"image": asked}, root, progress=seen, gate=gate)
+    build_index(IndexConfig(), {"image": source}, {"image": asked}, root, on_step=seen, gate=gate)
     whole, template, tuned = time.process_time() - began, ended["image/template"], ended["image tuned"]
     shards = max(at for step, at in ended.items() if "/shard-" in step)
     costs = (prepared, template - prepared, shards - template, tuned - shards, whole - tuned)
-    about, some = read_manifest(root).collections["image"], block(0)
-    trained = faiss.read_index(str(object_path(root, about.template)))
+    about, some = read_version_manifest(root).collections["image"], block(0)
+    trained = faiss.read_index(str(object_path(root, about.trained_index)))
     assign, _ = cpu_of(lambda: trained.quantizer.assign(some, 1))
     kept = ("lists", "vectors", "metadata", "lookup")
     codes, vectors, *said = (sum(getattr(shard, part).bytes for shard in about.shards) for part in kept)
     found = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
-    found |= dict(zip(SIZED, (codes + about.template.bytes, vectors, sum(said)), strict=True))
+    found |= dict(zip(SIZED, (codes + about.trained_index.bytes, vectors, sum(said)), strict=True))
     found |= {"nlist": about.nlist, "code": about.factory.split(",")[-1], "parts": len(about.shards)}
     return found | {"recall": about.recall["recall"], "nprobe": about.search.nprobe}
 
@@ -144,7 +148,7 @@ def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, 
         slope = (more[part] - small[part]) / (more["rows"] - small["rows"])
         return small[part] + slope * (rows - small["rows"])
 
-    lists = lists_of(choose_factory("auto", None, rows, DIM))
+    lists = parse_nlist(choose_factory("auto", None, rows, DIM))
     found = {"rows": rows, "nlist": lists} | {part: line(part) for part in (*PARTS, *SIZED)}
     found["train"] = more["train"] * products(rows, lists) / products(more["rows"], more["nlist"])
     found["shards"] += more["assign"] * rows * (lists / more["nlist"] - 1)

@@ -7,9 +7,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import Asked, GateConfig, IndexConfig, build, compact, gate_of, update, verify
-from index.compact import drift
-from index.manifest import read_manifest
+from index import (
+    GateConfig,
+    HeldOutQueries,
+    IndexConfig,
+    build_index,
+    compact_index,
+    make_gate,
+    update_index,
+    verify_version,
+)
+from index.compact import measure_drift
+from index.manifest import read_version_manifest
 from index.objects import _hash_as_seen
 from tests.bench.common import cpu_of
 from tests.bench.index import DIM, ROWS, collection, draw
@@ -30,18 +39,18 @@ def index_update(folder: Path) -> None:
     )
     first = collection(vectors, everything[:-ADDED])
     table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
-    judge = lambda source: gate_of(GateConfig(), {"image": Asked(asked["text"])}, {"image": source})  # noqa: E731
+    judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(asked["text"])}, {"image": source})  # noqa: E731
     for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
         gate = judge if gated else lambda source: None
-        make = lambda: build(config, {"image": first}, {"image": asked["text"]}, root, gate=gate(first))  # noqa: B023, E731
+        make = lambda: build_index(config, {"image": first}, {"image": asked["text"]}, root, gate=gate(first))  # noqa: B023, E731
         whole, _ = cpu_of(make)
         table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
         for name, grown in steps:
             _hash_as_seen.cache_clear()  # as in a process of its own
-            spent, _ = cpu_of(lambda: update(config, {"image": grown}, root, gate=gate(grown)))  # noqa: B023
-            moved = drift(read_manifest(root).collections["image"])
+            spent, _ = cpu_of(lambda: update_index(config, {"image": grown}, root, gate=gate(grown)))  # noqa: B023
+            moved = measure_drift(read_version_manifest(root).collections["image"])
             table.add_row(f"update, {name}{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
-        spent, _ = cpu_of(lambda: compact(root, gate=gate(steps[-1][1])))  # noqa: B023
+        spent, _ = cpu_of(lambda: compact_index(root, gate=gate(steps[-1][1])))  # noqa: B023
         table.add_row(f"compaction{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %")
-        verify(root)
+        verify_version(root)
     Console().print(table)

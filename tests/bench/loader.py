@@ -8,11 +8,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data.loader import in_order
-from data.shards import Item, commit, open_folder, plan_shards, write_shard
+from data.loader import prefetch_map
+from data.shards import Item, commit, open_or_create_store, plan_shards, write_shard
 from data.store import Store
-from tern.batches import Sources, plan_epoch
-from tern.run import AHEAD
+from tern.batches import BatchReader, plan_batches
+from tern.run import PREFETCH
 
 IMAGES, REGIONS, WIDTH = 2048, 36, 2048
 CAPTIONS, WORDS, TOKEN = 2, (8, 24), 768  # an image; the fewest and most wordpieces; numbers of one
@@ -24,10 +24,10 @@ def loader(folder: Path) -> None:
     """Steps read ahead by two threads, as in training; after the first round the files are in the system's memory."""
     regions, tokens = _write(folder)
     captions_of = {name: [f"{name}#{c}" for c in range(CAPTIONS)] for name in regions.ids}
-    sources = Sources(regions, tokens, region_drop=0.2, token_drop=0.1, groups=3)
+    sources = BatchReader(regions, tokens, region_drop=0.2, token_drop=0.1, groups=3)
     table = Table("a step", "steps a second", "CPU ms a step", "Flickr30k, seconds an epoch", title=loader.__doc__)
     for images in (128, 1024):
-        found = [_round(sources, plan_epoch(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
+        found = [_round(sources, plan_batches(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
         seconds, cpu = np.median(found, axis=0)
         steps = -(-FLICKR30K // images)
         name = f"{images} images, {CAPTIONS * images} captions"
@@ -35,11 +35,11 @@ def loader(folder: Path) -> None:
     Console(width=120).print(table)
 
 
-def _round(sources: Sources, plans: list) -> tuple[float, float]:
+def _round(sources: BatchReader, plans: list) -> tuple[float, float]:
     """Wall seconds and CPU seconds (all threads) a step."""
     began, cpu = time.perf_counter(), time.process_time()
-    read = in_order(
-        lambda numbered: sources.step(numbered[1], np.random.default_rng(numbered[0])), enumerate(plans), ahead=AHEAD
+    read = prefetch_map(
+        lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])), enumerate(plans), ahead=PREFETCH
     )
     for step in read:
         del step
@@ -66,7 +66,7 @@ def _write(folder: Path) -> tuple[Store, Store]:
         ("regions", names, image),
         ("tokens", [f"{name}#{c}" for name in names for c in range(CAPTIONS)], caption),
     ):
-        target = open_folder(folder, kind, {"bench": 1})
+        target = open_or_create_store(folder, kind, {"bench": 1})
         plans = plan_shards(target, [Item(name, "0" * 64) for name in ids], 512)
         commit(target, [write_shard(target, plan, (make(item.id) for item in plan.items)) for plan in plans])
         stores.append(Store(target))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.store import Store
-from pipeline.chain import Chain
+from pipeline.chain import PipelineRunner
 from pipeline.plan import load_plan
 from tern import embed
 from tern.losses import LossConfig, build_loss
@@ -24,8 +24,8 @@ LOSSES = {
     "hinge, semi-hard": {"name": "hinge", "negatives": "semihard"},
     "hinge, all": {"name": "hinge", "negatives": "all"},
     "InfoNCE": {},
-    "InfoNCE, memory of 4,096": {"memory": 4096},
-    "InfoNCE, VICReg": {"vicreg": 0.01},
+    "InfoNCE, memory of 4,096": {"memory_size": 4096},
+    "InfoNCE, VICReg": {"vicreg_weight": 0.01},
     **{
         name: {"name": name}
         for name in (
@@ -46,11 +46,11 @@ LOSSES = {
 }  # fmt: skip
 
 
-SMALL = {"epochs": 10, "model": {"width": 128, "ff": 256, "embed_dim": 256}}
+SMALL = {"epochs": 10, "model": {"width": 128, "feedforward_dim": 256, "embed_dim": 256}}
 REACHES = {  # beside those of LOSSES
-    "InfoNCE, memory of 1,024 from batch 40": {"memory": 1024, "memory_after": 40},
-    "InfoNCE, memory of 1,024 from the first": {"memory": 1024},
-    "hinge, hardest, memory of 1,024 from the first": {"name": "hinge", "memory": 1024},
+    "InfoNCE, memory of 1,024 from batch 40": {"memory_size": 1024, "memory_start_batch": 40},
+    "InfoNCE, memory of 1,024 from the first": {"memory_size": 1024},
+    "hinge, hardest, memory of 1,024 from the first": {"name": "hinge", "memory_size": 1024},
     "NCALoss, softmax_scale 10": {"name": "NCALoss", "params": {"softmax_scale": 10}},
     "ContrastiveLoss, nonzero": {"name": "ContrastiveLoss", "reduction": "nonzero"},
     "TripletMarginLoss, margin 0.2, nonzero": {
@@ -62,14 +62,14 @@ NOT_TRAINED = "InfoNCE, memory of 4,096"  # more rows than the demo has
 
 def losses_demo(folder: Path) -> None:
     """rsum on the demo's test split after 10 epochs of a small model under one recipe, seed 0."""
-    chain = Chain(load_plan("demo", (f'workspace="{folder / "demo"}"',)))
+    chain = PipelineRunner(load_plan("demo", (f'workspace="{folder / "demo"}"',)))
     regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
     table, console = Table("loss", "R@1, t2i", "R@1, i2t", "rsum", title=losses_demo.__doc__), Console(width=100)
     for name, loss in (LOSSES | REACHES).items():
         if name == NOT_TRAINED:
             continue
         run = train(TrainConfig(**SMALL, loss=loss), regions, tokens, dataset, folder / name.replace(" ", "-"))
-        found = embed.validate(embed.load(run), regions, tokens, dataset.split("test"))
+        found = embed.evaluate_split(embed.load_model(run), regions, tokens, dataset.select_split("test"))
         row = (name, *(f"{found[key]:.1f}" for key in ("t2i_r1", "i2t_r1", "rsum")))
         console.print(": ".join((name, row[-1])), style="dim")
         table.add_row(*row)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tern.metrics import labels, ranks, retrieval_metrics
+from tern.metrics import encode_image_ids, rank_queries, retrieval_metrics
 from tern.ndcg import ndcg
 from tern.rouge import rouge_l
 from tests.bench.common import cpu, cpu_of, show
@@ -19,8 +19,8 @@ def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
 
 def two_products(seen: np.ndarray, ids: list[str], told: np.ndarray, owners: list[str]) -> None:
     """Each direction by itself."""
-    y, z = labels(seen, ids, told, owners)
-    ranks(seen, y, told, z), ranks(told, z, seen, y)
+    y, z = encode_image_ids(seen, ids, told, owners)
+    rank_queries(seen, y, told, z), rank_queries(told, z, seen, y)
 
 
 def sorts(seen: np.ndarray, told: np.ndarray) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from index import Collection, Index, IndexConfig, build, metadata
-from index.rows import Rows
+from index import Collection, Index, IndexConfig, build_index, metadata
+from index.rows import MetadataLookup
 from tests.bench.common import cpu, show
 
 
@@ -21,12 +21,12 @@ def unit(rows: int, dim: int, seed: int) -> np.ndarray:
 def look_up(folder: Path) -> None:
     """Ten rows by key, from the look-ups of four shards of 300,000 rows."""
     named = ({"id": f"{i:06d}.jpg", "path": f"images/{i:06d}.jpg", "split": "train"} for i in range(300_000))
-    content = metadata.table("image", named)
+    content = metadata.build_table("image", named)
     paths = [folder / f"{i}.sqlite" for i in range(4)]
     for i, path in enumerate(paths):
         metadata.write_lookup(path, content.filter(content["key"].to_numpy() % 4 == i))
     keys = np.random.default_rng(0).choice(content["key"].to_numpy(), (100, 10), replace=False).tolist()
-    rows = Rows(paths, np.empty(0, np.int64))
+    rows = MetadataLookup(paths, np.empty(0, np.int64))
     spent = cpu(lambda: [rows.by_key(some) for some in keys]) / len(keys)
     show("10 rows of 300,000 by key", [("SQLite, 4 shards", spent, "to stay under 1 ms")])
 
@@ -35,9 +35,9 @@ def search(folder: Path) -> None:
     """A query against 30,000 x 512: exact in numpy against the published index."""
     vectors, queries = unit(30_000, 512, 1), unit(256, 512, 2)
     ids = [f"{i}.jpg" for i in range(len(vectors))]
-    collection = Collection(ids=ids, vectors=vectors, rows=[{"id": name} for name in ids])
+    collection = Collection(ids=ids, vectors=vectors, metadata=[{"id": name} for name in ids])
     began = time.process_time()
-    build(IndexConfig(), {"image": collection}, {"image": queries}, folder / "index")
+    build_index(IndexConfig(), {"image": collection}, {"image": queries}, folder / "index")
     spent = time.process_time() - began
     with Index.open(folder / "index") as index:
         about = index.manifest["collections"]["image"]

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from data.loader import batches
-from data.shards import Item, commit, open_folder, plan_shards, write_shard
+from data.loader import iter_batches
+from data.shards import Item, commit, open_or_create_store, plan_shards, write_shard
 from data.store import Store
 
 IMAGES, REGIONS, WIDTH, BATCH = 2000, 36, 2048, 128
@@ -36,7 +36,7 @@ def stores(folder: Path) -> None:
         "h5, a chunk an image, read_direct": lambda: _chunked(folder, order),
         "memory map of the shards": lambda: (maps.stack(ids) for ids in lists),
         "the store, read": lambda: (store.read("features", ids) for ids in lists),
-        "the store, batches, 2 threads": lambda: batches(store, ["features"], lists),
+        "the store, batches, 2 threads": lambda: iter_batches(store, ["features"], lists),
         "DataLoader, 2 workers, .npy": lambda: DataLoader(_Npy(folder, lists), batch_size=None, num_workers=2),
         "DataLoader, 2 workers, the store": lambda: DataLoader(_Stored(store, lists), batch_size=None, num_workers=2),
     }
@@ -75,7 +75,7 @@ def _write(folder: Path) -> None:
     flat = np.zeros(REGIONS)
     rest = {"boxes": np.ones((REGIONS, 4)), "class_ids": flat, "scores": flat, "attr_ids": flat, "attr_scores": flat}
     (folder / "npy").mkdir()
-    target = open_folder(folder, "regions", {"bench": 1})
+    target = open_or_create_store(folder, "regions", {"bench": 1})
     with h5py.File(folder / "chunked.h5", "w") as file:
         shape = (REGIONS, WIDTH)
         dataset = file.create_dataset("features", (IMAGES, *shape), "float16", chunks=(1, *shape))

@@ -10,7 +10,7 @@ from torch import nn
 
 from tern.losses import build_loss
 from tern.model import build_model
-from tern.optim import adamw, average
+from tern.optim import build_optimizer, update_ema
 from tern.train import TrainConfig
 from tests.bench.common import cpu_of
 from tests.slow_tern import SlowTern, hinge
@@ -70,7 +70,7 @@ def _specification() -> tuple[Callable[[int], None], int]:
 def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], None], int]:
     config = TrainConfig(preset=preset, **changes)
     model, loss_of = build_model(config.model, WIDTH, TOKENS).train(), build_loss(config.loss)
-    optimizer, averaged = adamw(config, model, loss_of), copy.deepcopy(model)
+    optimizer, averaged = build_optimizer(config, model, loss_of), copy.deepcopy(model)
 
     def run(pairs: int) -> None:
         images, words = pairs // each, torch.randn(pairs, WORDS, TOKENS)
@@ -78,8 +78,8 @@ def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], No
             seen = model.embed_images(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool))
             told = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
         labels = torch.arange(images)
-        _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.clip_norm)
-        average(averaged, model, config.ema)
+        _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.max_grad_norm)
+        update_ema(averaged, model, config.ema)
 
     return run, sum(p.numel() for p in model.parameters())
 
