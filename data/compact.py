@@ -89,20 +89,20 @@ def _rows(store: Store, plan: ShardPlan) -> Iterator[dict[str, np.ndarray]]:
 def _wasteful(manifest: dict[str, Any], living: int, items_per_shard: int) -> bool:
     """Whether there are rows without a reader, or more shards than needed."""
     stored = sum(entry["items"] for entry in manifest["shards"])
-    return stored > living or len(manifest["shards"]) > -(-living // items_per_shard) or bool(manifest["dropped"])
+    return stored > living or len(manifest["shards"]) > -(-living // items_per_shard) or bool(manifest["removed_ids"])
 
 
 def _switch(folder: Path, old: dict[str, Any], files: list[str]) -> dict[str, Any]:
     """List the new shards in place of the old ones, by one write."""
-    gone = set(old["dropped"])
+    gone = set(old["removed_ids"])
     with manifest_lock(folder):
         if read_store_manifest(folder)["generation"] != old["generation"]:
             raise ValueError(f"{folder} was changed while it was compacted; nothing is lost: run it again.")
         content = {
             "shards": [read_shard_entry(folder / name)[0] for name in files],
-            "set_aside": [entry for entry in old["set_aside"] if entry["id"] not in gone],
-            "dropped": [],
-            "retired": [*old["retired"], *(entry["file"] for entry in old["shards"])],
+            "invalid_items": [entry for entry in old["invalid_items"] if entry["id"] not in gone],
+            "removed_ids": [],
+            "replaced_files": [*old["replaced_files"], *(entry["file"] for entry in old["shards"])],
         }
         return write_next_manifest(folder, old, content)
 
@@ -111,7 +111,7 @@ def _remove_old(folder: Path, manifest: dict[str, Any]) -> None:
     """Remove retired shards, and those of which nothing is wanted; a killed extraction's shards are still its own."""
     known = listed_hashes(folder, manifest)
     for path in unlisted_shards(folder, manifest):
-        if path.name in manifest["retired"] or not _is_work(path, known):
+        if path.name in manifest["replaced_files"] or not _is_work(path, known):
             path.unlink(missing_ok=True)
     fsync_path(folder)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, V
 from data.files import digest, read_json, write_json
 from data.lock import manifest_lock
 
-SCHEMA = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 
 
@@ -33,7 +33,7 @@ REGION_FIELDS = {
 TOKEN_FIELDS = {
     "features": Field("float16"),  # (rows, d)
     "token_ids": Field("int32"),  # (rows,)
-    "whole": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
+    "full_length": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
 }
 VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row an item, unit length
 FEATURE_DTYPES = ("float16", "float32")  # float32 for features of others that must come out again bit for bit
@@ -83,9 +83,9 @@ def open_or_create_store(root: Path, kind: str, recipe: dict[str, Any], dtype: s
         folder.mkdir(parents=True, exist_ok=True)
         with manifest_lock(folder):
             if not (folder / MANIFEST).exists():  # another may have made it, and listed its work, in between
-                empty = {"shards": [], "set_aside": [], "dropped": [], "retired": []}
+                empty = {"shards": [], "invalid_items": [], "removed_ids": [], "replaced_files": []}
                 about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
-                write_json(folder / MANIFEST, {"schema": SCHEMA, **about, **empty})
+                write_json(folder / MANIFEST, {"schema": SCHEMA_VERSION, **about, **empty})
     found = read_store_manifest(folder)
     if digest(found["recipe"]) != digest(recipe) or found["kind"] != kind:
         raise ValueError(f"{folder} holds {found['kind']} of another recipe than its name says; move the folder away.")
@@ -102,8 +102,10 @@ def read_store_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"No store at {folder} ({MANIFEST} is missing): run the stage that writes it.")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a store manifest of schema {SCHEMA}; it was written by another version.")
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} is not a store manifest of schema {SCHEMA_VERSION}; it was written by another version."
+        )
     if wrong := _problem(manifest):
         raise ValueError(f"{path} is not a store's manifest: {wrong}. Restore the file, or delete the store's folder.")
     return manifest

@@ -63,7 +63,7 @@ def check_metadata_crc(path: Path, entry: dict[str, Any]) -> None:
     """
     if not Path(path).is_file():
         return  # `open_shard` says what is to be done
-    if Path(path).stat().st_size != entry["bytes"] or _crc_of_rest(path, entry["rows_at"]) != entry["rest_crc32"]:
+    if Path(path).stat().st_size != entry["bytes"] or _crc_of_rest(path, entry["row_spans"]) != entry["metadata_crc32"]:
         raise ValueError(f"{path} is not the file that the manifest lists; restore it, or delete the store's folder.")
 
 
@@ -90,7 +90,7 @@ def read_shard_items(path: Path) -> tuple[list[str], list[str]]:
 def read_shard_hashes(path: Path) -> dict[str, str]:
     """Id -> content hash of all that a shard was made from: its items, and those it set aside."""
     with open_shard(path) as file:
-        aside = json.loads(file.attrs["set_aside"])
+        aside = json.loads(file.attrs["invalid_items"])
     return dict(zip(*read_shard_items(path), strict=True)) | {entry["id"]: entry["hash"] for entry in aside}
 
 
@@ -118,12 +118,12 @@ def read_shard_entry(path: Path) -> tuple[dict[str, Any], list[str], list[dict[s
     """A finished shard's entry for the manifest, the ids of its items, and the items that were set aside."""
     with open_shard(path) as file:
         ids, rows = list(file["ids"].asstr()[:]), int(file["offsets"][-1])
-        aside = json.loads(file.attrs["set_aside"])
+        aside = json.loads(file.attrs["invalid_items"])
         # Rows that HDF5 has compressed or cut into chunks have no place; they count as the rest then.
         places = [(file[name].id.get_offset(), file[name].id.get_storage_size()) for name in ROW_COLUMNS & set(file)]
     rows_at = sorted([start, size] for start, size in places if start is not None and size)
     size = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "items": len(ids), "rows": rows}
-    rest = {"rows_at": rows_at, "rest_crc32": _crc_of_rest(path, rows_at)}
+    rest = {"row_spans": rows_at, "metadata_crc32": _crc_of_rest(path, rows_at)}
     return {"file": path.name, **size, **rest}, ids, aside
 
 
@@ -149,7 +149,7 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[dict[str, Any] | s
     image = io.BytesIO()
     with h5py.File(image, "w", libver=("earliest", "v110")) as file:
         _fill(file, kept, fields)
-        file.attrs["set_aside"] = json.dumps(aside)
+        file.attrs["invalid_items"] = json.dumps(aside)
     try:
         with atomic_write(path) as temporary, open(temporary, "wb") as out:
             out.write(image.getbuffer())
@@ -226,7 +226,7 @@ def find_shard_damage(path: Path, fields: dict[str, Field]) -> list[Problem]:
                 raise ValueError("its fields are not those of the store")
             ids, offsets, expected = file["ids"].asstr()[:], file["offsets"][:], file["crc32"][:]
             found = {name: file[name][:] for name in fields}
-            json.loads(file.attrs["set_aside"])
+            json.loads(file.attrs["invalid_items"])
             return [
                 Problem(path, f"the rows of {name} do not have the checksum they were written with", name)
                 for i, name in enumerate(ids)

@@ -17,7 +17,7 @@ from data.manifest import (
     FIELDS,
     MANIFEST,
     REGION_FIELDS,
-    SCHEMA,
+    SCHEMA_VERSION,
     TOKEN_FIELDS,
     VECTOR_FIELDS,
     Field,
@@ -43,7 +43,7 @@ __all__ = [  # all that a stage needs to write a store
     "FIELDS",
     "MANIFEST",
     "REGION_FIELDS",
-    "SCHEMA",
+    "SCHEMA_VERSION",
     "TOKEN_FIELDS",
     "VECTOR_FIELDS",
     "Field",
@@ -94,7 +94,7 @@ def is_up_to_date(folder: Path, items: Sequence[Item]) -> bool:
     manifest = read_store_manifest(folder)
     answered = listed_hashes(folder, manifest)
     extra = set(answered) - {item.id for item in items}
-    return all(answered.get(item.id) == item.hash for item in items) and manifest["dropped"] == sorted(extra)
+    return all(answered.get(item.id) == item.hash for item in items) and manifest["removed_ids"] == sorted(extra)
 
 
 def listed_hashes(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
@@ -103,7 +103,7 @@ def listed_hashes(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     for shard in manifest["shards"]:
         check_metadata_crc(Path(folder) / shard["file"], shard)
         newest.update(read_shard_hashes(Path(folder) / shard["file"]))
-    newest.update({entry["id"]: entry["hash"] for entry in manifest["set_aside"]})
+    newest.update({entry["id"]: entry["hash"] for entry in manifest["invalid_items"]})
     return newest
 
 
@@ -157,9 +157,9 @@ def commit(folder: Path, files: Iterable[str], wanted: Iterable[str] | None = No
     with manifest_lock(folder):
         remove_stale_temporaries(folder)
         old = read_store_manifest(folder)
-        aside = {entry["id"]: entry for entry in old["set_aside"]}
+        aside = {entry["id"]: entry for entry in old["invalid_items"]}
         shards = {shard["file"]: shard for shard in old["shards"]}
-        dropped = set(old["dropped"])
+        dropped = set(old["removed_ids"])
         for name in dict.fromkeys(files):
             entry, ids, entries = read_shard_entry(Path(folder) / name)
             shards.pop(name, None)
@@ -168,10 +168,10 @@ def commit(folder: Path, files: Iterable[str], wanted: Iterable[str] | None = No
                 aside.pop(found, None)  # readable now: its new content replaces the old verdict
             aside.update({bad["id"]: bad for bad in entries})
             dropped -= {*ids, *(bad["id"] for bad in entries)}
-        content = {"shards": list(shards.values()), "set_aside": list(aside.values())}
+        content = {"shards": list(shards.values()), "invalid_items": list(aside.values())}
         if wanted is not None:
             dropped = set(listed_hashes(folder, content)) - set(wanted)
-        return write_next_manifest(folder, old, {**content, "dropped": sorted(dropped)})
+        return write_next_manifest(folder, old, {**content, "removed_ids": sorted(dropped)})
 
 
 def write_next_manifest(folder: Path, old: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +180,8 @@ def write_next_manifest(folder: Path, old: dict[str, Any], content: dict[str, An
         return old
     new = {**old, **content, "generation": old["generation"] + 1}
     listed = {shard["file"] for shard in new["shards"]}
-    new["retired"] = [name for name in new["retired"] if name not in listed and (Path(folder) / name).exists()]
+    new["replaced_files"] = [
+        name for name in new["replaced_files"] if name not in listed and (Path(folder) / name).exists()
+    ]
     write_json(Path(folder) / MANIFEST, new)
     return new

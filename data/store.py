@@ -54,7 +54,7 @@ class Store:
         }
         names = (name for shard in filled for name in shard.ids)
         self._place = {name: number for number, name in enumerate(names)}
-        for name in [*self.invalid_items, *self.manifest["dropped"]]:  # old rows are not its content any more
+        for name in [*self.invalid_items, *self.manifest["removed_ids"]]:  # old rows are not its content any more
             self._place.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class Store:
     @property
     def invalid_items(self) -> dict[str, str]:
         """Id -> reason of the items that could not be extracted."""
-        gone = set(self.manifest["dropped"])
-        return {entry["id"]: entry["reason"] for entry in self.manifest["set_aside"] if entry["id"] not in gone}
+        gone = set(self.manifest["removed_ids"])
+        return {entry["id"]: entry["reason"] for entry in self.manifest["invalid_items"] if entry["id"] not in gone}
 
     def _numbers(self, ids: Sequence[str]) -> np.ndarray:
         """(n,) number of each id's item. Raises ValueError naming the first that is not here."""
@@ -104,7 +104,7 @@ class Store:
             return np.fromiter(map(self._place.__getitem__, ids), "int64", len(ids))
         except KeyError as error:
             name = error.args[0]
-            gone = "it was removed from the data set" if name in self.manifest["dropped"] else ""
+            gone = "it was removed from the data set" if name in self.manifest["removed_ids"] else ""
             hint = gone or self.invalid_items.get(name, "it was never extracted: run `tern extract`")
             raise ValueError(f"{name!r} is not in the store {self.folder}: {hint}.") from None
 

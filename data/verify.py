@@ -44,7 +44,7 @@ def _read_from(folder: Path, manifest: dict[str, Any], broken: set[str]) -> dict
     newest: dict[str, str] = {}
     for name in (entry["file"] for entry in manifest["shards"] if entry["file"] not in broken):
         newest |= dict.fromkeys(read_shard_items(folder / name)[0], name)
-    gone = {*manifest["dropped"], *(entry["id"] for entry in manifest["set_aside"])}
+    gone = {*manifest["removed_ids"], *(entry["id"] for entry in manifest["invalid_items"])}
     return {item: name for item, name in newest.items() if item not in gone}
 
 

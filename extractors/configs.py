@@ -90,7 +90,7 @@ class BottomUpConfig(BaseModel):
         if self.min_regions > self.max_regions:
             raise ValueError(f"min_regions {self.min_regions} is above max_regions {self.max_regions}")
         if self.min_size > self.max_size:
-            raise ValueError(f"short_side {self.min_size} is above long_side {self.max_size}")
+            raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}")
         return self
 
 

@@ -20,7 +20,7 @@ from extractors.faster_rcnn import select_regions
 from extractors.regions import PreprocessedImage, RegionExtractor, Regions
 from extractors.state import load_state_dict_file, load_state_dict_strict, state_sha256
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 INSTALL_HINT = (
     "the kind detectron2 needs the package detectron2, which is in no package index: install it from its repository "
     "(python -m pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2)"

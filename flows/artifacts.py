@@ -57,7 +57,7 @@ def create_store_tables(chain: PipelineRunner) -> None:
     create_table(
         rows, "stores", f"Feature stores of {chain.dataset.name}"
     )  # now that all is read: it may be tried again
-    create_table(refused, "set-aside", f"{len(refused):,} records that could not be used; all of them: {ledger}")
+    create_table(refused, "invalid-records", f"{len(refused):,} records that could not be used; all of them: {ledger}")
 
 
 def create_training_artifacts(chain: PipelineRunner) -> None:
@@ -112,7 +112,7 @@ def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
         "nprobe": about["search"]["nprobe"],
         "shards": len(about["shards"]),
         "of them deltas": sum(shard["role"] == "delta" for shard in about["shards"]),
-        "dead rows": about["counts"]["dead"],
+        "dead rows": about["counts"]["deleted"],
         "recall@10": round(about["recall"]["recall"], 4),
     }
 
@@ -140,7 +140,7 @@ def create_rejection_artifacts(error: ValueError, served: str) -> None:
     """The report of a version that did not pass: the reason, the checks if there are any, and what is served still."""
     version = getattr(error, "version", None)
     create_gate_table(
-        "refused", getattr(error, "checks", None), "the candidate" if version is None else f"v{version:08d}"
+        "rejected", getattr(error, "checks", None), "the candidate" if version is None else f"v{version:08d}"
     )
     text = f"**Refused.** {escape_cell(str(error))}\n\nServed as before: `{escape_cell(served)}`\n"
-    create_markdown_artifact(text, key="refused", description="A version that did not pass its gate")
+    create_markdown_artifact(text, key="rejected", description="A version that did not pass its gate")

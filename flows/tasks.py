@@ -52,7 +52,7 @@ def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str
 def epoch(dataset: str, row: dict[str, float]) -> None:
     """Put an epoch that has ended into the run: a bar in its graph, a line in its log."""
     text = "epoch %d of %d: loss %.3f, val R@1 %.1f text to image, %.1f image to text, rsum %.1f, %.0f s left"
-    keys = ("epoch", "epochs", "loss", "t2i_r1", "i2t_r1", "rsum", "seconds_left")
+    keys = ("epoch", "num_epochs", "loss", "t2i_r1", "i2t_r1", "rsum", "seconds_left")
     get_run_logger().info(text, *(row[key] for key in keys))
 
 
@@ -64,7 +64,7 @@ def make_epoch_callback(dataset: str) -> Callable[[dict[str, float]], None]:
         nonlocal artifact
         epoch(dataset, quote(row))
         text = f"training {dataset}: epoch {row['epoch']} of {row['epochs']}, {row['seconds_left']:,.0f} s left"
-        done = 100 * row["epoch"] / row["epochs"]
+        done = 100 * row["epoch"] / row["num_epochs"]
         if artifact is None:
             artifact = create_progress_artifact(done, key="training-progress", description=text)
         else:

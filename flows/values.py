@@ -119,7 +119,7 @@ def _number(schema: Schema) -> Value:
 
 
 def _told(schema: Schema) -> str:
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    words = {"minimum": "min", "exclusiveMinimum": "above", "maximum": "max", "exclusiveMaximum": "below"}
     told = " and ".join(f"{word} {schema[key]:,}" for key, word in words.items() if key in schema)
     return f" {told}" if told else ""
 

@@ -15,7 +15,7 @@ from data.files import digest
 from index import metadata, shards
 from index.collection import KINDS, Collection, check_unit_norm
 from index.lists import ShardedIVF
-from index.manifest import SCHEMA, Candidate, CollectionManifest, RowCounts, SearchParams, ShardManifest
+from index.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, RowCounts, SearchParams, ShardManifest
 from index.objects import ManifestModel, ObjectRef, Staging, object_path
 from index.parts import build_shard, compute_vector_space, mean_coarse_error
 from index.publish import GateFn, OnStep, build_and_publish, index_write_lock, no_progress
@@ -109,7 +109,7 @@ def build_index(
     )
     inputs = digest(
         {
-            "schema": SCHEMA,
+            "schema": SCHEMA_VERSION,
             "vectors": prints,
             "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in asked.items()},
             "metadata": {kind: metadata.table_digest(content) for kind, content in tables.items()},
@@ -120,7 +120,7 @@ def build_index(
     with index_write_lock(root):
         make = lambda staging: candidate.model_copy(  # noqa: E731
             update={
-                "inputs": inputs,
+                "inputs_digest": inputs,
                 "collections": {
                     kind: _build_collection(kind, config, it, tables[kind], asked[kind], staging, origin, on_step)
                     for kind, it in collections.items()

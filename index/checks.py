@@ -110,13 +110,13 @@ def measure_queries(opened: OpenCollection, asked: HeldOutQueries) -> tuple[dict
             any(ids[key] in right for key in line)
             for line, right in zip(keys.tolist(), asked.relevant_ids, strict=True)
         ]
-        found["golden"] = np.array(hits)
+        found["success@10"] = np.array(hits)
     return found, took
 
 
 def check_latency(took: float, most: float) -> dict[str, Any]:
     """The time of a query against its limit, ms."""
-    return {"found": round(took, 3), "at most": most, "passed": took <= most, "unit": "ms a query"}
+    return {"value": round(took, 3), "max": most, "passed": took <= most, "unit": "ms a query"}
 
 
 def check_share(values: np.ndarray, least: float, served: float | None = None, every: bool = False) -> dict[str, Any]:
@@ -128,15 +128,15 @@ def check_share(values: np.ndarray, least: float, served: float | None = None, e
     values = values.astype(np.float64)
     found, count = float(values.mean()), len(values)
     doubt = 0.0 if every else 2 * math.sqrt(((values - found) ** 2).sum() + 1) / count
-    check = {"found": round(found, 4), "at least": round(least, 4), "of": count, "passed": found + doubt >= least}
-    return check if served is None else check | {"served": round(served, 4)}
+    check = {"value": round(found, 4), "min": round(least, 4), "count": count, "passed": found + doubt >= least}
+    return check if served is None else check | {"served_value": round(served, 4)}
 
 
 def format_check(check: Mapping[str, Any]) -> str:
     """A check in words."""
-    if "fault" in check:
-        return check["fault"] or "as the manifest says"
-    limit = "at least" if "at least" in check else "at most"
-    served = f", served {check['served']:g}" if "served" in check else ""
-    of = f" of {check['of']}" if "of" in check else f" {check['unit']}"
+    if "problem" in check:
+        return check["problem"] or "as the manifest says"
+    limit = "at least" if "min" in check else "at most"
+    served = f", served {check['served_value']:g}" if "served_value" in check else ""
+    of = f" of {check['count']}" if "count" in check else f" {check['unit']}"
     return f"{check['found']:g}{of}, {limit} {check[limit]:g} is asked{served}"

@@ -62,7 +62,7 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
                 path.unlink()
             shutil.rmtree(root / "staging", ignore_errors=True)
             facts = {"removed": found.versions, "objects": found.objects, "bytes": found.bytes}
-            record_event(root, "collected", None, **facts)
+            record_event(root, "garbage_collected", None, **facts)
     return found
 
 

@@ -13,7 +13,7 @@ from data.files import digest
 from index import shards
 from index.collection import Collection
 from index.manifest import (
-    SCHEMA,
+    SCHEMA_VERSION,
     Candidate,
     CollectionManifest,
     RowCounts,
@@ -101,7 +101,7 @@ def compact_index(root: Path, progress: OnStep = no_progress, gate: GateFn | Non
         if not any(about.deleted or _deltas(about) for about in parent.collections.values()):
             return manifest_path(root, parent.version)
 
-        told = {"schema": SCHEMA, "faiss": faiss.__version__, "compacted": parent.sha256}
+        told = {"schema": SCHEMA_VERSION, "faiss": faiss.__version__, "compacted": parent.sha256}
         inputs = digest(told)
 
         def make(staging: Staging) -> Candidate:
@@ -135,4 +135,4 @@ def _compacted(staging: Staging, kind: str, about: CollectionManifest, progress:
         parts.append(build_shard(staging, name, collection, mine, about.trained_index, role="base"))
         progress(name)
     counts = RowCounts(live=live.num_rows, dead=0)
-    return CollectionManifest(**dict(about) | {"shards": parts, "dead": None, "counts": counts})
+    return CollectionManifest(**dict(about) | {"shards": parts, "deleted": None, "counts": counts})

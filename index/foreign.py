@@ -23,7 +23,7 @@ from index.gate import GateConfig, make_gate
 from index.metadata import COLUMNS
 
 IDS = ("id", "image_path", "url", "key")  # the first of these columns names an item
-RENAMED = {"text": ("text", "caption"), "path": ("path", "image_path"), "source": ("source", "sha256")}
+RENAMED = {"text": ("text", "caption"), "path": ("path", "image_path"), "content_hash": ("content_hash", "sha256")}
 NUMBERS = {"width": ("width", "original_width"), "height": ("height", "original_height")}
 READ_ERRORS = (ValueError, EOFError, SyntaxError, tokenize.TokenError, OSError, MemoryError)
 

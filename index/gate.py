@@ -32,7 +32,7 @@ from index.vectors import is_in_sorted
 from index.verified import find_unmodified, read_stamps, save_stamps
 
 OVERRIDE_HINT = (
-    " (the limits are the settings of [gate]; `tern index publish VERSION --despite REASON` serves it on purpose)"
+    " (the limits are the settings of [gate]; `tern index publish VERSION --override-gate REASON` serves it on purpose)"
 )
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def make_gate(
         # Before they are read: what changes meanwhile is seen the next time.
         seen = read_stamps(candidate.root, [candidate.collection(kind).manifest for kind in candidate.kinds])
         checks = {
-            what: {"passed": not fault, "fault": fault}
+            what: {"passed": not fault, "problem": fault}
             for what, fault in audit_version(candidate, verified_shards=known).items()
         }
         questions: dict[str, str] = {}
@@ -103,8 +103,8 @@ def make_gate(
             "passed": not failed,
             "reason": "; ".join(failed) + (OVERRIDE_HINT if failed else ""),
             "checks": checks,
-            "questions": questions,
-            "against": served.version if served else None,
+            "query_digests": questions,
+            "compared_with": served.version if served else None,
             "config": config.model_dump(mode="json"),
         }
 
@@ -167,7 +167,7 @@ def _placed(
             match_served_vectors(mine, theirs, some), config.min_alignment, every=every
         )
         if len(both) == len(keys) == len(before) and _alike(mine.manifest, theirs.manifest):
-            checks[f"{kind} answers"] = check_share(
+            checks[f"{kind} results"] = check_share(
                 match_served_results(mine, theirs, some), config.min_alignment, every=every
             )
     return checks
@@ -186,7 +186,7 @@ def _asked(
     theirs = _of_served(candidate, served, kind, asked)
     limits = {
         "recall": (config.min_recall, config.max_recall_drop),
-        "golden": (config.min_success, config.max_success_drop),
+        "success@10": (config.min_success, config.max_success_drop),
     }
     checks = {}
     for name, values in ours.items():
@@ -203,9 +203,9 @@ def _of_served(candidate: Index, served: Index | None, kind: str, asked: HeldOut
     """
     verdict = (served.manifest["gate"] if served else None) or {}
     checks = verdict.get("checks") or {}
-    known = {name: checks.get(f"{kind} {name}") for name in ("recall", "golden")}
-    found = {name: check["found"] for name, check in known.items() if isinstance(check, dict) and "found" in check}
-    same = verdict.get("questions", {}).get(kind) == asked.digest
+    known = {name: checks.get(f"{kind} {name}") for name in ("recall", "success@10")}
+    found = {name: check["value"] for name, check in known.items() if isinstance(check, dict) and "value" in check}
+    same = verdict.get("query_digests", {}).get(kind) == asked.digest
     if not _kin(candidate, served, kind) or same or (found and _grown(candidate, served, kind)):
         return found
     measured, _ = measure_queries(served.collection(kind), asked)

@@ -17,9 +17,9 @@ from data.files import add_path_to_errors, fsync_path, read_json, sha256_file, s
 from index.collection import Kind
 from index.objects import ManifestModel, ObjectRef, check_object, iter_refs
 
-SCHEMA = 2
+SCHEMA_VERSION = 3
 CHECKSUM_PLACEHOLDER = "0" * 64
-PARTS = ("lists", "vectors", "metadata", "lookup")  # of a shard
+PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # of a shard
 
 
 class ShardManifest(ManifestModel):
@@ -93,7 +93,7 @@ class Candidate(ManifestModel):
 class Manifest(Candidate):
     """A version."""
 
-    schema_: Literal[2] = Field(SCHEMA, alias="schema")
+    schema_: Literal[3] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
     """Of the file's text with these 64 digits as zeros; so every version can be checked, not only the served one."""
     version: int = Field(ge=1)
@@ -168,7 +168,7 @@ def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
     path = manifest_path(root, number)
     if path.with_suffix("").is_dir():
         raise ValueError(
-            f"{path.with_suffix('')} was written by an older program (schema 1), this one reads schema {SCHEMA}: "
+            f"{path.with_suffix('')} was written by an older program (schema 1), this one reads schema {SCHEMA_VERSION}: "
             "run `tern index` to build again; the old files stay."
         )
     if not path.is_file():
@@ -182,8 +182,8 @@ def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
 def _parse(root: Path, path: Path, number: int) -> Manifest:
     content, text = read_json(path), path.read_text(encoding="utf-8")
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema!r}, this program reads {SCHEMA}. {recovery_hint(root)}")
+    if schema != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema {schema!r}, this program reads {SCHEMA_VERSION}. {recovery_hint(root)}")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:

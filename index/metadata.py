@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string()),
         pa.field("width", pa.int32()),  # pixels
         pa.field("height", pa.int32()),  # pixels
-        pa.field("source", pa.string()),  # hash of the content that the vector was made from
+        pa.field("content_hash", pa.string()),  # hash of the content that the vector was made from
     ]
 )
 COLUMNS = tuple(SCHEMA.names)

@@ -34,7 +34,7 @@ def build_shard(
 
     def make() -> ShardManifest:
         names, keys = content["id"].to_pylist(), content["key"].to_numpy()
-        rows = (vectors for _, vectors in collection.blocks(names))
+        rows = (vectors for _, vectors in collection.iter_blocks(names))
         dim = shards.read_dim(object_path(staging.root, template))
         vectors = staging.add_object(f"{name}.vectors", lambda path: write_vectors(path, keys, dim, rows))
         lists = staging.add_object(

@@ -68,7 +68,7 @@ def rollback(root: Path, version: int) -> Path:
         if manifest.is_rejected:
             raise RejectedError(rejection_message(manifest, root), version, manifest.gate)
         set_current(root, version)
-        record_event(root, "rolled back", version)
+        record_event(root, "rolled_back", version)
     return manifest_path(root, version)
 
 
@@ -78,7 +78,7 @@ def override_gate(root: Path, version: int, reason: str) -> Path:
         manifest = verify_version(root, version)
         if not manifest.is_rejected:
             raise ValueError(f"version {version} was not refused: there is nothing to override, publish it.")
-        verdict = {**manifest.gate, "passed": True, "overridden": reason, "refused_as": version}
+        verdict = {**manifest.gate, "passed": True, "override_reason": reason, "rejected_version": version}
         return publish_candidate(root, manifest.candidate(), lambda candidate, served: verdict)
 
 
@@ -131,7 +131,7 @@ def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, progre
         if not verdict["passed"]:
             _refuse_again(root, manifest, verdict)
     if set_current(root, number):
-        record_event(root, "served again", number, **({"gate": verdict} if verdict else {}))
+        record_event(root, "republished", number, **({"gate": verdict} if verdict else {}))
     progress("switched")
     return manifest_path(root, number)
 
@@ -148,7 +148,7 @@ def publish_candidate(
     pointer = read_current_or_none(root)
     parent = pointer and pointer["version"]
     number = max(list_used_numbers(root), default=0) + 1
-    make = lambda verdict: Manifest(**dict(candidate), schema=2, version=number, parent=parent, gate=verdict)  # noqa: E731
+    make = lambda verdict: Manifest(**dict(candidate), schema=3, version=number, parent=parent, gate=verdict)  # noqa: E731
     manifest = make(None)
     if gate is not None:
         manifest = make(_judged(root, manifest, gate))
@@ -159,7 +159,7 @@ def publish_candidate(
     fsync_objects(root, manifest)
     path = write_manifest(root, manifest)
     progress("manifest")
-    record_event(root, "refused" if manifest.is_rejected else "published", number, gate=manifest.gate)
+    record_event(root, "rejected" if manifest.is_rejected else "published", number, gate=manifest.gate)
     if manifest.is_rejected:
         raise RejectedError(rejection_message(manifest, root), number, manifest.gate)
     set_current(root, number)
@@ -179,7 +179,7 @@ def _judged(root: Path, manifest: Manifest, gate: GateFn) -> dict[str, Any]:
 
 def _refuse_again(root: Path, manifest: Manifest, verdict: dict[str, Any]) -> NoReturn:
     """A manifest never changes: a later verdict is kept among the events."""
-    record_event(root, "refused", manifest.version, gate=verdict)
+    record_event(root, "rejected", manifest.version, gate=verdict)
     raise RejectedError(rejection_message(manifest, root, verdict), manifest.version, verdict)
 
 

@@ -15,7 +15,7 @@ from index import metadata, shards
 from index.build import IndexConfig, check_json_plain
 from index.collection import Collection
 from index.manifest import (
-    SCHEMA,
+    SCHEMA_VERSION,
     Candidate,
     CollectionManifest,
     Manifest,
@@ -85,7 +85,7 @@ def update_index(
         if not any(_dirty(root, parent.collections[kind], change) for kind, change in changes.items()):
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
-        facts: dict[str, Any] = {"schema": SCHEMA, "faiss": faiss.__version__, "parent": parent.sha256}
+        facts: dict[str, Any] = {"schema": SCHEMA_VERSION, "faiss": faiss.__version__, "parent": parent.sha256}
         prints = {
             kind: [
                 metadata.table_digest(change.new),
@@ -108,7 +108,9 @@ def update_index(
 
 def make_successor(parent: Manifest, inputs: str, body: dict[str, CollectionManifest]) -> Candidate:
     """A candidate of the parent's kind with other shards."""
-    return Candidate(**dict(parent.candidate()) | {"inputs": inputs, "faiss": faiss.__version__, "collections": body})
+    return Candidate(
+        **dict(parent.candidate()) | {"inputs_digest": inputs, "faiss": faiss.__version__, "collections": body}
+    )
 
 
 def _same_generation(
@@ -212,4 +214,4 @@ def _updated(
     dead = write_deleted_keys(staging, f"{kind}/dead", change.deleted_keys)
     progress(f"{kind}/dead")
     counts = RowCounts(live=change.num_live_rows, dead=len(change.deleted_keys))
-    return CollectionManifest(**dict(about) | {"shards": parts, "dead": dead, "counts": counts})
+    return CollectionManifest(**dict(about) | {"shards": parts, "deleted": dead, "counts": counts})

@@ -109,7 +109,7 @@ def estimate_undrawn_demo(plan: Plan, splits: list[str] | None) -> list[Estimate
 def _of(chain: PipelineRunner, stage: str, store: Store, wanted: dict[str, str], per_shard: int) -> Estimate:
     known = [name for name in wanted if name in store]
     same = {name for name, found in zip(known, store.content_hashes(known), strict=True) if found == wanted[name]}
-    aside = {entry["id"] for entry in store.manifest["set_aside"] if entry["hash"] == wanted.get(entry["id"])}
+    aside = {entry["id"] for entry in store.manifest["invalid_items"] if entry["hash"] == wanted.get(entry["id"])}
     to_do = len(set(wanted) - same - aside)
     each = seconds_per_item(chain.plan.workspace, stage, store.folder.name)
     seconds = None if each is None else each * to_do

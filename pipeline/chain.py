@@ -173,7 +173,7 @@ class PipelineRunner:
         """How many captions were longer than `text.max_tokens` and are stored without their end."""
         store = Store(self.tokens)
         ids = [name for name in self.dataset.captions_by_id if name in store]
-        return int((store.read("whole", ids) > store.lengths(ids)).sum())
+        return int((store.read("full_length", ids) > store.lengths(ids)).sum())
 
 
 def read_stage_seconds(workspace: Path) -> dict[tuple[str, str], float]:

@@ -154,21 +154,21 @@ def index_build(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
 
 def tune(
-    recall: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the exact best 10 to be found.")] = 0.95,
-    memory: Annotated[float, typer.Option(min=0, help="GB for lists, centroids and vectors.")] = 8,
-    latency: Annotated[float, typer.Option(min=0, help="ms a query, one at a time, on this machine.")] = 5,
+    min_recall: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the exact best 10 to be found.")] = 0.95,
+    max_memory_gb: Annotated[float, typer.Option(min=0, help="GB for lists, centroids and vectors.")] = 8,
+    max_latency_ms: Annotated[float, typer.Option(min=0, help="ms a query, one at a time, on this machine.")] = 5,
     kind: Annotated[str, typer.Option(help="What is looked for: image or caption.")] = "image",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Measure codes, lists, probes and rescoring on held-out sentences and photographs, and say what to set.
 
-    [dim]Example: tern index tune --recall 0.95 --memory 8 --latency 5[/dim]
+    [dim]Example: tern index tune --min-recall 0.95 --max-memory-gb 8 --max-latency-ms 5[/dim]
     """
     from index.choice import TuningLimits
     from pipeline.tuning import advise_index_settings, format_table, plot_advice
 
-    chain, wanted = _chain(plan, overrides), TuningLimits(recall, memory * 1e9, latency / 1e3)
+    chain, wanted = _chain(plan, overrides), TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
     advice = advise_index_settings(kind, wanted, chain.vectors, chain.usable, chain.plan.index.seed)
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -180,7 +180,7 @@ def tune(
         f"> chosen for its queries, * beaten by none; measured on {advice.num_sampled} of {advice.num_rows} rows"
     )
     typer.echo(f"plot   {picture}")
-    settings = [*advice.settings, f"index.target_recall={recall:g}"]
+    settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
     typer.echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
 
 
@@ -237,14 +237,14 @@ def misses(
     split: Annotated[str, typer.Option(help="Which split is asked and answers.")] = "test",
     k: Annotated[int, typer.Option("-k", min=1, help="A right answer behind the first k is a miss.")] = 1,
     limit: Annotated[int, typer.Option(min=1, max=500, help="Misses shown of each direction, worst first.")] = 40,
-    out: Annotated[Path | None, typer.Option(help="The page (.html), in place of misses-SPLIT.html.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The page (.html), in place of misses-SPLIT.html.")] = None,
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Write a page of what was not found, and what won instead: captions and images, with pictures.
 
     [dim]Examples: tern misses
-    tern misses --plan flickr8k --split val -k 10 --limit 100 --out misses.html[/dim]
+    tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
     """
     from pipeline.misses import DIRECTIONS, find_misses, misses_path, write_misses
     from pipeline.workers import progress_bar
@@ -257,7 +257,7 @@ def misses(
             f"{label}  {found.num_missed[way]:,} of {found.num_queries[way]:,} {behind}, {len(found.worst[way])} shown"
         )
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(out or misses_path(chain.plan.workspace, split), found, chain.usable, advance)
+        page = write_misses(output or misses_path(chain.plan.workspace, split), found, chain.usable, advance)
     typer.echo(f"misses  {page}")
 
 

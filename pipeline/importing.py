@@ -35,7 +35,7 @@ from data.shards import (
 from data.store import Store
 from extractors.images import DECODE_ERRORS, FORMATS, ORIENTATION
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 MAX_VOCABULARY_BYTES = 16 << 20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 Progress = Callable[[int], None]
@@ -53,7 +53,7 @@ class ImportConfig(BaseModel):
     float16: bool = False  # features in float16; else float32, as the files have them
     images: Path | None = None  # folder of the photographs, for formats without image sizes
     sizes: Literal["images", "boxes"] = "images"  # `boxes`: the image ends where its last box does (a guess)
-    boxes: Literal["file", "whole"] = "file"  # `whole`: every row is given the whole image, where a format has no boxes
+    boxes: Literal["file", "image"] = "file"  # `image`: every row is given the whole image, where a format has no boxes
     options: ReadOptions = ReadOptions()
     classes: Path | None = None  # text, one name a line: what class ids stand for
     attributes: Path | None = None
@@ -184,8 +184,8 @@ def _forget_mended(folder: Path, config: ImportConfig, still: set[str], read: di
     mended = {escape_invalid_text(place) for name, at in read.items() for place in (_place(name, at), at)}
     with manifest_lock(folder):
         old = read_store_manifest(folder)
-        kept = [e for e in old["set_aside"] if e["id"] in still or (config.name and e["id"] not in mended)]
-        write_next_manifest(folder, old, {"set_aside": kept})
+        kept = [e for e in old["invalid_items"] if e["id"] in still or (config.name and e["id"] not in mended)]
+        write_next_manifest(folder, old, {"invalid_items": kept})
 
 
 def _place(name: str, at: str) -> str:
@@ -196,7 +196,7 @@ def _place(name: str, at: str) -> str:
 def _known(store: Store) -> dict[str, str]:
     """Id -> content hash of what the store holds or has set aside."""
     found = dict(zip(store.ids, store.content_hashes(store.ids), strict=True))
-    return found | {entry["id"]: entry["hash"] for entry in store.manifest["set_aside"]}
+    return found | {entry["id"]: entry["hash"] for entry in store.manifest["invalid_items"]}
 
 
 def _flush(folder: Path, waiting: deque[tuple[Item, dict[str, Any] | str]]) -> int:

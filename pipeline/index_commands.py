@@ -108,13 +108,18 @@ def _facts(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         yield "gate", f"{passed} {manifest.gate.get('reason') or ''}".rstrip()
         checks = manifest.gate.get("checks")
         for name, check in checks.items() if isinstance(checks, dict) else ():
-            if isinstance(check, dict) and check.get("passed") and "found" in check:
+            if isinstance(check, dict) and check.get("passed") and "value" in check:
                 yield "", f"{name} {format_check(check)}"
 
 
 def publish(
     version: Annotated[str, typer.Argument(help="A number or a tag.")],
-    despite: Annotated[str, typer.Option(help="Serve it though its gate refused it; the reason, which is kept.")] = "",
+    override_gate_reason: Annotated[
+        str,
+        typer.Option(
+            "--override-gate", metavar="REASON", help="Serve it though its gate refused it; the reason, which is kept."
+        ),
+    ] = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
     index: IndexOption = None,
@@ -122,13 +127,15 @@ def publish(
     """Serve a version that is there, after verifying it.
 
     [dim]Examples: tern index publish 12
-    tern index publish 12 --despite "half of the pictures are gone on purpose"[/dim]
+    tern index publish 12 --override-gate "half of the pictures are gone on purpose"[/dim]
     """
     from index import override_gate, rollback
 
     root = root_of(plan, overrides, index)
     number = _number(root, version)
-    typer.echo(f"served  {override_gate(root, number, despite) if despite else rollback(root, number)}")
+    typer.echo(
+        f"served  {override_gate(root, number, override_gate_reason) if override_gate_reason else rollback(root, number)}"
+    )
 
 
 def rollback(
@@ -199,7 +206,7 @@ def gc(
 
 
 def export(
-    to: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write to.")],
     version: Annotated[str, typer.Option(help="A number or a tag; empty: the version that is served.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
     plan: PlanOption = "demo",
@@ -213,34 +220,34 @@ def export(
     from index import export_index as write
 
     root = root_of(plan, overrides, index)
-    for path in write(root, to, _number(root, version), force):
+    for path in write(root, output, _number(root, version), force):
         typer.echo(f"wrote  {path}")
 
 
 def import_(
     folder: Annotated[Path, typer.Argument(help="A folder of .npy and Parquet.")],
-    into: Annotated[Path, typer.Option(help="The index's folder, made if it is not there.")],
-    normalise: Annotated[bool, typer.Option("--normalise", help="Bring vectors to unit length.")] = False,
+    output: Annotated[Path, typer.Option(help="The index's folder, made if it is not there.")],
+    normalize: Annotated[bool, typer.Option("--normalize", help="Bring vectors to unit length.")] = False,
     queries: Annotated[Path | None, typer.Option(help="A .npy of queries to measure recall with.")] = None,
     id_column: Annotated[
         str, typer.Option(help="Column that names an item; id, image_path, url or key if empty.")
     ] = "",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="shards=8, factory=IVF{nlist},SQ8, gate.recall=0.8, ...")
+        list[str] | None, typer.Option("--set", help="shards=8, factory=IVF{nlist},SQ8, gate.min_recall=0.8, ...")
     ] = None,
 ) -> None:
     """Build an index of vectors that clip-retrieval, autofaiss's readers or `tern index export` left.
 
     It is served if it passes the gate, as any other version.
 
-    [dim]Example: tern index import embeddings --into runs/clip/index --set shards=8[/dim]
+    [dim]Example: tern index import embeddings --output runs/clip/index --set shards=8[/dim]
     """
     from index import GateConfig, IndexConfig, import_index
 
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
     config, gate = IndexConfig(**values), GateConfig(**limits)
-    typer.echo(f"index  {import_index(config, folder, into, normalise, queries, id_column, gate)}")
+    typer.echo(f"index  {import_index(config, folder, output, normalize, queries, id_column, gate)}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -172,7 +172,13 @@ class MetadataRows(Sequence[dict[str, Any]]):
         image = item if isinstance(item, Image) else self._dataset.images_by_id[item.image_id]
         text = item.text if isinstance(item, Caption) else None
         path = image.path.relative_to(self._dataset.root).as_posix()
-        own = {"kind": self._kind, "id": item.id, "image_id": image.id, "text": text, "source": self._sources[place]}
+        own = {
+            "kind": self._kind,
+            "id": item.id,
+            "image_id": image.id,
+            "text": text,
+            "content_hash": self._sources[place],
+        }
         width, height = self._sizes.get(image.id, (None, None))
         return {**own, "path": path, "split": image.split, "width": width, "height": height}
 

@@ -114,7 +114,7 @@ def _all(workspace: Path) -> list[Node]:
     nodes += [_model(path.parent, by_recipe) for path in sorted(workspace.glob("models/*/model.json"))]
     sides: dict[str, list[str]] = {}
     for name, about in vectors.items():
-        model, side = about["recipe"]["model"], about["recipe"]["side"]
+        model, side = about["recipe"]["model"], about["recipe"]["modality"]
         sides.setdefault(model, []).append(name)
         nodes.append(Node("vectors", name, f"{side}s, {_of(about)}", (model,)))
     return nodes + [_version(workspace / "index", number, sides) for number in list_versions(workspace / "index")]
@@ -132,7 +132,10 @@ def _of(about: dict[str, Any]) -> str:
 def _model(folder: Path, stores: dict[str, str]) -> Node:
     card = read_json(folder / "model.json")
     # A store that was given lies elsewhere: its recipe's digest names it.
-    needs = tuple(stores.get(card[kind], f"{kind}-{card[kind]}") for kind in ("regions", "tokens"))
+    needs = tuple(
+        stores.get(card[key], f"{kind}-{card[key]}")
+        for kind, key in (("regions", "region_recipe"), ("tokens", "token_recipe"))
+    )
     origin = f"checkpoint {printable(card['checkpoint'])}" if "checkpoint" in card else f"epoch {card['epoch']}"
     return Node("model", folder.name, f"{origin}, {card['parameters'] / 1e6:.2f} M parameters", needs)
 

@@ -48,7 +48,7 @@ def write_report(chain: PipelineRunner) -> Path:
         "misses": make_cards(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
         "all_misses": write_misses(misses_path(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
         "done": _done(chain, version),
-        "set_aside": [(printable(name), printable(reason)) for name, reason in chain.list_invalid_records()],
+        "invalid_items": [(printable(name), printable(reason)) for name, reason in chain.list_invalid_records()],
         "index": _index(searcher.index.manifest),
     }
     return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))

@@ -270,7 +270,9 @@ def embed_dataset(
     ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
     with ExitStack() as stores:
         for side, store in zip(ids, sources.values(), strict=True):
-            folders[side] = open_or_create_store(workspace / "vectors", "vectors", {"model": model.name, "side": side})
+            folders[side] = open_or_create_store(
+                workspace / "vectors", "vectors", {"model": model.name, "modality": side}
+            )
             items = [Item(*pair) for pair in zip(ids[side], store.content_hashes(ids[side]), strict=True)]
             plans = stores.enter_context(store_update(folders[side], items, VECTORS_PER_SHARD))
             jobs += [EmbeddingJob(model, store.folder, side, folders[side], plan, text) for plan in plans]

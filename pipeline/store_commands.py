@@ -34,7 +34,7 @@ def _folder(path: Path) -> Path:
 
 
 def _facts(store: "Store") -> Iterator[tuple[str, str]]:
-    shards, aside, dropped = store.manifest["shards"], store.invalid_items, store.manifest["dropped"]
+    shards, aside, dropped = store.manifest["shards"], store.invalid_items, store.manifest["removed_ids"]
     yield "store", str(store.folder)
     yield "kind", f"{store.kind}, generation {store.generation}"
     rows = int(store.lengths(store.ids).sum())
@@ -45,11 +45,11 @@ def _facts(store: "Store") -> Iterator[tuple[str, str]]:
     waste = f", {superseded:,} items in them are not listed: `tern store compact`" if superseded else ""
     yield "shards", f"{len(shards):,}, {sum(entry['bytes'] for entry in shards):,} bytes{waste}"
     if store.kind == "tokens" and len(store):
-        cut = int((store.read("whole", store.ids) > store.lengths(store.ids)).sum())
+        cut = int((store.read("full_length", store.ids) > store.lengths(store.ids)).sum())
         yield "cut", f"{cut:,} captions had more wordpieces than are kept"
     yield "set aside", f"{len(aside):,}"
     yield from (("", f"{name}: {reason}") for name, reason in list(aside.items())[:SHOWN])
-    yield "dropped", f"{len(dropped):,}" + (" that the data set no longer has" if dropped else "")
+    yield "removed_ids", f"{len(dropped):,}" + (" that the data set no longer has" if dropped else "")
     for number, (key, value) in enumerate(store.recipe.items()):
         yield "" if number else "recipe", f"{key} = {_short(value)}"
 
@@ -64,7 +64,9 @@ def _short(value: Any) -> str:
 @app.command()
 def verify(
     folder: FolderArgument,
-    drop: Annotated[bool, typer.Option("--drop", help="Unlist what is damaged: the next run makes it again.")] = False,
+    unlist_damaged: Annotated[
+        bool, typer.Option("--unlist-damaged", help="Unlist what is damaged: the next run makes it again.")
+    ] = False,
 ) -> None:
     """Check every byte against what was written; what is damaged is named by file and image.
 
@@ -81,13 +83,15 @@ def verify(
         problems = problems_of(_folder(folder), manifest, advance)
     for problem in problems:
         typer.secho(printable(str(problem)), fg="red")
-    if problems and drop:
+    if problems and unlist_damaged:
         lost = unlist(_folder(folder), problems)
         count = sum(entry["items"] for entry in lost)
         typer.echo(f"{len(lost):,} shards of {count:,} items are no longer listed: extract, or import, them again")
         return
     if problems:
-        typer.echo("Restore the files named from a copy; or give --drop, then extract or import again.", err=True)
+        typer.echo(
+            "Restore the files named from a copy; or pass --unlist-damaged, then extract or import again.", err=True
+        )
         raise typer.Exit(1)
     typer.echo(f"{items:,} items in {len(manifest['shards']):,} shards are as they were written")
 
@@ -95,13 +99,11 @@ def verify(
 @app.command()
 def compact(
     folder: FolderArgument,
-    items_per_shard: Annotated[
-        int, typer.Option("--items", min=1, help="Items a shard: images, captions or vectors.")
-    ] = 1000,
+    items_per_shard: Annotated[int, typer.Option(min=1, help="Items a shard: images, captions or vectors.")] = 1000,
 ) -> None:
     """Join small shards, and let go of rows that are no longer listed. Readers are not disturbed.
 
-    [dim]Example: tern store compact runs/demo/stores/regions-* --items 2000[/dim]
+    [dim]Example: tern store compact runs/demo/stores/regions-* --items-per-shard 2000[/dim]
     """
     from data.compact import compact_store as compacted
     from data.manifest import read_store_manifest
@@ -126,25 +128,25 @@ def _size(manifest: dict[str, Any]) -> tuple[int, int]:
 @app.command("import")
 def import_(
     sources: Annotated[list[Path], typer.Argument(help="Files, or folders of a file an image.", show_default=False)],
-    into: Annotated[Path, typer.Option(help="Folder of stores; the store's own folder is made below it.")],
+    output: Annotated[Path, typer.Option(help="Folder of stores; the store's own folder is made below it.")],
     format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md; auto looks at the file.")] = "auto",
-    ids: Annotated[
+    id_template: Annotated[
         str, typer.Option(help="How ids become image ids: {id}, {stem}, {number} (its last digits), {number:012d}.")
     ] = "{id}",
     name: Annotated[str, typer.Option(help="Of the features: imports of one name grow one store.")] = "",
-    half: Annotated[
-        bool, typer.Option("--half", help="Half precision: half the disk, and no longer bit for bit.")
+    float16: Annotated[
+        bool, typer.Option("--float16", help="Half precision: half the disk, and no longer bit for bit.")
     ] = False,
     images: Annotated[Path | None, typer.Option(help="Photographs, for formats without image sizes.")] = None,
     sizes: Annotated[
         str, typer.Option(help="images; or boxes: the image ends where its last box does (a guess).")
     ] = "images",
     boxes: Annotated[
-        str, typer.Option(help="file; or whole: every row is given the whole image, if there are none.")
+        str, typer.Option(help="file; or image: every row is given the whole image, if there are none.")
     ] = "file",
     transposed: Annotated[str, typer.Option(help="yes, no or auto: x of a npz is (width, rows).")] = "auto",
-    arrays: Annotated[str, typer.Option(help="Of a .npz of flat rows: arrays that are the feature, A,B.")] = "",
-    normalise: Annotated[bool, typer.Option("--normalise", help="Each of these arrays to unit length.")] = False,
+    feature_arrays: Annotated[str, typer.Option(help="Of a .npz of flat rows: arrays that are the feature, A,B.")] = "",
+    normalize: Annotated[bool, typer.Option("--normalize", help="Each of these arrays to unit length.")] = False,
     allow_pickle: Annotated[
         list[str] | None, typer.Option(help="An array that may be a pickle of plain values: info. Repeatable.")
     ] = None,
@@ -154,9 +156,9 @@ def import_(
 ) -> None:
     """Region features of other software into a store; stopped and run again, it goes on.
 
-    [dim]Examples: tern store import train2014_obj36.tsv --into runs/coco/stores --ids "{id}.jpg"[/dim]
+    [dim]Examples: tern store import train2014_obj36.tsv --output runs/coco/stores --id-template "{id}.jpg"[/dim]
 
-    [dim]tern store import cocobu --into runs/x/stores --images photos --ids "COCO_train2014_{id:012d}.jpg"[/dim]
+    [dim]tern store import cocobu --output runs/x/stores --images photos --id-template "COCO_train2014_{id:012d}.jpg"[/dim]
     """
     from data.formats.records import ReadOptions
     from pipeline.importing import ImportConfig, count_images, detect_formats, import_regions
@@ -165,22 +167,22 @@ def import_(
     for option, value, choices in (
         ("--transposed", transposed, ("auto", "yes", "no")),
         ("--sizes", sizes, ("images", "boxes")),
-        ("--boxes", boxes, ("file", "whole")),
+        ("--boxes", boxes, ("file", "image")),
     ):
         if value not in choices:
             raise typer.BadParameter(f"{option} is {value!r}; it may be {', '.join(choices)}")
     turned = {"auto": None, "yes": True, "no": False}[transposed]
-    named = tuple(part for part in arrays.split(",") if part)
+    named = tuple(part for part in feature_arrays.split(",") if part)
     config = ImportConfig(
         sources=tuple(sources),
         format=format,
         name=name,
-        id_template=ids,
-        float16=half,
+        id_template=id_template,
+        float16=float16,
         images=images,
         sizes=sizes,  # type: ignore[arg-type]
         boxes=boxes,  # type: ignore[arg-type]
-        options=ReadOptions(turned, named, normalise, tuple(allow_pickle or ())),
+        options=ReadOptions(turned, named, normalize, tuple(allow_pickle or ())),
         classes=classes,
         attributes=attributes,
         images_per_shard=images_per_shard,
@@ -188,7 +190,7 @@ def import_(
     for path, kind in zip(config.sources, detect_formats(config), strict=True):
         typer.echo(f"format   {printable(str(path))}: {kind.name} ({kind.title})")
     with progress_bar("import", count_images(config)) as advance:
-        made = import_regions(config, into, advance)
+        made = import_regions(config, output, advance)
     _print_import(made)
 
 
@@ -210,21 +212,21 @@ def _print_import(made: "ImportResult") -> None:
 @app.command()
 def export(
     folder: FolderArgument,
-    to: Annotated[Path, typer.Option(help="File, or folder of a file an image, to write.")],
+    output: Annotated[Path, typer.Option(help="File, or folder of a file an image, to write.")],
     format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md, such as lxmert-tsv.")],
-    ids: Annotated[
+    id_template: Annotated[
         str, typer.Option(help="How image ids are written: {id}, stem (no suffix), {number} (the last digits).")
     ] = "{id}",
     only: Annotated[
-        Path | None, typer.Option("--list", help="Text, a line an image id: only these, in this order.")
+        Path | None, typer.Option("--ids-file", help="Text, a line an image id: only these, in this order.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
 ) -> None:
     """A region store in a format of other software.
 
-    [dim]Examples: tern store export runs/demo/stores/regions-1a2b --format lxmert-tsv --to obj36.tsv --ids stem[/dim]
+    [dim]Examples: tern store export runs/demo/stores/regions-1a2b --format lxmert-tsv --output obj36.tsv --id-template stem[/dim]
 
-    [dim]tern store export runs/coco/stores/regions-3c4d --format tern --to coco_bu --ids "{number}"[/dim]
+    [dim]tern store export runs/coco/stores/regions-3c4d --format tern --output coco_bu --id-template "{number}"[/dim]
     """
     from data.store import Store
     from pipeline.exporting import export_regions
@@ -234,5 +236,5 @@ def export(
     folder = _folder(folder)
     chosen = None if only is None else [line.strip("\r") for line in read_lines(only) if line.strip()]
     with progress_bar("export", len(Store(folder)) if chosen is None else len(chosen)) as advance:
-        count = export_regions(folder, to, format, ids, chosen, force, advance)
-    typer.echo(f"{format}  {count:,} images in {to}")
+        count = export_regions(folder, output, format, id_template, chosen, force, advance)
+    typer.echo(f"{format}  {count:,} images in {output}")

@@ -21,7 +21,7 @@ from tern.embed import MODEL_CARD, WEIGHTS
 from tern.finetune import TernWithTextEncoder
 from tern.model import ModelConfig
 
-VERSION = 1  # to be raised when one and the same checkpoint gives other vectors
+VERSION = 2  # to be raised when one and the same checkpoint gives other vectors
 
 ROOT = "img_txt_enc."
 BERT = "txt_enc.bert_model."
@@ -79,7 +79,7 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
     card |= {"model": model.config.model_dump(mode="json"), "region_dim": regions.dim, "token_dim": tokens.dim}
     if bert:
         model = TernWithTextEncoder(model, load_bert_weights(text(), bert, path))
-    card |= {"fine_tuned": bool(bert), "parameters": sum(p.numel() for p in model.parameters())}
+    card |= {"fine_tuned": bool(bert), "num_parameters": sum(p.numel() for p in model.parameters())}
     folder.mkdir(parents=True, exist_ok=True)
     with write_lock(folder):
         if not (folder / MODEL_CARD).is_file():  # another process may have made it meanwhile

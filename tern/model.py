@@ -21,12 +21,12 @@ from tern.counts import RegionCounts, count_similar_regions
 from tern.direct import CaptionShortcut, ImageShortcut, masked_mean
 
 ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
-    "modern": {},
-    "tern": {
+    "default": {},
+    "paper": {
         "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "box_embedding": "add", "pre_norm": False, "shortcut": False,
         "count_similar_regions": False,
     },
-    "seed": {
+    "kaylode": {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "box_embedding": "add",
         "pre_norm": True, "shortcut": False, "count_similar_regions": False,
     },

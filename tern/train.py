@@ -30,7 +30,7 @@ from tern.model import ModelConfig
 from tern.presets import apply_preset
 from tern.run import Trainer
 
-VERSION = 7  # to be raised when equal settings give other weights: runs are named by it
+VERSION = 8  # to be raised when equal settings give other weights: runs are named by it
 SETTINGS_WITHOUT_EFFECT = {
     "device",
     "save_steps",
@@ -149,7 +149,7 @@ def train(
         tokens: token store with an item for every caption
         folder: where the run lives; a finished one is returned at once, a broken-off one is resumed
         on_epoch: called after each epoch that this call runs, with its row of the history and
-            `epochs`, `rows` (images and captions seen), `seconds` and `seconds_left`
+            `num_epochs`, `num_items` (images and captions seen), `seconds` and `seconds_left`
         device: `cpu` or `cuda`; no part of the run's name, as the number of processes is none
         text_encoder: (ids (b, l), mask (b, l)) -> (b, l, d), what the tokens' features were made with; for `fine_tune`
 
@@ -210,7 +210,7 @@ def run_epochs(run: Trainer, keeper: CheckpointManager, on_epoch: Callable[[dict
         if board:
             board.log_epoch(row, run.losses, run.epoch * run.batches_per_epoch)
         if on_epoch and not run.rank:
-            told = {"epochs": run.config.epochs, "rows": seen, "seconds": seconds, "seconds_left": left}
+            told = {"num_epochs": run.config.epochs, "num_items": seen, "seconds": seconds, "seconds_left": left}
             on_epoch(row | told)
     if board:
         board.close()
@@ -221,7 +221,7 @@ def write_model_card(folder: Path, key: str, run: Trainer) -> None:
     best, config = run.history[run.best_epoch - 1], run.config.model_dump(mode="json")
     card: dict[str, Any] = {"fingerprint": key, "config": config, "model": config["model"]}
     card |= {"region_dim": run.regions.dim, "token_dim": run.tokens.dim, "fine_tuned": run.config.fine_tune}
-    card |= {"regions": digest(run.regions.recipe), "tokens": digest(run.tokens.recipe)}
-    card |= {"parameters": sum(p.numel() for p in run.model.parameters()), "epoch": best["epoch"]}
+    card |= {"region_recipe": digest(run.regions.recipe), "token_recipe": digest(run.tokens.recipe)}
+    card |= {"num_parameters": sum(p.numel() for p in run.model.parameters()), "epoch": best["epoch"]}
     metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss", "lr")}
     write_json(folder / MODEL_CARD, card | {"metrics": metrics})

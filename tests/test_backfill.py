@@ -93,8 +93,8 @@ def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_n
             raise errors[name]
         return [name]
 
-    monkeypatch.setattr(runs, "carried_out", lambda name, *_, **__: nullcontext(name))
-    monkeypatch.setattr(runs, "extract", extract)
+    monkeypatch.setattr(runs, "run_context", lambda name, *_, **__: nullcontext(name))
+    monkeypatch.setattr(runs, "run_extraction", extract)
     monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
     told = "3 of 5 plans failed, the others are done: lost: a worker died; bare: no extra; gone: no"
     with pytest.raises(ValueError, match=told):

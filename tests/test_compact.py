@@ -50,8 +50,8 @@ def test_rows_and_order_stay_and_files_become_few(tmp_path):
     check(folder, now)
     assert rows(folder) == before
     assert len(shards(folder)) == len(manifest["shards"]) == 2
-    assert manifest["dropped"] == []
-    assert not any(name in shards(folder) for name in manifest["retired"])
+    assert manifest["removed_ids"] == []
+    assert not any(name in shards(folder) for name in manifest["replaced_files"])
     np.testing.assert_array_equal(old.read("features", old.ids), Store(folder).read("features", old.ids))
     stamp = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".writer"}
     compact_store(folder, 10)
@@ -168,10 +168,10 @@ def test_info_verify_and_compact_as_commands(tmp_path):
         assert part in out, out
     found = run("verify", folder)
     assert (found.exit_code, "27 items in 9 shards are as they were written" in found.stdout) == (0, True), found.output
-    found = run("compact", folder, "--items", 10)
+    found = run("compact", folder, "--items-per-shard", 10)
     assert "9 shards" in found.stdout
     assert "-> 2 shards" in found.stdout
-    assert "compact already: 2 shards" in run("compact", folder, "--items", 10).stdout
+    assert "compact already: 2 shards" in run("compact", folder, "--items-per-shard", 10).stdout
     assert "bad: it is empty" in run("info", folder).stdout
     first, second = sorted(folder.glob("*.h5"))
     name = spoil(first, 0)
@@ -197,7 +197,7 @@ def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_co
     missing.unlink()
     os.truncate(cut, cut.stat().st_size // 2)
     lost = spoil(spoilt, 0)
-    found = run("verify", folder, "--drop")
+    found = run("verify", folder, "--unlist-damaged")
     assert found.exit_code == 0, found.output
     assert "3 shards of " in found.stdout
     with Store(folder) as store:

@@ -182,7 +182,7 @@ def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
     lessons = [render_training_scene((7, index)) for index in range(30)]
     deeds, colours = collect_vocabulary(lessons)
     codes = build_auxiliary_heads(deeds, colours)["code"]
-    every = torch.cat([codes.labels, codes.deed, codes.colour])
+    every = torch.cat([codes.labels, codes.action, codes.color])
     assert (every.sum(dim=1) == 4).all()
     assert ((every @ every.T).fill_diagonal_(0) <= 1).all(), "a fact is mistaken for another"
     unknown = 0
@@ -194,9 +194,9 @@ def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
         ):
             code = codes.labels[label].clone()
             if deed:
-                code += codes.deed[deeds.index(deed)]
+                code += codes.action[deeds.index(deed)]
             if colour:
-                code += codes.colour[colours.index(colour)]
+                code += codes.color[colours.index(colour)]
             wanted.append(code / code.norm())
             name = CLASSES[label - 1]
             held = name not in PLACES and KINDS[name].actions == () and KINDS[name].family != "person"

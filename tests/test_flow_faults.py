@@ -89,7 +89,7 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
     assert pools.retry("publishing", write) == "written"
     assert looks == [pools.LOCK_POLL_SECONDS] * 3
-    monkeypatch.setattr(pools, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(pools, "LOCK_TIMEOUT_SECONDS", 0)
     with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
         pools.wait_for_lock("publishing", write)
 
@@ -291,9 +291,9 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
             raise error
 
     shown, busy = [], [OSError(16, "resource busy")]
-    monkeypatch.setattr("flows.pools.RETRY_SECONDS", [0])
-    monkeypatch.setattr(runs.artifacts, "refused", lambda *told: shown.append(told))
-    monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
+    monkeypatch.setattr("flows.pools.RETRY_DELAYS", [0])
+    monkeypatch.setattr(runs.artifacts, "create_rejection_artifacts", lambda *told: shown.append(told))
+    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)
     with pytest.raises(type(error)):
         runs._publish(Chain())
@@ -317,7 +317,7 @@ def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(p
     sent = []
     monkeypatch.setattr(runs, "emit_event", lambda *told, **more: sent.append((*told, more["payload"])))
     monkeypatch.setattr(runs, "flow_run", SimpleNamespace(parent_flow_run_id=parent))
-    monkeypatch.setattr(runs.artifacts, "stores", lambda chain: None)
+    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
     with pytest.raises(ValueError, match="the run ends here"):
         runs.run_training(Chain(), "demo", ("train.seed=1",), None)
     told = {"plan": "demo", "model": "tern-0123456789ab"}

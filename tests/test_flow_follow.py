@@ -65,8 +65,8 @@ def test_the_verdict_of_the_run_is_that_of_the_command(state, verdict, monkeypat
     client = SimpleNamespace(read_flow_run=lambda number: ended)
     monkeypatch.setattr(follow, "_children", lambda client, number: [])
     monkeypatch.setattr(follow, "_progress", lambda client, ids, told, say: None)
-    monkeypatch.setattr(follow.LogTail, "tell", lambda self, ids: 0)
-    monkeypatch.setattr(follow.LogTail, "tell_last", lambda self, number, ids: None)
+    monkeypatch.setattr(follow.LogTail, "echo_new", lambda self, ids: 0)
+    monkeypatch.setattr(follow.LogTail, "echo_remaining", lambda self, number, ids: None)
     said = []
     assert follow._watch(client, RUN.id, said.append) == verdict
     assert said == [f"state   {state}  so it went"]
@@ -93,7 +93,7 @@ def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
     from flows import follow
 
     monkeypatch.setattr(follow, "PAGE", 2)
-    monkeypatch.setattr(follow, "SECONDS", 0.01)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     first = [(0, "a"), (10, "d"), (10, "e")]
     late = [[(5, "b")], [], [(9, "c"), (10, "f")], [], [], [(60, "g")], [], [(61, "h")], [(62, "Finished in state X")]]
     client, said = Logs(first, *late), []
@@ -101,7 +101,7 @@ def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
     assert lines.echo_new([RUN.id]) == 3, "b came between two pages, before what the first had: the next look finds it"
     lines.echo_remaining(RUN.id, [RUN.id])
     assert sorted(line[-1] for line in said) == list("abcdefgh"), "none lost, none twice"
-    monkeypatch.setattr(follow, "QUIET", 0.05)
+    monkeypatch.setattr(follow, "END_OF_LOG_SECONDS", 0.05)
     follow.LogTail(Logs([(0, "a")]), said.append).echo_remaining(RUN.id, [RUN.id])
     assert said[-1] == "log     a", "a run that was killed says no last word"
 

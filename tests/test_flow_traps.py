@@ -73,12 +73,12 @@ def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks
     made = {}
     monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: made.update({key: rows}))
     checks = {
-        "rows": {"passed": True, "fault": ""},
-        "recall": {"found": 0.98765, "at least": 0.9, "passed": True},
-        "latency": {"found": 7.0, "at most": 5.0, "passed": False, "unit": "ms a query"},
+        "rows": {"passed": True, "problem": ""},
+        "recall": {"value": 0.98765, "min": 0.9, "passed": True},
+        "latency": {"value": 7.0, "max": 5.0, "passed": False, "unit": "ms a query"},
     }
     artifacts.create_gate_table("refused", checks, "v00000002")
-    names = ["check", "passed", "found", "at most", "unit", "fault", "at least"]
+    names = ["check", "passed", "value", "max", "unit", "problem", "min"]
     assert [list(row) for row in made["gate"]] == [names] * 3
     assert [row["check"] for row in made["gate"]] == ["latency", "rows", "recall"], "what failed is read first"
     assert made["gate"][2] == dict(zip(names, ["recall", True, 0.98765, "", "", "", 0.9], strict=True))

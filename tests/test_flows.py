@@ -121,7 +121,7 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
     assert "state   Completed" in ended.stdout
     extract, train, index = (server.runs(name)[0] for name in ("extract-flickr", "train-tern", "build-index"))
     for run in (extract, train, index):
-        assert set(server.artifacts(run)) >= {"stores", "set-aside"}
+        assert set(server.artifacts(run)) >= {"stores", "invalid-records"}
     made = server.artifacts(train)
     assert set(made) >= {"metrics", "epochs", "curves", "training-progress"}
     assert made["training-progress"]["data"] == 100
@@ -325,7 +325,7 @@ def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reaso
     from flows import server
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(server, "settle", lambda port: None)  # this process has its settings
+    monkeypatch.setattr(server, "apply_environment", lambda port: None)  # this process has its settings
     begun = SimpleNamespace(Popen=lambda *told, **more: pytest.fail("something was started"))
     monkeypatch.setattr(server, "subprocess", begun)
     with pytest.raises((ValueError, FileNotFoundError), match=reason):

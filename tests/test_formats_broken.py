@@ -26,7 +26,7 @@ from tests.test_formats_roundtrip import fill, some, target
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("data.files.sync", lambda path: None)
+    monkeypatch.setattr("data.files.fsync_path", lambda path: None)
 
 
 def b64(values, dtype: str) -> str:

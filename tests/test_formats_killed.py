@@ -16,7 +16,7 @@ from tests.test_formats_roundtrip import fill, same, some, target
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("data.files.sync", lambda path: None)
+    monkeypatch.setattr("data.files.fsync_path", lambda path: None)
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])

@@ -31,9 +31,9 @@ def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
     del lines[5]
     (root / "obj.tsv").write_bytes(b"".join(lines))
     (root / "classes.txt").write_text("\n".join(Store(finished.regions).recipe["classes"]))
-    options = ["--ids", "{id}.jpg", "--half", "--classes", str(root / "classes.txt")]
+    options = ["--id-template", "{id}.jpg", "--float16", "--classes", str(root / "classes.txt")]
     found = RUN.invoke(
-        build_app(), ["store", "import", str(root / "obj.tsv"), "--into", str(root / "stores"), *options]
+        build_app(), ["store", "import", str(root / "obj.tsv"), "--output", str(root / "stores"), *options]
     )
     assert found.exit_code == 0, found.output
     assert "obj.tsv: lxmert-tsv" in found.stdout
@@ -105,7 +105,7 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished, imported, chain, 
 
 def test_images_without_classes_still_show_the_regions_that_matched(finished, imported, tmp_path):
     export_regions(imported[1], tmp_path / "b.tsv", "butd-tsv")
-    made = RUN.invoke(build_app(), ["store", "import", str(tmp_path / "b.tsv"), "--into", str(tmp_path), "--half"])
+    made = RUN.invoke(build_app(), ["store", "import", str(tmp_path / "b.tsv"), "--output", str(tmp_path), "--float16"])
     store = Store(next(tmp_path.glob("regions-*")))
     assert made.exit_code == 0
     assert (store.read("class_ids", store.ids) == -1).all()
@@ -119,12 +119,22 @@ def test_images_without_classes_still_show_the_regions_that_matched(finished, im
 def test_the_export_command(imported, tmp_path):
     folder, names = str(imported[1]), Store(imported[1]).ids
     (tmp_path / "list.txt").write_text("\n".join(names[3:0:-1]))
-    command = ["store", "export", folder, "--format", "tern", "--to", str(tmp_path / "out"), "--ids", "stem"]
-    found = RUN.invoke(build_app(), [*command, "--list", str(tmp_path / "list.txt")])
+    command = [
+        "store",
+        "export",
+        folder,
+        "--format",
+        "tern",
+        "--output",
+        str(tmp_path / "out"),
+        "--id-template",
+        "stem",
+    ]
+    found = RUN.invoke(build_app(), [*command, "--ids-file", str(tmp_path / "list.txt")])
     assert found.exit_code == 0, found.output
     assert f"tern  3 images in {tmp_path / 'out'}" in found.stdout.replace("\n", "")
     assert {p.stem for p in (tmp_path / "out" / "bu_att").iterdir()} == {Path(name).stem for name in names[1:4]}
     assert isinstance(RUN.invoke(build_app(), command).exception, FileExistsError)
-    wrong = RUN.invoke(build_app(), ["store", "import", "x.tsv", "--into", "y", "--transposed", "maybe"])
+    wrong = RUN.invoke(build_app(), ["store", "import", "x.tsv", "--output", "y", "--transposed", "maybe"])
     assert wrong.exit_code == 2
     assert isinstance(RUN.invoke(build_app(), [*command[:4], "tsv", *command[5:]]).exception, ValueError)

@@ -32,7 +32,7 @@ TURNED = {"mcan": True, "milvlg": False}  # 1..5 rows of 1..5 numbers: often bot
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("data.files.sync", lambda path: None)
+    monkeypatch.setattr("data.files.fsync_path", lambda path: None)
 
 
 def image(draw, rows: int, dim: int) -> dict[str, np.ndarray]:
@@ -263,7 +263,7 @@ def test_a_precomp_without_boxes_or_ids_and_a_grid_of_features(tmp_path):
     exif[0x0112] = 6
     for i in range(3):
         Image.new("RGB", (30 + i, 20)).save(sizes / f"dev-{i}.jpg", exif=exif)
-    config = ImportConfig(sources=(tmp_path,), id_template="{split}-{id}.jpg", images=sizes, boxes="whole")
+    config = ImportConfig(sources=(tmp_path,), id_template="{split}-{id}.jpg", images=sizes, boxes="image")
     store = Store(import_regions(config, tmp_path / "s").folder)
     for i in range(3):
         name = f"dev-{i}.jpg"

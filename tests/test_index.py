@@ -39,7 +39,7 @@ def make(seed: int = 0, images: int = IMAGES) -> tuple[dict[str, Collection], di
     names = [f"{i:04d}.jpg" for i in range(images)]
     captions = [f"{name}#{k}" for name in names for k in range(2)]
     rows = [{"id": n, "image_id": n, "path": f"images/{n}", "split": "test", "width": 9, "height": 7} for n in names]
-    said = [{"id": c, "image_id": c[:-2], "text": f"text of {c}", "source": f"{seed}"} for c in captions]
+    said = [{"id": c, "image_id": c[:-2], "text": f"text of {c}", "content_hash": f"{seed}"} for c in captions]
     collections = {
         "image": Collection(names, unit(near[:images]), rows),
         "caption": Collection(captions, unit(spoken[: 2 * images]), said),
@@ -62,7 +62,7 @@ def root(data, tmp_path_factory) -> Path:
 def template_of(root: Path, kind: str, version: int = 1) -> Path:
     """The file of centroids, found by the raw manifest."""
     about = json.loads(manifest_path(root, version).read_text())["collections"][kind]
-    return object_path(root, ObjectRef(**about["template"]))
+    return object_path(root, ObjectRef(**about["trained_index"]))
 
 
 def answer(hits) -> tuple[list[list[str]], np.ndarray]:
@@ -88,7 +88,7 @@ def slow(collection: Collection, queries: np.ndarray, k: int, keep=None) -> list
     [(1, "auto"), (4, "auto"), (16, "auto"), (4, "IVF{nlist},SQ8"), (4, "IVF{nlist},Flat"), (3, "IVF{nlist},RaBitQ")],
 )
 def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_module, "FEW", 0)  # few rows would be searched exactly, not in the lists
+    monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)  # few rows would be searched exactly, not in the lists
     monkeypatch.setattr(search_module, "FEW_PART", 0)
     collections, queries = data
     build_index(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
@@ -152,7 +152,7 @@ def test_recall_in_the_manifest_is_what_a_slow_loop_counts(kind, data, root):
         assert recall(chosen_on, about["search"]["nprobe"] - 1) < 0.99 <= recall(chosen_on, about["search"]["nprobe"])
         assert measured["tuning_recall"] == pytest.approx(recall(chosen_on, about["search"]["nprobe"]))
         assert measured["recall"] == pytest.approx(recall(judged_on, about["search"]["nprobe"]))
-        assert (measured["reached"], measured["judged"]) == (True, len(judged_on))
+        assert (measured["target_reached"], measured["num_test_queries"]) == (True, len(judged_on))
 
 
 def test_codes_too_coarse_for_the_target_do_not_probe_every_list(data, tmp_path):
@@ -160,11 +160,11 @@ def test_codes_too_coarse_for_the_target_do_not_probe_every_list(data, tmp_path)
     with Index.open(tmp_path) as index:
         about = index.manifest["collections"]["caption"]
     assert about["recall"]["recall"] < 0.9, "one bit a number cannot be this good: the data are too easy"
-    assert (about["recall"]["reached"], about["search"]["nprobe"] < 16) == (False, True)
+    assert (about["recall"]["target_reached"], about["search"]["nprobe"] < 16) == (False, True)
     build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), *data, tmp_path)
     with Index.open(tmp_path) as index:
         about = index.manifest["collections"]["caption"]
-        assert (about["recall"]["reached"], about["search"]["rescore"]) == (True, 100), "whole vectors mend it"
+        assert (about["recall"]["target_reached"], about["search"]["rescore"]) == (True, 100), "whole vectors mend it"
         hit = index.search(data[1]["caption"][:1], 1, "caption")[0][0]
         whole = data[0]["caption"].read([hit.id])[0] @ data[1]["caption"][0]
         assert hit.score == pytest.approx(whole, abs=1e-6)
@@ -250,7 +250,7 @@ def test_every_step_of_auto_reaches_its_recall(rows, dim, code, rescored, tmp_pa
         about = index.manifest["collections"]["image"]
     assert about["factory"].split(",")[1] == code
     assert about["search"]["rescore"] == rescored
-    assert about["recall"]["reached"]
+    assert about["recall"]["target_reached"]
 
 
 def test_two_wheels_are_refused(root, monkeypatch):
@@ -286,7 +286,7 @@ def test_bad_question(arguments, message, data, root):
 
 
 def test_keys_that_collide_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(metadata_module, "key_of", lambda row: len(row["id"]))
+    monkeypatch.setattr(metadata_module, "compute_key", lambda row: len(row["id"]))
     with pytest.raises(ValueError, match=r"image '0000.jpg' and image '0001.jpg' share the 64-bit key"):
         build_index(IndexConfig(), *make(images=60), tmp_path)
     keys = sorted(compute_key({"kind": "image", "id": f"{i}"}) for i in range(1000))

@@ -13,7 +13,9 @@ from tests.test_index import make
 def trained_on(config: IndexConfig, root, monkeypatch) -> list[int]:
     """The places, among the sorted ids of the images, of the rows that the quantiser saw."""
     seen, original = [], shards.train_ivf
-    monkeypatch.setattr(shards, "train", lambda factory, some, seed: seen.append(some) or original(factory, some, seed))
+    monkeypatch.setattr(
+        shards, "train_ivf", lambda factory, some, seed: seen.append(some) or original(factory, some, seed)
+    )
     collections, queries = make(images=120)
     build_index(config, {"image": collections["image"]}, queries, root)
     monkeypatch.undo()
@@ -65,7 +67,7 @@ def test_rows_are_read_by_blocks_which_do_not_show(tmp_path, monkeypatch):
     collections, queries = make(images=120)
     digests, most = [], []
     for block in (7, 10_000):
-        monkeypatch.setattr(metadata, "BLOCK", block)
+        monkeypatch.setattr(metadata, "BLOCK_ROWS", block)
         made = {kind: Made(c.metadata) for kind, c in collections.items()}
         lazy = {kind: Collection(c.ids, c.vectors, made[kind]) for kind, c in collections.items()}
         build_index(IndexConfig(nlist=4), lazy, queries, tmp_path / f"{block}")
@@ -77,7 +79,7 @@ def test_rows_are_read_by_blocks_which_do_not_show(tmp_path, monkeypatch):
 
 
 def test_two_rows_of_one_key_are_found_across_blocks(monkeypatch):
-    monkeypatch.setattr(metadata, "BLOCK", 2)
-    monkeypatch.setattr(metadata, "key_of", lambda row: len(row["id"]))
+    monkeypatch.setattr(metadata, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(metadata, "compute_key", lambda row: len(row["id"]))
     with pytest.raises(ValueError, match="image 'a' and image 'b' share the 64-bit key"):
         metadata.build_table("image", ({"id": name} for name in ("ccc", "a", "dd", "b")))

@@ -82,7 +82,7 @@ def clip_retrieval(folder: Path, parts: int = 11, rows: int = 6) -> tuple[np.nda
 
 def test_a_folder_of_clip_retrieval_is_imported_by_command(tmp_path):
     vectors, paths = clip_retrieval(tmp_path / "clip")
-    command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index")]
+    command = ["index", "import", str(tmp_path / "clip"), "--output", str(tmp_path / "index")]
     told = CliRunner().invoke(command_line(), [*command, "--normalize", "--set", "shards=2", "--set", "nlist=1"])
     assert told.exit_code == 0, told.output
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -177,9 +177,9 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
     assert "v00000002.json" in told("publish", "prod")
     assert told("tags", "--remove", "prod") == ""
     assert "would go: versions none" in told("gc", "--dry-run")
-    assert "v00000004.json" in told("publish", "3", "--despite", "on purpose")
+    assert "v00000004.json" in told("publish", "3", "--override-gate", "on purpose")
     gate = json.loads((root / "versions/v00000004.json").read_text())["gate"]
-    assert (gate["passed"], gate["overridden"], gate["refused_as"]) == (True, "on purpose", 3)
+    assert (gate["passed"], gate["override_reason"], gate["rejected_version"]) == (True, "on purpose", 3)
     assert "gone: versions 1, 3" in told("gc")
     assert "image.index" in told("export", str(tmp_path))
     again = CliRunner().invoke(command_line(), ["index", "export", str(tmp_path), "--index", str(root)])
@@ -194,7 +194,7 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
 
 def test_what_is_imported_is_judged_before_it_is_served(tmp_path):
     clip_retrieval(tmp_path / "clip", 3)
-    command = ["index", "import", str(tmp_path / "clip"), "--into", str(tmp_path / "index"), "--normalize"]
+    command = ["index", "import", str(tmp_path / "clip"), "--output", str(tmp_path / "index"), "--normalize"]
     refused = CliRunner().invoke(command_line(), [*command, "--set", "nlist=1", "--set", "gate.max_latency_ms=1e-6"])
     assert isinstance(refused.exception, RejectedError)
     assert "image latency" in str(refused.exception)

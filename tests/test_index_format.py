@@ -12,7 +12,7 @@ import pytest
 from index import Index, update_index
 from tests.test_index_live import CONFIG, fewer, make, publish
 
-COLUMNS = ("kind", "id", "image_id", "text", "path", "split", "width", "height", "source")
+COLUMNS = ("kind", "id", "image_id", "text", "path", "split", "width", "height", "content_hash")
 
 
 def sha256(content: bytes) -> str:
@@ -49,7 +49,7 @@ class Reader:
     def rows(self, kind: str) -> list[tuple[int, np.ndarray, dict]]:
         """(key, vector, row) of all that may be answered."""
         about = self.manifest["collections"][kind]
-        dead = set(npy(self.object(about["dead"]["keys"]))[0].tolist()) if about["dead"] else set()
+        dead = set(npy(self.object(about["deleted"]["keys"]))[0].tolist()) if about["deleted"] else set()
         found = []
         for shard in about["shards"]:
             keys, rest = npy(self.object(shard["vectors"]))
@@ -87,7 +87,7 @@ def test_a_reader_of_another_hand_finds_what_the_index_finds(kind, tmp_path):
     update_index(CONFIG, changed, tmp_path, {"seed": 1})
     reader = Reader(tmp_path)
     assert (reader.manifest["version"], reader.manifest["parent"]) == (2, 1)
-    assert reader.manifest["collections"]["caption"]["counts"]["dead"] == 41
+    assert reader.manifest["collections"]["caption"]["counts"]["deleted"] == 41
     known = reader.rows(kind)
     assert all(key == key_of(row) for key, _, row in known)
     queries = make(1, images=60)[1][kind][:20]

@@ -252,7 +252,7 @@ def edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
 
 
 def escape(manifest: dict) -> None:
-    manifest["collections"]["image"]["template"]["sha256"] = "../../../etc/passwd"
+    manifest["collections"]["image"]["trained_index"]["sha256"] = "../../../etc/passwd"
 
 
 def miscount(manifest: dict) -> None:
@@ -268,7 +268,7 @@ def named(root: Path, what: str) -> Path:
         return manifest_path(root, 2)
     kind, part = what.split()
     about = manifest["collections"][kind]
-    return object_path(root, ObjectRef(**(about[part] if part == "template" else about["shards"][1][part])))
+    return object_path(root, ObjectRef(**(about[part] if part == "trained_index" else about["shards"][1][part])))
 
 
 # what is damaged, how, whether opening must see it (else only verify does), what is said
@@ -285,7 +285,7 @@ DAMAGE = {
     "outside": ("manifest", edit(escape), True, r"collections.image.template.sha256: String should match.*Roll back"),
     "unknown key": ("manifest", edit(lambda m: m.update(x=1)), True, r"is not a manifest: x: Extra inputs"),
     "other counts": ("manifest", edit(miscount), True, r"shards hold 60 rows, 0 of them dead, but counts say"),
-    "other schema": ("manifest", edit(lambda m: m.update(schema=3)), True, r"has schema 3, this program reads 2"),
+    "other schema": ("manifest", edit(lambda m: m.update(schema=4)), True, r"has schema 3, this program reads 2"),
     "other number": ("manifest", edit(lambda m: m.update(version=7)), True, r"says that it is version 7: foreign"),
     "CURRENT nowhere": ("CURRENT", lambda p: p.write_text('{"version": 7}'), True, r"names version 7, but"),
     "CURRENT cut": ("CURRENT", lambda p: os.truncate(p, 20), True, r"CURRENT is not valid JSON"),

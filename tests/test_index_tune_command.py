@@ -18,7 +18,7 @@ from tests.conftest import small_plan
 
 def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
     plan = str(small_plan(finished.plan.workspace.parent))
-    command = ["index", "tune", "--plan", plan, "--latency", "1000"]
+    command = ["index", "tune", "--plan", plan, "--max-latency-ms", "1000"]
     told = CliRunner().invoke(build_app(), command)
     assert told.exit_code == 0, told.output
     assert (finished.plan.workspace / "tune-image.png").read_bytes().startswith(b"\x89PNG")
@@ -32,7 +32,7 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
     publish_full_index(load_plan(plan, tuple(settings)).index, finished.vectors, finished.usable, tmp_path, {})
     with Index.open(tmp_path / "index") as index:
         about = index.manifest["collections"]["image"]
-    assert about["recall"]["reached"]
+    assert about["recall"]["target_reached"]
     assert about["recall"]["target"] == 0.95
 
 
@@ -58,7 +58,7 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tune", "--memory", "0"], "no way to search keeps 0 GB"),
+        (["tune", "--max-memory-gb", "0"], "no way to search keeps 0 GB"),
         (["tune", "--kind", "video"], "no kind 'video'"),
         (["--set", "index.shards=2", "tune"], "go behind 'tune'"),
     ],

@@ -63,7 +63,7 @@ class World:
     def change(self, kind: str, *names: str) -> None:
         for name in names:
             vector, row = self.spare[kind][name]
-            self.items[kind][name] = (vector, row | {"source": f"changed {name}"})
+            self.items[kind][name] = (vector, row | {"content_hash": f"changed {name}"})
 
     def add(self, kind: str, *names: str) -> None:
         for name in names:
@@ -149,7 +149,10 @@ def test_a_key_never_stands_for_two_contents(root):
         world.change("image", *list(world.items["image"])[step::9])
         for name in world.items["image"]:
             vector, row = world.items["image"][name]
-            world.items["image"][name] = (vector, row | {"source": f"{row.get('source')} {step}" if step % 2 else "x"})
+            world.items["image"][name] = (
+                vector,
+                row | {"content_hash": f"{row.get('content_hash')} {step}" if step % 2 else "x"},
+            )
         world.update(root)
         with Index.open(root) as index:
             for name, row in index.get_metadata(list(world.items["image"])).items():
@@ -290,7 +293,9 @@ def test_vectors_that_were_mended_since_a_try_that_failed_are_those_that_are_pub
     right = {kind: dict(items) for kind, items in world.items.items()}
     for items in world.items.values():
         new = [
-            name for name in items if name.startswith("new-") or items[name][1].get("source", "").startswith("changed")
+            name
+            for name in items
+            if name.startswith("new-") or items[name][1].get("content_hash", "").startswith("changed")
         ]
         wrong = [items[name][0] for name in new[1:] + new[:1]]
         items.update({name: (vector, items[name][1]) for name, vector in zip(new, wrong, strict=True)})
@@ -339,7 +344,7 @@ def test_a_delta_whose_vectors_stand_under_other_ids_is_refused_though_it_is_a_s
     right.add("image", *names)
     right.update(root, gate=make_gate(GateConfig(max_sampled_rows=10), {}, right.collections()))
     assert {"image alignment", "image unchanged"} <= read_version_manifest(root).gate["checks"].keys()
-    assert read_version_manifest(root).gate["checks"]["image alignment"]["of"] == count, "the new rows"
+    assert read_version_manifest(root).gate["checks"]["image alignment"]["count"] == count, "the new rows"
 
     root, wrong = shutil.copytree(base, tmp_path / "other"), World()
     wrong.add("image", *names)
@@ -367,7 +372,7 @@ def test_drift_is_that_of_numpy_and_upkeep_says_what_is_due_and_why(root):
 
     far = -centroids.mean(0) / np.linalg.norm(centroids.mean(0))
     for k in range(3):
-        row = {"id": f"far-{k}", "source": "far"}
+        row = {"id": f"far-{k}", "content_hash": "far"}
         world.items["image"][f"far-{k}"] = ((far + 0.01 * k * np.eye(24)[k]).astype(np.float32), row)
     for name, (vector, row) in list(world.items["image"].items()):
         world.items["image"][name] = (vector / np.linalg.norm(vector), row)

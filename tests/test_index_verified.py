@@ -26,7 +26,7 @@ def gated(tmp_path_factory) -> Path:
 @pytest.fixture
 def root(gated, tmp_path, monkeypatch) -> Path:
     """A copy that its gate has read: other files than those of the build's."""
-    monkeypatch.setattr(verified, "SETTLED", -9.0)  # seconds: nothing here is older than that
+    monkeypatch.setattr(verified, "MIN_AGE_SECONDS", -9.0)  # seconds: nothing here is older than that
     root = shutil.copytree(gated, tmp_path / "index")
     verified.save_stamps(root, verified.read_stamps(root, list(read_version_manifest(root).collections.values())))
     return root
@@ -97,7 +97,7 @@ def test_what_has_changed_just_now_is_not_noted_for_its_clock_may_be_too_coarse_
 ):
     about = list(read_version_manifest(root).collections.values())
     assert verified.read_stamps(root, about).keys() >= {path.name for path in paths(root)}
-    monkeypatch.setattr(verified, "SETTLED", 3600.0)
+    monkeypatch.setattr(verified, "MIN_AGE_SECONDS", 3600.0)
     assert verified.read_stamps(root, about) == {}
 
 
@@ -124,7 +124,7 @@ def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-@pytest.mark.parametrize("part", ["lists", "vectors"])
+@pytest.mark.parametrize("part", ["inverted_lists", "vectors"])
 @pytest.mark.parametrize("harm", [flipped, replaced, truncated])
 def test_harm_to_what_passed_a_gate_is_found_by_the_update_after_it(harm, part, root):
     pointer = (root / "CURRENT").read_bytes()

@@ -44,7 +44,7 @@ def _untimed(manifest: Path) -> str:
     content = json.loads(manifest.read_text())
     for name, check in content["gate"]["checks"].items():
         if name.endswith("latency"):
-            assert check.pop("found") > 0
+            assert check.pop("value") > 0
     return json.dumps(content | {"sha256": ""})
 
 

@@ -65,8 +65,8 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
         about = index.manifest["collections"]
         assert [part["role"] for part in about["caption"]["shards"]] == ["base", "base", "delta"]
         assert [part["role"] for part in about["image"]["shards"]] == ["base", "base"]
-        assert about["image"]["counts"] == {"live": 35, "dead": 1}
-        assert about["caption"]["counts"] == {"live": 175, "dead": 6}
+        assert about["image"]["counts"] == {"live": 35, "deleted": 1}
+        assert about["caption"]["counts"] == {"live": 175, "deleted": 6}
         query = Store(chain.vectors.captions).read("features", [caption]).astype("float32")
         assert index.search(query, 1, "caption")[0][0].id == caption
         everything = {hit.id for hit in index.search(query, 36, "image")[0]}

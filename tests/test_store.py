@@ -239,10 +239,10 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "the folder above": shard("file", ".."),
     "another folder": shard("file", "../shard-00.h5"),
     "no hash": shard("sha256", None),
-    "rows at one number": shard("rows_at", [[7]]),
+    "rows at one number": shard("row_spans", [[7]]),
     "a list as recipe": lambda m: m.__setitem__("recipe", [1]),
-    "dropped are dicts": lambda m: m.__setitem__("dropped", [{}]),
-    "aside without reason": lambda m: m.__setitem__("set_aside", [{"id": "x", "hash": ""}]),
+    "dropped are dicts": lambda m: m.__setitem__("removed_ids", [{}]),
+    "aside without reason": lambda m: m.__setitem__("invalid_items", [{"id": "x", "hash": ""}]),
     "half a generation": lambda m: m.__setitem__("generation", 1.5),
     "kind is a list": lambda m: m.__setitem__("kind", []),
     "dtype of nothing": lambda m: m.__setitem__("dtype", "float8"),
@@ -274,7 +274,7 @@ def test_no_flipped_bit_outside_the_rows_gets_as_far_as_hdf5(tmp_path):
     folder = fill(tmp_path, items())
     path = min(folder.glob("*.h5"))
     entry = next(e for e in read_store_manifest(folder)["shards"] if e["file"] == path.name)
-    rows = {place for start, size in entry["rows_at"] for place in range(start, start + size)}
+    rows = {place for start, size in entry["row_spans"] for place in range(start, start + size)}
     sound, draw = path.read_bytes(), np.random.default_rng(0)
     for place in draw.choice(sorted(set(range(len(sound))) - rows), 300, replace=False):
         broken = bytearray(sound)

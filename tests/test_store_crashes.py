@@ -32,7 +32,7 @@ def content(item: Item) -> dict[str, np.ndarray]:
     return {
         "features": rng.normal(size=(n, 6)).astype("f2"),
         "token_ids": rng.integers(0, 99, n).astype("i4"),
-        "whole": np.array(n + 1, "i4"),
+        "full_length": np.array(n + 1, "i4"),
     }
 
 
@@ -79,7 +79,7 @@ def check(folder: Path, wanted: list[Item]) -> None:
         assert store.content_hashes(names) == [item.hash for item in wanted]
         for field in store.fields:
             parts = [content(item)[field] for item in wanted]
-            expected = np.stack(parts) if field == "whole" else np.concatenate(parts)
+            expected = np.stack(parts) if field == "full_length" else np.concatenate(parts)
             np.testing.assert_array_equal(store.read(field, names), expected)
         assert store.verify() == []
 
@@ -354,7 +354,7 @@ BAD_MANIFESTS = {
     "an unknown kind": lambda m: m.update(kind="pictures"),
     "no shards": lambda m: m.pop("shards"),
     "shards as text": lambda m: m.update(shards=["shard-0.h5"]),
-    "no reason": lambda m: m.update(set_aside=[{"id": "a", "hash": "b"}]),
+    "no reason": lambda m: m.update(invalid_items=[{"id": "a", "hash": "b"}]),
     "no sizes": lambda m: m["shards"][0].pop("bytes"),
     "dtype": lambda m: m.update(dtype="object"),
 }

@@ -71,7 +71,7 @@ def make_foreign(folder: Path) -> None:
                 dtype = ">f4" if number == 2 and name == "boxes" else old[name].dtype
                 raw = name == "ids" or not way
                 new.create_dataset(name, data=old[name][:], dtype=dtype, **({} if raw else way))
-            new.attrs["set_aside"] = old.attrs["set_aside"]
+            new.attrs["invalid_items"] = old.attrs["invalid_items"]
         os.replace(folder / "new.h5", path)
         entry |= read_shard_entry(path)[0]
     write_json(folder / "manifest.json", manifest)

@@ -49,7 +49,7 @@ def test_the_captions_map_keeps_the_text_encoders_angles():
 
 
 def test_the_frame_is_that_of_the_training_split_alone(world, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(direct, "AT_ONCE", 7)  # several parts
+    monkeypatch.setattr(direct, "CHUNK", 7)  # several parts
     regions, tokens, dataset = world
     run = Trainer(TrainConfig(**CONFIG), regions, tokens, dataset, "cpu")
     learn, rows, told = dataset.select_split("train"), [], []

@@ -90,7 +90,7 @@ def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monk
             raise KeyboardInterrupt
         real(self, *rest)
 
-    monkeypatch.setattr(Trainer, "one_step", stop)
+    monkeypatch.setattr(Trainer, "train_step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(config, *world, tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
@@ -100,7 +100,7 @@ def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monk
         done.append(self.global_step)
         real(self, *rest)
 
-    monkeypatch.setattr(Trainer, "one_step", count)
+    monkeypatch.setattr(Trainer, "train_step", count)
     train(config, *world, tmp_path)
     assert done == list(range(6, 5 * STEPS))
 

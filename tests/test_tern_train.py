@@ -55,7 +55,7 @@ def world(tmp_path_factory):
             said = draw.permutation(np.concatenate([here, THINGS + draw.integers(0, 3, 3)]))
             captions.append(Caption(f"{name}#{c}", name, "words"))
             noise = 0.3 * draw.normal(size=(len(said), 14))
-            tokens[f"{name}#{c}"] = {"features": words[said] + noise, "token_ids": said, "whole": len(said)}
+            tokens[f"{name}#{c}"] = {"features": words[said] + noise, "token_ids": said, "full_length": len(said)}
     dataset = Dataset("world", root, tuple(images), tuple(captions))
     return build(root, "regions", regions), build(root, "tokens", tokens), dataset
 
@@ -148,7 +148,7 @@ def test_the_best_epoch_is_the_one_kept(world, straight):
     assert again == pytest.approx(card["metrics"])
     names = dict(embed.load_model(folder).named_parameters())  # without the frame of the direct road
     arrays = load_file(folder / "best.safetensors")
-    assert card["parameters"] == sum(arrays[name].size for name in names)
+    assert card["num_parameters"] == sum(arrays[name].size for name in names)
     with open(folder / "history.csv", newline="") as file:
         assert [float(row["rsum"]) for row in csv.DictReader(file)] == [row["rsum"] for row in rows]
 
@@ -209,7 +209,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_any_stat
 
     config = TrainConfig(**(CONFIG | {"save_steps": 1}))
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "loss_of", poisoned)
+        patch.setattr(Trainer, "compute_loss", poisoned)
         with pytest.raises(ValueError, match=r"(?s)gradient's norm is (nan|inf).*epoch 1, batch 3.*\.jpg"):
             train(config, *world, tmp_path)
     kept = torch.load(tmp_path / "last.pt", weights_only=True)

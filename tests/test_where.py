@@ -217,7 +217,7 @@ def indexed(tmp_path_factory):
 def test_a_filtered_search_gives_k_results_wherever_k_exist(kind, few, indexed, monkeypatch):
     root, rows, collections, queries = indexed
     if not few:
-        monkeypatch.setattr(search_module, "FEW", 0)
+        monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)
         monkeypatch.setattr(search_module, "FEW_PART", 0)
     draw, counts = random.Random(1), set()
     with Index.open(root) as index:
@@ -252,7 +252,7 @@ def test_a_filter_and_ids_to_keep_go_together(indexed):
 @pytest.mark.parametrize("few", [True, False])
 def test_dead_rows_never_come_nor_do_their_captions_count(few, indexed, tmp_path, monkeypatch):
     if not few:
-        monkeypatch.setattr(search_module, "FEW", 0)
+        monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)
         monkeypatch.setattr(search_module, "FEW_PART", 0)
     root, rows, collections, queries = indexed
     root = shutil.copytree(root, tmp_path / "index")
@@ -263,7 +263,7 @@ def test_dead_rows_never_come_nor_do_their_captions_count(few, indexed, tmp_path
         left[kind] = Collection([old.ids[i] for i in kept], old.vectors[kept], [old.rows[i] for i in kept])
     update_index(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), left, root)
     with Index.open(root) as index:
-        assert index.manifest["collections"]["image"]["dead"]["rows"] == len(rows["image"]) / 3
+        assert index.manifest["collections"]["image"]["deleted"]["rows"] == len(rows["image"]) / 3
         assert index.count_matching("caption like '%dog%'") == index.count_matching("text like '%dog%'", "caption") == 0
         for where, wide in (("width = 640", True), ("not width = 640", False)):
             expected = {row["id"] for row in left["image"].rows if (row["width"] == 640) == wide}

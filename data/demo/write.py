@@ -85,7 +85,7 @@ def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[...
     pictures.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(folder)
     remove_stale_temporaries(pictures)
-    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": False})
+    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "complete": False})
     starts = range(0, config.images, CHUNK)
     tasks = [(config.seed, first, min(first + CHUNK, config.images), str(pictures)) for first in starts]
     facts = [fact for chunk in map_fn(draw_chunk, tasks) for fact in chunk]
@@ -93,7 +93,7 @@ def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[...
     write_json(folder / BOXES, {"classes": list(CLASSES), "images": boxes})
     images = list(_records(config, [words for _, _, words in facts]))
     write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": images})
-    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "whole": True})
+    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "complete": True})
     return folder
 
 
@@ -103,7 +103,7 @@ def is_generated(config: DemoConfig, folder: Path) -> bool:
 
 
 def _recipe(config: DemoConfig) -> dict[str, Any]:
-    recipe = {"config": config.model_dump(), "drawn": VERSION, "classes": list(CLASSES)}
+    recipe = {"config": config.model_dump(), "version": VERSION, "classes": list(CLASSES)}
     return recipe | {"order": list(config.splits)}  # the first split has the first scenes; a digest sorts keys
 
 
@@ -118,7 +118,7 @@ def _ready(folder: Path, recipe: dict[str, Any]) -> bool:
             f"{folder} holds the demo data set of another config or version ({manifest['config']}); delete it, or set "
             "another workspace"
         )
-    return bool(manifest["whole"])
+    return bool(manifest["complete"])
 
 
 def _records(config: DemoConfig, words: list[list[str]]) -> Iterator[dict[str, Any]]:

@@ -66,7 +66,7 @@ def _of_folder(path: Path, options: ReadOptions) -> str:
             return per_image.detect_variant(file, options)
         except per_image.AmbiguousFormatError:
             raise
-        except per_image.READ_ERRORS as error:  # it will be set aside; the next one tells
+        except per_image.PER_IMAGE_READ_ERRORS as error:  # it will be set aside; the next one tells
             if is_transient_error(error):
                 raise
     return ""

@@ -18,7 +18,7 @@ from data.files import atomic_write, sha256_file
 from data.formats.arrays import Npz, write_header
 from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 PER_IMAGE_ARRAYS = ("filename", "offset", "size")  # an entry an image
 ROW_ARRAYS = {"boxes": "boxes", "score": "scores", "cls": "class_ids"}  # array -> field
 EXTRA = {"attr": "attr_ids", "attr_score": "attr_scores"}  # written by us, and read if they are there

@@ -25,7 +25,7 @@ INFO = {"class_ids": "objects_id", "scores": "objects_conf", "attr_ids": "attrs_
 TEMPORARY = re.compile(r"\..*\.tmp\.np[yz]$")  # of data.files.atomic, left by a process that was killed
 
 
-READ_ERRORS = (*READ_ERRORS, IndexError, OverflowError)  # empty arrays, and infinity for a number of rows
+PER_IMAGE_READ_ERRORS = (*READ_ERRORS, IndexError, OverflowError)  # empty arrays, and infinity for a number of rows
 
 
 class AmbiguousFormatError(ValueError):
@@ -56,7 +56,7 @@ def read_x(folder: Path, options: ReadOptions) -> Iterator[SourceRecord | Invali
             yield SourceRecord(name, _x_fields(path, options), place)
         except AmbiguousFormatError:
             raise
-        except READ_ERRORS as error:
+        except PER_IMAGE_READ_ERRORS as error:
             if is_transient_error(error):
                 raise
             yield InvalidSourceRecord(place, str(error), name)
@@ -140,7 +140,7 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | Inva
                 flat, packed = box / f"{name}.npy", box / f"{name}.npz"
                 fields["boxes"] = load_npy(flat) if flat.exists() else _one_array(packed, ("feat", "bbox", "boxes"))
             yield SourceRecord(name, fields, place)
-        except READ_ERRORS as error:
+        except PER_IMAGE_READ_ERRORS as error:
             if is_transient_error(error):
                 raise
             yield InvalidSourceRecord(place, str(error), name)

@@ -134,7 +134,7 @@ def start_export(target: Path) -> None:
 
 
 def fill_missing_fields(
-    fields: dict[str, Any], size: tuple[int, int] | None, boxes: Literal["file", "whole"]
+    fields: dict[str, Any], size: tuple[int, int] | None, boxes: Literal["file", "image"]
 ) -> dict[str, Any]:
     """All fields of a region store: what the format lacks is filled in as `LACKING` says.
 
@@ -147,7 +147,7 @@ def fill_missing_fields(
             raise ValueError("the format has no image sizes: give the photographs with --images, or --sizes boxes")
         full["size"] = np.array(size)
     if "boxes" not in full:
-        if boxes != "whole":
+        if boxes != "image":
             raise ValueError("the format has no boxes: import with --boxes whole to give every row the whole image")
         full["boxes"] = np.tile(np.array([0, 0, *full["size"]], "float32"), (rows, 1))
     return full

@@ -31,7 +31,7 @@ from extractors.fast import DTYPE_NAMES, choose_dtype, fold_batch_norms, to_cpu,
 from extractors.regions import PreprocessedImage, RegionExtractor, Regions
 from extractors.state import state_sha256
 
-VERSION = 1  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 ROI_CHUNK = 24  # on a CPU: their maps stay in its cache
 LOGIT_MARGIN = 0.3  # logits of confidence: two to four times what bfloat16 was seen to move one by
 
@@ -59,7 +59,7 @@ class BottomUpExtractor(RegionExtractor):
     def recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: settings, arithmetic and the weights' hash."""
         settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary_dir", "device"})
-        made_by = {"arithmetic": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        made_by = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
         return {"extractor": "bottom-up", "version": VERSION, **settings, **made_by}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

@@ -42,7 +42,7 @@ def detectors() -> None:
             label: GridExtractor(GridConfig(weights=weights, full_precision=label == "exact"))
             for label in ("exact", "fast")
         }
-        rows = [(label, cpu(lambda e=e: e([photo]), 2), e.recipe["arithmetic"]) for label, e in kinds.items()]
+        rows = [(label, cpu(lambda e=e: e([photo]), 2), e.recipe["dtype"]) for label, e in kinds.items()]
         show("grid of resnet50's layer4, 640x480 at 800x600", rows)
 
 
@@ -53,7 +53,7 @@ def _detector_rows(model: str, weights: str, image: np.ndarray, repeats: int) ->
         rows = [("torchvision's model(image)", cpu(lambda: plain([tensor]), repeats), "float32, NCHW")]
     for label, exact in (("exact", True), ("fast", False)):
         found = TorchvisionExtractor(TorchvisionConfig(model=model, weights=weights, full_precision=exact))
-        rows.append((label, cpu(lambda e=found: e([image]), repeats), found.recipe["arithmetic"]))
+        rows.append((label, cpu(lambda e=found: e([image]), repeats), found.recipe["dtype"]))
     return rows
 
 

@@ -55,7 +55,7 @@ def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Co
     ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
     said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
     rows = [
-        {"id": name, "image_id": name, "path": f"images/{name}", "split": "train", "source": _hash(text)}
+        {"id": name, "image_id": name, "path": f"images/{name}", "split": "train", "content_hash": _hash(text)}
         for name, text in zip(ids, said, strict=True)
     ]
     return Collection(ids, vectors[numbers], rows)

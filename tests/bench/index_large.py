@@ -125,7 +125,7 @@ def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     about, some = read_version_manifest(root).collections["image"], block(0)
     trained = faiss.read_index(str(object_path(root, about.trained_index)))
     assign, _ = cpu_of(lambda: trained.quantizer.assign(some, 1))
-    kept = ("lists", "vectors", "metadata", "lookup")
+    kept = ("inverted_lists", "vectors", "metadata", "lookup")
     codes, vectors, *said = (sum(getattr(shard, part).bytes for shard in about.shards) for part in kept)
     found = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
     found |= dict(zip(SIZED, (codes + about.trained_index.bytes, vectors, sum(said)), strict=True))

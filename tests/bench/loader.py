@@ -59,7 +59,7 @@ def _write(folder: Path) -> tuple[Store, Store]:
     def caption(name: str) -> dict:
         count = int(draw.integers(*WORDS))
         rows = draw.normal(size=(count, TOKEN)).astype("float16")
-        return {"features": rows, "token_ids": np.arange(count), "whole": count}
+        return {"features": rows, "token_ids": np.arange(count), "full_length": count}
 
     stores = []
     for kind, ids, make in (
