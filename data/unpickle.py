@@ -17,6 +17,8 @@ MAX_BYTES = 256 << 20  # of a pickle; a larger one is not an index or a few labe
 MAX_DEPTH = 100
 MAX_AXES = 64  # of an array, as in numpy
 ALLOWED_OPCODES = set()
+
+
 for _names in (
     "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET",
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT",
@@ -139,8 +141,14 @@ def _key(key: Any) -> Any:
 
 
 ALLOWED_GLOBALS = {("collections", "OrderedDict"): _ordered, ("_codecs", "encode"): _encode}
+
+
 ALLOWED_GLOBALS |= {("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
+
+
 ALLOWED_GLOBALS |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
+
+
 for _core in ("numpy.core", "numpy._core"):  # the name of before numpy 2, and of after
     ALLOWED_GLOBALS |= {(f"{_core}.multiarray", "_reconstruct"): _class, (f"{_core}.multiarray", "scalar"): _scalar}
     ALLOWED_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _ArrayFromBytes

@@ -23,7 +23,7 @@ def up(
     ] = None,
 ) -> None:
     """A Prefect server, the deployments and a worker, until Ctrl-C. [dim]Example: tern up --nightly flickr30k[/dim]"""
-    from flows.server import run_server_and_worker
+    from flows.server.up import run_server_and_worker
 
     run_server_and_worker(port, nightly, cron)
 
@@ -54,9 +54,9 @@ def run(
     [dim]Examples: tern run pipeline --plan demo
     tern run extract-flickr --set workers=4 --param images_per_shard=500[/dim]
     """
-    from flows.server import apply_environment
+    from flows.server.environment import apply_environment
 
     apply_environment(port)
-    from flows.follow import follow_run
+    from flows.server.follow import follow_run
 
     raise typer.Exit(follow_run(name, plan, tuple(overrides or ()), tuple(parameters or ()), typer.echo))

@@ -8,8 +8,6 @@ from prefect import State, flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows.engines import make_task_runner
-from flows.hooks import HOOKS
 from flows.parameters import (
     Epochs,
     ModelName,
@@ -28,6 +26,8 @@ from flows.parameters import (
     dataset_name,
     merge_settings,
 )
+from flows.reporting.hooks import HOOKS
+from flows.tasks.task_runners import make_task_runner
 
 RUN_TIMEOUT_SECONDS = 3600 * float(os.environ.get("TERN_RUN_TIMEOUT_HOURS", "72"))
 
@@ -47,6 +47,8 @@ FLOW_OPTIONS: dict[str, Any] = {
     "timeout_seconds": RUN_TIMEOUT_SECONDS,
     **HOOKS,
 }
+
+
 FLOW_OPTIONS |= {"persist_result": False, "result_serializer": "json"}
 
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from flows.values import setting_schema
-from pipeline.plan import Plan, load_plan, shipped_plans
+from flows.setting_schema import setting_schema
+from pipeline.plan_files import shipped_plans
+from pipeline.plans import Plan, load_plan
 
 # The names are those of the package that was deployed; a file can only be looked for where the run works.
 PLAN = rf"^({'|'.join(map(re.escape, shipped_plans()))}|.+\.toml)$"
-
 PlanName = Annotated[str, Field(pattern=PLAN, max_length=4096)]
 Setting = Annotated[str, Field(max_length=10_000, json_schema_extra=setting_schema(Plan))]
 Settings = Annotated[Sequence[Setting], Field(max_length=200)]  # no None: then a refusal would not say why

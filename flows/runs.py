@@ -15,19 +15,24 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows import artifacts
-from flows.logs import forward_logs_to_run
 from flows.parameters import load_plan_with
-from flows.pools import retry, wait_for_lock
-from flows.schedule import make_nothing_to_do_state
-from flows.tasks import make_epoch_callback, make_task_map_factory
-from index import RejectedError
-from pipeline import indexing
-from pipeline.backfill import Estimate, estimate_extraction, estimate_undrawn_demo, select_splits
-from pipeline.chain import PipelineRunner
-from pipeline.report import write_report
-from pipeline.several import train_with_torchrun
-from pipeline.stages import VectorStores
+from flows.reporting import artifacts
+from flows.reporting.logs import forward_logs_to_run
+from flows.server.schedule import make_nothing_to_do_state
+from flows.tasks.retries import retry, wait_for_lock
+from flows.tasks.shards import make_epoch_callback, make_task_map_factory
+from index.versions import RejectedError
+from pipeline.pages import write_report
+from pipeline.runs import (
+    Estimate,
+    PipelineRunner,
+    estimate_extraction,
+    estimate_undrawn_demo,
+    select_splits,
+    train_with_torchrun,
+)
+from pipeline.stages import VectorStores, find_served_version, publish_full_index, publish_index_update
+from pipeline.workspace import find_model, list_models
 
 SHARD_TIMEOUT_SECONDS = 60 * float(os.environ.get("TERN_SHARD_TIMEOUT_MINUTES", "60"))
 MODEL_CREATED = "tern.model.created"  # the event of a new model that may make a new index (prefect.yaml)
@@ -50,12 +55,12 @@ def run_context(
     loaded = load_plan_with(plan, overrides, **typed_parameters)
     dataset = loaded.dataset.name if loaded.dataset else "demo"
     with forward_logs_to_run():
-        pinned = indexing.find_model(loaded.workspace, model) if model else None
-        indexed = indexing.publish_full_index
+        pinned = find_model(loaded.workspace, model) if model else None
+        indexed = publish_full_index
         if update:
-            pinned = pinned or indexing.find_served_version(loaded.workspace, version)[1]
+            pinned = pinned or find_served_version(loaded.workspace, version)[1]
             indexed = partial(
-                indexing.publish_index_update, maintenance=loaded.maintenance, version=version, allow_full_build=True
+                publish_index_update, maintenance=loaded.maintenance, version=version, allow_full_build=True
             )
         yield PipelineRunner(
             loaded,
@@ -88,7 +93,7 @@ def _told(found: list[Estimate], dataset: str) -> list[str]:
 
 def run_training(chain: PipelineRunner, plan: str, given: tuple[str, ...], processes: int | None) -> str:
     """Train and evaluate; a new model is an event, for those who want an index of it."""
-    there = indexing.list_models(chain.plan.workspace)
+    there = list_models(chain.plan.workspace)
     _extracted(chain)
     if processes and processes > 1:
         told = make_epoch_callback(chain.dataset.name), get_run_logger().info
@@ -118,7 +123,7 @@ def run_publish(chain: PipelineRunner) -> str:
 
 def run_reindex(chain: PipelineRunner) -> str | State:
     """As `publish`, unless what is served holds all that there is."""
-    before = indexing.find_served_version(chain.plan.workspace)[0]
+    before = find_served_version(chain.plan.workspace)[0]
     _publish(chain)
     if chain.index == before:
         return make_nothing_to_do_state(before, chain.dataset.name)
@@ -165,6 +170,6 @@ def _publish(chain: PipelineRunner) -> None:
 
 def _still_served(workspace: Path) -> str:
     try:
-        return indexing.find_served_version(workspace)[0].stem
+        return find_served_version(workspace)[0].stem
     except (FileNotFoundError, ValueError) as error:
         return f"nothing: {error}"

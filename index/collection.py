@@ -5,15 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-Kind = Literal["image", "caption"]
-KINDS: tuple[str, ...] = get_args(Kind)
+from index.ivf.distance import check_unit_norm
+
 BLOCK = 8192  # vectors held in memory at a time
-NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalised one by far more
-MIN_SQUARED_NORM, MAX_SQUARED_NORM = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
 
 @dataclass(frozen=True)
@@ -82,19 +80,6 @@ class Collection:
             hasher.update("\0".join([*names, ""]).encode())
             hasher.update(vectors.tobytes())
         return hasher.hexdigest(), dim
-
-
-def check_unit_norm(vectors: np.ndarray, what: str, names: Sequence[Any]) -> None:
-    """Raise ValueError naming the first of the (n, d) `vectors` that is not finite or not of unit length."""
-    vectors = vectors.astype(np.float32, copy=False)
-    squares = np.einsum("nd,nd->n", vectors, vectors)
-    bad = ~((squares >= MIN_SQUARED_NORM) & (squares <= MAX_SQUARED_NORM))  # written so that NaN is bad
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise ValueError(
-            f"{what} {names[first]!r} has length {np.sqrt(squares[first]):.4g}, not 1 ({int(bad.sum())} such in this "
-            "block); normalise the vectors, and look for NaN in the model that made them."
-        )
 
 
 def _check_rows(kind: str, ids: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> None:

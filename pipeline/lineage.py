@@ -5,12 +5,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from data.files import digest, read_json
+from data.io import digest, read_json
 from data.manifest import read_store_manifest
-from data.records import printable
-from index import list_versions, read_current
-from index.manifest import manifest_path
-from index.manifest import read_version_manifest as read_version
+from data.text import printable
+from index.versions import list_versions, manifest_path, read_current
+from index.versions import read_version_manifest as read_version
 
 KINDS = ("store", "model", "vectors", "index")  # upstream first
 

@@ -45,7 +45,6 @@ PAPER: dict[str, Any] = {
     },
     "loss": {"name": "hinge", "margin": 0.2, "negatives": "hardest", "reduction": "sum"},
 }
-
 SMALL_DATA: dict[str, Any] = {
     "region_drop": 0.5,
     "token_drop": 0.0,
@@ -53,7 +52,6 @@ SMALL_DATA: dict[str, Any] = {
     "model": {"transformer_scale": 0.1, "shortcut_dropout": 0.7},
     "loss": {"temperature": 0.1, "learn_temperature": False},
 }
-
 KAYLODE: dict[str, Any] = {
     "epochs": 100,
     "images_per_batch": 128,
@@ -95,7 +93,6 @@ KAYLODE: dict[str, Any] = {
         "params": {"pos_margin": 1.0, "neg_margin": 0.0},
     },
 }
-
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "small-data": SMALL_DATA, "paper": PAPER, "kaylode": KAYLODE}
 
 

@@ -10,10 +10,12 @@ from torch import nn
 from torchvision.ops import roi_pool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from data.demo import compose_scene, render_scene
-from extractors.bottom_up.extractor import MEAN, network_input_size
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from extractors.bottom_up.extractor import network_input_size
 from extractors.bottom_up.model import Bottleneck, BottomUpRCNN, pool5_features
 from extractors.bottom_up.proposals import apply_deltas, caffe_anchors, make_anchor_grid, select_proposals
+from extractors.bottom_up.weights import MEAN
 
 
 def settle(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:

@@ -34,11 +34,11 @@ model = "minilm"
 
 [train]
 epochs = 3
-batch_images = 8
+images_per_batch = 8
 
 [train.model]
 width = 32
-ff = 64
+feedforward_dim = 64
 embed_dim = 32
 
 [index]
@@ -46,8 +46,8 @@ shards = 2
 
 [report]
 queries = ["two dogs are running along the street"]
-hits = 3
-photos = 2
+hits_per_query = 3
+num_images = 2
 """
 
 
@@ -74,8 +74,8 @@ def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A chain whose every stage has run; `carried` is (stage, job, result) of every shard."""
-    from pipeline.chain import PipelineRunner
-    from pipeline.plan import load_plan
+    from pipeline.plans.load import load_plan
+    from pipeline.runs.runner import PipelineRunner
 
     carried = []
 

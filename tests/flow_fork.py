@@ -89,12 +89,10 @@ def main(path: str) -> None:
     with _packets() as listening:
         listening.bind(path)
         listening.listen()
-        import flows.deploy
-        import flows.follow
         import flows.runs  # noqa: F401
 
         # The worker processes of all runs are forked from one too; each run would start its own, with imports.
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.stages"])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.stages.evaluate"])
         forkserver.ensure_running()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
         print("ready", flush=True)

@@ -54,8 +54,8 @@ def test_packages_import_only_downwards_and_heavy_libraries_have_one_home(packag
 
 def test_help_starts_without_the_heavy_libraries():
     code = (
-        "import sys; from typer.testing import CliRunner; from pipeline.cli import build;"
-        "assert CliRunner().invoke(build(), ['--help']).exit_code == 0;"
+        "import sys; from typer.testing import CliRunner; from pipeline.cli.app import build_app;"
+        "assert CliRunner().invoke(build_app(), ['--help']).exit_code == 0;"
         "print(sorted({'torch', 'faiss', 'h5py', 'prefect', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     start = time.perf_counter()

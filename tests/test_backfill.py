@@ -8,10 +8,11 @@ from contextlib import nullcontext
 
 import pytest
 
-from data.store import Store
-from pipeline.backfill import estimate_extraction, estimate_undrawn_demo, select_splits
-from pipeline.chain import PipelineRunner, seconds_per_item
-from pipeline.plan import load_plan
+from data.store.store import Store
+from pipeline.plans.load import load_plan
+from pipeline.runs.estimate import estimate_extraction, estimate_undrawn_demo, select_splits
+from pipeline.runs.runner import PipelineRunner
+from pipeline.runs.stage_log import seconds_per_item
 from tests.conftest import small_plan
 
 

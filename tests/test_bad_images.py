@@ -17,12 +17,13 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from data.datasets import DatasetConfig, load_dataset
-from data.folder import escape_invalid_text
-from data.records import Dataset, printable
-from data.store import Store
-from extractors.images import load_image
-from pipeline.cli import build_app
+from data.config import DatasetConfig
+from data.datasets.load import load_dataset
+from data.datasets.records import Dataset
+from data.images.decode import load_image
+from data.store.store import Store
+from data.text import escape_invalid_text, printable
+from pipeline.cli.app import build_app
 from tests.bad_images import Case, cases
 from tests.image_bytes import saved
 
@@ -104,13 +105,13 @@ epochs = 1
 
 [train.model]
 width = 32
-ff = 64
+feedforward_dim = 64
 embed_dim = 32
 
 [report]
 queries = ["a picture called <b>two</b>"]
-hits = 2
-photos = 2
+hits_per_query = 2
+num_images = 2
 """
 
 
@@ -158,7 +159,7 @@ CONSTANT = """
 import sys
 from contextlib import suppress
 from pathlib import Path
-from extractors.images import load_image
+from data.images.decode import load_image
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 for path in sys.argv[2:]:  # sound ones, so that all decoders are loaded

@@ -12,13 +12,15 @@ import torch
 from torchvision.ops import box_iou
 from torchvision.ops import roi_pool as torchvision_roi_pool
 
-from data.demo import compose_scene, render_scene
-from extractors.bottom_up.extractor import MEAN, BottomUpConfig, BottomUpExtractor, network_input_size
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from extractors.bottom_up.extractor import BottomUpExtractor, network_input_size
 from extractors.bottom_up.model import BottomUpRCNN
 from extractors.bottom_up.pooling import roi_max_pool
 from extractors.bottom_up.proposals import apply_deltas, caffe_anchors, make_anchor_grid, select_proposals
 from extractors.bottom_up.selection import select_regions
-from extractors.bottom_up.weights import save_weights
+from extractors.bottom_up.weights import MEAN, save_weights
+from extractors.config import BottomUpConfig
 from tests import ports, slow_caffe
 from tests.calibrated_bottom_up import calibrated
 from tests.test_images import picture

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor
+from extractors.bottom_up.extractor import BottomUpExtractor
 from extractors.bottom_up.model import BottomUpRCNN
 from extractors.bottom_up.proposals import caffe_anchors
 from extractors.bottom_up.weights import convert_weights, load_bottom_up, save_weights, to_canonical_state_dict
-from pipeline.cli import build_app as build_app
+from extractors.config import BottomUpConfig
+from pipeline.cli.app import build_app
 from tests import ports
 
 CLASSES, ATTRIBUTES = 6, 4

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data import compact as module
-from data import files
-from data.compact import compact_store
-from data.files import sha256_file
-from data.lock import write_lock
-from data.shards import Item, commit, open_or_create_store, write_shard
-from data.shards import ShardPlan as Plan
-from data.store import Store
-from pipeline.cli import build_app
+from data.io.digests import sha256_file
+from data.io.locks import write_lock
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item
+from data.manifest.schema import ShardPlan as Plan
+from data.store import compact as module
+from data.store.compact import compact_store
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit
+from pipeline.cli.app import build_app
 from tests.test_store import spoil
 from tests.test_store_crashes import FORK, check, crash, extract, items
 
@@ -64,7 +66,7 @@ def test_rows_and_order_stay_and_files_become_few(tmp_path):
 
 def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
     expected, step = rows(wasteful(tmp_path / "twin")[0]), 0
-    real = files.os.replace, Path.unlink
+    real = os.replace, Path.unlink
     while True:
         folder, now = wasteful(tmp_path / f"{step}")
         left = [step]
@@ -79,7 +81,7 @@ def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
             return counted
 
         with monkeypatch.context() as patched:
-            patched.setattr(files.os, "replace", count(real[0]))
+            patched.setattr(os, "replace", count(real[0]))
             patched.setattr(Path, "unlink", count(real[1]))
             try:
                 compact_store(folder, 10)
@@ -148,7 +150,7 @@ def test_a_reader_that_opens_while_files_are_removed_finds_the_new_ones(tmp_path
             compact_store(folder, 10)
         return manifest
 
-    monkeypatch.setattr("data.store.read_manifest", read_then_compact)
+    monkeypatch.setattr("data.store.store.read_store_manifest", read_then_compact)
     assert sorted(Store(folder).ids) == sorted(item.id for item in now)
     with pytest.raises(FileNotFoundError, match=r"was compacted away, it is now at .*; open the store again"):
         Store.__new__(Store).__setstate__(stale)

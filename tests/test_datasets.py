@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.datasets import DatasetConfig, load_dataset
+from data.config import DatasetConfig
+from data.datasets.load import load_dataset
 
 
 @pytest.fixture

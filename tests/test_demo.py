@@ -12,21 +12,16 @@ import pytest
 from PIL import Image
 
 import data.demo.write as writing
-from data.demo import (
-    CLASSES,
-    PLACES,
-    THINGS,
-    DemoConfig,
-    compose_scene,
-    generate_captions,
-    generate_demo_dataset,
-    render_scene,
-)
-from data.demo.families import plan_scene
+from data.config import DemoConfig
+from data.demo.captions import generate_captions
 from data.demo.geometry import Scene, Thing
-from data.demo.kinds import KINDS
-from data.demo.scenes import Group, SceneSpec
-from data.files import read_json
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from data.demo.scenes.families import plan_scene
+from data.demo.scenes.kinds import CLASSES, KINDS, PLACES, THINGS
+from data.demo.scenes.scene import Group, SceneSpec
+from data.demo.write import generate_demo_dataset
+from data.io.files import read_json
 
 SEED = 2020
 SPRITES = Path(writing.__file__).parent / "sprites"

@@ -11,22 +11,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
-from data.demo import CLASSES, PLACES
-from data.demo.kinds import KINDS
-from extractors.average_precision import ImageBoxes, average_precision
-from extractors.detector import DEMO_WEIGHTS, build_demo_detector, build_detector
-from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
-from extractors.lessons import (
-    _asked,
-    _code_loss,
-    build_auxiliary_heads,
-    collect_vocabulary,
-    load_example,
-    render_training_scene,
-    repeat_factors,
-)
-from extractors.state import state_sha256
-from extractors.train_detector import DetectorTrainConfig, save, train
+from data.demo.scenes.kinds import CLASSES, KINDS, PLACES
+from extractors.config import TorchvisionConfig
+from extractors.demo_detector.average_precision import ImageBoxes, average_precision
+from extractors.demo_detector.heads import _asked, _code_loss, build_auxiliary_heads
+from extractors.demo_detector.scenes import collect_vocabulary, load_example, render_training_scene, repeat_factors
+from extractors.demo_detector.train import DetectorTrainConfig, save, train
+from extractors.nn.state_dict import state_sha256
+from extractors.regions.demo_network import build_demo_detector
+from extractors.regions.detectors import DEMO_WEIGHTS, build_detector
+from extractors.regions.faster_rcnn import TorchvisionExtractor
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 

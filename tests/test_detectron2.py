@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from data.demo import compose_scene, render_scene
-from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, network_input_size
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from extractors.bottom_up.extractor import BottomUpExtractor, network_input_size
 from extractors.bottom_up.weights import save_weights
-from extractors.catalogue import build_region_extractor
-from extractors.detectron import Detectron2Config, find_config_file
+from extractors.config import BottomUpConfig, Detectron2Config
+from extractors.regions.detectron2_faster_rcnn import find_config_file
+from extractors.registry import build_region_extractor
 from tests import ports, slow_caffe
 from tests.calibrated_bottom_up import calibrated
 from tests.test_images import picture

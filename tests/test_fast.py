@@ -10,12 +10,14 @@ from torchvision import models
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from data.demo import compose_scene, render_scene
-from extractors.average_precision import box_iou
-from extractors.detector import build_detector
-from extractors.fast import DTYPE_NAMES, choose_dtype, fold_batch_norms, optimize_for_inference
-from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
-from extractors.two_stage import roi_align_by_lookup, select_proposals
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from extractors.config import TorchvisionConfig
+from extractors.demo_detector.average_precision import box_iou
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms, optimize_for_inference
+from extractors.regions.detectors import build_detector
+from extractors.regions.fast_faster_rcnn import roi_align_by_lookup, select_proposals
+from extractors.regions.faster_rcnn import TorchvisionExtractor
 from tests.calibrated import calibrated, pictures
 
 BFLOAT = choose_dtype("cpu") == torch.bfloat16

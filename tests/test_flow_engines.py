@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.store import Store
+from data.store.store import Store
 from tests.conftest import small_plan
 from tests.flow_server import await_, marked
 
@@ -32,24 +32,25 @@ with ExitStack() as stack:
         cluster = LocalCluster(n_workers=2, threads_per_worker=2, **ways)
         stack.enter_context(cluster)
         os.environ["TERN_DASK_ADDRESS"] = cluster.scheduler_address
-    from flows import engines, flows
-    flows.extract_flickr.with_options(task_runner=engines.runner())(sys.argv[1], splits=["val", "test"])
+    from flows import flows
+    from flows.tasks.task_runners import make_task_runner
+    flows.extract_flickr.with_options(task_runner=make_task_runner())(sys.argv[1], splits=["val", "test"])
     if sys.argv[2] == "dask":  # its workers have two threads and say that they have one GPU: more slots than GPUs
         from pathlib import Path
         from prefect import flow
         from prefect.client.orchestration import get_client
-        from flows.deploy import limit_gpu_tasks
-        from flows.tasks import as_tasks
+        from flows.server.deploy import create_gpu_limit
+        from flows.tasks.shards import make_task_map_factory
         from tests.flow_jobs import OnDevice, alone
 
         os.environ["TERN_GPU_SLOTS"] = "4"
         with get_client(sync_client=True) as client:
-            limit_gpu_tasks(client)
+            create_gpu_limit(client)
 
         @flow(task_runner=engines.runner())
         def held():
             jobs = [OnDevice(Path(sys.argv[1]).parent, number) for number in range(4)]
-            print(*as_tasks(4, "demo")("region features")(alone, jobs))
+            print(*make_task_map_factory(4, "demo")("region features")(alone, jobs))
 
         held()
 """
@@ -79,7 +80,7 @@ def test_an_engine_makes_the_stores_of_the_command_line(server, finished, tmp_pa
 
 
 def test_an_engine_that_is_not_there_is_refused(monkeypatch):
-    from flows.engines import make_task_runner
+    from flows.tasks.task_runners import make_task_runner
 
     monkeypatch.setenv("TERN_TASK_RUNNER", "spark")
     with pytest.raises(ValueError, match="threads, processes, dask, ray"):
@@ -119,7 +120,12 @@ def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server,
     assert (folder / "model.json").is_file()
     run = server.runs("train-tern")[0]
     assert server.artifacts(run)["training-progress"]["data"] == 100
-    asked = {"filter": {"event": {"name": ["tern.model.created"]}, "resource": {"id": [f"tern.model.{folder.name}"]}}}
+    asked = {
+        "filter": {
+            "event": {"name": ["tern.model.created"]},
+            "resource": {"id": [f"tern.model.{folder.name}"]},
+        }
+    }
     (event,) = await_(lambda: server.post("/events/filter", asked)["events"], 30, "no event of a new checkpoint")
     assert event["resource"]["model"] == event["payload"]["model"] == folder.name
     assert (event["resource"]["plan"], event["payload"]["overrides"]) == (plan, ["train.epochs=6"])

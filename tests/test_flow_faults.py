@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.lock import WriteLockError, write_lock
-from index import RejectedError, verify_version
+from data.io.locks import WriteLockError, write_lock
+from index.versions.switch import RejectedError, verify_version
 from tests.flow_jobs import counted
 from tests.flow_server import await_, copied
 
@@ -35,13 +35,13 @@ prefect = pytest.importorskip("prefect")
     ],
 )
 def test_what_can_pass_is_tried_again_and_what_cannot_is_not(error, again):
-    from flows.pools import is_retryable
+    from flows.tasks.retries import is_retryable
 
     assert is_retryable(error) is again
 
 
 def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
-    from flows.pools import WorkerPool
+    from flows.tasks.worker_pool import WorkerPool
 
     began = time.monotonic()
     with WorkerPool([tmp_path], 1, seconds=4) as pool:
@@ -52,7 +52,8 @@ def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
 
 
 def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_its_place(monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.worker_pool import WorkerPool
 
     class Pool:
         def __init__(self):
@@ -70,14 +71,15 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
 
     first, later = Pool(), Pool()
     monkeypatch.setattr(pools, "pool_for", lambda jobs, workers: nullcontext(first))
-    workers = pools.WorkerPool([1], 1, seconds=1)
+    workers = WorkerPool([1], 1, seconds=1)
     with pytest.raises(TimeoutError, match="make shards smaller"):
         workers.run(counted, 1)
     assert (first.killed, later.killed) == ([1], [])
 
 
 def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_with_its_name(tmp_path, monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.retries import LOCK_POLL_SECONDS, retry, wait_for_lock
 
     def write() -> str:
         with write_lock(tmp_path):
@@ -87,26 +89,26 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     other.enter_context(write_lock(tmp_path))
     looks = []
     monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
-    assert pools.retry("publishing", write) == "written"
-    assert looks == [pools.LOCK_POLL_SECONDS] * 3
+    assert retry("publishing", write) == "written"
+    assert looks == [LOCK_POLL_SECONDS] * 3
     monkeypatch.setattr(pools, "LOCK_TIMEOUT_SECONDS", 0)
     with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
-        pools.wait_for_lock("publishing", write)
+        wait_for_lock("publishing", write)
 
 
 RETRIED = """
 import sys
 from pathlib import Path
 from prefect import flow
-import flows.tasks
+import flows.tasks.shards
 from tests.flow_jobs import counted
 
-flows.tasks.SECONDS_BETWEEN_UPDATES = 0
-flows.tasks.shard = flows.tasks.shard.with_options(retry_delay_seconds=[0.1] * 3)
+flows.tasks.shards.UPDATE_SECONDS = 0
+flows.tasks.shards.shard = flows.tasks.shards.shard.with_options(retry_delay_seconds=[0.1] * 3)
 
 @flow
 def faults(folder: str, names: list[str]):
-    each = flows.tasks.as_tasks(3, "demo")("region features")  # one for each job: which comes first is not said
+    each = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")  # one for each job: which comes first is not said
     return each(counted, [Path(folder) / name for name in names])
 
 faults(sys.argv[1], sys.argv[2].split(","))
@@ -148,7 +150,8 @@ def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
     ],
 )
 def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monkeypatch):
-    from flows import pools
+    from flows.tasks import worker_pool as pools
+    from flows.tasks.retries import retry
 
     made, waited = [], []
     monkeypatch.setattr(pools.time, "sleep", waited.append)
@@ -158,7 +161,7 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
         raise error
 
     with pytest.raises(type(error)):
-        pools.retry("publishing", make)
+        retry("publishing", make)
     assert len(made) == calls
     assert waited == sorted(waited), "with back-off"
     assert [2 <= waited[0] <= 3, waited[-1] >= 60] == [True] * 2 if calls > 1 else not waited
@@ -169,10 +172,11 @@ def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monk
 BUSY = """
 import os, sys, threading
 from pathlib import Path
-from data.lock import writing
-from flows import flows, pools
+from data.io.locks import write_lock
+from flows import flows
+from flows.tasks import retries
 
-pools.RETRY_SECONDS[:], pools.LOOK_SECONDS = [0.01] * 3, 0.1
+retries.RETRY_DELAYS[:], retries.LOCK_POLL_SECONDS = [0.01] * 3, 0.1
 faults, real, epochs = {"last.pt": [0, 0, 5], "CURRENT": [16]}, os.replace, []
 
 def replace(source, to):
@@ -185,12 +189,12 @@ os.replace = replace
 print(flows.train_tern(sys.argv[1], ["train.epochs=5"]))
 
 def other():
-    with writing(Path(sys.argv[2])):
+    with write_lock(Path(sys.argv[2])):
         taken.set()
         waits.wait(60)
 
-taken, waits, warning = threading.Event(), threading.Event(), pools.log.warning
-pools.log.warning = lambda text, *told: (warning(text, *told), waits.set())
+taken, waits, warning = threading.Event(), threading.Event(), retries.log.warning
+retries.log.warning = lambda text, *told: (warning(text, *told), waits.set())
 (root := Path(sys.argv[2])).mkdir()
 threading.Thread(target=other).start()
 taken.wait()
@@ -220,17 +224,17 @@ import sys
 from pathlib import Path
 from prefect import flow
 from prefect.client.orchestration import get_client
-from flows.deploy import limit_gpu_tasks
-from flows.tasks import as_tasks
+from flows.server.deploy import create_gpu_limit
+from flows.tasks.shards import make_task_map_factory
 from tests import flow_jobs
 
 @flow
 def held(folder: str, function: str, jobs: int):
     work = [flow_jobs.OnDevice(Path(folder), number) for number in range(jobs)]
-    return as_tasks(4, "demo")("region features")(getattr(flow_jobs, function), work)
+    return make_task_map_factory(4, "demo")("region features")(getattr(flow_jobs, function), work)
 
 with get_client(sync_client=True) as client:
-    limit_gpu_tasks(client)
+    create_gpu_limit(client)
 held(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
 
@@ -248,7 +252,7 @@ def test_a_gpu_has_one_task_at_a_time_and_two_have_two(server, tmp_path):
 
 
 def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothing(tmp_path, monkeypatch):
-    from flows import hooks
+    from flows.reporting import hooks
 
     told = tmp_path / "told.json"
     run, state = SimpleNamespace(name="reindex demo", id=1), SimpleNamespace(name="Failed", message="recall 0.71")
@@ -291,7 +295,7 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
             raise error
 
     shown, busy = [], [OSError(16, "resource busy")]
-    monkeypatch.setattr("flows.pools.RETRY_DELAYS", [0])
+    monkeypatch.setattr("flows.tasks.retries.RETRY_DELAYS", [0])
     monkeypatch.setattr(runs.artifacts, "create_rejection_artifacts", lambda *told: shown.append(told))
     monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)

@@ -43,7 +43,7 @@ class Client:
     ],
 )
 def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told, monkeypatch):
-    from flows import follow
+    from flows.server import follow
 
     monkeypatch.setattr(follow, "get_client", lambda sync_client: nullcontext(client))
     said = []
@@ -59,7 +59,7 @@ def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told
 def test_the_verdict_of_the_run_is_that_of_the_command(state, verdict, monkeypatch):
     from prefect import states
 
-    from flows import follow
+    from flows.server import follow
 
     ended = SimpleNamespace(id=RUN.id, state=getattr(states, state)(message="so it went"))
     client = SimpleNamespace(read_flow_run=lambda number: ended)
@@ -90,7 +90,7 @@ class Logs:
 
 
 def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
-    from flows import follow
+    from flows.server import follow
 
     monkeypatch.setattr(follow, "PAGE", 2)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
@@ -107,7 +107,7 @@ def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
 
 
 def test_of_a_message_of_many_lines_the_first_is_told():
-    from flows.follow import LogTail
+    from flows.server.follow import LogTail
 
     said = []
     assert LogTail(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), said.append).echo_new([RUN.id]) == 3
@@ -115,7 +115,7 @@ def test_of_a_message_of_many_lines_the_first_is_told():
 
 
 def test_a_server_elsewhere_is_followed_unless_a_port_of_this_machine_is_given(monkeypatch):
-    from flows.server import make_environment
+    from flows.server.environment import make_environment
 
     monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.7:4200/api")
     assert make_environment(None)["PREFECT_API_URL"] == "http://10.0.0.7:4200/api"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.store import Store
-from index import verify_version
+from data.store.store import Store
+from index.versions.switch import verify_version
 from tests.flow_fork import ROOT, Forked
 from tests.flow_server import STAGES, Server, await_, copied
 
@@ -253,7 +253,7 @@ def processes(run: str) -> list[str]:
 def test_the_shipped_automations_wait_for_three_heartbeats_end_and_have_no_key_that_is_dropped():
     from prefect.events.schemas.automations import AutomationCore
 
-    from flows.server import AUTOMATIONS, PREFECT_SETTINGS
+    from flows.server.environment import AUTOMATIONS, PREFECT_SETTINGS
 
     crashed, again = yaml.safe_load((ROOT / AUTOMATIONS).read_text())["automations"]
     for entry in (crashed, again):

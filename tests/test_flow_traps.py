@@ -22,7 +22,7 @@ prefect = pytest.importorskip("prefect")
 def test_tasks_have_no_cache_no_kept_results_no_tags_and_no_timeout():
     from prefect.cache_policies import NO_CACHE
 
-    from flows import tasks
+    from flows.tasks import shards as tasks
 
     for task in (tasks.shard, tasks.epoch):
         assert task.cache_policy is NO_CACHE, "Prefect's key has no task in it: tokens would be taken for regions"
@@ -47,8 +47,9 @@ def test_flows_are_plain_limited_not_retried_and_their_hooks_take_the_keywords_t
 def test_no_array_crosses_the_border_of_a_task(finished):
     import numpy as np
 
-    from flows import tasks
-    from pipeline.stages import EmbeddingJob, ExtractionJob
+    from flows.tasks import shards as tasks
+    from pipeline.stages.embed import EmbeddingJob
+    from pipeline.stages.extract import ExtractionJob
 
     assert inspect.signature(tasks.shard.fn).return_annotation is str
     for job in (ExtractionJob, EmbeddingJob):
@@ -60,7 +61,7 @@ def test_no_array_crosses_the_border_of_a_task(finished):
 
 
 def test_no_page_takes_text_of_the_data_for_markup():
-    from flows.artifacts import escape_cell
+    from flows.reporting.artifacts import escape_cell
 
     for text in ("![](http://there/x.png)", "<img src=//there>", "[click](//there)", "`code`", "a | b"):
         assert not set(escape_cell(text)) & set("<>[]`|"), "a page would fetch it, or break its table"
@@ -68,7 +69,7 @@ def test_no_page_takes_text_of_the_data_for_markup():
 
 
 def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks(monkeypatch):
-    from flows import artifacts
+    from flows.reporting import artifacts
 
     made = {}
     monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: made.update({key: rows}))
@@ -129,7 +130,7 @@ def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
     from importlib import import_module
     from uuid import uuid4
 
-    from flows.server import PREFECT_SETTINGS
+    from flows.server.environment import PREFECT_SETTINGS
 
     module = import_module(PREFECT_SETTINGS["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
     lent = asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).create_lease([uuid4()], timedelta(seconds=-1)))
@@ -155,12 +156,12 @@ say(f"told {len(told)}")
 UP = """
 import signal, sys
 from types import SimpleNamespace
-from flows import server
+from flows.server import up
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or the tests fail under nohup, which `tern up` minds
-server.prefect = lambda *words: [sys.executable, "-c", sys.argv[1]]
-server.wait_until_healthy = lambda port, child: None
-sys.modules["flows.deploy"] = SimpleNamespace(deploy=lambda env: ())
-server.serve_all(int(sys.argv[2]))
+up.prefect_command = lambda *words: [sys.executable, "-c", sys.argv[1]]
+up.wait_until_healthy = lambda port, child: None
+sys.modules["flows.server.deploy"] = SimpleNamespace(deploy_all=lambda env: ())
+up.run_server_and_worker(int(sys.argv[2]))
 """
 
 
@@ -183,7 +184,7 @@ def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypa
     from prefect.client.orchestration import PrefectClient
 
     from flows.plugin import setup_environment
-    from flows.server import PREFECT_SETTINGS
+    from flows.server.environment import PREFECT_SETTINGS
 
     stock = PrefectClient.read_deployment_by_name
     setup_environment(ctx=None)

@@ -47,7 +47,8 @@ KINDS = ["torchvision", "grid", "bottom-up", "detectron2"]
 
 def setting(plan: dict, key: str, value: str) -> set[str]:
     """What pydantic finds wrong with the plan once `value` is set: the types of its errors at that key, or below it."""
-    from pipeline.plan import Plan, _override
+    from pipeline.plans.load import _override
+    from pipeline.plans.plan import Plan
 
     content = {name: dict(below) if isinstance(below, dict) else below for name, below in plan.items()}
     _override(content, f"{key}={value}")
@@ -62,7 +63,8 @@ def setting(plan: dict, key: str, value: str) -> set[str]:
 
 def keys() -> dict[str, list[str]]:
     """Every dotted key of a value, by the fields of the models, with the kinds of regions that have it."""
-    from pipeline.plan import Plan, _models
+    from pipeline.plans.errors import _models
+    from pipeline.plans.plan import Plan
 
     found: dict[str, list[str]] = {}
 
@@ -78,8 +80,8 @@ def keys() -> dict[str, list[str]]:
 
 
 def test_no_value_is_refused_that_a_plan_takes_and_none_of_a_wrong_type_or_out_of_bounds_is_taken():
-    from flows.values import setting_schema
-    from pipeline.plan import Plan
+    from flows.setting_schema import setting_schema
+    from pipeline.plans.plan import Plan
 
     server = jsonschema.Draft202012Validator(setting_schema(Plan))
     plain = {"workspace": "w", "demo": {}}

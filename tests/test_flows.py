@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from data.store import Store
-from index.manifest import manifest_path, read_version_manifest
-from pipeline.plan import load_plan
+from data.store.store import Store
+from index.versions.folder import manifest_path, read_version_manifest
+from pipeline.plans.load import load_plan
 from tests.conftest import small_plan
 from tests.flow_server import ROOT, await_, free_port
 
@@ -46,7 +46,7 @@ def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
 def test_prefect_toml_and_the_quiet_settings_are_settings_that_prefect_has():
     from prefect.settings import Settings
 
-    from flows.server import PREFECT_SETTINGS
+    from flows.server.environment import PREFECT_SETTINGS
 
     def known(part, keys):
         assert set(keys) <= set(part.model_fields), part
@@ -148,11 +148,11 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
 def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, plan):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.follow import follow_run
+    from flows.server.follow import follow_run
 
     told, known = ("--set", "train.epochs=2"), server.runs("reindex")
     with server.begun(
-        "pipeline.cli", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
+        "pipeline.cli.app", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
     ) as night:
         begun = lambda: [r for r in server.since("reindex", known) if r["state_type"] == "PENDING"]  # noqa: E731
         (run,) = await_(begun, 60, "no worker took the run")
@@ -204,17 +204,18 @@ NEWS = """
 import json, logging, sys, threading, warnings
 from pathlib import Path
 from flows import flows
-from pipeline import indexing
-from pipeline.plan import load_plan
+from pipeline.plans.load import load_plan
+from pipeline.stages import index as indexing
+from pipeline.workspace import list_models
 
-def noisy(*inputs, real=indexing.update_index, **settings):
+def noisy(*inputs, real=indexing.publish_index_update, **settings):
     warnings.warn("the loss stands at two margins", stacklevel=1)
     thread = threading.Thread(target=lambda: logging.getLogger("index.thread").info("from a plain thread"))
     thread.start()
     thread.join()
     return real(*inputs, **settings)
 
-indexing.update_index = noisy
+indexing.publish_index_update = noisy
 annotations = load_plan(sys.argv[1]).workspace / "dataset" / "dataset_demo.json"
 content = json.loads(annotations.read_text())
 content["images"][0]["sentences"][0]["raw"] = "a purple elephant is playing chess in the snow"
@@ -224,7 +225,7 @@ try:
 except ValueError as error:
     print(error)
 print((Path(sys.argv[2]) / "CURRENT").read_text())
-(pinned,) = indexing.models(load_plan(sys.argv[1]).workspace)
+(pinned,) = list_models(load_plan(sys.argv[1]).workspace)
 print(flows.reindex(sys.argv[1], ["train.epochs=99"], pinned))
 content["images"][0]["sentences"][1]["raw"] = "a green whale is reading the news"
 annotations.write_text(json.dumps(content))
@@ -322,18 +323,19 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     ],
 )
 def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reason, monkeypatch):
-    from flows import server
+    from flows.server import up as server
+    from flows.server.up import run_server_and_worker
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(server, "apply_environment", lambda port: None)  # this process has its settings
     begun = SimpleNamespace(Popen=lambda *told, **more: pytest.fail("something was started"))
     monkeypatch.setattr(server, "subprocess", begun)
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
-        server.run_server_and_worker(free_port(), nightly, cron)
+        run_server_and_worker(free_port(), nightly, cron)
 
 
 def test_up_says_so_when_its_port_is_taken(monkeypatch):
-    from flows.server import run_server_and_worker
+    from flows.server.up import run_server_and_worker
 
     monkeypatch.chdir(ROOT)
     with socket.socket() as taken:
@@ -349,7 +351,7 @@ import os
 from types import SimpleNamespace
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
-from flows import deploy
+from flows.server import deploy
 
 with get_client(sync_client=True) as client:
     (trigger,) = client.read_automations_by_name("build-index-after-training")
@@ -363,12 +365,12 @@ with get_client(sync_client=True) as client:
         print("off")
 
     deploy.subprocess = SimpleNamespace(run=redeploy)
-    print(*deploy.deploy(dict(os.environ)), sep="\\n")
+    print(*deploy.deploy_all(dict(os.environ)), sep="\\n")
 """
 
 
 def test_nightly_switches_the_schedule_on_and_what_is_on_stays_on_when_all_is_deployed_again(server, plan):
-    code = "import sys; from flows.schedule import switch_on; switch_on(sys.argv[1], '30 2 * * *')"
+    code = "import sys; from flows.server.schedule import enable_nightly; enable_nightly(sys.argv[1], '30 2 * * *')"
     ended = server.python(code, str(plan))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     schedule = server.get("/deployments/name/reindex/reindex")["schedules"][0]

@@ -14,19 +14,19 @@ import h5py
 import numpy as np
 import pytest
 
-from data.formats import FORMATS
+from data.config import ImportConfig, ReadOptions
+from data.exchange.region_export import export_regions
+from data.exchange.region_import import import_regions
 from data.formats.arrays import Npz, load_npy, map_npy
-from data.formats.records import ReadOptions
-from data.store import Store
+from data.formats.catalogue import FORMATS
+from data.store.store import Store
 from data.unpickle import load_restricted
-from pipeline.exporting import export_regions
-from pipeline.importing import ImportConfig, import_regions
 from tests.test_formats_roundtrip import fill, some, target
 
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("data.files.fsync_path", lambda path: None)
+    monkeypatch.setattr("data.io.files.fsync_path", lambda path: None)
 
 
 def b64(values, dtype: str) -> str:

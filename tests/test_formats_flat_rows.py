@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.formats.flat_rows import RegionFile, RegionFileConfig
+from data.config import RegionFileConfig
+from data.exchange.region_file import RegionFile
 
 
 def arrays() -> dict[str, np.ndarray]:

@@ -5,18 +5,19 @@ import tracemalloc
 
 import pytest
 
-from data.files import sha256_file
-from data.formats import FORMATS
-from data.store import Store
-from pipeline.exporting import MARKER, export_regions
-from pipeline.importing import ImportConfig, import_regions
+from data.config import ImportConfig
+from data.exchange.region_export import MARKER, export_regions
+from data.exchange.region_import import import_regions
+from data.formats.catalogue import FORMATS
+from data.io.digests import sha256_file
+from data.store.store import Store
 from tests.test_formats_broken import line
 from tests.test_formats_roundtrip import fill, same, some, target
 
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("data.files.fsync_path", lambda path: None)
+    monkeypatch.setattr("data.io.files.fsync_path", lambda path: None)
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])

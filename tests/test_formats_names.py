@@ -4,10 +4,11 @@ import os
 
 import pytest
 
+from data.config import ImportConfig
+from data.exchange.region_export import MARKER, export_regions
+from data.exchange.region_import import import_regions
 from data.formats.names import Template, safe_join
-from data.store import Store
-from pipeline.exporting import MARKER, export_regions
-from pipeline.importing import ImportConfig, import_regions
+from data.store.store import Store
 from tests.test_formats_roundtrip import fill, same, some
 
 

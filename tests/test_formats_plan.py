@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data.store import Store
-from pipeline.chain import PipelineRunner
-from pipeline.cli import build_app as build_app
-from pipeline.exporting import export_regions
-from pipeline.plan import Plan, load_plan
-from pipeline.search import Searcher
+from data.exchange.region_export import export_regions
+from data.store.store import Store
+from pipeline.cli.app import build_app
+from pipeline.plans.load import load_plan
+from pipeline.plans.plan import Plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.search.searcher import Searcher
 from tests.conftest import small_plan
 from tests.test_formats_roundtrip import fill, some
 

@@ -15,12 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.formats import FORMATS
-from data.formats.records import ReadOptions
-from data.shards import REGION_FIELDS, Item, ShardPlan, commit, open_or_create_store, write_shard
-from data.store import Store
-from pipeline.exporting import export_regions
-from pipeline.importing import ImportConfig, import_regions
+from data.config import ImportConfig, ReadOptions
+from data.exchange.region_export import export_regions
+from data.exchange.region_import import import_regions
+from data.formats.catalogue import FORMATS
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import REGION_FIELDS, Item, ShardPlan
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "train2014_obj36.tsv"
 F32 = st.floats(width=32, allow_nan=False, allow_infinity=False)  # zeros of both signs, denormals, 3e38
@@ -32,7 +35,7 @@ TURNED = {"mcan": True, "milvlg": False}  # 1..5 rows of 1..5 numbers: often bot
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("data.files.fsync_path", lambda path: None)
+    monkeypatch.setattr("data.io.files.fsync_path", lambda path: None)
 
 
 def image(draw, rows: int, dim: int) -> dict[str, np.ndarray]:

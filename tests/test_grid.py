@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
-from extractors.catalogue import build_region_extractor, region_store_recipe
-from extractors.grid import GridConfig, GridExtractor, cell_boxes
+from extractors.config import GridConfig
+from extractors.regions.grid import GridExtractor, cell_boxes
+from extractors.registry import build_region_extractor, region_store_recipe
 from tests.calibrated import calibrated, pictures
 from tests.test_images import picture
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from extractors.images import load_image
+from data.images.decode import load_image
 from tests.image_bytes import RGB, picture, png, saved
 
 

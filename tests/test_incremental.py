@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import content
-from data.content import MIN_AGE_NS, FileHashCache
-from data.files import sha256_file
-from data.formats.flat_rows import RegionFile, RegionFileConfig
-from data.records import Dataset, Image
-from data.store import Store
-from pipeline import stages
+from data.config import RegionFileConfig
+from data.datasets.records import Dataset, Image
+from data.exchange.region_file import RegionFile
+from data.images import hash_cache as content
+from data.images.hash_cache import MIN_AGE_NS, FileHashCache
+from data.io.digests import sha256_file
+from data.store.store import Store
+from pipeline.stages.extract import extract_regions
 
 NAMES = [f"{i:04}.jpg" for i in range(1050)]
 OPENED: list[str] = []
@@ -69,7 +70,7 @@ def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_ph
         asked.clear()
         opened.clear()
         images = tuple(Image(name, photos / name, "train") for name in names)
-        folder = stages.extract_regions(config, Dataset("photos", photos, images, ()), tmp_path / "run", 100)
+        folder = extract_regions(config, Dataset("photos", photos, images, ()), tmp_path / "run", 100)
         cost = list(asked), [Path(path).name for path in opened]
         with Store(folder) as store:
             assert sorted(store.ids) == sorted(names), "the listing is the data set"

@@ -11,16 +11,21 @@ import faiss
 import numpy as np
 import pytest
 
-from index import Collection, Index, IndexConfig, build_index, compute_key, exact_search
 from index import collection as collection_module
-from index import metadata as metadata_module
-from index import search as search_module
-from index import shards as shards_module
-from index.choice import TuningLimits
-from index.ladder import measure_candidates
-from index.manifest import manifest_path, read_version_manifest
-from index.objects import ObjectRef, object_path
-from index.shards import check_single_faiss_wheel, choose_factory
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import IndexConfig
+from index.ivf import faiss_io as shards_module
+from index.ivf.faiss_io import check_single_faiss_wheel, choose_factory
+from index.metadata import tables as metadata_module
+from index.metadata.schema import compute_key
+from index.search import index as search_module
+from index.search.index import Index
+from index.tuning.autotune import measure_candidates
+from index.tuning.choice import TuningLimits
+from index.tuning.nprobe import exact_search
+from index.versions.folder import manifest_path, read_version_manifest
+from index.versions.objects import ObjectRef, object_path
 
 DIM = 24
 IMAGES = 400

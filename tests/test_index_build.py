@@ -5,8 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from index import Collection, IndexConfig, build_index, metadata, shards
-from index.manifest import read_version_manifest
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import IndexConfig
+from index.ivf import faiss_io as shards
+from index.metadata import tables as metadata
+from index.metadata.tables import build_table
+from index.versions.folder import read_version_manifest
 from tests.test_index import make
 
 
@@ -82,4 +87,4 @@ def test_two_rows_of_one_key_are_found_across_blocks(monkeypatch):
     monkeypatch.setattr(metadata, "BLOCK_ROWS", 2)
     monkeypatch.setattr(metadata, "compute_key", lambda row: len(row["id"]))
     with pytest.raises(ValueError, match="image 'a' and image 'b' share the 64-bit key"):
-        metadata.build_table("image", ({"id": name} for name in ("ccc", "a", "dd", "b")))
+        build_table("image", ({"id": name} for name in ("ccc", "a", "dd", "b")))

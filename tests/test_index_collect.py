@@ -11,23 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from data.files import temporary_path
-from index import (
-    Index,
-    add_tag,
-    collect_garbage,
-    export_index,
-    hold,
-    list_tags,
-    list_versions,
-    read_current,
-    remove_tag,
-    resolve_version,
-    rollback,
-    verify_version,
-)
-from index.events import read_events
-from index.manifest import manifest_path
+from data.io.files import temporary_path
+from index.exchange.export import export_index
+from index.search.index import Index
+from index.versions import reader_lock as hold
+from index.versions.events import read_events
+from index.versions.folder import list_versions, manifest_path, read_current
+from index.versions.garbage import collect_garbage
+from index.versions.switch import rollback, verify_version
+from index.versions.tags import add_tag, list_tags, remove_tag, resolve_version
 from tests.test_index import make
 from tests.test_index_publish import CONFIG, RejectedError, build_index, publish
 
@@ -66,7 +58,7 @@ def named(root: Path) -> set[str]:
 
 HOLDING = """
 import sys, time
-from index import Index
+from index.search.index import Index
 index = Index.open(sys.argv[1], 3)
 print("open", flush=True)
 sys.stdin.read()
@@ -144,7 +136,7 @@ def test_what_is_collected_after_current_moved_on_is_not_missed(root, monkeypatc
 def test_a_version_that_is_exported_is_not_collected(root, tmp_path, monkeypatch):
     spared = []
     monkeypatch.setattr(
-        sys.modules["index.export"],
+        sys.modules["index.exchange.export"],
         "check_objects",
         lambda at, manifest: spared.append(collect_garbage(at, keep=1).kept),
     )

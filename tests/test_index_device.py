@@ -9,16 +9,19 @@ import faiss
 import numpy as np
 import pytest
 
-from index import Index, IndexConfig, build_index, device
-from index.manifest import manifest_path
+from index.building.build import build_index
+from index.config import IndexConfig
+from index.ivf.gpu import gpu_resources, knn
+from index.search.index import Index
+from index.versions.folder import manifest_path
 from tests.test_index import make
 
 
 @pytest.fixture(autouse=True)
 def afresh():
-    device.gpu_resources.cache_clear()
+    gpu_resources.cache_clear()
     yield
-    device.gpu_resources.cache_clear()
+    gpu_resources.cache_clear()
 
 
 class Failing:
@@ -70,7 +73,7 @@ def test_with_a_gpu_the_bytes_are_those_of_the_same_work_on_the_cpu(factory, use
     assert used["neighbours"] > 0
     assert used["copied"] >= 2
     monkeypatch.setenv("TERN_INDEX_DEVICE", "cpu")
-    device.gpu_resources.cache_clear()
+    gpu_resources.cache_clear()
     used.clear()
     assert built(tmp_path / "cpu", factory) == with_one
     assert not used, "it was to be left alone"
@@ -97,10 +100,10 @@ def test_a_gpu_that_fails_is_logged_and_the_cpu_does_the_work(fails, used, monke
 
 
 def test_no_gpu_is_no_news(monkeypatch):
-    assert device.gpu_resources() is None, "the CPU's wheel"
+    assert gpu_resources() is None, "the CPU's wheel"
     queries = np.eye(4, dtype=np.float32)
-    assert device.knn(queries, queries, 1)[1].ravel().tolist() == [0, 1, 2, 3]
-    device.gpu_resources.cache_clear()
+    assert knn(queries, queries, 1)[1].ravel().tolist() == [0, 1, 2, 3]
+    gpu_resources.cache_clear()
     monkeypatch.setenv("TERN_INDEX_DEVICE", "tpu")
     with pytest.raises(ValueError, match="TERN_INDEX_DEVICE is 'tpu'; it is one of auto, cpu"):
-        device.gpu_resources()
+        gpu_resources()

@@ -11,8 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from index import Index, IndexConfig, export_index, import_index, read_current
-from pipeline.cli import build_app as command_line
+from index.config import IndexConfig
+from index.exchange.export import export_index
+from index.exchange.import_vectors import import_index
+from index.search.index import Index
+from index.versions.folder import read_current
+from pipeline.cli.app import build_app as command_line
 from tests.test_index import make
 from tests.test_index_publish import CONFIG, RejectedError, build_index, publish
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from index import Index, collect_garbage, list_versions, read_current, verify_version
-from index.publish import index_write_lock
+from index.search.index import Index
+from index.versions.folder import index_write_lock, list_versions, read_current
+from index.versions.garbage import collect_garbage
+from index.versions.switch import verify_version
 from tests.test_index_collect import named
 from tests.test_index_live import K, expected, make, publish
 
@@ -25,7 +27,8 @@ QUERIES = make(0, images=60)[1]["image"][:4]
 KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from index import Index, collect, current, rollback, tag, verify, versions
+from index.search import Index
+from index.versions import add_tag, collect_garbage, list_versions, read_current, rollback, verify_version
 from tests.test_index_faults import answers_rightly
 from tests.test_index_live import expected, publish
 
@@ -34,10 +37,10 @@ rng, right = random.Random(5), expected(range(1, 2 * wanted + 2))
 
 def work(seed):  # what a child does until it is killed
     publish(root, seed, gated=True)
-    if seed % 3 == 0 and len(versions(root)) > 1:
-        collect(root, keep=2)
-        rollback(root, versions(root)[-2])
-        tag(root, "kept", versions(root)[-1], move=True)
+    if seed % 3 == 0 and len(list_versions(root)) > 1:
+        collect_garbage(root, keep=2)
+        rollback(root, list_versions(root)[-2])
+        add_tag(root, "kept", list_versions(root)[-1], move=True)
         publish(root, seed, gated=True)
 
 def forked(what, *arguments, after=None):  # the status of a child
@@ -152,8 +155,8 @@ def test_a_clock_that_goes_back_changes_nothing(built, tmp_path):
 
 HOLD = """
 import sys, time
-from index.publish import writer
-with writer(sys.argv[1]):
+from index.versions.folder import index_write_lock
+with index_write_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(99)
 """

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import Index, update_index
+from index.building.update import update_index
+from index.search.index import Index
 from tests.test_index_live import CONFIG, fewer, make, publish
 
 COLUMNS = ("kind", "id", "image_id", "text", "path", "split", "width", "height", "content_hash")

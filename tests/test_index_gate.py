@@ -10,27 +10,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index import (
-    Collection,
-    GateConfig,
-    HeldOutQueries,
-    Index,
-    IndexConfig,
-    RejectedError,
-    build_index,
-    compact_index,
-    gate,
-    make_gate,
-    metadata,
-    read_current,
-    update_index,
-)
-from index.audit import audit_version
-from index.checks import check_share, measure_queries
-from index.manifest import manifest_path, read_version_manifest
-from index.objects import object_path, store_object
-from index.shards import _writing
-from index.vectors import ShardVectors
+from index.building.build import build_index
+from index.building.compact import compact_index
+from index.building.update import update_index
+from index.collection import Collection
+from index.config import GateConfig, IndexConfig
+from index.ivf.faiss_io import _writing
+from index.ivf.vectors import ShardVectors
+from index.metadata.tables import write_lookup, write_parquet
+from index.quality import gate as gate
+from index.quality.audit import audit_version
+from index.quality.checks import HeldOutQueries, check_share, measure_queries
+from index.quality.gate import make_gate
+from index.search.index import Index
+from index.versions.folder import manifest_path, read_current, read_version_manifest
+from index.versions.objects import object_path, store_object
+from index.versions.switch import RejectedError
 from tests.test_index import make, slow, unit
 
 CONFIG = IndexConfig(nlist=8, shards=2)
@@ -121,7 +116,7 @@ def test_the_queries_that_judge_did_not_choose_nprobe_where_there_are_more_than_
     rng, config = np.random.default_rng(5), CONFIG.model_copy(update={"seed": 3})
     many = {kind: unit(rng.standard_normal((2_300, array.shape[1]))) for kind, array in queries.items()}
     measured, judging = [], []
-    tuning, kth_score = sys.modules["index.tune"], sys.modules["index.tune"].kth_score
+    tuning, kth_score = sys.modules["index.tuning.nprobe"], sys.modules["index.tuning.nprobe"].kth_score
     spy = lambda collection, half: measured.append({row.tobytes() for row in half}) or kth_score(collection, half)  # noqa: E731
     monkeypatch.setattr(tuning, "kth_score", spy)
     monkeypatch.setattr(gate, "answered", lambda opened, asked: judging.append(asked) or measure_queries(opened, asked))
@@ -230,7 +225,7 @@ def test_rows_under_the_keys_of_others_are_found(what, root, tmp_path):
     table = pq.read_table(object_path(root, about.shards[1].metadata))
     order = np.random.default_rng(0).permutation(table.num_rows)
     mixed = table.take(order).set_column(0, table.schema.field("key"), table["key"])
-    write = {"metadata": metadata.write_parquet, "lookup": metadata.write_lookup}[what]
+    write = {"metadata": write_parquet, "lookup": write_lookup}[what]
     write(tmp_path / "mixed", mixed)
     shards = [about.shards[0], about.shards[1].model_copy(update={what: store_object(root, tmp_path / "mixed")})]
     wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index.choice import OperatingPoint, TuningLimits, choose_point, pareto_front
-from index.ladder import candidate_configs, measure_candidates
-from index.shards import train_ivf
+from index.ivf.faiss_io import train_ivf
+from index.tuning.autotune import candidate_configs, measure_candidates
+from index.tuning.choice import OperatingPoint, TuningLimits, choose_point, pareto_front
 
 WANTED = TuningLimits(min_recall=0.9, max_memory_bytes=1e9, max_latency_s=10.0)
 

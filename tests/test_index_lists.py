@@ -6,8 +6,9 @@ import faiss
 import numpy as np
 import pytest
 
-from index.lists import ShardedIVF, float16_to_float32
-from index.shards import train_ivf, write_inverted_lists, write_trained_index
+from index.ivf.distance import float16_to_float32
+from index.ivf.faiss_io import train_ivf, write_inverted_lists, write_trained_index
+from index.ivf.sharded_ivf import ShardedIVF
 
 ROWS, DIM, NLIST = 3000, 32, 24
 

@@ -13,24 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import (
-    Collection,
-    GateConfig,
-    HeldOutQueries,
-    HotReloader,
-    Index,
-    IndexConfig,
-    build_index,
-    collect_garbage,
-    compact_index,
-    list_versions,
-    make_gate,
-    read_current,
-    rollback,
-    update_index,
-)
-from index.manifest import manifest_path, read_version_manifest
-from index.objects import object_path
+from index.building.build import build_index
+from index.building.compact import compact_index
+from index.building.update import update_index
+from index.collection import Collection
+from index.config import GateConfig, IndexConfig
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.search.hot_reload import HotReloader
+from index.search.index import Index
+from index.versions.folder import list_versions, manifest_path, read_current, read_version_manifest
+from index.versions.garbage import collect_garbage
+from index.versions.objects import object_path
+from index.versions.switch import rollback
 from tests.test_index import make
 
 CONFIG = IndexConfig(nlist=1, shards=2)  # exact
@@ -85,11 +80,11 @@ def searching(live: HotReloader, right: dict[str, list[list[str]]], stop, seen: 
 PROCESS = """
 import json, select, sys
 from collections import Counter
-from index import Live, Index
+from index.search import HotReloader, Index
 from tests.test_index_live import searching
 right = json.loads(sys.argv[2])
 seen = Counter()
-live = Live(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
+live = HotReloader(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
 print("ready", flush=True)
 searching(live, right, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), seen)
 print(json.dumps(seen))

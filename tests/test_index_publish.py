@@ -13,21 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.files import sha256_file
-from index import (
-    Collection,
-    Index,
-    IndexConfig,
-    RejectedError,
-    build_index,
-    list_versions,
-    read_current,
-    rollback,
-    verify_version,
-)
-from index.events import FILE, read_events
-from index.manifest import insert_checksum, manifest_path
-from index.objects import ObjectRef, object_path
+from data.io.digests import sha256_file
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import IndexConfig
+from index.search.index import Index
+from index.versions.events import FILE, read_events
+from index.versions.folder import insert_checksum, list_versions, manifest_path, read_current
+from index.versions.objects import ObjectRef, object_path
+from index.versions.switch import RejectedError, rollback, verify_version
 from tests.test_index import make
 
 CONFIG = IndexConfig(shards=2, nlist=4)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from index import Collection, IndexConfig, build_index
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import IndexConfig
 from tests.test_index import make, unit
 
 

@@ -6,13 +6,13 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from data.store import Store
-from index import Index
-from index.choice import TuningLimits
-from pipeline import tuning
-from pipeline.cli import build_app as build_app
-from pipeline.indexing import publish_full_index
-from pipeline.plan import load_plan
+from data.store.store import Store
+from index.search.index import Index
+from index.tuning.choice import TuningLimits
+from pipeline.cli.app import build_app
+from pipeline.plans.load import load_plan
+from pipeline.stages.index import publish_full_index
+from pipeline.stages.tune import advise_index_settings
 from tests.conftest import small_plan
 
 
@@ -46,7 +46,7 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
         return original(self, name, ids)
 
     monkeypatch.setattr(Store, "read", noted)
-    tuning.advise_index_settings(kind, TuningLimits(max_latency_s=10.0), finished.vectors, finished.usable)
+    advise_index_settings(kind, TuningLimits(max_latency_s=10.0), finished.vectors, finished.usable)
     *asked, sample = read
     assert len(asked) == 2
     assert all(not ids & sample for ids in asked)

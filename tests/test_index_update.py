@@ -8,23 +8,18 @@ import faiss
 import numpy as np
 import pytest
 
-from index import (
-    Collection,
-    GateConfig,
-    IncompatibleUpdateError,
-    Index,
-    IndexConfig,
-    MaintenanceConfig,
-    RejectedError,
-    build_index,
-    compact_index,
-    find_due_maintenance,
-    make_gate,
-    update_index,
-)
-from index.manifest import RowCounts, read_version_manifest
-from index.objects import Staging, object_path
-from index.parts import build_shard
+from index.building.build import build_index
+from index.building.compact import compact_index, find_due_maintenance
+from index.building.shard import build_shard
+from index.building.update import IncompatibleUpdateError, update_index
+from index.collection import Collection
+from index.config import GateConfig, IndexConfig, MaintenanceConfig
+from index.quality.gate import make_gate
+from index.search.index import Index
+from index.versions.folder import read_version_manifest
+from index.versions.manifest import RowCounts
+from index.versions.objects import Staging, object_path
+from index.versions.switch import RejectedError
 from tests.test_index import answer, make, slow
 from tests.test_index_publish import bytes_of
 
@@ -183,9 +178,9 @@ def test_update_then_compact_is_a_fresh_build_on_the_same_centroids(root, tmp_pa
         place = object_path(fresh, about.trained_index)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(object_path(root, about.trained_index), place)
-        from index import metadata
+        from index.metadata.tables import build_table
 
-        rows = metadata.build_table(kind, collection.metadata)
+        rows = build_table(kind, collection.metadata)
         of_shard = rows["key"].to_numpy() % 2
         parts = [
             build_shard(

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from index import GateConfig, HeldOutQueries, compact_index, make_gate
-from index.manifest import read_version_manifest
+from index.building.compact import compact_index
+from index.config import GateConfig
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.versions.folder import read_version_manifest
 from tests import test_index_update
 from tests.test_index_faults import files_of_at_most
 from tests.test_index_publish import bytes_of
@@ -99,7 +102,8 @@ def state(number: int) -> World:
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from index import compact, verify
+from index.building import compact_index
+from index.versions import verify_version
 from tests.test_index_update_killed import judge, state
 
 root, wanted = Path(sys.argv[1]), int(sys.argv[2])
@@ -109,10 +113,10 @@ def work():
     world = state(number)
     world.update(root, gate=judge(world))
     if number % 2:
-        compact(root, gate=judge(world))
+        compact_index(root, gate=judge(world))
 
 def answered():  # the step that the published version stands for
-    verify(root)
+    verify_version(root)
     for step in (number, number - 1):
         try:
             state(step).check(root)

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from index import GateConfig, RejectedError, build_index, make_gate, manifest, verified
-from index.manifest import PARTS, read_version_manifest
-from index.objects import object_path
+from index.building.build import build_index
+from index.config import GateConfig
+from index.quality import verified
+from index.quality.gate import make_gate
+from index.versions import folder as manifest
+from index.versions.folder import read_version_manifest
+from index.versions.manifest import PARTS
+from index.versions.objects import check_object, object_path
+from index.versions.switch import RejectedError
 from tests.test_index_update import CONFIG, ORIGIN, World, edit
 
 
@@ -36,7 +42,7 @@ def root(gated, tmp_path, monkeypatch) -> Path:
 def read(monkeypatch) -> set[Path]:
     """The objects whose hash was compared by an audit."""
     found: set[Path] = set()
-    original = manifest.check_object
+    original = check_object
 
     def noted(root, ref, what, content=True, again=True):
         path = original(root, ref, what, content, again)

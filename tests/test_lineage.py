@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from data.files import digest
-from pipeline.cli import build_app
+from data.io.digests import digest
+from pipeline.cli.app import build_app
 from pipeline.lineage import read_lineage
 
 

@@ -12,11 +12,11 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from data.records import Caption, Dataset, Image
-from data.store import Store
-from pipeline.cli import build_app
-from pipeline.misses import WINNERS, Miss, MissReport, find_misses, write_misses
-from pipeline.report import write_report
+from data.datasets.records import Caption, Dataset, Image
+from data.store.store import Store
+from pipeline.cli.app import build_app
+from pipeline.pages.misses import WINNERS, Miss, MissReport, find_misses, write_misses
+from pipeline.pages.report import write_report
 from tests.conftest import small_plan
 
 

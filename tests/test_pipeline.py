@@ -14,18 +14,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from data.datasets import DatasetConfig
-from data.files import sha256_file
-from data.store import Store
-from index import verify_version
-from pipeline import stages
-from pipeline.chain import PipelineRunner
-from pipeline.cli import build_app as build_app
-from pipeline.gallery import write_gallery
-from pipeline.plan import load_plan
-from pipeline.report import write_report
-from pipeline.search import Searcher
-from tern.evaluation import EvaluationConfig
+from data.config import DatasetConfig
+from data.io.digests import sha256_file
+from data.store.store import Store
+from index.versions.switch import verify_version
+from pipeline.cli.app import build_app
+from pipeline.pages.gallery import write_gallery
+from pipeline.pages.report import write_report
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.search.searcher import Searcher
+from pipeline.stages.evaluate import evaluate_splits
+from pipeline.stages.extract import extract_regions
+from tern.config import EvaluationConfig
 from tests.conftest import small_plan
 from tests.slow_recall import slow_recall
 
@@ -79,7 +80,7 @@ def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the
     shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     # A server that has imported everything forks the runs: so the kills fall into the work, not into imports.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.chain", "tests.test_pipeline"])
+    context.set_forkserver_preload(["pipeline.runs.runner", "tests.test_pipeline"])
     rng, kills = np.random.default_rng(3), 0
     for pause in rng.uniform(0.0, 1.5, 10):
         began = newest(tmp_path)
@@ -98,11 +99,11 @@ def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the
 
 
 def test_shards_over_worker_processes_give_the_same_store(finished, tmp_path):
-    from pipeline.workers import make_process_map
+    from pipeline.runs.workers import make_process_map
 
     plan = load_plan(str(small_plan(tmp_path, workers=2)))
     each = make_process_map(2, "region features")
-    regions = stages.extract_regions(plan.regions, finished.dataset, tmp_path, plan.images_per_shard, each)
+    regions = extract_regions(plan.regions, finished.dataset, tmp_path, plan.images_per_shard, each)
     assert regions.name == finished.regions.name
     ours, theirs = Store(regions), Store(finished.regions)
     assert ours.ids == theirs.ids
@@ -133,9 +134,7 @@ def test_metrics_follow_what_the_gallery_holds(finished, tmp_path):
     """An image without captions asks nothing, but stands among those that are searched, until it is removed."""
     dataset, name = finished.dataset, finished.dataset.select_split("test").images[0].id
     mute = replace(dataset, captions=tuple(c for c in dataset.captions if c.image_id != name))
-    with_it, without = (
-        stages.evaluate_splits(finished.vectors, d, tmp_path) for d in (mute, dataset.exclude_images({name}))
-    )
+    with_it, without = (evaluate_splits(finished.vectors, d, tmp_path) for d in (mute, dataset.exclude_images({name})))
     assert with_it != without
     counts = [json.loads(path.read_text())["test"]["images"] for path in (with_it, without)]
     assert counts == [6, 5]
@@ -279,7 +278,7 @@ def test_the_command_line_gives_what_the_calls_give(finished, tmp_path):
 def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished, tmp_path):
     plain = json.loads(finished.metrics.read_text())
     config = EvaluationConfig(folds=2, ndcg=True)
-    path = stages.evaluate_splits(finished.vectors, finished.usable, tmp_path, config=config)
+    path = evaluate_splits(finished.vectors, finished.usable, tmp_path, config=config)
     assert path.name != finished.metrics.name
     for split, found in json.loads(path.read_text()).items():
         assert {key: found[key] for key in plain[split]} == plain[split]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from extractors.faster_rcnn import TorchvisionConfig
-from extractors.grid import GridConfig
-from pipeline.plan import Plan, load_plan, shipped_plans
+from extractors.config import GridConfig, TorchvisionConfig
+from pipeline.plan_files import shipped_plans
+from pipeline.plans.load import load_plan
+from pipeline.plans.plan import Plan
 
 DATASET = '[dataset]\nname = "x"\nannotations = "a.json"\nimages = "photos"\n'
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from extractors.detector import build_demo_detector, build_detector
-from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor, select_boxes
-from extractors.regions import WHOLE_IMAGE
+from extractors.config import TorchvisionConfig
+from extractors.regions.base import WHOLE_IMAGE
+from extractors.regions.demo_network import build_demo_detector
+from extractors.regions.detectors import build_detector
+from extractors.regions.faster_rcnn import TorchvisionExtractor
+from extractors.regions.selection import select_boxes
 from tests.test_images import picture
 
 

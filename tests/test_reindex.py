@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data.store import Store
-from index import Collection, IncompatibleUpdateError, Index, IndexConfig, MaintenanceConfig
-from index import build_index as build_plain
-from index.manifest import list_versions, read_version_manifest
-from pipeline.chain import PipelineRunner
-from pipeline.cli import build_app
-from pipeline.indexing import find_served_version, publish_index_update
-from pipeline.plan import load_plan
+from data.store.store import Store
+from index.building.build import build_index as build_plain
+from index.building.update import IncompatibleUpdateError
+from index.collection import Collection
+from index.config import IndexConfig, MaintenanceConfig
+from index.search.index import Index
+from index.versions.folder import list_versions, read_version_manifest
+from pipeline.cli.app import build_app
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.stages.index import find_served_version, publish_index_update
 from tests.conftest import SMALL
 
 

@@ -6,14 +6,16 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-from index import HotReloader, add_tag, rollback
-from pipeline.cli import build_app
-from pipeline.indexing import publish_full_index
-from pipeline.search import Searcher
+from index.search.hot_reload import HotReloader
+from index.versions.switch import rollback
+from index.versions.tags import add_tag
+from pipeline.cli.app import build_app
+from pipeline.search.searcher import Searcher
+from pipeline.stages.index import publish_full_index
 from tests.conftest import small_plan
 
 testclient = pytest.importorskip("fastapi.testclient")
-serve = pytest.importorskip("pipeline.serve")
+serve = pytest.importorskip("pipeline.service.app")
 
 
 @pytest.fixture(scope="module")

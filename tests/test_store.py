@@ -11,11 +11,14 @@ import h5py
 import numpy as np
 import pytest
 
-from data.files import atomic_write, digest, sha256_file
-from data.manifest import read_store_manifest
-from data.shards import Item, ShardPlan, commit, open_or_create_store, plan_shards, write_shard
-from data.store import Store
-from data.verify import verify_store
+from data.io.digests import digest, sha256_file
+from data.io.files import atomic_write
+from data.manifest.manifest import open_or_create_store, read_store_manifest
+from data.manifest.schema import Item, ShardPlan
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.verify import verify_store
+from data.store.writing import commit, plan_shards
 
 ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}
 

@@ -14,12 +14,15 @@ import h5py
 import numpy as np
 import pytest
 
-from data import shard_file
-from data.compact import compact_store
-from data.files import sha256_file
-from data.lock import manifest_lock, write_lock
-from data.shards import Item, commit, open_or_create_store, plan_shards, store_update, write_shard
-from data.store import Store
+from data.io.digests import sha256_file
+from data.io.locks import manifest_lock, write_lock
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item
+from data.store import shard_file
+from data.store.compact import compact_store
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit, plan_shards, store_update
 
 FORK = multiprocessing.get_context("fork")
 SHARD = 4

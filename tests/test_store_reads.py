@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import reader
-from data.files import write_json
-from data.loader import iter_batches
-from data.shard_file import read_shard_entry
-from data.shards import Item, commit, open_or_create_store, plan_shards, read_store_manifest, write_shard
-from data.store import Store
+from data.io.files import write_json
+from data.manifest.manifest import open_or_create_store, read_store_manifest
+from data.manifest.schema import Item
+from data.store import reader
+from data.store.loader import iter_batches
+from data.store.shard_file import read_shard_entry, write_shard
+from data.store.store import Store
+from data.store.writing import commit, plan_shards
 
 NAMES = [f"photo {i}.jpg" for i in range(37)]
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.shards import ShardPlan
-from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
-from extractors.grid import GridConfig
-from extractors.regions import PreprocessedImage, RegionExtractor, Regions
-from extractors.stream import extract_from_paths
-from extractors.text import TextConfig
-from pipeline.stages import ExtractionJob
-from pipeline.workers import make_process_map
+from data.manifest.schema import ShardPlan
+from extractors.config import GridConfig, TextConfig, TorchvisionConfig
+from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
+from extractors.regions.faster_rcnn import TorchvisionExtractor
+from extractors.regions.stream import extract_from_paths
+from pipeline.runs.workers import make_process_map
+from pipeline.stages.extract import ExtractionJob
 from tests.test_images import picture
 
 PATIENCE = 20  # seconds until an event that should come counts as missing

@@ -9,17 +9,18 @@ import torch
 from transformers import BertModel
 from typer.testing import CliRunner
 
-from data.files import read_json
-from data.records import printable
-from data.store import Store
-from extractors.text import TextEncoder, TextExtractor
-from pipeline.chain import PipelineRunner
-from pipeline.cli import build_app
+from data.io.files import read_json
+from data.store.store import Store
+from data.text import printable
+from extractors.text.extractor import TextEncoder, TextExtractor
+from pipeline.cli.app import build_app
 from pipeline.lineage import read_lineage
-from pipeline.plan import Plan, load_plan
-from pipeline.report import write_report
-from pipeline.search import Searcher
-from tern.convert import import_checkpoint
+from pipeline.pages.report import write_report
+from pipeline.plans.load import load_plan
+from pipeline.plans.plan import Plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.search.searcher import Searcher
+from tern.model.convert import import_checkpoint
 from tests.conftest import small_plan
 from tests.slow_tern import SlowTern
 
@@ -192,7 +193,7 @@ def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
 
 
 def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monkeypatch):
-    artifacts = pytest.importorskip("flows.artifacts")
+    artifacts = pytest.importorskip("flows.reporting.artifacts")
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     shown = []

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from tern.convert import convert_state_dict, load_paper_checkpoint
-from tern.losses import build_loss
-from tern.model import ModelConfig, Tern, build_model
-from tern.optim import lr_factor
+from tern.config import ModelConfig, TrainConfig
+from tern.losses.build import build_loss
+from tern.model.convert import convert_state_dict, load_paper_checkpoint
+from tern.networks.build import build_model
+from tern.networks.default import Tern
 from tern.presets import PRESETS
-from tern.train import TrainConfig
+from tern.training.optim import lr_factor
 from tests.slow_tern import SlowTern, hinge
 
 SMALL = {"d": 24, "t": 10, "e": 16, "layers": 3, "shared": 2, "ff": 20}
@@ -179,7 +180,7 @@ def test_modern_is_the_network_of_the_model_file():
 def test_dropout_falls_where_the_specification_lets_it(tmp_path):
     """In training, over many draws, the mean and spread of a layer's output are those of torch's own layer."""
     torch.manual_seed(0)
-    from tern.authors import PaperLayer
+    from tern.networks.paper import PaperLayer
 
     theirs = nn.TransformerEncoderLayer(16, 4, 20, 0.4, "relu", batch_first=True)
     mine = PaperLayer(16, 4, 20, 0.4)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tern.baselines import chance_recall, fit_ridge
+from tern.evaluation.baselines import chance_recall, fit_ridge
 
 
 @pytest.mark.parametrize(("images", "each"), [(20, 3), (4, 2), (9, 1)])

@@ -3,11 +3,18 @@
 import numpy as np
 import torch
 
-from tern.batches import BatchReader, plan_batches
-from tern.counts import MAX_COUNT, SIGMOID_SLOPE, SIMILARITY_THRESHOLD, RegionCounts, count_similar_regions
-from tern.model import ModelConfig, Tern
-from tern.run import Trainer
-from tern.train import TrainConfig
+from tern.batching.plan import plan_batches
+from tern.batching.read import BatchReader
+from tern.config import ModelConfig, TrainConfig
+from tern.networks.default import Tern
+from tern.networks.region_counts import (
+    MAX_COUNT,
+    SIGMOID_SLOPE,
+    SIMILARITY_THRESHOLD,
+    RegionCounts,
+    count_similar_regions,
+)
+from tern.training.trainer import Trainer
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
 

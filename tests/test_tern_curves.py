@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tern.train import TrainConfig, train
-from tests.test_tern_resume import CONFIG
+from tern.config import TrainConfig
+from tern.training.train import train
+from tests.test_tern_resume import RESUMED_CONFIG
 from tests.test_tern_train import world  # noqa: F401
 
 
@@ -19,7 +20,7 @@ def test_tensorboard_has_the_curve(world, tmp_path):  # noqa: F811
         if row["epoch"] == 1:
             raise KeyboardInterrupt
 
-    config = TrainConfig(**(CONFIG | {"tensorboard": True, "epochs": 3}))
+    config = TrainConfig(**(RESUMED_CONFIG | {"tensorboard": True, "epochs": 3}))
     with pytest.raises(KeyboardInterrupt):
         train(config, *world, tmp_path, stop)
     train(config, *world, tmp_path, rows.append)
@@ -32,6 +33,6 @@ def test_tensorboard_has_the_curve(world, tmp_path):  # noqa: F811
 
 
 def test_tensorboard_that_is_missing_is_named(world, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("tern.curves.find_spec", lambda name: None)
+    monkeypatch.setattr("tern.training.curves.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
-        train(TrainConfig(**(CONFIG | {"tensorboard": True})), *world, tmp_path)
+        train(TrainConfig(**(RESUMED_CONFIG | {"tensorboard": True})), *world, tmp_path)

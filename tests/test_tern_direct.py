@@ -3,11 +3,13 @@
 import numpy as np
 import torch
 
-from tern import direct
-from tern.embed import embed_new_captions, embed_new_images
-from tern.model import ModelConfig, Tern, build_model
-from tern.run import Trainer
-from tern.train import TrainConfig
+from tern.config import ModelConfig, TrainConfig
+from tern.model.embed import embed_new_captions, embed_new_images
+from tern.networks import shortcut as direct
+from tern.networks.build import build_model
+from tern.networks.default import Tern
+from tern.training.normalization import fit_normalization
+from tern.training.trainer import Trainer
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
 
@@ -70,7 +72,7 @@ def test_a_number_that_never_moves_in_training_has_no_say(world):  # noqa: F811
     regions, tokens, _ = world
     model = lone(20, 14)
     with torch.no_grad():
-        direct.fit_normalization(model, regions, tokens, ["0.jpg"], ["0.jpg#0"])  # of one image nothing moves
+        fit_normalization(model, regions, tokens, ["0.jpg"], ["0.jpg#0"])  # of one image nothing moves
     features = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
     assert np.isfinite(embed_new_images(model, [(features, np.zeros((3, 4)), (9, 9), np.ones(3))])).all()
     assert not (features.mean() / model.image_shortcut.spread).any()

@@ -14,13 +14,15 @@ import torch
 import torch.distributed as dist
 from typer.testing import CliRunner
 
-from data.store import Store
-from pipeline.cli import build_app
-from tern import embed
-from tern.distributed import all_gather_with_grad
-from tern.launch import make_failure_error
-from tern.run import Trainer
-from tern.train import TrainConfig, train
+from data.store.store import Store
+from pipeline.cli.app import build_app
+from tern.config import TrainConfig
+from tern.model.embed import embed_captions
+from tern.model.folder import load_model
+from tern.parallel.gradients import all_gather_with_grad
+from tern.parallel.torchrun import make_failure_error
+from tern.training.train import train
+from tern.training.trainer import Trainer
 from tests.conftest import small_plan
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
@@ -107,8 +109,8 @@ def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # 
         assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
     # vectors, not weights: the bias of the keys has no gradient but rounding, and Adam makes steps of that
     names = [caption.id for caption in world[2].split("val").captions]
-    models = [embed.load_model(run) for run in (folder / "run", tmp_path)]
-    one, two = (np.concatenate([rows for _, rows in embed.embed_captions(m, world[1], names)]) for m in models)
+    models = [load_model(run) for run in (folder / "run", tmp_path)]
+    one, two = (np.concatenate([rows for _, rows in embed_captions(m, world[1], names)]) for m in models)
     np.testing.assert_allclose(one, two, atol=5e-3)
     assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
 
@@ -117,7 +119,7 @@ def test_torchrun_trains_a_plan(finished, tmp_path):
     for part in ("dataset", "stores"):
         shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
+    words = [*launch, "pipeline.cli.app", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("model ") == found.stderr.count("epoch   1/1") == 1

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tern import evaluation as module
-from tern.evaluation import EvaluationConfig, evaluate_vectors
-from tern.metrics import average_metrics, make_folds, retrieval_metrics
-from tern.ndcg import write_relevances
+from tern.config import EvaluationConfig
+from tern.evaluation import evaluate as module
+from tern.evaluation.evaluate import evaluate_vectors
+from tern.evaluation.metrics import average_metrics, make_folds, retrieval_metrics
+from tern.evaluation.ndcg import write_relevances
 from tests.test_tern_metrics import scene
 from tests.test_tern_ndcg import slow_both, slow_rouge
 

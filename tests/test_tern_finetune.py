@@ -6,13 +6,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from data.store import Store
-from extractors.text import TextConfig, TextEncoder, TextExtractor
-from pipeline.chain import PipelineRunner
-from pipeline.plan import load_plan
-from pipeline.search import Searcher
-from tern import embed
-from tern.train import TrainConfig, train
+from data.store.store import Store
+from extractors.config import TextConfig
+from extractors.text.extractor import TextEncoder, TextExtractor
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.search.searcher import Searcher
+from tern.config import TrainConfig
+from tern.model.embed import embed_captions, embed_new_captions
+from tern.model.folder import load_model
+from tern.training.train import train
+from tern.training.validation import evaluate_split
 from tests.conftest import small_plan
 from tests.test_tern_train import CONFIG, THINGS, world  # noqa: F401
 
@@ -33,12 +37,12 @@ def test_an_encoder_from_nothing_learns_what_words_mean(world, tmp_path):  # noq
     config = TrainConfig(**(CONFIG | {"epochs": 20, "fine_tune": True, "text_lr_scale": 1.0}))
     torch.manual_seed(0)
     folder = train(config, *world, tmp_path, text_encoder=Words())
-    model = embed.load_model(folder, text=Words())
-    found = embed.evaluate_split(model, regions, tokens, dataset.select_split("test"))
+    model = load_model(folder, text=Words())
+    found = evaluate_split(model, regions, tokens, dataset.select_split("test"))
     assert found["t2i_r5"] > 80  # chance is 25
     name = dataset.select_split("test").captions[0].id
-    stored = next(embed.embed_captions(model, tokens, [name]))[1][0]
-    fresh = embed.embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
+    stored = next(embed_captions(model, tokens, [name]))[1][0]
+    fresh = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
     np.testing.assert_allclose(fresh, stored, atol=1e-6)
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import distances, losses, miners, reducers
 
-from tern.losses import LossConfig, build_loss
-from tern.losses.library import UNSUPPORTED_LOSSES
+from tern.config import LossConfig
+from tern.losses.build import build_loss
+from tern.losses.metric_learning import UNSUPPORTED_LOSSES
 from tests.slow_losses import SLOW, slow_hinge, slow_infonce
 
 FITTING = [

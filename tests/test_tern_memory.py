@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import losses
 
-from tern.losses import LossConfig, build_loss
+from tern.config import LossConfig, TrainConfig
+from tern.losses.build import build_loss
 from tern.losses.vicreg import vicreg_loss
-from tern.train import TrainConfig, train
+from tern.training.train import train
 from tests.slow_losses import SLOW, slow_vicreg
 from tests.test_tern_losses import FITTING, batch
 from tests.test_tern_train import CONFIG, Killed, world  # noqa: F401

@@ -5,8 +5,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tern import metrics
-from tern.metrics import average_metrics, compute_ranks, encode_image_ids, make_folds, rank_queries, retrieval_metrics
+from tern.evaluation import metrics
+from tern.evaluation.metrics import (
+    average_metrics,
+    compute_ranks,
+    encode_image_ids,
+    make_folds,
+    rank_queries,
+    retrieval_metrics,
+)
 
 
 def scene(seed=0, images=23, ties=True):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from pytorch_metric_learning import miners
 
-from tern.losses import LossConfig, build_loss
-from tern.losses.library import UNSUPPORTED_MINERS
+from tern.config import LossConfig
+from tern.losses.build import build_loss
+from tern.losses.metric_learning import UNSUPPORTED_MINERS
 from tests.test_tern_losses import FITTING, batch
 
 FITTING_MINERS = [

@@ -5,9 +5,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tern.batches import pad_rows, plan_batches, sample_kept_rows
-from tern.embed import embed_new_captions, embed_new_images
-from tern.model import GPO, ModelConfig, Tern, TransformerLayer, box_features, pool_rows
+from tern.batching.pad import pad_rows, sample_kept_rows
+from tern.batching.plan import plan_batches
+from tern.config import ModelConfig
+from tern.model.embed import embed_new_captions, embed_new_images
+from tern.networks.default import GPO, Tern, TransformerLayer
+from tern.networks.layers import box_features, pool_rows
 
 SMALL = {"width": 16, "heads": 2, "text_layers": 1, "feedforward_dim": 24, "embed_dim": 12, "shortcut": False}
 SHAPES = [{"pooling": how} for how in ("gpo", "mean", "max", "cls")] + [

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tern import metrics
-from tern.ndcg import ndcg, read_relevances, write_relevances
-from tern.rouge import TokenizedReferences, rouge_l
+from tern.evaluation import metrics
+from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
+from tern.evaluation.rouge import TokenizedReferences, rouge_l
 from tests.test_tern_metrics import scene
 
 WORDS = ["a", "dog", "on", "the", "grass", "two", "men", ".", ""]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tern import quick
+from tern.networks import cpu_ops as quick
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])

@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tern.run as run_module
-from data.store import Store
-from tern.checkpoint import STATE
-from tern.losses import LossConfig
-from tern.optim import is_on_plateau, lr_factor
-from tern.run import Trainer
-from tern.train import TrainConfig, train
+import tern.training.trainer as run_module
+from data.store.store import Store
+from tern.config import LossConfig, TrainConfig
+from tern.training.checkpoint import STATE
+from tern.training.optim import is_on_plateau, lr_factor
+from tern.training.train import train
+from tern.training.trainer import Trainer
 from tests.test_tern_finetune import Words
 from tests.test_tern_train import CONFIG, world  # noqa: F401
 
-CONFIG = CONFIG | {"images_per_batch": 8, "gradient_accumulation_steps": 2, "length_groups": 3, "save_steps": 1}
+RESUMED_CONFIG = CONFIG | {"images_per_batch": 8, "gradient_accumulation_steps": 2, "length_groups": 3, "save_steps": 1}
 STEPS = 4  # an epoch: 60 images, 8 batches of them, 2 batches a step
 KEPT = ("best.safetensors", "last.safetensors", "ema.safetensors", "history.csv", "model.json")
 
@@ -61,7 +61,7 @@ def processes():
 )
 def test_killed_at_ten_random_moments_it_ends_the_same(world, tmp_path, processes, extra):  # noqa: F811
     regions, tokens, dataset = world
-    config = TrainConfig(**(CONFIG | extra))
+    config = TrainConfig(**(RESUMED_CONFIG | extra))
 
     def go(moment, folder):
         process = processes.Process(
@@ -83,7 +83,7 @@ def test_killed_at_ten_random_moments_it_ends_the_same(world, tmp_path, processe
 
 def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monkeypatch):  # noqa: F811
     """And not the beginning of the epoch: the steps that are left are all that is done."""
-    config, real, done = TrainConfig(**CONFIG), Trainer.train_step, []
+    config, real, done = TrainConfig(**RESUMED_CONFIG), Trainer.train_step, []
 
     def stop(self, *rest):
         if self.global_step == 6:
@@ -108,7 +108,7 @@ def test_a_state_in_the_middle_of_an_epoch_is_gone_on_from(world, tmp_path, monk
 def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
     """Rows item by item, each kept or left out by the draw, images first; halves of a step are halves of it."""
     regions, tokens, dataset = world
-    run = Trainer(TrainConfig(**(CONFIG | {"token_drop": 0.3})), regions, tokens, dataset, "cpu")
+    run = Trainer(TrainConfig(**(RESUMED_CONFIG | {"token_drop": 0.3})), regions, tokens, dataset, "cpu")
     plan, draw = run.plan_batches(0)[1], np.random.default_rng(5)
     expected = []
     for store, ids, drop in ((regions, plan.images, 0.2), (tokens, plan.captions, 0.3)):
@@ -135,9 +135,9 @@ def test_a_step_holds_what_a_slow_loop_reads(world):  # noqa: F811
 
 def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
     regions, tokens, dataset = world
-    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "gradient_accumulation_steps": 1}
+    still = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "gradient_accumulation_steps": 1}
     runs = [
-        Trainer(TrainConfig(**(CONFIG | still | {"length_groups": count})), regions, tokens, dataset, "cpu")
+        Trainer(TrainConfig(**(RESUMED_CONFIG | still | {"length_groups": count})), regions, tokens, dataset, "cpu")
         for count in (1, 4)
     ]
     plan = runs[0].plan_batches(0)[0]
@@ -151,8 +151,8 @@ def test_groups_by_length_change_nothing_but_rounding(world):  # noqa: F811
 
 def test_accumulated_batches_move_the_weights_by_the_mean_of_their_gradients(world):  # noqa: F811
     regions, tokens, dataset = world
-    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "max_grad_norm": 1e9}
-    run = Trainer(TrainConfig(**(CONFIG | still)), regions, tokens, dataset, "cpu")
+    still = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "max_grad_norm": 1e9}
+    run = Trainer(TrainConfig(**(RESUMED_CONFIG | still)), regions, tokens, dataset, "cpu")
     plans = run.plan_batches(0)[:2]
     for number, plan in enumerate(plans):
         (run.compute_loss(plan, number, run.read_batch((number, plan))) / 2).backward()
@@ -166,9 +166,9 @@ def test_accumulated_batches_move_the_weights_by_the_mean_of_their_gradients(wor
 def test_steps_are_the_update_written_out(world, clip, ema):  # noqa: F811
     """Warm-up, clipping, AdamW by its formula, the encoder at a tenth of the rate, and the average of the weights."""
     regions, tokens, dataset = world
-    still = CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}
+    still = RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}
     c = TrainConfig(
-        **(CONFIG | {"model": still, "gradient_accumulation_steps": 1, "max_grad_norm": clip, "ema": ema, "weight_decay": 0.1}),
+        **(RESUMED_CONFIG | {"model": still, "gradient_accumulation_steps": 1, "max_grad_norm": clip, "ema": ema, "weight_decay": 0.1}),
         fine_tune=True, warmup=2,
     )  # fmt: skip
     run = Trainer(c, regions, tokens, dataset, "cpu", Words())
@@ -202,11 +202,11 @@ def test_steps_are_the_update_written_out(world, clip, ema):  # noqa: F811
 
 
 def test_the_first_epochs_take_the_hinge_of_all_negatives(world):  # noqa: F811
-    still = {"model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}}
+    still = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}}
 
     def loss(negatives, easy_epochs, epoch):
         hinge = {"loss": {"name": "hinge", "negatives": negatives}, "all_negatives_epochs": easy_epochs}
-        run = Trainer(TrainConfig(**(CONFIG | still | hinge)), *world, "cpu")
+        run = Trainer(TrainConfig(**(RESUMED_CONFIG | still | hinge)), *world, "cpu")
         plan = run.plan_batches(0)[0]
         step = run.read_batch((0, plan))
         run.epoch = epoch
@@ -220,20 +220,20 @@ def test_the_first_epochs_take_the_hinge_of_all_negatives(world):  # noqa: F811
 @pytest.mark.parametrize(("over", "seen", "chosen"), [(1, 5, 2), (3, 7, 7)])
 def test_patience_ends_a_run_that_gets_no_better(world, tmp_path, monkeypatch, over, seen, chosen):  # noqa: F811
     """By single epochs 80 is not surpassed in three; by means of three 76.7 is, in the last one: 80."""
-    from tern import run as module
+    from tern.training import trainer as module
 
     marks = [50.0, 80.0, 70.0, 80.0, 60.0, 90.0, 90.0]
     told, names = iter(marks), ("t2i_r1", "i2t_r1")
     monkeypatch.setattr(module, "validate", lambda *_: {"rsum": next(told)} | dict.fromkeys(names, 1.0))
     rows = []
-    config = TrainConfig(**(CONFIG | {"epochs": 7, "patience": 3, "selection_window": over}))
+    config = TrainConfig(**(RESUMED_CONFIG | {"epochs": 7, "patience": 3, "selection_window": over}))
     train(config, *world, tmp_path, rows.append)
     assert [row["rsum"] for row in rows] == marks[:seen]
     assert json.loads((tmp_path / "model.json").read_text())["epoch"] == chosen
 
 
 def test_the_last_and_the_averaged_weights_are_left_whole(world, tmp_path):  # noqa: F811
-    train(TrainConfig(**CONFIG), *world, tmp_path)
+    train(TrainConfig(**RESUMED_CONFIG), *world, tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
     for file, part in (("last.safetensors", "model"), ("ema.safetensors", "averaged")):
         kept = load_file(tmp_path / file)
@@ -246,12 +246,12 @@ def test_the_last_and_the_averaged_weights_are_left_whole(world, tmp_path):  # n
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, reduction, vicreg):  # noqa: F811
     """The plateau is made, not assumed: all vectors are alike, and the loss is what the hinge then gives."""
-    monkeypatch.setattr("tern.run.WATCHED", 5)
-    monkeypatch.setattr("tern.model.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
+    monkeypatch.setattr("tern.training.trainer.PLATEAU_BATCHES", 5)
+    monkeypatch.setattr("tern.networks.default.F.normalize", lambda x, **_: 0 * x + torch.eye(x.shape[-1])[0])
     loss = {"name": "hinge", "reduction": reduction, "vicreg_weight": vicreg}
     extra = {"loss": loss, "all_negatives_epochs": 0, "epochs": 3, "captions_per_image": 1}
     with pytest.warns(UserWarning, match=r"two margins.*easy_epochs") as caught:
-        train(TrainConfig(**(CONFIG | extra)), *world, tmp_path)
+        train(TrainConfig(**(RESUMED_CONFIG | extra)), *world, tmp_path)
     assert len([w for w in caught if "two margins" in str(w.message)]) == 1
 
 
@@ -261,9 +261,9 @@ def test_a_hinge_at_two_margins_is_warned_of_once(world, tmp_path, monkeypatch, 
 )
 def test_other_losses_have_no_plateau(world, tmp_path, monkeypatch, changes):  # noqa: F811
     looked: list[float] = []
-    monkeypatch.setattr("tern.run.on_plateau", lambda loss, *_: bool(looked.append(loss)))
+    monkeypatch.setattr("tern.training.trainer.is_on_plateau", lambda loss, *_: bool(looked.append(loss)))
     hinge = {"loss": {"name": "hinge"}, "epochs": 1, "all_negatives_epochs": 0}
-    train(TrainConfig(**(CONFIG | hinge | changes)), *world, tmp_path)
+    train(TrainConfig(**(RESUMED_CONFIG | hinge | changes)), *world, tmp_path)
     assert not looked, "that it is looked at else, the test above shows"
 
 
@@ -276,13 +276,13 @@ def test_what_is_near_two_margins():
 
 
 def test_what_names_a_run_is_what_decides_its_numbers(world):  # noqa: F811
-    from tern.train import fingerprint
+    from tern.training.train import fingerprint
 
-    name = fingerprint(TrainConfig(**CONFIG), *world)
+    name = fingerprint(TrainConfig(**RESUMED_CONFIG), *world)
     for change in ({"save_steps": 9}, {"save_seconds": 1}, {"device": "cpu"}, {"tensorboard": True}):
-        assert fingerprint(TrainConfig(**(CONFIG | change)), *world) == name
+        assert fingerprint(TrainConfig(**(RESUMED_CONFIG | change)), *world) == name
     for change in ({"gradient_accumulation_steps": 3}, {"patience": 2}, {"length_groups": 1}, {"betas": (0.9, 0.98)}):
-        assert fingerprint(TrainConfig(**(CONFIG | change)), *world) != name
+        assert fingerprint(TrainConfig(**(RESUMED_CONFIG | change)), *world) != name
 
 
 def test_a_warm_up_in_steps_and_a_constant_rate():

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tern.losses import build_loss
-from tern.model import build_model
-from tern.train import TrainConfig
+from tern.config import TrainConfig
+from tern.losses.build import build_loss
+from tern.networks.build import build_model
 
 SMALL = {"width": 16, "visual_layers": 2, "feedforward_dim": 20, "embed_dim": 12}
 INSIDE = {"qkv.": "self_attn.in_proj_", "out.": "self_attn.out_proj.", "feed.0.": "linear1.", "feed.3.": "linear2."}

@@ -2,21 +2,28 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from data.lock import write_lock
-from data.records import Caption, Dataset, Image
-from data.shards import Item, commit, open_or_create_store, plan_shards, write_shard
-from data.store import Store
-from pipeline.cli import _print_epoch
-from tern import embed
-from tern.optim import lr_factor
-from tern.run import Trainer
-from tern.train import TrainConfig, fingerprint, train
+from data.datasets.records import Caption, Dataset, Image
+from data.io.locks import write_lock
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit, plan_shards
+from pipeline.cli.app import _print_epoch
+from tern.config import TrainConfig
+from tern.model.embed import embed_captions, embed_images, embed_new_captions, embed_new_images
+from tern.model.folder import WEIGHTS, load_model
+from tern.training.optim import lr_factor
+from tern.training.train import fingerprint, train
+from tern.training.trainer import Trainer
+from tern.training.validation import evaluate_split
 
 CONFIG = {
     "epochs": 5, "images_per_batch": 16, "captions_per_image": 2, "lr": 3e-3, "region_drop": 0.2,
@@ -68,9 +75,9 @@ def straight(world, tmp_path_factory):
 
 def test_it_learns(world, tmp_path):
     rows = []
-    model = embed.load_model(train(TrainConfig(**(CONFIG | {"epochs": 20})), *world, tmp_path, rows.append))
+    model = load_model(train(TrainConfig(**(CONFIG | {"epochs": 20})), *world, tmp_path, rows.append))
     regions, tokens, dataset = world
-    found = embed.evaluate_split(model, regions, tokens, dataset.select_split("test"))
+    found = evaluate_split(model, regions, tokens, dataset.select_split("test"))
     # on 20 images chance is about 25 at R@5, and a recall moves in steps of 5: the sum of six is steadier
     assert found["t2i_r5"] > 80
     assert found["i2t_r5"] > 60
@@ -111,9 +118,7 @@ def test_killed_after_an_epoch_and_started_again_it_ends_the_same(world, tmp_pat
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.pt", "history.csv"])
 def test_killed_while_a_file_is_written_it_ends_the_same(world, tmp_path, straight, monkeypatch, name):
-    from data import files
-
-    real, seen = files.os.replace, []
+    real, seen = os.replace, []
 
     def replace(source, target):
         seen.append(str(target).endswith(name))
@@ -121,7 +126,7 @@ def test_killed_while_a_file_is_written_it_ends_the_same(world, tmp_path, straig
             raise Killed
         real(source, target)
 
-    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(Killed):
         train(TrainConfig(**CONFIG), *world, tmp_path)
     monkeypatch.undo()
@@ -144,9 +149,9 @@ def test_the_best_epoch_is_the_one_kept(world, straight):
     assert card["epoch"] == 1 + np.argmax(means)
     assert card["metrics"]["rsum"] == rows[card["epoch"] - 1]["rsum"]
     regions, tokens, dataset = world
-    again = embed.evaluate_split(embed.load_model(folder), regions, tokens, dataset.select_split("val"))
+    again = evaluate_split(load_model(folder), regions, tokens, dataset.select_split("val"))
     assert again == pytest.approx(card["metrics"])
-    names = dict(embed.load_model(folder).named_parameters())  # without the frame of the direct road
+    names = dict(load_model(folder).named_parameters())  # without the frame of the direct road
     arrays = load_file(folder / "best.safetensors")
     assert card["num_parameters"] == sum(arrays[name].size for name in names)
     with open(folder / "history.csv", newline="") as file:
@@ -163,19 +168,17 @@ def test_the_callers_random_numbers_are_left_alone(world, tmp_path):
 
 def test_fresh_rows_and_stored_rows_give_one_vector(world, straight):
     regions, tokens, dataset = world
-    model, part = embed.load_model(straight[0]), dataset.select_split("test")
+    model, part = load_model(straight[0]), dataset.select_split("test")
     names = [caption.id for caption in part.captions]
-    stored = dict(
-        zip(names, np.concatenate([v for _, v in embed.embed_captions(model, tokens, names, 7)]), strict=True)
-    )
+    stored = dict(zip(names, np.concatenate([v for _, v in embed_captions(model, tokens, names, 7)]), strict=True))
     for name in names[:5]:
-        fresh = embed.embed_new_captions(model, [tokens.read("features", [name])])[0]
+        fresh = embed_new_captions(model, [tokens.read("features", [name])])[0]
         np.testing.assert_allclose(fresh, stored[name], atol=1e-5)
     ids = [image.id for image in part.images]
-    seen = np.concatenate([v for _, v in embed.embed_images(model, regions, ids, 6)])
+    seen = np.concatenate([v for _, v in embed_images(model, regions, ids, 6)])
     read = lambda i: [regions.read(field, [i]) for field in ("features", "boxes", "size", "scores")]  # noqa: E731
     photos = [(features, boxes, size[0], scores) for features, boxes, size, scores in map(read, ids)]
-    np.testing.assert_allclose(embed.embed_new_images(model, photos), seen, atol=1e-5)
+    np.testing.assert_allclose(embed_new_images(model, photos), seen, atol=1e-5)
 
 
 def test_the_name_of_a_run_follows_what_it_depends_on(world):
@@ -214,7 +217,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_before_any_stat
             train(config, *world, tmp_path)
     kept = torch.load(tmp_path / "last.pt", weights_only=True)
     assert all(value.isfinite().all() for value in kept["model"].values() if value.is_floating_point())
-    assert embed.load_model(train(config, *world, tmp_path)), "the run goes on from there"
+    assert load_model(train(config, *world, tmp_path)), "the run goes on from there"
 
 
 def test_two_trainings_in_one_folder_are_refused(world, tmp_path):
@@ -231,7 +234,7 @@ def test_a_folder_of_another_run_is_refused(world, straight, tmp_path):
 
 def test_loading_an_unfinished_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="not finished"):
-        embed.load_model(tmp_path)
+        load_model(tmp_path)
 
 
 def test_the_rate_rises_then_falls_to_nothing():
@@ -258,9 +261,9 @@ def test_a_preset_is_resumed_to_the_same_weights_and_loaded_as_what_it_is(preset
         train(config, *world, tmp_path / "killed", kill)
     again = train(config, *world, tmp_path / "killed", rows.append)
     whole = train(config, *world, tmp_path / "whole")
-    weights = [load_file(folder / embed.WEIGHTS) for folder in (again, whole)]
+    weights = [load_file(folder / WEIGHTS) for folder in (again, whole)]
     assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert type(embed.load_model(whole)).__name__ == {"paper": "PaperTern", "kaylode": "KaylodeTern"}[preset]
+    assert type(load_model(whole)).__name__ == {"paper": "PaperTern", "kaylode": "KaylodeTern"}[preset]
     assert rows[-1]["epoch"] == 5
     assert rows[-1]["loss"] < rows[0]["loss"]
 
@@ -278,6 +281,6 @@ def test_a_compiled_model_learns_what_the_plain_one_does(world, tmp_path, monkey
     few = CONFIG | {"epochs": 1, "length_groups": 1, "model": CONFIG["model"] | {"pooling": pooling}}
     plain, other = (train(TrainConfig(**few, compile=c), *world, tmp_path / str(c)) for c in (False, True))
     assert graphs, "nothing was compiled"
-    expected = load_file(plain / embed.WEIGHTS)
-    for name, found in load_file(other / embed.WEIGHTS).items():
+    expected = load_file(plain / WEIGHTS)
+    for name, found in load_file(other / WEIGHTS).items():
         np.testing.assert_allclose(found, expected[name], atol=1e-4, err_msg=name)

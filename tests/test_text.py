@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
-from extractors.text import MINILM_PACKAGE, TextConfig, TextExtractor, check_sha256
+from extractors.config import TextConfig
+from extractors.text.extractor import TextExtractor
+from extractors.text.models import MINILM_PACKAGE, check_sha256
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), "dog", "dogs", "two"]

@@ -8,10 +8,14 @@ import sqlite3
 import numpy as np
 import pytest
 
-from index import Collection, Index, IndexConfig, build_index, update_index
-from index import search as search_module
-from index.metadata import COLUMNS
-from index.where import parse_filter
+from index.building.build import build_index
+from index.building.update import update_index
+from index.collection import Collection
+from index.config import IndexConfig
+from index.metadata.filters import parse_filter
+from index.metadata.schema import COLUMNS
+from index.search import index as search_module
+from index.search.index import Index
 
 NASTY = "'; DROP TABLE items; --"
 TEXTS = ("a dog", "A Dog runs", "two cats", "50% off_peak", "", NASTY, 'say "it"', "Ünï", None)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from numpy.random import Generator
 
 from data.demo.geometry import Scene
-from data.demo.kinds import KINDS
-from data.demo.scenes import WORDS, Group, choice, make_rng
+from data.demo.scenes.kinds import KINDS
+from data.demo.scenes.scene import WORDS, Group, choice, make_rng
 from data.demo.words import ACTION_PHRASES, ALONE, COUNTS, GROUNDS, LOOSE, VIEWS, noun_variants, place_phrases
 
 MOVING = ("run", "walk", "drive", "ride", "ski")

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from data.demo.cutouts import aspect_ratio
-from data.demo.kinds import KINDS
-from data.demo.people import GRIPS
-from data.demo.scenes import Group
+from data.demo.drawing.people import GRIPS
+from data.demo.drawing.sprites import aspect_ratio
+from data.demo.scenes.kinds import KINDS
+from data.demo.scenes.scene import Group
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 
@@ -50,8 +50,6 @@ SEAT = {"bicycle": 0.72, "motorcycle": 0.62, "skateboard": 0.42, "horse": 0.68, 
 MOUNT = {"bicycle": 0.62, "motorcycle": 0.62, "skateboard": 0.34, "horse": 0.84, "camel": 0.92, "elephant": 1.05}
 OVERHEAD = ("hold:umbrella", "hold:balloon", "hold:kite")
 WIDTH = {"run": 0.62, "jump": 0.56, "dance": 0.6, "walk": 0.46, "play:soccer ball": 0.62}
-
-
 # How far below the horizon (fraction of the height) things begin to stand, where it is not the usual 0.13.
 _NEARER = {
     "street": 0.24,

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 from numpy.random import Generator
 
-from data.demo.families import plan_scene
 from data.demo.geometry import Scene, Thing, approximate_box, covered_fraction, intersection_over_min_area, zone_rows
-from data.demo.kinds import KINDS
-from data.demo.scenes import LAYOUT, Group, SceneSpec, choice, make_rng, weighted_choice
+from data.demo.scenes.families import plan_scene
+from data.demo.scenes.kinds import KINDS
+from data.demo.scenes.scene import LAYOUT, Group, SceneSpec, choice, make_rng, weighted_choice
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from data.demo.cutouts import render_sprite
+from data.demo.drawing.interiors import render_background
+from data.demo.drawing.people import BELOW, LEG, render_person
+from data.demo.drawing.sprites import render_sprite
 from data.demo.geometry import MOUNT, SEAT, Scene, Thing, place_box
-from data.demo.interiors import render_background
-from data.demo.kinds import CLASSES, KINDS
-from data.demo.people import BELOW, LEG, render_person
-from data.demo.scenes import PAINT, make_rng
+from data.demo.scenes.kinds import CLASSES, KINDS
+from data.demo.scenes.scene import PAINT, make_rng
 
 MIN_VISIBLE_FRACTION = 0.35  # things of which less can be seen get no box
 ALPHA_THRESHOLD = 96  # alpha from which a pixel belongs to a thing

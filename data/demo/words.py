@@ -3,7 +3,7 @@
 Every list holds ways to say the same; a word that stands twice is said twice as often.
 """
 
-from data.demo.kinds import KINDS
+from data.demo.scenes.kinds import KINDS
 
 # Other names of a kind, singular/plural. The kind's own name is always among them.
 _NAMES = {
@@ -122,7 +122,6 @@ ACTION_PHRASES = {
     "ride:": ("riding {x}", "riding {x}", "riding on {x}"),
 }  # fmt: skip
 ALONE = {"play:baseball bat": ("swinging a baseball bat", "playing baseball", "hitting a baseball")}
-
 VIEWS = {
     "lake": ("a lake", "the lake", "a lake", "the blue lake"),
     "beach": ("the ocean", "the sea", "the sea"),

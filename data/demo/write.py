@@ -6,42 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 
+from data.config import DemoConfig
 from data.demo.captions import generate_captions
-from data.demo.kinds import CLASSES
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene
-from data.files import atomic_write, digest, read_json, remove_stale_temporaries, write_json
+from data.demo.scenes.kinds import CLASSES
+from data.io.digests import digest
+from data.io.files import atomic_write, read_json, remove_stale_temporaries, write_json
 
 ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
 CHUNK = 50  # scenes a task
 VERSION = 1  # raise it when the same config gives other pixels or words
-
-
-class DemoConfig(BaseModel):
-    """Which scenes to draw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = Field(2020, ge=0)  # scenes of two seeds have nothing in common
-    images: int = Field(1200, ge=1)  # pictures, five captions each
-    splits: dict[str, int] = {"train": 1000, "val": 100, "test": 100}  # pictures a split, in the order of their number
-
-    def model_post_init(self, context: Any) -> None:
-        """Refuse splits that do not add up."""
-        if sum(self.splits.values()) != self.images or min(self.splits.values(), default=0) < 0:
-            raise ValueError(f"splits {self.splits} must add up to images = {self.images}; change one of them")
-
-    def split_of(self, index: int) -> str:
-        """The split of a scene by its number."""
-        for name, size in self.splits.items():
-            if index < size:
-                return name
-            index -= size
-        raise ValueError(f"there is no scene {index}; the config has {self.images}")
-
-
 Task = tuple[int, int, int, str]  # seed, first scene, one past the last, folder of the pictures
 
 

@@ -17,17 +17,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.files import TRANSIENT_ERRNOS
+from data.io.files import TRANSIENT_ERRNOS
 from data.unpickle import load_restricted
 
 MAX_ARRAY_BYTES = 1 << 30  # of an array that is read whole: 36 rows of 2,048 numbers are 0.3 MB
 DEFLATE_RATIO = 1032  # no byte of a zip gives more
 MAX_HEADER = 10_000  # characters
 READ_ERRORS = (OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
 READ_ERRORS += (NotImplementedError, RuntimeError)  # zipfile's, for compression it does not know and for passwords
-
-
-# Faults of the machine, not of the file: the run stops and is resumed; the record must not be set aside for them.
 
 
 def is_transient_error(error: BaseException) -> bool:

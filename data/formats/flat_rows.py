@@ -7,88 +7,19 @@ The arrays: `filename` (n,) text, `offset` (n + 1,), `size` (n, 2) pixels as wid
 import io
 import zipfile
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from data.files import atomic_write, sha256_file
+from data.config import ReadOptions
 from data.formats.arrays import Npz, write_header
-from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
+from data.io.files import atomic_write
 
-VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 PER_IMAGE_ARRAYS = ("filename", "offset", "size")  # an entry an image
 ROW_ARRAYS = {"boxes": "boxes", "score": "scores", "cls": "class_ids"}  # array -> field
 EXTRA = {"attr": "attr_ids", "attr_score": "attr_scores"}  # written by us, and read if they are there
-
-
-class RegionFileConfig(BaseModel):
-    """Which file, and which of its arrays stand side by side as the feature."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: Path
-    feature_arrays: tuple[str, ...] = Field(min_length=1)  # names of the arrays, joined in this order
-    normalize: bool = True  # the rows of each array to unit length, so that none drowns the others
-
-
-class RegionFile:
-    """A file of regions, by image name; its arrays are read when rows are asked for.
-
-    Raises FileNotFoundError, or ValueError naming the array at fault.
-    """
-
-    def __init__(self, config: RegionFileConfig):
-        if not config.path.is_file():
-            raise FileNotFoundError(f"No file of regions at {config.path}; set `regions_file.path` in the plan.")
-        self.config = config
-
-    @cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        try:
-            with Npz(self.config.path) as archive:
-                arrays = {
-                    name: archive.read(name) for name in (*PER_IMAGE_ARRAYS, *ROW_ARRAYS, *self.config.feature_arrays)
-                }
-        except ValueError as error:
-            raise ValueError(f"{self.config.path} cannot be read as a file of regions: {error}") from error
-        shapes = {name: values.shape for name, values in arrays.items()}
-        _check(self.config.path, arrays["offset"], shapes, self.config.feature_arrays)
-        return arrays
-
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {str(name): number for number, name in enumerate(self._arrays["filename"])}
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What decides the numbers: the bytes of the file, and which arrays are taken."""
-        settings = self.config.model_dump(exclude={"path"}, mode="json")
-        return {"extractor": "file", "version": VERSION, "file_sha256": sha256_file(self.config.path), **settings}
-
-    classes: tuple[str, ...] = ()  # the file does not say what its numbers name
-    attributes: tuple[str, ...] = ()
-
-    def rows(self, names: list[str]) -> Iterator[dict[str, Any] | str]:
-        """For each image its fields of a region store, or the reason why there are none."""
-        for name in names:
-            yield self._row(self._place[name]) if name in self._place else f"it is not in {self.config.path}"
-
-    def _row(self, number: int) -> dict[str, Any]:
-        a = self._arrays
-        rows = slice(a["offset"][number], a["offset"][number + 1])
-        features = concat_features([a[name][rows] for name in self.config.feature_arrays], self.config.normalize)
-        none = {"attr_ids": np.full(len(features), -1), "attr_scores": np.zeros(len(features))}
-        given = {field: a[name][rows] for name, field in ROW_ARRAYS.items()}
-        return {
-            "features": features,
-            **none,
-            **given,
-            "scores": fill_nan_scores(given["scores"]),
-            "size": a["size"][number],
-        }
 
 
 def concat_features(parts: list[np.ndarray], normalise: bool) -> np.ndarray:

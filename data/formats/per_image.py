@@ -13,18 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from data.files import atomic_write
+from data.config import ReadOptions
 from data.formats.arrays import READ_ERRORS, Npz, is_transient_error, load_npy, write_npz
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
 from data.formats.names import safe_join
-from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
+from data.io.files import atomic_write
 
 FEATURE_DIM = 2048  # of bottom-up features: tells the axes of x apart where nothing else does
 INFO = {"class_ids": "objects_id", "scores": "objects_conf", "attr_ids": "attrs_id", "attr_scores": "attrs_conf"}
-
-
 TEMPORARY = re.compile(r"\..*\.tmp\.np[yz]$")  # of data.files.atomic, left by a process that was killed
-
-
 PER_IMAGE_READ_ERRORS = (*READ_ERRORS, IndexError, OverflowError)  # empty arrays, and infinity for a number of rows
 
 

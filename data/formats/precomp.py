@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from data.files import atomic_write, write_text
+from data.config import ReadOptions
 from data.formats.arrays import map_npy, write_header
-from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord, start_export
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord, start_export
+from data.io.files import atomic_write, write_text
 
 SUFFIX = "_ims.npy"
 MAX_IDS_BYTES = 256 << 20

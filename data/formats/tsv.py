@@ -15,14 +15,19 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.files import atomic_write
-from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord
+from data.config import ReadOptions
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
+from data.io.files import atomic_write
 
 CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^"\t][^\t]*|))(?=\t|$)')
 MAX_LINE = 64 << 20  # bytes: 100 rows of 2,048 numbers are 1.1 MB
 CAFFE = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = ("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes")
+
+
 LXMERT += ("boxes", "features")
+
+
 ARRAYS = {  # column -> field of a region store, dtype in the file, numbers a row (-1: whatever comes out)
     "objects_id": ("class_ids", "<i8", 0),
     "objects_conf": ("scores", "<f4", 0),

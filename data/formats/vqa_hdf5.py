@@ -13,9 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.files import atomic_write, read_json, write_json
+from data.config import ReadOptions
 from data.formats.arrays import MAX_ARRAY_BYTES, is_transient_error
-from data.formats.records import ExportRows, Format, InvalidSourceRecord, ReadOptions, SourceRecord, start_export
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord, start_export
+from data.io.files import atomic_write, read_json, write_json
 from data.unpickle import load_restricted
 
 NAMES = ("image_features", "image_bb", "spatial_features")

@@ -26,10 +26,10 @@ from extractors.bottom_up.pooling import POOLED, STRIDE, roi_max_pool
 from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid, select_proposals
 from extractors.bottom_up.selection import select_regions
 from extractors.bottom_up.weights import MEAN, load_bottom_up
-from extractors.configs import BottomUpConfig
-from extractors.fast import DTYPE_NAMES, choose_dtype, fold_batch_norms, to_cpu, to_device
-from extractors.regions import PreprocessedImage, RegionExtractor, Regions
-from extractors.state import state_sha256
+from extractors.config import BottomUpConfig
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms, to_cpu, to_device
+from extractors.nn.state_dict import state_sha256
+from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 
 VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
 ROI_CHUNK = 24  # on a CPU: their maps stay in its cache

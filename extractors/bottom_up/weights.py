@@ -16,11 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.files import atomic_write, sha256_file
+from data.io import atomic_write, sha256_file
 from extractors.bottom_up.model import ANCHORS, BLOCKS, BottomUpRCNN
 from extractors.bottom_up.proposals import RATIOS, SCALES, caffe_anchors
-from extractors.configs import Anchors
-from extractors.state import load_state_dict_file, load_state_dict_strict, read_safetensors_metadata, state_sha256
+from extractors.config import Anchors
+from extractors.nn.state_dict import (
+    load_state_dict_file,
+    load_state_dict_strict,
+    read_safetensors_metadata,
+    state_sha256,
+)
 
 MEAN = (102.9801, 115.9465, 122.7717)  # of blue, green, red, 0..255
 OBJECTNESS = "proposal_generator.rpn_head.objectness_logits"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from tern.losses.config import LossConfig
+from tern.config import LossConfig
+from tern.losses.base import CrossModalLoss
+from tern.losses.contrastive import Hinge, InfoNCE
 from tern.losses.memory import CrossBatchMemory
-from tern.losses.pairwise import CrossModalLoss
-from tern.losses.plain import Hinge, InfoNCE
 from tern.losses.vicreg import WithVICReg
 
 if TYPE_CHECKING:
-    from tern.losses.library import MetricLearningLoss
+    from tern.losses.metric_learning import MetricLearningLoss
 
 
 def build_loss(config: LossConfig) -> CrossModalLoss:
@@ -34,7 +34,9 @@ def build_loss(config: LossConfig) -> CrossModalLoss:
 
 def build_metric_learning_loss(config: LossConfig) -> MetricLearningLoss:
     """A loss of the library, tried out; ValueError if it does not fit."""
-    from tern.losses.library import MetricLearningLoss  # and with it scipy: a second that the plain losses do not need
+    from tern.losses.metric_learning import (
+        MetricLearningLoss,  # and with it scipy: a second that the plain losses do not need
+    )
 
     try:
         loss = MetricLearningLoss(config)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tern.losses.pairwise import CrossModalLoss
+from tern.losses.base import CrossModalLoss
 
 
 class CrossBatchMemory(CrossModalLoss):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tern.losses.pairwise import CrossModalLoss
+from tern.losses.base import CrossModalLoss
 
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0  # the paper's weights
 EPSILON = 1e-4

@@ -9,15 +9,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data.records import Dataset
-from data.store import Store
-from pipeline.chain import PipelineRunner
-from pipeline.plan import load_plan
-from pipeline.stages import held_out_ids
-from tern import embed
-from tern.baselines import chance_recall, fit_ridge, pool_features
-from tern.metrics import retrieval_metrics
-from tern.train import TrainConfig, train
+from data.datasets.records import Dataset
+from data.store.store import Store
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.stages.dataset import held_out_ids
+from tern.batching.pooled import pool_features
+from tern.config import TrainConfig
+from tern.evaluation.baselines import chance_recall, fit_ridge
+from tern.evaluation.metrics import retrieval_metrics
+from tern.model.folder import MODEL_CARD, load_model
+from tern.training.train import train
+from tern.training.validation import evaluate_split
 from tests.bench.common import cpu_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "flickr8k"
@@ -87,8 +90,8 @@ def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any
             seconds, _ = cpu_of(lambda c=config, f=run: train(c, regions, tokens, dataset, f))
             if not spent_on_it.exists():  # made before; a run broken off is told too short
                 spent_on_it.write_text(str(seconds))
-            found.append(embed.evaluate_split(embed.load_model(run), regions, tokens, test))
-            val.append(json.loads((run / embed.MODEL_CARD).read_text())["metrics"]["rsum"])
+            found.append(evaluate_split(load_model(run), regions, tokens, test))
+            val.append(json.loads((run / MODEL_CARD).read_text())["metrics"]["rsum"])
             spent.append(float(spent_on_it.read_text()))
             console.print(
                 f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {found[-1]['rsum']:.1f} on test", style="dim"

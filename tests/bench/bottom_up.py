@@ -10,11 +10,13 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.ops import box_iou, nms, roi_pool
 
-from data.demo import compose_scene, render_scene
-from extractors.bottom_up.extractor import BottomUpConfig, BottomUpExtractor, network_input_size
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from extractors.bottom_up.extractor import BottomUpExtractor, network_input_size
 from extractors.bottom_up.model import BottomUpRCNN, pool5_features
 from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid
 from extractors.bottom_up.weights import save_weights
+from extractors.config import BottomUpConfig
 from tests.bench.common import cpu_of
 from tests.calibrated_bottom_up import calibrated
 

@@ -2,9 +2,10 @@
 
 import torch
 
-from data.demo import compose_scene
 from data.demo.captions import generate_captions
-from extractors.text import TextConfig, TextExtractor
+from data.demo.layout import compose_scene
+from extractors.config import TextConfig
+from extractors.text.extractor import TextExtractor
 from tests.bench.common import cpu, show
 
 

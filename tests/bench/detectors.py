@@ -12,15 +12,18 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from data.datasets import DatasetConfig, load_dataset
-from data.demo import compose_scene, render_scene
-from data.store import Store
-from extractors.detector import build_detector
-from extractors.detectron import Detectron2Config, Detectron2Extractor, find_config_file
-from extractors.faster_rcnn import TorchvisionConfig, TorchvisionExtractor
-from extractors.grid import GridConfig, GridExtractor
-from pipeline.stages import extract_regions
-from pipeline.workers import make_process_map
+from data.config import DatasetConfig
+from data.datasets.load import load_dataset
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from data.store.store import Store
+from extractors.config import Detectron2Config, GridConfig, TorchvisionConfig
+from extractors.regions.detectors import build_detector
+from extractors.regions.detectron2_faster_rcnn import Detectron2Extractor, find_config_file
+from extractors.regions.faster_rcnn import TorchvisionExtractor
+from extractors.regions.grid import GridExtractor
+from pipeline.runs.workers import make_process_map
+from pipeline.stages.extract import extract_regions
 from tests.bench.common import cpu, show
 from tests.calibrated import calibrated, pictures
 from tests.calibrated_bottom_up import settle

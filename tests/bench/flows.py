@@ -34,8 +34,8 @@ def sleeping() -> dict[str, list[float]]:
     from prefect import flow
 
     from flows.flows import FLOW_OPTIONS
-    from flows.tasks import make_task_map_factory
-    from pipeline.workers import make_process_map
+    from flows.tasks.shards import make_task_map_factory
+    from pipeline.runs.workers import make_process_map
 
     @flow
     def empty() -> None:
@@ -53,10 +53,10 @@ def sleeping() -> dict[str, list[float]]:
 def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """(plain, flow) seconds of the stages over the small plan, `RUNS` times: extraction anew, then all that is made."""
     from flows import flows
-    from pipeline.chain import PipelineRunner
-    from pipeline.plan import load_plan
-    from pipeline.report import write_report
-    from pipeline.workers import make_process_map
+    from pipeline.pages.report import write_report
+    from pipeline.plans.load import load_plan
+    from pipeline.runs.runner import PipelineRunner
+    from pipeline.runs.workers import make_process_map
 
     plan = str(small_plan(folder, workers=2))
     chain = lambda: PipelineRunner(load_plan(plan, tuple(SMALL)), lambda label: make_process_map(2, label))  # noqa: E731

@@ -20,12 +20,16 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index import Collection, Index, IndexConfig, build_index
-from index.choice import TuningLimits, choose_point
-from index.ladder import measure_candidates
-from index.manifest import read_version_manifest
-from index.tune import sample_rows, split_queries
-from pipeline.tuning import MAX_SAMPLE_ROWS, TuningAdvice, format_table
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import IndexConfig
+from index.search.index import Index
+from index.tuning.autotune import measure_candidates
+from index.tuning.choice import TuningLimits, choose_point
+from index.tuning.nprobe import sample_rows, split_queries
+from index.versions.folder import read_version_manifest
+from pipeline.pages.tuning import format_table
+from pipeline.stages.tune import MAX_SAMPLE_ROWS, TuningAdvice
 from tests.bench.common import cpu_of
 
 ROWS, DIM, QUERIES, AT = 100_000, 512, 2000, 10

@@ -14,10 +14,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import Collection, GateConfig, HeldOutQueries, Index, IndexConfig, build_index, make_gate, metadata
-from index.manifest import read_version_manifest
-from index.objects import object_path
-from index.shards import POINTS_PER_LIST, choose_factory, parse_nlist
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import GateConfig, IndexConfig
+from index.ivf.faiss_io import POINTS_PER_LIST, choose_factory, parse_nlist
+from index.metadata.tables import build_table
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.search.index import Index
+from index.versions.folder import read_version_manifest
+from index.versions.objects import object_path
 from tests.bench.common import cpu, cpu_of
 
 DIM, BLOCK = 256, 50_000
@@ -112,7 +118,7 @@ def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     looks = lambda: (
         source.check("image"),
         source.hash_vectors("image"),
-        metadata.build_table("image", source.metadata),
+        build_table("image", source.metadata),
     )
     prepared, _ = cpu_of(looks)
     ended, began = {}, time.process_time()

@@ -7,19 +7,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index import (
-    GateConfig,
-    HeldOutQueries,
-    IndexConfig,
-    build_index,
-    compact_index,
-    make_gate,
-    update_index,
-    verify_version,
-)
-from index.compact import measure_drift
-from index.manifest import read_version_manifest
-from index.objects import _hash_as_seen
+from index.building.build import build_index
+from index.building.compact import compact_index, measure_drift
+from index.building.update import update_index
+from index.config import GateConfig, IndexConfig
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.versions.folder import read_version_manifest
+from index.versions.objects import _hash_as_seen
+from index.versions.switch import verify_version
 from tests.bench.common import cpu_of
 from tests.bench.index import DIM, ROWS, collection, draw
 

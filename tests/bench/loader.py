@@ -8,11 +8,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data.loader import prefetch_map
-from data.shards import Item, commit, open_or_create_store, plan_shards, write_shard
-from data.store import Store
-from tern.batches import BatchReader, plan_batches
-from tern.run import PREFETCH
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item
+from data.store.loader import prefetch_map
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit, plan_shards
+from tern.batching.plan import plan_batches
+from tern.batching.read import BatchReader
+from tern.training.trainer import PREFETCH
 
 IMAGES, REGIONS, WIDTH = 2048, 36, 2048
 CAPTIONS, WORDS, TOKEN = 2, (8, 24), 768  # an image; the fewest and most wordpieces; numbers of one

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from data.store import Store
-from pipeline.chain import PipelineRunner
-from pipeline.plan import load_plan
-from tern import embed
-from tern.losses import LossConfig, build_loss
-from tern.train import TrainConfig, train
+from data.store.store import Store
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from tern.config import LossConfig, TrainConfig
+from tern.losses.build import build_loss
+from tern.model.folder import load_model
+from tern.training.train import train
+from tern.training.validation import evaluate_split
 from tests.bench.common import cpu, show
 
 BATCH, DIM = 512, 1024
@@ -69,7 +71,7 @@ def losses_demo(folder: Path) -> None:
         if name == NOT_TRAINED:
             continue
         run = train(TrainConfig(**SMALL, loss=loss), regions, tokens, dataset, folder / name.replace(" ", "-"))
-        found = embed.evaluate_split(embed.load_model(run), regions, tokens, dataset.select_split("test"))
+        found = evaluate_split(load_model(run), regions, tokens, dataset.select_split("test"))
         row = (name, *(f"{found[key]:.1f}" for key in ("t2i_r1", "i2t_r1", "rsum")))
         console.print(": ".join((name, row[-1])), style="dim")
         table.add_row(*row)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tern.metrics import encode_image_ids, rank_queries, retrieval_metrics
-from tern.ndcg import ndcg
-from tern.rouge import rouge_l
+from tern.evaluation.metrics import encode_image_ids, rank_queries, retrieval_metrics
+from tern.evaluation.ndcg import ndcg
+from tern.evaluation.rouge import rouge_l
 from tests.bench.common import cpu, cpu_of, show
 from tests.bench.search import unit
 

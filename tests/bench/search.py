@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from index import Collection, Index, IndexConfig, build_index, metadata
-from index.rows import MetadataLookup
+from index.building.build import build_index
+from index.collection import Collection
+from index.config import IndexConfig
+from index.metadata.lookup import MetadataLookup
+from index.metadata.tables import build_table, write_lookup
+from index.search.index import Index
 from tests.bench.common import cpu, show
 
 
@@ -21,10 +25,10 @@ def unit(rows: int, dim: int, seed: int) -> np.ndarray:
 def look_up(folder: Path) -> None:
     """Ten rows by key, from the look-ups of four shards of 300,000 rows."""
     named = ({"id": f"{i:06d}.jpg", "path": f"images/{i:06d}.jpg", "split": "train"} for i in range(300_000))
-    content = metadata.build_table("image", named)
+    content = build_table("image", named)
     paths = [folder / f"{i}.sqlite" for i in range(4)]
     for i, path in enumerate(paths):
-        metadata.write_lookup(path, content.filter(content["key"].to_numpy() % 4 == i))
+        write_lookup(path, content.filter(content["key"].to_numpy() % 4 == i))
     keys = np.random.default_rng(0).choice(content["key"].to_numpy(), (100, 10), replace=False).tolist()
     rows = MetadataLookup(paths, np.empty(0, np.int64))
     spent = cpu(lambda: [rows.by_key(some) for some in keys]) / len(keys)

@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from data.loader import iter_batches
-from data.shards import Item, commit, open_or_create_store, plan_shards, write_shard
-from data.store import Store
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item
+from data.store.loader import iter_batches
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit, plan_shards
 
 IMAGES, REGIONS, WIDTH, BATCH = 2000, 36, 2048, 128
 NAMES = [f"image {i}.jpg" for i in range(IMAGES)]

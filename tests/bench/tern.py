@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from tern.losses import build_loss
-from tern.model import build_model
-from tern.optim import build_optimizer, update_ema
-from tern.train import TrainConfig
+from tern.config import TrainConfig
+from tern.losses.build import build_loss
+from tern.networks.build import build_model
+from tern.training.optim import build_optimizer, update_ema
 from tests.bench.common import cpu_of
 from tests.slow_tern import SlowTern, hinge
 

@@ -1,0 +1,11 @@
+"""Sub-package `data.datasets`."""
+
+from data.datasets.load import load_dataset
+from data.datasets.records import Caption, Dataset, Image
+
+__all__ = [
+    "Caption",
+    "Dataset",
+    "Image",
+    "load_dataset",
+]

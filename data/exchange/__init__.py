@@ -1,0 +1,15 @@
+"""Sub-package `data.exchange`."""
+
+from data.exchange.region_export import export_regions
+from data.exchange.region_file import RegionFile
+from data.exchange.region_import import ImportResult, count_images, detect_formats, find_missing_images, import_regions
+
+__all__ = [
+    "ImportResult",
+    "RegionFile",
+    "count_images",
+    "detect_formats",
+    "export_regions",
+    "find_missing_images",
+    "import_regions",
+]

@@ -1,0 +1,74 @@
+"""The interchange formats by name, and what a file or folder looks like: docs/FORMATS.md has them as a table."""
+
+from pathlib import Path
+
+from data.config import ReadOptions
+from data.formats import per_image, precomp, tsv, vqa_hdf5
+from data.formats.arrays import Npz, is_transient_error
+from data.formats.base import Format
+from data.formats.flat_rows import FLAT
+
+_ALL = (
+    tsv.LXMERT_TSV,
+    tsv.BUTD,
+    per_image.MILVLG,
+    per_image.MCAN,
+    per_image.RUOTIANLUO,
+    per_image.TERN,
+    precomp.PRECOMP,
+    vqa_hdf5.FIXED,
+    vqa_hdf5.ADAPTIVE,
+    FLAT,
+)
+FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
+
+
+def get_format(name: str) -> Format:
+    """The format of a name. Raises ValueError listing those there are."""
+    if name not in FORMATS:
+        raise ValueError(f"--format {name!r} is none; known are {', '.join(FORMATS)} (docs/FORMATS.md)")
+    return FORMATS[name]
+
+
+def detect_format(path: Path, options: ReadOptions) -> Format:
+    """What a file or a folder is, by its suffix, its columns, its arrays. Raises ValueError if it looks like none."""
+    if path.is_file():
+        found = _of_file(path)
+    elif path.is_dir():
+        found = _of_folder(path, options)
+    elif path.with_name(path.name + "_att").is_dir():
+        found = "tern" if path.name == "bu" else "ruotianluo"
+    else:
+        raise FileNotFoundError(f"Nothing is at {path}: give a file, a folder, or the prefix of a folder *_att")
+    if not found:
+        raise ValueError(f"{path} looks like no known format: say it with --format, one of {', '.join(FORMATS)}")
+    return FORMATS[found]
+
+
+def _of_file(path: Path) -> str:
+    if path.name.endswith(precomp.SUFFIX):
+        return "precomp"
+    if path.suffix in (".hdf5", ".h5"):
+        return "vqa-h5-adaptive" if vqa_hdf5.is_adaptive(path) else "vqa-h5"
+    if path.suffix == ".npz":
+        with Npz(path) as archive:
+            return "flat-npz" if {"filename", "offset"} <= set(archive.names) else ""
+    if ".tsv" in path.suffixes:  # also train.tsv.0, as the original is published
+        return {6: "butd-tsv", 10: "lxmert-tsv"}.get(tsv.count_columns(path), "")
+    return ""
+
+
+def _of_folder(path: Path, options: ReadOptions) -> str:
+    if any(path.glob(f"*{precomp.SUFFIX}")):
+        return "precomp"
+    if att := sorted(path.glob("*_att")):
+        return "tern" if att[0].name == "bu_att" else "ruotianluo"
+    for _, file in per_image.iter_files(path, (".npz",)):
+        try:
+            return per_image.detect_variant(file, options)
+        except per_image.AmbiguousFormatError:
+            raise
+        except per_image.PER_IMAGE_READ_ERRORS as error:  # it will be set aside; the next one tells
+            if is_transient_error(error):
+                raise
+    return ""

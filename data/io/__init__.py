@@ -1,0 +1,32 @@
+"""Sub-package `data.io`."""
+
+from data.io.digests import digest, sha256_file, sha256_text
+from data.io.files import (
+    TRANSIENT_ERRNOS,
+    add_path_to_errors,
+    atomic_write,
+    fsync_path,
+    read_json,
+    remove_stale_temporaries,
+    temporary_path,
+    write_json,
+    write_text,
+)
+from data.io.locks import WriteLockError, write_lock
+
+__all__ = [
+    "TRANSIENT_ERRNOS",
+    "WriteLockError",
+    "add_path_to_errors",
+    "atomic_write",
+    "digest",
+    "fsync_path",
+    "read_json",
+    "remove_stale_temporaries",
+    "sha256_file",
+    "sha256_text",
+    "temporary_path",
+    "write_json",
+    "write_lock",
+    "write_text",
+]

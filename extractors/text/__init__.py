@@ -1,0 +1,10 @@
+"""Sub-package `extractors.text`."""
+
+from extractors.text.extractor import TextEncoder, TextExtractor
+from extractors.text.models import MEAN_LAST_4
+
+__all__ = [
+    "MEAN_LAST_4",
+    "TextEncoder",
+    "TextExtractor",
+]

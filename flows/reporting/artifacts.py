@@ -1,0 +1,144 @@
+"""What a watcher finds in a run: tables, curves, galleries, the gate's verdict. Keys stay the same from run to run."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from data.io import read_json
+from data.store import Store
+from pipeline.lineage import read_lineage
+from pipeline.pages import render_contact_sheet, to_data_uri
+from pipeline.runs import PipelineRunner
+from pipeline.search import Searcher
+from tern.evaluation import RECALL_CUTOFFS
+
+ROWS = 1000  # of a table; the whole list lies in the workspace
+QUERIES = 3  # galleries an artifact
+WIDTH = 960  # pixels of a gallery: the picture travels as text
+LEADING_COLUMNS = (
+    "split",
+    "epoch",
+    "loss",
+    *(f"{way}_r{cut}" for way in ("t2i", "i2t") for cut in RECALL_CUTOFFS),
+    "rsum",
+)
+# Prefect's pages read cells as Markdown and HTML: a file named `![](http://...)` would make the browser call out.
+CELL_ESCAPES = str.maketrans("<>[]`|", "‹›()'¦")  # that every font has: the full-width ones read as boxes
+
+
+def escape_cell(value: Any) -> Any:
+    """A value for a table's cell: text that no page takes for markup."""
+    return value.translate(CELL_ESCAPES) if isinstance(value, str) else value
+
+
+def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
+    """A table artifact of at most `ROWS` rows; the description says how many there are."""
+    more = f" (the first {ROWS:,} of {len(rows):,})" if len(rows) > ROWS else ""
+    names = list(dict.fromkeys(name for row in rows for name in row))  # the page takes its columns from the first row
+    shown = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:ROWS]]
+    create_table_artifact(shown, key=key, description=f"{escape_cell(description)}{more}")
+
+
+def create_store_tables(chain: PipelineRunner) -> None:
+    """Tables of the feature stores and of what was set aside."""
+    rows = []
+    for folder in (chain.regions, chain.tokens):
+        store = Store(folder)
+        shards = len(store.manifest["shards"])
+        rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
+    refused, ledger = (
+        [{"name": name, "reason": reason} for name, reason in chain.list_invalid_records()],
+        chain.write_invalid_records(),
+    )
+    create_table(
+        rows, "stores", f"Feature stores of {chain.dataset.name}"
+    )  # now that all is read: it may be tried again
+    create_table(refused, "invalid-records", f"{len(refused):,} records that could not be used; all of them: {ledger}")
+
+
+def create_training_artifacts(chain: PipelineRunner) -> None:
+    """Tables of the metrics and the epochs, and the curves as a picture; of a checkpoint that was given, metrics."""
+    model = chain.model
+    rows = [{"split": split, **found} for split, found in read_json(chain.metrics).items()]
+    create_table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
+    if (history := model / "history.csv").is_file():
+        names, *lines = history.read_text(encoding="utf-8").splitlines()
+        epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
+        create_table([_readable(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
+    if (curves := model / "curves.png").is_file():
+        picture = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
+        create_markdown_artifact(f"![curves]({picture})\n", key="curves", description=f"Curves of {model.name}")
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """The same with recalls first, which the page shows without scrolling, and no more digits than one reads."""
+    names = [*[name for name in LEADING_COLUMNS if name in row], *[name for name in row if name not in LEADING_COLUMNS]]
+    return {name: float(f"{row[name]:.4g}") if isinstance(row[name], float) else row[name] for name in names}
+
+
+def create_publish_artifacts(chain: PipelineRunner, report: Path) -> None:
+    """The version that is served now: its collections, its gate, where it came from, and what queries find in it."""
+    version, workspace = chain.index, chain.plan.workspace
+    searcher = Searcher(chain.plan)
+    manifest = searcher.index.manifest
+    found = [
+        (query, searcher.search_text(query, chain.plan.report.hits_per_query)) for query in chain.plan.report.queries
+    ]
+    rows = [_collection(kind, about) for kind, about in manifest["collections"].items()]
+    create_table(rows, "index", f"Index version {version.stem}")
+    create_gate_table("passed", (manifest["gate"] or {}).get("checks"), version.stem)
+    text = f"Index `{version}`\n\nReport `{report}`\n"
+    create_markdown_artifact(text, key="published", description="What is served now")
+    pictures = "\n\n".join(_gallery(query, hits) for query, hits in found[:QUERIES])
+    create_markdown_artifact(pictures, key="gallery", description=f"What {version.stem} finds")
+    found = read_lineage(workspace)
+    drawn = "data:image/svg+xml;base64," + base64.b64encode(found.to_svg().encode()).decode()  # V1 draws no Mermaid
+    create_markdown_artifact(
+        f"![lineage]({drawn})\n\n```mermaid\n{found.to_mermaid()}```\n",
+        key="lineage",
+        description=f"Where {version.stem} came from",
+    )
+
+
+def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
+    shown = {"rows": about["counts"]["live"], **{key: about[key] for key in ("dim", "factory", "nlist")}}
+    return {
+        "kind": kind,
+        **shown,
+        "nprobe": about["search"]["nprobe"],
+        "shards": len(about["shards"]),
+        "of them deltas": sum(shard["role"] == "delta" for shard in about["shards"]),
+        "dead rows": about["counts"]["deleted"],
+        "recall@10": round(about["recall"]["recall"], 4),
+    }
+
+
+def _gallery(query: str, hits: list[Any]) -> str:
+    picture = render_contact_sheet(query, hits)
+    picture.thumbnail((WIDTH, WIDTH * 4))
+    return f"![{escape_cell(query)}]({to_data_uri(picture)})"
+
+
+def create_gate_table(verdict: str, checks: Any, version: str) -> None:
+    """The table of a gate's checks, however they were kept: by name, or a list of them; nothing for none."""
+    if not checks:
+        return
+    if isinstance(checks, dict):
+        checks = [{"check": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in checks.items()]
+    rows = [check if isinstance(check, dict) else {"check": str(check)} for check in checks]
+    rows = [{"check": row.get("check", ""), "passed": row.get("passed", ""), **row} for row in rows]
+    rows.sort(key=lambda row: row["passed"] is not False)  # what failed is read first
+    flat = [{key: v if isinstance(v, int | float | str) else str(v) for key, v in row.items()} for row in rows]
+    create_table(flat, "gate", f"The gate of {version}: {verdict}")
+
+
+def create_rejection_artifacts(error: ValueError, served: str) -> None:
+    """The report of a version that did not pass: the reason, the checks if there are any, and what is served still."""
+    version = getattr(error, "version", None)
+    create_gate_table(
+        "rejected", getattr(error, "checks", None), "the candidate" if version is None else f"v{version:08d}"
+    )
+    text = f"**Refused.** {escape_cell(str(error))}\n\nServed as before: `{escape_cell(served)}`\n"
+    create_markdown_artifact(text, key="rejected", description="A version that did not pass its gate")

@@ -1,0 +1,18 @@
+"""Sub-package `tern.model`."""
+
+from tern.model.convert import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
+from tern.model.embed import caption_field, embed_captions, embed_images, embed_new_captions, embed_new_images
+from tern.model.folder import load_model
+
+__all__ = [
+    "caption_field",
+    "check_checkpoint_file",
+    "embed_captions",
+    "embed_images",
+    "embed_new_captions",
+    "embed_new_images",
+    "import_checkpoint",
+    "load_bert_weights",
+    "load_model",
+    "load_paper_checkpoint",
+]

@@ -1,0 +1,14 @@
+"""Sub-package `tern.parallel`."""
+
+from tern.parallel.device import resolve_device
+from tern.parallel.group import is_main_process, is_torchrun, main_process_first, process_group
+from tern.parallel.torchrun import run_torchrun
+
+__all__ = [
+    "is_main_process",
+    "is_torchrun",
+    "main_process_first",
+    "process_group",
+    "resolve_device",
+    "run_torchrun",
+]
