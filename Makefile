@@ -19,8 +19,8 @@ test: $(STAMP)  ## environment and tests
 	$(BIN)/python -m pytest -n 2
 
 test-faults: $(STAMP)  ## ten runs killed with -9, noticed and taken up; fifty updates and compactions of an index
-	TERN_TEST_KILLS=10 TERN_TEST_INDEX_KILLS=50 $(BIN)/python -m pytest tests/test_flow_kills.py \
-		tests/test_index_update_killed.py::test_kill_9_at_random_moments_of_updates_and_compactions
+	TERN_TEST_KILLS=10 TERN_TEST_INDEX_KILLS=50 $(BIN)/python -m pytest tests/flows/test_kills.py \
+		tests/index/building/test_update_killed.py::test_kill_9_at_random_moments_of_updates_and_compactions
 
 lint: $(STAMP)  ## ruff: lint and format, nothing is changed
 	$(BIN)/ruff check .

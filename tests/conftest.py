@@ -1,54 +1,20 @@
 """Shared fixtures: a small plan over real scenes, the shipped detector and a real BERT, run once a session."""
 
 import os
-from pathlib import Path
 
 import pytest
+
+from tests.helpers.small_plan import small_plan
 
 # Two OpenMP teams on two cores wait for each other, ten times as long as they work; and tests never ask a model hub.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # which has inherited what the line below said to the first process
+
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 # Files whose tests ask for the fixture `server`, which costs half a minute of CPU to start and some to keep.
-SERVED = {"test_backfill.py", "test_flow_engines.py", "test_flow_faults.py", "test_flow_kills.py", "test_flows.py"}
-
-SMALL = """
-workspace = "{workspace}"
-images_per_shard = 10
-captions_per_shard = 50
-workers = {workers}
-
-[demo]
-images = 36
-splits = {{train = 24, val = 6, test = 6}}
-
-[regions]
-model = "demo"
-weights = "demo"
-min_score = 0.05
-
-[text]
-model = "minilm"
-
-[train]
-epochs = 3
-images_per_batch = 8
-
-[train.model]
-width = 32
-feedforward_dim = 64
-embed_dim = 32
-
-[index]
-shards = 2
-
-[report]
-queries = ["two dogs are running along the street"]
-hits_per_query = 3
-num_images = 2
-"""
+SERVED = {f"tests/flows/test_{name}.py" for name in ("backfill", "task_runners", "faults", "kills", "flows")}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,16 +25,9 @@ def pytest_xdist_make_scheduler(config, log):
     class ByServer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             scope = super()._split_scope(nodeid)
-            return "server" if scope.rpartition("/")[2] in SERVED else scope
+            return "server" if scope in SERVED else scope
 
     return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None
-
-
-def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
-    """A plan file for a run of a few seconds."""
-    path = folder / "small.toml"
-    path.write_text(SMALL.format(workspace=folder / workspace, workers=workers))
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +59,7 @@ def finished(tmp_path_factory):
 def server(tmp_path_factory):
     """A Prefect server with worker and deployments, as `tern up` starts them."""
     pytest.importorskip("prefect")
-    from tests.flow_server import up
+    from tests.helpers.flow_server import up
 
     with up(tmp_path_factory.mktemp("prefect") / "home") as server:
         yield server

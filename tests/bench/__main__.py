@@ -13,22 +13,15 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import (
-    baselines,
-    bottom_up,
-    captions,
-    detectors,
-    flows,
-    index,
-    index_large,
-    index_update,
-    loader,
-    losses,
-    metrics,
-    search,
-    stores,
-    tern,
-)
+from tests.bench import flows
+from tests.bench.data import loader, stores
+from tests.bench.extractors import bottom_up, captions, detectors
+from tests.bench.index import large as index_large
+from tests.bench.index import rivals as index
+from tests.bench.index import search
+from tests.bench.index import update as index_update
+from tests.bench.tern import baselines, losses, metrics
+from tests.bench.tern import step as tern
 
 TABLES = {
     "stores": stores.stores,

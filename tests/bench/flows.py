@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.conftest import small_plan
-from tests.flow_server import Server, up
+from tests.helpers.flow_server import Server, up
+from tests.helpers.small_plan import small_plan
 
 SHARDS, SECONDS, RUNS = 100, 0.1, 3
 SMALL = ["images_per_shard=1", "captions_per_shard=5"]  # 72 shards of the small plan's 36 images

@@ -1,0 +1,105 @@
+"""The Visual-Genome model: the ports' way against ours, in one run, one thread."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchvision.ops import box_iou, nms, roi_pool
+
+from data.demo.layout import compose_scene
+from data.demo.paint import render_scene
+from extractors.bottom_up.extractor import BottomUpExtractor, network_input_size
+from extractors.bottom_up.model import BottomUpRCNN, pool5_features
+from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid
+from extractors.bottom_up.weights import save_weights
+from extractors.config import BottomUpConfig
+from tests.bench.common import cpu_of
+from tests.helpers.random_bottom_up import calibrated
+
+PORT = "port style: float32, NCHW, a loop over classes"
+
+
+class Rows(NamedTuple):
+    """Boxes in pixels and features of the regions kept."""
+
+    boxes: np.ndarray
+    features: np.ndarray
+
+
+@torch.inference_mode()
+def port_style(model: BottomUpRCNN, prepared: Tensor, size: tuple[int, int]) -> Rows:
+    """Boxes in pixels and features of 36 regions as the ports compute them: float32, NCHW, an NMS for each class."""
+    scale = network_input_size(*size)[2]
+    maps = model.backbone_features(prepared[None])
+    logits, deltas = model.rpn(maps)
+    boxes = apply_deltas(
+        make_anchor_grid(model.rpn.anchors, *maps.shape[2:]), deltas[0], (prepared.shape[2], prepared.shape[1])
+    )
+    large = ((boxes[:, 2:] - boxes[:, :2] + 1) >= 16 * scale).all(1)
+    boxes, scores = boxes[large], logits[0][large]
+    order = scores.argsort(descending=True)[:6000]
+    one = torch.tensor([0, 0, 1, 1])
+    rois = boxes[order][nms(boxes[order] + one, scores[order], 0.7)[:300]]
+    features = pool5_features(model.res5, roi_pool(maps, [rois], 14, 1 / 16))
+    probabilities = model.classify(features).classes
+    boxes, confidence = rois / scale, torch.zeros(len(rois))
+    for label in range(1, probabilities.shape[1]):
+        own = probabilities[:, label]
+        keep = nms(boxes + one, own, 0.3)
+        confidence[keep] = torch.maximum(confidence[keep], own[keep])
+    keep = (confidence >= 0.2).nonzero().flatten()
+    if len(keep) != 36:
+        keep = confidence.argsort(descending=True)[:36]
+    return Rows(boxes[keep].numpy(), features[keep].numpy())
+
+
+def bottom_up(folder: Path, images: int = 4) -> None:
+    """CPU seconds an image, and how far the regions of the quick way are those of the exact one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker process
+    model = calibrated()
+    save_weights(model, folder / "random.safetensors", {})
+
+    def extractor(exact: bool, fewest: int, most: int) -> BottomUpExtractor:
+        kept = {"min_regions": fewest, "max_regions": most}
+        return BottomUpExtractor(BottomUpConfig(weights=folder / "random.safetensors", full_precision=exact, **kept))
+
+    pictures = [render_scene(compose_scene(5, i))[0] for i in range(images)]
+    ways = {
+        f"ours, {e.recipe['arithmetic']}, {fewest} to {most}": e
+        for fewest, most in ((36, 36), (10, 100))
+        for e in (extractor(True, fewest, most), extractor(False, fewest, most))
+    }
+    prepared = [next(iter(ways.values())).preprocess(picture) for picture in pictures]
+    found: dict[str, list] = {
+        PORT: [cpu_of(lambda given=given: port_style(model, given.input, given.size)) for given in prepared]
+    }
+    for name, way in ways.items():
+        way([pictures[0]])  # warms up
+        found[name] = [cpu_of(lambda picture=picture, way=way: way([picture])[0]) for picture in pictures]
+    table = Table(
+        "what", "CPU s an image", "times", "same boxes", "least cosine", title="bottom-up, 400x300 -> 800x600"
+    )
+    first = float(np.median([seconds for seconds, _ in found[PORT]]))
+    for name, results in found.items():
+        seconds = float(np.median([spent for spent, _ in results]))
+        truth = PORT if name.endswith("36 to 36") else "ours, float32, 10 to 100"
+        same = ("", "") if name in (PORT, truth) else agreement(*([r for _, r in found[n]] for n in (truth, name)))
+        table.add_row(name, f"{seconds:.2f}", f"{first / seconds:.2f}", *same)
+    Console(width=120).print(table)
+    torch.set_num_threads(threads)
+
+
+def agreement(truth: list, regions: list) -> tuple[str, str]:
+    """Share of the boxes that are there again (overlap above 0.99), and the least cosine of their features."""
+    same, cosines = [], []
+    for one, other in zip(truth, regions, strict=True):
+        overlap, place = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)
+        same += (overlap > 0.99).tolist()
+        pair = (torch.from_numpy(x).float() for x in (one.features, other.features[place]))
+        cosines += torch.cosine_similarity(*pair)[overlap > 0.99].tolist()
+    return f"{100 * np.mean(same):.1f} %", f"{min(cosines):.6f}"

@@ -1,0 +1,52 @@
+"""What an update of a published index costs, beside the build that it spares: CPU seconds of one run, one thread."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from index.building.build import build_index
+from index.building.compact import compact_index, measure_drift
+from index.building.update import update_index
+from index.config import GateConfig, IndexConfig
+from index.quality.checks import HeldOutQueries
+from index.quality.gate import make_gate
+from index.versions.folder import read_version_manifest
+from index.versions.objects import _hash_as_seen
+from index.versions.switch import verify_version
+from tests.bench.common import cpu_of
+from tests.bench.index.rivals import DIM, ROWS, collection, draw
+
+ADDED, QUERIES = ROWS // 100, 400
+
+
+def index_update(folder: Path) -> None:
+    """A build over 100,000 rows; then 1 % added, 1 % changed and 1 % removed, and a compaction."""
+    faiss.omp_set_num_threads(1)
+    vectors, asked = draw(ROWS + ADDED, DIM, QUERIES)
+    vectors, config = vectors.astype(np.float16), IndexConfig()
+    everything = np.arange(ROWS + ADDED)
+    steps = (
+        (f"{ADDED:,} rows added", collection(vectors, everything)),
+        (f"{ADDED:,} rows changed", collection(vectors, everything, ADDED)),
+        (f"{ADDED:,} rows removed", collection(vectors, everything[:-ADDED], ADDED)),
+    )
+    first = collection(vectors, everything[:-ADDED])
+    table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
+    judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(asked["text"])}, {"image": source})  # noqa: E731
+    for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
+        gate = judge if gated else lambda source: None
+        make = lambda: build_index(config, {"image": first}, {"image": asked["text"]}, root, gate=gate(first))  # noqa: B023, E731
+        whole, _ = cpu_of(make)
+        table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
+        for name, grown in steps:
+            _hash_as_seen.cache_clear()  # as in a process of its own
+            spent, _ = cpu_of(lambda: update_index(config, {"image": grown}, root, gate=gate(grown)))  # noqa: B023
+            moved = measure_drift(read_version_manifest(root).collections["image"])
+            table.add_row(f"update, {name}{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
+        spent, _ = cpu_of(lambda: compact_index(root, gate=gate(steps[-1][1])))  # noqa: B023
+        table.add_row(f"compaction{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %")
+        verify_version(root)
+    Console().print(table)

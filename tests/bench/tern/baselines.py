@@ -1,0 +1,147 @@
+"""Chance, ridge regression, and presets beside them: on photographs of Flickr8k, on the embedded data set."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data.datasets.records import Dataset
+from data.store.store import Store
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.stages.dataset import held_out_ids
+from tern.batching.pooled import pool_features
+from tern.config import TrainConfig
+from tern.evaluation.baselines import chance_recall, fit_ridge
+from tern.evaluation.metrics import retrieval_metrics
+from tern.model.folder import MODEL_CARD, load_model
+from tern.training.train import train
+from tern.training.validation import evaluate_split
+from tests.bench.common import cpu_of
+
+SHARED = Path(__file__).parents[4] / "shared" / "flickr8k"
+PENALTIES = [10.0**power for power in range(-3, 4)]
+COLUMNS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "rsum")
+PRESETS = {  # what is trained: seeds, and what differs from the preset; the big ones once, for they take long
+    "modern-few": (range(5), {}),
+    "modern": (range(5), {}),
+    "seed": (range(1), {"lr": 1e-4, "epochs": 30, "warmup": 0.1}),  # at its own 1e-3 without a warm-up: chance
+    "tern": (range(1), {"lr": 2e-5, "epochs": 30, "warmup": 24}),
+}
+
+
+def flickr8k(folder: Path) -> None:
+    """Recalls on `test`, the penalty chosen on `val`."""
+    if chain := _chain(folder):
+        simple(chain)
+
+
+def simple(chain: PipelineRunner) -> None:
+    """Chance and ridge regression on the features of a chain, of whose test images all have as many captions."""
+    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    test = dataset.select_split("test")
+    title = f"{dataset.name}: {len(test.images)} images, {len(test.captions)} captions"
+    table = Table("on test", *COLUMNS, title=title, title_justify="left")
+    _add(table, "chance", chance_recall(len(test.images), len(test.captions) // len(test.images)))
+    for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
+        views = ("first", *means)
+        images, captions, owners = _split(dataset, regions, tokens, views, "train")
+        # both sides centred and each number of a region scaled: without it a few captions are near to every image
+        frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
+        framed = _framed(frame, images, captions)
+        fits = [(penalty, fit_ridge(*framed, owners, penalty)) for penalty in PENALTIES]
+        val = [_score(w, frame, *_split(dataset, regions, tokens, views, "val"))["rsum"] for _, w in fits]
+        penalty, weights = fits[int(np.argmax(val))]
+        found = _score(weights, frame, *_split(dataset, regions, tokens, views))
+        _add(table, f"ridge{label}, penalty {penalty:g}, val {max(val):.1f}", found)
+    Console(width=140).print(table)
+
+
+def presets(folder: Path) -> None:
+    """Each preset on the photographs."""
+    if chain := _chain(folder):
+        trained(chain, PRESETS, folder)
+
+
+def demo(folder: Path) -> None:
+    """What a model must beat, and the default, on the embedded data set."""
+    chain = PipelineRunner(load_plan("demo", (f'workspace="{folder}"',)))
+    simple(chain)
+    trained(chain, {"modern": (range(3), {})}, folder)
+
+
+def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
+    """Presets on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
+    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    test = dataset.select_split("test")
+    console, title = Console(width=140), f"{dataset.name}: presets"
+    table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title=title, title_justify="left")
+    for preset, (seeds, changes) in presets.items():
+        found, val, spent = [], [], []
+        for seed in seeds:
+            config = TrainConfig(preset=preset, seed=seed, **changes)
+            run, spent_on_it = folder / f"{preset}-{seed}", folder / f"{preset}-{seed}.cpu"
+            seconds, _ = cpu_of(lambda c=config, f=run: train(c, regions, tokens, dataset, f))
+            if not spent_on_it.exists():  # made before; a run broken off is told too short
+                spent_on_it.write_text(str(seconds))
+            found.append(evaluate_split(load_model(run), regions, tokens, test))
+            val.append(json.loads((run / MODEL_CARD).read_text())["metrics"]["rsum"])
+            spent.append(float(spent_on_it.read_text()))
+            console.print(
+                f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {found[-1]['rsum']:.1f} on test", style="dim"
+            )
+        cells = [_spread([metrics[key] for metrics in found]) for key in COLUMNS]
+        name = preset + (f" ({', '.join(f'{k} {v}' for k, v in changes.items())})" if changes else "")
+        table.add_row(f"{name}, {len(found)} seeds", *cells, _spread(val), f"{np.mean(spent):.0f}")
+    console.print(table)
+
+
+def _chain(folder: Path) -> PipelineRunner | None:
+    """The plan's, working in `folder`; None where the photographs are not at hand."""
+    if not SHARED.is_dir():
+        Console().print(f"flickr8k: left out, {SHARED} is not there")
+        return None
+    places = {"workspace": folder, "dataset.annotations": SHARED / "dataset_flickr8k.json"}
+    places |= {"dataset.images": SHARED / "images", "regions_file.path": SHARED / "regions.npz"}
+    return PipelineRunner(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
+
+
+def _add(table: Table, name: str, found: dict[str, float]) -> None:
+    table.add_row(name, *(f"{found[key]:.1f}" for key in COLUMNS))
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def _split(
+    dataset: Dataset, regions: Store, tokens: Store, views: Sequence[str], split: str = "test"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views of the regions one beside another (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
+    image_ids, caption_ids, names = held_out_ids(dataset, regions, split)
+    place = {name: number for number, name in enumerate(image_ids)}
+    captions = pool_features(tokens, caption_ids)
+    captions /= np.linalg.norm(captions, axis=1, keepdims=True)
+    images = np.hstack([pool_features(regions, image_ids, how) for how in views])
+    return images, captions, np.array([place[name] for name in names])
+
+
+def _framed(frame: tuple[np.ndarray, ...], images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, d) and captions (m, t) as ridge sees them, by the middle and spread of the training split."""
+    middle, spread, goal = frame
+    told = captions - goal
+    return (images - middle) / spread, told / np.linalg.norm(told, axis=1, keepdims=True)
+
+
+def _score(
+    weights: np.ndarray, frame: tuple[np.ndarray, ...], images: np.ndarray, captions: np.ndarray, owners: np.ndarray
+) -> dict[str, float]:
+    images, captions = _framed(frame, images, captions)
+    guess = images @ weights[:-1] + weights[-1]
+    guess /= np.linalg.norm(guess, axis=1, keepdims=True)
+    names = [str(number) for number in range(len(images))]
+    return retrieval_metrics(guess, names, captions, [names[owner] for owner in owners])

@@ -1,0 +1,55 @@
+"""What the metrics of a test split cost: recalls and ranks, ROUGE-L relevances, NDCG."""
+
+import numpy as np
+
+from tern.evaluation.metrics import encode_image_ids, rank_queries, retrieval_metrics
+from tern.evaluation.ndcg import ndcg
+from tern.evaluation.rouge import rouge_l
+from tests.bench.common import cpu, cpu_of, show
+from tests.bench.index.search import unit
+
+
+def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
+    """Images, their ids, five captions an image not far from it, their images' ids."""
+    seen = unit(images, 1024, 3)
+    told = np.repeat(seen, 5, axis=0) + 0.05 * np.random.default_rng(4).normal(size=(5 * images, 1024))
+    told = (told / np.linalg.norm(told, axis=1, keepdims=True)).astype("float32")
+    return seen, [f"{k:05}" for k in range(images)], told, [f"{k // 5:05}" for k in range(5 * images)]
+
+
+def two_products(seen: np.ndarray, ids: list[str], told: np.ndarray, owners: list[str]) -> None:
+    """Each direction by itself."""
+    y, z = encode_image_ids(seen, ids, told, owners)
+    rank_queries(seen, y, told, z), rank_queries(told, z, seen, y)
+
+
+def sorts(seen: np.ndarray, told: np.ndarray) -> None:
+    """Both directions as the authors of TERN and TERAN rank: a sort of the whole gallery for each query."""
+    scores = seen @ told.T
+    np.argsort(scores, axis=1), np.argsort(scores.T, axis=1)
+
+
+def metrics() -> None:
+    """Flickr30k's and COCO's sizes."""
+    for images in (1000, 5000):
+        data = split(images)
+        once = cpu_of if images > 1000 else lambda f: (cpu(f, 3), None)
+        product = once(lambda d=data: d[0] @ d[2].T)[0]
+        rows = [("ours", once(lambda d=data: retrieval_metrics(*d))[0], "both directions, ranks, no sort")]
+        rows += [("two products", once(lambda d=data: two_products(*d))[0], "a direction at a time")]
+        if images == 1000:  # 1 GB and half a minute at COCO's size
+            rows += [("a sort a query", once(lambda d=data: sorts(d[0], d[2]))[0], "ranks not yet read off")]
+        show(f"recall and ranks, {images:,} x {5 * images:,}", [*rows, ("the product alone", product, "")])
+    relevances()
+
+
+def relevances() -> None:
+    """ROUGE-L of 1,000 images and 5,000 captions of 8 to 17 words, and NDCG with it."""
+    draw = np.random.default_rng(0)
+    often = 1 / np.arange(1, 2001)
+    said = [" ".join(draw.choice(2000, draw.integers(8, 18), p=often / often.sum()).astype(str)) for _ in range(5000)]
+    owners = [k // 5 for k in range(5000)]
+    spent, matrix = cpu_of(lambda: np.concatenate(list(rouge_l(said, said, owners, 1000))))
+    data = split(1000)
+    rows = [("ROUGE-L, 25 M pairs", spent, f"{1e9 * spent / 25e6:.0f} ns a pair")]
+    show("NDCG, 1,000 x 5,000", [*rows, ("NDCG@25, both directions", cpu(lambda: ndcg(*data, matrix), 3), "")])

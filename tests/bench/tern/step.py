@@ -1,0 +1,91 @@
+"""A training step: the specification's model as its authors run it, and our presets, side by side in one run."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from tern.config import TrainConfig
+from tern.losses.build import build_loss
+from tern.networks.build import build_model
+from tern.training.optim import build_optimizer, update_ema
+from tests.bench.common import cpu_of
+from tests.reference.tern import SlowTern, hinge
+
+REGIONS, WIDTH, TOKENS, WORDS, PAIRS = 36, 2048, 768, 30, 128
+ROUNDS = 2
+
+
+def step() -> None:
+    """CPU seconds of a step over 128 captions: all of it, one thread; the least of two rounds in turn."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ways: dict[str, Callable[[], tuple[Callable[[int], None], int]]] = {
+        "the specification, float32, an image a caption": _specification,
+        "tern, 128 images, a caption each": lambda: _ours("tern", 1),
+        "tern, 64 images, 2 captions each": lambda: _ours("tern", 2),
+        "seed, 128 images, a caption each": lambda: _ours("seed", 1),
+        "modern, 128 images, a caption each": lambda: _ours("modern", 1),
+        "modern, 64 images, 2 captions each": lambda: _ours("modern", 2),
+        "modern, 64 images, 2 captions each, bf16": lambda: _ours("modern", 2, bf16=True),
+    }
+    runs, parameters, least = {}, {}, {}
+    for name, build in ways.items():
+        torch.manual_seed(0)
+        runs[name], parameters[name] = build()
+        runs[name](4)
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            seconds, _ = cpu_of(lambda run=run: run(PAIRS))
+            least[name] = min(seconds, least.get(name, seconds))
+    table = Table("what", "parameters, M", "CPU s a step", "of the first", title=step.__doc__)
+    first = next(iter(least.values()))
+    for name, seconds in least.items():
+        table.add_row(name, f"{parameters[name] / 1e6:.2f}", f"{seconds:.2f}", f"{seconds / first:.3f}")
+    Console(width=120).print(table)
+    torch.set_num_threads(threads)
+
+
+def _pixels(images: int) -> tuple[torch.Tensor, ...]:
+    """features, boxes in pixels, sizes in pixels"""
+    low, high = torch.rand(images, REGIONS, 2) * 200, torch.rand(images, REGIONS, 2) * 200 + 200
+    return torch.randn(images, REGIONS, WIDTH).relu(), torch.cat([low, high], 2), torch.full((images, 2), 400.0)
+
+
+def _specification() -> tuple[Callable[[int], None], int]:
+    model = SlowTern().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-6)
+
+    def run(pairs: int) -> None:
+        words = torch.randn(pairs, WORDS, TOKENS)
+        loss = hinge(*model(*_pixels(pairs), [REGIONS] * pairs, words, [WORDS] * pairs))
+        _update(model, optimizer, loss, 2.0)
+
+    return run, sum(p.numel() for p in model.parameters())
+
+
+def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], None], int]:
+    config = TrainConfig(preset=preset, **changes)
+    model, loss_of = build_model(config.model, WIDTH, TOKENS).train(), build_loss(config.loss)
+    optimizer, averaged = build_optimizer(config, model, loss_of), copy.deepcopy(model)
+
+    def run(pairs: int) -> None:
+        images, words = pairs // each, torch.randn(pairs, WORDS, TOKENS)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            seen = model.embed_images(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool))
+            told = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
+        labels = torch.arange(images)
+        _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.max_grad_norm)
+        update_ema(averaged, model, config.ema)
+
+    return run, sum(p.numel() for p in model.parameters())
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()

@@ -1,0 +1,146 @@
+"""Imports and exports that were killed, came in parts, or are larger than memory."""
+
+import gc
+import tracemalloc
+
+import pytest
+
+from data.config import ImportConfig
+from data.exchange.region_export import MARKER, export_regions
+from data.exchange.region_import import import_regions
+from data.formats.catalogue import FORMATS
+from data.io.digests import sha256_file
+from data.store.store import Store
+from tests.helpers.region_files import fill, line, same, some, target
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("data.io.files.fsync_path", lambda path: None)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_an_import_that_was_killed_goes_on_and_gives_the_same_store(tmp_path, stop_after):
+    content = some(11)
+    export_regions(fill(tmp_path / "a", content), tmp_path / "x.tsv", "lxmert-tsv")
+    config = ImportConfig(sources=(tmp_path / "x.tsv",), images_per_shard=3)
+    straight = import_regions(config, tmp_path / "straight")
+    assert straight.num_imported == 11
+    first = import_regions(config, tmp_path / "killed", stop_after=stop_after)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.h5")}
+    assert len(before) == stop_after
+    made = import_regions(config, tmp_path / "killed")
+    assert (made.num_imported, made.num_unchanged) == (11 - 3 * stop_after, 3 * stop_after)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "work was done twice"
+    for path in straight.folder.glob("*.h5"):
+        assert sha256_file(path) == sha256_file(made.folder / path.name)
+    same(Store(made.folder), content, set(FORMATS["lxmert-tsv"].fields))
+    manifest = (made.folder / "manifest.json").read_bytes()
+    assert manifest == (straight.folder / "manifest.json").read_bytes()
+
+
+def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record_replaces_its_old_one(tmp_path):
+    content = some(6)
+    for number, part in enumerate((list(content)[:4], list(content)[4:])):
+        folder = fill(tmp_path / f"{number}", {name: content[name] for name in part})
+        export_regions(folder, tmp_path / f"{number}.tsv", "lxmert-tsv")
+    one, two = (ImportConfig(sources=(tmp_path / f"{n}.tsv",), name="butd") for n in (0, 1))
+    store = Store(import_regions(one, tmp_path / "s").folder)
+    assert import_regions(two, tmp_path / "s").folder == store.folder
+    same(Store(store.folder), content, {"boxes", "size"})
+    content["7"]["features"][0, 0] = 99
+    export_regions(fill(tmp_path / "2", {"7": content["7"]}), tmp_path / "0.tsv", "lxmert-tsv", force=True)
+    assert import_regions(one, tmp_path / "s").num_imported == 1
+    same(Store(store.folder), content, {"boxes", "size"})
+    half = import_regions(one.model_copy(update={"half": True}), tmp_path / "s").folder
+    assert half != store.folder
+    assert Store(half).read("features", ["7"]).dtype == "float16"
+
+
+@pytest.mark.parametrize("name", ["", "butd"])
+def test_what_was_mended_leaves_the_ledger_and_what_another_file_has_stays(name, tmp_path):
+    train, val = tmp_path / "train.tsv", tmp_path / "val.tsv"
+    val.write_text("\r\n".join([line("c"), line("bad", n="7")]))
+    for content, left in ((line("x", n="7"), ["x (train.tsv line 2)"]), (line("x"), [])):
+        train.write_text("\r\n".join([line("a"), content]))
+        made = import_regions(ImportConfig(sources=(train,), name=name), tmp_path)
+        if name:
+            import_regions(ImportConfig(sources=(val,), name=name), tmp_path)
+            left = [*left, "bad (val.tsv line 2)"]
+        assert sorted(Store(made.folder).invalid_items) == sorted(left)
+    assert "x" in Store(made.folder)
+
+
+def peak(work, *arguments) -> int:
+    """Bytes that numpy and Python hold at most meanwhile (HDF5 keeps its own caches, of 1 MB a data set)."""
+    gc.collect()
+    tracemalloc.start()
+    work(*arguments)
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_memory_is_a_shard_however_long_the_file(name, tmp_path):
+    out, back = {}, {}
+    for count in (8, 40):
+        folder = fill(tmp_path / f"a{count}", some(count, rows=lambda i: 10, dim=3000))  # 120 kB an image
+        (place := tmp_path / f"{count}").mkdir()
+        path = target(place, name)
+        out[count] = peak(export_regions, folder, path, name)
+        config = ImportConfig(sources=(path,), sizes="boxes", images_per_shard=4)
+        back[count] = peak(import_regions, config, place / "s")
+    grown = 32 * 120_000  # what a program that keeps the images would add; noise of a process of tests is below 2 MB
+    assert out[40] - out[8] < grown / 1.5
+    assert back[40] - back[8] < grown / 1.5
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(after: int):
+    steps = iter(range(10**6))
+
+    def progress(_: int) -> None:
+        if next(steps) == after:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_path):
+    folder = fill(tmp_path / "a", some(6, rows=lambda i: 2))
+    path = target(tmp_path, name)
+    with pytest.raises(Stop):
+        export_regions(folder, path, name, progress=stopping(2))
+    if FORMATS[name].is_folder:
+        before = {p: p.stat().st_mtime_ns for p in path.rglob("*.np[yz]")}
+        assert len(before) % 3 == 0
+        assert before
+        export_regions(folder, path, name)
+        assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items()), "work was done twice"
+        other = fill(tmp_path / "b", some(6, seed=1, rows=lambda i: 3))
+        with pytest.raises(FileExistsError, match="say --force"):
+            export_regions(other, path, name)
+        with pytest.raises(Stop):
+            export_regions(other, path, name, force=True, progress=stopping(2))
+        with pytest.raises(FileExistsError, match="say --force"):  # the folder now holds files of both
+            export_regions(other, path, name)
+    else:
+        assert not path.exists()
+        export_regions(folder, path, name)
+        with pytest.raises(FileExistsError, match="say --force"):
+            export_regions(folder, path, name)
+        turned = fill(tmp_path / "b", dict(reversed(some(6, rows=lambda i: 2).items())))
+        with pytest.raises(Stop):
+            export_regions(turned, path, name, force=True, progress=stopping(2))
+        if FORMATS[name].sidecar_files(path):
+            assert not path.exists(), "the old rows would be read with the new ids that lie beside them"
+            path.unlink(missing_ok=True)
+        export_regions(turned, path, name, force=path.exists())
+    export_regions(folder, path, name, force=True)
+    assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").num_imported == 6
+    assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARKER]

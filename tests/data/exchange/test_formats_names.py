@@ -1,0 +1,72 @@
+"""Names of images as paths, and templates of ids: nothing leaves its folder, no two become one."""
+
+import os
+
+import pytest
+
+from data.config import ImportConfig
+from data.exchange.region_export import MARKER, export_regions
+from data.exchange.region_import import import_regions
+from data.formats.names import Template, safe_join
+from data.store.store import Store
+from tests.helpers.region_files import fill, same, some
+
+
+@pytest.mark.parametrize("kind", ["milvlg", "tern"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "a//b", "a/./b", ".", "..", "x" * 250, "ä" * 130, "a\\..\\x", "C:/x"]
+)
+def test_ids_cannot_leave_the_folder(name, kind, tmp_path):
+    folder = fill(tmp_path / "a", {name: some(1)["7"]})
+    with pytest.raises(ValueError, match="rename with --ids"):
+        export_regions(folder, tmp_path / "out" / "in", kind)
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and "regions-" not in str(p)]
+    assert [p.name for p in files] == [MARKER]
+
+
+def test_slashes_make_folders_below_and_links_are_not_followed_out(tmp_path):
+    content = {"train/a b.jpg": some(1)["7"], "train/c.d.jpg": some(1, seed=1)["7"]}
+    folder = fill(tmp_path / "a", content)
+    export_regions(folder, tmp_path / "out", "milvlg")
+    assert (tmp_path / "out" / "train" / "c.d.jpg.npz").is_file()
+    same(Store(import_regions(ImportConfig(sources=(tmp_path / "out",)), tmp_path / "s").folder), content, {"boxes"})
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"leave .* through a link"):
+        export_regions(folder, tmp_path / "linked", "milvlg", force=True)
+    with pytest.raises(ValueError, match="no file name below"):
+        safe_join(tmp_path, "a\0", ".npz") if "\0" in os.fspath(tmp_path) else safe_join(tmp_path, "a/", ".npz")
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "expected"),
+    [
+        ("{id}.jpg", "007", "007.jpg"),
+        ("COCO_train2014_{id:012d}.jpg", "84002", "COCO_train2014_000000084002.jpg"),
+        ("{number}", "COCO_train2014_000000084002.jpg", "84002"),
+        ("{number:06}", "a1b22", "000022"),
+        ("stem", "a.b/c.d.jpg", "a.b/c.d"),
+        ("{stem}.png", "x.jpg", "x.png"),
+        ("{id:d}", "x7", None),
+        ("{number}", "abc", None),
+        ("{id.__class__}", "a", None),
+        ("{id!r}", "a", None),
+        ("{id:999999999d}", "1", None),
+        ("{0}", "a", None),
+        ("{id", "a", None),
+        ("a.jpg", "a", None),
+        ("{id}\n", "a", None),
+    ],
+)
+def test_templates(template, name, expected):
+    if expected is not None:
+        assert Template(template)(name) == expected
+        return
+    with pytest.raises(ValueError, match=r"--ids|is no id"):
+        Template(template)(name)
+
+
+def test_two_images_may_not_become_one(tmp_path):
+    folder = fill(tmp_path, {"a.jpg": some(1)["7"], "a.png": some(1)["7"]})
+    with pytest.raises(ValueError, match=r"calls both 'a\.jpg' and 'a\.png' 'a'"):
+        export_regions(folder, tmp_path / "x.tsv", "lxmert-tsv", id_template="stem")

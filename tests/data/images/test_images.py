@@ -1,0 +1,136 @@
+"""Pictures of every mode, turned by EXIF, broken, or too large."""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from data.images.decode import load_image
+from tests.helpers.image_bytes import RGB, picture, png, saved
+
+
+def written(path: Path, image: Image.Image, **options) -> np.ndarray:
+    image.save(path, **options)
+    return load_image(path)
+
+
+def test_pictures_of_every_mode_become_upright_rgb(tmp_path: Path) -> None:
+    pixels = picture(2, 90, 120)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(written(tmp_path / "rgb.png", image), pixels)
+
+    grey = np.arange(0, 65536, 6, dtype=np.uint16)[:10900].reshape(100, 109)
+    deep = written(tmp_path / "deep.png", Image.fromarray(grey))
+    np.testing.assert_allclose(deep[..., 1], grey / 257, atol=1)
+
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.full((90, 120), 51, np.uint8)))  # a fifth of the picture on white
+    np.testing.assert_allclose(written(tmp_path / "clear.png", clear), 204 + pixels / 5, atol=1.5)
+
+    palette = image.quantize(16)
+    np.testing.assert_array_equal(written(tmp_path / "palette.png", palette), np.array(palette.convert("RGB")))
+    assert np.abs(written(tmp_path / "cmyk.jpg", image.convert("CMYK"), quality=95).astype(int) - pixels).mean() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture(tmp_path: Path, orientation: int) -> None:
+    image = Image.fromarray(picture(3, 60, 100))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = written(tmp_path / "turned.png", image, exif=exif)
+    # Orientation n means: the file is the upright picture changed by the inverse of this (EXIF 2.3, table 4.6.4.A).
+    way = {2: image.transpose(0), 3: image.rotate(180), 4: image.transpose(1), 5: image.transpose(5)}
+    way |= {1: image, 6: image.rotate(270, expand=True), 7: ImageOps.mirror(ImageOps.flip(image)).transpose(5)}
+    way[8] = image.rotate(90, expand=True)
+    np.testing.assert_array_equal(turned, np.array(way[orientation]))
+
+
+def test_a_flipped_byte_in_the_exif_never_ends_a_run(tmp_path: Path) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8827] = 6, "a camera", 400
+    Image.fromarray(picture(3, 60, 100)).save(buffer, "JPEG", exif=exif)
+    sound, path = buffer.getvalue(), tmp_path / "odd.jpg"
+    for place in range(20, 110):
+        for value in (0, 7, 255):
+            path.write_bytes(sound[:place] + bytes([value]) + sound[place + 1 :])
+            with suppress(ValueError):  # set aside, by any other error the run would end
+                assert load_image(path).shape in ((100, 60, 3), (60, 100, 3))
+
+
+def jpeg(width: int = 64) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(1, 64, width)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (jpeg()[:700], "truncated"),
+        (b"", "the file is empty"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as any of JPEG, PNG"),
+        (jpeg(width=200), "200x64 is more than 9000 pixels"),
+    ],
+)
+def test_unusable_pictures_name_the_file_and_the_reason(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"bad\.jpg: .*{says}"):
+        load_image(path, max_pixels=9000)
+
+
+def test_a_missing_picture_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        load_image(tmp_path / "none.jpg")
+
+
+def test_a_strip_that_would_shrink_to_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"strip\.png: 900x2 is thinner than 1:50"):
+        written(tmp_path / "strip.png", Image.new("RGB", (900, 2)))
+
+
+FORMS = {form: {} for form in ("JPEG", "PNG", "GIF", "BMP", "PPM")}
+
+
+FORMS |= {"TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_cut_anywhere_gives_the_right_pixels_or_none(tmp_path: Path, form: str) -> None:
+    whole, path = saved(form, RGB[:24, :30], **FORMS[form]), tmp_path / "cut.jpg"
+    path.write_bytes(whole)
+    expected = load_image(path)
+    for end in range(0, len(whole), max(1, len(whole) // 400)):
+        path.write_bytes(whole[:end])
+        try:
+            np.testing.assert_array_equal(load_image(path), expected)
+        except ValueError:
+            continue
+
+
+def test_a_png_with_any_byte_changed_gives_the_right_pixels_or_none(tmp_path: Path) -> None:
+    pixels, path = RGB[:24, :30], tmp_path / "odd.png"
+    whole = png([row.tobytes() for row in pixels], (30, 24), 8, 2)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            np.testing.assert_array_equal(load_image(path), pixels)
+        except ValueError:
+            continue
+
+
+def test_a_file_of_more_bytes_than_any_picture_needs_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "endless.jpg"
+    with open(path, "wb") as file:
+        file.write(saved("JPEG"))
+        file.truncate(600 << 20)  # of holes
+    with pytest.raises(ValueError, match=r"endless\.jpg: its 629,145,600 bytes are more"):
+        load_image(path)
+
+
+def test_a_broken_exif_orders_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(saved("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
+    assert load_image(tmp_path / "a.jpg").shape == RGB.shape

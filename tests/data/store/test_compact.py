@@ -1,0 +1,221 @@
+"""Compaction: the same rows in fewer files, whatever kills it and whoever reads; the commands of `tern store`."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from data.io.digests import sha256_file
+from data.io.locks import write_lock
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item
+from data.manifest.schema import ShardPlan as Plan
+from data.store import compact as module
+from data.store.compact import compact_store
+from data.store.shard_file import write_shard
+from data.store.store import Store
+from data.store.writing import commit
+from pipeline.cli.app import build_app
+from tests.helpers.stores import FORK, check, crash, extract, items, spoil
+
+
+class Killed(BaseException):
+    """Stands for the process's end."""
+
+
+def wasteful(root: Path) -> tuple[Path, list[Item]]:
+    """A store of small shards in which items were changed and others dropped; and what it lists."""
+    extract(root, items(22))
+    now = [*items(5, "b"), *items(22)[5:19]]
+    return extract(root, now), now
+
+
+def rows(folder: Path) -> tuple[list[str], list[bytes]]:
+    with Store(folder) as store:
+        return store.ids, [store.read(field, store.ids).tobytes() for field in store.fields]
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in folder.glob("*.h5")}
+
+
+def test_rows_and_order_stay_and_files_become_few(tmp_path):
+    folder, now = wasteful(tmp_path)
+    before, old = rows(folder), Store(folder)
+    assert len(shards(folder)) == 8
+    manifest = compact_store(folder, 10)
+    check(folder, now)
+    assert rows(folder) == before
+    assert len(shards(folder)) == len(manifest["shards"]) == 2
+    assert manifest["removed_ids"] == []
+    assert not any(name in shards(folder) for name in manifest["replaced_files"])
+    np.testing.assert_array_equal(old.read("features", old.ids), Store(folder).read("features", old.ids))
+    stamp = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".writer"}
+    compact_store(folder, 10)
+    assert all(path.stat().st_mtime_ns == value for path, value in stamp.items()), "compact already: no work"
+    extract(tmp_path, now)
+    log = tmp_path / "log"
+    check(extract(tmp_path, [*now, Item("caption 20", "0" * 64)], log), [*now, Item("caption 20", "0" * 64)])
+    assert len(log.read_text().splitlines()) == 1, "what was dropped is really gone"
+
+
+def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
+    expected, step = rows(wasteful(tmp_path / "twin")[0]), 0
+    real = os.replace, Path.unlink
+    while True:
+        folder, now = wasteful(tmp_path / f"{step}")
+        left = [step]
+
+        def count(function, left=left):
+            def counted(*args, **kwargs):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return function(*args, **kwargs)
+
+            return counted
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", count(real[0]))
+            patched.setattr(Path, "unlink", count(real[1]))
+            try:
+                compact_store(folder, 10)
+                finished = True
+            except Killed:
+                finished = False
+        check(folder, now)
+        assert rows(folder) == expected
+        compact_store(folder, 10)
+        check(folder, now)
+        assert len(shards(folder)) == 2, f"rubbish after a crash at step {step}"
+        if finished:
+            break
+        step += 1
+    assert step >= 10
+
+
+def test_sigkill_at_any_moment_loses_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    folder, now = wasteful(tmp_path)
+    for size in (10, 3, 7, 2, 9, 4, 10):
+        child = FORK.Process(target=compact_store, args=(folder, size))
+        child.start()
+        time.sleep(rng.uniform(0.0, 0.06))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        check(folder, now)
+    compact_store(folder, 10)
+    check(folder, now)
+    assert len(shards(folder)) == 2
+
+
+def test_the_finished_shards_of_a_killed_extraction_survive(tmp_path):
+    folder, now = wasteful(tmp_path)
+    more, log = [*now, *items(12, name="new")], tmp_path / "log"
+    crash(tmp_path, more, 2, log)
+    compact_store(folder, 10)
+    check(folder, now)
+    check(extract(tmp_path, more, log), more)
+    assert len(log.read_text().splitlines()) == 12
+
+
+def test_damaged_rows_get_no_new_checksum_and_a_writer_is_not_disturbed(tmp_path):
+    folder, _ = wasteful(tmp_path)
+    with write_lock(folder), pytest.raises(ValueError, match="is being written by process"):
+        compact_store(folder, 10)
+    victim = sorted(folder.glob("*.h5"))[0]
+    spoil(victim, 0)
+    before = shards(folder)
+    with pytest.raises(ValueError, match=r"shard-.*the rows of caption \d+ do not have.*Nothing was changed"):
+        compact_store(folder, 10)
+    assert shards(folder).items() >= before.items()
+    with pytest.raises(ValueError, match="1 item or more"):
+        compact_store(folder, 0)
+
+
+def test_a_reader_that_opens_while_files_are_removed_finds_the_new_ones(tmp_path, monkeypatch):
+    folder, now = wasteful(tmp_path)
+    stale = Store(folder).__getstate__()
+    real, done = module.read_store_manifest, []
+
+    def read_then_compact(place):
+        manifest = real(place)
+        if not done:
+            done.append(True)
+            compact_store(folder, 10)
+        return manifest
+
+    monkeypatch.setattr("data.store.store.read_store_manifest", read_then_compact)
+    assert sorted(Store(folder).ids) == sorted(item.id for item in now)
+    with pytest.raises(FileNotFoundError, match=r"was compacted away, it is now at .*; open the store again"):
+        Store.__new__(Store).__setstate__(stale)
+
+
+def run(*args: str):
+    return CliRunner().invoke(build_app(), ["store", *map(str, args)])
+
+
+def test_info_verify_and_compact_as_commands(tmp_path):
+    folder, _ = wasteful(tmp_path)
+    aside = Plan((Item("bad", "c" * 64),))
+    commit(folder, [write_shard(folder, aside, ["it is empty"])])
+    out = run("info", folder / "manifest.json").stdout
+    for part in ("tokens, generation 3", "19, of ", "6 x float16", "9, ", "bad: it is empty", "19 captions had more",
+                 "3 that the data set no longer has", "model = test", "8 items in them are not listed"):  # fmt: skip
+        assert part in out, out
+    found = run("verify", folder)
+    assert (found.exit_code, "27 items in 9 shards are as they were written" in found.stdout) == (0, True), found.output
+    found = run("compact", folder, "--items-per-shard", 10)
+    assert "9 shards" in found.stdout
+    assert "-> 2 shards" in found.stdout
+    assert "compact already: 2 shards" in run("compact", folder, "--items-per-shard", 10).stdout
+    assert "bad: it is empty" in run("info", folder).stdout
+    first, second = sorted(folder.glob("*.h5"))
+    name = spoil(first, 0)
+    second.unlink()
+    found = run("verify", folder)
+    assert found.exit_code == 1
+    assert f"{first}: the rows of {name} do not have" in found.stdout
+    assert f"{second}: missing; 9 items are lost" in found.stdout or f"{second}: missing; 10 items" in found.stdout
+    for command in ("info", "verify", "compact"):
+        assert "Example: tern store" in run(command, "--help").stdout
+
+
+def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_compaction(tmp_path):
+    """Of eight shards one is missing, one cut short, one spoilt in its rows, one spoilt where nobody reads them."""
+    folder, now = wasteful(tmp_path)
+    listed = [folder / entry["file"] for entry in Store(folder).manifest["shards"]]
+    missing, cut, spoilt = listed[2:5]
+    dead = spoil(listed[0], 0)
+    assert dead == "caption 0"
+    unread = f"{listed[0]}: the rows of {dead} do not have the checksum they were written with; nobody reads them"
+    found = run("verify", folder)
+    assert (found.exit_code, unread in found.stdout) == (1, True), found.output
+    missing.unlink()
+    os.truncate(cut, cut.stat().st_size // 2)
+    lost = spoil(spoilt, 0)
+    found = run("verify", folder, "--unlist-damaged")
+    assert found.exit_code == 0, found.output
+    assert "3 shards of " in found.stdout
+    with Store(folder) as store:
+        assert lost not in store
+        assert listed[0].name in {entry["file"] for entry in store.manifest["shards"]}
+    log = tmp_path / "log"
+    extract(tmp_path, now, log)
+    assert 0 < len(log.read_text().splitlines()) < len(now), "what was sound is not made again"
+    assert [unread in problem for problem in Store(folder).verify()] == [True]
+    compact_store(folder, 10)
+    check(folder, now)
+
+
+def test_a_long_recipe_is_shown_short(tmp_path):
+    folder = open_or_create_store(
+        tmp_path, "regions", {"weights": "w" * 300, "classes": [f"thing {i}" for i in range(1600)]}
+    )
+    out = run("info", folder).stdout
+    assert "1,600 names: thing 0, thing 1, thing 2, ..." in out
+    assert len(out) < 1200

@@ -1,0 +1,175 @@
+"""Files to regions beside the model: the same as one by one, in order, bounded, and stopped by the machine's faults."""
+
+import errno
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.manifest.schema import ShardPlan
+from extractors.config import GridConfig, TextConfig, TorchvisionConfig
+from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
+from extractors.regions.faster_rcnn import TorchvisionExtractor
+from extractors.regions.stream import extract_from_paths
+from pipeline.runs.workers import make_process_map
+from pipeline.stages.extract import ExtractionJob
+from tests.helpers.image_bytes import picture
+
+PATIENCE = 20  # seconds until an event that should come counts as missing
+
+
+class Echo(RegionExtractor):
+    """One row an image: its first pixel and the number of images that went through with it."""
+
+    recipe: dict[str, Any] = {}  # noqa: RUF012
+    dim = 2
+
+    def __init__(self, batch_size: int = 1) -> None:
+        self.batch_size, self.busy = batch_size, 0
+
+    def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
+        return PreprocessedImage(torch.from_numpy(pixels).permute(2, 0, 1), pixels.shape[1::-1])
+
+    def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
+        self.busy += 1
+        assert self.busy == 1, "one batch at a time"
+        time.sleep(0.001)
+        self.busy -= 1
+        assert len({image.input.shape for image in batch}) == 1
+        return [_row(int(image.input[0, 0, 0]), len(batch), image.size) for image in batch]
+
+
+def _row(value: int, mates: int, size: tuple[int, int]) -> Regions:
+    one = np.ones(1, np.float32)
+    features, boxes = np.array([[value, mates]], np.float16), np.array([[0, 0, *size]], np.float32)
+    return Regions(features, boxes, one.astype(np.int32), one, one.astype(np.int32), one, size)
+
+
+def pixels(number: int) -> np.ndarray:
+    """Three sizes, five images each; every seventh image is broken, one is none at all."""
+    if number % 7 == 3:
+        raise ValueError(f"broken {number}")
+    if number == 8:
+        raise FileNotFoundError("no image 8")
+    return np.full((4 + number // 5 % 3, 6, 3), number, np.uint8)
+
+
+def test_equals_one_by_one_with_a_real_network() -> None:
+    extractor = TorchvisionExtractor(
+        TorchvisionConfig(model="demo", weights="demo", max_regions=5, full_precision=True)
+    )
+    images = [picture(0, 120, 160), picture(1, 160, 120), picture(2, 120, 160)]
+    extractor.batch_size = 1
+    for image, found in zip(images, extract_from_paths(extractor, images, lambda image: image, 2, 3), strict=True):
+        alone = extractor([image])[0]
+        for name, value in vars(alone).items():
+            np.testing.assert_array_equal(value, getattr(found, name))
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "ahead", "reached"),
+    [(1, 1, 1, 1), (1, 2, 5, 1), (4, 3, 12, 4), (8, 1, 3, 3), (3, None, None, 3), (50, 2, 50, 12)],
+)
+def test_in_order_in_batches_of_one_size_and_the_same_every_time(
+    batch: int, threads: int | None, ahead: int | None, reached: int
+) -> None:
+    runs = [list(extract_from_paths(Echo(batch), range(40), pixels, threads, ahead)) for _ in range(2)]
+    for number, (found, again) in enumerate(zip(*runs, strict=True)):
+        if number == 8 or number % 7 == 3:
+            assert found == ("no image 8" if number == 8 else f"broken {number}")
+            continue
+        assert found.features[0, 0] == number
+        assert found.size == (6, 4 + number // 5 % 3)
+        assert 1 <= found.features[0, 1] <= batch
+        assert found.features[0, 1] == again.features[0, 1], "the clock has no say in what shares a batch"
+    mates = [found.features[0, 1] for found in runs[0] if not isinstance(found, str)]
+    assert max(mates) == reached
+
+
+def test_no_more_is_read_ahead_than_allowed() -> None:
+    begun: list[int] = []
+
+    def load(number: int) -> np.ndarray:
+        begun.append(number)
+        return np.full((4, 4, 3), number, np.uint8)
+
+    for done, _ in enumerate(extract_from_paths(Echo(2), range(30), load, threads=3, prefetch=6)):
+        time.sleep(0.002)  # time enough to run away
+        assert len(begun) <= done + 6
+    assert sorted(begun) == list(range(30))
+
+
+def test_decoding_goes_on_while_the_model_works_and_the_other_way_round() -> None:
+    decoded, working = [threading.Event() for _ in range(4)], [threading.Event() for _ in range(4)]
+
+    class Waits(Echo):
+        def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
+            number = int(batch[0].input[0, 0, 0])
+            working[number].set()
+            assert decoded[min(number + 1, 3)].wait(PATIENCE), "the next image is decoded while this one is extracted"
+            return super().extract(batch)
+
+    def load(number: int) -> np.ndarray:
+        if number:
+            assert working[number - 1].wait(PATIENCE), "the one before is extracted while this one is decoded"
+        decoded[number].set()
+        return np.full((4, 4, 3), number, np.uint8)
+
+    assert len(list(extract_from_paths(Waits(), range(4), load, threads=1, prefetch=2))) == 4
+
+
+def test_a_fault_of_the_machine_ends_the_stream_and_closing_ends_the_threads() -> None:
+    def load(number: int) -> np.ndarray:
+        if number == 5:
+            raise OSError(errno.EIO, "the disk is failing")
+        return np.full((4, 4, 3), number, np.uint8)
+
+    found = extract_from_paths(Echo(), range(20), load, threads=2, prefetch=4)
+    assert [next(found).features[0, 0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(OSError, match="the disk is failing"):
+        next(found)
+    endless = extract_from_paths(Echo(), iter(int, 1), lambda _: np.zeros((4, 4, 3), np.uint8), threads=2, prefetch=4)
+    next(endless)
+    endless.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
+
+
+class Sharing:
+    """A job that shares a device with its like."""
+
+    size, shares_device = 1, True
+
+    def __init__(self, extractor: RegionExtractor) -> None:
+        self.extractor = extractor
+
+
+def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
+    """Two at a time in this process, one of them in the model: `Echo` fails where two are."""
+    meeting, seen = threading.Barrier(2), set()
+
+    def shard(job: Sharing) -> list[float]:
+        meeting.wait(PATIENCE)  # two shards are under way
+        seen.add(threading.get_ident())
+        return [found.features[0, 0] for found in extract_from_paths(job.extractor, [1, 2, 5, 6], pixels)]
+
+    extractor = Echo(2)
+    results = make_process_map(6, "shards")(shard, [Sharing(extractor) for _ in range(4)])
+    assert list(results) == [[1, 2, 5, 6]] * 4
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "shares"),
+    [
+        (TorchvisionConfig(device="cuda"), True),
+        (GridConfig(device="cuda:1"), True),
+        (GridConfig(), False),
+        (TextConfig(), False),
+    ],
+)
+def test_jobs_share_a_gpu_and_nothing_else(config: Any, shares: bool) -> None:
+    assert ExtractionJob(config, Path(), ShardPlan(()), ()).uses_gpu is shares

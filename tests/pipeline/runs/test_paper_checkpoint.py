@@ -1,0 +1,202 @@
+"""A plan that brings one of the authors' checkpoints: from the file to vectors, a query and the pages, untrained."""
+
+import platform
+import re
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+from typer.testing import CliRunner
+
+from data.io.files import read_json
+from data.store.store import Store
+from data.text import printable
+from extractors.text.extractor import TextEncoder, TextExtractor
+from pipeline.cli.app import build_app
+from pipeline.lineage import read_lineage
+from pipeline.pages.report import write_report
+from pipeline.plans.load import load_plan
+from pipeline.plans.plan import Plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.search.searcher import Searcher
+from tern.model.convert import import_checkpoint
+from tests.helpers.small_plan import small_plan
+from tests.reference.tern import SlowTern
+
+LAYERS = 2  # of the checkpoint's BERT
+
+
+def checkpoint(path, regions, bert=None, t=384):
+    """A checkpoint of random weights for a store's regions, with a BERT's weights inside if one is given."""
+    torch.manual_seed(1)
+    slow = SlowTern(d=regions, t=t, e=32, layers=2, shared=2, ff=24).eval()
+    with torch.no_grad():
+        for parameter in slow.parameters():  # so that all of them count, those of the boxes too
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        slow.img_enc.pos_encoding_image.map[0].weight[:, -5:] *= 20
+    state = {f"module.img_txt_enc.{name}": value for name, value in slow.state_dict().items()}
+    inside = {} if bert is None else bert.state_dict() | {"embeddings.position_ids": torch.arange(512)[None]}
+    state |= {f"module.img_txt_enc.txt_enc.bert_model.{name}": value for name, value in inside.items()}
+    torch.save({"epoch": 3, "model": state}, path)
+    return slow
+
+
+def tuned(text, layers=LAYERS):
+    """The BERT of a plan, whole with its pooler, its weights moved a little as training does."""
+    config = TextExtractor(text)._model.config
+    config.num_hidden_layers = layers
+    torch.manual_seed(5)
+    bert = BertModel(config).eval()
+    bert.load_state_dict(TextEncoder(text).bert.state_dict(), strict=False)
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return bert
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(plan file without [train], region width): data set and stores of captions and regions are there."""
+    root = tmp_path_factory.mktemp("adopted")
+    text = small_plan(root).read_text()
+    path = root / "plan.toml"
+    path.write_text(text.split("[train]")[0] + "layer = 2\n[index]" + text.split("[index]")[1])
+    chain = PipelineRunner(load_plan(str(path)))
+    _ = chain.tokens
+    return path, Store(chain.regions).dim
+
+
+def stores_of(path) -> tuple[Store, Store]:
+    chain = PipelineRunner(load_plan(str(path)))
+    return Store(chain.regions), Store(chain.tokens)
+
+
+def with_checkpoint(path, file) -> Plan:
+    return load_plan(str(path), (f'checkpoint="{file}"',))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["with its BERT", "on stored features"])
+def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
+    path, dim = made
+    plan = load_plan(str(path))
+    bert = tuned(plan.text) if own else None
+    slow = checkpoint(tmp_path / "model_best_rsum.pth.tar", dim, bert)
+    chain = PipelineRunner(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
+    assert read_json(chain.model / "model.json")["fine_tuned"] is own
+    regions, tokens = Store(chain.regions), Store(chain.tokens)
+    image, caption = chain.dataset.images[3].id, chain.dataset.captions[7].id
+    features, boxes, size = (torch.tensor(regions.read(f, [image])).float() for f in ("features", "boxes", "size"))
+    rows = torch.tensor(tokens.read("features", [caption])).float()
+    if bert is not None:
+        with torch.no_grad():
+            rows = bert(torch.tensor(tokens.read("token_ids", [caption]))[None].long()).last_hidden_state[0]
+    with torch.no_grad():
+        wanted = slow(features[None], boxes[None], size.view(1, 2), [len(features)], rows[None], [len(rows)])
+        moved = slow(features[None], boxes[None] / 2, size.view(1, 2), [len(features)], rows[None], [len(rows)])
+    assert (wanted[0] - moved[0]).abs().max() > 0.02, "boxes count"
+    for folder, name, vector in zip(("images", "captions"), (image, caption), wanted, strict=True):
+        found = Store(getattr(chain.vectors, folder)).read("features", [name])
+        np.testing.assert_allclose(found, vector, atol=1e-3)  # stored as float16
+
+
+def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path):
+    path, dim = made
+    checkpoint(tmp_path / "given.pth.tar", dim, tuned(load_plan(str(path)).text))
+    plan = with_checkpoint(path, tmp_path / "given.pth.tar")
+    chain = PipelineRunner(plan)
+    model, stamp = chain.model, (chain.model / "best.safetensors").stat().st_mtime_ns
+    page = write_report(chain).read_text()
+    assert "from given.pth.tar" in page
+    assert "<h2>Training</h2>" not in page
+    caption = chain.dataset.select_split("test").captions[0]
+    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    np.testing.assert_allclose(Searcher(plan).embed_text(caption.text)[0], stored, atol=2e-3)
+    assert "checkpoint given.pth.tar" in read_lineage(plan.workspace).to_text()
+    command = ["train", "--plan", str(path), "--set", f'checkpoint="{tmp_path / "given.pth.tar"}"']
+    told = CliRunner().invoke(build_app(), command)
+    assert told.exit_code == 0, told.output
+    assert model.name in told.output.replace("\n", "")
+    assert (model / "best.safetensors").stat().st_mtime_ns == stamp, "made once"
+
+
+@pytest.mark.parametrize(
+    ("layers", "t", "wide", "message"),
+    [
+        (3, 384, 0, "text.layer=3"),
+        (None, 768, 0, "wordpieces of 768 numbers"),
+        (None, 384, 4, "regions of"),
+    ],
+    ids=["a deeper BERT", "a wider BERT", "other regions"],
+)
+def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide, message):
+    path, dim = made
+    bert = tuned(load_plan(str(path)).text, layers) if layers else None
+    checkpoint(tmp_path / "x.pth.tar", dim + wide, bert, t)
+    before = set((load_plan(str(path)).workspace / "models").glob("*"))
+    with pytest.raises(ValueError, match=message):
+        _ = PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")).model
+    assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
+
+
+def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp_path):
+    path, dim = made
+    checkpoint(tmp_path / "x.pth.tar", dim)
+    settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        _ = PipelineRunner(load_plan(str(path), settings)).tokens
+    settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
+    with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):
+        _ = PipelineRunner(load_plan(str(path), settings)).tokens
+    (tmp_path / "broken.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:3000])
+    checkpoint(tmp_path / "deep.pth.tar", dim, tuned(load_plan(str(path)).text, 3))
+    for name, message in (("broken", "cannot be read"), ("deep", r"text\.layer=3")):
+        settings = (f'checkpoint="{tmp_path / name}.pth.tar"', f'workspace="{tmp_path / "new"}"')
+        with pytest.raises(ValueError, match=message):
+            _ = PipelineRunner(load_plan(str(path), settings)).tokens
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
+        load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
+    assert load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1", "train={}")).checkpoint
+
+
+@pytest.mark.parametrize("name", ['a"]; click n0 "javascript:alert(1)".tar', "a<b>&#35;`c`.tar", "a\x1b[2J\u202e.tar"])
+def test_a_files_name_is_text_wherever_it_is_shown(made, tmp_path, name):
+    path, dim = made
+    checkpoint(tmp_path / name, dim)
+    model = import_checkpoint(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
+    card = read_json(model / "model.json")
+    assert card["checkpoint"] == name
+    found = read_lineage(tmp_path, include_unused=True)
+    for shown in (found.to_text(), found.to_mermaid(), found.to_svg()):
+        assert not set(shown) & set("\x1b\u202e")
+    label = next(line for line in found.to_mermaid().splitlines() if "checkpoint" in line).partition("checkpoint ")[2]
+    label = label.removesuffix('"]').rpartition(",")[0]  # the size of the model
+    assert not set(label) & set('"<>`&')
+    assert re.sub(r"#(\d+);", lambda code: chr(int(code[1])), label) == printable(name)
+
+
+def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
+    path, dim = made
+    checkpoint(tmp_path / "x.pth.tar", dim)
+    plan = with_checkpoint(path, tmp_path / "x.pth.tar")
+    model = PipelineRunner(plan).model
+    whole = (model / "best.safetensors").read_bytes()
+    (model / "model.json").unlink()
+    (model / "best.safetensors").write_bytes(whole[:100])
+    gone = model / f".best.{platform.node()}-999999999.tmp.safetensors"
+    gone.write_bytes(whole[:50])
+    again = PipelineRunner(plan).model
+    assert again == model
+    assert (again / "best.safetensors").read_bytes() == whole
+    assert not gone.exists()
+
+
+def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monkeypatch):
+    artifacts = pytest.importorskip("flows.reporting.artifacts")
+    path, dim = made
+    checkpoint(tmp_path / "x.pth.tar", dim)
+    shown = []
+    monkeypatch.setattr(artifacts, "table", lambda rows, key, about: shown.append((key, len(rows))))
+    artifacts.training(PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")))
+    assert shown == [("metrics", 2)]

@@ -1,0 +1,122 @@
+"""What a changed data set costs the index: the items that are new or changed, and a delta."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from data.store.store import Store
+from index.building.build import build_index as build_plain
+from index.building.update import IncompatibleUpdateError
+from index.collection import Collection
+from index.config import IndexConfig, MaintenanceConfig
+from index.search.index import Index
+from index.versions.folder import list_versions, read_version_manifest
+from pipeline.cli.app import build_app
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.stages.index import find_served_version, publish_index_update
+from tests.helpers.small_plan import SMALL
+
+
+@pytest.fixture
+def moved(finished, tmp_path):
+    """A copy of all that was made, under a plan that reads the data set from its file; and that file's content."""
+    shutil.copytree(finished.plan.workspace, tmp_path / "run")
+    folder = tmp_path / "run" / "dataset"
+    text = SMALL.format(workspace=tmp_path / "run", workers=1)
+    start, end = text.index("[demo]"), text.index("[regions]")
+    said = f'[dataset]\nname = "demo"\nannotations = "{folder}/dataset_demo.json"\nimages = "{folder}/images"\n\n'
+    (tmp_path / "plan.toml").write_text(text[:start] + said + text[end:])
+    return tmp_path / "plan.toml", folder / "dataset_demo.json"
+
+
+def carried(plan, **settings) -> tuple[PipelineRunner, list[tuple[str, int]]]:
+    """A chain that updates the index, and (stage, items) of the shards that it makes."""
+    made = []
+
+    def watched(label):
+        def each(function, jobs):
+            for job in jobs:
+                made.append((label, job.num_items))
+                yield function(job)
+
+        return each
+
+    loaded = load_plan(str(plan))
+    indexed = partial(publish_index_update, maintenance=loaded.maintenance, **settings)
+    return PipelineRunner(
+        loaded, watched, model_folder=find_served_version(loaded.workspace)[1], index_stage=indexed
+    ), made
+
+
+def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(moved):
+    plan, annotations = moved
+    content = json.loads(annotations.read_text())
+    gone = content["images"].pop(0)["filename"]
+    changed = content["images"][0]
+    changed["sentences"][2]["raw"] = "a purple elephant is playing chess in the snow"
+    annotations.write_text(json.dumps(content))
+    chain, made = carried(plan)
+    assert read_version_manifest(chain.index.parent.parent).version == 2
+    assert made == [("token features", 1), ("embedding", 1)]
+    (caption,) = [c.id for c in chain.dataset.captions if "purple elephant" in c.text]
+    with Index.open(chain.plan.workspace / "index") as index:
+        about = index.manifest["collections"]
+        assert [part["role"] for part in about["caption"]["shards"]] == ["base", "base", "delta"]
+        assert [part["role"] for part in about["image"]["shards"]] == ["base", "base"]
+        assert about["image"]["counts"] == {"live": 35, "deleted": 1}
+        assert about["caption"]["counts"] == {"live": 175, "deleted": 6}
+        query = Store(chain.vectors.captions).read("features", [caption]).astype("float32")
+        assert index.search(query, 1, "caption")[0][0].id == caption
+        everything = {hit.id for hit in index.search(query, 36, "image")[0]}
+        assert len(everything) == 35
+        assert gone not in everything
+
+    again, made = carried(plan)
+    assert (again.index, made) == (chain.index, []), "a night without news"
+    words = ["--plan", str(plan)]
+    shown = CliRunner().invoke(build_app(), ["index", "update", *words])
+    assert "nothing to do" in shown.output, shown.output
+    shown = CliRunner().invoke(build_app(), ["index", "compact", *words])
+    assert shown.output.startswith("index  "), shown.output
+    assert read_version_manifest(chain.plan.workspace / "index").collections["caption"].deleted is None
+
+
+def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
+    plan, _ = moved
+    told = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
+    assert "has no trained model 'tern-0123456789ab'; there are tern-" in str(told.exception)
+    vectors = np.eye(8, dtype=np.float32)[:4]
+    items = Collection(["a", "b", "c", "d"], vectors, [{"id": name} for name in "abcd"])
+    build_plain(IndexConfig(), {"image": items}, {"image": vectors}, tmp_path / "other" / "index")
+    with pytest.raises(ValueError, match=r"version 1 .* was not made by a plan"):
+        find_served_version(tmp_path / "other")
+
+
+def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
+    plan, annotations = moved
+    content = json.loads(annotations.read_text())
+    content["images"].pop(0)
+    annotations.write_text(json.dumps(content))
+    chain, _ = carried(plan)
+    inputs = (chain.plan.index, chain.vectors, chain.usable, chain.plan.workspace)
+    bring = partial(publish_index_update, regions=chain.regions)
+    root, origin = chain.plan.workspace / "index", read_version_manifest(chain.plan.workspace / "index").provenance
+    with pytest.raises(IncompatibleUpdateError, match="never mix"):
+        bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig())
+    assert list_versions(root) == [1]
+    said = []
+    bring(*inputs, origin, maintenance=MaintenanceConfig(max_deleted_fraction=0.01), on_message=said.append)
+    assert said == ["index: compact, since caption: 0.028 of the rows dead, more than 0.01"]
+    assert list_versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
+    assert [part.role for part in read_version_manifest(root).collections["caption"].shards] == ["base", "base"]
+    bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig(), allow_full_build=True)
+    other = read_version_manifest(root)
+    assert other.version == 4
+    assert other.collections["image"].vector_space != read_version_manifest(root, 3).collections["image"].vector_space
+    bring(*inputs, origin, maintenance=MaintenanceConfig(), version=3)
+    assert read_version_manifest(root).version == 3, "from version 3 on, with nothing new: it is served again"

@@ -1,0 +1,136 @@
+"""The search service gives what the searcher gives, keeps its paths to itself, and refuses what is too large."""
+
+import shutil
+
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from index.search.hot_reload import HotReloader
+from index.versions.switch import rollback
+from index.versions.tags import add_tag
+from pipeline.cli.app import build_app
+from pipeline.search.searcher import Searcher
+from pipeline.stages.index import publish_full_index
+from tests.helpers.small_plan import small_plan
+
+testclient = pytest.importorskip("fastapi.testclient")
+serve = pytest.importorskip("pipeline.service.app")
+
+
+@pytest.fixture(scope="module")
+def searcher(finished):
+    return Searcher(finished.plan)
+
+
+@pytest.fixture(scope="module")
+def client(searcher):
+    return testclient.TestClient(serve.application(HotReloader(searcher.index.root, searcher.with_version, every=0)))
+
+
+def test_sentences_find_what_the_searcher_finds(client, searcher, finished):
+    answer = client.get("/search", params={"q": "two dogs on the street", "k": 3}).json()
+    expected = searcher.search_text("two dogs on the street", 3)
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+    assert answer["version"] == searcher.index.version
+    assert str(finished.plan.workspace) not in str(answer), "where files lie is nobody's business"
+
+
+def test_photographs_find_captions(client, searcher, finished):
+    path = finished.dataset.images[0].path
+    answer = client.post("/search/image", params={"k": 4}, content=path.read_bytes()).json()
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in searcher.search_image(path, 4)]
+
+
+def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(client, searcher, finished):
+    sizes = {image.id: Picture.open(image.path).size for image in finished.usable.images}
+    middle = max(width for width, _ in sizes.values())
+    where = f"split in ('test', 'train') and width >= {middle} and not caption like '%DOG%'"
+    right = {
+        image.id
+        for image in finished.usable.images
+        if image.split != "val" and sizes[image.id][0] >= middle
+        if not any("dog" in caption.text.lower() for caption in finished.usable.captions_by_image_id[image.id])
+    }
+    assert 0 < len(right) < len(sizes)
+    hits = [hit.id for hit in searcher.search_text("a man", 36, where)]
+    assert set(hits) == right
+    assert [
+        hit["id"] for hit in client.get("/search", params={"q": "a man", "k": 36, "where": where}).json()["hits"]
+    ] == hits
+    page = client.get("/", params={"q": "a man", "k": 36, "where": where}).text
+    assert page.count("<figure") == len(right)
+    asked = ["search", "a man", "-k", "36", "--where", where, "--plan", str(small_plan(finished.plan.workspace.parent))]
+    told = CliRunner().invoke(build_app(), asked)
+    assert [line.split()[2] for line in told.stdout.splitlines()] == hits
+    assert "Nothing answers" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
+    photo = finished.dataset.images[0].path
+    said = client.post("/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()).json()
+    assert {
+        finished.usable.images_by_id[finished.usable.image_id_by_caption_id[hit["id"]]].split for hit in said["hits"]
+    } == {"val"}
+
+
+def test_the_page_shows_pictures_and_escapes_the_query(client):
+    assert "data:image/jpeg" in client.get("/", params={"q": "a dog"}).text
+    assert "<script>alert" not in client.get("/", params={"q": "<script>alert(1)</script>"}).text
+    assert "1 to 2,000 characters" in client.get("/", params={"q": "x" * 3000}).text
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "says"),
+    [
+        (lambda c: c.get("/search", params={"q": " "}), 422, "1 to 2,000 characters"),
+        (lambda c: c.get("/search", params={"q": "a", "k": 0}), 422, "greater than or equal to 1"),
+        (lambda c: c.get("/search", params={"q": "a", "k": 1000}), 422, "less than or equal to 100"),
+        (lambda c: c.get("/search"), 422, "Field required"),
+        (lambda c: c.get("/search", params={"q": "a", "where": "splt = 'x'"}), 422, "did you mean 'split'?"),
+        (lambda c: c.get("/", params={"q": "a", "where": "width = <b>"}), 200, "a number is expected"),
+        (lambda c: c.get("/search", params={"q": "a", "version": "99"}), 404, "there is no version '99'"),
+        (lambda c: c.get("/search", params={"q": "a", "version": "../x"}), 404, "there is no version '../x'"),
+        (lambda c: c.get("/", params={"version": "prod"}), 404, "there is no version 'prod'"),
+        (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the image the photograph"),
+        (lambda c: c.post("/search/image", content=b""), 422, "cannot use the image the photograph"),
+        (lambda c: c.post("/search/image", content=bytes(26 << 20)), 413, "more than"),
+    ],
+)
+def test_what_cannot_be_answered_is_said(client, ask, status, says):
+    answer = ask(client)
+    assert answer.status_code == status
+    assert says in answer.text
+
+
+def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, tmp_path):
+    shutil.copytree(finished.plan.workspace / "index", tmp_path / "index")
+    for name in ("models", "stores", "dataset"):
+        (tmp_path / name).symlink_to(finished.plan.workspace / name)
+    first = Searcher(finished.plan.model_copy(update={"workspace": tmp_path}))
+    client = testclient.TestClient(serve.application(HotReloader(first.index.root, first.with_version, every=0)))
+
+    def asked(**more) -> tuple[int, list[str]]:
+        answer = client.get("/search", params={"q": "a dog", "k": 3, **more}).json()
+        return answer["version"], [hit["id"] for hit in answer["hits"]]
+
+    before = asked()
+    assert before[0] == 1
+    config = finished.plan.index.model_copy(update={"shards": 1})
+    publish_full_index(config, finished.vectors, finished.usable, tmp_path, first.index.manifest["provenance"])
+    assert asked() == (2, before[1])
+    add_tag(first.index.root, "old", 1)
+    assert asked(version="1") == asked(version="old") == before
+    assert "Index version 1." in client.get("/", params={"q": "a dog", "version": "old"}).text
+    rollback(first.index.root, 1)
+    assert asked() == before
+    told = [
+        "search",
+        "a dog",
+        "--plan",
+        str(small_plan(finished.plan.workspace.parent)),
+        "--set",
+        f"workspace={tmp_path}",
+    ]
+    assert CliRunner().invoke(build_app(), [*told, "--version", "2", "-k", "3"]).output.count("\n") == 3
+    missing = CliRunner().invoke(build_app(), [*told, "--version", "new"])
+    assert "'new' is no version and no tag in" in str(missing.exception)
+    assert "tags are old" in str(missing.exception)

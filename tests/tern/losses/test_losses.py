@@ -1,0 +1,223 @@
+"""Losses against double loops and against the library; what does not fit is refused by name."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning import distances, losses, miners, reducers
+
+from tern.config import LossConfig
+from tern.losses.build import build_loss
+from tern.losses.metric_learning import UNSUPPORTED_LOSSES
+from tests.helpers.tern_world import FITTING, batch
+from tests.reference.losses import SLOW, slow_hinge, slow_infonce
+
+
+@pytest.mark.parametrize("negatives", ["hardest", "semihard", "all"])
+@pytest.mark.parametrize("margin", [0.0, 0.2, 0.9])
+@pytest.mark.parametrize("how", ["mean", "sum", "nonzero"])
+def test_hinge_equals_a_double_loop(negatives, margin, how):
+    data = batch(seed=int(10 * margin))
+    loss = build_loss(LossConfig(name="hinge", reduction=how, negatives=negatives, margin=margin))
+    assert float(loss(*data).detach()) == pytest.approx(slow_hinge(*data, margin, negatives, how), abs=1e-4)
+
+
+@pytest.mark.parametrize("how", ["mean", "sum", "nonzero"])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_infonce_equals_a_double_loop(temperature, how):
+    images, captions, y, z = batch(seed=6)
+    y[2] = 1000  # an image whose captions are not in the batch, and captions without their image
+    found = build_loss(LossConfig(name="infonce", temperature=temperature, reduction=how))(images, captions, y, z)
+    assert found.item() == pytest.approx(slow_infonce(images, captions, y, z, temperature, how), rel=1e-5)
+
+
+def test_semihard_equals_the_library_where_each_anchor_has_one_positive():
+    images, captions, y, z = batch(captions=(1, 1, 1, 1, 1), seed=8)
+    distance = distances.CosineSimilarity()
+    hinge = losses.TripletMarginLoss(margin=0.5, distance=distance, reducer=reducers.SumReducer())
+    mine = miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard", distance=distance)
+    expected = hinge(images, y, mine(images, y, captions, z), captions, z)
+    expected = expected + hinge(captions, z, mine(captions, z, images, y), images, y)
+    config = LossConfig(name="hinge", reduction="sum", negatives="semihard", margin=0.5)
+    torch.testing.assert_close(build_loss(config)(images, captions, y, z), expected)
+
+
+@pytest.mark.parametrize("hardest", [True, False])
+def test_hinge_equals_the_library(hardest):
+    images, captions, y, z = batch(seed=3)
+    distance = distances.CosineSimilarity()
+    hinge = losses.TripletMarginLoss(margin=0.2, distance=distance, reducer=reducers.SumReducer())
+    mine = miners.BatchEasyHardMiner(pos_strategy="all", neg_strategy="hard", distance=distance)
+    pairs = [mine(images, y, captions, z), mine(captions, z, images, y)] if hardest else [None, None]
+    expected = hinge(images, y, pairs[0], captions, z) + hinge(captions, z, pairs[1], images, y)
+    config = LossConfig(name="hinge", reduction="sum", negatives="hardest" if hardest else "all")
+    torch.testing.assert_close(build_loss(config)(images, captions, y, z), expected)
+
+
+def test_hinge_through_the_adapter_is_the_same_loss():
+    config = LossConfig(
+        name="TripletMarginLoss", params={"margin": 0.2}, reduction="sum", distance="cosine",
+        miner="BatchEasyHardMiner", miner_params={"pos_strategy": "all", "neg_strategy": "hard"},
+    )  # fmt: skip
+    data = batch(seed=5)
+    torch.testing.assert_close(build_loss(config)(*data), build_loss(LossConfig(name="hinge", reduction="sum"))(*data))
+
+
+def test_infonce_equals_cross_entropy_with_the_target_spread_over_the_positives():
+    images, captions, y, z = batch(seed=1)
+    found = build_loss(LossConfig(name="infonce", temperature=0.05))(images, captions, y, z)
+    scores, positive = images @ captions.T / 0.05, (y[:, None] == z).float()
+    one = F.cross_entropy(scores, positive / positive.sum(1, keepdim=True))
+    torch.testing.assert_close(found, one + F.cross_entropy(scores.T, positive.T))
+
+
+def test_infonce_equals_supcon_of_the_library():
+    data = batch(seed=2)
+    plain = build_loss(LossConfig(name="infonce", temperature=0.1))(*data)
+    torch.testing.assert_close(
+        plain, build_loss(LossConfig(name="SupConLoss", params={"temperature": 0.1}))(*data), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_contrastive_of_the_library_equals_a_double_loop():
+    images, captions, y, z = data = batch(seed=4)
+    found = build_loss(LossConfig(name="ContrastiveLoss", reduction="sum"))(*data)
+    far = torch.cdist(images, captions).detach()
+    pairs = itertools.product(range(len(y)), range(len(z)))
+    one_way = sum(far[i, j] if y[i] == z[j] else max(0.0, 1 - far[i, j]) for i, j in pairs)
+    assert found.item() == pytest.approx(2 * one_way.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("name", FITTING)
+def test_every_fitting_loss_equals_a_double_loop(name, seed):
+    data = images, captions, y, z = batch(captions=(1, 2, 3, 1), seed=seed)
+    # some right pairs near, so that no loss is all margin
+    near = F.normalize(captions.detach() + images.detach()[(z[:, None] == y).int().argmax(1)] * 0.7, dim=1)
+    data = images, near, y, z
+    rows = [part.detach().double().numpy() for part in (images, near)]
+    expected = SLOW[name](rows[0], y.tolist(), rows[1], z.tolist()) + SLOW[name](
+        rows[1], z.tolist(), rows[0], y.tolist()
+    )
+    assert build_loss(LossConfig(name=name))(*data).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_every_loss_of_the_library_is_listed_as_fitting_or_as_refused():
+    there = {name for name in dir(losses) if isinstance(getattr(losses, name), type)}
+    assert there == set(FITTING) | set(UNSUPPORTED_LOSSES)
+    assert set(SLOW) == set(FITTING)
+    assert set(losses.CrossBatchMemory.supported_losses()) == set(FITTING)
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED_LOSSES))
+def test_a_refusal_gives_the_reason(name):
+    with pytest.raises(ValueError, match=f"{name}.*does not fit") as found:
+        build_loss(LossConfig(name=name))
+    assert UNSUPPORTED_LOSSES[name] in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["hinge", "infonce", "SupConLoss"])
+def test_half_precision_and_autocast_are_computed_in_single(name):
+    images, captions, y, z = batch(seed=7)
+    loss, half = build_loss(LossConfig(name=name)), [rows.bfloat16() for rows in (images, captions)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(*half, y, z)
+    torch.testing.assert_close(found, loss(*(rows.float() for rows in half), y, z), rtol=0, atol=0)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({0: torch.ones(5)}, r"images \(5,\)"),
+        ({1: torch.ones(9, 15)}, r"captions \(9, 15\)"),
+        ({2: torch.arange(4)}, r"labels \(4,\)"),
+        ({3: torch.arange(9)[None]}, r"\(1, 9\)"),
+        ({3: torch.arange(9.0)}, "floating"),
+    ],
+)
+@pytest.mark.parametrize(
+    "config", [{"name": "infonce"}, {"name": "SupConLoss"}, {"memory_size": 5}, {"vicreg_weight": 1}]
+)
+def test_shapes_that_do_not_belong_together_are_refused(config, change, says):
+    data = [change.get(place, part) for place, part in enumerate(batch())]
+    with pytest.raises(ValueError, match=says):
+        build_loss(LossConfig(**config))(*data)
+
+
+@pytest.mark.parametrize("name", ["hinge", "infonce", *FITTING])
+def test_every_fitting_loss_is_finite_learns_and_goes_both_ways(name):
+    images, captions, y, z = batch(seed=6)
+    loss = build_loss(LossConfig(name=name))
+    value = loss(images, captions, y, z)
+    value.backward()
+    assert value.ndim == 0
+    assert value.isfinite()
+    assert all(rows.grad.isfinite().all() and rows.grad.abs().sum() > 0 for rows in (images, captions))
+    torch.testing.assert_close(loss(images, captions, y, z), loss(captions, images, z, y))
+
+
+@pytest.mark.parametrize("name", ["hinge", "infonce", "SupConLoss", "MultiSimilarityLoss"])
+def test_equal_labels_in_one_tensor_object_do_not_drop_the_true_pairs(name):
+    # the library reads one object in both places as "the same rows" and clears the diagonal
+    images, captions, y, _ = batch(captions=(1, 1, 1, 1, 1))
+    loss = build_loss(LossConfig(name=name))
+    value = loss(images, captions, y, y)
+    torch.testing.assert_close(value, loss(images, captions, y, y.clone()))
+    assert value > 0
+
+
+def test_two_captions_of_an_image_do_not_repel_it():
+    """Everything in its right place gives no hinge; false negatives would leave a margin for each pair."""
+    images = torch.eye(4)
+    captions, owners = images.repeat_interleave(2, 0), torch.arange(4).repeat_interleave(2)
+    assert build_loss(LossConfig(name="hinge"))(images, captions, torch.arange(4), owners) == 0
+
+
+@pytest.mark.parametrize("name", ["hinge", "infonce"])
+def test_a_batch_without_negatives_gives_a_finite_gradient(name):
+    images, captions, y, z = batch(captions=(3,))
+    build_loss(LossConfig(name=name))(images, captions, y, z).backward()
+    assert images.grad.isfinite().all()
+
+
+def test_the_temperature_is_learnt_and_stays_within_its_bounds():
+    loss = build_loss(LossConfig(name="infonce"))
+    data = batch()
+    loss(*data).backward()
+    assert loss.log_scale.grad.abs() > 0
+    with torch.no_grad():
+        loss.log_scale.fill_(50.0)
+    assert loss(*data) <= 2 * 2 * 100 + 10  # cosines times 100 at most, both ways
+    fixed = build_loss(LossConfig(name="infonce", learn_temperature=False))
+    assert not any(parameter.requires_grad for parameter in fixed.parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"name": "NoSuchLoss"}, "NoSuchLoss"),
+        ({"name": "ArcFaceLoss"}, "num_classes"),
+        ({"name": "ProxyAnchorLoss", "params": {"num_classes": 9, "embedding_size": 8}}, "does not fit"),
+        ({"name": "VICRegLoss"}, "not supported"),
+        ({"name": "FastAPLoss"}, "ref_emb"),
+        ({"name": "SmoothAPLoss"}, "ref_emb"),
+        ({"name": "NPairsLoss"}, "ref_emb"),
+        ({"name": "SelfSupervisedLoss"}, "loss"),
+        ({"name": "CrossBatchMemory"}, "embedding_size"),
+        ({"name": "ThresholdConsistentMarginLoss"}, "does not fit"),
+        ({"name": "DynamicSoftMarginLoss"}, "state"),
+        ({"name": "SupConLoss", "params": {"heat": 1}}, "heat"),
+        ({"name": "SupConLoss", "miner": "NoSuchMiner"}, "NoSuchMiner"),
+        ({"name": "SupConLoss", "miner": "EmbeddingsAlreadyPackagedAsTriplets"}, "row 3k"),
+        ({"name": "SupConLoss", "miner": "AngularMiner", "distance": "cosine"}, "LpDistance"),
+        ({"name": "SupConLoss", "params": {"reducer": "sum"}}, "set reduction"),
+        ({"name": "TripletMarginLoss", "params": {"swap": True}}, "swap"),
+        ({"name": "MarginLoss", "params": {"num_classes": 10}}, "num_classes"),
+        ({"name": "CircleLoss", "distance": "lp"}, "CosineSimilarity"),
+    ],
+)
+def test_losses_that_do_not_fit_are_refused_with_the_reason(config, says):
+    with pytest.raises(ValueError, match=says):
+        build_loss(LossConfig(**config))

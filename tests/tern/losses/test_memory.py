@@ -1,0 +1,155 @@
+"""Cross-batch memory against loops over all rows seen, killed and resumed; the VICReg term against entries."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning import losses
+
+from tern.config import LossConfig, TrainConfig
+from tern.losses.build import build_loss
+from tern.losses.vicreg import vicreg_loss
+from tern.training.train import train
+from tests.helpers.tern_world import CONFIG, FITTING, Killed, batch
+from tests.reference.losses import SLOW, slow_vicreg
+
+
+def batches(count, dim=16):
+    """Batches of 3 to 5 images; image ids come again, as they do from epoch to epoch."""
+    captions = itertools.cycle([(1, 2, 3, 1, 2), (2, 1, 2), (1, 1, 4, 1)])
+    return [batch(next(captions), seed, dim) for seed in range(count)]
+
+
+def slow_memory(name, data, size):
+    """The loss of the last batch, its rows against its own and the last `size` earlier ones of the other modality."""
+    rows = [[(row, int(label)) for row, label in zip(one[k].detach().double().numpy(), one[k + 2], strict=True)]
+            for one in data for k in (0, 1)]  # fmt: skip
+    total = 0.0
+    for own, other in ((0, 1), (1, 0)):
+        earlier = [pair for part in rows[other:-2:2] for pair in part][-size:] if size else []
+        total += SLOW[name](*zip(*rows[own - 2], strict=True), *zip(*(rows[other - 2] + earlier), strict=True))
+    return total
+
+
+@pytest.mark.parametrize("size", [1, 6, 100])
+@pytest.mark.parametrize("name", ["SupConLoss", "MultiSimilarityLoss", "TripletMarginLoss", "NTXentLoss"])
+def test_a_memory_equals_a_double_loop_over_all_rows_seen(name, size):
+    data = batches(4)
+    loss = build_loss(LossConfig(name=name, memory_size=size))
+    for count, one in enumerate(data, 1):
+        assert loss(*one).item() == pytest.approx(slow_memory(name, data[:count], size), rel=1e-4)
+
+
+def test_a_memory_is_filled_at_once_and_read_later():
+    data = batches(4)
+    loss = build_loss(LossConfig(name="SupConLoss", memory_size=100, memory_start_batch=2))
+    for count, one in enumerate(data, 1):
+        size = 100 if count > 2 else 0
+        assert loss(*one).item() == pytest.approx(slow_memory("SupConLoss", data[:count], size), rel=1e-4)
+
+
+@pytest.mark.parametrize("config", [{"name": "infonce", "temperature": 0.1}, {"name": "SupConLoss"}])
+def test_infonce_with_a_memory_is_that_of_the_library(config):
+    data = batches(4)
+    loss, theirs = (
+        build_loss(LossConfig(**config, memory_size=7)),
+        build_loss(LossConfig(name="SupConLoss", memory_size=7)),
+    )
+    for one in data:
+        torch.testing.assert_close(loss(*one), theirs(*one), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hinge", "infonce", *FITTING])
+def test_rows_of_the_batch_learn_and_queued_rows_do_not(name):
+    first, second = batches(2)
+    loss = build_loss(LossConfig(name=name, memory_size=50))
+    loss(*first)
+    loss(*second).backward()
+    assert all(part.grad is None for part in first[:2])
+    assert all(part.grad.isfinite().all() and part.grad.abs().sum() > 0 for part in second[:2])
+
+
+def test_in_eval_mode_the_queues_stay_as_they_are():
+    first, second = batches(2)
+    loss = build_loss(LossConfig(memory_size=50))
+    loss(*first)
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    loss.eval()(*second)
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+@pytest.mark.parametrize("wrapped", [0, 0.1])
+def test_a_memory_goes_on_from_its_state_bit_for_bit(tmp_path, stop, wrapped):
+    data = batches(6)
+    config = LossConfig(memory_size=9, memory_start_batch=2, vicreg_weight=wrapped)
+    whole, half = build_loss(config), build_loss(config)
+    expected = [whole(*one) for one in data]
+    for one in data[:stop]:
+        half(*one)
+    torch.save(half.state_dict(), tmp_path / "state.pt")
+    resumed = build_loss(config)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [resumed(*one).item() for one in data[stop:]] == [value.item() for value in expected[stop:]]
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+
+
+def test_vectors_of_another_width_are_refused():
+    loss = build_loss(LossConfig(memory_size=9))
+    loss(*batch())
+    with pytest.raises(ValueError, match="8 dimensions, but the memory holds 16"):
+        loss(*batch(dim=8))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"loss": {"name": "infonce", "memory_size": 100, "memory_start_batch": 6}},
+        {"loss": {"name": "hinge", "memory_size": 40, "vicreg_weight": 0.01}, "all_negatives_epochs": 1},
+        {"loss": {"name": "MultiSimilarityLoss", "miner": "MultiSimilarityMiner", "memory_size": 1000}},
+    ],
+)
+def test_training_with_a_memory_killed_and_resumed_ends_the_same(world, tmp_path, epoch, extra):  # noqa: F811
+    config = TrainConfig(**(CONFIG | {"epochs": 3} | extra))
+    plain = TrainConfig(**(CONFIG | {"epochs": 3} | {"loss": extra["loss"] | {"memory_size": 0}}))
+
+    def kill(row):
+        if row["epoch"] == epoch:
+            raise Killed
+
+    whole = train(config, *world, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, *world, tmp_path / "broken", kill)
+    train(config, *world, tmp_path / "broken")
+    for name in ("best.safetensors", "history.csv", "model.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (whole / name).read_bytes(), name
+    curve = (train(plain, *world, tmp_path / "plain") / "history.csv").read_text()
+    assert curve != (whole / "history.csv").read_text()  # the memory is in use
+
+
+def test_vicreg_equals_a_loop_over_entries():
+    images, captions, y, z = batch(seed=3, dim=5)
+    expected = slow_vicreg(images.detach().double().numpy(), captions.detach().double().numpy(), y, z)
+    assert vicreg_loss(images, captions, y, z).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_vicreg_equals_the_library_with_one_caption_an_image():
+    images, captions, y, _ = batch(captions=(1, 1, 1, 1, 1), dim=12)
+    captions = F.normalize(captions + images, dim=1)
+    expected = losses.VICRegLoss()(images * 12**0.5, ref_emb=captions * 12**0.5)
+    torch.testing.assert_close(vicreg_loss(images, captions, y, y), expected)
+
+
+def test_vicreg_is_added_by_its_weight_and_a_collapse_costs_more():
+    images, captions, y, z = data = batch(seed=2)
+    plain, both = (build_loss(LossConfig(vicreg_weight=weight))(*data) for weight in (0, 0.5))
+    torch.testing.assert_close(both - plain, 0.5 * vicreg_loss(*data))
+    point = F.normalize(torch.ones(1, 16), dim=1)
+    assert vicreg_loss(point.expand_as(images), point.expand_as(captions), y, z) > 24
+    alone = [rows[:1].detach().requires_grad_() for rows in (images, captions)]
+    vicreg_loss(*alone, y[:1], y[:1]).backward()
+    assert all(rows.grad.isfinite().all() for rows in alone)

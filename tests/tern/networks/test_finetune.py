@@ -1,0 +1,70 @@
+"""A text encoder trained with the model: from stored token ids to a query typed after all is done."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.store.store import Store
+from extractors.config import TextConfig
+from extractors.text.extractor import TextEncoder, TextExtractor
+from pipeline.plans.load import load_plan
+from pipeline.runs.runner import PipelineRunner
+from pipeline.search.searcher import Searcher
+from tern.config import TrainConfig
+from tern.model.embed import embed_captions, embed_new_captions
+from tern.model.folder import load_model
+from tern.training.train import train
+from tern.training.validation import evaluate_split
+from tests.helpers.small_plan import small_plan
+from tests.helpers.tern_world import CONFIG, Words
+
+
+def test_an_encoder_from_nothing_learns_what_words_mean(world, tmp_path):  # noqa: F811
+    regions, tokens, dataset = world
+    config = TrainConfig(**(CONFIG | {"epochs": 20, "fine_tune": True, "text_lr_scale": 1.0}))
+    torch.manual_seed(0)
+    folder = train(config, *world, tmp_path, text_encoder=Words())
+    model = load_model(folder, text=Words())
+    found = evaluate_split(model, regions, tokens, dataset.select_split("test"))
+    assert found["t2i_r5"] > 80  # chance is 25
+    name = dataset.select_split("test").captions[0].id
+    stored = next(embed_captions(model, tokens, [name]))[1][0]
+    fresh = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
+    np.testing.assert_allclose(fresh, stored, atol=1e-6)
+
+
+@pytest.mark.parametrize(("setting", "encoder"), [(True, None), (False, Words())])
+def test_setting_and_encoder_go_together(world, tmp_path, setting, encoder):  # noqa: F811
+    with pytest.raises(ValueError, match="both or neither"):
+        train(TrainConfig(**(CONFIG | {"fine_tune": setting})), *world, tmp_path, text_encoder=encoder)
+
+
+@pytest.mark.parametrize("layer", [-1, 2, "mean-last-4"])
+def test_the_encoder_gives_what_the_extractor_stores(layer):
+    config = TextConfig(model="minilm", layer=layer)
+    stored = TextExtractor(config)(["two dogs are running", "a cat"])
+    ids = torch.zeros(2, len(stored[0].token_ids), dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, item in enumerate(stored):
+        ids[row, : len(item.token_ids)] = torch.from_numpy(item.token_ids)
+        mask[row, : len(item.token_ids)] = True
+    with torch.no_grad():
+        rows = TextEncoder(config).eval()(ids, mask)
+    for row, item in enumerate(stored):
+        np.testing.assert_allclose(rows[row, : len(item.token_ids)], item.features, atol=4e-3)  # stored as float16
+
+
+def test_a_plan_that_fine_tunes_goes_all_the_way_to_a_query(tmp_path):
+    chain = PipelineRunner(
+        load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2"))
+    )
+    assert chain.metrics.is_file()
+    assert chain.index.is_file()
+    start, trained = TextEncoder(chain.plan.text).state_dict(), load_file(chain.model / "best.safetensors")
+    moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
+    assert len(moved) > len(start) / 2
+    caption = chain.dataset.select_split("test").captions[0]
+    vector = Searcher(chain.plan).embed_text(caption.text)[0]
+    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    np.testing.assert_allclose(vector, stored, atol=2e-3)

@@ -1,0 +1,171 @@
+"""Two processes with half a batch each against one process with the whole of it: the same loss, gradients and run."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from concurrent.futures import BrokenExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from typer.testing import CliRunner
+
+from data.store.store import Store
+from pipeline.cli.app import build_app
+from tern.config import TrainConfig
+from tern.model.embed import embed_captions
+from tern.model.folder import load_model
+from tern.parallel.gradients import all_gather_with_grad
+from tern.parallel.torchrun import make_failure_error
+from tern.training.train import train
+from tern.training.trainer import Trainer
+from tests.helpers.small_plan import small_plan
+from tests.helpers.tern_world import CONFIG
+
+ROOT = Path(__file__).parents[3]
+STILL = CONFIG | {  # no dropout, which differs between processes; regions and wordpieces are dropped all the same
+    "images_per_batch": 9, "epochs": 2, "token_drop": 0.2, "max_grad_norm": 1e9,  # a clipped gradient would hide a factor
+    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0},
+}  # fmt: skip
+LOSSES = ({"name": "infonce"}, {"name": "hinge", "reduction": "sum"}, {"name": "MultiSimilarityLoss"})
+
+
+def one_batch(config, regions, tokens, dataset):
+    """The loss of the first batch, and what its gradient is after one step's backward passes."""
+    run = Trainer(config, regions, tokens, dataset, "cpu")
+    plans = run.plan_batches(0)[: config.accumulate]
+    run.train_step(plans, 0, iter([run.read_batch(numbered) for numbered in enumerate(plans)]))
+    run.check_pending_values()
+    named = [*run.model.named_parameters(), *run.loss.named_parameters()]
+    return run.losses, {name: p.grad for name, p in named}
+
+
+def in_two(rank, folder, configs, regions, tokens, dataset):
+    """One of two processes: gradients of each config into a file, then a whole training."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    stores = Store(regions), Store(tokens)
+    found = [one_batch(config, *stores, dataset) for config in configs]
+    torch.save(found, folder / f"{rank}.pt")
+    own = torch.arange(6.0).view(3, 2)[: 1 + rank].requires_grad_()
+    (all_gather_with_grad(own, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
+    torch.save(own.grad, folder / f"gathered-{rank}.pt")
+    train(configs[0], *stores, dataset, folder / "run", lambda row: (folder / f"told-{rank}-{row['epoch']}").touch())
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def pair(world, tmp_path_factory):  # noqa: F811
+    regions, tokens, dataset = world
+    folder = tmp_path_factory.mktemp("pair")
+    configs = [
+        TrainConfig(**(STILL | {"loss": loss, "gradient_accumulation_steps": 1 + k % 2}))
+        for k, loss in enumerate(LOSSES)
+    ]
+    context = get_context("forkserver")
+    job = [(rank, folder, configs, regions.folder, tokens.folder, dataset) for rank in range(2)]
+    processes = [context.Process(target=in_two, args=args) for args in job]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return folder, configs
+
+
+def test_loss_and_gradients_are_those_of_one_process(world, pair):  # noqa: F811
+    folder, configs = pair
+    halves = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    for k, config in enumerate(configs):
+        losses, gradients = one_batch(config, *world)
+        for half in halves:
+            assert half[k][0] == pytest.approx(losses, rel=1e-5)
+            assert half[k][1].keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(
+                    half[k][1][name], gradient, rtol=1e-4, atol=1e-5, msg=f"{config.loss}: {name}"
+                )
+    assert any("log_scale" in name for name in halves[0][0][1])
+
+
+def test_the_gradient_of_gathered_rows_comes_back_to_their_process(pair):
+    """Times two: the mean over two processes that follows makes it the sum."""
+    folder, _ = pair
+    assert torch.load(folder / "gathered-0.pt").tolist() == [[4.0, 4.0]]
+    assert torch.load(folder / "gathered-1.pt").tolist() == [[6.0, 6.0], [10.0, 10.0]]
+
+
+def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # noqa: F811
+    folder, configs = pair
+    train(configs[0], *world, tmp_path)
+    files = [(run / "history.csv").read_text().splitlines() for run in (folder / "run", tmp_path)]
+    rows = [list(csv.DictReader(lines)) for lines in files]
+    assert len(rows[0]) == len(rows[1]) == configs[0].epochs
+    for one, two in zip(*rows, strict=True):
+        assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
+    # vectors, not weights: the bias of the keys has no gradient but rounding, and Adam makes steps of that
+    names = [caption.id for caption in world[2].split("val").captions]
+    models = [load_model(run) for run in (folder / "run", tmp_path)]
+    one, two = (np.concatenate([rows for _, rows in embed_captions(m, world[1], names)]) for m in models)
+    np.testing.assert_allclose(one, two, atol=5e-3)
+    assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
+
+
+def test_torchrun_trains_a_plan(finished, tmp_path):
+    for part in ("dataset", "stores"):
+        shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = [*launch, "pipeline.cli.app", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("model ") == found.stderr.count("epoch   1/1") == 1
+    assert (Path(found.stdout.split()[-1]) / "model.json").is_file()
+
+
+def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    found = CliRunner().invoke(build_app(), ["evaluate", "--plan", str(small_plan(tmp_path))])
+    assert isinstance(found.exception, ValueError)
+    assert "torchrun is for `train` alone" in str(found.exception)
+
+
+# What torchrun 2.x printed when a process was killed, and when one met a disk that failed; cut in the middle.
+KILLED = """E1128 16:49:28 17333 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9)
+Failures:
+[1]:
+  exitcode  : -15 (pid: 17340)  (SIGTERM)
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 17341)  (SIGKILL)
+"""
+BROKE = """epoch 3
+[rank1]:   File "/tmp/dies.py", line 8, in <module>
+[rank1]: {error}
+[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:41366.
+W1128 16:49:48 17352 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 17359 closing signal SIGTERM
+  File "site-packages/torch/distributed/launcher/api.py", line 386, in launch_agent
+Root Cause (first observed failure):
+[0]:
+  exitcode  : 1 (pid: 17360)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "told"),
+    [
+        (KILLED, BrokenExecutor, "signal 9"),
+        (BROKE.format(error="OSError: [Errno 5] Input/output error: 'last.pt'"), OSError, "Errno 5"),
+        (BROKE.format(error="OSError: [Errno 28] No space left on device"), ValueError, "No space left"),
+        (BROKE.format(error="ValueError: 'val' has no captions"), ValueError, "'val' has no captions"),
+    ],
+)
+def test_why_torchrun_failed_is_found_in_what_it_printed(lines, kind, told):
+    found = make_failure_error("torchrun of x ended with code 1", lines.splitlines())
+    assert type(found) is kind
+    assert told in str(found)
+    assert "launch_agent" not in str(found), "torchrun's own traceback says nothing"
