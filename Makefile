@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
-demo: $(STAMP)  ## environment, the whole pipeline on the embedded data set, a page to look at
+demo: $(STAMP)  ## environment, the whole pipeline on the embedded dataset, a page to look at
 	$(BIN)/tern demo
 
 install: $(STAMP)  ## the environment alone

@@ -1,1 +1,1 @@
-"""A data set on disk, turned into records; feature and vector stores. Knows nothing of models."""
+"""A dataset on disk, turned into records; feature and vector stores. Knows nothing of models."""

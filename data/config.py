@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class DatasetConfig(BaseModel):
-    """Where a data set lies.
+    """Where a dataset lies.
 
     `karpathy`: `annotations` is a Karpathy JSON, `images` the folder its file names are relative to.
     `folder`: `annotations` is a .jsonl or .csv with the fields image, caption (or captions) and, if you like, split.

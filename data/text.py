@@ -11,7 +11,7 @@ def escape_invalid_text(text: str) -> str:
 def printable(text: str) -> str:
     """`text` on one line of visible characters, all others as `\\n`, `\\x1b`, `\\u202e`: safe in a terminal, and UTF-8.
 
-    A file may be named by anyone: its name must not move the cursor, hide its neighbours, or be no text at all.
+    A file may be named by anyone: its name must not move the cursor, hide its neighbors, or be no text at all.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -70,7 +70,7 @@ def extract_flickr(
         workers: Processes that extract; the plan's if empty.
         images_per_shard: Images a shard, which is what a crash repeats; the plan's if empty.
         splits: Splits to extract, for instance train; all if empty. What other splits have stays.
-        more_plans: Plans of more data sets, extracted after the first; one that fails does not stop the others. They
+        more_plans: Plans of more datasets, extracted after the first; one that fails does not stop the others. They
             keep their own workspaces: `overrides` may not set one.
         dry_run: Say what would be done and what it would cost, and do nothing.
     """
@@ -148,7 +148,7 @@ def build_index(
 def reindex(
     plan: PlanName = "flickr30k", overrides: Settings = (), model: ModelName = None, version: Version = None
 ) -> str | State:
-    """What is new or changed in the data set goes into the index, with the model that the index was built with.
+    """What is new or changed in the dataset goes into the index, with the model that the index was built with.
 
     It goes in as a delta where it may: another model or other settings of the index make a whole version.
 

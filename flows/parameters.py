@@ -48,7 +48,7 @@ def merge_settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
 
 
 def dataset_name(plan: str, overrides: Sequence[str] | None = ()) -> str:
-    """The name of a plan's data set, for the names of runs; of a plan that cannot be read, the plan's own name."""
+    """The name of a plan's dataset, for the names of runs; of a plan that cannot be read, the plan's own name."""
     try:
         found = load_plan(plan, tuple(overrides or ()))
     except (ValueError, OSError):

@@ -132,8 +132,8 @@ def run_reindex(chain: PipelineRunner) -> str | State:
 
 
 def _read(chain: PipelineRunner) -> None:
-    """The records of the data set."""
-    retry("reading of the data set", lambda: chain.dataset)
+    """The records of the dataset."""
+    retry("reading of the dataset", lambda: chain.dataset)
 
 
 def _extracted(chain: PipelineRunner) -> None:

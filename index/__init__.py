@@ -1,1 +1,1 @@
-"""Vectors into neighbours: a sharded faiss inverted file, its metadata, and versions that are published whole."""
+"""Vectors into neighbors: a sharded faiss inverted file, its metadata, and versions that are published whole."""

@@ -24,7 +24,7 @@ class IndexConfig(BaseModel):
     target_recall: float = Field(0.99, gt=0, le=1)
     """share of the exact best 10 to be found, on the queries that choose nprobe"""
     train_rows: int = Field(262_144, ge=1)
-    """rows drawn at random to train the quantiser, at most; more where 39 a list need them"""
+    """rows drawn at random to train the quantizer, at most; more where 39 a list need them"""
     tuning_queries: int = Field(2_000, ge=2)
     """queries drawn at random to choose nprobe (one half) and to judge it (the other), at most"""
     seed: int = Field(0, ge=0, lt=2**31)

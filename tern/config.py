@@ -99,7 +99,7 @@ class ModelConfig(BaseModel):
     box_embedding: Literal["add", "none"] = "add"
     """`add`: a projection of the box is added to its region; `none`: boxes are ignored"""
     pre_norm: bool = True
-    """normalise before each branch (True) or after each sum (False, as the paper does)"""
+    """normalize before each branch (True) or after each sum (False, as the paper does)"""
     shortcut: bool = True
     """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
     transformer_scale: float = Field(0.3, ge=0)

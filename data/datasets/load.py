@@ -1,4 +1,4 @@
-"""Read data sets as they are published: Karpathy JSON (Flickr30k, Flickr8k, COCO), or a folder with a captions file.
+"""Read datasets as they are published: Karpathy JSON (Flickr30k, Flickr8k, COCO), or a folder with a captions file.
 
 Nothing is dropped silently: a record that cannot be used is set aside by name with its reason (`Dataset.invalid_records`).
 """
@@ -21,7 +21,7 @@ MAX_CAPTION_CHARACTERS = 2_000
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """Read and check a data set. Raises FileNotFoundError or ValueError if nothing of it can be used."""
+    """Read and check a dataset. Raises FileNotFoundError or ValueError if nothing of it can be used."""
     if not config.annotations.is_file():
         raise FileNotFoundError(f"No annotations at {config.annotations}; set `annotations` in the plan.")
     if not config.images.is_dir():

@@ -1,4 +1,4 @@
-"""What a data set is once it is read: images, captions, and what was refused, each by id."""
+"""What a dataset is once it is read: images, captions, and what was refused, each by id."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,7 +79,7 @@ class Dataset:
         )
 
     def exclude_images(self, image_ids: set[str]) -> "Dataset":
-        """The data set less these images and their captions (an extractor could not read them)."""
+        """The dataset less these images and their captions (an extractor could not read them)."""
         images = tuple(image for image in self.images if image.id not in image_ids)
         captions = tuple(caption for caption in self.captions if caption.image_id not in image_ids)
         return Dataset(self.name, self.root, images, captions, self.invalid_records)

@@ -1,4 +1,4 @@
-"""The embedded data set: scenes drawn from a seed, their boxes, and five sentences about each."""
+"""The embedded dataset: scenes drawn from a seed, their boxes, and five sentences about each."""
 
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene

@@ -57,12 +57,12 @@ def with_count(rng: Generator, noun: str, number: int) -> str:
     return with_article(noun) if number == 1 else f"{choice(rng, COUNTS[number])} {noun}"
 
 
-def _who(rng: Generator, group: Group, colour: bool) -> str:
+def _who(rng: Generator, group: Group, color: bool) -> str:
     who = with_count(rng, choice(rng, noun_variants(group.kind, group.number)), group.number)
-    if not (colour and group.colour):
+    if not (color and group.color):
         return who
     how = choice(rng, ("in", "in", "wearing"))
-    return f"{who} {how} a {group.colour} shirt" if group.number == 1 else f"{who} {how} {group.colour} shirts"
+    return f"{who} {how} a {group.color} shirt" if group.number == 1 else f"{who} {how} {group.color} shirts"
 
 
 def _doing(rng: Generator, group: Group, scene: Scene) -> str:
@@ -91,13 +91,13 @@ def _doing(rng: Generator, group: Group, scene: Scene) -> str:
 
 
 def _relation(rng: Generator, group: Group, scene: Scene) -> str:
-    other = _who(rng, scene.groups[group.target], colour=rng.random() < 0.4)
+    other = _who(rng, scene.groups[group.target], color=rng.random() < 0.4)
     words = {"next to": ("next to", "beside", "next to"), "under": ("under", "under", "underneath")}
     return f"{choice(rng, words.get(group.relation, (group.relation,)))} {other}"
 
 
-def _part(rng: Generator, group: Group, scene: Scene, colour: bool) -> Phrase:
-    return Phrase(_who(rng, group, colour), "is" if group.number == 1 else "are", _doing(rng, group, scene), group)
+def _part(rng: Generator, group: Group, scene: Scene, color: bool) -> Phrase:
+    return Phrase(_who(rng, group, color), "is" if group.number == 1 else "are", _doing(rng, group, scene), group)
 
 
 def _where(rng: Generator, group: Group, scene: Scene) -> str:
@@ -169,12 +169,12 @@ def _join(rng: Generator, sentence: str, part: Phrase, side: str) -> str:
 
 
 def _full(rng: Generator, scene: Scene) -> str:
-    """Every group, the place, colours of shirts."""
-    colour = rng.random() < 0.8
-    sentence = _clause(rng, _part(rng, scene.groups[0], scene, colour), _where(rng, scene.groups[0], scene))
+    """Every group, the place, colors of shirts."""
+    color = rng.random() < 0.8
+    sentence = _clause(rng, _part(rng, scene.groups[0], scene, color), _where(rng, scene.groups[0], scene))
     for group in _others(scene):
         side = _side(rng, group, scene) if rng.random() < 0.5 else ""
-        sentence = _join(rng, sentence, _part(rng, group, scene, colour and rng.random() < 0.7), side)
+        sentence = _join(rng, sentence, _part(rng, group, scene, color and rng.random() < 0.7), side)
     return sentence
 
 

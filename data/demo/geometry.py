@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 class Thing:
     """One thing: the point where it touches the ground (pixels), its height (pixels), and what it does.
 
-    A person who rides or holds something is one thing; `deed` names the other ("ride:horse").
+    A person who rides or holds something is one thing; `action` names the other ("ride:horse").
     """
 
     kind: str
@@ -23,7 +23,7 @@ class Thing:
     height: float
     flip: bool  # faces left as a person, right as an animal: emoji animals look to the left
     action: str
-    colour: str
+    color: str
     group: int
 
 

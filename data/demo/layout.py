@@ -90,28 +90,28 @@ def _members(rng: Generator, group: Group, number: int, frame: _Frame, side: tup
     scale = 0.82 + 0.38 * depth if kind.zone == "ground" else 0.95 + 0.3 * rng.random()
     height = kind.height * scale * frame.shrink * (0.92 + 0.16 * rng.random())
     flip = rng.random() < 0.5
-    first = Thing(group.kind, 0.0, y, height, flip, group.action, group.colour, number)
+    first = Thing(group.kind, 0.0, y, height, flip, group.action, group.color, number)
     box = approximate_box(first)
     step = (box[2] - box[0]) * (1.04 + 0.3 * rng.random())
-    centre = (side[0] + (side[1] - side[0]) * rng.random()) * size[0]
+    center = (side[0] + (side[1] - side[0]) * rng.random()) * size[0]
     half = step * (group.number - 1) / 2 + (box[2] - box[0]) / 2
     if 2 * half < size[0] - 8:
-        centre = min(max(centre, half + 4), size[0] - half - 4)
+        center = min(max(center, half + 4), size[0] - half - 4)
     return [
-        _member(rng, first, group, k, centre + (k - (group.number - 1) / 2) * step, (far * size[1], near * size[1]))
+        _member(rng, first, group, k, center + (k - (group.number - 1) / 2) * step, (far * size[1], near * size[1]))
         for k in range(group.number)
     ]
 
 
 def _member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: tuple[float, float]) -> Thing:
-    deed, flip = first.action, first.flip
-    if deed == "play:baseball bat" and k % 2:
-        deed, flip = choice(rng, ("catch", "run")), not flip
-    elif deed == "play:soccer ball" and k:
-        deed, flip = "run", not flip
-    elif deed == "play:basketball" and k:
-        deed, flip = "catch", not flip
-    elif deed in ("stand", "rest", "sit", "dance", "jump", "swim", "park") and rng.random() < 0.4:
+    action, flip = first.action, first.flip
+    if action == "play:baseball bat" and k % 2:
+        action, flip = choice(rng, ("catch", "run")), not flip
+    elif action == "play:soccer ball" and k:
+        action, flip = "run", not flip
+    elif action == "play:basketball" and k:
+        action, flip = "catch", not flip
+    elif action in ("stand", "rest", "sit", "dance", "jump", "swim", "park") and rng.random() < 0.4:
         flip = not flip
     y = min(max(first.y + (rng.random() - 0.5) * 16, rows[0]), rows[1])
     return replace(
@@ -119,7 +119,7 @@ def _member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: 
         x=x + (rng.random() - 0.5) * 4,
         y=y,
         flip=flip,
-        deed=deed,
+        action=action,
         height=first.height * (0.95 + 0.1 * rng.random()),
     )
 
@@ -151,7 +151,7 @@ def _relate(rng: Generator, things: list[Thing], relation: str, other: Thing, si
     moved = [replace(t, x=t.x + shift, y=y + (t.y - things[0].y) * 0.3, height=t.height * grow) for t in things]
     if relation == "on":
         moved = [
-            replace(t, deed="seat", x=other.x + (k - (len(moved) - 1) / 2) * wide * grow, y=y)
+            replace(t, action="seat", x=other.x + (k - (len(moved) - 1) / 2) * wide * grow, y=y)
             for k, t in enumerate(moved)
         ]
     return moved

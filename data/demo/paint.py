@@ -100,25 +100,25 @@ def render_thing(thing: Thing, scene: Scene, rng: Generator) -> list[Layer]:
 def _person(thing: Thing, rng: Generator) -> list[Layer]:
     layers: list[Layer] = []
     side = -1 if thing.flip else 1
-    lift, deed = 0.0, thing.action
-    if deed.startswith("ride:"):
-        mount = deed[5:]
+    lift, action = 0.0, thing.action
+    if action.startswith("ride:"):
+        mount = action[5:]
         tall = MOUNT[mount] * thing.height
         level = 24 * side if mount == "skateboard" else 0
         image = render_sprite(mount, tall, flip=side > 0, degrees=-level)
         layers.append(_at(mount, image, thing.x, thing.y))
         lift = SEAT[mount] * tall - (0.0 if mount == "skateboard" else LEG[thing.kind] * thing.height * 0.8)
-        deed = "surf" if mount == "skateboard" else "ride"
-    if deed == "run" or thing.action == "ride:skateboard":
+        action = "surf" if mount == "skateboard" else "ride"
+    if action == "run" or thing.action == "ride:skateboard":
         layers.append(_dust(thing, away=-side))
-    if deed == "play:soccer ball":
-        deed = "kick"
+    if action == "play:soccer ball":
+        action = "kick"
         ball = render_sprite("soccer ball", thing.height * 0.22)
         layers.append(_at("soccer ball", ball, thing.x + side * thing.height * 0.46, thing.y))
     if thing.action == "play:baseball bat":
         ball = render_sprite("baseball", 17)
         layers.append(_at("baseball", ball, thing.x + side * thing.height * 0.72, thing.y - thing.height * 0.72))
-    for name, image in render_person(thing.kind, deed, thing.colour, thing.height, thing.flip, rng):
+    for name, image in render_person(thing.kind, action, thing.color, thing.height, thing.flip, rng):
         layers.append(_at(name, image, thing.x, thing.y - lift + BELOW * thing.height))
     return layers
 
@@ -153,7 +153,7 @@ def _snore(thing: Thing) -> Layer:
     image = Image.new("RGBA", (34, 34))
     pen = ImageDraw.Draw(image)
     for x, y, s in ((2, 22, 8), (11, 11, 10), (21, 0, 12)):
-        for colour, width in (((40, 40, 60, 255), 4), ((255, 255, 255, 255), 2)):
-            pen.line([(x, y), (x + s, y), (x, y + s - 2), (x + s, y + s - 2)], fill=colour, width=width)
+        for color, width in (((40, 40, 60, 255), 4), ((255, 255, 255, 255), 2)):
+            pen.line([(x, y), (x + s, y), (x, y + s - 2), (x + s, y + s - 2)], fill=color, width=width)
     side = -1 if not thing.flip else 1
     return _at("", image, thing.x + side * thing.height * 0.3, thing.y - thing.height * 0.6)

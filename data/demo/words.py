@@ -138,7 +138,7 @@ GROUNDS = {
     "kitchen": ("on the floor",),
     "stage": ("on the floor",),
 }
-# Where: any deed | what moves | on the water | in the sky
+# Where: any action | what moves | on the water | in the sky
 _WHERE = {
     "street": (
         "on a street;in the street;on the road;on a city street in the daytime|"

@@ -1,4 +1,4 @@
-"""Write the demo data set: JPEG files, a Karpathy-style JSON, and the boxes."""
+"""Write the demo dataset: JPEG files, a Karpathy-style JSON, and the boxes."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -44,14 +44,14 @@ def draw_chunk(task: Task) -> list[tuple[list[list[float]], list[str], list[str]
 
 
 def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[..., Iterable] = map) -> Path:
-    """Write the data set into `folder` and return it; what is there already is kept.
+    """Write the dataset into `folder` and return it; what is there already is kept.
 
     Gives `images/scene-00000.jpg` and on, `dataset_demo.json` (the layout of Karpathy's Flickr30k file) and
     `boxes.json` (x1 y1 x2 y2, pixels). `each` maps a function over chunks; a pool's `map` will do. Pictures appear
     whole or not at all, and the manifest comes last.
 
     Raises:
-        ValueError: the folder holds a data set of another config.
+        ValueError: the folder holds a dataset of another config.
     """
     folder = Path(folder)
     recipe = _recipe(config)
@@ -84,14 +84,14 @@ def _recipe(config: DemoConfig) -> dict[str, Any]:
 
 
 def _ready(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the data set is there and whole."""
+    """Whether the dataset is there and whole."""
     path = folder / MANIFEST
     if not path.exists():
         return False
     manifest = read_json(path)
     if manifest["digest"] != digest(recipe):
         raise ValueError(
-            f"{folder} holds the demo data set of another config or version ({manifest['config']}); delete it, or set "
+            f"{folder} holds the demo dataset of another config or version ({manifest['config']}); delete it, or set "
             "another workspace"
         )
     return bool(manifest["complete"])

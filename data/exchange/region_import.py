@@ -72,7 +72,7 @@ def import_recipe(config: ImportConfig, formats: list[Format]) -> dict[str, Any]
         "boxes": config.boxes,
         "transposed": read.transposed,
         "arrays": list(read.arrays),
-        "normalise": read.normalize,
+        "normalize": read.normalize,
         "pickled": sorted(read.allow_pickle),
         "classes": _vocabulary(config.classes),
         "attributes": _vocabulary(config.attributes),
@@ -112,15 +112,15 @@ def _fill(
 ) -> ImportResult:
     store, waiting = Store(folder), deque[tuple[Item, dict[str, Any] | str]]()
     hashes, seen = _known(store), dict[str, str]()
-    counts, aside, shards = {"images": 0, "known": 0}, [], 0
+    counts, aside, shards = {"num_imported": 0, "num_unchanged": 0}, [], 0
     for item, row in _items(config, formats, store.dim if len(store) else None, seen):
         progress(1)
         if isinstance(row, str):
             aside.append((item.id, row))
         if hashes.get(item.id) == item.hash:
-            counts["known"] += isinstance(row, dict)
+            counts["num_unchanged"] += isinstance(row, dict)
             continue
-        counts["images"] += isinstance(row, dict)
+        counts["num_imported"] += isinstance(row, dict)
         waiting.append((item, row))
         if len(waiting) == config.images_per_shard:
             if shards == stop_after:
@@ -130,7 +130,7 @@ def _fill(
         _flush(folder, waiting)
     if stop_after is None:
         _forget_mended(folder, config, {place for place, _ in aside}, seen)
-    if not counts["images"] + counts["known"]:
+    if not counts["num_imported"] + counts["num_unchanged"]:
         reason = f"; the first, {aside[0][0]}: {aside[0][1]}" if aside else ": no record in it"
         raise ValueError(f"{', '.join(map(str, config.sources))}: nothing could be imported{reason}")
     return ImportResult(folder, tuple(kind.name for kind in formats), **counts, invalid_records=tuple(aside))

@@ -22,10 +22,10 @@ ROW_ARRAYS = {"boxes": "boxes", "score": "scores", "cls": "class_ids"}  # array 
 EXTRA = {"attr": "attr_ids", "attr_score": "attr_scores"}  # written by us, and read if they are there
 
 
-def concat_features(parts: list[np.ndarray], normalise: bool) -> np.ndarray:
+def concat_features(parts: list[np.ndarray], normalize: bool) -> np.ndarray:
     """(r, d) float32: arrays of rows side by side, each of unit length if that is asked for."""
     parts = [part.astype("float32") for part in parts]
-    if normalise:
+    if normalize:
         parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6) for part in parts]
     return np.concatenate(parts, axis=1)
 

@@ -24,7 +24,7 @@ NAMES = ("image_features", "image_bb", "spatial_features")
 
 @contextmanager
 def _opened(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
-    """The data sets of a file by name. Raises ValueError: it is none, or its data lie in other files."""
+    """The datasets of a file by name. Raises ValueError: it is none, or its data lie in other files."""
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -42,7 +42,7 @@ def _opened(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
             if link is None:
                 continue
             if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.dtype.kind not in "fiu":
-                raise ValueError(f"{path}: {name} is no data set of numbers in this file; it is not followed elsewhere")
+                raise ValueError(f"{path}: {name} is no dataset of numbers in this file; it is not followed elsewhere")
             found[name] = data
         yield found
 

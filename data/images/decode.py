@@ -46,10 +46,10 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read one image as `(h, w, 3)` uint8 RGB, turned the way its EXIF tag says.
 
     - The bytes say what a file is, its suffix does not. Of an animation or a stereo pair (MPO) the first frame counts.
-    - Alpha, a transparent palette entry and an 8-bit colour key are laid on white; keys of other depths are ignored.
+    - Alpha, a transparent palette entry and an 8-bit color key are laid on white; keys of other depths are ignored.
     - 16-bit samples are scaled to 8 (65,535 becomes 255, within one level). 32-bit and float samples are refused.
     - CMYK is converted as (255 - C)(255 - K) / 255; a CMYK JPEG is taken for inverted, as Adobe writes it. Lab is
-      converted by its definition (D50 to sRGB). Colour profiles are not applied: detectors learn from pixels read so.
+      converted by its definition (D50 to sRGB). Color profiles are not applied: detectors learn from pixels read so.
     - Size, bytes and scans are bounded before any decoding. Every pixel is decoded at full size: Pillow's `draft` would
       give others. A PNG must have its checksums; a JPEG has none, so a wrong byte inside one is not seen.
 
@@ -134,7 +134,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    # A 16-bit grey PNG or PGM has had mode I;16 or I, from one release of Pillow to the next.
+    # A 16-bit gray PNG or PGM has had mode I;16 or I, from one release of Pillow to the next.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -146,8 +146,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
-    """(h, w) uint8 of deep grey: Pillow's own conversion clips at 255 and turns nearly every such image white."""
+    """(h, w) uint8 of deep gray: Pillow's own conversion clips at 255 and turns nearly every such image white."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF, which may hold 12 bits, or count down from white
     white = (1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
-    grey = (np.asarray(image).astype(np.uint32) * 255 // white).astype(np.uint8)
-    return 255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey
+    gray = (np.asarray(image).astype(np.uint32) * 255 // white).astype(np.uint8)
+    return 255 - gray if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else gray

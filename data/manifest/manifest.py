@@ -44,7 +44,7 @@ def read_store_manifest(folder: Path) -> dict[str, Any]:
     """A store's manifest. Raises FileNotFoundError or ValueError with the next move.
 
     `shards`: its files, the newest last, which speaks for the ids it names; `set_aside`: items that could not be
-    extracted; `dropped`: ids that the data set no longer has; `retired`: files that a compaction has replaced.
+    extracted; `dropped`: ids that the dataset no longer has; `retired`: files that a compaction has replaced.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():

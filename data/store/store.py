@@ -105,7 +105,7 @@ class Store:
             return np.fromiter(map(self._place.__getitem__, ids), "int64", len(ids))
         except KeyError as error:
             name = error.args[0]
-            gone = "it was removed from the data set" if name in self.manifest["removed_ids"] else ""
+            gone = "it was removed from the dataset" if name in self.manifest["removed_ids"] else ""
             hint = gone or self.invalid_items.get(name, "it was never extracted: run `tern extract`")
             raise ValueError(f"{name!r} is not in the store {self.folder}: {hint}.") from None
 
@@ -176,7 +176,7 @@ class Store:
         return self._numbers(ids)
 
     def _read_into(self, field: str, numbers: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
-        """Rows of the items into `out` (rows, ...) from row `to` on; in the order of the files, neighbours at once."""
+        """Rows of the items into `out` (rows, ...) from row `to` on; in the order of the files, neighbors at once."""
         order = np.lexsort((self._start[numbers], self._shard[numbers]))
         numbers, to = numbers[order], to[order]
         shard, start, rows = self._shard[numbers], self._start[numbers], self._rows[numbers]

@@ -1,7 +1,7 @@
 """The writing half of a store: which shards are to be made, and the manifest written last.
 
 A shard is named by the digest of what it holds (ids and content hashes), so making it twice is harmless. A run that was
-killed leaves finished shards that are not listed: the next plan adopts them, whatever the data set has become since.
+killed leaves finished shards that are not listed: the next plan adopts them, whatever the dataset has become since.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> li
     """Shards for a commit after which the store holds all `items`: those not listed, or whose content has changed.
 
     Finished shards of a killed run come as plans that are `made` already. Items that were set aside are asked for again
-    only when their content changes. In the order of the data set: a run that was killed commits what another would.
+    only when their content changes. In the order of the dataset: a run that was killed commits what another would.
     """
     answered = listed_hashes(folder, read_store_manifest(folder))
     place = {item: number for number, item in enumerate(items)}
@@ -72,8 +72,8 @@ def listed_hashes(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Placed:
-    stale: bool  # it also holds older content of items of the data set, so that it must come before what is newer
-    first: int  # place in the data set of the first item that it is wanted for
+    stale: bool  # it also holds older content of items of the dataset, so that it must come before what is newer
+    first: int  # place in the dataset of the first item that it is wanted for
     plan: ShardPlan
 
 
@@ -114,7 +114,7 @@ def _readable_answers(path: Path) -> dict[str, str]:
 def commit(folder: Path, files: Iterable[str], wanted: Iterable[str] | None = None) -> dict[str, Any]:
     """List finished shards in the manifest (the next generation) and return it; nothing new leaves it as it is.
 
-    `wanted`: ids that the data set has now; others disappear from the listing, and come back without work if the data
+    `wanted`: ids that the dataset has now; others disappear from the listing, and come back without work if the data
     set has them again. Without it none disappears. The manifest is read, extended and written under a lock.
     """
     with manifest_lock(folder):

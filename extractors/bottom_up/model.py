@@ -108,7 +108,7 @@ class BottomUpRCNN(nn.Module):
         self.rpn = RPNHead()
         self.res5 = make_stage(1024, 512, 3, dilation=2)
         self.cls_score = nn.Linear(DIM, classes + 1)
-        self.bbox_pred = nn.Linear(DIM, 4 * (classes + 1))  # of every class, the background too; not normalised
+        self.bbox_pred = nn.Linear(DIM, 4 * (classes + 1))  # of every class, the background too; not normalized
         self.attributes = attributes
         if attributes:
             self.cls_embed = nn.Embedding(classes + 1, EMBED)

@@ -45,14 +45,14 @@ def make_anchor_grid(anchors: Tensor, height: int, width: int) -> Tensor:
 def apply_deltas(boxes: Tensor, deltas: Tensor, limit: tuple[float, float]) -> Tensor:
     """Boxes moved and stretched by deltas, clipped to [0, limit - 1]: (k, 4), (k, 4) -> (k, 4).
 
-    `limit` is width and height in pixels. As Caffe has it, x2 is the centre plus half the width, without "- 1".
+    `limit` is width and height in pixels. As Caffe has it, x2 is the center plus half the width, without "- 1".
     """
     sides = boxes[:, 2:] - boxes[:, :2] + 1
-    centres = boxes[:, :2] + 0.5 * sides
-    centres = deltas[:, :2] * sides + centres
+    centers = boxes[:, :2] + 0.5 * sides
+    centers = deltas[:, :2] * sides + centers
     halves = 0.5 * (deltas[:, 2:].exp() * sides)
     last = boxes.new_tensor(limit) - 1
-    corners = (centres - halves, centres + halves)
+    corners = (centers - halves, centers + halves)
     return torch.cat([torch.minimum(corner, last).clamp_min(0) for corner in corners], 1)
 
 

@@ -1,4 +1,4 @@
-"""The weights people have, in the layouts of the ports, into this model's: recognised by their shapes, never guessed.
+"""The weights people have, in the layouts of the ports, into this model's: recognized by their shapes, never guessed.
 
 Two families of names exist, both in detectron2's style. MILVLG's bottom-up-attention.pytorch (.pth) keeps Caffe's
 numbers; airsplay's py-bottom-up-attention (.pkl) and Hugging Face's frcnn-vg-finetuned (.bin) keep detectron2's: the
@@ -189,12 +189,12 @@ def _anchors(stored: Tensor | None, caffe: bool, given: Anchors | None, source: 
         raise ValueError(f"{source} has Caffe's two logits an anchor: its anchors cannot be {given}'s, say caffe")
     raise ValueError(
         f"{source} holds no {CELL_ANCHORS}, and a wrong guess would give other regions without an error. Say which "
-        f"anchors it was trained or converted with: {' or '.join(get_args(Anchors))} (caffe: rounded, centred at 7.5)"
+        f"anchors it was trained or converted with: {' or '.join(get_args(Anchors))} (caffe: rounded, centered at 7.5)"
     )
 
 
 def _detectron2_anchors() -> Tensor:
-    """detectron2's own for sizes 64 to 512: size-major, not rounded, centred on the cell's corner, edges exclusive."""
+    """detectron2's own for sizes 64 to 512: size-major, not rounded, centered on the cell's corner, edges exclusive."""
     found = []
     for scale in SCALES:
         for ratio in RATIOS:

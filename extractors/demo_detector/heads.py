@@ -2,7 +2,7 @@
 
 Beside Faster R-CNN's four losses, the class is asked of the true boxes too, and small heads ask the box head's feature
 for what a sentence may say and a class cannot: how many there are (of the whole image), what a thing does and the
-colour of a shirt (of its box). And the feature is drawn to a code of just that (`Codes`). Heads and codes are thrown
+color of a shirt (of its box). And the feature is drawn to a code of just that (`Codes`). Heads and codes are thrown
 away after training. b images, n boxes of an image, c classes with the background, d feature width.
 """
 
@@ -17,25 +17,25 @@ from extractors.demo_detector.scenes import IGNORE_INDEX
 from extractors.regions.demo_network import FEATURE_WIDTH
 
 COUNTS = 3  # "one or more", "two or more", "three or more"
-WEIGHTS = {"count": 0.05, "name": 0.5, "deed": 0.5, "colour": 0.5, "code": 3.0}  # Faster R-CNN's own losses have 1
+WEIGHTS = {"count": 0.05, "name": 0.5, "action": 0.5, "color": 0.5, "code": 3.0}  # Faster R-CNN's own losses have 1
 JITTER = (0.02, 0.15)  # deviation of the sides of a box asked, of its width and height: proposals are off like that
 CODE_ONES = 4  # of the d numbers of a code, for one fact
 WHOLE_IMAGE_WEIGHT = 0.2  # what the code of a whole image counts for
 
 
 class TargetCodes(nn.Module):
-    """A direction of the feature for everything that a sentence may say of a box: its class, deed and colour added up.
+    """A direction of the feature for everything that a sentence may say of a box: its class, action and color added up.
 
-    Heads alone leave a deed or a colour a small part of a feature that mostly tells one drawing from the other, and
+    Heads alone leave a action or a color a small part of a feature that mostly tells one drawing from the other, and
     what reads the features learns a thousand scenes by heart from the rest (docs/LOG.md). Each fact has a fixed code,
     `ONES` of the d numbers drawn by lot, nearly at right angles to all others and of the same length: an
     error-correcting output code (Dietterich and Bakiri, 1995), as a target for the feature itself. Lots are drawn in
-    the order of labels, deeds and colours: training goes on towards the same codes where those words are the same.
+    the order of labels, actions and colors: training goes on towards the same codes where those words are the same.
     """
 
-    def __init__(self, deeds: int, colours: int) -> None:
+    def __init__(self, actions: int, colors: int) -> None:
         super().__init__()
-        widths = {"labels": len(CLASSES) + 1, "deed": deeds, "colour": colours}
+        widths = {"labels": len(CLASSES) + 1, "action": actions, "color": colors}
         generator, codes = torch.Generator().manual_seed(0), torch.zeros(0, FEATURE_WIDTH)
         while len(codes) < sum(widths.values()):
             lots = torch.zeros(1, FEATURE_WIDTH)
@@ -48,26 +48,26 @@ class TargetCodes(nn.Module):
     def forward(self, target: dict[str, Tensor]) -> Tensor:
         """A target of `read` -> (1 + n, d) at unit length: of the whole image, that is its place, and of its boxes."""
         boxes = self.labels[target["labels"]]
-        for name in ("deed", "colour"):
+        for name in ("action", "color"):
             asked = target[name] != IGNORE_INDEX
             boxes = boxes + getattr(self, name)[target[name].clamp(min=0)] * asked[:, None]
         place = self.labels[target["labels"][-1:]]  # the last box is the place's
         return nn.functional.normalize(torch.cat([place, boxes]), dim=1)
 
 
-def build_auxiliary_heads(deeds: list[str], colours: list[str]) -> nn.ModuleDict:
+def build_auxiliary_heads(actions: list[str], colors: list[str]) -> nn.ModuleDict:
     """The heads on the box head's feature, and the codes that it is drawn to."""
-    widths = {"count": COUNTS * (len(CLASSES) + 1), "deed": len(deeds), "colour": len(colours)}
+    widths = {"count": COUNTS * (len(CLASSES) + 1), "action": len(actions), "color": len(colors)}
     heads = nn.ModuleDict({name: nn.Linear(FEATURE_WIDTH, width) for name, width in widths.items()})
     nn.init.constant_(heads["count"].bias, -4.0)  # of nearly all classes there is none
-    heads["code"] = TargetCodes(len(deeds), len(colours))
+    heads["code"] = TargetCodes(len(actions), len(colors))
     return heads
 
 
 def compute_losses(
     model: FasterRCNN, heads: nn.ModuleDict, images: list[Tensor], targets: list[dict]
 ) -> dict[str, Tensor]:
-    """All losses by name, weighted, so that their sum is the one to minimise."""
+    """All losses by name, weighted, so that their sum is the one to minimize."""
     inputs, targets = model.transform(images, targets)
     maps = model.backbone(inputs.tensors.contiguous(memory_format=torch.channels_last))
     proposals, rpn = model.rpn(inputs, maps, targets)
@@ -82,7 +82,7 @@ def compute_losses(
         "name": nn.functional.cross_entropy(model.roi_heads.box_predictor.cls_score(things).float(), labels),
         "code": _code_loss(parts, heads["code"], targets),
     }
-    for name in ("deed", "colour"):
+    for name in ("action", "color"):
         wanted = torch.cat([t[name] for t in targets])
         answers = nn.functional.cross_entropy(heads[name](things).float(), wanted, reduction="sum")
         more[name] = answers / (wanted != IGNORE_INDEX).sum().clamp(min=1)

@@ -39,25 +39,25 @@ def render_training_scene(task: tuple[int, int]) -> TrainingScene:
     pixels, boxes, labels = render_scene(scene)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=scene.quality)
-    deeds, colours = [""] * len(labels), [""] * len(labels)
+    actions, colors = [""] * len(labels), [""] * len(labels)
     for kind in {thing.kind for thing in scene.things}:
         things = [thing for thing in scene.things if thing.kind == kind]
         places = np.flatnonzero(labels == CLASSES.index(kind))
         # Boxes come in the order of things; where one is hidden, which box is whose is not known.
         if len(places) == len(things):
             for place, thing in zip(places, things, strict=True):
-                deeds[place], colours[place] = thing.action, thing.colour
-    return TrainingScene(file.getvalue(), scene.size, boxes, labels + 1, tuple(deeds), tuple(colours))
+                actions[place], colors[place] = thing.action, thing.color
+    return TrainingScene(file.getvalue(), scene.size, boxes, labels + 1, tuple(actions), tuple(colors))
 
 
 def collect_vocabulary(lessons: list[TrainingScene]) -> tuple[list[str], list[str]]:
-    """All deeds and all colours, sorted."""
-    deeds = {deed for lesson in lessons for deed in lesson.actions} - {""}
-    return sorted(deeds), sorted({colour for lesson in lessons for colour in lesson.colors} - {""})
+    """All actions and all colors, sorted."""
+    actions = {action for lesson in lessons for action in lesson.actions} - {""}
+    return sorted(actions), sorted({color for lesson in lessons for color in lesson.colors} - {""})
 
 
 def load_example(
-    lesson: TrainingScene, deeds: list[str], colours: list[str], rng: np.random.Generator
+    lesson: TrainingScene, actions: list[str], colors: list[str], rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A scene as (3, h, w) in 0..1, mirrored every second time, a little lighter or darker, and its target."""
     pixels = np.asarray(Image.open(io.BytesIO(lesson.jpeg)), dtype=np.float32)
@@ -70,9 +70,9 @@ def load_example(
     target = {
         "boxes": torch.from_numpy(boxes),
         "labels": torch.from_numpy(lesson.labels),
-        "deed": torch.tensor([deeds.index(x) if x else IGNORE_INDEX for x in lesson.actions]),
-        "colour": torch.tensor([colours.index(x) if x else IGNORE_INDEX for x in lesson.colors]),
-        "known": torch.tensor([bool(deed) or label in LABELS_WITHOUT_ACTION for deed, label in pairs]),
+        "action": torch.tensor([actions.index(x) if x else IGNORE_INDEX for x in lesson.actions]),
+        "color": torch.tensor([colors.index(x) if x else IGNORE_INDEX for x in lesson.colors]),
+        "known": torch.tensor([bool(action) or label in LABELS_WITHOUT_ACTION for action, label in pairs]),
     }
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), target
 

@@ -97,19 +97,19 @@ def _learn(config: DetectorTrainConfig, rank: int, meeting: str) -> tuple[Faster
     torch.manual_seed(config.seed + rank)
     averaged = copy.deepcopy(model)
     parameters = [*model.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
     start, shown, means, done = time.monotonic(), 0.0, {}, 0.0
     for step, members in enumerate(iter_batches(lessons, config.batch_size, rng)):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = config.lr * one_cycle_lr_factor(done)
         images, targets = zip(*(load_example(lesson, *vocabulary, rng) for lesson in members), strict=True)
         with torch.autocast("cpu", torch.bfloat16):
             parts = compute_losses(model, heads, list(images), list(targets))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(parts.values()).backward()
         done = _share(parameters, (time.monotonic() - start) / (60 * config.minutes))
         nn.utils.clip_grad_norm_(parameters, 10.0)
-        optimiser.step()
+        optimizer.step()
         _average(averaged, model, min(config.ema, (1 + step) / (10 + step)))
         means = {k: 0.98 * means.get(k, float(v.detach())) + 0.02 * float(v.detach()) for k, v in parts.items()}
         if rank == 0 and time.monotonic() - shown > 20:
@@ -130,7 +130,7 @@ def _started(config: DetectorTrainConfig) -> FasterRCNN:
 
 
 def _prepare(config: DetectorTrainConfig, rank: int) -> tuple[list[TrainingScene], tuple[list[str], list[str]]]:
-    """This process's scenes, and the deeds and colours in the scenes of all of them."""
+    """This process's scenes, and the deeds and colors in the scenes of all of them."""
     lessons = [render_training_scene((config.seed, i)) for i in range(rank, config.num_scenes, config.num_processes)]
     found: list = [None] * config.num_processes
     dist.all_gather_object(found, collect_vocabulary(lessons))

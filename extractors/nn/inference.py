@@ -51,7 +51,7 @@ def optimize_for_inference(model: nn.Module, dtype: torch.dtype, device: str = "
 def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Take every batch norm that follows a convolution into that convolution; in place, and returned.
 
-    Pairs are found by structure: attributes `convN` and `bnN` of one module, neighbours in a Sequential, and a
+    Pairs are found by structure: attributes `convN` and `bnN` of one module, neighbors in a Sequential, and a
     convolution's own `norm` (detectron2). A batch norm in no pair stays. The new weights are computed in float64.
     """
     for parent in list(model.modules()):

@@ -76,7 +76,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _opened(content: Any) -> Any:
-    """The state dict inside a checkpoint that holds more: epoch, optimiser and so on."""
+    """The state dict inside a checkpoint that holds more: epoch, optimizer and so on."""
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return content[key]

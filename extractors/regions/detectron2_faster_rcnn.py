@@ -161,7 +161,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def _class_names(cfg: Any) -> tuple[str, ...]:
-    """Names of the data set that the settings name, if this detectron2 knows them all; else ()."""
+    """Names of the dataset that the settings name, if this detectron2 knows them all; else ()."""
     from detectron2.data import MetadataCatalog
 
     known = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") if cfg.DATASETS.TRAIN else None

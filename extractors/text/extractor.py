@@ -60,7 +60,7 @@ class TextExtractor:
     @property
     def recipe(self) -> dict:
         """What decides the numbers, for the recipe: layer, length, hashes of the weights used and the tokenizer."""
-        tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())  # vocabulary, normaliser, templates
+        tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())  # vocabulary, normalizer, templates
         rules = json.dumps(tokenizer | {"truncation": None, "padding": None}, sort_keys=True).encode()
         return {
             "extractor": "text",
@@ -79,7 +79,7 @@ class TextExtractor:
         Sentences of like length share a batch, padded to its longest; an empty one gives [CLS] and [SEP], and so does
         one of characters that the tokenizer drops. Half a surrogate pair is read as U+FFFD.
         """
-        ids, whole = self._tokenise(texts)
+        ids, whole = self._tokenize(texts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: dict[int, Tokens] = {}
         for start in range(0, len(order), self.config.batch_size):
@@ -90,7 +90,7 @@ class TextExtractor:
             )
         return [found[i] for i in range(len(texts))]
 
-    def _tokenise(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
+    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
         """Token ids of each sentence, cut as transformers cuts, and how many rows it would have had uncut.
 
         One pass: the tokenizer gives what it cut off as further pieces, each with [CLS] and [SEP] of its own.

@@ -76,7 +76,7 @@ def make_epoch_callback(dataset: str) -> Callable[[dict[str, float]], None]:
 
 
 def make_task_map_factory(workers: int, dataset: str, seconds: float | None = None) -> Callable[[str], MapFn]:
-    """For each stage a `map` whose every shard is a task: the task waits, a worker of `pool_for` works.
+    """For each stage a `map` whose every shard is a task: the task waits, a worker of `open_pool` works.
 
     `seconds` is the time limit of a shard. The results come in the order of the jobs. A failed shard fails the run
     when the others have ended: what they made is kept. A run that is stopped takes its processes with it.

@@ -9,7 +9,7 @@ Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_
 wait for one on whatever engine. On Dask and Ray each asks its worker for one besides.
 
 Elsewhere than on threads, retries are Prefect's alone and a shard has no time limit. Workers on other machines need
-this package, and the workspace and the data set under the same paths.
+this package, and the workspace and the dataset under the same paths.
 """
 
 import os

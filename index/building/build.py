@@ -1,4 +1,4 @@
-"""Vectors in, a published version out: one trained quantiser and `shards` shards for each collection."""
+"""Vectors in, a published version out: one trained quantizer and `shards` shards for each collection."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from index.versions.objects import ManifestModel, ObjectRef, Staging, object_pat
 
 
 class _Template(ManifestModel):
-    """A trained quantiser, and its factory string as it was filled in."""
+    """A trained quantizer, and its factory string as it was filled in."""
 
     factory: str
     template: ObjectRef

@@ -82,5 +82,5 @@ def _widened(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def compute_vector_space(provenance: Mapping[str, Any], template: ObjectRef) -> str:
-    """12 hex digits that name what may lie in one collection: vectors of one origin under one trained quantiser."""
+    """12 hex digits that name what may lie in one collection: vectors of one origin under one trained quantizer."""
     return digest({"provenance": dict(provenance), "template": template.sha256})

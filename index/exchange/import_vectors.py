@@ -30,7 +30,7 @@ READ_ERRORS = (ValueError, EOFError, SyntaxError, tokenize.TokenError, OSError, 
 
 
 def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "") -> dict[str, Collection]:
-    """Collections by kind. Vectors are mapped; with `normalise` they are brought to unit length as they are read.
+    """Collections by kind. Vectors are mapped; with `normalize` they are brought to unit length as they are read.
 
     Raises ValueError naming the file if one is no array of vectors, or if vectors and rows do not pair up.
     """
@@ -112,7 +112,7 @@ def _first(values: dict[str, Any], names: Sequence[str], kind: type) -> Any:
     return None if found is None else kind(found)
 
 
-def _collection(paths: Sequence[Path], rows: list[dict[str, Any]] | None, normalise: bool) -> Collection:
+def _collection(paths: Sequence[Path], rows: list[dict[str, Any]] | None, normalize: bool) -> Collection:
     """`rows` None: no metadata came with the vectors, and ids are their places."""
     arrays = [_mapped(path) for path in paths]
     if len({array.shape[1] for array in arrays}) > 1:
@@ -125,11 +125,11 @@ def _collection(paths: Sequence[Path], rows: list[dict[str, Any]] | None, normal
     ids = [row["id"] for row in rows]
     place = {name: i for i, name in enumerate(ids)}
     starts = np.cumsum([0, *map(len, arrays)])
-    return Collection(ids, partial(_read, arrays, starts, place, normalise), rows)
+    return Collection(ids, partial(_read, arrays, starts, place, normalize), rows)
 
 
 def _read(
-    arrays: Sequence[np.ndarray], starts: np.ndarray, place: dict[str, int], normalise: bool, names: Sequence[str]
+    arrays: Sequence[np.ndarray], starts: np.ndarray, place: dict[str, int], normalize: bool, names: Sequence[str]
 ) -> np.ndarray:
     """(m, d) float32 vectors of the names."""
     wanted = np.array([place[name] for name in names])
@@ -137,7 +137,7 @@ def _read(
     found = np.empty((len(wanted), arrays[0].shape[1]), np.float32)
     for i in np.unique(of):
         found[of == i] = arrays[i][wanted[of == i] - starts[i]]
-    return found / np.linalg.norm(found, axis=1, keepdims=True) if normalise else found
+    return found / np.linalg.norm(found, axis=1, keepdims=True) if normalize else found
 
 
 def choose_queries(
@@ -167,7 +167,7 @@ def import_index(
     config: IndexConfig,
     folder: Path,
     root: Path,
-    normalise: bool = False,
+    normalize: bool = False,
     queries: Path | None = None,
     id_column: str = "",
     gate: GateConfig | None = None,
@@ -176,7 +176,7 @@ def import_index(
 
     Raises RefusedError if it does not pass the gate; right answers are not known, so they are not asked for.
     """
-    collections = read_vector_folder(folder, normalise, id_column)
+    collections = read_vector_folder(folder, normalize, id_column)
     asked = choose_queries(collections, queries, config.tuning_queries, config.seed)
     questions = {kind: HeldOutQueries(array) for kind, array in asked.items()}
     judge = None if gate is None else make_gate(gate, questions, collections, config)

@@ -6,7 +6,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalised one by far more
+NORM_TOLERANCE = 1e-2  # a float16 row of 1,024 numbers strays by less than 1e-3; an unnormalized one by far more
 MIN_SQUARED_NORM, MAX_SQUARED_NORM = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
 
@@ -19,7 +19,7 @@ def check_unit_norm(vectors: np.ndarray, what: str, names: Sequence[Any]) -> Non
         first = int(np.argmax(bad))
         raise ValueError(
             f"{what} {names[first]!r} has length {np.sqrt(squares[first]):.4g}, not 1 ({int(bad.sum())} such in this "
-            "block); normalise the vectors, and look for NaN in the model that made them."
+            "block); normalize the vectors, and look for NaN in the model that made them."
         )
 
 

@@ -1,4 +1,4 @@
-"""How faiss's files are made: one trained coarse quantiser, any number of shards that hold inverted lists only."""
+"""How faiss's files are made: one trained coarse quantizer, any number of shards that hold inverted lists only."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -94,7 +94,7 @@ def train_ivf(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray
     index.cp.seed = seed
     index.cp.min_points_per_centroid = 1  # `choose_factory` has its own rule; faiss would print to stderr
     if centroids is not None:
-        index.quantizer.add(centroids)  # faiss trains no quantiser that is full
+        index.quantizer.add(centroids)  # faiss trains no quantizer that is full
     train_ivf_on_device(index, sample)
     return index
 

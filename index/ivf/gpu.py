@@ -1,4 +1,4 @@
-"""A GPU, where the faiss wheel has one, for k-means, assignment to lists and true neighbours.
+"""A GPU, where the faiss wheel has one, for k-means, assignment to lists and true neighbors.
 
 Only centroids, lists and scores come back from it; codes and files are made by the CPU, so a published index is of one
 format. TERN_INDEX_DEVICE=cpu leaves a GPU alone. What fails on it (no memory, an index that it does not know) is
@@ -17,7 +17,7 @@ from index.ivf.distance import METRIC
 
 log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu")
-MAX_GPU_K = 2048  # neighbours that a GPU gives without cuVS
+MAX_GPU_K = 2048  # neighbors that a GPU gives without cuVS
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +40,7 @@ def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, n
         try:
             return faiss.knn_gpu(gpu, queries, vectors, k, metric=METRIC)
         except RuntimeError as error:
-            _told("true neighbours", error)
+            _told("true neighbors", error)
     return faiss.knn(queries, vectors, k, METRIC)
 
 

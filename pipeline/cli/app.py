@@ -95,7 +95,7 @@ def _print_epoch(row: dict[str, float]) -> None:
 
 
 def demo(overrides: SetOption = None) -> None:
-    """The whole pipeline on the embedded data set, and a page to look at. [dim]Example: tern demo[/dim]"""
+    """The whole pipeline on the embedded dataset, and a page to look at. [dim]Example: tern demo[/dim]"""
     pipeline("demo", overrides)
 
 

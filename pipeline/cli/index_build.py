@@ -26,7 +26,7 @@ def update(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """What is new, changed or gone in the data set, into the published index; what is there already stays as it is.
+    """What is new, changed or gone in the dataset, into the published index; what is there already stays as it is.
 
     The index is compacted, or its centroids trained anew, where the plan's [upkeep] says so. Another model or other
     settings of the index are refused: they are a build's.

@@ -50,7 +50,7 @@ def _facts(store: "Store") -> Iterator[tuple[str, str]]:
         yield "cut", f"{cut:,} captions had more wordpieces than are kept"
     yield "set aside", f"{len(aside):,}"
     yield from (("", f"{name}: {reason}") for name, reason in list(aside.items())[:SHOWN])
-    yield "removed_ids", f"{len(dropped):,}" + (" that the data set no longer has" if dropped else "")
+    yield "removed_ids", f"{len(dropped):,}" + (" that the dataset no longer has" if dropped else "")
     for number, (key, value) in enumerate(store.recipe.items()):
         yield "" if number else "recipe", f"{key} = {_short(value)}"
 

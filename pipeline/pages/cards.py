@@ -11,22 +11,22 @@ from data.images import load_image
 from pipeline.search.hits import Hit
 
 THUMBNAIL = (360, 270)  # pixels
-COLOURS = ("#e4572e", "#17bebb")  # of the first and second region that matched
+COLORS = ("#e4572e", "#17bebb")  # of the first and second region that matched
 # Autoescaping: captions and file names come from data files.
 templates = Environment(loader=PackageLoader("pipeline.pages"), autoescape=select_autoescape(), trim_blocks=True)
 
 
 def make_thumbnail(hit: Hit) -> Image.Image:
-    """A small picture of a hit, with the regions that matched drawn in; grey where the file is gone."""
+    """A small picture of a hit, with the regions that matched drawn in; gray where the file is gone."""
     try:
         full = Image.fromarray(load_image(hit.path))
     except (ValueError, OSError):
         full = Image.new("RGB", THUMBNAIL, "#bbbbbb")
     small = ImageOps.contain(full, THUMBNAIL)
     scale, draw = small.width / full.width, ImageDraw.Draw(small)
-    for region, colour in zip(hit.regions, COLOURS, strict=False):
+    for region, color in zip(hit.regions, COLORS, strict=False):
         x1, y1, x2, y2 = (value * scale for value in region.box)
-        draw.rectangle([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)], outline=colour, width=3)
+        draw.rectangle([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)], outline=color, width=3)
     return small
 
 
@@ -45,6 +45,6 @@ def make_card(
     `right` frames it in green or leaves it plain; `rank` is the number before it, if not its place in the row;
     `picture` is its `data_uri`, if that was made before.
     """
-    labels = [(r.label, colour) for r, colour in zip(hit.regions, COLOURS, strict=False) if r.label]
+    labels = [(r.label, color) for r, color in zip(hit.regions, COLORS, strict=False) if r.label]
     picture = picture or to_data_uri(make_thumbnail(hit))
     return {"hit": hit, "picture": picture, "labels": labels, "right": right, "rank": rank}

@@ -109,7 +109,7 @@ def _done(chain: PipelineRunner, version: Path) -> list[dict[str, str]]:
     regions, tokens, card_of = Store(chain.regions), Store(chain.tokens), read_json(chain.model / "model.json")
     splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.count_images_by_split().items())
     texts = {
-        "data set": f"{chain.dataset.name}: {splits}",
+        "dataset": f"{chain.dataset.name}: {splits}",
         "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
         "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
         + (

@@ -1,4 +1,4 @@
-"""Some splits of a data set now, the others later; and what a run would do and cost, before it is done."""
+"""Some splits of a dataset now, the others later; and what a run would do and cost, before it is done."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.runs.runner import PipelineRunner
 from pipeline.runs.stage_log import seconds_per_item
 from pipeline.stages.extract import get_extractor
 
-SENTENCES = 5  # about a scene of the embedded data set
+SENTENCES = 5  # about a scene of the embedded dataset
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Estimate:
 
 
 def select_splits(dataset: Dataset, plan: Plan, splits: list[str]) -> Dataset:
-    """The data set with these splits, and of the others what the stores have already: nothing of theirs is dropped.
+    """The dataset with these splits, and of the others what the stores have already: nothing of theirs is dropped.
 
-    Raises ValueError for a split that the data set has not.
+    Raises ValueError for a split that the dataset has not.
     """
     _known(splits, dataset.count_images_by_split(), dataset.name)
     regions, tokens = (Store(folder) for folder in open_plan_stores(plan))
@@ -73,7 +73,7 @@ def open_plan_stores(plan: Plan) -> tuple[Path, Path]:
 
 
 def estimate_extraction(chain: PipelineRunner) -> list[Estimate]:
-    """What extraction of the chain's data set would do, and how long that would take; nothing is extracted.
+    """What extraction of the chain's dataset would do, and how long that would take; nothing is extracted.
 
     Nothing is said of regions that come from a store of the plan's own: none of them are made.
     """
@@ -89,9 +89,9 @@ def estimate_extraction(chain: PipelineRunner) -> list[Estimate]:
 
 
 def estimate_undrawn_demo(plan: Plan, splits: list[str] | None) -> list[Estimate]:
-    """What extraction of the embedded data set would do before its pictures are drawn: all of it; nothing is drawn.
+    """What extraction of the embedded dataset would do before its pictures are drawn: all of it; nothing is drawn.
 
-    Empty if they are drawn, and for other data sets. Raises ValueError for a split that it has not.
+    Empty if they are drawn, and for other datasets. Raises ValueError for a split that it has not.
     """
     if plan.demo is None or is_generated(plan.demo, plan.workspace / "dataset"):
         return []

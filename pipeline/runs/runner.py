@@ -53,11 +53,11 @@ class PipelineRunner:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Records of the data set; the demo's pictures are drawn."""
+        """Records of the dataset; the demo's pictures are drawn."""
         if self.plan.checkpoint is not None and self._pinned is None:
             # now, not after hours of extraction
             check_checkpoint(self.plan.checkpoint, self.plan.text, self.plan.workspace)
-        return self._timed("data set", lambda: load_plan_dataset(self.plan, self._each("draw scenes")))
+        return self._timed("dataset", lambda: load_plan_dataset(self.plan, self._each("draw scenes")))
 
     @cached_property
     def regions(self) -> Path:
@@ -80,7 +80,7 @@ class PipelineRunner:
 
     @cached_property
     def usable(self) -> Dataset:
-        """The data set less what the extractors set aside: what is trained on, evaluated and indexed."""
+        """The dataset less what the extractors set aside: what is trained on, evaluated and indexed."""
         return select_valid(self.dataset, self.regions, self.tokens)
 
     @cached_property
@@ -155,7 +155,7 @@ class PipelineRunner:
         return [(stage, output, took.get((stage, output), 0.0)) for stage, output in self._made.items()]
 
     def list_invalid_records(self) -> list[tuple[str, str]]:
-        """(name, reason) of everything of the data set that could not be used: records, images, captions."""
+        """(name, reason) of everything of the dataset that could not be used: records, images, captions."""
         found = [(entry.name, entry.reason) for entry in self.dataset.invalid_records]
         captions = Store(self.tokens).invalid_items
         found += self._without_regions().items()
@@ -163,7 +163,7 @@ class PipelineRunner:
 
     def _without_regions(self) -> dict[str, str]:
         store = Store(self.regions)
-        if self.plan.regions_store is not None:  # it may hold, and have set aside, much that is not of this data set
+        if self.plan.regions_store is not None:  # it may hold, and have set aside, much that is not of this dataset
             return find_missing_images(store, [image.id for image in self.dataset.images])
         return {name: reason for name, reason in store.invalid_items.items() if name in self.dataset.images_by_id}
 

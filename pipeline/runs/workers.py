@@ -50,7 +50,7 @@ def _and(advance: Callable[[int], None], size: int, result: Any) -> Any:
 
 
 def open_pool(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]:
-    """Worker processes for the jobs; or threads of this one for those that share a device (`shares_device`)."""
+    """Worker processes for the jobs; or threads of this one for those that share a device (`uses_gpu`)."""
     if uses_gpu(jobs[0]):
         return ThreadPoolExecutor(min(workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
     return process_pool(min(workers, len(jobs)), type(jobs[0]).__module__)

@@ -111,7 +111,7 @@ class Searcher:
         return embed_new_images(self._model, [(features, boxes, tuple(size[0]), scores)])
 
     def _imported(self, path: Path) -> str | None:
-        """Id of a photograph whose regions were imported: their store never saw the pictures, the data set has them."""
+        """Id of a photograph whose regions were imported: their store never saw the pictures, the dataset has them."""
         size, content = path.stat().st_size, sha256_file(path)
         return next((name for name in self._by_bytes.get(size, ()) if sha256_file(self._paths[name]) == content), None)
 

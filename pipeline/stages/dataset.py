@@ -14,7 +14,7 @@ HELD_OUT = ("val", "test")
 
 
 def load_plan_dataset(plan: Plan, each: MapFn = map) -> Dataset:
-    """The data set of a plan; the demo's is drawn first if it is not there yet."""
+    """The dataset of a plan; the demo's is drawn first if it is not there yet."""
     if plan.dataset is not None:
         return load_dataset(plan.dataset)
     folder = generate_demo_dataset(plan.demo, plan.workspace / "dataset", map_fn=each)
@@ -23,7 +23,7 @@ def load_plan_dataset(plan: Plan, each: MapFn = map) -> Dataset:
 
 
 def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
-    """The data set less the images and captions that no features are stored of: what later stages work on."""
+    """The dataset less the images and captions that no features are stored of: what later stages work on."""
     store = Store(regions)
     kept = dataset.exclude_images({image.id for image in dataset.images if image.id not in store})
     silent = set(Store(tokens).invalid_items)

@@ -58,7 +58,7 @@ def extract_regions(
     """Region features of every image that is new or changed, into a store. Returns the store's folder.
 
     An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on. One that the
-    data set no longer has is listed no longer.
+    dataset no longer has is listed no longer.
     """
     folder = open_or_create_store(workspace / "stores", "regions", region_store_recipe(get_extractor(config)))
     paths = {image.id: image.path for image in dataset.images}
@@ -122,7 +122,7 @@ def extract_token_shard(job: ExtractionJob) -> str:
 
 
 def check_region_store(folder: Path, dataset: Dataset) -> Path:
-    """A region store that is there already, for the images of the data set that are in it. Returns its folder.
+    """A region store that is there already, for the images of the dataset that are in it. Returns its folder.
 
     Raises FileNotFoundError if there is no store, ValueError if it is of another kind or none of the images is in it.
     """
@@ -133,6 +133,6 @@ def check_region_store(folder: Path, dataset: Dataset) -> Path:
         ours, theirs = dataset.images[0].id, next(iter(store.ids), "nothing")
         raise ValueError(
             f"{folder}: none of the {len(dataset.images):,} images of {dataset.name} is in the store. It holds "
-            f'{theirs!r}, the data set {ours!r}: import again with another --ids, such as "{{id}}.jpg".'
+            f'{theirs!r}, the dataset {ours!r}: import again with another --ids, such as "{{id}}.jpg".'
         )
     return folder

@@ -23,7 +23,7 @@ def chance_recall(images: int, captions_per_image: int) -> dict[str, float]:
 def fit_ridge(images: np.ndarray, captions: np.ndarray, image_index: np.ndarray, penalty: float) -> np.ndarray:
     """Weights W (d + 1, t) that take pooled regions to the mean caption of each image; the last row is the offset.
 
-    Least |X W - Y|^2 + penalty * mean(x^2) * n * |W|^2, the offset not penalised (as scikit-learn's Ridge).
+    Least |X W - Y|^2 + penalty * mean(x^2) * n * |W|^2, the offset not penalized (as scikit-learn's Ridge).
 
     Args:
         images: (n, d); captions: (m, t); owners: (m,) row in `images` of each caption's image, every row at least once

@@ -113,7 +113,7 @@ def write_relevances(path: Path, blocks: Iterable[np.ndarray]) -> Path:
 def read_relevances(path: Path, captions: int, images: int) -> np.ndarray:
     """A file of relevances as a matrix (captions, images) on disk, read as it is used.
 
-    The authors' `{data set}-{split}-{rougeL, spice}.npy` are float32 without a header, for all their name; real .npy
+    The authors' `{dataset}-{split}-{rougeL, spice}.npy` are float32 without a header, for all their name; real .npy
     files are read too. A row a caption and a column an image, in the order of the split, captions of an image together.
 
     Raises:

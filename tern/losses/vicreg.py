@@ -49,7 +49,7 @@ def variance_covariance_loss(rows: Tensor) -> Tensor:
     if len(rows) < 2:
         return rows.sum() * 0
     deviation = (rows.var(dim=0) + EPSILON).sqrt()  # (e,)
-    centred = rows - rows.mean(dim=0)
-    covariance = centred.T @ centred / (len(rows) - 1)  # (e, e)
+    centered = rows - rows.mean(dim=0)
+    covariance = centered.T @ centered / (len(rows) - 1)  # (e, e)
     off = covariance.square().sum() - covariance.diagonal().square().sum()
     return VARIANCE * F.relu(1 - deviation).mean() / 2 + COVARIANCE * off / rows.shape[1]

@@ -24,7 +24,7 @@ class PaperLayer(nn.Module):
     """A transformer layer with the arithmetic of nn.TransformerEncoderLayer: ReLU after the sum, or GELU before it.
 
     Args:
-        pre_norm: normalise before each branch, with GELU (True), or after each sum, with ReLU (False)
+        pre_norm: normalize before each branch, with GELU (True), or after each sum, with ReLU (False)
     """
 
     def __init__(self, width: int, heads: int, ff: int, dropout: float, pre_norm: bool = False) -> None:

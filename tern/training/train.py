@@ -1,4 +1,4 @@
-"""Training: two stores and a data set into a folder with the best weights.
+"""Training: two stores and a dataset into a folder with the best weights.
 
 The folder holds `last.pt` (everything a resumed run needs), `best.safetensors`, `last.safetensors` and
 `ema.safetensors`, `history.csv` (a row an epoch), `curves.png`, and `model.json`, which is written last:
@@ -39,7 +39,7 @@ def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dat
     """12 hex digits that name a training: its config, and recipe and content of what it trains and validates on.
 
     Raises:
-        ValueError: an item that a store does not have, named, or a data set without `train` or `val`
+        ValueError: an item that a store does not have, named, or a dataset without `train` or `val`
     """
     parts = []
     for split in ("train", "val"):

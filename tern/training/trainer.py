@@ -1,4 +1,4 @@
-"""One training under way: model, averaged model, optimiser, and the steps of an epoch.
+"""One training under way: model, averaged model, optimizer, and the steps of an epoch.
 
 A batch is a function of seed, epoch and number, and so are the random numbers of its forward: nothing
 of them needs saving, and a run that goes on from the middle of an epoch does what it would have done.

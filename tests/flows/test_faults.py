@@ -70,7 +70,7 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
             return False
 
     first, later = Pool(), Pool()
-    monkeypatch.setattr(pools, "pool_for", lambda jobs, workers: nullcontext(first))
+    monkeypatch.setattr(pools, "open_pool", lambda jobs, workers: nullcontext(first))
     workers = WorkerPool([1], 1, seconds=1)
     with pytest.raises(TimeoutError, match="make shards smaller"):
         workers.run(counted, 1)
@@ -78,7 +78,7 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
 
 
 def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_with_its_name(tmp_path, monkeypatch):
-    from flows.tasks import worker_pool as pools
+    from flows.tasks import retries
     from flows.tasks.retries import LOCK_POLL_SECONDS, retry, wait_for_lock
 
     def write() -> str:
@@ -88,10 +88,10 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     other = ExitStack()
     other.enter_context(write_lock(tmp_path))
     looks = []
-    monkeypatch.setattr(pools.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
+    monkeypatch.setattr(retries.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
     assert retry("publishing", write) == "written"
     assert looks == [LOCK_POLL_SECONDS] * 3
-    monkeypatch.setattr(pools, "LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr(retries, "LOCK_TIMEOUT_SECONDS", 0)
     with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
         wait_for_lock("publishing", write)
 
@@ -302,7 +302,7 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
     with pytest.raises(type(error)):
         runs._publish(Chain())
     assert len(shown) == reports
-    assert not busy, "reading the data set is tried again"
+    assert not busy, "reading the dataset is tried again"
 
 
 @pytest.mark.parametrize(("parent", "events"), [(None, 1), ("pipeline", 0)])

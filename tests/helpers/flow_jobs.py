@@ -40,7 +40,7 @@ class OnDevice:
 
     folder: Path
     number: int
-    shares_device = True
+    uses_gpu = True
 
 
 def alone(job: OnDevice) -> str:

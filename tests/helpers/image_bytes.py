@@ -35,9 +35,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(rows: list[bytes], size: tuple[int, int], depth: int, colour: int, extra: bytes = b"", lace: int = 0) -> bytes:
+def png(rows: list[bytes], size: tuple[int, int], depth: int, color: int, extra: bytes = b"", lace: int = 0) -> bytes:
     """A PNG of rows of packed samples, none of them filtered (PNG specification, 11.2)."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, lace))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, lace))
     data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + header + extra + data + chunk(b"IEND", b"")
 

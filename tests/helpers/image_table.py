@@ -24,7 +24,7 @@ from tests.helpers.image_bytes import (
     with_thumbnail_bomb,
 )
 
-GREY = RGB[..., 1]
+GRAY = RGB[..., 1]
 DEEP = np.random.default_rng(4).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
 
 
@@ -43,8 +43,8 @@ class Case:
             self.content(folder / self.name)
 
 
-def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    return (colour * (alpha / 255.0) + 255 * (1 - alpha / 255.0)).astype(np.float64)
+def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return (color * (alpha / 255.0) + 255 * (1 - alpha / 255.0)).astype(np.float64)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -67,12 +67,12 @@ def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
 
 def _modes() -> list[Case]:
     rgba, la, palette = (
-        np.dstack([RGB, GREY]),
-        np.dstack([GREY, GREY.T.reshape(60, 90)]),
+        np.dstack([RGB, GRAY]),
+        np.dstack([GRAY, GRAY.T.reshape(60, 90)]),
         Image.fromarray(RGB).quantize(16),
     )
     table = np.array(palette.getpalette()[:48]).reshape(16, 3)[np.asarray(palette)]
-    bits, cmyk = GREY > 128, np.dstack([RGB, GREY.T.reshape(60, 90)])
+    bits, cmyk = GRAY > 128, np.dstack([RGB, GRAY.T.reshape(60, 90)])
     cmyk_rgb = (255.0 - cmyk[..., :3]) * (255.0 - cmyk[..., 3:]) / 255
     lab = np.dstack([RGB[..., 0] // 2 + 70, RGB[..., 1] % 31, RGB[..., 2] % 31]).astype(
         np.uint8
@@ -81,22 +81,22 @@ def _modes() -> list[Case]:
     y, cb, cr = ycc[..., 0], ycc[..., 1] - 128, ycc[..., 2] - 128
     ycc_rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], -1)
     deep, flat = DEEP / 257, DEEP[..., 0]
-    grey, packed = np.dstack([GREY] * 3), np.packbits(bits, axis=1)
+    gray, packed = np.dstack([GRAY] * 3), np.packbits(bits, axis=1)
     twelve = (flat >> 4)[:, ::2], (flat >> 4)[:, 1::2]
     nibbles = np.stack([twelve[0] >> 4, (twelve[0] & 15) << 4 | twelve[1] >> 8, twelve[1] & 255], -1).astype(np.uint8)
     black_white = np.dstack([bits * 255] * 3)
-    deep_grey = np.dstack([flat / 257] * 3)
+    deep_gray = np.dstack([flat / 257] * 3)
     return [
         Case("baseline.jpg", saved("JPEG", **FINE), RGB, 3),
         Case("progressive.jpg", saved("JPEG", **FINE, progressive=True), RGB, 3),
-        Case("grey.jpg", saved("JPEG", GREY, **FINE), grey, 3),
+        Case("gray.jpg", saved("JPEG", GRAY, **FINE), gray, 3),
         Case("cmyk.jpg", saved("JPEG", Image.fromarray(RGB).convert("CMYK"), **FINE), RGB, 3),  # inverted, Adobe's way
         Case("cmyk.tif", tiff(cmyk, (90, 60), 8, 5, 4), cmyk_rgb, 1),
         Case("profile.png", saved("PNG", icc_profile=b"no profile"), RGB),
         Case("trailing.jpg", saved("JPEG", **FINE) + b"\0rubbish" * 99, RGB, 3),
         Case("thumbnail bomb.jpg", with_thumbnail_bomb(), RGB, 3),
         Case("rgba.png", saved("PNG", rgba), on_white(RGB, rgba[..., 3:]), 0.6),
-        Case("grey alpha.png", saved("PNG", la), on_white(grey, la[..., 1:]), 0.6),
+        Case("gray alpha.png", saved("PNG", la), on_white(gray, la[..., 1:]), 0.6),
         Case("palette.png", saved("PNG", palette), table),
         Case("see-through palette.png", saved("PNG", palette, transparency=3),
              np.where(np.asarray(palette)[..., None] == 3, 255, table)),
@@ -104,12 +104,12 @@ def _modes() -> list[Case]:
         Case("one bit.tif", tiff(packed, (90, 60), 1, 1), black_white),
         Case("interlaced.png", laced(), RGB),
         Case("deep.png", png([row.astype(">u2").tobytes() for row in DEEP], (50, 40), 16, 2), deep, 1),
-        Case("deep grey.png", png([row.astype(">u2").tobytes() for row in flat], (50, 40), 16, 0), deep_grey, 1),
+        Case("deep gray.png", png([row.astype(">u2").tobytes() for row in flat], (50, 40), 16, 0), deep_gray, 1),
         Case("deep.tif", tiff(DEEP, (50, 40), 16, 2, 3), deep, 1),
-        Case("deep grey.tif", tiff(flat.astype(">u2"), (50, 40), 16, 1, order=">"), deep_grey, 1),
-        Case("white is zero.tif", tiff(65535 - flat, (50, 40), 16, 0), deep_grey, 1),
+        Case("deep gray.tif", tiff(flat.astype(">u2"), (50, 40), 16, 1, order=">"), deep_gray, 1),
+        Case("white is zero.tif", tiff(65535 - flat, (50, 40), 16, 0), deep_gray, 1),
         Case("twelve bits.tif", tiff(nibbles, (50, 40), 12, 1), np.dstack([(flat >> 4) / 4095 * 255] * 3), 1),
-        Case("deep.pgm", b"P5 50 40 65535\n" + flat.astype(">u2").tobytes(), deep_grey, 1),
+        Case("deep.pgm", b"P5 50 40 65535\n" + flat.astype(">u2").tobytes(), deep_gray, 1),
         Case("lab.tif", tiff(lab, (90, 60), 8, 8, 3), lab_to_srgb(lab * [100 / 255, 1, 1]), 1),
         Case("ycbcr.tif", tiff(ycc.astype(np.uint8), (90, 60), 8, 6, 3), ycc_rgb, 1),
         Case("lossless.webp", saved("WEBP", lossless=True), RGB),

@@ -15,8 +15,8 @@ def unit(x: np.ndarray) -> np.ndarray:
 def make(seed: int = 0, images: int = IMAGES) -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
     """Clustered image vectors, two captions near each; the queries are further sentences and pictures."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((40, DIM))
-    near = centres[rng.integers(0, 40, images + 60)] + 0.6 * rng.standard_normal((images + 60, DIM))
+    centers = rng.standard_normal((40, DIM))
+    near = centers[rng.integers(0, 40, images + 60)] + 0.6 * rng.standard_normal((images + 60, DIM))
     spoken = np.repeat(near, 2, 0) + 0.4 * rng.standard_normal((2 * len(near), DIM))
     names = [f"{i:04d}.jpg" for i in range(images)]
     captions = [f"{name}#{k}" for name in names for k in range(2)]

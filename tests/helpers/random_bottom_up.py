@@ -28,7 +28,7 @@ def settle(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
     norm.bias.copy_(torch.randn_like(mean) * 0.2)
 
 
-def centre(block: Bottleneck, inputs: tuple[torch.Tensor]) -> None:
+def center(block: Bottleneck, inputs: tuple[torch.Tensor]) -> None:
     """Let a block add less than comes by its shortcut, and the last one be sparse: so rounding does not grow.
 
     A trained network is robust; one with random weights and full branches makes 6e-5 of 1e-6 on its way to res4.
@@ -76,7 +76,7 @@ def calibrated(classes: int = 1600, attributes: int = 400, seed: int = 0, short:
     for name, module in model.named_modules():
         if isinstance(module, Bottleneck):
             module.last = name == "res5.2"
-            module.register_forward_pre_hook(centre)
+            module.register_forward_pre_hook(center)
         if isinstance(module, FrozenBatchNorm2d) and not name.endswith("bn3"):
             module.register_forward_pre_hook(settle)
     model.rpn.anchors.copy_(caffe_anchors())

@@ -212,10 +212,10 @@ def slow_vicreg(images, captions, image_ids, caption_ids):
     same = [(i, j) for i, j in product(range(len(x)), range(len(y))) if image_ids[i] == caption_ids[j]]
     total = 25 * mean(sum((x[i][d] - y[j][d]) ** 2 for d in range(e)) / e for i, j in same)
     for rows in (x, y):
-        centre = [mean(row[d] for row in rows) for d in range(e)]
+        center = [mean(row[d] for row in rows) for d in range(e)]
 
-        def shared(a, b, rows=rows, centre=centre):
-            return sum((row[a] - centre[a]) * (row[b] - centre[b]) for row in rows) / (len(rows) - 1)
+        def shared(a, b, rows=rows, center=center):
+            return sum((row[a] - center[a]) * (row[b] - center[b]) for row in rows) / (len(rows) - 1)
 
         total += 25 * mean(relu(1 - math.sqrt(shared(d, d) + 1e-4)) for d in range(e)) / 2
         total += sum(shared(a, b) ** 2 for a, b in product(range(e), range(e)) if a != b) / e

@@ -2,10 +2,10 @@
 
 import math
 
-from data.demo.drawing.canvas import Canvas, Colour
+from data.demo.drawing.canvas import Canvas, Color
 
 
-def _houses(a: Canvas, base: int, walls: tuple[Colour, ...], glass: tuple[Colour, ...], tall: float) -> None:
+def _houses(a: Canvas, base: int, walls: tuple[Color, ...], glass: tuple[Color, ...], tall: float) -> None:
     x = -a.uniform(0, 60)
     while x < a.w:
         wide, top = a.uniform(90, 190), base - a.uniform(0.5, 1.0) * tall
@@ -61,9 +61,9 @@ def beach(a: Canvas) -> None:
     a.fill_gradient(a.hz, shore, a.jitter_color((26, 110, 190), 14), (72, 190, 214))
     a.fill_gradient(shore, a.h, a.jitter_color((244, 222, 166), 8), (228, 194, 130))
     phase = a.uniform(0, 6)
-    for k, colour in ((10, (222, 202, 152)), (-2, (250, 252, 252))):
+    for k, color in ((10, (222, 202, 152)), (-2, (250, 252, 252))):
         line = [(x, shore + k + 7 * math.sin(x / 70 + phase)) for x in range(0, a.w + 20, 20)]
-        a.draw.line(line, fill=colour, width=9)
+        a.draw.line(line, fill=color, width=9)
     for _ in range(9):
         x, y = a.uniform(0, a.w), a.uniform(a.hz + 8, shore - 12)
         a.draw.line((x, y, x + a.uniform(20, 60), y), fill=(190, 226, 240), width=2)
@@ -137,11 +137,11 @@ def snow(a: Canvas) -> None:
 def forest(a: Canvas) -> None:
     """Trunks and leaves over dark ground."""
     a.fill_gradient(0, a.hz + 10, a.jitter_color((150, 190, 130), 14), (90, 140, 84))
-    for depth, colour in ((0.6, (66, 104, 62)), (0.85, (46, 82, 48))):
+    for depth, color in ((0.6, (66, 104, 62)), (0.85, (46, 82, 48))):
         for i in range(11):
             x, wide = a.w * (i + a.uniform(0, 1)) / 11, a.uniform(10, 22) * depth
             a.draw.rectangle((x - wide, 0, x + wide, a.hz + 20 * depth), fill=a.jitter_color((92, 70, 52), 14))
-            a.draw.ellipse((x - 90, -60, x + 90, a.uniform(0.3, 0.7) * a.hz), fill=a.jitter_color(colour, 12))
+            a.draw.ellipse((x - 90, -60, x + 90, a.uniform(0.3, 0.7) * a.hz), fill=a.jitter_color(color, 12))
     a.fill_gradient(a.hz + 6, a.h, a.jitter_color((94, 112, 60), 8), (78, 84, 48))
     a.dots(120, a.hz + 10, a.h, (120, 96, 56), 9)
     a.dots(60, a.hz + 10, a.h, (70, 118, 56), 14)

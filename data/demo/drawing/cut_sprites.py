@@ -15,7 +15,7 @@ from data.demo.scenes.kinds import KINDS
 
 NATIVE = 109  # the font holds bitmaps of this size only
 TALLEST = 116  # pixels: most things are drawn smaller than this
-COLOURS = 200
+COLORS = 200
 
 
 def render_emoji(font: ImageFont.FreeTypeFont, emoji: str) -> Image.Image:
@@ -43,12 +43,12 @@ def remove_background(picture: Image.Image, kind: str) -> Image.Image:
 
 
 def main(path: str) -> None:
-    """Write one quantised PNG per kind that has an emoji."""
+    """Write one quantized PNG per kind that has an emoji."""
     font = ImageFont.truetype(path, NATIVE)
     for kind in KINDS.values():
         if kind.emoji:
             picture = remove_background(render_emoji(font, kind.emoji), kind.name).quantize(
-                COLOURS, method=Image.Quantize.FASTOCTREE
+                COLORS, method=Image.Quantize.FASTOCTREE
             )
             picture.save(sprite_path(kind.name), optimize=True)
 

@@ -75,9 +75,9 @@ def stage(a: Canvas) -> None:
     light = Canvas(beam, a.w, a.h, a.hz, a.rng)
     for i in range(3):
         x, foot = a.w * (i + a.uniform(0.3, 0.7)) / 3, a.w * (i + a.uniform(0.2, 0.8)) / 3
-        colour = ((70, 66, 40), (66, 36, 60), (36, 56, 70))[int(a.uniform(0, 3))]
-        light.draw.polygon([(x - 10, 0), (x + 10, 0), (foot + 110, a.h * 0.8), (foot - 110, a.h * 0.8)], fill=colour)
-        light.draw.ellipse((foot - 110, a.h * 0.74, foot + 110, a.h * 0.87), fill=colour)
+        color = ((70, 66, 40), (66, 36, 60), (36, 56, 70))[int(a.uniform(0, 3))]
+        light.draw.polygon([(x - 10, 0), (x + 10, 0), (foot + 110, a.h * 0.8), (foot - 110, a.h * 0.8)], fill=color)
+        light.draw.ellipse((foot - 110, a.h * 0.74, foot + 110, a.h * 0.87), fill=color)
     a.image.paste(ImageChops.add(a.image, beam))
     red = a.jitter_color((170, 26, 40), 14)
     for i in range(5):

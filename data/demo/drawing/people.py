@@ -11,7 +11,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageOps
 
 from data.demo.drawing.sprites import render_sprite
-from data.demo.scenes.kinds import COLOURS
+from data.demo.scenes.kinds import COLORS
 
 FINER = 3  # bodies are drawn this much larger, then shrunk
 WIDE, HIGH, BELOW = 2.2, 1.75, 0.15  # the canvas, and how far it reaches below the feet
@@ -78,7 +78,7 @@ POSES = {row.split("|")[0].strip(): _pose(row) for row in _POSES.strip().splitli
 
 @dataclass(frozen=True)
 class Grip:
-    """How a thing is held: the pose, where its centre is (from the shoulders' middle), its height, its turn."""
+    """How a thing is held: the pose, where its center is (from the shoulders' middle), its height, its turn."""
 
     pose: str
     offset: Point
@@ -115,34 +115,34 @@ GRIPS = {
 
 
 def render_person(
-    kind: str, deed: str, colour: str, height: float, flip: bool, rng: Generator
+    kind: str, action: str, color: str, height: float, flip: bool, rng: Generator
 ) -> list[tuple[str, Image.Image]]:
     """Layers from back to front, each `(kind of thing, RGBA)`, all on one canvas.
 
     The feet stand at the middle of the canvas, `BELOW * height` pixels above its lower edge. `height` in pixels.
     """
-    grip = GRIPS.get(deed)
-    pose = POSES[grip.pose if grip else deed if deed in POSES else "stand"]
-    shirt = SHIRTS[colour or COLOURS[int(rng.random() * len(COLOURS))]]
+    grip = GRIPS.get(action)
+    pose = POSES[grip.pose if grip else action if action in POSES else "stand"]
+    shirt = SHIRTS[color or COLORS[int(rng.random() * len(COLORS))]]
     lower = TROUSERS[int(rng.random() * len(TROUSERS))]
     body = _body(kind, pose, shirt, lower, height)
     neck = (1 - HEAD[kind]) - LEG[kind] * (1 - pose.hip) + pose.lift
     _paste(
         body,
-        _head(kind, deed == "look", height * HEAD[kind] * 1.06),
+        _head(kind, action == "look", height * HEAD[kind] * 1.06),
         (pose.lean * 1.6, neck + HEAD[kind] * 0.47),
         height,
     )
     layers = [(kind, body)]
     if grip:
         layer = Image.new("RGBA", body.size)
-        name = deed.partition(":")[2]
-        centre = (grip.offset[0], neck - 0.03 + grip.offset[1])
-        if deed == "hold:kite":
-            _line(layer, height, (0.25, neck + 0.05), centre)
-        _paste(layer, render_sprite(name, grip.size * height, degrees=grip.turn), centre, height)
+        name = action.partition(":")[2]
+        center = (grip.offset[0], neck - 0.03 + grip.offset[1])
+        if action == "hold:kite":
+            _line(layer, height, (0.25, neck + 0.05), center)
+        _paste(layer, render_sprite(name, grip.size * height, degrees=grip.turn), center, height)
         layers.append((name, layer))
-        if deed == "play:violin":
+        if action == "play:violin":
             _line(layer, height, (-0.02, neck - 0.1), (0.34, neck + 0.06), 3)
     return [(name, ImageOps.mirror(layer)) for name, layer in layers] if flip else layers
 
@@ -151,8 +151,8 @@ def _spot(point: Point, height: float, scale: float = 1.0) -> Point:
     return (WIDE / 2 + point[0]) * height * scale, (HIGH - BELOW - point[1]) * height * scale
 
 
-def _paste(canvas: Image.Image, picture: Image.Image, centre: Point, height: float) -> None:
-    x, y = _spot(centre, height)
+def _paste(canvas: Image.Image, picture: Image.Image, center: Point, height: float) -> None:
+    x, y = _spot(center, height)
     left, top = round(x - picture.width / 2), round(y - picture.height / 2)
     canvas.alpha_composite(picture, (max(left, 0), max(top, 0)), (max(-left, 0), max(-top, 0)))
 
@@ -171,12 +171,12 @@ def _body(kind: str, pose: Pose, shirt: tuple[int, ...], lower: tuple[int, ...],
     canvas = Image.new("RGBA", (round(WIDE * height) * FINER, round(HIGH * height) * FINER))
     draw = ImageDraw.Draw(canvas)
 
-    def limb(points: list[Point], colour: tuple[int, ...], width: float) -> None:
+    def limb(points: list[Point], color: tuple[int, ...], width: float) -> None:
         spots = [_spot(point, height, FINER) for point in points]
         thick = max(1, round(width * height * FINER))
-        draw.line(spots, fill=colour, width=thick, joint="curve")
+        draw.line(spots, fill=color, width=thick, joint="curve")
         for x, y in spots:
-            draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=colour)
+            draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=color)
 
     for side, (knee, foot) in zip((-1, 1), pose.legs, strict=True):
         ankle = (foot[0], foot[1] * leg + pose.lift + 0.025)

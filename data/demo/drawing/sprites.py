@@ -1,4 +1,4 @@
-"""The sprites: cut-outs of the Noto colour emoji (SIL OFL 1.1), and two things drawn by code."""
+"""The sprites: cut-outs of the Noto color emoji (SIL OFL 1.1), and two things drawn by code."""
 
 from functools import cache
 from pathlib import Path

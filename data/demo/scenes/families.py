@@ -1,7 +1,7 @@
 """Which scene has which number: families that differ in one factor, and scenes that stand alone.
 
 Scenes come in blocks of ten. The first four of a block are a family: a scene and three that differ from it in
-exactly one factor each (number, kind, place, deed or colour); where a scene cannot be varied so, a scene of its own
+exactly one factor each (number, kind, place, action or color); where a scene cannot be varied so, a scene of its own
 stands in. The other six stand alone. Every second family
 starts from one of four themes, so that some sentences have many true scenes and many near misses.
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from data.demo.scenes.kinds import COLOURS, PLACES, is_allowed
+from data.demo.scenes.kinds import COLORS, PLACES, is_allowed
 from data.demo.scenes.scene import (
     OTHER_FAMILY_WEIGHTS,
     PLAN,
@@ -26,7 +26,7 @@ from data.demo.scenes.scene import (
 )
 
 BLOCK, FAMILY = 10, 4
-FACTORS = ("number", "kind", "place", "deed", "colour")
+FACTORS = ("number", "kind", "place", "action", "color")
 
 
 def plan_scene(seed: int, index: int) -> SceneSpec:
@@ -58,13 +58,13 @@ def _theme(rng: Generator, theme: int) -> SceneSpec:
         ("street", Group("dog", 2, "run")),
         (
             choice(rng, ("stage", "street", "park", "living room")),
-            Group("woman", 1, "hold:violin", choice(rng, COLOURS)),
+            Group("woman", 1, "hold:violin", choice(rng, COLORS)),
         ),
         (
             choice(rng, ("baseball field", "baseball field", "park")),
-            Group("boy", choice(rng, (2, 3)), "play:baseball bat", choice(rng, COLOURS)),
+            Group("boy", choice(rng, (2, 3)), "play:baseball bat", choice(rng, COLORS)),
         ),
-        ("lake", Group("man", 1, "look", choice(rng, COLOURS))),
+        ("lake", Group("man", 1, "look", choice(rng, COLORS))),
     )[theme]
     groups = [group]
     for chance in (0.8, 0.3):
@@ -100,8 +100,8 @@ def _changes(group: Group, factor: str, place: str) -> list[Group]:
         return [replace(group, number=n) for n in range(1, 4) if n != group.number]
     if factor == "kind":
         return [replace(group, kind=k) for twins in TWINS if group.kind in twins for k in twins if k != group.kind]
-    if factor == "deed" and not group.relation:
-        return [replace(group, deed=d) for d in list_actions(group.kind, place) if d != group.action]
-    if factor == "colour" and group.colour:
-        return [replace(group, colour=c) for c in COLOURS if c != group.colour]
+    if factor == "action" and not group.relation:
+        return [replace(group, action=d) for d in list_actions(group.kind, place) if d != group.action]
+    if factor == "color" and group.color:
+        return [replace(group, color=c) for c in COLORS if c != group.color]
     return []

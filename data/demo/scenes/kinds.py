@@ -23,7 +23,7 @@ PLACES: tuple[str, ...] = (
     "farm",
 )
 _PLACE_OF_LETTER = dict(zip("sbplmwkgBScfdra", PLACES, strict=True))
-COLOURS: tuple[str, ...] = ("red", "blue", "green", "white", "black", "pink", "purple", "gray")
+COLORS: tuple[str, ...] = ("red", "blue", "green", "white", "black", "pink", "purple", "gray")
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ CLASSES: tuple[str, ...] = THINGS + PLACES
 PEOPLE: tuple[str, ...] = tuple(name for name, kind in KINDS.items() if kind.family == "person")
 # What a person does -> where. "hold", "play" and "ride" name the thing after a colon.
 ACTIONS: dict[str, tuple[str, ...]] = {
-    deed: tuple(_PLACE_OF_LETTER[letter] for letter in letters)
-    for deed, letters in {
+    action: tuple(_PLACE_OF_LETTER[letter] for letter in letters)
+    for action, letters in {
         "stand": "sbplmwkgBScfdra",
         "walk": "sbplmwcfda",
         "run": "sbplwBScfa",
@@ -186,14 +186,14 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def is_allowed(kind: str, deed: str, place: str) -> bool:
+def is_allowed(kind: str, action: str, place: str) -> bool:
     """Whether a thing of this kind may do this in this place."""
     known = KINDS[kind]
     if place not in known.places:
         return False
     if known.family == "person" and kind != "baby":
-        return place in ACTIONS.get(deed, ()) and not (kind.startswith("old") and deed in ACTIONS_NOT_FOR_OLD)
-    return deed in known.actions
+        return place in ACTIONS.get(action, ()) and not (kind.startswith("old") and action in ACTIONS_NOT_FOR_OLD)
+    return action in known.actions
 
 
 ACTIONS_NOT_FOR_OLD = ("jump", "run", "ride:skateboard", "play:soccer ball", "play:basketball", "hold:kite")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from numpy.random import PCG64, Generator, SeedSequence
 
-from data.demo.scenes.kinds import ACTIONS, COLOURS, KINDS, PLACES, is_allowed
+from data.demo.scenes.kinds import ACTIONS, COLORS, KINDS, PLACES, is_allowed
 
 PLAN, LAYOUT, PAINT, WORDS = range(4)  # random streams: changing one never changes another
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class Group:
     kind: str
     number: int
     action: str
-    colour: str = ""  # of the shirts; empty: mixed, or no shirt
+    color: str = ""  # of the shirts; empty: mixed, or no shirt
     relation: str = ""  # next to | in front of | chasing | on | under
     target: int = -1
 
@@ -139,7 +139,7 @@ def sample_action(rng: Generator, kind: str, place: str) -> str:
 
 
 def assign_shirts(rng: Generator, group: Group) -> Group:
-    """Give people a shirt colour, and a number that fits what they do."""
+    """Give people a shirt color, and a number that fits what they do."""
     if KINDS[group.kind].family != "person":
         return group
     number = min(group.number, 2) if group.action.startswith(("ride", "hold:kite")) else group.number
@@ -152,8 +152,8 @@ def assign_shirts(rng: Generator, group: Group) -> Group:
         number = min(number, 3)
     if group.action in ("play:baseball bat", "play:soccer ball", "play:basketball") and number == 1:
         number = choice(rng, (1, 2, 3))
-    colour = choice(rng, COLOURS) if number == 1 or rng.random() < 0.6 else ""
-    return replace(group, number=number, colour=colour)
+    color = choice(rng, COLORS) if number == 1 or rng.random() < 0.6 else ""
+    return replace(group, number=number, color=color)
 
 
 def _relate(rng: Generator, groups: list[Group]) -> tuple[Group, ...]:

@@ -35,10 +35,10 @@ SIZED = ("codes", "vectors", "metadata")  # of a version, bytes
 
 
 def block(number: int) -> np.ndarray:
-    """(BLOCK, DIM) float32 unit vectors of 64 true dimensions around 3,000 centres."""
+    """(BLOCK, DIM) float32 unit vectors of 64 true dimensions around 3,000 centers."""
     rng, fixed = np.random.default_rng(number + 1), np.random.default_rng(0)
-    centres, turn = fixed.standard_normal((3000, 64), np.float32), fixed.standard_normal((64, DIM), np.float32)
-    found = (centres[rng.integers(0, 3000, BLOCK)] + rng.standard_normal((BLOCK, 64), np.float32)) @ turn
+    centers, turn = fixed.standard_normal((3000, 64), np.float32), fixed.standard_normal((64, DIM), np.float32)
+    found = (centers[rng.integers(0, 3000, BLOCK)] + rng.standard_normal((BLOCK, 64), np.float32)) @ turn
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 

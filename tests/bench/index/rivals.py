@@ -3,7 +3,7 @@
 Ours is what a user gets: `tern index tune` chooses, the index that it names is built and published, opened, and asked
 through `Index.search`, which gives hits with their metadata; the others give numbers.
 
-The vectors are synthetic: 64 true dimensions around 3,000 centres of unequal weight, turned into 512, with noise.
+The vectors are synthetic: 64 true dimensions around 3,000 centers of unequal weight, turned into 512, with noise.
 Image-like queries are drawn as the rows are, text-like ones with more noise and a shift. Compare rows; the recalls are
 not those of photographs.
 """
@@ -42,11 +42,11 @@ BREADTHS = range(AT, 1025)  # of a search in a graph
 def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(rows, dim) float32 unit vectors; text-like and image-like queries."""
     rng = np.random.default_rng(0)
-    centres, turn, shift = rng.normal(size=(3000, 64)), rng.normal(size=(64, dim)), rng.normal(size=64)
+    centers, turn, shift = rng.normal(size=(3000, 64)), rng.normal(size=(64, dim)), rng.normal(size=64)
     weights = np.arange(1, 3001) ** -0.7
 
     def some(n: int, noise: float, moved: float) -> np.ndarray:
-        near = centres[rng.choice(3000, n, p=weights / weights.sum())]
+        near = centers[rng.choice(3000, n, p=weights / weights.sum())]
         found = (near + noise * rng.normal(size=(n, 64)) + moved * shift).astype(np.float32) @ turn.astype(np.float32)
         found += 2.4 * rng.standard_normal(found.shape, np.float32)
         return found / np.linalg.norm(found, axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.nd
 
 
 def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Collection:
-    """Rows of these numbers, as a data set has them; the first `changed` with another content."""
+    """Rows of these numbers, as a dataset has them; the first `changed` with another content."""
     ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
     said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
     rows = [

@@ -15,10 +15,10 @@ from tests.bench.common import cpu, show
 
 
 def unit(rows: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors of 64 true dimensions around 3,000 centres that overlap: neighbours spread over many lists."""
+    """Unit vectors of 64 true dimensions around 3,000 centers that overlap: neighbors spread over many lists."""
     rng, fixed = np.random.default_rng(seed), np.random.default_rng(0)
-    centres, turn = fixed.normal(size=(3000, 64)), fixed.normal(size=(64, dim))
-    found = (centres[rng.integers(0, 3000, rows)] + 1.2 * rng.normal(size=(rows, 64))) @ turn
+    centers, turn = fixed.normal(size=(3000, 64)), fixed.normal(size=(64, dim))
+    found = (centers[rng.integers(0, 3000, rows)] + 1.2 * rng.normal(size=(rows, 64))) @ turn
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype("float32")
 
 

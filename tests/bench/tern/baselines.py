@@ -1,4 +1,4 @@
-"""Chance, ridge regression, and presets beside them: on photographs of Flickr8k, on the embedded data set."""
+"""Chance, ridge regression, and presets beside them: on photographs of Flickr8k, on the embedded dataset."""
 
 import json
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def simple(chain: PipelineRunner) -> None:
     for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
         views = ("first", *means)
         images, captions, owners = _split(dataset, regions, tokens, views, "train")
-        # both sides centred and each number of a region scaled: without it a few captions are near to every image
+        # both sides centered and each number of a region scaled: without it a few captions are near to every image
         frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
         framed = _framed(frame, images, captions)
         fits = [(penalty, fit_ridge(*framed, owners, penalty)) for penalty in PENALTIES]
@@ -68,7 +68,7 @@ def presets(folder: Path) -> None:
 
 
 def demo(folder: Path) -> None:
-    """What a model must beat, and the default, on the embedded data set."""
+    """What a model must beat, and the default, on the embedded dataset."""
     chain = PipelineRunner(load_plan("demo", (f'workspace="{folder}"',)))
     simple(chain)
     trained(chain, {"modern": (range(3), {})}, folder)

@@ -1,4 +1,4 @@
-"""Data sets as they are published; and a table of records that are refused, each by name and with its reason."""
+"""Datasets as they are published; and a table of records that are refused, each by name and with its reason."""
 
 import json
 from pathlib import Path

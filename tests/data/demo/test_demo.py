@@ -191,13 +191,13 @@ def test_captions_are_true(start: int) -> None:
             text = sentence.lower()
             for number, kinds in counted(sentence):
                 assert any(g.number == number and g.kind in kinds for g in what.groups), (index, sentence)
-            for colour in re.findall(r"(\w+) shirts?\b", text):
-                assert colour in {g.colour for g in what.groups}, (index, sentence)
-            for words, deed in DEEDS.items():
+            for color in re.findall(r"(\w+) shirts?\b", text):
+                assert color in {g.color for g in what.groups}, (index, sentence)
+            for words, action in DEEDS.items():
                 if re.search(rf"\b{words}\b", text):
-                    assert any(g.action == deed or (deed == "run" and g.relation == "chasing") for g in what.groups), (
-                        sentence
-                    )
+                    assert any(
+                        g.action == action or (action == "run" and g.relation == "chasing") for g in what.groups
+                    ), sentence
             for words, places in PLACE_WORDS.items():
                 if re.search(rf"(?<!baseball )(?<!soccer )\b{words}\b", text):
                     assert what.place in places, (index, sentence)
@@ -225,11 +225,11 @@ QUERIES = {
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_each_query_has_true_scenes_and_near_misses(query: str) -> None:
-    place, kind, numbers, deeds = QUERIES[query]
+    place, kind, numbers, actions = QUERIES[query]
     plans = all_plans()
 
     def true(what: SceneSpec) -> bool:
-        fits = [g for g in what.groups if g.kind == kind and g.number in numbers and g.action in deeds]
+        fits = [g for g in what.groups if g.kind == kind and g.number in numbers and g.action in actions]
         return bool(fits) and place in (None, what.place)
 
     right = [i for i, what in enumerate(plans) if true(what)]
@@ -245,7 +245,7 @@ def test_family_differs_in_one_factor_and_is_in_every_split() -> None:
         first, *others = all_plans()[block * 10 : block * 10 + 4]
         for other in others:
             a, b = first.groups[0], other.groups[0]
-            changed = {name for name in ("kind", "number", "deed", "colour") if getattr(a, name) != getattr(b, name)}
+            changed = {name for name in ("kind", "number", "action", "color") if getattr(a, name) != getattr(b, name)}
             changed |= {"place"} if first.place != other.place else set()
             assert changed == {other.factor} or other.family == -1
             assert other.family == -1 or first.groups[1:] == other.groups[1:]

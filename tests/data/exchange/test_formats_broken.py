@@ -190,7 +190,7 @@ def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
     with h5py.File(path, "r+") as file:
         del file["image_bb"]
         file["image_bb"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "image_bb")
-    with pytest.raises(ValueError, match="image_bb is no data set of numbers in this file"):
+    with pytest.raises(ValueError, match="image_bb is no dataset of numbers in this file"):
         imported()
     path.write_bytes(b"no hdf5")
     with pytest.raises(ValueError, match="not a readable HDF5"):

@@ -72,7 +72,7 @@ def test_what_was_mended_leaves_the_ledger_and_what_another_file_has_stays(name,
 
 
 def peak(work, *arguments) -> int:
-    """Bytes that numpy and Python hold at most meanwhile (HDF5 keeps its own caches, of 1 MB a data set)."""
+    """Bytes that numpy and Python hold at most meanwhile (HDF5 keeps its own caches, of 1 MB a dataset)."""
     gc.collect()
     tracemalloc.start()
     work(*arguments)

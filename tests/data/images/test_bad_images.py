@@ -146,7 +146,7 @@ def _check_ledger(run: Path, ledger: dict[str, str]) -> None:
     assert Counter([*store.ids, *ledger]) == Counter(escape_invalid_text(case.name) for case in CASES)
     assert {case.name for case in CASES if case.pixels is not None} == set(store.ids)
     assert store.invalid_items.items() <= ledger.items()
-    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, "the data set itself refuses six"
+    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, "the dataset itself refuses six"
     assert store.verify() == []
     page = (run / "report.html").read_text()
     assert f"Set aside: {len(ledger)}" in page

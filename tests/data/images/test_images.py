@@ -22,9 +22,9 @@ def test_pictures_of_every_mode_become_upright_rgb(tmp_path: Path) -> None:
     image = Image.fromarray(pixels)
     np.testing.assert_array_equal(written(tmp_path / "rgb.png", image), pixels)
 
-    grey = np.arange(0, 65536, 6, dtype=np.uint16)[:10900].reshape(100, 109)
-    deep = written(tmp_path / "deep.png", Image.fromarray(grey))
-    np.testing.assert_allclose(deep[..., 1], grey / 257, atol=1)
+    gray = np.arange(0, 65536, 6, dtype=np.uint16)[:10900].reshape(100, 109)
+    deep = written(tmp_path / "deep.png", Image.fromarray(gray))
+    np.testing.assert_allclose(deep[..., 1], gray / 257, atol=1)
 
     clear = image.convert("RGBA")
     clear.putalpha(Image.fromarray(np.full((90, 120), 51, np.uint8)))  # a fifth of the picture on white

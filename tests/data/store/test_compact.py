@@ -165,7 +165,7 @@ def test_info_verify_and_compact_as_commands(tmp_path):
     commit(folder, [write_shard(folder, aside, ["it is empty"])])
     out = run("info", folder / "manifest.json").stdout
     for part in ("tokens, generation 3", "19, of ", "6 x float16", "9, ", "bad: it is empty", "19 captions had more",
-                 "3 that the data set no longer has", "model = test", "8 items in them are not listed"):  # fmt: skip
+                 "3 that the dataset no longer has", "model = test", "8 items in them are not listed"):  # fmt: skip
         assert part in out, out
     found = run("verify", folder)
     assert (found.exit_code, "27 items in 9 shards are as they were written" in found.stdout) == (0, True), found.output

@@ -194,8 +194,8 @@ def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
     folder = fill(tmp_path, items())
     with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
         Store(folder).read("features", ["nobody.jpg"])
-    with pytest.raises(ValueError, match="no field 'colour'; it has features"):
-        Store(folder).read("colour", list(ROWS))
+    with pytest.raises(ValueError, match="no field 'color'; it has features"):
+        Store(folder).read("color", list(ROWS))
     foreign = tmp_path / f"regions-{digest({'model': 'other'})}"
     folder.rename(foreign)
     with pytest.raises(ValueError, match="another recipe"):
@@ -237,7 +237,7 @@ MANIFESTS: dict[str, Callable[[dict], object]] = {
     "kind is a list": lambda m: m.__setitem__("kind", []),
     "dtype of nothing": lambda m: m.__setitem__("dtype", "float8"),
     "a shard twice": lambda m: m["shards"].append(m["shards"][0]),
-    "more than there is": lambda m: m.__setitem__("colour", "red"),
+    "more than there is": lambda m: m.__setitem__("color", "red"),
 }
 
 

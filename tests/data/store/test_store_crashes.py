@@ -1,4 +1,4 @@
-"""Kills, full disks, two writers, flipped bits, a data set that changes in between: nothing is lost or half."""
+"""Kills, full disks, two writers, flipped bits, a dataset that changes in between: nothing is lost or half."""
 
 import errno
 import json
@@ -42,7 +42,7 @@ def run_and_kill(root: Path, wanted: list[Item], log: Path, seconds: float | Non
 
 
 def test_fifty_sigkills_and_resumes(tmp_path):
-    """From the second round on the data set changes between the runs: one more in front, one changed, one away."""
+    """From the second round on the dataset changes between the runs: one more in front, one changed, one away."""
     began = time.monotonic()
     run_and_kill(tmp_path / "timed", items(40), tmp_path / "timed.log", None)
     whole = time.monotonic() - began
@@ -162,7 +162,7 @@ def test_what_the_data_set_no_longer_has_disappears_and_comes_back_without_work(
     check(folder, fewer)
     with Store(folder) as store:
         assert "caption 0" not in store
-        with pytest.raises(ValueError, match="removed from the data set"):
+        with pytest.raises(ValueError, match="removed from the dataset"):
             store.read("features", ["caption 0"])
     assert len(old) == 10, "an open store stays as it was"
     before = (folder / "manifest.json").read_bytes()

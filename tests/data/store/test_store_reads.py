@@ -1,4 +1,4 @@
-"""Reading: neighbours at once, padded or flat, by threads or alone, from files of other writers: the same rows."""
+"""Reading: neighbors at once, padded or flat, by threads or alone, from files of other writers: the same rows."""
 
 import multiprocessing
 import os
@@ -120,10 +120,10 @@ def test_neighbours_are_read_at_once(stores, monkeypatch):
     calls, real = [], os.preadv
     monkeypatch.setattr(reader.os, "preadv", lambda *args: calls.append(len(args[1])) or real(*args))
     stores["own"].read("features", NAMES)
-    assert calls == [1, 1, 1, 1], "four shards of neighbours in file and batch"
+    assert calls == [1, 1, 1, 1], "four shards of neighbors in file and batch"
     calls.clear()
     stores["own"].read("features", NAMES[::-1])
-    assert calls == [10, 10, 10, 7], "neighbours in the file alone: one call, several buffers"
+    assert calls == [10, 10, 10, 7], "neighbors in the file alone: one call, several buffers"
 
 
 def test_a_padded_buffer_of_the_caller_is_filled_in_place_or_refused(stores):

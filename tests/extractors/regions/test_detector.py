@@ -174,27 +174,27 @@ def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Pat
 
 def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
     lessons = [render_training_scene((7, index)) for index in range(30)]
-    deeds, colours = collect_vocabulary(lessons)
-    codes = build_auxiliary_heads(deeds, colours)["code"]
+    actions, colors = collect_vocabulary(lessons)
+    codes = build_auxiliary_heads(actions, colors)["code"]
     every = torch.cat([codes.labels, codes.action, codes.color])
     assert (every.sum(dim=1) == 4).all()
     assert ((every @ every.T).fill_diagonal_(0) <= 1).all(), "a fact is mistaken for another"
     unknown = 0
     for lesson in lessons:
-        _, target = load_example(lesson, deeds, colours, np.random.default_rng(0))
+        _, target = load_example(lesson, actions, colors, np.random.default_rng(0))
         wanted = [codes.labels[lesson.labels[-1]] / 2]
-        for label, deed, colour, known in zip(
+        for label, action, color, known in zip(
             lesson.labels, lesson.actions, lesson.colors, target["known"].tolist(), strict=True
         ):
             code = codes.labels[label].clone()
-            if deed:
-                code += codes.action[deeds.index(deed)]
-            if colour:
-                code += codes.color[colours.index(colour)]
+            if action:
+                code += codes.action[actions.index(action)]
+            if color:
+                code += codes.color[colors.index(color)]
             wanted.append(code / code.norm())
             name = CLASSES[label - 1]
             held = name not in PLACES and KINDS[name].actions == () and KINDS[name].family != "person"
-            assert known == (bool(deed) or name in PLACES or held)
+            assert known == (bool(action) or name in PLACES or held)
             unknown += not known
         torch.testing.assert_close(codes(target), torch.stack(wanted))
         assert lesson.labels[-1] - 1 >= CLASSES.index(PLACES[0]), "the last box is the place's"
@@ -220,11 +220,11 @@ def test_boxes_asked_are_in_the_picture_and_the_whole_of_it_comes_first() -> Non
 def test_the_loss_of_codes_asks_only_what_is_known() -> None:
     for index in range(40):
         lesson = render_training_scene((7, index))
-        deeds, colours = collect_vocabulary([lesson])
-        _, target = load_example(lesson, deeds, colours, np.random.default_rng(0))
+        actions, colors = collect_vocabulary([lesson])
+        _, target = load_example(lesson, actions, colors, np.random.default_rng(0))
         if not target["known"].all():
             break
-    codes = build_auxiliary_heads(deeds, colours)["code"]
+    codes = build_auxiliary_heads(actions, colors)["code"]
     features = torch.rand(len(lesson.labels) + 1, 256, requires_grad=True)
     slow, asked = 0.0, 0
     for feature, code, known in zip(features[1:], codes(target)[1:], target["known"].tolist(), strict=True):

@@ -56,7 +56,7 @@ def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None
 
 @pytest.mark.parametrize(("rows", "columns", "width", "height"), [(7, 7, 640, 480), (3, 5, 101, 67), (1, 1, 3, 2)])
 def test_boxes_tile_the_image(rows: int, columns: int, width: int, height: int) -> None:
-    """Every pixel centre lies in exactly one box, and no box reaches out."""
+    """Every pixel center lies in exactly one box, and no box reaches out."""
     boxes = cell_boxes(rows, columns, width, height)
     x, y = np.arange(width)[None, :, None] + 0.5, np.arange(height)[:, None, None] + 0.5
     inside = (x >= boxes[:, 0]) & (x < boxes[:, 2]) & (y >= boxes[:, 1]) & (y < boxes[:, 3])

@@ -139,7 +139,7 @@ def test_anchors_stay_float32_where_the_maps_are_not() -> None:
     with torch.inference_mode():
         boxes = select_proposals(model.rpn, maps, images)[0]
     inner = boxes[(boxes[:, 0] > 4000) & (boxes[:, 2] < 6000)]
-    assert (((inner[:, 0] + inner[:, 2]) / 2) % 8 == 0).all(), "centres lie at multiples of the stride"
+    assert (((inner[:, 0] + inner[:, 2]) / 2) % 8 == 0).all(), "centers lie at multiples of the stride"
     assert len(inner[:, 0].unique()) > 1000
 
 

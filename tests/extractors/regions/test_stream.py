@@ -141,7 +141,7 @@ def test_a_fault_of_the_machine_ends_the_stream_and_closing_ends_the_threads() -
 class Sharing:
     """A job that shares a device with its like."""
 
-    size, shares_device = 1, True
+    size, uses_gpu = 1, True
 
     def __init__(self, extractor: RegionExtractor) -> None:
         self.extractor = extractor

@@ -101,7 +101,7 @@ def test_one_pass_cuts_as_transformers_cuts_and_counts_what_was_there(folder: Pa
     for _ in range(300):
         letters = "".join(ALPHABETS[i] + " " for i in rng.integers(0, len(ALPHABETS), 2))
         texts.append("".join(rng.choice(list(letters), int(rng.integers(0, 60)))))
-    ids, whole = extractor._tokenise(texts)
+    ids, whole = extractor._tokenize(texts)
     assert "longer than" not in capfd.readouterr().err, "a caption that is cut is no error to warn of"
     theirs = BertTokenizer.from_pretrained(folder)
     assert ids == theirs(texts, truncation=True, max_length=limit)["input_ids"]

@@ -16,7 +16,7 @@ from tests.helpers.index_world import make
 
 
 def trained_on(config: IndexConfig, root, monkeypatch) -> list[int]:
-    """The places, among the sorted ids of the images, of the rows that the quantiser saw."""
+    """The places, among the sorted ids of the images, of the rows that the quantizer saw."""
     seen, original = [], shards.train_ivf
     monkeypatch.setattr(
         shards, "train_ivf", lambda factory, some, seed: seen.append(some) or original(factory, some, seed)

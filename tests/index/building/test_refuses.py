@@ -38,7 +38,7 @@ BAD = {
     "no row": (replaced(rows=lambda c: c.rows[1:]), {}, r"no row for '0000.jpg'"),
     "foreign row": (replaced(rows=lambda c: [*c.rows, {"id": "x"}]), {}, r"a row for 'x' too many"),
     "row twice": (replaced(rows=lambda c: [*c.rows, c.rows[4]]), {}, r"a row for '0004.jpg' too many"),
-    "column": (replaced(rows=lambda c: [{**r, "colour": 1} for r in c.rows]), {}, r"unknown column 'colour'"),
+    "column": (replaced(rows=lambda c: [{**r, "color": 1} for r in c.rows]), {}, r"unknown column 'color'"),
     "type": (replaced(rows=lambda c: [{**r, "width": "wide"} for r in c.rows]), {}, r"does not fit the columns"),
     "empty": (replaced(ids=lambda c: [], rows=lambda c: []), {}, r"image collection is empty.*Embed"),
     "nothing": (lambda c, q: ({}, q), {}, r"no collections to index"),

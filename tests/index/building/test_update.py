@@ -131,7 +131,7 @@ def not_finite(world):
 
 
 def strange_column(world):
-    world.items["image"]["0003.jpg"][1]["colour"] = "red"
+    world.items["image"]["0003.jpg"][1]["color"] = "red"
     return world.update(world.root)
 
 
@@ -150,7 +150,7 @@ REFUSED = {
     "no captions": (without_captions, IncompatibleUpdateError, "collections caption = 'there', and this is None"),
     "another dimension": (longer, IncompatibleUpdateError, "25 numbers, those of the published version 24"),
     "not finite": (not_finite, ValueError, "0003.jpg' has length nan"),
-    "an unknown column": (strange_column, ValueError, "unknown column 'colour'"),
+    "an unknown column": (strange_column, ValueError, "unknown column 'color'"),
     "a wrong type": (wrong_type, ValueError, "does not fit the columns"),
 }
 

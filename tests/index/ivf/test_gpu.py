@@ -41,7 +41,7 @@ def used(monkeypatch) -> Counter:
         return faiss.clone_index(index)
 
     def knn_gpu(gpu, queries, vectors, k, metric):
-        asked["neighbours"] += 1
+        asked["neighbors"] += 1
         return faiss.knn(queries, vectors, k, metric)
 
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
@@ -70,7 +70,7 @@ FACTORIES = [
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_with_a_gpu_the_bytes_are_those_of_the_same_work_on_the_cpu(factory, used, monkeypatch, tmp_path):
     with_one = built(tmp_path / "gpu", factory)
-    assert used["neighbours"] > 0
+    assert used["neighbors"] > 0
     assert used["copied"] >= 2
     monkeypatch.setenv("TERN_INDEX_DEVICE", "cpu")
     gpu_resources.cache_clear()

@@ -29,8 +29,8 @@ class Whole:
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
-    centres = rng.standard_normal((60, DIM))
-    points = centres[rng.integers(0, 60, ROWS + 33)] + 0.7 * rng.standard_normal((ROWS + 33, DIM))
+    centers = rng.standard_normal((60, DIM))
+    points = centers[rng.integers(0, 60, ROWS + 33)] + 0.7 * rng.standard_normal((ROWS + 33, DIM))
     points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
     keys = rng.choice(2**62, ROWS, replace=False).astype(np.int64)
     return keys, points[:ROWS], points[ROWS:]

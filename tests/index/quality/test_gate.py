@@ -145,7 +145,7 @@ def broken_shuffled_input(collections, queries, asked):
     return {"collections": collections | {"image": shuffled(collections["image"])}, "queries": queries, "asked": asked}
 
 
-def broken_quantiser(collections, queries, asked):
+def broken_quantizer(collections, queries, asked):
     config = IndexConfig(nlist=32, shards=2, factory="IVF{nlist},PQ2x4np", target_recall=0.05)
     return {"collections": collections, "queries": queries, "asked": asked, "config": config}
 
@@ -161,7 +161,7 @@ def broken_model(collections, queries, asked):
     [
         (broken_shuffled_source, r"image alignment: 0(\.0\d+)? of 200, at least 0\.99"),
         (broken_shuffled_input, r"image unchanged: 0 of 200, at least 0\.99.*image success@10: 0\.\d+ of 60"),
-        (broken_quantiser, r"image recall: 0\.\d+ of 60, at least 0\.9\d* is asked, served (1|0\.9\d+)"),
+        (broken_quantizer, r"image recall: 0\.\d+ of 60, at least 0\.9\d* is asked, served (1|0\.9\d+)"),
         (broken_model, r"image success@10: 0\.\d+ of 60, at least 0\.9\d* is asked, served (1|0\.9\d+)"),
     ],
 )

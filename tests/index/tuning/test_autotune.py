@@ -20,8 +20,8 @@ def unit(x: np.ndarray) -> np.ndarray:
 def data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Clusters; image queries lie among them, text queries are shifted and noisier."""
     rng = np.random.default_rng(2)
-    centres = rng.standard_normal((80, 32))
-    near = centres[rng.integers(0, 80, 2700)] + 1.2 * rng.standard_normal((2700, 32))
+    centers = rng.standard_normal((80, 32))
+    near = centers[rng.integers(0, 80, 2700)] + 1.2 * rng.standard_normal((2700, 32))
     text = near[2600:] + 1.6 * rng.standard_normal((100, 32)) + 0.8 * rng.standard_normal(32)
     return unit(near[:2500]), {"text": unit(text), "image": unit(near[2500:2600])}
 
@@ -107,9 +107,9 @@ def test_pareto_keeps_what_nothing_beats(points):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (replace(WANTED, recall=1.1), r"keeps recall@10 of 1.1 for text queries; the nearest is .*Ask for less"),
-        (replace(WANTED, memory=1000), r"keeps 1e-06 GB for text"),
-        (replace(WANTED, latency=0), r"keeps 0 ms a query"),
+        (replace(WANTED, min_recall=1.1), r"keeps recall@10 of 1.1 for text queries; the nearest is .*Ask for less"),
+        (replace(WANTED, max_memory_bytes=1000), r"keeps 1e-06 GB for text"),
+        (replace(WANTED, max_latency_s=0), r"keeps 0 ms a query"),
     ],
 )
 def test_a_limit_that_nothing_keeps_is_named(wanted, message, points):

@@ -110,11 +110,11 @@ def test_captions_and_ids_are_text_and_nothing_else(nasty, tmp_path):
 
 
 def test_every_card_shows_the_picture_of_its_image(tmp_path):
-    colours = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
-    for name, colour in colours.items():
-        PIL.Image.new("RGB", (40, 30), colour).save(tmp_path / f"{name}.png")
-    images = tuple(Image(name, tmp_path / f"{name}.png", "test") for name in colours)
-    dataset = Dataset("x", tmp_path, images, tuple(Caption(f"of {name}", name, name) for name in colours))
+    colors = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+    for name, color in colors.items():
+        PIL.Image.new("RGB", (40, 30), color).save(tmp_path / f"{name}.png")
+    images = tuple(Image(name, tmp_path / f"{name}.png", "test") for name in colors)
+    dataset = Dataset("x", tmp_path, images, tuple(Caption(f"of {name}", name, name) for name in colors))
     worst = {
         "t2i": (Miss("t2i", "of red", 3, "red", 0.1, (("blue", 0.3), ("green", 0.2))),),
         "i2t": (Miss("i2t", "green", 2, "of green", 0.1, (("of blue", 0.3),)),),
@@ -123,7 +123,7 @@ def test_every_card_shows_the_picture_of_its_image(tmp_path):
     shown = []
     for text in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page):
         picture = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(text)))).reshape(-1, 3).mean(0)
-        shown.append(min(colours, key=lambda name: abs(picture - colours[name]).sum()))
+        shown.append(min(colors, key=lambda name: abs(picture - colors[name]).sum()))
     # winners, best first, then the right one; the other way the photograph asked with, then the winning captions' own
     assert shown == ["blue", "green", "red", "green", "blue"]
 

@@ -90,9 +90,7 @@ def test_search_by_text_and_by_photograph(finished, imported, chain, tmp_path):
 def test_a_store_that_does_not_fit_the_plan_is_named(finished, imported, chain, tmp_path):
     plan = imported[0]
     stranger = fill(tmp_path, some(3))
-    with pytest.raises(
-        ValueError, match=r"none of the 36 images .* It holds '7', the data set '.*\.jpg': import again"
-    ):
+    with pytest.raises(ValueError, match=r"none of the 36 images .* It holds '7', the dataset '.*\.jpg': import again"):
         assert PipelineRunner(plan.model_copy(update={"regions_store": stranger})).regions
     with pytest.raises(ValueError, match=r"holds regions-.*: run `tern index` first"):
         Searcher(plan.model_copy(update={"regions_store": stranger}))

@@ -73,7 +73,7 @@ def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_ph
         folder = extract_regions(config, Dataset("photos", photos, images, ()), tmp_path / "run", 100)
         cost = list(asked), [Path(path).name for path in opened]
         with Store(folder) as store:
-            assert sorted(store.ids) == sorted(names), "the listing is the data set"
+            assert sorted(store.ids) == sorted(names), "the listing is the dataset"
             assert store.content_hashes(names) == [sha256_file(photos / name) for name in names]
         return cost
 

@@ -57,7 +57,7 @@ def tuned(text, layers=LAYERS):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(plan file without [train], region width): data set and stores of captions and regions are there."""
+    """(plan file without [train], region width): dataset and stores of captions and regions are there."""
     root = tmp_path_factory.mktemp("adopted")
     text = small_plan(root).read_text()
     path = root / "plan.toml"

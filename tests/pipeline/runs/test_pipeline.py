@@ -146,7 +146,7 @@ def test_a_journal_that_ends_in_half_a_line_is_gone_on_with(finished, tmp_path):
     (tmp_path / "stages.jsonl").write_text('{"stage": "data s')
     chain = PipelineRunner(plan)
     assert len(chain.dataset.images) == 36
-    assert [(stage, seconds > 0) for stage, _, seconds in chain.list_finished_stages()] == [("data set", True)]
+    assert [(stage, seconds > 0) for stage, _, seconds in chain.list_finished_stages()] == [("dataset", True)]
 
 
 def test_a_typed_sentence_and_the_stored_caption_give_one_vector(finished, searcher):
@@ -193,7 +193,7 @@ def test_an_index_of_another_extractor_is_refused(finished):
 
 @pytest.fixture
 def moved(finished, tmp_path):
-    """A copy of the finished run whose data set is a plain folder of files, and its plan: things can happen to it."""
+    """A copy of the finished run whose dataset is a plain folder of files, and its plan: things can happen to it."""
     shutil.copytree(finished.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     dataset = DatasetConfig(name="demo", annotations=folder / "dataset_demo.json", images=folder / "images")

@@ -1,4 +1,4 @@
-"""What a changed data set costs the index: the items that are new or changed, and a delta."""
+"""What a changed dataset costs the index: the items that are new or changed, and a delta."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from tests.helpers.small_plan import SMALL
 
 @pytest.fixture
 def moved(finished, tmp_path):
-    """A copy of all that was made, under a plan that reads the data set from its file; and that file's content."""
+    """A copy of all that was made, under a plan that reads the dataset from its file; and that file's content."""
     shutil.copytree(finished.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     text = SMALL.format(workspace=tmp_path / "run", workers=1)
