@@ -150,11 +150,11 @@ def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
     ],
 )
 def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monkeypatch):
-    from flows.tasks import worker_pool as pools
+    from flows.tasks import retries
     from flows.tasks.retries import retry
 
     made, waited = [], []
-    monkeypatch.setattr(pools.time, "sleep", waited.append)
+    monkeypatch.setattr(retries.time, "sleep", waited.append)
 
     def make():
         made.append(1)
