@@ -4,8 +4,10 @@ VENV ?= .venv
 EXTRAS ?= board,cpu,dask,demo,dev,flows,serve
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo install test test-faults lint format bench clean help
+.PHONY: demo install test test-faults lint format bench docs reference clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -34,6 +36,12 @@ bench: $(STAMP)  ## the benchmark tables; what rivals of the index do not instal
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m tests.bench
 
+docs: $(DOCS_STAMP)  ## build the documentation site into site/, strictly
+	$(DOCS_VENV)/bin/python docs/build_site.py
+
+reference: $(STAMP)  ## write the generated pages of docs/reference/ again
+	$(BIN)/python docs/generate.py
+
 clean:  ## remove the environment and the runs
 	rm -rf $(VENV) runs
 
@@ -42,4 +50,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+# The site needs the extra `docs` alone: the docstrings are read without importing the packages.
+$(DOCS_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS_VENV)/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(DOCS_VENV)/requirements.txt
 	@touch $@

@@ -192,7 +192,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many hits.")] = 8,
     where: Annotated[
-        str | None, typer.Option(help="A filter over the metadata: docs/INDEX.md has the grammar.", metavar="FILTER")
+        str | None, typer.Option(help="Filter over the metadata (docs/reference/filters.md).", metavar="FILTER")
     ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="Also write the hits as a page (.html) or a picture (.png).")

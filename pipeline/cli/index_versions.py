@@ -96,7 +96,7 @@ def _facts(manifest: "Manifest") -> Iterator[tuple[str, str]]:
     yield "version", f"{manifest.version}, after {manifest.parent or 'none'}, by faiss {manifest.faiss}"
     yield from ((("made from" if not i else ""), f"{k} = {v}") for i, (k, v) in enumerate(manifest.provenance.items()))
     for kind, about in manifest.collections.items():
-        dead = f", {about.counts.dead:,} dead" if about.counts.dead else ""
+        dead = f", {about.counts.deleted:,} dead" if about.counts.deleted else ""
         yield kind, f"{about.counts.live:,} rows x {about.dim}{dead}, generation {about.vector_space}"
         deltas = sum(shard.role == "delta" for shard in about.shards)
         yield "", f"{about.factory}, {len(about.shards)} shards" + (f", {deltas} of them deltas" if deltas else "")

@@ -130,7 +130,7 @@ def _size(manifest: dict[str, Any]) -> tuple[int, int]:
 def import_(
     sources: Annotated[list[Path], typer.Argument(help="Files, or folders of a file an image.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder of stores; the store's own folder is made below it.")],
-    format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md; auto looks at the file.")] = "auto",
+    format: Annotated[str, typer.Option(help="Format (docs/reference/region-formats.md); auto detects it.")] = "auto",
     id_template: Annotated[
         str, typer.Option(help="How ids become image ids: {id}, {stem}, {number} (its last digits), {number:012d}.")
     ] = "{id}",
@@ -214,7 +214,7 @@ def _print_import(made: "ImportResult") -> None:
 def export(
     folder: FolderArgument,
     output: Annotated[Path, typer.Option(help="File, or folder of a file an image, to write.")],
-    format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md, such as lxmert-tsv.")],
+    format: Annotated[str, typer.Option(help="Format, such as lxmert-tsv (docs/reference/region-formats.md).")],
     id_template: Annotated[
         str, typer.Option(help="How image ids are written: {id}, stem (no suffix), {number} (the last digits).")
     ] = "{id}",

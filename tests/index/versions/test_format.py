@@ -1,4 +1,4 @@
-"""A reader written from docs/INDEX.md alone, without the package, faiss or pyarrow: it finds what the index finds."""
+"""A reader written from docs/reference/index-format.md alone, without the package, faiss or pyarrow."""
 
 import ast
 import hashlib
