@@ -154,7 +154,7 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
 
     told, known = ("--set", "train.epochs=2"), server.runs("reindex")
     with server.begun(
-        "pipeline.cli.app", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
+        "pipeline.cli", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
     ) as night:
         begun = lambda: [r for r in server.since("reindex", known) if r["state_type"] == "PENDING"]  # noqa: E731
         (run,) = await_(begun, 60, "no worker took the run")
