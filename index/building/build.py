@@ -176,7 +176,7 @@ def _build_collection(
         vector_space=compute_vector_space(provenance, trained.template),
         trained_index=trained.template,
         shards=parts,
-        counts=RowCounts(live=content.num_rows, dead=0),
+        counts=RowCounts(live=content.num_rows, deleted=0),
         search=tuned.search,
         recall=tuned.recall,
         coarse_error=mean_coarse_error(parts),

@@ -37,8 +37,8 @@ def find_due_maintenance(
     compaction = None
     for kind, about in version.collections.items():
         deltas = [shard.rows for shard in about.shards if shard.role == "delta"]
-        held = max(1, about.counts.live + about.counts.dead)
-        share, dead, grown = sum(deltas) / held, about.counts.dead / held, measure_drift(about)
+        held = max(1, about.counts.live + about.counts.deleted)
+        share, dead, grown = sum(deltas) / held, about.counts.deleted / held, measure_drift(about)
         if about.nlist > 1 and grown > upkeep.max_drift and (share >= upkeep.min_drift_fraction or not deltas):
             told = f"new {kind}s lie {grown:.2f} times as far from their centroids as the first did"
             return "retrain", f"{told}, more than {upkeep.max_drift:g}"
@@ -109,5 +109,5 @@ def _compacted(staging: Staging, kind: str, about: CollectionManifest, progress:
         mine = live.filter(pa.array(of_shard == number))
         parts.append(build_shard(staging, name, collection, mine, about.trained_index, role="base"))
         progress(name)
-    counts = RowCounts(live=live.num_rows, dead=0)
+    counts = RowCounts(live=live.num_rows, deleted=0)
     return CollectionManifest(**dict(about) | {"shards": parts, "deleted": None, "counts": counts})

@@ -78,7 +78,7 @@ def update_index(
         prints = {
             kind: [
                 table_digest(change.new),
-                change.dead.tolist(),
+                change.deleted_keys.tolist(),
                 _vectors_of(kind, collections[kind], change, parent.collections[kind].dim),
             ]
             for kind, change in changes.items()
@@ -202,5 +202,5 @@ def _updated(
         progress(f"{kind}/delta")
     dead = write_deleted_keys(staging, f"{kind}/dead", change.deleted_keys)
     progress(f"{kind}/dead")
-    counts = RowCounts(live=change.num_live_rows, dead=len(change.deleted_keys))
+    counts = RowCounts(live=change.num_live_rows, deleted=len(change.deleted_keys))
     return CollectionManifest(**dict(about) | {"shards": parts, "deleted": dead, "counts": counts})

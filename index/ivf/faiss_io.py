@@ -12,7 +12,7 @@ import numpy as np
 from index.ivf.gpu import make_add_fn, train_ivf_on_device
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
-# The ladder of "auto", by the table in docs/INDEX.md: up to EXACT_ROWS all rows are compared, by float16 codes; below
+# The choice of "auto" (docs/benchmarks.md): up to EXACT_ROWS all rows are compared, by float16 codes; below
 # FAST_ROWS one byte a number, in lists, mapped; from there on four bits for four numbers, in memory, rescored.
 EXACT_ROWS, FAST_ROWS = 50_000, 100_000
 DEFAULT_RESCORE = 200  # rows of fast-scan codes rescored: a recall of 0.99 needs them

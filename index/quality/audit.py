@@ -88,6 +88,6 @@ def _counted(opened: OpenCollection) -> str:
     if len(twice := held[1:][np.diff(held) == 0]):
         return f"key {twice[0]} has more than one row"
     dead = int(is_in_sorted(opened.deleted_keys, held).sum())
-    if (len(held) - dead, dead) != (counts.live, counts.dead):
-        return f"{dead} rows dead of {len(held)}, the manifest says {counts.live} live and {counts.dead} dead"
+    if (len(held) - dead, dead) != (counts.live, counts.deleted):
+        return f"{dead} rows dead of {len(held)}, the manifest says {counts.live} live and {counts.deleted} dead"
     return ""

@@ -36,7 +36,7 @@ class RowCounts(ManifestModel):
     """Rows that are answered, and rows that shards hold and that are not."""
 
     live: int = Field(ge=0)
-    dead: int = Field(ge=0)
+    deleted: int = Field(ge=0)
 
 
 class SearchParams(ManifestModel):
@@ -65,7 +65,7 @@ class CollectionManifest(ManifestModel):
     @model_validator(mode="after")
     def _adds_up(self) -> "CollectionManifest":
         held, dead = sum(shard.rows for shard in self.shards), self.deleted.rows if self.deleted else 0
-        if (self.counts.live, self.counts.dead) != (held - dead, dead):
+        if (self.counts.live, self.counts.deleted) != (held - dead, dead):
             raise ValueError(f"shards hold {held} rows, {dead} of them dead, but counts say {self.counts}")
         return self
 
