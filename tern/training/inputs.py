@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from data.datasets import Dataset
 from data.store import Store
 
 
-@dataclass(frozen=True)
-class TrainingInputs:
+class TrainingInputs(NamedTuple):
     """The data of a training."""
 
     regions: Store
