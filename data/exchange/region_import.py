@@ -18,7 +18,7 @@ from data.formats.names import Template
 from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import open_or_create_store, read_store_manifest
 from data.manifest.schema import REGION_FIELDS, Item, ShardPlan
-from data.store.shard_file import write_shard
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, write_next_manifest
 from data.text import escape_invalid_text, read_lines
@@ -144,8 +144,8 @@ def _forget_mended(folder: Path, config: ImportConfig, still: set[str], read: di
     mended = {escape_invalid_text(place) for name, at in read.items() for place in (_place(name, at), at)}
     with manifest_lock(folder):
         old = read_store_manifest(folder)
-        kept = [e for e in old["invalid_items"] if e["id"] in still or (config.name and e["id"] not in mended)]
-        write_next_manifest(folder, old, {"invalid_items": kept})
+        kept = [e for e in old.invalid_items if e.id in still or (config.name and e.id not in mended)]
+        write_next_manifest(folder, old, invalid_items=tuple(kept))
 
 
 def _place(name: str, at: str) -> str:
@@ -156,7 +156,7 @@ def _place(name: str, at: str) -> str:
 def _known(store: Store) -> dict[str, str]:
     """Id -> content hash of what the store holds or has set aside."""
     found = dict(zip(store.ids, store.content_hashes(store.ids), strict=True))
-    return found | {entry["id"]: entry["hash"] for entry in store.manifest["invalid_items"]}
+    return found | {item.id: item.hash for item in store.manifest.invalid_items}
 
 
 def _flush(folder: Path, waiting: deque[tuple[Item, dict[str, Any] | str]]) -> int:

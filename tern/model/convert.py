@@ -63,7 +63,7 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
         ValueError: As `load_paper_checkpoint`, or a store or the text encoder has another shape.
     """
     check_checkpoint_file(path)
-    sha, recipes = sha256_file(path), {"regions": digest(regions.recipe), "tokens": digest(tokens.recipe)}
+    sha, recipes = sha256_file(path), {"region_recipe": digest(regions.recipe), "token_recipe": digest(tokens.recipe)}
     key = digest(["checkpoint", VERSION, sha, recipes])
     folder = Path(models) / f"tern-{key}"
     if (folder / MODEL_CARD).is_file():
@@ -83,8 +83,8 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
         model=tern.config,
         region_dim=regions.dim,
         token_dim=tokens.dim,
-        region_recipe=recipes["regions"],
-        token_recipe=recipes["tokens"],
+        region_recipe=recipes["region_recipe"],
+        token_recipe=recipes["token_recipe"],
         fine_tuned=bool(bert),
         num_parameters=sum(p.numel() for p in model.parameters()),
     )

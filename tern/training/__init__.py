@@ -6,12 +6,13 @@ sub-package does not know plans, extractors or indexes.
 
 from tern.training.history import HISTORY, Epoch, EpochProgress
 from tern.training.inputs import TrainingInputs
-from tern.training.train import fingerprint, train
+from tern.training.train import OnEpoch, fingerprint, train
 
 __all__ = [
     "HISTORY",
     "Epoch",
     "EpochProgress",
+    "OnEpoch",
     "TrainingInputs",
     "fingerprint",
     "train",

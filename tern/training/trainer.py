@@ -154,7 +154,7 @@ class Trainer:
         plans = self.plan_batches(self.epoch)
         start = self.step * c.gradient_accumulation_steps
         self.losses = self.losses[:start]
-        batches = prefetch_map(self.read_batch, list(enumerate(plans))[start:], ahead=PREFETCH)
+        batches = prefetch_map(self.read_batch, list(enumerate(plans))[start:], prefetch=PREFETCH)
         gpus = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices=gpus), closing(batches):
             for first in range(start, len(plans), c.gradient_accumulation_steps):

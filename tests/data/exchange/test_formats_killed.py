@@ -52,7 +52,7 @@ def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record
     export_regions(fill(tmp_path / "2", {"7": content["7"]}), tmp_path / "0.tsv", "lxmert-tsv", force=True)
     assert import_regions(one, tmp_path / "s").num_imported == 1
     same(Store(store.folder), content, {"boxes", "size"})
-    half = import_regions(one.model_copy(update={"half": True}), tmp_path / "s").folder
+    half = import_regions(one.model_copy(update={"float16": True}), tmp_path / "s").folder
     assert half != store.folder
     assert Store(half).read("features", ["7"]).dtype == "float16"
 

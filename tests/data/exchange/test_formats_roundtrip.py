@@ -251,7 +251,9 @@ def test_a_precomp_without_boxes_or_ids_and_a_grid_of_features(tmp_path):
         import_regions(config.model_copy(update={"boxes": "file"}), tmp_path / "s")
     (tmp_path / "x_att").mkdir()
     np.savez(tmp_path / "x_att" / "5.npz", z=features[:, :, None])
-    made = import_regions(config.model_copy(update={"sources": (tmp_path / "x",), "ids": "dev-0.jpg{split}"}), tmp_path)
+    made = import_regions(
+        config.model_copy(update={"sources": (tmp_path / "x",), "id_template": "dev-0.jpg{split}"}), tmp_path
+    )
     np.testing.assert_array_equal(Store(made.folder).read("features", ["dev-0.jpg"]), features.reshape(12, 6))
 
 

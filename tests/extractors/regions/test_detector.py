@@ -165,7 +165,7 @@ def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Pat
     for key, value in loaded.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, model.state_dict()[key], atol=1e-3, rtol=1e-3)
-    still = config.model_copy(update={"rate": 1e-12, "start": str(tmp_path / "new.safetensors")})
+    still = config.model_copy(update={"lr": 1e-12, "init_weights": str(tmp_path / "new.safetensors")})
     further, run = train(still)
     assert run["start_sha256"] == state_sha256(loaded)
     for key, value in further.named_parameters():

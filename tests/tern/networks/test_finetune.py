@@ -56,15 +56,15 @@ def test_text_encoder_equals_the_stored_features(layer):
 
 
 def test_plan_with_fine_tune_runs_up_to_a_query(tmp_path):
-    chain = PipelineRunner(
+    finished = PipelineRunner(
         load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2"))
-    )
-    assert chain.metrics.is_file()
-    assert chain.index.is_file()
-    start, trained = TextEncoder(chain.plan.text).state_dict(), load_file(chain.model / "best.safetensors")
+    ).run_all()
+    assert finished.evaluation.is_file()
+    assert finished.index.is_file()
+    start, trained = TextEncoder(finished.plan.text).state_dict(), load_file(finished.model / "best.safetensors")
     moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
     assert len(moved) > len(start) / 2
-    caption = chain.dataset.select_split("test").captions[0]
-    vector = Searcher(chain.plan).embed_text(caption.text)[0]
-    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    caption = finished.features.dataset.select_split("test").captions[0]
+    vector = Searcher(finished.plan).embed_text(caption.text)[0]
+    stored = Store(finished.vectors.captions).read("features", [caption.id])[0]
     np.testing.assert_allclose(vector, stored, atol=2e-3)
