@@ -15,7 +15,7 @@ from data.io import read_json, write_json
 from tern.config import ModelConfig, TrainConfig
 
 MODEL_CARD = "model.json"
-SCHEMA_VERSION = 8  # the training version that wrote the first card with a `schema`
+SCHEMA_VERSION: Literal[8] = 8  # the training version that wrote the first card with a `schema`
 
 
 class ModelCard(BaseModel):
@@ -70,7 +70,7 @@ def read_model_card(folder: Path) -> ModelCard:
     if isinstance(content, dict) and "schema" not in content and "fingerprint" in content:
         raise ValueError(
             f"{path} was written by version 0.1 of this program (training version 7); this version reads version "
-            f"{SCHEMA_VERSION}. Delete {folder} and train again."
+            f"{SCHEMA_VERSION}. Delete {folder} and train again, or install version 0.1."
         )
     try:
         return ModelCard.model_validate(content)
