@@ -27,11 +27,8 @@ class ImageShortcut(nn.Module):
     from the training set.
     """
 
-    POOLINGS: tuple[Literal["first", "scored", "max"], ...] = (
-        "first",
-        "scored",
-        "max",
-    )  # methods of `tern.batching.pooled.pool_features`
+    # Methods of `tern.batching.pooled.pool_features`.
+    POOLINGS: tuple[Literal["first", "scored", "max"], ...] = ("first", "scored", "max")
     mean: Tensor
     std: Tensor
 
