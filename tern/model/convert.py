@@ -100,7 +100,7 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
 def check_checkpoint_file(path: Path) -> Path:
     """Return the path if it is a file. Raises FileNotFoundError."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing, a checkpoint. Pass the .pth.tar file of the authors.")
+        raise FileNotFoundError(f"The checkpoint {path} is missing. Pass the .pth.tar file of the authors.")
     return Path(path)
 
 

@@ -88,9 +88,8 @@ class Trainer:
         self.losses: list[float] = []  # of the batches of the current epoch, or of the last one
         self.history: list[Epoch] = []
         self._pending_values: list[PendingValue] = []
-        self._plateau_batches = (
-            0  # consecutive batches on the plateau of the hinge loss; a resumed training starts at 0
-        )
+        # Consecutive batches on the plateau of the hinge loss; a resumed training starts at 0.
+        self._plateau_batches = 0
         self._warned = False
 
     def _build(self, text: nn.Module | None) -> None:
