@@ -33,8 +33,8 @@ ALLOWED_OPCODES = {
 def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
     """Load one pickle of plain values, without importing or calling anything that it names.
 
-    Allowed are None, bool, numbers, text, bytes, list, tuple, dict, OrderedDict, numpy arrays and scalars. Declared sizes
-    are compared with the bytes of the pickle before memory is allocated.
+    Allowed are None, bool, numbers, text, bytes, list, tuple, dict, OrderedDict, numpy arrays and scalars. Declared
+    sizes are compared with the bytes of the pickle before memory is allocated.
 
     Args:
         file: Path, or a stream at the first byte of the pickle.
