@@ -18,7 +18,7 @@ from pipeline.plans.plan import Plan
 from pipeline.search.hits import Hit, Region
 from pipeline.stages.dataset import load_plan_dataset
 from pipeline.stages.embed import load_trained_model
-from pipeline.stages.origin import read_provenance
+from pipeline.stages.origin import read_origin
 from tern.model import caption_field, embed_new_captions, embed_new_images
 
 MAX_QUERY_CHARACTERS = 2_000
@@ -34,10 +34,10 @@ class Searcher:
     def __init__(self, plan: Plan, version: int | None = None):
         self.plan = plan
         self.index = Index.open(plan.workspace / "index", version)
-        origin = read_provenance(self.index)
-        self._model = load_trained_model(plan.workspace / "models" / origin["model"], plan.text)
-        self._regions = self._region_store(origin["regions"])
-        self._tokens_name = origin["tokens"]
+        origin = read_origin(self.index)
+        self._model = load_trained_model(plan.workspace / "models" / origin.model, plan.text)
+        self._regions = self._region_store(origin.regions)
+        self._tokens_name = origin.tokens
         self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
 
     def with_version(self, version: int | None = None) -> "Searcher":

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from index.search import HotReloader
 from index.versions import resolve_version
-from pipeline.pages.cards import make_card, templates
+from pipeline.pages.cards import make_cards
+from pipeline.pages.render import render_page
 from pipeline.plans.plan import Plan
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -48,8 +49,7 @@ def create_app(live: HotReloader[Searcher]) -> FastAPI:
                 except ValueError as error:
                     problem = str(error)
             asked = {"query": q, "where": where, "pinned": version, "version": searcher.index.version}
-            shown = {"cards": [make_card(hit) for hit in hits], "problem": problem}
-            return templates.get_template("search.html").render(asked | shown)
+            return render_page("search.html", cards=make_cards(hits), problem=problem, **asked)
 
     @app.get("/search")
     def by_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:

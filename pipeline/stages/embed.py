@@ -13,6 +13,7 @@ from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
 from pipeline.stages.results import MapFn, VectorStores
+from pipeline.workspace import Workspace
 from tern.model import embed_captions, embed_images, load_model
 
 VECTORS_PER_SHARD = 50_000  # rows; 51 MB a shard at 512 wide in half precision
@@ -44,8 +45,8 @@ def embed_dataset(
     Raises ValueError if the features are not of the extractors that the model was trained on.
     """
     card, sources = read_json(model / "model.json"), {"regions": Store(regions), "tokens": Store(tokens)}
-    for kind, store in sources.items():
-        recipe = card["region_recipe" if kind == "regions" else "token_recipe"]
+    for kind, recipe in (("regions", card["region_recipe"]), ("tokens", card["token_recipe"])):
+        store = sources[kind]
         if digest(store.recipe) != recipe:
             raise ValueError(
                 f"{model} was trained on {kind}-{recipe}, not on {store.folder.name}: the plan's extractor has "
@@ -56,7 +57,7 @@ def embed_dataset(
     with ExitStack() as stores:
         for side, store in zip(ids, sources.values(), strict=True):
             folders[side] = open_or_create_store(
-                workspace / "vectors", "vectors", {"model": model.name, "modality": side}
+                Workspace(workspace).vectors, "vectors", {"model": model.name, "modality": side}
             )
             items = [Item(*pair) for pair in zip(ids[side], store.content_hashes(ids[side]), strict=True)]
             plans = stores.enter_context(store_update(folders[side], items, VECTORS_PER_SHARD))

@@ -12,6 +12,7 @@ from data.io import digest, write_json
 from data.store import Store
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
+from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
 from tern.evaluation import evaluate_vectors
 
@@ -31,7 +32,7 @@ def evaluate_splits(
     truth = sorted((c.id, c.image_id) for c in dataset.captions)
     asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
     extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]
-    folder = workspace / "evaluation"
+    folder = Workspace(workspace).evaluation
     path = folder / f"metrics-{digest([content, truth, asked, splits, *extra])}.json"
     if path.exists():
         return path

@@ -45,7 +45,7 @@ def test_flows_are_plain_limited_not_retried_and_their_hooks_take_the_keywords_t
             assert list(inspect.signature(hook).parameters) == ["flow", "flow_run", "state"]
 
 
-def test_no_array_crosses_the_border_of_a_task(finished):
+def test_no_array_crosses_the_border_of_a_task(finished_jobs):
     import numpy as np
 
     from flows.tasks import shards as tasks
@@ -55,8 +55,8 @@ def test_no_array_crosses_the_border_of_a_task(finished):
     assert inspect.signature(tasks.shard.fn).return_annotation is str
     for job in (ExtractionJob, EmbeddingJob):
         assert not [a for a in job.__dataclass_fields__.values() if "ndarray" in str(a.type) or a.type is np.ndarray]
-    assert finished.carried, "the fixture's stages have been watched"
-    for label, job, result in finished.carried:
+    assert finished_jobs, "the fixture's stages have been watched"
+    for label, job, result in finished_jobs:
         assert isinstance(result, str), label
         assert isinstance(job, (ExtractionJob, EmbeddingJob)), label
 

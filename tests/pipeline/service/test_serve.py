@@ -19,8 +19,8 @@ serve = pytest.importorskip("pipeline.service.app")
 
 
 @pytest.fixture(scope="module")
-def searcher(finished):
-    return Searcher(finished.plan)
+def searcher(finished_pipeline):
+    return Searcher(finished_pipeline.plan)
 
 
 @pytest.fixture(scope="module")
@@ -28,29 +28,32 @@ def client(searcher):
     return testclient.TestClient(serve.application(HotReloader(searcher.index.root, searcher.with_version, every=0)))
 
 
-def test_sentences_find_what_the_searcher_finds(client, searcher, finished):
+def test_sentences_find_what_the_searcher_finds(client, searcher, finished_pipeline):
     answer = client.get("/search", params={"q": "two dogs on the street", "k": 3}).json()
     expected = searcher.search_text("two dogs on the street", 3)
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
     assert answer["version"] == searcher.index.version
-    assert str(finished.plan.workspace) not in str(answer), "where files lie is nobody's business"
+    assert str(finished_pipeline.plan.workspace) not in str(answer), "where files lie is nobody's business"
 
 
-def test_photographs_find_captions(client, searcher, finished):
-    path = finished.dataset.images[0].path
+def test_photographs_find_captions(client, searcher, finished_pipeline):
+    path = finished_pipeline.features.dataset.images[0].path
     answer = client.post("/search/image", params={"k": 4}, content=path.read_bytes()).json()
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in searcher.search_image(path, 4)]
 
 
-def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(client, searcher, finished):
-    sizes = {image.id: Picture.open(image.path).size for image in finished.usable.images}
+def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(client, searcher, finished_pipeline):
+    sizes = {image.id: Picture.open(image.path).size for image in finished_pipeline.features.dataset.images}
     middle = max(width for width, _ in sizes.values())
     where = f"split in ('test', 'train') and width >= {middle} and not caption like '%DOG%'"
     right = {
         image.id
-        for image in finished.usable.images
+        for image in finished_pipeline.features.dataset.images
         if image.split != "val" and sizes[image.id][0] >= middle
-        if not any("dog" in caption.text.lower() for caption in finished.usable.captions_by_image_id[image.id])
+        if not any(
+            "dog" in caption.text.lower()
+            for caption in finished_pipeline.features.dataset.captions_by_image_id[image.id]
+        )
     }
     assert 0 < len(right) < len(sizes)
     hits = [hit.id for hit in searcher.search_text("a man", 36, where)]
@@ -60,14 +63,26 @@ def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(clien
     ] == hits
     page = client.get("/", params={"q": "a man", "k": 36, "where": where}).text
     assert page.count("<figure") == len(right)
-    asked = ["search", "a man", "-k", "36", "--where", where, "--plan", str(small_plan(finished.plan.workspace.parent))]
+    asked = [
+        "search",
+        "a man",
+        "-k",
+        "36",
+        "--where",
+        where,
+        "--plan",
+        str(small_plan(finished_pipeline.plan.workspace.parent)),
+    ]
     told = CliRunner().invoke(build_app(), asked)
     assert [line.split()[2] for line in told.stdout.splitlines()] == hits
     assert "Nothing answers" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
-    photo = finished.dataset.images[0].path
+    photo = finished_pipeline.features.dataset.images[0].path
     said = client.post("/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()).json()
     assert {
-        finished.usable.images_by_id[finished.usable.image_id_by_caption_id[hit["id"]]].split for hit in said["hits"]
+        finished_pipeline.features.dataset.images_by_id[
+            finished_pipeline.features.dataset.image_id_by_caption_id[hit["id"]]
+        ].split
+        for hit in said["hits"]
     } == {"val"}
 
 
@@ -101,11 +116,11 @@ def test_what_cannot_be_answered_is_said(client, ask, status, says):
     assert says in answer.text
 
 
-def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, tmp_path):
-    shutil.copytree(finished.plan.workspace / "index", tmp_path / "index")
+def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished_pipeline, tmp_path):
+    shutil.copytree(finished_pipeline.plan.workspace / "index", tmp_path / "index")
     for name in ("models", "stores", "dataset"):
-        (tmp_path / name).symlink_to(finished.plan.workspace / name)
-    first = Searcher(finished.plan.model_copy(update={"workspace": tmp_path}))
+        (tmp_path / name).symlink_to(finished_pipeline.plan.workspace / name)
+    first = Searcher(finished_pipeline.plan.model_copy(update={"workspace": tmp_path}))
     client = testclient.TestClient(serve.application(HotReloader(first.index.root, first.with_version, every=0)))
 
     def asked(**more) -> tuple[int, list[str]]:
@@ -114,8 +129,14 @@ def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, t
 
     before = asked()
     assert before[0] == 1
-    config = finished.plan.index.model_copy(update={"shards": 1})
-    publish_full_index(config, finished.vectors, finished.usable, tmp_path, first.index.manifest["provenance"])
+    config = finished_pipeline.plan.index.model_copy(update={"shards": 1})
+    publish_full_index(
+        config,
+        finished_pipeline.vectors,
+        finished_pipeline.features.dataset,
+        tmp_path,
+        first.index.manifest["provenance"],
+    )
     assert asked() == (2, before[1])
     add_tag(first.index.root, "old", 1)
     assert asked(version="1") == asked(version="old") == before
@@ -126,7 +147,7 @@ def test_a_new_version_is_served_at_once_and_an_old_one_can_be_asked(finished, t
         "search",
         "a dog",
         "--plan",
-        str(small_plan(finished.plan.workspace.parent)),
+        str(small_plan(finished_pipeline.plan.workspace.parent)),
         "--set",
         f"workspace={tmp_path}",
     ]
