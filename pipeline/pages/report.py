@@ -120,9 +120,7 @@ def _make_stage_rows(finished: Finished) -> list[StageRow]:
         "evaluation": "recall on the held-out splits",
         "index": f"version {finished.index.stem} published",
     }
-    return [
-        StageRow(entry.stage, descriptions[entry.stage], entry.output, entry.seconds) for entry in finished.stages
-    ]
+    return [StageRow(entry.stage, descriptions[entry.stage], entry.output, entry.seconds) for entry in finished.stages]
 
 
 def _count_splits(dataset: Dataset) -> str:

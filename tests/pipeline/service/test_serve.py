@@ -75,7 +75,7 @@ def test_filters_choose_what_plain_python_chooses_by_call_command_and_http(clien
     ]
     told = CliRunner().invoke(build_app(), asked)
     assert [line.split()[2] for line in told.stdout.splitlines()] == hits
-    assert "Nothing answers" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
+    assert "No image matches" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
     photo = finished_pipeline.features.dataset.images[0].path
     said = client.post("/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()).json()
     assert {
