@@ -35,6 +35,7 @@ def plot_history(path: Path) -> str:
     recall_axes.set(title="validation recall, percent", xlabel="epoch", ylim=(0, 101))
     recall_axes.legend(frameon=False, fontsize=8, loc="lower right")
     for axes in (loss_axes, recall_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
