@@ -26,7 +26,9 @@ def test_shipped_plan_loads_and_has_a_title(name):
 
 def test_overrides_set_nested_keys_and_keep_types(tmp_path):
     path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
-    loaded = load_plan(path, ("train.seed=7", "train.model.width=128", "dataset.name=mine", "regions.whole_image=false"))
+    loaded = load_plan(
+        path, ("train.seed=7", "train.model.width=128", "dataset.name=mine", "regions.whole_image=false")
+    )
     assert (loaded.train.seed, loaded.train.model.width, loaded.dataset.name) == (7, 128, "mine")
     assert loaded.regions.whole_image is False
     assert loaded.text == load_plan(path).text
