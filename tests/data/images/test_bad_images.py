@@ -148,11 +148,13 @@ def _check_ledger(run: Path, ledger: dict[str, str]) -> None:
     assert Counter([*store.ids, *ledger]) == Counter(escape_invalid_text(case.name) for case in CASES)
     assert {case.name for case in CASES if case.pixels is not None} == set(store.ids)
     assert store.invalid_items.items() <= ledger.items()
-    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, "six cases are invalid in the dataset"
+    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, (
+        "six cases are invalid in the dataset"
+    )
     assert store.verify() == []
     page = (run / "report.html").read_text()
     assert f"Invalid records: {len(ledger)}" in page
-    assert "were cut to 16 tokens" in page
+    assert "captions truncated to 16 tokens" in page
     assert re.findall("<img src=x|<b>two</b>", page) == [], "text of files and plans must be escaped"
     assert all(f"{printable(name)}</code>: {printable(reason)}" in unescape(page) for name, reason in ledger.items())
 
