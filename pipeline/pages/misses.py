@@ -16,7 +16,7 @@ from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_u
 from pipeline.search.hits import Hit
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import VectorStores
-from tern.evaluation import compute_ranks, encode_image_ids, summarize_ranks
+from tern.evaluation import RetrievalMetrics, compute_ranks, encode_image_ids, summarize_ranks
 
 WINNERS = 4  # shown a miss
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
@@ -45,7 +45,7 @@ class MissReport:
 
     split: str
     k: int
-    metrics: dict[str, float]  # as `tern.metrics.retrieval_metrics`
+    metrics: RetrievalMetrics  # of the split
     num_queries: dict[str, int]  # way -> queries
     num_missed: dict[str, int]  # way -> right answers beyond rank k
     worst: dict[str, tuple[Miss, ...]]  # way -> worst first

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from data.datasets import Dataset
-from data.io import read_json, write_text
+from data.io import write_text
 from data.store import Store
 from data.text import printable
 from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_uri
@@ -20,6 +20,8 @@ from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
+from tern.card import read_model_card
+from tern.evaluation import Evaluation, read_evaluation
 
 matplotlib.use("Agg")  # no screen is needed
 MISSES = 4
@@ -31,7 +33,7 @@ def write_report(finished: Finished) -> Path:
 
     The report links to the page with all misses of the test split, which is written to the same folder.
     """
-    plan, features, metrics = finished.plan, finished.features, read_json(finished.evaluation)
+    plan, features, evaluation = finished.plan, finished.features, read_evaluation(finished.evaluation)
     searcher = Searcher(plan)
     queries = plan.report.queries
     galleries = [
@@ -42,10 +44,10 @@ def write_report(finished: Finished) -> Path:
     content = {
         "title": f"TERN on {features.dataset.name}",
         "counts": _counts(features.input_dataset),
-        "headline": _headline(metrics),
+        "headline": _headline(evaluation),
         "galleries": galleries,
         "photos": _photos(finished, searcher),
-        "metrics": metrics,
+        "splits": evaluation.splits,
         "curves": _curves(path) if (path := finished.model / "history.csv").is_file() else "",
         "misses": make_cards(misses.worst["t2i"][:MISSES], features.dataset) if misses else [],
         "all_misses": write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name if misses else "",
@@ -60,12 +62,13 @@ def _counts(dataset: Dataset) -> dict[str, str]:
     return {"images": f"{len(dataset.images):,}", "captions": f"{len(dataset.captions):,}"}
 
 
-def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    if SPLIT not in metrics:
+def _headline(evaluation: Evaluation) -> list[tuple[str, str]]:
+    if SPLIT not in evaluation.splits:
         return []
+    metrics = evaluation.splits[SPLIT].metrics.flat()
     names = {"t2i_r1": "text to image R@1", "t2i_r10": "text to image R@10", "i2t_r1": "image to text R@1"}
     names |= {"i2t_r10": "image to text R@10", "rsum": "rsum (of 600)"}
-    return [(label, f"{metrics[SPLIT][key]:.1f}") for key, label in names.items()]
+    return [(label, f"{metrics[key]:.1f}") for key, label in names.items()]
 
 
 def _photos(finished: Finished, searcher: Searcher) -> list[dict[str, Any]]:
@@ -114,11 +117,7 @@ def _curves(path: Path) -> str:
 
 def _done(finished: Finished) -> list[dict[str, str]]:
     features = finished.features
-    regions, tokens, card_of = (
-        Store(features.regions),
-        Store(features.tokens),
-        read_json(finished.model / "model.json"),
-    )
+    regions, tokens, card = Store(features.regions), Store(features.tokens), read_model_card(finished.model)
     splits = ", ".join(f"{count:,} {name}" for name, count in features.input_dataset.count_images_by_split().items())
     texts = {
         "dataset": f"{features.dataset.name}: {splits}",
@@ -129,8 +128,8 @@ def _done(finished: Finished) -> list[dict[str, str]]:
             if (cut := count_truncated_captions(features))
             else ""
         ),
-        "training": f"{card_of['num_parameters'] / 1e6:.2f} M parameters, "
-        + (f"from {printable(card_of['checkpoint'])}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
+        "training": f"{card.num_parameters / 1e6:.2f} M parameters, "
+        + (f"best epoch {card.epoch}" if card.checkpoint is None else f"from {printable(card.checkpoint)}"),
         "embedding": "a unit vector an image and a caption",
         "evaluation": "recall on the held-out splits",
         "index": f"version {finished.index.stem} published",

@@ -17,6 +17,7 @@ from data.store.store import Store
 from pipeline.cli.app import build_app
 from pipeline.pages.misses import WINNERS, Miss, MissReport, find_misses, write_misses
 from pipeline.pages.report import write_report
+from tern.evaluation.results import RetrievalMetrics
 from tests.helpers.small_plan import small_plan
 
 
@@ -63,7 +64,8 @@ def test_misses_are_those_of_a_slow_loop_and_the_figures_are_the_evaluations(fin
             for m in misses
         )
     measured = json.loads(finished_pipeline.evaluation.read_text())["test"]
-    assert found.metrics == {key: measured[key] for key in found.metrics}
+    metrics = found.metrics.flat()
+    assert metrics == {key: measured[key] for key in metrics}
     assert found.num_queries == {"t2i": measured["captions"], "i2t": measured["images"]}
 
 
@@ -88,7 +90,9 @@ NASTY = (
     "</article>' onload='x",
     "a\u202ejpg.exe\x1b[2J",
 )
-FIGURES = {f"{w}_{n}": 1.0 for w in ("t2i", "i2t") for n in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum": 6.0}
+FIGURES = RetrievalMetrics.from_flat(
+    {f"{w}_{n}": 1.0 for w in ("t2i", "i2t") for n in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum": 6.0}
+)
 ONCE = {"t2i": 1, "i2t": 1}
 
 
