@@ -170,7 +170,7 @@ def test_kill_9(kill_at, built, straight, tmp_path):
 def test_one_writer_at_a_time(tmp_path):
     def intrude(step: str) -> None:
         if step == "image tuned":
-            holder = rf"is being written by process {os.getpid()} \(.+\) on .* since .* \(0 min ago\): wait"
+            holder = rf"is being written by process {os.getpid()} \(.+\) on .* since .* \(0 min ago\)\. Wait"
             with pytest.raises(ValueError, match=holder):
                 publish(tmp_path, 2)
 
