@@ -4,42 +4,61 @@ VENV ?= .venv
 EXTRAS ?= board,cpu,dask,demo,dev,flows,serve
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo install test test-faults lint format bench clean help
+.PHONY: demo install test test-fast test-faults lint format bench docs reference clean help
 
-help:  ## what there is
+help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
-demo: $(STAMP)  ## environment, the whole pipeline on the embedded dataset, a page to look at
+demo: $(STAMP)  ## create the environment, run the whole pipeline on the demo dataset, write a report
 	$(BIN)/tern demo
 
-install: $(STAMP)  ## the environment alone
+install: $(STAMP)  ## create the environment only
 
-test: $(STAMP)  ## environment and tests
+test: $(STAMP)  ## create the environment, run all tests
 	$(BIN)/python -m pytest -n 2
 
-test-faults: $(STAMP)  ## ten runs killed with -9, noticed and taken up; fifty updates and compactions of an index
+test-fast: $(STAMP)  ## run the tests that need no server, no kills and no long training
+	$(BIN)/python -m pytest -n 2 -m "not slow and not server"
+
+test-faults: $(STAMP)  ## kill ten flow runs and fifty index updates at random moments
 	TERN_TEST_KILLS=10 TERN_TEST_INDEX_KILLS=50 $(BIN)/python -m pytest tests/flows/test_kills.py \
 		tests/index/building/test_update_killed.py::test_kill_9_at_random_moments_of_updates_and_compactions
 
-lint: $(STAMP)  ## ruff: lint and format, nothing is changed
+lint: $(STAMP)  ## ruff and mypy: lint, format and types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
-format: $(STAMP)  ## ruff: put everything in order
+format: $(STAMP)  ## ruff: fix lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## the benchmark tables; what rivals of the index do not install are left out
+bench: $(STAMP)  ## print the benchmark tables; libraries that cannot be installed are skipped
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m tests.bench
+
+docs: $(DOCS_STAMP)  ## build the documentation site into site/, strictly
+	$(DOCS_VENV)/bin/python docs/build_site.py
+
+reference: $(STAMP)  ## write the generated pages of docs/reference/ again
+	$(BIN)/python docs/generate.py
 
 clean:  ## remove the environment and the runs
 	rm -rf $(VENV) runs
 
-# The stamp is written last: an installation that was cut off is taken up again.
+# The stamp is written last, so that an interrupted installation is resumed.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+# The site needs the extra `docs` alone: the docstrings are read without importing the packages.
+$(DOCS_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS_VENV)/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(DOCS_VENV)/requirements.txt
 	@touch $@

@@ -6,8 +6,6 @@ imports take seconds.
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -124,17 +122,21 @@ class TextConfig(BaseModel):
     device: str = "cpu"  # "cpu", "cuda", "cuda:1"
 
 
-# A new kind is its config, its line here and in `extractors.catalogue`. Each has a `kind: Literal[...]` with that value
-# as default.
+def _find_kind(value: Any) -> Any:
+    """Return the `kind` of a configuration, or of the table from which one is to be made; "torchvision" if absent."""
+    if isinstance(value, dict):
+        return value.get("kind", TorchvisionConfig.model_fields["kind"].default)
+    return getattr(value, "kind", None)
+
+
+RegionsConfig = Annotated[
+    Annotated[TorchvisionConfig, Tag("torchvision")]
+    | Annotated[GridConfig, Tag("grid")]
+    | Annotated[BottomUpConfig, Tag("bottom-up")]
+    | Annotated[Detectron2Config, Tag("detectron2")],
+    Discriminator(_find_kind),
+]
+"""Settings of a region extractor, chosen by `kind`. A new kind is also added to `build_region_extractor`."""
+
 REGION_CONFIGS: tuple[type[BaseModel], ...] = (TorchvisionConfig, GridConfig, BottomUpConfig, Detectron2Config)
-
-
-def _kind(given: Any) -> Any:
-    """The kind of a config, or of the table that it is to be made from."""
-    if isinstance(given, dict):
-        return given.get("kind", TorchvisionConfig.model_fields["kind"].default)
-    return getattr(given, "kind", None)
-
-
-_TAGGED = [Annotated[config, Tag(config.model_fields["kind"].default)] for config in REGION_CONFIGS]
-RegionsConfig = Annotated[reduce(or_, _TAGGED), Discriminator(_kind)]
+"""The classes of `RegionsConfig`, in the order of the documentation."""

@@ -1,36 +1,38 @@
-"""The kinds of region extractor there are: `kind` in a plan's [regions] says which; without it, "torchvision"."""
+"""Build the region extractor of a configuration; used by the extraction stage and by photo queries."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel
-
-from extractors.bottom_up.extractor import BottomUpExtractor
-from extractors.config import BottomUpConfig, Detectron2Config, GridConfig, TorchvisionConfig
-from extractors.regions.base import RegionExtractor
-from extractors.regions.detectron2_faster_rcnn import Detectron2Extractor
-from extractors.regions.faster_rcnn import TorchvisionExtractor
-from extractors.regions.grid import GridExtractor
-
-# A new kind is its import and its line here, and its config in `extractors.configs`.
-EXTRACTOR_BY_CONFIG: dict[type[BaseModel], type[RegionExtractor]] = {
-    TorchvisionConfig: TorchvisionExtractor,
-    GridConfig: GridExtractor,
-    BottomUpConfig: BottomUpExtractor,
-    Detectron2Config: Detectron2Extractor,
-}
+from extractors.config import BottomUpConfig, Detectron2Config, GridConfig, RegionsConfig, TorchvisionConfig
+from extractors.regions import RegionExtractor
 
 
-def build_region_extractor(config: Any) -> RegionExtractor:
-    """The extractor of one of these configs, its weights loaded. Raises what loading them raises."""
-    return EXTRACTOR_BY_CONFIG[type(config)](config)
+def build_region_extractor(config: RegionsConfig) -> RegionExtractor:
+    """Build the region extractor of a configuration and load its weights.
 
+    Each kind is imported in its own case, so that a process imports only the libraries of the kind that it uses.
+    To add a kind, add a case here and its configuration to `extractors/config.py`.
 
-def region_store_recipe(extractor: RegionExtractor) -> dict[str, Any]:
-    """The recipe of the store that an extractor fills: its fingerprint, and what its class and attribute ids name."""
-    return {
-        **extractor.recipe,
-        "classes": list(extractor.classes),
-        "attributes": list(extractor.attributes),
-    }
+    Raises:
+        ValueError: The configuration is of no known kind, or the extractor rejects the model or its weights.
+        FileNotFoundError: The weights file does not exist.
+        ImportError: The library of the kind is not installed.
+    """
+    match config:
+        case TorchvisionConfig():
+            from extractors.regions.faster_rcnn import TorchvisionExtractor
+
+            return TorchvisionExtractor(config)
+        case GridConfig():
+            from extractors.regions.grid import GridExtractor
+
+            return GridExtractor(config)
+        case BottomUpConfig():
+            from extractors.bottom_up.extractor import BottomUpExtractor
+
+            return BottomUpExtractor(config)
+        case Detectron2Config():
+            from extractors.regions.detectron2_faster_rcnn import Detectron2Extractor
+
+            return Detectron2Extractor(config)
+        case _:
+            raise ValueError(f"{type(config).__name__} is not a configuration of a region extractor. Pass one of them.")

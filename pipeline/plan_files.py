@@ -1,24 +1,41 @@
-"""Plan files of `pipeline`."""
+"""Files of plans: finds the shipped ones and reads the text of one, without importing any settings."""
 
 import difflib
-from importlib import resources
 from pathlib import Path
 
 MAX_PLAN_BYTES = 1 << 20
+_FOLDER = Path(__file__).parent / "plans" / "toml"
 
 
 def shipped_plans() -> dict[str, Path]:
-    """Name -> file of the plans that come with the project."""
-    folder = Path(str(resources.files("pipeline") / "plans" / "toml"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """Map the names of the plans that come with this package to their files."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
 
 
-def _find(name: str) -> tuple[Path, str]:
+def read_plan_title(path: Path) -> str:
+    """Read the comment in the first line of a shipped plan."""
+    with open(path, encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()
+
+
+def read_plan_text(name: str) -> tuple[Path, str]:
+    """Read the text of a plan.
+
+    Args:
+        name: Path that ends in `.toml`, or name of a shipped plan.
+
+    Returns:
+        The path and the text of the plan.
+
+    Raises:
+        FileNotFoundError: The plan does not exist.
+        ValueError: The file has more than `MAX_PLAN_BYTES` bytes.
+    """
     path = Path(name) if name.endswith(".toml") else shipped_plans().get(name)
     if path is None or not path.is_file():
-        near = difflib.get_close_matches(name, shipped_plans(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(shipped_plans())}"
-        raise FileNotFoundError(f"No plan {name!r}: give a .toml file, or a name; {hint}")
-    if path.stat().st_size > MAX_PLAN_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a plan has at most {MAX_PLAN_BYTES:,}.")
+        matches = difflib.get_close_matches(name, shipped_plans(), 1)
+        hint = f"did you mean {matches[0]!r}?" if matches else f"shipped plans are {', '.join(shipped_plans())}."
+        raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}")
+    if (size := path.stat().st_size) > MAX_PLAN_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; a plan has at most {MAX_PLAN_BYTES:,}. Pass another file.")
     return path, path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which loss, and its numbers. What fits what stands in docs/LOSSES.md."""
+"""Settings of the training, the model, the loss and the evaluation (docs/reference/losses.md lists the losses)."""
 
 from __future__ import annotations
 

@@ -13,21 +13,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Files whose tests ask for the fixture `server`, which costs half a minute of CPU to start and some to keep.
-SERVED = {f"tests/flows/test_{name}.py" for name in ("backfill", "task_runners", "faults", "kills", "flows")}
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Files whole, as with `--dist loadfile`, and all that need a Prefect server to one process: so it is one."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByServer(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            scope = super()._split_scope(nodeid)
-            return "server" if scope in SERVED else scope
-
-    return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all that use the fixture `server` in another: it starts only once."""
+    for item in items:
+        uses_server = "server" in getattr(item, "fixturenames", ())
+        if uses_server:
+            item.add_marker(pytest.mark.server)
+        item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,8 @@ class RegionFile:
     def recipe(self) -> dict[str, Any]:
         """What decides the numbers: the bytes of the file, and which arrays are taken."""
         settings = self.config.model_dump(exclude={"path"}, mode="json")
-        return {"extractor": "file", "version": VERSION, "file_sha256": sha256_file(self.config.path), **settings}
+        recipe = {"extractor": "file", "version": VERSION, "file_sha256": sha256_file(self.config.path), **settings}
+        return {**recipe, "classes": list(self.classes), "attributes": list(self.attributes)}
 
     classes: tuple[str, ...] = ()  # the file does not say what its numbers name
     attributes: tuple[str, ...] = ()

@@ -1,1 +1,1 @@
-"""The interchange formats by name, and what a file or folder looks like: docs/FORMATS.md has them as a table."""
+"""Formats of region features by name, and how to detect them (docs/reference/region-formats.md)."""

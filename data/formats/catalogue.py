@@ -1,4 +1,4 @@
-"""The interchange formats by name, and what a file or folder looks like: docs/FORMATS.md has them as a table."""
+"""Formats of region features by name, and how to detect them (docs/reference/region-formats.md)."""
 
 from pathlib import Path
 
@@ -26,7 +26,10 @@ FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 def get_format(name: str) -> Format:
     """The format of a name. Raises ValueError listing those there are."""
     if name not in FORMATS:
-        raise ValueError(f"--format {name!r} is none; known are {', '.join(FORMATS)} (docs/FORMATS.md)")
+        known = ", ".join(FORMATS)
+        raise ValueError(
+            f"Unknown format {name!r}; --format must be one of {known} (see docs/reference/region-formats.md)."
+        )
     return FORMATS[name]
 
 

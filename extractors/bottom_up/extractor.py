@@ -55,8 +55,7 @@ class BottomUpExtractor(RegionExtractor):
             self._res5_in_float32 = fold_batch_norms(copy.deepcopy(model.res5)).to(memory_format=torch.channels_last)
         self._model = (model if config.full_precision else _quick(model, self._dtype, config.device)).to(config.device)
 
-    @property
-    def recipe(self) -> dict[str, Any]:
+    def _settings_recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: settings, arithmetic and the weights' hash."""
         settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary_dir", "device"})
         made_by = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}

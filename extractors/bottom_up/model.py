@@ -166,7 +166,7 @@ def pool5_features_fast(res5: nn.Sequential, pooled: RoITable, size: int) -> Ten
     shortcut = F.linear(pooled.rows, first.downsample[0].weight.flatten(1), first.downsample[0].bias)  # (u, 2048)
 
     def features(place: Tensor) -> Tensor:
-        x = first.rest(
+        x = first.forward_after_conv1(
             *(rows[place].unflatten(1, (POOLED, POOLED)).permute(0, 3, 1, 2) for rows in (entered, shortcut))
         )
         for block in others:

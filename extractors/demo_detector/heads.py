@@ -27,7 +27,8 @@ class TargetCodes(nn.Module):
     """A direction of the feature for everything that a sentence may say of a box: its class, action and color added up.
 
     Heads alone leave a action or a color a small part of a feature that mostly tells one drawing from the other, and
-    what reads the features learns a thousand scenes by heart from the rest (docs/LOG.md). Each fact has a fixed code,
+    a model that reads the features memorizes a thousand scenes from the rest (docs/decisions/001). Each fact has a
+    fixed code,
     `ONES` of the d numbers drawn by lot, nearly at right angles to all others and of the same length: an
     error-correcting output code (Dietterich and Bakiri, 1995), as a target for the feature itself. Lots are drawn in
     the order of labels, actions and colors: training goes on towards the same codes where those words are the same.

@@ -52,9 +52,17 @@ class RegionExtractor(ABC):
     batch_size: int = 1  # images of one input size that `extract` takes best at once
 
     @property
-    @abstractmethod
     def recipe(self) -> dict[str, Any]:
-        """What decides the numbers, for the recipe: settings and the weights' hash, no path, no device."""
+        """Return all settings, hashes and names that determine the stored rows; its digest names the store."""
+        return {
+            **self._settings_recipe(),
+            "classes": list(self.classes),
+            "attributes": list(self.attributes),
+        }
+
+    @abstractmethod
+    def _settings_recipe(self) -> dict[str, Any]:
+        """Return the settings and the hash of the weights that determine the numbers; no path and no device."""
 
     @abstractmethod
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

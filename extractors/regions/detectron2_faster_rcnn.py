@@ -57,8 +57,7 @@ class Detectron2Extractor(RegionExtractor):
         self.dim = heads.box_predictor.cls_score.in_features
         self.classes = _class_names(cfg)
 
-    @property
-    def recipe(self) -> dict[str, Any]:
+    def _settings_recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: settings, detectron2's own, and the weights' hash."""
         settings = self.config.model_dump(exclude={"kind", "model", "weights", "device"})
         made_by = {"settings": self._settings, "weights_sha256": self._weights_sha256}

@@ -5,6 +5,8 @@ n proposals, r rows (1 + max_regions at most with the whole image), d feature wi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,8 +45,7 @@ class TorchvisionExtractor(RegionExtractor):
         if config.max_size:
             detector.transform.max_size = config.max_size
 
-    @property
-    def recipe(self) -> dict:
+    def _settings_recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: the config without path and device, arithmetic, the weights' hash.
 
         The arithmetic is what this machine computes in: machines of different abilities never share a store.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +48,7 @@ class GridExtractor(RegionExtractor):
         )
         self.batch_size = 1 if torch.device(config.device).type == "cpu" else GPU_BATCH
 
-    @property
-    def recipe(self) -> dict:
+    def _settings_recipe(self) -> dict[str, Any]:
         """What decides the numbers, for the recipe: the config, the arithmetic, the hash of the weights used."""
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
         made_by = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}

@@ -1,1 +1,12 @@
-"""Sub-package `pipeline.cli`."""
+"""The command line `tern`: parses options, calls one public function per command, and prints the result.
+
+Its modules import the heavy libraries inside the commands, so that `tern --help` starts at once. It knows nothing of
+Prefect: `flows` adds its commands through the entry points `tern.commands`.
+"""
+
+from pipeline.cli.options import PlanOption, SetOption
+
+__all__ = [
+    "PlanOption",
+    "SetOption",
+]

@@ -1,4 +1,4 @@
-"""`tern store ...`: look at feature stores, check them, put them in order, exchange them with other software."""
+"""Commands of `tern store`: `info`, `verify`, `compact`, `import` and `export` of feature stores."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,156 +6,184 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data.text import printable
-
 if TYPE_CHECKING:
     from data.exchange import ImportResult
     from data.store import Store
 
 
-app = typer.Typer(help="Feature stores: look at them, check them, exchange them.", no_args_is_help=True)
+HELP = "Inspect, verify, compact, import and export feature stores."
 FolderArgument = Annotated[
-    Path, typer.Argument(help="A store's folder, for instance runs/demo/stores/regions-..., or its manifest.json.")
+    Path,
+    typer.Argument(
+        help="Folder of a store, such as runs/demo/stores/regions-..., or its manifest.json.", show_default=False
+    ),
 ]
-SHOWN = 5  # reasons, and entries of a list in a recipe
+MAX_SHOWN = 5  # reasons of invalid items, and entries of a list in a recipe
+MAX_INVALID_PRINTED = 20
 
 
-@app.command()
 def info(folder: FolderArgument) -> None:
-    """What a store holds. [dim]Example: tern store info runs/demo/stores/regions-*[/dim]"""
+    """Print what a store contains.
+
+    [dim]Example: tern store info runs/demo/stores/regions-*[/dim]
+    """
     from data.store import Store
+    from data.text import printable
 
-    with Store(_folder(folder)) as store:
-        for name, value in _facts(store):
-            typer.echo(f"{name:<12} {printable(value)}")
+    with Store(_resolve_folder(folder)) as store:
+        for name, value in _describe_store(store):
+            typer.echo(f"{name:<13} {printable(value)}")
 
 
-def _folder(path: Path) -> Path:
+def _resolve_folder(path: Path) -> Path:
     return path.parent if path.name == "manifest.json" else path
 
 
-def _facts(store: "Store") -> Iterator[tuple[str, str]]:
-    shards, aside, dropped = store.manifest["shards"], store.invalid_items, store.manifest["removed_ids"]
+def _describe_store(store: "Store") -> Iterator[tuple[str, str]]:
+    shards, invalid, removed = store.manifest["shards"], store.invalid_items, store.manifest["removed_ids"]
     yield "store", str(store.folder)
     yield "kind", f"{store.kind}, generation {store.generation}"
     rows = int(store.lengths(store.ids).sum())
-    yield "items", f"{len(store):,}, of {rows:,} rows"
+    yield "items", f"{len(store):,}, with {rows:,} rows"
     if len(store):
         yield "features", f"{store.dim:,} x {store.manifest['dtype']}"
-    superseded = sum(entry["items"] for entry in shards) - len(store)
-    waste = f", {superseded:,} items in them are not listed: `tern store compact`" if superseded else ""
+    unreferenced = sum(entry["items"] for entry in shards) - len(store)
+    waste = f", including {unreferenced:,} unreferenced items: run `tern store compact`" if unreferenced else ""
     yield "shards", f"{len(shards):,}, {sum(entry['bytes'] for entry in shards):,} bytes{waste}"
     if store.kind == "tokens" and len(store):
-        cut = int((store.read("full_length", store.ids) > store.lengths(store.ids)).sum())
-        yield "cut", f"{cut:,} captions had more wordpieces than are kept"
-    yield "set aside", f"{len(aside):,}"
-    yield from (("", f"{name}: {reason}") for name, reason in list(aside.items())[:SHOWN])
-    yield "removed_ids", f"{len(dropped):,}" + (" that the dataset no longer has" if dropped else "")
+        truncated = int((store.read("full_length", store.ids) > store.lengths(store.ids)).sum())
+        yield "truncated", f"{truncated:,} captions have more tokens than the store holds"
+    yield "invalid items", f"{len(invalid):,}"
+    yield from (("", f"{name}: {reason}") for name, reason in list(invalid.items())[:MAX_SHOWN])
+    yield "removed ids", f"{len(removed):,}" + (" that are no longer in the dataset" if removed else "")
     for number, (key, value) in enumerate(store.recipe.items()):
-        yield "" if number else "recipe", f"{key} = {_short(value)}"
+        yield "" if number else "recipe", f"{key} = {_shorten(value)}"
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list) and len(value) > SHOWN:
+def _shorten(value: Any) -> str:
+    if isinstance(value, list) and len(value) > MAX_SHOWN:
         return f"{len(value):,} names: {', '.join(map(str, value[:3]))}, ..."
     text = str(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-@app.command()
 def verify(
     folder: FolderArgument,
     unlist_damaged: Annotated[
-        bool, typer.Option("--unlist-damaged", help="Unlist what is damaged: the next run makes it again.")
+        bool,
+        typer.Option("--unlist-damaged", help="Remove damaged shards from the manifest, so that they are recomputed."),
     ] = False,
 ) -> None:
-    """Check every byte against what was written; what is damaged is named by file and image.
+    """Compare every byte of a store with its checksums, and list damaged files and items.
 
     [dim]Example: tern store verify runs/demo/stores/regions-*[/dim]
     """
     from data.manifest import read_store_manifest
-    from data.store import find_problems as problems_of
-    from data.store import unlist_damaged_shards as unlist
-    from pipeline.runs.progress import progress_bar
+    from data.store import find_problems, unlist_damaged_shards
+    from data.text import printable
+    from pipeline.progress import progress_bar
 
-    manifest = read_store_manifest(_folder(folder))
+    folder = _resolve_folder(folder)
+    manifest = read_store_manifest(folder)
     items = sum(entry["items"] for entry in manifest["shards"])
     with progress_bar("verify", items) as advance:
-        problems = problems_of(_folder(folder), manifest, advance)
+        problems = find_problems(folder, manifest, advance)
     for problem in problems:
         typer.secho(printable(str(problem)), fg="red")
     if problems and unlist_damaged:
-        lost = unlist(_folder(folder), problems)
-        count = sum(entry["items"] for entry in lost)
-        typer.echo(f"{len(lost):,} shards of {count:,} items are no longer listed: extract, or import, them again")
+        unlisted = unlist_damaged_shards(folder, problems)
+        count = sum(entry["items"] for entry in unlisted)
+        typer.echo(f"{len(unlisted):,} shards with {count:,} items are unlisted. Extract or import them again.")
         return
     if problems:
         typer.echo(
-            "Restore the files named from a copy; or pass --unlist-damaged, then extract or import again.", err=True
+            "Restore the listed files from a copy, or pass --unlist-damaged and then extract or import again.", err=True
         )
         raise typer.Exit(1)
-    typer.echo(f"{items:,} items in {len(manifest['shards']):,} shards are as they were written")
+    typer.echo(f"{items:,} items in {len(manifest['shards']):,} shards are intact")
 
 
-@app.command()
 def compact(
     folder: FolderArgument,
-    items_per_shard: Annotated[int, typer.Option(min=1, help="Items a shard: images, captions or vectors.")] = 1000,
+    items_per_shard: Annotated[
+        int, typer.Option(min=1, help="Number of items per shard: images, captions or vectors.")
+    ] = 1000,
 ) -> None:
-    """Join small shards, and let go of rows that are no longer listed. Readers are not disturbed.
+    """Merge small shards and delete unreferenced rows. Open readers are not affected.
 
     [dim]Example: tern store compact runs/demo/stores/regions-* --items-per-shard 2000[/dim]
     """
     from data.manifest import read_store_manifest
-    from data.store import compact_store as compacted
-    from pipeline.runs.workers import make_process_map
+    from data.store import compact_store
+    from pipeline.progress import map_with_progress
 
-    place = _folder(folder)
-    before = read_store_manifest(place)
-    # One process: the disk is what it waits for, and the rows of two shards are all the memory it takes.
-    after = compacted(place, items_per_shard, make_process_map(1, "compact"))
-    (shards, size), (now, left) = _size(before), _size(after)
+    folder = _resolve_folder(folder)
+    before = read_store_manifest(folder)
+    # One process is enough: the disk limits the speed, and memory stays at the rows of two shards.
+    after = compact_store(folder, items_per_shard, map_with_progress("compact"))
+    (num_before, bytes_before), (num_after, bytes_after) = _measure(before), _measure(after)
     if after["generation"] == before["generation"]:
-        typer.echo(f"compact already: {shards:,} shards, {size:,} bytes")
+        typer.echo(f"already compact: {num_before:,} shards, {bytes_before:,} bytes")
     else:
-        typer.echo(f"{shards:,} shards, {size:,} bytes -> {now:,} shards, {left:,} bytes; {size - left:,} bytes saved")
+        typer.echo(
+            f"{num_before:,} shards, {bytes_before:,} bytes -> {num_after:,} shards, {bytes_after:,} bytes; "
+            f"{bytes_before - bytes_after:,} bytes saved"
+        )
 
 
-def _size(manifest: dict[str, Any]) -> tuple[int, int]:
-    """Shards, and bytes in them."""
+def _measure(manifest: dict[str, Any]) -> tuple[int, int]:
+    """Return the number of shards of a store and their size in bytes."""
     return len(manifest["shards"]), sum(entry["bytes"] for entry in manifest["shards"])
 
 
-@app.command("import")
 def import_(
-    sources: Annotated[list[Path], typer.Argument(help="Files, or folders of a file an image.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Folder of stores; the store's own folder is made below it.")],
-    format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md; auto looks at the file.")] = "auto",
+    sources: Annotated[
+        list[Path], typer.Argument(help="Files, or folders with one file per image.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of stores; the store gets its own folder in it.")],
+    format: Annotated[
+        str, typer.Option(help="Name of a format of docs/reference/region-formats.md, or auto to detect it.")
+    ] = "auto",
     id_template: Annotated[
-        str, typer.Option(help="How ids become image ids: {id}, {stem}, {number} (its last digits), {number:012d}.")
+        str,
+        typer.Option(help="Template of image ids: {id}, {stem}, {number} (the last digits of the id), {number:012d}."),
     ] = "{id}",
-    name: Annotated[str, typer.Option(help="Of the features: imports of one name grow one store.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the features; imports with the same name extend the same store.")
+    ] = "",
     float16: Annotated[
-        bool, typer.Option("--float16", help="Half precision: half the disk, and no longer bit for bit.")
+        bool, typer.Option("--float16", help="Features in half precision: half the disk space, but rounded.")
     ] = False,
-    images: Annotated[Path | None, typer.Option(help="Photographs, for formats without image sizes.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, for formats without image sizes.")] = None,
     sizes: Annotated[
-        str, typer.Option(help="images; or boxes: the image ends where its last box does (a guess).")
+        str,
+        typer.Option(help="Source of image sizes: images, or boxes (a guess: the image ends where its last box ends)."),
     ] = "images",
     boxes: Annotated[
-        str, typer.Option(help="file; or image: every row is given the whole image, if there are none.")
+        str, typer.Option(help="Source of boxes: file, or image (every row without a box gets the whole image).")
     ] = "file",
-    transposed: Annotated[str, typer.Option(help="yes, no or auto: x of a npz is (width, rows).")] = "auto",
-    feature_arrays: Annotated[str, typer.Option(help="Of a .npz of flat rows: arrays that are the feature, A,B.")] = "",
-    normalize: Annotated[bool, typer.Option("--normalize", help="Each of these arrays to unit length.")] = False,
+    transposed: Annotated[
+        str, typer.Option(help="Whether array x of an .npz file has shape (width, rows): yes, no or auto.")
+    ] = "auto",
+    feature_arrays: Annotated[
+        str, typer.Option(help="Arrays of an .npz file of flat rows that form the feature, separated by commas.")
+    ] = "",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale the rows of each feature array to unit length.")
+    ] = False,
     allow_pickle: Annotated[
-        list[str] | None, typer.Option(help="An array that may be a pickle of plain values: info. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Array that may be a pickle of plain values, such as info. Can be repeated."),
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="Text, a line a class: what class ids stand for.")] = None,
-    attributes: Annotated[Path | None, typer.Option(help="Text, a line an attribute.")] = None,
-    images_per_shard: Annotated[int, typer.Option(min=1, help="Memory is one shard.")] = 500,
+    classes: Annotated[Path | None, typer.Option(help="Text file with the names of the classes, one per line.")] = None,
+    attributes: Annotated[
+        Path | None, typer.Option(help="Text file with the names of the attributes, one per line.")
+    ] = None,
+    images_per_shard: Annotated[
+        int, typer.Option(min=1, help="Number of images per shard; memory use is one shard.")
+    ] = 500,
 ) -> None:
-    """Region features of other software into a store; stopped and run again, it goes on.
+    """Import region features of other software into a store. The same command resumes an interrupted import.
 
     [dim]Examples: tern store import train2014_obj36.tsv --output runs/coco/stores --id-template "{id}.jpg"[/dim]
 
@@ -163,7 +191,8 @@ def import_(
     """
     from data.config import ImportConfig, ReadOptions
     from data.exchange import count_images, detect_formats, import_regions
-    from pipeline.runs.progress import progress_bar
+    from data.text import printable
+    from pipeline.progress import progress_bar
 
     for option, value, choices in (
         ("--transposed", transposed, ("auto", "yes", "no")),
@@ -171,59 +200,67 @@ def import_(
         ("--boxes", boxes, ("file", "image")),
     ):
         if value not in choices:
-            raise typer.BadParameter(f"{option} is {value!r}; it may be {', '.join(choices)}")
-    turned = {"auto": None, "yes": True, "no": False}[transposed]
-    named = tuple(part for part in feature_arrays.split(",") if part)
-    config = ImportConfig(
-        sources=tuple(sources),
-        format=format,
-        name=name,
-        id_template=id_template,
-        float16=float16,
-        images=images,
-        sizes=sizes,  # type: ignore[arg-type]
-        boxes=boxes,  # type: ignore[arg-type]
-        options=ReadOptions(turned, named, normalize, tuple(allow_pickle or ())),
-        classes=classes,
-        attributes=attributes,
-        images_per_shard=images_per_shard,
+            raise typer.BadParameter(f"{option} is {value!r}; it must be one of {', '.join(choices)}")
+    options = ReadOptions(
+        transposed={"auto": None, "yes": True, "no": False}[transposed],
+        arrays=tuple(part for part in feature_arrays.split(",") if part),
+        normalize=normalize,
+        allow_pickle=tuple(allow_pickle or ()),
     )
-    for path, kind in zip(config.sources, detect_formats(config), strict=True):
-        typer.echo(f"format   {printable(str(path))}: {kind.name} ({kind.title})")
+    config = ImportConfig.model_validate(
+        {
+            "sources": tuple(sources),
+            "format": format,
+            "name": name,
+            "id_template": id_template,
+            "float16": float16,
+            "images": images,
+            "sizes": sizes,
+            "boxes": boxes,
+            "options": options,
+            "classes": classes,
+            "attributes": attributes,
+            "images_per_shard": images_per_shard,
+        }
+    )
+    for path, detected in zip(config.sources, detect_formats(config), strict=True):
+        typer.echo(f"format   {printable(str(path))}: {detected.name} ({detected.title})")
     with progress_bar("import", count_images(config)) as advance:
-        made = import_regions(config, output, advance)
-    _print_import(made)
+        result = import_regions(config, output, advance)
+    _print_import(result)
 
 
-def _print_import(made: "ImportResult") -> None:
-    for place, reason in made.invalid_records[:20]:
-        typer.secho(f"set aside  {printable(place)}: {printable(reason)}", fg="yellow", err=True)
-    if len(made.invalid_records) > 20:
-        typer.secho(
-            f"set aside  {len(made.invalid_records) - 20:,} more; the store's manifest lists them",
-            fg="yellow",
-            err=True,
-        )
-    known = f", {made.num_unchanged:,} were there already" if made.num_unchanged else ""
-    typer.echo(f"images   {made.num_imported:,} imported{known}, {len(made.invalid_records):,} set aside")
-    typer.echo(f"regions  {made.folder}")
-    typer.echo(f'plan     regions_store = "{made.folder}"')
+def _print_import(result: "ImportResult") -> None:
+    from data.text import printable
+
+    records = result.invalid_records
+    for location, reason in records[:MAX_INVALID_PRINTED]:
+        typer.secho(f"invalid  {printable(location)}: {printable(reason)}", fg="yellow", err=True)
+    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
+        typer.secho(f"invalid  {hidden:,} more; the manifest of the store lists all of them", fg="yellow", err=True)
+    unchanged = f", {result.num_unchanged:,} unchanged" if result.num_unchanged else ""
+    typer.echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
+    typer.echo(f"regions  {result.folder}")
+    typer.echo(f'plan     regions_store = "{result.folder}"')
 
 
-@app.command()
 def export(
     folder: FolderArgument,
-    output: Annotated[Path, typer.Option(help="File, or folder of a file an image, to write.")],
-    format: Annotated[str, typer.Option(help="A name of docs/FORMATS.md, such as lxmert-tsv.")],
+    output: Annotated[Path, typer.Option(help="File to write, or folder for formats with one file per image.")],
+    format: Annotated[
+        str, typer.Option(help="Name of a format of docs/reference/region-formats.md, such as lxmert-tsv.")
+    ],
     id_template: Annotated[
-        str, typer.Option(help="How image ids are written: {id}, stem (no suffix), {number} (the last digits).")
+        str,
+        typer.Option(help="Template of the written ids: {id}, stem (no suffix), {number} (the last digits of the id)."),
     ] = "{id}",
-    only: Annotated[
-        Path | None, typer.Option("--ids-file", help="Text, a line an image id: only these, in this order.")
+    ids_file: Annotated[
+        Path | None,
+        typer.Option(help="Text file with the image ids to export, one per line, in this order; by default, all."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """A region store in a format of other software.
+    """Export a region store to a format of other software.
 
     [dim]Examples: tern store export runs/demo/stores/regions-1a2b --format lxmert-tsv --output obj36.tsv --id-template stem[/dim]
 
@@ -232,10 +269,17 @@ def export(
     from data.exchange import export_regions
     from data.store import Store
     from data.text import read_lines
-    from pipeline.runs.progress import progress_bar
+    from pipeline.progress import progress_bar
 
-    folder = _folder(folder)
-    chosen = None if only is None else [line.strip("\r") for line in read_lines(only) if line.strip()]
-    with progress_bar("export", len(Store(folder)) if chosen is None else len(chosen)) as advance:
-        count = export_regions(folder, output, format, id_template, chosen, force, advance)
+    folder = _resolve_folder(folder)
+    image_ids = None if ids_file is None else [line.strip("\r") for line in read_lines(ids_file) if line.strip()]
+    with progress_bar("export", len(Store(folder)) if image_ids is None else len(image_ids)) as advance:
+        count = export_regions(folder, output, format, id_template, image_ids, force, advance)
     typer.echo(f"{format}  {count:,} images in {output}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the group `tern store`."""
+    for command in (info, verify, compact, export):
+        app.command()(command)
+    app.command("import")(import_)

@@ -1,4 +1,4 @@
-"""`tern weights ...`: the weights of the bottom-up model, from the layouts that people have into one file."""
+"""Commands of `tern weights`: `convert` and `info` of weight files of the bottom-up model."""
 
 import json
 from pathlib import Path
@@ -6,45 +6,54 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Weights of the bottom-up model: convert them, look at them.", no_args_is_help=True)
+HELP = "Convert and inspect weights of the bottom-up model."
 
 
-@app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A port's .pkl, .bin or .pth, or a .safetensors.")],
-    target: Annotated[Path, typer.Argument(help="The .safetensors to write.")],
+    source: Annotated[
+        Path, typer.Argument(help="Weights of a port (.pkl, .bin, .pth) or .safetensors file.", show_default=False)
+    ],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
     anchors: Annotated[
-        str | None, typer.Option(help="caffe or detectron2: of a file that does not hold its own anchors.")
+        str | None, typer.Option(help="Anchors of a file that does not contain them: caffe or detectron2.")
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="Folder of objects_vocab.txt and attributes_vocab.txt: names for the file."),
+        typer.Option(help="Folder of objects_vocab.txt and attributes_vocab.txt, the names to store in the file."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """One .safetensors file with hash and origin, from the layouts of MILVLG, airsplay and Hugging Face.
+    """Convert weights of MILVLG, airsplay or Hugging Face to one .safetensors file with hash and origin.
 
     [dim]Example: tern weights convert faster_rcnn_from_caffe_attr.pkl vg36.safetensors --vocabulary vocab[/dim]
     """
-    from extractors.bottom_up import convert_weights as converted
+    from extractors.bottom_up import convert_weights
 
     if anchors not in (None, "caffe", "detectron2"):
-        raise typer.BadParameter(f"--anchors is {anchors!r}; it may be caffe or detectron2")
+        raise typer.BadParameter(f"--anchors is {anchors!r}; it must be caffe or detectron2")
     if target.suffix != ".safetensors":
-        raise typer.BadParameter(f"{target} must end in .safetensors")
+        raise typer.BadParameter(f"{target} does not end in .safetensors; pass another name")
     if target.exists() and not force:
-        raise ValueError(f"{target} is there already: give another name, or --force")
-    typer.echo(f"sha256  {converted(source, target, anchors, vocabulary)}")
+        raise ValueError(f"{target} already exists. Pass another name or --force.")
+    typer.echo(f"sha256  {convert_weights(source, target, anchors, vocabulary)}")
     typer.echo(f'plan    [regions]\n        kind = "bottom-up"\n        weights = "{target}"')
 
 
-@app.command()
-def info(file: Annotated[Path, typer.Argument(help="A .safetensors file.")]) -> None:
-    """What a file of weights says of itself. [dim]Example: tern weights info vg36.safetensors[/dim]"""
+def info(file: Annotated[Path, typer.Argument(help="A .safetensors file.", show_default=False)]) -> None:
+    """Print the metadata of a file of weights.
+
+    [dim]Example: tern weights info vg36.safetensors[/dim]
+    """
     from extractors.nn import read_safetensors_metadata
 
     for key, value in read_safetensors_metadata(file).items():
         names = json.loads(value) if value.startswith("[") else None
-        some = f": {', '.join(names[:5])}, ..." if names else ""
-        shown = value if names is None else f"{len(names):,} names{some}"
-        typer.echo(f"{key:<14} {shown}")
+        examples = f": {', '.join(names[:5])}, ..." if names else ""
+        text = value if names is None else f"{len(names):,} names{examples}"
+        typer.echo(f"{key:<14} {text}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the group `tern weights`."""
+    app.command()(convert)
+    app.command()(info)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.plan_files import _find
+from pipeline.plan_files import read_plan_text
 from pipeline.plans.errors import _explain
 from pipeline.plans.plan import Plan
 
@@ -22,7 +22,7 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
     `overrides` are `key.key=value` with the value in TOML (a bare word is a text). Raises FileNotFoundError, or
     ValueError that names every key at fault and, for an unknown one, the nearest that there is.
     """
-    path, text = _find(name)
+    path, text = read_plan_text(name)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -10,7 +10,6 @@ from data.images import FileHashCache
 from data.io import sha256_text
 from data.manifest import open_or_create_store
 from data.store import Store
-from extractors.registry import region_store_recipe
 from pipeline.plans.plan import Plan
 from pipeline.runs.runner import PipelineRunner
 from pipeline.runs.stage_log import seconds_per_item
@@ -66,9 +65,7 @@ def open_plan_stores(plan: Plan) -> tuple[Path, Path]:
     if plan.regions_store is not None:
         regions = plan.regions_store
     else:
-        regions = open_or_create_store(
-            root, "regions", region_store_recipe(get_extractor(plan.regions_file or plan.regions))
-        )
+        regions = open_or_create_store(root, "regions", get_extractor(plan.regions_file or plan.regions).recipe)
     return regions, open_or_create_store(root, "tokens", get_extractor(plan.text).recipe)
 
 

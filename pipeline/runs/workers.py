@@ -4,13 +4,13 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from pipeline.runs.progress import progress_bar
+from pipeline.progress import progress_bar
 from pipeline.stages.results import MapFn
 
 JOBS_PER_GPU = 2  # jobs that share a device: one is extracted while the other is written
@@ -53,7 +53,10 @@ def open_pool(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]
     """Worker processes for the jobs; or threads of this one for those that share a device (`uses_gpu`)."""
     if uses_gpu(jobs[0]):
         return ThreadPoolExecutor(min(workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
-    return process_pool(min(workers, len(jobs)), type(jobs[0]).__module__)
+    modules = [type(jobs[0]).__module__]
+    if preload := getattr(jobs[0], "preload", None):
+        modules.append(preload)
+    return process_pool(min(workers, len(jobs)), modules)
 
 
 def uses_gpu(job: Any) -> bool:
@@ -62,19 +65,20 @@ def uses_gpu(job: Any) -> bool:
 
 
 @contextmanager
-def process_pool(workers: int, module: str = "builtins") -> Iterator[ProcessPoolExecutor]:
+def process_pool(workers: int, modules: Sequence[str] = ("builtins",)) -> Iterator[ProcessPoolExecutor]:
     """Workers of one thread each: two spinning OpenMP teams on the same cores cost more than they give.
 
-    `module` is that of the jobs. It is imported once, by a process that the workers of all stages are forked from:
-    torch and what else it needs take seconds. Jobs of plain values need nothing, and their workers are spawned.
+    `modules` are the module of the jobs, and the one that a job names as `preload` because its function imports it
+    late. They are imported once, by a process from which the workers of all stages are forked: torch and torchvision
+    take seconds to import. Jobs of plain values need no module, and their workers are spawned.
     """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    plain = module.partition(".")[0] in sys.stdlib_module_names
+    plain = modules[0].partition(".")[0] in sys.stdlib_module_names
     forked = not plain and sys.platform == "linux"  # elsewhere forking after such imports is not safe
     context = multiprocessing.get_context("forkserver" if forked else "spawn")
     if forked:
-        context.set_forkserver_preload([module])
+        context.set_forkserver_preload([*modules])
     try:
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             yield pool

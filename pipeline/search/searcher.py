@@ -11,7 +11,7 @@ from data.images import load_image
 from data.io import digest, sha256_file
 from data.store import Store
 from extractors.regions import RegionExtractor
-from extractors.registry import build_region_extractor, region_store_recipe
+from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
 from index.search import Index
 from pipeline.plans.plan import Plan
@@ -76,7 +76,7 @@ class Searcher:
     @cached_property
     def _photo(self) -> RegionExtractor:
         extractor = build_region_extractor(self.plan.regions)
-        self._check(region_store_recipe(extractor), self.index.manifest["provenance"]["regions"], "regions", "regions")
+        self._check(extractor.recipe, self.index.manifest["provenance"]["regions"], "regions", "regions")
         return extractor
 
     def _check(self, recipe: dict, name: str, kind: str, table: str) -> None:

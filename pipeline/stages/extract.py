@@ -16,7 +16,7 @@ from data.manifest import Item, ShardPlan, open_or_create_store
 from data.store import Store, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
-from extractors.registry import build_region_extractor, region_store_recipe
+from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
 from pipeline.stages.results import MapFn
 
@@ -28,7 +28,8 @@ class ExtractionJob:
     config: RegionsConfig | RegionFileConfig | TextConfig
     folder: Path
     plan: ShardPlan
-    sources: tuple[Any, ...]  # a path an image, or a text a caption
+    sources: tuple[Any, ...]  # the path of each image, or the text of each caption
+    preload: str  # the extractor's module: imported once, before worker processes are forked (see `process_pool`)
 
     @property
     def num_items(self) -> int:
@@ -60,7 +61,8 @@ def extract_regions(
     An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on. One that the
     dataset no longer has is listed no longer.
     """
-    folder = open_or_create_store(workspace / "stores", "regions", region_store_recipe(get_extractor(config)))
+    extractor = get_extractor(config)
+    folder = open_or_create_store(workspace / "stores", "regions", extractor.recipe)
     paths = {image.id: image.path for image in dataset.images}
     hashes = FileHashCache(workspace).get_hashes(paths.values())
     items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
@@ -71,7 +73,8 @@ def extract_tokens(
     config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: MapFn = map
 ) -> Path:
     """Token features of every caption that is new or changed, into a store. Returns the store's folder."""
-    folder = open_or_create_store(workspace / "stores", "tokens", get_extractor(config).recipe)
+    extractor = get_extractor(config)
+    folder = open_or_create_store(workspace / "stores", "tokens", extractor.recipe)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(name, sha256_text(text)) for name, text in texts.items()]
     return _extract(extract_token_shard, config, folder, items, texts, captions_per_shard, each)
@@ -87,7 +90,11 @@ def _extract(
     each: MapFn,
 ) -> Path:
     with store_update(folder, items, per_shard) as plans:
-        jobs = [ExtractionJob(config, folder, plan, tuple(sources[item.id] for item in plan.items)) for plan in plans]
+        module = type(get_extractor(config)).__module__
+        jobs = [
+            ExtractionJob(config, folder, plan, tuple(sources[item.id] for item in plan.items), module)
+            for plan in plans
+        ]
         list(each(function, jobs))
     if items and not len(store := Store(folder)):
         name, reason = next(iter(store.invalid_items.items()))

@@ -154,7 +154,7 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
 
     told, known = ("--set", "train.epochs=2"), server.runs("reindex")
     with server.begun(
-        "pipeline.cli.app", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
+        "pipeline.cli", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
     ) as night:
         begun = lambda: [r for r in server.since("reindex", known) if r["state_type"] == "PENDING"]  # noqa: E731
         (run,) = await_(begun, 60, "no worker took the run")
@@ -278,7 +278,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     first, fourth = (read_version_manifest(root, version).collections["caption"] for version in (1, 4))
     assert [shard.role for shard in fourth.shards] == ["base", "base", "delta"]
     assert fourth.shards[:2] == first.shards
-    assert (fourth.shards[2].rows, fourth.counts.dead) == (2, 2)
+    assert (fourth.shards[2].rows, fourth.counts.deleted) == (2, 2)
     # `start_at="index"` is that run alone; the new training set made the model anew within it.
     parent, child = server.runs("pipeline")[0], server.runs("build-index")[0]
     assert server.get(f"/task_runs/{child['parent_task_run_id']}")["flow_run_id"] == parent["id"]

@@ -87,7 +87,7 @@ class Server:
 
     def tern(self, *words: str) -> subprocess.CompletedProcess:
         """`tern WORDS` from the root of the repository."""
-        return self.command("-m", "pipeline.cli.app", *words)
+        return self.command("-m", "pipeline.cli", *words)
 
     def begun(self, module: str, *words: str) -> subprocess.Popen:
         """`python -m MODULE WORDS`, left to go on, with all that it says in one pipe."""
@@ -211,7 +211,7 @@ def up(home: Path, *words: str) -> Iterator[Server]:
     (home / "outside.log").unlink()
     forks = Forks(home, env | {"PREFECT_PLUGINS_ENABLED": "false"})  # as runs are; its imports begin with the server
     log, told = open(home / "up.log", "w"), lambda: (home / "up.log").read_text()  # noqa: SIM115  closed below
-    command = [sys.executable, "-m", "pipeline.cli.app", "up", "--port", str(port), *words]
+    command = [sys.executable, "-m", "pipeline.cli", "up", "--port", str(port), *words]
     ways = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
     process = subprocess.Popen(command, cwd=ROOT, env=env | {"TERN_UP": str(home)}, **ways)
     left = lambda: marked(f"TERN_UP={home}")  # noqa: E731  its children lead sessions of their own

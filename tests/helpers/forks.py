@@ -95,7 +95,9 @@ def main(path: str) -> None:
         import flows.runs  # noqa: F401
 
         # The worker processes of all runs are forked from one too; each run would start its own, with imports.
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.stages.evaluate"])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(
+            ["pipeline.stages.evaluate", "pipeline.stages.extract", "extractors.regions.faster_rcnn"]
+        )
         forkserver.ensure_running()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
         print("ready", flush=True)

@@ -70,7 +70,7 @@ def bottom_up(folder: Path, images: int = 4) -> None:
 
     pictures = [render_scene(compose_scene(5, i))[0] for i in range(images)]
     ways = {
-        f"ours, {e.recipe['arithmetic']}, {fewest} to {most}": e
+        f"ours, {e.recipe['dtype']}, {fewest} to {most}": e
         for fewest, most in ((36, 36), (10, 100))
         for e in (extractor(True, fewest, most), extractor(False, fewest, most))
     }

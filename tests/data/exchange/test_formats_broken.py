@@ -81,7 +81,7 @@ def test_nothing_usable_unknown_formats_and_missing_files_are_errors(tmp_path):
     path.write_text(line("a", n="7"))
     with pytest.raises(ValueError, match=r"nothing could be imported; the first, a \(x.tsv line 1\): objects_id has"):
         import_regions(ImportConfig(sources=(path,)), tmp_path)
-    with pytest.raises(ValueError, match="known are lxmert-tsv"):
+    with pytest.raises(ValueError, match="must be one of lxmert-tsv"):
         import_regions(ImportConfig(sources=(path,), format="lxmert"), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"Nothing is at .*gone: give a folder"):
         import_regions(ImportConfig(sources=(tmp_path / "gone",), format="mcan"), tmp_path)

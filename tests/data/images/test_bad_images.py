@@ -132,9 +132,9 @@ def test_a_run_over_all_of_them_goes_on_and_says_how_many(photos: Path, found: D
         told = [json.loads(line) for line in (photos.parent / "run" / "invalid_records.jsonl").read_text().splitlines()]
         ledgers[annotations] = {entry["name"]: entry["reason"] for entry in told}
         assert len(ledgers[annotations]) == len(told)
-        assert f"set aside  {len(told)} in all; {len(told) - 20} are not shown" in run.stderr
+        assert f"invalid    {len(told)} in total; {len(told) - 20} are not shown" in run.stderr
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", run.output), "a name moved the cursor"
-        assert f"cut        {cut} of {len(found.captions)} captions were cut to 16 tokens" in run.stderr
+        assert f"truncated  {cut} of {len(found.captions)} captions, to 16 tokens" in run.stderr
     assert ledgers["captions.csv"] == ledgers["captions.jsonl"] == ledgers["karpathy.json"]
     _check_ledger(photos.parent / "run", ledgers["captions.csv"])
 

@@ -164,15 +164,15 @@ def test_info_verify_and_compact_as_commands(tmp_path):
     aside = Plan((Item("bad", "c" * 64),))
     commit(folder, [write_shard(folder, aside, ["it is empty"])])
     out = run("info", folder / "manifest.json").stdout
-    for part in ("tokens, generation 3", "19, of ", "6 x float16", "9, ", "bad: it is empty", "19 captions had more",
-                 "3 that the dataset no longer has", "model = test", "8 items in them are not listed"):  # fmt: skip
+    for part in ("tokens, generation 3", "19, with ", "6 x float16", "9, ", "bad: it is empty", "19 captions have more",
+                 "3 that are no longer in the dataset", "model = test", "including 8 unreferenced items"):  # fmt: skip
         assert part in out, out
     found = run("verify", folder)
-    assert (found.exit_code, "27 items in 9 shards are as they were written" in found.stdout) == (0, True), found.output
+    assert (found.exit_code, "27 items in 9 shards are intact" in found.stdout) == (0, True), found.output
     found = run("compact", folder, "--items-per-shard", 10)
     assert "9 shards" in found.stdout
     assert "-> 2 shards" in found.stdout
-    assert "compact already: 2 shards" in run("compact", folder, "--items-per-shard", 10).stdout
+    assert "already compact: 2 shards" in run("compact", folder, "--items-per-shard", 10).stdout
     assert "bad: it is empty" in run("info", folder).stdout
     first, second = sorted(folder.glob("*.h5"))
     name = spoil(first, 0)
@@ -200,7 +200,7 @@ def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_co
     lost = spoil(spoilt, 0)
     found = run("verify", folder, "--unlist-damaged")
     assert found.exit_code == 0, found.output
-    assert "3 shards of " in found.stdout
+    assert "3 shards with " in found.stdout
     with Store(folder) as store:
         assert lost not in store
         assert listed[0].name in {entry["file"] for entry in store.manifest["shards"]}

@@ -192,9 +192,9 @@ def test_the_whole_of_it_equals_caffes_description(
     assert regions.attr_ids.tolist() == slow["attr_ids"].tolist()
     np.testing.assert_allclose(regions.scores, slow["scores"], atol=1e-3)
     np.testing.assert_allclose(regions.attr_scores, slow["attr_scores"], atol=1e-3)
-    moved = extractor(weights, full_precision=True, min_regions=at_least, max_regions=at_most, boxes="regressed")(
-        [image]
-    )[0]
+    moved = extractor(
+        weights, full_precision=True, min_regions=at_least, max_regions=at_most, stored_boxes="regressed"
+    )([image])[0]
     np.testing.assert_allclose(moved.boxes, slow["regressed"], atol=0.2)
     np.testing.assert_array_equal(moved.features, regions.features)
 

@@ -254,4 +254,4 @@ def test_the_commands(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["weights", "info", str(tmp_path / "vg.safetensors")])
     assert "origin         bua.pth" in shown.output
     again = CliRunner().invoke(app, ["weights", "convert", str(source), str(tmp_path / "vg.safetensors")])
-    assert "there already" in str(again.exception)
+    assert "already exists" in str(again.exception)

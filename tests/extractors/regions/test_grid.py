@@ -10,7 +10,7 @@ from torchvision import models
 
 from extractors.config import GridConfig
 from extractors.regions.grid import GridExtractor, cell_boxes
-from extractors.registry import build_region_extractor, region_store_recipe
+from extractors.registry import build_region_extractor
 from tests.helpers.image_bytes import picture
 from tests.helpers.random_networks import calibrated, pictures
 
@@ -31,7 +31,7 @@ def grid(path: Path, **settings) -> GridExtractor:
 
 
 def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None:
-    found = grid(weights, cells=3, whole_image=True, full_precision=True)
+    found = grid(weights, max_grid_size=3, whole_image=True, full_precision=True)
     image = picture(1, 240, 320)
     regions = found([image])[0]
     model = models.resnet18(num_classes=3)
@@ -51,7 +51,7 @@ def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None
     np.testing.assert_array_equal(regions.boxes[0], [0, 0, 320, 240])
     assert set(regions.class_ids) == {-1}
     assert set(regions.scores) == {1.0}
-    assert region_store_recipe(found)["classes"] == []
+    assert found.recipe["classes"] == []
 
 
 @pytest.mark.parametrize(("rows", "columns", "width", "height"), [(7, 7, 640, 480), (3, 5, 101, 67), (1, 1, 3, 2)])
@@ -67,8 +67,8 @@ def test_boxes_tile_the_image(rows: int, columns: int, width: int, height: int) 
 
 
 def test_the_whole_map_can_be_kept_and_thin_images_have_few_cells(weights: Path) -> None:
-    assert grid(weights, cells=None)([picture(2, 240, 320)])[0].features.shape == (5 * 7, 512)
-    thin = grid(weights, cells=4)([np.zeros((10, 400, 3), np.uint8)])[0]
+    assert grid(weights, max_grid_size=None)([picture(2, 240, 320)])[0].features.shape == (5 * 7, 512)
+    thin = grid(weights, max_grid_size=4)([np.zeros((10, 400, 3), np.uint8)])[0]
     assert thin.boxes.shape == (4, 4), "one row of the map: 256 x 6 pixels"
     assert np.isfinite(thin.features).all()
 

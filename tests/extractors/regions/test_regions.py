@@ -105,7 +105,7 @@ def test_a_thin_strip_does_not_spoil_what_comes_after_it(weights: Path, exact: b
 def test_the_tap_chooses_the_feature_and_nothing_else(weights: Path) -> None:
     """`pooled` is the mean of what torchvision's RoIAlign gives for the proposal, here for the whole image."""
     image = picture(6, 300, 400)
-    taps = {tap: extractor(weights, tap=tap) for tap in ("box_head", "pooled")}
+    taps = {tap: extractor(weights, feature_layer=tap) for tap in ("box_head", "pooled")}
     head, pooled = (taps[tap]([image])[0] for tap in taps)
     np.testing.assert_array_equal(head.boxes, pooled.boxes)
     assert [found.dim for found in taps.values()] == [256, 96]

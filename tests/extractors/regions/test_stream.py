@@ -25,11 +25,14 @@ PATIENCE = 20  # seconds until an event that should come counts as missing
 class Echo(RegionExtractor):
     """One row an image: its first pixel and the number of images that went through with it."""
 
-    recipe: dict[str, Any] = {}  # noqa: RUF012
+    classes: tuple[str, ...] = ()
     dim = 2
 
     def __init__(self, batch_size: int = 1) -> None:
         self.batch_size, self.busy = batch_size, 0
+
+    def _settings_recipe(self) -> dict[str, Any]:
+        return {}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         return PreprocessedImage(torch.from_numpy(pixels).permute(2, 0, 1), pixels.shape[1::-1])
@@ -172,4 +175,4 @@ def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
     ],
 )
 def test_jobs_share_a_gpu_and_nothing_else(config: Any, shares: bool) -> None:
-    assert ExtractionJob(config, Path(), ShardPlan(()), ()).uses_gpu is shares
+    assert ExtractionJob(config, Path(), ShardPlan(()), (), "builtins").uses_gpu is shares

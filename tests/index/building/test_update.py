@@ -88,7 +88,7 @@ def test_update_then_compact_is_a_fresh_build_on_the_same_centroids(root, tmp_pa
     staging = Staging(fresh, "fresh")
     for kind, collection in world.collections().items():
         about = found.collections[kind]
-        assert (about.deleted, about.counts.dead) == (None, 0)
+        assert (about.deleted, about.counts.deleted) == (None, 0)
         place = object_path(fresh, about.trained_index)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(object_path(root, about.trained_index), place)
@@ -239,8 +239,8 @@ def test_an_index_that_has_outgrown_its_lists_is_built_anew(tmp_path):
             found.model_copy(update={"collections": {"image": about.model_copy(update=other)}}), MaintenanceConfig()
         )
 
-    assert asked(counts=RowCounts(live=100_001, dead=0)) is None, "up to 50,000 rows a build makes one list"
-    what, why = asked(counts=RowCounts(live=100_002, dead=0))
+    assert asked(counts=RowCounts(live=100_001, deleted=0)) is None, "up to 50,000 rows a build makes one list"
+    what, why = asked(counts=RowCounts(live=100_002, deleted=0))
     assert (what, why) == ("retrain", "100,002 images have outgrown 1 lists: 512 are right for 1/2 of them")
     far = [part.model_copy(update={"coarse_error": 9.0}) for part in about.shards]
     assert asked(shards=far) is None, "one list has no drift"

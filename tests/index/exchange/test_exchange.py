@@ -163,10 +163,10 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
         assert done.exit_code == 0, f"{done.output} {done.exception!r}"
         return done.output
 
-    assert "version 2 is whole" in told("verify")
+    assert "version 2 is intact" in told("verify")
     shown = told("info")
-    assert "version 2    served" in shown
-    assert "version 3    refused" in shown
+    assert "version 2    published" in shown
+    assert "version 3    rejected" in shown
     assert "60 rows x 24" in shown
     old = root / "versions/v00000001.json"
     old.chmod(0o644)
@@ -174,19 +174,19 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
     old.write_bytes(whole[:-9])
     harmed = told("info").splitlines()
     assert [line for line in harmed if not line.startswith("version 1 ")] == shown.splitlines()[1:]
-    assert re.match(r"version 1    cannot be read: .*v00000001\.json is not valid JSON", harmed[0])
+    assert re.match(r"version 1    unreadable: .*v00000001\.json is not valid JSON", harmed[0])
     old.write_bytes(whole)
-    assert "gate         refused no" in told("info", "3")
+    assert "gate         rejected no" in told("info", "3")
     assert "v00000001.json" in told("rollback")
     assert read_current(root)["version"] == 1
     assert told("tags", "--add", "prod", "--version", "2").split() == ["prod", "version", "2"]
     assert "v00000002.json" in told("publish", "prod")
     assert told("tags", "--remove", "prod") == ""
-    assert "would go: versions none" in told("gc", "--dry-run")
+    assert "would be deleted: versions none" in told("gc", "--dry-run")
     assert "v00000004.json" in told("publish", "3", "--override-gate", "on purpose")
     gate = json.loads((root / "versions/v00000004.json").read_text())["gate"]
     assert (gate["passed"], gate["override_reason"], gate["rejected_version"]) == (True, "on purpose", 3)
-    assert "gone: versions 1, 3" in told("gc")
+    assert "deleted: versions 1, 3" in told("gc")
     assert "image.index" in told("export", str(tmp_path))
     again = CliRunner().invoke(command_line(), ["index", "export", str(tmp_path), "--index", str(root)])
     assert isinstance(again.exception, ValueError)
@@ -195,7 +195,7 @@ def test_the_commands_do_what_the_functions_do(root, tmp_path):
         refused = CliRunner().invoke(command_line(), ["index", *zero, "--index", str(root)])
         assert "is no version" in str(refused.exception), zero
     missing = CliRunner().invoke(command_line(), ["index", "info", "--index", str(tmp_path / "none")])
-    assert "there is no index in" in str(missing.exception)
+    assert "does not contain an index" in str(missing.exception)
 
 
 def test_what_is_imported_is_judged_before_it_is_served(tmp_path):

@@ -1,4 +1,4 @@
-"""A reader written from docs/INDEX.md alone, without the package, faiss or pyarrow: it finds what the index finds."""
+"""A reader written from docs/reference/index-format.md alone, without the package, faiss or pyarrow."""
 
 import ast
 import hashlib
@@ -41,7 +41,7 @@ class Reader:
         self.manifest = json.loads(text)
         seal = self.manifest["sha256"]
         assert sha256(text.replace(seal, "0" * 64).encode()) == seal
-        assert self.manifest["schema"] == 2
+        assert self.manifest["schema"] == 3
 
     def object(self, ref: dict) -> bytes:
         content = (self.root / "objects" / ref["sha256"][:2] / ref["sha256"]).read_bytes()

@@ -76,7 +76,7 @@ def test_what_is_wrong_is_named(tmp_path, text, overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("dmo", "did you mean 'demo'"), ("gone.toml", "No plan"), ("zz", "shipped are")]
+    ("name", "message"), [("dmo", "did you mean 'demo'"), ("gone.toml", "does not exist"), ("zz", "shipped plans are")]
 )
 def test_a_plan_that_is_not_there(name, message):
     with pytest.raises(FileNotFoundError, match=message):

@@ -38,7 +38,7 @@ def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
     )
     assert found.exit_code == 0, found.output
     assert "obj.tsv: lxmert-tsv" in found.stdout
-    assert "34 imported, 1 set aside" in found.stdout
+    assert "34 imported, 1 invalid" in found.stdout
     assert "columns, not 10" in found.stderr
     folder = Path(re.search(r'regions_store = "(.*)"', found.stdout.replace("\n", ""))[1])
     dataset = finished.plan.workspace / "dataset"

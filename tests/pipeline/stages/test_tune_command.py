@@ -60,7 +60,7 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
     [
         (["tune", "--max-memory-gb", "0"], "no way to search keeps 0 GB"),
         (["tune", "--kind", "video"], "no kind 'video'"),
-        (["--set", "index.shards=2", "tune"], "go behind 'tune'"),
+        (["--set", "index.shards=2", "tune"], "come before 'tune'. Pass them after it"),
     ],
 )
 def test_what_tune_refuses(arguments, message, finished):

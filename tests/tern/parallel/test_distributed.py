@@ -119,7 +119,7 @@ def test_torchrun_trains_a_plan(finished, tmp_path):
     for part in ("dataset", "stores"):
         shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    words = [*launch, "pipeline.cli.app", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
+    words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("model ") == found.stderr.count("epoch   1/1") == 1
@@ -130,7 +130,7 @@ def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     found = CliRunner().invoke(build_app(), ["evaluate", "--plan", str(small_plan(tmp_path))])
     assert isinstance(found.exception, ValueError)
-    assert "torchrun is for `train` alone" in str(found.exception)
+    assert "Only `train` can run under torchrun" in str(found.exception)
 
 
 # What torchrun 2.x printed when a process was killed, and when one met a disk that failed; cut in the middle.

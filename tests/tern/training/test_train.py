@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from data.datasets.records import Dataset, Image
 from data.io.locks import write_lock
-from pipeline.cli.app import _print_epoch
+from pipeline.cli.options import print_epoch
 from tern.config import TrainConfig
 from tern.model.embed import embed_captions, embed_images, embed_new_captions, embed_new_images
 from tern.model.folder import WEIGHTS, load_model
@@ -44,8 +44,8 @@ def test_an_epoch_tells_how_long_the_rest_takes(straight, capsys):
     rows = straight[1]
     for row in rows:
         assert row["seconds_left"] == pytest.approx(row["seconds"] * (5 - row["epoch"]))
-    _print_epoch(rows[0] | {"seconds": 7.0, "seconds_left": 150.0})
-    _print_epoch(rows[1] | {"seconds": 7.0, "seconds_left": 42.0})
+    print_epoch(rows[0] | {"seconds": 7.0, "seconds_left": 150.0})
+    print_epoch(rows[1] | {"seconds": 7.0, "seconds_left": 42.0})
     lines = capsys.readouterr().err.splitlines()
     assert [line.rpartition("7.0 s, ")[2] for line in lines] == ["2.5 min left", "42 s left"]
     assert all(f"epoch {k:>3}/5" in line and "rsum" in line for k, line in enumerate(lines, 1))

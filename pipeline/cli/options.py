@@ -1,0 +1,79 @@
+"""Options that several commands share, and functions that turn their values into a plan, a runner or an index version."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.plans.plan import Plan
+    from pipeline.runs.runner import PipelineRunner
+
+
+PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, or name of a shipped plan.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Setting of the plan to change, such as train.seed=1. Can be repeated."
+    ),
+]
+IndexOption = Annotated[
+    Path | None, typer.Option("--index", help="Folder of the index; by default, that of the plan's workspace.")
+]
+VersionArgument = Annotated[str, typer.Argument(help="Version number or tag; by default, the published version.")]
+VersionOption = Annotated[
+    str, typer.Option("--version", help="Version number or tag; by default, the published version.")
+]
+
+
+def load_selected_plan(plan: str, overrides: list[str] | None) -> "Plan":
+    """Load the plan that `--plan` names, with the settings that `--set` changes."""
+    from pipeline.plans.load import load_plan
+
+    return load_plan(plan, tuple(overrides or ()))
+
+
+def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = False) -> "PipelineRunner":
+    """Make the runner of a plan, with worker processes and progress on the terminal.
+
+    Raises:
+        ValueError: The process was started by `torchrun`, and the command does not support it.
+    """
+    from pipeline.runs.runner import PipelineRunner
+    from pipeline.runs.workers import make_process_map
+    from tern.parallel import is_torchrun
+
+    if is_torchrun() and not allow_torchrun:
+        raise ValueError(
+            "Only `train` can run under torchrun. Train with torchrun first, then run this command without torchrun."
+        )
+    loaded = load_selected_plan(plan, overrides)
+    return PipelineRunner(loaded, lambda label: make_process_map(loaded.workers, label), print_epoch)
+
+
+def print_epoch(row: dict[str, float]) -> None:
+    """Print the progress of a training after an epoch, as one line on standard error."""
+    seconds = row["seconds_left"]
+    left = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+    recall = f"val R@1 {row['t2i_r1']:5.1f} text to image, {row['i2t_r1']:5.1f} image to text, rsum {row['rsum']:5.1f}"
+    head = f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['loss']:9.3f}"
+    typer.echo(f"{head}  {recall}  {row['seconds']:4.1f} s, {left} left", err=True)
+
+
+def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:
+    """Return the folder of the index that `--index`, or else the plan, names.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+    """
+    root = index if index is not None else load_selected_plan(plan, overrides).workspace / "index"
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not contain an index. Run `tern index` first.")
+    return root
+
+
+def resolve_version_option(root: Path, version: str) -> int | None:
+    """Return the number of the version that an option names, or None if the option is empty."""
+    from index.versions import resolve_version
+
+    return resolve_version(root, version) if version else None

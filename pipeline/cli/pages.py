@@ -1,0 +1,85 @@
+"""Commands that show results: `tern report`, `misses`, `plans` and `lineage`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import PlanOption, SetOption, load_selected_plan, make_runner
+
+
+def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Write the report of a plan: metrics, curves, galleries.
+
+    [dim]Example: tern report --plan flickr8k[/dim]
+    """
+    from pipeline.pages.report import write_report
+
+    typer.echo(f"report  {write_report(make_runner(plan, overrides))}")
+
+
+def misses(
+    split: Annotated[
+        str, typer.Option(help="Split whose images and captions are the queries and the results.")
+    ] = "test",
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results within which a query must succeed.")] = 1,
+    limit: Annotated[
+        int, typer.Option(min=1, max=500, help="Maximum number of misses shown per direction, worst first.")
+    ] = 40,
+    output: Annotated[
+        Path | None, typer.Option(help="Page to write (.html); by default, misses-SPLIT.html in the workspace.")
+    ] = None,
+    plan: PlanOption = "demo",
+    overrides: SetOption = None,
+) -> None:
+    """Write a page of the queries whose relevant items ranked below k, with the items that ranked higher.
+
+    [dim]Examples: tern misses
+    tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
+    """
+    from pipeline.pages.misses import DIRECTIONS, find_misses, misses_path, write_misses
+    from pipeline.progress import progress_bar
+
+    runner = make_runner(plan, overrides)
+    found = find_misses(runner.vectors, runner.usable, split, k, limit)
+    for direction, label in DIRECTIONS.items():
+        missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
+        typer.echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
+    with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
+        page = write_misses(output or misses_path(runner.plan.workspace, split), found, runner.usable, advance)
+    typer.echo(f"misses  {page}")
+
+
+def plans() -> None:
+    """List the shipped plans.
+
+    [dim]Example: tern plans[/dim]
+    """
+    from pipeline.plan_files import read_plan_title, shipped_plans
+
+    for name, path in shipped_plans().items():
+        typer.echo(f"{name:<20} {read_plan_title(path)}")
+
+
+def lineage(
+    plan: PlanOption = "demo",
+    include_unused: Annotated[
+        bool, typer.Option("--all", help="Everything in the workspace, not only what the published version is made of.")
+    ] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Output as a Mermaid flow chart.")] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Print what the published index was made from: stores, model, vectors.
+
+    [dim]Example: tern lineage --plan demo --all[/dim]
+    """
+    from pipeline.lineage import read_lineage
+
+    found = read_lineage(load_selected_plan(plan, overrides).workspace, include_unused)
+    typer.echo(found.to_mermaid() if mermaid else found.to_text(), nl=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the application."""
+    for command in (report, misses, plans, lineage):
+        app.command()(command)

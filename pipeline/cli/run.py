@@ -1,0 +1,102 @@
+"""Commands that run the stages of a plan: `tern demo`, `pipeline`, `extract`, `train` and `evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipeline.cli.options import PlanOption, SetOption, make_runner
+
+if TYPE_CHECKING:
+    from pipeline.runs.runner import PipelineRunner
+
+MAX_INVALID_PRINTED = 20
+
+
+def demo(overrides: SetOption = None) -> None:
+    """Run the whole pipeline on the demo dataset and write a report.
+
+    [dim]Example: tern demo[/dim]
+    """
+    pipeline("demo", overrides)
+
+
+def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Run all stages of a plan, publish the index and write the report.
+
+    [dim]Example: tern pipeline --plan flickr30k[/dim]
+    """
+    from pipeline.pages.report import write_report
+
+    runner = make_runner(plan, overrides)
+    _print_invalid_records(runner)
+    _print_metrics(runner.metrics)
+    typer.echo(f"index   {runner.index}")
+    typer.echo(f"report  {write_report(runner)}")
+
+
+def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Extract region and token features into stores.
+
+    [dim]Example: tern extract --plan flickr30k --set workers=8[/dim]
+    """
+    runner = make_runner(plan, overrides)
+    _print_invalid_records(runner)
+    typer.echo(f"regions  {runner.regions}\ntokens   {runner.tokens}")
+
+
+def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Train the model of a plan, in one process or under torchrun.
+
+    [dim]Examples: tern train --set train.seed=1 --set train.epochs=40
+    torchrun --nproc-per-node 2 -m pipeline.cli train --plan flickr30k[/dim]
+    """
+    from tern.parallel import is_main_process
+
+    model = make_runner(plan, overrides, allow_torchrun=True).model
+    if is_main_process():
+        typer.echo(f"model  {model}")
+
+
+def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+    """Print recall in both directions on the held-out splits.
+
+    [dim]Example: tern evaluate --plan flickr8k[/dim]
+    """
+    _print_metrics(make_runner(plan, overrides).metrics)
+
+
+def _print_invalid_records(runner: "PipelineRunner") -> None:
+    from data.text import printable
+
+    records = runner.list_invalid_records()
+    for name, reason in records[:MAX_INVALID_PRINTED]:
+        typer.secho(f"invalid    {printable(name)}: {printable(reason)}", fg="yellow", err=True)
+    path = runner.write_invalid_records()
+    if records:
+        hidden = len(records) - MAX_INVALID_PRINTED
+        more = f"; {hidden:,} are not shown" if hidden > 0 else ""
+        typer.secho(f"invalid    {len(records):,} in total{more}; {path} lists all of them", fg="yellow", err=True)
+    if truncated := runner.count_truncated_captions():
+        count, limit = len(runner.dataset.captions), runner.plan.text.max_tokens
+        typer.secho(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", fg="yellow", err=True)
+
+
+def _print_metrics(path: Path) -> None:
+    from data.io import read_json
+
+    typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
+    for split, metrics in read_json(path).items():
+        for direction, label in (("t2i", "text to image"), ("i2t", "image to text")):
+            recalls = "  ".join(f"{metrics[f'{direction}_r{k}']:5.1f}" for k in (1, 5, 10))
+            ranks = f"{metrics[f'{direction}_medr']:6.0f}  {metrics[f'{direction}_meanr']:5.1f}"
+            typer.echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics['rsum']:6.1f}")
+        for key, value in metrics.items():
+            if key.startswith("fold_") or "_ndcg_" in key:
+                typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the application."""
+    for command in (demo, pipeline, extract, train, evaluate):
+        app.command()(command)

@@ -1,0 +1,78 @@
+"""Commands that query the published index: `tern search` and `tern serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import PlanOption, SetOption, VersionOption, load_selected_plan
+
+
+def search(
+    text: Annotated[
+        str | None, typer.Argument(help="Text query that images are ranked for.", show_default=False)
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Photo that captions are ranked for, instead of a text query.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 8,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Filter over the metadata of the index; see docs/reference/filters.md. By default, all rows.",
+            metavar="FILTER",
+        ),
+    ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
+    ] = None,
+    version: VersionOption = "",
+    plan: PlanOption = "demo",
+    overrides: SetOption = None,
+) -> None:
+    """Search the published index with a text or a photo.
+
+    [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
+    tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
+    tern search --image photo.jpg[/dim]
+    """
+    if (text is None) == (image is None):
+        raise typer.BadParameter("pass either a text query or --image, not both")
+    from data.text import printable
+    from index.versions import resolve_version
+    from pipeline.pages.gallery import write_gallery
+    from pipeline.search.searcher import Searcher
+
+    loaded = load_selected_plan(plan, overrides)
+    searcher = Searcher(loaded, resolve_version(loaded.workspace / "index", version) if version else None)
+    hits = searcher.search_text(text, k, where) if text is not None else searcher.search_image(image, k, where)
+    for rank, hit in enumerate(hits, 1):
+        caption = printable(hit.captions[0]) if hit.captions else ""
+        typer.echo(f"{rank:>3}  {hit.score:.3f}  {printable(hit.id)}  {caption}")
+    if not hits:
+        typer.echo("No row matches the filter." if where else "The index is empty.", err=True)
+    if gallery:
+        typer.echo(f"gallery  {write_gallery(gallery, text or image.name, hits)}")
+
+
+def serve(
+    plan: PlanOption = "demo",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default accepts connections from this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8080,
+    overrides: SetOption = None,
+) -> None:
+    """Serve a search page and a JSON API until Ctrl-C.
+
+    [dim]Example: tern serve --plan demo --port 8080[/dim]
+    """
+    from pipeline.service.app import serve
+
+    serve(load_selected_plan(plan, overrides), host, port)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the application."""
+    app.command()(search)
+    app.command()(serve)
