@@ -90,7 +90,7 @@ def read_lineage(workspace: Path, include_unused: bool = False) -> Lineage:
         pointer = read_current(workspace / "index")
         if pointer is None:
             raise FileNotFoundError(f"no index is published in {workspace}: run `tern index`, or ask with --all.")
-        made = _upstream(made, manifest_path(workspace / "index", pointer["version"]).stem)
+        made = _upstream(made, manifest_path(workspace / "index", pointer.version).stem)
     if not made:
         raise FileNotFoundError(f"nothing has been made in {workspace} yet: run `tern pipeline`.")
     return Lineage(tuple(sorted(made.values(), key=lambda node: (KINDS.index(node.kind), node.name))))
@@ -144,7 +144,7 @@ def _version(root: Path, number: int, vectors: dict[str, list[str]]) -> Node:
     rows = ", ".join(f"{about.counts.live:,} {kind}s" for kind, about in manifest.collections.items())
     model = manifest.provenance.get("model")
     served = read_current(root)
-    mark = ", refused" if manifest.is_rejected else ", served" if served and served["version"] == number else ""
+    mark = ", refused" if manifest.is_rejected else ", served" if served and served.version == number else ""
     return Node(
         "index", manifest_path(root, number).stem, f"{rows}{mark}", tuple(vectors.get(model, [model] if model else []))
     )

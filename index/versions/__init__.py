@@ -7,12 +7,13 @@ imports neither numpy nor faiss.
 from index.versions.events import Event, read_events
 from index.versions.folder import Pointer, list_versions, manifest_path, read_current, read_version_manifest
 from index.versions.garbage import GarbageReport, collect_garbage
-from index.versions.manifest import GateCheck, GateVerdict, Manifest, RecallReport
+from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, Manifest, RecallReport
 from index.versions.objects import iter_refs
 from index.versions.switch import RejectedError, rollback, verify_version
 from index.versions.tags import add_tag, list_tags, remove_tag, resolve_version
 
 __all__ = [
+    "CollectionManifest",
     "Event",
     "GarbageReport",
     "GateCheck",

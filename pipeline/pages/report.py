@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from data.io import read_json, write_text
 from data.store import Store
 from data.text import printable
+from index.versions import Manifest
 from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_uri
 from pipeline.pages.misses import MissReport, find_misses, make_cards, misses_path, write_misses
 from pipeline.runs.runner import PipelineRunner
@@ -129,11 +130,11 @@ def _done(chain: PipelineRunner, version: Path) -> list[dict[str, str]]:
     ]
 
 
-def _index(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+def _index(manifest: Manifest) -> list[dict[str, Any]]:
     rows = []
-    for kind, about in manifest["collections"].items():
-        row = {"kind": kind, "rows": f"{about['counts']['live']:,}", "shards": len(about["shards"])}
-        recall = f"{100 * about['recall']['recall']:.1f} %"
-        probed = {"factory": about["factory"], "nlist": about["nlist"], "nprobe": about["search"]["nprobe"]}
+    for kind, about in manifest.collections.items():
+        row = {"kind": kind, "rows": f"{about.counts.live:,}", "shards": len(about.shards)}
+        recall = f"{100 * about.recall.recall:.1f} %"
+        probed = {"factory": about.factory, "nlist": about.nlist, "nprobe": about.search.nprobe}
         rows.append({**row, **probed, "recall": recall})
     return rows

@@ -43,12 +43,12 @@ class Searcher:
     def with_version(self, version: int | None = None) -> "Searcher":
         """The same over another version (default: the one that is served now); what is loaded is not loaded again."""
         index = Index.open(self.index.root, version)
-        if index.manifest["provenance"] != self.index.manifest["provenance"]:
+        if index.manifest.provenance != self.index.manifest.provenance:
             index.close()
             return Searcher(self.plan, version)
         other = copy(self)
         other.index = index
-        other._regions = other._region_store(index.manifest["provenance"]["regions"])  # which may have grown
+        other._regions = other._region_store(index.manifest.provenance["regions"])  # which may have grown
         for name in ("_paths", "_by_bytes", "_by_hash"):
             other.__dict__.pop(name, None)
         return other
@@ -76,7 +76,7 @@ class Searcher:
     @cached_property
     def _photo(self) -> RegionExtractor:
         extractor = build_region_extractor(self.plan.regions)
-        self._check(extractor.recipe, self.index.manifest["provenance"]["regions"], "regions", "regions")
+        self._check(extractor.recipe, self.index.manifest.provenance["regions"], "regions", "regions")
         return extractor
 
     def _check(self, recipe: dict, name: str, kind: str, table: str) -> None:
@@ -142,12 +142,12 @@ class Searcher:
     def search_image(self, path: Path, k: int = 10, where: str | None = None) -> list[Hit]:
         """The k captions that fit a photograph best; of those that a filter over their metadata takes."""
         found = self.index.search(self.embed_image(path), k, "caption", where=where)[0]
-        return [Hit(hit.id, hit.score, self._root / hit.metadata["path"], (hit.metadata["text"],)) for hit in found]
+        return [Hit(hit.id, hit.score, self._root / hit.metadata.path, (hit.metadata.text,)) for hit in found]
 
     def _image_hit(self, found, query: np.ndarray) -> Hit:
         rows = self.index.get_image_metadata("caption", found.id)
-        captions = tuple(row["text"] for row in rows)
-        return Hit(found.id, found.score, self._root / found.metadata["path"], captions, self._matched(found.id, query))
+        captions = tuple(row.text for row in rows)
+        return Hit(found.id, found.score, self._root / found.metadata.path, captions, self._matched(found.id, query))
 
     def _matched(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
         """The regions that, embedded alone, lie nearest to the query (the whole image is not one of them)."""

@@ -76,7 +76,7 @@ def _asked(live: HotReloader[Searcher], version: str) -> Iterator[Searcher]:
             searcher = opened.enter_context(live.borrow(number))
         except (ValueError, FileNotFoundError) as error:  # its text says where files lie
             raise HTTPException(404, f"there is no version {version!r} that can be asked") from error
-        if (searcher.index.manifest["gate"] or {}).get("passed") is False:
+        if searcher.index.manifest.is_rejected:
             raise HTTPException(404, f"version {version!r} did not pass its gate")
         yield searcher
 
