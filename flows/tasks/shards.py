@@ -65,7 +65,7 @@ def make_epoch_callback(dataset: str) -> Callable[[dict[str, float]], None]:
     def tell(row: dict[str, float]) -> None:
         nonlocal artifact
         epoch(dataset, quote(row))
-        text = f"training {dataset}: epoch {row['epoch']} of {row['epochs']}, {row['seconds_left']:,.0f} s left"
+        text = f"training {dataset}: epoch {row['epoch']} of {row['num_epochs']}, {row['seconds_left']:,.0f} s left"
         done = 100 * row["epoch"] / row["num_epochs"]
         if artifact is None:
             artifact = create_progress_artifact(done, key="training-progress", description=text)

@@ -5,17 +5,16 @@ depend on the device. TERN_INDEX_DEVICE=cpu disables it. Any failure on the GPU 
 """
 
 import logging
-import os
 from collections.abc import Callable
 from functools import lru_cache
 
 import faiss
 import numpy as np
 
+from data.settings import read_settings
 from index.ivf.distance import METRIC
 
 log = logging.getLogger(__name__)
-DEVICES = ("auto", "cpu")
 MAX_GPU_K = 2048  # maximum number of neighbors on a GPU without cuVS
 
 
@@ -26,10 +25,7 @@ def gpu_resources() -> object | None:
     Raises:
         ValueError: TERN_INDEX_DEVICE is neither auto nor cpu.
     """
-    device = os.environ.get("TERN_INDEX_DEVICE", "auto")
-    if device not in DEVICES:
-        raise ValueError(f"TERN_INDEX_DEVICE is {device!r}; it must be one of {', '.join(DEVICES)}.")
-    if device == "cpu" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+    if read_settings().index_device == "cpu" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     return faiss.StandardGpuResources()
 

@@ -120,11 +120,6 @@ def make_cards(
     return rows
 
 
-def misses_path(workspace: Path, split: str) -> Path:
-    """Where the page of a split lies, unless it is told."""
-    return workspace / f"misses-{split}.html"
-
-
 def write_misses(
     path: Path, found: MissReport, dataset: Dataset, on_progress: Callable[[int], None] = lambda n: None
 ) -> Path:

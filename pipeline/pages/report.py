@@ -9,13 +9,15 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
+from data.datasets import Dataset
 from data.io import read_json, write_text
 from data.store import Store
 from data.text import printable
 from index.versions import Manifest
 from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_uri
-from pipeline.pages.misses import MissReport, find_misses, make_cards, misses_path, write_misses
-from pipeline.runs.runner import PipelineRunner
+from pipeline.pages.misses import MissReport, find_misses, make_cards, write_misses
+from pipeline.runs.invalid_records import count_truncated_captions
+from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
@@ -25,34 +27,38 @@ MISSES = 4
 SPLIT = "test"
 
 
-def write_report(chain: PipelineRunner) -> Path:
-    """Write `workspace/report.html`, a page that needs no other file; stages that have not run yet are run first.
+def write_report(finished: Finished) -> Path:
+    """Write the report of a run to `report.html` in its workspace, as one page that needs no other file.
 
-    It links to the page of all that was missed in the test split, which is written beside it.
+    The report links to the page with all misses of the test split, which is written to the same folder.
     """
-    plan, metrics, version = chain.plan, read_json(chain.metrics), chain.index
+    plan, features, metrics = finished.plan, finished.features, read_json(finished.evaluation)
     searcher = Searcher(plan)
     queries = plan.report.queries
     galleries = [
         (query, [make_card(hit) for hit in searcher.search_text(query, plan.report.hits_per_query)])
         for query in queries
     ]
-    misses = _misses(chain)
+    misses = _misses(finished)
     content = {
-        "title": f"TERN on {chain.dataset.name}",
-        "counts": {"images": f"{len(chain.dataset.images):,}", "captions": f"{len(chain.dataset.captions):,}"},
+        "title": f"TERN on {features.dataset.name}",
+        "counts": _counts(features.input_dataset),
         "headline": _headline(metrics),
         "galleries": galleries,
-        "photos": _photos(chain, searcher),
+        "photos": _photos(finished, searcher),
         "metrics": metrics,
-        "curves": _curves(path) if (path := chain.model / "history.csv").is_file() else "",
-        "misses": make_cards(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
-        "all_misses": write_misses(misses_path(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
-        "done": _done(chain, version),
-        "invalid_items": [(printable(name), printable(reason)) for name, reason in chain.list_invalid_records()],
+        "curves": _curves(path) if (path := finished.model / "history.csv").is_file() else "",
+        "misses": make_cards(misses.worst["t2i"][:MISSES], features.dataset) if misses else [],
+        "all_misses": write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name if misses else "",
+        "done": _done(finished),
+        "invalid_items": [(printable(entry.name), printable(entry.reason)) for entry in features.invalid_records],
         "index": _index(searcher.index.manifest),
     }
-    return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))
+    return write_text(finished.workspace.report, templates.get_template("report.html").render(content))
+
+
+def _counts(dataset: Dataset) -> dict[str, str]:
+    return {"images": f"{len(dataset.images):,}", "captions": f"{len(dataset.captions):,}"}
 
 
 def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -63,26 +69,27 @@ def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return [(label, f"{metrics[SPLIT][key]:.1f}") for key, label in names.items()]
 
 
-def _photos(chain: PipelineRunner, searcher: Searcher) -> list[dict[str, Any]]:
+def _photos(finished: Finished, searcher: Searcher) -> list[dict[str, Any]]:
     """Photographs spread over the test split, each with the captions that lie nearest to it."""
-    if not splits_with_captions(chain.usable, (SPLIT,)):
+    features, num_images = finished.features, finished.plan.report.num_images
+    if not splits_with_captions(features.dataset, (SPLIT,)):
         return []
-    known = chain.usable.select_split(SPLIT).images
-    step = max(1, len(known) // max(1, chain.plan.report.num_images))
+    known = features.dataset.select_split(SPLIT).images
+    step = max(1, len(known) // max(1, num_images))
     photos = []
-    for image in known[::step][: chain.plan.report.num_images]:
+    for image in known[::step][:num_images]:
         found = searcher.search_image(image.path, 5)
-        own = {caption.id for caption in chain.dataset.captions_by_image_id[image.id]}
+        own = {caption.id for caption in features.input_dataset.captions_by_image_id[image.id]}
         hits = [{"text": hit.captions[0], "score": hit.score, "own": hit.id in own} for hit in found]
         picture = to_data_uri(make_thumbnail(Hit(image.id, 0.0, image.path, ())))
         photos.append({"id": image.id, "picture": picture, "hits": hits})
     return photos
 
 
-def _misses(chain: PipelineRunner) -> MissReport | None:
-    if not splits_with_captions(chain.usable, (SPLIT,)):
+def _misses(finished: Finished) -> MissReport | None:
+    if not splits_with_captions(finished.features.dataset, (SPLIT,)):
         return None
-    return find_misses(chain.vectors, chain.usable, SPLIT)
+    return find_misses(finished.vectors, finished.features.dataset, SPLIT)
 
 
 def _curves(path: Path) -> str:
@@ -106,27 +113,32 @@ def _curves(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _done(chain: PipelineRunner, version: Path) -> list[dict[str, str]]:
-    regions, tokens, card_of = Store(chain.regions), Store(chain.tokens), read_json(chain.model / "model.json")
-    splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.count_images_by_split().items())
+def _done(finished: Finished) -> list[dict[str, str]]:
+    features = finished.features
+    regions, tokens, card_of = (
+        Store(features.regions),
+        Store(features.tokens),
+        read_json(finished.model / "model.json"),
+    )
+    splits = ", ".join(f"{count:,} {name}" for name, count in features.input_dataset.count_images_by_split().items())
     texts = {
-        "dataset": f"{chain.dataset.name}: {splits}",
+        "dataset": f"{features.dataset.name}: {splits}",
         "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
         "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
         + (
-            f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens"
-            if (cut := chain.count_truncated_captions())
+            f"; {cut:,} were cut to {finished.plan.text.max_tokens} tokens"
+            if (cut := count_truncated_captions(features))
             else ""
         ),
-        "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, "
+        "training": f"{card_of['num_parameters'] / 1e6:.2f} M parameters, "
         + (f"from {printable(card_of['checkpoint'])}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
         "embedding": "a unit vector an image and a caption",
         "evaluation": "recall on the held-out splits",
-        "index": f"version {version.stem} published",
+        "index": f"version {finished.index.stem} published",
     }
     return [
-        {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts[stage]}
-        for stage, output, seconds in chain.list_finished_stages()
+        {"stage": entry.stage, "output": entry.output, "seconds": f"{entry.seconds:.1f}", "text": texts[entry.stage]}
+        for entry in finished.stages
     ]
 
 

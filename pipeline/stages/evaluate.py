@@ -12,6 +12,7 @@ from data.io import digest, write_json
 from data.store import Store
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
+from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
 from tern.evaluation import evaluate_vectors
 
@@ -26,11 +27,12 @@ def evaluate_splits(
     """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
     config = config or EvaluationConfig()
     images, captions = Store(vectors.images), Store(vectors.captions)
-    content = [images.recipe, images.manifest["shards"], captions.manifest["shards"]]
+    shards = [[s.model_dump(mode="json") for s in store.manifest.shards] for store in (images, captions)]
+    content = [images.recipe, *shards]
     truth = sorted((c.id, c.image_id) for c in dataset.captions)
     asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
     extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]
-    folder = workspace / "evaluation"
+    folder = Workspace(workspace).evaluation
     path = folder / f"metrics-{digest([content, truth, asked, splits, *extra])}.json"
     if path.exists():
         return path

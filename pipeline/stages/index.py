@@ -16,8 +16,9 @@ from index.search import Index
 from index.versions import read_version_manifest
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.index_rows import _collection, _sizes
-from pipeline.stages.origin import read_provenance
+from pipeline.stages.origin import read_origin
 from pipeline.stages.results import VectorStores
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def publish_full_index(
     """
     inputs, queries = _make_inputs(vectors, dataset, regions, provenance)
     judge = None if gate is None else make_gate(gate, queries, inputs.collections, config)
-    return build_index(config, inputs, workspace / "index", gate=judge)
+    return build_index(config, inputs, Workspace(workspace).index, gate=judge)
 
 
 def publish_index_update(
@@ -67,7 +68,7 @@ def publish_index_update(
 
     Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
     """
-    root, (inputs, queries) = workspace / "index", _make_inputs(vectors, dataset, regions, provenance)
+    root, (inputs, queries) = Workspace(workspace).index, _make_inputs(vectors, dataset, regions, provenance)
     judge = None if gate is None else make_gate(gate, queries, inputs.collections, config)
     build_whole = partial(build_index, config, inputs, root, gate=judge)
     try:
@@ -89,8 +90,9 @@ def find_served_version(workspace: Path, version: int | None = None) -> tuple[Pa
 
     Raises ValueError for a version whose vectors came from elsewhere.
     """
-    with Index.open(workspace / "index", version) as found:
-        return found.path, workspace / "models" / read_provenance(found)["model"]
+    folders = Workspace(workspace)
+    with Index.open(folders.index, version) as index:
+        return index.path, folders.models / read_origin(index).model
 
 
 def _make_inputs(

@@ -8,6 +8,7 @@ from data.io import read_json
 from data.store import Store
 from extractors.config import TextConfig
 from extractors.text import MEAN_LAST_4, TextEncoder
+from pipeline.workspace import Workspace
 from tern.config import TrainConfig
 from tern.model import check_checkpoint_file, load_bert_weights, load_paper_checkpoint
 from tern.model import import_checkpoint as adopt_authors
@@ -31,7 +32,7 @@ def train_model(
     """
     region_store, token_store = Store(regions), Store(tokens)
     name = fingerprint(config, region_store, token_store, dataset)
-    folder, device = workspace / "models" / f"tern-{name}", resolve_device(config.device)
+    folder, device = Workspace(workspace).models / f"tern-{name}", resolve_device(config.device)
     encoder = TextEncoder(text) if config.fine_tune and text else None
     return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
 
@@ -49,7 +50,9 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> Non
         raise ValueError(
             f"text.layer is {MEAN_LAST_4!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
         )
-    if any(read_json(card).get("checkpoint") == checkpoint.name for card in workspace.glob("models/*/model.json")):
+    models = Workspace(workspace)
+    cards = (models.model(name) / "model.json" for name in models.list_models())
+    if any(read_json(card).get("checkpoint") == checkpoint.name for card in cards):
         return
     _, bert = load_paper_checkpoint(checkpoint)
     if bert:
@@ -59,4 +62,4 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> Non
 def import_paper_checkpoint(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:
     """The model of one of the authors' checkpoints, used as it is. Returns its folder."""
     stores = Store(regions), Store(tokens)
-    return adopt_authors(checkpoint, workspace / "models", *stores, lambda: TextEncoder(text))
+    return adopt_authors(checkpoint, Workspace(workspace).models, *stores, lambda: TextEncoder(text))

@@ -25,11 +25,11 @@ BERT = "txt_enc.bert_model."
 UNUSED_PREFIXES = ("img_enc.fc.", "txt_enc.map.")  # computed in each step of theirs and never used
 DUPLICATE_PREFIX = "txt_enc.word_embeddings."  # BERT's own table under a second name
 PREFIX_PATTERNS = {
-    r"img_enc\.pos_encoding_image\.map\.(\d)\.": r"place.\1.",
+    r"img_enc\.pos_encoding_image\.map\.(\d)\.": r"box_proj.\1.",
     r"img_enc\.transformer_encoder\.layers\.(\d+)\.": r"visual.\1.",
     r"transformer_encoder_1\.layers\.(\d+)\.": r"shared.\1.",
-    r"img_proj\.": "image_in.",
-    r"cap_proj\.": "caption_in.",
+    r"img_proj\.": "image_proj.",
+    r"cap_proj\.": "caption_proj.",
 }
 LAYER_NAMES = {
     "self_attn.in_proj_": "qkv.",
@@ -59,7 +59,7 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
         ValueError: as of `load_authors`, or a store or a text encoder of another shape
     """
     check_checkpoint_file(path)
-    sha, recipes = sha256_file(path), {"regions": digest(regions.recipe), "tokens": digest(tokens.recipe)}
+    sha, recipes = sha256_file(path), {"region_recipe": digest(regions.recipe), "token_recipe": digest(tokens.recipe)}
     key = digest(["checkpoint", VERSION, sha, recipes])
     folder = Path(models) / f"tern-{key}"
     if (folder / MODEL_CARD).is_file():
@@ -130,7 +130,11 @@ def load_paper_checkpoint(path: Path) -> tuple[PaperTern, dict[str, Tensor]]:
     layers = {part: sum(name.endswith("norm1.weight") for name in state if name.startswith(part)) for part in
               ("visual.", "shared.")}  # fmt: skip
     try:
-        wide, width, embed = state["place.0.weight"].shape[1], len(state["place.2.weight"]), len(state["image_in.bias"])
+        wide, width, embed = (
+            state["box_proj.0.weight"].shape[1],
+            len(state["box_proj.2.weight"]),
+            len(state["image_proj.bias"]),
+        )
         ff = len(state["shared.0.feed.0.bias"])
         if wide != width + 5:
             raise ValueError(f"regions of {wide - 5} features go into a stack {width} wide; theirs are as wide as it")
@@ -139,7 +143,7 @@ def load_paper_checkpoint(path: Path) -> tuple[PaperTern, dict[str, Tensor]]:
             feedforward_dim=ff, dropout=0.1, input_dropout=0.0, embed_dim=embed, pooling="cls", pre_norm=False, shortcut=False,
             count_similar_regions=False,
         )  # fmt: skip
-        model = PaperTern(config, wide - 5, state["caption_in.weight"].shape[1])
+        model = PaperTern(config, wide - 5, state["caption_proj.weight"].shape[1])
         model.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of TERN's published configuration: {error}") from error

@@ -126,7 +126,7 @@ class Trainer:
         plans = self.plan_batches(self.epoch)
         begun = self.step * self.config.gradient_accumulation_steps
         self.losses = self.losses[:begun]
-        steps = prefetch_map(self.read_batch, list(enumerate(plans))[begun:], ahead=PREFETCH)
+        steps = prefetch_map(self.read_batch, list(enumerate(plans))[begun:], prefetch=PREFETCH)
         gpus = [self.device] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(devices=gpus), closing(steps):
             for first in range(begun, len(plans), self.config.gradient_accumulation_steps):

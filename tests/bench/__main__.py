@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import flows
+from tests.bench import flows, starts
 from tests.bench.data import loader, stores
 from tests.bench.extractors import bottom_up, captions, detectors
 from tests.bench.index import large as index_large
@@ -24,6 +24,7 @@ from tests.bench.tern import baselines, losses, metrics
 from tests.bench.tern import step as tern
 
 TABLES = {
+    "starts": starts.starts,
     "stores": stores.stores,
     "bottom-up": bottom_up.bottom_up,
     "detectors": lambda _: detectors.detectors(),

@@ -118,6 +118,6 @@ def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fp
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     aside = len(store.invalid_items) + len(dataset.invalid_records)
     Console().print(
-        f"{model}, {config.kind}, {store.recipe['arithmetic']}: {len(store):,} photographs in {wall:,.0f} s, "
+        f"{model}, {config.kind}, {store.recipe['dtype']}: {len(store):,} photographs in {wall:,.0f} s, "
         f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {aside} set aside"
     )

@@ -12,8 +12,8 @@ from rich.table import Table
 from data.datasets.records import Dataset
 from data.store.store import Store
 from pipeline.plans.load import load_plan
-from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.dataset import held_out_ids
+from pipeline.stages.results import Features
 from tern.batching.pooled import pool_features
 from tern.config import TrainConfig
 from tern.evaluation.baselines import chance_recall, fit_ridge
@@ -22,6 +22,7 @@ from tern.model.folder import MODEL_CARD, load_model
 from tern.training.train import train
 from tern.training.validation import evaluate_split
 from tests.bench.common import cpu_of
+from tests.helpers.small_plan import extract_features
 
 SHARED = Path(__file__).parents[4] / "shared" / "flickr8k"
 PENALTIES = [10.0**power for power in range(-3, 4)]
@@ -36,13 +37,13 @@ PRESETS = {  # what is trained: seeds, and what differs from the preset; the big
 
 def flickr8k(folder: Path) -> None:
     """Recalls on `test`, the penalty chosen on `val`."""
-    if chain := _chain(folder):
-        simple(chain)
+    if features := _extract_flickr8k(folder):
+        simple(features)
 
 
-def simple(chain: PipelineRunner) -> None:
-    """Chance and ridge regression on the features of a chain, of whose test images all have as many captions."""
-    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+def simple(features: Features) -> None:
+    """Chance and ridge regression on the features of a dataset, of whose test images all have as many captions."""
+    regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     title = f"{dataset.name}: {len(test.images)} images, {len(test.captions)} captions"
     table = Table("on test", *COLUMNS, title=title, title_justify="left")
@@ -63,20 +64,20 @@ def simple(chain: PipelineRunner) -> None:
 
 def presets(folder: Path) -> None:
     """Each preset on the photographs."""
-    if chain := _chain(folder):
-        trained(chain, PRESETS, folder)
+    if features := _extract_flickr8k(folder):
+        trained(features, PRESETS, folder)
 
 
 def demo(folder: Path) -> None:
     """What a model must beat, and the default, on the embedded dataset."""
-    chain = PipelineRunner(load_plan("demo", (f'workspace="{folder}"',)))
-    simple(chain)
-    trained(chain, {"modern": (range(3), {})}, folder)
+    features = extract_features(load_plan("demo", (f'workspace="{folder}"',)))
+    simple(features)
+    trained(features, {"modern": (range(3), {})}, folder)
 
 
-def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
+def trained(features: Features, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
     """Presets on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
-    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     console, title = Console(width=140), f"{dataset.name}: presets"
     table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title=title, title_justify="left")
@@ -100,14 +101,14 @@ def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any
     console.print(table)
 
 
-def _chain(folder: Path) -> PipelineRunner | None:
-    """The plan's, working in `folder`; None where the photographs are not at hand."""
+def _extract_flickr8k(folder: Path) -> Features | None:
+    """Extract the features of the plan `flickr8k` into `folder`; None if the images are not available."""
     if not SHARED.is_dir():
         Console().print(f"flickr8k: left out, {SHARED} is not there")
         return None
     places = {"workspace": folder, "dataset.annotations": SHARED / "dataset_flickr8k.json"}
     places |= {"dataset.images": SHARED / "images", "regions_file.path": SHARED / "regions.npz"}
-    return PipelineRunner(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
+    return extract_features(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
 
 
 def _add(table: Table, name: str, found: dict[str, float]) -> None:

@@ -222,7 +222,7 @@ def test_the_quick_way_finds_the_regions_of_the_exact_one(
 ) -> None:
     """What a processor with bfloat16 computes, and what a GPU would in float16."""
     kept = {"min_regions": limits[0], "max_regions": limits[1]}
-    monkeypatch.setattr("extractors.bottom_up.extractor.arithmetic", lambda *_: getattr(torch, dtype))
+    monkeypatch.setattr("extractors.bottom_up.extractor.choose_dtype", lambda *_: getattr(torch, dtype))
     quick = extractor(weights, **kept)
     assert exact.made(limits).recipe != quick.recipe
     same, cosines = [], []

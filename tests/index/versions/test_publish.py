@@ -178,7 +178,7 @@ def test_kill_9_keeps_published_version_and_next_build_resumes(kill_at, built, u
 def test_second_writer_is_rejected(tmp_path):
     def publish_inside(step: str) -> None:
         if step == "image/tuned":
-            holder = rf"is being written by process {os.getpid()} \(.+\) on .* since .* \(0 min ago\)"
+            holder = rf"is being written by process {os.getpid()} \(.+\) on .* since .* \(0 min ago\)\. Wait"
             with pytest.raises(ValueError, match=holder):
                 publish(tmp_path, 2)
 

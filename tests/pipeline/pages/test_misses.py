@@ -20,14 +20,16 @@ from pipeline.pages.report import write_report
 from tests.helpers.small_plan import small_plan
 
 
-def slow_misses(chain, split, k):
+def slow_misses(finished, split, k):
     """(way, query) -> (rank from 1, the wrong answers that score higher, best first): dictionaries, one at a time."""
     stores = {
-        "t2i": (chain.vectors.captions, chain.vectors.images),
-        "i2t": (chain.vectors.images, chain.vectors.captions),
+        "t2i": (finished.vectors.captions, finished.vectors.images),
+        "i2t": (finished.vectors.images, finished.vectors.captions),
     }
-    owner = {c.id: c.image_id for c in chain.usable.captions} | {i.id: i.id for i in chain.usable.images}
-    inside = {i.id for i in chain.usable.images if i.split == split}
+    owner = {c.id: c.image_id for c in finished.features.dataset.captions} | {
+        i.id: i.id for i in finished.features.dataset.images
+    }
+    inside = {i.id for i in finished.features.dataset.images if i.split == split}
     found = {}
     for way, folders in stores.items():
         asked, gallery = (
@@ -44,9 +46,9 @@ def slow_misses(chain, split, k):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_misses_are_those_of_a_slow_loop_and_the_figures_are_the_evaluations(finished, k):
-    found = find_misses(finished.vectors, finished.usable, "test", k, limit=500)
-    slow = slow_misses(finished, "test", k)
+def test_misses_are_those_of_a_slow_loop_and_the_figures_are_the_evaluations(finished_pipeline, k):
+    found = find_misses(finished_pipeline.vectors, finished_pipeline.features.dataset, "test", k, limit=500)
+    slow = slow_misses(finished_pipeline, "test", k)
     assert len(slow) > 5, "a model of three epochs misses often"
     flat = [miss for misses in found.worst.values() for miss in misses]
     assert {(m.direction, m.query): (m.rank, [name for name, _ in m.winners]) for m in flat} == {
@@ -56,11 +58,11 @@ def test_misses_are_those_of_a_slow_loop_and_the_figures_are_the_evaluations(fin
         assert [m.rank for m in misses] == sorted((m.rank for m in misses), reverse=True)
         assert found.num_missed[way] == len(misses)
         assert all(
-            finished.usable.image_id_by_caption_id.get(m.relevant_id, m.relevant_id)
-            == finished.usable.image_id_by_caption_id.get(m.query, m.query)
+            finished_pipeline.features.dataset.image_id_by_caption_id.get(m.relevant_id, m.relevant_id)
+            == finished_pipeline.features.dataset.image_id_by_caption_id.get(m.query, m.query)
             for m in misses
         )
-    measured = json.loads(finished.metrics.read_text())["test"]
+    measured = json.loads(finished_pipeline.evaluation.read_text())["test"]
     assert found.metrics == {key: measured[key] for key in found.metrics}
     assert found.num_queries == {"t2i": measured["captions"], "i2t": measured["images"]}
 
@@ -128,24 +130,31 @@ def test_every_card_shows_the_picture_of_its_image(tmp_path):
     assert shown == ["blue", "green", "red", "green", "blue"]
 
 
-def test_what_cannot_be_shown_says_what_to_do(finished, tmp_path):
-    silent = replace(finished.usable, captions=())
+def test_what_cannot_be_shown_says_what_to_do(finished_pipeline, tmp_path):
+    silent = replace(finished_pipeline.features.dataset, captions=())
     with pytest.raises(ValueError, match=r"no image of split 'test' has a caption.*choose another --split"):
-        find_misses(finished.vectors, silent, "test")
-    with pytest.raises(ValueError, match=r"no image is in split 'tset'; it has \{'train'"):
-        find_misses(finished.vectors, finished.usable, "tset")
+        find_misses(finished_pipeline.vectors, silent, "test")
+    with pytest.raises(ValueError, match=r"no image in split 'tset'\. Its splits are \{'train'"):
+        find_misses(finished_pipeline.vectors, finished_pipeline.features.dataset, "tset")
     with pytest.raises(ValueError, match=r"m\.txt: the page of misses ends in \.html"):
-        write_misses(tmp_path / "m.txt", find_misses(finished.vectors, finished.usable, "test"), finished.usable)
+        write_misses(
+            tmp_path / "m.txt",
+            find_misses(finished_pipeline.vectors, finished_pipeline.features.dataset, "test"),
+            finished_pipeline.features.dataset,
+        )
 
 
-def test_the_command_writes_the_page_and_the_report_links_to_it(finished):
-    plan = str(small_plan(finished.plan.workspace.parent))
-    page = finished.plan.workspace / "misses-val.html"
+def test_the_command_writes_the_page_and_the_report_links_to_it(finished_pipeline):
+    plan = str(small_plan(finished_pipeline.plan.workspace.parent))
+    page = finished_pipeline.plan.workspace / "misses-val.html"
     done = CliRunner().invoke(build_app(), ["misses", "--plan", plan, "--split", "val", "--limit", "2", "-k", "2"])
     assert done.exit_code == 0, done.output
     assert f"misses  {page}" in done.stdout
     assert page.read_text().count("<article") == sum(
-        min(2, count) for count in find_misses(finished.vectors, finished.usable, "val", 2).num_missed.values()
+        min(2, count)
+        for count in find_misses(
+            finished_pipeline.vectors, finished_pipeline.features.dataset, "val", 2
+        ).num_missed.values()
     )
-    assert 'href="misses-test.html"' in write_report(finished).read_text()
-    assert (finished.plan.workspace / "misses-test.html").is_file()
+    assert 'href="misses-test.html"' in write_report(finished_pipeline).read_text()
+    assert (finished_pipeline.plan.workspace / "misses-test.html").is_file()

@@ -56,15 +56,15 @@ def test_the_encoder_gives_what_the_extractor_stores(layer):
 
 
 def test_a_plan_that_fine_tunes_goes_all_the_way_to_a_query(tmp_path):
-    chain = PipelineRunner(
+    finished = PipelineRunner(
         load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2"))
-    )
-    assert chain.metrics.is_file()
-    assert chain.index.is_file()
-    start, trained = TextEncoder(chain.plan.text).state_dict(), load_file(chain.model / "best.safetensors")
+    ).run_all()
+    assert finished.evaluation.is_file()
+    assert finished.index.is_file()
+    start, trained = TextEncoder(finished.plan.text).state_dict(), load_file(finished.model / "best.safetensors")
     moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
     assert len(moved) > len(start) / 2
-    caption = chain.dataset.select_split("test").captions[0]
-    vector = Searcher(chain.plan).embed_text(caption.text)[0]
-    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    caption = finished.features.dataset.select_split("test").captions[0]
+    vector = Searcher(finished.plan).embed_text(caption.text)[0]
+    stored = Store(finished.vectors.captions).read("features", [caption.id])[0]
     np.testing.assert_allclose(vector, stored, atol=2e-3)

@@ -44,7 +44,7 @@ def test_each_item_alone_through_torchs_layers_gives_the_vector_it_has_in_a_padd
     for i, (r, n) in enumerate(zip(regions, lengths, strict=True)):
         b = boxes[i, :r] / torch.tensor([100.0, 80.0, 100.0, 80.0])
         b = torch.cat([b, ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]))[:, None]], 1)
-        rows = model.region_in(features[i, :r]) + model.place(b)
+        rows = model.region_proj(features[i, :r]) + model.box_proj(b)
         x = torch.cat([model.image_cls.sum(0, keepdim=True), rows])[None]
         for layer in model.visual:
             x = torchs(layer)(x)

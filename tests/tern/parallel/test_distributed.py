@@ -115,9 +115,9 @@ def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # 
     assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
 
 
-def test_torchrun_trains_a_plan(finished, tmp_path):
+def test_torchrun_trains_a_plan(finished_pipeline, tmp_path):
     for part in ("dataset", "stores"):
-        shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
+        shutil.copytree(finished_pipeline.plan.workspace / part, tmp_path / "run" / part)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
