@@ -13,6 +13,7 @@ from data.datasets import Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
+from index.versions import Manifest
 from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_uri
 from pipeline.pages.misses import MissReport, find_misses, make_cards, write_misses
 from pipeline.runs.invalid_records import count_truncated_captions
@@ -140,11 +141,11 @@ def _done(finished: Finished) -> list[dict[str, str]]:
     ]
 
 
-def _index(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+def _index(manifest: Manifest) -> list[dict[str, Any]]:
     rows = []
-    for kind, about in manifest["collections"].items():
-        row = {"kind": kind, "rows": f"{about['counts']['live']:,}", "shards": len(about["shards"])}
-        recall = f"{100 * about['recall']['recall']:.1f} %"
-        probed = {"factory": about["factory"], "nlist": about["nlist"], "nprobe": about["search"]["nprobe"]}
+    for kind, about in manifest.collections.items():
+        row = {"kind": kind, "rows": f"{about.counts.live:,}", "shards": len(about.shards)}
+        recall = f"{100 * about.recall.recall:.1f} %"
+        probed = {"factory": about.factory, "nlist": about.nlist, "nprobe": about.search.nprobe}
         rows.append({**row, **probed, "recall": recall})
     return rows

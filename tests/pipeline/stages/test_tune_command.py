@@ -37,9 +37,9 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished_pipeline, t
         {},
     )
     with Index.open(tmp_path / "index") as index:
-        about = index.manifest["collections"]["image"]
-    assert about["recall"]["target_reached"]
-    assert about["recall"]["target"] == 0.95
+        about = index.manifest.collections["image"]
+    assert about.recall.target_reached
+    assert about.recall.target == 0.95
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
