@@ -22,7 +22,7 @@ from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
 from tern.card import read_model_card
-from tern.evaluation import Evaluation, read_evaluation
+from tern.evaluation import Evaluation
 
 matplotlib.use("Agg")  # no screen is needed
 MISSES = 4
@@ -34,7 +34,7 @@ def write_report(finished: Finished) -> Path:
 
     The report links to the page with all misses of the test split, which is written to the same folder.
     """
-    plan, features, evaluation = finished.plan, finished.features, read_evaluation(finished.evaluation)
+    plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
     queries = plan.report.queries
     galleries = [

@@ -1,6 +1,6 @@
 """Extraction stages: region features of images and token features of captions, into stores."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -131,7 +131,8 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
     if isinstance(extractor, RegionFile):
         yield from extractor.rows([item.id for item in job.plan.items])
         return
-    with closing(extract_from_paths(extractor, job.sources, load_image)) as extracted:
+    extracted = extract_from_paths(extractor, job.sources, load_image)
+    with closing(extracted):  # type: ignore[type-var]  # it is a generator, which has `close`
         for regions in extracted:
             yield regions if isinstance(regions, str) else vars(regions)
 
