@@ -59,11 +59,13 @@ def make_file(path: Path) -> RegionFileConfig:
 def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_photograph(
     tmp_path, opened, later, monkeypatch
 ):
-    photos, asked, real = tmp_path / "photos", [], RegionFile._row
+    photos, asked, real = tmp_path / "photos", [], RegionFile._get_fields
     photos.mkdir()
     for name in NAMES:
         (photos / name).write_bytes(name.encode() * 30)
-    monkeypatch.setattr(RegionFile, "_row", lambda self, number: asked.append(NAMES[number]) or real(self, number))
+    monkeypatch.setattr(
+        RegionFile, "_get_fields", lambda self, number: asked.append(NAMES[number]) or real(self, number)
+    )
     config = make_file(tmp_path / "regions.npz")
 
     def run(names) -> tuple[list[str], list[str]]:

@@ -157,7 +157,7 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
         with pytest.raises(ValueError, match=message):
             extract_features(load_plan(str(path), settings))
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
+    with pytest.raises(ValueError, match=r"with a checkpoint trains no model, but \[train\] is set"):
         load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
     assert load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1", "train={}")).checkpoint
 
