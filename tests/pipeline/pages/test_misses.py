@@ -16,6 +16,7 @@ from data.store.store import Store
 from pipeline.cli.app import build_app
 from pipeline.pages.misses import MAX_HIGHER_RANKED, Miss, MissReport, find_misses, write_misses
 from pipeline.pages.report import write_report
+from tern.evaluation.results import RetrievalMetrics
 from tests.helpers.small_plan import small_plan
 
 

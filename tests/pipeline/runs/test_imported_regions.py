@@ -98,7 +98,7 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished_pipeline, imported
         extract_features(plan.model_copy(update={"regions_store": stranger}))
     with pytest.raises(ValueError, match=r"holds regions-.*\. Run `tern index` first"):
         Searcher(plan.model_copy(update={"regions_store": stranger}))
-    with pytest.raises(ValueError, match="holds tokens: set `regions_store`"):
+    with pytest.raises(ValueError, match=r"holds tokens\. Set `regions_store`"):
         extract_features(plan.model_copy(update={"regions_store": finished_pipeline.features.tokens}))
     with pytest.raises(FileNotFoundError, match="No store at"):
         extract_features(plan.model_copy(update={"regions_store": tmp_path / "gone"}))
