@@ -66,7 +66,7 @@ def test_no_query_is_among_the_rows(kind, finished_pipeline, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tune", "--max-memory-gb", "0"], "no way to search keeps 0 GB"),
+        (["tune", "--max-memory-gb", "0"], "No operating point keeps the limit 0 GB"),
         (["tune", "--kind", "video"], "no kind 'video'"),
         (["--set", "index.shards=2", "tune"], "come before 'tune'. Pass them after it"),
     ],
