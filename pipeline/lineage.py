@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from data.io import digest, read_json
+from data.io import digest
 from data.manifest import StoreManifest, read_store_manifest
 from data.text import printable
 from index.versions import list_versions, manifest_path, read_current, read_version_manifest
+from tern.card import read_model_card
 
 KINDS = ("store", "model", "vectors", "index")  # upstream first
 COLUMN_WIDTH, ROW_HEIGHT, MARGIN = 320, 90, 20  # pixels of the drawing
@@ -162,14 +163,14 @@ def _describe_rows(manifest: StoreManifest) -> str:
 
 
 def _make_model_node(folder: Path, stores_by_recipe: dict[str, str]) -> Node:
-    card = read_json(folder / "model.json")
+    card = read_model_card(folder)
     # The plan may name a store outside of the workspace: the digest of its recipe names it then.
     inputs = tuple(
-        stores_by_recipe.get(card[key], f"{kind}-{card[key]}")
-        for kind, key in (("regions", "region_recipe"), ("tokens", "token_recipe"))
+        stores_by_recipe.get(recipe, f"{kind}-{recipe}")
+        for kind, recipe in (("regions", card.region_recipe), ("tokens", card.token_recipe))
     )
-    origin = f"checkpoint {printable(card['checkpoint'])}" if "checkpoint" in card else f"epoch {card['epoch']}"
-    return Node("model", folder.name, f"{origin}, {card['num_parameters'] / 1e6:.2f} M parameters", inputs)
+    origin = f"epoch {card.epoch}" if card.checkpoint is None else f"checkpoint {printable(card.checkpoint)}"
+    return Node("model", folder.name, f"{origin}, {card.num_parameters / 1e6:.2f} M parameters", inputs)
 
 
 def _make_version_node(root: Path, number: int, vectors_by_model: dict[str, list[str]]) -> Node:

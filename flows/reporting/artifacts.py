@@ -7,7 +7,6 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from data.io import read_json
 from data.store import Store
 from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
@@ -17,7 +16,7 @@ from pipeline.runs import write_invalid_records
 from pipeline.search import Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
-from tern.evaluation import RECALL_CUTOFFS
+from tern.evaluation import RECALL_CUTOFFS, read_evaluation
 
 ROWS = 1000  # of a table; the whole list lies in the workspace
 QUERIES = 3  # galleries an artifact
@@ -62,7 +61,7 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
 
 def create_training_artifacts(model: Path, evaluation: Path) -> None:
     """Create tables of the metrics and epochs, and an image of the curves; of an imported checkpoint only metrics."""
-    rows = [{"split": split, **metrics} for split, metrics in read_json(evaluation).items()]
+    rows = [{"split": name, **split.flat()} for name, split in read_evaluation(evaluation).splits.items()]
     create_table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
         names, *lines = history.read_text(encoding="utf-8").splitlines()
