@@ -6,7 +6,7 @@ from data.datasets import Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
-from index.versions import Manifest, read_version_manifest
+from index.versions import Manifest
 from pipeline.pages.cards import (
     CollectionRow,
     PhotoCard,
@@ -62,7 +62,7 @@ def write_report(finished: Finished) -> Path:
         misses_page=write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name if misses else "",
         stages=_make_stage_rows(finished),
         invalid_records=[(printable(record.name), printable(record.reason)) for record in features.invalid_records],
-        collections=_make_collection_rows(read_version_manifest(searcher.index.root, searcher.index.version)),
+        collections=_make_collection_rows(searcher.index.manifest),
     )
     return write_text(finished.workspace.report, page)
 
@@ -141,7 +141,7 @@ def _make_collection_rows(manifest: Manifest) -> list[CollectionRow]:
             shards=len(collection.shards),
             nlist=collection.nlist,
             nprobe=collection.search.nprobe,
-            recall=collection.recall["recall"],
+            recall=collection.recall.recall,
         )
         for kind, collection in manifest.collections.items()
     ]

@@ -83,9 +83,7 @@ class Searcher:
             ValueError: The photo or the filter is invalid, or no regions of the photo are known (see `embed_image`).
         """
         found = self.index.search(self.embed_image(path), k, "caption", where=where)[0]
-        return [
-            Hit(hit.id, hit.score, self._image_root / hit.metadata["path"], (hit.metadata["text"],)) for hit in found
-        ]
+        return [Hit(hit.id, hit.score, self._image_root / hit.metadata.path, (hit.metadata.text,)) for hit in found]
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
@@ -116,8 +114,8 @@ class Searcher:
         return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])
 
     def _make_image_hit(self, found: IndexHit, query: np.ndarray) -> Hit:
-        captions = tuple(row["text"] for row in self.index.get_image_metadata("caption", found.id))
-        path = self._image_root / found.metadata["path"]
+        captions = tuple(row.text for row in self.index.get_image_metadata("caption", found.id))
+        path = self._image_root / found.metadata.path
         return Hit(found.id, found.score, path, captions, self._find_matching_regions(found.id, query))
 
     def _find_matching_regions(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
