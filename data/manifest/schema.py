@@ -15,7 +15,7 @@ Recipe = dict[str, Any]
 
 @dataclass(frozen=True)
 class Field:
-    """A column of a store: its dtype, and whether it has one value per row (a region, a token) or per item (an image)."""
+    """A column of a store, with one value per row (a region, a token) or per item (an image)."""
 
     dtype: str
     per: Literal["row", "item"] = "row"

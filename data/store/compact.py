@@ -83,8 +83,8 @@ def _iter_rows(store: Store, plan: ShardPlan) -> Iterator[Columns]:
         columns |= {field: columns[field][0] for field, about in store.fields.items() if about.per == "item"}
         if compute_crc32(columns, store.fields) != checksum:  # a new checksum would hide the damage forever
             raise ValueError(
-                f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. Nothing "
-                "was changed. Restore the file, or delete the store's folder and extract again."
+                f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
+                "Nothing was changed. Restore the file, or delete the store's folder and extract again."
             )
         yield columns
 

@@ -75,8 +75,8 @@ def open_shard(path: Path) -> Iterator[h5py.File]:
 def check_metadata_crc(path: Path, entry: ShardEntry) -> None:
     """Check the size of a shard and the CRC-32 of its metadata, before HDF5 opens it.
 
-    Ids, hashes and offsets decide which rows belong to an item, and HDF5 can loop forever on flipped bits. The rows have
-    checksums of their own, which `verify_store` compares. A missing file passes: `open_shard` reports it.
+    Ids, hashes and offsets decide which rows belong to an item, and HDF5 can loop forever on flipped bits. The rows
+    have checksums of their own, which `verify_store` compares. A missing file passes: `open_shard` reports it.
 
     Raises:
         ValueError: The file is not the one that the manifest lists.

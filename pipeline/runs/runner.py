@@ -23,9 +23,9 @@ from pipeline.stages.origin import Origin
 from pipeline.stages.results import Features, MapFn, Vectors, VectorStores
 from pipeline.stages.train import check_checkpoint, import_paper_checkpoint, train_model
 from pipeline.workspace import Workspace
+from tern.training import OnEpoch
 
 T = TypeVar("T")
-OnEpoch = Callable[[dict[str, float]], None]
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class PipelineRunner:
     Args:
         plan: The plan.
         make_map_fn: Returns the `map` function for the jobs of a stage, given the name of the stage.
-        on_epoch: Called after each training epoch with its row of the history.
+        on_epoch: Called after each training epoch with its progress.
     """
 
     def __init__(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from data.datasets import Dataset
-from data.io import digest, read_json
+from data.io import digest
 from data.manifest import Item, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
 from pipeline.stages.results import MapFn, VectorStores
 from pipeline.workspace import Workspace
+from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model
 
 VECTORS_PER_SHARD = 50_000  # rows; 51 MB a shard at 512 wide in half precision
@@ -44,8 +45,8 @@ def embed_dataset(
 
     Raises ValueError if the features are not of the extractors that the model was trained on.
     """
-    card, sources = read_json(model / "model.json"), {"regions": Store(regions), "tokens": Store(tokens)}
-    for kind, recipe in (("regions", card["region_recipe"]), ("tokens", card["token_recipe"])):
+    card, sources = read_model_card(model), {"regions": Store(regions), "tokens": Store(tokens)}
+    for kind, recipe in (("regions", card.region_recipe), ("tokens", card.token_recipe)):
         store = sources[kind]
         if digest(store.recipe) != recipe:
             raise ValueError(
@@ -76,5 +77,5 @@ def embed_shard(job: EmbeddingJob) -> str:
 @lru_cache(maxsize=1)
 def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
     """The model of a folder; with its own text encoder, of the kind that `text` says, if that was fine-tuned."""
-    encoder = TextEncoder(text) if text and read_json(folder / "model.json").get("fine_tuned") else None
+    encoder = TextEncoder(text) if text and read_model_card(folder).fine_tuned else None
     return load_model(folder, text=encoder)

@@ -6,12 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data.datasets import Dataset
 from data.store import Store
 from index.building import IncompatibleUpdateError, build_index, compact_index, find_due_maintenance, update_index
-from index.collection import Collection
+from index.collection import IndexInputs
 from index.config import GateConfig, IndexConfig, MaintenanceConfig
 from index.quality import HeldOutQueries, make_gate
 from index.search import Index
@@ -42,9 +40,9 @@ def publish_full_index(
     Raises RefusedError if the version does not pass the gate (`index.gate`; None: there is none): it is kept, and what
     was served still is.
     """
-    collections, asked = _inputs(vectors, dataset, regions)
-    judge = None if gate is None else make_gate(gate, asked, collections, config)
-    return build_index(config, collections, _queries(asked), Workspace(workspace).index, provenance, gate=judge)
+    inputs, queries = _make_inputs(vectors, dataset, regions, provenance)
+    judge = None if gate is None else make_gate(gate, queries, inputs.collections, config)
+    return build_index(config, inputs, Workspace(workspace).index, gate=judge)
 
 
 def publish_index_update(
@@ -70,11 +68,11 @@ def publish_index_update(
 
     Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
     """
-    root, (collections, asked) = Workspace(workspace).index, _inputs(vectors, dataset, regions)
-    judge = None if gate is None else make_gate(gate, asked, collections, config)
-    build_whole = partial(build_index, config, collections, _queries(asked), root, provenance, gate=judge)
+    root, (inputs, queries) = Workspace(workspace).index, _make_inputs(vectors, dataset, regions, provenance)
+    judge = None if gate is None else make_gate(gate, queries, inputs.collections, config)
+    build_whole = partial(build_index, config, inputs, root, gate=judge)
     try:
-        path = update_index(config, collections, root, provenance, gate=judge, version=version)
+        path = update_index(config, inputs, root, gate=judge, version=version)
     except (IncompatibleUpdateError, FileNotFoundError) as error:
         if not allow_full_build:
             raise
@@ -97,18 +95,16 @@ def find_served_version(workspace: Path, version: int | None = None) -> tuple[Pa
         return index.path, folders.models / read_origin(index).model
 
 
-def _inputs(
-    vectors: VectorStores, dataset: Dataset, regions: Path | None
-) -> tuple[dict[str, Collection], dict[str, HeldOutQueries]]:
-    """What is indexed, and the queries to measure and to judge with."""
+def _make_inputs(
+    vectors: VectorStores, dataset: Dataset, regions: Path | None, provenance: dict[str, Any]
+) -> tuple[IndexInputs, dict[str, HeldOutQueries]]:
+    """Return what is indexed, and the queries of the gate with their relevant items."""
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
     sizes = _sizes(regions, dataset)
     collections = {kind: _collection(dataset, store, kind, sizes) for kind, store in stores.items()}
-    return collections, {"image": _asked(dataset, stores, "caption"), "caption": _asked(dataset, stores, "image")}
-
-
-def _queries(asked: dict[str, HeldOutQueries]) -> dict[str, np.ndarray]:
-    return {kind: some.vectors for kind, some in asked.items()}
+    queries = {"image": _asked(dataset, stores, "caption"), "caption": _asked(dataset, stores, "image")}
+    vectors_by_kind = {kind: held_out.vectors for kind, held_out in queries.items()}
+    return IndexInputs(collections, vectors_by_kind, provenance), queries
 
 
 def _asked(dataset: Dataset, stores: dict[str, Store], kind: str) -> HeldOutQueries:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from data.datasets import Caption, Dataset, Image
 from data.store import Store
 from index.collection import Collection
+from index.metadata import Row
 
 
 def _collection(dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]) -> Collection:
@@ -25,7 +25,7 @@ def _sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]
     return dict(zip(names, map(tuple, store.read("size", names).tolist()), strict=True)) if names else {}
 
 
-class MetadataRows(Sequence[dict[str, Any]]):
+class MetadataRows(Sequence[Row]):
     """The metadata of every item of a kind that has a vector, each row made when it is asked for."""
 
     def __init__(self, dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]):
@@ -38,17 +38,10 @@ class MetadataRows(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
+    def __getitem__(self, place: int) -> Row:
         item = self._items[place]
         image = item if isinstance(item, Image) else self._dataset.images_by_id[item.image_id]
         text = item.text if isinstance(item, Caption) else None
         path = image.path.relative_to(self._dataset.root).as_posix()
-        own = {
-            "kind": self._kind,
-            "id": item.id,
-            "image_id": image.id,
-            "text": text,
-            "content_hash": self._sources[place],
-        }
         width, height = self._sizes.get(image.id, (None, None))
-        return {**own, "path": path, "split": image.split, "width": width, "height": height}
+        return Row(self._kind, item.id, image.id, text, path, image.split, width, height, self._sources[place])

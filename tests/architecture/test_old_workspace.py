@@ -13,6 +13,7 @@ from data.config import DemoConfig
 from data.demo import is_generated
 from data.manifest import read_store_manifest
 from data.store import Store
+from tern.card import read_model_card
 
 OLD = Path(__file__).parent / "old_workspace"
 STORES = sorted(path.parent.relative_to(OLD) for path in OLD.glob("*/*-*/manifest.json"))
@@ -43,6 +44,16 @@ def test_demo_dataset_of_version_0_1_is_recognized(workspace):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         is_generated(DemoConfig(), folder)
+
+
+def test_model_of_version_0_1_is_recognized(workspace):
+    (folder,) = (workspace / "models").iterdir()
+    message = (
+        f"{folder / 'model.json'} was written by version 0.1 of this program (training version 7); this version reads "
+        f"version 8. Delete {folder} and train again."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_model_card(folder)
 
 
 def test_old_workspace_has_each_kind_of_manifest():

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item, ShardPlan
-from data.store.shard_file import write_shard
+from data.store import write_shard
 from data.store.writing import commit
 from index.building.build import build_index
 from index.config import IndexConfig

@@ -194,7 +194,7 @@ def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
     folder = fill(tmp_path, items())
     with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
         Store(folder).read("features", ["nobody.jpg"])
-    with pytest.raises(ValueError, match="no field 'color'. Use one of features"):
+    with pytest.raises(ValueError, match=r"no field 'color'\. Use one of features"):
         Store(folder).read("color", list(ROWS))
     foreign = tmp_path / f"regions-{digest({'model': 'other'})}"
     folder.rename(foreign)

@@ -85,7 +85,9 @@ def test_search_by_text_and_by_photograph(finished_pipeline, imported, finished_
     np.testing.assert_allclose(searcher.embed_image(Path(copy))[0], vector, atol=4e-3)
     assert len(searcher.search_image(Path(copy), 4)) == 4
     (tmp_path / "other.jpg").write_bytes(b"other")
-    with pytest.raises(ValueError, match="has none for this photograph: no detector is run"):
+    with pytest.raises(
+        ValueError, match=r"other\.jpg is not an image of this plan\. .* it has no detector for new photos"
+    ):
         searcher.search_image(tmp_path / "other.jpg")
 
 
@@ -94,7 +96,7 @@ def test_a_store_that_does_not_fit_the_plan_is_named(finished_pipeline, imported
     stranger = fill(tmp_path, some(3))
     with pytest.raises(ValueError, match=r"none of the 36 images .* It holds '7', the dataset '.*\.jpg': import again"):
         extract_features(plan.model_copy(update={"regions_store": stranger}))
-    with pytest.raises(ValueError, match=r"holds regions-.*: run `tern index` first"):
+    with pytest.raises(ValueError, match=r"holds regions-.*\. Run `tern index` first"):
         Searcher(plan.model_copy(update={"regions_store": stranger}))
     with pytest.raises(ValueError, match="holds tokens: set `regions_store`"):
         extract_features(plan.model_copy(update={"regions_store": finished_pipeline.features.tokens}))
@@ -110,10 +112,9 @@ def test_images_without_classes_still_show_the_regions_that_matched(finished_pip
     store = Store(next(tmp_path.glob("regions-*")))
     assert made.exit_code == 0
     assert (store.read("class_ids", store.ids) == -1).all()
-    searcher = Searcher.__new__(Searcher)
-    searcher._regions = store
-    searcher._model = Searcher(imported[0])._model
-    matched = searcher._matched(store.ids[0], Searcher(imported[0]).embed_text("a dog"))
+    searcher = Searcher(imported[0])
+    searcher._stored_images.store = store
+    matched = searcher._find_matching_regions(store.ids[0], searcher.embed_text("a dog"))
     assert [region.label for region in matched] == ["", ""]
 
 

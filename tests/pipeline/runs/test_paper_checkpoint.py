@@ -126,7 +126,7 @@ def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path
     ("layers", "t", "wide", "message"),
     [
         (3, 384, 0, "text.layer=3"),
-        (None, 768, 0, "wordpieces of 768 numbers"),
+        (None, 768, 0, "tokens of 768 numbers"),
         (None, 384, 4, "regions of"),
     ],
     ids=["a deeper BERT", "a wider BERT", "other regions"],
@@ -145,7 +145,7 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="is missing, a checkpoint"):
         extract_features(load_plan(str(path), settings))
     settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
     with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):

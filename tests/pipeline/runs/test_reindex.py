@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from data.store.store import Store
 from index.building.build import build_index as build_plain
 from index.building.update import IncompatibleUpdateError
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig, MaintenanceConfig
+from index.metadata.schema import Row
 from index.search.index import Index
 from index.versions.folder import list_versions, read_version_manifest
 from pipeline.cli.app import build_app
@@ -69,11 +70,11 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
     assert shards == [("token features", 1), ("embedding", 1)]
     (caption,) = [c.id for c in vectors.features.dataset.captions if "purple elephant" in c.text]
     with Index.open(runner.workspace.index) as index:
-        about = index.manifest["collections"]
-        assert [part["role"] for part in about["caption"]["shards"]] == ["base", "base", "delta"]
-        assert [part["role"] for part in about["image"]["shards"]] == ["base", "base"]
-        assert about["image"]["counts"] == {"live": 35, "deleted": 1}
-        assert about["caption"]["counts"] == {"live": 175, "deleted": 6}
+        about = index.manifest.collections
+        assert [part.role for part in about["caption"].shards] == ["base", "base", "delta"]
+        assert [part.role for part in about["image"].shards] == ["base", "base"]
+        assert about["image"].counts.model_dump() == {"live": 35, "deleted": 1}
+        assert about["caption"].counts.model_dump() == {"live": 175, "deleted": 6}
         query = Store(vectors.captions).read("features", [caption]).astype("float32")
         assert index.search(query, 1, "caption")[0][0].id == caption
         everything = {hit.id for hit in index.search(query, 36, "image")[0]}
@@ -96,8 +97,8 @@ def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
     told = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
     assert "has no trained model 'tern-0123456789ab'; its trained models: tern-" in str(told.exception)
     vectors = np.eye(8, dtype=np.float32)[:4]
-    items = Collection(["a", "b", "c", "d"], vectors, [{"id": name} for name in "abcd"])
-    build_plain(IndexConfig(), {"image": items}, {"image": vectors}, tmp_path / "other" / "index")
+    items = Collection(["a", "b", "c", "d"], vectors, [Row("image", name) for name in "abcd"])
+    build_plain(IndexConfig(), IndexInputs({"image": items}, {"image": vectors}), tmp_path / "other" / "index")
     with pytest.raises(ValueError, match=r"Version 1 .* was not built from a plan"):
         find_served_version(tmp_path / "other")
 
@@ -112,12 +113,12 @@ def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
     inputs = (runner.plan.index, vectors, vectors.features.dataset, runner.plan.workspace)
     bring = partial(publish_index_update, regions=vectors.features.regions)
     root, origin = runner.workspace.index, read_version_manifest(runner.workspace.index).provenance
-    with pytest.raises(IncompatibleUpdateError, match="never mix"):
+    with pytest.raises(IncompatibleUpdateError, match="An update cannot change it"):
         bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig())
     assert list_versions(root) == [1]
     said = []
     bring(*inputs, origin, maintenance=MaintenanceConfig(max_deleted_fraction=0.01), on_message=said.append)
-    assert said == ["index: compact, since caption: 0.028 of the rows dead, more than 0.01"]
+    assert said == ["index: compact, since caption: 0.028 of the rows deleted, more than 0.01"]
     assert list_versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
     assert [part.role for part in read_version_manifest(root).collections["caption"].shards] == ["base", "base"]
     bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig(), allow_full_build=True)

@@ -37,9 +37,9 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished_pipeline, t
         {},
     )
     with Index.open(tmp_path / "index") as index:
-        about = index.manifest["collections"]["image"]
-    assert about["recall"]["target_reached"]
-    assert about["recall"]["target"] == 0.95
+        about = index.manifest.collections["image"]
+    assert about.recall.target_reached
+    assert about.recall.target == 0.95
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
@@ -66,7 +66,7 @@ def test_no_query_is_among_the_rows(kind, finished_pipeline, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tune", "--max-memory-gb", "0"], "no way to search keeps 0 GB"),
+        (["tune", "--max-memory-gb", "0"], "No operating point keeps the limit 0 GB"),
         (["tune", "--kind", "video"], "no kind 'video'"),
         (["--set", "index.shards=2", "tune"], "come before 'tune'. Pass them after it"),
     ],
