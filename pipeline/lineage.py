@@ -89,7 +89,7 @@ def _escape_mermaid(text: str) -> str:
 
 
 def _draw_arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """Draw a curve from the right side of one box to the left side of another, given their top left corners."""
+    """Draw a curve from the right side of one box to the left side of another, given their corners."""
     (x1, y1), (x2, y2) = (start[0] + BOX_WIDTH, start[1] + BOX_HEIGHT // 2), (end[0], end[1] + BOX_HEIGHT // 2)
     return f'<path d="M{x1} {y1}C{x1 + 25} {y1} {x2 - 25} {y2} {x2} {y2}" fill="none" stroke="#888" stroke-width="2"/>'
 

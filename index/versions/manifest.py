@@ -1,13 +1,13 @@
 """Models of an index manifest: objects, counts and measurements of a version, and the verdict of its gate."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from index.config import Kind
 from index.versions.objects import ManifestModel, ObjectRef
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION: Final = 3
 CHECKSUM_PLACEHOLDER = "0" * 64
 PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a shard
 

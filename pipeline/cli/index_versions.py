@@ -1,4 +1,4 @@
-"""Commands of `tern index` on published versions: `info`, `verify`, `publish`, `rollback`, `tags`, `gc` and `export`."""
+"""Commands of `tern index` on existing versions: `info`, `verify`, `publish`, `rollback`, `tags`, `gc`, `export`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,7 +216,9 @@ def export(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """Write each collection as a faiss file with 64-bit ids, a Parquet table of metadata, and vectors in a .npy file.
+    """Export the collections of a version to files of faiss, Parquet and NumPy.
+
+    Each collection becomes a faiss file with 64-bit ids, a Parquet table of metadata, and a .npy file of vectors.
 
     [dim]Example: tern index export exported --plan flickr30k --version prod[/dim]
     """

@@ -157,4 +157,4 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     assert CliRunner().invoke(build_app(), [*arguments, "--version", "2", "-k", "3"]).output.count("\n") == 3
     missing = CliRunner().invoke(build_app(), [*arguments, "--version", "new"])
     assert "'new' is not a version and not a tag of" in str(missing.exception)
-    assert "tags are: old" in str(missing.exception)
+    assert "its tags are: old" in str(missing.exception)
