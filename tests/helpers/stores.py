@@ -1,4 +1,4 @@
-"""Stores of `tests`."""
+"""Small token stores for the tests of crashes and compaction: filled, interrupted, checked and damaged."""
 
 import multiprocessing
 import time
@@ -16,7 +16,7 @@ from data.store.writing import store_update
 
 
 def spoil(path: Path, row: int) -> str:
-    """Flip the bits of a row's first feature, in place (HDF5 would cut off the seal); the item whose row it is."""
+    """Flip the bits of a row's first feature without HDF5, which would remove the trailer; return the item of the row."""
     with h5py.File(path) as file:
         place = file["features"].id.get_offset() + row * file["features"][0].nbytes
         name = file["ids"].asstr()[np.searchsorted(file["offsets"][:], row, side="right") - 1]
@@ -33,7 +33,7 @@ SHARD = 4
 
 
 def content(item: Item) -> dict[str, np.ndarray]:
-    """Rows of an item, drawn from its id and hash: an oracle that needs no file."""
+    """Compute the rows of an item from its id and hash, independently of any file."""
     rng = np.random.default_rng(list(f"{item.id} {item.hash}".encode()))
     n = int(rng.integers(1, 5))
     return {
@@ -52,7 +52,7 @@ def open_store(root: Path) -> Path:
 
 
 def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: float = 0.0, stop_after=None) -> Path:
-    """A stage in small; `log` gets the name of each item that is worked on, `stop_after` shards it dies."""
+    """Run a small extraction; `log` receives the id of each extracted item, `stop_after` is the shard of a crash."""
     folder = open_store(root)
 
     def rows(plan):
