@@ -16,7 +16,7 @@ from data.store.writing import store_update
 
 
 def spoil(path: Path, row: int) -> str:
-    """Flip the bits of a row's first feature without HDF5, which would remove the trailer; return the item of the row."""
+    """Flip bits of a row's first feature without HDF5, which would remove the trailer; return the item."""
     with h5py.File(path) as file:
         place = file["features"].id.get_offset() + row * file["features"][0].nbytes
         name = file["ids"].asstr()[np.searchsorted(file["offsets"][:], row, side="right") - 1]
@@ -51,7 +51,7 @@ def open_store(root: Path) -> Path:
     return open_or_create_store(root, "tokens", {"model": "test"})
 
 
-def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: float = 0.0, stop_after=None) -> Path:
+def extract(root: Path, targets: list[Item], log: Path | None = None, pause: float = 0.0, stop_after=None) -> Path:
     """Run a small extraction; `log` receives the id of each extracted item, `stop_after` is the shard of a crash."""
     folder = open_store(root)
 
@@ -63,7 +63,7 @@ def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: floa
             time.sleep(pause)
             yield content(item)
 
-    with store_update(folder, wanted, SHARD) as plans:
+    with store_update(folder, targets, SHARD) as plans:
         for number, plan in enumerate(plans):
             if number == stop_after:
                 raise KeyboardInterrupt
@@ -71,21 +71,21 @@ def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: floa
     return folder
 
 
-def crash(root: Path, wanted: list[Item], stop_after: int, log: Path | None = None) -> Path:
+def crash(root: Path, targets: list[Item], stop_after: int, log: Path | None = None) -> Path:
     with pytest.raises(KeyboardInterrupt):
-        extract(root, wanted, log, stop_after=stop_after)
+        extract(root, targets, log, stop_after=stop_after)
     return open_store(root)
 
 
-def check(folder: Path, wanted: list[Item]) -> None:
-    """The store lists exactly these items, with the rows that the oracle gives, and every byte verifies."""
+def check(folder: Path, targets: list[Item]) -> None:
+    """Check that a store lists exactly these items, with the rows of `content`, and that every byte verifies."""
     with Store(folder) as store:
-        assert sorted(store.ids) == sorted(item.id for item in wanted)
-        assert len(store) == len(wanted)
-        names = [item.id for item in wanted]
-        assert store.content_hashes(names) == [item.hash for item in wanted]
+        assert sorted(store.ids) == sorted(item.id for item in targets)
+        assert len(store) == len(targets)
+        names = [item.id for item in targets]
+        assert store.content_hashes(names) == [item.hash for item in targets]
         for field in store.fields:
-            parts = [content(item)[field] for item in wanted]
+            parts = [content(item)[field] for item in targets]
             expected = np.stack(parts) if field == "full_length" else np.concatenate(parts)
             np.testing.assert_array_equal(store.read(field, names), expected)
         assert store.verify() == []
