@@ -70,7 +70,7 @@ def read_model_card(folder: Path) -> ModelCard:
     if isinstance(content, dict) and "schema" not in content and "fingerprint" in content:
         raise ValueError(
             f"{path} was written by version 0.1 of this program (training version 7); this version reads version "
-            f"{SCHEMA_VERSION}. Delete {folder} and train again, or install version 0.1."
+            f"{SCHEMA_VERSION}. Delete {folder} and train again."
         )
     try:
         return ModelCard.model_validate(content)

@@ -244,7 +244,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     ended = server.python(NEWS, str(plan), str(root))
     assert ended.returncode == 0, ended.stderr
     refused, *current, made, from_first, whole = ended.stdout.splitlines()
-    assert "version 2 did not pass its gate: " in refused
+    assert "Version 2 did not pass its gate: " in refused
     assert json.loads("".join(current)) == before
     _, again, run = server.runs("reindex")[:3]
     assert run["state"]["type"] == "FAILED"
