@@ -1,4 +1,4 @@
-"""Options that several commands share, and functions that turn their values into a plan, a runner or an index version."""
+"""Options that several commands share, and functions that resolve their values: plan, runner, index, version, store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
     from pipeline.runs import PipelineRunner
     from pipeline.stages import Vectors
+    from tern.training import EpochProgress
 
 
 PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, or name of a shipped plan.")]
@@ -24,6 +25,12 @@ IndexOption = Annotated[
 VersionArgument = Annotated[str, typer.Argument(help="Version number or tag; by default, the published version.")]
 VersionOption = Annotated[
     str, typer.Option("--version", help="Version number or tag; by default, the published version.")
+]
+StoreArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of a store, such as runs/demo/stores/regions-..., or its manifest.json.", show_default=False
+    ),
 ]
 
 
@@ -57,13 +64,16 @@ def make_vectors(runner: "PipelineRunner") -> "Vectors":
     return runner.embed(features, runner.train(features))
 
 
-def print_epoch(row: dict[str, float]) -> None:
+def print_epoch(progress: "EpochProgress") -> None:
     """Print the progress of a training after an epoch, as one line on standard error."""
-    seconds = row["seconds_left"]
+    epoch, seconds = progress.epoch, progress.seconds_left
+    metrics = epoch.validation
     left = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
-    recall = f"val R@1 {row['t2i_r1']:5.1f} text to image, {row['i2t_r1']:5.1f} image to text, rsum {row['rsum']:5.1f}"
-    head = f"epoch {row['epoch']:>3}/{row['num_epochs']}  loss {row['loss']:9.3f}"
-    typer.echo(f"{head}  {recall}  {row['seconds']:4.1f} s, {left} left", err=True)
+    recall = (
+        f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
+    )
+    head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
+    typer.echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
 
 
 def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:
@@ -83,3 +93,8 @@ def resolve_version_option(root: Path, version: str) -> int | None:
     from index.versions import resolve_version
 
     return resolve_version(root, version) if version else None
+
+
+def resolve_store_folder(path: Path) -> Path:
+    """Return the folder of the store that an argument names, by the folder or by its manifest."""
+    return path.parent if path.name == "manifest.json" else path

@@ -1,11 +1,13 @@
 """Training of a plan in several processes of this machine, by torchrun."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.runs.runner import OnEpoch, PipelineRunner
+from pydantic import ValidationError
+
+from pipeline.runs.runner import PipelineRunner
 from tern.parallel import main_process_first, process_group, run_torchrun
+from tern.training import EpochProgress, OnEpoch
 
 
 def train_together(runner: PipelineRunner) -> Path:
@@ -35,22 +37,21 @@ def train_with_torchrun(
         num_processes: Number of processes, at least 1.
         plan: Plan file, or the name of a shipped plan. Each process reads it.
         overrides: Settings of the plan, each `KEY=VALUE`.
-        on_epoch: Called with each row of the training history.
+        on_epoch: Called with the progress of each epoch.
         on_message: Called with each other line that the processes print.
 
     Raises:
         Exception: The processes failed; see `tern.parallel.run_torchrun`.
     """
     for line in run_torchrun(num_processes, "pipeline.runs.torchrun_worker", plan, *overrides):
-        if (row := _parse_row(line)) is None:
+        if (progress := _parse_progress(line)) is None:
             on_message(line)
         else:
-            on_epoch(row)
+            on_epoch(progress)
 
 
-def _parse_row(line: str) -> dict[str, float] | None:
+def _parse_progress(line: str) -> EpochProgress | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        return EpochProgress.model_validate_json(line)
+    except ValidationError:
         return None
-    return row if isinstance(row, dict) else None

@@ -1,10 +1,9 @@
 """One process of a training by torchrun: `python -m pipeline.runs.torchrun_worker PLAN KEY=VALUE ...`.
 
-It prints each row of the training history as a line of JSON. A separate module, because Python warns about a module
+It prints the progress of each training epoch as a line of JSON. A separate module, because Python warns about a module
 that runs as the main program after its package has imported it.
 """
 
-import json
 import sys
 
 from pipeline.plans.load import load_plan
@@ -19,7 +18,7 @@ def main() -> None:
     runner = PipelineRunner(
         plan,
         lambda stage: make_process_map(plan.workers, stage),
-        lambda row: print(json.dumps(row), flush=True),
+        lambda progress: print(progress.model_dump_json(), flush=True),
     )
     train_together(runner)
 

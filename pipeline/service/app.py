@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from index.search import HotReloader
 from index.versions import resolve_version
-from pipeline.pages.cards import make_card, templates
+from pipeline.pages.cards import make_cards
+from pipeline.pages.render import render_page
 from pipeline.plans.plan import Plan
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -46,9 +47,15 @@ def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
                     hits = searcher.search_text(q, k, where.strip() or None)
                 except ValueError as error:
                     problem = str(error)
-            request = {"query": q, "where": where, "pinned": version, "version": searcher.index.version}
-            results = {"cards": [make_card(hit) for hit in hits], "problem": problem}
-            return templates.get_template("search.html").render(request | results)
+            return render_page(
+                "search.html",
+                query=q,
+                where=where,
+                pinned=version,
+                version=searcher.index.version,
+                cards=make_cards(hits),
+                problem=problem,
+            )
 
     @app.get("/search")
     def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
@@ -76,7 +83,7 @@ def _borrow_searcher(reloader: HotReloader[Searcher], version: str) -> Iterator[
         except (ValueError, FileNotFoundError) as error:
             # The text of the error contains paths of this machine, so the answer does not repeat it.
             raise HTTPException(404, f"The index has no version {version!r}.") from error
-        if (searcher.index.manifest["gate"] or {}).get("passed") is False:
+        if searcher.index.manifest.is_rejected:
             raise HTTPException(404, f"Version {version!r} did not pass its gate.")
         yield searcher
 

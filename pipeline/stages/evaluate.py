@@ -1,53 +1,69 @@
-"""The stages: plain functions of a config, inputs and a workspace, that return the folder or file they made.
-
-Each is safe to call again: what is there already is found by its name and not made twice. `each` is the `map` to use
-over shards: the built-in one, worker processes with a progress bar, or Prefect tasks.
-"""
+"""Evaluation stage: retrieval metrics of the held-out splits, into a JSON file."""
 
 from pathlib import Path
-from typing import Any
 
 from data.datasets import Dataset
-from data.io import digest, write_json
+from data.io import digest
 from data.store import Store
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
-from tern.evaluation import evaluate_vectors
+from tern.evaluation import Evaluation, SplitEvaluation, SplitVectors, evaluate_vectors, write_evaluation
 
 
 def evaluate_splits(
     vectors: VectorStores,
     dataset: Dataset,
-    workspace: Path,
+    workspace: Workspace,
     splits: tuple[str, ...] = HELD_OUT,
     config: EvaluationConfig | None = None,
 ) -> Path:
-    """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
+    """Compute the retrieval metrics of some splits in both directions.
+
+    Args:
+        vectors: Vector stores of the model.
+        dataset: Valid dataset. Splits without images or captions are left out.
+        workspace: Workspace that the file is written to.
+        splits: Names of the splits.
+        config: Settings of the evaluation; the defaults if None.
+
+    Returns:
+        The JSON file. Its name is a digest of all inputs; an existing file is not computed again.
+    """
     config = config or EvaluationConfig()
     images, captions = Store(vectors.images), Store(vectors.captions)
-    shards = [[s.model_dump(mode="json") for s in store.manifest.shards] for store in (images, captions)]
-    content = [images.recipe, *shards]
-    truth = sorted((c.id, c.image_id) for c in dataset.captions)
-    asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
-    extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]
-    folder = Workspace(workspace).evaluation
-    path = folder / f"metrics-{digest([content, truth, asked, splits, *extra])}.json"
+    path = workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
     if path.exists():
         return path
-    found: dict[str, Any] = {}
+    evaluations: dict[str, SplitEvaluation] = {}
     texts = {caption.id: caption.text for caption in dataset.captions}
     for name in splits_with_captions(dataset, splits):
-        image_ids, caption_ids, owners = held_out_ids(dataset, images, name)
-        rows = (s.read("features", ids).astype("float32") for s, ids in ((images, image_ids), (captions, caption_ids)))
-        said = [texts[caption] for caption in caption_ids]
-        metrics = evaluate_vectors(config, tuple(rows), image_ids, owners, said, name, folder)
-        found[name] = {"images": len(image_ids), "captions": len(caption_ids), **metrics}
-    return write_json(path, found)
+        image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, name)
+        split = SplitVectors(
+            images.read("features", image_ids).astype("float32"),
+            captions.read("features", caption_ids).astype("float32"),
+            image_ids,
+            caption_image_ids,
+            [texts[caption_id] for caption_id in caption_ids],
+        )
+        evaluations[name] = evaluate_vectors(config, split, name, workspace.evaluation)
+    return write_evaluation(path, Evaluation(splits=evaluations))
 
 
-def _stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Size and time of the files of relevances, so that a new file gives a new evaluation."""
+def _digest_inputs(
+    images: Store, captions: Store, dataset: Dataset, splits: tuple[str, ...], config: EvaluationConfig
+) -> str:
+    shards = [[shard.model_dump(mode="json") for shard in store.manifest.shards] for store in (images, captions)]
+    content = [images.recipe, *shards]
+    pairs = sorted((caption.id, caption.image_id) for caption in dataset.captions)
+    gallery = sorted((image.id, image.split) for image in dataset.images if image.id in images)
+    is_default = config == EvaluationConfig()
+    settings = [] if is_default else [config.model_dump(mode="json"), _read_relevance_stamps(config, splits)]
+    return digest([content, pairs, gallery, splits, *settings])
+
+
+def _read_relevance_stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Return size and modification time of the files of relevances, so that a changed file is evaluated again."""
     paths = [Path(config.spice_file.replace("{split}", split)) for split in splits if config.spice_file]
     return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]

@@ -15,6 +15,7 @@ from pipeline.plans.load import load_plan
 from tern.config import LossConfig, TrainConfig
 from tern.losses.build import build_loss
 from tern.model.folder import load_model
+from tern.training.inputs import TrainingInputs
 from tern.training.train import train
 from tern.training.validation import evaluate_split
 from tests.bench.common import cpu, show
@@ -68,9 +69,10 @@ def losses_demo(folder: Path) -> None:
     for name, loss in (LOSSES | REACHES).items():
         if name == NOT_TRAINED:
             continue
-        run = train(TrainConfig(**SMALL, loss=loss), regions, tokens, dataset, folder / name.replace(" ", "-"))
-        found = evaluate_split(load_model(run), regions, tokens, dataset.select_split("test"))
-        row = (name, *(f"{found[key]:.1f}" for key in ("t2i_r1", "i2t_r1", "rsum")))
+        inputs = TrainingInputs(regions, tokens, dataset)
+        run = train(inputs, TrainConfig(**SMALL, loss=loss), folder / name.replace(" ", "-"))
+        metrics = evaluate_split(load_model(run), regions, tokens, dataset.select_split("test"))
+        row = (name, *(f"{value:.1f}" for value in (metrics.t2i.r1, metrics.i2t.r1, metrics.rsum)))
         console.print(": ".join((name, row[-1])), style="dim")
         table.add_row(*row)
     console.print(table)

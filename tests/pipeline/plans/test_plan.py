@@ -1,4 +1,4 @@
-"""Plans are checked strictly: what is wrong is named, with its place and the nearest right word."""
+"""Loading of plans: shipped plans, overrides, and messages that name the invalid setting and a similar one."""
 
 from pathlib import Path
 
@@ -12,32 +12,34 @@ from pipeline.plans.plan import Plan
 DATASET = '[dataset]\nname = "x"\nannotations = "a.json"\nimages = "photos"\n'
 
 
-def plan(tmp_path: Path, text: str) -> str:
+def write_plan(tmp_path: Path, text: str) -> str:
     path = tmp_path / "plan.toml"
     path.write_text(text)
     return str(path)
 
 
 @pytest.mark.parametrize("name", shipped_plans())
-def test_every_shipped_plan_loads_and_says_what_it_is(name):
+def test_shipped_plan_loads_and_has_a_title(name):
     assert load_plan(name).workspace == Path("runs") / name
     assert shipped_plans()[name].read_text().startswith("# ")
 
 
-def test_overrides_reach_any_depth_and_keep_their_type(tmp_path):
-    path = plan(tmp_path, 'workspace = "w"\n' + DATASET)
-    found = load_plan(path, ("train.seed=7", "train.model.width=128", "dataset.name=mine", "regions.whole_image=false"))
-    assert (found.train.seed, found.train.model.width, found.dataset.name) == (7, 128, "mine")
-    assert found.regions.whole_image is False
-    assert found.text == load_plan(path).text
+def test_overrides_set_nested_keys_and_keep_types(tmp_path):
+    path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
+    loaded = load_plan(
+        path, ("train.seed=7", "train.model.width=128", "dataset.name=mine", "regions.whole_image=false")
+    )
+    assert (loaded.train.seed, loaded.train.model.width, loaded.dataset.name) == (7, 128, "mine")
+    assert loaded.regions.whole_image is False
+    assert loaded.text == load_plan(path).text
 
 
-def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
-    path = plan(tmp_path, 'workspace = "w"\n' + DATASET)
+def test_kind_of_regions_selects_their_settings(tmp_path):
+    path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
     assert load_plan(path).regions == TorchvisionConfig()
-    found = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
-    assert found.regions == GridConfig(max_grid_size=5)
-    assert Plan.model_validate(found.model_dump()) == found
+    loaded = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
+    assert loaded.regions == GridConfig(max_grid_size=5)
+    assert Plan.model_validate(loaded.model_dump()) == loaded
 
 
 @pytest.mark.parametrize(
@@ -70,21 +72,21 @@ def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
         ("#" * (2 << 20), (), "a plan has at most"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, overrides, message):
+def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message):
     with pytest.raises(ValueError, match=message):
-        load_plan(plan(tmp_path, text), overrides)
+        load_plan(write_plan(tmp_path, text), overrides)
 
 
 @pytest.mark.parametrize(
     ("name", "message"), [("dmo", "did you mean 'demo'"), ("gone.toml", "does not exist"), ("zz", "shipped plans are")]
 )
-def test_a_plan_that_is_not_there(name, message):
+def test_missing_plan_raises_with_a_suggestion(name, message):
     with pytest.raises(FileNotFoundError, match=message):
         load_plan(name)
 
 
-def test_a_plan_does_not_change_once_it_is_read(tmp_path):
-    found = load_plan(plan(tmp_path, 'workspace = "w"\n' + DATASET))
+def test_loaded_plan_is_frozen(tmp_path):
+    loaded = load_plan(write_plan(tmp_path, 'workspace = "w"\n' + DATASET))
     with pytest.raises(ValueError, match="frozen"):
-        found.workers = 3
-    assert Plan.model_validate(found.model_dump()) == found
+        loaded.workers = 3
+    assert Plan.model_validate(loaded.model_dump()) == loaded
