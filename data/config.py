@@ -1,4 +1,4 @@
-"""Config of `data`."""
+"""Settings of a dataset, of the demo dataset, and of region features from other software."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,77 +8,108 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class DatasetConfig(BaseModel):
-    """Where a dataset lies.
-
-    `karpathy`: `annotations` is a Karpathy JSON, `images` the folder its file names are relative to.
-    `folder`: `annotations` is a .jsonl or .csv with the fields image, caption (or captions) and, if you like, split.
-    """
+    """Location and format of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """Name of the dataset, for messages and reports."""
     format: Literal["karpathy", "folder"] = "karpathy"
+    """Format of the annotations: a Karpathy JSON file, or a .jsonl or .csv file with image, caption(s) and split."""
     annotations: Path
+    """Path of the annotation file."""
     images: Path
+    """Folder of the images; file names in the annotations are relative to it."""
 
 
 class DemoConfig(BaseModel):
-    """Which scenes to draw."""
+    """Scenes of the demo dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(2020, ge=0)  # scenes of two seeds have nothing in common
-    images: int = Field(1200, ge=1)  # pictures, five captions each
-    splits: dict[str, int] = {"train": 1000, "val": 100, "test": 100}  # pictures a split, in the order of their number
+    seed: int = Field(2020, ge=0)
+    """Random seed of the scenes; two seeds have no scene in common."""
+    images: int = Field(1200, ge=1)
+    """Number of images; each has five captions."""
+    splits: dict[str, int] = {"train": 1000, "val": 100, "test": 100}
+    """Number of images per split, in the order of the scenes; the sum must be `images`."""
 
     def model_post_init(self, context: Any) -> None:
-        """Refuse splits that do not add up."""
+        """Check that the splits add up.
+
+        Raises:
+            ValueError: They do not.
+        """
         if sum(self.splits.values()) != self.images or min(self.splits.values(), default=0) < 0:
-            raise ValueError(f"splits {self.splits} must add up to images = {self.images}; change one of them")
+            raise ValueError(f"splits {self.splits} must add up to images = {self.images}. Change one of them.")
 
     def split_of(self, index: int) -> str:
-        """The split of a scene by its number."""
+        """Return the split of a scene.
+
+        Raises:
+            ValueError: There is no scene of this number.
+        """
+        first = 0
         for name, size in self.splits.items():
-            if index < size:
+            first += size
+            if index < first:
                 return name
-            index -= size
-        raise ValueError(f"there is no scene {index}; the config has {self.images}")
+        raise ValueError(f"Scene {index} does not exist; the demo dataset has {self.images} scenes.")
 
 
 class RegionFileConfig(BaseModel):
-    """Which file, and which of its arrays stand side by side as the feature."""
+    """A .npz file of region features that replaces an extractor."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
-    feature_arrays: tuple[str, ...] = Field(min_length=1)  # names of the arrays, joined in this order
-    normalize: bool = True  # the rows of each array to unit length, so that none drowns the others
+    """Path of the file."""
+    feature_arrays: tuple[str, ...] = Field(min_length=1)
+    """Names of the arrays that are concatenated, in this order, to the feature."""
+    normalize: bool = True
+    """Whether the rows of each array are scaled to unit length, so that no array dominates the others."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a file may leave open."""
+    """How to read what a format of region features leaves open."""
 
-    transposed: bool | None = None  # x of a per-image npz is (d, r); None is to be told from the file
-    arrays: tuple[str, ...] = ()  # of a file of flat rows: the arrays that stand side by side as the feature
-    normalize: bool = False  # each of those to unit length
-    allow_pickle: tuple[str, ...] = ()  # arrays of a npz that may be a pickle of plain values
+    transposed: bool | None = None
+    """Whether the array x of a per-image .npz is (d, r); None detects it."""
+    arrays: tuple[str, ...] = ()
+    """Names of the feature arrays of a flat .npz; empty if there is only one."""
+    normalize: bool = False
+    """Whether the rows of each feature array are scaled to unit length."""
+    allow_pickle: tuple[str, ...] = ()
+    """Names of arrays of a .npz that may be a pickle of plain values."""
 
 
 class ImportConfig(BaseModel):
-    """What is imported, and how what the format leaves open is to be taken."""
+    """Sources of an import of region features, and what their format leaves open."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[Path, ...] = Field(min_length=1)
+    """Files, folders or prefixes of folders."""
     format: str = "auto"
-    name: str = ""  # of the features, in the recipe: imports of one name grow one store; "" is the sources' file names
-    id_template: str = "{id}"  # template, see data/formats/names.py
-    float16: bool = False  # features in float16; else float32, as the files have them
-    images: Path | None = None  # folder of the photographs, for formats without image sizes
-    sizes: Literal["images", "boxes"] = "images"  # `boxes`: the image ends where its last box does (a guess)
-    boxes: Literal["file", "image"] = "file"  # `image`: every row is given the whole image, where a format has no boxes
+    """Name of the format; `auto` detects it."""
+    name: str = ""
+    """Name of the features: imports with the same name extend one store; empty means the file names of the sources."""
+    id_template: str = "{id}"
+    """Template of the image ids, see data/formats/names.py."""
+    float16: bool = False
+    """Whether features are stored in float16 instead of float32."""
+    images: Path | None = None
+    """Folder of the images, for formats without image sizes; None if there is none."""
+    sizes: Literal["images", "boxes"] = "images"
+    """Source of missing image sizes: the image files, or the last box edge, which is a guess."""
+    boxes: Literal["file", "image"] = "file"
+    """Source of boxes: the file, or, for formats without boxes, the whole image."""
     options: ReadOptions = ReadOptions()
-    classes: Path | None = None  # text, one name a line: what class ids stand for
+    """How to read the files."""
+    classes: Path | None = None
+    """Text file with the names of the class ids, one per line; None if they are unknown."""
     attributes: Path | None = None
-    images_per_shard: int = Field(500, ge=1)  # 150 MB in float32 at 36 rows of 2,048
+    """Text file with the names of the attribute ids, one per line; None if they are unknown."""
+    images_per_shard: int = Field(500, ge=1)
+    """Number of images per shard; 500 images of 36 rows of 2,048 float32 numbers have 150 MB."""

@@ -1,24 +1,28 @@
-"""Text of `data`."""
+"""Safe text: file names and annotations may hold anything; used wherever such text is stored or displayed."""
 
 from pathlib import Path
 
 
 def escape_invalid_text(text: str) -> str:
-    """The text with what is no character (a byte of a file name that is not UTF-8) written as `\\udcff`."""
+    r"""Escape lone surrogates, such as bytes of a file name that are not UTF-8, as `\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(text: str) -> str:
-    """`text` on one line of visible characters, all others as `\\n`, `\\x1b`, `\\u202e`: safe in a terminal, and UTF-8.
+    r"""Convert a text to one line of visible characters; others become `\n`, `\x1b`, `\u202e` and so on.
 
-    A file may be named by anyone: its name must not move the cursor, hide its neighbors, or be no text at all.
+    A file name from any source must not move the cursor of a terminal, hide other text or be invalid UTF-8.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text in UTF-8. Raises ValueError naming a file that is none."""
+    """Read the lines of a UTF-8 text file.
+
+    Raises:
+        ValueError: The file is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error}): save it as such") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error

@@ -1,4 +1,4 @@
-"""Build the region extractor of a configuration; used by the extraction stage and by photo queries."""
+"""Build the region extractor of a configuration; used by the extraction stage and for photo queries."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def build_region_extractor(config: RegionsConfig) -> RegionExtractor:
 
             return Detectron2Extractor(config)
         case _:
-            raise ValueError(f"{type(config).__name__} is not a configuration of a region extractor. Pass one of them.")
+            raise ValueError(f"{type(config).__name__} is not a `RegionsConfig`. Pass settings of a region extractor.")

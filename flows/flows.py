@@ -1,6 +1,5 @@
 """The five flows. What they do is imported when one runs (`flows.runs`); the stages know nothing of Prefect."""
 
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +7,7 @@ from prefect import State, flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from data.settings import read_settings
 from flows.parameters import (
     Epochs,
     ModelName,
@@ -29,7 +29,7 @@ from flows.parameters import (
 from flows.reporting.hooks import HOOKS
 from flows.tasks.task_runners import make_task_runner
 
-RUN_TIMEOUT_SECONDS = 3600 * float(os.environ.get("TERN_RUN_TIMEOUT_HOURS", "72"))
+RUN_TIMEOUT_SECONDS = 3600 * read_settings().run_timeout_hours
 
 
 def _named() -> str:
@@ -83,8 +83,8 @@ def extract_flickr(
     folders, failed = [], {}
     for name in (plan, *(more_plans or ())):
         try:
-            with runs.run_context(name, overrides, workers=workers, images_per_shard=images_per_shard) as chain:
-                folders += runs.run_extraction(chain, splits, dry_run)
+            with runs.run_context(name, overrides, workers=workers, images_per_shard=images_per_shard) as runner:
+                folders += runs.run_extraction(runner, splits, dry_run)
         except Exception as error:  # of whatever kind: a bad plan, a lost worker, an extra that is missing
             if not more_plans:
                 raise
@@ -116,8 +116,8 @@ def train_tern(
     from flows import runs
 
     typed = {"train__epochs": epochs, "train__seed": seed}
-    with runs.run_context(plan, overrides, **typed) as chain:
-        return runs.run_training(chain, plan, merge_settings(overrides, **typed), processes)
+    with runs.run_context(plan, overrides, **typed) as runner:
+        return runs.run_training(runner, plan, merge_settings(overrides, **typed), processes)
 
 
 @flow(name="build-index", **FLOW_OPTIONS)
@@ -140,8 +140,8 @@ def build_index(
     from flows import runs
 
     typed = {"index__shards": shards, "index__target_recall": target_recall}
-    with runs.run_context(plan, overrides, model, **typed) as chain:
-        return runs.run_publish(chain)
+    with runs.run_context(plan, overrides, **typed) as runner:
+        return runs.run_publish(runner, model)
 
 
 @flow(name="reindex", **FLOW_OPTIONS)
@@ -160,8 +160,8 @@ def reindex(
     """
     from flows import runs
 
-    with runs.run_context(plan, overrides, model, update=True, version=version) as chain:
-        return runs.run_reindex(chain)
+    with runs.run_context(plan, overrides) as runner:
+        return runs.run_reindex(runner, model, version)
 
 
 @flow(name="pipeline", **FLOW_OPTIONS)

@@ -1,12 +1,10 @@
-"""What runs do. A run imports this when it begins, with all that the stages need, which takes seconds.
+"""Work of the flows. A flow imports this module when it starts, because the stages import torch and faiss.
 
-`flows.flows` alone is enough to deploy, to show a form, to check parameters and to tell of a failure.
+`flows.flows` alone is enough to deploy, to show a form, to check parameters and to report a failure.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from data.datasets import Dataset
+from data.settings import read_settings
 from flows.parameters import load_plan_with
 from flows.reporting import artifacts
 from flows.reporting.logs import forward_logs_to_run
@@ -25,151 +25,157 @@ from index.versions import RejectedError
 from pipeline.pages import write_report
 from pipeline.runs import (
     Estimate,
+    Finished,
     PipelineRunner,
     estimate_extraction,
     estimate_undrawn_demo,
-    select_splits,
     train_with_torchrun,
 )
-from pipeline.stages import VectorStores, find_served_version, publish_full_index, publish_index_update
-from pipeline.workspace import find_model, list_models
+from pipeline.stages import Features, Vectors, find_served_version
 
-SHARD_TIMEOUT_SECONDS = 60 * float(os.environ.get("TERN_SHARD_TIMEOUT_MINUTES", "60"))
-MODEL_CREATED = "tern.model.created"  # the event of a new model that may make a new index (prefect.yaml)
+MODEL_CREATED = "tern.model.created"  # event of a new model; it may start `build-index` (see prefect.yaml)
 
 
 @contextmanager
-def run_context(
-    plan: str,
-    overrides: Sequence[str],
-    model: str | None = None,
-    update: bool = False,
-    version: int | None = None,
-    **typed_parameters: Any,
-) -> Iterator[PipelineRunner]:
-    """The chain of a plan, its shards tasks, its lines in the run's log.
+def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) -> Iterator[PipelineRunner]:
+    """Provide the runner of a plan: its jobs are Prefect tasks, and its log lines go to the log of the flow run.
 
-    `model` pins one of the workspace's models, by name. `update` has the last stage bring the published index, or
-    `version`, to what there is, with its model unless one is given.
+    Args:
+        plan: Plan file, or the name of a shipped plan.
+        overrides: Settings of the plan to change, each `KEY=VALUE`.
+        typed_parameters: Settings as parameters of the flow; `__` in a name stands for a dot.
     """
     loaded = load_plan_with(plan, overrides, **typed_parameters)
     dataset = loaded.dataset.name if loaded.dataset else "demo"
     with forward_logs_to_run():
-        pinned = find_model(loaded.workspace, model) if model else None
-        indexed = publish_full_index
-        if update:
-            pinned = pinned or find_served_version(loaded.workspace, version)[1]
-            indexed = partial(
-                publish_index_update, maintenance=loaded.maintenance, version=version, allow_full_build=True
-            )
         yield PipelineRunner(
             loaded,
-            make_task_map_factory(loaded.workers, dataset, SHARD_TIMEOUT_SECONDS),
+            make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
             make_epoch_callback(dataset),
-            pinned,
-            indexed,
         )
 
 
-def run_extraction(chain: PipelineRunner, splits: list[str] | None, dry_run: bool) -> list[str]:
-    """Both stores of the chain, or a table of what they lack; returns the folders that were filled."""
-    if dry_run and (found := estimate_undrawn_demo(chain.plan, splits)):
-        return _told(found, "demo")
-    _read(chain)
-    if splits:
-        chain.dataset = select_splits(chain.dataset, chain.plan, splits)
+def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bool) -> list[str]:
+    """Extract both feature stores, or with `dry_run` report an estimate. Returns the folders of the stores."""
+    if dry_run and (estimates := estimate_undrawn_demo(runner.plan, splits)):
+        return _report_estimates(estimates, "demo")
+    dataset = _load_dataset(runner, splits or ())
     if dry_run:
-        return _told(estimate_extraction(chain), chain.dataset.name)
-    _extracted(chain)
-    return [str(chain.regions), str(chain.tokens)]
+        return _report_estimates(estimate_extraction(runner.plan, dataset), dataset.name)
+    features = _extract(runner, dataset)
+    return [str(features.regions), str(features.tokens)]
 
 
-def _told(found: list[Estimate], dataset: str) -> list[str]:
-    artifacts.create_table([e.row() for e in found], "dry-run", f"What extraction of {dataset} would do")
-    for row in (e.row() for e in found):
+def _report_estimates(estimates: list[Estimate], dataset: str) -> list[str]:
+    rows = [estimate.row() for estimate in estimates]
+    artifacts.create_table(rows, "dry-run", f"What extraction of {dataset} would do")
+    for row in rows:
         get_run_logger().info("dry run: %s", ", ".join(f"{key} {value}" for key, value in row.items()))
     return []
 
 
-def run_training(chain: PipelineRunner, plan: str, given: tuple[str, ...], processes: int | None) -> str:
-    """Train and evaluate; a new model is an event, for those who want an index of it."""
-    there = list_models(chain.plan.workspace)
-    _extracted(chain)
+def run_training(runner: PipelineRunner, plan: str, overrides: tuple[str, ...], processes: int | None) -> str:
+    """Train and evaluate a model; emit an event if the model is new. Returns the folder of the model."""
+    models_before = runner.workspace.list_models()
+    features = _extract(runner, _load_dataset(runner))
     if processes and processes > 1:
-        told = make_epoch_callback(chain.dataset.name), get_run_logger().info
-        retry("training", lambda: train_with_torchrun(processes, chain, plan, given, *told))
-    _trained(chain)
-    name = chain.model.name
-    # At once: when the run dies from here on, the model is there, and the next run makes none. Not of a run within a
-    # run, which is one of `pipeline` and goes on to the index itself.
-    if name not in there and flow_run.parent_flow_run_id is None:
+        callbacks = make_epoch_callback(features.dataset.name), get_run_logger().info
+        retry("training", lambda: train_with_torchrun(processes, plan, overrides, *callbacks))
+    model = _train(runner, features)
+    # The event is sent before the evaluation: if the run fails there, the next run finds the model and sends no event.
+    # A run inside another run belongs to the flow `pipeline`, which builds the index itself.
+    if model.name not in models_before and flow_run.parent_flow_run_id is None:
         emit_event(
             MODEL_CREATED,
-            {"prefect.resource.id": f"tern.model.{name}", "plan": plan, "model": name},
-            payload={"plan": plan, "model": name, "overrides": list(given)},
+            {"prefect.resource.id": f"tern.model.{model.name}", "plan": plan, "model": model.name},
+            payload={"plan": plan, "model": model.name, "overrides": list(overrides)},
         )
-    _embedded(chain)
-    retry("evaluation", lambda: chain.metrics)
-    artifacts.create_training_artifacts(chain)
-    return str(chain.model)
+    vectors = _embed(runner, features, model)
+    evaluation = retry("evaluation", lambda: runner.evaluate(vectors))
+    artifacts.create_training_artifacts(model, evaluation)
+    return str(model)
 
 
-def run_publish(chain: PipelineRunner) -> str:
-    """Build a version and publish it, with a report."""
-    _publish(chain)
-    artifacts.create_publish_artifacts(chain, write_report(chain))
-    return str(chain.index)
+def run_publish(runner: PipelineRunner, model: str | None = None) -> str:
+    """Build an index version, publish it, and write the report. Returns the manifest.
+
+    Args:
+        runner: The runner of the plan.
+        model: Name of a trained model of the workspace; None trains the model of the plan if it does not exist.
+    """
+    model_folder = runner.workspace.model(model) if model else None
+    vectors = _make_vectors(runner, model_folder)
+    published = _publish(runner, vectors, lambda: runner.publish_index(vectors))
+    _write_report(runner, vectors, published)
+    return str(published)
 
 
-def run_reindex(chain: PipelineRunner) -> str | State:
-    """As `publish`, unless what is served holds all that there is."""
-    before = find_served_version(chain.plan.workspace)[0]
-    _publish(chain)
-    if chain.index == before:
-        return make_nothing_to_do_state(before, chain.dataset.name)
-    artifacts.create_publish_artifacts(chain, write_report(chain))
-    return str(chain.index)
+def run_reindex(runner: PipelineRunner, model: str | None = None, version: int | None = None) -> str | State:
+    """Publish the changes of the dataset as a new index version. Returns the manifest, or the state NothingToDo.
+
+    Args:
+        runner: The runner of the plan.
+        model: Name of a trained model of the workspace; the model of the index if None.
+        version: Version to update; the published one if None.
+    """
+    if model:
+        model_folder = runner.workspace.model(model)
+    else:
+        _, model_folder = find_served_version(runner.plan.workspace, version)
+    before, _ = find_served_version(runner.plan.workspace)
+    vectors = _make_vectors(runner, model_folder)
+    published = _publish(runner, vectors, lambda: runner.update_index(vectors, version, allow_full_build=True))
+    if published == before:
+        return make_nothing_to_do_state(before, vectors.features.dataset.name)
+    _write_report(runner, vectors, published)
+    return str(published)
 
 
-def _read(chain: PipelineRunner) -> None:
-    """The records of the dataset."""
-    retry("reading of the dataset", lambda: chain.dataset)
+def _load_dataset(runner: PipelineRunner, splits: Sequence[str] = (), model_is_given: bool = False) -> Dataset:
+    return retry("reading of the dataset", lambda: runner.load_dataset(splits, model_is_given=model_is_given))
 
 
-def _extracted(chain: PipelineRunner) -> None:
-    """Both stores of features, and tables of them. Their shards are tasks, which have retries of their own."""
-    _read(chain)
-    wait_for_lock("extraction of regions", lambda: chain.regions)
-    wait_for_lock("extraction of tokens", lambda: chain.tokens)
-    retry(
-        "the tables of the stores", lambda: artifacts.create_store_tables(chain)
-    )  # before what may fail for want of records
+def _extract(runner: PipelineRunner, dataset: Dataset) -> Features:
+    """Extract both stores and create their tables. The shards are tasks with retries of their own."""
+    features = wait_for_lock("extraction", lambda: runner.extract(dataset))
+    # The tables come before the stages that may fail because records are invalid.
+    retry("the tables of the stores", lambda: artifacts.create_store_tables(features, runner.workspace))
+    return features
 
 
-def _trained(chain: PipelineRunner) -> None:
-    """Train the model if it is not there."""
-    retry("training", lambda: chain.model)
+def _train(runner: PipelineRunner, features: Features) -> Path:
+    return retry("training", lambda: runner.train(features))
 
 
-def _embedded(chain: PipelineRunner) -> VectorStores:
-    return wait_for_lock("embedding", lambda: chain.vectors)
+def _embed(runner: PipelineRunner, features: Features, model: Path) -> Vectors:
+    return wait_for_lock("embedding", lambda: runner.embed(features, model))
 
 
-def _publish(chain: PipelineRunner) -> None:
-    """Run the index stage. A candidate that is refused fails the run, its report attached; what was served still is."""
-    _extracted(chain)
-    _trained(chain)
-    vectors = _embedded(chain)  # the stages before the index have errors of their own
+def _make_vectors(runner: PipelineRunner, model: Path | None) -> Vectors:
+    """Run all stages before the index. Without a model, train the model of the plan."""
+    features = _extract(runner, _load_dataset(runner, model_is_given=model is not None))
+    return _embed(runner, features, model or _train(runner, features))
+
+
+def _publish(runner: PipelineRunner, vectors: Vectors, publish: Callable[[], Path]) -> Path:
+    """Run the index stage. A rejected candidate fails the run, with a report; the served version stays served."""
     try:
-        made = retry("publishing", lambda: chain.index)
-        get_run_logger().info("index %s over %s and %s", made.stem, vectors.images.name, vectors.captions.name)
-    except RejectedError as error:  # and no other, such as of a lock that is held
-        artifacts.create_rejection_artifacts(error, _still_served(chain.plan.workspace))
+        published = retry("publishing", publish)
+    except RejectedError as error:  # no other error, such as a lock that is held by another process
+        artifacts.create_rejection_artifacts(error, _describe_served_version(runner.plan.workspace))
         raise
+    get_run_logger().info("index %s over %s and %s", published.stem, vectors.images.name, vectors.captions.name)
+    return published
 
 
-def _still_served(workspace: Path) -> str:
+def _describe_served_version(workspace: Path) -> str:
     try:
         return find_served_version(workspace)[0].stem
     except (FileNotFoundError, ValueError) as error:
         return f"nothing: {error}"
+
+
+def _write_report(runner: PipelineRunner, vectors: Vectors, published: Path) -> None:
+    evaluation = runner.evaluate(vectors)
+    finished = Finished(runner.plan, vectors, evaluation, published, runner.list_finished_stages())
+    artifacts.create_publish_artifacts(runner.plan, published, write_report(finished))

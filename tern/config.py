@@ -1,4 +1,4 @@
-"""Settings of the training, the model, the loss and the evaluation (docs/reference/losses.md lists the losses)."""
+"""Settings of training, model, loss and evaluation: the tables `[train]` and `[evaluate]` of a plan."""
 
 from __future__ import annotations
 
@@ -10,58 +10,62 @@ from tern.presets import apply_preset
 
 
 class EvaluationConfig(BaseModel):
-    """What is measured beside recalls and ranks of the whole split."""
+    """What an evaluation measures in addition to recalls and ranks of the complete split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folds: int = Field(0, ge=0, le=1000)
-    """parts of the split whose means are given too, as `fold_*`: 5 for COCO's 1K protocol; 0 for none"""
+    """Number of equal parts of the split; the mean over the parts is reported as `fold_*`. COCO's 1K protocol has 5; 0
+    disables it."""
     ndcg: bool = False
-    """NDCG@25 with ROUGE-L relevances, as `*_ndcg_rougeL`"""
+    """Whether to compute NDCG@25 with ROUGE-L relevances, reported as `*_ndcg_rougeL`."""
     spice_file: str = ""
-    """NDCG@25 with the relevances of a file in the TERN authors' format, as `*_ndcg_spice`: its path, with {split} for
-    the split's name; empty for none"""
+    """Path of a file with relevances in the format of the TERN authors, for NDCG@25 reported as `*_ndcg_spice`.
+    `{split}` stands for the name of the split; empty disables it."""
 
 
 class LossConfig(BaseModel):
-    """Which loss, and its numbers. Fields that a loss has no use for are ignored by it."""
+    """Loss and its settings. A loss ignores the settings of other losses (docs/reference/losses.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "infonce"
-    """`infonce`, `hinge`, or a class of pytorch_metric_learning.losses such as `SupConLoss`"""
+    """Name of the loss: `infonce`, `hinge`, or a class of `pytorch_metric_learning.losses` such as `SupConLoss`."""
     margin: float = Field(0.2, ge=0)
-    """hinge: cosine by which a positive must beat a negative"""
+    """Margin of `hinge`: the cosine by which a positive pair must exceed a negative pair."""
     negatives: Literal["hardest", "semihard", "all"] = "hardest"
-    """hinge: the worst negative of each pair, the worst of those that score below the positive, or the sum over all"""
+    """Negatives of `hinge`: the highest-scoring negative of each pair, the highest-scoring one below the positive, or
+    the sum over all negatives."""
     reduction: Literal["mean", "sum", "nonzero"] = "mean"
-    """over positive pairs (hinge), anchors (infonce), or what the library's loss yields; `nonzero`
-    is the mean over those above zero"""
+    """Reduction over positive pairs (`hinge`), anchors (`infonce`) or the elements of the library's loss. `nonzero` is
+    the mean over the values above 0."""
     temperature: float = Field(0.07, ge=0.01, le=1)
-    """infonce: what cosines are divided by, at the start"""
+    """Initial temperature of `infonce`, by which cosines are divided."""
     learn_temperature: bool = True
-    """infonce: whether the temperature is a parameter, held within 0.01 to 1"""
+    """Whether the temperature of `infonce` is a trained parameter, clamped to 0.01 to 1."""
     miner: str = ""
-    """library losses: a class of pytorch_metric_learning.miners, or empty for none"""
+    """Miner of a library loss: a class of `pytorch_metric_learning.miners`; empty for none."""
     distance: Literal["", "cosine", "lp"] = ""
-    """library losses: the distance, or empty for the class's own"""
+    """Distance of a library loss; empty for the default of its class."""
     params: dict[str, float | int | str | bool] = {}
-    """library losses: further arguments of the class"""
+    """Further arguments of the class of a library loss."""
     miner_params: dict[str, float | int | str | bool] = {}
-    """library losses: arguments of the miner"""
+    """Arguments of the miner."""
     memory_size: int = Field(0, ge=0, le=1 << 20)
-    """any loss: rows a modality that are kept from earlier batches and compared with as well; 0 for none"""
+    """Vectors per modality of earlier batches that every loss also compares with; 0 disables the memory."""
     memory_start_batch: int = Field(0, ge=0)
-    """any loss with a memory: batches before it is used; rows of a model that still moves fast mislead"""
+    """Number of batches before the memory is used; at the start of training the vectors of earlier batches are too far
+    from the current ones."""
     vicreg_weight: float = Field(0, ge=0)
-    """any loss: weight of an added VICReg term, whose value is about 5 to 70; 0 for none"""
+    """Weight of the VICReg term that is added to the loss; the term is about 5 to 70. 0 disables it."""
 
 
-ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {  # what the other networks cannot be asked to change
+# Settings that an architecture fixes.
+ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
     "default": {},
     "paper": {
-        "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "box_embedding": "add", "pre_norm": False, "shortcut": False,
-        "count_similar_regions": False,
+        "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "box_embedding": "add", "pre_norm": False,
+        "shortcut": False, "count_similar_regions": False,
     },
     "kaylode": {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "box_embedding": "add",
@@ -71,128 +75,142 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {  # what the other networ
 
 
 class ModelConfig(BaseModel):
-    """The shape of the network. The two feature sizes are not here: the stores know them."""
+    """Shape of the network. The sizes of the input features are not settings: they come from the stores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Literal["default", "paper", "kaylode"] = "default"
-    """`modern`: the network of this file; `tern`: the authors' (tern/authors.py); `seed`: seed's (tern/seed.py)"""
+    """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py) or `kaylode`
+    (tern/networks/kaylode.py)."""
     width: int = Field(256, ge=8)
-    """features of a row inside the stacks"""
+    """Features per row inside the layers."""
     heads: int = Field(4, ge=1)
-    """attention heads; must divide `width`"""
+    """Attention heads; must divide `width`."""
     visual_layers: int = Field(1, ge=0)
-    """layers for regions alone"""
+    """Number of layers for regions only."""
     text_layers: int = Field(0, ge=0)
-    """layers for wordpieces alone"""
+    """Number of layers for tokens only."""
     shared_layers: int = Field(1, ge=0)
-    """layers that both kinds of row go through"""
+    """Number of layers that regions and tokens share."""
     feedforward_dim: int = Field(512, ge=8)
-    """features of the hidden layer of each feed-forward part"""
+    """Features of the hidden layer of each feed-forward network."""
     dropout: float = Field(0.2, ge=0, lt=1)
-    """fraction of the features of each residual branch that are zeroed, the same ones in all rows of an item"""
+    """Dropout rate of the residual branches; the same features are zeroed in all rows of an item."""
     input_dropout: float = Field(0.4, ge=0, lt=1)
-    """fraction of the extracted features that are zeroed, the same ones in all rows of an item"""
+    """Dropout rate of the input features; the same features are zeroed in all rows of an item."""
     embed_dim: int = Field(512, ge=8)
-    """features of the final vector"""
+    """Features of the output vector."""
     pooling: Literal["gpo", "mean", "max", "cls"] = "gpo"
+    """Pooling of the rows into one vector: learned (GPO), mean, maximum, or the first row."""
     box_embedding: Literal["add", "none"] = "add"
-    """`add`: a projection of the box is added to its region; `none`: boxes are ignored"""
+    """Use of the boxes: `add` adds a projection of the box to its region, `none` ignores boxes."""
     pre_norm: bool = True
-    """normalize before each branch (True) or after each sum (False, as the paper does)"""
+    """Whether to normalize before each residual branch, or after each sum, as the paper does."""
     shortcut: bool = True
-    """add a linear map of the pooled features to what the layers make of them (tern/direct.py)"""
+    """Whether to add a linear map of the pooled features to the transformer branch (tern/networks/shortcut.py)."""
     transformer_scale: float = Field(0.3, ge=0)
-    """what the layers' part beside the direct road is multiplied by: the less, the more slowly it learns by heart"""
+    """Factor of the transformer branch when there is a shortcut; a small factor delays overfitting."""
     count_similar_regions: bool = True
-    """tell the layers and the direct road how many regions look like each (tern/counts.py)"""
+    """Whether the layers and the shortcut receive, per region, the number of similar regions
+    (tern/networks/region_counts.py)."""
     shortcut_dropout: float = Field(0.5, ge=0, lt=1)
-    """fraction of the pooled numbers of an image that are zeroed before that map"""
+    """Dropout rate of the pooled features of an image before the shortcut's map."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> ModelConfig:
+    def _check_heads_divide_width(self) -> ModelConfig:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}. Change one of them.")
         return self
 
     @model_validator(mode="after")
-    def _architecture_is_as_published(self) -> ModelConfig:
+    def _check_fixed_settings(self) -> ModelConfig:
         for name, value in ARCHITECTURE_SETTINGS[self.architecture].items():
             if getattr(self, name) != value:
                 raise ValueError(
-                    f"architecture {self.architecture!r} has {name} = {value!r}, not {getattr(self, name)!r}; "
-                    f'set preset = "{self.architecture}" in [train], which gives all of them'
+                    f"architecture {self.architecture!r} requires {name} = {value!r}, not {getattr(self, name)!r}. "
+                    f'Set preset = "{self.architecture}" in [train], which sets all such values.'
                 )
         if self.architecture == "paper" and (self.embed_dim % self.heads or not self.shared_layers):
-            raise ValueError("architecture 'paper' needs a shared layer, and an embed_dim that is a multiple of heads")
+            raise ValueError(
+                f"architecture 'paper' requires a shared layer and an embed_dim that is a multiple of heads, not "
+                f"shared_layers = {self.shared_layers}, embed_dim = {self.embed_dim} and heads = {self.heads}. Change "
+                "them."
+            )
         return self
 
 
 class TrainConfig(BaseModel):
-    """One training run."""
+    """Settings of one training run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["default", "small-data", "paper", "kaylode"] = "default"
-    """the values that are not given: the defaults below, those for some hundreds of photographs, the authors' recipe,
-    or seed's (tern/presets.py)"""
+    """Values of the settings that the plan does not set: the defaults below, those for some hundred images, those of
+    the paper, or those of kaylode/tern (tern/presets.py)."""
     seed: int = Field(0, ge=0)
+    """Random seed of initial weights, batches and dropout."""
     epochs: int = Field(30, ge=1)
-    """passes over the training images"""
+    """Number of passes over the training images."""
     images_per_batch: int = Field(128, ge=2)
-    """images a step"""
+    """Images per batch, at most."""
     captions_per_image: int = Field(2, ge=1)
-    """captions of each image in a step; they take turns from epoch to epoch"""
+    """Captions per image in a batch; they rotate from epoch to epoch."""
     lr: float = Field(1e-3, gt=0)
-    """highest learning rate of AdamW"""
+    """Maximum learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """of AdamW: decays of its averages of the gradient and of its square"""
+    """Decay rates of AdamW's averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
-    """of AdamW: added to the root of the average of the square"""
+    """Term that AdamW adds to the denominator."""
     weight_decay: float = Field(1e-2, ge=0)
-    """of weight matrices; biases, norms and the temperature are left alone"""
+    """Weight decay of matrices; biases, norms and the temperature have none."""
     warmup: float = Field(0.1, ge=0)
-    """fraction of the steps in which the rate rises from 0; from 1 on, the number of those steps"""
+    """Steps in which the learning rate rises from 0: a fraction of all steps if below 1, else their number."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """what the rate does after it has risen: down to 0 by a cosine, or nothing"""
+    """Learning rate after the warmup: a cosine down to 0, or constant."""
     gradient_accumulation_steps: int = Field(1, ge=1)
-    """batches a step: the mean of their gradients moves the weights; negatives come from within each batch"""
+    """Batches per step. The weights are updated with the mean of their gradients; negatives come from within each
+    batch."""
     max_grad_norm: float = Field(2.0, gt=0)
-    """largest norm of the gradient of the model"""
+    """Maximum norm of the gradient of the model; larger gradients are scaled down."""
     ema: float = Field(0.98, ge=0, lt=1)
-    """decay a step of the averaged weights, which are the ones validated and kept; 0 keeps the raw ones"""
+    """Decay per step of the EMA weights, which are validated and kept; 0 keeps the raw weights."""
     all_negatives_epochs: int = Field(1, ge=0)
-    """hinge only: first epochs that sum over all negatives; the hardest alone collapse an untrained model"""
+    """Number of first epochs in which `hinge` sums over all negatives; the hardest negatives alone collapse an
+    untrained model."""
     region_drop: float = Field(0.1, ge=0, lt=1)
-    """fraction of regions left out in training"""
+    """Fraction of regions left out in training."""
     token_drop: float = Field(0.1, ge=0, lt=1)
-    """fraction of wordpieces left out in training"""
+    """Fraction of tokens left out in training."""
     length_groups: int = Field(3, ge=1)
-    """by length, that the captions of a step are split into, each padded to its own longest"""
+    """Number of groups by length into which the captions of a batch are split; each is padded to its longest
+    caption."""
     selection_window: int = Field(5, ge=1)
-    """epochs up to each whose mean rsum on validation chooses: that of one is noise where `val` is small"""
+    """Number of epochs whose mean rsum on `val` selects the best epoch, each epoch and those before it. The rsum of one
+    epoch is noise if `val` is small."""
     patience: int = Field(0, ge=0)
-    """epochs without a higher such mean after which training ends; 0 for never"""
+    """Number of epochs without a higher mean after which training stops; 0 never stops early."""
     fine_tune: bool = False
-    """train the text encoder too, from the token ids of the store; else its stored features are what is read"""
+    """Whether to train the text encoder too, from the stored token ids instead of the stored features."""
     text_lr_scale: float = Field(0.1, gt=0)
-    """learning rate of the text encoder as a fraction of `lr`"""
+    """Learning rate of the text encoder as a fraction of `lr`."""
     bf16: bool = False
-    """forward and backward in bfloat16 (autocast); weights, loss and metrics stay float32"""
+    """Whether forward and backward run in bfloat16 (autocast); weights, loss and metrics stay float32."""
     compile: bool = False
-    """the model through torch.compile: about a minute at the start; needs a C++ compiler on a CPU"""
+    """Whether to use torch.compile, which takes about a minute at the start and needs a C++ compiler on a CPU."""
     device: str = "auto"
-    """`cpu`, `cuda`, or `auto`: the GPU if there is one"""
+    """Device: `cpu`, `cuda`, or `auto` for the GPU if there is one."""
     save_steps: int = Field(0, ge=0)
-    """steps between two states on disk in the middle of an epoch; 0 for none by this rule"""
+    """Steps between two checkpoints within an epoch; 0 disables this rule."""
     save_seconds: float = Field(300, ge=0)
-    """seconds between two such states; 0 for none by this rule"""
+    """Seconds between two checkpoints within an epoch; 0 disables this rule."""
     tensorboard: bool = False
-    """write scalars for TensorBoard too; the package of that name must be installed"""
+    """Whether to write scalars for TensorBoard; needs the package `tensorboard`."""
     model: ModelConfig = ModelConfig()
+    """Shape of the network."""
     loss: LossConfig = LossConfig()
+    """Loss and its settings."""
 
     @model_validator(mode="before")
     @classmethod
-    def _over_the_preset(cls, given: Any) -> Any:
-        return apply_preset(given) if isinstance(given, dict) else given
+    def _apply_preset(cls, settings: Any) -> Any:
+        return apply_preset(settings) if isinstance(settings, dict) else settings

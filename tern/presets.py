@@ -1,8 +1,8 @@
-"""Presets: what `preset` in `[train]` stands for. A key that is given beside it wins.
+"""Presets: the values of `preset` in `[train]`. Settings of the plan take precedence.
 
-`modern` is the defaults, `modern-few` the same for some hundreds of photographs: what would know them by heart is
-dropped or held small, each value chosen on validation. `tern` is the recipe of mesnico/TERN
-(configs/tern.yaml, train.py), `seed` that of seed/tern (tools/configs/yaml/tern.yaml) with its faults mended.
+`default` has no values of its own. `small-data` is for some hundred images: it limits the parts of the network that
+overfit; each value was selected on validation. `paper` is the recipe of mesnico/TERN (configs/tern.yaml, train.py).
+`kaylode` is the recipe of kaylode/tern (tools/configs/yaml/tern.yaml) without its errors.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from collections.abc import Mapping
 from typing import Any
 
 PAPER: dict[str, Any] = {
-    # one of theirs goes over all captions, five an image; here over all images, each with the next of its captions
+    # An epoch of the authors covers all captions, five per image; an epoch here covers each image once, with one
+    # caption.
     "epochs": 150,
     "images_per_batch": 80,
-    "captions_per_image": 1,  # theirs are drawn from all captions: twice the same image was rare
+    "captions_per_image": 1,  # the authors sample from all captions, so one image rarely occurs twice in a batch
     "lr": 2e-6,
     "weight_decay": 0.0,  # AdamW without decay is Adam
     "warmup": 1000,
-    "schedule": "constant",  # their StepLR(30) first falls after their last epoch
+    "schedule": "constant",  # the StepLR(30) of the authors first falls after their last epoch
     "max_grad_norm": 2.0,
     "ema": 0.0,
     "selection_window": 1,
     "all_negatives_epochs": 0,
     "region_drop": 0.0,
     "token_drop": 0.0,
-    "text_lr_scale": 1.0,  # of a BERT that is trained too
-    "bf16": True,  # theirs is float32 throughout
+    "text_lr_scale": 1.0,  # used with `fine_tune` only
+    "bf16": True,  # the authors use float32
     "model": {
         "architecture": "paper",
         "width": 2048,
@@ -61,7 +62,7 @@ KAYLODE: dict[str, Any] = {
     "eps": 1e-9,
     "weight_decay": 5e-4,
     "warmup": 0.0,
-    "schedule": "cosine",  # one for the run; theirs began anew each epoch
+    "schedule": "cosine",  # one cosine per run; kaylode/tern restarts it in each epoch
     "max_grad_norm": 10.0,
     "ema": 0.0,
     "selection_window": 1,
@@ -85,7 +86,7 @@ KAYLODE: dict[str, Any] = {
         "shortcut": False,
         "count_similar_regions": False,
     },
-    # theirs compared images with images and sentences with sentences too, and by distances beyond 1 of unit vectors
+    # kaylode/tern also compares images with images and captions with captions, and uses distances above 1.
     "loss": {
         "name": "ContrastiveLoss",
         "distance": "cosine",
@@ -96,20 +97,28 @@ KAYLODE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "small-data": SMALL_DATA, "paper": PAPER, "kaylode": KAYLODE}
 
 
-def apply_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `given`, over those of the preset it names; tables such as `model` are merged key by key.
+def apply_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete settings of `[train]` with the values of the preset that they name.
 
-    A preset that is not known is left for the caller's validation to refuse.
+    Args:
+        settings: Settings of the plan; they take precedence. Tables such as `model` are merged key by key.
+
+    Returns:
+        The merged settings. An unknown preset adds nothing; validation of the settings reports it.
     """
-    return merge_tables(PRESETS.get(str(given.get("preset", "default")), {}), given)
+    return merge_tables(PRESETS.get(str(settings.get("preset", "default")), {}), settings)
 
 
-def merge_tables(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, `over` winning, in tables as well; but `params` of a loss come whole from one of them."""
-    both = dict(under) | dict(over)
-    for key in under.keys() & over.keys() - {"params", "miner_params"}:
-        if isinstance(under[key], Mapping) and isinstance(over[key], Mapping):
-            both[key] = merge_tables(under[key], over[key])
-    if "name" in over and over["name"] != under.get("name", over["name"]):
-        return dict(over)  # another loss: the numbers of the preset's mean nothing to it
-    return both
+def merge_tables(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two nested tables; `settings` take precedence.
+
+    `params` and `miner_params` are not merged. If `settings` name another loss, the defaults are ignored, because they
+    belong to the loss of the preset.
+    """
+    merged = dict(defaults) | dict(settings)
+    for key in defaults.keys() & settings.keys() - {"params", "miner_params"}:
+        if isinstance(defaults[key], Mapping) and isinstance(settings[key], Mapping):
+            merged[key] = merge_tables(defaults[key], settings[key])
+    if "name" in settings and settings["name"] != defaults.get("name", settings["name"]):
+        return dict(settings)
+    return merged

@@ -26,28 +26,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A chain whose every stage has run; `carried` is (stage, job, result) of every shard."""
+def pipeline_with_jobs(tmp_path_factory):
+    """The results of all stages of the small plan, and (stage, job, result) of each job that a flow runs as a task."""
     from pipeline.plans.load import load_plan
     from pipeline.runs.runner import PipelineRunner
 
-    carried = []
+    jobs_run = []
 
-    def watched(label):
-        def each(function, jobs):
+    def make_recording_map(stage):
+        def map_and_record(function, jobs):
             for job in jobs:
                 result = function(job)
-                if label != "draw scenes":  # never a task
-                    carried.append((label, job, result))
+                if stage != "draw scenes":  # a flow does not run these jobs as tasks
+                    jobs_run.append((stage, job, result))
                 yield result
 
-        return each
+        return map_and_record
 
-    chain = PipelineRunner(load_plan(str(small_plan(tmp_path_factory.mktemp("finished")))), watched)
-    chain.carried = carried
-    assert chain.metrics.is_file()
-    assert chain.index.is_file()
-    return chain
+    plan = load_plan(str(small_plan(tmp_path_factory.mktemp("finished"))))
+    finished = PipelineRunner(plan, make_recording_map).run_all()
+    assert finished.evaluation.is_file()
+    assert finished.index.is_file()
+    return finished, jobs_run
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(pipeline_with_jobs):
+    """The results of all stages of the small plan."""
+    return pipeline_with_jobs[0]
+
+
+@pytest.fixture(scope="session")
+def finished_jobs(pipeline_with_jobs):
+    """(stage, job, result) of each job of the finished pipeline that a flow runs as a task."""
+    return pipeline_with_jobs[1]
 
 
 @pytest.fixture(scope="session")

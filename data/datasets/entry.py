@@ -1,15 +1,24 @@
-"""Entry of `data`."""
+"""One image with its captions as an annotation file has it, before any check; what the readers of all formats yield."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
-class _Entry:
-    """One image as the annotations name it, before any check."""
+class Entry:
+    """One image of an annotation file; the values have any type until `load_dataset` has checked them."""
 
     id: Any
-    relative: Any  # path below the folder of images
+    """File name, or the location of a record that cannot be read."""
+    relative: Any
+    """Path below the folder of images."""
     split: Any
     texts: list[Any] = field(default_factory=list)
-    problem: str = ""  # why the record itself cannot be read
+    """Captions, in the order of the file."""
+    problem: str = ""
+    """Why the record itself cannot be read; empty if it can."""
+
+
+def make_invalid_entry(location: str, problem: str) -> Entry:
+    """Make the entry of a record that cannot be read."""
+    return Entry(location, "", "train", problem=problem)

@@ -1,4 +1,4 @@
-"""What a dataset is once it is read: images, captions, and what was refused, each by id."""
+"""Records of a dataset: images, captions and invalid records, each with its id."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,84 +9,93 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Image:
-    """A photograph: its id (the file name as the annotations give it), where it lies, and its split."""
+    """An image of a dataset."""
 
     id: str
+    """File name as the annotations have it."""
     path: Path
     split: str
+    """One of `SPLITS`."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence about an image. Ids are Flickr30k's own: `1000092795.jpg#0`."""
+    """A caption of an image."""
 
     id: str
+    """The image id and the number of the caption, as Flickr30k names them: `1000092795.jpg#0`."""
     image_id: str
     text: str
 
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """A record that was set aside, by name, with the reason. Both are valid text; to show them, see `printable`."""
+    """An image, caption or row that cannot be used; both texts are valid UTF-8, but pass `printable` before display."""
 
     name: str
+    """Id of the image or caption, or the location of the record in its file."""
     reason: str
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and captions that belong together by id; every caption's image is among `images`, below `root`."""
+    """Images and captions with ids; the image of every caption is in `images`, and every path is below `root`."""
 
     name: str
     root: Path
+    """Folder of the images."""
     images: tuple[Image, ...]
     captions: tuple[Caption, ...]
     invalid_records: tuple[InvalidRecord, ...] = ()
 
     @cached_property
     def images_by_id(self) -> dict[str, Image]:
-        """Image id -> image."""
+        """Return image id -> image."""
         return {image.id: image for image in self.images}
 
     @cached_property
     def captions_by_id(self) -> dict[str, Caption]:
-        """Caption id -> caption."""
+        """Return caption id -> caption."""
         return {caption.id: caption for caption in self.captions}
 
     @cached_property
     def image_id_by_caption_id(self) -> dict[str, str]:
-        """Caption id -> the id of its image."""
+        """Return caption id -> id of its image."""
         return {caption.id: caption.image_id for caption in self.captions}
 
     @cached_property
     def captions_by_image_id(self) -> dict[str, tuple[Caption, ...]]:
-        """Image id -> its captions, in the order of the annotations; an empty tuple where it has none."""
-        found: dict[str, list[Caption]] = {image.id: [] for image in self.images}
+        """Return image id -> its captions in the order of the annotations, possibly none."""
+        captions: dict[str, list[Caption]] = {image.id: [] for image in self.images}
         for caption in self.captions:
-            found[caption.image_id].append(caption)
-        return {key: tuple(value) for key, value in found.items()}
+            captions[caption.image_id].append(caption)
+        return {image_id: tuple(values) for image_id, values in captions.items()}
 
     def select_split(self, name: str) -> "Dataset":
-        """The images of one split and their captions; ValueError, listing those there are, if it has no image."""
+        """Return the dataset with the images of one split and their captions.
+
+        Raises:
+            ValueError: The split has no image.
+        """
         images = tuple(image for image in self.images if image.split == name)
         if not images:
             raise ValueError(
-                f"{self.name}: no image is in split {name!r}; it has {self.count_images_by_split() or 'no images'}."
+                f"{self.name} has no image in split {name!r}. Its splits are {self.count_images_by_split() or 'empty'}."
             )
-        kept = {image.id for image in images}
-        return Dataset(
-            self.name, self.root, images, tuple(c for c in self.captions if c.image_id in kept), self.invalid_records
-        )
+        return self._with_images(images)
 
     def exclude_images(self, image_ids: set[str]) -> "Dataset":
-        """The dataset less these images and their captions (an extractor could not read them)."""
-        images = tuple(image for image in self.images if image.id not in image_ids)
-        captions = tuple(caption for caption in self.captions if caption.image_id not in image_ids)
+        """Return the dataset without some images and their captions."""
+        return self._with_images(tuple(image for image in self.images if image.id not in image_ids))
+
+    def _with_images(self, images: tuple[Image, ...]) -> "Dataset":
+        ids = {image.id for image in images}
+        captions = tuple(caption for caption in self.captions if caption.image_id in ids)
         return Dataset(self.name, self.root, images, captions, self.invalid_records)
 
     def count_images_by_split(self) -> dict[str, int]:
-        """Split -> number of images."""
-        found: dict[str, int] = {}
+        """Return split -> number of images."""
+        counts: dict[str, int] = {}
         for image in self.images:
-            found[image.split] = found.get(image.split, 0) + 1
-        return found
+            counts[image.split] = counts.get(image.split, 0) + 1
+        return counts

@@ -1,4 +1,4 @@
-"""Write the demo dataset: JPEG files, a Karpathy-style JSON, and the boxes."""
+"""Write the demo dataset: JPEG files, annotations in the layout of Karpathy's files, and the boxes of the objects."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.config import DemoConfig
 from data.demo.captions import generate_captions
@@ -16,18 +17,37 @@ from data.io.digests import digest
 from data.io.files import atomic_write, read_json, remove_stale_temporaries, write_json
 
 ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
-CHUNK = 50  # scenes a task
-VERSION = 1  # raise it when the same config gives other pixels or words
-Task = tuple[int, int, int, str]  # seed, first scene, one past the last, folder of the pictures
+SCENES_PER_TASK = 50
+VERSION = 1  # raise it when equal settings give other pixels or words
+CAPTIONS_PER_SCENE = 5
+Task = tuple[int, int, int, str]  # seed, first scene, one past the last scene, folder of the images
+SceneFacts = tuple[list[list[float]], list[str], list[str]]  # boxes, labels, captions
+
+
+class DemoManifest(BaseModel):
+    """Content of the `manifest.json` of a demo dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    digest: str
+    """Digest of the settings, the version and the classes."""
+    config: DemoConfig
+    """Settings that the dataset is drawn with."""
+    complete: bool
+    """Whether all files are written."""
 
 
 def file_name(index: int) -> str:
-    """The name of a scene's picture."""
+    """Return the file name of a scene's image."""
     return f"scene-{index:05d}.jpg"
 
 
-def draw_chunk(task: Task) -> list[tuple[list[list[float]], list[str], list[str]]]:
-    """Draw the missing pictures of a chunk; boxes, labels and captions of each scene. Picklable, for a process pool."""
+def draw_scenes(task: Task) -> list[SceneFacts]:
+    """Draw the missing images of a range of scenes; picklable, for a process pool.
+
+    Returns:
+        Per scene: boxes (x1 y1 x2 y2, pixels), labels and captions.
+    """
     seed, first, last, folder = task
     facts = []
     for index in range(first, last):
@@ -44,75 +64,103 @@ def draw_chunk(task: Task) -> list[tuple[list[list[float]], list[str], list[str]
 
 
 def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[..., Iterable] = map) -> Path:
-    """Write the dataset into `folder` and return it; what is there already is kept.
+    """Write the demo dataset, unless it is complete; images that exist are kept.
 
-    Gives `images/scene-00000.jpg` and on, `dataset_demo.json` (the layout of Karpathy's Flickr30k file) and
-    `boxes.json` (x1 y1 x2 y2, pixels). `each` maps a function over chunks; a pool's `map` will do. Pictures appear
-    whole or not at all, and the manifest comes last.
+    Writes `images/scene-00000.jpg` and so on, `dataset_demo.json` (the layout of Karpathy's Flickr30k file) and
+    `boxes.json` (x1 y1 x2 y2, pixels). Each file is complete or absent, and the manifest is written last.
+
+    Args:
+        config: Which scenes to draw.
+        folder: Folder of the dataset.
+        map_fn: Function with the signature of the built-in `map`, applied to ranges of scenes.
+
+    Returns:
+        `folder`.
 
     Raises:
-        ValueError: the folder holds a dataset of another config.
+        ValueError: The folder holds a dataset of other settings or of another version of this program.
     """
     folder = Path(folder)
-    recipe = _recipe(config)
-    if _ready(folder, recipe):
+    if is_generated(config, folder):
         return folder
-    pictures = folder / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
+    images_folder = folder / "images"
+    images_folder.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(folder)
-    remove_stale_temporaries(pictures)
-    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "complete": False})
-    starts = range(0, config.images, CHUNK)
-    tasks = [(config.seed, first, min(first + CHUNK, config.images), str(pictures)) for first in starts]
-    facts = [fact for chunk in map_fn(draw_chunk, tasks) for fact in chunk]
-    boxes = {file_name(i): {"boxes": box, "labels": names} for i, (box, names, _) in enumerate(facts)}
+    remove_stale_temporaries(images_folder)
+    _write_manifest(config, folder, complete=False)
+    starts = range(0, config.images, SCENES_PER_TASK)
+    ends = [min(first + SCENES_PER_TASK, config.images) for first in starts]
+    tasks: list[Task] = [(config.seed, first, end, str(images_folder)) for first, end in zip(starts, ends, strict=True)]
+    facts = [scene_facts for chunk in map_fn(draw_scenes, tasks) for scene_facts in chunk]
+    boxes = {file_name(i): {"boxes": box, "labels": labels} for i, (box, labels, _) in enumerate(facts)}
     write_json(folder / BOXES, {"classes": list(CLASSES), "images": boxes})
-    images = list(_records(config, [words for _, _, words in facts]))
-    write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": images})
-    write_json(folder / MANIFEST, {"digest": digest(recipe), "config": config.model_dump(), "complete": True})
+    records = list(_iter_records(config, [captions for _, _, captions in facts]))
+    write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": records})
+    _write_manifest(config, folder, complete=True)
     return folder
 
 
 def is_generated(config: DemoConfig, folder: Path) -> bool:
-    """Whether `generate` would find all of it. Raises ValueError as it does."""
-    return _ready(Path(folder), _recipe(config))
+    """Return whether the demo dataset is complete.
 
-
-def _recipe(config: DemoConfig) -> dict[str, Any]:
-    recipe = {"config": config.model_dump(), "version": VERSION, "classes": list(CLASSES)}
-    return recipe | {"order": list(config.splits)}  # the first split has the first scenes; a digest sorts keys
-
-
-def _ready(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the dataset is there and whole."""
-    path = folder / MANIFEST
+    Raises:
+        ValueError: The folder holds a dataset of other settings or of another version of this program.
+    """
+    path = Path(folder) / MANIFEST
     if not path.exists():
         return False
-    manifest = read_json(path)
-    if manifest["digest"] != digest(recipe):
+    manifest = _read_manifest(path)
+    if manifest.digest != _compute_digest(config):
         raise ValueError(
-            f"{folder} holds the demo dataset of another config or version ({manifest['config']}); delete it, or set "
-            "another workspace"
+            f"{folder} holds the demo dataset of other settings or another version ({manifest.config.model_dump()}). "
+            "Delete it, or set another workspace."
         )
-    return bool(manifest["complete"])
+    return manifest.complete
 
 
-def _records(config: DemoConfig, words: list[list[str]]) -> Iterator[dict[str, Any]]:
-    """Karpathy's record of each image."""
-    for index, sentences in enumerate(words):
-        ids = list(range(index * 5, index * 5 + 5))
+def _read_manifest(path: Path) -> DemoManifest:
+    content = read_json(path)
+    if isinstance(content, dict) and "whole" in content:  # a key of version 0.1
+        raise ValueError(
+            f"{path} was written by version 0.1 of this program. Delete {path.parent} and run the command again to "
+            "draw the demo dataset again, or install version 0.1."
+        )
+    try:
+        return DemoManifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"{path} is not the manifest of a demo dataset: {'.'.join(map(str, first['loc']))}: {first['msg']}. Delete "
+            f"{path.parent} and run the command again."
+        ) from error
+
+
+def _write_manifest(config: DemoConfig, folder: Path, complete: bool) -> None:
+    manifest = DemoManifest(digest=_compute_digest(config), config=config, complete=complete)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _compute_digest(config: DemoConfig) -> str:
+    recipe = {"config": config.model_dump(), "version": VERSION, "classes": list(CLASSES)}
+    return digest(recipe | {"order": list(config.splits)})  # the order decides which scenes are in which split
+
+
+def _iter_records(config: DemoConfig, captions_of_scenes: list[list[str]]) -> Iterator[dict[str, Any]]:
+    """Convert the captions of each scene to a record of Karpathy's files."""
+    for index, captions in enumerate(captions_of_scenes):
+        ids = list(range(index * CAPTIONS_PER_SCENE, (index + 1) * CAPTIONS_PER_SCENE))
         yield {
             "filename": file_name(index),
             "imgid": index,
             "split": config.split_of(index),
             "sentids": ids,
             "sentences": [
-                {"raw": raw, "tokens": tokenize(raw), "imgid": index, "sentid": sentence}
-                for sentence, raw in zip(ids, sentences, strict=True)
+                {"raw": raw, "tokens": tokenize(raw), "imgid": index, "sentid": caption_id}
+                for caption_id, raw in zip(ids, captions, strict=True)
             ],
         }
 
 
 def tokenize(raw: str) -> list[str]:
-    """Words in lower case without punctuation, as in Karpathy's files."""
+    """Split a caption into lower-case words without punctuation, as in Karpathy's files."""
     return [word for word in raw.lower().replace(".", " ").replace(",", " ").split() if word]

@@ -1,4 +1,4 @@
-"""Sub-package `data.exchange`."""
+"""Region features of other software into stores and back; knows no plan and no model."""
 
 from data.exchange.region_export import export_regions
 from data.exchange.region_file import RegionFile

@@ -1,4 +1,4 @@
-"""Photo sizes of `data`."""
+"""Find image sizes for formats without them: in the image files, or from the boxes."""
 
 from pathlib import Path
 
@@ -11,28 +11,35 @@ from data.images.decode import DECODE_ERRORS, FORMATS, ORIENTATION
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def _size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
-    """Width and height of an image whose format does not say them; None where nothing was given to tell them by."""
+def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
+    """Find width and height of an image, in pixels, as the settings ask.
+
+    Returns:
+        None if the record has a size itself, or if there are no image files.
+
+    Raises:
+        ValueError: The image file is missing or damaged, or the record has no boxes.
+    """
     if "size" in record.fields:
         return None
     if config.sizes == "boxes":
         boxes = record.fields.get("boxes", np.zeros(0))
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-            raise ValueError("--sizes boxes: it has no boxes that tell a size")
+            raise ValueError("--sizes boxes requires boxes, but it has no valid ones")
         right, bottom = np.ceil(boxes[:, 2:].max(0))
         return max(1, int(right)), max(1, int(bottom))
-    return None if config.images is None else _size_of_photo(config.images, name)
+    return None if config.images is None else _read_image_size(config.images, name)
 
 
-def _size_of_photo(folder: Path, name: str) -> tuple[int, int]:
-    """Width and height of `folder/name` (with a usual suffix, if it has none), turned upright, from its header."""
+def _read_image_size(folder: Path, name: str) -> tuple[int, int]:
+    """Read width and height of `folder/name`, with a usual suffix if needed, from the header; EXIF is applied."""
     from PIL import Image
 
     root = folder.resolve()
-    tries = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
-    path = next((p for p in tries if p.is_file() and p.resolve().is_relative_to(root)), None)
+    candidates = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
+    path = next((p for p in candidates if p.is_file() and p.resolve().is_relative_to(root)), None)
     if path is None:
-        raise ValueError(f"no photograph {name!r} (nor {name}.jpg) in {folder}: is --ids right?")
+        raise ValueError(f"no image {name!r} (or {name}.jpg) in {folder}; check --id-template and --images")
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size

@@ -1,4 +1,4 @@
-"""Region features of others into a store: streaming, one shard in memory."""
+"""Import region features of other software into a store, record by record, with one shard in memory."""
 
 import hashlib
 from collections import deque
@@ -11,168 +11,205 @@ import numpy as np
 
 from data.config import ImportConfig
 from data.exchange.checks import fill_missing_fields, find_problem
-from data.exchange.photo_sizes import _size
+from data.exchange.photo_sizes import find_image_size
 from data.formats.base import Format, InvalidSourceRecord
 from data.formats.catalogue import detect_format, get_format
 from data.formats.names import Template
+from data.io.digests import sha256_text
 from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import open_or_create_store, read_store_manifest
-from data.manifest.schema import REGION_FIELDS, Item, ShardPlan
-from data.store.shard_file import write_shard
+from data.manifest.schema import REGION_FIELDS, FeatureDtype, Item, Recipe, ShardPlan
+from data.store.columns import Columns
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, write_next_manifest
 from data.text import escape_invalid_text, read_lines
 
-VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
+VERSION = 2  # raise it when equal settings give other numbers: it is part of the recipe
 MAX_VOCABULARY_BYTES = 16 << 20
 Progress = Callable[[int], None]
+ItemRow = dict[str, Any] | str  # the fields of an image, or why it is invalid
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What came of an import."""
+    """Result of an import."""
 
     folder: Path
-    formats: tuple[str, ...]  # of the sources
-    num_imported: int  # read now and stored
-    num_unchanged: int  # were in the store already, with this very content
-    invalid_records: tuple[tuple[str, str], ...]  # (place, reason) of what could not be used
+    """Folder of the store."""
+    formats: tuple[str, ...]
+    """Name of the format of each source."""
+    num_imported: int
+    """Number of images that this import stored."""
+    num_unchanged: int
+    """Number of images that the store had before, with equal content."""
+    invalid_records: tuple[tuple[str, str], ...]
+    """(name and location, reason) of each invalid record."""
 
 
 def detect_formats(config: ImportConfig) -> list[Format]:
-    """The format of each source: as it is given, or as it looks."""
+    """Return the format of each source: the one of the settings, or the detected one.
+
+    Raises:
+        FileNotFoundError: A source is missing.
+        ValueError: The format is unknown or cannot be detected.
+    """
     if config.format != "auto":
         kind = get_format(config.format)
-        gone = [path for path in config.sources if not path.exists() and not kind.is_prefix]
-        if gone:
-            raise FileNotFoundError(f"Nothing is at {gone[0]}: give a {'folder' if kind.is_folder else 'file'}")
+        missing = [path for path in config.sources if not path.exists() and not kind.is_prefix]
+        if missing:
+            raise FileNotFoundError(f"Nothing is at {missing[0]}. Pass a {'folder' if kind.is_folder else 'file'}.")
         return [kind] * len(config.sources)
     return [detect_format(path, config.options) for path in config.sources]
 
 
 def count_images(config: ImportConfig) -> int:
-    """Images in the sources, for a progress bar (of a TSV estimated from its first line)."""
+    """Count the images of the sources, for a progress bar; for a TSV an estimate from its first line."""
     return sum(kind.count(path) for kind, path in zip(detect_formats(config), config.sources, strict=True))
 
 
-def import_recipe(config: ImportConfig, formats: list[Format]) -> dict[str, Any]:
-    """What names the store: the source of the features and the settings that decide numbers or ids.
+def import_recipe(config: ImportConfig, formats: list[Format]) -> Recipe:
+    """Return the recipe of the store: the name of the features and the settings that determine numbers or ids.
 
-    The content of the files stands in the items' hashes: a second file of the same features may join the first.
+    The content of the files is in the hashes of the items, so that a second file of the same features can be added.
     """
-    read = config.options
+    options = config.options
     return {
         "extractor": "import",
         "version": VERSION,
         "source": config.name or "+".join(path.name for path in config.sources),
         "formats": sorted({kind.name for kind in formats}),
         "ids": config.id_template,
-        "dtype": _dtype(config),
+        "dtype": _get_dtype(config),
         "sizes": config.sizes,
         "boxes": config.boxes,
-        "transposed": read.transposed,
-        "arrays": list(read.arrays),
-        "normalize": read.normalize,
-        "pickled": sorted(read.allow_pickle),
-        "classes": _vocabulary(config.classes),
-        "attributes": _vocabulary(config.attributes),
+        "transposed": options.transposed,
+        "arrays": list(options.arrays),
+        "normalize": options.normalize,
+        "pickled": sorted(options.allow_pickle),
+        "classes": _read_vocabulary(config.classes),
+        "attributes": _read_vocabulary(config.attributes),
     }
 
 
-def _dtype(config: ImportConfig) -> str:
+def _get_dtype(config: ImportConfig) -> FeatureDtype:
     return "float16" if config.float16 else "float32"
 
 
-def _vocabulary(path: Path | None) -> list[str]:
+def _read_vocabulary(path: Path | None) -> list[str]:
     if path is None:
         return []
     if path.stat().st_size > MAX_VOCABULARY_BYTES:
-        raise ValueError(f"{path} has more than {MAX_VOCABULARY_BYTES:,} bytes; a vocabulary has a name a line")
+        raise ValueError(
+            f"{path} has more than {MAX_VOCABULARY_BYTES:,} bytes. Pass a text file with one name per line."
+        )
     return [line.strip() for line in read_lines(path)]
 
 
 def import_regions(
     config: ImportConfig, root: Path, progress: Progress = lambda _: None, stop_after: int | None = None
 ) -> ImportResult:
-    """Read the sources into a region store below `root`, shard by shard; run again, it goes on where it was stopped.
+    """Read the sources into a region store below `root`, shard by shard, with one shard in memory.
 
-    A record that cannot be used (broken base64, half a line, NaN, an id that came before) is set aside with its place
-    and the reason, and the run goes on. Memory: one shard. `stop_after` shards a test's crash comes.
+    An interrupted import is resumed by the next one. An invalid record (broken base64, a cut line, NaN, a duplicate id)
+    is listed with its location and the reason, and the import continues.
 
-    Raises FileNotFoundError or ValueError for a source that cannot be read at all, or if nothing in it can be used.
+    Args:
+        config: Sources and settings.
+        root: Folder of the stores.
+        progress: Called after each record with 1.
+        stop_after: Number of shards after which the import stops, for tests of interruptions; None imports everything.
+
+    Raises:
+        FileNotFoundError: A source is missing.
+        ValueError: A source cannot be read, or has no valid record.
+        WriteLockError: Another process writes to the store.
     """
     formats = detect_formats(config)
-    folder = open_or_create_store(root, "regions", import_recipe(config, formats), _dtype(config))
+    folder = open_or_create_store(root, "regions", import_recipe(config, formats), _get_dtype(config))
     with write_lock(folder):
-        return _fill(config, formats, folder, progress, stop_after)
+        return _import_records(config, formats, folder, progress, stop_after)
 
 
-def _fill(
+def _import_records(
     config: ImportConfig, formats: list[Format], folder: Path, progress: Progress, stop_after: int | None
 ) -> ImportResult:
-    store, waiting = Store(folder), deque[tuple[Item, dict[str, Any] | str]]()
-    hashes, seen = _known(store), dict[str, str]()
-    counts, aside, shards = {"num_imported": 0, "num_unchanged": 0}, [], 0
-    for item, row in _items(config, formats, store.dim if len(store) else None, seen):
+    store, pending = Store(folder), deque[tuple[Item, ItemRow]]()
+    stored_hashes, location_by_id = _read_stored_hashes(store), dict[str, str]()
+    num_imported = num_unchanged = num_shards = 0
+    invalid: list[tuple[str, str]] = []
+    for item, row in _iter_items(config, formats, store.dim if len(store) else None, location_by_id):
         progress(1)
+        is_valid = not isinstance(row, str)
         if isinstance(row, str):
-            aside.append((item.id, row))
-        if hashes.get(item.id) == item.hash:
-            counts["num_unchanged"] += isinstance(row, dict)
+            invalid.append((item.id, row))
+        if stored_hashes.get(item.id) == item.hash:
+            num_unchanged += is_valid
             continue
-        counts["num_imported"] += isinstance(row, dict)
-        waiting.append((item, row))
-        if len(waiting) == config.images_per_shard:
-            if shards == stop_after:
+        num_imported += is_valid
+        pending.append((item, row))
+        if len(pending) == config.images_per_shard:
+            if num_shards == stop_after:
                 break
-            shards += _flush(folder, waiting)
-    if waiting and shards != stop_after:
-        _flush(folder, waiting)
+            _write_pending(folder, pending)
+            num_shards += 1
+    if pending and num_shards != stop_after:
+        _write_pending(folder, pending)
     if stop_after is None:
-        _forget_mended(folder, config, {place for place, _ in aside}, seen)
-    if not counts["num_imported"] + counts["num_unchanged"]:
-        reason = f"; the first, {aside[0][0]}: {aside[0][1]}" if aside else ": no record in it"
-        raise ValueError(f"{', '.join(map(str, config.sources))}: nothing could be imported{reason}")
-    return ImportResult(folder, tuple(kind.name for kind in formats), **counts, invalid_records=tuple(aside))
+        _forget_fixed_items(folder, config, {name for name, _ in invalid}, location_by_id)
+    if not num_imported + num_unchanged:
+        sources = ", ".join(map(str, config.sources))
+        reason = f"The first record, {invalid[0][0]}: {invalid[0][1]}." if invalid else "There is no record."
+        raise ValueError(f"{sources}: no valid record could be imported. {reason}")
+    return ImportResult(folder, tuple(kind.name for kind in formats), num_imported, num_unchanged, tuple(invalid))
 
 
-def _forget_mended(folder: Path, config: ImportConfig, still: set[str], read: dict[str, str]) -> None:
-    """Take out of the ledger what an earlier import set aside and this one has not.
+def _forget_fixed_items(
+    folder: Path, config: ImportConfig, invalid_names: set[str], location_by_id: dict[str, str]
+) -> None:
+    """Remove invalid items of earlier imports that are valid now from the manifest.
 
-    A store with a name may be of other sources too: there only the places count that are `read` now, by id.
+    A named store may have other sources too: of those, only items at a location that was read now are removed.
     """
-    mended = {escape_invalid_text(place) for name, at in read.items() for place in (_place(name, at), at)}
+    valid_names = {
+        escape_invalid_text(name)
+        for image_id, location in location_by_id.items()
+        for name in (_name_record(image_id, location), location)
+    }
     with manifest_lock(folder):
         old = read_store_manifest(folder)
-        kept = [e for e in old["invalid_items"] if e["id"] in still or (config.name and e["id"] not in mended)]
-        write_next_manifest(folder, old, {"invalid_items": kept})
+        invalid_items = tuple(
+            item
+            for item in old.invalid_items
+            if item.id in invalid_names or (config.name and item.id not in valid_names)
+        )
+        write_next_manifest(folder, old, invalid_items=invalid_items)
 
 
-def _place(name: str, at: str) -> str:
-    """What a record is called in the ledger."""
-    return f"{name} ({at})" if name else at
+def _name_record(image_id: str, location: str) -> str:
+    """Return the name of an invalid record in the manifest."""
+    return f"{image_id} ({location})" if image_id else location
 
 
-def _known(store: Store) -> dict[str, str]:
-    """Id -> content hash of what the store holds or has set aside."""
-    found = dict(zip(store.ids, store.content_hashes(store.ids), strict=True))
-    return found | {entry["id"]: entry["hash"] for entry in store.manifest["invalid_items"]}
+def _read_stored_hashes(store: Store) -> dict[str, str]:
+    """Return id -> content hash of the items of the store, invalid ones included."""
+    hashes = dict(zip(store.ids, store.content_hashes(store.ids), strict=True))
+    return hashes | {item.id: item.hash for item in store.manifest.invalid_items}
 
 
-def _flush(folder: Path, waiting: deque[tuple[Item, dict[str, Any] | str]]) -> int:
-    """Write what waits as one shard and list it; the rows are given away one by one, so that they are held once."""
-    plan = ShardPlan(tuple(item for item, _ in waiting))
-    commit(folder, [write_shard(folder, plan, (waiting.popleft()[1] for _ in range(len(waiting))))])
-    waiting.clear()  # a shard that lay there from a killed run did not ask for its rows
-    return 1
+def _write_pending(folder: Path, pending: deque[tuple[Item, ItemRow]]) -> None:
+    """Write the pending items as one shard and list it; rows leave the queue one by one, so that they exist once."""
+    plan = ShardPlan(tuple(item for item, _ in pending))
+    commit(folder, [write_shard(folder, plan, (pending.popleft()[1] for _ in range(len(pending))))])
+    pending.clear()  # if an interrupted run had finished the shard, its rows were not read
 
 
-def _items(
-    config: ImportConfig, formats: list[Format], dim: int | None, seen: dict[str, str]
-) -> Iterator[tuple[Item, dict[str, Any] | str]]:
-    """Each record as an item with its fields, or with the reason why it has none; that one is called by its place.
+def _iter_items(
+    config: ImportConfig, formats: list[Format], dim: int | None, location_by_id: dict[str, str]
+) -> Iterator[tuple[Item, ItemRow]]:
+    """Convert each record to an item with its fields, or, for an invalid record, with the reason.
 
-    `seen` is filled: the place of each id.
+    The id of an invalid item is the name of its record. `location_by_id` receives the location of each valid id.
     """
     rename = Template(config.id_template)
     for kind, source in zip(formats, config.sources, strict=True):
@@ -180,45 +217,46 @@ def _items(
             name = record.id
             try:
                 if isinstance(record, InvalidSourceRecord):
-                    name = _name_of(record, rename)
+                    name = _rename_if_possible(record, rename)
                     raise ValueError(record.reason)
                 name = rename(record.id, record.split)
-                if name in seen:
-                    raise ValueError(f"the id {name!r} came before, at {seen[name]}")
-                row = fill_missing_fields(record.fields, _size(config, name, record), config.boxes)
-                if made := find_problem(row, _dtype(config), dim):
-                    raise ValueError(made)
+                if name in location_by_id:
+                    raise ValueError(f"the id {name!r} is a duplicate of {location_by_id[name]}")
+                row = fill_missing_fields(record.fields, find_image_size(config, name, record), config.boxes)
+                if problem := find_problem(row, _get_dtype(config), dim):
+                    raise ValueError(problem)
             except ValueError as error:
-                place, reason = escape_invalid_text(_place(name, record.location)), escape_invalid_text(str(error))
-                yield Item(place, hashlib.sha256(reason.encode()).hexdigest()), reason
+                record_name = escape_invalid_text(_name_record(name, record.location))
+                reason = escape_invalid_text(str(error))
+                yield Item(record_name, sha256_text(reason)), reason
                 continue
-            seen[name], dim = record.location, row["features"].shape[1]
-            row = {key: np.ascontiguousarray(row[key], _stored(key, config)) for key in REGION_FIELDS}
-            yield Item(name, _hash(row)), row
+            location_by_id[name], dim = record.location, row["features"].shape[1]
+            row = {key: np.ascontiguousarray(row[key], _get_stored_dtype(key, config)) for key in REGION_FIELDS}
+            yield Item(name, _hash_row(row)), row
 
 
-def _name_of(record: InvalidSourceRecord, rename: Template) -> str:
-    """What the image would have been called: a plan can then say why it is not there."""
+def _rename_if_possible(record: InvalidSourceRecord, rename: Template) -> str:
+    """Return the new id of an invalid record, so that a plan can report why the image is missing."""
     try:
         return rename(record.id, record.split)
     except ValueError:
         return record.id
 
 
-def _stored(field: str, config: ImportConfig) -> str:
-    return _dtype(config) if field == "features" else REGION_FIELDS[field].dtype
+def _get_stored_dtype(field: str, config: ImportConfig) -> str:
+    return _get_dtype(config) if field == "features" else REGION_FIELDS[field].dtype
 
 
-def _hash(row: dict[str, np.ndarray]) -> str:
+def _hash_row(row: Columns) -> str:
     hasher = hashlib.sha256()
     for name, values in row.items():
         hasher.update(f"{name} {values.dtype.str} {values.shape};".encode())
-        hasher.update(values)
+        hasher.update(np.ascontiguousarray(values).data)
     return hasher.hexdigest()
 
 
 def find_missing_images(store: Store, ids: list[str]) -> dict[str, str]:
-    """Id -> reason of those that a store has no rows of: as it was set aside there, or that it never was there."""
-    aside = store.invalid_items
-    known = {place.rpartition(" (")[0]: reason for place, reason in aside.items()} | aside
-    return {name: known.get(name, f"not in the store {store.folder}") for name in ids if name not in store}
+    """Return id -> reason of the images that have no rows in a store."""
+    invalid = store.invalid_items
+    reasons = {name.rpartition(" (")[0]: reason for name, reason in invalid.items()} | invalid
+    return {name: reasons.get(name, f"not in the store {store.folder}") for name in ids if name not in store}

@@ -1,1 +1,14 @@
-"""Formats of region features by name, and how to detect them (docs/reference/region-formats.md)."""
+"""Region feature files of other software: files in, records of rows out, and back; knows no stage and no model.
+
+One module per family of formats; `catalogue.FORMATS` lists all of them (docs/reference/region-formats.md).
+"""
+
+from data.formats.base import Format
+from data.formats.catalogue import FORMATS, detect_format, get_format
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "detect_format",
+    "get_format",
+]

@@ -1,6 +1,6 @@
-"""What every format reads into and writes from: an image's rows with its id, or the reason why there are none.
+"""Records that every format reads into and writes from; fields and units are those of a region store.
 
-r rows of an image, d feature width. Fields and units are those of a region store (data/shards.py).
+r: rows of an image, d: feature dimension.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,21 +19,26 @@ from data.store.store import Store
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One image as a file has it: `fields` are those that the format carries, under the names of a region store."""
+    """One image of a file."""
 
     id: str
     fields: dict[str, Any]
-    location: str  # file and line or key, for messages
-    split: str = ""  # of formats whose files are named by it
+    """Fields that the format has, by their names in a region store."""
+    location: str
+    """File and line or key, for messages."""
+    split: str = ""
+    """Split, for formats that have one file per split."""
 
 
 @dataclass(frozen=True)
 class InvalidSourceRecord:
-    """A record that cannot be used: where it stands, what it calls itself if that can be read, and why not."""
+    """An image of a file that cannot be read."""
 
     location: str
+    """File and line or key."""
     reason: str
     id: str = ""
+    """Id in the file, if it can be read."""
     split: str = ""
 
 
@@ -42,73 +47,92 @@ Reader = Callable[[Path, ReadOptions], Iterator[SourceRecord | InvalidSourceReco
 
 @dataclass(frozen=True)
 class Format:
-    """An interchange format: how it is read and written, and what it carries."""
+    """A format of region features: how to read and write it, and what it holds."""
 
     name: str
     title: str
     read: Reader
-    write: Callable[[Path, "ExportRows", bool], None]  # target, rows, over what is there
-    count: Callable[[Path], int]  # images, for the progress bar; -1 where that is not known cheaply
-    fields: frozenset[str]  # fields; features always
-    is_prefix: bool = False  # its source may be the common beginning of several folders' names
-    is_folder: bool = False  # it is a folder of a file an image
-    suffix: str = ""  # of the file that is written
-    sidecar_files: Callable[[Path], list[Path]] = lambda _: []  # files that are written with the target
-    fixed_rows: bool = False  # every image has the same number of rows
+    write: Callable[[Path, "ExportRows", bool], None]
+    """Function of target, rows, and whether to overwrite existing files."""
+    count: Callable[[Path], int]
+    """Function that counts the images of a file or folder, for progress bars; may be an estimate."""
+    fields: frozenset[str]
+    """Fields of a region store that it holds besides `features`."""
+    is_prefix: bool = False
+    """Whether a source may be the common prefix of the names of several folders."""
+    is_folder: bool = False
+    """Whether it is a folder with one file per image."""
+    suffix: str = ""
+    """Suffix of the file that is written."""
+    sidecar_files: Callable[[Path], list[Path]] = lambda _: []
+    """Function that returns the files that are written with a target."""
+    fixed_rows: bool = False
+    """Whether every image has the same number of rows."""
 
 
 @dataclass(frozen=True)
 class ExportRows:
-    """Images of a region store on their way out, in the store's order, under the ids that they shall have."""
+    """Images of a region store to export; iterating reads one image at a time.
+
+    An iteration gives (id in the file, fields), with float32 features (r, d) and `size` (2,): width, height, pixels.
+    """
 
     store: Store
-    names: list[str]  # in the store
-    ids: list[str]  # in the file
+    names: list[str]
+    """Ids in the store."""
+    ids: list[str]
+    """Ids in the file, in the same order."""
     on_progress: Callable[[int], None] = field(default=lambda _: None)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """(id, fields), features in float32, size (w, h): one image in memory at a time."""
-        for name, out in zip(self.names, self.ids, strict=True):
+        for name, exported_id in zip(self.names, self.ids, strict=True):
             fields = {key: self.store.read(key, [name]) for key in REGION_FIELDS}
             fields["features"] = fields["features"].astype("<f4")
-            yield out, {**fields, "size": fields["size"][0]}
+            yield exported_id, {**fields, "size": fields["size"][0]}
             self.on_progress(1)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(n,) int64: rows of each image."""
+        """Return the (n,) int64 number of rows of each image."""
         return self.store.lengths(self.names)
 
     @property
     def dim(self) -> int:
-        """Feature width."""
+        """Return the feature dimension."""
         return self.store.dim
 
-    def fixed_rows(self, instead: str) -> int:
-        """The one number of rows that all images have. Raises ValueError naming the first that has another."""
+    def fixed_rows(self, hint: str) -> int:
+        """Return the number of rows that all images have.
+
+        Args:
+            hint: What to do if they differ, as a sentence for the message.
+
+        Raises:
+            ValueError: An image has another number of rows than the first one.
+        """
         rows = int(self.lengths[0])
-        other = np.flatnonzero(self.lengths != rows)
-        if len(other):
-            name, found = self.names[other[0]], int(self.lengths[other[0]])
+        different = np.flatnonzero(self.lengths != rows)
+        if len(different):
+            name, num_rows = self.names[different[0]], int(self.lengths[different[0]])
             raise ValueError(
-                f"{self.store.folder}: {name!r} has {found} rows, {self.names[0]!r} has {rows}, and this format gives "
-                f"every image the same number; {instead}."
+                f"{self.store.folder}: {name!r} has {num_rows} rows, {self.names[0]!r} has {rows}; in this format all "
+                f"images have the same number of rows. {hint}"
             )
         return rows
 
 
 def export_marker(target: Path) -> Path:
-    """The mark beside a file that is written with others: while it is there, their export has not ended."""
+    """Return the path of the marker file that exists while a file and its sidecar files are being exported."""
     return target.with_name(f".{target.name}.exporting")
 
 
 def start_export(target: Path) -> None:
-    """To be called, once nothing can be refused any more, before the first of the files beside `target` is written.
+    """Write the marker of an export and delete the old target; call it after all checks, before the first sidecar file.
 
-    While they are new, the old target must not be there: it would be read with their ids.
+    New sidecar files must never exist next to the old target: a reader would combine their ids with its rows.
     """
     write_json(export_marker(target), {"target": target.name})
     target.unlink(missing_ok=True)

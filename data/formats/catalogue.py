@@ -24,7 +24,11 @@ FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 
 
 def get_format(name: str) -> Format:
-    """The format of a name. Raises ValueError listing those there are."""
+    """Return the format of a name.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the known ones.
+    """
     if name not in FORMATS:
         known = ", ".join(FORMATS)
         raise ValueError(
@@ -34,21 +38,30 @@ def get_format(name: str) -> Format:
 
 
 def detect_format(path: Path, options: ReadOptions) -> Format:
-    """What a file or a folder is, by its suffix, its columns, its arrays. Raises ValueError if it looks like none."""
+    """Detect the format of a file or folder by its suffix, columns and arrays.
+
+    Args:
+        path: File, folder, or common prefix of the folders `*_att` and `*_box`.
+        options: How to read what the format leaves open.
+
+    Raises:
+        FileNotFoundError: Nothing is at the path.
+        ValueError: No format, or more than one, fits.
+    """
     if path.is_file():
-        found = _of_file(path)
+        name = _detect_file_format(path)
     elif path.is_dir():
-        found = _of_folder(path, options)
+        name = _detect_folder_format(path, options)
     elif path.with_name(path.name + "_att").is_dir():
-        found = "tern" if path.name == "bu" else "ruotianluo"
+        name = "tern" if path.name == "bu" else "ruotianluo"
     else:
-        raise FileNotFoundError(f"Nothing is at {path}: give a file, a folder, or the prefix of a folder *_att")
-    if not found:
-        raise ValueError(f"{path} looks like no known format: say it with --format, one of {', '.join(FORMATS)}")
-    return FORMATS[found]
+        raise FileNotFoundError(f"Nothing is at {path}. Pass a file, a folder, or the prefix of a folder *_att.")
+    if not name:
+        raise ValueError(f"{path} has no known format. Pass --format with one of {', '.join(FORMATS)}.")
+    return FORMATS[name]
 
 
-def _of_file(path: Path) -> str:
+def _detect_file_format(path: Path) -> str:
     if path.name.endswith(precomp.SUFFIX):
         return "precomp"
     if path.suffix in (".hdf5", ".h5"):
@@ -56,12 +69,12 @@ def _of_file(path: Path) -> str:
     if path.suffix == ".npz":
         with Npz(path) as archive:
             return "flat-npz" if {"filename", "offset"} <= set(archive.names) else ""
-    if ".tsv" in path.suffixes:  # also train.tsv.0, as the original is published
+    if ".tsv" in path.suffixes:  # including train.tsv.0, the name of the published files
         return {6: "butd-tsv", 10: "lxmert-tsv"}.get(tsv.count_columns(path), "")
     return ""
 
 
-def _of_folder(path: Path, options: ReadOptions) -> str:
+def _detect_folder_format(path: Path, options: ReadOptions) -> str:
     if any(path.glob(f"*{precomp.SUFFIX}")):
         return "precomp"
     if att := sorted(path.glob("*_att")):
@@ -71,7 +84,7 @@ def _of_folder(path: Path, options: ReadOptions) -> str:
             return per_image.detect_variant(file, options)
         except per_image.AmbiguousFormatError:
             raise
-        except per_image.PER_IMAGE_READ_ERRORS as error:  # it will be set aside; the next one tells
+        except per_image.PER_IMAGE_READ_ERRORS as error:  # an invalid record; the next file decides
             if is_transient_error(error):
                 raise
     return ""

@@ -1,6 +1,6 @@
-"""One .npz of flat rows and offsets, for all images: read by name where a plan asks, or from end to end as a format.
+"""One .npz file with the rows of all images and their offsets: a format, and the source of `RegionFile`.
 
-The arrays: `filename` (n,) text, `offset` (n + 1,), `size` (n, 2) pixels as width and height, `boxes` (rows, 4) pixels,
+Arrays: `filename` (n,) text, `offset` (n + 1,), `size` (n, 2) width and height in pixels, `boxes` (rows, 4) pixels,
 `score` (rows,), `cls` (rows,), and one or more arrays of features (rows, d). Row 0 of an image may be the whole image.
 """
 
@@ -17,13 +17,21 @@ from data.formats.arrays import Npz, write_header
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
 from data.io.files import atomic_write
 
-PER_IMAGE_ARRAYS = ("filename", "offset", "size")  # an entry an image
+PER_IMAGE_ARRAYS = ("filename", "offset", "size")  # one entry per image
 ROW_ARRAYS = {"boxes": "boxes", "score": "scores", "cls": "class_ids"}  # array -> field
-EXTRA = {"attr": "attr_ids", "attr_score": "attr_scores"}  # written by us, and read if they are there
+EXTRA = {"attr": "attr_ids", "attr_score": "attr_scores"}  # optional; this program writes them
 
 
 def concat_features(parts: list[np.ndarray], normalize: bool) -> np.ndarray:
-    """(r, d) float32: arrays of rows side by side, each of unit length if that is asked for."""
+    """Concatenate feature arrays of the same rows.
+
+    Args:
+        parts: (r, d_i) arrays.
+        normalize: Scale the rows of each array to unit length first.
+
+    Returns:
+        (r, sum of d_i) float32.
+    """
     parts = [part.astype("float32") for part in parts]
     if normalize:
         parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6) for part in parts]
@@ -31,38 +39,53 @@ def concat_features(parts: list[np.ndarray], normalize: bool) -> np.ndarray:
 
 
 def fill_nan_scores(scores: np.ndarray) -> np.ndarray:
-    """Scores with 1 for NaN: the whole image has no score of its own."""
+    """Replace NaN by 1: in these files the whole-image region has no score."""
     return np.nan_to_num(scores, nan=1.0)
 
 
-def _check(path: Path, offset: np.ndarray, found: dict[str, tuple[int, ...]], features: tuple[str, ...]) -> None:
-    """Raise ValueError naming the arrays whose shapes do not belong together."""
-    images = found["filename"][0] if found["filename"] else -1
+def check_shapes(path: Path, offset: np.ndarray, shapes: dict[str, tuple[int, ...]], features: tuple[str, ...]) -> None:
+    """Check that the arrays of a file belong together.
+
+    Args:
+        path: The file, for the message.
+        offset: Values of the array `offset`.
+        shapes: Array name -> shape.
+        features: Names of the feature arrays.
+
+    Raises:
+        ValueError: Shapes do not fit each other, or the offsets do not increase from 0.
+    """
+    images = shapes["filename"][0] if shapes["filename"] else -1
     rows = int(offset[-1]) if offset.ndim == 1 and len(offset) and offset.dtype.kind in "iu" else -1
-    shapes = {"offset": (images + 1,), "size": (images, 2), "boxes": (rows, 4), "score": (rows,), "cls": (rows,)}
-    shapes |= {name: (rows,) for name in EXTRA if name in found}
-    wrong = [f"{name} is {found[name]}, not {shape}" for name, shape in shapes.items() if found[name] != shape]
-    wrong += [f"{name} is {found[name]}" for name in features if found[name][:1] != (rows,) or len(found[name]) != 2]
+    expected = {"offset": (images + 1,), "size": (images, 2), "boxes": (rows, 4), "score": (rows,), "cls": (rows,)}
+    expected |= {name: (rows,) for name in EXTRA if name in shapes}
+    problems = [f"{name} is {shapes[name]}, not {shape}" for name, shape in expected.items() if shapes[name] != shape]
+    problems += [
+        f"{name} is {shapes[name]}" for name in features if shapes[name][:1] != (rows,) or len(shapes[name]) != 2
+    ]
     if rows >= 0 and (offset[0] != 0 or (offset[1:] < offset[:-1]).any()):
-        wrong.append("offset does not rise from 0")
-    if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}.")
+        problems.append("offset does not increase from 0")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}. Write the file again.")
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
-    """All images in the file's order; of the large arrays one image's rows are in memory at a time."""
+    """Read all images in the order of the file; of the large arrays, the rows of one image are in memory."""
     with Npz(path) as archive:
         headers = {name: archive.header(name) for name in archive.names}
         missing = [name for name in (*PER_IMAGE_ARRAYS, *ROW_ARRAYS) if name not in headers]
         if missing:
-            raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.names) or 'none'}")
+            raise ValueError(f"{path} has no array {', '.join(missing)}, only {', '.join(archive.names) or 'none'}.")
         filenames, offset, sizes = (archive.read(name) for name in PER_IMAGE_ARRAYS)
         features = options.arrays or tuple(
             name for name, head in headers.items() if len(head.shape) == 2 and name not in ("boxes", "size")
         )
         if not features or set(features) - set(headers) or (len(features) > 1 and not options.arrays):
-            raise ValueError(f"{path}: say which arrays are the features, --arrays A,B; it has {', '.join(headers)}")
-        _check(path, offset, {name: head.shape for name, head in headers.items()}, features)
+            raise ValueError(
+                f"{path}: it is unknown which arrays are the features. Pass --feature-arrays with some of "
+                f"{', '.join(headers)}."
+            )
+        check_shapes(path, offset, {name: head.shape for name, head in headers.items()}, features)
         columns = {**ROW_ARRAYS, **{name: field for name, field in EXTRA.items() if name in headers}}
         lengths = [int(n) for n in np.diff(offset)]
         streams = {name: archive.iter_rows(name, lengths) for name in (*columns, *features)}
@@ -74,37 +97,37 @@ def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSou
             yield SourceRecord(str(name), fields, f"{path.name} entry {number}")
 
 
-def write(target: Path, rows: ExportRows, over: bool) -> None:
-    """All images, array after array, each in pieces: memory is one image. The features are called `features`."""
+def write(target: Path, rows: ExportRows, overwrite: bool) -> None:
+    """Write all images, array by array, with one image in memory; the feature array is named `features`."""
     store, names, total = rows.store, rows.names, int(rows.lengths.sum())
     with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        _whole(archive, "filename", np.array(rows.ids))
-        _whole(archive, "offset", np.concatenate([[0], np.cumsum(rows.lengths)]).astype("int64"))
+        _write_array(archive, "filename", np.array(rows.ids))
+        _write_array(archive, "offset", np.concatenate([[0], np.cumsum(rows.lengths)]).astype("int64"))
         for name, field in {"size": "size", **ROW_ARRAYS, **EXTRA}.items():
             dtype = store.fields[field].dtype
-            tail = {"size": (len(rows), 2), "boxes": (total, 4)}.get(name, (total,))
-            with _member(archive, name) as file:
-                write_header(file, tail, np.dtype(dtype).str)
+            shape = {"size": (len(rows), 2), "boxes": (total, 4)}.get(name, (total,))
+            with _open_member(archive, name) as file:
+                write_header(file, shape, np.dtype(dtype).str)
                 for image in names:
                     file.write(store.read(field, [image]).tobytes())
-        with _member(archive, "features") as file:
+        with _open_member(archive, "features") as file:
             write_header(file, (total, rows.dim), "<f4")
             for _, fields in rows:
                 file.write(fields["features"].tobytes())
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
-    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # type: ignore[return-value]
+def _open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # type: ignore[return-value]  # a writable binary stream
 
 
-def _whole(archive: zipfile.ZipFile, name: str, values: np.ndarray) -> None:
+def _write_array(archive: zipfile.ZipFile, name: str, values: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, values)
     archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue())
 
 
 def count(path: Path) -> int:
-    """Images, from the header of `filename`."""
+    """Count the images by the header of `filename`."""
     with Npz(path) as archive:
         return archive.header("filename").shape[0]
 

@@ -1,4 +1,4 @@
-"""Ids on their way in and out: templates such as `COCO_{number:012d}.jpg`, and paths that stay below a folder."""
+"""Rename ids by templates such as `COCO_{number:012d}.jpg`, and convert ids to paths that stay below a folder."""
 
 import os
 import platform
@@ -11,14 +11,18 @@ MAX_ID_CHARACTERS = 1_000
 FIELD = re.compile(r"\{([^{}]*)\}")
 SPEC = re.compile(r"0?\d{0,2}d?")
 FIELDS = ("id", "stem", "number", "split")
+BIDI_CONTROLS = (
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order in which a name is displayed
+)
 
 
 class Template:
-    """How ids are renamed: text with `{id}`, `{stem}` (without the suffix), `{number}` (its last digits), `{split}`.
+    """Template of ids: text with `{id}`, `{stem}` (id without suffix), `{number}` (last digits of the id), `{split}`.
 
-    `{id:012d}` and `{number:012d}` write a number with leading zeros. The word `stem` alone is `{stem}`.
+    `{id:012d}` and `{number:012d}` write a number with leading zeros. The word `stem` means `{stem}`, and `id` `{id}`.
 
-    Raises ValueError for any other field, and for a text without one.
+    Raises:
+        ValueError: The text has another field, or none.
     """
 
     def __init__(self, text: str):
@@ -28,63 +32,73 @@ class Template:
         wrong = [f for f in fields if f.partition(":")[0] not in FIELDS or not SPEC.fullmatch(f.partition(":")[2])]
         if not fields or wrong or "{" in rest or "}" in rest:
             raise ValueError(
-                f"--ids {text!r} is no template: write {{id}}, {{stem}}, {{number}} or {{split}}, a number with "
-                'leading zeros as {number:012d}; for instance --ids "{id}.jpg"'
+                f"--id-template {text!r} is not a template. Use {{id}}, {{stem}}, {{number}} or {{split}}, and "
+                '{number:012d} for leading zeros, for example --id-template "{id}.jpg".'
             )
 
     def __call__(self, name: str, split: str = "") -> str:
-        """The id that `name` becomes. Raises ValueError if it has no number where one is asked for."""
+        """Rename an id.
+
+        Raises:
+            ValueError: The id has no number for the template, or the new id is not valid.
+        """
         digits = re.findall(r"\d+", name)
         values = {"id": name, "stem": strip_suffix(name), "number": digits[-1] if digits else "", "split": split}
-        made = FIELD.sub(lambda found: _formatted(name, values, found[1]), self.text)
-        return check_id(made)
+        return check_id(FIELD.sub(lambda match: _format_field(name, values, match[1]), self.text))
 
 
-def _formatted(name: str, values: dict[str, Any], field: str) -> str:
+def _format_field(name: str, values: dict[str, Any], field: str) -> str:
     key, _, spec = field.partition(":")
     value = values[key]
     if not spec and key != "number":
         return value
     if not re.fullmatch(r"[0-9]{1,4000}", value):
-        raise ValueError(f"the id {name!r} has no number for {{{field}}}; give another template with --ids")
+        raise ValueError(f"the id {name!r} has no number for {{{field}}}; pass another --id-template")
     return format(int(value), spec)
 
 
 def strip_suffix(name: str) -> str:
-    """An id without the suffix of its last part: `a.b/c.d.jpg` -> `a.b/c.d`."""
+    """Remove the suffix of the last part of an id: `a.b/c.d.jpg` becomes `a.b/c.d`."""
     head, slash, tail = name.rpartition("/")
     base, dot, _ = tail.rpartition(".")
     return f"{head}{slash}{base}" if dot and base else name
 
 
-BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they would show a name in another order
-
-
 def check_id(name: str) -> str:
-    """The id itself. Raises ValueError for an empty one, an endless one, or one with control characters."""
+    """Return an id if it is valid.
+
+    Raises:
+        ValueError: The id is empty, too long, or has control characters.
+    """
     if (
         not name
         or len(name) > MAX_ID_CHARACTERS
         or any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDI_CONTROLS for c in name)
     ):
-        raise ValueError(f"{name[:60]!r} is no id: 1 to {MAX_ID_CHARACTERS:,} characters without line breaks or NUL")
+        raise ValueError(
+            f"{name[:60]!r} is not an id; an id has 1 to {MAX_ID_CHARACTERS:,} characters without control characters"
+        )
     return name
 
 
 def safe_join(root: Path, name: str, suffix: str) -> Path:
-    """`root/name` + suffix, for an id that may have slashes. Raises ValueError if it would leave the folder."""
+    """Return the path `root/name` + suffix for an id, which may have slashes.
+
+    Raises:
+        ValueError: The path would leave the folder, directly or through a link, or a part is too long for a file name.
+    """
     parts = name.split("/")
-    # `atomic` writes beside the file, under a name longer by the machine's and the process's.
+    # `atomic_write` adds the names of the machine and the process to the name of its temporary file.
     longest = 255 - len(os.fsencode(platform.node())) - len(suffix) - 24
-    outside = name.startswith("/") or "\\" in name or ":" in parts[0][1:2] or {"", ".", ".."} & set(parts)
-    if outside or any(len(os.fsencode(part)) > longest for part in parts):
+    leaves_root = name.startswith("/") or "\\" in name or ":" in parts[0][1:2] or {"", ".", ".."} & set(parts)
+    if leaves_root or any(len(os.fsencode(part)) > longest for part in parts):
         raise ValueError(
-            f"the id {name[:80]!r} makes no file name below {root} (parts of 1 to {longest} bytes, no `..`, no leading "
-            "slash); rename with --ids"
+            f"the id {name[:80]!r} is not a file name below {root} (parts of 1 to {longest} bytes, no `..`, no leading "
+            "slash); rename it with --id-template"
         )
     path = Path(root, PurePosixPath(name + suffix))
     if not path.parent.resolve().is_relative_to(Path(root).resolve()):
         raise ValueError(
-            f"the id {name[:80]!r} would leave {root} through a link; remove the link, or rename with --ids"
+            f"the id {name[:80]!r} would leave {root} through a link; remove the link, or rename it with --id-template"
         )
     return path

@@ -1,7 +1,7 @@
-"""`{split}_ims.npy` of SCAN, VSE++ and those after them: (images, rows, width), ids and sizes in files beside it.
+"""`{split}_ims.npy` of SCAN, VSE++ and their successors: (images, rows, d), with ids and sizes in sidecar files.
 
-Matched: kuanghuei/SCAN data.py. The original has neither boxes nor sizes; `{split}_boxes.npy` and
-`{split}_img_sizes.npy` are those of later forks. Captions (`{split}_caps.txt`) are no features and are left alone.
+Matches kuanghuei/SCAN data.py. The original has neither boxes nor sizes; `{split}_boxes.npy` and
+`{split}_img_sizes.npy` come from later forks. Captions (`{split}_caps.txt`) are not read.
 """
 
 from collections.abc import Iterator
@@ -19,27 +19,29 @@ SUFFIX = "_ims.npy"
 MAX_IDS_BYTES = 256 << 20
 
 
-def _sources(path: Path) -> list[Path]:
-    found = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
-    if not found or not all(p.name.endswith(SUFFIX) for p in found):
-        raise FileNotFoundError(f"{path}: give a file that ends in {SUFFIX}, or a folder with such files")
-    return found
+def _find_sources(path: Path) -> list[Path]:
+    sources = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    if not sources or not all(source.name.endswith(SUFFIX) for source in sources):
+        raise FileNotFoundError(
+            f"{path} has no file that ends in {SUFFIX}. Pass such a file, or a folder with such files."
+        )
+    return sources
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sidecar_path(path: Path, suffix: str) -> Path:
     return path.with_name(path.name.removesuffix(SUFFIX) + suffix)
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
-    """One record a row of the first axis; without `{split}_ids.txt` the id is the row's number."""
-    for source in _sources(path):
+    """Read one record per row of the first axis; without `{split}_ids.txt` the id is the number of the row."""
+    for source in _find_sources(path):
         split = source.name.removesuffix(SUFFIX)
         values = map_npy(source)
         if values.ndim not in (2, 3):
-            raise ValueError(f"{source} is {values.shape}; (images, rows, width) or (images, width) is needed")
-        ids = _ids(source, len(values))
-        boxes = _optional(_beside(source, "_boxes.npy"), (len(values), *values.shape[1:-1], 4))
-        sizes = _optional(_beside(source, "_img_sizes.npy"), (len(values), 2))
+            raise ValueError(f"{source} is {values.shape}, not (images, rows, d) or (images, d)")
+        ids = _read_ids(source, len(values))
+        boxes = _map_if_exists(_sidecar_path(source, "_boxes.npy"), (len(values), *values.shape[1:-1], 4))
+        sizes = _map_if_exists(_sidecar_path(source, "_img_sizes.npy"), (len(values), 2))
         for number, name in enumerate(ids):
             features = np.array(values[number]).reshape(-1, values.shape[-1])
             fields: dict[str, Any] = {"features": features}
@@ -50,38 +52,40 @@ def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSou
             yield SourceRecord(name, fields, f"{source.name} row {number}", split)
 
 
-def _optional(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def _map_if_exists(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.exists():
         return None
     values = map_npy(path)
     if values.shape != shape:
-        raise ValueError(f"{path} is {values.shape}, and {shape} belongs to the features beside it")
+        raise ValueError(f"{path} is {values.shape}, but the features require {shape}")
     return values
 
 
-def _ids(source: Path, images: int) -> list[str]:
-    path = _beside(source, "_ids.txt")
+def _read_ids(source: Path, images: int) -> list[str]:
+    path = _sidecar_path(source, "_ids.txt")
     if not path.exists():
         return [str(number) for number in range(images)]
     if path.stat().st_size > MAX_IDS_BYTES:
-        raise ValueError(f"{path} has more than {MAX_IDS_BYTES:,} bytes; it holds a line an image")
+        raise ValueError(f"{path} has more than {MAX_IDS_BYTES:,} bytes; it must have one line per image")
     ids = [line.strip("\r\n") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
     if len(ids) != images:
-        raise ValueError(f"{path} has {len(ids):,} lines, {source} {images:,} images: give it a line an image")
+        raise ValueError(
+            f"{path} has {len(ids):,} lines, but {source} has {images:,} images; it must have one line per image"
+        )
     return ids
 
 
-def write(target: Path, rows: ExportRows, over: bool) -> None:
-    """`{split}_ims.npy` with ids, boxes and sizes beside it, the features last."""
+def write(target: Path, rows: ExportRows, overwrite: bool) -> None:
+    """Write ids, boxes and sizes to sidecar files, then `{split}_ims.npy`."""
     if not target.name.endswith(SUFFIX):
-        raise ValueError(f"{target}: this format's file ends in {SUFFIX}; give for instance test{SUFFIX}")
-    number = rows.fixed_rows("choose another format, such as lxmert-tsv or vqa-h5-adaptive")
+        raise ValueError(f"{target} does not end in {SUFFIX}. Pass, for example, --output test{SUFFIX}.")
+    number = rows.fixed_rows("Export in another format, such as lxmert-tsv or vqa-h5-adaptive.")
     store, names = rows.store, rows.names
     start_export(target)
-    write_text(_beside(target, "_ids.txt"), "".join(f"{name}\n" for name in rows.ids))
+    write_text(_sidecar_path(target, "_ids.txt"), "".join(f"{name}\n" for name in rows.ids))
     for suffix, field, shape in (("_boxes.npy", "boxes", (number, 4)), ("_img_sizes.npy", "size", (2,))):
         dtype = "<f4" if field == "boxes" else "<i4"
-        with atomic_write(_beside(target, suffix)) as temporary, open(temporary, "wb") as file:
+        with atomic_write(_sidecar_path(target, suffix)) as temporary, open(temporary, "wb") as file:
             write_header(file, (len(rows), *shape), dtype)
             for name in names:
                 file.write(store.read(field, [name]).astype(dtype).tobytes())
@@ -92,8 +96,8 @@ def write(target: Path, rows: ExportRows, over: bool) -> None:
 
 
 def count(path: Path) -> int:
-    """Images, from the headers."""
-    return sum(len(map_npy(source)) for source in _sources(path))
+    """Count the images by the headers."""
+    return sum(len(map_npy(source)) for source in _find_sources(path))
 
 
 PRECOMP = Format(
@@ -103,7 +107,9 @@ PRECOMP = Format(
     write,
     count,
     frozenset({"boxes", "size"}),
-    sidecar_files=lambda target: [_beside(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")],
+    sidecar_files=lambda target: [
+        _sidecar_path(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")
+    ],
     suffix=SUFFIX,
     fixed_rows=True,
 )

@@ -1,7 +1,7 @@
-"""The HDF5 of bottom-up-attention-vqa (36 rows an image) and of ban-vqa (any number, `pos_boxes`).
+"""HDF5 files of bottom-up-attention-vqa (36 rows per image) and of ban-vqa (any number of rows, with `pos_boxes`).
 
-Matched: hengyuan-hu/bottom-up-attention-vqa tools/detection_features_converter.py and jnhwkim/ban-vqa
-tools/adaptive_detection_features_converter.py; the index beside the file is JSON here, a pickle there.
+Matches hengyuan-hu/bottom-up-attention-vqa tools/detection_features_converter.py and jnhwkim/ban-vqa
+tools/adaptive_detection_features_converter.py; their sidecar file of ids is a pickle, this program writes JSON.
 """
 
 from collections.abc import Iterator
@@ -23,93 +23,102 @@ NAMES = ("image_features", "image_bb", "spatial_features")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
-    """The datasets of a file by name. Raises ValueError: it is none, or its data lie in other files."""
+def _open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
+    """Open the HDF5 datasets of a file by name; raise ValueError if one is not in the file itself."""
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{path} is not a readable HDF5 file ({error})") from error
+        raise ValueError(f"{path} is not a readable HDF5 file ({error}). Restore the file.") from error
     with file:
-        found = {}
+        datasets = {}
         for name in (*NAMES, "pos_boxes"):
             try:
                 link = file.get(name, getlink=True)
                 data = file[name] if isinstance(link, h5py.HardLink) else None
             except (RuntimeError, KeyError, OSError) as error:
-                raise ValueError(f"{path}: {name} cannot be read ({error}); restore the file") from error
+                raise ValueError(f"{path}: {name} cannot be read ({error}). Restore the file.") from error
             if link is None:
                 continue
             if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.dtype.kind not in "fiu":
-                raise ValueError(f"{path}: {name} is no dataset of numbers in this file; it is not followed elsewhere")
-            found[name] = data
-        yield found
+                raise ValueError(
+                    f"{path}: {name} is not an HDF5 dataset of numbers in this file. Copy linked data into the file."
+                )
+            datasets[name] = data
+        yield datasets
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
-    """One record an image of the index, in the order of the file's rows; which of the two layouts it is, it says.
+    """Read one record per image of the sidecar file, in the order of the rows of the file.
 
-    Sizes come out of the six geometry values, which are fractions of them.
+    `pos_boxes` decides which of the two layouts the file has. Image sizes are computed from `spatial_features`, which
+    are fractions of them.
     """
-    index = _index(path)
-    with _opened(path) as data:
-        _check(path, data)
-        spans = _spans(data)
+    row_by_id = _read_sidecar(path)
+    with _open_datasets(path) as data:
+        _check_shapes(path, data)
+        spans = _read_spans(data)
         images = len(data["pos_boxes"] if spans is not None else data["image_features"])
-        for name, number in sorted(index.items(), key=lambda pair: pair[1]):
-            place = f"{path.name} row {number}"
+        for name, number in sorted(row_by_id.items(), key=lambda pair: pair[1]):
+            location = f"{path.name} row {number}"
             try:
                 if not 0 <= number < images:
-                    raise ValueError(f"the index names row {number}, and the file has {images}")
-                rows = number if spans is None else _span(data, spans[number])
-                yield SourceRecord(name, _fields(data, rows), place)
+                    raise ValueError(f"the sidecar file has row {number}, but the file has only {images} rows")
+                rows = number if spans is None else _make_slice(data, spans[number])
+                yield SourceRecord(name, _read_fields(data, rows), location)
             except (ValueError, OSError, RuntimeError) as error:
                 if is_transient_error(error):
                     raise
-                yield InvalidSourceRecord(place, str(error), name)
+                yield InvalidSourceRecord(location, str(error), name)
 
 
 def is_adaptive(path: Path) -> bool:
-    """Whether a file has `pos_boxes`. Raises ValueError if it is no HDF5 file."""
-    with _opened(path) as data:
+    """Return whether a file has `pos_boxes`.
+
+    Raises:
+        ValueError: It is not an HDF5 file.
+    """
+    with _open_datasets(path) as data:
         return "pos_boxes" in data
 
 
-def _check(path: Path, data: dict[str, h5py.Dataset]) -> None:
+def _check_shapes(path: Path, data: dict[str, h5py.Dataset]) -> None:
     missing = [name for name in NAMES[:2] if name not in data]
     if missing:
-        raise ValueError(f"{path} has no {' and no '.join(missing)}: it is not of bottom-up-attention-vqa or ban-vqa")
+        raise ValueError(
+            f"{path} has no {' and no '.join(missing)}; it is not a file of bottom-up-attention-vqa or ban-vqa"
+        )
     features, ndim = data["image_features"], 2 if "pos_boxes" in data else 3
     if features.ndim != ndim:
-        raise ValueError(f"{path}: image_features is {features.shape}; {ndim} axes are needed")
+        raise ValueError(f"{path}: image_features is {features.shape}; it must have {ndim} axes")
     for name, width in (("image_bb", 4), ("spatial_features", 6)):
         if name in data and data[name].shape != (*features.shape[:-1], width):
             raise ValueError(f"{path}: {name} is {data[name].shape}, not {(*features.shape[:-1], width)}")
     if ndim == 2 and data["pos_boxes"].shape[1:] != (2,):
         raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}, not (images, 2)")
     if ndim == 2 and data["pos_boxes"].nbytes > MAX_ARRAY_BYTES:
-        raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}: no file has so many images")
-    one = features.shape[1:] if ndim == 3 else (1, features.shape[1])
-    if int(np.prod(one, dtype=object)) * features.dtype.itemsize > MAX_ARRAY_BYTES:
-        raise ValueError(f"{path}: image_features is {features.shape}: no image has so much")
+        raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}, which is more than any valid file has")
+    image_shape = features.shape[1:] if ndim == 3 else (1, features.shape[1])
+    if int(np.prod(image_shape, dtype=object)) * features.dtype.itemsize > MAX_ARRAY_BYTES:
+        raise ValueError(f"{path}: image_features is {features.shape}, which is more than any image has")
 
 
-def _spans(data: dict[str, h5py.Dataset]) -> np.ndarray | None:
+def _read_spans(data: dict[str, h5py.Dataset]) -> np.ndarray | None:
     return data["pos_boxes"][:].astype("int64") if "pos_boxes" in data else None
 
 
-def _span(data: dict[str, h5py.Dataset], span: np.ndarray) -> slice:
+def _make_slice(data: dict[str, h5py.Dataset], span: np.ndarray) -> slice:
     start, end = map(int, span)
     features = data["image_features"]
     if not 0 <= start < end <= len(features):
-        raise ValueError(f"pos_boxes says rows {start} to {end}, and the file has {len(features):,}")
+        raise ValueError(f"pos_boxes has the rows {start} to {end}, but the file has only {len(features):,} rows")
     if (end - start) * features.shape[1] * features.dtype.itemsize > MAX_ARRAY_BYTES:
-        raise ValueError(f"pos_boxes says {end - start:,} rows: no image has so many")
+        raise ValueError(f"pos_boxes has {end - start:,} rows, which is more than any image has")
     return slice(start, end)
 
 
-def _fields(data: dict[str, h5py.Dataset], rows: int | slice) -> dict[str, Any]:
+def _read_fields(data: dict[str, h5py.Dataset], rows: int | slice) -> dict[str, Any]:
     fields: dict[str, Any] = {"features": data["image_features"][rows], "boxes": data["image_bb"][rows]}
     if "spatial_features" in data:
         size = infer_image_size(fields["boxes"], data["spatial_features"][rows])
@@ -118,23 +127,31 @@ def _fields(data: dict[str, h5py.Dataset], rows: int | slice) -> dict[str, Any]:
 
 
 def infer_image_size(boxes: np.ndarray, spatial: np.ndarray) -> tuple[int, int] | None:
-    """Width and height in pixels that turn `boxes` into their fractions; None if they say nothing or disagree."""
-    found = []
+    """Infer width and height in pixels from boxes and their fractions.
+
+    Args:
+        boxes: (r, 4) x1 y1 x2 y2 in pixels.
+        spatial: (r, 6) x1 y1 x2 y2 w h as fractions of the image.
+
+    Returns:
+        Width and height, or None if the values do not determine them.
+    """
+    sides = []
     for axis in (0, 1):
-        pixels, parts = (v[:, [axis, axis + 2]].ravel().astype("f8") for v in (boxes, spatial))
-        good = np.isfinite(pixels) & np.isfinite(parts) & (np.abs(parts) > 1e-30)
-        if not good.any():
+        pixels, fractions = (v[:, [axis, axis + 2]].ravel().astype("f8") for v in (boxes, spatial))
+        is_valid = np.isfinite(pixels) & np.isfinite(fractions) & (np.abs(fractions) > 1e-30)
+        if not is_valid.any():
             return None
-        best = np.argmax(np.where(good, np.abs(parts), -1))
-        side = pixels[best] / parts[best]
+        best = np.argmax(np.where(is_valid, np.abs(fractions), -1))
+        side = pixels[best] / fractions[best]
         if not 0.5 <= side < 2**20 or abs(side - round(side)) > 1e-6 * side + 1e-3:
             return None
-        found.append(round(side))
-    return found[0], found[1]
+        sides.append(round(side))
+    return sides[0], sides[1]
 
 
 def spatial_features(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """(r, 6) float32: x1 y1 x2 y2 w h as fractions of the image, in the converter's order of operations."""
+    """Compute (r, 6) float32 x1 y1 x2 y2 w h as fractions of the image, in the order of operations of the converter."""
     width, height = map(float, size)
     w, h = (boxes[:, 2] - boxes[:, 0]) / width, (boxes[:, 3] - boxes[:, 1]) / height
     x, y = boxes[:, 0] / width, boxes[:, 1] / height
@@ -142,56 +159,65 @@ def spatial_features(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def sidecar_paths(path: Path) -> list[Path]:
-    """Where the index of a file may lie: JSON first."""
+    """Return the possible paths of the sidecar file: JSON first."""
     return [path.with_name(f"{path.stem}_imgid2idx{suffix}") for suffix in (".json", ".pkl")]
 
 
-def _index(path: Path) -> dict[str, int]:
-    """Image id -> row. A pickle is read as plain values only."""
-    found = next((p for p in sidecar_paths(path) if p.is_file()), None)
-    if found is None:
+def _read_sidecar(path: Path) -> dict[str, int]:
+    """Read image id -> row; of a pickle only plain values are read."""
+    sidecar = next((p for p in sidecar_paths(path) if p.is_file()), None)
+    if sidecar is None:
         names = " or ".join(p.name for p in sidecar_paths(path))
-        raise FileNotFoundError(f"{path} says no image ids: put {names} beside it (image id -> row)")
+        raise FileNotFoundError(f"{path} has no image ids. Put {names} (image id -> row) into the same folder.")
     try:
-        content = read_json(found) if found.suffix == ".json" else load_restricted(found)
+        content = read_json(sidecar) if sidecar.suffix == ".json" else load_restricted(sidecar)
     except ValueError as error:
-        raise ValueError(f"{found} cannot be read: {error}") from error
-    whole = lambda value: isinstance(value, (int, np.integer)) and not isinstance(value, bool)  # noqa: E731
-    if not isinstance(content, dict) or not all(whole(row) for row in content.values()):
-        raise ValueError(f"{found} is not a dict of image id -> row")
-    if not all(whole(name) or isinstance(name, str) for name in content):
-        raise ValueError(f"{found} has keys that are neither whole numbers nor text")
+        raise ValueError(f"{sidecar} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not all(map(_is_integer, content.values())):
+        raise ValueError(f"{sidecar} is not a dict of image id -> row")
+    if not all(_is_integer(name) or isinstance(name, str) for name in content):
+        raise ValueError(f"{sidecar} has keys that are neither integers nor text")
     return {str(name): int(row) for name, row in content.items()}
 
 
-def write(adaptive: bool, target: Path, rows: ExportRows, over: bool) -> None:
-    """`*_imgid2idx.json`, then the file beside it, image by image. Raises ValueError if a fixed one does not fit."""
-    fixed = (len(rows), rows.fixed_rows("export as vqa-h5-adaptive")) if not adaptive else (int(rows.lengths.sum()),)
-    if adaptive and fixed[0] > 2**31 - 1:
-        raise ValueError(f"{fixed[0]:,} rows do not fit the 32 bits of pos_boxes; export in parts, with --list")
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def write(adaptive: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
+    """Write `*_imgid2idx.json`, then the file, image by image.
+
+    Raises:
+        ValueError: The images have different numbers of rows and the file is not adaptive, or there are too many rows.
+    """
+    shape = (len(rows), rows.fixed_rows("Export as vqa-h5-adaptive.")) if not adaptive else (int(rows.lengths.sum()),)
+    if adaptive and shape[0] > 2**31 - 1:
+        raise ValueError(
+            f"{shape[0]:,} rows do not fit into the 32 bits of pos_boxes. Export in parts, with --ids-file."
+        )
     start_export(target)
     write_json(sidecar_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
     with atomic_write(target) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-        made = {name: file.create_dataset(name, (*fixed, width), "f4") for name, width in _widths(rows).items()}
+        datasets = {name: file.create_dataset(name, (*shape, width), "f4") for name, width in _get_widths(rows).items()}
         if adaptive:
             ends = np.cumsum(rows.lengths)
             file["pos_boxes"] = np.stack([ends - rows.lengths, ends], axis=1).astype("int32")
         end = 0
         for number, (_, fields) in enumerate(rows):
             start, end = end, end + len(fields["boxes"])
-            place = slice(start, end) if adaptive else number
-            made["image_features"][place] = fields["features"]
-            made["image_bb"][place] = fields["boxes"]
-            made["spatial_features"][place] = spatial_features(fields["boxes"], fields["size"])
+            index = slice(start, end) if adaptive else number
+            datasets["image_features"][index] = fields["features"]
+            datasets["image_bb"][index] = fields["boxes"]
+            datasets["spatial_features"][index] = spatial_features(fields["boxes"], fields["size"])
 
 
-def _widths(rows: ExportRows) -> dict[str, int]:
+def _get_widths(rows: ExportRows) -> dict[str, int]:
     return dict(zip(NAMES, (rows.dim, 4, 6), strict=True))
 
 
 def count(path: Path) -> int:
-    """Images in the index."""
-    return len(_index(path))
+    """Count the images of the sidecar file."""
+    return len(_read_sidecar(path))
 
 
 _CARRIES = frozenset({"boxes", "size"})

@@ -1,4 +1,4 @@
-"""Hashes of photographs, remembered: a file that has not been touched since it was hashed is not read again."""
+"""Cache of file hashes: a file that has not changed since it was hashed is not read again."""
 
 import os
 import time
@@ -11,53 +11,58 @@ from data.io.files import read_json, write_json
 
 VERSION = 1
 FILE = "hashes.json"
-MIN_AGE_NS = 2 * 10**9  # nanoseconds: twice the coarsest clock of a file system (FAT's even seconds)
+MIN_AGE_NS = 2 * 10**9  # nanoseconds; twice the coarsest clock of a file system (even seconds of FAT)
 
 
 class FileHashCache:
-    """SHA-256 of files by path, kept in `workspace/hashes.json` with what the system says of each file.
+    """SHA-256 of files by path, stored in `workspace/hashes.json` with size, times and inode of each file.
 
-    An entry counts while size, times and inode are the same. As in git's index, a file that was touched shortly before
-    it was hashed is not remembered: a change within the same tick of the clock would leave no trace.
+    An entry is valid while size, times and inode are equal. As in git's index, a file that changed shortly before it
+    was hashed is not cached: a change within the same tick of the clock would be invisible.
+
+    Args:
+        workspace: Folder of the cache file.
+        clock: Function that returns the present time in nanoseconds.
     """
 
     def __init__(self, workspace: Path, clock: Callable[[], int] = time.time_ns):
         self.path, self._clock = Path(workspace) / FILE, clock
-        self._known = _read(self.path)
+        self._entries = _load_cache(self.path)
 
     def get_hashes(self, paths: Iterable[Path]) -> list[str]:
-        """The hash of each file, or, for one that cannot be read, why; what was learned is kept for the next run."""
-        kept: dict[str, list[Any]] = {}
-        found = [self._hash(os.path.abspath(path), kept) for path in paths]
-        if kept != self._known:
-            write_json(self.path, {"version": VERSION, "files": kept})
-            self._known = kept
-        return found
+        """Return the hash of each file, or why it cannot be read; entries of other files leave the cache."""
+        entries: dict[str, list[Any]] = {}
+        hashes = [self._get_hash(os.path.abspath(path), entries) for path in paths]
+        if entries != self._entries:
+            write_json(self.path, {"version": VERSION, "files": entries})
+            self._entries = entries
+        return hashes
 
-    def _hash(self, path: str, kept: dict[str, list[Any]]) -> str:
+    def _get_hash(self, path: str, entries: dict[str, list[Any]]) -> str:
+        """Return the hash of a file, and add its entry to `entries`."""
         try:
-            facts = _facts(path)
-            entry = self._known.get(path)
-            if entry is not None and entry[:-1] == facts:
-                kept[path] = entry
+            stat = _read_stat(path)
+            entry = self._entries.get(path)
+            if entry is not None and entry[:-1] == stat:
+                entries[path] = entry
                 return entry[-1]
-            began = self._clock()
+            start = self._clock()
             value = sha256_file(Path(path))
-            if facts == _facts(path) and max(facts[1:3]) + MIN_AGE_NS < began:
-                kept[path] = [*facts, value]
+            if stat == _read_stat(path) and max(stat[1:3]) + MIN_AGE_NS < start:
+                entries[path] = [*stat, value]
             return value
-        except OSError as error:  # it is set aside, with this reason, when its shard is made
+        except OSError as error:  # extraction lists the item as invalid, with its own reason
             return f"unreadable: {error.strerror}"
 
 
-def _facts(path: str) -> list[int]:
-    """Size, times of the last change of content and of anything, inode: ctime shows what a restored mtime hides."""
+def _read_stat(path: str) -> list[int]:
+    """Return size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
-    """The entries of a cache; none if there is no file or not a good one: it is only a memory, and is made again."""
+def _load_cache(path: Path) -> dict[str, list[Any]]:
+    """Read the valid entries of a cache file; a missing or damaged file is an empty cache."""
     try:
         content = read_json(path)
         entries = content["files"] if content["version"] == VERSION else {}
@@ -67,5 +72,5 @@ def _read(path: Path) -> dict[str, list[Any]]:
 
 
 def _is_entry(entry: Any) -> bool:
-    shape = isinstance(entry, list) and len(entry) == 5 and all(isinstance(part, int) for part in entry[:4])
-    return shape and isinstance(entry[4], str) and len(entry[4]) == 64
+    has_stat = isinstance(entry, list) and len(entry) == 5 and all(isinstance(value, int) for value in entry[:4])
+    return has_stat and isinstance(entry[4], str) and len(entry[4]) == 64

@@ -1,4 +1,4 @@
-"""Sub-package `data.io`."""
+"""Files: atomic writes, locks and digests; knows nothing of what is in the files."""
 
 from data.io.digests import digest, sha256_file, sha256_text
 from data.io.files import (
@@ -12,7 +12,7 @@ from data.io.files import (
     write_json,
     write_text,
 )
-from data.io.locks import WriteLockError, write_lock
+from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
     "TRANSIENT_ERRNOS",
@@ -21,6 +21,7 @@ __all__ = [
     "atomic_write",
     "digest",
     "fsync_path",
+    "manifest_lock",
     "read_json",
     "remove_stale_temporaries",
     "sha256_file",

@@ -1,4 +1,4 @@
-"""Digests of `data`."""
+"""SHA-256 of files and texts, and the digests that name folders."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ BLOCK = 1 << 20  # bytes hashed at a time, so that memory does not grow with the
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
+    """Compute the hex SHA-256 of a file, block by block."""
     hasher = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
@@ -18,11 +18,11 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hex SHA-256 of a text's UTF-8 bytes."""
+    """Compute the hex SHA-256 of the UTF-8 bytes of a text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def digest(obj: Any) -> str:
-    """12 hex digits that name a JSON-able object: equal content gives an equal name on every machine."""
+    """Compute 12 hex digits that name a JSON-serializable object: equal content gives equal digits."""
     canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
     return sha256_text(canonical)[:12]

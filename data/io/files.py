@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, sync, rename. And the digests that name things."""
+"""Atomic writes: write to a temporary file, fsync, rename. A reader sees the old file or the new one, never a part."""
 
 import errno
 import json
@@ -10,18 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Faults of the machine, not of a file: the run stops and is resumed; nothing is judged by them.
-TRANSIENT_ERRNOS = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-
-
-TRANSIENT_ERRNOS |= {errno.EBUSY, errno.ENOTCONN, errno.ETIMEDOUT}
+# Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
+TRANSIENT_ERRNOS = {
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    *(errno.EBUSY, errno.ENOTCONN, errno.ETIMEDOUT),
+}
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path`, synced, when the block ends well.
+    """Write a file atomically.
 
-    A crash at any moment leaves the old file or the new one, never a half. On an error the temporary is removed.
+    A crash leaves the old file or the new one. After an error the temporary file is removed.
+
+    Yields:
+        The temporary path to write to; it is synced and renamed to `path` when the block ends without an error.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,14 +40,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process writes what becomes `path`; `sweep` knows such names."""
+    """Return the temporary path of this process for a file; `remove_stale_temporaries` knows the pattern."""
     # The suffix stays last: writers such as Pillow and Matplotlib choose the format by it.
     return path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
 
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Say which file an error is about: one of writing, such as that of a full disk, does not."""
+    """Add the path to OSErrors that lack one; errors of writing, such as a full disk, do."""
     try:
         yield
     except OSError as error:
@@ -54,25 +57,25 @@ def add_path_to_errors(path: Path) -> Iterator[None]:
 
 
 def remove_stale_temporaries(folder: Path) -> None:
-    """Remove the temporaries that killed processes of this machine left in a folder."""
+    """Remove the temporary files in a folder that killed processes of this machine left."""
     for path in Path(folder).glob(".*.tmp*"):
         found = re.search(rf"\.{re.escape(platform.node())}-(\d+)\.tmp", path.name)
-        if found and not _alive(int(found[1])):
+        if found and not _is_alive(int(found[1])):
             path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process_id: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's, and alive
+    except PermissionError:  # alive, and of another user
         return True
     return True
 
 
 def fsync_path(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut (fsync)."""
+    """Flush a file, or the names in a folder, to the disk, so that it survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -81,20 +84,24 @@ def fsync_path(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` to `path` in UTF-8, atomically."""
+    """Write a text in UTF-8, atomically; return the path."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def write_json(path: Path, obj: Any) -> Path:
-    """Write `obj` as JSON with sorted keys, atomically: equal objects give equal bytes."""
+    """Write JSON with sorted keys, atomically: equal objects give equal bytes; return the path."""
     return write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a broken one is a ValueError that names it and the line."""
+    """Read a JSON file.
+
+    Raises:
+        ValueError: The file is not valid JSON; the message has the file and the line.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number with too many digits
-        raise ValueError(f"{path} is not valid JSON: {error}. Restore the file or make it again.") from error
+        raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error

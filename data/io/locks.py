@@ -1,4 +1,4 @@
-"""Who may write to a store: one process at a time, and the lock dies with it."""
+"""Locks of folders: one process writes to a store, model or index at a time. A lock ends with its process."""
 
 import fcntl
 import os
@@ -16,22 +16,23 @@ from data.text import printable
 
 
 class WriteLockError(ValueError):
-    """Another process writes there, and goes on doing so: later it may be free."""
+    """Another process writes to the folder; a later try may succeed."""
 
 
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
-    """Be the one writer of a store for as long as the block lasts; its own worker processes need not ask.
+    """Hold the write lock of a folder; worker processes of the block do not take it themselves.
 
-    Raises HeldError naming the process that holds the store. A killed holder leaves no lock behind.
+    Raises:
+        WriteLockError: Another process holds the lock; the message names the process.
     """
     with open(Path(folder) / ".writer", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WriteLockError(
-                f"{folder} is being written by {_holder(file)}: wait until it has ended, or stop it, and run this "
-                "again; what is finished is kept."
+                f"{folder} is being written by {_read_holder(file)}. Wait until it ends, or stop it; then run the "
+                "command again. Finished work is kept."
             ) from None
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(" ", "seconds")
@@ -44,8 +45,8 @@ def write_lock(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def _holder(file: TextIO) -> str:
-    """Who wrote into the lock, and how long ago: by the file's time, and never in the future, if a clock went back."""
+def _read_holder(file: TextIO) -> str:
+    """Read who holds the lock and for how many minutes: by the file's time, at least 0 in case the clock was reset."""
     file.seek(0)
     minutes = max(0, int(time.time() - os.fstat(file.fileno()).st_mtime)) // 60
     holder = file.read(500).strip()
@@ -54,7 +55,7 @@ def _holder(file: TextIO) -> str:
 
 @contextmanager
 def manifest_lock(folder: Path) -> Iterator[None]:
-    """Hold a store's manifest for the moment in which it is read, extended and written; others wait."""
+    """Hold a store's manifest while it is read, extended and written; other processes wait."""
     with open(Path(folder) / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

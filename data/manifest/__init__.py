@@ -1,11 +1,17 @@
-"""Sub-package `data.manifest`."""
+"""Store manifests: a folder in, a typed list of its shards out; opens no shard and imports neither numpy nor h5py."""
 
-from data.manifest.manifest import open_or_create_store, read_store_manifest
-from data.manifest.schema import Item, ShardPlan
+from data.manifest.manifest import InvalidItem, ShardEntry, StoreManifest, open_or_create_store, read_store_manifest
+from data.manifest.schema import Field, Item, Recipe, ShardPlan, split_into_shards
 
 __all__ = [
+    "Field",
+    "InvalidItem",
     "Item",
+    "Recipe",
+    "ShardEntry",
     "ShardPlan",
+    "StoreManifest",
     "open_or_create_store",
     "read_store_manifest",
+    "split_into_shards",
 ]

@@ -1,108 +1,162 @@
-"""What a store consists of: columns, items, shards to be made, and the manifest. What is not listed does not exist."""
+"""Manifest of a store: which shards it has, and which items are invalid. A shard that is not listed is not read."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
+import pydantic
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
 from data.io.digests import digest
 from data.io.files import read_json, write_json
 from data.io.locks import manifest_lock
-from data.manifest.schema import FIELDS, Field
+from data.manifest.schema import FIELDS, FeatureDtype, Field, Kind, Recipe
 
 SCHEMA_VERSION = 3
+OLD_SCHEMA_VERSION = 2  # of version 0.1 of this program
 MANIFEST = "manifest.json"
 
-
-def manifest_fields(manifest: dict[str, Any]) -> dict[str, Field]:
-    """The columns of a store, the features in the dtype that its manifest names."""
-    return {**FIELDS[manifest["kind"]], "features": Field(manifest["dtype"])}
+# Strict, except that JSON has lists where an immutable model has tuples.
+ByteSpan = Annotated[tuple[NonNegativeInt, NonNegativeInt], pydantic.Field(strict=False)]  # first byte, number of bytes
 
 
-def open_or_create_store(root: Path, kind: str, recipe: dict[str, Any], dtype: str = "float16") -> Path:
-    """The folder `root/kind-<digest of the recipe>`; made, with an empty manifest, if it is new.
-
-    `dtype` is that of the features, one of `FEATURE_DTYPES`; a store that is there already keeps its own.
-
-    Raises ValueError if the folder holds a store of another recipe (it was copied, or its manifest was edited).
-    """
-    folder = Path(root) / f"{kind}-{digest(recipe)}"
-    if not (folder / MANIFEST).exists():  # no lock for a store that is there: its folder may be read-only
-        folder.mkdir(parents=True, exist_ok=True)
-        with manifest_lock(folder):
-            if not (folder / MANIFEST).exists():  # another may have made it, and listed its work, in between
-                empty = {"shards": [], "invalid_items": [], "removed_ids": [], "replaced_files": []}
-                about = {"kind": kind, "recipe": recipe, "dtype": dtype, "generation": 0}
-                write_json(folder / MANIFEST, {"schema": SCHEMA_VERSION, **about, **empty})
-    found = read_store_manifest(folder)
-    if digest(found["recipe"]) != digest(recipe) or found["kind"] != kind:
-        raise ValueError(f"{folder} holds {found['kind']} of another recipe than its name says; move the folder away.")
-    return folder
-
-
-def read_store_manifest(folder: Path) -> dict[str, Any]:
-    """A store's manifest. Raises FileNotFoundError or ValueError with the next move.
-
-    `shards`: its files, the newest last, which speaks for the ids it names; `set_aside`: items that could not be
-    extracted; `dropped`: ids that the dataset no longer has; `retired`: files that a compaction has replaced.
-    """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"No store at {folder} ({MANIFEST} is missing): run the stage that writes it.")
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} is not a store manifest of schema {SCHEMA_VERSION}; it was written by another version."
-        )
-    if wrong := _problem(manifest):
-        raise ValueError(f"{path} is not a store's manifest: {wrong}. Restore the file, or delete the store's folder.")
-    return manifest
-
-
-class _Strict(BaseModel):
+class _ManifestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class _Shard(_Strict):
-    """An entry of `shards`: a file of the folder, and what it must be."""
+class ShardEntry(_ManifestModel):
+    """One shard file of a store, and what its bytes must be."""
 
     file: Annotated[str, StringConstraints(pattern=r"^[^/\\]+\.h5$")]
+    """File name in the store's folder; a path to another folder is an error."""
     bytes: NonNegativeInt
+    """Size of the file, in bytes."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the file, 64 hex digits."""
     items: NonNegativeInt
+    """Number of items."""
     rows: NonNegativeInt
-    row_spans: list[list[NonNegativeInt]]  # first byte and bytes of each column of rows
-    metadata_crc32: NonNegativeInt  # of all the other bytes
+    """Number of rows of all items."""
+    row_spans: tuple[ByteSpan, ...] = pydantic.Field(strict=False)
+    """Byte ranges of the columns that have one value per row; empty if HDF5 stores them in chunks."""
+    metadata_crc32: NonNegativeInt
+    """CRC-32 of all bytes outside `row_spans`."""
 
 
-class _Aside(_Strict):
-    """An entry of `set_aside`: an item that could not be extracted."""
+class InvalidItem(_ManifestModel):
+    """An item that has no rows, and why."""
 
     id: str
     hash: str
+    """Content hash of the item; the item is tried again when its content changes."""
     reason: str
 
 
-class _Listing(_Strict):
-    """All of a manifest but its schema."""
+class StoreManifest(_ManifestModel):
+    """Content of a store's `manifest.json`."""
 
-    kind: Literal["regions", "tokens", "vectors"]
-    recipe: dict[str, Any]
-    dtype: Literal["float16", "float32"]
+    schema_version: Literal[3] = pydantic.Field(SCHEMA_VERSION, alias="schema")
+    """Schema of this file; 3 in version 0.2 of this program."""
+    kind: Kind
+    """What a row is: a region, a token or a vector."""
+    recipe: Recipe
+    """Settings and hashes that determine the numbers; their digest names the folder."""
+    dtype: FeatureDtype
+    """Dtype of the column `features`."""
     generation: NonNegativeInt
-    shards: list[_Shard]
-    invalid_items: list[_Aside]
-    removed_ids: list[str]
-    replaced_files: list[str]
+    """Number of commits so far."""
+    shards: tuple[ShardEntry, ...] = pydantic.Field(strict=False)
+    """Shards, newest last; rows of an id are read from the newest shard that has it."""
+    invalid_items: tuple[InvalidItem, ...] = pydantic.Field(strict=False)
+    """Items without rows."""
+    removed_ids: tuple[str, ...] = pydantic.Field(strict=False)
+    """Ids that shards or `invalid_items` still have, but the dataset does not."""
+    replaced_files: tuple[str, ...] = pydantic.Field(strict=False)
+    """Files that a compaction replaced and that may not be deleted yet."""
+
+    @model_validator(mode="after")
+    def _check_files(self) -> "StoreManifest":
+        if len({shard.file for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is listed twice")
+        return self
+
+    def fields(self) -> dict[str, Field]:
+        """Return the columns of the store by name; `features` has the dtype of this manifest."""
+        return {**FIELDS[self.kind], "features": Field(self.dtype)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that `manifest.json` holds."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
-def _problem(manifest: dict[str, Any]) -> str:
-    """What a reader could stumble over, or be led out of the folder by; an empty text if there is nothing."""
+def open_or_create_store(root: Path, kind: Kind, recipe: Recipe, dtype: FeatureDtype = "float16") -> Path:
+    """Return the folder `root/<kind>-<digest of the recipe>`; create it with an empty manifest if it is new.
+
+    Args:
+        root: Folder of the stores.
+        kind: What a row of the store is.
+        recipe: Settings and hashes that determine the numbers of the store.
+        dtype: Dtype of the features of a new store; an existing store keeps its dtype.
+
+    Raises:
+        ValueError: The folder holds a store of another recipe: it was copied, or its manifest was edited.
+    """
+    folder = Path(root) / f"{kind}-{digest(recipe)}"
+    if not (folder / MANIFEST).exists():  # an existing store needs no lock: its folder may be read-only
+        folder.mkdir(parents=True, exist_ok=True)
+        with manifest_lock(folder):
+            if not (folder / MANIFEST).exists():  # another process may have created it before the lock was free
+                empty = StoreManifest(
+                    kind=kind,
+                    recipe=recipe,
+                    dtype=dtype,
+                    generation=0,
+                    shards=(),
+                    invalid_items=(),
+                    removed_ids=(),
+                    replaced_files=(),
+                )
+                write_store_manifest(folder, empty)
+    manifest = read_store_manifest(folder)
+    if digest(manifest.recipe) != digest(recipe) or manifest.kind != kind:
+        raise ValueError(
+            f"{folder} holds {manifest.kind} of another recipe than its name says. Move the folder to another place."
+        )
+    return folder
+
+
+def write_store_manifest(folder: Path, manifest: StoreManifest) -> Path:
+    """Write `manifest.json` of a store, atomically; an existing store requires its `manifest_lock`."""
+    return write_json(Path(folder) / MANIFEST, manifest.to_json())
+
+
+def read_store_manifest(folder: Path) -> StoreManifest:
+    """Read the manifest of a store.
+
+    Raises:
+        FileNotFoundError: The folder has no manifest.
+        ValueError: The manifest is not valid, or its schema is of another version of this program.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"No store at {folder}: {MANIFEST} is missing. Run the stage that writes the store.")
+    content = read_json(path)
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema == OLD_SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has store schema {schema}, written by version 0.1 of this program; this version reads schema "
+            f"{SCHEMA_VERSION}. Delete {folder} and run the command again to recompute it, or install version 0.1."
+        )
+    if schema != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has store schema {schema!r}; this version of the program reads schema {SCHEMA_VERSION}. Open the "
+            f"store with the version that wrote it, or delete {folder} and run the command again."
+        )
     try:
-        listing = _Listing.model_validate({key: value for key, value in manifest.items() if key != "schema"})
+        return StoreManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if any(len(place) != 2 for shard in listing.shards for place in shard.row_spans):
-        return "rows_at holds pairs of first byte and bytes"
-    return "it lists a shard twice" if len({shard.file for shard in listing.shards}) != len(listing.shards) else ""
+        location = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path} is not a store's manifest: {f'{location}: ' if location else ''}{first['msg']}. Restore the file, "
+            "or delete the store's folder."
+        ) from error

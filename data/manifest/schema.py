@@ -1,40 +1,47 @@
-"""Schema of `data`."""
+"""Columns of each kind of store, the items that a store holds, and the plan of one shard."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from data.io.digests import digest
+
+Kind = Literal["regions", "tokens", "vectors"]
+FeatureDtype = Literal["float16", "float32"]  # float32: imported features stay equal bit for bit when they are exported
+
+# A dict and not a model: an extractor adds keys of its own, and the digest of all of them names the store's folder.
+Recipe = dict[str, Any]
+"""Settings and hashes that determine the numbers of a store; values of JSON."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a store: its dtype, and whether it has a value a row (a region, a token) or an item (an image)."""
+    """A column of a store, with one value per row (a region, a token) or per item (an image)."""
 
     dtype: str
-    per: str = "row"
+    per: Literal["row", "item"] = "row"
 
 
 REGION_FIELDS = {
     "features": Field("float16"),  # (rows, d)
     "boxes": Field("float32"),  # (rows, 4): x1 y1 x2 y2, pixels
-    "class_ids": Field("int32"),  # (rows,): index into the recipe's `classes`; -1 is no class (the whole image, a cell)
-    "scores": Field("float32"),  # (rows,): 0..1
-    "attr_ids": Field("int32"),  # (rows,): index into the recipe's `attributes`; -1 where none was looked for
-    "attr_scores": Field("float32"),  # (rows,): 0..1
+    "class_ids": Field("int32"),  # (rows,): index into the recipe's `classes`; -1 without a class (whole image, cell)
+    "scores": Field("float32"),  # (rows,): 0 to 1
+    "attr_ids": Field("int32"),  # (rows,): index into the recipe's `attributes`; -1 if none was predicted
+    "attr_scores": Field("float32"),  # (rows,): 0 to 1
     "size": Field("int32", per="item"),  # (items, 2): width, height, pixels
 }
 TOKEN_FIELDS = {
     "features": Field("float16"),  # (rows, d)
     "token_ids": Field("int32"),  # (rows,)
-    "full_length": Field("int32", per="item"),  # (items,): rows of the sentence before it was cut
+    "full_length": Field("int32", per="item"),  # (items,): number of tokens before truncation
 }
-VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row an item, unit length
-FEATURE_DTYPES = ("float16", "float32")  # float32 for features of others that must come out again bit for bit
-FIELDS = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
+VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row per item, unit length
+FIELDS: dict[Kind, dict[str, Field]] = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a store keeps rows of: an id, and the hash of the content they are made from."""
+    """What a store holds rows for: an id, and the hash of the content that the rows are computed from."""
 
     id: str
     hash: str
@@ -42,17 +49,18 @@ class Item:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be made: its file name follows from its items. `made` names one that a killed run has finished."""
+    """A shard to write. Its file name follows from its items, unless `existing_file` names a finished shard."""
 
     items: tuple[Item, ...]
     existing_file: str = ""
+    """File name of a shard that an interrupted run finished; empty for a shard that must be written."""
 
     @property
     def file(self) -> str:
-        """File name: the same items in the same order give the same name."""
+        """Return the file name: the same items in the same order give the same name."""
         return self.existing_file or f"shard-{digest([[item.id, item.hash] for item in self.items])}.h5"
 
 
 def split_into_shards(items: list[Item], items_per_shard: int) -> list[ShardPlan]:
-    """The items, in their order, cut into shards."""
+    """Split items, in their order, into plans of at most `items_per_shard` items."""
     return [ShardPlan(tuple(items[i : i + items_per_shard])) for i in range(0, len(items), items_per_shard)]

@@ -1,18 +1,28 @@
-"""Sub-package `data.store`."""
+"""Feature and vector stores: rows by item in, rows by id out; knows nothing of images, text or models."""
 
+from data.store.columns import Columns
 from data.store.compact import compact_store
-from data.store.loader import prefetch_map
-from data.store.shard_file import write_shard
+from data.store.loader import Batch, iter_batches, prefetch_map
+from data.store.shard_file import Problem
+from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.verify import find_problems, unlist_damaged_shards
-from data.store.writing import store_update
+from data.store.verify import find_problems, unlist_damaged_shards, verify_store
+from data.store.writing import ShardJob, commit, plan_shards, store_update
 
 __all__ = [
+    "Batch",
+    "Columns",
+    "Problem",
+    "ShardJob",
     "Store",
+    "commit",
     "compact_store",
     "find_problems",
+    "iter_batches",
+    "plan_shards",
     "prefetch_map",
     "store_update",
     "unlist_damaged_shards",
+    "verify_store",
     "write_shard",
 ]

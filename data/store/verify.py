@@ -1,85 +1,106 @@
-"""Every byte of a store against what was written: the files' SHA-256, the CRC of every item's rows."""
+"""Compare every byte of a store with what was written: SHA-256 of the files, CRC-32 of each item's rows."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from data.io.digests import sha256_file
 from data.io.files import fsync_path
 from data.io.locks import manifest_lock, write_lock
-from data.manifest.manifest import manifest_fields, read_store_manifest
+from data.manifest.manifest import ShardEntry, StoreManifest, read_store_manifest
 from data.manifest.schema import Field
 from data.store.shard_file import Problem, check_metadata_crc, find_shard_damage, read_shard_items
 from data.store.writing import write_next_manifest
 
-UNREAD = "; nobody reads them any more: `tern store compact` lets go of them"
+UNREFERENCED = "; these rows are unreferenced. Delete them with `tern store compact`"
 
 
 def verify_store(
-    folder: Path, manifest: dict[str, Any] | None = None, on_progress: Callable[[int], object] = lambda items: None
+    folder: Path, manifest: StoreManifest | None = None, on_progress: Callable[[int], object] = lambda num_items: None
 ) -> list[str]:
-    """Every difference between the files and what was written, naming file and item; empty if there is none.
+    """Compare all files of a store with what was written; works for stores that cannot be opened any more.
 
-    Works where the store cannot be opened any more. `tell` is given the number of items of each shard that is done.
+    Args:
+        folder: Folder of the store.
+        manifest: Manifest to compare with; None reads the present one.
+        on_progress: Called after each shard with the number of its items.
+
+    Returns:
+        One line per difference, with file and item.
     """
     return [str(problem) for problem in find_problems(folder, manifest or read_store_manifest(folder), on_progress)]
 
 
 def find_problems(
-    folder: Path, manifest: dict[str, Any], tell: Callable[[int], object] = lambda items: None
+    folder: Path, manifest: StoreManifest, on_progress: Callable[[int], object] = lambda num_items: None
 ) -> list[Problem]:
-    """`verify`, for a caller that goes by file and item. Of rows that nobody reads any more the text says so."""
-    found = []
-    for entry in manifest["shards"]:
-        found += _problems(Path(folder) / entry["file"], entry, manifest_fields(manifest))
-        tell(entry["items"])
-    broken = {problem.path.name for problem in found if not problem.item}
-    read = _read_from(Path(folder), manifest, broken) if len(broken) < len(found) else {}
-    unread = lambda problem: problem.item and read.get(problem.item) != problem.path.name  # noqa: E731
-    return [replace(problem, message=problem.message + UNREAD) if unread(problem) else problem for problem in found]
+    """Find the differences that `verify_store` reports; the message says so if the rows are unreferenced."""
+    problems = []
+    for entry in manifest.shards:
+        problems += _find_file_problems(Path(folder) / entry.file, entry, manifest.fields())
+        on_progress(entry.items)
+    unreadable = {problem.path.name for problem in problems if not problem.item}
+    files = _find_item_files(Path(folder), manifest, unreadable) if len(unreadable) < len(problems) else {}
+    return [_mark_unreferenced(problem, files) for problem in problems]
 
 
-def _read_from(folder: Path, manifest: dict[str, Any], broken: set[str]) -> dict[str, str]:
-    """Id -> the file that its rows are read from: the newest that has it."""
-    newest: dict[str, str] = {}
-    for name in (entry["file"] for entry in manifest["shards"] if entry["file"] not in broken):
-        newest |= dict.fromkeys(read_shard_items(folder / name)[0], name)
-    gone = {*manifest["removed_ids"], *(entry["id"] for entry in manifest["invalid_items"])}
-    return {item: name for item, name in newest.items() if item not in gone}
+def _mark_unreferenced(problem: Problem, files: dict[str, str]) -> Problem:
+    if problem.item and files.get(problem.item) != problem.path.name:
+        return replace(problem, message=problem.message + UNREFERENCED)
+    return problem
 
 
-def unlist_damaged_shards(folder: Path, found: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Unlist the shards in which rows are lost, so that the next run makes again what they held; returns their entries.
+def _find_item_files(folder: Path, manifest: StoreManifest, unreadable: set[str]) -> dict[str, str]:
+    """Find id -> name of the file that its rows are read from: the newest readable one that has it."""
+    files: dict[str, str] = {}
+    for name in (entry.file for entry in manifest.shards if entry.file not in unreadable):
+        files |= dict.fromkeys(read_shard_items(folder / name)[0], name)
+    unlisted = {*manifest.removed_ids, *(item.id for item in manifest.invalid_items)}
+    return {item: name for item, name in files.items() if item not in unlisted}
 
-    The files are kept beside, as `shard-....h5.damaged`. An item that an older shard has too is read from that one
-    until the next run. Rows that nobody reads are left to a compaction. Raises ValueError naming another writer.
+
+def unlist_damaged_shards(folder: Path, problems: Iterable[Problem]) -> list[ShardEntry]:
+    """Remove damaged shards from the manifest, so that the next run extracts their items again.
+
+    The files are kept as `shard-....h5.damaged`. Until the next run, an item that an older shard has is read from that
+    shard. Damage of unreferenced rows changes nothing.
+
+    Args:
+        folder: Folder of the store.
+        problems: Problems that `find_problems` returned.
+
+    Returns:
+        The entries that the manifest no longer has.
+
+    Raises:
+        WriteLockError: Another process writes to the store.
     """
-    folder, names = Path(folder), {problem.path.name for problem in found if not problem.message.endswith(UNREAD)}
+    folder = Path(folder)
+    damaged = {problem.path.name for problem in problems if not problem.message.endswith(UNREFERENCED)}
     with write_lock(folder), manifest_lock(folder):
         old = read_store_manifest(folder)
-        lost = [entry for entry in old["shards"] if entry["file"] in names]
-        for path in (folder / entry["file"] for entry in lost):
-            if path.exists():  # before the manifest: a crash leaves a shard that is missing, to be dropped again
+        removed = [entry for entry in old.shards if entry.file in damaged]
+        for path in (folder / entry.file for entry in removed):
+            if path.exists():  # before the manifest: after a crash the shard is missing, and is unlisted the next time
                 os.replace(path, path.with_name(f"{path.name}.damaged"))
         fsync_path(folder)
-        write_next_manifest(folder, old, {"shards": [entry for entry in old["shards"] if entry["file"] not in names]})
-    return lost
+        write_next_manifest(folder, old, shards=tuple(entry for entry in old.shards if entry.file not in damaged))
+    return removed
 
 
-def _problems(path: Path, entry: dict[str, Any], fields: dict[str, Field]) -> list[Problem]:
-    lost = f"{entry['items']:,} items are lost with it"
+def _find_file_problems(path: Path, entry: ShardEntry, fields: Mapping[str, Field]) -> list[Problem]:
+    loss = f"{entry.items:,} items are lost with it"
     if not path.is_file():
-        return [Problem(path, f"missing; {lost}")]
-    if (size := path.stat().st_size) != entry["bytes"]:
-        return [Problem(path, f"{size:,} bytes, the manifest says {entry['bytes']:,}; {lost}")]
-    if sha256_file(path) == entry["sha256"]:
+        return [Problem(path, f"missing; {loss}")]
+    if (size := path.stat().st_size) != entry.bytes:
+        return [Problem(path, f"{size:,} bytes, but the manifest has {entry.bytes:,}; {loss}")]
+    if sha256_file(path) == entry.sha256:
         return []
     try:
         check_metadata_crc(path, entry)
     except ValueError:
-        return [Problem(path, f"damaged outside its rows, so that it is not known whose they are; {lost}")]
+        return [Problem(path, f"damaged outside its rows, so that rows cannot be assigned to items; {loss}")]
     return find_shard_damage(path, fields) or [
-        Problem(path, "its bytes are not those that the manifest names, in no item's rows")
+        Problem(path, "its SHA-256 is not that of the manifest, although the rows of all items are intact")
     ]

@@ -1,18 +1,23 @@
-"""The writing half of a store: which shards are to be made, and the manifest written last.
+"""Update a store: which shards must be written, and the next manifest, which is written last.
 
-A shard is named by the digest of what it holds (ids and content hashes), so making it twice is harmless. A run that was
-killed leaves finished shards that are not listed: the next plan adopts them, whatever the dataset has become since.
+A shard's name is the digest of its items (ids and content hashes), so writing it twice is harmless. An interrupted run
+leaves finished shards that no manifest lists; the next plan adopts those that hold current content.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data.io.files import remove_stale_temporaries, write_json
+from data.io.files import remove_stale_temporaries
 from data.io.locks import manifest_lock, write_lock
-from data.manifest.manifest import MANIFEST, manifest_fields, read_store_manifest
+from data.manifest.manifest import (
+    InvalidItem,
+    ShardEntry,
+    StoreManifest,
+    read_store_manifest,
+    write_store_manifest,
+)
 from data.manifest.schema import Item, ShardPlan, split_into_shards
 from data.store.shard_file import (
     check_metadata_crc,
@@ -23,11 +28,34 @@ from data.store.shard_file import (
 )
 
 
+@dataclass(frozen=True)
+class ShardJob:
+    """Work for one shard of a store; picklable, so that any `map_fn` can send it to another process."""
+
+    folder: Path
+    """Folder of the store."""
+    plan: ShardPlan
+
+    @property
+    def num_items(self) -> int:
+        """Return the number of items of the shard, for progress bars."""
+        return len(self.plan.items)
+
+
 @contextmanager
 def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
-    """Gives the shards that the block has to write; after it the store lists these items, and no others.
+    """Update a store so that it lists exactly these items; holds the write lock unless there is nothing to do.
 
-    The block runs as the one writer of the store, unless there is nothing to do. Raises ValueError naming another.
+    Args:
+        folder: Folder of the store.
+        items: All items of the dataset, with their current content hashes.
+        items_per_shard: Maximum number of items in a new shard.
+
+    Yields:
+        Plans of the shards that the block must write.
+
+    Raises:
+        WriteLockError: Another process writes to the store.
     """
     if is_up_to_date(folder, items):
         yield []
@@ -35,116 +63,163 @@ def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> I
     with write_lock(folder):
         plans = plan_shards(folder, items, items_per_shard)
         yield [plan for plan in plans if not plan.existing_file]
-        commit(folder, [plan.file for plan in plans], wanted=[item.id for item in items])
+        commit(folder, [plan.file for plan in plans], dataset_ids=[item.id for item in items])
 
 
 def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> list[ShardPlan]:
-    """Shards for a commit after which the store holds all `items`: those not listed, or whose content has changed.
+    """Plan the shards that a commit must add so that the store holds all items with their current content.
 
-    Finished shards of a killed run come as plans that are `made` already. Items that were set aside are asked for again
-    only when their content changes. In the order of the dataset: a run that was killed commits what another would.
+    Plans follow the order of the dataset, so that a resumed run commits the same manifest as an uninterrupted one.
+    Invalid items are planned again only if their content has changed.
+
+    Returns:
+        One plan per shard; those with an `existing_file` were finished by an interrupted run.
     """
-    answered = listed_hashes(folder, read_store_manifest(folder))
-    place = {item: number for number, item in enumerate(items)}
-    plans = _adopt(Path(folder), place, answered)
-    todo = [item for item in items if answered.get(item.id) != item.hash]
-    plans += [_Placed(False, place[plan.items[0]], plan) for plan in split_into_shards(todo, items_per_shard)]
-    return [placed.plan for placed in sorted(plans, key=lambda placed: (not placed.stale, placed.first))]
+    hashes = listed_hashes(folder, read_store_manifest(folder))
+    positions = {item: position for position, item in enumerate(items)}
+    plans = _adopt_shards(Path(folder), positions, hashes)
+    missing = [item for item in items if hashes.get(item.id) != item.hash]
+    plans += [_OrderedPlan(False, positions[p.items[0]], p) for p in split_into_shards(missing, items_per_shard)]
+    return [ordered.plan for ordered in sorted(plans, key=lambda plan: (not plan.has_old_content, plan.position))]
 
 
 def is_up_to_date(folder: Path, items: Sequence[Item]) -> bool:
-    """Whether the store lists these items, with this content, and no others: then there is nothing to write."""
+    """Return whether the store lists exactly these items with this content."""
     manifest = read_store_manifest(folder)
-    answered = listed_hashes(folder, manifest)
-    extra = set(answered) - {item.id for item in items}
-    return all(answered.get(item.id) == item.hash for item in items) and manifest["removed_ids"] == sorted(extra)
+    hashes = listed_hashes(folder, manifest)
+    removed = tuple(sorted(set(hashes) - {item.id for item in items}))
+    return all(hashes.get(item.id) == item.hash for item in items) and manifest.removed_ids == removed
 
 
-def listed_hashes(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
-    """Id -> hash of the content that the manifest answers for: the newest shard that names an id speaks for it."""
-    newest: dict[str, str] = {}
-    for shard in manifest["shards"]:
-        check_metadata_crc(Path(folder) / shard["file"], shard)
-        newest.update(read_shard_hashes(Path(folder) / shard["file"]))
-    newest.update({entry["id"]: entry["hash"] for entry in manifest["invalid_items"]})
-    return newest
+def listed_hashes(folder: Path, manifest: StoreManifest) -> dict[str, str]:
+    """Read id -> content hash of everything that a manifest lists: the newest shard of an id decides."""
+    return _read_hashes(folder, manifest.shards, manifest.invalid_items)
+
+
+def _read_hashes(folder: Path, shards: Iterable[ShardEntry], invalid_items: Iterable[InvalidItem]) -> dict[str, str]:
+    hashes: dict[str, str] = {}
+    for shard in shards:
+        check_metadata_crc(Path(folder) / shard.file, shard)
+        hashes.update(read_shard_hashes(Path(folder) / shard.file))
+    hashes.update({item.id: item.hash for item in invalid_items})
+    return hashes
 
 
 @dataclass(frozen=True)
-class _Placed:
-    stale: bool  # it also holds older content of items of the dataset, so that it must come before what is newer
-    first: int  # place in the dataset of the first item that it is wanted for
+class _OrderedPlan:
+    has_old_content: bool  # such a shard must be listed before those with newer content of the same items
+    position: int  # in the dataset, of the first item that the shard is needed for
     plan: ShardPlan
 
 
-def unlisted_shards(folder: Path, manifest: dict[str, Any]) -> list[Path]:
-    """Shards of the folder that the manifest does not name."""
-    listed = {shard["file"] for shard in manifest["shards"]}
+def unlisted_shards(folder: Path, manifest: StoreManifest) -> list[Path]:
+    """List the shards in the folder that the manifest does not list."""
+    listed = {shard.file for shard in manifest.shards}
     return [path for path in sorted(Path(folder).glob("shard-*.h5")) if path.name not in listed]
 
 
-def _adopt(folder: Path, place: dict[Item, int], answered: dict[str, str]) -> list[_Placed]:
-    """Whole shards that are not listed and hold what is wanted; `answered` grows by what they hold."""
+def _adopt_shards(folder: Path, positions: Mapping[Item, int], hashes: dict[str, str]) -> list[_OrderedPlan]:
+    """Plan the undamaged, unlisted shards that hold missing content; add what they hold to `hashes`."""
     manifest = read_store_manifest(folder)
-    wanted = {item.id: item.hash for item in place}
-    found = []
+    current = {item.id: item.hash for item in positions}
+    candidates = []
     for path in unlisted_shards(folder, manifest):
-        held = _readable_answers(path)
-        places = [place[item] for item in (Item(*pair) for pair in held.items()) if item in place]
+        shard_hashes = _read_hashes_or_nothing(path)
+        places = [positions[item] for item in (Item(*pair) for pair in shard_hashes.items()) if item in positions]
         if places:
-            found.append((min(places), path, held))
+            candidates.append((min(places), path, shard_hashes))
     adopted = []
-    for first, path, held in sorted(found):
-        useful = any(wanted.get(name) == value != answered.get(name) for name, value in held.items())
-        older = {name for name, value in held.items() if name in wanted and wanted[name] != value}
-        spoils = any(answered.get(name) == wanted[name] for name in older)  # it would speak for what is right already
-        if useful and not spoils and not find_shard_damage(path, manifest_fields(manifest)):
-            answered.update(held)
-            adopted.append(_Placed(bool(older), first, ShardPlan((), existing_file=path.name)))
+    for first, path, shard_hashes in sorted(candidates):
+        is_needed = any(current.get(name) == value != hashes.get(name) for name, value in shard_hashes.items())
+        old_content = {name for name, value in shard_hashes.items() if name in current and current[name] != value}
+        # Listed last, the shard would replace current content by its older content.
+        is_harmful = any(hashes.get(name) == current[name] for name in old_content)
+        if is_needed and not is_harmful and not find_shard_damage(path, manifest.fields()):
+            hashes.update(shard_hashes)
+            adopted.append(_OrderedPlan(bool(old_content), first, ShardPlan((), existing_file=path.name)))
     return adopted
 
 
-def _readable_answers(path: Path) -> dict[str, str]:
+def _read_hashes_or_nothing(path: Path) -> dict[str, str]:
     try:
         return read_unlisted_shard_hashes(path)
-    except (OSError, ValueError, KeyError):  # it is made again
+    except (OSError, ValueError, KeyError):  # the items are extracted again
         return {}
 
 
-def commit(folder: Path, files: Iterable[str], wanted: Iterable[str] | None = None) -> dict[str, Any]:
-    """List finished shards in the manifest (the next generation) and return it; nothing new leaves it as it is.
+def commit(folder: Path, files: Iterable[str], dataset_ids: Iterable[str] | None = None) -> StoreManifest:
+    """List finished shards in the next generation of the manifest, under the manifest lock.
 
-    `wanted`: ids that the dataset has now; others disappear from the listing, and come back without work if the data
-    set has them again. Without it none disappears. The manifest is read, extended and written under a lock.
+    Args:
+        folder: Folder of the store.
+        files: File names of the shards, oldest first.
+        dataset_ids: All ids of the dataset; other ids become `removed_ids`, and return without work if the dataset
+            has them again. None removes no id.
+
+    Returns:
+        The new manifest, or the old one if nothing has changed.
     """
     with manifest_lock(folder):
         remove_stale_temporaries(folder)
         old = read_store_manifest(folder)
-        aside = {entry["id"]: entry for entry in old["invalid_items"]}
-        shards = {shard["file"]: shard for shard in old["shards"]}
-        dropped = set(old["removed_ids"])
+        invalid_items = {item.id: item for item in old.invalid_items}
+        shards = {shard.file: shard for shard in old.shards}
+        removed = set(old.removed_ids)
         for name in dict.fromkeys(files):
-            entry, ids, entries = read_shard_entry(Path(folder) / name)
+            entry, ids, invalid = read_shard_entry(Path(folder) / name)
             shards.pop(name, None)
-            shards[name] = entry  # last: the newest shard that names an id speaks for it
-            for found in ids:
-                aside.pop(found, None)  # readable now: its new content replaces the old verdict
-            aside.update({bad["id"]: bad for bad in entries})
-            dropped -= {*ids, *(bad["id"] for bad in entries)}
-        content = {"shards": list(shards.values()), "invalid_items": list(aside.values())}
-        if wanted is not None:
-            dropped = set(listed_hashes(folder, content)) - set(wanted)
-        return write_next_manifest(folder, old, {**content, "removed_ids": sorted(dropped)})
+            shards[name] = entry  # last: the newest shard that has an id decides
+            for item_id in ids:
+                invalid_items.pop(item_id, None)  # valid now
+            invalid_items.update({item.id: item for item in invalid})
+            removed -= {*ids, *(item.id for item in invalid)}
+        if dataset_ids is not None:
+            removed = set(_read_hashes(folder, shards.values(), invalid_items.values())) - set(dataset_ids)
+        return write_next_manifest(
+            folder,
+            old,
+            shards=tuple(shards.values()),
+            invalid_items=tuple(invalid_items.values()),
+            removed_ids=tuple(sorted(removed)),
+        )
 
 
-def write_next_manifest(folder: Path, old: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """Write the next generation of a manifest, if it says anything new; to be called under the `listing` lock."""
-    if all(old[key] == value for key, value in content.items()):
+def write_next_manifest(
+    folder: Path,
+    old: StoreManifest,
+    *,
+    shards: tuple[ShardEntry, ...] | None = None,
+    invalid_items: tuple[InvalidItem, ...] | None = None,
+    removed_ids: tuple[str, ...] | None = None,
+    replaced_files: tuple[str, ...] | None = None,
+) -> StoreManifest:
+    """Write the next generation of a manifest if a value changes; requires the manifest lock.
+
+    Args:
+        folder: Folder of the store.
+        old: The present manifest.
+        shards: New value of the field of this name; None keeps the old one, as for the following arguments.
+        invalid_items: New value of the field.
+        removed_ids: New value of the field.
+        replaced_files: New value of the field; names of files that no longer exist are left out.
+
+    Returns:
+        The new manifest, or `old` if it has these values already.
+    """
+    new = StoreManifest(
+        kind=old.kind,
+        recipe=old.recipe,
+        dtype=old.dtype,
+        generation=old.generation,
+        shards=old.shards if shards is None else shards,
+        invalid_items=old.invalid_items if invalid_items is None else invalid_items,
+        removed_ids=old.removed_ids if removed_ids is None else removed_ids,
+        replaced_files=old.replaced_files if replaced_files is None else replaced_files,
+    )
+    if new == old:
         return old
-    new = {**old, **content, "generation": old["generation"] + 1}
-    listed = {shard["file"] for shard in new["shards"]}
-    new["replaced_files"] = [
-        name for name in new["replaced_files"] if name not in listed and (Path(folder) / name).exists()
-    ]
-    write_json(Path(folder) / MANIFEST, new)
+    listed = {shard.file for shard in new.shards}
+    existing = tuple(f for f in new.replaced_files if f not in listed and (Path(folder) / f).exists())
+    new = new.model_copy(update={"generation": old.generation + 1, "replaced_files": existing})
+    write_store_manifest(folder, new)
     return new

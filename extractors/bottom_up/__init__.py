@@ -1,4 +1,4 @@
-"""The Visual-Genome bottom-up model (Anderson et al. 2018), as Caffe computes it, in torch and torchvision."""
+"""Images become bottom-up features (Anderson et al. 2018) as Caffe computes them; also converts published weights."""
 
 from extractors.bottom_up.weights import convert_weights
 

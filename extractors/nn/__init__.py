@@ -1,4 +1,4 @@
-"""Sub-package `extractors.nn`."""
+"""Weights files become state dicts, and networks become fast at inference; nothing here knows images or captions."""
 
 from extractors.nn.state_dict import read_safetensors_metadata
 

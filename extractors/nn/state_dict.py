@@ -1,4 +1,7 @@
-"""Weights on disk: read without unpickling, fitted with an error that names the key, and hashed."""
+"""Read weights files without running pickled code, load them with errors that name the key, and hash them.
+
+Used by all extractors, and by `tern weights`.
+"""
 
 from __future__ import annotations
 
@@ -17,45 +20,61 @@ from torch import Tensor, nn
 
 from data.unpickle import load_restricted
 
-MAX_PICKLE_BYTES = 2 << 30  # the classic model has 0.26 GB
-SUFFIXES = (
-    ".safetensors",
-    ".pth",
-    ".pt",
-    ".bin",
-    ".pkl",
-)  # of the files that can be read; anything else is a published name
+MAX_PICKLE_BYTES = 2 << 30  # the file of the original bottom-up model has 0.26 GB
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")  # of weights files; other values are published names
 
 
 def load_state_dict_file(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors by name, and the class names a safetensors header may carry under "classes" (JSON), else ().
+    """Read the tensors of a weights file, and the class names in its header.
 
-    A `.pth` or `.bin` file is read with `weights_only=True`, a `.pkl` (detectron2's) by a reader that knows arrays and
-    plain values alone; a checkpoint `{"model": ...}` is opened to its weights. Raises FileNotFoundError and ValueError.
+    A .pth, .pt or .bin file is read with `weights_only=True`, and a .pkl file (detectron2's format) by a reader that
+    accepts only arrays and plain values. Of a checkpoint `{"model": ...}` or `{"state_dict": ...}` the weights are
+    returned.
+
+    Returns:
+        Tensors by parameter name, and the class names that a .safetensors header lists under "classes" (JSON); ()
+        without them.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The suffix is unknown, the file is damaged, or it contains anything else than tensors.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a file, or the name of weights that torchvision publishes")
+        raise FileNotFoundError(
+            f"The weights file {path} does not exist. Set `weights` to a file, or to a name of weights that "
+            "torchvision publishes."
+        )
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"weights {path} end in {path.suffix!r}: give a .safetensors, .pth, .pt, .bin or .pkl file")
+        raise ValueError(
+            f"The weights file {path} ends in {path.suffix!r}. Set `weights` to a .safetensors, .pth, .pt, .bin or "
+            ".pkl file."
+        )
     try:
         state, classes = _read(path)
-    except Exception as error:  # a damaged file raises whatever its reader trips over
-        raise ValueError(f"weights {path} cannot be read ({error}): fetch or save them again") from error
-    wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise ValueError(f"{path} is not a state dict: {wrong[0]!r} is no tensor; save model.state_dict()")
+    except Exception as error:  # a damaged file raises any exception of its reader
+        raise ValueError(f"The weights file {path} cannot be read ({error}). Download or save it again.") from error
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path} is not a state dict: {key!r} is not a tensor. Save model.state_dict().")
     return state, classes
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, str]:
-    """The header's texts of a safetensors file. Raises FileNotFoundError, ValueError."""
+    """Read the text entries in the header of a .safetensors file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a readable .safetensors file.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a .safetensors file")
+        raise FileNotFoundError(f"The weights file {path} does not exist. Pass the path of a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable .safetensors file ({error}): fetch or convert it again") from error
+        raise ValueError(
+            f"{path} is not a readable .safetensors file ({error}). Download or convert it again."
+        ) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -64,69 +83,99 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             classes = json.loads((file.metadata() or {}).get("classes", "[]"))
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
     if path.suffix == ".pkl":
-        return _arrays(load_restricted(path, MAX_PICKLE_BYTES)), ()
-    _check_size(path)
+        return _to_tensors(load_restricted(path, MAX_PICKLE_BYTES)), ()
+    _check_uncompressed(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|class|global) [`']?([\w.]+)", str(error))
-        what = f"{named[1]}, which is no tensor" if named else "more than tensors and plain values"
-        raise ValueError(f"it holds {what}; in the software it is from, save its state_dict() alone") from error
-    return dict(_opened(state)), ()
+        match = re.search(r"(?:GLOBAL|class|global) [`']?([\w.]+)", str(error))
+        content = f"{match[1]}, which is not a tensor" if match else "more than tensors and plain values"
+        raise ValueError(
+            f"it contains {content}; save only state_dict() with the software that wrote the file"
+        ) from error
+    return dict(_find_state_dict(state)), ()
 
 
-def _opened(content: Any) -> Any:
-    """The state dict inside a checkpoint that holds more: epoch, optimizer and so on."""
+def _find_state_dict(content: Any) -> Any:
+    """Return the state dict inside a checkpoint that also contains an epoch, an optimizer and so on."""
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return content[key]
     return content
 
 
-def _check_size(path: Path) -> None:
-    """ValueError for a file that would grow in memory: torch stores its zip entries as they are."""
+def _check_uncompressed(path: Path) -> None:
+    """Raise ValueError for a zip file with compressed entries, which could fill the memory; torch never writes one."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("its entries are compressed, as torch writes none: it is not a checkpoint of torch's")
+                raise ValueError("its entries are compressed, but torch never compresses a checkpoint")
 
 
-def _arrays(content: Any) -> dict[str, Tensor]:
-    """The tensors of what detectron2 pickles: `{"model": {name: array}, "__author__": ..., ...}`."""
+def _to_tensors(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of an object that detectron2 pickles: `{"model": {name: array}, "__author__": ..., ...}`."""
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, not arrays by name")
+        raise ValueError(f"it contains a {type(content).__name__}, not arrays by name")
     if content.get("matching_heuristics"):
-        raise ValueError("its names are Caffe2's, which detectron2 guesses at: save it once as model.state_dict()")
-    named = {key: value for key, value in _opened(content).items() if not isinstance(value, str | bool | int | None)}
-    odd = next((key for key, value in named.items() if not isinstance(value, np.ndarray)), None)
-    if odd is not None:
-        raise ValueError(f"{odd!r} is a {type(named[odd]).__name__}, not an array")
-    found = {key: np.asarray(value) for key, value in named.items()}
-    return {key: torch.from_numpy(value.copy()) for key, value in found.items()}
+        raise ValueError(
+            "its parameter names are those of Caffe2, which detectron2 matches by heuristics; load it in detectron2 "
+            "and save model.state_dict()"
+        )
+    values = {
+        key: value for key, value in _find_state_dict(content).items() if not isinstance(value, str | bool | int | None)
+    }
+    for key, value in values.items():
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"{key!r} is a {type(value).__name__}, not an array")
+    arrays = {key: np.asarray(value) for key, value in values.items()}
+    return {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}
 
 
 def load_state_dict_strict(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state` into `model`, cast to its dtypes; ValueError names the first key that does not fit."""
+    """Load a state dict into a model and cast it to the dtypes of the model.
+
+    Args:
+        model: Model to load into, in place.
+        state: Tensors by parameter name.
+        source: File or name of the weights, for error messages.
+
+    Raises:
+        ValueError: A key is missing, unexpected or of another shape; the message names the first one.
+    """
     for key, parameter in model.state_dict().items():
         if key not in state and not key.endswith("num_batches_tracked"):
-            raise ValueError(f"weights {source} lack {key!r} {tuple(parameter.shape)}: they are of another model")
+            raise ValueError(
+                f"The weights {source} lack {key!r} {tuple(parameter.shape)}. Set `model` to the model that they were "
+                "trained for."
+            )
         if key in state and state[key].shape != parameter.shape:
             raise ValueError(
-                f"weights {source} do not fit: {key!r} is {tuple(state[key].shape)} in the file and "
-                f"{tuple(parameter.shape)} in the model; choose the model they were trained for"
+                f"The weights {source} do not fit: {key!r} is {tuple(state[key].shape)} in the file and "
+                f"{tuple(parameter.shape)} in the model. Set `model` to the model that they were trained for."
             )
     unknown = sorted(set(state) - set(model.state_dict()))
     if unknown:
-        raise ValueError(f"weights {source} hold {unknown[0]!r}, which the model lacks: they are of another model")
-    # Frozen batch norms, which torchvision's files come from, keep no count of batches.
+        raise ValueError(
+            f"The weights {source} contain {unknown[0]!r}, which the model does not have. Set `model` to the model "
+            "that they were trained for."
+        )
+    # Frozen batch norms, with which torchvision's weights were trained, do not count batches.
     model.load_state_dict(state, strict=False)
 
 
 def state_sha256(model: nn.Module, more: dict[str, Tensor] | None = None) -> str:
-    """Hex sha256 of names, dtypes, shapes and bytes: one hash for the same weights (and `more`), whatever the file."""
-    whole = hashlib.sha256()
+    """Compute the SHA-256 of the weights of a model, which does not depend on the file they were read from.
+
+    Args:
+        model: Model whose state dict is hashed: names, dtypes, shapes and bytes.
+        more: Further tensors by name, such as buffers that the state dict omits.
+
+    Returns:
+        64 hex digits.
+    """
+    sha256 = hashlib.sha256()
     for key, value in sorted({**model.state_dict(), **(more or {})}.items()):
         if not key.endswith("num_batches_tracked"):
-            whole.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-            whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return whole.hexdigest()
+            sha256.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            sha256.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha256.hexdigest()

@@ -1,6 +1,6 @@
-"""What every region extractor gives: rows of an image; and how images come to it, alone or many.
+"""Base class of the region extractors and the rows that they return; used by every kind of region extractor.
 
-r rows of an image, d feature width.
+Shapes: r regions of an image, d feature size.
 """
 
 from __future__ import annotations
@@ -16,40 +16,54 @@ from torch import Tensor
 
 from data.images import MAX_ASPECT_RATIO
 
-WHOLE_IMAGE = -1  # class id of a row that is no detection
+WHOLE_IMAGE = -1  # class id of a row that is not a detection
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The rows of one image, in the extractor's order (the whole image, where there is one, is row 0)."""
+    """Regions of one image, in the order of the extractor; the whole-image region, if there is one, is row 0."""
 
-    features: np.ndarray  # (r, d) float16
-    boxes: np.ndarray  # (r, 4) float32, x1 y1 x2 y2 in pixels of the image as given
-    class_ids: np.ndarray  # (r,) int32, index into the extractor's `classes`; -1 for none
-    scores: np.ndarray  # (r,) float32, probability of the class; 1 for the whole image
-    attr_ids: np.ndarray  # (r,) int32, index into the extractor's `attributes`; -1 where none was looked for
-    attr_scores: np.ndarray  # (r,) float32, probability of the attribute; 0 where none was looked for
-    size: tuple[int, int]  # width, height in pixels
+    features: np.ndarray
+    """(r, d) float16"""
+    boxes: np.ndarray
+    """(r, 4) float32, x1 y1 x2 y2 in pixels of the original image"""
+    class_ids: np.ndarray
+    """(r,) int32, index into the `classes` of the extractor; -1 for none"""
+    scores: np.ndarray
+    """(r,) float32, probability of the class; 1 for the whole-image region"""
+    attr_ids: np.ndarray
+    """(r,) int32, index into the `attributes` of the extractor; -1 if it predicts no attributes"""
+    attr_scores: np.ndarray
+    """(r,) float32, probability of the attribute; 0 if the extractor predicts no attributes"""
+    size: tuple[int, int]
+    """Width and height of the image, in pixels."""
 
 
 @dataclass(frozen=True)
 class PreprocessedImage:
-    """An image as a network takes it. Only images with inputs of one shape share a batch."""
+    """Network input of one image. Only images with inputs of the same shape share a batch."""
 
-    input: Tensor  # (3, net h, net w), whatever the extractor's `prepare` makes of the pixels
-    size: tuple[int, int]  # width, height of the image as given, pixels
+    input: Tensor
+    """(3, network height, network width), as `RegionExtractor.preprocess` makes it from the pixels"""
+    size: tuple[int, int]
+    """Width and height of the original image, in pixels."""
 
 
 class RegionExtractor(ABC):
-    """A network with its weights. A call changes nothing in it; every process builds its own.
+    """A network with its weights that turns images into regions.
 
-    `prepare` may run in any thread beside `extract`, which runs in one.
+    A call does not change the extractor. Each process builds its own. `preprocess` may run in any thread at the same
+    time as `extract`, which runs in one thread.
     """
 
-    dim: int  # feature width
-    classes: tuple[str, ...]  # what `class_ids` name; () when not known
-    attributes: tuple[str, ...] = ()  # what `attr_ids` name
-    batch_size: int = 1  # images of one input size that `extract` takes best at once
+    dim: int
+    """Feature size."""
+    classes: tuple[str, ...]
+    """Names of the class ids; () if they are unknown."""
+    attributes: tuple[str, ...] = ()
+    """Names of the attribute ids; () if the extractor predicts no attributes."""
+    batch_size: int = 1
+    """Number of images per call of `extract` that is fastest."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -66,36 +80,52 @@ class RegionExtractor(ABC):
 
     @abstractmethod
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
-        """`(h, w, 3)` uint8 RGB -> the network's input."""
+        """Turn an (h, w, 3) uint8 RGB image into the network input."""
 
     @abstractmethod
     def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
-        """Regions of images whose inputs have one shape. The device has done with the inputs when it returns."""
+        """Extract the regions of images whose inputs have the same shape; the device has read the inputs on return."""
 
     @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Regions]:
-        """Regions of each image, in the order given; images are `(h, w, 3)` uint8 RGB of any sizes.
+        """Extract the regions of images of any sizes.
 
-        Only images of one net size share a batch: padding to a common size would let batch mates change features.
+        Only images with the same network input size share a batch: with padding, the features of an image would depend
+        on the other images of its batch.
+
+        Args:
+            images: (h, w, 3) uint8 RGB each.
+
+        Returns:
+            One `Regions` per image, in the same order.
+
+        Raises:
+            ValueError: An image has another dtype or shape, or is too narrow.
         """
-        prepared = [self.preprocess(check_image(image, index)) for index, image in enumerate(images)]
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, image in enumerate(prepared):
-            groups[tuple(image.input.shape)].append(index)
-        found: dict[int, Regions] = {}
-        for members in groups.values():
-            for start in range(0, len(members), self.batch_size):
-                batch = members[start : start + self.batch_size]
-                found.update(zip(batch, self.extract([prepared[i] for i in batch]), strict=True))
-        return [found[i] for i in range(len(images))]
+        inputs = [self.preprocess(check_image(image, index)) for index, image in enumerate(images)]
+        indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(inputs):
+            indices_by_shape[tuple(image.input.shape)].append(index)
+        regions: dict[int, Regions] = {}
+        for indices in indices_by_shape.values():
+            for start in range(0, len(indices), self.batch_size):
+                batch = indices[start : start + self.batch_size]
+                regions.update(zip(batch, self.extract([inputs[i] for i in batch]), strict=True))
+        return [regions[i] for i in range(len(images))]
 
 
 def check_image(image: np.ndarray, index: int = 0) -> np.ndarray:
-    """The image itself, or a ValueError that says what it should have been."""
+    """Return an image unchanged, or raise ValueError if it is not (h, w, 3) uint8 or too narrow.
+
+    Args:
+        image: Image to check.
+        index: Position of the image, for the error message.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image {index} is {image.dtype} {image.shape}: give (h, w, 3) uint8, see data.images.decode")
-    if max(image.shape[:2]) > MAX_ASPECT_RATIO * min(image.shape[:2]):
         raise ValueError(
-            f"image {index} is {image.shape[1]}x{image.shape[0]}, thinner than 1:{MAX_ASPECT_RATIO}; crop it"
+            f"Image {index} is {image.dtype} {image.shape}, not (h, w, 3) uint8. Load it with `data.images.load_image`."
         )
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ValueError(f"Image {index} is {width}x{height}, narrower than 1:{MAX_ASPECT_RATIO}. Crop it.")
     return image

@@ -1,4 +1,7 @@
-"""Demo network of `extractors`."""
+"""Network of the demo detector: a small Faster R-CNN for drawn scenes of 400 x 300 pixels.
+
+The names of its modules are parameter names in `weights/demo.safetensors`. Shapes: b images, h x w network input.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ FPN_WIDTH = 96
 FEATURE_WIDTH = 256
 
 
-def build_demo_detector(classes: int) -> FasterRCNN:
-    """The demo's detector with random weights; `classes` counts the background."""
+def build_demo_detector(num_classes: int) -> FasterRCNN:
+    """Build the demo detector with random weights; `num_classes` includes the background."""
     body = nn.Sequential(
         OrderedDict(
-            stem=nn.Sequential(_conv(3, 24), _conv(24, WIDTHS[0])),  # (b, 32, h/4, w/4)
-            layer1=_stage(WIDTHS[0], WIDTHS[0], stride=1),
-            layer2=_stage(WIDTHS[0], WIDTHS[1], stride=2),  # (b, 64, h/8, w/8)
-            layer3=_stage(WIDTHS[1], WIDTHS[2], stride=2),  # (b, 128, h/16, w/16)
-            layer4=_stage(WIDTHS[2], WIDTHS[3], stride=2),  # (b, 192, h/32, w/32)
+            stem=nn.Sequential(_make_conv(3, 24), _make_conv(24, WIDTHS[0])),  # (b, 32, h/4, w/4)
+            layer1=_make_stage(WIDTHS[0], WIDTHS[0], stride=1),
+            layer2=_make_stage(WIDTHS[0], WIDTHS[1], stride=2),  # (b, 64, h/8, w/8)
+            layer3=_make_stage(WIDTHS[1], WIDTHS[2], stride=2),  # (b, 128, h/16, w/16)
+            layer4=_make_stage(WIDTHS[2], WIDTHS[3], stride=2),  # (b, 192, h/32, w/32)
         )
     )
     levels = {"layer2": "0", "layer3": "1", "layer4": "2"}
@@ -36,7 +39,7 @@ def build_demo_detector(classes: int) -> FasterRCNN:
         max_size=400,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.25, 0.25, 0.25],
-        # Four levels: strides 8, 16, 32 and the pooled 64. Sides in pixels; the last ones are for places.
+        # Sides in pixels at strides 8, 16, 32 and the pooled 64; the largest anchors are for places (lake, street).
         rpn_anchor_generator=AnchorGenerator(((20, 32), (48, 68), (96, 140), (200, 320)), ((0.5, 1.0, 2.0),) * 4),
         rpn_pre_nms_top_n_train=600,
         rpn_post_nms_top_n_train=300,
@@ -47,21 +50,25 @@ def build_demo_detector(classes: int) -> FasterRCNN:
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, 2, canonical_scale=112),
         box_head=TwoMLPHead(FPN_WIDTH * 7 * 7, FEATURE_WIDTH),
         box_score_thresh=0.02,
-        box_predictor=FastRCNNPredictor(FEATURE_WIDTH, classes),
+        box_predictor=FastRCNNPredictor(FEATURE_WIDTH, num_classes),
     )
 
 
-def _conv(inputs: int, outputs: int) -> nn.Sequential:
+def _make_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Make a 3x3 convolution of stride 2 with batch norm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
 
 
-def _stage(inputs: int, outputs: int, stride: int, blocks: int = 2) -> nn.Sequential:
+def _make_stage(in_channels: int, out_channels: int, stride: int, num_blocks: int = 2) -> nn.Sequential:
+    """Make a stage of residual blocks; the first one has the stride."""
     shortcut = None
-    if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-    rest = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
-    return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), *rest)
+    if stride != 1 or in_channels != out_channels:
+        shortcut = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+    rest = [BasicBlock(out_channels, out_channels) for _ in range(num_blocks - 1)]
+    return nn.Sequential(BasicBlock(in_channels, out_channels, stride, shortcut), *rest)

@@ -1,6 +1,6 @@
-"""The Faster R-CNNs: torchvision's by name, and "demo", a small one for 400x300 drawn scenes.
+"""Build the Faster R-CNN detectors with their weights: torchvision's by name, and the demo detector.
 
-b images, d feature width, h x w the network's input in pixels.
+Used by `TorchvisionExtractor` and by the training of the demo detector.
 """
 
 from __future__ import annotations
@@ -20,19 +20,27 @@ DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 
 
 def build_detector(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
-    """A detector in eval mode and its class names (index = label, 0 the background; () when not known).
+    """Build a detector and load its weights.
 
-    `model` is "demo" or a torchvision Faster R-CNN builder; `weights` a torchvision weights name, "demo" (the
-    shipped file) or a path. Raises ValueError for unknown names and misfits, FileNotFoundError.
+    Args:
+        model: "demo", or the name of a torchvision builder of a Faster R-CNN.
+        weights: Name of weights that torchvision publishes, "demo" for the file in this repository, or a path.
+
+    Returns:
+        The detector in eval mode, and its class names (index = label, 0 is the background); () if they are unknown.
+
+    Raises:
+        ValueError: The model or the name of the weights is unknown, or the weights do not fit the model.
+        FileNotFoundError: The weights do not exist.
     """
     _check_model(model)
     path = DEMO_WEIGHTS if weights == "demo" else Path(weights)
     if path.suffix in SUFFIXES:
-        detector, classes = _from_file(model, path)
+        detector, classes = _build_from_file(model, path)
     elif model == "demo":
-        raise ValueError(f'the model "demo" has no weights {weights!r}: use "demo" or a file')
+        raise ValueError(f'The model "demo" has no weights {weights!r}. Set `weights` to "demo" or to a file.')
     else:
-        detector, classes = _from_torchvision(model, weights)
+        detector, classes = _build_from_torchvision(model, weights)
     return detector.eval(), classes
 
 
@@ -40,33 +48,43 @@ def _check_model(model: str) -> None:
     names = [name for name in models.list_models(module=models.detection) if name.startswith("fasterrcnn")]
     names.append("demo")
     if model not in names:
-        near = difflib.get_close_matches(model, names, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no detector is called {model!r}: did you mean {near!r}? There are {', '.join(names)}")
+        nearest = difflib.get_close_matches(model, names, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"Unknown detector {model!r}: did you mean {nearest!r}? Set `model` to one of {', '.join(names)}."
+        )
 
 
-def _from_file(model: str, path: Path) -> tuple[FasterRCNN, tuple[str, ...]]:
+def _build_from_file(model: str, path: Path) -> tuple[FasterRCNN, tuple[str, ...]]:
     state, classes = load_state_dict_file(path)
     bias = state.get("roi_heads.box_predictor.cls_score.bias")
     if bias is None:
-        raise ValueError(f"weights {path} lack 'roi_heads.box_predictor.cls_score.bias': they are no Faster R-CNN's")
+        raise ValueError(
+            f"The weights {path} lack 'roi_heads.box_predictor.cls_score.bias', so they are not those of a Faster "
+            "R-CNN. Set `weights` to another file."
+        )
     if classes and len(classes) != len(bias):
-        raise ValueError(f"weights {path} name {len(classes)} classes and score {len(bias)}: the header is wrong")
+        raise ValueError(
+            f"The header of {path} lists {len(classes)} classes, but the weights have {len(bias)}. Correct the header."
+        )
     if model == "demo":
         detector = build_demo_detector(len(bias))
     else:
         builder = models.get_model_builder(model)
         detector = builder(weights=None, weights_backbone=None, num_classes=len(bias))
-        classes = _adopt_release(model, path, detector) or classes
+        classes = _apply_release(model, path, detector) or classes
     load_state_dict_strict(detector, state, str(path))
     return detector, classes
 
 
-def _adopt_release(model: str, path: Path, detector: nn.Module) -> tuple[str, ...]:
-    """Class names of a file that torchvision published, known by its file name (which ends in its hash)."""
+def _apply_release(model: str, path: Path, detector: nn.Module) -> tuple[str, ...]:
+    """Return the class names of a file that torchvision published, known by its file name, which ends in its hash.
+
+    Also sets what torchvision's builder sets for these weights.
+    """
     for entry in models.get_model_weights(model):
         if entry.url.rsplit("/", 1)[-1] == path.name:
             if model == "fasterrcnn_resnet50_fpn":
-                # torchvision sets this for these weights, trained with frozen batch norms of eps 0.
+                # torchvision sets this for these weights, which were trained with frozen batch norms of eps 0.
                 for module in detector.modules():
                     if isinstance(module, nn.BatchNorm2d):
                         module.eps = 0.0
@@ -74,10 +92,10 @@ def _adopt_release(model: str, path: Path, detector: nn.Module) -> tuple[str, ..
     return ()
 
 
-def _from_torchvision(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
+def _build_from_torchvision(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...]]:
     state, entry = load_torchvision_weights(model, weights)
     classes = tuple(entry.meta["categories"])
     detector = models.get_model_builder(model)(weights=None, weights_backbone=None, num_classes=len(classes))
-    _adopt_release(model, Path(entry.url), detector)
-    load_state_dict_strict(detector, state, f"{model} {weights}")
+    _apply_release(model, Path(entry.url), detector)
+    load_state_dict_strict(detector, state, f"{weights} of {model}")
     return detector, classes

@@ -1,6 +1,7 @@
-"""The fast road through a torchvision Faster R-CNN: its convolutions in half precision, its geometry in float32.
+"""Fast proposals and RoIAlign of a torchvision Faster R-CNN: half-precision convolutions, float32 geometry.
 
-b images, p proposals of all images, c channels of a map, l levels, a anchors of all levels.
+Used by `TorchvisionExtractor` without `full_precision`. Shapes: b images, n proposals of an image, p proposals of all
+images, c channels of a map, l levels, a anchors of all levels, k bins per side of a pooled RoI.
 """
 
 from __future__ import annotations
@@ -16,39 +17,48 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_area, clip_boxe
 
 
 def select_proposals(rpn: RegionProposalNetwork, maps: list[Tensor], images: ImageList) -> list[Tensor]:
-    """The proposals of each image, (n, 4) float32 in net pixels, best first: what `rpn(images, maps)` gives.
+    """Compute the proposals of each image, equal to `rpn(images, maps)` in float32.
 
-    torchvision decodes every anchor (a quarter of a million at 800 x 1066) and lets the anchors take the dtype of
-    the maps, in which a coordinate above 256 is off by whole pixels. Here they stay float32, and only the best of
-    each level are decoded.
+    torchvision decodes every anchor (a quarter of a million at 800 x 1066) and converts the anchors to the dtype of the
+    maps, in which a coordinate above 256 is wrong by whole pixels. Here the anchors stay float32, and only the best
+    ones of each level are decoded.
+
+    Args:
+        rpn: Region proposal network of the detector.
+        maps: l feature maps of any dtype, (b, c, h, w) each.
+        images: The batch from which the maps were computed.
+
+    Returns:
+        b tensors (n, 4) float32, x1 y1 x2 y2 in network pixels, best first.
     """
-    logits, deltas = rpn.head(maps)  # l x (b, anchors a cell, h, w), l x (b, 4 anchors a cell, h, w)
-    levels = [_cells(x, 1) for x in logits]  # l x (b, a of the level)
-    deltas = [_cells(x, 4) for x in deltas]  # l x (b, a of the level, 4)
-    shape = ImageList(images.tensors[:1], images.image_sizes[:1])
-    anchors = rpn.anchor_generator(shape, [x[:1, :1].float() for x in maps])[0]  # (a, 4)
+    logits, deltas = rpn.head(maps)  # l x (b, anchors per cell, h, w), l x (b, 4 anchors per cell, h, w)
+    levels = [_flatten_anchors(x, 1) for x in logits]  # l x (b, anchors of the level)
+    deltas = [_flatten_anchors(x, 4) for x in deltas]  # l x (b, anchors of the level, 4)
+    first_image = ImageList(images.tensors[:1], images.image_sizes[:1])
+    anchors = rpn.anchor_generator(first_image, [x[:1, :1].float() for x in maps])[0]  # (a, 4)
     anchors = anchors.split([x.shape[1] for x in levels])
-    found = []
+    proposals = []
     for image, size in enumerate(images.image_sizes):
-        boxes, scores, which = [], [], []
+        boxes, scores, level_ids = [], [], []
         for number, (level, delta, anchor) in enumerate(zip(levels, deltas, anchors, strict=True)):
             best, index = level[image].float().topk(min(rpn.pre_nms_top_n(), level.shape[1]))
             boxes.append(rpn.box_coder.decode(delta[image][index].float(), [anchor[index]]).reshape(-1, 4))
             scores.append(best.sigmoid())
-            which.append(torch.full_like(index, number))
-        found.append(_survivors(rpn, torch.cat(boxes), torch.cat(scores), torch.cat(which), size))
-    return found
+            level_ids.append(torch.full_like(index, number))
+        proposals.append(_filter_boxes(rpn, torch.cat(boxes), torch.cat(scores), torch.cat(level_ids), size))
+    return proposals
 
 
-def _cells(x: Tensor, width: int) -> Tensor:
-    """(b, k * width, h, w) -> (b, h * w * k[, width]), the order of the anchors."""
-    flat = x.permute(0, 2, 3, 1).flatten(1)  # free where x is channels_last
+def _flatten_anchors(x: Tensor, width: int) -> Tensor:
+    """Reshape (b, k * width, h, w) to (b, h * w * k[, width]), the order of the anchors; free in channels_last."""
+    flat = x.permute(0, 2, 3, 1).flatten(1)
     return flat if width == 1 else flat.view(len(x), -1, width)
 
 
-def _survivors(
+def _filter_boxes(
     rpn: RegionProposalNetwork, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]
 ) -> Tensor:
+    """Clip the boxes of one image, drop small and low-scored ones, and return those that survive NMS, best first."""
     boxes = clip_boxes_to_image(boxes, size)
     keep = remove_small_boxes(boxes, rpn.min_size)
     keep = keep[scores[keep] >= rpn.score_thresh]
@@ -59,46 +69,67 @@ def _survivors(
 def roi_align_by_lookup(
     align: MultiScaleRoIAlign, maps: dict[str, Tensor], proposals: list[Tensor], net: tuple[int, int]
 ) -> Tensor:
-    """RoIAlign over the levels, (p, c, k, k) channels_last in the maps' dtype: what `align(maps, proposals)` gives.
+    """Compute RoIAlign over the levels, equal to `align(maps, proposals)` up to rounding.
 
-    Each bin is a weighted sum of map cells, so all of it is one sum of table rows (`embedding_bag`): on a CPU ten times
-    faster than torchvision's operator, which takes float32 and NCHW only, and the map needs no conversion.
-    `net` is (height, width) of the network's input in pixels, padding and all.
+    Each bin is a weighted sum of map cells, so a pooled RoI is a weighted sum of table rows (`embedding_bag`). On a CPU
+    this is ten times faster than torchvision's operator, which accepts only float32 in NCHW, and the maps need no
+    conversion.
+
+    Args:
+        align: RoIAlign of the detector.
+        maps: Feature maps by name, (b, c, h, w) each, channels_last.
+        proposals: b tensors (n, 4) float32, x1 y1 x2 y2 in network pixels.
+        net: Height and width of the network input in pixels, including padding.
+
+    Returns:
+        (p, c, k, k) channels_last in the dtype of the maps.
     """
     levels = [maps[name] for name in align.featmap_names if name in maps]
     table = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels])  # (cells of all levels, c)
     boxes = torch.cat(proposals)  # (p, 4)
-    strides = [-round(math.log2(x.shape[2] / net[0])) for x in levels]  # as powers of two
-    level = _level(boxes, align, strides[0], strides[-1])  # (p,)
-    cells = [x.shape[0] * x.shape[2] * x.shape[3] for x in levels]
-    about = [[x.shape[2], x.shape[3], sum(cells[:i])] for i, x in enumerate(levels)]
-    height, width, start = boxes.new_tensor(about, dtype=torch.int64)[level].unbind(1)
-    scaled = boxes * boxes.new_tensor([2.0**-stride for stride in strides])[level][:, None]
+    log2_strides = [-round(math.log2(x.shape[2] / net[0])) for x in levels]
+    level = _choose_level(boxes, align, log2_strides[0], log2_strides[-1])  # (p,)
+    num_cells = [x.shape[0] * x.shape[2] * x.shape[3] for x in levels]
+    level_shapes = [[x.shape[2], x.shape[3], sum(num_cells[:i])] for i, x in enumerate(levels)]
+    height, width, start = boxes.new_tensor(level_shapes, dtype=torch.int64)[level].unbind(1)  # (p,) each
+    scaled = boxes * boxes.new_tensor([2.0**-stride for stride in log2_strides])[level][:, None]
     bins, samples = align.output_size[0], align.sampling_ratio
-    rows, down = _taps(scaled[:, 1], scaled[:, 3], height, bins, samples)  # (p, k, 2 samples) each
-    columns, across = _taps(scaled[:, 0], scaled[:, 2], width, bins, samples)
-    image = torch.repeat_interleave(torch.tensor([len(x) for x in proposals], device=boxes.device))
+    rows, row_weights = _interpolate_axis(scaled[:, 1], scaled[:, 3], height, bins, samples)  # (p, k, 2 samples) each
+    columns, column_weights = _interpolate_axis(scaled[:, 0], scaled[:, 2], width, bins, samples)
+    image = torch.repeat_interleave(torch.tensor([len(x) for x in proposals], device=boxes.device))  # (p,)
     first = (start + image * height * width)[:, None, None]
+    # Both (p, k, k, 2 samples, 2 samples): for every bin the cells that it samples, and their weights.
     index = (first + rows * width[:, None, None])[:, :, None, :, None] + columns[:, None, :, None, :]
-    weight = (down / samples)[:, :, None, :, None] * (across / samples)[:, None, :, None, :]  # (p, k, k, taps, taps)
-    taps = index.shape[-1] ** 2
+    weight = (row_weights / samples)[:, :, None, :, None] * (column_weights / samples)[:, None, :, None, :]
+    num_samples = index.shape[-1] ** 2
     sums = embedding_bag(
-        index.reshape(-1, taps).int(), table, per_sample_weights=weight.reshape(-1, taps).to(table.dtype), mode="sum"
-    )
+        index.reshape(-1, num_samples).int(),
+        table,
+        per_sample_weights=weight.reshape(-1, num_samples).to(table.dtype),
+        mode="sum",
+    )  # (p k k, c)
     return sums.view(len(boxes), bins, bins, -1).permute(0, 3, 1, 2)
 
 
-def _level(boxes: Tensor, align: MultiScaleRoIAlign, lowest: int, highest: int) -> Tensor:
-    """Which level each box is pooled from, by its size: equation 1 of Lin et al. 2017, Feature Pyramid Networks."""
+def _choose_level(boxes: Tensor, align: MultiScaleRoIAlign, lowest: int, highest: int) -> Tensor:
+    """Return the level of each box by its size, (p,) int64: equation 1 of Lin et al. 2017, Feature Pyramid Networks."""
     sides = box_area(boxes).sqrt()
     level = torch.floor(align.canonical_level + torch.log2(sides / align.canonical_scale) + 1e-6)
     return level.clamp(lowest, highest).long() - lowest
 
 
-def _taps(low: Tensor, high: Tensor, limit: Tensor, bins: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Cells and weights along one axis: (p, bins, 2 samples) each, as in torchvision's roi_align with aligned=False.
+def _interpolate_axis(low: Tensor, high: Tensor, limit: Tensor, bins: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Return the cells and weights of linear interpolation along one axis, as roi_align with aligned=False does it.
 
-    low, high (p,) are a box's sides in cells, limit (p,) the cells there are.
+    Args:
+        low: (p,), first side of each box, in cells.
+        high: (p,), last side of each box, in cells.
+        limit: (p,), number of cells.
+        bins: Number of bins.
+        samples: Number of sampling points per bin.
+
+    Returns:
+        Cells, (p, bins, 2 samples) int64, and their weights, of the same shape.
     """
     size = (high - low).clamp(min=1.0) / bins  # (p,), of a bin
     bin_, sample = torch.arange(bins, device=low.device), torch.arange(samples, device=low.device)
@@ -108,5 +139,5 @@ def _taps(low: Tensor, high: Tensor, limit: Tensor, bins: int, samples: int) -> 
     at = at.clamp(min=0)  # (p, bins, samples)
     lower = at.long().clamp_max(limit - 1)
     upper = (lower + 1).clamp_max(limit - 1)
-    part = (at - lower) * inside
-    return torch.cat([lower, upper], -1), torch.cat([inside - part, part], -1)
+    fraction = (at - lower) * inside
+    return torch.cat([lower, upper], -1), torch.cat([inside - fraction, fraction], -1)

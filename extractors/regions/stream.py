@@ -1,4 +1,7 @@
-"""Files to regions, in their order: threads decode and prepare the next images while the model works on these."""
+"""Extract the regions of many images in order, while threads decode and preprocess the next ones.
+
+Used by the extraction stage; `DEVICE_LOCK` is also used for captions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ import numpy as np
 
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions, check_image
 
-DEVICE_LOCK = (
-    Lock()
-)  # a process has one device: shards that are extracted side by side in it take turns, batch by batch
+DEVICE_LOCK = Lock()
+"""Held during each forward pass: a process has one device, and shards in several threads use it in turn."""
 
 
 def extract_from_paths(
@@ -25,18 +27,28 @@ def extract_from_paths(
     threads: int | None = None,
     prefetch: int | None = None,
 ) -> Iterator[Regions | str]:
-    """For each path, in order: its regions, or the reason why the image is set aside.
+    """Extract the regions of many images, in order.
 
-    `load` gives the pixels of a path, `(h, w, 3)` uint8 RGB. Its ValueError or FileNotFoundError sets that image
-    aside; every other error, such as the OSError of a failing disk, ends the stream. At most `ahead` images that have
-    not been yielded are being read, held as inputs, or held as results. Of these, up to `extractor.batch_size` with
-    inputs of one size go through the model together. Without numbers, there are as many threads as images in a batch
-    (and cores), and three batches ahead. Closing the iterator ends the threads.
+    Up to `extractor.batch_size` images with inputs of the same size are extracted together. Closing the iterator ends
+    the threads.
+
+    Args:
+        extractor: Extractor to use.
+        paths: Paths, or any other values that `load` accepts.
+        load: Function that returns the pixels of a path, (h, w, 3) uint8 RGB. If it raises ValueError or
+            FileNotFoundError, the image is invalid. Every other error, such as the OSError of a failing disk, ends the
+            iteration.
+        threads: Number of threads that load and preprocess; None uses as many as images in a batch, at most one per
+            core.
+        prefetch: Maximum number of images that are loaded, wait as inputs or wait as results; None uses three batches.
+
+    Yields:
+        For each path its regions, or the reason why the image is invalid.
     """
     threads = threads or min(extractor.batch_size, os.cpu_count() or 1)
     prefetch = prefetch or 3 * extractor.batch_size
 
-    def ready(path: Any) -> PreprocessedImage | str:
+    def load_and_preprocess(path: Any) -> PreprocessedImage | str:
         try:
             pixels = check_image(load(path))
         except (ValueError, FileNotFoundError) as error:
@@ -46,42 +58,49 @@ def extract_from_paths(
     rest = iter(paths)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
     try:
-        window = [_Entry(pool.submit(ready, path)) for path in islice(rest, prefetch)]
+        window = [_Entry(pool.submit(load_and_preprocess, path)) for path in islice(rest, prefetch)]
         while window:
             if window[0].result is None:
-                _answer(extractor, window)
-            yield window.pop(0).result  # type: ignore[misc]
-            window += [_Entry(pool.submit(ready, path)) for path in islice(rest, 1)]
+                _process_next_batch(extractor, window)
+            result = window.pop(0).result
+            assert result is not None  # the batch contains the first entry
+            yield result
+            window += [_Entry(pool.submit(load_and_preprocess, path)) for path in islice(rest, 1)]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class _Entry:
-    """An image of the window: its input as it comes, then its result in its place."""
+    """An image of the window: first its input, then its result."""
 
-    def __init__(self, prepared: Future[PreprocessedImage | str]) -> None:
-        self.prepared: Future[PreprocessedImage | str] | None = prepared
+    def __init__(self, future: Future[PreprocessedImage | str]) -> None:
+        self.future: Future[PreprocessedImage | str] | None = future
         self.result: Regions | str | None = None
 
-    def answer(self, result: Regions | str) -> None:
-        self.result, self.prepared = result, None  # the input goes as soon as it is used
+    def set_result(self, result: Regions | str) -> None:
+        """Store the result and release the input."""
+        self.result, self.future = result, None
 
 
-def _answer(extractor: RegionExtractor, window: list[_Entry]) -> None:
-    """Answer the first entry, and with it the next ones that fit into its batch: which, the clock has no say in."""
-    first = window[0].prepared.result()  # type: ignore[union-attr]
+def _process_next_batch(extractor: RegionExtractor, window: list[_Entry]) -> None:
+    """Set the result of the first entry, and of the next ones that fit into its batch.
+
+    Waits for the inputs, so that the batches do not depend on the speed of the threads.
+    """
+    assert window[0].future is not None
+    first = window[0].future.result()
     if isinstance(first, str):
-        window[0].answer(first)
+        window[0].set_result(first)
         return
     batch, inputs = [window[0]], [first]
     for entry in window[1:]:
         if len(batch) == extractor.batch_size:
             break
-        other = None if entry.prepared is None else entry.prepared.result()
-        if isinstance(other, PreprocessedImage) and other.input.shape == first.input.shape:
+        image = None if entry.future is None else entry.future.result()
+        if isinstance(image, PreprocessedImage) and image.input.shape == first.input.shape:
             batch.append(entry)
-            inputs.append(other)
+            inputs.append(image)
     with DEVICE_LOCK:
-        found = extractor.extract(inputs)
-    for entry, regions in zip(batch, found, strict=True):
-        entry.answer(regions)
+        results = extractor.extract(inputs)
+    for entry, regions in zip(batch, results, strict=True):
+        entry.set_result(regions)

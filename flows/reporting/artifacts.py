@@ -6,13 +6,15 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from data.io import read_json
 from data.store import Store
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
-from pipeline.runs import PipelineRunner
+from pipeline.plans import Plan
+from pipeline.runs import write_invalid_records
 from pipeline.search import Searcher
-from tern.evaluation import RECALL_CUTOFFS
+from pipeline.stages import Features
+from pipeline.workspace import Workspace
+from tern.evaluation import RECALL_CUTOFFS, read_evaluation
 
 ROWS = 1000  # of a table; the whole list lies in the workspace
 QUERIES = 3  # galleries an artifact
@@ -41,27 +43,23 @@ def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None
     create_table_artifact(shown, key=key, description=f"{escape_cell(description)}{more}")
 
 
-def create_store_tables(chain: PipelineRunner) -> None:
-    """Tables of the feature stores and of what was set aside."""
+def create_store_tables(features: Features, workspace: Workspace) -> None:
+    """Create the tables of the feature stores and of the invalid records."""
     rows = []
-    for folder in (chain.regions, chain.tokens):
+    for folder in (features.regions, features.tokens):
         store = Store(folder)
-        shards = len(store.manifest["shards"])
+        shards = len(store.manifest.shards)
         rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
-    refused, ledger = (
-        [{"name": name, "reason": reason} for name, reason in chain.list_invalid_records()],
-        chain.write_invalid_records(),
-    )
-    create_table(
-        rows, "stores", f"Feature stores of {chain.dataset.name}"
-    )  # now that all is read: it may be tried again
-    create_table(refused, "invalid-records", f"{len(refused):,} records that could not be used; all of them: {ledger}")
+    invalid = [{"name": record.name, "reason": record.reason} for record in features.invalid_records]
+    path = write_invalid_records(features, workspace)
+    # All files are read before the first table is created, so that a retry does not create a table twice.
+    create_table(rows, "stores", f"Feature stores of {features.dataset.name}")
+    create_table(invalid, "invalid-records", f"{len(invalid):,} records that could not be used; all of them: {path}")
 
 
-def create_training_artifacts(chain: PipelineRunner) -> None:
-    """Tables of the metrics and the epochs, and the curves as a picture; of a checkpoint that was given, metrics."""
-    model = chain.model
-    rows = [{"split": split, **found} for split, found in read_json(chain.metrics).items()]
+def create_training_artifacts(model: Path, evaluation: Path) -> None:
+    """Create tables of the metrics and epochs, and an image of the curves; of an imported checkpoint only metrics."""
+    rows = [{"split": name, **split.flat()} for name, split in read_evaluation(evaluation).splits.items()]
     create_table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
         names, *lines = history.read_text(encoding="utf-8").splitlines()
@@ -78,14 +76,11 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     return {name: float(f"{row[name]:.4g}") if isinstance(row[name], float) else row[name] for name in names}
 
 
-def create_publish_artifacts(chain: PipelineRunner, report: Path) -> None:
-    """The version that is served now: its collections, its gate, where it came from, and what queries find in it."""
-    version, workspace = chain.index, chain.plan.workspace
-    searcher = Searcher(chain.plan)
+def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
+    """Create the artifacts of the published version: collections, gate, lineage, and results of the report's queries."""
+    searcher = Searcher(plan)
     manifest = searcher.index.manifest
-    found = [
-        (query, searcher.search_text(query, chain.plan.report.hits_per_query)) for query in chain.plan.report.queries
-    ]
+    found = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
     rows = [_collection(kind, about) for kind, about in manifest["collections"].items()]
     create_table(rows, "index", f"Index version {version.stem}")
     create_gate_table("passed", (manifest["gate"] or {}).get("checks"), version.stem)
@@ -93,7 +88,7 @@ def create_publish_artifacts(chain: PipelineRunner, report: Path) -> None:
     create_markdown_artifact(text, key="published", description="What is served now")
     pictures = "\n\n".join(_gallery(query, hits) for query, hits in found[:QUERIES])
     create_markdown_artifact(pictures, key="gallery", description=f"What {version.stem} finds")
-    found = read_lineage(workspace)
+    found = read_lineage(plan.workspace)
     drawn = "data:image/svg+xml;base64," + base64.b64encode(found.to_svg().encode()).decode()  # V1 draws no Mermaid
     create_markdown_artifact(
         f"![lineage]({drawn})\n\n```mermaid\n{found.to_mermaid()}```\n",

@@ -1,12 +1,13 @@
 """Who is told when a run fails, crashes or is cancelled."""
 
 import json
-import os
 import shlex
 import subprocess
 from typing import Any
 
 from prefect.logging.loggers import flow_run_logger
+
+from data.settings import read_settings
 
 COMMAND = "TERN_ON_FAILURE"  # environment variable: a command, for instance a script that sends a mail
 TIMEOUT_SECONDS = 60.0
@@ -17,7 +18,7 @@ def run_failure_command(flow: Any, flow_run: Any, state: Any) -> None:
 
     One that fails or hangs is a line in the run's log, and does not change the run. Prefect calls this by keywords.
     """
-    words = shlex.split(os.environ.get(COMMAND, ""))
+    words = shlex.split(read_settings().on_failure)
     if not words:
         return
     facts = {"flow": flow.name, "run": flow_run.name, "id": str(flow_run.id), "state": state.name}

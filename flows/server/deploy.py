@@ -1,6 +1,5 @@
 """What a server is told at its start: the deployments of prefect.yaml, and the automations that it does not have."""
 
-import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
+from data.settings import read_settings
 from flows.server.environment import AUTOMATIONS, POOL, prefect_command
 from flows.tasks.task_runners import GPU_TAG, read_gpu_slots
 
@@ -82,7 +82,7 @@ def create_gpu_limit(client: SyncPrefectClient) -> None:
     except ObjectNotFound:
         client.create_concurrency_limit(GPU_TAG, read_gpu_slots())
     else:
-        if "TERN_GPU_SLOTS" in os.environ:
+        if read_settings().gpu_slots is not None:
             client.update_global_concurrency_limit(
                 f"tag:{GPU_TAG}", GlobalConcurrencyLimitUpdate(limit=read_gpu_slots())
             )

@@ -1,7 +1,6 @@
 """Retries of `flows`."""
 
 import logging
-import os
 import random
 import time
 from collections.abc import Callable
@@ -9,12 +8,10 @@ from concurrent.futures import BrokenExecutor
 from typing import TypeVar
 
 from data.io import TRANSIENT_ERRNOS, WriteLockError
+from data.settings import read_settings
 
 RETRY_DELAYS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
 JITTER = 0.5  # of a wait
-LOCK_TIMEOUT_SECONDS = 60 * float(
-    os.environ.get("TERN_LOCK_TIMEOUT_MINUTES", "60")
-)  # to wait for one that writes to the same store
 LOCK_POLL_SECONDS = 5.0  # between two looks whether it has ended
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -51,16 +48,16 @@ def retry(what: str, make: Callable[[], T]) -> T:
 def wait_for_lock(what: str, make: Callable[[], T]) -> T:
     """make(), as soon as no other process writes to the same store, model or index.
 
-    Raises HeldError, which names the process, after `LOCK_SECONDS` (TERN_LOCK_TIMEOUT_MINUTES; 0: at once).
+    Raises HeldError, which names the process, after TERN_LOCK_TIMEOUT_MINUTES (0: at once).
     """
-    began, told = time.monotonic(), False
+    began, told, timeout_seconds = time.monotonic(), False, 60 * read_settings().lock_timeout_minutes
     while True:
         try:
             return make()
         except WriteLockError as error:
-            if time.monotonic() - began >= LOCK_TIMEOUT_SECONDS:
+            if time.monotonic() - began >= timeout_seconds:
                 raise
             if not told:
-                log.warning("%s waits, at most %.0f min: %s", what, LOCK_TIMEOUT_SECONDS / 60, error)
+                log.warning("%s waits, at most %.0f min: %s", what, timeout_seconds / 60, error)
             told = True
         time.sleep(LOCK_POLL_SECONDS)

@@ -18,6 +18,7 @@ from flows.tasks.task_runners import GPU_TAG, read_task_runner_name, request_gpu
 from flows.tasks.worker_pool import WorkerPool
 from pipeline.runs import make_process_map, uses_gpu
 from pipeline.stages import MapFn
+from tern.training import EpochProgress, OnEpoch
 
 UPDATE_SECONDS = 1.0  # an update costs 20 ms of the server
 
@@ -50,29 +51,37 @@ def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str
     return made
 
 
-@task(name="epoch", task_run_name="epoch {dataset} {row[epoch]:03d}", cache_policy=NO_CACHE, persist_result=False)
-def epoch(dataset: str, row: dict[str, float]) -> None:
-    """Put an epoch that has ended into the run: a bar in its graph, a line in its log."""
+@task(
+    name="epoch",
+    task_run_name="epoch {dataset} {progress.epoch.epoch:03d}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def epoch(dataset: str, progress: EpochProgress) -> None:
+    """Show a finished training epoch in the flow run: a task in its graph, a line in its log."""
     text = "epoch %d of %d: loss %.3f, val R@1 %.1f text to image, %.1f image to text, rsum %.1f, %.0f s left"
-    keys = ("epoch", "num_epochs", "loss", "t2i_r1", "i2t_r1", "rsum", "seconds_left")
-    get_run_logger().info(text, *(row[key] for key in keys))
+    result = progress.epoch
+    metrics = result.validation
+    recalls = metrics.t2i.r1, metrics.i2t.r1, metrics.rsum
+    get_run_logger().info(text, result.epoch, progress.num_epochs, result.loss, *recalls, progress.seconds_left)
 
 
-def make_epoch_callback(dataset: str) -> Callable[[dict[str, float]], None]:
-    """What a training calls after every epoch: an entry in the run, and the progress artifact moved."""
+def make_epoch_callback(dataset: str) -> OnEpoch:
+    """Make the function that a training calls after each epoch: it runs a task and updates the progress artifact."""
     artifact = None
 
-    def tell(row: dict[str, float]) -> None:
+    def show_epoch(progress: EpochProgress) -> None:
         nonlocal artifact
-        epoch(dataset, quote(row))
-        text = f"training {dataset}: epoch {row['epoch']} of {row['epochs']}, {row['seconds_left']:,.0f} s left"
-        done = 100 * row["epoch"] / row["num_epochs"]
+        epoch(dataset, quote(progress))
+        number, total = progress.epoch.epoch, progress.num_epochs
+        text = f"training {dataset}: epoch {number} of {total}, {progress.seconds_left:,.0f} s left"
+        percent = 100 * number / total
         if artifact is None:
-            artifact = create_progress_artifact(done, key="training-progress", description=text)
+            artifact = create_progress_artifact(percent, key="training-progress", description=text)
         else:
-            update_progress_artifact(artifact, done, description=text)
+            update_progress_artifact(artifact, percent, description=text)
 
-    return tell
+    return show_epoch
 
 
 def make_task_map_factory(workers: int, dataset: str, seconds: float | None = None) -> Callable[[str], MapFn]:

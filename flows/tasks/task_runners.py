@@ -18,33 +18,32 @@ from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
+from data.settings import read_settings
+
 GPU_TAG = "gpu"  # the tag of a shard that needs one
-TASK_RUNNERS = ("threads", "processes", "dask", "ray")
 
 
 def read_task_runner_name() -> str:
-    """The engine that is set. Raises ValueError for one that there is not."""
-    name = os.environ.get("TERN_TASK_RUNNER", TASK_RUNNERS[0])
-    if name not in TASK_RUNNERS:
-        raise ValueError(f"TERN_TASK_RUNNER={name!r}: there are {', '.join(TASK_RUNNERS)}.")
-    return name
+    """Read the name of the task runner from the settings; raises as `read_settings`."""
+    return read_settings().task_runner
 
 
 def make_task_runner() -> Any:
     """The task runner of the engine. Raises ImportError naming the extra that is missing."""
-    name = read_task_runner_name()
+    settings = read_settings()
+    name = settings.task_runner
     if name == "threads":
         return ThreadPoolTaskRunner(max_workers=256)  # they only wait
     if name == "processes":
-        return ProcessPoolTaskRunner(max_workers=int(os.environ.get("TERN_TASK_RUNNER_WORKERS", os.cpu_count() or 1)))
+        return ProcessPoolTaskRunner(max_workers=settings.task_runner_workers or os.cpu_count() or 1)
     try:
         if name == "dask":
             from prefect_dask import DaskTaskRunner
 
-            return DaskTaskRunner(address=os.environ.get("TERN_DASK_ADDRESS"))
+            return DaskTaskRunner(address=settings.dask_address)
         from prefect_ray import RayTaskRunner
 
-        return RayTaskRunner(address=os.environ.get("TERN_RAY_ADDRESS"))
+        return RayTaskRunner(address=settings.ray_address)
     except ImportError as error:
         raise ImportError(
             f"TERN_TASK_RUNNER={name} needs the extra `{name}`: pip install -e '.[flows,{name}]'"
@@ -54,12 +53,9 @@ def make_task_runner() -> Any:
 def read_gpu_slots() -> int:
     """Shards that may use a GPU at a time: TERN_GPU_SLOTS, or one, since a worker's runs all use the first GPU they see.
 
-    Raises ValueError for a number that is none.
+    Raises as `read_settings`.
     """
-    given = os.environ.get("TERN_GPU_SLOTS", "1")
-    if not given.isdecimal() or int(given) == 0:
-        raise ValueError(f"TERN_GPU_SLOTS={given!r}: give the number of GPUs, from 1 on.")
-    return int(given)
+    return read_settings().gpu_slots or 1
 
 
 def request_gpu(gpu: bool) -> AbstractContextManager[Any]:
@@ -67,7 +63,7 @@ def request_gpu(gpu: bool) -> AbstractContextManager[Any]:
 
     Dask's do if they were started with `--resources GPU=1`; those of a cluster of the run's own are not.
     """
-    if gpu and read_task_runner_name() == "dask" and os.environ.get("TERN_DASK_ADDRESS"):
+    if gpu and read_task_runner_name() == "dask" and read_settings().dask_address:
         from dask import annotate
 
         return annotate(resources={"GPU": 1})

@@ -6,17 +6,16 @@ logged, and done by the CPU.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from functools import lru_cache
 
 import faiss
 import numpy as np
 
+from data.settings import read_settings
 from index.ivf.distance import METRIC
 
 log = logging.getLogger(__name__)
-DEVICES = ("auto", "cpu")
 MAX_GPU_K = 2048  # neighbors that a GPU gives without cuVS
 
 
@@ -24,12 +23,9 @@ MAX_GPU_K = 2048  # neighbors that a GPU gives without cuVS
 def gpu_resources() -> object | None:
     """faiss's handle of the GPUs; None if there is none, or it is to be left alone.
 
-    Raises ValueError if TERN_INDEX_DEVICE is neither auto nor cpu.
+    Raises ValueError if TERN_INDEX_DEVICE is not valid.
     """
-    asked = os.environ.get("TERN_INDEX_DEVICE", "auto")
-    if asked not in DEVICES:
-        raise ValueError(f"TERN_INDEX_DEVICE is {asked!r}; it is one of {', '.join(DEVICES)}.")
-    if asked == "cpu" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+    if read_settings().index_device == "cpu" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     return faiss.StandardGpuResources()
 

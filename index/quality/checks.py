@@ -139,4 +139,4 @@ def format_check(check: Mapping[str, Any]) -> str:
     limit = "at least" if "min" in check else "at most"
     served = f", served {check['served_value']:g}" if "served_value" in check else ""
     of = f" of {check['count']}" if "count" in check else f" {check['unit']}"
-    return f"{check['found']:g}{of}, {limit} {check[limit]:g} is asked{served}"
+    return f"{check['value']:g}{of}, {limit} {check['min' if 'min' in check else 'max']:g} is asked{served}"

@@ -6,9 +6,10 @@ import sys
 from concurrent.futures import BrokenExecutor
 from importlib.metadata import entry_points, version
 from subprocess import CalledProcessError
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline.cli import index_build, index_versions, pages, run, search, store, weights
 
@@ -25,14 +26,47 @@ DISK_ERROR_HINTS = {
 """What to do about an operating system error, by its number."""
 
 
+class LightCommand(TyperCommand):
+    """Command that starts without pydantic: see `_set_help_default`."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option `--help`."""
+        return _set_help_default(super().get_help_option(ctx))
+
+
+class LightGroup(TyperGroup):
+    """Group of commands that starts without pydantic: see `_set_help_default`."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option `--help`."""
+        return _set_help_default(super().get_help_option(ctx))
+
+
+def _set_help_default(option: Any) -> Any:
+    """Set the default of the option `--help` to False.
+
+    Typer 0.29 leaves it None, and imports pydantic to convert None to bool whenever a command starts.
+    """
+    if option is not None:
+        option.default = False
+    return option
+
+
 def build_app() -> typer.Typer:
     """Build the application, including the commands that installed packages register under `tern.commands`."""
     app = typer.Typer(
-        help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        cls=LightGroup,
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
     )
     app.callback()(options)
     for module in (run, search, pages):
         module.add_to(app)
+    for command in app.registered_commands:
+        command.cls = LightCommand
     index = typer.Typer(rich_markup_mode="rich")
     for module in (index_build, index_versions):
         module.add_to(index)

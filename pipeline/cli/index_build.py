@@ -11,6 +11,7 @@ from pipeline.cli.options import (
     SetOption,
     load_selected_plan,
     make_runner,
+    make_vectors,
     resolve_index_root,
 )
 
@@ -34,7 +35,8 @@ def build(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
     [dim]Example: tern index build --plan flickr30k[/dim]
     """
-    typer.echo(f"index  {make_runner(plan, overrides).index}")
+    runner = make_runner(plan, overrides)
+    typer.echo(f"index  {runner.publish_index(make_vectors(runner))}")
 
 
 def tune(
@@ -60,12 +62,13 @@ def tune(
     from pipeline.stages.tune import advise_index_settings
 
     runner, limits = make_runner(plan, overrides), TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
-    advice = advise_index_settings(kind, limits, runner.vectors, runner.usable, runner.plan.index.seed)
+    vectors = make_vectors(runner)
+    advice = advise_index_settings(kind, limits, vectors, vectors.features.dataset, runner.plan.index.seed)
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    plot = runner.plan.workspace / f"tune-{kind}.png"
+    plot = runner.workspace.tuning_plot(kind)
     plot_advice(advice, limits, plot)
     typer.echo(
         "> recommended for this kind of query, * on the Pareto front; "
@@ -130,24 +133,14 @@ def update(
     """
     from functools import partial
 
-    from pipeline.runs.runner import PipelineRunner
-    from pipeline.runs.workers import make_process_map
-    from pipeline.stages.index import find_served_version, publish_index_update
-    from pipeline.workspace import find_model
+    from pipeline.stages import find_served_version
 
-    loaded = load_selected_plan(plan, overrides)
-    before, own_model = find_served_version(loaded.workspace, version)
-    model_folder = find_model(loaded.workspace, model) if model else own_model
-    index_stage = partial(
-        publish_index_update, maintenance=loaded.maintenance, version=version, on_message=partial(typer.echo, err=True)
-    )
-    runner = PipelineRunner(
-        loaded,
-        lambda label: make_process_map(loaded.workers, label),
-        model_folder=model_folder,
-        index_stage=index_stage,
-    )
-    typer.echo(f"index  {runner.index}{'  nothing to do' if runner.index == before else ''}")
+    runner = make_runner(plan, overrides)
+    before, model_of_index = find_served_version(runner.plan.workspace, version)
+    model_folder = runner.workspace.model(model) if model else model_of_index
+    vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
+    updated = runner.update_index(vectors, version, on_message=partial(typer.echo, err=True))
+    typer.echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
 
 
 def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None) -> None:

@@ -121,8 +121,10 @@ def publish(
     [dim]Examples: tern index publish 12
     tern index publish 12 --override-gate "half of the images were removed on purpose"[/dim]
     """
+    from index.versions import resolve_version
+
     root = resolve_index_root(plan, overrides, index)
-    number = resolve_version_option(root, version)
+    number = resolve_version(root, version)
     if override_reason:
         from index.building import override_gate
 

@@ -7,7 +7,9 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
-    from pipeline.runs.runner import PipelineRunner
+    from pipeline.runs import PipelineRunner
+    from pipeline.stages import Vectors
+    from tern.training import EpochProgress
 
 
 PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, or name of a shipped plan.")]
@@ -39,8 +41,7 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
     Raises:
         ValueError: The process was started by `torchrun`, and the command does not support it.
     """
-    from pipeline.runs.runner import PipelineRunner
-    from pipeline.runs.workers import make_process_map
+    from pipeline.runs import PipelineRunner, make_process_map
     from tern.parallel import is_torchrun
 
     if is_torchrun() and not allow_torchrun:
@@ -48,16 +49,25 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
             "Only `train` can run under torchrun. Train with torchrun first, then run this command without torchrun."
         )
     loaded = load_selected_plan(plan, overrides)
-    return PipelineRunner(loaded, lambda label: make_process_map(loaded.workers, label), print_epoch)
+    return PipelineRunner(loaded, lambda stage: make_process_map(loaded.workers, stage), print_epoch)
 
 
-def print_epoch(row: dict[str, float]) -> None:
+def make_vectors(runner: "PipelineRunner") -> "Vectors":
+    """Run the stages of a plan from the dataset to the vectors."""
+    features = runner.extract(runner.load_dataset())
+    return runner.embed(features, runner.train(features))
+
+
+def print_epoch(progress: "EpochProgress") -> None:
     """Print the progress of a training after an epoch, as one line on standard error."""
-    seconds = row["seconds_left"]
+    epoch, seconds = progress.epoch, progress.seconds_left
+    metrics = epoch.validation
     left = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
-    recall = f"val R@1 {row['t2i_r1']:5.1f} text to image, {row['i2t_r1']:5.1f} image to text, rsum {row['rsum']:5.1f}"
-    head = f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['loss']:9.3f}"
-    typer.echo(f"{head}  {recall}  {row['seconds']:4.1f} s, {left} left", err=True)
+    recall = (
+        f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
+    )
+    head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
+    typer.echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
 
 
 def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:

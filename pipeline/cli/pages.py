@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, load_selected_plan, make_runner
+from pipeline.cli.options import PlanOption, SetOption, load_selected_plan, make_runner, make_vectors
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -15,7 +15,7 @@ def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """
     from pipeline.pages.report import write_report
 
-    typer.echo(f"report  {write_report(make_runner(plan, overrides))}")
+    typer.echo(f"report  {write_report(make_runner(plan, overrides).run_all())}")
 
 
 def misses(
@@ -37,16 +37,17 @@ def misses(
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
     """
-    from pipeline.pages.misses import DIRECTIONS, find_misses, misses_path, write_misses
+    from pipeline.pages.misses import DIRECTIONS, find_misses, write_misses
     from pipeline.progress import progress_bar
 
     runner = make_runner(plan, overrides)
-    found = find_misses(runner.vectors, runner.usable, split, k, limit)
+    vectors = make_vectors(runner)
+    found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for direction, label in DIRECTIONS.items():
         missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
         typer.echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(output or misses_path(runner.plan.workspace, split), found, runner.usable, advance)
+        page = write_misses(output or runner.workspace.misses(split), found, vectors.features.dataset, advance)
     typer.echo(f"misses  {page}")
 
 

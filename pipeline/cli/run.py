@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, make_runner
+from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vectors
 
 if TYPE_CHECKING:
-    from pipeline.runs.runner import PipelineRunner
+    from pipeline.runs import PipelineRunner
+    from pipeline.stages import Features
 
 MAX_INVALID_PRINTED = 20
 
@@ -27,12 +28,18 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Example: tern pipeline --plan flickr30k[/dim]
     """
     from pipeline.pages.report import write_report
+    from pipeline.runs import Finished
 
     runner = make_runner(plan, overrides)
-    _print_invalid_records(runner)
-    _print_metrics(runner.metrics)
-    typer.echo(f"index   {runner.index}")
-    typer.echo(f"report  {write_report(runner)}")
+    features = runner.extract(runner.load_dataset())
+    _print_invalid_records(runner, features)
+    vectors = runner.embed(features, runner.train(features))
+    evaluation = runner.evaluate(vectors)
+    _print_metrics(evaluation)
+    index = runner.publish_index(vectors)
+    typer.echo(f"index   {index}")
+    finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
+    typer.echo(f"report  {write_report(finished)}")
 
 
 def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -41,8 +48,9 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Example: tern extract --plan flickr30k --set workers=8[/dim]
     """
     runner = make_runner(plan, overrides)
-    _print_invalid_records(runner)
-    typer.echo(f"regions  {runner.regions}\ntokens   {runner.tokens}")
+    features = runner.extract(runner.load_dataset())
+    _print_invalid_records(runner, features)
+    typer.echo(f"regions  {features.regions}\ntokens   {features.tokens}")
 
 
 def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -51,9 +59,10 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Examples: tern train --set train.seed=1 --set train.epochs=40
     torchrun --nproc-per-node 2 -m pipeline.cli train --plan flickr30k[/dim]
     """
+    from pipeline.runs import train_together
     from tern.parallel import is_main_process
 
-    model = make_runner(plan, overrides, allow_torchrun=True).model
+    model = train_together(make_runner(plan, overrides, allow_torchrun=True))
     if is_main_process():
         typer.echo(f"model  {model}")
 
@@ -63,35 +72,38 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
     [dim]Example: tern evaluate --plan flickr8k[/dim]
     """
-    _print_metrics(make_runner(plan, overrides).metrics)
+    runner = make_runner(plan, overrides)
+    _print_metrics(runner.evaluate(make_vectors(runner)))
 
 
-def _print_invalid_records(runner: "PipelineRunner") -> None:
+def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
     from data.text import printable
+    from pipeline.runs import count_truncated_captions, write_invalid_records
 
-    records = runner.list_invalid_records()
-    for name, reason in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid    {printable(name)}: {printable(reason)}", fg="yellow", err=True)
-    path = runner.write_invalid_records()
+    records = features.invalid_records
+    for record in records[:MAX_INVALID_PRINTED]:
+        typer.secho(f"invalid    {printable(record.name)}: {printable(record.reason)}", fg="yellow", err=True)
+    path = write_invalid_records(features, runner.workspace)
     if records:
         hidden = len(records) - MAX_INVALID_PRINTED
         more = f"; {hidden:,} are not shown" if hidden > 0 else ""
         typer.secho(f"invalid    {len(records):,} in total{more}; {path} lists all of them", fg="yellow", err=True)
-    if truncated := runner.count_truncated_captions():
-        count, limit = len(runner.dataset.captions), runner.plan.text.max_tokens
+    if truncated := count_truncated_captions(features):
+        count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
         typer.secho(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", fg="yellow", err=True)
 
 
 def _print_metrics(path: Path) -> None:
-    from data.io import read_json
+    from tern.evaluation import read_evaluation
 
     typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
-    for split, metrics in read_json(path).items():
-        for direction, label in (("t2i", "text to image"), ("i2t", "image to text")):
-            recalls = "  ".join(f"{metrics[f'{direction}_r{k}']:5.1f}" for k in (1, 5, 10))
-            ranks = f"{metrics[f'{direction}_medr']:6.0f}  {metrics[f'{direction}_meanr']:5.1f}"
-            typer.echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics['rsum']:6.1f}")
-        for key, value in metrics.items():
+    for split, evaluation in read_evaluation(path).splits.items():
+        metrics = evaluation.metrics
+        for direction, label in ((metrics.t2i, "text to image"), (metrics.i2t, "image to text")):
+            recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
+            ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
+            typer.echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
+        for key, value in evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
                 typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
 

@@ -45,14 +45,18 @@ def search(
 
     loaded = load_selected_plan(plan, overrides)
     searcher = Searcher(loaded, resolve_version(loaded.workspace / "index", version) if version else None)
-    hits = searcher.search_text(text, k, where) if text is not None else searcher.search_image(image, k, where)
+    if text is not None:
+        title, hits = text, searcher.search_text(text, k, where)
+    else:
+        assert image is not None
+        title, hits = image.name, searcher.search_image(image, k, where)
     for rank, hit in enumerate(hits, 1):
         caption = printable(hit.captions[0]) if hit.captions else ""
         typer.echo(f"{rank:>3}  {hit.score:.3f}  {printable(hit.id)}  {caption}")
     if not hits:
         typer.echo("No row matches the filter." if where else "The index is empty.", err=True)
     if gallery:
-        typer.echo(f"gallery  {write_gallery(gallery, text or image.name, hits)}")
+        typer.echo(f"gallery  {write_gallery(gallery, title, hits)}")
 
 
 def serve(

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from data.exchange import ImportResult
+    from data.manifest import StoreManifest
     from data.store import Store
 
 
@@ -40,16 +41,16 @@ def _resolve_folder(path: Path) -> Path:
 
 
 def _describe_store(store: "Store") -> Iterator[tuple[str, str]]:
-    shards, invalid, removed = store.manifest["shards"], store.invalid_items, store.manifest["removed_ids"]
+    shards, invalid, removed = store.manifest.shards, store.invalid_items, store.manifest.removed_ids
     yield "store", str(store.folder)
     yield "kind", f"{store.kind}, generation {store.generation}"
     rows = int(store.lengths(store.ids).sum())
     yield "items", f"{len(store):,}, with {rows:,} rows"
     if len(store):
-        yield "features", f"{store.dim:,} x {store.manifest['dtype']}"
-    unreferenced = sum(entry["items"] for entry in shards) - len(store)
+        yield "features", f"{store.dim:,} x {store.manifest.dtype}"
+    unreferenced = sum(entry.items for entry in shards) - len(store)
     waste = f", including {unreferenced:,} unreferenced items: run `tern store compact`" if unreferenced else ""
-    yield "shards", f"{len(shards):,}, {sum(entry['bytes'] for entry in shards):,} bytes{waste}"
+    yield "shards", f"{len(shards):,}, {sum(entry.bytes for entry in shards):,} bytes{waste}"
     if store.kind == "tokens" and len(store):
         truncated = int((store.read("full_length", store.ids) > store.lengths(store.ids)).sum())
         yield "truncated", f"{truncated:,} captions have more tokens than the store holds"
@@ -85,14 +86,14 @@ def verify(
 
     folder = _resolve_folder(folder)
     manifest = read_store_manifest(folder)
-    items = sum(entry["items"] for entry in manifest["shards"])
+    items = sum(entry.items for entry in manifest.shards)
     with progress_bar("verify", items) as advance:
         problems = find_problems(folder, manifest, advance)
     for problem in problems:
         typer.secho(printable(str(problem)), fg="red")
     if problems and unlist_damaged:
         unlisted = unlist_damaged_shards(folder, problems)
-        count = sum(entry["items"] for entry in unlisted)
+        count = sum(entry.items for entry in unlisted)
         typer.echo(f"{len(unlisted):,} shards with {count:,} items are unlisted. Extract or import them again.")
         return
     if problems:
@@ -100,7 +101,7 @@ def verify(
             "Restore the listed files from a copy, or pass --unlist-damaged and then extract or import again.", err=True
         )
         raise typer.Exit(1)
-    typer.echo(f"{items:,} items in {len(manifest['shards']):,} shards are intact")
+    typer.echo(f"{items:,} items in {len(manifest.shards):,} shards are intact")
 
 
 def compact(
@@ -122,7 +123,7 @@ def compact(
     # One process is enough: the disk limits the speed, and memory stays at the rows of two shards.
     after = compact_store(folder, items_per_shard, map_with_progress("compact"))
     (num_before, bytes_before), (num_after, bytes_after) = _measure(before), _measure(after)
-    if after["generation"] == before["generation"]:
+    if after.generation == before.generation:
         typer.echo(f"already compact: {num_before:,} shards, {bytes_before:,} bytes")
     else:
         typer.echo(
@@ -131,9 +132,9 @@ def compact(
         )
 
 
-def _measure(manifest: dict[str, Any]) -> tuple[int, int]:
+def _measure(manifest: "StoreManifest") -> tuple[int, int]:
     """Return the number of shards of a store and their size in bytes."""
-    return len(manifest["shards"]), sum(entry["bytes"] for entry in manifest["shards"])
+    return len(manifest.shards), sum(entry.bytes for entry in manifest.shards)
 
 
 def import_(

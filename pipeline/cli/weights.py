@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -35,7 +35,8 @@ def convert(
         raise typer.BadParameter(f"{target} does not end in .safetensors; pass another name")
     if target.exists() and not force:
         raise ValueError(f"{target} already exists. Pass another name or --force.")
-    typer.echo(f"sha256  {convert_weights(source, target, anchors, vocabulary)}")
+    anchor_layout = cast(Literal["caffe", "detectron2"] | None, anchors)
+    typer.echo(f"sha256  {convert_weights(source, target, anchor_layout, vocabulary)}")
     typer.echo(f'plan    [regions]\n        kind = "bottom-up"\n        weights = "{target}"')
 
 

@@ -1,50 +1,139 @@
-"""Cards of `pipeline`."""
+"""Rows that the templates of the pages show, and the small images in them."""
 
 import base64
 import io
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image, ImageDraw, ImageOps
 
 from data.images import load_image
 from pipeline.search.hits import Hit
 
-THUMBNAIL = (360, 270)  # pixels
-COLORS = ("#e4572e", "#17bebb")  # of the first and second region that matched
-# Autoescaping: captions and file names come from data files.
-templates = Environment(loader=PackageLoader("pipeline.pages"), autoescape=select_autoescape(), trim_blocks=True)
+THUMBNAIL = (360, 270)  # width and height, in pixels
+REGION_COLORS = ("#e4572e", "#17bebb")  # of the best and the second-best region
+MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be read
+
+
+@dataclass(frozen=True)
+class HitCard:
+    """A hit with its thumbnail."""
+
+    image: str
+    """data URI of the thumbnail"""
+    name: str
+    """id of the image or caption"""
+    score: float
+    """cosine of query and hit"""
+    captions: tuple[str, ...] = ()
+    """captions of the image; the first one is shown"""
+    labels: tuple[tuple[str, str], ...] = ()
+    """class and color of the marked regions"""
+    is_relevant: bool = False
+    """whether the card has a green frame"""
+    rank: int | None = None
+    """number in front of the score; None: the position of the card in its row"""
+
+    @property
+    def caption(self) -> str:
+        """First caption, or an empty string."""
+        return self.captions[0] if self.captions else ""
+
+
+@dataclass(frozen=True)
+class ScoredCaption:
+    """A caption that was found for a photo."""
+
+    text: str
+    score: float
+    is_relevant: bool
+
+
+@dataclass(frozen=True)
+class PhotoCard:
+    """An image that was used as a query, with the captions that were found for it, best first."""
+
+    image: str
+    """data URI of the thumbnail"""
+    name: str
+    captions: tuple[ScoredCaption, ...]
+
+
+@dataclass(frozen=True)
+class MissRow:
+    """A missed query with the items that ranked higher than its relevant item."""
+
+    query: str
+    """id of the caption or image"""
+    text: str
+    """the caption, or the id of the image"""
+    rank: int
+    """rank of the relevant item, from 1"""
+    margin: float
+    """score of the best item minus score of the relevant item"""
+    cards: tuple[HitCard, ...]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A finished stage of the pipeline."""
+
+    stage: str
+    description: str
+    output: str
+    """name of the file or folder it returned"""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CollectionRow:
+    """A collection of the published index."""
+
+    kind: str
+    rows: int
+    factory: str
+    shards: int
+    nlist: int
+    nprobe: int
+    recall: float
+    """recall@10 of held-out queries against exact search, 0 to 1"""
 
 
 def make_thumbnail(hit: Hit) -> Image.Image:
-    """A small picture of a hit, with the regions that matched drawn in; gray where the file is gone."""
+    """Return a small copy of the image of a hit with its regions outlined, or a gray image if the file is unreadable."""
     try:
         full = Image.fromarray(load_image(hit.path))
     except (ValueError, OSError):
-        full = Image.new("RGB", THUMBNAIL, "#bbbbbb")
+        full = Image.new("RGB", THUMBNAIL, MISSING_COLOR)
     small = ImageOps.contain(full, THUMBNAIL)
     scale, draw = small.width / full.width, ImageDraw.Draw(small)
-    for region, color in zip(hit.regions, COLORS, strict=False):
+    for region, color in zip(hit.regions, REGION_COLORS, strict=False):
         x1, y1, x2, y2 = (value * scale for value in region.box)
         draw.rectangle([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)], outline=color, width=3)
     return small
 
 
-def to_data_uri(picture: Image.Image) -> str:
-    """A picture as text to put into a page."""
+def to_data_uri(image: Image.Image) -> str:
+    """Encode an image as a JPEG data URI, so that a page needs no other file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
+    image.save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def make_card(
-    hit: Hit, right: bool | None = None, rank: int | None = None, picture: str | None = None
-) -> dict[str, Any]:
-    """What the templates show of a hit.
+def make_card(hit: Hit, is_relevant: bool = False, rank: int | None = None, image: str | None = None) -> HitCard:
+    """Make the card of a hit.
 
-    `right` frames it in green or leaves it plain; `rank` is the number before it, if not its place in the row;
-    `picture` is its `data_uri`, if that was made before.
+    Args:
+        hit: Image or caption that was found.
+        is_relevant: Whether the card gets a green frame.
+        rank: Number in front of the score; None: the position of the card in its row.
+        image: Data URI of the thumbnail, if it exists already.
     """
-    labels = [(r.label, color) for r, color in zip(hit.regions, COLORS, strict=False) if r.label]
-    picture = picture or to_data_uri(make_thumbnail(hit))
-    return {"hit": hit, "picture": picture, "labels": labels, "right": right, "rank": rank}
+    labels = tuple((r.label, color) for r, color in zip(hit.regions, REGION_COLORS, strict=False) if r.label)
+    image = image or to_data_uri(make_thumbnail(hit))
+    return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank)
+
+
+def make_cards(hits: Sequence[Hit]) -> tuple[HitCard, ...]:
+    """Make one card per hit, in their order."""
+    return tuple(map(make_card, hits))

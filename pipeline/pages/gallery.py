@@ -1,38 +1,53 @@
-"""Hits to look at: an HTML page that needs no other file, or one PNG."""
+"""Write the hits of a query as an HTML page that needs no other file, or as one PNG image. Used by `tern search`."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from data.io import atomic_write, write_text
-from pipeline.pages.cards import THUMBNAIL, make_card, make_thumbnail, templates
+from pipeline.pages.cards import THUMBNAIL, make_cards, make_thumbnail
+from pipeline.pages.render import render_page
 from pipeline.search.hits import Hit
 
+MARGIN, HEADER, CAPTION = 12, 48, 62  # pixels: around a cell, above the cells, below a thumbnail
 
-def write_gallery(path: Path, query: str, hits: list[Hit]) -> Path:
-    """Write hits as .html or .png, by the ending of `path`. Raises ValueError for any other."""
+
+def write_gallery(path: Path, query: str, hits: Sequence[Hit]) -> Path:
+    """Write the hits of a query to a page or an image.
+
+    Args:
+        path: File to write; it ends in `.html` or `.png`.
+        query: Title.
+        hits: Hits, best first.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: The path has another ending.
+    """
     path = Path(path)
     if path.suffix.lower() == ".html":
-        page = templates.get_template("gallery.html").render(query=query, cards=[make_card(hit) for hit in hits])
-        return write_text(path, page)
+        return write_text(path, render_page("gallery.html", query=query, cards=make_cards(hits)))
     if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: a gallery ends in .html or .png.")
+        raise ValueError(f"{path} ends in neither .html nor .png. Pass a name with one of these endings.")
     with atomic_write(path) as temporary:
         render_contact_sheet(query, hits).save(temporary)
     return path
 
 
-def render_contact_sheet(query: str, hits: list[Hit], columns: int = 4) -> Image.Image:
-    """Hits as one picture: thumbnails with score and first caption, `columns` a row."""
+def render_contact_sheet(query: str, hits: Sequence[Hit], columns: int = 4) -> Image.Image:
+    """Draw the hits of a query as one image: thumbnails with score and first caption, `columns` per row."""
     width, height = THUMBNAIL
-    cell = height + 62
+    cell = height + CAPTION
     rows = -(-len(hits) // columns)
-    sheet = Image.new("RGB", (columns * (width + 12) + 12, 48 + rows * cell), "white")
+    sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, HEADER + rows * cell), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((14, 12), query, fill="black", font_size=22)
     for number, hit in enumerate(hits):
-        x, y = 12 + number % columns * (width + 12), 48 + number // columns * cell
+        x, y = MARGIN + number % columns * (width + MARGIN), HEADER + number // columns * cell
         sheet.paste(make_thumbnail(hit), (x, y))
         text = textwrap.fill(hit.captions[0] if hit.captions else hit.id, 50, max_lines=2, placeholder=" …")
         draw.text((x, y + height + 4), f"{number + 1}.  {hit.score:.3f}", fill="#666666", font_size=13)

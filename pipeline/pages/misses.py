@@ -1,10 +1,9 @@
-"""Where retrieval fails: captions whose image came late, images whose captions all did, and what won instead."""
+"""Find the queries of a split whose relevant items are not ranked within the first k, and write them as a page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,125 +11,209 @@ from data.datasets import Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
-from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_uri
+from pipeline.pages.cards import HitCard, MissRow, make_card, make_thumbnail, to_data_uri
+from pipeline.pages.render import render_page
 from pipeline.search.hits import Hit
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import VectorStores
-from tern.evaluation import compute_ranks, encode_image_ids, summarize_ranks
+from tern.evaluation import RetrievalMetrics, compute_ranks, encode_image_ids, summarize_ranks
 
-WINNERS = 4  # shown a miss
+MAX_HIGHER_RANKED = 4  # shown per miss
+MAX_CACHED_THUMBNAILS = 1000
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
 @dataclass(frozen=True)
 class Miss:
-    """A query whose right answer came late: ids and cosines of the answer and of the best of the wrong ones."""
+    """A query whose relevant item is not ranked within the first k."""
 
-    direction: str  # a key of WAYS
+    direction: str
+    """key of `DIRECTIONS`"""
     query: str
-    rank: int  # of the right answer (from an image: the best of its captions), from 1
+    """id of the caption or image"""
+    rank: int
+    """rank of the relevant item, from 1; for an image, of the best of its captions"""
     relevant_id: str
     score: float
-    winners: tuple[tuple[str, float], ...]  # best first, WINNERS at most, none that came behind the right answer
+    """cosine of query and relevant item"""
+    higher_ranked: tuple[tuple[str, float], ...]
+    """ids and cosines of the items that are ranked higher, best first, at most `MAX_HIGHER_RANKED`"""
 
     @property
     def margin(self) -> float:
-        """By how much the winner led."""
-        return self.winners[0][1] - self.score
+        """Score of the best item minus score of the relevant item."""
+        return self.higher_ranked[0][1] - self.score
 
 
 @dataclass(frozen=True)
 class MissReport:
-    """The misses of a split: all are counted, the worst are kept."""
+    """Misses of a split: all of them are counted, the worst are listed."""
 
     split: str
     k: int
-    metrics: dict[str, float]  # as `tern.metrics.retrieval_metrics`
-    num_queries: dict[str, int]  # way -> queries
-    num_missed: dict[str, int]  # way -> right answers beyond rank k
-    worst: dict[str, tuple[Miss, ...]]  # way -> worst first
+    metrics: RetrievalMetrics
+    num_queries: dict[str, int]
+    """by direction"""
+    num_missed: dict[str, int]
+    """by direction"""
+    worst: dict[str, tuple[Miss, ...]]
+    """by direction, largest rank first"""
 
 
 def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
-    """The `limit` worst queries of each direction whose right answer came behind the first k, by the ranks of `tern`.
+    """Find the queries of a split whose relevant items are not ranked within the first k, as the evaluation ranks them.
 
-    Raises ValueError if the split has no images, or none with a caption.
+    Args:
+        vectors: Vectors of the dataset.
+        dataset: Valid dataset.
+        split: Split whose images and captions are the queries and the items.
+        k: Number of results within which a query must succeed; at least 1.
+        limit: Maximum number of misses listed per direction.
+
+    Raises:
+        ValueError: The split has no images or no captions.
     """
     images, captions = Store(vectors.images), Store(vectors.captions)
-    image_ids, caption_ids, owners = held_out_ids(dataset, images, split)
+    image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, split)
     if not caption_ids:
         raise ValueError(
-            f"{dataset.name}: no image of split {split!r} has a caption, so nothing can be asked; it has "
-            f"{dataset.count_images_by_split()}: choose another --split."
+            f"{dataset.name}: no image of split {split!r} has a caption; the splits have "
+            f"{dataset.count_images_by_split()} images. Choose another --split."
         )
-    seen = images.read("features", image_ids).astype("float32")
-    told = captions.read("features", caption_ids).astype("float32")
-    owned = encode_image_ids(seen, image_ids, told, owners)
-    i2t, t2i = compute_ranks(seen, told, *owned)
-    sides = {"t2i": (t2i, told, caption_ids, seen, image_ids), "i2t": (i2t, seen, image_ids, told, caption_ids)}
+    image_vectors = images.read("features", image_ids).astype("float32")
+    caption_vectors = captions.read("features", caption_ids).astype("float32")
+    image_labels, caption_labels = encode_image_ids(image_vectors, image_ids, caption_vectors, caption_image_ids)
+    i2t_ranks, t2i_ranks = compute_ranks(image_vectors, caption_vectors, image_labels, caption_labels)
+    image_side = (image_vectors, image_ids, image_labels)
+    caption_side = (caption_vectors, caption_ids, caption_labels)
+    directions = {"t2i": (t2i_ranks, caption_side, image_side), "i2t": (i2t_ranks, image_side, caption_side)}
     worst = {}
-    for way, (ranks, queries, names, gallery, found) in sides.items():
-        own, theirs = owned[::-1] if way == "t2i" else owned
-        late = [i for i in np.argsort(-ranks, kind="stable")[:limit] if ranks[i] >= k]
-        rows = ((names[i], int(ranks[i]), gallery @ queries[i], theirs, own[i]) for i in late)
-        worst[way] = tuple(_miss(way, found, *row) for row in rows)
-    missed = {way: int((side[0] >= k).sum()) for way, side in sides.items()}
-    asked = {way: int((side[0] >= 0).sum()) for way, side in sides.items()}
-    return MissReport(split, k, summarize_ranks(i2t, t2i), asked, missed, worst)
-
-
-def _miss(way: str, ids: list[str], query: str, rank: int, scores: np.ndarray, theirs: np.ndarray, own: int) -> Miss:
-    """scores (g,) of one query, theirs (g,) the labels of the gallery's rows, own the query's: rank counts from 0."""
-    order = np.lexsort((theirs, -scores))
-    winners = order[theirs[order] != own][: min(rank, WINNERS)]
-    answer = order[theirs[order] == own][0]
-    return Miss(
-        way, query, rank + 1, ids[answer], float(scores[answer]), tuple((ids[i], float(scores[i])) for i in winners)
+    for direction, (ranks, (queries, query_ids, query_labels), (items, item_ids, item_labels)) in directions.items():
+        missed = [i for i in np.argsort(-ranks, kind="stable")[:limit] if ranks[i] >= k]
+        worst[direction] = tuple(
+            _make_miss(
+                direction, query_ids[i], int(ranks[i]), item_ids, items @ queries[i], item_labels, query_labels[i]
+            )
+            for i in missed
+        )
+    all_ranks = {direction: ranks for direction, (ranks, *_) in directions.items()}
+    return MissReport(
+        split,
+        k,
+        summarize_ranks(i2t_ranks, t2i_ranks),
+        num_queries={direction: int((ranks >= 0).sum()) for direction, ranks in all_ranks.items()},
+        num_missed={direction: int((ranks >= k).sum()) for direction, ranks in all_ranks.items()},
+        worst=worst,
     )
 
 
-def make_cards(
-    misses: tuple[Miss, ...], dataset: Dataset, advance: Callable[[int], None] = lambda n: None
-) -> list[dict[str, Any]]:
-    """What the templates show of misses: the winners and, framed, the right answer (an image that asked comes first).
+def _make_miss(
+    direction: str,
+    query: str,
+    rank: int,
+    item_ids: Sequence[str],
+    scores: np.ndarray,
+    item_labels: np.ndarray,
+    query_label: int,
+) -> Miss:
+    """Make the record of a miss.
 
     Args:
-        misses: of one direction or of both
-        dataset: what they came from
-        advance: told of each that is done
+        direction: Key of `DIRECTIONS`.
+        query: Id of the query.
+        rank: Rank of the relevant item, from 0.
+        item_ids: Ids of the n items.
+        scores: (n,) cosines of the query with the items.
+        item_labels: (n,) labels of the items; equal labels break ties of the scores as in the evaluation.
+        query_label: Label of the query, equal to those of its relevant items.
     """
-    picture = lru_cache(maxsize=1000)(lambda path: to_data_uri(make_thumbnail(Hit("", 0.0, path, ()))))
+    order = np.lexsort((item_labels, -scores))
+    is_relevant = item_labels[order] == query_label
+    relevant = order[is_relevant][0]
+    higher_ranked = order[~is_relevant][: min(rank, MAX_HIGHER_RANKED)]
+    return Miss(
+        direction,
+        query,
+        rank + 1,
+        item_ids[relevant],
+        float(scores[relevant]),
+        tuple((item_ids[i], float(scores[i])) for i in higher_ranked),
+    )
 
-    def shown(name: str, score: float, rank: int, right: bool) -> dict[str, Any]:
-        if caption := dataset.captions_by_id.get(name):
-            image, texts = dataset.images_by_id[caption.image_id], (caption.text,)
-        else:
-            image, texts = dataset.images_by_id[name], tuple(c.text for c in dataset.captions_by_image_id[name])
-        hit = Hit(printable(name), score, image.path, tuple(map(printable, texts)))
-        return make_card(hit, right, rank, picture(image.path))
 
+def make_miss_rows(
+    misses: Sequence[Miss], dataset: Dataset, on_progress: Callable[[int], object] = lambda count: None
+) -> tuple[MissRow, ...]:
+    """Make the rows that the templates show.
+
+    Each row has the cards of the items that are ranked higher and, in a green frame, of the relevant item: last for
+    a caption query; first for an image query, where it stands for the query.
+
+    Args:
+        misses: Misses of one direction or of both.
+        dataset: Dataset that the misses are from.
+        on_progress: Called with 1 after each row.
+    """
+    encode = lru_cache(maxsize=MAX_CACHED_THUMBNAILS)(_encode_image)
     rows = []
     for miss in misses:
-        winners = [shown(name, score, place, False) for place, (name, score) in enumerate(miss.winners, 1)]
-        right = shown(miss.relevant_id, miss.score, miss.rank, True)
-        row = [*winners, right] if miss.direction == "t2i" else [right, *winners]
-        text = dataset.captions_by_id[miss.query].text if miss.direction == "t2i" else miss.query
-        rows.append({"miss": miss, "text": printable(text), "name": printable(miss.query), "cards": row})
-        advance(1)
-    return rows
+        cards = [
+            _make_item_card(dataset, encode, item_id, score, rank)
+            for rank, (item_id, score) in enumerate(miss.higher_ranked, 1)
+        ]
+        relevant = _make_item_card(dataset, encode, miss.relevant_id, miss.score, miss.rank, is_relevant=True)
+        is_caption = miss.direction == "t2i"
+        text = dataset.captions_by_id[miss.query].text if is_caption else miss.query
+        row = (*cards, relevant) if is_caption else (relevant, *cards)
+        rows.append(MissRow(printable(miss.query), printable(text), miss.rank, miss.margin, row))
+        on_progress(1)
+    return tuple(rows)
 
 
-def misses_path(workspace: Path, split: str) -> Path:
-    """Where the page of a split lies, unless it is told."""
-    return workspace / f"misses-{split}.html"
+def _encode_image(path: Path) -> str:
+    return to_data_uri(make_thumbnail(Hit("", 0.0, path, ())))
+
+
+def _make_item_card(
+    dataset: Dataset,
+    encode: Callable[[Path], str],
+    item_id: str,
+    score: float,
+    rank: int,
+    is_relevant: bool = False,
+) -> HitCard:
+    """Make the card of an image with its captions, or of a caption with its image."""
+    if caption := dataset.captions_by_id.get(item_id):
+        image, texts = dataset.images_by_id[caption.image_id], [caption.text]
+    else:
+        image = dataset.images_by_id[item_id]
+        texts = [caption.text for caption in dataset.captions_by_image_id[item_id]]
+    hit = Hit(printable(item_id), score, image.path, tuple(map(printable, texts)))
+    return make_card(hit, is_relevant, rank, encode(image.path))
 
 
 def write_misses(
-    path: Path, found: MissReport, dataset: Dataset, on_progress: Callable[[int], None] = lambda n: None
+    path: Path, report: MissReport, dataset: Dataset, on_progress: Callable[[int], object] = lambda count: None
 ) -> Path:
-    """Write the misses as one page that needs no other file. Raises ValueError if `path` does not end in .html."""
+    """Write the misses as one page that needs no other file.
+
+    Args:
+        path: File to write; it ends in `.html`.
+        report: Misses of a split.
+        dataset: Dataset that the misses are from.
+        on_progress: Called with 1 after each miss.
+
+    Raises:
+        ValueError: The path has another ending.
+    """
     if path.suffix.lower() != ".html":
-        raise ValueError(f"{path}: the page of misses ends in .html.")
-    rows = {way: make_cards(misses, dataset, on_progress) for way, misses in found.worst.items()}
-    content = {"found": found, "ways": DIRECTIONS, "rows": rows, "name": printable(dataset.name)}
-    return write_text(path, templates.get_template("misses.html").render(content))
+        raise ValueError(f"{path} does not end in .html. Pass a name with this ending.")
+    rows = {direction: make_miss_rows(misses, dataset, on_progress) for direction, misses in report.worst.items()}
+    page = render_page(
+        "misses.html",
+        title=f"Misses of {printable(dataset.name)}, split {report.split}",
+        report=report,
+        directions=DIRECTIONS,
+        rows=rows,
+    )
+    return write_text(path, page)

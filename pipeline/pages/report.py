@@ -1,139 +1,147 @@
-"""One page of what was done and what came out: metrics, curves, galleries of typed queries, and where it fails."""
+"""Write the report of a run: metrics, training curves, results of text and photo queries, and the worst misses."""
 
-import base64
-import io
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib import pyplot as plt
-
-from data.io import read_json, write_text
+from data.datasets import Dataset
+from data.io import write_text
 from data.store import Store
 from data.text import printable
-from pipeline.pages.cards import make_card, make_thumbnail, templates, to_data_uri
-from pipeline.pages.misses import MissReport, find_misses, make_cards, misses_path, write_misses
-from pipeline.runs.runner import PipelineRunner
+from index.versions import Manifest, read_version_manifest
+from pipeline.pages.cards import (
+    CollectionRow,
+    PhotoCard,
+    ScoredCaption,
+    StageRow,
+    make_cards,
+    make_thumbnail,
+    to_data_uri,
+)
+from pipeline.pages.curves import plot_history
+from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
+from pipeline.pages.render import render_page
+from pipeline.runs.invalid_records import count_truncated_captions
+from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
+from tern.card import ModelCard, read_model_card
+from tern.evaluation import Evaluation, read_evaluation
 
-matplotlib.use("Agg")  # no screen is needed
-MISSES = 4
-SPLIT = "test"
+SPLIT = "test"  # of the headline, the photo queries and the misses
+MAX_MISSES = 4
+CAPTIONS_PER_PHOTO = 5
 
 
-def write_report(chain: PipelineRunner) -> Path:
-    """Write `workspace/report.html`, a page that needs no other file; stages that have not run yet are run first.
+def write_report(finished: Finished) -> Path:
+    """Write the report of a run to `report.html` in its workspace, as one page that needs no other file.
 
-    It links to the page of all that was missed in the test split, which is written beside it.
+    The report links to the page with all misses of the test split, which is written to the same folder.
+
+    Returns:
+        The path of the report.
     """
-    plan, metrics, version = chain.plan, read_json(chain.metrics), chain.index
+    plan, features, evaluation = finished.plan, finished.features, read_evaluation(finished.evaluation)
     searcher = Searcher(plan)
-    queries = plan.report.queries
     galleries = [
-        (query, [make_card(hit) for hit in searcher.search_text(query, plan.report.hits_per_query)])
-        for query in queries
+        (query, make_cards(searcher.search_text(query, plan.report.hits_per_query))) for query in plan.report.queries
     ]
-    misses = _misses(chain)
-    content = {
-        "title": f"TERN on {chain.dataset.name}",
-        "counts": {"images": f"{len(chain.dataset.images):,}", "captions": f"{len(chain.dataset.captions):,}"},
-        "headline": _headline(metrics),
-        "galleries": galleries,
-        "photos": _photos(chain, searcher),
-        "metrics": metrics,
-        "curves": _curves(path) if (path := chain.model / "history.csv").is_file() else "",
-        "misses": make_cards(misses.worst["t2i"][:MISSES], chain.usable) if misses else [],
-        "all_misses": write_misses(misses_path(plan.workspace, SPLIT), misses, chain.usable).name if misses else "",
-        "done": _done(chain, version),
-        "invalid_items": [(printable(name), printable(reason)) for name, reason in chain.list_invalid_records()],
-        "index": _index(searcher.index.manifest),
-    }
-    return write_text(plan.workspace / "report.html", templates.get_template("report.html").render(content))
+    misses = _find_misses(finished)
+    history = finished.model / "history.csv"
+    page = render_page(
+        "report.html",
+        title=f"TERN on {printable(features.dataset.name)}",
+        num_images=len(features.input_dataset.images),
+        num_captions=len(features.input_dataset.captions),
+        headline=_make_headline(evaluation),
+        galleries=galleries,
+        photos=_make_photo_cards(finished, searcher),
+        splits=evaluation.splits,
+        directions=DIRECTIONS,
+        curves=plot_history(history) if history.is_file() else "",
+        misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset) if misses else (),
+        misses_page=write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name if misses else "",
+        stages=_make_stage_rows(finished),
+        invalid_records=[(printable(record.name), printable(record.reason)) for record in features.invalid_records],
+        collections=_make_collection_rows(read_version_manifest(searcher.index.root, searcher.index.version)),
+    )
+    return write_text(finished.workspace.report, page)
 
 
-def _headline(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    if SPLIT not in metrics:
+def _make_headline(evaluation: Evaluation) -> list[tuple[str, float]]:
+    if SPLIT not in evaluation.splits:
         return []
-    names = {"t2i_r1": "text to image R@1", "t2i_r10": "text to image R@10", "i2t_r1": "image to text R@1"}
-    names |= {"i2t_r10": "image to text R@10", "rsum": "rsum (of 600)"}
-    return [(label, f"{metrics[SPLIT][key]:.1f}") for key, label in names.items()]
-
-
-def _photos(chain: PipelineRunner, searcher: Searcher) -> list[dict[str, Any]]:
-    """Photographs spread over the test split, each with the captions that lie nearest to it."""
-    if not splits_with_captions(chain.usable, (SPLIT,)):
-        return []
-    known = chain.usable.select_split(SPLIT).images
-    step = max(1, len(known) // max(1, chain.plan.report.num_images))
-    photos = []
-    for image in known[::step][: chain.plan.report.num_images]:
-        found = searcher.search_image(image.path, 5)
-        own = {caption.id for caption in chain.dataset.captions_by_image_id[image.id]}
-        hits = [{"text": hit.captions[0], "score": hit.score, "own": hit.id in own} for hit in found]
-        picture = to_data_uri(make_thumbnail(Hit(image.id, 0.0, image.path, ())))
-        photos.append({"id": image.id, "picture": picture, "hits": hits})
-    return photos
-
-
-def _misses(chain: PipelineRunner) -> MissReport | None:
-    if not splits_with_captions(chain.usable, (SPLIT,)):
-        return None
-    return find_misses(chain.vectors, chain.usable, SPLIT)
-
-
-def _curves(path: Path) -> str:
-    """Loss and validation recall by epoch, as a picture inside the page."""
-    table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), dpi=110, constrained_layout=True)
-    left.plot(table["epoch"], table["loss"], color="#e4572e")
-    left.set(title="training loss", xlabel="epoch", yscale="log")
-    for key, name, style in (("t2i_r1", "text to image R@1", "-"), ("i2t_r1", "image to text R@1", "--")):
-        right.plot(table["epoch"], table[key], style, color="#2a6fdb", label=name)
-    for key, name, style in (("t2i_r10", "text to image R@10", "-"), ("i2t_r10", "image to text R@10", "--")):
-        right.plot(table["epoch"], table[key], style, color="#2a9d5c", label=name)
-    right.set(title="recall on val, percent", xlabel="epoch", ylim=(0, 101))
-    right.legend(frameon=False, fontsize=8, loc="lower right")
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _done(chain: PipelineRunner, version: Path) -> list[dict[str, str]]:
-    regions, tokens, card_of = Store(chain.regions), Store(chain.tokens), read_json(chain.model / "model.json")
-    splits = ", ".join(f"{count:,} {name}" for name, count in chain.dataset.count_images_by_split().items())
-    texts = {
-        "dataset": f"{chain.dataset.name}: {splits}",
-        "region features": f"{len(regions):,} images of {regions.dim} numbers a region",
-        "token features": f"{len(tokens):,} captions of {tokens.dim} numbers a token"
-        + (
-            f"; {cut:,} were cut to {chain.plan.text.max_tokens} tokens"
-            if (cut := chain.count_truncated_captions())
-            else ""
-        ),
-        "training": f"{card_of['parameters'] / 1e6:.2f} M parameters, "
-        + (f"from {printable(card_of['checkpoint'])}" if "checkpoint" in card_of else f"best epoch {card_of['epoch']}"),
-        "embedding": "a unit vector an image and a caption",
-        "evaluation": "recall on the held-out splits",
-        "index": f"version {version.stem} published",
-    }
+    metrics = evaluation.splits[SPLIT].metrics
     return [
-        {"stage": stage, "output": output, "seconds": f"{seconds:.1f}", "text": texts[stage]}
-        for stage, output, seconds in chain.list_finished_stages()
+        ("text to image R@1", metrics.t2i.r1),
+        ("text to image R@10", metrics.t2i.r10),
+        ("image to text R@1", metrics.i2t.r1),
+        ("image to text R@10", metrics.i2t.r10),
+        ("rsum (of 600)", metrics.rsum),
     ]
 
 
-def _index(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for kind, about in manifest["collections"].items():
-        row = {"kind": kind, "rows": f"{about['counts']['live']:,}", "shards": len(about["shards"])}
-        recall = f"{100 * about['recall']['recall']:.1f} %"
-        probed = {"factory": about["factory"], "nlist": about["nlist"], "nprobe": about["search"]["nprobe"]}
-        rows.append({**row, **probed, "recall": recall})
-    return rows
+def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]:
+    """Search captions for images of the test split, taken at equal distances."""
+    features, num_images = finished.features, finished.plan.report.num_images
+    if not splits_with_captions(features.dataset, (SPLIT,)):
+        return []
+    images = features.dataset.select_split(SPLIT).images
+    step = max(1, len(images) // max(1, num_images))
+    cards = []
+    for image in images[::step][:num_images]:
+        relevant_ids = {caption.id for caption in features.input_dataset.captions_by_image_id[image.id]}
+        captions = tuple(
+            ScoredCaption(hit.captions[0], hit.score, hit.id in relevant_ids)
+            for hit in searcher.search_image(image.path, CAPTIONS_PER_PHOTO)
+        )
+        thumbnail = make_thumbnail(Hit(image.id, 0.0, image.path, ()))
+        cards.append(PhotoCard(to_data_uri(thumbnail), printable(image.id), captions))
+    return cards
+
+
+def _find_misses(finished: Finished) -> MissReport | None:
+    if not splits_with_captions(finished.features.dataset, (SPLIT,)):
+        return None
+    return find_misses(finished.vectors, finished.features.dataset, SPLIT)
+
+
+def _make_stage_rows(finished: Finished) -> list[StageRow]:
+    features = finished.features
+    regions, tokens = Store(features.regions), Store(features.tokens)
+    truncated = count_truncated_captions(features)
+    limit = finished.plan.text.max_tokens
+    descriptions = {
+        "dataset": f"{printable(features.dataset.name)}: {_count_splits(features.input_dataset)}",
+        "region features": f"{len(regions):,} images, {regions.dim:,} features per region",
+        "token features": f"{len(tokens):,} captions, {tokens.dim:,} features per token"
+        + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else ""),
+        "training": _describe_model(read_model_card(finished.model)),
+        "embedding": "one unit vector per image and per caption",
+        "evaluation": "recall on the held-out splits",
+        "index": f"version {finished.index.stem} published",
+    }
+    return [StageRow(entry.stage, descriptions[entry.stage], entry.output, entry.seconds) for entry in finished.stages]
+
+
+def _count_splits(dataset: Dataset) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in dataset.count_images_by_split().items())
+
+
+def _describe_model(card: ModelCard) -> str:
+    origin = f"best epoch {card.epoch}" if card.checkpoint is None else f"from {printable(card.checkpoint)}"
+    return f"{card.num_parameters / 1e6:.2f} M parameters, {origin}"
+
+
+def _make_collection_rows(manifest: Manifest) -> list[CollectionRow]:
+    return [
+        CollectionRow(
+            kind=kind,
+            rows=collection.counts.live,
+            factory=collection.factory,
+            shards=len(collection.shards),
+            nlist=collection.nlist,
+            nprobe=collection.search.nprobe,
+            recall=collection.recall["recall"],
+        )
+        for kind, collection in manifest.collections.items()
+    ]

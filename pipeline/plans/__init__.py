@@ -1,9 +1,14 @@
-"""Sub-package `pipeline.plans`."""
+"""A plan file in, a validated `Plan` out: the settings of dataset, extractors, training, index and report.
+
+Imports the settings of all packages, but none of their code, so that a plan loads without torch and faiss. It knows
+nothing of stages and workspaces.
+"""
 
 from pipeline.plans.load import load_plan
-from pipeline.plans.plan import Plan
+from pipeline.plans.plan import Plan, ReportConfig
 
 __all__ = [
     "Plan",
+    "ReportConfig",
     "load_plan",
 ]

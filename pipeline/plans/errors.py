@@ -1,49 +1,63 @@
-"""Errors of `pipeline`."""
+"""Describe the validation errors of a plan in terms of its keys. Used by `pipeline.plans.load`."""
 
 import difflib
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel
 
 from extractors.config import REGION_CONFIGS
 from pipeline.plans.plan import Plan
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
-def _explain(problem: Any) -> str:
-    names, known = _place(problem["loc"])
-    where = ".".join(names) or "plan"
+
+def describe_problem(problem: "ErrorDetails") -> str:
+    """Describe one validation error: the key, what is wrong with its value, and for an unknown key a similar one."""
+    keys, known = _find_keys(problem["loc"])
+    where = ".".join(keys) or "plan"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {_nearest(names[-1], known)}"
+        return f"{where}: unknown setting; {_suggest(keys[-1], known)}"
     if problem["type"] == "union_tag_invalid":
+        tag = problem["ctx"]["tag"]
         kinds = [config.model_fields["kind"].default for config in REGION_CONFIGS]
-        return f"{where}.kind: there is no {problem['ctx']['tag']!r}; {_nearest(problem['ctx']['tag'], kinds)}"
-    return f"{where}: {problem['msg']}; it is {problem['input']!r}" if names else f"{where}: {problem['msg']}"
+        return f"{where}.kind: unknown value {tag!r}; {_suggest(tag, kinds)}"
+    if not keys:
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {problem['msg']}; the value is {problem['input']!r}"
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+def _suggest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else f"use one of {', '.join(known)}"
 
 
-def _place(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """The keys that lead to a problem as the plan has them, and the settings of the table that holds the last of them.
+def _find_keys(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Find the keys of a plan that lead to a problem.
 
-    Where a table may be of several kinds, pydantic puts the kind after the table's name.
+    Args:
+        location: Location of the problem as pydantic reports it. Where a table has several kinds, such as [regions],
+            pydantic inserts the kind after the name of the table.
+
+    Returns:
+        The keys as the plan contains them, and the settings that the table of the last key may contain.
     """
-    names, tables, models = [], [], [Plan]  # the models that what has been walked to may be of
+    keys: list[str] = []
+    tables: list[type[BaseModel]] = []
+    models: list[type[BaseModel]] = [Plan]
     for part in map(str, location):
-        chosen = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
-        if len(models) > 1 and chosen:
-            models = chosen
+        of_kind = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        if len(models) > 1 and of_kind:
+            models = of_kind
             continue
-        names.append(part)
+        keys.append(part)
         tables = models
-        fields = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [model for annotation in fields for model in _models(annotation)]
-    return names, list(dict.fromkeys(key for table in tables for key in table.model_fields))
+        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        models = [model for annotation in annotations for model in _list_models(annotation)]
+    return keys, list(dict.fromkeys(key for table in tables for key in table.model_fields))
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _list_models(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    return [model for part in get_args(annotation) for model in _list_models(part)]

@@ -1,9 +1,11 @@
-"""A plan: what to run, on what, with which settings. A TOML file, checked strictly; shipped ones go by name.
+"""Load a plan from a TOML file, with settings changed on the command line.
 
-[dataset]                       # or [demo]: scenes drawn by code
+```toml
+[dataset]                       # or [demo]
 name = "flickr30k"
 annotations = "datasets/flickr30k/dataset_flickr30k.json"
 images = "datasets/flickr30k/images"
+```
 """
 
 import tomllib
@@ -12,39 +14,50 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.plan_files import read_plan_text
-from pipeline.plans.errors import _explain
+from pipeline.plans.errors import describe_problem
 from pipeline.plans.plan import Plan
 
 
 def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
-    """Read a plan: a path ending in .toml, or the name of a shipped one (`demo`, `flickr30k`, ...).
+    """Read and validate a plan.
 
-    `overrides` are `key.key=value` with the value in TOML (a bare word is a text). Raises FileNotFoundError, or
-    ValueError that names every key at fault and, for an unknown one, the nearest that there is.
+    Args:
+        name: Path that ends in `.toml`, or name of a shipped plan (`demo`, `flickr30k`, ...).
+        overrides: Settings to change, as `key.key=value`. The value is TOML; a bare word is a string.
+
+    Returns:
+        The plan, which cannot be changed.
+
+    Raises:
+        FileNotFoundError: The plan does not exist.
+        ValueError: The file is not valid TOML, an override is not `KEY=VALUE`, or settings are invalid. The message
+            lists every invalid setting, and the most similar name of an unknown one.
     """
     path, text = read_plan_text(name)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}.") from error
+        raise ValueError(f"{path} is not valid TOML: {error}. Correct the file.") from error
     for override in overrides:
-        _override(content, override)
+        _apply_override(content, override)
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
-        lines = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
-        raise ValueError(f"{path} is not a plan:\n{lines}") from None
+        lines = "\n".join(f"  {describe_problem(problem)}" for problem in error.errors())
+        raise ValueError(
+            f"{path} is not a valid plan. Correct these settings in the file or in --set:\n{lines}"
+        ) from None
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"--set {override!r}: write KEY=VALUE, for instance train.seed=1")
+        raise ValueError(f"--set {override!r} is not a setting. Write KEY=VALUE, such as train.seed=1.")
     *parents, last = key.strip().split(".")
     for parent in parents:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
-            raise ValueError(f"--set {override!r}: {parent!r} is a value in the plan, not a table")
+            raise ValueError(f"--set {override!r}: {parent!r} is a value of the plan, not a table. Correct the key.")
     try:
         content[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

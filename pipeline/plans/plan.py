@@ -1,4 +1,4 @@
-"""Plan of `pipeline`."""
+"""`Plan`: the settings of one pipeline, as a TOML file holds them."""
 
 import os
 from pathlib import Path
@@ -17,44 +17,70 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     queries: tuple[str, ...] = ("two dogs are running along the street", "the woman is holding a violin")
-    hits_per_query: int = Field(8, ge=1, le=100)  # pictures a query
-    num_images: int = Field(6, ge=0, le=100)  # photographs of the test split that are described by the nearest captions
+    """text queries that images are shown for"""
+    hits_per_query: int = Field(8, ge=1, le=100)
+    """images shown per query"""
+    num_images: int = Field(6, ge=0, le=100)
+    """images of the test split that the best captions are shown for; 0: none"""
 
 
 class Plan(BaseModel):
-    """One run of it all. One of `demo` and `dataset`; one of `regions`, `regions_file` and `regions_store` at most."""
+    """Settings of one pipeline: dataset, extractors, training, index and report.
+
+    Exactly one of `demo` and `dataset` is set, and at most one of `regions`, `regions_file` and `regions_store`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workspace: Path  # everything that is made lies below this folder
+    workspace: Path
+    """folder that all outputs of the plan are written to"""
     demo: DemoConfig | None = None
+    """the demo dataset, which is drawn by code; None: `dataset` is set"""
     dataset: DatasetConfig | None = None
+    """dataset of images and captions on disk; None: `demo` is set"""
     regions: RegionsConfig = TorchvisionConfig()
+    """extractor of region features"""
     regions_file: RegionFileConfig | None = None
-    regions_store: Path | None = None  # a region store that is there, used as it is: `tern store import` makes one
+    """file of region features to use instead of an extractor; None: an extractor or a store"""
+    regions_store: Path | None = None
+    """folder of an existing region store, such as `tern store import` writes; None: an extractor or a file"""
     text: TextConfig = TextConfig()
+    """extractor of token features"""
     train: TrainConfig = TrainConfig()
-    checkpoint: Path | None = None  # one of the authors' of TERN, used as it is: nothing is trained
+    """training of the model"""
+    checkpoint: Path | None = None
+    """published checkpoint of the TERN paper to use as the model, without training; None: the model is trained"""
     evaluate: EvaluationConfig = EvaluationConfig()
+    """metrics of the held-out splits"""
     index: IndexConfig = IndexConfig()
+    """build of the index"""
     maintenance: MaintenanceConfig = MaintenanceConfig()
+    """thresholds that trigger compaction and retraining of the index"""
     gate: GateConfig = GateConfig()
+    """what a version of the index must reach to be published"""
     report: ReportConfig = ReportConfig()
-    images_per_shard: int = Field(1000, ge=1)  # images; a crash repeats one shard a worker at most
-    captions_per_shard: int = Field(10_000, ge=1)  # captions
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)  # processes that extract
+    """contents of the report"""
+    images_per_shard: int = Field(1000, ge=1)
+    """images per shard of a region store; a crash repeats at most one shard per worker"""
+    captions_per_shard: int = Field(10_000, ge=1)
+    """captions per shard of a token store"""
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    """processes that extract features and embed; the default is the number of cores"""
 
     @model_validator(mode="after")
-    def _one_source(self) -> "Plan":
+    def _check_sources(self) -> "Plan":
         if (self.demo is None) == (self.dataset is None):
-            raise ValueError("give exactly one of [demo] and [dataset]")
+            raise ValueError("A plan has exactly one of [demo] and [dataset]. Remove one or add one.")
         sources = ("regions", "regions_file", "regions_store")
-        given = [name for name in sources if getattr(self, name) != type(self).model_fields[name].default]
-        if len(given) > 1:
-            raise ValueError(f"give at most one of {', '.join(given)}: each says where the regions come from")
+        fields = type(self).model_fields
+        selected = [name for name in sources if getattr(self, name) != fields[name].default]
+        if len(selected) > 1:
+            raise ValueError(
+                f"A plan has one source of regions, but {' and '.join(selected)} are set. Keep one of them."
+            )
         if self.checkpoint is not None and self.train != TrainConfig():
             raise ValueError(
-                "give [train] or checkpoint: a model is trained, or it is there. `--set train={}` empties the "
-                "[train] of a plan"
+                "A plan with a checkpoint trains no model, but [train] is set. Remove one of the two; "
+                "`--set train={}` empties the [train] of a plan."
             )
         return self

@@ -1,187 +1,247 @@
-"""The stages in order: what is asked for is made, with all that it needs; what is there already is not made again."""
+"""`PipelineRunner` runs the stages of one plan, each by an explicit call, and writes the stage log."""
 
-import json
+import logging
 import time
-from collections.abc import Callable, Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.config import RegionFileConfig
 from data.datasets import Dataset
-from data.exchange import find_missing_images
-from data.io import digest, write_text
+from data.io import digest
 from data.store import Store
 from pipeline.plans.plan import Plan
-from pipeline.runs.stage_log import STAGE_LOG, read_stage_seconds
+from pipeline.runs.invalid_records import list_invalid_records
+from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
 from pipeline.stages.dataset import load_plan_dataset, select_valid
 from pipeline.stages.embed import embed_dataset
 from pipeline.stages.evaluate import evaluate_splits
-from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens
-from pipeline.stages.index import publish_full_index
-from pipeline.stages.results import MapFn, VectorStores
+from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
+from pipeline.stages.index import publish_full_index, publish_index_update
+from pipeline.stages.origin import Origin
+from pipeline.stages.results import Features, MapFn, Vectors, VectorStores
 from pipeline.stages.train import check_checkpoint, import_paper_checkpoint, train_model
-from tern.parallel import main_process_first, process_group
+from pipeline.workspace import Workspace
+from tern.training import OnEpoch
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-def _plain(label: str) -> MapFn:
+def _use_builtin_map(stage: str) -> MapFn:
     return map
 
 
-class PipelineRunner:
-    """A plan being carried out: each property runs its stage, once, after those it depends on.
+@dataclass(frozen=True)
+class Finished:
+    """Results of all stages of a plan."""
 
-    `each(label)` gives the `map` for a stage's shards; `on_epoch` sees the history of the training grow. A `pinned`
-    model is used as it is, whatever the plan or the training set have become: a nightly re-index does not train.
-    `indexed` is the last stage: `build_index`, or `update_index` with what it takes besides.
+    plan: Plan
+    vectors: Vectors
+    evaluation: Path
+    """JSON file with the metrics of the held-out splits."""
+    index: Path
+    """Manifest of the published index version."""
+    stages: tuple[StageEntry, ...]
+    """Stages that the runner ran; see `PipelineRunner.list_finished_stages`."""
+
+    @property
+    def features(self) -> Features:
+        """Features that the vectors were computed from."""
+        return self.vectors.features
+
+    @property
+    def model(self) -> Path:
+        """Folder of the model that the vectors were computed with."""
+        return self.vectors.model
+
+    @property
+    def workspace(self) -> Workspace:
+        """Workspace of the plan."""
+        return Workspace(self.plan.workspace)
+
+
+class PipelineRunner:
+    """Run the stages of a plan, each by an explicit call.
+
+    Each call runs one stage or finds its output finished. A call may take hours. Nothing runs at construction.
+
+    Args:
+        plan: The plan.
+        make_map_fn: Returns the `map` function for the jobs of a stage, given the name of the stage.
+        on_epoch: Called after each training epoch with its progress.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        make_map_fn: Callable[[str], MapFn] = _plain,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-        model_folder: Path | None = None,
-        index_stage: Callable[..., Path] = publish_full_index,
-    ):
-        self.plan, self._each, self._on_epoch, self._pinned = plan, make_map_fn, on_epoch, model_folder
-        self._indexed = index_stage
-        self._made: dict[str, str] = {}
-        self._items: dict[str, int] = {}  # of a stage's shards in this run
+        self, plan: Plan, make_map_fn: Callable[[str], MapFn] = _use_builtin_map, on_epoch: OnEpoch | None = None
+    ) -> None:
+        self.plan, self.workspace = plan, Workspace(plan.workspace)
+        self._make_map_fn, self._on_epoch = make_map_fn, on_epoch
+        self._outputs: dict[str, str] = {}  # stage -> name of its output
+        self._num_items: dict[str, int] = {}  # stage -> items in the shards that this run extracted
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """Records of the dataset; the demo's pictures are drawn."""
-        if self.plan.checkpoint is not None and self._pinned is None:
-            # now, not after hours of extraction
-            check_checkpoint(self.plan.checkpoint, self.plan.text, self.plan.workspace)
-        return self._timed("dataset", lambda: load_plan_dataset(self.plan, self._each("draw scenes")))
+    def load_dataset(self, splits: Sequence[str] = (), *, model_is_given: bool = False) -> Dataset:
+        """Load the dataset of the plan. The demo dataset is drawn first.
 
-    @cached_property
-    def regions(self) -> Path:
-        """Folder of the region store."""
+        Args:
+            splits: Splits to extract; all if empty. Items of other splits are included as far as the stores already
+                have them, so that extraction does not remove them.
+            model_is_given: Whether a trained model is embedded with later. Otherwise the checkpoint of the plan, if it
+                has one, is checked now, because extraction may take hours.
+
+        Raises:
+            ValueError: A split is unknown, or the checkpoint does not fit the plan.
+            FileNotFoundError: A file of the dataset, or the checkpoint, does not exist.
+        """
         plan = self.plan
-        if (given := plan.regions_store) is not None:
-            return self._timed("region features", lambda: check_region_store(given, self.dataset), self.dataset)
+        if plan.checkpoint is not None and not model_is_given:
+            check_checkpoint(plan.checkpoint, plan.text, plan.workspace)
+        dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn("draw scenes")))
+        return select_splits(dataset, plan, splits) if splits else dataset
+
+    def extract(self, dataset: Dataset) -> Features:
+        """Extract the region and token features of all images and captions that are new or changed."""
+        plan = self.plan
+        regions = self._timed("region features", lambda: self._extract_regions(dataset))
+        map_fn = self._counting_map("token features")
+        tokens = self._timed(
+            "token features",
+            lambda: extract_tokens(plan.text, dataset, plan.workspace, plan.captions_per_shard, map_fn),
+        )
+        records = list_invalid_records(dataset, regions, tokens, is_external_store=plan.regions_store is not None)
+        return Features(regions, tokens, select_valid(dataset, regions, tokens), dataset, records)
+
+    def _extract_regions(self, dataset: Dataset) -> Path:
+        plan = self.plan
+        if plan.regions_store is not None:
+            return check_region_store(plan.regions_store, dataset)
         config = plan.regions_file or plan.regions
-        # A file of regions is read whole: once, in this process, rather than in every worker.
-        each = self._counted("region features", map if isinstance(config, RegionFileConfig) else None)
-        make = lambda: extract_regions(config, self.dataset, plan.workspace, plan.images_per_shard, each)  # noqa: E731
-        return self._timed("region features", make, self.dataset)
+        # A region file is read as a whole: once in this process instead of in each worker process.
+        map_fn = self._counting_map("region features", map if isinstance(config, RegionFileConfig) else None)
+        return extract_regions(config, dataset, plan.workspace, plan.images_per_shard, map_fn)
 
-    @cached_property
-    def tokens(self) -> Path:
-        """Folder of the token store."""
-        plan, each = self.plan, self._counted("token features")
-        make = lambda: extract_tokens(plan.text, self.dataset, plan.workspace, plan.captions_per_shard, each)  # noqa: E731
-        return self._timed("token features", make, self.dataset)
+    def train(self, features: Features) -> Path:
+        """Train the model, or import the checkpoint of the plan. Returns the folder of the model.
 
-    @cached_property
-    def usable(self) -> Dataset:
-        """The dataset less what the extractors set aside: what is trained on, evaluated and indexed."""
-        return select_valid(self.dataset, self.regions, self.tokens)
-
-    @cached_property
-    def model(self) -> Path:
-        """Folder of the model: trained, or that of the plan's checkpoint."""
+        Under torchrun use `pipeline.runs.train_together`.
+        """
         plan = self.plan
-        if self._pinned is not None:
-            return self._pinned
-        with process_group():
-            with main_process_first():  # it makes the stores, and the others find them made
-                if (given := plan.checkpoint) is not None:
-                    needs = self.regions, self.tokens
-                    return self._timed(
-                        "training", lambda: import_paper_checkpoint(given, *needs, plan.workspace, plan.text)
-                    )
-                inputs = (plan.train, self.regions, self.tokens, self.usable, plan.workspace)
-            return self._timed("training", lambda: train_model(*inputs, self._on_epoch, plan.text))
+        if (checkpoint := plan.checkpoint) is not None:
+            stores = features.regions, features.tokens
+            return self._timed(
+                "training", lambda: import_paper_checkpoint(checkpoint, *stores, plan.workspace, plan.text)
+            )
+        inputs = (plan.train, features.regions, features.tokens, features.dataset, plan.workspace)
+        return self._timed("training", lambda: train_model(*inputs, self._on_epoch, plan.text))
 
-    @cached_property
-    def vectors(self) -> VectorStores:
-        """Folders of the two vector stores."""
-        inputs = (self.model, self.regions, self.tokens, self.usable, self.plan.workspace)
-        return self._timed("embedding", lambda: embed_dataset(*inputs, self._each("embedding"), self.plan.text))
+    def embed(self, features: Features, model: Path) -> Vectors:
+        """Embed all images and captions of the valid dataset that have no vector of this model yet."""
+        inputs = (model, features.regions, features.tokens, features.dataset, self.plan.workspace)
+        map_fn = self._make_map_fn("embedding")
+        stores = self._timed("embedding", lambda: embed_dataset(*inputs, map_fn, self.plan.text))
+        return Vectors(stores.images, stores.captions, model, features)
 
-    @cached_property
-    def metrics(self) -> Path:
-        """File of the metrics of the held-out splits."""
-        inputs = (self.vectors, self.usable, self.plan.workspace)
+    def evaluate(self, vectors: Vectors) -> Path:
+        """Compute the metrics of the held-out splits. Returns the JSON file."""
+        inputs = (vectors, vectors.features.dataset, self.plan.workspace)
         return self._timed("evaluation", lambda: evaluate_splits(*inputs, config=self.plan.evaluate))
 
-    @cached_property
-    def index(self) -> Path:
-        """Manifest of the index version that is published."""
-        # By recipe: a store that was given may lie in a folder of any name.
-        regions = f"regions-{digest(Store(self.regions).recipe)}"
-        provenance = {"model": self.model.name, "regions": regions, "tokens": self.tokens.name}
-        inputs = (self.plan.index, self.vectors, self.usable, self.plan.workspace, provenance, self.regions)
-        return self._timed("index", lambda: self._indexed(*inputs, self.plan.gate))
+    def publish_index(self, vectors: Vectors) -> Path:
+        """Build an index over all vectors and publish it if it passes the gate. Returns the manifest.
 
-    def _counted(self, stage: str, each: MapFn | None = None) -> MapFn:
-        """The `map` of a stage's shards, which notes how many items they hold."""
-        each = each or self._each(stage)
+        Raises:
+            RejectedError: The new version did not pass the gate. The version that was served before is still served.
+        """
+        return self._timed("index", lambda: publish_full_index(*self._index_inputs(vectors)))
 
-        def counting(function: Callable[..., Any], jobs: Iterable[Any]) -> Iterable[Any]:
+    def update_index(
+        self,
+        vectors: Vectors,
+        version: int | None = None,
+        allow_full_build: bool = False,
+        on_message: Callable[[str], None] = log.info,
+    ) -> Path:
+        """Publish a version with delta shards for all new, changed and removed items. Returns the manifest.
+
+        Args:
+            vectors: Vectors of all items.
+            version: Version to start from; the published one if None.
+            allow_full_build: Build the index from scratch where a delta is impossible, for instance after a change of
+                the model.
+            on_message: Called with a line of text when more than a delta is built, with the reason.
+
+        Raises:
+            IncompatibleUpdateError: A delta is impossible, and `allow_full_build` is False.
+            FileNotFoundError: No index is published, and `allow_full_build` is False.
+            RejectedError: The new version did not pass the gate. The version that was served before is still served.
+        """
+        return self._timed(
+            "index",
+            lambda: publish_index_update(
+                *self._index_inputs(vectors),
+                maintenance=self.plan.maintenance,
+                version=version,
+                allow_full_build=allow_full_build,
+                on_message=on_message,
+            ),
+        )
+
+    def run_all(self) -> Finished:
+        """Run all stages in order: dataset, features, model, vectors, evaluation, index."""
+        features = self.extract(self.load_dataset())
+        vectors = self.embed(features, self.train(features))
+        evaluation = self.evaluate(vectors)
+        index = self.publish_index(vectors)
+        return Finished(self.plan, vectors, evaluation, index, self.list_finished_stages())
+
+    def list_finished_stages(self) -> tuple[StageEntry, ...]:
+        """List the stages that this runner ran, in order.
+
+        The seconds are those of the longest run in the stage log that returned the same output: the run that produced
+        it, or most of it.
+        """
+        seconds = read_stage_seconds(self.workspace)
+        return tuple(
+            StageEntry(stage=stage, output=output, seconds=seconds.get((stage, output), 0.0))
+            for stage, output in self._outputs.items()
+        )
+
+    def _index_inputs(self, vectors: Vectors) -> tuple[Any, ...]:
+        features, plan = vectors.features, self.plan
+        # The digest of the recipe names the region store: the folder of an external store may have any name.
+        regions = f"regions-{digest(Store(features.regions).recipe)}"
+        origin = Origin(model=vectors.model.name, regions=regions, tokens=features.tokens.name)
+        provenance = origin.model_dump()
+        return plan.index, vectors, features.dataset, plan.workspace, provenance, features.regions, plan.gate
+
+    def _counting_map(self, stage: str, map_fn: MapFn | None = None) -> MapFn:
+        """Return the map function of a stage, extended to count the items of all jobs for the stage log."""
+        apply = map_fn or self._make_map_fn(stage)
+
+        def map_and_count(function: Callable[..., Any], jobs: Iterable[Any]) -> Iterable[Any]:
             jobs = list(jobs)
-            self._items[stage] = sum(job.num_items for job in jobs)
-            return each(function, jobs)
+            self._num_items[stage] = sum(job.num_items for job in jobs)
+            return apply(function, jobs)
 
-        return counting
+        return map_and_count
 
-    def _timed(self, stage: str, make: Callable[[], T], *needs: Any) -> T:
-        """Run a stage; its inputs are made before the clock starts. A line in the journal says how long it took.
-
-        With it stands how many items were extracted, in a stage that does that.
-        """
-        began = time.perf_counter()
-        made = make()
-        self._made[stage] = _name(made)
-        entry = {"stage": stage, "seconds": round(time.perf_counter() - began, 3), "output": _name(made)}
-        entry |= {"items": self._items[stage]} if stage in self._items else {}
-        self.plan.workspace.mkdir(parents=True, exist_ok=True)
-        with open(self.plan.workspace / STAGE_LOG, "a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(entry) + "\n")  # the line before may be half of one, of a run that was killed
-        return made
-
-    def list_finished_stages(self) -> list[tuple[str, str, float]]:
-        """(stage, output, seconds) of the stages so far; the seconds are those of the longest run that gave the output.
-
-        That is the run that made it, or made most of it, and not those that found it made.
-        """
-        took = read_stage_seconds(self.plan.workspace)
-        return [(stage, output, took.get((stage, output), 0.0)) for stage, output in self._made.items()]
-
-    def list_invalid_records(self) -> list[tuple[str, str]]:
-        """(name, reason) of everything of the dataset that could not be used: records, images, captions."""
-        found = [(entry.name, entry.reason) for entry in self.dataset.invalid_records]
-        captions = Store(self.tokens).invalid_items
-        found += self._without_regions().items()
-        return [*found, *((name, reason) for name, reason in captions.items() if name in self.dataset.captions_by_id)]
-
-    def _without_regions(self) -> dict[str, str]:
-        store = Store(self.regions)
-        if self.plan.regions_store is not None:  # it may hold, and have set aside, much that is not of this dataset
-            return find_missing_images(store, [image.id for image in self.dataset.images])
-        return {name: reason for name, reason in store.invalid_items.items() if name in self.dataset.images_by_id}
-
-    def write_invalid_records(self) -> Path:
-        """Write `workspace/invalid_records.jsonl`: what was set aside, a line of JSON (name, reason) each."""
-        lines = [json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in self.list_invalid_records()]
-        return write_text(self.plan.workspace / "invalid_records.jsonl", "".join(lines))
-
-    def count_truncated_captions(self) -> int:
-        """How many captions were longer than `text.max_tokens` and are stored without their end."""
-        store = Store(self.tokens)
-        ids = [name for name in self.dataset.captions_by_id if name in store]
-        return int((store.read("full_length", ids) > store.lengths(ids)).sum())
+    def _timed(self, stage: str, call: Callable[[], T]) -> T:
+        """Run a stage, and append its duration and the name of its output to the stage log."""
+        start = time.perf_counter()
+        output = call()
+        seconds, name = round(time.perf_counter() - start, 3), _name(output)
+        self._outputs[stage] = name
+        append_entry(
+            self.workspace,
+            StageEntry(stage=stage, seconds=seconds, output=name, items=self._num_items.get(stage)),
+        )
+        return output
 
 
-def _name(made: Any) -> str:
-    if isinstance(made, VectorStores):
-        return f"{made.images.name}, {made.captions.name}"
-    if isinstance(made, Path) and made.parent.name == "versions":
-        return made.stem
-    return made.name
+def _name(output: Any) -> str:
+    if isinstance(output, VectorStores):
+        return f"{output.images.name}, {output.captions.name}"
+    if isinstance(output, Path) and output.parent.name == "versions":
+        return output.stem
+    return output.name

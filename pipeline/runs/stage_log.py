@@ -1,32 +1,67 @@
-"""Stage log of `pipeline`."""
+"""Stage log of a workspace: one JSON line per stage that ran, with its duration. Reports and estimates read it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-STAGE_LOG = "stages.jsonl"
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-
-def read_stage_seconds(workspace: Path) -> dict[tuple[str, str], float]:
-    """(stage, output) -> seconds of the longest run that gave that output, by the workspace's journal."""
-    found: dict[tuple[str, str], float] = {}
-    for entry in _entries(workspace):
-        key = (entry["stage"], entry["output"])
-        found[key] = max(entry["seconds"], found.get(key, 0.0))
-    return found
+from pipeline.workspace import Workspace
 
 
-def seconds_per_item(workspace: Path, stage: str, output: str) -> float | None:
-    """What an item of an output took, over all runs that made some, by the workspace's journal; None if none did."""
-    runs = [e for e in _entries(workspace) if (e["stage"], e["output"]) == (stage, output) and e.get("items")]
-    return sum(run["seconds"] for run in runs) / sum(run["items"] for run in runs) if runs else None
+class StageEntry(BaseModel):
+    """One run of a stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    stage: str
+    """Name of the stage, for instance `region features`."""
+    seconds: float
+    """Duration of the run, in seconds of wall-clock time."""
+    output: str
+    """Name of the folder or file that the stage returned."""
+    items: int | None = None
+    """Number of items that were extracted; None for stages that do not extract."""
 
 
-def _entries(workspace: Path) -> Iterator[dict[str, Any]]:
-    path = workspace / STAGE_LOG
+def append_entry(workspace: Workspace, entry: StageEntry) -> None:
+    """Append an entry to the stage log."""
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    with open(workspace.stage_log, "a", encoding="utf-8") as file:
+        # The newline comes first as well: a killed run may have left an incomplete last line.
+        file.write("\n" + entry.model_dump_json(exclude_none=True) + "\n")
+
+
+def read_stage_seconds(workspace: Workspace) -> dict[tuple[str, str], float]:
+    """Read the duration of each stage from the stage log.
+
+    Returns:
+        Seconds of the longest run by (stage, output). The longest run is the one that produced the output, or most of
+        it. The others found it finished.
+    """
+    seconds: dict[tuple[str, str], float] = {}
+    for entry in _iter_entries(workspace.stage_log):
+        key = (entry.stage, entry.output)
+        seconds[key] = max(entry.seconds, seconds.get(key, 0.0))
+    return seconds
+
+
+def seconds_per_item(workspace: Workspace, stage: str, output: str) -> float | None:
+    """Compute the mean extraction time per item of one output over all runs in the stage log.
+
+    Returns:
+        Seconds per item, or None if no logged run extracted an item of this output.
+    """
+    runs = [
+        (entry.seconds, entry.items)
+        for entry in _iter_entries(workspace.stage_log)
+        if (entry.stage, entry.output) == (stage, output) and entry.items
+    ]
+    return sum(seconds for seconds, _ in runs) / sum(items for _, items in runs) if runs else None
+
+
+def _iter_entries(path: Path) -> Iterator[StageEntry]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when a run was killed, or an empty one
+            yield StageEntry.model_validate_json(line)
+        except ValidationError:  # an empty line, or the incomplete last line of a killed run
             continue

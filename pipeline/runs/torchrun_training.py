@@ -1,55 +1,57 @@
-"""Training a plan in several processes, under a caller that watches it: rows of the history come back as JSON lines."""
+"""Training of a plan in several processes of this machine, by torchrun."""
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.plans.load import load_plan
+from pydantic import ValidationError
+
 from pipeline.runs.runner import PipelineRunner
-from pipeline.runs.workers import make_process_map
-from tern.parallel import run_torchrun
+from tern.parallel import main_process_first, process_group, run_torchrun
+from tern.training import EpochProgress, OnEpoch
+
+
+def train_together(runner: PipelineRunner) -> Path:
+    """Extract features and train, in each process that torchrun started. Returns the folder of the model.
+
+    The main process extracts the features first; the others wait, and then find the stores finished. The same holds
+    for the import of a checkpoint. Without torchrun this process does all of it.
+    """
+    with process_group():
+        with main_process_first():
+            features = runner.extract(runner.load_dataset())
+            if runner.plan.checkpoint is not None:
+                return runner.train(features)
+        return runner.train(features)
 
 
 def train_with_torchrun(
     num_processes: int,
-    chain: PipelineRunner,
     plan: str,
-    settings: Sequence[str],
-    on_epoch: Callable[[dict[str, float]], None],
+    overrides: Sequence[str],
+    on_epoch: OnEpoch,
     on_message: Callable[[str], None],
-) -> Path:
-    """Train the chain's model in so many processes of this machine; returns the model's folder.
+) -> None:
+    """Start torchrun, and train the model of a plan in several processes of this machine.
 
-    plan, settings  what the chain's plan was read from: each process reads it itself
-    on_epoch        sees the rows of the history
-    say             gets the other lines that the processes print
+    Args:
+        num_processes: Number of processes, at least 1.
+        plan: Plan file, or the name of a shipped plan. Each process reads it.
+        overrides: Settings of the plan, each `KEY=VALUE`.
+        on_epoch: Called with the progress of each epoch.
+        on_message: Called with each other line that the processes print.
 
-    Raises what `tern.launch.failure` says if they fail.
+    Raises:
+        Exception: The processes failed; see `tern.parallel.run_torchrun`.
     """
-    _ = chain.regions, chain.tokens  # made here, by the chain's own map
-    for line in run_torchrun(num_processes, "pipeline.runs.torchrun_training", plan, *settings):
-        if (row := _row(line)) is None:
+    for line in run_torchrun(num_processes, "pipeline.runs.torchrun_worker", plan, *overrides):
+        if (progress := _parse_progress(line)) is None:
             on_message(line)
         else:
-            on_epoch(row)
-    return chain.model  # found made
+            on_epoch(progress)
 
 
-def _row(line: str) -> dict[str, float] | None:
+def _parse_progress(line: str) -> EpochProgress | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        return EpochProgress.model_validate_json(line)
+    except ValidationError:
         return None
-    return row if isinstance(row, dict) else None
-
-
-def main() -> None:
-    """One of the processes: PLAN KEY=VALUE ..."""
-    plan = load_plan(sys.argv[1], tuple(sys.argv[2:]))
-    each = lambda label: make_process_map(plan.workers, label)  # noqa: E731
-    _ = PipelineRunner(plan, each, lambda row: print(json.dumps(row), flush=True)).model
-
-
-if __name__ == "__main__":
-    main()

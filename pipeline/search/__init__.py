@@ -1,7 +1,10 @@
-"""Sub-package `pipeline.search`."""
+"""Search of a published index: a text or a photo goes in, hits come out. Knows nothing of HTTP and of pages."""
 
+from pipeline.search.hits import Hit, Region
 from pipeline.search.searcher import Searcher
 
 __all__ = [
+    "Hit",
+    "Region",
     "Searcher",
 ]

@@ -1,4 +1,4 @@
-"""Hits of `pipeline`."""
+"""Results of a search, which pages and the search service show."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,19 +6,27 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Region:
-    """A region of a hit that answers to the query: where it lies (pixels), what it was taken for, how well it fits."""
+    """A region of a hit that matches the query."""
 
     box: tuple[float, float, float, float]
+    """Box x1, y1, x2, y2 in pixels of the image."""
     label: str
+    """Class that the detector predicted; empty if the regions have no classes."""
     score: float
+    """Cosine between the query and the region embedded alone, -1 to 1."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A found image or caption: `score` is the cosine, `captions` those of the image."""
+    """An image or a caption that a search returned."""
 
     id: str
+    """Id of the image or caption."""
     score: float
+    """Cosine between the query and the item, -1 to 1."""
     path: Path
+    """Image file; for a caption, the file of its image."""
     captions: tuple[str, ...]
+    """All captions of the image; for a caption, its text."""
     regions: tuple[Region, ...] = ()
+    """Regions of the image that match the query best; empty for a caption."""

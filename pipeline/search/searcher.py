@@ -1,164 +1,137 @@
-"""A query into hits: a typed sentence takes the functions that stored captions took, a photograph those of images."""
+"""`Searcher`: ranks the images of an index for a text, and its captions for a photo."""
 
-from collections import defaultdict
 from copy import copy
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from data.images import load_image
-from data.io import digest, sha256_file
-from data.store import Store
-from extractors.regions import RegionExtractor
-from extractors.registry import build_region_extractor
-from extractors.text import TextExtractor
-from index.search import Index
+from index.search import Index, IndexHit
 from pipeline.plans.plan import Plan
+from pipeline.search.encode import QueryEncoder
 from pipeline.search.hits import Hit, Region
-from pipeline.stages.dataset import load_plan_dataset
-from pipeline.stages.embed import load_trained_model
-from pipeline.stages.origin import read_provenance
-from tern.model import caption_field, embed_new_captions, embed_new_images
+from pipeline.search.stored_images import StoredImages
+from pipeline.stages.origin import read_origin
+from pipeline.workspace import Workspace
 
-MAX_QUERY_CHARACTERS = 2_000
-REGIONS_PER_HIT = 2  # regions shown a hit
+REGIONS_PER_HIT = 2
 
 
 class Searcher:
-    """The published index of a plan (or another version), with the model and the extractors that made its vectors.
+    """A version of the index of a plan, with the model and the extractors that its vectors were computed with.
 
-    Raises FileNotFoundError if nothing is published, ValueError if the plan's extractors are not those of the index.
+    Args:
+        plan: The plan.
+        version: Version of the index; the published one if None.
+
+    Raises:
+        FileNotFoundError: No index is published, or the model or a store is missing.
+        ValueError: The extractors of the plan are not those of the index.
     """
 
-    def __init__(self, plan: Plan, version: int | None = None):
-        self.plan = plan
-        self.index = Index.open(plan.workspace / "index", version)
-        origin = read_provenance(self.index)
-        self._model = load_trained_model(plan.workspace / "models" / origin["model"], plan.text)
-        self._regions = self._region_store(origin["regions"])
-        self._tokens_name = origin["tokens"]
-        self._root = plan.dataset.images if plan.dataset else plan.workspace / "dataset" / "images"
+    def __init__(self, plan: Plan, version: int | None = None) -> None:
+        workspace = Workspace(plan.workspace)
+        self.plan, self.index = plan, Index.open(workspace.index, version)
+        self._origin = read_origin(self.index)
+        self._encoder = QueryEncoder(plan, self._origin)
+        self._stored_images = StoredImages(plan, self._origin.regions)
+        self._image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
 
     def with_version(self, version: int | None = None) -> "Searcher":
-        """The same over another version (default: the one that is served now); what is loaded is not loaded again."""
+        """Open another version of the index, the published one if None, without loading the same model again."""
         index = Index.open(self.index.root, version)
-        if index.manifest["provenance"] != self.index.manifest["provenance"]:
+        if read_origin(index) != self._origin:
             index.close()
             return Searcher(self.plan, version)
         other = copy(self)
         other.index = index
-        other._regions = other._region_store(index.manifest["provenance"]["regions"])  # which may have grown
-        for name in ("_paths", "_by_bytes", "_by_hash"):
-            other.__dict__.pop(name, None)
+        other._stored_images = StoredImages(self.plan, self._origin.regions)  # the store may have new items
         return other
 
     def close(self) -> None:
-        """Let go of the index."""
+        """Close the index."""
         self.index.close()
 
-    def _region_store(self, name: str) -> Store:
-        """The region store of the index: in the workspace, or where the plan says that it was given."""
-        given = self.plan.regions_store
-        store = Store(given or self.plan.workspace / "stores" / name)
-        if (found := f"regions-{digest(store.recipe)}") != name:
-            raise ValueError(
-                f"the index was built from {name}, but {store.folder} holds {found}: run `tern index` first."
-            )
-        return store
+    def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Search images with a text.
 
-    @cached_property
-    def _text(self) -> TextExtractor:
-        extractor = TextExtractor(self.plan.text)
-        self._check(extractor.recipe, self._tokens_name, "tokens", "text")
-        return extractor
+        Args:
+            text: The query, 1 to 2,000 characters.
+            k: Maximum number of hits.
+            where: Filter over the metadata of the images; no filter if None.
 
-    @cached_property
-    def _photo(self) -> RegionExtractor:
-        extractor = build_region_extractor(self.plan.regions)
-        self._check(extractor.recipe, self.index.manifest["provenance"]["regions"], "regions", "regions")
-        return extractor
+        Returns:
+            The best images, best first, with all their captions and the regions that match the query.
 
-    def _check(self, recipe: dict, name: str, kind: str, table: str) -> None:
-        if f"{kind}-{digest(recipe)}" != name:
-            raise ValueError(
-                f"the index was built from {name}, but the plan's [{table}] is another extractor "
-                f"({kind}-{digest(recipe)}): run `tern index` with this plan first."
-            )
-
-    def embed_text(self, sentence: str) -> np.ndarray:
-        """(1, e) unit vector of a typed sentence. Raises ValueError for an empty or an endless one."""
-        sentence = " ".join(sentence.split())
-        if not sentence or len(sentence) > MAX_QUERY_CHARACTERS:
-            raise ValueError(f"a query has 1 to {MAX_QUERY_CHARACTERS:,} characters, this one {len(sentence):,}.")
-        return embed_new_captions(self._model, [getattr(self._text([sentence])[0], caption_field(self._model))])
-
-    def embed_image(self, path: Path) -> np.ndarray:
-        """(1, e) unit vector of a photograph. Where regions were not extracted here, only their images are known."""
-        if self.plan.regions_file is not None or self.plan.regions_store is not None:
-            return self._vector_of_stored(path)
-        found = self._photo([load_image(path)])[0]
-        return embed_new_images(self._model, [(found.features, found.boxes, found.size, found.scores)])
-
-    def _vector_of_stored(self, path: Path) -> np.ndarray:
-        name = self._imported(path) if self.plan.regions_store else self._by_hash.get(sha256_file(path))
-        if name is None:
-            source = self.plan.regions_store or "a file"
-            raise ValueError(
-                f"this plan's regions come from {source}, which has none for this photograph: no detector is run."
-            )
-        features, boxes, size, scores = (self._regions.read(f, [name]) for f in ("features", "boxes", "size", "scores"))
-        return embed_new_images(self._model, [(features, boxes, tuple(size[0]), scores)])
-
-    def _imported(self, path: Path) -> str | None:
-        """Id of a photograph whose regions were imported: their store never saw the pictures, the dataset has them."""
-        size, content = path.stat().st_size, sha256_file(path)
-        return next((name for name in self._by_bytes.get(size, ()) if sha256_file(self._paths[name]) == content), None)
-
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        return {image.id: image.path for image in load_plan_dataset(self.plan).images if image.id in self._regions}
-
-    @cached_property
-    def _by_bytes(self) -> dict[int, list[str]]:
-        """Length of a photograph's file -> image ids: few others need to be read to find it."""
-        found: dict[int, list[str]] = defaultdict(list)
-        for name, path in self._paths.items():
-            if path.is_file():
-                found[path.stat().st_size].append(name)
-        return found
-
-    @cached_property
-    def _by_hash(self) -> dict[str, str]:
-        """Hash of a photograph's bytes -> image id: a name says little, and a copy may have another."""
-        ids = self._regions.ids
-        return dict(zip(self._regions.content_hashes(ids), ids, strict=True))
-
-    def search_text(self, sentence: str, k: int = 10, where: str | None = None) -> list[Hit]:
-        """The k images that fit a sentence best, with the regions that answer to it; of those that a filter takes."""
-        query = self.embed_text(sentence)
-        return [self._image_hit(found, query) for found in self.index.search(query, k, "image", where=where)[0]]
+        Raises:
+            ValueError: The text or the filter is invalid.
+        """
+        query = self.embed_text(text)
+        return [self._make_image_hit(found, query) for found in self.index.search(query, k, "image", where=where)[0]]
 
     def search_image(self, path: Path, k: int = 10, where: str | None = None) -> list[Hit]:
-        """The k captions that fit a photograph best; of those that a filter over their metadata takes."""
+        """Search captions with a photo.
+
+        Args:
+            path: Image file.
+            k: Maximum number of hits.
+            where: Filter over the metadata of the captions; no filter if None.
+
+        Returns:
+            The best captions, best first.
+
+        Raises:
+            ValueError: The photo or the filter is invalid, or no regions of the photo are known (see `embed_image`).
+        """
         found = self.index.search(self.embed_image(path), k, "caption", where=where)[0]
-        return [Hit(hit.id, hit.score, self._root / hit.metadata["path"], (hit.metadata["text"],)) for hit in found]
+        return [
+            Hit(hit.id, hit.score, self._image_root / hit.metadata["path"], (hit.metadata["text"],)) for hit in found
+        ]
 
-    def _image_hit(self, found, query: np.ndarray) -> Hit:
-        rows = self.index.get_image_metadata("caption", found.id)
-        captions = tuple(row["text"] for row in rows)
-        return Hit(found.id, found.score, self._root / found.metadata["path"], captions, self._matched(found.id, query))
+    def embed_text(self, text: str) -> np.ndarray:
+        """Embed a text query. Returns a vector (1, e), float32 of unit length."""
+        return self._encoder.embed_text(text)
 
-    def _matched(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
-        """The regions that, embedded alone, lie nearest to the query (the whole image is not one of them)."""
-        if image_id not in self._regions:  # it was indexed, and can no longer be read
+    def embed_image(self, path: Path) -> np.ndarray:
+        """Embed a photo.
+
+        If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
+        photos with the bytes of a stored image can be embedded.
+
+        Returns:
+            Vector (1, e), float32 of unit length.
+
+        Raises:
+            ValueError: The file is not a readable image, or there is no detector and the photo is not stored.
+        """
+        plan = self.plan
+        if plan.regions_file is None and plan.regions_store is None:
+            return self._encoder.embed_photo(path)
+        image_id = self._stored_images.find(path)
+        if image_id is None:
+            source = plan.regions_store or "a region file"
+            raise ValueError(
+                f"{path} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
+                "for new photos. Choose an image of the dataset, or a plan with a detector."
+            )
+        return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])
+
+    def _make_image_hit(self, found: IndexHit, query: np.ndarray) -> Hit:
+        captions = tuple(row["text"] for row in self.index.get_image_metadata("caption", found.id))
+        path = self._image_root / found.metadata["path"]
+        return Hit(found.id, found.score, path, captions, self._find_matching_regions(found.id, query))
+
+    def _find_matching_regions(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
+        """Find the regions of an image whose vectors, embedded one by one, are nearest to the query (1, e)."""
+        if image_id not in self._stored_images:  # the image became unreadable after it was indexed
             return ()
-        read = lambda field: self._regions.read(field, [image_id])  # noqa: E731
-        features, boxes, size = read("features"), read("boxes"), tuple(read("size")[0])
-        each = [slice(i, i + 1) for i in range(len(boxes))]
-        alone = embed_new_images(self._model, [(features[i], boxes[i], size, np.ones(1)) for i in each])
-        scores, ids, names = alone @ query[0], read("class_ids"), self._regions.recipe.get("classes", [])
-        some = (ids >= 0).any()  # an imported format may have no classes: then every row is a region
-        order = [i for i in np.argsort(-scores, kind="stable") if ids[i] >= 0 or not some][:REGIONS_PER_HIT]
-        label = lambda i: names[ids[i]] if 0 <= ids[i] < len(names) else ""  # noqa: E731
-        return tuple(Region(tuple(map(float, boxes[i])), label(i), float(scores[i])) for i in order)
+        store = self._stored_images.store
+        features, boxes, size, _ = self._stored_images.read_regions(image_id)
+        rows = [slice(i, i + 1) for i in range(len(boxes))]
+        vectors = self._encoder.embed_regions([(features[row], boxes[row], size, np.ones(1)) for row in rows])
+        scores = vectors @ query[0]  # (r,)
+        class_ids, names = store.read("class_ids", [image_id]), store.recipe.get("classes", [])
+        # A class id below 0 marks the whole image, or regions of an imported format without classes.
+        has_classes = (class_ids >= 0).any()
+        order = [i for i in np.argsort(-scores, kind="stable") if class_ids[i] >= 0 or not has_classes]
+        labels = [names[class_id] if 0 <= class_id < len(names) else "" for class_id in class_ids]
+        return tuple(Region(tuple(map(float, boxes[i])), labels[i], float(scores[i])) for i in order[:REGIONS_PER_HIT])

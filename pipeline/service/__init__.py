@@ -1,1 +1,8 @@
-"""Sub-package `pipeline.service`."""
+"""Search service over HTTP: a plan goes in, a page and a JSON API come out. Needs the extra `serve`."""
+
+from pipeline.service.app import create_app, serve
+
+__all__ = [
+    "create_app",
+    "serve",
+]

@@ -1,4 +1,4 @@
-"""The search service: a page with a search box, and the same hits as JSON. Loopback by default."""
+"""HTTP search service: a page with a search box, and the same results as JSON. `tern serve` runs it."""
 
 import re
 import tempfile
@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from index.search import HotReloader
 from index.versions import resolve_version
-from pipeline.pages.cards import make_card, templates
+from pipeline.pages.cards import make_cards
+from pipeline.pages.render import render_page
 from pipeline.plans.plan import Plan
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -21,92 +22,100 @@ try:
     from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import HTMLResponse
 except ImportError as error:
-    raise ImportError("the search service needs the extra `serve`: pip install -e '.[serve]'") from error
-
+    raise ImportError("The search service needs the extra `serve`. Run `pip install -e '.[serve]'`.") from error
 
 MAX_UPLOAD_BYTES = 25 << 20
-K = Annotated[int, Query(ge=1, le=100)]
-Where = Annotated[str, Query(description="a filter over the metadata, such as split = 'test' and width >= 640")]
-Version = Annotated[str, Query(max_length=64, description="A version's number or tag; empty: the one that is served.")]
+K = Annotated[int, Query(ge=1, le=100, description="Maximum number of hits.")]
+Where = Annotated[str, Query(description="Filter over the metadata, such as split = 'test' and width >= 640.")]
+Version = Annotated[str, Query(max_length=64, description="Version number or tag; empty for the published version.")]
 
 
-def create_app(live: HotReloader[Searcher]) -> FastAPI:
-    """The service over the version that is served, whichever that is from one request to the next.
+def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
+    """Create the service: GET / (page), GET /search (images for a text), POST /search/image (captions for a photo).
 
-    GET / (page), GET /search?q=&k= (images for a sentence), POST /search/image (captions for a photograph). All take
-    `where`, a filter, and `version`, a number or a tag, to ask another one.
+    Args:
+        reloader: Provides the searcher of the published version, or of a version that a request names.
     """
     app = FastAPI(title="TERN search", docs_url="/docs", redoc_url=None)
 
     @app.get("/", response_class=HTMLResponse)
-    def page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> str:
+    def show_page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> str:
         hits, problem = [], ""
-        with _asked(live, version) as searcher:
+        with _borrow_searcher(reloader, version) as searcher:
             if q.strip():
                 try:
                     hits = searcher.search_text(q, k, where.strip() or None)
                 except ValueError as error:
                     problem = str(error)
-            asked = {"query": q, "where": where, "pinned": version, "version": searcher.index.version}
-            shown = {"cards": [make_card(hit) for hit in hits], "problem": problem}
-            return templates.get_template("search.html").render(asked | shown)
+            return render_page(
+                "search.html",
+                query=q,
+                where=where,
+                pinned=version,
+                version=searcher.index.version,
+                cards=make_cards(hits),
+                problem=problem,
+            )
 
     @app.get("/search")
-    def by_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        return _answer(live, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
+    def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
+        return _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
 
     @app.post("/search/image")
-    async def by_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
+    async def search_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "photo"  # never a name that the client sent
-            await _receive(request, path)
+            path = Path(folder) / "photo"  # a fixed name: a name sent by the client could leave the folder
+            await _save_body(request, path)
             return await run_in_threadpool(
-                _answer, live, version, lambda searcher: searcher.search_image(path, k, where.strip() or None)
+                _answer, reloader, version, lambda searcher: searcher.search_image(path, k, where.strip() or None)
             )
 
     return app
 
 
 @contextmanager
-def _asked(live: HotReloader[Searcher], version: str) -> Iterator[Searcher]:
-    """The searcher of the version that a request names; 404 for one that is not there or did not pass its gate."""
-    with ExitStack() as opened:
+def _borrow_searcher(reloader: HotReloader[Searcher], version: str) -> Iterator[Searcher]:
+    """Provide the searcher of a version; HTTP 404 if the version does not exist or did not pass its gate."""
+    with ExitStack() as stack:
         try:
-            number = resolve_version(live.root, version) if version else None
-            searcher = opened.enter_context(live.borrow(number))
-        except (ValueError, FileNotFoundError) as error:  # its text says where files lie
-            raise HTTPException(404, f"there is no version {version!r} that can be asked") from error
+            number = resolve_version(reloader.root, version) if version else None
+            searcher = stack.enter_context(reloader.borrow(number))
+        except (ValueError, FileNotFoundError) as error:
+            # The text of the error contains paths of this machine, so the answer does not repeat it.
+            raise HTTPException(404, f"The index has no version {version!r}.") from error
         if (searcher.index.manifest["gate"] or {}).get("passed") is False:
-            raise HTTPException(404, f"version {version!r} did not pass its gate")
+            raise HTTPException(404, f"Version {version!r} did not pass its gate.")
         yield searcher
 
 
-async def _receive(request: Request, path: Path) -> None:
-    """Write a request's body to `path`; the first byte too many ends it."""
+async def _save_body(request: Request, path: Path) -> None:
+    """Write the body of a request to a file; HTTP 413 as soon as it is larger than `MAX_UPLOAD_BYTES`."""
     size = 0
     with open(path, "wb") as file:
-        async for part in request.stream():
-            size += len(part)
+        async for chunk in request.stream():
+            size += len(chunk)
             if size > MAX_UPLOAD_BYTES:
-                raise HTTPException(413, f"the photograph has more than {MAX_UPLOAD_BYTES:,} bytes")
-            file.write(part)
+                raise HTTPException(413, f"The photo is larger than {MAX_UPLOAD_BYTES:,} bytes. Send a smaller one.")
+            file.write(chunk)
 
 
-def _answer(live: HotReloader[Searcher], version: str, find_hits: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
-    with _asked(live, version) as searcher:
+def _answer(reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
+    """Run a search; HTTP 422 if the query or the filter is invalid."""
+    with _borrow_searcher(reloader, version) as searcher:
         try:
-            hits = find_hits(searcher)
+            hits = search(searcher)
         except ValueError as error:
-            raise HTTPException(422, re.sub(r"/\S+/photo", "the photograph", str(error))) from error
-        return {"version": searcher.index.version, "hits": [_public(hit) for hit in hits]}
+            raise HTTPException(422, re.sub(r"/\S+/photo", "the photo", str(error))) from error
+        return {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
 
 
-def _public(hit: Hit) -> dict[str, Any]:
-    """A hit without the place of its file on this machine."""
+def _to_json(hit: Hit) -> dict[str, Any]:
+    """Convert a hit without its path, which is a path of this machine."""
     return {key: value for key, value in asdict(hit).items() if key != "path"}
 
 
 def serve(plan: Plan, host: str, port: int) -> None:
-    """Serve until Ctrl-C; a version that is published meanwhile is served from the next second on."""
-    first = Searcher(plan)
-    uvicorn.run(create_app(HotReloader(first.index.root, first.with_version)), host=host, port=port, log_level="info")
+    """Run the service until Ctrl-C. A version that is published meanwhile is served within a second."""
+    searcher = Searcher(plan)
+    app = create_app(HotReloader(searcher.index.root, searcher.with_version))
+    uvicorn.run(app, host=host, port=port, log_level="info")

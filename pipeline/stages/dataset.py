@@ -9,6 +9,7 @@ from data.demo import generate_demo_dataset
 from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.stages.results import MapFn
+from pipeline.workspace import Workspace
 
 HELD_OUT = ("val", "test")
 
@@ -17,7 +18,7 @@ def load_plan_dataset(plan: Plan, each: MapFn = map) -> Dataset:
     """The dataset of a plan; the demo's is drawn first if it is not there yet."""
     if plan.dataset is not None:
         return load_dataset(plan.dataset)
-    folder = generate_demo_dataset(plan.demo, plan.workspace / "dataset", map_fn=each)
+    folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=each)
     annotations = folder / "dataset_demo.json"
     return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
 

@@ -7,32 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from data.datasets import Dataset
-from data.io import digest, read_json
-from data.manifest import Item, ShardPlan, open_or_create_store
-from data.store import Store, store_update, write_shard
+from data.io import digest
+from data.manifest import Item, open_or_create_store
+from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
 from pipeline.stages.results import MapFn, VectorStores
+from pipeline.workspace import Workspace
+from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model
 
 VECTORS_PER_SHARD = 50_000  # rows; 51 MB a shard at 512 wide in half precision
 
 
 @dataclass(frozen=True)
-class EmbeddingJob:
+class EmbeddingJob(ShardJob):
     """One shard of vectors to make, from the rows of a feature store."""
 
     model: Path
     source: Path
     modality: str
-    folder: Path
-    plan: ShardPlan
     text: TextConfig | None = None
-
-    @property
-    def size(self) -> int:
-        """Items, for the progress bar."""
-        return len(self.plan.items)
 
 
 def embed_dataset(
@@ -50,11 +45,12 @@ def embed_dataset(
 
     Raises ValueError if the features are not of the extractors that the model was trained on.
     """
-    card, sources = read_json(model / "model.json"), {"regions": Store(regions), "tokens": Store(tokens)}
-    for kind, store in sources.items():
-        if digest(store.recipe) != card[kind]:
+    card, sources = read_model_card(model), {"regions": Store(regions), "tokens": Store(tokens)}
+    for kind, recipe in (("regions", card.region_recipe), ("tokens", card.token_recipe)):
+        store = sources[kind]
+        if digest(store.recipe) != recipe:
             raise ValueError(
-                f"{model} was trained on {kind}-{card[kind]}, not on {store.folder.name}: the plan's extractor has "
+                f"{model} was trained on {kind}-{recipe}, not on {store.folder.name}: the plan's extractor has "
                 "changed. Train again with `tern train`, or give the plan its old settings."
             )
     folders, jobs = {}, []
@@ -62,11 +58,11 @@ def embed_dataset(
     with ExitStack() as stores:
         for side, store in zip(ids, sources.values(), strict=True):
             folders[side] = open_or_create_store(
-                workspace / "vectors", "vectors", {"model": model.name, "modality": side}
+                Workspace(workspace).vectors, "vectors", {"model": model.name, "modality": side}
             )
             items = [Item(*pair) for pair in zip(ids[side], store.content_hashes(ids[side]), strict=True)]
             plans = stores.enter_context(store_update(folders[side], items, VECTORS_PER_SHARD))
-            jobs += [EmbeddingJob(model, store.folder, side, folders[side], plan, text) for plan in plans]
+            jobs += [EmbeddingJob(folders[side], plan, model, store.folder, side, text) for plan in plans]
         list(each(embed_shard, jobs))
     return VectorStores(folders["image"], folders["caption"])
 
@@ -81,5 +77,5 @@ def embed_shard(job: EmbeddingJob) -> str:
 @lru_cache(maxsize=1)
 def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
     """The model of a folder; with its own text encoder, of the kind that `text` says, if that was fine-tuned."""
-    encoder = TextEncoder(text) if text and read_json(folder / "model.json").get("fine_tuned") else None
+    encoder = TextEncoder(text) if text and read_model_card(folder).fine_tuned else None
     return load_model(folder, text=encoder)

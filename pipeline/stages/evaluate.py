@@ -5,15 +5,15 @@ over shards: the built-in one, worker processes with a progress bar, or Prefect 
 """
 
 from pathlib import Path
-from typing import Any
 
 from data.datasets import Dataset
-from data.io import digest, write_json
+from data.io import digest
 from data.store import Store
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
+from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
-from tern.evaluation import evaluate_vectors
+from tern.evaluation import Evaluation, SplitEvaluation, SplitVectors, evaluate_vectors, write_evaluation
 
 
 def evaluate_splits(
@@ -26,23 +26,28 @@ def evaluate_splits(
     """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
     config = config or EvaluationConfig()
     images, captions = Store(vectors.images), Store(vectors.captions)
-    content = [images.recipe, images.manifest["shards"], captions.manifest["shards"]]
+    shards = [[s.model_dump(mode="json") for s in store.manifest.shards] for store in (images, captions)]
+    content = [images.recipe, *shards]
     truth = sorted((c.id, c.image_id) for c in dataset.captions)
     asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
     extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]
-    folder = workspace / "evaluation"
+    folder = Workspace(workspace).evaluation
     path = folder / f"metrics-{digest([content, truth, asked, splits, *extra])}.json"
     if path.exists():
         return path
-    found: dict[str, Any] = {}
+    evaluations: dict[str, SplitEvaluation] = {}
     texts = {caption.id: caption.text for caption in dataset.captions}
     for name in splits_with_captions(dataset, splits):
-        image_ids, caption_ids, owners = held_out_ids(dataset, images, name)
-        rows = (s.read("features", ids).astype("float32") for s, ids in ((images, image_ids), (captions, caption_ids)))
-        said = [texts[caption] for caption in caption_ids]
-        metrics = evaluate_vectors(config, tuple(rows), image_ids, owners, said, name, folder)
-        found[name] = {"images": len(image_ids), "captions": len(caption_ids), **metrics}
-    return write_json(path, found)
+        image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, name)
+        split = SplitVectors(
+            images.read("features", image_ids).astype("float32"),
+            captions.read("features", caption_ids).astype("float32"),
+            image_ids,
+            caption_image_ids,
+            [texts[caption] for caption in caption_ids],
+        )
+        evaluations[name] = evaluate_vectors(config, split, name, folder)
+    return write_evaluation(path, Evaluation(splits=evaluations))
 
 
 def _stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Extract of `pipeline`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,29 +12,24 @@ from data.datasets import Dataset
 from data.exchange import RegionFile
 from data.images import FileHashCache, load_image
 from data.io import sha256_text
-from data.manifest import Item, ShardPlan, open_or_create_store
-from data.store import Store, store_update, write_shard
+from data.manifest import Item, open_or_create_store
+from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
+from pipeline.plans.plan import Plan
 from pipeline.stages.results import MapFn
+from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class ExtractionJob:
+class ExtractionJob(ShardJob):
     """One shard to extract: picklable, so that any `map` can carry it to any process."""
 
     config: RegionsConfig | RegionFileConfig | TextConfig
-    folder: Path
-    plan: ShardPlan
     sources: tuple[Any, ...]  # the path of each image, or the text of each caption
     preload: str  # the extractor's module: imported once, before worker processes are forked (see `process_pool`)
-
-    @property
-    def num_items(self) -> int:
-        """Items, for the progress bar."""
-        return len(self.sources)
 
     @property
     def uses_gpu(self) -> bool:
@@ -62,7 +57,7 @@ def extract_regions(
     dataset no longer has is listed no longer.
     """
     extractor = get_extractor(config)
-    folder = open_or_create_store(workspace / "stores", "regions", extractor.recipe)
+    folder = open_or_create_store(Workspace(workspace).stores, "regions", extractor.recipe)
     paths = {image.id: image.path for image in dataset.images}
     hashes = FileHashCache(workspace).get_hashes(paths.values())
     items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
@@ -74,7 +69,7 @@ def extract_tokens(
 ) -> Path:
     """Token features of every caption that is new or changed, into a store. Returns the store's folder."""
     extractor = get_extractor(config)
-    folder = open_or_create_store(workspace / "stores", "tokens", extractor.recipe)
+    folder = open_or_create_store(Workspace(workspace).stores, "tokens", extractor.recipe)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(name, sha256_text(text)) for name, text in texts.items()]
     return _extract(extract_token_shard, config, folder, items, texts, captions_per_shard, each)
@@ -92,7 +87,7 @@ def _extract(
     with store_update(folder, items, per_shard) as plans:
         module = type(get_extractor(config)).__module__
         jobs = [
-            ExtractionJob(config, folder, plan, tuple(sources[item.id] for item in plan.items), module)
+            ExtractionJob(folder, plan, config, tuple(sources[item.id] for item in plan.items), module)
             for plan in plans
         ]
         list(each(function, jobs))
@@ -143,3 +138,41 @@ def check_region_store(folder: Path, dataset: Dataset) -> Path:
             f'{theirs!r}, the dataset {ours!r}: import again with another --ids, such as "{{id}}.jpg".'
         )
     return folder
+
+
+def open_plan_stores(plan: Plan) -> tuple[Path, Path]:
+    """Return the folders of the region store and the token store of a plan; new stores are created empty."""
+    stores = Workspace(plan.workspace).stores
+    if plan.regions_store is not None:
+        regions = plan.regions_store
+    else:
+        extractor = get_extractor(plan.regions_file or plan.regions)
+        regions = open_or_create_store(stores, "regions", extractor.recipe)
+    return regions, open_or_create_store(stores, "tokens", get_extractor(plan.text).recipe)
+
+
+def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Dataset:
+    """Select all items of some splits, and those items of the other splits that the stores already have.
+
+    Extraction removes items that the dataset does not list, so the finished items of other splits stay listed.
+
+    Raises:
+        ValueError: The dataset has no split of this name.
+    """
+    check_splits(splits, dataset.count_images_by_split(), dataset.name)
+    regions, tokens = (Store(folder) for folder in open_plan_stores(plan))
+    selected = {image.id for image in dataset.images if image.split in splits}
+    images = tuple(image for image in dataset.images if image.id in selected or image.id in regions)
+    listed = {image.id for image in images}
+    captions = tuple(
+        caption
+        for caption in dataset.captions
+        if caption.image_id in listed and (caption.image_id in selected or caption.id in tokens)
+    )
+    return Dataset(dataset.name, dataset.root, images, captions, dataset.invalid_records)
+
+
+def check_splits(splits: Iterable[str], known_splits: Iterable[str], dataset_name: str) -> None:
+    """Raise ValueError if a split is not one of the known splits."""
+    if unknown := sorted(set(splits) - set(known_splits)):
+        raise ValueError(f"{dataset_name} has no split {', '.join(unknown)}; it has {', '.join(known_splits)}.")

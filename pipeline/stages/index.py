@@ -18,8 +18,9 @@ from index.search import Index
 from index.versions import read_version_manifest
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.index_rows import _collection, _sizes
-from pipeline.stages.origin import read_provenance
+from pipeline.stages.origin import read_origin
 from pipeline.stages.results import VectorStores
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def publish_full_index(
     """
     collections, asked = _inputs(vectors, dataset, regions)
     judge = None if gate is None else make_gate(gate, asked, collections, config)
-    return build_index(config, collections, _queries(asked), workspace / "index", provenance, gate=judge)
+    return build_index(config, collections, _queries(asked), Workspace(workspace).index, provenance, gate=judge)
 
 
 def publish_index_update(
@@ -69,7 +70,7 @@ def publish_index_update(
 
     Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
     """
-    root, (collections, asked) = workspace / "index", _inputs(vectors, dataset, regions)
+    root, (collections, asked) = Workspace(workspace).index, _inputs(vectors, dataset, regions)
     judge = None if gate is None else make_gate(gate, asked, collections, config)
     build_whole = partial(build_index, config, collections, _queries(asked), root, provenance, gate=judge)
     try:
@@ -91,8 +92,9 @@ def find_served_version(workspace: Path, version: int | None = None) -> tuple[Pa
 
     Raises ValueError for a version whose vectors came from elsewhere.
     """
-    with Index.open(workspace / "index", version) as found:
-        return found.path, workspace / "models" / read_provenance(found)["model"]
+    folders = Workspace(workspace)
+    with Index.open(folders.index, version) as index:
+        return index.path, folders.models / read_origin(index).model
 
 
 def _inputs(

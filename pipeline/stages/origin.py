@@ -1,14 +1,33 @@
-"""Origin of `pipeline`."""
+"""Origin of an index: the model and the feature stores that its vectors were computed from."""
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from index.search import Index
 
 
-def read_provenance(index: Index) -> dict[str, str]:
-    """Names of the model and the stores that an index is of. Raises ValueError if its vectors came from elsewhere."""
-    names = index.manifest["provenance"]
-    if not {"model", "regions", "tokens"} <= names.keys():
+class Origin(BaseModel):
+    """Names of what an index was built from. The index stores them as its provenance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    """Name of the model, which is the name of its folder."""
+    regions: str
+    """Name of the region store: `regions-` and the digest of its recipe."""
+    tokens: str
+    """Name of the token store: `tokens-` and the digest of its recipe."""
+
+
+def read_origin(index: Index) -> Origin:
+    """Read the origin of an index.
+
+    Raises:
+        ValueError: The index was built by something else than a plan, so the model of its vectors is unknown.
+    """
+    try:
+        return Origin.model_validate(index.manifest["provenance"])
+    except ValidationError:
         raise ValueError(
-            f"version {index.version} of {index.root} was not made by a plan: nothing says of which model its vectors "
-            "are. Build one with `tern index`."
-        )
-    return names
+            f"Version {index.version} of {index.root} was not built from a plan, so the model of its vectors is "
+            "unknown. Build an index with `tern index`."
+        ) from None

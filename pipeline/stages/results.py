@@ -1,12 +1,30 @@
-"""Results of `pipeline`."""
+"""Records that the stages return and pass on: paths of what was written, and the dataset that it belongs to."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.datasets import Dataset, InvalidRecord
+
 MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
-"""The signature of the built-in `map`, as stages use it."""
+"""A function with the signature of the built-in `map`, which a stage applies to its jobs."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Region and token features of a dataset."""
+
+    regions: Path
+    """Folder of the region store."""
+    tokens: Path
+    """Folder of the token store."""
+    dataset: Dataset
+    """Valid dataset: all images and captions with features. Later stages use it."""
+    input_dataset: Dataset
+    """Dataset that was extracted, with the images and captions that turned out to be invalid."""
+    invalid_records: tuple[InvalidRecord, ...]
+    """Records, images and captions without features, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -14,4 +32,15 @@ class VectorStores:
     """The two vector stores of one model."""
 
     images: Path
+    """Folder of the store with one vector per image."""
     captions: Path
+    """Folder of the store with one vector per caption."""
+
+
+@dataclass(frozen=True)
+class Vectors(VectorStores):
+    """Vector stores with the model and the features that they were computed from."""
+
+    model: Path
+    """Folder of the model."""
+    features: Features

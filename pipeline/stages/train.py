@@ -1,18 +1,18 @@
 """Train of `pipeline`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from data.datasets import Dataset
-from data.io import read_json
 from data.store import Store
 from extractors.config import TextConfig
 from extractors.text import MEAN_LAST_4, TextEncoder
+from pipeline.workspace import Workspace
+from tern.card import read_model_card
 from tern.config import TrainConfig
 from tern.model import check_checkpoint_file, load_bert_weights, load_paper_checkpoint
 from tern.model import import_checkpoint as adopt_authors
 from tern.parallel import resolve_device
-from tern.training import fingerprint
+from tern.training import OnEpoch, TrainingInputs, fingerprint
 from tern.training import train as train_tern
 
 
@@ -22,18 +22,18 @@ def train_model(
     tokens: Path,
     dataset: Dataset,
     workspace: Path,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     text: TextConfig | None = None,
 ) -> Path:
     """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder.
 
     `text` is what the tokens were extracted with, for a config with `fine_tune`.
     """
-    region_store, token_store = Store(regions), Store(tokens)
-    name = fingerprint(config, region_store, token_store, dataset)
-    folder, device = workspace / "models" / f"tern-{name}", resolve_device(config.device)
+    inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
+    name = fingerprint(inputs, config)
+    folder, device = Workspace(workspace).models / f"tern-{name}", resolve_device(config.device)
     encoder = TextEncoder(text) if config.fine_tune and text else None
-    return train_tern(config, region_store, token_store, dataset, folder, on_epoch, device, encoder)
+    return train_tern(inputs, config, folder, on_epoch, device, encoder)
 
 
 def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> None:
@@ -49,7 +49,9 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> Non
         raise ValueError(
             f"text.layer is {MEAN_LAST_4!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
         )
-    if any(read_json(card).get("checkpoint") == checkpoint.name for card in workspace.glob("models/*/model.json")):
+    models = Workspace(workspace)
+    cards = (read_model_card(models.model(name)) for name in models.list_models())
+    if any(card.checkpoint == checkpoint.name for card in cards):
         return
     _, bert = load_paper_checkpoint(checkpoint)
     if bert:
@@ -59,4 +61,4 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> Non
 def import_paper_checkpoint(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:
     """The model of one of the authors' checkpoints, used as it is. Returns its folder."""
     stores = Store(regions), Store(tokens)
-    return adopt_authors(checkpoint, workspace / "models", *stores, lambda: TextEncoder(text))
+    return adopt_authors(checkpoint, Workspace(workspace).models, *stores, lambda: TextEncoder(text))

@@ -1,4 +1,4 @@
-"""Plan of `tern`."""
+"""Which images and captions are in which batch. The order is a function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -10,49 +10,63 @@ import numpy as np
 
 @dataclass(frozen=True)
 class BatchIds:
-    """What one batch holds, by id. `owners[j]` is the place in `images` of the image of `captions[j]`."""
+    """The ids of one batch."""
 
     images: list[str]
     captions: list[str]
     image_index: list[int]
+    """Position in `images` of the image of each caption."""
 
 
 def plan_batches(
-    captions_of: Mapping[str, Sequence[str]], images_per_batch: int, captions_per_image: int, seed: int, epoch: int
+    captions_by_image_id: Mapping[str, Sequence[str]],
+    images_per_batch: int,
+    captions_per_image: int,
+    seed: int,
+    epoch: int,
 ) -> list[BatchIds]:
-    """Batches of one epoch: every image once, with some of its captions.
+    """Divide the images of one epoch into batches: each image once, with some of its captions.
 
     Args:
-        captions_of: image id -> caption ids; images without captions are left out
-        images: images a batch at most; batches differ by one image at most, so none is a small rest
-        captions: captions an image; one that has fewer gives all it has, none twice
-        seed, epoch: the order follows from these alone; captions take turns from epoch to epoch
+        captions_by_image_id: Caption ids by image id; images without captions are left out.
+        images_per_batch: Maximum number of images per batch. The sizes of two batches differ by one image at most.
+        captions_per_image: Maximum number of captions per image; no caption occurs twice.
+        seed: Random seed.
+        epoch: Number of the epoch, from 0. The captions of an image rotate from epoch to epoch.
+
+    Returns:
+        The batches in order; `seed` and `epoch` determine them.
 
     Raises:
-        ValueError: fewer than two images have captions: there is nothing to tell apart
+        ValueError: Fewer than two images have captions.
     """
-    names = [name for name, own in captions_of.items() if own]
+    names = [name for name, captions in captions_by_image_id.items() if captions]
     if len(names) < 2:
-        raise ValueError(f"{len(names)} images have captions; training needs 2 or more")
+        raise ValueError(
+            f"{len(names)} images have captions; training requires 2 or more. Add captions to the dataset."
+        )
     start = np.random.default_rng([seed, 0]).integers(0, 1 << 30, len(names))
     order = np.random.default_rng([seed, 1, epoch]).permutation(len(names))
-    plans = []
+    batches = []
     for part in np.array_split(order, max(1, -(-len(names) // images_per_batch))):
-        picked = [
-            rotate_captions(captions_of[names[i]], int(start[i]) + epoch * captions_per_image, captions_per_image)
+        selected = [
+            rotate_captions(
+                captions_by_image_id[names[i]], int(start[i]) + epoch * captions_per_image, captions_per_image
+            )
             for i in part
         ]
-        owners = [place for place, own in enumerate(picked) for _ in own]
-        plans.append(BatchIds([names[i] for i in part], [name for own in picked for name in own], owners))
-    return plans
+        image_index = [position for position, captions in enumerate(selected) for _ in captions]
+        caption_ids = [name for captions in selected for name in captions]
+        batches.append(BatchIds([names[i] for i in part], caption_ids, image_index))
+    return batches
 
 
-def rotate_captions(own: Sequence[str], first: int, count: int) -> list[str]:
-    """`count` of `own` from place `first` on, round and round, none twice."""
-    return [own[(first + step) % len(own)] for step in range(min(count, len(own)))]
+def rotate_captions(captions: Sequence[str], first: int, count: int) -> list[str]:
+    """Select up to `count` captions from position `first` on, cyclically, none twice."""
+    return [captions[(first + offset) % len(captions)] for offset in range(min(count, len(captions)))]
 
 
-def rank_slices(plan: BatchIds, rank: int, world: int) -> tuple[slice, slice]:
-    """Which images of a plan, and which of its captions, are those of process `rank` of `world`: a run of each."""
-    first, last = (len(plan.images) * k // world for k in (rank, rank + 1))
-    return slice(first, last), slice(*(int(place) for place in np.searchsorted(plan.image_index, (first, last))))
+def rank_slices(batch: BatchIds, rank: int, world: int) -> tuple[slice, slice]:
+    """Return the slices of images and captions of a batch that process `rank` of `world` reads."""
+    first, last = (len(batch.images) * k // world for k in (rank, rank + 1))
+    return slice(first, last), slice(*(int(index) for index in np.searchsorted(batch.image_index, (first, last))))

@@ -1,12 +1,40 @@
-"""Sub-package `tern.evaluation`."""
+"""Evaluation: vectors and image ids in, recalls, ranks and NDCG out. Needs numpy, not torch.
 
-from tern.evaluation.evaluate import evaluate_vectors
-from tern.evaluation.metrics import RECALL_CUTOFFS, compute_ranks, encode_image_ids, summarize_ranks
+The sub-package does not know where vectors come from.
+"""
+
+from tern.evaluation.baselines import chance_recall, fit_ridge
+from tern.evaluation.evaluate import SplitVectors, evaluate_vectors
+from tern.evaluation.metrics import (
+    RECALL_CUTOFFS,
+    compute_ranks,
+    encode_image_ids,
+    retrieval_metrics,
+    summarize_ranks,
+)
+from tern.evaluation.results import (
+    DirectionMetrics,
+    Evaluation,
+    RetrievalMetrics,
+    SplitEvaluation,
+    read_evaluation,
+    write_evaluation,
+)
 
 __all__ = [
     "RECALL_CUTOFFS",
+    "DirectionMetrics",
+    "Evaluation",
+    "RetrievalMetrics",
+    "SplitEvaluation",
+    "SplitVectors",
+    "chance_recall",
     "compute_ranks",
     "encode_image_ids",
     "evaluate_vectors",
+    "fit_ridge",
+    "read_evaluation",
+    "retrieval_metrics",
     "summarize_ranks",
+    "write_evaluation",
 ]

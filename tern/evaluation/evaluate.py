@@ -1,8 +1,9 @@
-"""What is measured on a held-out split: recalls and ranks, and as a plan asks, means over folds and NDCG."""
+"""Evaluate the vectors of one split: recalls and ranks and, if configured, means over folds and NDCG."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,62 +12,85 @@ from data.io import digest
 from tern.config import EvaluationConfig
 from tern.evaluation.metrics import average_metrics, make_folds, retrieval_metrics
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
+from tern.evaluation.results import RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
 
 
-def evaluate_vectors(
-    config: EvaluationConfig,
-    vectors: tuple[np.ndarray, np.ndarray],
-    image_ids: Sequence[str],
-    caption_image_ids: Sequence[str],
-    texts: Sequence[str],
-    split: str,
-    folder: Path,
-) -> dict[str, float]:
-    """All metrics of one split, by name.
+@dataclass(frozen=True)
+class SplitVectors:
+    """The vectors of one split, with what is needed to judge a ranking."""
+
+    images: np.ndarray
+    """(N, e) vectors, in the order of the split."""
+    captions: np.ndarray
+    """(M, e) vectors, in the order of the split."""
+    image_ids: Sequence[str]
+    """N ids, each once."""
+    caption_image_ids: Sequence[str]
+    """M image ids: the image of each caption."""
+    texts: Sequence[str]
+    """M captions."""
+
+
+def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str, folder: Path) -> SplitEvaluation:
+    """Compute all metrics of one split.
 
     Args:
-        vectors: images (N, e) and captions (M, e), in the order of the split
-        image_ids: N; owners: M, the image id of each caption; texts: M captions
-        folder: where relevances are kept from one evaluation to the next
+        config: What to measure.
+        vectors: Vectors and ids of the split.
+        split: Name of the split, which replaces `{split}` in `spice_file`.
+        folder: Folder in which ROUGE-L relevances are kept from one evaluation to the next.
 
     Raises:
-        ValueError: folds that do not divide the split, a file of relevances of another size; as `retrieval_metrics`
+        ValueError: The number of folds does not divide the split, a file of relevances has another size, or as
+            `retrieval_metrics`.
     """
-    images, captions = vectors
-    relevances = load_relevances(config, image_ids, caption_image_ids, texts, split, folder)
-    every = np.arange(len(images)), np.arange(len(captions))
-
-    def of(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
-        data = images[rows], [image_ids[k] for k in rows], captions[columns], [caption_image_ids[k] for k in columns]
-        found = retrieval_metrics(*data)
-        for method, matrix in relevances.items():
-            found |= {f"{name}_{method}": value for name, value in ndcg(*data, matrix, columns, rows).items()}
-        return found
-
-    found = of(*every)
+    relevances = load_relevances(config, vectors, split, folder)
+    all_rows = np.arange(len(vectors.images)), np.arange(len(vectors.captions))
+    folds = None
+    metrics = _measure(vectors, relevances, *all_rows)
     if config.folds:
-        parts = make_folds(image_ids, caption_image_ids, config.folds)
-        found |= {f"fold_{name}": value for name, value in average_metrics([of(*part) for part in parts]).items()}
-    return found
+        parts = make_folds(vectors.image_ids, vectors.caption_image_ids, config.folds)
+        folds = average_metrics([_measure(vectors, relevances, *part) for part in parts])
+    return SplitEvaluation(
+        images=len(vectors.image_ids), captions=len(vectors.caption_image_ids), metrics=metrics, folds=folds
+    )
+
+
+def _measure(
+    vectors: SplitVectors, relevances: Mapping[str, np.ndarray], image_rows: np.ndarray, caption_rows: np.ndarray
+) -> RetrievalMetrics:
+    """Compute the metrics of some images and captions, given by their rows."""
+    images, captions = vectors.images[image_rows], vectors.captions[caption_rows]
+    image_ids = [vectors.image_ids[k] for k in image_rows]
+    caption_image_ids = [vectors.caption_image_ids[k] for k in caption_rows]
+    metrics = retrieval_metrics(images, image_ids, captions, caption_image_ids)
+    values: dict[str, dict[str, float]] = {"i2t": {}, "t2i": {}}
+    for method, matrix in relevances.items():
+        means = ndcg(images, image_ids, captions, caption_image_ids, matrix, caption_rows, image_rows)
+        for direction in values:
+            values[direction][method] = means[f"{direction}_ndcg"]
+    i2t = metrics.i2t.model_copy(update={"ndcg": values["i2t"]})
+    return metrics.model_copy(update={"i2t": i2t, "t2i": metrics.t2i.model_copy(update={"ndcg": values["t2i"]})})
 
 
 def load_relevances(
-    config: EvaluationConfig,
-    image_ids: Sequence[str],
-    owners: Sequence[str],
-    texts: Sequence[str],
-    split: str,
-    folder: Path,
+    config: EvaluationConfig, vectors: SplitVectors, split: str, folder: Path
 ) -> Mapping[str, np.ndarray]:
-    """Method -> relevances of captions (rows) and images (columns), on disk; ROUGE-L's are made if not there."""
-    found, shape = {}, (len(texts), len(image_ids))
+    """Open the relevances of captions (rows) and images (columns), by method.
+
+    Those of ROUGE-L are computed if their file is missing.
+    """
+    relevances: dict[str, np.ndarray] = {}
+    shape = len(vectors.texts), len(vectors.image_ids)
     if config.ndcg:
-        path = folder / f"relevances-{digest([image_ids, owners, texts])}-rougeL.npy"
+        name = digest([vectors.image_ids, vectors.caption_image_ids, vectors.texts])
+        path = folder / f"relevances-{name}-rougeL.npy"
         if not path.is_file():
-            column = {name: place for place, name in enumerate(image_ids)}
-            write_relevances(path, rouge_l(texts, texts, [column[name] for name in owners], len(image_ids)))
-        found["rougeL"] = read_relevances(path, *shape)
+            column = {image_id: index for index, image_id in enumerate(vectors.image_ids)}
+            image_index = [column[image_id] for image_id in vectors.caption_image_ids]
+            write_relevances(path, rouge_l(vectors.texts, vectors.texts, image_index, len(vectors.image_ids)))
+        relevances["rougeL"] = read_relevances(path, *shape)
     if config.spice_file:
-        found["spice"] = read_relevances(Path(config.spice_file.replace("{split}", split)), *shape)
-    return found
+        relevances["spice"] = read_relevances(Path(config.spice_file.replace("{split}", split)), *shape)
+    return relevances

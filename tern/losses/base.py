@@ -1,4 +1,7 @@
-"""The common shape of all losses: images against captions, and captions against images."""
+"""The interface of all losses: images against captions, and captions against images.
+
+Shapes: m images, n captions, a anchors, o other vectors, e embedding.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +10,72 @@ from torch import Tensor, nn
 
 
 class CrossModalLoss(nn.Module):
-    """A loss of two sets of unit vectors by labels, the sum of both ways; a kind of loss says what one way is.
+    """A loss of two sets of unit vectors with labels: the sum of both directions.
 
-    Labels are whole numbers that stand for image ids. Positive pairs are those of equal labels, however many; the
-    rest are negatives. Two vectors of one modality are never compared.
+    Labels are integers that stand for image ids. Pairs with equal labels are positive, all others are negative. Two
+    vectors of one modality are never compared. A subclass defines the loss of one direction.
     """
 
     def forward(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-        """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar; ValueError if they do not belong together"""
+        """Compute the loss.
+
+        Args:
+            images: (m, e) unit vectors.
+            captions: (n, e) unit vectors.
+            image_ids: (m,) integer labels.
+            caption_ids: (n,) integer labels.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: The shapes do not fit, or the labels are not integers.
+        """
         batch = validate_batch(images, captions, image_ids, caption_ids)
-        # cosines of half precision have steps of 0.004 near 1, as wide as what a loss tells apart
+        # Cosines in half precision have steps of 0.004 near 1, which is as large as the differences that matter here.
         with torch.autocast(images.device.type, enabled=False):
             return self.symmetric_loss(*batch)
 
     def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-        """images (m, e), captions (n, e), labels (m,) and (n,), as `sound` gives them -> scalar"""
-        one = self.one_direction_loss(images, image_ids, captions, caption_ids)
-        return one + self.one_direction_loss(captions, caption_ids, images, image_ids)
+        """Compute the sum of both directions for a batch from `validate_batch`."""
+        i2t = self.one_direction_loss(images, image_ids, captions, caption_ids)
+        return i2t + self.one_direction_loss(captions, caption_ids, images, image_ids)
 
     def one_direction_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
-        """anchors (a, e), others (o, e), their labels -> scalar"""
+        """Compute one direction: anchors (a, e) with labels (a,), others (o, e) with labels (o,) -> scalar."""
         raise NotImplementedError
 
 
 def validate_batch(
     images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same with vectors in float32 (or float64) and labels beside them; ValueError if shapes do not fit."""
+    """Check a batch and convert it for a loss.
+
+    Returns:
+        The vectors in float32 (or float64), and the labels on the device of their vectors.
+
+    Raises:
+        ValueError: The shapes do not fit, or the labels are not integers.
+    """
     shapes = [tuple(part.shape) for part in (images, captions, image_ids, caption_ids)]
     fits = images.ndim == captions.ndim == 2 and shapes[0][1] == shapes[1][1]
     if not fits or shapes[2] != shapes[0][:1] or shapes[3] != shapes[1][:1]:
         raise ValueError(
-            f"images {shapes[0]}, captions {shapes[1]}, their labels {shapes[2]} and {shapes[3]}; give (m, e), (n, e), "
-            "(m,) and (n,)"
+            f"images {shapes[0]}, captions {shapes[1]}, their labels {shapes[2]} and {shapes[3]} do not fit. Pass "
+            "shapes (m, e), (n, e), (m,) and (n,)."
         )
     if image_ids.is_floating_point() or caption_ids.is_floating_point():
-        raise ValueError("labels are of a floating type; give whole numbers that stand for image ids")
-    rows = [part if part.dtype == torch.float64 else part.float() for part in (images, captions)]
-    return (*rows, image_ids.to(images.device), caption_ids.to(captions.device))
+        raise ValueError("The labels have a floating-point dtype. Pass integers that stand for image ids.")
+    images, captions = (part if part.dtype == torch.float64 else part.float() for part in (images, captions))
+    return images, captions, image_ids.to(images.device), caption_ids.to(captions.device)
 
 
-def reduce(values: Tensor, how: str) -> Tensor:
-    """values (k,) -> scalar; nothing adds up to 0, with a gradient of 0"""
-    count = (values > 0).sum() if how == "nonzero" else torch.tensor(len(values))
-    return values.sum() if how == "sum" else values.sum() / count.clamp(min=1)
+def reduce(values: Tensor, reduction: str) -> Tensor:
+    """Reduce values (k,) to a scalar; no values give 0.
+
+    Args:
+        values: (k,).
+        reduction: `sum`, `mean`, or `nonzero` for the mean over values above 0.
+    """
+    count = (values > 0).sum() if reduction == "nonzero" else torch.tensor(len(values))
+    return values.sum() if reduction == "sum" else values.sum() / count.clamp(min=1)

@@ -1,6 +1,6 @@
-"""The two losses written here: the hinge of VSE++, and InfoNCE with a temperature that is learnt.
+"""The losses of this package: the hinge loss of VSE++, and InfoNCE with a learned temperature.
 
-Shapes: m images, n captions, p positive pairs; in one way anchors are rows of the scores.
+Shapes: m images, n captions, p positive pairs, e embedding. Anchors are rows of the score matrix.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from tern.losses.base import CrossModalLoss, reduce
 
 
 class ScoreMatrixLoss(CrossModalLoss):
-    """A loss that needs the scores alone: one product serves both ways."""
+    """A loss that needs only the score matrix, so that one matrix product serves both directions."""
 
     def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-        """images (m, e), captions (n, e), labels (m,) and (n,) -> scalar"""
+        """Compute the sum of both directions: images (m, e), captions (n, e), labels (m,) and (n,) -> scalar."""
         scores = self.scores(images, captions)  # (m, n)
         positive = image_ids[:, None] == caption_ids[None, :]  # (m, n)
         return self.loss_from_scores(scores, positive) + self.loss_from_scores(scores.T, positive.T)
 
     def one_direction_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
-        """anchors (a, e), others (o, e), their labels -> scalar"""
+        """Compute one direction: anchors (a, e) with labels (a,), others (o, e) with labels (o,) -> scalar."""
         return self.loss_from_scores(self.scores(anchors, others), labels[:, None] == other_labels[None, :])
 
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """rows (m, e), columns (n, e) -> (m, n) cosines"""
+        """Compute cosines: rows (m, e), columns (n, e) -> (m, n)."""
         return rows @ columns.T
 
     def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
-        """Anchors in rows: scores (m, n), positive (m, n) bool -> scalar"""
+        """Compute one direction from scores (m, n) and positive pairs (m, n) bool; anchors are rows."""
         raise NotImplementedError
 
 
 class Hinge(ScoreMatrixLoss):
-    """VSE++ hinge: each positive pair against true negatives of its row and of its column.
+    """Hinge loss of VSE++: each positive pair against the negatives of its row and of its column.
 
-    With `hardest` and `sum` this is the loss of the TERN authors, less their false negatives; it
-    equals TripletMarginLoss with BatchEasyHardMiner("all", "hard") of pytorch_metric_learning. `semihard` takes the
-    hardest of the negatives that score below the positive (FaceNet, section 3.2); a pair without one adds nothing.
+    With `hardest` and `sum` it is the loss of the TERN authors without their false negatives. It then equals
+    TripletMarginLoss with BatchEasyHardMiner("all", "hard") of PyTorch Metric Learning. `semihard` takes the hardest
+    negative that scores below the positive (FaceNet, section 3.2); a pair without one adds nothing.
     """
 
     def __init__(self, config: LossConfig) -> None:
@@ -50,25 +50,27 @@ class Hinge(ScoreMatrixLoss):
         self.config = config
 
     def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
-        """Anchors in rows: scores (m, n), positive (m, n) bool -> scalar"""
+        """Compute one direction from scores (m, n) and positive pairs (m, n) bool; anchors are rows."""
         row, column = positive.nonzero(as_tuple=True)  # (p,) positive pairs
-        right = scores[row, column][:, None]  # (p, 1)
+        positive_scores = scores[row, column][:, None]  # (p, 1)
         negative = scores.masked_fill(positive, float("-inf"))  # (m, n)
         if self.config.negatives == "hardest":
-            worst = negative.amax(dim=1, keepdim=True)[row]  # (p, 1)
+            negative_scores = negative.amax(dim=1, keepdim=True)[row]  # (p, 1)
         elif self.config.negatives == "semihard":
-            below = negative[row]  # (p, n)
-            worst = below.masked_fill(below >= right, float("-inf")).amax(dim=1, keepdim=True)  # (p, 1)
+            candidates = negative[row]  # (p, n)
+            candidates = candidates.masked_fill(candidates >= positive_scores, float("-inf"))  # (p, n)
+            negative_scores = candidates.amax(dim=1, keepdim=True)  # (p, 1)
         else:
-            worst = negative[row]  # (p, n)
-        return reduce(F.relu(self.config.margin - right + worst).sum(dim=1), self.config.reduction)
+            negative_scores = negative[row]  # (p, n)
+        values = F.relu(self.config.margin - positive_scores + negative_scores).sum(dim=1)  # (p,)
+        return reduce(values, self.config.reduction)
 
 
 class InfoNCE(ScoreMatrixLoss):
-    """Cross-entropy of the softmax over the batch, the target spread evenly over the positives.
+    """Cross-entropy of the softmax over the batch; the target is distributed evenly over the positives.
 
-    Equal to SupConLoss of pytorch_metric_learning by `ref_emb`, and to CLIP's loss when each image
-    has one caption. An anchor without a positive in the batch adds nothing.
+    It equals SupConLoss of PyTorch Metric Learning with `ref_emb`, and the loss of CLIP if each image has one caption.
+    An anchor without a positive in the batch adds nothing.
     """
 
     def __init__(self, config: LossConfig) -> None:
@@ -78,15 +80,15 @@ class InfoNCE(ScoreMatrixLoss):
         self.log_scale = nn.Parameter(start, requires_grad=config.learn_temperature)
 
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """rows (m, e), columns (n, e) -> (m, n) cosines over the temperature"""
+        """Compute cosines divided by the temperature: rows (m, e), columns (n, e) -> (m, n)."""
         with torch.no_grad():
-            # 100 as CLIP has it: beyond that a few pairs take all of the gradient. The parameter itself is held: a
-            # clamp in the graph would leave it without a gradient for good.
+            # The limit of 100 is CLIP's: above it, a few pairs have all of the gradient. The parameter itself is
+            # clamped, because a clamp in the graph would leave it without a gradient permanently.
             self.log_scale.clamp_(0, math.log(100))
         return self.log_scale.exp() * rows @ columns.T
 
     def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
-        """Anchors in rows: scores (m, n), positive (m, n) bool -> scalar"""
+        """Compute one direction from scores (m, n) and positive pairs (m, n) bool; anchors are rows."""
         count = positive.sum(dim=1)  # (m,)
-        each = -(positive * scores.log_softmax(dim=1)).sum(dim=1) / count.clamp(min=1)  # (m,)
-        return reduce(each[count > 0], self.reduction)
+        values = -(positive * scores.log_softmax(dim=1)).sum(dim=1) / count.clamp(min=1)  # (m,)
+        return reduce(values[count > 0], self.reduction)

@@ -1,4 +1,7 @@
-"""Sub-package `tern.model`."""
+"""Trained models: load them, embed stored or new items with them, import published checkpoints.
+
+The sub-package does not know how a model is trained.
+"""
 
 from tern.model.convert import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
 from tern.model.embed import caption_field, embed_captions, embed_images, embed_new_captions, embed_new_images

@@ -1,12 +1,15 @@
-"""A trained model at work: stored rows, or fresh ones, into unit vectors.
+"""Embed stored or new items with a trained model.
 
-Stored and fresh rows take the same padding and the same forward, so a typed sentence and the same
-sentence in a store give the same vector.
+Both use the same padding and the same forward pass, so a typed caption and the same caption in a store have the same
+vector.
+
+Shapes: b images, n captions, r regions, l tokens, d features, e embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,53 +22,88 @@ from tern.networks.inputs import CaptionBatch, ImageBatch, map_tensors
 
 
 def embed_images(
-    model: nn.Module, store: Store, ids: Sequence[str], batch: int = 256
+    model: nn.Module, store: Store, ids: Sequence[str], batch_size: int = 256
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Vectors of stored images: yields (ids, (b, e) float32 of unit length), `batch` images at a time, in order."""
-    for start in range(0, len(ids), batch):
-        part = list(ids[start : start + batch])
+    """Embed stored images, in the order requested.
+
+    Args:
+        model: Model from `load_model`.
+        store: Region store.
+        ids: Image ids.
+        batch_size: Maximum number of images per forward pass.
+
+    Yields:
+        Ids and their vectors (b, e) float32 of unit length.
+    """
+    for start in range(0, len(ids), batch_size):
+        part = list(ids[start : start + batch_size])
         yield part, forward_images(model, read_images(store, part))
 
 
 def embed_captions(
-    model: nn.Module, store: Store, ids: Sequence[str], batch: int = 256
+    model: nn.Module, store: Store, ids: Sequence[str], batch_size: int = 256
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Vectors of stored captions: yields (ids, (b, e) float32 of unit length), `batch` captions at a time, in order."""
-    for start in range(0, len(ids), batch):
-        part = list(ids[start : start + batch])
+    """Embed stored captions, in the order requested.
+
+    Args:
+        model: Model from `load_model`.
+        store: Token store.
+        ids: Caption ids.
+        batch_size: Maximum number of captions per forward pass.
+
+    Yields:
+        Ids and their vectors (n, e) float32 of unit length.
+    """
+    for start in range(0, len(ids), batch_size):
+        part = list(ids[start : start + batch_size])
         yield part, forward_captions(model, read_captions(store, part, field=caption_field(model)))
 
 
 def caption_field(model: nn.Module) -> str:
-    """What of a caption a model reads: `features`, or `token_ids` where it has a text encoder of its own."""
-    return getattr(model, "token_field", "features")
+    """Return the column of the token store that a model reads.
+
+    It is `features`, or `token_ids` for a model with a text encoder.
+    """
+    field: str = getattr(model, "token_field", "features")
+    return field
 
 
-def embed_new_captions(model: nn.Module, captions: Sequence[np.ndarray]) -> np.ndarray:
-    """Vectors of fresh captions, for instance typed ones.
+def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> np.ndarray:
+    """Embed captions that are not stored, for example typed ones.
 
     Args:
-        captions: for each its (l, d) wordpiece features, [CLS] first; or its (l,) token ids, if `field_of` says so
+        model: Model from `load_model`.
+        captions: Per caption its (l, d) token features, [CLS] first; or its (l,) token ids, as `caption_field`
+            requires.
 
-    Returns: (n, e) float32 of unit length
+    Returns:
+        (n, e) float32 of unit length.
+
+    Raises:
+        ValueError: There are no captions, or features have another size than in training.
     """
     lengths = np.array([len(rows) for rows in captions], np.int64)
     if caption_field(model) == "token_ids":
         return forward_captions(model, pad_captions(np.concatenate(captions), lengths))
-    check_dim("wordpiece", captions, model.token_dim)
+    check_dim("token", captions, model.token_dim)
     return forward_captions(model, pad_captions(to_stored_precision(captions), lengths))
 
 
 def embed_new_images(
-    model: nn.Module, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]]
+    model: Any, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]]
 ) -> np.ndarray:
-    """Vectors of fresh images.
+    """Embed images that are not stored.
 
     Args:
-        images: for each its (r, d) region features, (r, 4) boxes x1 y1 x2 y2 in pixels, (width, height) in pixels,
-            and (r,) scores of the boxes
+        model: Model from `load_model`.
+        images: Per image its (r, d) region features, (r, 4) boxes x1 y1 x2 y2 in pixels, (width, height) in pixels, and
+            (r,) detector scores.
 
-    Returns: (b, e) float32 of unit length
+    Returns:
+        (b, e) float32 of unit length.
+
+    Raises:
+        ValueError: Features have another size than in training.
     """
     features, boxes, sizes, scores = zip(*images, strict=True)
     check_dim("region", features, model.region_dim)
@@ -75,32 +113,33 @@ def embed_new_images(
 
 
 def to_stored_precision(items: Sequence[np.ndarray]) -> np.ndarray:
-    """Items of (n, d) rows one after another, rounded to the half precision that stores keep."""
+    """Concatenate the rows of items (n, d) and round them to the half precision of stores."""
     return np.concatenate(items).astype(np.float16)
 
 
-def check_dim(what: str, items: Sequence[np.ndarray], dim: int) -> None:
-    """ValueError unless there are items and each is (n, dim)."""
+def check_dim(kind: str, items: Sequence[np.ndarray], dim: int) -> None:
+    """Raise ValueError unless there are items and each has the shape (n, dim)."""
     if not items:
-        raise ValueError(f"no {what} features were given; give one array of shape (n, {dim}) an item")
+        raise ValueError(f"There are no {kind} features. Pass one array of shape (n, {dim}) per item.")
     for rows in items:
         if rows.ndim != 2 or rows.shape[1] != dim:
             raise ValueError(
-                f"{what} features of shape {rows.shape}, but the model was trained on (n, {dim}); "
-                "extract them with the extractor that the model's store names"
+                f"{kind} features have shape {rows.shape}, but the model was trained on (n, {dim}). Extract them with "
+                "the extractor of the model's store."
             )
 
 
 @torch.inference_mode()
-def forward_images(model: nn.Module, batch: ImageBatch) -> np.ndarray:
-    """One padded batch -> (b, e) float32"""
+def forward_images(model: Any, batch: ImageBatch) -> np.ndarray:
+    """Embed one padded batch of images: (b, e) float32."""
     device = next(model.parameters()).device
-    batch = map_tensors(batch, lambda part: part.to(device))
-    return model.embed_images(batch.features, batch.boxes, batch.sizes, batch.mask, batch.scores).cpu().numpy()
+    vectors: np.ndarray = model.embed_images(map_tensors(batch, lambda part: part.to(device))).cpu().numpy()
+    return vectors
 
 
 @torch.inference_mode()
-def forward_captions(model: nn.Module, batch: CaptionBatch) -> np.ndarray:
-    """One padded batch -> (n, e) float32"""
+def forward_captions(model: Any, batch: CaptionBatch) -> np.ndarray:
+    """Embed one padded batch of captions: (n, e) float32."""
     device = next(model.parameters()).device
-    return model.embed_captions(batch.features.to(device), batch.mask.to(device)).cpu().numpy()
+    vectors: np.ndarray = model.embed_captions(batch.features.to(device), batch.mask.to(device)).cpu().numpy()
+    return vectors

@@ -1,4 +1,4 @@
-"""Folder of `tern`."""
+"""The folder of a trained model: weights and model card."""
 
 from __future__ import annotations
 
@@ -8,44 +8,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from data.io import atomic_write, read_json
-from tern.config import ModelConfig
+from data.io import atomic_write
+from tern.card import MODEL_CARD, read_model_card
 from tern.networks.build import build_trainable
+
+WEIGHTS = "best.safetensors"
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """A model's weights as safetensors, whole or not at all."""
+    """Write the weights of a model as safetensors, with an atomic write."""
     with atomic_write(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
-WEIGHTS = "best.safetensors"
-MODEL_CARD = "model.json"
-
-
 def load_model(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn.Module:
-    """The trained model of a folder that `tern.train.train` has finished, in eval mode.
+    """Load a trained model in eval mode.
 
     Args:
-        text: the text encoder, for a model that was trained with `fine_tune`; its weights are replaced
+        folder: Folder of a finished training or of an imported checkpoint.
+        device: Device of the model.
+        text: Text encoder, for a model that was trained with `fine_tune`; its weights are replaced.
 
     Raises:
-        FileNotFoundError: training has not finished there
-        ValueError: the weights do not fit the model that the card describes, or `text` is missing or too much
+        FileNotFoundError: Training has not finished in the folder.
+        ValueError: The weights do not fit the model card, or `text` is missing or not needed.
     """
-    card = Path(folder) / MODEL_CARD
-    if not card.is_file():
-        raise FileNotFoundError(f"{card} is missing: training has not finished in {folder}; run it (again)")
-    facts = read_json(card)
-    if facts.get("fine_tuned", False) != (text is not None):
-        raise ValueError(
-            f"{card} says that fine_tuned is {facts.get('fine_tuned', False)}: then, and only then, give `text`"
-        )
-    model = build_trainable(ModelConfig(**facts["model"]), facts["region_dim"], facts["token_dim"], text)
+    card, weights = read_model_card(folder), Path(folder) / WEIGHTS
+    if card.fine_tuned != (text is not None):
+        rule = "Pass `text`, its text encoder." if card.fine_tuned else "Do not pass `text`."
+        raise ValueError(f"fine_tuned is {card.fine_tuned} in {Path(folder) / MODEL_CARD}. {rule}")
+    model = build_trainable(card.model, card.region_dim, card.token_dim, text)
     try:
-        model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        model.load_state_dict(load_file(weights))
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
-            f"{Path(folder) / WEIGHTS} does not fit {card}: {error}; delete the folder, train again"
+            f"{weights} does not fit {MODEL_CARD} in the same folder: {error}. Delete {folder} and train again."
         ) from error
     return model.to(device).eval()

@@ -1,6 +1,6 @@
-"""Three operations that torch does slowly on a CPU in bfloat16, with fewer passes over memory: the same arithmetic.
+"""Three operations that torch runs slowly on a CPU in bfloat16, computed with fewer passes over memory.
 
-Elsewhere (a GPU, another type, a traced graph) they are torch's own.
+Elsewhere (on a GPU, in another dtype, in a traced graph) torch's own operations run. The arithmetic is the same.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 1 << 16  # a draw of dropout is one of these: a rate of 0.1 is 0.100006
+LEVELS = 1 << 16  # number of values of a random draw of `dropout`: a rate of 0.1 becomes 0.100006
 
 
 class _LinearWithContiguousGrad(torch.autograd.Function):
-    """F.linear, whose gradient by the weight is a product of two matrices that lie in the order they are read in.
+    """F.linear whose weight gradient is a product of two contiguous matrices.
 
-    torch hands the library a transposed view of the gradient, which on a CPU costs half as much again.
+    torch passes a transposed view of the gradient to the library, which takes 1.5 times as long on a CPU.
     """
 
     @staticmethod
@@ -26,25 +26,33 @@ class _LinearWithContiguousGrad(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]  # one gradient
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)  # (n, out)
-        back = grad @ weight if ctx.needs_input_grad[0] else None
-        return back, rows.t().contiguous() @ x.flatten(0, -2), rows.sum(dim=0)
+        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        return grad_x, rows.t().contiguous() @ x.flatten(0, -2), rows.sum(dim=0)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (..., d), weight (e, d), bias (e,) -> (..., e), under autocast as F.linear is"""
-    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if x.device.type != "cpu" or not half or torch.compiler.is_compiling():
+    """Compute F.linear, under autocast as F.linear does: x (..., d), weight (e, d), bias (e,) -> (..., e)."""
+    is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    if x.device.type != "cpu" or not is_bf16 or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     return _LinearWithContiguousGrad.apply(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
 
 
 def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
-    """x of any shape -> the same, each number 0 with probability `rate`, else divided by what is left.
+    """Zero each number with probability `rate` and divide the others by `1 - rate`.
 
-    The bits are drawn four numbers at a time from torch's generator, so that a seed gives the same ones.
+    The random bits of four numbers are drawn at once from torch's generator; a seed determines them.
+
+    Args:
+        x: Tensor of any shape.
+        rate: Probability, 0 to 1.
+        training: Whether to apply dropout; otherwise `x` is returned.
+
+    Returns:
+        A tensor of the same shape.
     """
     if not training or not rate:
         return x
@@ -57,23 +65,24 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, rate: float = 0.0) -> Tensor:
-    """Softmax attention, head by head; torch's own for a CPU that drops weights makes four copies of what it is given.
+    """Compute softmax attention per head. torch's CPU version with dropout copies its inputs four times.
 
     Args:
-        q: (b, m, w) queries
-        k: (b, n, w) keys
-        v: (b, n, w) values
-        mask: (b, n) bool, True for a row that may be seen; at least one an item
-        heads: that share w among them
-        rate: probability of a weight to be left out
+        q: (b, m, w) queries.
+        k: (b, n, w) keys.
+        v: (b, n, w) values.
+        mask: (b, n) bool, True for a row that may be attended to; at least one per item.
+        heads: Number of heads; must divide w.
+        rate: Dropout rate of the attention weights.
 
-    Returns: (b, m, w)
+    Returns:
+        (b, m, w).
     """
     b, w = len(q), q.shape[-1]
     if q.device.type != "cpu" or not rate or torch.compiler.is_compiling():
         q, k, v = (part.view(b, -1, heads, w // heads).transpose(1, 2) for part in (q, k, v))  # (b, h, n, w/h)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=rate)
-        return seen.transpose(1, 2).flatten(2)
+        values = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=rate)
+        return values.transpose(1, 2).flatten(2)
     q, k, v = (part.view(b, -1, heads, w // heads).transpose(1, 2).flatten(0, 1) for part in (q, k, v))  # (b h, n, w/h)
     scores = torch.bmm(q, k.transpose(1, 2)).float() * (w // heads) ** -0.5  # (b h, m, n)
     hidden = ~mask.repeat_interleave(heads, dim=0)[:, None]  # (b h, 1, n)
@@ -82,16 +91,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, rate: f
 
 
 class Linear(nn.Linear):
-    """nn.Linear by way of `linear`."""
+    """nn.Linear that uses `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., d) -> (..., e)"""
+        """Apply the layer: (..., d) -> (..., e)."""
         return linear(x, self.weight, self.bias)
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout by way of `dropout`."""
+    """nn.Dropout that uses `dropout`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x of any shape -> the same"""
+        """Apply the dropout in training mode; the shape stays."""
         return dropout(x, self.p, self.training)

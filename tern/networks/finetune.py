@@ -1,32 +1,33 @@
-"""A TERN and the text encoder before it, trained together: captions come as token ids, not as stored features."""
+"""A network together with the text encoder in front of it, for training with `fine_tune`: captions are token ids."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
+
+from tern.networks.inputs import ImageBatch
 
 
 class TernWithTextEncoder(nn.Module):
-    """What `tern.model` gives, with token ids where that takes features.
+    """A network with the methods of `Tern` that reads token ids instead of token features.
 
     Args:
-        tern: a model of (b, l, d) wordpiece features
-        text: (ids (b, l) int64, mask (b, l) bool) -> (b, l, d)
+        tern: Network that reads (b, l, d) token features.
+        text: Text encoder: (ids (b, l) int64, mask (b, l) bool) -> (b, l, d).
     """
 
     token_field = "token_ids"
 
-    def __init__(self, tern: nn.Module, text: nn.Module) -> None:
+    def __init__(self, tern: Any, text: nn.Module) -> None:
         super().__init__()
         self.tern, self.text = tern, text
         self.config, self.region_dim, self.token_dim = tern.config, tern.region_dim, tern.token_dim
 
-    def embed_images(
-        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
-        scores: Tensor | None = None, counts: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """As the model within: (b, e)"""
-        return self.tern.embed_images(features, boxes, sizes, mask, scores, counts)
+    def embed_images(self, batch: ImageBatch) -> Tensor:
+        """Compute unit vectors of images as the inner network does: (b, e)."""
+        return self.tern.embed_images(batch)
 
     def embed_captions(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids (b, l) int64, mask (b, l) bool -> (b, e)"""
+        """Compute unit vectors of captions: ids (b, l) int64, mask (b, l) bool -> (b, e)."""
         return self.tern.embed_captions(self.text(ids, mask), mask)

@@ -1,55 +1,75 @@
-"""Inputs of `tern`."""
+"""Padded batches: what a network reads.
+
+Shapes: b images, n captions, r regions, l tokens, d features.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Padded regions: features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, mask, scores and counts (b, r).
-
-    Float32, the mask bool. Counts (tern/counts.py) are given where regions were left out; else the model counts.
-    """
+    """The regions of b images, padded to the image with the most."""
 
     features: Tensor
+    """(b, r, d) float32."""
     boxes: Tensor
+    """(b, r, 4) float32: x1 y1 x2 y2 in pixels."""
     sizes: Tensor
+    """(b, 2) float32: width and height of the images in pixels."""
     mask: Tensor
-    scores: Tensor
+    """(b, r) bool, True for a real region; at least one per image."""
+    scores: Tensor | None = None
+    """(b, r) float32: detector scores, 0 to 1; None weights all regions equally."""
     counts: Tensor | None = None
+    """(b, r) float32: number of similar regions. Passed if regions were left out; if None, the network counts them."""
 
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Padded wordpieces: features (n, l, d) float32, mask (n, l) bool."""
+    """The tokens of n captions, padded to the longest caption."""
 
     features: Tensor
+    """(n, l, d) float32; or (n, l) int64 token ids for a network with a text encoder."""
     mask: Tensor
+    """(n, l) bool, True for a real token; at least one per caption."""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What the model sees of one plan: images, and captions in groups of like length, each padded to its own longest.
+    """One batch of a training: images, and captions in groups of similar length.
 
-    Caption j of the plan (or of the part of it that was read) is row `order[j]` of the groups one after another.
+    Each group is padded to its longest caption.
     """
 
     images: ImageBatch
     captions: tuple[CaptionBatch, ...]
-    order: Tensor  # (n,) int64
+    order: Tensor
+    """(n,) int64: caption j of the batch is row `order[j]` of the concatenated groups."""
 
 
-def map_tensors(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Images, Captions or a Step with every tensor of it changed."""
+def map_tensors(part: T, change: Callable[[Tensor], Tensor]) -> T:
+    """Apply a function to every tensor of a batch.
+
+    Args:
+        part: A batch, a tuple of batches, a tensor, or None.
+        change: Function of one tensor.
+
+    Returns:
+        A copy of `part` with the changed tensors.
+    """
     if part is None:
-        return None
+        return part
     if isinstance(part, Tensor):
-        return change(part)
+        return change(part)  # type: ignore[return-value]  # a tensor for a tensor
     if isinstance(part, tuple):
-        return tuple(map_tensors(one, change) for one in part)
-    return type(part)(*(map_tensors(getattr(part, field.name), change) for field in fields(part)))
+        return tuple(map_tensors(item, change) for item in part)  # type: ignore[return-value]  # a tuple for a tuple
+    values = (map_tensors(getattr(part, field.name), change) for field in fields(part))  # type: ignore[arg-type]  # a batch
+    return type(part)(*values)

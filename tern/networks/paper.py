@@ -1,10 +1,11 @@
-"""TERN as its authors wrote it: a 2048-wide visual stack, a box MLP, a zero region as [CLS], two shared layers.
+"""The network of the TERN authors: visual layers, a box MLP, a zero region as [CLS], and shared layers.
 
 Messina et al., "Transformer Reasoning Network for Image-Text Matching and Retrieval" (2020), and the code of
-mesnico/TERN, less two layers of it that are computed and never used. Equal weights give equal outputs.
+mesnico/TERN without two layers of it whose outputs are never used. Equal weights give equal outputs.
 
-Shapes: b items, r regions, l wordpieces, n rows of either kind, d features as extracted,
-w width of a stack, h heads, e embedding. A mask is (b, n) bool, True where a row is real.
+Shapes: b items, r regions, l tokens, n rows (regions or tokens), d features as extracted, w width of the layers, h
+    heads,
+e embedding. A mask is (b, n) bool, True for a real row.
 """
 
 from __future__ import annotations
@@ -17,29 +18,43 @@ from torch import Tensor, nn
 
 from tern.config import ModelConfig
 from tern.networks.cpu_ops import Dropout, Linear, attention, linear
+from tern.networks.inputs import ImageBatch
 from tern.networks.layers import box_features
 
 
 class PaperLayer(nn.Module):
-    """A transformer layer with the arithmetic of nn.TransformerEncoderLayer: ReLU after the sum, or GELU before it.
+    """A transformer layer with the arithmetic of nn.TransformerEncoderLayer.
 
     Args:
-        pre_norm: normalize before each branch, with GELU (True), or after each sum, with ReLU (False)
+        width: Features per row.
+        heads: Attention heads.
+        ff: Features of the hidden layer of the feed-forward network.
+        dropout: Dropout rate.
+        pre_norm: Whether to normalize before each branch, with GELU; else after each sum, with ReLU.
     """
 
     def __init__(self, width: int, heads: int, ff: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__()
         self.heads, self.rate, self.pre_norm = heads, dropout, pre_norm
         self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
-        middle = nn.GELU() if pre_norm else nn.ReLU()
-        self.feed = nn.Sequential(Linear(width, ff), middle, Dropout(dropout), Linear(ff, width))
+        activation = nn.GELU() if pre_norm else nn.ReLU()
+        self.feed = nn.Sequential(Linear(width, ff), activation, Dropout(dropout), Linear(ff, width))
         self.norm1, self.norm2, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), Dropout(dropout)
-        nn.init.xavier_uniform_(self.qkv.weight)  # as nn.MultiheadAttention starts
+        nn.init.xavier_uniform_(self.qkv.weight)  # the initialization of nn.MultiheadAttention
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor, rows: slice = slice(None)) -> Tensor:
-        """x (b, n, w), mask (b, n) -> (b, n, w), or only those `rows` of it, at the price of those"""
+        """Apply the layer.
+
+        Args:
+            x: (b, n, w).
+            mask: (b, n) bool.
+            rows: Rows to compute; the cost is that of these rows.
+
+        Returns:
+            (b, n, w), or only the selected rows of it.
+        """
         if self.pre_norm:
             x = x[:, rows] + self.drop(self.attend(self.norm1(x), mask, rows))
             return x + self.drop(self.feed(self.norm2(x)))
@@ -47,7 +62,7 @@ class PaperLayer(nn.Module):
         return self.norm2(x + self.drop(self.feed(x)))
 
     def attend(self, x: Tensor, mask: Tensor, rows: slice) -> Tensor:
-        """x (b, n, w), mask (b, n) -> what `rows` see; padded rows are never looked at"""
+        """Attend from the selected rows to the real rows: x (b, n, w), mask (b, n) -> (b, rows, w)."""
         w = x.shape[-1]
         weight, bias = self.qkv.weight.split([w, 2 * w]), self.qkv.bias.split([w, 2 * w])
         q = linear(x[:, rows], weight[0], bias[0])  # (b, n, w)
@@ -56,19 +71,22 @@ class PaperLayer(nn.Module):
         return self.out(attention(q, k, v, mask, self.heads, rate))  # (b, n, w)
 
 
-def make_identical_layers(layers: int, *shape: int | float) -> nn.ModuleList:
-    """Layers of one shape that all start from the same weights, as those of nn.TransformerEncoder do."""
-    first = PaperLayer(*shape)
-    return nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
+def make_identical_layers(num_layers: int, width: int, heads: int, ff: int, dropout: float) -> nn.ModuleList:
+    """Build layers that all start from the same weights, like those of nn.TransformerEncoder."""
+    first = PaperLayer(width, heads, ff, dropout)
+    return nn.ModuleList(copy.deepcopy(first) for _ in range(num_layers))
 
 
 class PaperTern(nn.Module):
-    """The authors' network, without BERT: its features come from a store, or from one that is fine-tuned beside it.
+    """The network of the authors without BERT.
+
+    Token features come from a store or from a `TernWithTextEncoder`.
 
     Args:
-        config: `width`, `visual_layers`, `shared_layers`, `heads`, `ff`, `dropout` and `embed_dim` are read
-        region_dim: d of the region features
-        token_dim: d of the wordpiece features
+        config: Of the shape, `width`, `visual_layers`, `shared_layers`, `heads`, `feedforward_dim`, `dropout` and
+            `embed_dim` are read.
+        region_dim: Features per region, d.
+        token_dim: Features per token, d.
     """
 
     def __init__(self, config: ModelConfig, region_dim: int, token_dim: int) -> None:
@@ -80,41 +98,31 @@ class PaperTern(nn.Module):
         self.image_proj, self.caption_proj = Linear(w, e), Linear(token_dim, e)
         self.shared = make_identical_layers(config.shared_layers, e, *rest)
 
-    def embed_images(
-        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor,
-        scores: Tensor | None = None, counts: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Unit vectors of images.
-
-        Args:
-            features: (b, r, d) region features
-            boxes: (b, r, 4) x1 y1 x2 y2 in pixels
-            sizes: (b, 2) width and height of the pictures in pixels
-            mask: (b, r) bool, True for a real region
-
-        Returns: (b, e), each of length 1
-        """
-        x = torch.cat([features, box_features(boxes, sizes).to(features.dtype)], dim=-1)  # (b, r, d + 5)
-        x = self.box_proj(F.pad(x, (0, 0, 1, 0)))  # (b, 1 + r, w): row 0 is a region of zeros, at a box of zeros
-        mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
+    def embed_images(self, batch: ImageBatch) -> Tensor:
+        """Compute unit vectors of images: (b, e). Scores and counts are ignored."""
+        features = batch.features
+        x = torch.cat([features, box_features(batch.boxes, batch.sizes).to(features.dtype)], dim=-1)  # (b, r, d + 5)
+        x = self.box_proj(F.pad(x, (0, 0, 1, 0)))  # (b, 1 + r, w): row 0 has features and box of zeros
+        mask = F.pad(batch.mask, (1, 0), value=True)  # (b, 1 + r)
         for layer in self.visual:
             x = layer(x, mask)
-        return self._finish(self.image_proj(x), mask)
+        return self._pool_and_project(self.image_proj(x), mask)
 
     def embed_captions(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors of captions.
+        """Compute unit vectors of captions.
 
         Args:
-            features: (b, l, d) wordpiece features, row 0 that of [CLS]
-            mask: (b, l) bool, True for a real wordpiece; at least the first of each caption
+            features: (b, l, d) token features; row 0 is [CLS].
+            mask: (b, l) bool, True for a real token; at least the first of each caption.
 
-        Returns: (b, e), each of length 1
+        Returns:
+            (b, e).
         """
-        return self._finish(self.caption_proj(features), mask)
+        return self._pool_and_project(self.caption_proj(features), mask)
 
-    def _finish(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The shared layers and row 0 of what they give: x (b, n, e), mask (b, n) -> (b, e)"""
+    def _pool_and_project(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Apply the shared layers and take row 0: x (b, n, e), mask (b, n) -> (b, e)."""
         for number, layer in enumerate(self.shared, start=1):
-            # nothing reads the other rows of the last layer
+            # The other rows of the last layer are unused.
             x = layer(x, mask, slice(0, 1) if number == len(self.shared) else slice(None))
         return F.normalize(x[:, 0].float(), dim=-1, eps=1e-8)  # (b, e)

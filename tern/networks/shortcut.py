@@ -1,9 +1,9 @@
-"""The direct road: pooled features through one linear map a side, beside the road that reasons.
+"""The shortcut: one linear map of pooled features per modality, added to the transformer branch.
 
-A sentence encoder's mean is a good vector as it is, and a few hundred photographs are enough to learn a
-linear map to it, not enough to learn a transformer: the first is what retrieval on little data rests on.
+The mean of a sentence encoder's tokens is a good vector by itself. A few hundred images suffice to learn a linear map
+to it, but not to learn a transformer. With little data, retrieval relies on the shortcut.
 
-Shapes: b items, n rows, d features as extracted, e embedding.
+Shapes: b items, n rows, d features, e embedding. A mask is (b, n) bool, True for a real row.
 """
 
 from __future__ import annotations
@@ -16,37 +16,52 @@ from tern.networks.layers import masked_mean
 
 
 class ImageShortcut(nn.Module):
-    """First region, mean by score, and maximum, each number with mean 0 and spread 1 over the training images, mapped.
+    """Map the first region, the mean by score and the maximum of an image to the embedding.
 
-    A detector is asked for 36 boxes whether there are so many things or not: by its scores the last hardly count. The
-    maximum shows what one small region alone has, of which a mean keeps little.
+    A detector returns its maximum number of boxes even if the image contains fewer things; weighted by score, the last
+    boxes hardly count. The maximum keeps what only one small region has, of which a mean keeps little.
 
-    `middle` and `spread` (3d,) are no parameters: `set_frame` takes them from the training set.
+    The buffers `mean` and `std` (3d,) are not parameters: `tern.training.normalization.fit_normalization` computes them
+    from the training set.
     """
 
-    POOLINGS = ("first", "scored", "max")  # of `tern.baselines.pooled`
+    POOLINGS = ("first", "scored", "max")  # methods of `tern.batching.pooled.pool_features`
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, dim: int, out: int, dropout: float) -> None:
         super().__init__()
-        wide = len(self.POOLINGS) * dim
-        self.drop, self.map = nn.Dropout(dropout), nn.Linear(wide, out)
-        self.register_buffer("mean", torch.zeros(wide))
-        self.register_buffer("std", torch.ones(wide))
+        width = len(self.POOLINGS) * dim
+        self.drop, self.map = nn.Dropout(dropout), nn.Linear(width, out)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
         nn.init.normal_(self.map.weight, std=0.01)
         nn.init.zeros_(self.map.bias)
 
     def forward(self, x: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
-        """x (b, n, d), mask (b, n), scores (b, n) of the detector, else all alike -> (b, e)"""
-        most = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
-        x = torch.cat([x[:, 0], masked_mean(x, mask, scores), most], dim=-1)  # (b, 3d)
+        """Pool and map the regions.
+
+        Args:
+            x: (b, n, d) region features.
+            mask: (b, n) bool.
+            scores: (b, n) detector scores; None weights all regions equally.
+
+        Returns:
+            (b, e).
+        """
+        maximum = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)  # (b, d)
+        x = torch.cat([x[:, 0], masked_mean(x, mask, scores), maximum], dim=-1)  # (b, 3d)
         return self.map(self.drop((x - self.mean) / self.std))
 
 
 class CaptionShortcut(nn.Module):
-    """The mean wordpiece at unit length, less the mean of the training captions `middle` (d,), mapped.
+    """Map the mean token, at unit length and minus the mean of the training captions, to the embedding.
 
-    The map is an isometry at the start: distances are the text encoder's own until images move them.
+    The map starts as an isometry: initially, distances are those of the text encoder. The buffer `mean` (d,) is
+    computed from the training set, like those of `ImageShortcut`.
     """
+
+    mean: Tensor
 
     def __init__(self, dim: int, out: int) -> None:
         super().__init__()
@@ -56,6 +71,6 @@ class CaptionShortcut(nn.Module):
         nn.init.zeros_(self.map.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (b, n, d), mask (b, n) -> (b, e)"""
-        x = F.normalize(masked_mean(x, mask).float(), dim=-1, eps=1e-8) - self.mean
+        """Pool and map the tokens: x (b, n, d), mask (b, n) -> (b, e)."""
+        x = F.normalize(masked_mean(x, mask).float(), dim=-1, eps=1e-8) - self.mean  # (b, d)
         return self.map(F.normalize(x, dim=-1, eps=1e-8))

@@ -1,4 +1,4 @@
-"""Device of `tern`."""
+"""The device of a process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import torch
 
 
 def current_device() -> str:
-    """`cuda:0` or whichever GPU is this process's, or `cpu` where there is none."""
+    """Return the GPU of this process, such as `cuda:0`, or `cpu` if there is none."""
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_device(name: str) -> str:
-    """The device that a setting stands for: `auto` is this process's GPU if there is one, `cuda` is it in any case."""
-    own = name == "auto" or (name == "cuda" and torch.cuda.is_available())
-    return current_device() if own else name
+    """Return the device of a setting.
+
+    `auto` is the GPU of this process if there is one, else `cpu`; `cuda` is the GPU of this process.
+    """
+    use_current = name == "auto" or (name == "cuda" and torch.cuda.is_available())
+    return current_device() if use_current else name

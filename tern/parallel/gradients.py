@@ -1,7 +1,7 @@
-"""Training in several processes, as `torchrun` starts them: each embeds its share of a batch, all see every vector.
+"""Vectors and gradients of several processes: each embeds its share of a batch, and each has the vectors of all.
 
-The loss is that of the whole batch, on every process; its gradient goes back to each share, and
-DistributedDataParallel adds the shares up. So n processes do what one would with the same batch.
+Every process computes the loss of the complete batch. Its gradient flows back to each share, and
+DistributedDataParallel adds the shares. n processes therefore compute what one process computes with the same batch.
 """
 
 from __future__ import annotations
@@ -20,57 +20,74 @@ from tern.parallel.group import get_rank_and_world_size
 
 
 class TwoTowerForward(nn.Module):
-    """Both towers in one forward, as DistributedDataParallel needs it."""
+    """Embed images and captions in one forward pass, as DistributedDataParallel requires.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: Network with `embed_images` and `embed_captions`.
+    """
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, step: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """A step of b images and n captions -> (b, e) and (n, e) of unit length"""
-        images = step.images
-        seen = self.model.embed_images(
-            images.features, images.boxes, images.sizes, images.mask, images.scores, images.counts
-        )
-        told = torch.cat([self.model.embed_captions(group.features, group.mask) for group in step.captions])
-        return seen, told[step.order]
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Embed a batch of b images and n captions: (b, e) and (n, e) of unit length."""
+        images = self.model.embed_images(batch.images)  # (b, e)
+        captions = [self.model.embed_captions(group.features, group.mask) for group in batch.captions]
+        return images, torch.cat(captions)[batch.order]  # (b, e), (n, e)
 
 
 class AllGatherWithGrad(torch.autograd.Function):
-    """Rows of all processes, in the order of their ranks; the gradient of a process's own rows goes back to it."""
+    """Gather the rows of all processes, in the order of ranks.
+
+    Each process receives the gradient of its own rows.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:  # noqa: D102  # the interface of torch
         ctx.counts = counts
-        padded = F.pad(own, (0, 0, 0, max(counts) - len(own)))  # gloo gathers like shapes alone
-        found = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(found, padded.contiguous())
-        return torch.cat([rows[:count] for rows, count in zip(found, counts, strict=True)])
+        padded = F.pad(own, (0, 0, 0, max(counts) - len(own)))  # gloo gathers tensors of equal shape only
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded.contiguous())
+        return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: D102
-        # Every process has computed the same loss of the same rows, so its slice of the gradient is whole: nothing is
-        # to be sent. DistributedDataParallel then takes the mean over processes where the sum is wanted.
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: D102  # one gradient
+        # Every process computes the same loss of the same rows, so its slice of the gradient is complete and nothing
+        # needs to be sent. DistributedDataParallel then averages over processes where a sum is required, hence the
+        # factor.
         own = gradient.split(list(ctx.counts))[dist.get_rank()]
         return own * len(ctx.counts), None
 
 
 def all_gather_with_grad(own: Tensor, counts: Sequence[int]) -> Tensor:
-    """The rows (sum of counts, e) of all processes: own (counts[rank], e), counts a process."""
-    return AllGatherWithGrad.apply(own, counts) if len(counts) > 1 else own
+    """Gather the rows of all processes.
+
+    Args:
+        own: (counts[rank], e) rows of this process.
+        counts: Number of rows per process.
+
+    Returns:
+        (sum of counts, e).
+    """
+    rows: Tensor = AllGatherWithGrad.apply(own, counts) if len(counts) > 1 else own
+    return rows
 
 
-def wrap_ddp(both: TwoTowerForward, device: str) -> nn.Module:
-    """`both`, with its gradients added up over the processes if there are several."""
+def wrap_ddp(towers: TwoTowerForward, device: str) -> nn.Module:
+    """Wrap the forward pass in DistributedDataParallel if there are several processes."""
     if get_rank_and_world_size()[1] == 1:
-        return both
-    return DistributedDataParallel(both, device_ids=[torch.device(device)] if device.startswith("cuda") else None)
+        return towers
+    return DistributedDataParallel(towers, device_ids=[torch.device(device)] if device.startswith("cuda") else None)
 
 
-def average_gradients(part: nn.Module) -> None:
-    """Mean over the processes of the gradients of a small part that DistributedDataParallel does not see: the loss."""
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients of a small module, such as the loss, over the processes.
+
+    The module must not be inside DistributedDataParallel, which averages its own gradients.
+    """
     world = get_rank_and_world_size()[1]
-    for parameter in part.parameters():
+    for parameter in module.parameters():
         if world > 1 and parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= world

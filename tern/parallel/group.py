@@ -1,4 +1,4 @@
-"""Group of `tern`."""
+"""The process group of torchrun: ranks, barriers, and what runs in the main process only."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from tern.parallel.device import current_device
 
-TIMEOUT = timedelta(days=1)  # that others wait while the first extracts features; a process that dies ends all at once
+T = TypeVar("T")
+# The main process extracts features while the others wait. If one process dies, torchrun ends all of them at once.
+TIMEOUT = timedelta(days=1)
 
 
 def get_rank_and_world_size() -> tuple[int, int]:
-    """(rank, number of processes) of this process; (0, 1) where there is no group of them."""
+    """Return the rank and the number of processes of the group; (0, 1) without a group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def broadcast_from_rank0(value: Any) -> Any:
-    """What the first process has as `value`, on all of them: a small object."""
+def broadcast_from_rank0(value: T) -> T:
+    """Return the value of process 0 in all processes. The value must be small and picklable."""
     if get_rank_and_world_size()[1] == 1:
         return value
     box = [value]
@@ -32,31 +34,31 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 
 def barrier() -> None:
-    """Until every process has come here."""
+    """Wait until every process of the group has called this function."""
     if get_rank_and_world_size()[1] > 1:
         dist.barrier()
 
 
 def is_torchrun() -> bool:
-    """Whether `torchrun` has started this process."""
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of those that `torchrun` has started."""
+    """Return whether this process is the only one, or process 0 of those that torchrun started."""
     return not is_torchrun() or os.environ["RANK"] == "0"
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Be one of the processes that `torchrun` has started, inside; nothing happens where it has not."""
+    """Join the process group of torchrun inside the block. Without torchrun, nothing happens."""
     if not is_torchrun() or dist.is_initialized():
         yield
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -65,7 +67,7 @@ def process_group() -> Iterator[None]:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The first process goes through the block while the others wait; then they do, and find all made."""
+    """Run the block in process 0 first, then in the others, which find its results on disk."""
     rank, _ = get_rank_and_world_size()
     if rank:
         barrier()

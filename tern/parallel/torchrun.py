@@ -1,4 +1,6 @@
-"""`torchrun` as a child process that ends with its parent, however that ends."""
+"""torchrun as a child process that ends when its parent ends, whatever ends the parent."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -12,63 +14,76 @@ from concurrent.futures import BrokenExecutor
 
 from data.io import TRANSIENT_ERRNOS
 
-ERROR_LINES = 20  # lines that a failure is told with
-BUFFERED_LINES = 200  # lines that are looked through for its cause: torchrun adds some 40 of its own
+ERROR_LINES = 20  # last lines of output that an error message quotes
+BUFFERED_LINES = 200  # last lines that are searched for the cause of a failure; torchrun itself adds about 40
 
 
 def run_torchrun(num_processes: int, module: str, *args: str) -> Iterator[str]:
-    """Run `python -m MODULE WORDS` in so many processes of this machine; gives the lines they print, as they come.
+    """Run `python -m MODULE ARGS` in several processes of this machine.
 
-    They end when the iterator is closed, and when this process is gone. Raises what `failure` says if they fail.
+    The processes end when the iterator is closed or this process ends.
+
+    Args:
+        num_processes: Number of processes.
+        module: Module to run.
+        args: Its arguments.
+
+    Yields:
+        The lines that the processes print, as they are printed.
+
+    Raises:
+        BrokenExecutor, OSError, ValueError: torchrun failed; see `make_failure_error`.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "tern.parallel.torchrun",
-        "--standalone",
-        "--nproc-per-node",
-        str(num_processes),
-        "-m",
-        module,
-    ]
-    last: deque[str] = deque(maxlen=BUFFERED_LINES)
-    ways = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    # Leaving the block closes the standard input, which ends them.
-    with subprocess.Popen([*command, *args], **ways, text=True, errors="replace") as child:
+    torchrun = [sys.executable, "-m", "tern.parallel.torchrun", "--standalone", "--nproc-per-node", str(num_processes)]
+    last_lines: deque[str] = deque(maxlen=BUFFERED_LINES)
+    # Leaving the block closes the standard input, which ends the processes.
+    with subprocess.Popen(
+        [*torchrun, "-m", module, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
         for line in child.stdout or ():
-            last.append(line.rstrip())
-            yield last[-1]
+            last_lines.append(line.rstrip())
+            yield last_lines[-1]
     if child.returncode:
-        raise make_failure_error(f"torchrun of {module} ended with code {child.returncode}", list(last))
+        raise make_failure_error(f"torchrun of {module} ended with code {child.returncode}", list(last_lines))
 
 
 def make_failure_error(what: str, lines: Sequence[str]) -> Exception:
-    """The error for a torchrun that failed, by the lines that it and its processes printed.
+    """Build the error for a torchrun that failed.
 
-    BrokenExecutor if the first process to fail was killed, OSError with its number for a fault of the machine in one of
-    them (both may pass), ValueError with the processes' last lines otherwise.
+    Args:
+        what: Start of the message.
+        lines: Last lines that torchrun and its processes printed.
+
+    Returns:
+        BrokenExecutor if the first process to fail was killed; OSError with its number for a transient I/O error in a
+        process. Both may be retried. Otherwise ValueError with the last lines of the processes.
     """
     text = "\n".join(lines)
     if killed := re.search(r"Root Cause.*?exitcode *: -(\d+)", text, re.DOTALL):
-        return BrokenExecutor(f"{what}: a process was ended by signal {killed[1]}")
-    ours = next((at for at, line in enumerate(lines) if "torch/distributed/elastic/" in line), len(lines))
-    told = "\n".join(lines[max(0, ours - ERROR_LINES) : ours])
-    faults = [int(number) for number in re.findall(r"Error: \[Errno (\d+)\]", told)]
-    if number := next((number for number in faults if number in TRANSIENT_ERRNOS), None):
-        return OSError(number, f"{what}; its last lines:\n{told}")
-    return ValueError(f"{what}; its last lines:\n{told}")
+        return BrokenExecutor(f"{what}: signal {killed[1]} ended a process. Run the command again to resume.")
+    end = next((at for at, line in enumerate(lines) if "torch/distributed/elastic/" in line), len(lines))
+    quoted = "\n".join(lines[max(0, end - ERROR_LINES) : end])
+    errnos = [int(number) for number in re.findall(r"Error: \[Errno (\d+)\]", quoted)]
+    if errno := next((number for number in errnos if number in TRANSIENT_ERRNOS), None):
+        return OSError(errno, f"{what}; its last lines:\n{quoted}")
+    return ValueError(f"{what}; its last lines:\n{quoted}")
 
 
 def main() -> None:
-    """torchrun with the arguments of the command line; an end of the standard input ends it and its processes."""
+    """Run torchrun with the arguments of the command line; it ends when the standard input ends."""
 
-    def watch() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock, held here, would not let the interpreter end
+    def end_with_stdin() -> None:
+        while os.read(0, 4096):  # not sys.stdin: a thread that holds its lock would keep the interpreter from ending
             pass
         os.kill(os.getpid(), signal.SIGTERM)  # torchrun then ends its processes
 
-    threading.Thread(target=watch, daemon=True).start()
-    from torch.distributed.run import main as run
+    threading.Thread(target=end_with_stdin, daemon=True).start()
+    from torch.distributed.run import main as run  # lazy: after the thread, which must run while torch is imported
 
     run(sys.argv[1:])
 

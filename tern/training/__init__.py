@@ -1,8 +1,19 @@
-"""Sub-package `tern.training`."""
+"""Training: two stores and a dataset in, a folder with the best weights and a model card out.
 
-from tern.training.train import fingerprint, train
+A training that was killed at any moment resumes, and ends on a CPU with the same bits as one without interruption. The
+sub-package does not know plans, extractors or indexes.
+"""
+
+from tern.training.history import HISTORY, Epoch, EpochProgress
+from tern.training.inputs import TrainingInputs
+from tern.training.train import OnEpoch, fingerprint, train
 
 __all__ = [
+    "HISTORY",
+    "Epoch",
+    "EpochProgress",
+    "OnEpoch",
+    "TrainingInputs",
     "fingerprint",
     "train",
 ]

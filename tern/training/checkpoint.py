@@ -1,15 +1,14 @@
-"""A run on disk: all of its state, whole at every moment, from which it goes on bit for bit; and the weights it leaves.
+"""The files of a training: its checkpoint, from which it resumes with the same bits, and its weights.
 
-`last.pt` is everything a resumed run needs, from the middle of an epoch too. `best.safetensors` are the
-weights that were validated best. A finished run also leaves `last.safetensors`, the raw weights of its last
-step, and `ema.safetensors`, their average.
+`last.pt` contains everything that a resumed training needs, also in the middle of an epoch. `best.safetensors` are the
+weights of the best epoch so far. A finished training also leaves `last.safetensors`, the raw weights of its last step,
+and `ema.safetensors`, the EMA weights.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,92 +16,99 @@ from data.io import atomic_write
 from tern.model.folder import WEIGHTS, save_weights
 from tern.parallel.group import broadcast_from_rank0, get_rank_and_world_size
 from tern.training.curves import CURVES, plot_curves
-from tern.training.history import HISTORY, write_history
-
-if TYPE_CHECKING:
-    from tern.training.trainer import Trainer
-
+from tern.training.history import HISTORY, Epoch, write_history
+from tern.training.trainer import Trainer
 
 STATE = "last.pt"
 LAST = "last.safetensors"
 EMA = "ema.safetensors"
-CURVES_SECONDS = 60  # seconds at least between two drawings of the curves
+CURVES_SECONDS = 60  # minimum time between two drawings of the curves
 
 
 class CheckpointManager:
-    """Puts a run on disk: every so many steps or seconds, and at the end of each epoch. The first process alone does.
+    """Saves a training after steps and after epochs. Only the main process writes.
 
     Args:
-        steps: between two states in the middle of an epoch; 0 for no such rule
-        seconds: the same in seconds; 0 for no such rule
+        folder: Folder of the training.
+        key: Digest that names the training.
+        trainer: The training.
+        save_steps: Steps between two checkpoints within an epoch; 0 disables this rule.
+        save_seconds: Seconds between two checkpoints within an epoch; 0 disables this rule.
     """
 
-    def __init__(self, folder: Path, key: str, run: Trainer, steps: int, seconds: float) -> None:
-        self.folder, self.key, self.run, self.steps, self.seconds = folder, key, run, steps, seconds
-        self.saved = self.drawn = time.monotonic()
+    def __init__(self, folder: Path, key: str, trainer: Trainer, save_steps: int, save_seconds: float) -> None:
+        self.folder, self.key, self.trainer = folder, key, trainer
+        self.save_steps, self.save_seconds = save_steps, save_seconds
+        self.saved_at = self.drawn_at = time.monotonic()
 
     def after_step(self) -> None:
-        """Save the state if it is due and the epoch goes on."""
-        run = self.run
-        late = self.seconds and time.monotonic() - self.saved >= self.seconds
-        if run.step < run.steps_per_epoch and (late or (self.steps and run.step % self.steps == 0)):
+        """Save a checkpoint if a rule demands one and the epoch has not ended."""
+        trainer = self.trainer
+        by_time = self.save_seconds and time.monotonic() - self.saved_at >= self.save_seconds
+        by_steps = self.save_steps and trainer.step % self.save_steps == 0
+        if trainer.step < trainer.steps_per_epoch and (by_time or by_steps):
             self.save()
 
     def after_epoch(self) -> None:
-        """Save the weights if they are the best, then the state, then the curves."""
-        run = self.run
+        """Save the weights if the epoch is the best so far, then the checkpoint, then history and curves."""
+        trainer = self.trainer
         if get_rank_and_world_size()[0]:
             return
-        if run.best_epoch == run.epoch:
-            save_weights(self.folder / WEIGHTS, run.ema_model)
+        if trainer.best_epoch == trainer.epoch:
+            save_weights(self.folder / WEIGHTS, trainer.ema_model)
         self.save()
-        write_history(self.folder / HISTORY, run.history)
-        if time.monotonic() - self.drawn >= CURVES_SECONDS:
-            plot_curves(self.folder / CURVES, run.history)
-            self.drawn = time.monotonic()
+        write_history(self.folder / HISTORY, trainer.history)
+        if time.monotonic() - self.drawn_at >= CURVES_SECONDS:
+            plot_curves(self.folder / CURVES, trainer.history)
+            self.drawn_at = time.monotonic()
 
     def save(self) -> None:
-        """Write the state. A loss that is not finite is found before it gets there."""
-        run = self.run
-        run.check_pending_values()
-        self.saved = time.monotonic()
+        """Write the checkpoint. A loss that is not finite raises an error before anything is written."""
+        trainer = self.trainer
+        trainer.check_pending_values()
+        self.saved_at = time.monotonic()
         if get_rank_and_world_size()[0]:
             return
-        state = {name: part.state_dict() for name, part in run.stateful_parts().items()}
-        about = {"epoch": run.epoch, "step": run.step, "losses": run.losses, "history": run.history}
+        state = {name: part.state_dict() for name, part in trainer.stateful_parts().items()}
+        position = {"epoch": trainer.epoch, "step": trainer.step, "losses": trainer.losses}
+        history = [epoch.flat() for epoch in trainer.history]
         with atomic_write(self.folder / STATE) as path:
-            torch.save(state | about | {"key": self.key}, path)
+            torch.save(state | position | {"history": history, "key": self.key}, path)
 
     def save_final(self) -> None:
-        """What a finished run leaves beside its best weights."""
-        run = self.run
-        write_history(self.folder / HISTORY, run.history)  # a run killed between state and curve lacks the last row
-        plot_curves(self.folder / CURVES, run.history)
-        save_weights(self.folder / LAST, run.model)
-        save_weights(self.folder / EMA, run.ema_model)
+        """Write what a finished training leaves besides its best weights."""
+        trainer = self.trainer
+        # A training that was killed between checkpoint and history lacks the last row.
+        write_history(self.folder / HISTORY, trainer.history)
+        plot_curves(self.folder / CURVES, trainer.history)
+        save_weights(self.folder / LAST, trainer.model)
+        save_weights(self.folder / EMA, trainer.ema_model)
 
 
-def load_checkpoint(folder: Path, key: str, run: Trainer) -> None:
-    """Go on where `Keeper.save` left off, if it did.
+def load_checkpoint(folder: Path, key: str, trainer: Trainer) -> None:
+    """Restore the state that `CheckpointManager.save` wrote, if there is one.
 
     Raises:
-        ValueError: the folder holds another run, or the processes do not see one folder
+        ValueError: The folder belongs to another training, or the processes do not see the same folder.
     """
     if (folder / STATE).is_file():
-        state = torch.load(folder / STATE, map_location=run.device, weights_only=True)
+        state = torch.load(folder / STATE, map_location=trainer.device, weights_only=True)
         check_fingerprint(state["key"], key, folder)
-        for name, part in run.stateful_parts().items():
+        for name, part in trainer.stateful_parts().items():
             part.load_state_dict(state[name])
-        run.epoch, run.step = state["epoch"], state["step"]
-        run.losses, run.history = state["losses"], state["history"]
-    here = [run.epoch, run.step]
-    if broadcast_from_rank0(here) != here:
+        trainer.epoch, trainer.step = state["epoch"], state["step"]
+        trainer.losses, trainer.history = state["losses"], [Epoch.from_flat(row) for row in state["history"]]
+    position = [trainer.epoch, trainer.step]
+    if broadcast_from_rank0(position) != position:
         raise ValueError(
-            f"process {get_rank_and_world_size()[0]} does not see the state in {folder}: give a folder that all share"
+            f"Process {get_rank_and_world_size()[0]} does not see the checkpoint in {folder}. Use a folder that all "
+            "processes share."
         )
 
 
-def check_fingerprint(found: str, key: str, folder: Path) -> None:
-    """ValueError if a folder holds a run of another name."""
-    if found != key:
-        raise ValueError(f"{folder} holds the training {found}, not {key}: other settings or data; give another folder")
+def check_fingerprint(actual: str, key: str, folder: Path) -> None:
+    """Raise ValueError if the digest in a folder is not that of the training."""
+    if actual != key:
+        raise ValueError(
+            f"{folder} contains the training {actual}, not {key}, which has other settings or data. Use another folder."
+        )

@@ -1,18 +1,64 @@
-"""History of `tern`."""
+"""The history of a training: one record per epoch, what the callback of an epoch receives, and `history.csv`."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from data.io import atomic_write
+from tern.evaluation.results import RetrievalMetrics
 
 HISTORY = "history.csv"
 
 
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """The curve as CSV, a row an epoch, whole at every moment."""
+class Epoch(BaseModel):
+    """One finished epoch: a row of `history.csv`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    """Number of the epoch, from 1."""
+    loss: float
+    """Mean training loss of its batches."""
+    lr: float
+    """Learning rate of its last step."""
+    validation: RetrievalMetrics
+    """Metrics of the EMA model on `val`."""
+
+    def flat(self) -> dict[str, float]:
+        """Return the epoch as a row of `history.csv`, by column."""
+        return {"epoch": self.epoch, "loss": self.loss, "lr": self.lr, **self.validation.flat()}
+
+    @classmethod
+    def from_flat(cls, row: Mapping[str, float]) -> Epoch:
+        """Build the epoch from what `flat` returns."""
+        return cls(epoch=int(row["epoch"]), loss=row["loss"], lr=row["lr"], validation=RetrievalMetrics.from_flat(row))
+
+
+class EpochProgress(BaseModel):
+    """What `on_epoch` receives after each epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: Epoch
+    """The epoch that has ended."""
+    num_epochs: int
+    """Epochs of the whole training."""
+    num_items: int
+    """Images and captions that the epoch trained on."""
+    seconds: float
+    """Duration of the epoch, with its validation."""
+    seconds_left: float
+    """Estimated time for the remaining steps, in seconds."""
+
+
+def write_history(path: Path, history: Sequence[Epoch]) -> None:
+    """Write the history as CSV, one row per epoch, with an atomic write."""
+    rows = [epoch.flat() for epoch in history]
     with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]))
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)

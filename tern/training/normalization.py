@@ -1,4 +1,4 @@
-"""Normalization of `tern`."""
+"""Statistics of the training set that a network needs: mean and std of the shortcut, mean feature of region counts."""
 
 from __future__ import annotations
 
@@ -10,48 +10,63 @@ from torch import nn
 
 from data.store import Store
 from tern.batching.pooled import pool_features
+from tern.networks.region_counts import RegionCounts
+from tern.networks.shortcut import CaptionShortcut, ImageShortcut
 
-SAMPLE = 8192  # items that a mean and a spread are taken from; more changes neither by much
-CHUNK = 256  # items in memory while that is done
+SAMPLE = 8192  # maximum number of items for a mean and a std; more items hardly change them
+CHUNK = 256  # items in memory at once
 
 
 @torch.no_grad()
 def fit_normalization(
-    model: nn.Module, regions: Store, tokens: Store, images: Sequence[str], captions: Sequence[str]
+    model: nn.Module, regions: Store, tokens: Store, image_ids: Sequence[str], caption_ids: Sequence[str]
 ) -> None:
-    """Take the middle and spread of both direct roads, and the feature_mean that regions alike are counted around, from
-    training items: the same on every process and every start.
+    """Compute the statistics of a network from training items; equal in every process and in every run.
 
     Args:
-        model: one of `tern.model.build_model`; nothing happens to one without either
-        images, captions: ids of the training split; of more than `SAMPLE` an even part is read
+        model: Network from `build_model`; one without shortcut and region counts stays unchanged.
+        regions: Region store.
+        tokens: Token store.
+        image_ids: Images of the training split; of more than `SAMPLE`, an evenly spaced selection is read.
+        caption_ids: Captions of the training split, likewise.
     """
-    if getattr(model, "counts", None) is not None:
-        model.counts.feature_mean.copy_(
-            torch.from_numpy(mean_and_std(images, lambda ids: pool_features(regions, ids, "scored"))[0])
-        )
-    if getattr(model, "image_shortcut", None) is None:
+    counts = getattr(model, "counts", None)
+    if isinstance(counts, RegionCounts):
+        mean, _ = mean_and_std(image_ids, lambda ids: pool_features(regions, ids, "scored"))
+        counts.feature_mean.copy_(torch.from_numpy(mean))
+    images, captions = getattr(model, "image_shortcut", None), getattr(model, "caption_shortcut", None)
+    if not isinstance(images, ImageShortcut) or not isinstance(captions, CaptionShortcut):
         return
-    views = model.image_shortcut.POOLINGS
-    mean, std = mean_and_std(images, lambda ids: np.hstack([pool_features(regions, ids, how) for how in views]))
-    # a number that hardly moves in training says nothing: the noise of one new image would be blown up
+    mean, std = mean_and_std(
+        image_ids, lambda ids: np.hstack([pool_features(regions, ids, pooling) for pooling in images.POOLINGS])
+    )
+    # A feature that is almost constant in training carries no information: dividing by its std would amplify noise.
     std[std <= 1e-3 * std.mean()] = np.inf
-    model.image_shortcut.mean.copy_(torch.from_numpy(mean))
-    model.image_shortcut.std.copy_(torch.from_numpy(std))
+    images.mean.copy_(torch.from_numpy(mean))
+    images.std.copy_(torch.from_numpy(std))
 
-    def unit(ids: Sequence[str]) -> np.ndarray:
+    def pool_captions(ids: Sequence[str]) -> np.ndarray:
         rows = pool_features(tokens, ids)
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+        unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+        return unit
 
-    model.caption_shortcut.mean.copy_(torch.from_numpy(mean_and_std(captions, unit)[0]))
+    captions.mean.copy_(torch.from_numpy(mean_and_std(caption_ids, pool_captions)[0]))
 
 
-def mean_and_std(ids: Sequence[str], rows_of: Callable[[Sequence[str]], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (d,) of the rows (n, d) of some ids, read in parts."""
+def mean_and_std(ids: Sequence[str], read: Callable[[Sequence[str]], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute mean and standard deviation of the rows of items, in chunks.
+
+    Args:
+        ids: Item ids.
+        read: Function from item ids to their rows (n, d).
+
+    Returns:
+        Mean and standard deviation, each (d,) float64.
+    """
     ids = [ids[i] for i in np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).round().astype(int)]
-    total, squares = 0.0, 0.0
+    total, squares = np.float64(0), np.float64(0)
     for start in range(0, len(ids), CHUNK):
-        rows = rows_of(ids[start : start + CHUNK]).astype(np.float64)
+        rows = read(ids[start : start + CHUNK]).astype(np.float64)
         total, squares = total + rows.sum(axis=0), squares + (rows**2).sum(axis=0)
-    mean = total / len(ids)
+    mean = np.asarray(total / len(ids))
     return mean, np.sqrt(np.maximum(squares / len(ids) - mean**2, 0))

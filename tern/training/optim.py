@@ -1,45 +1,53 @@
-"""How weights move: which of them decay, the rate of each step, their average; and a loss that has stopped to say."""
+"""How weights are updated: weight decay, learning rate per step, EMA; and the detection of a loss on its plateau."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from tern.config import LossConfig
+from tern.config import LossConfig, TrainConfig
 
-if TYPE_CHECKING:
-    from tern.config import TrainConfig
-
-
-PLATEAU_BATCHES = 100  # batches in a row on the plateau before it is called one
-PLATEAU_TOLERANCE = 0.02  # of the plateau: how far a loss may be from it and still stand on it
+PLATEAU_BATCHES = 100  # consecutive batches on the plateau before a warning
+PLATEAU_TOLERANCE = 0.02  # maximum relative distance of a loss from the plateau
 
 
 def make_param_groups(
-    model: nn.Module, loss: nn.Module, weight_decay: float, text: nn.Module | None = None, text_rate: float = 0.1
+    model: nn.Module,
+    loss: nn.Module,
+    weight_decay: float,
+    text: nn.Module | None = None,
+    text_lr_scale: float = 0.1,
 ) -> list[dict[str, Any]]:
-    """Parameters for AdamW: matrices decay, vectors and what the loss learns do not.
+    """Make the parameter groups of AdamW; only matrices of the network have weight decay.
 
-    `scale` is the part of the rate that a group has: 1, or `text_rate` for those of `text`, a part of the model.
+    Args:
+        model: The network.
+        loss: The loss.
+        weight_decay: Weight decay of matrices.
+        text: Text encoder inside `model`, if it is trained.
+        text_lr_scale: Learning rate of `text` as a fraction of that of the rest; a group has its factor as `scale`.
     """
-    slow = {id(p) for p in text.parameters()} if text is not None else set()
-    found = []
-    for scale, mine in ((1.0, False), (text_rate, True)):
-        own = [p for p in model.parameters() if p.requires_grad and (id(p) in slow) == mine]
-        vectors = [p for p in own if p.ndim < 2]
-        vectors += [] if mine else [p for p in loss.parameters() if p.requires_grad]
-        found.append({"params": [p for p in own if p.ndim > 1], "weight_decay": weight_decay, "scale": scale})
-        found.append({"params": vectors, "weight_decay": 0.0, "scale": scale})
-    return [group for group in found if group["params"]]
+    text_ids = {id(p) for p in text.parameters()} if text is not None else set()
+    groups: list[dict[str, Any]] = []
+    for scale, is_text in ((1.0, False), (text_lr_scale, True)):
+        parameters = [p for p in model.parameters() if p.requires_grad and (id(p) in text_ids) == is_text]
+        vectors = [p for p in parameters if p.ndim < 2]
+        vectors += [] if is_text else [p for p in loss.parameters() if p.requires_grad]
+        groups.append({"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "scale": scale})
+        groups.append({"params": vectors, "weight_decay": 0.0, "scale": scale})
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
     config: TrainConfig, model: nn.Module, loss: nn.Module, text: nn.Module | None = None
 ) -> torch.optim.AdamW:
-    """AdamW over the `groups`, fused: one pass over memory where torch's own loop makes six."""
+    """Build AdamW over `make_param_groups`.
+
+    It is fused: one pass over memory instead of the six of torch's own loop.
+    """
     return torch.optim.AdamW(
         make_param_groups(model, loss, config.weight_decay, text, config.text_lr_scale),
         lr=config.lr, betas=config.betas, eps=config.eps, fused=True,
@@ -47,30 +55,40 @@ def build_optimizer(
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") -> float:
-    """Fraction of the highest rate at a step of `steps`.
+    """Compute the learning rate of a step as a fraction of the maximum.
 
-    A line up for the first `warmup` of all (from 1 on: for so many steps), then a cosine to 0, or `constant`.
+    Args:
+        step: Number of the step, from 0.
+        steps: Number of all steps.
+        warmup: Steps of the linear warmup: a fraction of all steps if below 1, else their number.
+        schedule: `cosine` to decrease to 0 after the warmup, or `constant`.
     """
-    up = max(1, round(warmup if warmup >= 1 else steps * warmup))
-    if step < up:
-        return (step + 1) / up
-    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * (step - up) / max(1, steps - up)))
+    warmup_steps = max(1, round(warmup if warmup >= 1 else steps * warmup))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
 @torch.no_grad()
-def update_ema(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the model's; the decay is small at first, else the start would stay in them."""
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)  # one call for a GPU
+def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the EMA weights towards those of the model by a fraction of 1 - `decay`."""
+    torch._foreach_lerp_(
+        list(ema_model.parameters()), list(model.parameters()), 1 - decay
+    )  # one call for all parameters
 
 
 def is_on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
-    """Whether a loss of the hinge of hardest negatives is that of vectors which are all alike: two margins a pair.
+    """Return whether a hinge loss with hardest negatives has the value that equal vectors give.
 
-    There each positive scores as its hardest negative does, both ways, and no gradient leads out.
+    The value is two margins per pair. There, each positive scores as high as its hardest negative in both directions,
+    and the gradient is 0.
 
     Args:
-        loss: of one batch
-        captions: in the batch, which `sum` adds up over
+        loss: Loss of one batch.
+        captions: Number of captions in the batch, over which the reduction `sum` adds.
+        config: Settings of the loss.
     """
     plateau = 2 * config.margin * (captions if config.reduction == "sum" else 1)
     return abs(loss - plateau) <= PLATEAU_TOLERANCE * plateau

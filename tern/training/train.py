@@ -1,9 +1,9 @@
-"""Training: two stores and a dataset into a folder with the best weights.
+"""Train a model: two stores and a dataset in, a folder with the best weights out.
 
-The folder holds `last.pt` (everything a resumed run needs), `best.safetensors`, `last.safetensors` and
-`ema.safetensors`, `history.csv` (a row an epoch), `curves.png`, and `model.json`, which is written last:
-with it the training is done, without it, it is not. A run that is killed anywhere and started again
-ends, on a CPU, with the same bits as one straight through.
+The folder contains `last.pt` (the checkpoint from which a training resumes), `best.safetensors`, `last.safetensors` and
+`ema.safetensors`, `history.csv` (one row per epoch), `curves.png`, and the model card `model.json`. The card is written
+last and marks the training as finished. A training that was killed at any moment and started again ends, on a CPU, with
+the same bits as one without interruption.
 """
 
 from __future__ import annotations
@@ -12,142 +12,150 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from data.datasets import Dataset
-from data.io import digest, read_json, remove_stale_temporaries, write_json, write_lock
-from data.store import Store
+from data.io import digest, remove_stale_temporaries, write_lock
+from tern.card import MODEL_CARD, ModelCard, read_model_card, write_model_card
 from tern.config import TrainConfig
-from tern.model.folder import MODEL_CARD
 from tern.parallel.group import barrier, broadcast_from_rank0, get_rank_and_world_size
 from tern.training.checkpoint import CheckpointManager, check_fingerprint, load_checkpoint
 from tern.training.curves import TensorBoardLogger
+from tern.training.history import EpochProgress
+from tern.training.inputs import TrainingInputs
 from tern.training.trainer import Trainer
 
-VERSION = 8  # to be raised when equal settings give other weights: runs are named by it
-SETTINGS_WITHOUT_EFFECT = {
-    "device",
-    "save_steps",
-    "save_seconds",
-    "tensorboard",
-}  # settings that are no part of what a run is
+VERSION = 8  # part of the digest that names a training; raise it when equal settings give other weights
+SETTINGS_WITHOUT_EFFECT = {"device", "save_steps", "save_seconds", "tensorboard"}  # not part of the digest
+OnEpoch = Callable[[EpochProgress], None]
 
 
-def fingerprint(config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset) -> str:
-    """12 hex digits that name a training: its config, and recipe and content of what it trains and validates on.
+def fingerprint(inputs: TrainingInputs, config: TrainConfig) -> str:
+    """Compute the digest (12 hex digits) that names a training.
+
+    It covers the settings, and the recipe and the content of the items of `train` and `val`.
 
     Raises:
-        ValueError: an item that a store does not have, named, or a dataset without `train` or `val`
+        ValueError: A store lacks an item, or the dataset has no split `train` or `val`.
     """
     parts = []
     for split in ("train", "val"):
-        part = dataset.select_split(split)
-        images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
-        parts.append(
-            [
-                split,
-                regions.content_digest(images),
-                tokens.content_digest(captions),
-                sorted(part.image_id_by_caption_id.items()),
-            ]
-        )
+        part = inputs.dataset.select_split(split)
+        images = inputs.regions.content_digest([image.id for image in part.images])
+        captions = inputs.tokens.content_digest([caption.id for caption in part.captions])
+        parts.append([split, images, captions, sorted(part.image_id_by_caption_id.items())])
     return digest([VERSION, config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT), parts])
 
 
 def train(
+    inputs: TrainingInputs,
     config: TrainConfig,
-    regions: Store,
-    tokens: Store,
-    dataset: Dataset,
     folder: Path,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     device: str = "cpu",
     text_encoder: nn.Module | None = None,
 ) -> Path:
-    """Train on split `train`, choose the epoch with the highest rsum on `val`, a mean over the last `choose_over`.
+    """Train on split `train` and keep the epoch with the highest rsum on `val`.
 
-    Where several processes are one group (`tern.distributed.joined`), each calls this and trains with its share.
+    The rsum is averaged over `selection_window` epochs. In a process group (`tern.parallel.process_group`), every
+    process calls this function and trains with its share.
 
     Args:
-        regions: region store with an item for every image
-        tokens: token store with an item for every caption
-        folder: where the run lives; a finished one is returned at once, a broken-off one is resumed
-        on_epoch: called after each epoch that this call runs, with its row of the history and
-            `num_epochs`, `num_items` (images and captions seen), `seconds` and `seconds_left`
-        device: `cpu` or `cuda`; no part of the run's name, as the number of processes is none
-        text_encoder: (ids (b, l), mask (b, l)) -> (b, l, d), what the tokens' features were made with; for `fine_tune`
+        inputs: Stores and dataset.
+        config: Settings of the training.
+        folder: Folder of the training. A finished one is returned at once, an interrupted one is resumed.
+        on_epoch: Called after each epoch that this call runs.
+        device: `cpu` or `cuda`. Like the number of processes, it is not part of the digest that names the training.
+        text_encoder: Text encoder of the token store, for `fine_tune`: (ids (b, l), mask (b, l)) -> (b, l, d).
 
-    Returns: the folder, with `model.json` in it
+    Returns:
+        The folder, which contains the model card.
 
     Raises:
-        ValueError: `val` without captions, an item missing from a store, a folder of another run, a loss that does
-            not fit, a loss or gradient that is no longer finite (naming the images), or a folder another trains in
+        ValueError: `val` has no captions, a store lacks an item, the folder belongs to another training or another
+            process trains in it, the loss does not fit, or a loss or gradient is not finite (the message lists the
+            images).
     """
-    if not dataset.select_split("val").captions:
-        raise ValueError(f"{dataset.name}: split 'val' has no captions, so no epoch can be chosen; give it some")
+    if not inputs.dataset.select_split("val").captions:
+        raise ValueError(
+            f"{inputs.dataset.name}: split 'val' has no captions, so that no epoch can be selected. Add captions to it."
+        )
     if config.fine_tune != (text_encoder is not None):
-        raise ValueError("fine_tune needs a text encoder, and without it none is taken: give both or neither")
-    folder, key = Path(folder), fingerprint(config, regions, tokens, dataset)
-    finished = lambda: broadcast_from_rank0((folder / MODEL_CARD).is_file())  # noqa: E731
-    if not finished():
+        raise ValueError(
+            f"fine_tune is {config.fine_tune}, but a text encoder is {'not ' if config.fine_tune else ''}passed. Use "
+            "both or neither."
+        )
+    folder, key = Path(folder), fingerprint(inputs, config)
+
+    def is_finished() -> bool:
+        return broadcast_from_rank0((folder / MODEL_CARD).is_file())
+
+    if not is_finished():
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            nullcontext() if get_rank_and_world_size()[0] else write_lock(folder)
-        ):  # two that train there would leave weights of both
-            if not finished():
-                _train(config, regions, tokens, dataset, folder, key, on_epoch, device, text_encoder)
+        # Two processes that train in one folder independently would mix their weights.
+        with nullcontext() if get_rank_and_world_size()[0] else write_lock(folder):
+            if not is_finished():
+                run_training(Trainer(inputs, config, device, text_encoder), folder, key, on_epoch)
             barrier()
-    check_fingerprint(read_json(folder / MODEL_CARD)["fingerprint"], key, folder)
+    check_fingerprint(read_model_card(folder).fingerprint, key, folder)
     return folder
 
 
-def _train(
-    config: TrainConfig, regions: Store, tokens: Store, dataset: Dataset, folder: Path, key: str,
-    on_epoch: Callable[[dict[str, float]], None] | None, device: str, text_encoder: nn.Module | None,
-) -> None:  # fmt: skip
-    """As `train`, in a folder that is this run's alone."""
-    run = Trainer(config, regions, tokens, dataset, device, text_encoder)
-    if not run.rank:
+def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | None) -> None:
+    """Resume or start a training in a locked folder and write its model card at the end."""
+    if not trainer.rank:
         remove_stale_temporaries(folder)
-    load_checkpoint(folder, key, run)
-    keeper = CheckpointManager(folder, key, run, config.save_steps, config.save_seconds)
-    run_epochs(run, keeper, on_epoch)
-    if not run.rank:
-        keeper.save_final()
-        write_model_card(folder, key, run)
+    load_checkpoint(folder, key, trainer)
+    config = trainer.config
+    manager = CheckpointManager(folder, key, trainer, config.save_steps, config.save_seconds)
+    run_epochs(trainer, manager, on_epoch)
+    if not trainer.rank:
+        manager.save_final()
+        write_model_card(folder, make_model_card(trainer, key))
 
 
-def run_epochs(run: Trainer, keeper: CheckpointManager, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
-    """The epochs that are left, each put on disk and told of."""
-    board = (
-        TensorBoardLogger(keeper.folder, run.epoch * run.batches_per_epoch + 1)
-        if run.config.tensorboard and not run.rank
-        else None
-    )
-    while not run.is_finished:
-        began, before = time.perf_counter(), run.global_step
-        seen = sum(len(plan.images) + len(plan.captions) for plan in run.plan_batches(run.epoch))
-        row = run.train_epoch(keeper.after_step)
-        keeper.after_epoch()
-        seconds = time.perf_counter() - began
-        left = seconds / (run.global_step - before) * (run.config.epochs * run.steps_per_epoch - run.global_step)
+def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch | None) -> None:
+    """Run the remaining epochs; save and report each of them."""
+    board = None
+    if trainer.config.tensorboard and not trainer.rank:
+        board = TensorBoardLogger(manager.folder, trainer.epoch * trainer.batches_per_epoch + 1)
+    total_steps = trainer.config.epochs * trainer.steps_per_epoch
+    while not trainer.is_finished:
+        start, first_step = time.perf_counter(), trainer.global_step
+        num_items = sum(len(batch.images) + len(batch.captions) for batch in trainer.plan_batches(trainer.epoch))
+        epoch = trainer.train_epoch(manager.after_step)
+        manager.after_epoch()
+        seconds = time.perf_counter() - start
+        seconds_left = seconds / (trainer.global_step - first_step) * (total_steps - trainer.global_step)
         if board:
-            board.log_epoch(row, run.losses, run.epoch * run.batches_per_epoch)
-        if on_epoch and not run.rank:
-            told = {"num_epochs": run.config.epochs, "num_items": seen, "seconds": seconds, "seconds_left": left}
-            on_epoch(row | told)
+            board.log_epoch(epoch, trainer.losses, trainer.epoch * trainer.batches_per_epoch)
+        if on_epoch and not trainer.rank:
+            on_epoch(
+                EpochProgress(
+                    epoch=epoch,
+                    num_epochs=trainer.config.epochs,
+                    num_items=num_items,
+                    seconds=seconds,
+                    seconds_left=seconds_left,
+                )
+            )
     if board:
         board.close()
 
 
-def write_model_card(folder: Path, key: str, run: Trainer) -> None:
-    """Write the model's card, the one sign that training is done."""
-    best, config = run.history[run.best_epoch - 1], run.config.model_dump(mode="json")
-    card: dict[str, Any] = {"fingerprint": key, "config": config, "model": config["model"]}
-    card |= {"region_dim": run.regions.dim, "token_dim": run.tokens.dim, "fine_tuned": run.config.fine_tune}
-    card |= {"region_recipe": digest(run.regions.recipe), "token_recipe": digest(run.tokens.recipe)}
-    card |= {"num_parameters": sum(p.numel() for p in run.model.parameters()), "epoch": best["epoch"]}
-    metrics = {name: value for name, value in best.items() if name not in ("epoch", "loss", "lr")}
-    write_json(folder / MODEL_CARD, card | {"metrics": metrics})
+def make_model_card(trainer: Trainer, key: str) -> ModelCard:
+    """Make the card of a finished training."""
+    best, config, inputs = trainer.history[trainer.best_epoch - 1], trainer.config, trainer.inputs
+    return ModelCard(
+        fingerprint=key,
+        config=config,
+        model=config.model,
+        region_dim=inputs.regions.dim,
+        token_dim=inputs.tokens.dim,
+        region_recipe=digest(inputs.regions.recipe),
+        token_recipe=digest(inputs.tokens.recipe),
+        fine_tuned=config.fine_tune,
+        num_parameters=sum(p.numel() for p in trainer.model.parameters()),
+        epoch=best.epoch,
+        metrics=best.validation.flat(),
+    )

@@ -1,4 +1,4 @@
-"""Validation of `tern`."""
+"""Retrieval metrics of a model on a split, straight from the stores. Used after each epoch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from torch import nn
 from data.datasets import Dataset
 from data.store import Store
 from tern.evaluation.metrics import retrieval_metrics
+from tern.evaluation.results import RetrievalMetrics
 from tern.model.embed import embed_captions, embed_images
 
 
-def evaluate_split(model: nn.Module, regions: Store, tokens: Store, part: Dataset) -> dict[str, float]:
-    """`retrieval_metrics` of one split, from the stores."""
-    images, captions = [image.id for image in part.images], [caption.id for caption in part.captions]
-    seen = np.concatenate([rows for _, rows in embed_images(model, regions, images)])
-    told = np.concatenate([rows for _, rows in embed_captions(model, tokens, captions)])
-    return retrieval_metrics(seen, images, told, [part.image_id_by_caption_id[name] for name in captions])
+def evaluate_split(model: nn.Module, regions: Store, tokens: Store, dataset: Dataset) -> RetrievalMetrics:
+    """Compute the metrics of a model on all images and captions of a dataset, for example of one split."""
+    image_ids, caption_ids = [image.id for image in dataset.images], [caption.id for caption in dataset.captions]
+    image_vectors = np.concatenate([rows for _, rows in embed_images(model, regions, image_ids)])
+    caption_vectors = np.concatenate([rows for _, rows in embed_captions(model, tokens, caption_ids)])
+    caption_image_ids = [dataset.image_id_by_caption_id[name] for name in caption_ids]
+    return retrieval_metrics(image_vectors, image_ids, caption_vectors, caption_image_ids)

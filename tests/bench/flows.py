@@ -57,23 +57,41 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
     from pipeline.plans.load import load_plan
     from pipeline.runs.runner import PipelineRunner
     from pipeline.runs.workers import make_process_map
+    from pipeline.stages.results import Features, Vectors
 
     plan = str(small_plan(folder, workers=2))
-    chain = lambda: PipelineRunner(load_plan(plan, tuple(SMALL)), lambda label: make_process_map(2, label))  # noqa: E731
-    extract = lambda made: (made.regions, made.tokens)  # noqa: E731
+    make_runner = lambda: PipelineRunner(load_plan(plan, tuple(SMALL)), lambda stage: make_process_map(2, stage))  # noqa: E731
+
+    def extract() -> Features:
+        runner = make_runner()
+        return runner.extract(runner.load_dataset())
+
+    def embed() -> tuple[PipelineRunner, Vectors]:
+        runner = make_runner()
+        features = runner.extract(runner.load_dataset())
+        return runner, runner.embed(features, runner.train(features))
+
+    def evaluate() -> Path:
+        runner, vectors = embed()
+        return runner.evaluate(vectors)
+
+    def publish() -> Path:
+        runner, vectors = embed()
+        return runner.publish_index(vectors)
+
     stores = folder / "run" / "stores"
 
     def anew(call: Callable[[], object]) -> float:
         shutil.rmtree(stores, ignore_errors=True)
         return took(call)
 
-    _ = chain().index, flows.build_index(plan, SMALL)
+    _ = publish(), flows.build_index(plan, SMALL)
     stages = {
-        "extract-flickr": (lambda: extract(chain()), lambda: flows.extract_flickr(plan, SMALL)),
-        "train-tern": (lambda: chain().metrics, lambda: flows.train_tern(plan, SMALL)),
-        "build-index": (lambda: write_report(chain()), lambda: flows.build_index(plan, SMALL)),
-        "reindex": (lambda: chain().index, lambda: flows.reindex(plan, SMALL)),
-        "pipeline, four runs": (lambda: write_report(chain()), lambda: flows.pipeline(plan, SMALL)),
+        "extract-flickr": (extract, lambda: flows.extract_flickr(plan, SMALL)),
+        "train-tern": (evaluate, lambda: flows.train_tern(plan, SMALL)),
+        "build-index": (lambda: write_report(make_runner().run_all()), lambda: flows.build_index(plan, SMALL)),
+        "reindex": (publish, lambda: flows.reindex(plan, SMALL)),
+        "pipeline, four runs": (lambda: write_report(make_runner().run_all()), lambda: flows.pipeline(plan, SMALL)),
     }
     fresh = [tuple(anew(call) for call in stages["extract-flickr"]) for _ in range(RUNS)]
     return {"anew": fresh, **{name: [tuple(map(took, calls)) for _ in range(RUNS)] for name, calls in stages.items()}}

@@ -10,27 +10,22 @@ import pytest
 
 from data.store.store import Store
 from pipeline.plans.load import load_plan
-from pipeline.runs.estimate import estimate_extraction, estimate_undrawn_demo, select_splits
+from pipeline.runs.estimate import estimate_extraction, estimate_undrawn_demo
 from pipeline.runs.runner import PipelineRunner
 from pipeline.runs.stage_log import seconds_per_item
-from tests.helpers.small_plan import small_plan
-
-
-def chain_of(plan, splits=None) -> PipelineRunner:
-    chain = PipelineRunner(plan)
-    if splits:
-        chain.dataset = select_splits(chain.dataset, plan, splits)
-    return chain
+from pipeline.stages.extract import select_splits
+from pipeline.workspace import Workspace
+from tests.helpers.small_plan import extract_features, small_plan
 
 
 def files(workspace) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in workspace.glob("stores/*/*.h5")}
 
 
-def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so_before(finished, tmp_path):
-    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so_before(finished_pipeline, tmp_path):
+    shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     plan = load_plan(str(small_plan(tmp_path)))
-    dataset = PipelineRunner(plan).dataset
+    dataset = PipelineRunner(plan).load_dataset()
     ids = lambda *splits: {image.id for image in dataset.images if image.split in splits}  # noqa: E731
     said = lambda *splits: {c.id for c in dataset.captions if c.image_id in ids(*splits)}  # noqa: E731
 
@@ -38,7 +33,7 @@ def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so
     told = [(e.num_existing, e.num_missing, e.num_shards, e.seconds) for e in estimate_undrawn_demo(new, ["test"])]
     assert not (tmp_path / "new" / "dataset").exists(), "no picture is drawn by an estimate"
     assert estimate_undrawn_demo(plan, ["test"]) == []
-    before = estimate_extraction(chain_of(plan, ["test"]))
+    before = estimate_extraction(plan, PipelineRunner(plan).load_dataset(["test"]))
     assert (
         [(e.num_existing, e.num_missing, e.num_shards, e.seconds) for e in before]
         == [(0, 6, 1, None), (0, 30, 1, None)]
@@ -46,11 +41,12 @@ def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so
     )
     assert files(plan.workspace) == {}, "nothing is extracted by an estimate"
     for split in ("val", "test"):
-        chain = chain_of(plan, [split])
+        runner = PipelineRunner(plan)
+        features = runner.extract(runner.load_dataset([split]))
         done = (split,) if split == "val" else ("val", "test")
-        assert set(Store(chain.regions).ids) == ids(*done), "what other splits have is kept"
-        assert set(Store(chain.tokens).ids) == said(*done)
-    regions, tokens = estimate_extraction(PipelineRunner(plan))
+        assert set(Store(features.regions).ids) == ids(*done), "what other splits have is kept"
+        assert set(Store(features.tokens).ids) == said(*done)
+    regions, tokens = estimate_extraction(plan, PipelineRunner(plan).load_dataset())
     assert (regions.num_existing, regions.num_missing, regions.num_shards) == (12, 24, 3)
     assert (tokens.num_existing, tokens.num_missing, tokens.num_shards) == (60, 120, 3)
     assert 0 < regions.seconds < 600
@@ -58,17 +54,17 @@ def test_one_split_after_another_gives_the_store_of_all_and_the_estimate_says_so
     lines = [json.loads(line) for line in (plan.workspace / "stages.jsonl").read_text().split("\n") if line]
     assert [line["items"] for line in lines if line["stage"] == "region features"] == [6, 6]
     made = files(plan.workspace)
-    whole = PipelineRunner(plan)
-    assert set(Store(whole.regions).ids) == set(Store(finished.regions).ids)
-    assert set(Store(whole.tokens).ids) == set(Store(finished.tokens).ids)
+    whole = extract_features(plan)
+    assert set(Store(whole.regions).ids) == set(Store(finished_pipeline.features.regions).ids)
+    assert set(Store(whole.tokens).ids) == set(Store(finished_pipeline.features.tokens).ids)
     assert made.items() <= files(plan.workspace).items(), "nothing is made twice"
-    assert [e.num_missing for e in estimate_extraction(whole)] == [0, 0]
+    assert [e.num_missing for e in estimate_extraction(plan, whole.input_dataset)] == [0, 0]
     before, _, after = small_plan(tmp_path).read_text().partition("[regions]")
     given = tmp_path / "given.toml"
     given.write_text(f'regions_store = "{whole.regions}"\n{before}{after[after.index("[text]") :]}')
-    assert [e.store for e in estimate_extraction(PipelineRunner(load_plan(str(given))))] == [tokens.store], (
-        "no regions are to be made"
-    )
+    plan = load_plan(str(given))
+    estimates = estimate_extraction(plan, PipelineRunner(plan).load_dataset())
+    assert [e.store for e in estimates] == [tokens.store], "no regions are to be made"
 
 
 def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path):
@@ -77,8 +73,8 @@ def test_the_cost_is_that_of_all_runs_that_say_how_many_items_they_made(tmp_path
     lines = [about | {"seconds": s} | ({} if items is None else {"items": items}) for s, items in runs]
     lines += [about | {"output": "regions-1", "seconds": 7.0, "items": 1}]
     (tmp_path / "stages.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "reg')
-    assert seconds_per_item(tmp_path, "region features", "regions-0") == 100 / 20
-    assert seconds_per_item(tmp_path, "token features", "regions-0") is None
+    assert seconds_per_item(Workspace(tmp_path), "region features", "regions-0") == 100 / 20
+    assert seconds_per_item(Workspace(tmp_path), "token features", "regions-0") is None
 
 
 def test_one_of_several_plans_that_fails_in_any_way_stops_no_other_and_all_are_named(monkeypatch):
@@ -123,11 +119,11 @@ def test_a_pipeline_runs_from_the_stage_that_it_is_told(start_at, runs, monkeypa
     assert done == [(name, "demo", ["train.seed=1"]) for name in runs]
 
 
-def test_a_split_that_is_not_there_is_named(finished, tmp_path):
+def test_a_split_that_is_not_there_is_named(finished_pipeline, tmp_path):
     with pytest.raises(ValueError, match="no split dev; it has"):
-        select_splits(finished.dataset, finished.plan, ["test", "dev"])
+        select_splits(finished_pipeline.features.dataset, finished_pipeline.plan, ["test", "dev"])
     with pytest.raises(ValueError, match="demo has no split dev; it has train, val, test"):
-        estimate_undrawn_demo(finished.plan.model_copy(update={"workspace": tmp_path}), ["test", "dev"])
+        estimate_undrawn_demo(finished_pipeline.plan.model_copy(update={"workspace": tmp_path}), ["test", "dev"])
 
 
 DRY = """
@@ -146,9 +142,9 @@ except FileNotFoundError as error:
 """
 
 
-def test_the_flow_says_what_it_would_do_takes_splits_and_plans_and_pins_a_model(server, finished, tmp_path):
+def test_the_flow_says_what_it_would_do_takes_splits_and_plans_and_pins_a_model(server, finished_pipeline, tmp_path):
     pytest.importorskip("prefect")
-    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+    shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     path = small_plan(tmp_path)
     ended = server.python(DRY, str(path))
     assert ended.returncode == 0, ended.stderr
@@ -159,8 +155,10 @@ def test_the_flow_says_what_it_would_do_takes_splits_and_plans_and_pins_a_model(
     assert "has no trained model" in pinned
     last, split, said = server.runs("extract-flickr")[:3]
     rows = json.loads(server.artifacts(said)["dry-run"]["data"])
-    assert [(row["there"], row["to do"], row["shards"]) for row in rows] == [(0, 6, 1), (0, 30, 1)]
+    assert [(row["existing"], row["missing"], row["shards"]) for row in rows] == [(0, 6, 1), (0, 30, 1)]
     assert json.loads(server.artifacts(split)["stores"]["data"])[0]["items"] == 6
     assert last["state"]["type"] == "FAILED"
     workspace = load_plan(str(path)).workspace
-    assert set(Store(workspace / "stores" / finished.regions.name).ids) == set(Store(finished.regions).ids)
+    assert set(Store(workspace / "stores" / finished_pipeline.features.regions.name).ids) == set(
+        Store(finished_pipeline.features.regions).ids
+    )

@@ -14,6 +14,7 @@ import pytest
 
 from data.io.locks import WriteLockError, write_lock
 from index.versions.switch import RejectedError, verify_version
+from pipeline.workspace import Workspace
 from tests.helpers.flow_jobs import counted
 from tests.helpers.flow_server import await_, copied
 
@@ -91,7 +92,7 @@ def test_a_store_that_another_process_writes_is_waited_for_and_at_last_refused_w
     monkeypatch.setattr(retries.time, "sleep", lambda seconds: looks.append(seconds) or len(looks) < 3 or other.close())
     assert retry("publishing", write) == "written"
     assert looks == [LOCK_POLL_SECONDS] * 3
-    monkeypatch.setattr(retries, "LOCK_TIMEOUT_SECONDS", 0)
+    monkeypatch.setenv("TERN_LOCK_TIMEOUT_MINUTES", "0")
     with write_lock(tmp_path), pytest.raises(WriteLockError, match=f"is being written by process {os.getpid()}"):
         wait_for_lock("publishing", write)
 
@@ -202,8 +203,10 @@ print(flows.build_index(sys.argv[1], ["train.epochs=5"]))
 """
 
 
-def test_a_busy_disk_in_training_and_publishing_is_waited_for_and_nothing_is_done_twice(server, finished, tmp_path):
-    plan, workspace = copied(finished.plan.workspace, tmp_path / "busy", "train_tern")
+def test_a_busy_disk_in_training_and_publishing_is_waited_for_and_nothing_is_done_twice(
+    server, finished_pipeline, tmp_path
+):
+    plan, workspace = copied(finished_pipeline.plan.workspace, tmp_path / "busy", "train_tern")
     ended = server.python(BUSY, str(plan), str(workspace / "index"))
     assert ended.returncode == 0, ended.stderr
     rows = next(workspace.glob("models/*/history.csv")).read_text().splitlines()[1:]
@@ -226,7 +229,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from flows.server.deploy import create_gpu_limit
 from flows.tasks.shards import make_task_map_factory
-from tests import flow_jobs
+from tests.helpers import flow_jobs
 
 @flow
 def held(folder: str, function: str, jobs: int):
@@ -281,26 +284,31 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
 def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypatch, tmp_path):
     from flows import runs
 
-    class Chain:
-        regions, tokens, model, vectors = (None,) * 4
-        plan = SimpleNamespace(workspace=tmp_path)
+    class Runner:
+        workspace, plan = Workspace(tmp_path), SimpleNamespace(workspace=tmp_path)
 
-        @property
-        def dataset(self):
+        def load_dataset(self, splits, model_is_given):
             if busy:
                 raise busy.pop()
 
-        @property
-        def index(self):
+        def extract(self, dataset):
+            pass
+
+        train = extract
+
+        def embed(self, features, model):
+            pass
+
+        def publish_index(self, vectors):
             raise error
 
     shown, busy = [], [OSError(16, "resource busy")]
     monkeypatch.setattr("flows.tasks.retries.RETRY_DELAYS", [0])
     monkeypatch.setattr(runs.artifacts, "create_rejection_artifacts", lambda *told: shown.append(told))
-    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
+    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda features, workspace: None)
     monkeypatch.setattr(runs, "get_run_logger", logging.getLogger)
     with pytest.raises(type(error)):
-        runs._publish(Chain())
+        runs.run_publish(Runner())
     assert len(shown) == reports
     assert not busy, "reading the dataset is tried again"
 
@@ -309,21 +317,30 @@ def test_only_what_the_gate_refused_is_shown_as_refused(error, reports, monkeypa
 def test_the_event_of_a_new_model_is_sent_before_the_evaluation_which_may_fail(parent, events, monkeypatch, tmp_path):
     from flows import runs
 
-    class Chain:
-        dataset, regions, tokens, vectors = (None,) * 4
-        plan = SimpleNamespace(workspace=tmp_path)
-        model = tmp_path / "models" / "tern-0123456789ab"
+    class Runner:
+        workspace = Workspace(tmp_path)
 
-        @property
-        def metrics(self):
+        def load_dataset(self, splits, model_is_given):
+            pass
+
+        def extract(self, dataset):
+            pass
+
+        def train(self, features):
+            return tmp_path / "models" / "tern-0123456789ab"
+
+        def embed(self, features, model):
+            pass
+
+        def evaluate(self, vectors):
             raise ValueError("the run ends here")
 
     sent = []
     monkeypatch.setattr(runs, "emit_event", lambda *told, **more: sent.append((*told, more["payload"])))
     monkeypatch.setattr(runs, "flow_run", SimpleNamespace(parent_flow_run_id=parent))
-    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda chain: None)
+    monkeypatch.setattr(runs.artifacts, "create_store_tables", lambda features, workspace: None)
     with pytest.raises(ValueError, match="the run ends here"):
-        runs.run_training(Chain(), "demo", ("train.seed=1",), None)
+        runs.run_training(Runner(), "demo", ("train.seed=1",), None)
     told = {"plan": "demo", "model": "tern-0123456789ab"}
     resource, payload = (
         {"prefect.resource.id": f"tern.model.{told['model']}"} | told,

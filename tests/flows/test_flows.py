@@ -85,7 +85,7 @@ def edges_of(tasks: list[dict]) -> list[dict]:
     return [i for task in tasks for inputs in task["task_inputs"].values() for i in inputs if "id" in i]
 
 
-def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_line(server, finished, plan):
+def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_line(server, finished_pipeline, plan):
     """At the same time, so that one run waits for the other."""
     assert sorted(found["name"] for found in server.post("/deployments/filter", {})) == NAMES
     # The first form is the plugin's, the second stock; runs work in the folder that was deployed.
@@ -107,7 +107,7 @@ def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_
     assert server.tasks(again) == [], "what is there is not made again"
     workspace = load_plan(str(plan)).workspace
     for ours in (workspace / "stores").iterdir():
-        theirs = finished.plan.workspace / "stores" / ours.name
+        theirs = finished_pipeline.plan.workspace / "stores" / ours.name
         assert Store(ours).ids == Store(theirs).ids, "flow and command line make the same stores"
     ended = server.prefect("deployment", "run", "nobody")
     assert ended.returncode == 1
@@ -207,17 +207,17 @@ import json, logging, sys, threading, warnings
 from pathlib import Path
 from flows import flows
 from pipeline.plans.load import load_plan
-from pipeline.stages import index as indexing
-from pipeline.workspace import list_models
+from pipeline.runs import runner
+from pipeline.workspace import Workspace
 
-def noisy(*inputs, real=indexing.publish_index_update, **settings):
+def noisy(*inputs, real=runner.publish_index_update, **settings):
     warnings.warn("the loss stands at two margins", stacklevel=1)
     thread = threading.Thread(target=lambda: logging.getLogger("index.thread").info("from a plain thread"))
     thread.start()
     thread.join()
     return real(*inputs, **settings)
 
-indexing.publish_index_update = noisy
+runner.publish_index_update = noisy
 annotations = load_plan(sys.argv[1]).workspace / "dataset" / "dataset_demo.json"
 content = json.loads(annotations.read_text())
 content["images"][0]["sentences"][0]["raw"] = "a purple elephant is playing chess in the snow"
@@ -227,7 +227,7 @@ try:
 except ValueError as error:
     print(error)
 print((Path(sys.argv[2]) / "CURRENT").read_text())
-(pinned,) = list_models(load_plan(sys.argv[1]).workspace)
+(pinned,) = Workspace(load_plan(sys.argv[1]).workspace).list_models()
 print(flows.reindex(sys.argv[1], ["train.epochs=99"], pinned))
 content["images"][0]["sentences"][1]["raw"] = "a green whale is reading the news"
 annotations.write_text(json.dumps(content))

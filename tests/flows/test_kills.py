@@ -148,12 +148,14 @@ class Employed:
 
 
 @pytest.mark.timeout(120 + 200 * KILLS)
-def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, finished, tmp_path, noticed, employer):
+def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(
+    server, finished_pipeline, tmp_path, noticed, employer
+):
     """Of a deployment's run that dies with its worker, the next is itself, begun by the automation."""
     chance, killed = random.Random(0), {}
     for number in range(KILLS):  # with their worker the first, the fifth and the ninth: a shard, an epoch, a publish
         stage = STAGES[number % 3]
-        plan, workspace = copied(finished.plan.workspace, tmp_path / f"kill-{number}", stage)
+        plan, workspace = copied(finished_pipeline.plan.workspace, tmp_path / f"kill-{number}", stage)
         process = begin(server, stage, plan, DOOMED) if number % 4 else employer.begin(stage, plan)
         while not middle(stage, workspace) and process.poll() is None:
             time.sleep(0.005)
@@ -165,7 +167,7 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
         if run is None:
             assert begin(server, stage, Path(plan)).wait(120) == 0, (plan, stage)
             taken_up(stage, workspace, before)
-            check(stage, workspace, finished, server.runs(stage.replace("_", "-"))[0], server, 12 - epochs + 1)
+            check(stage, workspace, finished_pipeline, server.runs(stage.replace("_", "-"))[0], server, 12 - epochs + 1)
     for pool in employer.pools:
         employer.hire(pool)
     named = [name.replace("_", "-") for name in STAGES]
@@ -181,7 +183,7 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(server, f
             await_(lambda: found()["state_type"] == "COMPLETED", 240, "a crashed run was not begun again")  # noqa: B023
             assert found()["run_count"] == 2
             taken_up(stage, workspace, before)
-            check(stage, workspace, finished, found(), server, 12 + 1)
+            check(stage, workspace, finished_pipeline, found(), server, 12 + 1)
 
 
 def states(server: Server, run: str) -> list[dict]:
@@ -193,11 +195,11 @@ def taken_up(stage: str, workspace: Path, before: dict[str, int]) -> None:
     assert {path: now.get(path) for path in before} == before, f"{stage}: a shard is made once"
 
 
-def check(stage: str, workspace: Path, finished, run: dict, server: Server, epochs: int) -> None:
+def check(stage: str, workspace: Path, finished_pipeline, run: dict, server: Server, epochs: int) -> None:
     """What the second run left is whole, and it did not begin again: it trained so many epochs at most."""
     if stage == "extract_flickr":
         for ours in (workspace / "stores").iterdir():
-            assert Store(ours).ids == Store(finished.plan.workspace / "stores" / ours.name).ids
+            assert Store(ours).ids == Store(finished_pipeline.plan.workspace / "stores" / ours.name).ids
     if stage == "train_tern":
         assert trained(workspace) == list(range(1, 13))
         done = [task["name"] for task in server.tasks(run) if task["name"].startswith("epoch")]
@@ -206,11 +208,16 @@ def check(stage: str, workspace: Path, finished, run: dict, server: Server, epoc
         assert verify_version(workspace / "index")
 
 
-def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_model_whole(server, finished, tmp_path):
+def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_model_whole(
+    server, finished_pipeline, tmp_path
+):
     """An extraction, and a training that begins while the extraction is ended."""
     settings, begun = ["images_per_shard=2", "train.epochs=60"], {}
     for stage in STAGES[:2]:
-        name, (plan, workspace) = stage.replace("_", "-"), copied(finished.plan.workspace, tmp_path / stage, stage)
+        name, (plan, workspace) = (
+            stage.replace("_", "-"),
+            copied(finished_pipeline.plan.workspace, tmp_path / stage, stage),
+        )
         deployment = server.get(f"/deployments/name/{name}/{name}")["id"]
         asked = {"name": "mine", "parameters": {"plan": str(plan), "overrides": settings}}
         begun[stage] = (server.post(f"/deployments/{deployment}/create_flow_run", asked)["id"], plan, workspace)
@@ -232,7 +239,7 @@ def test_cancelled_runs_take_their_processes_with_them_and_leave_stores_and_mode
         taken_up(stage, workspace, before)
     workspace = begun["extract_flickr"][2]
     for ours in (workspace / "stores").iterdir():
-        assert Store(ours).ids == Store(finished.plan.workspace / "stores" / ours.name).ids
+        assert Store(ours).ids == Store(finished_pipeline.plan.workspace / "stores" / ours.name).ids
     assert trained(begun["train_tern"][2]) == list(range(1, 61))
     again = [task["name"] for task in server.tasks(server.runs("train-tern")[0]) if task["name"].startswith("epoch")]
     assert len(again) <= 60 - epochs, "no epoch is trained twice whose end was kept"

@@ -47,7 +47,7 @@ with ExitStack() as stack:
         with get_client(sync_client=True) as client:
             create_gpu_limit(client)
 
-        @flow(task_runner=engines.runner())
+        @flow(task_runner=make_task_runner())
         def held():
             jobs = [OnDevice(Path(sys.argv[1]).parent, number) for number in range(4)]
             print(*make_task_map_factory(4, "demo")("region features")(alone, jobs))
@@ -57,19 +57,19 @@ with ExitStack() as stack:
 
 
 @pytest.mark.parametrize("engine", ["processes", "dask"])
-def test_an_engine_makes_the_stores_of_the_command_line(server, finished, tmp_path, engine):
+def test_an_engine_makes_the_stores_of_the_command_line(server, finished_pipeline, tmp_path, engine):
     if engine == "dask":
         pytest.importorskip("prefect_dask")
-    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+    shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     ended = server.python(RUN, str(small_plan(tmp_path)), engine)
     assert ended.returncode == 0, ended.stderr[-4000:]
     if engine == "dask":
         assert ended.stdout.splitlines()[-1] == "0 1 2 3", "one task a GPU of a worker"
         server.patch("/v2/concurrency_limits/tag:gpu", {"limit": 1})
-    held_out = {image.id for image in finished.dataset.images if image.split != "train"}
-    held_out |= {c.id for c in finished.dataset.captions if c.image_id in held_out}
+    held_out = {image.id for image in finished_pipeline.features.dataset.images if image.split != "train"}
+    held_out |= {c.id for c in finished_pipeline.features.dataset.captions if c.image_id in held_out}
     for kind in ("regions", "tokens"):
-        theirs = Store(getattr(finished, kind))
+        theirs = Store(getattr(finished_pipeline.features, kind))
         ours = Store(tmp_path / "run" / "stores" / theirs.folder.name)
         ids = list(ours.ids)
         assert set(ids) == held_out & set(theirs.ids)
@@ -83,7 +83,9 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
     from flows.tasks.task_runners import make_task_runner
 
     monkeypatch.setenv("TERN_TASK_RUNNER", "spark")
-    with pytest.raises(ValueError, match="threads, processes, dask, ray"):
+    with pytest.raises(
+        ValueError, match="TERN_TASK_RUNNER is 'spark'; it must be 'threads', 'processes', 'dask' or 'ray'"
+    ):
         make_task_runner()
     monkeypatch.setenv("TERN_TASK_RUNNER", "ray")
     monkeypatch.setitem(sys.modules, "prefect_ray", None)
@@ -100,9 +102,9 @@ print(flows.train_tern(sys.argv[1], epochs=6, processes=2))
 """
 
 
-def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server, finished, tmp_path):
+def test_a_flow_trains_by_torchrun_whose_processes_end_with_a_killed_run(server, finished_pipeline, tmp_path):
     for part in ("dataset", "stores"):
-        shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
+        shutil.copytree(finished_pipeline.plan.workspace / part, tmp_path / "run" / part)
     plan, mark = str(small_plan(tmp_path)), f"MARK={tmp_path.name}"
     models = tmp_path / "run" / "models"
     killed = server.forks.begin(TRAIN, plan, mark)

@@ -96,7 +96,7 @@ def main(path: str) -> None:
 
         # The worker processes of all runs are forked from one too; each run would start its own, with imports.
         multiprocessing.get_context("forkserver").set_forkserver_preload(
-            ["pipeline.stages.evaluate", "pipeline.stages.extract", "extractors.regions.faster_rcnn"]
+            ["pipeline.stages.extract", "pipeline.stages.embed", "extractors.regions.faster_rcnn"]
         )
         forkserver.ensure_running()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers

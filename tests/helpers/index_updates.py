@@ -17,7 +17,7 @@ ORIGIN = {"model": "abc"}
 
 def flat(collections, kind):
     c = collections[kind]
-    return {n: (v, row) for n, v, row in zip(c.ids, c.vectors, c.rows, strict=True)}
+    return {n: (v, row) for n, v, row in zip(c.ids, c.vectors, c.metadata, strict=True)}
 
 
 class World:

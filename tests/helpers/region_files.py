@@ -9,7 +9,7 @@ import numpy as np
 from data.formats.catalogue import FORMATS
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item, ShardPlan
-from data.store.shard_file import write_shard
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit
 

@@ -1,6 +1,13 @@
-"""Small plan of `tests`."""
+"""A plan file for a pipeline run of a few seconds over the demo dataset, and a shortcut to its features."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.plans.plan import Plan
+    from pipeline.stages.results import Features
 
 SMALL = """
 workspace = "{workspace}"
@@ -44,3 +51,11 @@ def small_plan(folder: Path, workspace: str = "run", workers: int = 1) -> Path:
     path = folder / "small.toml"
     path.write_text(SMALL.format(workspace=folder / workspace, workers=workers))
     return path
+
+
+def extract_features(plan: Plan) -> Features:
+    """Load the dataset of a plan and extract its features in this process."""
+    from pipeline.runs.runner import PipelineRunner
+
+    runner = PipelineRunner(plan)
+    return runner.extract(runner.load_dataset())

@@ -10,7 +10,7 @@ import pytest
 
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item
-from data.store.shard_file import write_shard
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import store_update
 

@@ -1,4 +1,4 @@
-"""Where an index came from: what `tern lineage` says is what the manifests say."""
+"""`tern lineage` against the manifests, read here without the code under test."""
 
 import json
 import re
@@ -13,46 +13,47 @@ from pipeline.cli.app import build_app
 from pipeline.lineage import read_lineage
 
 
-def by_hand(workspace: Path) -> set[tuple[str, str]]:
-    """(from, to) of every step, read from the raw files."""
+def read_edges(workspace: Path) -> set[tuple[str, str]]:
+    """Read the edges (input, output) of the published version from the JSON files."""
     read = lambda path: json.loads(path.read_text())  # noqa: E731
     version = workspace / "index" / "versions" / f"v{read(workspace / 'index' / 'CURRENT')['version']:08d}.json"
     model = read(version)["provenance"]["model"]
     card = read(workspace / "models" / model / "model.json")
     stores = {digest(read(path)["recipe"]): path.parent.name for path in workspace.glob("stores/*/manifest.json")}
     vectors = [path.parent.name for path in workspace.glob("vectors/*/manifest.json")]
-    steps = {(stores[card[kind]], model) for kind in ("regions", "tokens")}
-    return steps | {(model, name) for name in vectors} | {(name, version.stem) for name in vectors}
+    edges = {(stores[card[key]], model) for key in ("region_recipe", "token_recipe")}
+    return edges | {(model, name) for name in vectors} | {(name, version.stem) for name in vectors}
 
 
-def test_the_lineage_of_what_is_served_is_that_of_the_manifests(finished):
-    found = read_lineage(finished.plan.workspace)
-    assert {(need, node.name) for node in found.nodes for need in node.inputs} == by_hand(finished.plan.workspace)
-    assert [node.kind for node in found.nodes] == ["store", "store", "model", "vectors", "vectors", "index"]
-    drawn = found.to_mermaid()
-    names = dict(re.findall(r'  (n\d+)\["\w+ ([^<]+)<', drawn))
-    arrows = {(names[a], names[b]) for a, b in re.findall(r"  (n\d+) --> (n\d+)\n", drawn)}
-    assert arrows == by_hand(finished.plan.workspace)
-    picture = ElementTree.fromstring(found.to_svg())
-    texts = {element.text for element in picture.iter() if element.tag.endswith("text")}
-    assert {f"{node.kind} {node.name}" for node in found.nodes} <= texts
-    assert sum(element.tag.endswith("path") for element in picture.iter()) == len(arrows)
+def test_lineage_of_the_published_version_matches_the_manifests(finished_pipeline):
+    workspace = finished_pipeline.plan.workspace
+    edges = read_edges(workspace)
+    lineage = read_lineage(workspace)
+    assert {(name, node.name) for node in lineage.nodes for name in node.inputs} == edges
+    assert [node.kind for node in lineage.nodes] == ["store", "store", "model", "vectors", "vectors", "index"]
+    chart = lineage.to_mermaid()
+    names = dict(re.findall(r'  (n\d+)\["\w+ ([^<]+)<', chart))
+    arrows = {(names[a], names[b]) for a, b in re.findall(r"  (n\d+) --> (n\d+)\n", chart)}
+    assert arrows == edges
+    drawing = ElementTree.fromstring(lineage.to_svg())
+    texts = {element.text for element in drawing.iter() if element.tag.endswith("text")}
+    assert {f"{node.kind} {node.name}" for node in lineage.nodes} <= texts
+    assert sum(element.tag.endswith("path") for element in drawing.iter()) == len(arrows)
 
 
-def test_the_command_prints_all_or_what_is_served(finished):
-    told = ["lineage", "--set", f"workspace={finished.plan.workspace}"]
-    shown = CliRunner().invoke(build_app(), told)
-    assert shown.exit_code == 0
-    assert shown.output == read_lineage(finished.plan.workspace).to_text()
-    assert "v00000001" in shown.output
-    assert "served" in shown.output
-    assert CliRunner().invoke(build_app(), [*told, "--mermaid"]).output.startswith("graph LR\n")
-    assert set(read_lineage(finished.plan.workspace, include_unused=True).nodes) >= set(
-        read_lineage(finished.plan.workspace).nodes
-    )
+def test_command_prints_the_lineage_as_text_and_as_chart(finished_pipeline):
+    workspace = finished_pipeline.plan.workspace
+    command = ["lineage", "--set", f"workspace={workspace}"]
+    result = CliRunner().invoke(build_app(), command)
+    assert result.exit_code == 0
+    assert result.output == read_lineage(workspace).to_text()
+    assert "v00000001" in result.output
+    assert "published" in result.output
+    assert CliRunner().invoke(build_app(), [*command, "--mermaid"]).output.startswith("graph LR\n")
+    assert set(read_lineage(workspace, include_unused=True).nodes) >= set(read_lineage(workspace).nodes)
 
 
-def test_nothing_made_or_published_says_what_to_run(tmp_path):
+def test_empty_workspace_raises_with_the_command_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="tern index"):
         read_lineage(tmp_path)
     with pytest.raises(FileNotFoundError, match="tern pipeline"):

@@ -11,7 +11,7 @@ from rich.table import Table
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item
 from data.store.loader import prefetch_map
-from data.store.shard_file import write_shard
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, plan_shards
 from tern.batching.plan import plan_batches
@@ -43,7 +43,9 @@ def _round(sources: BatchReader, plans: list) -> tuple[float, float]:
     """Wall seconds and CPU seconds (all threads) a step."""
     began, cpu = time.perf_counter(), time.process_time()
     read = prefetch_map(
-        lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])), enumerate(plans), ahead=PREFETCH
+        lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])),
+        enumerate(plans),
+        prefetch=PREFETCH,
     )
     for step in read:
         del step

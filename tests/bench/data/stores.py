@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item
 from data.store.loader import iter_batches
-from data.store.shard_file import write_shard
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, plan_shards
 
@@ -147,8 +147,8 @@ class _Maps:
         self._place: dict[str, np.ndarray] = {}
 
     def _open(self) -> None:
-        for entry in self._store.manifest["shards"]:
-            path = self._store.folder / entry["file"]
+        for entry in self._store.manifest.shards:
+            path = self._store.folder / entry.file
             with h5py.File(path) as file:
                 offset, ids = file["features"].id.get_offset(), file["ids"].asstr()[:]
             rows = np.asarray(np.memmap(path, "float16", "r", offset, (len(ids), REGIONS, WIDTH)))

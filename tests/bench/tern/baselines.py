@@ -1,6 +1,5 @@
 """Chance, ridge regression, and presets beside them: on photographs of Flickr8k, on the embedded dataset."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,37 +11,40 @@ from rich.table import Table
 from data.datasets.records import Dataset
 from data.store.store import Store
 from pipeline.plans.load import load_plan
-from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.dataset import held_out_ids
+from pipeline.stages.results import Features
 from tern.batching.pooled import pool_features
+from tern.card import read_model_card
 from tern.config import TrainConfig
 from tern.evaluation.baselines import chance_recall, fit_ridge
 from tern.evaluation.metrics import retrieval_metrics
-from tern.model.folder import MODEL_CARD, load_model
+from tern.model.folder import load_model
+from tern.training.inputs import TrainingInputs
 from tern.training.train import train
 from tern.training.validation import evaluate_split
 from tests.bench.common import cpu_of
+from tests.helpers.small_plan import extract_features
 
 SHARED = Path(__file__).parents[4] / "shared" / "flickr8k"
 PENALTIES = [10.0**power for power in range(-3, 4)]
 COLUMNS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "rsum")
 PRESETS = {  # what is trained: seeds, and what differs from the preset; the big ones once, for they take long
-    "modern-few": (range(5), {}),
-    "modern": (range(5), {}),
-    "seed": (range(1), {"lr": 1e-4, "epochs": 30, "warmup": 0.1}),  # at its own 1e-3 without a warm-up: chance
-    "tern": (range(1), {"lr": 2e-5, "epochs": 30, "warmup": 24}),
+    "small-data": (range(5), {}),
+    "default": (range(5), {}),
+    "kaylode": (range(1), {"lr": 1e-4, "epochs": 30, "warmup": 0.1}),  # at its own 1e-3 without a warm-up: chance
+    "paper": (range(1), {"lr": 2e-5, "epochs": 30, "warmup": 24}),
 }
 
 
 def flickr8k(folder: Path) -> None:
     """Recalls on `test`, the penalty chosen on `val`."""
-    if chain := _chain(folder):
-        simple(chain)
+    if features := _extract_flickr8k(folder):
+        simple(features)
 
 
-def simple(chain: PipelineRunner) -> None:
-    """Chance and ridge regression on the features of a chain, of whose test images all have as many captions."""
-    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+def simple(features: Features) -> None:
+    """Chance and ridge regression on the features of a dataset, of whose test images all have as many captions."""
+    regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     title = f"{dataset.name}: {len(test.images)} images, {len(test.captions)} captions"
     table = Table("on test", *COLUMNS, title=title, title_justify="left")
@@ -63,20 +65,20 @@ def simple(chain: PipelineRunner) -> None:
 
 def presets(folder: Path) -> None:
     """Each preset on the photographs."""
-    if chain := _chain(folder):
-        trained(chain, PRESETS, folder)
+    if features := _extract_flickr8k(folder):
+        trained(features, PRESETS, folder)
 
 
 def demo(folder: Path) -> None:
     """What a model must beat, and the default, on the embedded dataset."""
-    chain = PipelineRunner(load_plan("demo", (f'workspace="{folder}"',)))
-    simple(chain)
-    trained(chain, {"modern": (range(3), {})}, folder)
+    features = extract_features(load_plan("demo", (f'workspace="{folder}"',)))
+    simple(features)
+    trained(features, {"default": (range(3), {})}, folder)
 
 
-def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
+def trained(features: Features, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
     """Presets on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
-    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     console, title = Console(width=140), f"{dataset.name}: presets"
     table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title=title, title_justify="left")
@@ -85,11 +87,11 @@ def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any
         for seed in seeds:
             config = TrainConfig(preset=preset, seed=seed, **changes)
             run, spent_on_it = folder / f"{preset}-{seed}", folder / f"{preset}-{seed}.cpu"
-            seconds, _ = cpu_of(lambda c=config, f=run: train(c, regions, tokens, dataset, f))
+            seconds, _ = cpu_of(lambda c=config, f=run: train(TrainingInputs(regions, tokens, dataset), c, f))
             if not spent_on_it.exists():  # made before; a run broken off is told too short
                 spent_on_it.write_text(str(seconds))
-            found.append(evaluate_split(load_model(run), regions, tokens, test))
-            val.append(json.loads((run / MODEL_CARD).read_text())["metrics"]["rsum"])
+            found.append(evaluate_split(load_model(run), regions, tokens, test).flat())
+            val.append(read_model_card(run).metrics["rsum"])
             spent.append(float(spent_on_it.read_text()))
             console.print(
                 f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {found[-1]['rsum']:.1f} on test", style="dim"
@@ -100,14 +102,14 @@ def trained(chain: PipelineRunner, presets: dict[str, tuple[range, dict[str, Any
     console.print(table)
 
 
-def _chain(folder: Path) -> PipelineRunner | None:
-    """The plan's, working in `folder`; None where the photographs are not at hand."""
+def _extract_flickr8k(folder: Path) -> Features | None:
+    """Extract the features of the plan `flickr8k` into `folder`; None if the images are not available."""
     if not SHARED.is_dir():
         Console().print(f"flickr8k: left out, {SHARED} is not there")
         return None
     places = {"workspace": folder, "dataset.annotations": SHARED / "dataset_flickr8k.json"}
     places |= {"dataset.images": SHARED / "images", "regions_file.path": SHARED / "regions.npz"}
-    return PipelineRunner(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
+    return extract_features(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in places.items())))
 
 
 def _add(table: Table, name: str, found: dict[str, float]) -> None:
@@ -144,4 +146,4 @@ def _score(
     guess = images @ weights[:-1] + weights[-1]
     guess /= np.linalg.norm(guess, axis=1, keepdims=True)
     names = [str(number) for number in range(len(images))]
-    return retrieval_metrics(guess, names, captions, [names[owner] for owner in owners])
+    return retrieval_metrics(guess, names, captions, [names[owner] for owner in owners]).flat()

@@ -12,13 +12,14 @@ from rich.table import Table
 
 from data.store.store import Store
 from pipeline.plans.load import load_plan
-from pipeline.runs.runner import PipelineRunner
 from tern.config import LossConfig, TrainConfig
 from tern.losses.build import build_loss
 from tern.model.folder import load_model
+from tern.training.inputs import TrainingInputs
 from tern.training.train import train
 from tern.training.validation import evaluate_split
 from tests.bench.common import cpu, show
+from tests.helpers.small_plan import extract_features
 
 BATCH, DIM = 512, 1024
 LOSSES = {
@@ -62,15 +63,16 @@ NOT_TRAINED = "InfoNCE, memory of 4,096"  # more rows than the demo has
 
 def losses_demo(folder: Path) -> None:
     """rsum on the demo's test split after 10 epochs of a small model under one recipe, seed 0."""
-    chain = PipelineRunner(load_plan("demo", (f'workspace="{folder / "demo"}"',)))
-    regions, tokens, dataset = Store(chain.regions), Store(chain.tokens), chain.usable
+    features = extract_features(load_plan("demo", (f'workspace="{folder / "demo"}"',)))
+    regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     table, console = Table("loss", "R@1, t2i", "R@1, i2t", "rsum", title=losses_demo.__doc__), Console(width=100)
     for name, loss in (LOSSES | REACHES).items():
         if name == NOT_TRAINED:
             continue
-        run = train(TrainConfig(**SMALL, loss=loss), regions, tokens, dataset, folder / name.replace(" ", "-"))
-        found = evaluate_split(load_model(run), regions, tokens, dataset.select_split("test"))
-        row = (name, *(f"{found[key]:.1f}" for key in ("t2i_r1", "i2t_r1", "rsum")))
+        inputs = TrainingInputs(regions, tokens, dataset)
+        run = train(inputs, TrainConfig(**SMALL, loss=loss), folder / name.replace(" ", "-"))
+        metrics = evaluate_split(load_model(run), regions, tokens, dataset.select_split("test"))
+        row = (name, *(f"{value:.1f}" for value in (metrics.t2i.r1, metrics.i2t.r1, metrics.rsum)))
         console.print(": ".join((name, row[-1])), style="dim")
         table.add_row(*row)
     console.print(table)

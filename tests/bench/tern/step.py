@@ -11,6 +11,7 @@ from torch import nn
 from tern.config import TrainConfig
 from tern.losses.build import build_loss
 from tern.networks.build import build_model
+from tern.networks.inputs import ImageBatch
 from tern.training.optim import build_optimizer, update_ema
 from tests.bench.common import cpu_of
 from tests.reference.tern import SlowTern, hinge
@@ -75,7 +76,7 @@ def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], No
     def run(pairs: int) -> None:
         images, words = pairs // each, torch.randn(pairs, WORDS, TOKENS)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            seen = model.embed_images(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool))
+            seen = model.embed_images(ImageBatch(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool)))
             told = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
         labels = torch.arange(images)
         _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.max_grad_norm)

@@ -41,7 +41,7 @@ def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
     assert [c.id for c in found.captions_by_image_id["b.c.jpg"]] == [f"b.c.jpg#{k}" for k in range(7)]
     assert found.select_split("test").image_id_by_caption_id == {f"b.c.jpg#{k}": "b.c.jpg" for k in range(7)}
     assert found.invalid_records == ()
-    with pytest.raises(ValueError, match="no image is in split 'val'"):
+    with pytest.raises(ValueError, match="has no image in split 'val'"):
         found.select_split("val")
 
 
@@ -62,7 +62,7 @@ def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
         (record("b.c.jpg", texts=("fine", "\u200b\u202e\0 ")), "b.c.jpg#1", "the caption is empty"),
         (record("b.c.jpg", texts=("fine", "a dog \ud83d")), "b.c.jpg#1", "lone surrogate"),
         (record("b\udcff.jpg"), "b\\udcff.jpg", "its name is not UTF-8"),
-        (record("e\u0301 f.jpg"), "e\u0301 f.jpg", "spelt in Unicode's NFC form"),
+        (record("e\u0301 f.jpg"), "e\u0301 f.jpg", "spelled in the NFC form of Unicode"),
         (record("/etc/passwd"), "/etc/passwd", "leaves the folder"),
         (record("val2014"), "val2014", "a folder, not a file"),
         (record("n" * 300), "n" * 300, "File name too long"),
@@ -85,14 +85,14 @@ def test_bad_records_are_set_aside_by_name_and_the_rest_is_kept(photos, bad, nam
     ("text", "message"),
     [("{", "not valid JSON"), ("[]", "no list `images`"), ('{"images": []}', "none of its 0 images")],
 )
-def test_a_file_that_is_no_data_set_is_an_error(photos, text, message):
+def test_load_dataset_rejects_a_file_that_is_not_a_dataset(photos, text, message):
     config = karpathy(photos)
     config.annotations.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_dataset(config)
 
 
-def test_missing_files_say_which_setting_to_mend(photos):
+def test_load_dataset_names_the_setting_of_a_missing_file(photos):
     config = karpathy(photos, record())
     with pytest.raises(FileNotFoundError, match="set `images`"):
         load_dataset(config.model_copy(update={"images": photos / "none"}))
@@ -140,7 +140,7 @@ def test_a_caption_with_an_unquoted_comma_is_refused_and_not_cut(photos):
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
     assert [c.text for c in found.captions_by_image_id["a.jpg"]] == ["a cow"]
     assert [r.reason for r in found.invalid_records if r.name == "a.jpg at line 2"] == [
-        "the row has more fields than the first line names; put captions with commas into quotes"
+        "the row has more fields than the first line has columns; put captions with commas into quotes"
     ]
     path.write_bytes("image,caption\na.jpg,café\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"c\.csv cannot be read: .*Save it as UTF-8"):
@@ -149,8 +149,8 @@ def test_a_caption_with_an_unquoted_comma_is_refused_and_not_cut(photos):
 
 def test_a_captions_file_without_its_columns_is_an_error(photos):
     for name, text, message in [
-        ("c.csv", "file,text\n", "name the columns"),
-        ("c.txt", "a", r"ends in \.jsonl or \.csv"),
+        ("c.csv", "file,text\n", "must name the columns"),
+        ("c.txt", "a", r"c\.txt is not a captions file.*ends in \.jsonl or \.csv"),
     ]:
         path = photos.parent / name
         path.write_text(text)

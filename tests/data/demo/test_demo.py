@@ -321,7 +321,7 @@ def test_crash_then_resume_gives_the_same_bytes(
         return render_scene(what)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "paint", failing)
+        patch.setattr(writing, "render_scene", failing)
         with pytest.raises(KeyboardInterrupt):
             generate_demo_dataset(SMALL, tmp_path)
     assert not (tmp_path / "dataset_demo.json").exists()

@@ -33,24 +33,24 @@ def without_waiting_for_the_disk(monkeypatch):
     [
         (line("bad", features="!" + b64(np.ones(6), "f4")), "features is not base64"),
         (line("bad", features=b64(np.ones(6), "f4")[:-3]), "features is not base64"),
-        (line("bad", features=b64(np.ones(5), "f4")), "features has 20 bytes, and 2 boxes need a multiple of 8"),
+        (line("bad", features=b64(np.ones(5), "f4")), "features has 20 bytes, but 2 boxes require a multiple of 8"),
         (line("bad", features=""), "features has 0 bytes"),
-        (line("bad", boxes=b64(np.ones(7), "f4")), "boxes has 28 bytes, and 2 boxes need 32"),
+        (line("bad", boxes=b64(np.ones(7), "f4")), "boxes has 28 bytes, but 2 boxes require 32"),
         (line("bad", objects=b64([1], "i8")), "objects_id has 8 bytes"),
-        (line("bad", objects=b64([1, 2**40], "i8")), "class_ids are no whole numbers that fit into 32 bits"),
+        (line("bad", objects=b64([1, 2**40], "i8")), "class_ids are not integers that fit into 32 bits"),
         (line("bad", features=b64([1, 2, np.nan, 1, 2, 3], "f4")), "features are not finite"),
         (line("bad", boxes=b64([np.inf] * 8, "f4")), "boxes are not finite"),
         (line("bad", conf=b64([np.nan] * 2, "f4")), "scores are not finite"),
-        (line("bad", features=b64(np.ones(8), "f4")), "features are 4 wide, those before it 3"),
+        (line("bad", features=b64(np.ones(8), "f4")), "features have dimension 4, but those of earlier images have 3"),
         (line("bad", n="0"), "num_boxes is '0'"),
         (line("bad", n="9999999999999999"), "num_boxes is '9999"),
         (line("bad", w="-3"), "img_w is '-3'"),
         (line("bad", h="4.5"), "img_h is '4.5'"),
-        (line("good1"), "'good1' came before, at x.tsv line 1"),
-        (line(""), "is no id"),
-        (line("x\0y"), "is no id"),
-        (line("x" * 2000), "is no id"),
-        (line("bad")[:100], "columns, not 10: half a line"),
+        (line("good1"), "the id 'good1' is a duplicate of x.tsv line 1"),
+        (line(""), "is not an id"),
+        (line("x\0y"), "is not an id"),
+        (line("x" * 2000), "is not an id"),
+        (line("bad")[:100], "columns, not 10; the line may be cut"),
         (line("bad") + "\t" + line("worse"), "it has 20 columns"),
         ('"' + line("bad"), "quotation mark"),
         (line("bad\udcff"), "codec can't decode"),
@@ -79,13 +79,15 @@ def test_nothing_usable_unknown_formats_and_missing_files_are_errors(tmp_path):
         with pytest.raises(ValueError, match=says):
             import_regions(ImportConfig(sources=(path,)), tmp_path)
     path.write_text(line("a", n="7"))
-    with pytest.raises(ValueError, match=r"nothing could be imported; the first, a \(x.tsv line 1\): objects_id has"):
+    with pytest.raises(
+        ValueError, match=r"no valid record could be imported. The first record, a \(x.tsv line 1\): objects_id has"
+    ):
         import_regions(ImportConfig(sources=(path,)), tmp_path)
     with pytest.raises(ValueError, match="must be one of lxmert-tsv"):
         import_regions(ImportConfig(sources=(path,), format="lxmert"), tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"Nothing is at .*gone: give a folder"):
+    with pytest.raises(FileNotFoundError, match=r"Nothing is at .*gone\. Pass a folder"):
         import_regions(ImportConfig(sources=(tmp_path / "gone",), format="mcan"), tmp_path)
-    with pytest.raises(FileNotFoundError, match="give a file, a folder, or the prefix"):
+    with pytest.raises(FileNotFoundError, match="Pass a file, a folder, or the prefix"):
         import_regions(ImportConfig(sources=(tmp_path / "gone",)), tmp_path)
 
 
@@ -112,10 +114,10 @@ def npy(shape: tuple, dtype: str = "<f4", data: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (npy((10**12, 2048)), "announces .* has 0"),
-        (npy((2, 2), data=b"\0" * 15), "announces .* 16 bytes, and has 15"),
-        (npy((-1, 2), data=b"\0" * 16), "cannot be"),
-        (npy((2**62, 2**62), data=b"\0" * 16), "announces"),
+        (npy((10**12, 2048)), "declares .* it has 0"),
+        (npy((2, 2), data=b"\0" * 15), "declares .* 16 bytes, but it has 15"),
+        (npy((-1, 2), data=b"\0" * 16), "impossible"),
+        (npy((2**62, 2**62), data=b"\0" * 16), "declares"),
         (npy((1,), "|O", pickle.dumps([1])), "a pickle"),
         (b"no numpy", "magic"),
         (b"", "read"),
@@ -171,8 +173,8 @@ def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
 
     index.write_text('{"7": 0, "10": 5, "13": -1}')
     assert [reason for _, reason in imported().invalid_records] == [
-        "the index names row -1, and the file has 3",
-        "the index names row 5, and the file has 3",
+        "the sidecar file has row -1, but the file has only 3 rows",
+        "the sidecar file has row 5, but the file has only 3 rows",
     ]
     index.write_text('{"7": 0, "10": 1, "13": 2}')
     with h5py.File(path, "r+") as file:
@@ -180,7 +182,7 @@ def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
         file["pos_boxes"][2] = [5, 5]
     assert len(imported().invalid_records) == 2
     index.unlink()
-    with pytest.raises(FileNotFoundError, match=r"put x_imgid2idx\.json or x_imgid2idx\.pkl beside it"):
+    with pytest.raises(FileNotFoundError, match=r"Put x_imgid2idx\.json or x_imgid2idx\.pkl .* into the same folder"):
         imported()
     for content, says in (("[1]", "not a dict"), ('{"7": "a"}', "not a dict"), ("{", "not valid JSON")):
         index.write_text(content)
@@ -190,7 +192,7 @@ def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
     with h5py.File(path, "r+") as file:
         del file["image_bb"]
         file["image_bb"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "image_bb")
-    with pytest.raises(ValueError, match="image_bb is no dataset of numbers in this file"):
+    with pytest.raises(ValueError, match="image_bb is not an HDF5 dataset of numbers in this file"):
         imported()
     path.write_bytes(b"no hdf5")
     with pytest.raises(ValueError, match="not a readable HDF5"):

@@ -48,9 +48,9 @@ def test_rows_of_an_image_by_name(tmp_path):
     [
         ({"boxes": np.ones((4, 4))}, r"boxes is \(4, 4\), not \(5, 4\)"),
         ({"large": np.ones((6, 2))}, r"large is \(6, 2\)"),
-        ({"offset": np.array([0, 3, 2, 5])}, "offset does not rise"),
+        ({"offset": np.array([0, 3, 2, 5])}, "offset does not increase"),
         ({"score": None}, "score"),
-        ({"filename": np.array([{"a": 1}], dtype=object)}, "filename.*pickle.*not read"),
+        ({"filename": np.array([{"a": 1}], dtype=object)}, "filename.*pickle.*not supported"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_named(tmp_path, change, says):

@@ -52,7 +52,7 @@ def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record
     export_regions(fill(tmp_path / "2", {"7": content["7"]}), tmp_path / "0.tsv", "lxmert-tsv", force=True)
     assert import_regions(one, tmp_path / "s").num_imported == 1
     same(Store(store.folder), content, {"boxes", "size"})
-    half = import_regions(one.model_copy(update={"half": True}), tmp_path / "s").folder
+    half = import_regions(one.model_copy(update={"float16": True}), tmp_path / "s").folder
     assert half != store.folder
     assert Store(half).read("features", ["7"]).dtype == "float16"
 
@@ -123,16 +123,16 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
         export_regions(folder, path, name)
         assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items()), "work was done twice"
         other = fill(tmp_path / "b", some(6, seed=1, rows=lambda i: 3))
-        with pytest.raises(FileExistsError, match="say --force"):
+        with pytest.raises(FileExistsError, match="or --force to overwrite"):
             export_regions(other, path, name)
         with pytest.raises(Stop):
             export_regions(other, path, name, force=True, progress=stopping(2))
-        with pytest.raises(FileExistsError, match="say --force"):  # the folder now holds files of both
+        with pytest.raises(FileExistsError, match="or --force to overwrite"):  # the folder now holds files of both
             export_regions(other, path, name)
     else:
         assert not path.exists()
         export_regions(folder, path, name)
-        with pytest.raises(FileExistsError, match="say --force"):
+        with pytest.raises(FileExistsError, match="or --force to overwrite"):
             export_regions(folder, path, name)
         turned = fill(tmp_path / "b", dict(reversed(some(6, rows=lambda i: 2).items())))
         with pytest.raises(Stop):

@@ -245,13 +245,15 @@ def test_a_precomp_without_boxes_or_ids_and_a_grid_of_features(tmp_path):
         np.testing.assert_array_equal(store.read("features", [name]), features[i])
         assert store.read("size", [name]).tolist() == [[20, 30 + i]], "turned upright, as the extractor sees it"
         assert store.read("boxes", [name]).tolist() == [[0, 0, 20, 30 + i]] * 4
-    with pytest.raises(ValueError, match="give the photographs with --images"):
+    with pytest.raises(ValueError, match="pass the images with --images"):
         import_regions(ImportConfig(sources=(tmp_path,)), tmp_path / "s")
-    with pytest.raises(ValueError, match="import with --boxes whole"):
+    with pytest.raises(ValueError, match="pass --boxes image"):
         import_regions(config.model_copy(update={"boxes": "file"}), tmp_path / "s")
     (tmp_path / "x_att").mkdir()
     np.savez(tmp_path / "x_att" / "5.npz", z=features[:, :, None])
-    made = import_regions(config.model_copy(update={"sources": (tmp_path / "x",), "ids": "dev-0.jpg{split}"}), tmp_path)
+    made = import_regions(
+        config.model_copy(update={"sources": (tmp_path / "x",), "id_template": "dev-0.jpg{split}"}), tmp_path
+    )
     np.testing.assert_array_equal(Store(made.folder).read("features", ["dev-0.jpg"]), features.reshape(12, 6))
 
 

@@ -14,7 +14,7 @@ from data.io.digests import digest, sha256_file
 from data.io.files import atomic_write
 from data.manifest.manifest import open_or_create_store, read_store_manifest
 from data.manifest.schema import Item, ShardPlan
-from data.store.shard_file import write_shard
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.verify import verify_store
 from data.store.writing import commit, plan_shards
@@ -159,12 +159,12 @@ def damage_file(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        ("truncated", ValueError, "shard-.*restore it, or delete"),
-        ("missing", FileNotFoundError, "listed in the manifest but missing"),
+        ("truncated", ValueError, "shard-.*Restore the file, or delete"),
+        ("missing", FileNotFoundError, "listed in the manifest, but the file is missing"),
         ("swapped", ValueError, "not the file that the manifest lists"),
         ("manifest", ValueError, "not valid JSON"),
-        ("schema", ValueError, "another version"),
-        ("none", FileNotFoundError, "run the stage that writes it"),
+        ("schema", ValueError, "store schema 99; this version of the program reads schema 3"),
+        ("none", FileNotFoundError, "Run the stage that writes the store"),
     ],
 )
 def test_damage_is_an_error_that_names_the_file_and_the_next_move(tmp_path, kind, error, message):
@@ -194,7 +194,7 @@ def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
     folder = fill(tmp_path, items())
     with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
         Store(folder).read("features", ["nobody.jpg"])
-    with pytest.raises(ValueError, match="no field 'color'; it has features"):
+    with pytest.raises(ValueError, match=r"no field 'color'\. Use one of features"):
         Store(folder).read("color", list(ROWS))
     foreign = tmp_path / f"regions-{digest({'model': 'other'})}"
     folder.rename(foreign)
@@ -263,17 +263,17 @@ def test_no_flipped_bit_outside_the_rows_gets_as_far_as_hdf5(tmp_path):
     """Any of them may make HDF5 loop, fail in its own ways, or give other ids: all are refused, by name, before."""
     folder = fill(tmp_path, items())
     path = min(folder.glob("*.h5"))
-    entry = next(e for e in read_store_manifest(folder)["shards"] if e["file"] == path.name)
-    rows = {place for start, size in entry["row_spans"] for place in range(start, start + size)}
+    entry = next(e for e in read_store_manifest(folder).shards if e.file == path.name)
+    rows = {place for start, size in entry.row_spans for place in range(start, start + size)}
     sound, draw = path.read_bytes(), np.random.default_rng(0)
     for place in draw.choice(sorted(set(range(len(sound))) - rows), 300, replace=False):
         broken = bytearray(sound)
         broken[place] ^= 1 << int(draw.integers(8))
         path.write_bytes(broken)
         for use in (Store, lambda folder: plan_shards(folder, items(), 4)):
-            with pytest.raises(ValueError, match=f"{path.name}.*restore it"):
+            with pytest.raises(ValueError, match=f"{path.name}.*Restore the file"):
                 use(folder)
         lost = (
-            f"damaged outside its rows, so that it is not known whose they are; {entry['items']} items are lost with it"
+            f"damaged outside its rows, so that rows cannot be assigned to items; {entry.items} items are lost with it"
         )
         assert verify_store(folder) == [f"{path}: {lost}"]

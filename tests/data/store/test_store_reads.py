@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.io.files import write_json
-from data.manifest.manifest import open_or_create_store, read_store_manifest
+from data.manifest.manifest import open_or_create_store, read_store_manifest, write_store_manifest
 from data.manifest.schema import Item
 from data.store import reader
 from data.store.loader import iter_batches
-from data.store.shard_file import read_shard_entry, write_shard
+from data.store.shard_file import read_shard_entry
+from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, plan_shards
 
@@ -66,8 +66,9 @@ def make_foreign(folder: Path) -> None:
     """The shards as another program might write them: compressed, in other dtypes, behind a user block."""
     manifest = read_store_manifest(folder)
     ways = [{"chunks": True, "compression": "gzip"}, {"chunks": True, "shuffle": True}, {}, {}]
-    for number, (entry, way) in enumerate(zip(manifest["shards"], ways, strict=True)):
-        path, block = folder / entry["file"], 512 if number == 3 else 0
+    shards = []
+    for number, (entry, way) in enumerate(zip(manifest.shards, ways, strict=True)):
+        path, block = folder / entry.file, 512 if number == 3 else 0
         with h5py.File(path) as old, h5py.File(folder / "new.h5", "w", userblock_size=block) as new:
             for name in old:
                 dtype = ">f4" if number == 2 and name == "boxes" else old[name].dtype
@@ -75,8 +76,8 @@ def make_foreign(folder: Path) -> None:
                 new.create_dataset(name, data=old[name][:], dtype=dtype, **({} if raw else way))
             new.attrs["invalid_items"] = old.attrs["invalid_items"]
         os.replace(folder / "new.h5", path)
-        entry |= read_shard_entry(path)[0]
-    write_json(folder / "manifest.json", manifest)
+        shards.append(read_shard_entry(path)[0])
+    write_store_manifest(folder, manifest.model_copy(update={"shards": tuple(shards)}))
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +141,16 @@ def test_a_padded_buffer_of_the_caller_is_filled_in_place_or_refused(stores):
         "strided": np.empty((6, longest, 16), "f2")[..., ::2],
     }  # fmt: skip
     for array in bad.values():
-        with pytest.raises(ValueError, match="contiguous, is needed"):
+        with pytest.raises(ValueError, match="must be a contiguous"):
             store.read_padded("features", names, array)
-    with pytest.raises(ValueError, match="one value an item"):
+    with pytest.raises(ValueError, match="one value per item"):
         store.read_padded("size", names)
 
 
 def test_a_file_that_ends_early_is_an_error_that_names_file_and_item(tmp_path):
     folder = fill(tmp_path)
     store = Store(folder)
-    victim = folder / store.manifest["shards"][1]["file"]
+    victim = folder / store.manifest.shards[1].file
     with h5py.File(victim) as file:
         offset = file["features"].id.get_offset()
     row = int(store.lengths(NAMES[10:14]).sum()) * 16
@@ -206,7 +207,7 @@ def _check_kept(_: int) -> int:
 def test_batches_come_in_order_and_whole(stores, kind, workers):
     store, rng = stores[kind], np.random.default_rng(0)
     lists = [list(rng.choice(NAMES, 9)) for _ in range(30)]
-    found = list(iter_batches(store, ["features", "size", "boxes"], iter(lists), workers=workers, prefetch=3))
+    found = list(iter_batches(store, ["features", "size", "boxes"], iter(lists), num_threads=workers, prefetch=3))
     assert [list(batch.ids) for batch in found] == lists
     for batch in found:
         for field in ("features", "boxes"):
@@ -234,5 +235,5 @@ def test_an_error_comes_at_its_batch_and_ending_early_stops_the_threads(stores):
     next(reading)
     reading.close()
     assert threading.active_count() == before
-    with pytest.raises(ValueError, match="1 or more"):
-        next(iter_batches(stores["own"], ["features"], [], workers=0))
+    with pytest.raises(ValueError, match="both must be at least 1"):
+        next(iter_batches(stores["own"], ["features"], [], num_threads=0))

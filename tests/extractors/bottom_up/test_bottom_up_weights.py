@@ -199,7 +199,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, suffix: str) -> None:
     [
         (b"", ".pkl", "cannot be read"),
         (b"no weights", ".safetensors", "cannot be read"),
-        (pickle.dumps([1, 2]), ".pkl", "holds a list, not arrays"),
+        (pickle.dumps([1, 2]), ".pkl", "contains a list, not arrays"),
         (pickle.dumps({"model": {"w": np.ones(2)}, "matching_heuristics": True}), ".pkl", "Caffe2"),
         (pickle.dumps({"a": np.ones(2)}), ".pkl", "nothing for proposal_generator"),
     ],
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_torch_that_grows_or_holds_other_things(tmp_path: Path) 
     with pytest.raises(ValueError, match="entries are compressed"):
         load_bottom_up(path, None, None)
     torch.save({"model": {"a": torch.ones(1)}, "args": Namespace(lr=1)}, path)
-    with pytest.raises(ValueError, match=r"holds .*Namespace, which is no tensor.*state_dict\(\) alone"):
+    with pytest.raises(ValueError, match=r"contains .*Namespace, which is not a tensor; save only state_dict\(\)"):
         load_bottom_up(path, None, None)
     path.with_suffix(".pkl").write_bytes(pickle.dumps({"model": {"a": np.ones(2), "b": [1, 2]}}))
     with pytest.raises(ValueError, match="'b' is a list, not an array"):

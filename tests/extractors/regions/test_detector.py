@@ -48,10 +48,10 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
     ("settings", "error", "says"),
     [
         ({"model": "fasterrcnn_resnet50_fnp"}, ValueError, "did you mean 'fasterrcnn_resnet50_fpn'"),
-        ({"model": "retinanet_resnet50_fpn"}, ValueError, "no detector is called"),
+        ({"model": "retinanet_resnet50_fpn"}, ValueError, "Unknown detector 'retinanet_resnet50_fpn'"),
         ({"model": MOBILE, "weights": "COCO_V9"}, ValueError, "COCO_V1"),
-        ({"model": "demo", "weights": "DEFAULT"}, ValueError, 'use "demo" or a file'),
-        ({"weights": "gone.safetensors"}, FileNotFoundError, "no weights at gone.safetensors"),
+        ({"model": "demo", "weights": "DEFAULT"}, ValueError, 'Set `weights` to "demo" or to a file'),
+        ({"weights": "gone.safetensors"}, FileNotFoundError, "The weights file gone.safetensors does not exist"),
         ({"model": MOBILE}, ValueError, "lack 'backbone.body.0.0.weight'"),
     ],
 )
@@ -67,7 +67,7 @@ def test_weights_that_cannot_be_fetched_say_where_they_are(tmp_path: Path, monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", offline)
     with pytest.raises(
-        FileNotFoundError, match=r"could not be fetched .*no route.*: download https://download\.pytorch"
+        FileNotFoundError, match=r"could not be downloaded .*no route.*Download https://download\.pytorch"
     ):
         TorchvisionExtractor(TorchvisionConfig(model=MOBILE, weights="COCO_V1"))
 

@@ -26,7 +26,7 @@ FPN = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 
 def test_without_detectron2_it_says_where_it_is_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    with pytest.raises(ImportError, match="in no package index: install it from its repository"):
+    with pytest.raises(ImportError, match="in no package index. Install it from its repository"):
         build_region_extractor(Detectron2Config(model=FPN, weights=tmp_path / "x.pkl"))
 
 
@@ -98,7 +98,7 @@ def test_anchors_that_a_checkpoint_holds_are_honoured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "cannot be read as settings of detectron2 without running it"),
+        ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "cannot be read as settings of detectron2 without running code"),
         ("COCO-Detection/rpn_R_50_FPN_1x.yaml", "no single box head"),
         ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", "no single box head"),
         ("sigmoid", "USE_SIGMOID_CE"),

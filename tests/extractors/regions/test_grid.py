@@ -85,11 +85,11 @@ def test_fast_is_near_exact_and_has_a_recipe_of_its_own(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"model": "resnet81"}, "no backbone is called 'resnet81': did you mean 'resnet18'"),
-        ({"layer": "layer5"}, "no layer 'layer5': use one of conv1, bn1"),
+        ({"model": "resnet81"}, "Unknown backbone 'resnet81': did you mean 'resnet18'"),
+        ({"layer": "layer5"}, r"does not have the layer 'layer5'. Set `layer` to one of conv1, bn1"),
         ({"weights": "IMAGENET1K_V9"}, "no weights 'IMAGENET1K_V9'"),
         ({"model": "resnet34"}, "lack 'layer1.2.conv1.weight'"),
-        ({"layer": "avgpool"}, r"'avgpool' gives \(1, 512, 1, 1\), not"),
+        ({"layer": "avgpool"}, r"'avgpool' of resnet18 returns the shape \(1, 512, 1, 1\), not"),
         ({"model": "vit_b_16", "layer": "encoder"}, "cannot be run up to 'encoder'"),
     ],
 )

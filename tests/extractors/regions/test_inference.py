@@ -83,7 +83,7 @@ def test_exact_means_float32_and_the_recipe_says_what_is_computed_in() -> None:
     exact, quick = (
         TorchvisionExtractor(TorchvisionConfig(model="demo", weights="demo", full_precision=e)) for e in (True, False)
     )
-    assert choose_dtype("cpu", exact=True) == torch.float32
+    assert choose_dtype("cpu", full_precision=True) == torch.float32
     assert exact.recipe["dtype"] == "float32"
     assert quick.recipe["dtype"] == DTYPE_NAMES[choose_dtype("cpu")]
     assert exact.recipe["weights_sha256"] == quick.recipe["weights_sha256"], "hashed before it is folded"

@@ -154,10 +154,10 @@ def test_selection_equals_a_slow_loop(limit: int, iou: float, min_score: float) 
 
 
 def test_images_must_be_rgb_bytes(weights: Path) -> None:
-    with pytest.raises(ValueError, match=r"image 1 is float32 \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"Image 1 is float32 \(4, 4, 3\)"):
         extractor(weights)([picture(0, 60, 60), np.zeros((4, 4, 3), np.float32)])
 
 
 def test_a_strip_that_would_shrink_to_nothing_is_refused(weights: Path) -> None:
-    with pytest.raises(ValueError, match="image 0 is 900x2, thinner than 1:50"):
+    with pytest.raises(ValueError, match="Image 0 is 900x2, narrower than 1:50"):
         extractor(weights)([np.zeros((2, 900, 3), np.uint8)])

@@ -175,4 +175,4 @@ def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
     ],
 )
 def test_jobs_share_a_gpu_and_nothing_else(config: Any, shares: bool) -> None:
-    assert ExtractionJob(config, Path(), ShardPlan(()), (), "builtins").uses_gpu is shares
+    assert ExtractionJob(Path(), ShardPlan(()), config, (), "builtins").uses_gpu is shares

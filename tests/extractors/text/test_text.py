@@ -154,7 +154,7 @@ def test_a_model_of_three_layers_has_no_mean_of_four(folder: Path, tmp_path: Pat
     config.num_hidden_layers = 3
     BertModel(config).save_pretrained(tmp_path)
     BertTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"needs 4 layers, .* has 3: give a number"):
+    with pytest.raises(ValueError, match=r"needs 4 layers, but .* has 3. Set `text.layer` to a number"):
         TextExtractor(TextConfig(model=str(tmp_path), layer="mean-last-4"))
 
 

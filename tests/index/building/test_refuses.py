@@ -12,7 +12,7 @@ from tests.helpers.index_world import make, unit
 def replaced(kind: str = "image", **changes):
     def change(collections, queries):
         old = collections[kind]
-        new = {"ids": old.ids, "vectors": old.vectors, "rows": old.rows}
+        new = {"ids": old.ids, "vectors": old.vectors, "metadata": old.metadata}
         new |= {name: make_it(old) for name, make_it in changes.items()}
         return {**collections, kind: Collection(**new)}, queries
 
@@ -35,11 +35,15 @@ BAD = {
     "twice": (replaced(ids=lambda c: [*c.ids[:-1], c.ids[0]]), {}, r"'0000.jpg' is given twice"),
     "few vectors": (replaced(vectors=lambda c: c.vectors[:-1]), {}, r"59 vectors for 60 ids"),
     "short reader": (replaced(vectors=lambda c: lambda ids: c.vectors[:3]), {}, r"shape \(3, 24\) for 60 ids"),
-    "no row": (replaced(rows=lambda c: c.rows[1:]), {}, r"no row for '0000.jpg'"),
-    "foreign row": (replaced(rows=lambda c: [*c.rows, {"id": "x"}]), {}, r"a row for 'x' too many"),
-    "row twice": (replaced(rows=lambda c: [*c.rows, c.rows[4]]), {}, r"a row for '0004.jpg' too many"),
-    "column": (replaced(rows=lambda c: [{**r, "color": 1} for r in c.rows]), {}, r"unknown column 'color'"),
-    "type": (replaced(rows=lambda c: [{**r, "width": "wide"} for r in c.rows]), {}, r"does not fit the columns"),
+    "no row": (replaced(metadata=lambda c: c.metadata[1:]), {}, r"no row for '0000.jpg'"),
+    "foreign row": (replaced(metadata=lambda c: [*c.metadata, {"id": "x"}]), {}, r"a row for 'x' too many"),
+    "row twice": (replaced(metadata=lambda c: [*c.metadata, c.metadata[4]]), {}, r"a row for '0004.jpg' too many"),
+    "column": (replaced(metadata=lambda c: [{**r, "color": 1} for r in c.metadata]), {}, r"unknown column 'color'"),
+    "type": (
+        replaced(metadata=lambda c: [{**r, "width": "wide"} for r in c.metadata]),
+        {},
+        r"does not fit the columns",
+    ),
     "empty": (replaced(ids=lambda c: [], rows=lambda c: []), {}, r"image collection is empty.*Embed"),
     "nothing": (lambda c, q: ({}, q), {}, r"no collections to index"),
     "kind": (lambda c, q: ({"video": c["image"]}, q), {}, r"no kind 'video'.*image, caption"),

@@ -105,5 +105,5 @@ def test_no_gpu_is_no_news(monkeypatch):
     assert knn(queries, queries, 1)[1].ravel().tolist() == [0, 1, 2, 3]
     gpu_resources.cache_clear()
     monkeypatch.setenv("TERN_INDEX_DEVICE", "tpu")
-    with pytest.raises(ValueError, match="TERN_INDEX_DEVICE is 'tpu'; it is one of auto, cpu"):
+    with pytest.raises(ValueError, match="TERN_INDEX_DEVICE is 'tpu'; it must be 'auto' or 'cpu'"):
         gpu_resources()

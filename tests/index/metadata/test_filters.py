@@ -264,12 +264,12 @@ def test_dead_rows_never_come_nor_do_their_captions_count(few, indexed, tmp_path
     left = {}
     for kind, old in collections.items():
         kept = [i for i, row in enumerate(rows[kind]) if stays[kind](row)]
-        left[kind] = Collection([old.ids[i] for i in kept], old.vectors[kept], [old.rows[i] for i in kept])
+        left[kind] = Collection([old.ids[i] for i in kept], old.vectors[kept], [old.metadata[i] for i in kept])
     update_index(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), left, root)
     with Index.open(root) as index:
         assert index.manifest["collections"]["image"]["deleted"]["rows"] == len(rows["image"]) / 3
         assert index.count_matching("caption like '%dog%'") == index.count_matching("text like '%dog%'", "caption") == 0
         for where, wide in (("width = 640", True), ("not width = 640", False)):
-            expected = {row["id"] for row in left["image"].rows if (row["width"] == 640) == wide}
+            expected = {row["id"] for row in left["image"].metadata if (row["width"] == 640) == wide}
             found = index.search(queries["image"], 900, where=where)
             assert all({hit.id for hit in line} == expected for line in found)

@@ -61,7 +61,7 @@ def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_pat
     kind, k, nprobe = "caption", 10, 5
     big = faiss.read_index(str(template_of(tmp_path, kind)))
     names = sorted(collections[kind].ids)
-    key = {row["id"]: compute_key({**row, "kind": kind}) for row in collections[kind].rows}
+    key = {row["id"]: compute_key({**row, "kind": kind}) for row in collections[kind].metadata}
     name_of = {key[name]: name for name in names}
     big.add_with_ids(collections[kind].read(names), np.array(list(name_of)))
     keep = set(names[::3]) if filtered else None

@@ -38,7 +38,7 @@ def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
     )
     order = np.random.Generator(np.random.PCG64(0)).permutation(100)
     checked = [point for point in points if point.factory == "IVF64,SQ8"]
-    assert {point.queries for point in checked} == {"text", "image"}
+    assert {point.query_kind for point in checked} == {"text", "image"}
     for point in checked:
         index = train_ivf(point.factory, vectors, 0)
         index.add(vectors)
@@ -49,7 +49,7 @@ def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
             found = index.search(half, 10)[1]
             return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)]))
 
-        chosen_on, judged_on = (queries[point.queries][order[start::2]] for start in (0, 1))
+        chosen_on, judged_on = (queries[point.query_kind][order[start::2]] for start in (0, 1))
         steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
         before = steps[steps.index(point.nprobe) - 1]
         assert recall(chosen_on, before) < WANTED.min_recall <= recall(chosen_on, point.nprobe)
@@ -59,7 +59,7 @@ def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
 
 
 def test_text_queries_need_more_than_image_queries(points):
-    probed = {point.queries: point.nprobe for point in points if point.factory == "IVF64,SQ8"}
+    probed = {point.query_kind: point.nprobe for point in points if point.factory == "IVF64,SQ8"}
     assert probed["text"] > probed["image"]
 
 
@@ -93,7 +93,7 @@ def test_pareto_keeps_what_nothing_beats(points):
         better = [
             other
             for other in points
-            if other.queries == point.queries
+            if other.query_kind == point.query_kind
             and (
                 other.recall >= point.recall
                 and other.work_us <= point.work_us

@@ -144,7 +144,7 @@ def test_a_lock_says_who_holds_it_and_goes_with_its_process(built, tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, root], cwd=HERE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         os.utime(root / ".writer", (time.time() - 600, time.time() - 600))
-        with pytest.raises(ValueError, match=rf"by process {holder.pid} \(python.* -c .*\(10 min ago\): wait until"):
+        with pytest.raises(ValueError, match=rf"by process {holder.pid} \(python.* -c .*\(10 min ago\)\. Wait until"):
             publish(root, 2)
         holder.kill()
     assert re.search(r"process \d+", (root / ".writer").read_text()), "its name is still there, and harmless"

@@ -96,13 +96,13 @@ def test_equal_inputs_are_built_once(tmp_path):
 
 def other_text(collections, queries, config):
     old = collections["caption"]
-    rows = [{**old.rows[0], "text": "something else"}, *old.rows[1:]]
+    rows = [{**old.metadata[0], "text": "something else"}, *old.metadata[1:]]
     return {**collections, "caption": Collection(old.ids, old.vectors, rows)}, queries, config
 
 
 def other_vector(collections, queries, config):
     old = collections["image"]
-    return {**collections, "image": Collection(old.ids, old.vectors[::-1], old.rows)}, queries, config
+    return {**collections, "image": Collection(old.ids, old.vectors[::-1], old.metadata)}, queries, config
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_kill_9(kill_at, built, straight, tmp_path):
 def test_one_writer_at_a_time(tmp_path):
     def intrude(step: str) -> None:
         if step == "image tuned":
-            holder = rf"is being written by process {os.getpid()} \(.+\) on .* since .* \(0 min ago\): wait"
+            holder = rf"is being written by process {os.getpid()} \(.+\) on .* since .* \(0 min ago\)\. Wait"
             with pytest.raises(ValueError, match=holder):
                 publish(tmp_path, 2)
 
@@ -263,10 +263,15 @@ DAMAGE = {
     "bit of Parquet": ("caption metadata", flip, False, r"caption metadata of shard 1"),
     "bit of the manifest": ("manifest", flip, True, r"not the manifest that CURRENT names"),
     "no manifest": ("manifest", Path.unlink, True, r"CURRENT names version 2, but .* is missing"),
-    "outside": ("manifest", edit(escape), True, r"collections.image.template.sha256: String should match.*Roll back"),
+    "outside": (
+        "manifest",
+        edit(escape),
+        True,
+        r"collections.image.trained_index.sha256: String should match.*Roll back",
+    ),
     "unknown key": ("manifest", edit(lambda m: m.update(x=1)), True, r"is not a manifest: x: Extra inputs"),
     "other counts": ("manifest", edit(miscount), True, r"shards hold 60 rows, 0 of them dead, but counts say"),
-    "other schema": ("manifest", edit(lambda m: m.update(schema=4)), True, r"has schema 3, this program reads 2"),
+    "other schema": ("manifest", edit(lambda m: m.update(schema=4)), True, r"has schema 4, this program reads 3"),
     "other number": ("manifest", edit(lambda m: m.update(version=7)), True, r"says that it is version 7: foreign"),
     "CURRENT nowhere": ("CURRENT", lambda p: p.write_text('{"version": 7}'), True, r"names version 7, but"),
     "CURRENT cut": ("CURRENT", lambda p: os.truncate(p, 20), True, r"CURRENT is not valid JSON"),

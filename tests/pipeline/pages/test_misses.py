@@ -1,8 +1,7 @@
-"""The page of misses: ranks are a slow loop's, figures the evaluation's, and no caption or id is taken for HTML."""
+"""The page of misses against a reference loop and the evaluation; captions and ids are never interpreted as HTML."""
 
 import base64
 import io
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,101 +14,102 @@ from typer.testing import CliRunner
 from data.datasets.records import Caption, Dataset, Image
 from data.store.store import Store
 from pipeline.cli.app import build_app
-from pipeline.pages.misses import WINNERS, Miss, MissReport, find_misses, write_misses
+from pipeline.pages.misses import MAX_HIGHER_RANKED, Miss, MissReport, find_misses, write_misses
 from pipeline.pages.report import write_report
+from tern.evaluation import RetrievalMetrics, read_evaluation
 from tests.helpers.small_plan import small_plan
 
 
-def slow_misses(chain, split, k):
-    """(way, query) -> (rank from 1, the wrong answers that score higher, best first): dictionaries, one at a time."""
+def reference_misses(finished, split, k):
+    """Map (direction, query) to the rank from 1 and the ids that rank higher, best first, with one loop per query."""
     stores = {
-        "t2i": (chain.vectors.captions, chain.vectors.images),
-        "i2t": (chain.vectors.images, chain.vectors.captions),
+        "t2i": (finished.vectors.captions, finished.vectors.images),
+        "i2t": (finished.vectors.images, finished.vectors.captions),
     }
-    owner = {c.id: c.image_id for c in chain.usable.captions} | {i.id: i.id for i in chain.usable.images}
-    inside = {i.id for i in chain.usable.images if i.split == split}
-    found = {}
-    for way, folders in stores.items():
-        asked, gallery = (
-            {n: s.read("features", [n])[0].astype(float) for n in s.ids if owner[n] in inside}
+    dataset = finished.features.dataset
+    image_of = {caption.id: caption.image_id for caption in dataset.captions}
+    image_of |= {image.id: image.id for image in dataset.images}
+    split_ids = {image.id for image in dataset.images if image.split == split}
+    misses = {}
+    for direction, folders in stores.items():
+        queries, items = (
+            {n: s.read("features", [n])[0].astype(float) for n in s.ids if image_of[n] in split_ids}
             for s in map(Store, folders)
         )
-        for query, vector in asked.items():
-            scores = {name: float(sum(vector * row)) for name, row in gallery.items()}
-            best = max(score for name, score in scores.items() if owner[name] == owner[query])
-            ahead = [n for n in scores if scores[n] > best and owner[n] != owner[query]]
-            if len(ahead) >= k:
-                found[way, query] = len(ahead) + 1, sorted(ahead, key=lambda n: -scores[n])
-    return found
+        for query, vector in queries.items():
+            scores = {name: float(sum(vector * row)) for name, row in items.items()}
+            best = max(score for name, score in scores.items() if image_of[name] == image_of[query])
+            higher = [n for n in scores if scores[n] > best and image_of[n] != image_of[query]]
+            if len(higher) >= k:
+                misses[direction, query] = len(higher) + 1, sorted(higher, key=lambda n: -scores[n])
+    return misses
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_misses_are_those_of_a_slow_loop_and_the_figures_are_the_evaluations(finished, k):
-    found = find_misses(finished.vectors, finished.usable, "test", k, limit=500)
-    slow = slow_misses(finished, "test", k)
-    assert len(slow) > 5, "a model of three epochs misses often"
-    flat = [miss for misses in found.worst.values() for miss in misses]
-    assert {(m.direction, m.query): (m.rank, [name for name, _ in m.winners]) for m in flat} == {
-        key: (rank, ahead[:WINNERS]) for key, (rank, ahead) in slow.items()
+def test_find_misses_matches_the_reference_and_the_evaluation(finished_pipeline, k):
+    dataset = finished_pipeline.features.dataset
+    report = find_misses(finished_pipeline.vectors, dataset, "test", k, limit=500)
+    expected = reference_misses(finished_pipeline, "test", k)
+    assert len(expected) > 5, "a model of three epochs misses often"
+    misses = [miss for misses in report.worst.values() for miss in misses]
+    assert {(m.direction, m.query): (m.rank, [name for name, _ in m.higher_ranked]) for m in misses} == {
+        key: (rank, higher[:MAX_HIGHER_RANKED]) for key, (rank, higher) in expected.items()
     }
-    for way, misses in found.worst.items():
+    image_of = dataset.image_id_by_caption_id
+    for direction, misses in report.worst.items():
         assert [m.rank for m in misses] == sorted((m.rank for m in misses), reverse=True)
-        assert found.num_missed[way] == len(misses)
-        assert all(
-            finished.usable.image_id_by_caption_id.get(m.relevant_id, m.relevant_id)
-            == finished.usable.image_id_by_caption_id.get(m.query, m.query)
-            for m in misses
-        )
-    measured = json.loads(finished.metrics.read_text())["test"]
-    assert found.metrics == {key: measured[key] for key in found.metrics}
-    assert found.num_queries == {"t2i": measured["captions"], "i2t": measured["images"]}
+        assert report.num_missed[direction] == len(misses)
+        assert all(image_of.get(m.relevant_id, m.relevant_id) == image_of.get(m.query, m.query) for m in misses)
+    evaluation = read_evaluation(finished_pipeline.evaluation).splits["test"]
+    assert report.metrics.flat() == {key: evaluation.metrics.flat()[key] for key in report.metrics.flat()}
+    assert report.num_queries == {"t2i": evaluation.captions, "i2t": evaluation.images}
 
 
-class Seen(HTMLParser):
-    """What a browser would take for elements, and the text between them."""
+class ParsedPage(HTMLParser):
+    """The elements of a page, as a browser reads them, with the names of their attributes."""
 
     def __init__(self, page: str):
         super().__init__()
-        self.tags, self.text = [], []
+        self.tags = []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, {name for name, _ in attrs}))
 
-    def handle_data(self, data):
-        self.text.append(data)
 
-
-NASTY = (
+HOSTILE_TEXTS = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "</article>' onload='x",
     "a\u202ejpg.exe\x1b[2J",
 )
-FIGURES = {f"{w}_{n}": 1.0 for w in ("t2i", "i2t") for n in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum": 6.0}
-ONCE = {"t2i": 1, "i2t": 1}
+METRICS = RetrievalMetrics.from_flat(
+    {f"{d}_{key}": 1.0 for d in ("t2i", "i2t") for key in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum": 6.0}
+)
+ONE_EACH = {"t2i": 1, "i2t": 1}
 
 
-@pytest.mark.parametrize("nasty", NASTY)
-def test_captions_and_ids_are_text_and_nothing_else(nasty, tmp_path):
-    images = tuple(Image(nasty + name, tmp_path / "gone.jpg", "test") for name in "ab")
-    captions = tuple(Caption(f"{i.id}#0", i.id, nasty) for i in images)
-    dataset = Dataset(nasty, tmp_path, images, captions)
-    a, b = (c.id for c in captions)
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_page_escapes_captions_and_ids(text, tmp_path):
+    images = tuple(Image(text + name, tmp_path / "gone.jpg", "test") for name in "ab")
+    captions = tuple(Caption(f"{image.id}#0", image.id, text) for image in images)
+    dataset = Dataset(text, tmp_path, images, captions)
+    a, b = (caption.id for caption in captions)
     worst = {
         "t2i": (Miss("t2i", a, 2, images[0].id, 0.1, ((images[1].id, 0.3),)),),
         "i2t": (Miss("i2t", images[0].id, 2, a, 0.1, ((b, 0.3),)),),
     }
-    page = write_misses(tmp_path / "m.html", MissReport("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
-    seen = Seen(page)
-    assert [tag for tag, _ in seen.tags].count("script") == 1, "the page's own"
-    assert len([tag for tag, _ in seen.tags if tag == "img"]) == 4
-    assert not any(name.startswith("on") for _, names in seen.tags for name in names)
+    report = MissReport("test", 1, METRICS, ONE_EACH, ONE_EACH, worst)
+    page = write_misses(tmp_path / "m.html", report, dataset).read_text()
+    parsed = ParsedPage(page)
+    assert [tag for tag, _ in parsed.tags].count("script") == 1, "the script of the page itself"
+    assert len([tag for tag, _ in parsed.tags if tag == "img"]) == 4
+    assert not any(name.startswith("on") for _, names in parsed.tags for name in names)
     assert "\x1b" not in page
     assert "\u202e" not in page
 
 
-def test_every_card_shows_the_picture_of_its_image(tmp_path):
+def test_card_shows_the_image_of_its_item(tmp_path):
     colors = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
     for name, color in colors.items():
         PIL.Image.new("RGB", (40, 30), color).save(tmp_path / f"{name}.png")
@@ -119,33 +119,35 @@ def test_every_card_shows_the_picture_of_its_image(tmp_path):
         "t2i": (Miss("t2i", "of red", 3, "red", 0.1, (("blue", 0.3), ("green", 0.2))),),
         "i2t": (Miss("i2t", "green", 2, "of green", 0.1, (("of blue", 0.3),)),),
     }
-    page = write_misses(tmp_path / "m.html", MissReport("test", 1, FIGURES, ONCE, ONCE, worst), dataset).read_text()
+    report = MissReport("test", 1, METRICS, ONE_EACH, ONE_EACH, worst)
+    page = write_misses(tmp_path / "m.html", report, dataset).read_text()
     shown = []
     for text in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page):
-        picture = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(text)))).reshape(-1, 3).mean(0)
-        shown.append(min(colors, key=lambda name: abs(picture - colors[name]).sum()))
-    # winners, best first, then the right one; the other way the photograph asked with, then the winning captions' own
+        mean = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(text)))).reshape(-1, 3).mean(0)
+        shown.append(min(colors, key=lambda name: abs(mean - colors[name]).sum()))
+    # Caption query: the items that rank higher, then the relevant one. Image query: the query, then the captions'
+    # own images.
     assert shown == ["blue", "green", "red", "green", "blue"]
 
 
-def test_what_cannot_be_shown_says_what_to_do(finished, tmp_path):
-    silent = replace(finished.usable, captions=())
-    with pytest.raises(ValueError, match=r"no image of split 'test' has a caption.*choose another --split"):
-        find_misses(finished.vectors, silent, "test")
-    with pytest.raises(ValueError, match=r"no image is in split 'tset'; it has \{'train'"):
-        find_misses(finished.vectors, finished.usable, "tset")
-    with pytest.raises(ValueError, match=r"m\.txt: the page of misses ends in \.html"):
-        write_misses(tmp_path / "m.txt", find_misses(finished.vectors, finished.usable, "test"), finished.usable)
+def test_invalid_input_raises_with_a_next_step(finished_pipeline, tmp_path):
+    vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
+    without_captions = replace(dataset, captions=())
+    with pytest.raises(ValueError, match=r"no image of split 'test' has a caption.*Choose another --split"):
+        find_misses(vectors, without_captions, "test")
+    with pytest.raises(ValueError, match=r"no image in split 'tset'\. Its splits are \{'train'"):
+        find_misses(vectors, dataset, "tset")
+    with pytest.raises(ValueError, match=r"m\.txt does not end in \.html"):
+        write_misses(tmp_path / "m.txt", find_misses(vectors, dataset, "test"), dataset)
 
 
-def test_the_command_writes_the_page_and_the_report_links_to_it(finished):
-    plan = str(small_plan(finished.plan.workspace.parent))
-    page = finished.plan.workspace / "misses-val.html"
-    done = CliRunner().invoke(build_app(), ["misses", "--plan", plan, "--split", "val", "--limit", "2", "-k", "2"])
-    assert done.exit_code == 0, done.output
-    assert f"misses  {page}" in done.stdout
-    assert page.read_text().count("<article") == sum(
-        min(2, count) for count in find_misses(finished.vectors, finished.usable, "val", 2).num_missed.values()
-    )
-    assert 'href="misses-test.html"' in write_report(finished).read_text()
-    assert (finished.plan.workspace / "misses-test.html").is_file()
+def test_command_writes_the_page_and_the_report_links_to_it(finished_pipeline):
+    workspace = finished_pipeline.plan.workspace
+    plan, page = str(small_plan(workspace.parent)), workspace / "misses-val.html"
+    result = CliRunner().invoke(build_app(), ["misses", "--plan", plan, "--split", "val", "--limit", "2", "-k", "2"])
+    assert result.exit_code == 0, result.output
+    assert f"misses  {page}" in result.stdout
+    report = find_misses(finished_pipeline.vectors, finished_pipeline.features.dataset, "val", 2)
+    assert page.read_text().count("<article") == sum(min(2, count) for count in report.num_missed.values())
+    assert 'href="misses-test.html"' in write_report(finished_pipeline).read_text()
+    assert (workspace / "misses-test.html").is_file()

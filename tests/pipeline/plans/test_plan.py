@@ -1,4 +1,4 @@
-"""Plans are checked strictly: what is wrong is named, with its place and the nearest right word."""
+"""Loading of plans: shipped plans, overrides, and messages that name the invalid setting and a similar one."""
 
 from pathlib import Path
 
@@ -12,41 +12,43 @@ from pipeline.plans.plan import Plan
 DATASET = '[dataset]\nname = "x"\nannotations = "a.json"\nimages = "photos"\n'
 
 
-def plan(tmp_path: Path, text: str) -> str:
+def write_plan(tmp_path: Path, text: str) -> str:
     path = tmp_path / "plan.toml"
     path.write_text(text)
     return str(path)
 
 
 @pytest.mark.parametrize("name", shipped_plans())
-def test_every_shipped_plan_loads_and_says_what_it_is(name):
+def test_shipped_plan_loads_and_has_a_title(name):
     assert load_plan(name).workspace == Path("runs") / name
     assert shipped_plans()[name].read_text().startswith("# ")
 
 
-def test_overrides_reach_any_depth_and_keep_their_type(tmp_path):
-    path = plan(tmp_path, 'workspace = "w"\n' + DATASET)
-    found = load_plan(path, ("train.seed=7", "train.model.width=128", "dataset.name=mine", "regions.whole_image=false"))
-    assert (found.train.seed, found.train.model.width, found.dataset.name) == (7, 128, "mine")
-    assert found.regions.whole_image is False
-    assert found.text == load_plan(path).text
+def test_overrides_set_nested_keys_and_keep_types(tmp_path):
+    path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
+    loaded = load_plan(
+        path, ("train.seed=7", "train.model.width=128", "dataset.name=mine", "regions.whole_image=false")
+    )
+    assert (loaded.train.seed, loaded.train.model.width, loaded.dataset.name) == (7, 128, "mine")
+    assert loaded.regions.whole_image is False
+    assert loaded.text == load_plan(path).text
 
 
-def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
-    path = plan(tmp_path, 'workspace = "w"\n' + DATASET)
+def test_kind_of_regions_selects_their_settings(tmp_path):
+    path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
     assert load_plan(path).regions == TorchvisionConfig()
-    found = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
-    assert found.regions == GridConfig(max_grid_size=5)
-    assert Plan.model_validate(found.model_dump()) == found
+    loaded = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
+    assert loaded.regions == GridConfig(max_grid_size=5)
+    assert Plan.model_validate(loaded.model_dump()) == loaded
 
 
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ('workspce = "w"\n' + DATASET, (), "workspce: unknown key; did you mean 'workspace'"),
-        ('workspace = "w"\n[train]\nepoch = 3\n' + DATASET, (), "train.epoch: unknown key; did you mean 'epochs'"),
+        ('workspce = "w"\n' + DATASET, (), "workspce: unknown setting; did you mean 'workspace'"),
+        ('workspace = "w"\n[train]\nepoch = 3\n' + DATASET, (), "train.epoch: unknown setting; did you mean 'epochs'"),
         ('workspace = "w"\n[train.loss]\nmargn = 1\n' + DATASET, (), "train.loss.margn: .*did you mean 'margin'"),
-        ('workspace = "w"\n[index]\nzzzz = 1\n' + DATASET, (), "index.zzzz: unknown key; known are factory"),
+        ('workspace = "w"\n[index]\nzzzz = 1\n' + DATASET, (), "index.zzzz: unknown setting; use one of factory"),
         (
             'workspace = "w"\n[regions]\nmax_region = 3\n' + DATASET,
             (),
@@ -57,34 +59,34 @@ def test_the_kind_of_the_regions_chooses_their_settings(tmp_path):
             ("regions.kind=grid", "regions.max_grid=3"),
             "regions.max_grid: .*mean 'max_grid_size'",
         ),
-        ('workspace = "w"\n' + DATASET, ("regions.kind=gird",), "regions.kind: there is no 'gird'; .*mean 'grid'"),
+        ('workspace = "w"\n' + DATASET, ("regions.kind=gird",), "regions.kind: unknown value 'gird'; .*mean 'grid'"),
         ('workspace = "w"\n[train]\nepochs = "many"\n' + DATASET, (), "train.epochs: .*integer.*'many'"),
         ('workspace = "w"\n[train]\nepochs = 0\n' + DATASET, (), "train.epochs: .*greater than or equal to 1"),
         ('workspace = "w"', (), "exactly one of"),
         ('workspace = "w"\n[demo]\n' + DATASET, (), "exactly one of"),
         ("workspace = ", (), "not valid TOML"),
-        ('workspace = "w"\n' + DATASET, ("train.seed",), "write KEY=VALUE"),
+        ('workspace = "w"\n' + DATASET, ("train.seed",), "Write KEY=VALUE"),
         ('workspace = "w"\n' + DATASET, ("workspace.x=1",), "not a table"),
         ('workspace = "w"\n' + DATASET, ("train.sed=1",), "did you mean 'seed'"),
         ('workspace = "w"\nworkers = 0\n' + DATASET, (), "workers: .*greater than or equal"),
         ("#" * (2 << 20), (), "a plan has at most"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, overrides, message):
+def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message):
     with pytest.raises(ValueError, match=message):
-        load_plan(plan(tmp_path, text), overrides)
+        load_plan(write_plan(tmp_path, text), overrides)
 
 
 @pytest.mark.parametrize(
     ("name", "message"), [("dmo", "did you mean 'demo'"), ("gone.toml", "does not exist"), ("zz", "shipped plans are")]
 )
-def test_a_plan_that_is_not_there(name, message):
+def test_missing_plan_raises_with_a_suggestion(name, message):
     with pytest.raises(FileNotFoundError, match=message):
         load_plan(name)
 
 
-def test_a_plan_does_not_change_once_it_is_read(tmp_path):
-    found = load_plan(plan(tmp_path, 'workspace = "w"\n' + DATASET))
+def test_loaded_plan_is_frozen(tmp_path):
+    loaded = load_plan(write_plan(tmp_path, 'workspace = "w"\n' + DATASET))
     with pytest.raises(ValueError, match="frozen"):
-        found.workers = 3
-    assert Plan.model_validate(found.model_dump()) == found
+        loaded.workers = 3
+    assert Plan.model_validate(loaded.model_dump()) == loaded

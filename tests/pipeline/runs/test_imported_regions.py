@@ -14,24 +14,24 @@ from data.store.store import Store
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
 from pipeline.plans.plan import Plan
-from pipeline.runs.runner import PipelineRunner
+from pipeline.runs.runner import Finished, PipelineRunner
 from pipeline.search.searcher import Searcher
 from tests.helpers.region_files import fill, some
-from tests.helpers.small_plan import small_plan
+from tests.helpers.small_plan import extract_features, small_plan
 
 RUN = CliRunner()
 
 
 @pytest.fixture(scope="module")
-def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
+def imported(finished_pipeline, tmp_path_factory) -> tuple[Plan, Path]:
     """A plan whose regions came through a TSV that lacks one image and has a broken line, and its store's folder."""
     root = tmp_path_factory.mktemp("imported")
-    export_regions(finished.regions, root / "obj.tsv", "lxmert-tsv", id_template="stem")
+    export_regions(finished_pipeline.features.regions, root / "obj.tsv", "lxmert-tsv", id_template="stem")
     lines = (root / "obj.tsv").read_bytes().splitlines(keepends=True)
     lines[1] = lines[1][:200] + b"\r\n"
     del lines[5]
     (root / "obj.tsv").write_bytes(b"".join(lines))
-    (root / "classes.txt").write_text("\n".join(Store(finished.regions).recipe["classes"]))
+    (root / "classes.txt").write_text("\n".join(Store(finished_pipeline.features.regions).recipe["classes"]))
     options = ["--id-template", "{id}.jpg", "--float16", "--classes", str(root / "classes.txt")]
     found = RUN.invoke(
         build_app(), ["store", "import", str(root / "obj.tsv"), "--output", str(root / "stores"), *options]
@@ -41,7 +41,7 @@ def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
     assert "34 imported, 1 invalid" in found.stdout
     assert "columns, not 10" in found.stderr
     folder = Path(re.search(r'regions_store = "(.*)"', found.stdout.replace("\n", ""))[1])
-    dataset = finished.plan.workspace / "dataset"
+    dataset = finished_pipeline.plan.workspace / "dataset"
     text = (small_plan(root).read_text().split("[demo]")[0]) + f'regions_store = "{folder}"\n'
     text += f'[dataset]\nname = "x"\nannotations = "{dataset}/dataset_demo.json"\nimages = "{dataset}/images"\n'
     text += "[text]" + small_plan(root).read_text().split("[text]")[1]
@@ -50,68 +50,71 @@ def imported(finished, tmp_path_factory) -> tuple[Plan, Path]:
 
 
 @pytest.fixture(scope="module")
-def chain(imported) -> PipelineRunner:
-    made = PipelineRunner(imported[0])
-    assert made.index.is_file()
-    return made
+def finished_import(imported) -> Finished:
+    finished = PipelineRunner(imported[0]).run_all()
+    assert finished.index.is_file()
+    return finished
 
 
-def test_a_plan_uses_the_store_and_lists_what_is_not_in_it(finished, imported, chain):
-    names = [image.id for image in finished.dataset.images]
-    theirs, ours = Store(finished.regions), Store(imported[1])
-    assert chain.regions == imported[1]
+def test_a_plan_uses_the_store_and_lists_what_is_not_in_it(finished_pipeline, imported, finished_import):
+    names = [image.id for image in finished_pipeline.features.dataset.images]
+    theirs, ours = Store(finished_pipeline.features.regions), Store(imported[1])
+    assert finished_import.features.regions == imported[1]
     np.testing.assert_array_equal(ours.read("features", ours.ids), theirs.read("features", ours.ids))
-    lost = dict(chain.list_invalid_records())
+    lost = {record.name: record.reason for record in finished_import.features.invalid_records}
     assert set(lost) == set(names) - set(ours.ids) == {theirs.ids[1], theirs.ids[5]}
     assert "columns, not 10" in lost[theirs.ids[1]]
     assert lost[theirs.ids[5]] == f"not in the store {imported[1]}"
-    assert {image.id for image in chain.usable.images} == set(ours.ids)
-    rows = json.loads(chain.index.read_text())["collections"]["image"]["counts"]["live"]
+    assert {image.id for image in finished_import.features.dataset.images} == set(ours.ids)
+    rows = json.loads(finished_import.index.read_text())["collections"]["image"]["counts"]["live"]
     assert rows == len(ours.ids)
-    assert PipelineRunner(imported[0]).index == chain.index, "nothing new makes no version"
+    assert PipelineRunner(imported[0]).run_all().index == finished_import.index, "nothing new makes no version"
 
 
-def test_search_by_text_and_by_photograph(finished, imported, chain, tmp_path):
-    searcher, store = Searcher(imported[0]), Store(chain.vectors.images)
+def test_search_by_text_and_by_photograph(finished_pipeline, imported, finished_import, tmp_path):
+    searcher, store = Searcher(imported[0]), Store(finished_import.vectors.images)
     hits = searcher.search_text("two dogs are running along the street", 5)
     query = searcher.embed_text("two dogs are running along the street")
     scores = store.read("features", store.ids).astype("f4") @ query[0]
     assert {hit.id for hit in hits} == {store.ids[i] for i in np.argsort(-scores)[:5]}
     assert all(hit.path.is_file() and len(hit.regions) == 2 and hit.regions[0].label for hit in hits)
-    copy = shutil.copy(finished.dataset.images_by_id[store.ids[3]].path, tmp_path / "copy-under-another-name.jpg")
+    copy = shutil.copy(
+        finished_pipeline.features.dataset.images_by_id[store.ids[3]].path, tmp_path / "copy-under-another-name.jpg"
+    )
     vector = store.read("features", [store.ids[3]])[0].astype("f4")
     np.testing.assert_allclose(searcher.embed_image(Path(copy))[0], vector, atol=4e-3)
     assert len(searcher.search_image(Path(copy), 4)) == 4
     (tmp_path / "other.jpg").write_bytes(b"other")
-    with pytest.raises(ValueError, match="has none for this photograph: no detector is run"):
+    with pytest.raises(
+        ValueError, match=r"other\.jpg is not an image of this plan\. .* it has no detector for new photos"
+    ):
         searcher.search_image(tmp_path / "other.jpg")
 
 
-def test_a_store_that_does_not_fit_the_plan_is_named(finished, imported, chain, tmp_path):
+def test_a_store_that_does_not_fit_the_plan_is_named(finished_pipeline, imported, finished_import, tmp_path):
     plan = imported[0]
     stranger = fill(tmp_path, some(3))
     with pytest.raises(ValueError, match=r"none of the 36 images .* It holds '7', the dataset '.*\.jpg': import again"):
-        assert PipelineRunner(plan.model_copy(update={"regions_store": stranger})).regions
-    with pytest.raises(ValueError, match=r"holds regions-.*: run `tern index` first"):
+        extract_features(plan.model_copy(update={"regions_store": stranger}))
+    with pytest.raises(ValueError, match=r"holds regions-.*\. Run `tern index` first"):
         Searcher(plan.model_copy(update={"regions_store": stranger}))
     with pytest.raises(ValueError, match="holds tokens: set `regions_store`"):
-        assert PipelineRunner(plan.model_copy(update={"regions_store": finished.tokens})).regions
+        extract_features(plan.model_copy(update={"regions_store": finished_pipeline.features.tokens}))
     with pytest.raises(FileNotFoundError, match="No store at"):
-        assert PipelineRunner(plan.model_copy(update={"regions_store": tmp_path / "gone"})).regions
-    with pytest.raises(ValueError, match="at most one of regions_file, regions_store"):
-        Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "features": ["a"]}})
+        extract_features(plan.model_copy(update={"regions_store": tmp_path / "gone"}))
+    with pytest.raises(ValueError, match="regions_file and regions_store are set"):
+        Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "feature_arrays": ["a"]}})
 
 
-def test_images_without_classes_still_show_the_regions_that_matched(finished, imported, tmp_path):
+def test_images_without_classes_still_show_the_regions_that_matched(finished_pipeline, imported, tmp_path):
     export_regions(imported[1], tmp_path / "b.tsv", "butd-tsv")
     made = RUN.invoke(build_app(), ["store", "import", str(tmp_path / "b.tsv"), "--output", str(tmp_path), "--float16"])
     store = Store(next(tmp_path.glob("regions-*")))
     assert made.exit_code == 0
     assert (store.read("class_ids", store.ids) == -1).all()
-    searcher = Searcher.__new__(Searcher)
-    searcher._regions = store
-    searcher._model = Searcher(imported[0])._model
-    matched = searcher._matched(store.ids[0], Searcher(imported[0]).embed_text("a dog"))
+    searcher = Searcher(imported[0])
+    searcher._stored_images.store = store
+    matched = searcher._find_matching_regions(store.ids[0], searcher.embed_text("a dog"))
     assert [region.label for region in matched] == ["", ""]
 
 

@@ -19,9 +19,10 @@ from pipeline.pages.report import write_report
 from pipeline.plans.load import load_plan
 from pipeline.plans.plan import Plan
 from pipeline.runs.runner import PipelineRunner
+from pipeline.runs.torchrun_training import train_together
 from pipeline.search.searcher import Searcher
 from tern.model.convert import import_checkpoint
-from tests.helpers.small_plan import small_plan
+from tests.helpers.small_plan import extract_features, small_plan
 from tests.reference.tern import SlowTern
 
 LAYERS = 2  # of the checkpoint's BERT
@@ -62,14 +63,12 @@ def made(tmp_path_factory):
     text = small_plan(root).read_text()
     path = root / "plan.toml"
     path.write_text(text.split("[train]")[0] + "layer = 2\n[index]" + text.split("[index]")[1])
-    chain = PipelineRunner(load_plan(str(path)))
-    _ = chain.tokens
-    return path, Store(chain.regions).dim
+    return path, Store(extract_features(load_plan(str(path))).regions).dim
 
 
 def stores_of(path) -> tuple[Store, Store]:
-    chain = PipelineRunner(load_plan(str(path)))
-    return Store(chain.regions), Store(chain.tokens)
+    features = extract_features(load_plan(str(path)))
+    return Store(features.regions), Store(features.tokens)
 
 
 def with_checkpoint(path, file) -> Plan:
@@ -82,10 +81,13 @@ def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
     plan = load_plan(str(path))
     bert = tuned(plan.text) if own else None
     slow = checkpoint(tmp_path / "model_best_rsum.pth.tar", dim, bert)
-    chain = PipelineRunner(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
-    assert read_json(chain.model / "model.json")["fine_tuned"] is own
-    regions, tokens = Store(chain.regions), Store(chain.tokens)
-    image, caption = chain.dataset.images[3].id, chain.dataset.captions[7].id
+    runner = PipelineRunner(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
+    features_of_plan = runner.extract(runner.load_dataset())
+    model = runner.train(features_of_plan)
+    assert read_json(model / "model.json")["fine_tuned"] is own
+    regions, tokens = Store(features_of_plan.regions), Store(features_of_plan.tokens)
+    dataset, vectors = features_of_plan.dataset, runner.embed(features_of_plan, model)
+    image, caption = dataset.images[3].id, dataset.captions[7].id
     features, boxes, size = (torch.tensor(regions.read(f, [image])).float() for f in ("features", "boxes", "size"))
     rows = torch.tensor(tokens.read("features", [caption])).float()
     if bert is not None:
@@ -96,7 +98,7 @@ def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
         moved = slow(features[None], boxes[None] / 2, size.view(1, 2), [len(features)], rows[None], [len(rows)])
     assert (wanted[0] - moved[0]).abs().max() > 0.02, "boxes count"
     for folder, name, vector in zip(("images", "captions"), (image, caption), wanted, strict=True):
-        found = Store(getattr(chain.vectors, folder)).read("features", [name])
+        found = Store(getattr(vectors, folder)).read("features", [name])
         np.testing.assert_allclose(found, vector, atol=1e-3)  # stored as float16
 
 
@@ -104,13 +106,13 @@ def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path
     path, dim = made
     checkpoint(tmp_path / "given.pth.tar", dim, tuned(load_plan(str(path)).text))
     plan = with_checkpoint(path, tmp_path / "given.pth.tar")
-    chain = PipelineRunner(plan)
-    model, stamp = chain.model, (chain.model / "best.safetensors").stat().st_mtime_ns
-    page = write_report(chain).read_text()
+    finished = PipelineRunner(plan).run_all()
+    model, stamp = finished.model, (finished.model / "best.safetensors").stat().st_mtime_ns
+    page = write_report(finished).read_text()
     assert "from given.pth.tar" in page
     assert "<h2>Training</h2>" not in page
-    caption = chain.dataset.select_split("test").captions[0]
-    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    caption = finished.features.dataset.select_split("test").captions[0]
+    stored = Store(finished.vectors.captions).read("features", [caption.id])[0]
     np.testing.assert_allclose(Searcher(plan).embed_text(caption.text)[0], stored, atol=2e-3)
     assert "checkpoint given.pth.tar" in read_lineage(plan.workspace).to_text()
     command = ["train", "--plan", str(path), "--set", f'checkpoint="{tmp_path / "given.pth.tar"}"']
@@ -124,7 +126,7 @@ def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path
     ("layers", "t", "wide", "message"),
     [
         (3, 384, 0, "text.layer=3"),
-        (None, 768, 0, "wordpieces of 768 numbers"),
+        (None, 768, 0, "tokens of 768 numbers"),
         (None, 384, 4, "regions of"),
     ],
     ids=["a deeper BERT", "a wider BERT", "other regions"],
@@ -135,7 +137,7 @@ def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide
     checkpoint(tmp_path / "x.pth.tar", dim + wide, bert, t)
     before = set((load_plan(str(path)).workspace / "models").glob("*"))
     with pytest.raises(ValueError, match=message):
-        _ = PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")).model
+        train_together(PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")))
     assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
 
 
@@ -143,17 +145,17 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        _ = PipelineRunner(load_plan(str(path), settings)).tokens
+    with pytest.raises(FileNotFoundError, match="is missing, a checkpoint"):
+        extract_features(load_plan(str(path), settings))
     settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
     with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):
-        _ = PipelineRunner(load_plan(str(path), settings)).tokens
+        extract_features(load_plan(str(path), settings))
     (tmp_path / "broken.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:3000])
     checkpoint(tmp_path / "deep.pth.tar", dim, tuned(load_plan(str(path)).text, 3))
     for name, message in (("broken", "cannot be read"), ("deep", r"text\.layer=3")):
         settings = (f'checkpoint="{tmp_path / name}.pth.tar"', f'workspace="{tmp_path / "new"}"')
         with pytest.raises(ValueError, match=message):
-            _ = PipelineRunner(load_plan(str(path), settings)).tokens
+            extract_features(load_plan(str(path), settings))
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
         load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
@@ -180,13 +182,13 @@ def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     plan = with_checkpoint(path, tmp_path / "x.pth.tar")
-    model = PipelineRunner(plan).model
+    model = train_together(PipelineRunner(plan))
     whole = (model / "best.safetensors").read_bytes()
     (model / "model.json").unlink()
     (model / "best.safetensors").write_bytes(whole[:100])
     gone = model / f".best.{platform.node()}-999999999.tmp.safetensors"
     gone.write_bytes(whole[:50])
-    again = PipelineRunner(plan).model
+    again = train_together(PipelineRunner(plan))
     assert again == model
     assert (again / "best.safetensors").read_bytes() == whole
     assert not gone.exists()
@@ -197,6 +199,7 @@ def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monke
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     shown = []
-    monkeypatch.setattr(artifacts, "table", lambda rows, key, about: shown.append((key, len(rows))))
-    artifacts.training(PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")))
+    monkeypatch.setattr(artifacts, "create_table", lambda rows, key, about: shown.append((key, len(rows))))
+    finished = PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")).run_all()
+    artifacts.create_training_artifacts(finished.model, finished.evaluation)
     assert shown == [("metrics", 2)]

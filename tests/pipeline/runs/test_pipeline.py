@@ -23,11 +23,12 @@ from pipeline.pages.gallery import write_gallery
 from pipeline.pages.report import write_report
 from pipeline.plans.load import load_plan
 from pipeline.runs.runner import PipelineRunner
+from pipeline.runs.torchrun_training import train_together
 from pipeline.search.searcher import Searcher
 from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import extract_regions
 from tern.config import EvaluationConfig
-from tests.helpers.small_plan import small_plan
+from tests.helpers.small_plan import extract_features, small_plan
 from tests.reference.recall import slow_recall
 
 LASTING = ("stores", "vectors", "index/versions", "models", "evaluation")
@@ -50,24 +51,30 @@ def _untimed(manifest: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def searcher(finished):
-    return Searcher(finished.plan)
+def searcher(finished_pipeline):
+    return Searcher(finished_pipeline.plan)
 
 
-def test_a_second_run_makes_nothing_again(finished):
-    before = {p: p.stat().st_mtime_ns for p in finished.plan.workspace.rglob("*") if p.is_file() and p.name != ".lock"}
+def test_a_second_run_makes_nothing_again(finished_pipeline):
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in finished_pipeline.plan.workspace.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
     began = time.perf_counter()
-    again = PipelineRunner(finished.plan)
-    assert (again.index, again.metrics, again.model) == (finished.index, finished.metrics, finished.model)
+    again = PipelineRunner(finished_pipeline.plan).run_all()
+    assert again.index == finished_pipeline.index
+    assert again.evaluation == finished_pipeline.evaluation
+    assert again.model == finished_pipeline.model
     assert time.perf_counter() - began < 20
     changed = [p for p, stamp in before.items() if p.stat().st_mtime_ns != stamp]
     assert [p.name for p in changed if p.name not in ("stages.jsonl", ".writer", "hashes.json")] == []
 
 
 def run_all(path: str) -> None:
-    chain = PipelineRunner(load_plan(path))
-    assert chain.index
-    assert chain.metrics
+    finished = PipelineRunner(load_plan(path)).run_all()
+    assert finished.index
+    assert finished.evaluation
 
 
 def newest(folder: Path) -> float:
@@ -75,9 +82,9 @@ def newest(folder: Path) -> float:
     return max((p.stat().st_mtime for p in folder.rglob("*") if p.exists()), default=0.0)
 
 
-def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the_same(finished, tmp_path):
+def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the_same(finished_pipeline, tmp_path):
     path = small_plan(tmp_path)
-    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "run" / "dataset")
+    shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     # A server that has imported everything forks the runs: so the kills fall into the work, not into imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.runs.runner", "tests.pipeline.runs.test_pipeline"])
@@ -95,26 +102,26 @@ def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the
         child.join()
     assert kills >= 5, "most runs were over before they were killed: the test shows little"
     run_all(str(path))
-    assert hashes(tmp_path / "run") == hashes(finished.plan.workspace)
+    assert hashes(tmp_path / "run") == hashes(finished_pipeline.plan.workspace)
 
 
-def test_shards_over_worker_processes_give_the_same_store(finished, tmp_path):
+def test_shards_over_worker_processes_give_the_same_store(finished_pipeline, tmp_path):
     from pipeline.runs.workers import make_process_map
 
     plan = load_plan(str(small_plan(tmp_path, workers=2)))
     each = make_process_map(2, "region features")
-    regions = extract_regions(plan.regions, finished.dataset, tmp_path, plan.images_per_shard, each)
-    assert regions.name == finished.regions.name
-    ours, theirs = Store(regions), Store(finished.regions)
+    regions = extract_regions(plan.regions, finished_pipeline.features.dataset, tmp_path, plan.images_per_shard, each)
+    assert regions.name == finished_pipeline.features.regions.name
+    ours, theirs = Store(regions), Store(finished_pipeline.features.regions)
     assert ours.ids == theirs.ids
     np.testing.assert_array_equal(ours.read("class_ids", ours.ids), theirs.read("class_ids", ours.ids))
     difference = ours.read("features", ours.ids).astype("f4") - theirs.read("features", ours.ids).astype("f4")
     assert np.abs(difference).max() < 2e-2, "one thread or two add in another order, no more"
 
 
-def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished):
-    images, captions = Store(finished.vectors.images), Store(finished.vectors.captions)
-    part = finished.dataset.select_split("test")
+def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished_pipeline):
+    images, captions = Store(finished_pipeline.vectors.images), Store(finished_pipeline.vectors.captions)
+    part = finished_pipeline.features.dataset.select_split("test")
     scores = {
         caption.id: {
             image.id: float(
@@ -126,53 +133,60 @@ def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished):
         for caption in part.captions
     }
     expected = slow_recall(scores, part.image_id_by_caption_id)
-    found = json.loads(finished.metrics.read_text())["test"]
+    found = json.loads(finished_pipeline.evaluation.read_text())["test"]
     assert {key: pytest.approx(value) for key, value in expected.items()} == {key: found[key] for key in expected}
 
 
-def test_metrics_follow_what_the_gallery_holds(finished, tmp_path):
+def test_metrics_follow_what_the_gallery_holds(finished_pipeline, tmp_path):
     """An image without captions asks nothing, but stands among those that are searched, until it is removed."""
-    dataset, name = finished.dataset, finished.dataset.select_split("test").images[0].id
+    dataset, name = (
+        finished_pipeline.features.dataset,
+        finished_pipeline.features.dataset.select_split("test").images[0].id,
+    )
     mute = replace(dataset, captions=tuple(c for c in dataset.captions if c.image_id != name))
-    with_it, without = (evaluate_splits(finished.vectors, d, tmp_path) for d in (mute, dataset.exclude_images({name})))
+    with_it, without = (
+        evaluate_splits(finished_pipeline.vectors, d, tmp_path) for d in (mute, dataset.exclude_images({name}))
+    )
     assert with_it != without
     counts = [json.loads(path.read_text())["test"]["images"] for path in (with_it, without)]
     assert counts == [6, 5]
 
 
-def test_a_journal_that_ends_in_half_a_line_is_gone_on_with(finished, tmp_path):
-    plan = finished.plan.model_copy(update={"workspace": tmp_path})
-    shutil.copytree(finished.plan.workspace / "dataset", tmp_path / "dataset")
+def test_a_journal_that_ends_in_half_a_line_is_gone_on_with(finished_pipeline, tmp_path):
+    plan = finished_pipeline.plan.model_copy(update={"workspace": tmp_path})
+    shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "dataset")
     (tmp_path / "stages.jsonl").write_text('{"stage": "data s')
-    chain = PipelineRunner(plan)
-    assert len(chain.dataset.images) == 36
-    assert [(stage, seconds > 0) for stage, _, seconds in chain.list_finished_stages()] == [("dataset", True)]
+    runner = PipelineRunner(plan)
+    assert len(runner.load_dataset().images) == 36
+    assert [(entry.stage, entry.seconds > 0) for entry in runner.list_finished_stages()] == [("dataset", True)]
 
 
-def test_a_typed_sentence_and_the_stored_caption_give_one_vector(finished, searcher):
-    store = Store(finished.vectors.captions)
-    for caption in finished.dataset.captions[::29]:
+def test_a_typed_sentence_and_the_stored_caption_give_one_vector(finished_pipeline, searcher):
+    store = Store(finished_pipeline.vectors.captions)
+    for caption in finished_pipeline.features.dataset.captions[::29]:
         stored = store.read("features", [caption.id])[0].astype("float32")
         np.testing.assert_allclose(searcher.embed_text(caption.text)[0], stored, atol=4e-3)
 
 
-def test_a_photograph_and_the_stored_image_give_one_vector(finished, searcher):
-    store = Store(finished.vectors.images)
-    for image in finished.dataset.images[::9]:
+def test_a_photograph_and_the_stored_image_give_one_vector(finished_pipeline, searcher):
+    store = Store(finished_pipeline.vectors.images)
+    for image in finished_pipeline.features.dataset.images[::9]:
         stored = store.read("features", [image.id])[0].astype("float32")
         np.testing.assert_allclose(searcher.embed_image(image.path)[0], stored, atol=4e-3)
 
 
-def test_hits_are_the_exact_nearest_with_path_captions_and_regions(finished, searcher):
+def test_hits_are_the_exact_nearest_with_path_captions_and_regions(finished_pipeline, searcher):
     query = searcher.embed_text("two dogs are running along the street")
-    images = Store(finished.vectors.images)
+    images = Store(finished_pipeline.vectors.images)
     scores = images.read("features", images.ids).astype("float32") @ query[0]
     hits = searcher.search_text("two dogs are running along the street", 5)
     assert {hit.id for hit in hits} == {images.ids[i] for i in np.argsort(-scores)[:5]}
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     for hit in hits:
-        assert hit.path == finished.dataset.images_by_id[hit.id].path
-        assert hit.captions == tuple(caption.text for caption in finished.dataset.captions_by_image_id[hit.id])
+        assert hit.path == finished_pipeline.features.dataset.images_by_id[hit.id].path
+        assert hit.captions == tuple(
+            caption.text for caption in finished_pipeline.features.dataset.captions_by_image_id[hit.id]
+        )
         width, height = Image.open(hit.path).size
         assert all(0 <= r.box[0] < r.box[2] <= width and 0 <= r.box[1] < r.box[3] <= height for r in hit.regions)
         assert len(hit.regions) == 2
@@ -185,19 +199,21 @@ def test_queries_that_say_nothing_or_never_end_are_refused(searcher, sentence):
         searcher.search_text(sentence)
 
 
-def test_an_index_of_another_extractor_is_refused(finished):
-    other = finished.plan.model_copy(update={"text": finished.plan.text.model_copy(update={"max_tokens": 7})})
+def test_an_index_of_another_extractor_is_refused(finished_pipeline):
+    other = finished_pipeline.plan.model_copy(
+        update={"text": finished_pipeline.plan.text.model_copy(update={"max_tokens": 7})}
+    )
     with pytest.raises(ValueError, match="another extractor"):
         Searcher(other).search_text("a dog")
 
 
 @pytest.fixture
-def moved(finished, tmp_path):
+def moved(finished_pipeline, tmp_path):
     """A copy of the finished run whose dataset is a plain folder of files, and its plan: things can happen to it."""
-    shutil.copytree(finished.plan.workspace, tmp_path / "run")
+    shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     dataset = DatasetConfig(name="demo", annotations=folder / "dataset_demo.json", images=folder / "images")
-    return finished.plan.model_copy(update={"workspace": tmp_path / "run", "demo": None, "dataset": dataset})
+    return finished_pipeline.plan.model_copy(update={"workspace": tmp_path / "run", "demo": None, "dataset": dataset})
 
 
 def rows(version: Path) -> tuple[int, int]:
@@ -205,9 +221,9 @@ def rows(version: Path) -> tuple[int, int]:
     return kinds["image"]["counts"]["live"], kinds["caption"]["counts"]["live"]
 
 
-def test_reindexing_takes_in_what_is_new_and_leaves_out_what_can_no_longer_be_read(finished, moved):
-    model = moved.workspace / "models" / finished.model.name
-    gone, new = finished.dataset.images[3], finished.dataset.images[4]
+def test_reindexing_takes_in_what_is_new_and_leaves_out_what_can_no_longer_be_read(finished_pipeline, moved):
+    model = moved.workspace / "models" / finished_pipeline.model.name
+    gone, new = finished_pipeline.features.dataset.images[3], finished_pipeline.features.dataset.images[4]
     (moved.dataset.images / "new.jpg").write_bytes(new.path.read_bytes() + b"\0")
     annotations = json.loads(moved.dataset.annotations.read_text())
     entry = next(e for e in annotations["images"] if e["filename"] == new.id)
@@ -220,29 +236,39 @@ def test_reindexing_takes_in_what_is_new_and_leaves_out_what_can_no_longer_be_re
     def each(label):
         return lambda function, jobs: [asked.append(job.num_items) or function(job) for job in jobs]
 
-    chain = PipelineRunner(moved, each, model_folder=model)
-    assert rows(chain.index) == (len(finished.dataset.images), len(finished.dataset.captions))
+    runner = PipelineRunner(moved, each)
+    vectors = runner.embed(runner.extract(runner.load_dataset()), model)
+    published = runner.publish_index(vectors)
+    assert rows(published) == (
+        len(finished_pipeline.features.dataset.images),
+        len(finished_pipeline.features.dataset.captions),
+    )
     assert asked == [2, 5, 1, 5], "two images and five captions to extract, one image and five captions to embed"
-    assert [name for name, _ in chain.list_invalid_records()] == [gone.id]
+    assert [record.name for record in vectors.features.invalid_records] == [gone.id]
     searcher = Searcher(moved)
-    found = {hit.id for hit in searcher.search_text(finished.dataset.captions_by_image_id[new.id][0].text, 40)}
+    found = {
+        hit.id
+        for hit in searcher.search_text(finished_pipeline.features.dataset.captions_by_image_id[new.id][0].text, 40)
+    }
     assert {"new.jpg", new.id} <= found
     assert gone.id not in found
     verify_version(moved.workspace / "index")
-    assert PipelineRunner(moved, model_folder=model).index == chain.index, "nothing new makes no version"
+    runner = PipelineRunner(moved)
+    vectors = runner.embed(runner.extract(runner.load_dataset()), model)
+    assert runner.publish_index(vectors) == published, "nothing new makes no version"
 
 
-def test_a_model_is_not_fed_with_the_features_of_another_extractor(finished, moved):
+def test_a_model_is_not_fed_with_the_features_of_another_extractor(finished_pipeline, moved):
     other = moved.model_copy(update={"text": moved.text.model_copy(update={"layer": 3})})
     with pytest.raises(ValueError, match=r"was trained on tokens-.*changed"):
-        assert PipelineRunner(other, model_folder=moved.workspace / "models" / finished.model.name).index
+        PipelineRunner(other).embed(extract_features(other), moved.workspace / "models" / finished_pipeline.model.name)
 
 
-def test_an_image_that_cannot_be_read_later_does_not_break_the_search(finished, moved):
-    victim = moved.dataset.images / finished.dataset.images[3].id
-    text = finished.dataset.captions_by_image_id[victim.name][0].text
+def test_an_image_that_cannot_be_read_later_does_not_break_the_search(finished_pipeline, moved):
+    victim = moved.dataset.images / finished_pipeline.features.dataset.images[3].id
+    text = finished_pipeline.features.dataset.captions_by_image_id[victim.name][0].text
     victim.write_bytes(b"no longer a picture")
-    assert victim.name in Store(PipelineRunner(moved).regions).invalid_items
+    assert victim.name in Store(extract_features(moved).regions).invalid_items
     assert victim.name in {hit.id for hit in Searcher(moved).search_text(text, 36)}, "the published index still has it"
 
 
@@ -253,17 +279,17 @@ def test_a_validation_split_without_captions_is_an_error_before_the_training(mov
             entry["sentences"] = []
     moved.dataset.annotations.write_text(json.dumps(annotations))
     with pytest.raises(ValueError, match="'val' has no captions"):
-        assert PipelineRunner(moved).model
+        train_together(PipelineRunner(moved))
 
 
-def test_the_command_line_gives_what_the_calls_give(finished, tmp_path):
-    plan = str(small_plan(finished.plan.workspace.parent))
+def test_the_command_line_gives_what_the_calls_give(finished_pipeline, tmp_path):
+    plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     run = CliRunner()
     found = run.invoke(build_app(), ["search", "two dogs on the street", "--plan", plan, "-k", "3"])
     assert found.exit_code == 0, found.output
-    expected = Searcher(finished.plan).search_text("two dogs on the street", 3)
+    expected = Searcher(finished_pipeline.plan).search_text("two dogs on the street", 3)
     assert [line.split()[2] for line in found.stdout.splitlines()] == [hit.id for hit in expected]
-    photo = str(finished.dataset.images[0].path)
+    photo = str(finished_pipeline.features.dataset.images[0].path)
     page = tmp_path / "hits.html"
     found = run.invoke(build_app(), ["search", "--image", photo, "--plan", plan, "--gallery", str(page)])
     assert found.exit_code == 0, found.output
@@ -275,18 +301,18 @@ def test_the_command_line_gives_what_the_calls_give(finished, tmp_path):
     assert "demo" in run.invoke(build_app(), ["plans"]).stdout
 
 
-def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished, tmp_path):
-    plain = json.loads(finished.metrics.read_text())
+def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished_pipeline, tmp_path):
+    plain = json.loads(finished_pipeline.evaluation.read_text())
     config = EvaluationConfig(folds=2, ndcg=True)
-    path = evaluate_splits(finished.vectors, finished.usable, tmp_path, config=config)
-    assert path.name != finished.metrics.name
+    path = evaluate_splits(finished_pipeline.vectors, finished_pipeline.features.dataset, tmp_path, config=config)
+    assert path.name != finished_pipeline.evaluation.name
     for split, found in json.loads(path.read_text()).items():
         assert {key: found[key] for key in plain[split]} == plain[split]
         assert {"fold_rsum", "t2i_ndcg_rougeL", "fold_i2t_ndcg_rougeL"} < found.keys()
 
 
-def test_the_report_shows_queries_metrics_curves_and_the_work(finished):
-    text = write_report(finished).read_text()
+def test_the_report_shows_queries_metrics_curves_and_the_work(finished_pipeline):
+    text = write_report(finished_pipeline).read_text()
     for part in (
         "two dogs are running along the street",
         "data:image/svg+xml",
@@ -295,10 +321,10 @@ def test_the_report_shows_queries_metrics_curves_and_the_work(finished):
     ):
         assert part in text
     assert "http://" not in text.replace("http://www.w3.org", ""), "the page needs no other file"
-    assert {stage for stage, _, _ in finished.list_finished_stages()} >= {"training", "index", "region features"}
+    assert {entry.stage for entry in finished_pipeline.stages} >= {"training", "index", "region features"}
 
 
-def test_galleries_are_pages_or_pictures_and_escape_what_comes_from_files(finished, searcher, tmp_path):
+def test_galleries_are_pages_or_pictures_and_escape_what_comes_from_files(finished_pipeline, searcher, tmp_path):
     hits = searcher.search_text("a dog", 5)
     nasty = [type(hits[0])("<b>.jpg", 0.5, tmp_path / "gone.jpg", ("<script>alert(1)</script>",)), *hits]
     assert "<script>" not in write_gallery(tmp_path / "a.html", "<i>q</i>", nasty).read_text()

@@ -19,13 +19,14 @@ from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
 from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.index import find_served_version, publish_index_update
+from pipeline.stages.results import Vectors
 from tests.helpers.small_plan import SMALL
 
 
 @pytest.fixture
-def moved(finished, tmp_path):
+def moved(finished_pipeline, tmp_path):
     """A copy of all that was made, under a plan that reads the dataset from its file; and that file's content."""
-    shutil.copytree(finished.plan.workspace, tmp_path / "run")
+    shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     text = SMALL.format(workspace=tmp_path / "run", workers=1)
     start, end = text.index("[demo]"), text.index("[regions]")
@@ -34,23 +35,24 @@ def moved(finished, tmp_path):
     return tmp_path / "plan.toml", folder / "dataset_demo.json"
 
 
-def carried(plan, **settings) -> tuple[PipelineRunner, list[tuple[str, int]]]:
-    """A chain that updates the index, and (stage, items) of the shards that it makes."""
-    made = []
+def make_runner(plan) -> tuple[PipelineRunner, list[tuple[str, int]]]:
+    """A runner, and (stage, items) of the shards that it writes."""
+    shards = []
 
-    def watched(label):
-        def each(function, jobs):
+    def make_recording_map(stage):
+        def map_and_record(function, jobs):
             for job in jobs:
-                made.append((label, job.num_items))
+                shards.append((stage, job.num_items))
                 yield function(job)
 
-        return each
+        return map_and_record
 
-    loaded = load_plan(str(plan))
-    indexed = partial(publish_index_update, maintenance=loaded.maintenance, **settings)
-    return PipelineRunner(
-        loaded, watched, model_folder=find_served_version(loaded.workspace)[1], index_stage=indexed
-    ), made
+    return PipelineRunner(load_plan(str(plan)), make_recording_map), shards
+
+
+def embed_with_served_model(runner) -> Vectors:
+    _, model = find_served_version(runner.plan.workspace)
+    return runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model)
 
 
 def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(moved):
@@ -60,40 +62,43 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
     changed = content["images"][0]
     changed["sentences"][2]["raw"] = "a purple elephant is playing chess in the snow"
     annotations.write_text(json.dumps(content))
-    chain, made = carried(plan)
-    assert read_version_manifest(chain.index.parent.parent).version == 2
-    assert made == [("token features", 1), ("embedding", 1)]
-    (caption,) = [c.id for c in chain.dataset.captions if "purple elephant" in c.text]
-    with Index.open(chain.plan.workspace / "index") as index:
+    runner, shards = make_runner(plan)
+    vectors = embed_with_served_model(runner)
+    updated = runner.update_index(vectors)
+    assert read_version_manifest(updated.parent.parent).version == 2
+    assert shards == [("token features", 1), ("embedding", 1)]
+    (caption,) = [c.id for c in vectors.features.dataset.captions if "purple elephant" in c.text]
+    with Index.open(runner.workspace.index) as index:
         about = index.manifest["collections"]
         assert [part["role"] for part in about["caption"]["shards"]] == ["base", "base", "delta"]
         assert [part["role"] for part in about["image"]["shards"]] == ["base", "base"]
         assert about["image"]["counts"] == {"live": 35, "deleted": 1}
         assert about["caption"]["counts"] == {"live": 175, "deleted": 6}
-        query = Store(chain.vectors.captions).read("features", [caption]).astype("float32")
+        query = Store(vectors.captions).read("features", [caption]).astype("float32")
         assert index.search(query, 1, "caption")[0][0].id == caption
         everything = {hit.id for hit in index.search(query, 36, "image")[0]}
         assert len(everything) == 35
         assert gone not in everything
 
-    again, made = carried(plan)
-    assert (again.index, made) == (chain.index, []), "a night without news"
+    runner, shards = make_runner(plan)
+    assert runner.update_index(embed_with_served_model(runner)) == updated, "a nightly run without changes"
+    assert shards == []
     words = ["--plan", str(plan)]
     shown = CliRunner().invoke(build_app(), ["index", "update", *words])
     assert "nothing to do" in shown.output, shown.output
     shown = CliRunner().invoke(build_app(), ["index", "compact", *words])
     assert shown.output.startswith("index  "), shown.output
-    assert read_version_manifest(chain.plan.workspace / "index").collections["caption"].deleted is None
+    assert read_version_manifest(runner.workspace.index).collections["caption"].deleted is None
 
 
 def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
     plan, _ = moved
     told = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
-    assert "has no trained model 'tern-0123456789ab'; there are tern-" in str(told.exception)
+    assert "has no trained model 'tern-0123456789ab'; its trained models: tern-" in str(told.exception)
     vectors = np.eye(8, dtype=np.float32)[:4]
     items = Collection(["a", "b", "c", "d"], vectors, [{"id": name} for name in "abcd"])
     build_plain(IndexConfig(), {"image": items}, {"image": vectors}, tmp_path / "other" / "index")
-    with pytest.raises(ValueError, match=r"version 1 .* was not made by a plan"):
+    with pytest.raises(ValueError, match=r"Version 1 .* was not built from a plan"):
         find_served_version(tmp_path / "other")
 
 
@@ -102,10 +107,11 @@ def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
     content = json.loads(annotations.read_text())
     content["images"].pop(0)
     annotations.write_text(json.dumps(content))
-    chain, _ = carried(plan)
-    inputs = (chain.plan.index, chain.vectors, chain.usable, chain.plan.workspace)
-    bring = partial(publish_index_update, regions=chain.regions)
-    root, origin = chain.plan.workspace / "index", read_version_manifest(chain.plan.workspace / "index").provenance
+    runner, _ = make_runner(plan)
+    vectors = embed_with_served_model(runner)
+    inputs = (runner.plan.index, vectors, vectors.features.dataset, runner.plan.workspace)
+    bring = partial(publish_index_update, regions=vectors.features.regions)
+    root, origin = runner.workspace.index, read_version_manifest(runner.workspace.index).provenance
     with pytest.raises(IncompatibleUpdateError, match="never mix"):
         bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig())
     assert list_versions(root) == [1]

@@ -16,12 +16,12 @@ from pipeline.stages.tune import advise_index_settings
 from tests.helpers.small_plan import small_plan
 
 
-def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
-    plan = str(small_plan(finished.plan.workspace.parent))
+def test_what_tune_says_can_be_built_and_reaches_the_recall(finished_pipeline, tmp_path):
+    plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     command = ["index", "tune", "--plan", plan, "--max-latency-ms", "1000"]
     told = CliRunner().invoke(build_app(), command)
     assert told.exit_code == 0, told.output
-    assert (finished.plan.workspace / "tune-image.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished_pipeline.plan.workspace / "tune-image.png").read_bytes().startswith(b"\x89PNG")
     lines = told.stdout.splitlines()
     assert lines[0].split()[:3] == ["queries", "factory", "nprobe"]
     assert sum(line.lstrip().startswith(">") for line in lines[1:-3]) == 2, "one for sentences, one for photographs"
@@ -29,7 +29,13 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
     again = CliRunner().invoke(build_app(), command)
     assert without_time(again.stdout) == without_time(told.stdout)
     settings = shlex.split(lines[-1])[4::2]  # build  tern index --set KEY=VALUE --set ...
-    publish_full_index(load_plan(plan, tuple(settings)).index, finished.vectors, finished.usable, tmp_path, {})
+    publish_full_index(
+        load_plan(plan, tuple(settings)).index,
+        finished_pipeline.vectors,
+        finished_pipeline.features.dataset,
+        tmp_path,
+        {},
+    )
     with Index.open(tmp_path / "index") as index:
         about = index.manifest["collections"]["image"]
     assert about["recall"]["target_reached"]
@@ -37,7 +43,7 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
-def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
+def test_no_query_is_among_the_rows(kind, finished_pipeline, monkeypatch):
     read: list[set[str]] = []
     original = Store.read
 
@@ -46,11 +52,13 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
         return original(self, name, ids)
 
     monkeypatch.setattr(Store, "read", noted)
-    advise_index_settings(kind, TuningLimits(max_latency_s=10.0), finished.vectors, finished.usable)
+    advise_index_settings(
+        kind, TuningLimits(max_latency_s=10.0), finished_pipeline.vectors, finished_pipeline.features.dataset
+    )
     *asked, sample = read
     assert len(asked) == 2
     assert all(not ids & sample for ids in asked)
-    split = {image.id: image.split for image in finished.usable.images}
+    split = {image.id: image.split for image in finished_pipeline.features.dataset.images}
     assert {split[name.split("#")[0]] for name in sample} == {"train"}
     assert {split[name.split("#")[0]] for ids in asked for name in ids} <= {"val", "test"}
 
@@ -63,8 +71,8 @@ def test_no_query_is_among_the_rows(kind, finished, monkeypatch):
         (["--set", "index.shards=2", "tune"], "come before 'tune'. Pass them after it"),
     ],
 )
-def test_what_tune_refuses(arguments, message, finished):
-    plan = str(small_plan(finished.plan.workspace.parent))
+def test_what_tune_refuses(arguments, message, finished_pipeline):
+    plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     arguments = ["index", *arguments] + (["--plan", plan] if arguments[0] == "tune" else [])
     told = CliRunner().invoke(build_app(), arguments)
     assert isinstance(told.exception, ValueError)

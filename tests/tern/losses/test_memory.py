@@ -1,4 +1,4 @@
-"""Cross-batch memory against loops over all rows seen, killed and resumed; the VICReg term against entries."""
+"""Cross-batch memory against loops over all rows so far, killed and resumed; the VICReg term against loops."""
 
 import itertools
 
@@ -16,13 +16,13 @@ from tests.reference.losses import SLOW, slow_vicreg
 
 
 def batches(count, dim=16):
-    """Batches of 3 to 5 images; image ids come again, as they do from epoch to epoch."""
+    """Batches of 3 to 5 images; image ids repeat, as they do from epoch to epoch."""
     captions = itertools.cycle([(1, 2, 3, 1, 2), (2, 1, 2), (1, 1, 4, 1)])
     return [batch(next(captions), seed, dim) for seed in range(count)]
 
 
 def slow_memory(name, data, size):
-    """The loss of the last batch, its rows against its own and the last `size` earlier ones of the other modality."""
+    """The loss of the last batch: its rows against those of the other modality and the last `size` earlier ones."""
     rows = [[(row, int(label)) for row, label in zip(one[k].detach().double().numpy(), one[k + 2], strict=True)]
             for one in data for k in (0, 1)]  # fmt: skip
     total = 0.0
@@ -34,14 +34,14 @@ def slow_memory(name, data, size):
 
 @pytest.mark.parametrize("size", [1, 6, 100])
 @pytest.mark.parametrize("name", ["SupConLoss", "MultiSimilarityLoss", "TripletMarginLoss", "NTXentLoss"])
-def test_a_memory_equals_a_double_loop_over_all_rows_seen(name, size):
+def test_memory_equals_a_double_loop_over_all_rows_so_far(name, size):
     data = batches(4)
     loss = build_loss(LossConfig(name=name, memory_size=size))
     for count, one in enumerate(data, 1):
         assert loss(*one).item() == pytest.approx(slow_memory(name, data[:count], size), rel=1e-4)
 
 
-def test_a_memory_is_filled_at_once_and_read_later():
+def test_memory_is_filled_from_the_first_batch_and_read_after_start_batch():
     data = batches(4)
     loss = build_loss(LossConfig(name="SupConLoss", memory_size=100, memory_start_batch=2))
     for count, one in enumerate(data, 1):
@@ -50,7 +50,7 @@ def test_a_memory_is_filled_at_once_and_read_later():
 
 
 @pytest.mark.parametrize("config", [{"name": "infonce", "temperature": 0.1}, {"name": "SupConLoss"}])
-def test_infonce_with_a_memory_is_that_of_the_library(config):
+def test_infonce_with_memory_equals_the_library(config):
     data = batches(4)
     loss, theirs = (
         build_loss(LossConfig(**config, memory_size=7)),
@@ -61,7 +61,7 @@ def test_infonce_with_a_memory_is_that_of_the_library(config):
 
 
 @pytest.mark.parametrize("name", ["hinge", "infonce", *FITTING])
-def test_rows_of_the_batch_learn_and_queued_rows_do_not(name):
+def test_rows_of_the_batch_have_a_gradient_and_queued_rows_have_none(name):
     first, second = batches(2)
     loss = build_loss(LossConfig(name=name, memory_size=50))
     loss(*first)
@@ -70,7 +70,7 @@ def test_rows_of_the_batch_learn_and_queued_rows_do_not(name):
     assert all(part.grad.isfinite().all() and part.grad.abs().sum() > 0 for part in second[:2])
 
 
-def test_in_eval_mode_the_queues_stay_as_they_are():
+def test_queues_do_not_change_in_eval_mode():
     first, second = batches(2)
     loss = build_loss(LossConfig(memory_size=50))
     loss(*first)
@@ -81,7 +81,7 @@ def test_in_eval_mode_the_queues_stay_as_they_are():
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
 @pytest.mark.parametrize("wrapped", [0, 0.1])
-def test_a_memory_goes_on_from_its_state_bit_for_bit(tmp_path, stop, wrapped):
+def test_memory_resumes_from_its_state_bit_for_bit(tmp_path, stop, wrapped):
     data = batches(6)
     config = LossConfig(memory_size=9, memory_start_batch=2, vicreg_weight=wrapped)
     whole, half = build_loss(config), build_loss(config)
@@ -97,7 +97,7 @@ def test_a_memory_goes_on_from_its_state_bit_for_bit(tmp_path, stop, wrapped):
     )
 
 
-def test_vectors_of_another_width_are_refused():
+def test_memory_rejects_vectors_of_another_width():
     loss = build_loss(LossConfig(memory_size=9))
     loss(*batch())
     with pytest.raises(ValueError, match="8 dimensions, but the memory holds 16"):
@@ -113,38 +113,38 @@ def test_vectors_of_another_width_are_refused():
         {"loss": {"name": "MultiSimilarityLoss", "miner": "MultiSimilarityMiner", "memory_size": 1000}},
     ],
 )
-def test_training_with_a_memory_killed_and_resumed_ends_the_same(world, tmp_path, epoch, extra):  # noqa: F811
+def test_training_with_memory_resumes_to_the_same_files(world, tmp_path, epoch, extra):
     config = TrainConfig(**(CONFIG | {"epochs": 3} | extra))
     plain = TrainConfig(**(CONFIG | {"epochs": 3} | {"loss": extra["loss"] | {"memory_size": 0}}))
 
     def kill(row):
-        if row["epoch"] == epoch:
+        if row.epoch.epoch == epoch:
             raise Killed
 
-    whole = train(config, *world, tmp_path / "whole")
+    whole = train(world, config, tmp_path / "whole")
     with pytest.raises(Killed):
-        train(config, *world, tmp_path / "broken", kill)
-    train(config, *world, tmp_path / "broken")
+        train(world, config, tmp_path / "broken", kill)
+    train(world, config, tmp_path / "broken")
     for name in ("best.safetensors", "history.csv", "model.json"):
         assert (tmp_path / "broken" / name).read_bytes() == (whole / name).read_bytes(), name
-    curve = (train(plain, *world, tmp_path / "plain") / "history.csv").read_text()
+    curve = (train(world, plain, tmp_path / "plain") / "history.csv").read_text()
     assert curve != (whole / "history.csv").read_text()  # the memory is in use
 
 
-def test_vicreg_equals_a_loop_over_entries():
+def test_vicreg_loss_equals_a_loop_over_entries():
     images, captions, y, z = batch(seed=3, dim=5)
     expected = slow_vicreg(images.detach().double().numpy(), captions.detach().double().numpy(), y, z)
     assert vicreg_loss(images, captions, y, z).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_vicreg_equals_the_library_with_one_caption_an_image():
+def test_vicreg_loss_equals_the_library_with_one_caption_per_image():
     images, captions, y, _ = batch(captions=(1, 1, 1, 1, 1), dim=12)
     captions = F.normalize(captions + images, dim=1)
     expected = losses.VICRegLoss()(images * 12**0.5, ref_emb=captions * 12**0.5)
     torch.testing.assert_close(vicreg_loss(images, captions, y, y), expected)
 
 
-def test_vicreg_is_added_by_its_weight_and_a_collapse_costs_more():
+def test_vicreg_term_is_weighted_and_penalizes_a_collapse():
     images, captions, y, z = data = batch(seed=2)
     plain, both = (build_loss(LossConfig(vicreg_weight=weight))(*data) for weight in (0, 0.5))
     torch.testing.assert_close(both - plain, 0.5 * vicreg_loss(*data))

@@ -1,4 +1,4 @@
-"""Miners of the library through the adapter: which pairs they pick across the modalities, against loops."""
+"""Miners of PyTorch Metric Learning: the pairs that they select across the modalities, against loops."""
 
 import math
 from itertools import product
@@ -18,22 +18,22 @@ FITTING_MINERS = [
 ]  # fmt: skip
 
 
-def world(images, captions, y, z):
-    """Cosines, distances, and the places of positives and negatives of each image."""
+def compare_all(images, captions, y, z):
+    """Cosines, distances, and the positions of positives and negatives of each image."""
     s = (images @ captions.T).tolist()
     d = [[float((a - b).norm()) for b in captions] for a in images]
-    right = [[j for j in range(len(z)) if z[j] == y[i]] for i in range(len(y))]
-    wrong = [[j for j in range(len(z)) if z[j] != y[i]] for i in range(len(y))]
-    return s, d, right, wrong
+    positive = [[j for j in range(len(z)) if z[j] == y[i]] for i in range(len(y))]
+    negative = [[j for j in range(len(z)) if z[j] != y[i]] for i in range(len(y))]
+    return s, d, positive, negative
 
 
-def triplets(y, right, wrong):
-    return [(i, p, n) for i in range(len(y)) for p, n in product(right[i], wrong[i])]
+def triplets(y, positive, negative):
+    return [(i, p, n) for i in range(len(y)) for p, n in product(positive[i], negative[i])]
 
 
 def slow_batch_hard(data):
-    _, d, right, wrong = world(*data)
-    rows = [(row.__getitem__, right[i], wrong[i]) for i, row in enumerate(d)]
+    _, d, positive, negative = compare_all(*data)
+    rows = [(row.__getitem__, positive[i], negative[i]) for i, row in enumerate(d)]
     return {(i, max(ps, key=far), min(ns, key=far)) for i, (far, ps, ns) in enumerate(rows)}
 
 
@@ -41,39 +41,39 @@ def slow_triplet_margin(kind):
     keep = {"all": lambda gap: gap <= 0.2, "hard": lambda gap: gap <= 0, "semihard": lambda gap: 0 < gap <= 0.2}[kind]
 
     def slow(data):
-        _, d, right, wrong = world(*data)
-        return {(i, p, n) for i, p, n in triplets(data[2], right, wrong) if keep(d[i][n] - d[i][p])}
+        _, d, positive, negative = compare_all(*data)
+        return {(i, p, n) for i, p, n in triplets(data[2], positive, negative) if keep(d[i][n] - d[i][p])}
 
     return slow
 
 
 def slow_angular(data):
     images, captions, y, _ = data
-    _, d, right, wrong = world(*data)
+    _, d, positive, negative = compare_all(*data)
 
     def angle(i, p, n):
         return math.degrees(math.atan(d[i][p] / (2 * float((captions[n] - (images[i] + captions[p]) / 2).norm()))))
 
-    return {(i, p, n) for i, p, n in triplets(y, right, wrong) if angle(i, p, n) > 20}
+    return {(i, p, n) for i, p, n in triplets(y, positive, negative) if angle(i, p, n) > 20}
 
 
 def slow_multi_similarity(data):
-    s, _, right, wrong = world(*data)
-    every = range(len(s))
-    return ({(i, p) for i in every for p in right[i] if s[i][p] - 0.1 < max(s[i][n] for n in wrong[i])},
-            {(i, n) for i in every for n in wrong[i] if s[i][n] + 0.1 > min(s[i][p] for p in right[i])})  # fmt: skip
+    s, _, positive, negative = compare_all(*data)
+    anchors = range(len(s))
+    return ({(i, p) for i in anchors for p in positive[i] if s[i][p] - 0.1 < max(s[i][n] for n in negative[i])},
+            {(i, n) for i in anchors for n in negative[i] if s[i][n] + 0.1 > min(s[i][p] for p in positive[i])})  # fmt: skip
 
 
 def slow_pair_margin(data):
-    _, d, right, wrong = world(*data)
-    return ({(i, p) for i in range(len(d)) for p in right[i] if d[i][p] > 1.3},
-            {(i, n) for i in range(len(d)) for n in wrong[i] if d[i][n] < 1.4})  # fmt: skip
+    _, d, positive, negative = compare_all(*data)
+    return ({(i, p) for i in range(len(d)) for p in positive[i] if d[i][p] > 1.3},
+            {(i, n) for i in range(len(d)) for n in negative[i] if d[i][n] < 1.4})  # fmt: skip
 
 
 def slow_hdc(data):
-    _, d, right, wrong = world(*data)
-    far = sorted(((i, p) for i in range(len(d)) for p in right[i]), key=lambda pair: -d[pair[0]][pair[1]])
-    near = sorted(((i, n) for i in range(len(d)) for n in wrong[i]), key=lambda pair: d[pair[0]][pair[1]])
+    _, d, positive, negative = compare_all(*data)
+    far = sorted(((i, p) for i in range(len(d)) for p in positive[i]), key=lambda pair: -d[pair[0]][pair[1]])
+    near = sorted(((i, n) for i in range(len(d)) for n in negative[i]), key=lambda pair: d[pair[0]][pair[1]])
     return set(far[: math.ceil(len(far) / 2)]), set(near[: math.ceil(len(near) / 2)])
 
 
@@ -89,39 +89,39 @@ def slow_hdc(data):
         ("HDCMiner", {}, slow_hdc),
     ],
 )
-def test_a_miner_picks_what_a_loop_picks(miner, params, slow, seed):
+def test_miner_selects_the_pairs_of_a_loop(miner, params, slow, seed):
     data = [part.detach() for part in batch(seed=seed)]
     loss = build_loss(LossConfig(name="TripletMarginLoss", miner=miner, miner_params=params))
     images, captions, y, z = data
-    found = [places.tolist() for places in loss.miner(images, y, captions, z)]
+    selected = [indices.tolist() for indices in loss.miner(images, y, captions, z)]
     expected = slow(data)
-    if len(found) == 3:
-        assert set(zip(*found, strict=True)) == expected
+    if len(selected) == 3:
+        assert set(zip(*selected, strict=True)) == expected
     else:
-        a, p, b, n = found
+        a, p, b, n = selected
         assert (set(zip(a, p, strict=True)), set(zip(b, n, strict=True))) == expected
 
 
 @pytest.mark.parametrize("name", FITTING)
 @pytest.mark.parametrize("miner", FITTING_MINERS)
-def test_every_miner_goes_with_every_loss_and_picks_true_pairs(miner, name):
-    """One tensor object for both labels, each image with one caption: the diagonal must not be lost."""
+def test_every_miner_works_with_every_loss_and_selects_true_pairs(miner, name):
+    """Both labels are one tensor object and each image has one caption: the diagonal must not be dropped."""
     images, captions, y, _ = batch(captions=(1, 1, 1, 1, 1), seed=2)
     loss = build_loss(LossConfig(name=name, miner=miner))
-    picked, mine = [], loss.miner.forward
-    loss.miner.forward = lambda *data: picked.append((data[1], data[3], mine(*data))) or picked[-1][2]
+    selected, mine = [], loss.miner.forward
+    loss.miner.forward = lambda *data: selected.append((data[1], data[3], mine(*data))) or selected[-1][2]
     torch.manual_seed(0)
     loss(images, captions, y, y).backward()
     assert all(rows.grad is None or rows.grad.isfinite().all() for rows in (images, captions))
-    assert len(picked) == (4 if loss.joined else 2)
-    for own, other, found in picked:
+    assert len(selected) == (4 if loss.needs_joint_set else 2)
+    for own, other, indices in selected:
         assert own is not other
-        a, p = found[:2]
-        b, n = found[-2:] if len(found) == 4 else (found[0], found[2])
+        a, p = indices[:2]
+        b, n = indices[-2:] if len(indices) == 4 else (indices[0], indices[2])
         assert (own[a] == other[p]).all()
         assert (own[b] != other[n]).all()
 
 
-def test_every_miner_of_the_library_is_listed_as_fitting_or_as_refused():
-    there = {name for name in dir(miners) if isinstance(getattr(miners, name), type)}
-    assert there == set(FITTING_MINERS) | set(UNSUPPORTED_MINERS)
+def test_every_miner_of_the_library_is_listed_as_supported_or_not():
+    names = {name for name in dir(miners) if isinstance(getattr(miners, name), type)}
+    assert names == set(FITTING_MINERS) | set(UNSUPPORTED_MINERS)

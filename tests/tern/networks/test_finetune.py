@@ -1,4 +1,4 @@
-"""A text encoder trained with the model: from stored token ids to a query typed after all is done."""
+"""A text encoder that is trained with the model: from stored token ids to a typed query."""
 
 import numpy as np
 import pytest
@@ -20,28 +20,28 @@ from tests.helpers.small_plan import small_plan
 from tests.helpers.tern_world import CONFIG, Words
 
 
-def test_an_encoder_from_nothing_learns_what_words_mean(world, tmp_path):  # noqa: F811
+def test_random_text_encoder_learns_the_meaning_of_words(world, tmp_path):
     regions, tokens, dataset = world
     config = TrainConfig(**(CONFIG | {"epochs": 20, "fine_tune": True, "text_lr_scale": 1.0}))
     torch.manual_seed(0)
-    folder = train(config, *world, tmp_path, text_encoder=Words())
+    folder = train(world, config, tmp_path, text_encoder=Words())
     model = load_model(folder, text=Words())
     found = evaluate_split(model, regions, tokens, dataset.select_split("test"))
-    assert found["t2i_r5"] > 80  # chance is 25
+    assert found.t2i.r5 > 80  # chance is 25
     name = dataset.select_split("test").captions[0].id
     stored = next(embed_captions(model, tokens, [name]))[1][0]
-    fresh = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
-    np.testing.assert_allclose(fresh, stored, atol=1e-6)
+    new = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
+    np.testing.assert_allclose(new, stored, atol=1e-6)
 
 
 @pytest.mark.parametrize(("setting", "encoder"), [(True, None), (False, Words())])
-def test_setting_and_encoder_go_together(world, tmp_path, setting, encoder):  # noqa: F811
+def test_fine_tune_without_encoder_or_encoder_without_fine_tune_is_rejected(world, tmp_path, setting, encoder):
     with pytest.raises(ValueError, match="both or neither"):
-        train(TrainConfig(**(CONFIG | {"fine_tune": setting})), *world, tmp_path, text_encoder=encoder)
+        train(world, TrainConfig(**(CONFIG | {"fine_tune": setting})), tmp_path, text_encoder=encoder)
 
 
 @pytest.mark.parametrize("layer", [-1, 2, "mean-last-4"])
-def test_the_encoder_gives_what_the_extractor_stores(layer):
+def test_text_encoder_equals_the_stored_features(layer):
     config = TextConfig(model="minilm", layer=layer)
     stored = TextExtractor(config)(["two dogs are running", "a cat"])
     ids = torch.zeros(2, len(stored[0].token_ids), dtype=torch.long)
@@ -55,16 +55,16 @@ def test_the_encoder_gives_what_the_extractor_stores(layer):
         np.testing.assert_allclose(rows[row, : len(item.token_ids)], item.features, atol=4e-3)  # stored as float16
 
 
-def test_a_plan_that_fine_tunes_goes_all_the_way_to_a_query(tmp_path):
-    chain = PipelineRunner(
+def test_plan_with_fine_tune_runs_up_to_a_query(tmp_path):
+    finished = PipelineRunner(
         load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2"))
-    )
-    assert chain.metrics.is_file()
-    assert chain.index.is_file()
-    start, trained = TextEncoder(chain.plan.text).state_dict(), load_file(chain.model / "best.safetensors")
+    ).run_all()
+    assert finished.evaluation.is_file()
+    assert finished.index.is_file()
+    start, trained = TextEncoder(finished.plan.text).state_dict(), load_file(finished.model / "best.safetensors")
     moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
     assert len(moved) > len(start) / 2
-    caption = chain.dataset.select_split("test").captions[0]
-    vector = Searcher(chain.plan).embed_text(caption.text)[0]
-    stored = Store(chain.vectors.captions).read("features", [caption.id])[0]
+    caption = finished.features.dataset.select_split("test").captions[0]
+    vector = Searcher(finished.plan).embed_text(caption.text)[0]
+    stored = Store(finished.vectors.captions).read("features", [caption.id])[0]
     np.testing.assert_allclose(vector, stored, atol=2e-3)

@@ -1,4 +1,4 @@
-"""seed's variant with its faults mended: against torch's own layers, item by item, and its size."""
+"""The network `kaylode`: against torch's layers, item by item, and its number of parameters."""
 
 import pytest
 import torch
@@ -8,9 +8,15 @@ from torch import nn
 from tern.config import TrainConfig
 from tern.losses.build import build_loss
 from tern.networks.build import build_model
+from tern.networks.inputs import ImageBatch
 
 SMALL = {"width": 16, "visual_layers": 2, "feedforward_dim": 20, "embed_dim": 12}
-INSIDE = {"qkv.": "self_attn.in_proj_", "out.": "self_attn.out_proj.", "feed.0.": "linear1.", "feed.3.": "linear2."}
+LAYER_NAMES = {
+    "qkv.": "self_attn.in_proj_",
+    "out.": "self_attn.out_proj.",
+    "feed.0.": "linear1.",
+    "feed.3.": "linear2.",
+}
 
 
 @pytest.fixture
@@ -23,61 +29,62 @@ def model():
     return built.eval()
 
 
-def torchs(layer):
-    """A layer of ours as torch's own."""
+def to_torch_layer(layer):
+    """Convert a layer to one of torch."""
     theirs = nn.TransformerEncoderLayer(16, 4, 20, 0.1, "gelu", batch_first=True, norm_first=True).eval()
     state = {}
     for name, value in layer.state_dict().items():
-        for ours, other in INSIDE.items():
+        for ours, other in LAYER_NAMES.items():
             name = name.replace(ours, other) if name.startswith(ours) else name
         state[name] = value
     theirs.load_state_dict(state)
     return theirs
 
 
-def test_each_item_alone_through_torchs_layers_gives_the_vector_it_has_in_a_padded_batch(model):
+def test_vectors_of_a_padded_batch_equal_torch_layers_item_by_item(model):
     torch.manual_seed(1)
     features, boxes, sizes = torch.randn(3, 5, 10), torch.rand(3, 5, 4) * 90, torch.tensor([[100.0, 80.0]]).repeat(3, 1)
     words, regions, lengths = torch.randn(3, 7, 6), [5, 1, 3], [2, 7, 4]
-    seen = model.embed_images(features, boxes, sizes, torch.arange(5) < torch.tensor(regions)[:, None])
-    told = model.embed_captions(words, torch.arange(7) < torch.tensor(lengths)[:, None])
+    mask = torch.arange(5) < torch.tensor(regions)[:, None]
+    images = model.embed_images(ImageBatch(features, boxes, sizes, mask))
+    captions = model.embed_captions(words, torch.arange(7) < torch.tensor(lengths)[:, None])
     for i, (r, n) in enumerate(zip(regions, lengths, strict=True)):
         b = boxes[i, :r] / torch.tensor([100.0, 80.0, 100.0, 80.0])
         b = torch.cat([b, ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]))[:, None]], 1)
-        rows = model.region_in(features[i, :r]) + model.place(b)
+        rows = model.region_proj(features[i, :r]) + model.box_proj(b)
         x = torch.cat([model.image_cls.sum(0, keepdim=True), rows])[None]
         for layer in model.visual:
-            x = torchs(layer)(x)
+            x = to_torch_layer(layer)(x)
         x = model.image_out(F.relu(model.image_mid(model.norm(x))))[0].mean(0)
         y = model.caption_out(F.relu(model.caption_mid(words[i, :n]))).mean(0)
-        torch.testing.assert_close(seen[i], x / x.norm(), atol=1e-5, rtol=0)
-        torch.testing.assert_close(told[i], y / y.norm(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(images[i], x / x.norm(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(captions[i], y / y.norm(), atol=1e-5, rtol=0)
 
 
-def test_26_4_million_parameters():
+def test_kaylode_network_has_26_4_million_parameters():
     with torch.device("meta"):
         model = build_model(TrainConfig(preset="kaylode").model, 2048, 768)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 26.4
 
 
-def test_its_loss_compares_across_the_modalities_alone():
-    """The mean over violating pairs of either kind, in a double loop."""
+def test_kaylode_loss_compares_only_across_modalities():
+    """The mean over violating pairs, positive and negative, in a double loop."""
     torch.manual_seed(0)
     images, captions = F.normalize(torch.randn(6, 8)), F.normalize(torch.randn(9, 8))
     a, b = torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 5, 0, 1, 2])
-    near, far = [], []
+    positive, negative = [], []
     for i in range(6):
         for j in range(9):
             score = float(images[i] @ captions[j])
-            (near if a[i] == b[j] else far).append(max(0.0, 1 - score if a[i] == b[j] else score))
-    one = sum(sum(part) / max(1, sum(value > 0 for value in part)) for part in (near, far))
-    found = build_loss(TrainConfig(preset="kaylode").loss)(images, captions, a, b)
-    assert float(found) == pytest.approx(2 * one, abs=1e-4)  # the same pairs once from either side
+            (positive if a[i] == b[j] else negative).append(max(0.0, 1 - score if a[i] == b[j] else score))
+    one = sum(sum(part) / max(1, sum(value > 0 for value in part)) for part in (positive, negative))
+    value = build_loss(TrainConfig(preset="kaylode").loss)(images, captions, a, b)
+    assert float(value) == pytest.approx(2 * one, abs=1e-4)  # both directions have the same pairs
 
 
 @pytest.mark.parametrize("preset", ["paper", "kaylode"])
-def test_a_preset_learns_planted_pairs(preset):
-    """Images and captions of one hidden vector each find each other, in bf16, with the recipe's own loss."""
+def test_preset_learns_planted_pairs(preset):
+    """Images and captions with a common hidden vector retrieve each other, in bf16, with the loss of the preset."""
     torch.manual_seed(0)
     shape = {"width": 32, "visual_layers": 1, "feedforward_dim": 32, "embed_dim": 32}
     config = TrainConfig(preset=preset, lr=1e-3, model=shape)
@@ -88,11 +95,13 @@ def test_a_preset_learns_planted_pairs(preset):
     boxes, sizes, mask = torch.rand(24, 3, 4), torch.ones(24, 2), torch.ones(24, 4, dtype=torch.bool)
     for _ in range(150):
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            seen, told = model.embed_images(features, boxes, sizes, mask[:, :3]), model.embed_captions(words, mask)
+            images = model.embed_images(ImageBatch(features, boxes, sizes, mask[:, :3]))
+            captions = model.embed_captions(words, mask)
         optimizer.zero_grad()
-        loss_of(seen, told, labels, labels).backward()
+        loss_of(images, captions, labels, labels).backward()
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        scores = model.embed_images(features, boxes, sizes, mask[:, :3]) @ model.embed_captions(words, mask).T
+        images = model.embed_images(ImageBatch(features, boxes, sizes, mask[:, :3]))
+        scores = images @ model.embed_captions(words, mask).T
     assert (scores.argmax(1) == labels).float().mean() > 0.8

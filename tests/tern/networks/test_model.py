@@ -1,4 +1,4 @@
-"""The network: what padding, batch mates and order may not change, and pooling against plain arithmetic."""
+"""The default network: padding, batch and order do not change a vector; pooling equals plain arithmetic."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,11 @@ from tern.batching.plan import plan_batches
 from tern.config import ModelConfig
 from tern.model.embed import embed_new_captions, embed_new_images
 from tern.networks.default import GPO, Tern, TransformerLayer
+from tern.networks.inputs import ImageBatch
 from tern.networks.layers import box_features, pool_rows
 
 SMALL = {"width": 16, "heads": 2, "text_layers": 1, "feedforward_dim": 24, "embed_dim": 12, "shortcut": False}
-SHAPES = [{"pooling": how} for how in ("gpo", "mean", "max", "cls")] + [
+SHAPES = [{"pooling": pooling} for pooling in ("gpo", "mean", "max", "cls")] + [
     {"pre_norm": False}, {"box_embedding": "none"}, {"visual_layers": 0, "text_layers": 0, "shared_layers": 0},
     {"shortcut": True},
 ]  # fmt: skip
@@ -24,32 +25,32 @@ def model(**changes):
     return Tern(ModelConfig(**(SMALL | changes)), region_dim=10, token_dim=6).eval()
 
 
-def photo(rows, seed):
+def make_image(rows, seed):
     draw = np.random.default_rng(seed)
     corners = np.sort(draw.uniform(0, 100, (rows, 2, 2)), axis=1)  # (r, corner, xy)
     features, boxes = draw.normal(size=(rows, 10)).astype(np.float32), corners.reshape(rows, 4).astype(np.float32)
     return features, boxes, (100, 120), draw.uniform(size=rows).astype(np.float32)
 
 
-def sentence(rows, seed):
+def make_caption(rows, seed):
     return np.random.default_rng(seed).normal(size=(rows, 6)).astype(np.float32)
 
 
 @pytest.mark.parametrize("changes", SHAPES)
-def test_a_vector_does_not_depend_on_batch_mates_and_is_of_length_one(changes):
+def test_vector_has_unit_length_and_does_not_depend_on_the_batch(changes):
     tern = model(**changes)
-    photos = [photo(rows, seed) for seed, rows in enumerate((1, 9, 4, 30))]
-    told = [sentence(rows, seed) for seed, rows in enumerate((2, 17, 5, 60))]
-    together, alone = embed_new_images(tern, photos), [embed_new_images(tern, [one])[0] for one in photos]
+    images = [make_image(rows, seed) for seed, rows in enumerate((1, 9, 4, 30))]
+    captions = [make_caption(rows, seed) for seed, rows in enumerate((2, 17, 5, 60))]
+    together, alone = embed_new_images(tern, images), [embed_new_images(tern, [one])[0] for one in images]
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(
-        embed_new_captions(tern, told), [embed_new_captions(tern, [one])[0] for one in told], atol=1e-5
+        embed_new_captions(tern, captions), [embed_new_captions(tern, [one])[0] for one in captions], atol=1e-5
     )
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", SHAPES)
-def test_what_stands_in_the_padding_is_never_seen(changes):
+def test_padded_rows_do_not_change_a_vector(changes):
     tern, mask = model(**changes), torch.tensor([[True] * 3 + [False] * 4])
     rows = torch.randn(1, 7, 6)
     other = torch.where(mask[..., None], rows, torch.full_like(rows, 1e4))
@@ -61,33 +62,33 @@ def test_what_stands_in_the_padding_is_never_seen(changes):
     )
     strange = torch.where(mask[..., None], regions, torch.full_like(regions, 1e4))
     far = torch.where(mask[..., None], boxes, torch.tensor([900.0, 0.0, 7.0, 1e4]))
-    seen = [tern.embed_images(*given, sizes, mask) for given in ((regions, boxes), (strange, far))]
-    torch.testing.assert_close(*seen)
+    pairs = ((regions, boxes), (strange, far))
+    torch.testing.assert_close(*(tern.embed_images(ImageBatch(*pair, sizes, mask)) for pair in pairs))
 
 
-@pytest.mark.parametrize("how", ["gpo", "mean", "max"])
-def test_regions_are_a_set(how):
-    tern = model(pooling=how)
-    features, boxes, size, scores = photo(8, 0)
+@pytest.mark.parametrize("pooling", ["gpo", "mean", "max"])
+def test_order_of_regions_does_not_change_a_vector(pooling):
+    tern = model(pooling=pooling)
+    features, boxes, size, scores = make_image(8, 0)
     order = np.random.default_rng(0).permutation(8)
     mixed = embed_new_images(tern, [(features[order], boxes[order], size, scores[order])])
     np.testing.assert_allclose(mixed, embed_new_images(tern, [(features, boxes, size, scores)]), atol=1e-5)
 
 
-def test_place_matters_with_geometry_and_only_with_it():
-    features, boxes, size, scores = photo(8, 0)
-    for how, same in (("add", False), ("none", True)):
+def test_boxes_change_a_vector_only_with_box_embedding():
+    features, boxes, size, scores = make_image(8, 0)
+    for box_embedding, is_equal in (("add", False), ("none", True)):
         pair = embed_new_images(
-            model(geometry=how), [(features, boxes, size, scores), (features, boxes[::-1], size, scores)]
+            model(box_embedding=box_embedding), [(features, boxes, size, scores), (features, boxes[::-1], size, scores)]
         )
-        assert np.allclose(*pair, atol=1e-6) is same
+        assert np.allclose(*pair, atol=1e-6) is is_equal
 
 
-def test_shared_layers_are_one_module_for_both():
+def test_shared_layers_are_one_module_for_both_modalities():
     tern = model()
     for embed in (
         lambda: tern.embed_images(
-            torch.randn(2, 3, 10), torch.rand(2, 3, 4), torch.ones(2, 2), torch.ones(2, 3).bool()
+            ImageBatch(torch.randn(2, 3, 10), torch.rand(2, 3, 4), torch.ones(2, 2), torch.ones(2, 3).bool())
         ),
         lambda: tern.embed_captions(torch.randn(2, 3, 6), torch.ones(2, 3).bool()),
     ):
@@ -99,13 +100,15 @@ def test_shared_layers_are_one_module_for_both():
 def test_every_parameter_is_used():
     for changes in SHAPES:
         tern = model(**changes)
-        seen = tern.embed_images(torch.randn(3, 4, 10), torch.rand(3, 4, 4), torch.ones(3, 2), torch.ones(3, 4).bool())
-        (seen @ tern.embed_captions(torch.randn(3, 4, 6), torch.ones(3, 4).bool()).T)[0].prod().backward()
+        images = tern.embed_images(
+            ImageBatch(torch.randn(3, 4, 10), torch.rand(3, 4, 4), torch.ones(3, 2), torch.ones(3, 4).bool())
+        )
+        (images @ tern.embed_captions(torch.randn(3, 4, 6), torch.ones(3, 4).bool()).T)[0].prod().backward()
         unused = [name for name, p in tern.named_parameters() if p.grad is None]
         assert not unused, f"{changes}: {unused}"
 
 
-def test_a_layer_equals_the_one_of_torch():
+def test_transformer_layer_equals_that_of_torch():
     config = ModelConfig(**SMALL, dropout=0)
     ours = TransformerLayer(config).eval()
     theirs = torch.nn.TransformerEncoderLayer(16, 2, 24, 0, "gelu", batch_first=True, norm_first=True).eval()
@@ -122,7 +125,7 @@ def test_a_layer_equals_the_one_of_torch():
     torch.testing.assert_close(ours(x, mask)[mask], expected[mask], atol=1e-5, rtol=1e-5)
 
 
-def test_pooling_by_plain_arithmetic():
+def test_pool_rows_equals_plain_arithmetic():
     x, lengths = torch.randn(3, 6, 4), [6, 1, 3]
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
     real = [x[i, :n] for i, n in enumerate(lengths)]
@@ -146,72 +149,72 @@ def test_gpo_is_a_weighted_sum_of_sorted_values_and_reaches_mean_and_max():
     torch.testing.assert_close(gpo(x, mask), pool_rows(x, mask, "max"))
 
 
-def test_geometry_is_fractions_of_the_picture():
-    found = box_features(torch.tensor([[[20.0, 10.0, 60.0, 40.0]]]), torch.tensor([[200.0, 50.0]]))
-    torch.testing.assert_close(found[0, 0], torch.tensor([0.1, 0.2, 0.3, 0.8, 0.12]))
+def test_box_features_are_fractions_of_the_image():
+    features = box_features(torch.tensor([[[20.0, 10.0, 60.0, 40.0]]]), torch.tensor([[200.0, 50.0]]))
+    torch.testing.assert_close(features[0, 0], torch.tensor([0.1, 0.2, 0.3, 0.8, 0.12]))
 
 
-def test_scale_of_the_extractor_does_not_matter():
-    features, boxes, size, scores = photo(5, 0)
+def test_scale_of_the_features_does_not_change_a_vector():
+    features, boxes, size, scores = make_image(5, 0)
     pair = embed_new_images(model(), [(features, boxes, size, scores), (100 * features, boxes, size, scores)])
     np.testing.assert_allclose(*pair, atol=2e-3)
 
 
-def test_nothing_at_all_still_gives_a_finite_vector():
-    none = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9), np.zeros(0))
-    for how in ("gpo", "mean", "max", "cls"):
-        assert np.isfinite(embed_new_images(model(pooling=how), [none, photo(3, 0)])).all()
+def test_image_without_regions_has_a_finite_vector():
+    empty = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9), np.zeros(0))
+    for pooling in ("gpo", "mean", "max", "cls"):
+        assert np.isfinite(embed_new_images(model(pooling=pooling), [empty, make_image(3, 0)])).all()
 
 
-def test_padding_puts_every_row_in_its_place():
+def test_pad_rows_keeps_every_row_of_every_item():
     lengths, rows = np.array([2, 0, 3]), np.arange(10, dtype=np.float16).reshape(5, 2)
     out, mask = pad_rows(rows, lengths)
     assert mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
     assert out.tolist() == [[[0, 1], [2, 3], [0, 0]], [[0, 0]] * 3, [[4, 5], [6, 7], [8, 9]]]
 
 
-def test_dropped_rows_are_as_many_as_asked_and_never_the_first():
+def test_sample_kept_rows_drops_the_fraction_and_never_the_first_row():
     lengths = np.array([1, 400, 0, 600])
     keep = sample_kept_rows(lengths, 0.25, np.random.default_rng(0))
     assert keep[[0, 1, 401]].all()
     assert keep.mean() == pytest.approx(0.75, abs=0.05)
 
 
-def test_an_epoch_holds_every_image_once_and_captions_take_turns():
-    captions_of = {f"i{k}": [f"i{k}#{c}" for c in range(k % 7)] for k in range(50)}
-    told = []
+def test_plan_batches_has_every_image_once_and_rotates_captions():
+    captions_by_image_id = {f"i{k}": [f"i{k}#{c}" for c in range(k % 7)] for k in range(50)}
+    used = []
     for epoch in range(3):
-        plans = plan_batches(captions_of, images_per_batch=16, captions_per_image=2, seed=5, epoch=epoch)
+        plans = plan_batches(captions_by_image_id, images_per_batch=16, captions_per_image=2, seed=5, epoch=epoch)
         images = [name for plan in plans for name in plan.images]
-        assert sorted(images) == sorted(name for name, own in captions_of.items() if own)
+        assert sorted(images) == sorted(name for name, captions in captions_by_image_id.items() if captions)
         assert max(len(p.images) for p in plans) - min(len(p.images) for p in plans) <= 1
         for plan in plans:
             assert [plan.images[o] for o in plan.image_index] == [name.split("#")[0] for name in plan.captions]
             assert len(set(plan.captions)) == len(plan.captions)
-            told += plan.captions
-    full = captions_of["i6"]
-    assert set(full) == {name for name in told if name.startswith("i6#")}  # 3 epochs x 2 = all 6
-    again, other = (plan_batches(captions_of, 16, 2, seed, 2) for seed in (5, 6))
+            used += plan.captions
+    full = captions_by_image_id["i6"]
+    assert set(full) == {name for name in used if name.startswith("i6#")}  # 3 epochs x 2 = all 6
+    again, other = (plan_batches(captions_by_image_id, 16, 2, seed, 2) for seed in (5, 6))
     assert plans == again != other
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [({"width": 30, "heads": 4}, "multiple of heads"), ({"pooling": "sum"}, "pooling"), ({"depth": 3}, "depth")],
 )
-def test_a_model_that_cannot_be_is_refused(changes, says):
-    with pytest.raises(ValidationError, match=says):
+def test_model_config_rejects_settings_that_do_not_fit(changes, message):
+    with pytest.raises(ValidationError, match=message):
         ModelConfig(**changes)
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
-        (lambda: embed_new_captions(model(), [sentence(3, 0), np.zeros((3, 7))]), r"\(3, 7\).*\(n, 6\)"),
-        (lambda: embed_new_captions(model(), []), "no wordpiece"),
+        (lambda: embed_new_captions(model(), [make_caption(3, 0), np.zeros((3, 7))]), r"\(3, 7\).*\(n, 6\)"),
+        (lambda: embed_new_captions(model(), []), "no token features"),
         (lambda: plan_batches({"a": ["a#0"], "b": []}, 8, 1, 0, 0), "1 images have captions"),
     ],
 )
-def test_bad_input(call, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_input_is_rejected(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""The authors' model: its size, its outputs against the specification's slow forward, its checkpoints, its recipe."""
+"""The network `paper`: its size, its outputs against a slow forward pass, its checkpoints, its preset."""
 
 import argparse
 
@@ -14,6 +14,8 @@ from tern.losses.build import build_loss
 from tern.model.convert import convert_state_dict, load_paper_checkpoint
 from tern.networks.build import build_model
 from tern.networks.default import Tern
+from tern.networks.inputs import ImageBatch
+from tern.networks.paper import PaperLayer
 from tern.presets import PRESETS
 from tern.training.optim import lr_factor
 from tests.reference.tern import SlowTern, hinge
@@ -28,8 +30,8 @@ def tiny_bert(seed):
     ).eval()
 
 
-def saved(path, extra=None, **how):
-    """A checkpoint with all that the authors' train.py puts beside the weights, and the model it is of."""
+def save_checkpoint(path, extra=None, **how):
+    """Save a checkpoint with everything that train.py of the authors saves; return its model."""
     torch.manual_seed(1)
     slow = SlowTern(**SMALL).eval()
     with torch.no_grad():
@@ -43,8 +45,8 @@ def saved(path, extra=None, **how):
     return slow
 
 
-def batch():
-    """Five images of 7 regions at most, and five captions of 9 wordpieces at most."""
+def make_batch():
+    """Five images with up to 7 regions, and five captions with up to 9 tokens."""
     torch.manual_seed(2)
     regions, lengths = [7, 1, 4, 7, 3], [9, 2, 5, 1, 9]
     low = torch.rand(5, 7, 2) * 50
@@ -52,49 +54,51 @@ def batch():
     return torch.randn(5, 7, 24), boxes, sizes, regions, torch.randn(5, 9, 10), lengths
 
 
-def real(lengths):
+def make_mask(lengths):
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "as torch 1.3 wrote"])
-def test_an_authors_checkpoint_gives_the_vectors_of_the_specification(tmp_path, how):
-    slow = saved(tmp_path / "model_best_rsum.pth.tar", **how)
+def test_checkpoint_of_the_authors_gives_the_vectors_of_a_slow_forward_pass(tmp_path, how):
+    slow = save_checkpoint(tmp_path / "model_best_rsum.pth.tar", **how)
     ours, bert = load_paper_checkpoint(tmp_path / "model_best_rsum.pth.tar")
-    features, boxes, sizes, regions, words, lengths = batch()
+    features, boxes, sizes, regions, words, lengths = make_batch()
     with torch.no_grad():
-        seen, told = slow(features, boxes, sizes, regions, words, lengths)
-        torch.testing.assert_close(ours.embed_images(features, boxes, sizes, real(regions)), seen, atol=1e-5, rtol=0)
-        torch.testing.assert_close(ours.embed_captions(words, real(lengths)), told, atol=1e-5, rtol=0)
-    assert seen.std(0).min() > 1e-2, "vectors that are all alike would agree anyhow"
-    theirs, taken, ids = tiny_bert(3), tiny_bert(4), torch.tensor([[1, 5, 2]])
-    taken.load_state_dict(bert)
-    torch.testing.assert_close(taken(ids).last_hidden_state, theirs(ids).last_hidden_state)
+        images, captions = slow(features, boxes, sizes, regions, words, lengths)
+        batch = ImageBatch(features, boxes, sizes, make_mask(regions))
+        torch.testing.assert_close(ours.embed_images(batch), images, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.embed_captions(words, make_mask(lengths)), captions, atol=1e-5, rtol=0)
+    assert images.std(0).min() > 1e-2, "equal vectors would agree in any case"
+    theirs, loaded, ids = tiny_bert(3), tiny_bert(4), torch.tensor([[1, 5, 2]])
+    loaded.load_state_dict(bert)
+    torch.testing.assert_close(loaded(ids).last_hidden_state, theirs(ids).last_hidden_state)
 
 
-def test_loss_and_gradients_are_those_of_the_specification(tmp_path):
-    slow = saved(tmp_path / "one.pth.tar")
+def test_loss_and_gradients_equal_a_slow_forward_pass(tmp_path):
+    slow = save_checkpoint(tmp_path / "one.pth.tar")
     ours, _ = load_paper_checkpoint(tmp_path / "one.pth.tar")
-    features, boxes, sizes, regions, words, lengths = batch()
+    features, boxes, sizes, regions, words, lengths = make_batch()
     theirs = hinge(*slow(features, boxes, sizes, regions, words, lengths))
     theirs.backward()
-    seen, told = ours.embed_images(features, boxes, sizes, real(regions)), ours.embed_captions(words, real(lengths))
-    mine = build_loss(TrainConfig(preset="paper").loss)(seen, told, torch.arange(5), torch.arange(5))
+    images = ours.embed_images(ImageBatch(features, boxes, sizes, make_mask(regions)))
+    captions = ours.embed_captions(words, make_mask(lengths))
+    mine = build_loss(TrainConfig(preset="paper").loss)(images, captions, torch.arange(5), torch.arange(5))
     mine.backward()
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
     names = {f"img_txt_enc.{name}": p.grad for name, p in slow.named_parameters() if p.grad is not None}
-    wanted, _ = convert_state_dict(names)
+    expected, _ = convert_state_dict(names)
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-3, rtol=1e-3, msg=name)
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-3, rtol=1e-3, msg=name)
 
 
-def test_131_7_million_parameters_less_the_dead_ones():
+def test_paper_network_has_131_7_million_parameters_without_the_unused_ones():
     with torch.device("meta"):
         ours = build_model(TrainConfig(preset="paper").model, 2048, 768)
         theirs = SlowTern()
-    dead = sum(p.numel() for part in (theirs.img_enc.fc, theirs.txt_enc.map) for p in part.parameters())
-    whole, mine = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
-    assert (round(whole / 1e6, 1), round(dead / 1e6, 2)) == (131.7, 2.89)
-    assert mine == whole - dead
+    unused = sum(p.numel() for part in (theirs.img_enc.fc, theirs.txt_enc.map) for p in part.parameters())
+    total, mine = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
+    assert (round(total / 1e6, 1), round(unused / 1e6, 2)) == (131.7, 2.89)
+    assert mine == total - unused
 
 
 @pytest.mark.parametrize(
@@ -108,8 +112,8 @@ def test_131_7_million_parameters_less_the_dead_ones():
     ],
     ids=["unshared", "no features", "project-and-sum", "another width", "another pooling"],
 )
-def test_other_networks_are_refused(tmp_path, extra, message):
-    saved(tmp_path / "x.pth.tar", extra)
+def test_checkpoint_of_another_network_is_rejected(tmp_path, extra, message):
+    save_checkpoint(tmp_path / "x.pth.tar", extra)
     with pytest.raises(ValueError, match=message):
         load_paper_checkpoint(tmp_path / "x.pth.tar")
 
@@ -120,7 +124,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("content", [{"model": {"a": torch.ones(1)}, "opt": Evil()}, {"weights": 1}, [1, 2]])
-def test_nothing_but_plain_checkpoints_is_read(tmp_path, content, capsys):
+def test_checkpoint_with_other_objects_is_rejected(tmp_path, content, capsys):
     torch.save(content, tmp_path / "x.pth.tar")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_paper_checkpoint(tmp_path / "x.pth.tar")
@@ -129,29 +133,29 @@ def test_nothing_but_plain_checkpoints_is_read(tmp_path, content, capsys):
         load_paper_checkpoint(tmp_path / "none.pth.tar")
 
 
-def test_a_broken_file_is_refused(tmp_path):
-    saved(tmp_path / "x.pth.tar")
+def test_damaged_checkpoint_is_rejected(tmp_path):
+    save_checkpoint(tmp_path / "x.pth.tar")
     (tmp_path / "x.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:2000])
     with pytest.raises(ValueError, match="cannot be read"):
         load_paper_checkpoint(tmp_path / "x.pth.tar")
 
 
-def test_a_preset_lies_under_what_is_given():
+def test_settings_take_precedence_over_the_preset():
     assert TrainConfig(preset="default") == TrainConfig()
-    plain, changed = (
+    default, changed = (
         TrainConfig(preset="paper", **changes) for changes in ({}, {"lr": 1e-4, "model": {"visual_layers": 2}})
     )
-    assert (plain.lr, plain.warmup, plain.max_grad_norm, plain.ema) == (2e-6, 1000, 2.0, 0.0)
+    assert (default.lr, default.warmup, default.max_grad_norm, default.ema) == (2e-6, 1000, 2.0, 0.0)
     assert (changed.lr, changed.model.visual_layers, changed.model.width) == (1e-4, 2, 2048)
-    assert changed.loss == plain.loss
+    assert changed.loss == default.loss
     assert TrainConfig(preset="paper", loss={"name": "infonce"}).loss == TrainConfig(loss={"name": "infonce"}).loss
     for preset in PRESETS:
         config = TrainConfig(preset=preset)
-        assert TrainConfig(**config.model_dump(mode="json")) == config, "what a finished run's card says"
+        assert TrainConfig(**config.model_dump(mode="json")) == config, "the model card holds these settings"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "settings",
     [
         {"preset": "best"},
         {"preset": "paper", "model": {"pooling": "gpo"}},
@@ -162,31 +166,29 @@ def test_a_preset_lies_under_what_is_given():
         {"model": {"architecture": "paper"}},
     ],
 )
-def test_what_does_not_fit_a_preset_is_refused(given):
+def test_settings_that_do_not_fit_a_preset_are_rejected(settings):
     with pytest.raises(ValidationError):
-        TrainConfig(**given)
+        TrainConfig(**settings)
 
 
-def test_the_rate_rises_for_1000_steps_and_stays():
+def test_learning_rate_of_paper_rises_for_1000_steps_and_stays():
     c = TrainConfig(preset="paper")
     rates = [lr_factor(step, 200_000, c.warmup, c.schedule) for step in (0, 499, 999, 1000, 199_999)]
     np.testing.assert_allclose(rates, [0.001, 0.5, 1, 1, 1])
 
 
-def test_modern_is_the_network_of_the_model_file():
+def test_default_architecture_is_tern():
     assert type(build_model(ModelConfig(), 10, 6)) is Tern
 
 
-def test_dropout_falls_where_the_specification_lets_it(tmp_path):
-    """In training, over many draws, the mean and spread of a layer's output are those of torch's own layer."""
+def test_dropout_is_where_torch_layers_have_it(tmp_path):
+    """In training, over many draws, mean and standard deviation of a layer's output equal those of torch's layer."""
     torch.manual_seed(0)
-    from tern.networks.paper import PaperLayer
-
     theirs = nn.TransformerEncoderLayer(16, 4, 20, 0.4, "relu", batch_first=True)
     mine = PaperLayer(16, 4, 20, 0.4)
-    sources = {f"transformer_encoder_1.layers.0.{name}": value for name, value in theirs.state_dict().items()}
+    state = {f"transformer_encoder_1.layers.0.{name}": value for name, value in theirs.state_dict().items()}
     mine.load_state_dict(
-        {name.removeprefix("shared.0."): value for name, value in convert_state_dict(sources)[0].items()}
+        {name.removeprefix("shared.0."): value for name, value in convert_state_dict(state)[0].items()}
     )
     rows, mask = torch.randn(1, 6, 16).expand(40_000, -1, -1), torch.ones(40_000, 6, dtype=torch.bool)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Two processes with half a batch each against one process with the whole of it: the same loss, gradients and run."""
+"""Two processes with half a batch each against one process: equal losses, gradients and trainings."""
 
 import csv
 import shutil
@@ -21,54 +21,57 @@ from tern.model.embed import embed_captions
 from tern.model.folder import load_model
 from tern.parallel.gradients import all_gather_with_grad
 from tern.parallel.torchrun import make_failure_error
+from tern.training.inputs import TrainingInputs
 from tern.training.train import train
 from tern.training.trainer import Trainer
 from tests.helpers.small_plan import small_plan
 from tests.helpers.tern_world import CONFIG
 
 ROOT = Path(__file__).parents[3]
-STILL = CONFIG | {  # no dropout, which differs between processes; regions and wordpieces are dropped all the same
-    "images_per_batch": 9, "epochs": 2, "token_drop": 0.2, "max_grad_norm": 1e9,  # a clipped gradient would hide a factor
+# No dropout, which differs between processes; regions and tokens are left out nevertheless. Gradients are not clipped,
+# because clipping would hide a wrong factor.
+NO_DROPOUT = CONFIG | {
+    "images_per_batch": 9, "epochs": 2, "token_drop": 0.2, "max_grad_norm": 1e9,
     "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0},
 }  # fmt: skip
 LOSSES = ({"name": "infonce"}, {"name": "hinge", "reduction": "sum"}, {"name": "MultiSimilarityLoss"})
 
 
-def one_batch(config, regions, tokens, dataset):
-    """The loss of the first batch, and what its gradient is after one step's backward passes."""
-    run = Trainer(config, regions, tokens, dataset, "cpu")
-    plans = run.plan_batches(0)[: config.accumulate]
+def run_one_step(config, inputs):
+    """The losses of the batches of the first step, and the gradients after it."""
+    run = Trainer(inputs, config, "cpu")
+    plans = run.plan_batches(0)[: config.gradient_accumulation_steps]
     run.train_step(plans, 0, iter([run.read_batch(numbered) for numbered in enumerate(plans)]))
     run.check_pending_values()
     named = [*run.model.named_parameters(), *run.loss.named_parameters()]
     return run.losses, {name: p.grad for name, p in named}
 
 
-def in_two(rank, folder, configs, regions, tokens, dataset):
-    """One of two processes: gradients of each config into a file, then a whole training."""
+def run_process(rank, folder, configs, regions, tokens, dataset):
+    """Run one of two processes: write the gradients of each configuration to a file, then train."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    stores = Store(regions), Store(tokens)
-    found = [one_batch(config, *stores, dataset) for config in configs]
-    torch.save(found, folder / f"{rank}.pt")
+    inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
+    steps = [run_one_step(config, inputs) for config in configs]
+    torch.save(steps, folder / f"{rank}.pt")
     own = torch.arange(6.0).view(3, 2)[: 1 + rank].requires_grad_()
     (all_gather_with_grad(own, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
     torch.save(own.grad, folder / f"gathered-{rank}.pt")
-    train(configs[0], *stores, dataset, folder / "run", lambda row: (folder / f"told-{rank}-{row['epoch']}").touch())
+    train(inputs, configs[0], folder / "run", lambda row: (folder / f"epoch-{rank}-{row.epoch.epoch}").touch())
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def pair(world, tmp_path_factory):  # noqa: F811
+def pair(world, tmp_path_factory):
     regions, tokens, dataset = world
     folder = tmp_path_factory.mktemp("pair")
     configs = [
-        TrainConfig(**(STILL | {"loss": loss, "gradient_accumulation_steps": 1 + k % 2}))
+        TrainConfig(**(NO_DROPOUT | {"loss": loss, "gradient_accumulation_steps": 1 + k % 2}))
         for k, loss in enumerate(LOSSES)
     ]
     context = get_context("forkserver")
     job = [(rank, folder, configs, regions.folder, tokens.folder, dataset) for rank in range(2)]
-    processes = [context.Process(target=in_two, args=args) for args in job]
+    processes = [context.Process(target=run_process, args=args) for args in job]
     for process in processes:
         process.start()
     for process in processes:
@@ -77,11 +80,11 @@ def pair(world, tmp_path_factory):  # noqa: F811
     return folder, configs
 
 
-def test_loss_and_gradients_are_those_of_one_process(world, pair):  # noqa: F811
+def test_losses_and_gradients_equal_those_of_one_process(world, pair):
     folder, configs = pair
     halves = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
     for k, config in enumerate(configs):
-        losses, gradients = one_batch(config, *world)
+        losses, gradients = run_one_step(config, world)
         for half in halves:
             assert half[k][0] == pytest.approx(losses, rel=1e-5)
             assert half[k][1].keys() == gradients.keys()
@@ -92,32 +95,32 @@ def test_loss_and_gradients_are_those_of_one_process(world, pair):  # noqa: F811
     assert any("log_scale" in name for name in halves[0][0][1])
 
 
-def test_the_gradient_of_gathered_rows_comes_back_to_their_process(pair):
-    """Times two: the mean over two processes that follows makes it the sum."""
+def test_gathered_rows_return_their_gradient_to_their_process(pair):
+    """The gradient is doubled: the mean over two processes that follows makes it the sum."""
     folder, _ = pair
     assert torch.load(folder / "gathered-0.pt").tolist() == [[4.0, 4.0]]
     assert torch.load(folder / "gathered-1.pt").tolist() == [[6.0, 6.0], [10.0, 10.0]]
 
 
-def test_a_run_of_two_is_a_run_of_one_up_to_rounding(world, pair, tmp_path):  # noqa: F811
+def test_training_in_two_processes_equals_one_up_to_rounding(world, pair, tmp_path):
     folder, configs = pair
-    train(configs[0], *world, tmp_path)
+    train(world, configs[0], tmp_path)
     files = [(run / "history.csv").read_text().splitlines() for run in (folder / "run", tmp_path)]
     rows = [list(csv.DictReader(lines)) for lines in files]
     assert len(rows[0]) == len(rows[1]) == configs[0].epochs
     for one, two in zip(*rows, strict=True):
         assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
-    # vectors, not weights: the bias of the keys has no gradient but rounding, and Adam makes steps of that
-    names = [caption.id for caption in world[2].split("val").captions]
+    # Vectors are compared, not weights: the gradient of the bias of the keys is rounding only, and Adam amplifies it.
+    names = [caption.id for caption in world.dataset.select_split("val").captions]
     models = [load_model(run) for run in (folder / "run", tmp_path)]
-    one, two = (np.concatenate([rows for _, rows in embed_captions(m, world[1], names)]) for m in models)
+    one, two = (np.concatenate([rows for _, rows in embed_captions(m, world.tokens, names)]) for m in models)
     np.testing.assert_allclose(one, two, atol=5e-3)
-    assert {path.name for path in folder.glob("told-*")} == {"told-0-1", "told-0-2"}
+    assert {path.name for path in folder.glob("epoch-*")} == {"epoch-0-1", "epoch-0-2"}
 
 
-def test_torchrun_trains_a_plan(finished, tmp_path):
+def test_torchrun_trains_a_plan(finished_pipeline, tmp_path):
     for part in ("dataset", "stores"):
-        shutil.copytree(finished.plan.workspace / part, tmp_path / "run" / part)
+        shutil.copytree(finished_pipeline.plan.workspace / part, tmp_path / "run" / part)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
@@ -126,14 +129,14 @@ def test_torchrun_trains_a_plan(finished, tmp_path):
     assert (Path(found.stdout.split()[-1]) / "model.json").is_file()
 
 
-def test_other_commands_refuse_torchrun(tmp_path, monkeypatch):
+def test_other_commands_reject_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     found = CliRunner().invoke(build_app(), ["evaluate", "--plan", str(small_plan(tmp_path))])
     assert isinstance(found.exception, ValueError)
     assert "Only `train` can run under torchrun" in str(found.exception)
 
 
-# What torchrun 2.x printed when a process was killed, and when one met a disk that failed; cut in the middle.
+# Output of torchrun 2.x for a process that was killed, and for one whose disk failed; shortened in the middle.
 KILLED = """E1128 16:49:28 17333 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9)
 Failures:
 [1]:
@@ -156,7 +159,7 @@ Root Cause (first observed failure):
 
 
 @pytest.mark.parametrize(
-    ("lines", "kind", "told"),
+    ("lines", "error_class", "message"),
     [
         (KILLED, BrokenExecutor, "signal 9"),
         (BROKE.format(error="OSError: [Errno 5] Input/output error: 'last.pt'"), OSError, "Errno 5"),
@@ -164,8 +167,8 @@ Root Cause (first observed failure):
         (BROKE.format(error="ValueError: 'val' has no captions"), ValueError, "'val' has no captions"),
     ],
 )
-def test_why_torchrun_failed_is_found_in_what_it_printed(lines, kind, told):
-    found = make_failure_error("torchrun of x ended with code 1", lines.splitlines())
-    assert type(found) is kind
-    assert told in str(found)
-    assert "launch_agent" not in str(found), "torchrun's own traceback says nothing"
+def test_make_failure_error_finds_the_cause_in_the_output(lines, error_class, message):
+    error = make_failure_error("torchrun of x ended with code 1", lines.splitlines())
+    assert type(error) is error_class
+    assert message in str(error)
+    assert "launch_agent" not in str(error), "the traceback of torchrun itself does not help"

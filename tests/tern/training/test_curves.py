@@ -1,4 +1,4 @@
-"""TensorBoard, where it is installed: what a run that was broken off and one more wrote is one curve."""
+"""TensorBoard, if it is installed: an interrupted training and its continuation write one curve."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tern.training.train import train
 from tests.helpers.tern_world import RESUMED_CONFIG
 
 
-def test_tensorboard_has_the_curve(world, tmp_path):  # noqa: F811
+def test_tensorboard_has_one_curve_of_an_interrupted_training(world, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,22 +16,24 @@ def test_tensorboard_has_the_curve(world, tmp_path):  # noqa: F811
 
     def stop(row):
         rows.append(row)
-        if row["epoch"] == 1:
+        if row.epoch.epoch == 1:
             raise KeyboardInterrupt
 
     config = TrainConfig(**(RESUMED_CONFIG | {"tensorboard": True, "epochs": 3}))
     with pytest.raises(KeyboardInterrupt):
-        train(config, *world, tmp_path, stop)
-    train(config, *world, tmp_path, rows.append)
+        train(world, config, tmp_path, stop)
+    train(world, config, tmp_path, rows.append)
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in found.Scalars("validation/rsum")] == pytest.approx([row["rsum"] for row in rows])
+    assert [event.value for event in found.Scalars("validation/rsum")] == pytest.approx(
+        [row.epoch.validation.rsum for row in rows]
+    )
     losses = found.Scalars("loss/batch")
     assert [event.step for event in losses] == list(range(1, 25))
     means = np.array([event.value for event in losses]).reshape(3, 8).mean(axis=1)
-    assert means == pytest.approx([row["loss"] for row in rows])
+    assert means == pytest.approx([row.epoch.loss for row in rows])
 
 
-def test_tensorboard_that_is_missing_is_named(world, tmp_path, monkeypatch):  # noqa: F811
+def test_missing_tensorboard_is_reported_with_the_command_to_install_it(world, tmp_path, monkeypatch):
     monkeypatch.setattr("tern.training.curves.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install tensorboard"):
-        train(TrainConfig(**(RESUMED_CONFIG | {"tensorboard": True})), *world, tmp_path)
+        train(world, TrainConfig(**(RESUMED_CONFIG | {"tensorboard": True})), tmp_path)

@@ -1,0 +1,43 @@
+"""Plot the history of a training for the report."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+
+CURVES = (  # column of the history, label, line style, color
+    ("t2i_r1", "text to image R@1", "-", "#2a6fdb"),
+    ("i2t_r1", "image to text R@1", "--", "#2a6fdb"),
+    ("t2i_r10", "text to image R@10", "-", "#2a9d5c"),
+    ("i2t_r10", "image to text R@10", "--", "#2a9d5c"),
+)
+
+
+def plot_history(path: Path) -> str:
+    """Plot training loss and validation recall per epoch.
+
+    Args:
+        path: The `history.csv` of a model.
+
+    Returns:
+        Data URI of an SVG image.
+    """
+    from matplotlib.figure import Figure
+
+    table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+    figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
+    loss_axes, recall_axes = figure.subplots(1, 2)
+    loss_axes.plot(table["epoch"], table["loss"], color="#e4572e")
+    loss_axes.set(title="training loss", xlabel="epoch", yscale="log")
+    for column, label, style, color in CURVES:
+        recall_axes.plot(table["epoch"], table[column], style, color=color, label=label)
+    recall_axes.set(title="validation recall, percent", xlabel="epoch", ylim=(0, 101))
+    recall_axes.legend(frameon=False, fontsize=8, loc="lower right")
+    for axes in (loss_axes, recall_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,17 @@
+"""Render the templates of the pages; used by all pages and by the search service."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+# Captions and file names come from data files, so everything is escaped. A name that a template misspells raises.
+_TEMPLATES = Environment(
+    loader=PackageLoader("pipeline.pages"),
+    autoescape=select_autoescape(),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+
+
+def render_page(template: str, **values: object) -> str:
+    """Render the HTML page of a template, such as `report.html`, with the given values."""
+    return _TEMPLATES.get_template(template).render(values)

@@ -1,0 +1,70 @@
+"""Images of the region store of an index: their regions, and their ids by the content of a photo."""
+
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path
+
+from data.io import digest, sha256_file
+from data.store import Store
+from pipeline.plans.plan import Plan
+from pipeline.search.encode import ImageRegions
+from pipeline.stages.dataset import load_plan_dataset
+from pipeline.workspace import Workspace
+
+
+class StoredImages:
+    """The region store that an index was built from: in the workspace, or the external one that the plan names.
+
+    Args:
+        plan: The plan.
+        name: Name of the region store: `regions-` and the digest of its recipe.
+
+    Raises:
+        FileNotFoundError: The store does not exist.
+        ValueError: The store has another recipe.
+    """
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self._plan = plan
+        self.store = Store(plan.regions_store or Workspace(plan.workspace).stores / name)
+        if (stored_name := f"regions-{digest(self.store.recipe)}") != name:
+            raise ValueError(
+                f"The index was built from {name}, but {self.store.folder} holds {stored_name}. Run `tern index` first."
+            )
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self.store
+
+    def read_regions(self, image_id: str) -> ImageRegions:
+        """Read the regions of an image."""
+        features, boxes, size, scores = (
+            self.store.read(field, [image_id]) for field in ("features", "boxes", "size", "scores")
+        )
+        return features, boxes, tuple(size[0]), scores
+
+    def find(self, photo: Path) -> str | None:
+        """Find the image whose file has the same bytes as a photo, whatever its name is. Returns its id, or None."""
+        if self._plan.regions_store is None:
+            return self._id_by_hash.get(sha256_file(photo))
+        # The content hashes of an imported store are not those of image files, so the dataset has to be searched.
+        size, sha256 = photo.stat().st_size, sha256_file(photo)
+        candidates = self._ids_by_file_size.get(size, ())
+        return next((image_id for image_id in candidates if sha256_file(self._path_by_id[image_id]) == sha256), None)
+
+    @cached_property
+    def _id_by_hash(self) -> dict[str, str]:
+        ids = self.store.ids
+        return dict(zip(self.store.content_hashes(ids), ids, strict=True))
+
+    @cached_property
+    def _path_by_id(self) -> dict[str, Path]:
+        return {image.id: image.path for image in load_plan_dataset(self._plan).images if image.id in self.store}
+
+    @cached_property
+    def _ids_by_file_size(self) -> dict[int, list[str]]:
+        """Image ids by the size of the image file in bytes, so that few files have to be read."""
+        ids: dict[int, list[str]] = defaultdict(list)
+        for image_id, path in self._path_by_id.items():
+            if path.is_file():
+                ids[path.stat().st_size].append(image_id)
+        return ids

@@ -1,0 +1,88 @@
+"""The model card `model.json`: what a folder with a trained model contains. Reading it needs pydantic, not torch.
+
+Training and the import of a checkpoint write the card last, so a folder with a card is finished. Loading, embedding,
+the report and the lineage read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.io import read_json, write_json
+from tern.config import ModelConfig, TrainConfig
+
+MODEL_CARD = "model.json"
+SCHEMA_VERSION = 8  # the training version that wrote the first card with a `schema`
+
+
+class ModelCard(BaseModel):
+    """Content of `model.json`.
+
+    A trained model has `config`, `epoch` and `metrics`; an imported one has `checkpoint` and `sha256`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal[8] = Field(SCHEMA_VERSION, alias="schema")
+    """Version of the card's fields."""
+    fingerprint: str
+    """Digest (12 hex digits) of everything that determines the weights."""
+    checkpoint: str | None = None
+    """File name of the checkpoint that the weights come from; None for a model trained here."""
+    sha256: str | None = None
+    """SHA-256 of that file; None for a model trained here."""
+    config: TrainConfig | None = None
+    """Settings of the training; None for an imported checkpoint."""
+    model: ModelConfig
+    """Shape of the network."""
+    region_dim: int
+    """Features per region."""
+    token_dim: int
+    """Features per token."""
+    region_recipe: str
+    """Digest of the recipe of the region store that the model reads."""
+    token_recipe: str
+    """Digest of the recipe of the token store that the model reads."""
+    fine_tuned: bool
+    """Whether the weights include those of a text encoder."""
+    num_parameters: int
+    """Number of parameters."""
+    epoch: int | None = None
+    """Epoch of the weights, from 1; None for an imported checkpoint."""
+    metrics: dict[str, float] | None = None
+    """Metrics of that epoch on `val`, as `RetrievalMetrics.flat()` names them; None for an imported checkpoint."""
+
+
+def read_model_card(folder: Path) -> ModelCard:
+    """Read the card of a model's folder.
+
+    Raises:
+        FileNotFoundError: The folder has no card, because training has not finished there.
+        ValueError: The card was written by another version of this program, or is damaged.
+    """
+    path = Path(folder) / MODEL_CARD
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: training has not finished in {folder}. Run the training again.")
+    content = read_json(path)
+    if isinstance(content, dict) and "schema" not in content and "fingerprint" in content:
+        raise ValueError(
+            f"{path} was written by version 0.1 of this program (training version 7); this version reads version "
+            f"{SCHEMA_VERSION}. Delete {folder} and train again."
+        )
+    try:
+        return ModelCard.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(
+            f"{path} is not a model card of version {SCHEMA_VERSION}: {key}: {first['msg']}. Restore the file, or "
+            f"delete {folder} and train again."
+        ) from error
+
+
+def write_model_card(folder: Path, card: ModelCard) -> Path:
+    """Write the card of a model's folder, which marks the folder as finished, and return its path."""
+    return write_json(Path(folder) / MODEL_CARD, card.model_dump(mode="json", by_alias=True, exclude_none=True))

@@ -1,0 +1,126 @@
+"""Results of an evaluation as typed records, and the flat names under which files and tables show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from data.io import read_json, write_json
+
+RANK_METRICS = ("r1", "r5", "r10", "medr", "meanr")
+NDCG = "ndcg_"
+FOLD = "fold_"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DirectionMetrics(_Record):
+    """Metrics of one direction: images to captions, or captions to images."""
+
+    r1: float
+    """Recall@1 in percent."""
+    r5: float
+    """Recall@5 in percent."""
+    r10: float
+    """Recall@10 in percent."""
+    medr: float
+    """Median rank, from 1."""
+    meanr: float
+    """Mean rank, from 1."""
+    ndcg: dict[str, float] = {}
+    """NDCG@25, 0 to 1, by the method of the relevances: `rougeL`, `spice`."""
+
+
+class RetrievalMetrics(_Record):
+    """Metrics of both directions."""
+
+    i2t: DirectionMetrics
+    """Image to text."""
+    t2i: DirectionMetrics
+    """Text to image."""
+    rsum: float
+    """Sum of the six recalls, 0 to 600."""
+
+    def flat(self) -> dict[str, float]:
+        """Return the metrics by the names that files and tables use.
+
+        The names are `i2t_r1` ... `t2i_meanr`, `rsum`, then `i2t_ndcg_rougeL`, `t2i_ndcg_rougeL` ...
+        """
+        directions = {"i2t": self.i2t, "t2i": self.t2i}
+        values = {f"{name}_{key}": getattr(d, key) for name, d in directions.items() for key in RANK_METRICS}
+        ndcg = {f"{name}_{NDCG}{method}": d.ndcg[method] for method in self.i2t.ndcg for name, d in directions.items()}
+        return {**values, "rsum": self.rsum, **ndcg}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, float]) -> RetrievalMetrics:
+        """Build the metrics from what `flat` returns; other keys are ignored."""
+        directions = {
+            name: DirectionMetrics(
+                **{key: values[f"{name}_{key}"] for key in RANK_METRICS},
+                ndcg={
+                    key.removeprefix(f"{name}_{NDCG}"): value
+                    for key, value in values.items()
+                    if key.startswith(f"{name}_{NDCG}")
+                },
+            )
+            for name in ("i2t", "t2i")
+        }
+        return cls(**directions, rsum=values["rsum"])
+
+
+class SplitEvaluation(_Record):
+    """Evaluation of one split."""
+
+    images: int
+    """Images in the gallery."""
+    captions: int
+    """Captions of these images."""
+    metrics: RetrievalMetrics
+    """Metrics of the complete split."""
+    folds: RetrievalMetrics | None = None
+    """Means over the folds; None if the configuration has no folds."""
+
+    def flat(self) -> dict[str, Any]:
+        """Return counts and metrics by the names that files use; those of the folds start with `fold_`."""
+        folds = {} if self.folds is None else {f"{FOLD}{name}": value for name, value in self.folds.flat().items()}
+        return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **folds}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> SplitEvaluation:
+        """Build the evaluation from what `flat` returns."""
+        folds = {name.removeprefix(FOLD): value for name, value in values.items() if name.startswith(FOLD)}
+        return cls(
+            images=values["images"],
+            captions=values["captions"],
+            metrics=RetrievalMetrics.from_flat(values),
+            folds=RetrievalMetrics.from_flat(folds) if folds else None,
+        )
+
+
+class Evaluation(_Record):
+    """Evaluation of a model: the content of `metrics-*.json`."""
+
+    splits: dict[str, SplitEvaluation]
+    """Evaluation by name of the split."""
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> Path:
+    """Write an evaluation as JSON, one object of flat names per split, and return the path."""
+    return write_json(path, {name: split.flat() for name, split in evaluation.splits.items()})
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read an evaluation that `write_evaluation` wrote.
+
+    Raises:
+        ValueError: The file does not hold an evaluation.
+    """
+    try:
+        return Evaluation(splits={name: SplitEvaluation.from_flat(split) for name, split in read_json(path).items()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold an evaluation ({error}). Delete it and run `tern evaluate`.") from error

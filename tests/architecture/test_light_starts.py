@@ -1,0 +1,102 @@
+"""Commands that only read manifests or print help start without heavy libraries, each in a process of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from pipeline.cli.app import build_app
+from tests.helpers.light_starts import make_workspace, run_code, run_commands
+
+HELP = "numpy torch torchvision faiss h5py prefect transformers PIL matplotlib jinja2 pyarrow"
+MANIFESTS = "numpy torch torchvision faiss h5py transformers PIL matplotlib pyarrow prefect"
+STORES = "torch torchvision faiss transformers matplotlib prefect"
+INDEX_COMMANDS = {
+    "info": ["info"],
+    "tags": ["tags", "--add", "prod", "--version", "1"],
+    "gc": ["gc", "--dry-run"],
+    "publish": ["publish", "1"],
+    "rollback": ["rollback", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("light"))
+
+
+def walk(command, words: tuple[str, ...] = ()) -> Iterator[list[str]]:
+    """Yield the words of a group and of all commands below it."""
+    yield [*words]
+    for name, child in getattr(command, "commands", {}).items():
+        yield from walk(child, (*words, name))
+
+
+def test_help_of_every_command_starts_light():
+    commands = [[*words, "--help"] for words in walk(get_command(build_app()))]
+    assert len(commands) > 30
+    start = run_commands(*commands)
+    assert start.output.count("Usage: tern") == len(commands)
+    assert start.imported(HELP) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plans"]], ids=" ".join)
+def test_command_without_a_plan_starts_without_pydantic(words):
+    start = run_commands(words)
+    assert start.output
+    assert start.imported(f"{HELP} pydantic") == []
+
+
+@pytest.mark.parametrize("words", INDEX_COMMANDS.values(), ids=INDEX_COMMANDS)
+def test_index_command_starts_light(words, workspace):
+    start = run_commands(["index", *words, "--index", workspace / "index"])
+    assert "version" in start.output
+    assert start.imported(MANIFESTS) == []
+
+
+@pytest.mark.parametrize("options", [["--all"], ["--all", "--mermaid"]], ids=" ".join)
+def test_lineage_starts_light(options, workspace):
+    start = run_commands(["lineage", *options, "--set", f"workspace={workspace}"])
+    assert "v00000002" in start.output
+    assert start.imported(MANIFESTS) == []
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "compact"])
+def test_store_command_starts_light(command, workspace):
+    store = next((workspace / "stores").glob("regions-*"))
+    start = run_commands(["store", command, store])
+    assert start.output
+    assert start.imported(STORES) == []
+
+
+def test_store_export_and_import_start_light(workspace, tmp_path):
+    store, table = next((workspace / "stores").glob("regions-*")), tmp_path / "obj36.tsv"
+    start = run_commands(["store", "export", store, "--format", "lxmert-tsv", "--output", table])
+    assert "3 images" in start.output
+    assert start.imported(STORES) == []
+    start = run_commands(["store", "import", table, "--output", tmp_path / "stores"])
+    assert "3 imported" in start.output
+    assert start.imported(STORES) == []
+
+
+def test_plan_loads_without_the_libraries_of_its_stages():
+    assert (
+        run_code("from pipeline.plans import load_plan; load_plan('demo')\n").imported("numpy torch faiss h5py PIL")
+        == []
+    )
+
+
+def test_flows_are_imported_without_the_libraries_of_their_stages():
+    pytest.importorskip("prefect")
+    assert run_code("import flows.flows\n").imported("torch faiss numpy h5py transformers matplotlib") == []
+
+
+def test_walk_finds_commands_of_groups():
+    app = typer.Typer()
+    app.command()(lambda: None)
+    group = typer.Typer()
+    group.command("inner")(lambda: None)
+    app.add_typer(group, name="group")
+    assert ["group", "inner"] in list(walk(get_command(app)))

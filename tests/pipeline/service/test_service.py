@@ -1,0 +1,159 @@
+"""The search service returns the hits of the searcher, hides paths of the machine, and limits uploads."""
+
+import shutil
+
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from index.search.hot_reload import HotReloader
+from index.versions.switch import rollback
+from index.versions.tags import add_tag
+from pipeline.cli.app import build_app
+from pipeline.search.searcher import Searcher
+from pipeline.stages.index import publish_full_index
+from tests.helpers.small_plan import small_plan
+
+testclient = pytest.importorskip("fastapi.testclient")
+service = pytest.importorskip("pipeline.service.app")
+
+
+@pytest.fixture(scope="module")
+def searcher(finished_pipeline):
+    return Searcher(finished_pipeline.plan)
+
+
+@pytest.fixture(scope="module")
+def client(searcher):
+    return testclient.TestClient(service.create_app(HotReloader(searcher.index.root, searcher.with_version, every=0)))
+
+
+def test_text_search_returns_hits_of_searcher(client, searcher, finished_pipeline):
+    answer = client.get("/search", params={"q": "two dogs on the street", "k": 3}).json()
+    expected = searcher.search_text("two dogs on the street", 3)
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+    assert answer["version"] == searcher.index.version
+    assert str(finished_pipeline.plan.workspace) not in str(answer), "paths of the machine must not be sent"
+
+
+def test_photo_search_returns_captions(client, searcher, finished_pipeline):
+    path = finished_pipeline.features.dataset.images[0].path
+    answer = client.post("/search/image", params={"k": 4}, content=path.read_bytes()).json()
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in searcher.search_image(path, 4)]
+
+
+def test_filter_selects_same_images_by_call_command_and_http(client, searcher, finished_pipeline):
+    sizes = {image.id: Picture.open(image.path).size for image in finished_pipeline.features.dataset.images}
+    min_width = max(width for width, _ in sizes.values())
+    where = f"split in ('test', 'train') and width >= {min_width} and not caption like '%DOG%'"
+    expected_ids = {
+        image.id
+        for image in finished_pipeline.features.dataset.images
+        if image.split != "val" and sizes[image.id][0] >= min_width
+        if not any(
+            "dog" in caption.text.lower()
+            for caption in finished_pipeline.features.dataset.captions_by_image_id[image.id]
+        )
+    }
+    assert 0 < len(expected_ids) < len(sizes)
+    hits = [hit.id for hit in searcher.search_text("a man", 36, where)]
+    assert set(hits) == expected_ids
+    assert [
+        hit["id"] for hit in client.get("/search", params={"q": "a man", "k": 36, "where": where}).json()["hits"]
+    ] == hits
+    page = client.get("/", params={"q": "a man", "k": 36, "where": where}).text
+    assert page.count("<figure") == len(expected_ids)
+    arguments = [
+        "search",
+        "a man",
+        "-k",
+        "36",
+        "--where",
+        where,
+        "--plan",
+        str(small_plan(finished_pipeline.plan.workspace.parent)),
+    ]
+    result = CliRunner().invoke(build_app(), arguments)
+    assert [line.split()[2] for line in result.stdout.splitlines()] == hits
+    assert "No row matches" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
+    photo = finished_pipeline.features.dataset.images[0].path
+    response = client.post(
+        "/search/image", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()
+    ).json()
+    assert {
+        finished_pipeline.features.dataset.images_by_id[
+            finished_pipeline.features.dataset.image_id_by_caption_id[hit["id"]]
+        ].split
+        for hit in response["hits"]
+    } == {"val"}
+
+
+def test_page_shows_images_and_escapes_query(client):
+    assert "data:image/jpeg" in client.get("/", params={"q": "a dog"}).text
+    assert "<script>alert" not in client.get("/", params={"q": "<script>alert(1)</script>"}).text
+    assert "1 to 2,000 characters" in client.get("/", params={"q": "x" * 3000}).text
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "text"),
+    [
+        (lambda c: c.get("/search", params={"q": " "}), 422, "1 to 2,000 characters"),
+        (lambda c: c.get("/search", params={"q": "a", "k": 0}), 422, "greater than or equal to 1"),
+        (lambda c: c.get("/search", params={"q": "a", "k": 1000}), 422, "less than or equal to 100"),
+        (lambda c: c.get("/search"), 422, "Field required"),
+        (lambda c: c.get("/search", params={"q": "a", "where": "splt = 'x'"}), 422, "did you mean 'split'?"),
+        (lambda c: c.get("/", params={"q": "a", "where": "width = <b>"}), 200, "a number is expected"),
+        (lambda c: c.get("/search", params={"q": "a", "version": "99"}), 404, "The index has no version '99'"),
+        (lambda c: c.get("/search", params={"q": "a", "version": "../x"}), 404, "The index has no version '../x'"),
+        (lambda c: c.get("/", params={"version": "prod"}), 404, "The index has no version 'prod'"),
+        (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the image the photo"),
+        (lambda c: c.post("/search/image", content=b""), 422, "cannot use the image the photo"),
+        (lambda c: c.post("/search/image", content=bytes(26 << 20)), 413, "larger than"),
+    ],
+)
+def test_invalid_request_is_rejected_with_reason(client, send, status, text):
+    answer = send(client)
+    assert answer.status_code == status
+    assert text in answer.text
+
+
+def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipeline, tmp_path):
+    shutil.copytree(finished_pipeline.plan.workspace / "index", tmp_path / "index")
+    for name in ("models", "stores", "dataset"):
+        (tmp_path / name).symlink_to(finished_pipeline.plan.workspace / name)
+    first = Searcher(finished_pipeline.plan.model_copy(update={"workspace": tmp_path}))
+    client = testclient.TestClient(service.create_app(HotReloader(first.index.root, first.with_version, every=0)))
+
+    def search(**more) -> tuple[int, list[str]]:
+        answer = client.get("/search", params={"q": "a dog", "k": 3, **more}).json()
+        return answer["version"], [hit["id"] for hit in answer["hits"]]
+
+    before = search()
+    assert before[0] == 1
+    config = finished_pipeline.plan.index.model_copy(update={"shards": 1})
+    publish_full_index(
+        config,
+        finished_pipeline.vectors,
+        finished_pipeline.features.dataset,
+        tmp_path,
+        first.index.manifest["provenance"],
+    )
+    assert search() == (2, before[1])
+    add_tag(first.index.root, "old", 1)
+    assert search(version="1") == search(version="old") == before
+    assert "Index version 1." in client.get("/", params={"q": "a dog", "version": "old"}).text
+    rollback(first.index.root, 1)
+    assert search() == before
+    arguments = [
+        "search",
+        "a dog",
+        "--plan",
+        str(small_plan(finished_pipeline.plan.workspace.parent)),
+        "--set",
+        f"workspace={tmp_path}",
+    ]
+    assert CliRunner().invoke(build_app(), [*arguments, "--version", "2", "-k", "3"]).output.count("\n") == 3
+    missing = CliRunner().invoke(build_app(), [*arguments, "--version", "new"])
+    assert "'new' is no version and no tag in" in str(missing.exception)
+    assert "tags are old" in str(missing.exception)
