@@ -1,6 +1,6 @@
-"""Pickles of others, read without running anything of theirs: plain values and numpy arrays, nothing else.
+"""Load third-party pickles without running their code: plain values and numpy arrays, nothing else.
 
-numpy's own `__setstate__` is never called either: arrays are put together here from their bytes, checked first.
+Even `__setstate__` of numpy is not called: this module checks the bytes of arrays and builds the arrays itself.
 """
 
 import io
@@ -13,30 +13,35 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-MAX_BYTES = 256 << 20  # of a pickle; a larger one is not an index or a few labels
+MAX_BYTES = 256 << 20  # of a pickle; a larger one is not a table of ids or labels
 MAX_DEPTH = 100
 MAX_AXES = 64  # of an array, as in numpy
-ALLOWED_OPCODES = set()
-
-
-for _names in (
-    "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET",
-    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT",
-    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8",
-    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8",
-    "LIST EMPTY_LIST APPEND APPENDS TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 DICT EMPTY_DICT SETITEM SETITEMS",
-    "GLOBAL STACK_GLOBAL REDUCE BUILD",
-):
-    ALLOWED_OPCODES |= set(_names.split())
+ALLOWED_OPCODES = {
+    name
+    for names in (
+        "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET",
+        "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT",
+        "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8",
+        "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8",
+        "LIST EMPTY_LIST APPEND APPENDS TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 DICT EMPTY_DICT SETITEM SETITEMS",
+        "GLOBAL STACK_GLOBAL REDUCE BUILD",
+    )
+    for name in names.split()
+}
 
 
 def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
-    """The value of one pickle: None, bool, numbers, text, bytes, list, tuple, dict, OrderedDict, numpy arrays, scalars.
+    """Load one pickle of plain values, without importing or calling anything that it names.
 
-    `file` is a path, or a stream that stands at the pickle. Nothing that the pickle names is imported or called; sizes
-    that it announces are checked against the bytes that there are before anything is allocated.
+    Allowed are None, bool, numbers, text, bytes, list, tuple, dict, OrderedDict, numpy arrays and scalars. Declared
+    sizes are compared with the bytes of the pickle before memory is allocated.
 
-    Raises ValueError saying what it holds that is not allowed, or where it breaks off.
+    Args:
+        file: Path, or a stream at the first byte of the pickle.
+        max_bytes: Maximum number of bytes of the pickle.
+
+    Raises:
+        ValueError: The pickle has other values, is malformed or too large.
     """
     if isinstance(file, Path):
         with open(file, "rb") as stream:
@@ -49,50 +54,52 @@ def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
         value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except ValueError:
         raise
-    except Exception as error:  # a malformed pickle raises nearly anything
+    except Exception as error:  # a malformed pickle can raise nearly any exception
         raise ValueError(f"the pickle is malformed ({error})") from error
-    return _plain(value, {}, 0)
+    return _convert(value, {}, 0)
 
 
 def _check_opcodes(data: bytes) -> None:
     try:
-        for opcode, argument, place in pickletools.genops(data):
+        for opcode, argument, position in pickletools.genops(data):
             if opcode.name not in ALLOWED_OPCODES:
-                raise ValueError(f"the pickle holds {opcode.name} at byte {place}, which is not plain data")
-            if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):  # the memo is an array as long as that
-                raise ValueError(f"the pickle numbers a value {argument:,} at byte {place}; it has no so many")
+                raise ValueError(f"the pickle has {opcode.name} at byte {position}, which is not plain data")
+            # The memo of the unpickler is an array of this length.
+            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+                raise ValueError(f"the pickle numbers a value {argument:,} at byte {position}, but it has fewer values")
     except ValueError:
         raise
-    except Exception as error:  # a malformed pickle raises nearly anything
+    except Exception as error:  # a malformed pickle can raise nearly any exception
         raise ValueError(f"the pickle is malformed ({error})") from error
 
 
-def _text(value: Any) -> str:
-    """The value, a text: to hash, compare or write out a tuple nested without end would take for ever, or crash."""
+def _check_text(value: Any) -> str:
+    """Return the value if it is a text: to hash, compare or print a deeply nested tuple can take forever, or crash."""
     if not isinstance(value, str):
-        raise ValueError(f"the pickle holds a {type(value).__name__} where a text is needed")
+        raise ValueError(f"the pickle has a {type(value).__name__} where a text is required")
     return value
 
 
 class _Dtype:
-    """Stands for numpy.dtype: a kind and a width, and no fields."""
+    """Placeholder of numpy.dtype: a kind and a size, without fields."""
 
     def __init__(self, text: Any, *_: Any):
-        self.text, self.order = _text(text), "="
+        self.text, self.order = _check_text(text), "="
 
     def __setstate__(self, state: tuple) -> None:
-        self.order = state[1] if _text(state[1]) in ("<", ">", "|") else "="
+        self.order = state[1] if _check_text(state[1]) in ("<", ">", "|") else "="
 
-    def real(self) -> np.dtype:
-        """The numpy dtype. Raises ValueError for anything but plain numbers, texts, bytes and object."""
+    def to_numpy(self) -> np.dtype:
+        """Return the numpy dtype; raise ValueError unless it is of numbers, text, bytes or objects."""
         kind = self.text.lstrip("<>|=")
         if not kind or kind[0] not in "biufcSUO?" or not (kind[1:].isdigit() or kind[1:] == ""):
-            raise ValueError(f"the pickle holds an array of {self.text[:40]!r}, which is not plain data")
-        return np.dtype(kind).newbyteorder(self.order if kind[0] not in "SO?b" else "=")
+            raise ValueError(f"the pickle has an array of {self.text[:40]!r}, which is not plain data")
+        order: Any = self.order if kind[0] not in "SO?b" else "="
+        return np.dtype(kind).newbyteorder(order)
 
 
 class _Array:
-    """Stands for numpy.ndarray until `real`."""
+    """Placeholder of numpy.ndarray until `_build_array`."""
 
     state: tuple = ()
 
@@ -104,82 +111,89 @@ class _Array:
 
 
 class _ArrayFromBytes:
-    """An array or a scalar whose bytes came as arguments: (bytes, dtype, shape, order)."""
+    """Placeholder of an array or scalar with its bytes as arguments: (bytes, dtype, shape, order)."""
 
     def __init__(self, data: Any, dtype: Any, shape: Any, order: str = "C"):
         self.state = (1, shape, dtype, order == "F", data)
 
 
-def _scalar(dtype: Any, data: Any = b"") -> _ArrayFromBytes:
+def _make_scalar(dtype: Any, data: Any = b"") -> _ArrayFromBytes:
     return _ArrayFromBytes(data, dtype, None)
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What `_codecs.encode` is in pickles of protocol 2: bytes written as text."""
-    return _text(text).encode("latin1")
+    """Replace `_codecs.encode` in pickles of protocol 2, which write bytes as text."""
+    return _check_text(text).encode("latin1")
 
 
-def _no_bytes() -> bytes:
-    """How pickles of protocol 2 and before write empty bytes."""
+def _make_empty_bytes() -> bytes:
+    """Replace `bytes()`, which is how pickles up to protocol 2 write empty bytes."""
     return b""
 
 
-def _class(name: Any = None, *_: Any) -> _Array:
+def _make_array(name: Any = None, *_: Any) -> _Array:
+    """Replace `_reconstruct` of numpy, which makes an empty array whose state follows."""
     return _Array()
 
 
-def _ordered(pairs: Any = ()) -> dict:
-    """Stands for collections.OrderedDict, whose keys are looked at as those of any dict are."""
-    return {_key(key): value for key, value in pairs}
+def _make_dict(pairs: Any = ()) -> dict:
+    """Replace collections.OrderedDict, with the check of keys of any dict."""
+    return {_check_key(key): value for key, value in pairs}
 
 
-def _key(key: Any) -> Any:
-    """A key that can be hashed in a moment: of a tuple nested without end nothing is known before it is hashed."""
+def _check_key(key: Any) -> Any:
+    """Return a key if it is fast to hash; the hash of a deeply nested tuple can take forever."""
     if not isinstance(key, (str, bytes, int, float, type(None))):
-        raise ValueError(f"the pickle holds a dict with a {type(key).__name__} as key, which is no plain value")
+        raise ValueError(f"the pickle has a dict with a {type(key).__name__} as key, which is not allowed")
     return key
 
 
-ALLOWED_GLOBALS = {("collections", "OrderedDict"): _ordered, ("_codecs", "encode"): _encode}
-
-
-ALLOWED_GLOBALS |= {("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
-
-
-ALLOWED_GLOBALS |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
-
-
-for _core in ("numpy.core", "numpy._core"):  # the name of before numpy 2, and of after
-    ALLOWED_GLOBALS |= {(f"{_core}.multiarray", "_reconstruct"): _class, (f"{_core}.multiarray", "scalar"): _scalar}
+# (module, name) in a pickle -> what replaces it.
+ALLOWED_GLOBALS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _make_dict,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _make_empty_bytes,
+    ("builtins", "bytes"): _make_empty_bytes,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+for _core in ("numpy.core", "numpy._core"):  # before numpy 2, and since
+    ALLOWED_GLOBALS |= {
+        (f"{_core}.multiarray", "_reconstruct"): _make_array,
+        (f"{_core}.multiarray", "scalar"): _make_scalar,
+    }
     ALLOWED_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _ArrayFromBytes
 
 
-class _Unpickler(pickle._Unpickler):
-    """Python's own, so that each opcode that could touch more than the value can be refused."""
+_PythonUnpickler: Any = pickle._Unpickler  # the implementation in Python, which typeshed does not describe
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+class _Unpickler(_PythonUnpickler):
+    """Unpickler with checks in each opcode that could have effects outside the value."""
+
+    dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED_GLOBALS:
-            raise ValueError(f"the pickle asks for {module}.{name}, which is not plain data; it is not read")
+            raise ValueError(f"the pickle asks for {module}.{name}, which is not plain data")
         return ALLOWED_GLOBALS[module, name]
 
     def load_build(self) -> None:
-        if not isinstance(self.stack[-2], (_Array, _Dtype)):  # of all else it would set attributes
+        if not isinstance(self.stack[-2], (_Array, _Dtype)):  # it would set attributes of any other object
             raise ValueError(f"the pickle gives a state to a {type(self.stack[-2]).__name__}, which is not plain data")
         super().load_build()
 
     def load_dict(self) -> None:
         items = self.pop_mark()
-        self.append({_key(items[i]): items[i + 1] for i in range(0, len(items), 2)})
+        self.append({_check_key(items[i]): items[i + 1] for i in range(0, len(items), 2)})
 
     def load_setitem(self) -> None:
-        _key(self.stack[-2])
+        _check_key(self.stack[-2])
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        for key in self.stack[::2]:  # what stands above the mark: keys and values in turn
-            _key(key)
+        for key in self.stack[::2]:  # above the mark, keys and values alternate
+            _check_key(key)
         super().load_setitems()
 
     for _opcode, _load in {
@@ -188,58 +202,61 @@ class _Unpickler(pickle._Unpickler):
         dispatch[_opcode[0]] = _load
 
 
-def _plain(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:
-    """The value with real arrays in place of the stand-ins; a container that occurs twice is gone through once."""
+def _convert(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:
+    """Replace the placeholders of arrays in a value; a container that occurs twice is converted once."""
     if depth > MAX_DEPTH:
         raise ValueError(f"the pickle is nested more than {MAX_DEPTH} deep")
     if id(value) in done:
         return done[id(value)][1]
-    below = lambda part: _plain(part, done, depth + 1)  # noqa: E731
+
+    def convert_part(part: Any) -> Any:
+        return _convert(part, done, depth + 1)
+
     if isinstance(value, (dict, list)):
         done[id(value)] = value, value
-        _fill(value, below)
+        _convert_parts(value, convert_part)
         return value
     if isinstance(value, tuple):
-        found: Any = tuple(below(part) for part in value)
+        converted: Any = tuple(convert_part(part) for part in value)
     elif isinstance(value, (_Array, _ArrayFromBytes)):
-        found = _array(value.state, below)
+        converted = _build_array(value.state, convert_part)
     elif isinstance(value, _Dtype) or callable(value):
-        raise ValueError("the pickle holds a type instead of a value")
+        raise ValueError("the pickle has a type instead of a value")
     else:
         return value
-    done[id(value)] = value, found  # the value is kept: its id must not pass to another
-    return found
+    done[id(value)] = value, converted  # keeps the value alive, so that no other object gets its id
+    return converted
 
 
-def _fill(container: dict | list, below: Callable[[Any], Any]) -> None:
+def _convert_parts(container: dict | list, convert_part: Callable[[Any], Any]) -> None:
     if isinstance(container, list):
-        container[:] = [below(part) for part in container]
+        container[:] = [convert_part(part) for part in container]
         return
-    pairs = [(below(key), below(part)) for key, part in container.items()]
+    pairs = [(convert_part(key), convert_part(part)) for key, part in container.items()]
     container.clear()
     try:
         container.update(pairs)
     except TypeError as error:
-        raise ValueError(f"the pickle holds a dict whose key is no plain value ({error})") from error
+        raise ValueError(f"the pickle has a dict whose key is not a plain value ({error})") from error
 
 
-def _array(state: tuple, below: Any) -> Any:
-    """(version, shape, dtype, column-major, bytes or list) -> an array; without a shape, a scalar."""
+def _build_array(state: tuple, convert_part: Callable[[Any], Any]) -> Any:
+    """Build an array from (version, shape, dtype, is column-major, bytes or list); without a shape, a scalar."""
     try:
         _, shape, dtype, fortran, data = state
-        kind = dtype.real()
-        one = shape is None
-        shape = () if one else (shape,) if isinstance(shape, int) else shape
+        kind = dtype.to_numpy()
+        is_scalar = shape is None
+        shape = () if is_scalar else (shape,) if isinstance(shape, int) else shape
         if len(shape) > MAX_AXES or not all(isinstance(side, int) and abs(side) < 2**63 for side in shape):
-            raise ValueError("the pickle holds an array of a shape that cannot be")
+            raise ValueError("the pickle has an array of an impossible shape")
         size = len(data) if kind.hasobject else len(data) // max(1, kind.itemsize)
         if prod(shape) != size or min(shape, default=0) < 0 or (kind.hasobject and not isinstance(data, list)):
-            raise ValueError(f"the pickle holds an array of {shape} with {len(data):,} bytes")
+            raise ValueError(f"the pickle has an array of {shape} with {len(data):,} bytes")
         if kind.hasobject:
             array = np.empty(len(data), dtype=object)
-            array[:] = [below(part) for part in data]
+            array[:] = [convert_part(part) for part in data]
         else:
             array = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind)
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"the pickle holds a malformed array ({error})") from error
-    return array[0] if one else array.reshape(shape, order="F" if fortran else "C").copy()
+        raise ValueError(f"the pickle has a malformed array ({error})") from error
+    return array[0] if is_scalar else array.reshape(shape, order="F" if fortran else "C").copy()

@@ -1,10 +1,10 @@
-"""What `flows` adds to the command line: `tern up` and `tern run`. Prefect is imported only when they are called."""
+"""Commands that `flows` adds to `tern`: `tern up` and `tern run`. Prefect is imported only when they run."""
 
 from typing import Annotated
 
 import typer
 
-PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server, on this machine alone.")]
+from pipeline.cli import PlanOption, SetOption
 
 
 def register(app: typer.Typer) -> None:
@@ -14,15 +14,20 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    port: PortOption = 4200,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="TCP port of the Prefect server, reachable from this machine only.")
+    ] = 4200,
     nightly: Annotated[
-        str | None, typer.Option(help="Also switch the nightly re-index on, for this plan.", metavar="PLAN")
+        str | None, typer.Option(help="Plan to re-index every night; by default, none.", metavar="PLAN")
     ] = None,
     cron: Annotated[
-        str | None, typer.Option(help="When `--nightly` re-indexes, as a cron line in UTC. [default: 0 3 * * *]")
+        str | None, typer.Option(help="Cron expression in UTC of the nightly run; by default, 0 3 * * *.")
     ] = None,
 ) -> None:
-    """A Prefect server, the deployments and a worker, until Ctrl-C. [dim]Example: tern up --nightly flickr30k[/dim]"""
+    """Run a Prefect server, the deployments and a worker until Ctrl-C.
+
+    [dim]Example: tern up --nightly flickr30k[/dim]
+    """
     from flows.server.up import run_server_and_worker
 
     run_server_and_worker(port, nightly, cron)
@@ -30,26 +35,27 @@ def up(
 
 def run(
     name: Annotated[
-        str, typer.Argument(help="A deployment: extract-flickr, train-tern, build-index, reindex or pipeline.")
+        str,
+        typer.Argument(
+            help="Deployment: extract-flickr, train-tern, build-index, reindex or pipeline.", show_default=False
+        ),
     ],
-    plan: Annotated[
-        str, typer.Option("--plan", "-p", help="A plan file, or the name of a shipped plan.")
-    ] = "flickr30k",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one setting of the plan: KEY=VALUE. Repeatable.")
-    ] = None,
+    plan: PlanOption = "flickr30k",
+    overrides: SetOption = None,
     parameters: Annotated[
         list[str] | None,
-        typer.Option("--param", help="One more parameter of the flow: KEY=VALUE, for instance workers=8. Repeatable."),
+        typer.Option("--param", metavar="KEY=VALUE", help="Parameter of the flow, such as workers=8. Can be repeated."),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Port of a server on this machine. [default: that of PREFECT_API_URL, else 4200]"
+            min=1,
+            max=65535,
+            help="TCP port of a Prefect server on this machine; by default, that of PREFECT_API_URL, else 4200.",
         ),
     ] = None,
 ) -> None:
-    """Start a deployment, follow its progress, exit with its verdict: 0 if it completed.
+    """Start a run of a deployment, print its progress, and exit with 0 if it completes.
 
     [dim]Examples: tern run pipeline --plan demo
     tern run extract-flickr --set workers=4 --param images_per_shard=500[/dim]

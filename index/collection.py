@@ -1,95 +1,113 @@
-"""What comes in: unit vectors under text ids, with a metadata row for each. Positions mean nothing here, ids do."""
+"""Input of an index: unit vectors by text id, with a metadata row for each; order has no meaning."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from index.ivf.distance import check_unit_norm
+from index.metadata.schema import Row
 
-BLOCK = 8192  # vectors held in memory at a time
+BLOCK = 8192  # vectors in memory at the same time
 
 
 @dataclass(frozen=True)
 class Collection:
-    """All vectors of one kind.
-
-    ids      n text ids, each once, in any order
-    vectors  (n, d) array whose row i belongs to ids[i], or a function from a list of ids to their (m, d) rows
-             (such as `partial(store.read, "features")`), for vectors that should not be in memory all at once;
-             float16 or float32, unit length
-    rows     one mapping an item with its "id" and any of the metadata columns, in any order
-    """
+    """All vectors of one kind."""
 
     ids: Sequence[str]
+    """n unique text ids, in any order"""
     vectors: np.ndarray | Callable[[list[str]], np.ndarray]
-    metadata: Sequence[Mapping[str, Any]]
+    """(n, d) array whose row i belongs to `ids[i]`; or a function from m ids to their (m, d) vectors (such as
+    `partial(store.read, "features")`) for vectors that do not fit in memory; float16 or float32, unit length"""
+    metadata: Sequence[Row]
+    """one row per id, in any order"""
 
     @cached_property
     def sorted_ids(self) -> list[str]:
-        """The ids, sorted: the order of everything that is written, so that equal content gives equal bytes."""
+        """The ids in the order of all files, so that equal content gives equal bytes."""
         return sorted(self.ids)
 
     @cached_property
-    def _place(self) -> dict[str, int]:
+    def _position_by_id(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.ids)}
 
-    def read(self, names: list[str]) -> np.ndarray:
-        """(len(names), d) float32 vectors of `names`, in their order."""
+    def read(self, ids: list[str]) -> np.ndarray:
+        """Return the (len(ids), d) float32 vectors of `ids`, in their order."""
         if callable(self.vectors):
-            found = np.asarray(self.vectors(names))
+            vectors = np.asarray(self.vectors(ids))
         else:
-            found = np.asarray(self.vectors)[[self._place[name] for name in names]]
-        if found.ndim != 2 or len(found) != len(names):
+            vectors = np.asarray(self.vectors)[[self._position_by_id[name] for name in ids]]
+        if vectors.ndim != 2 or len(vectors) != len(ids):
             raise ValueError(
-                f"vectors have shape {found.shape} for {len(names)} ids, the first of them {names[0]!r}; "
-                "give one row of numbers an id."
+                f"The vectors have shape {vectors.shape} for {len(ids)} ids, the first is {ids[0]!r}. "
+                "Return one vector per id."
             )
-        return np.ascontiguousarray(found, np.float32)
+        return np.ascontiguousarray(vectors, np.float32)
 
-    def iter_blocks(self, names: list[str] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield (ids, (m, d) float32 vectors) of `names` (default: all, sorted), `BLOCK` at a time."""
-        names = self.sorted_ids if names is None else names
-        for start in range(0, len(names), BLOCK):
-            part = names[start : start + BLOCK]
-            yield part, self.read(part)
+    def iter_blocks(self, ids: list[str] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield up to `BLOCK` ids and their (m, d) float32 vectors at a time; None: all ids, sorted."""
+        ids = self.sorted_ids if ids is None else ids
+        for start in range(0, len(ids), BLOCK):
+            block = ids[start : start + BLOCK]
+            yield block, self.read(block)
 
     def check(self, kind: str) -> None:
-        """Raise ValueError if ids repeat, or if rows and ids are not the same set."""
+        """Raise ValueError if the collection is empty, an id is repeated, or rows and ids are not the same set."""
         if not len(self.ids):
-            raise ValueError(f"the {kind} collection is empty: there is nothing to index. Embed some items first.")
-        if len(self._place) != len(self.ids):
-            twice = next(name for i, name in enumerate(self.ids) if self._place[name] != i)
-            raise ValueError(f"{kind} id {twice!r} is given twice; every id must name one vector. Drop one of them.")
+            raise ValueError(f"The {kind} collection is empty, so there is nothing to index. Embed some items first.")
+        if len(self._position_by_id) != len(self.ids):
+            duplicate = next(name for i, name in enumerate(self.ids) if self._position_by_id[name] != i)
+            raise ValueError(f"The {kind} id {duplicate!r} occurs twice. Remove one of the two vectors.")
         if not callable(self.vectors) and len(self.vectors) != len(self.ids):
-            raise ValueError(f"{kind}: {len(self.vectors)} vectors for {len(self.ids)} ids; give one vector an id.")
-        _check_rows(kind, self._place, self.metadata)
+            raise ValueError(f"The {kind} collection has {len(self.vectors)} vectors for {len(self.ids)} ids.")
+        _check_rows(kind, self._position_by_id, self.metadata)
 
-    def hash_vectors(self, kind: str, some: list[str] | None = None) -> tuple[str, int]:
-        """Read every vector, or those of `some` ids, once: check it; (sha256 of ids and values, dimension d or 0)."""
+    def hash_vectors(self, kind: str, ids: list[str] | None = None) -> tuple[str, int]:
+        """Read and check every vector, or those of `ids`, once.
+
+        Returns:
+            SHA-256 of ids and values, and the dimension d (0 without vectors).
+        """
         hasher, dim = hashlib.sha256(), 0
-        for names, vectors in self.iter_blocks(some):
+        for names, vectors in self.iter_blocks(ids):
             check_unit_norm(vectors, f"{kind} vector of", names)
             if dim and vectors.shape[1] != dim:
-                raise ValueError(f"{kind} vector of {names[0]!r} has {vectors.shape[1]} numbers, others {dim}.")
+                raise ValueError(
+                    f"The {kind} vector of {names[0]!r} has {vectors.shape[1]} numbers, others have {dim}. Embed all "
+                    "items with one model."
+                )
             dim = vectors.shape[1]
             hasher.update("\0".join([*names, ""]).encode())
             hasher.update(vectors.tobytes())
         return hasher.hexdigest(), dim
 
 
-def _check_rows(kind: str, ids: Mapping[str, int], rows: Sequence[Mapping[str, Any]]) -> None:
-    named = [row.get("id") for row in rows]
-    if len(named) == len(ids) and set(named) == ids.keys():
+@dataclass(frozen=True)
+class IndexInputs:
+    """Everything that a build or an update indexes."""
+
+    collections: Mapping[str, Collection]
+    """by kind, image and caption (either may be missing); equal dimension d"""
+    queries: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """by the kind that is searched, (q, d) unit vectors, q at least 2, held out from training: caption vectors for
+    "image", image vectors for "caption". They choose nprobe and measure recall@10; an update does not need them."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """what the vectors were computed from (digests of model and stores), JSON-serializable; kept in the manifest"""
+
+
+def _check_rows(kind: str, ids: Mapping[str, int], rows: Sequence[Row]) -> None:
+    row_ids = [row.id for row in rows]
+    if len(row_ids) == len(ids) and set(row_ids) == ids.keys():
         return
-    lacking = sorted(set(ids) - set(named))
-    foreign = sorted(str(name) for name in set(named) - set(ids))
-    twice = [name for name, times in Counter(named).items() if times > 1]
-    example = f"no row for {lacking[0]!r}" if lacking else f"a row for {(foreign or twice)[0]!r} too many"
+    missing = sorted(set(ids) - set(row_ids))
+    unknown = sorted(set(row_ids) - set(ids))
+    duplicates = [name for name, times in Counter(row_ids).items() if times > 1]
+    example = f"{missing[0]!r} has no row" if missing else f"the row of {(unknown or duplicates)[0]!r} is superfluous"
     raise ValueError(
-        f"{kind}: {len(rows)} metadata rows for {len(ids)} ids, with {example}; give one row an id, under 'id'."
+        f"The {kind} collection has {len(rows)} metadata rows for {len(ids)} ids: {example}. Pass one row per id."
     )

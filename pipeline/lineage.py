@@ -89,7 +89,7 @@ def _escape_mermaid(text: str) -> str:
 
 
 def _draw_arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """Draw a curve from the right side of one box to the left side of another, given their top left corners."""
+    """Draw a curve from the right side of one box to the left side of another, given their corners."""
     (x1, y1), (x2, y2) = (start[0] + BOX_WIDTH, start[1] + BOX_HEIGHT // 2), (end[0], end[1] + BOX_HEIGHT // 2)
     return f'<path d="M{x1} {y1}C{x1 + 25} {y1} {x2 - 25} {y2} {x2} {y2}" fill="none" stroke="#888" stroke-width="2"/>'
 
@@ -120,7 +120,7 @@ def read_lineage(workspace: Path, include_unused: bool = False) -> Lineage:
         pointer = read_current(workspace / "index")
         if pointer is None:
             raise FileNotFoundError(f"No index is published in {workspace}. Run `tern index`, or pass --all.")
-        nodes = _select_upstream(nodes, manifest_path(workspace / "index", pointer["version"]).stem)
+        nodes = _select_upstream(nodes, manifest_path(workspace / "index", pointer.version).stem)
     if not nodes:
         raise FileNotFoundError(f"The workspace {workspace} is empty. Run `tern pipeline`.")
     return Lineage(tuple(sorted(nodes.values(), key=lambda node: (KINDS.index(node.kind), node.name))))
@@ -178,7 +178,7 @@ def _make_version_node(root: Path, number: int, vectors_by_model: dict[str, list
     rows = ", ".join(f"{collection.counts.live:,} {kind}s" for kind, collection in manifest.collections.items())
     model = manifest.provenance.get("model")
     pointer = read_current(root)
-    is_published = pointer is not None and pointer["version"] == number
+    is_published = pointer is not None and pointer.version == number
     state = ", rejected" if manifest.is_rejected else ", published" if is_published else ""
     inputs = vectors_by_model.get(model, [model]) if model else []
     return Node("index", manifest_path(root, number).stem, f"{rows}{state}", tuple(inputs))

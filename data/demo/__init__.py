@@ -1,4 +1,4 @@
-"""The embedded dataset: scenes drawn from a seed, their boxes, and five sentences about each."""
+"""The demo dataset: a random seed in, images, boxes and captions out; knows nothing of stores or models."""
 
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene

@@ -1,4 +1,4 @@
-"""Five sentences about a scene, as five people might write them: all true, some short, some leave things out."""
+"""Generate five captions of a scene, as five people might write them: all true, some short, some incomplete."""
 
 from dataclasses import dataclass, replace
 
@@ -14,24 +14,27 @@ MOVING = ("run", "walk", "drive", "ride", "ski")
 
 @dataclass(frozen=True)
 class Phrase:
-    """One group in words: who, the verb's form, what they do, where in the picture."""
+    """One group in words."""
 
     who: str
-    be: str  # is | are
-    doing: str  # may be empty: it is simply there
+    """Noun with article or number, such as "two dogs"."""
+    be: str
+    """The verb: "is" or "are"."""
+    doing: str
+    """Action as a participle; empty for things without an action."""
     group: Group
 
 
 def generate_captions(scene: Scene) -> tuple[str, ...]:
-    """Five sentences, in no special order; the same for the same scene."""
+    """Generate the captions of a scene, in random order; they depend on the scene only."""
     rng = make_rng(scene.seed, scene.index, WORDS)
-    makers = [_full, _full, _sided, _partial, _short]
+    makers = [_write_full, _write_full, _write_with_sides, _write_partial, _write_short]
     if rng.random() < 0.5:
-        makers[1] = _listed
+        makers[1] = _write_list
     sentences: list[str] = []
     for maker in makers:
         for _ in range(6):
-            sentence = _finish(maker(rng, scene))
+            sentence = _format_sentence(maker(rng, scene))
             if sentence not in sentences:
                 break
         sentences.append(sentence)
@@ -39,25 +42,25 @@ def generate_captions(scene: Scene) -> tuple[str, ...]:
     return tuple(sentences[i] for i in order)
 
 
-def _finish(sentence: str) -> str:
+def _format_sentence(sentence: str) -> str:
     sentence = " ".join(sentence.split())
-    for several in ("a pair of", "a group of"):
-        sentence = sentence.replace(f"there are {several}", f"there is {several}")
-        sentence = sentence.replace(f"There are {several}", f"There is {several}")
+    for phrase in ("a pair of", "a group of"):
+        sentence = sentence.replace(f"there are {phrase}", f"there is {phrase}")
+        sentence = sentence.replace(f"There are {phrase}", f"There is {phrase}")
     return sentence[0].upper() + sentence[1:] + "."
 
 
 def with_article(noun: str) -> str:
-    """The noun with "a" or "an"."""
+    """Put "a" or "an" before a noun."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def with_count(rng: Generator, noun: str, number: int) -> str:
-    """The noun with its number or article in front; for plurals the noun is a plural already."""
+    """Put an article or a number before a noun, which must be in the plural unless `number` is 1."""
     return with_article(noun) if number == 1 else f"{choice(rng, COUNTS[number])} {noun}"
 
 
-def _who(rng: Generator, group: Group, color: bool) -> str:
+def _name_group(rng: Generator, group: Group, color: bool) -> str:
     who = with_count(rng, choice(rng, noun_variants(group.kind, group.number)), group.number)
     if not (color and group.color):
         return who
@@ -65,20 +68,20 @@ def _who(rng: Generator, group: Group, color: bool) -> str:
     return f"{who} {how} a {group.color} shirt" if group.number == 1 else f"{who} {how} {group.color} shirts"
 
 
-def _doing(rng: Generator, group: Group, scene: Scene) -> str:
-    """The participle phrase, its relation included."""
+def _describe_action(rng: Generator, group: Group, scene: Scene) -> str:
+    """Describe the action of a group as a participle, with its relation."""
     verb, _, thing = group.action.partition(":")
     words = ACTION_PHRASES.get(group.action) or ACTION_PHRASES["ride:" if verb == "ride" and thing else verb]
     if group.number == 1 and group.action in ALONE:
         words = ALONE[group.action]
     text = choice(rng, words)
     if "{x}" in text:
-        several = group.number > 1 and not text.startswith(("kicking", "singing"))
-        noun = choice(rng, noun_variants(thing, 2 if several else 1))
-        if several and verb == "play" and text.startswith("playing"):
+        is_plural = group.number > 1 and not text.startswith(("kicking", "singing"))
+        noun = choice(rng, noun_variants(thing, 2 if is_plural else 1))
+        if is_plural and verb == "play" and text.startswith("playing"):
             text = text.replace("{x}", f"the {noun_variants(thing, 1)[0]}" if rng.random() < 0.5 else noun)
-        text = text.replace("{x}", noun if several else with_article(noun))
-    relation = group.relation and _relation(rng, group, scene)
+        text = text.replace("{x}", noun if is_plural else with_article(noun))
+    relation = group.relation and _describe_relation(rng, group, scene)
     if relation and group.action == "sit":
         return f"sitting {relation}"
     text = text.format(
@@ -90,18 +93,20 @@ def _doing(rng: Generator, group: Group, scene: Scene) -> str:
     return f"{text} {relation}".strip() if relation else text
 
 
-def _relation(rng: Generator, group: Group, scene: Scene) -> str:
-    other = _who(rng, scene.groups[group.target], color=rng.random() < 0.4)
+def _describe_relation(rng: Generator, group: Group, scene: Scene) -> str:
+    other = _name_group(rng, scene.groups[group.target], color=rng.random() < 0.4)
     words = {"next to": ("next to", "beside", "next to"), "under": ("under", "under", "underneath")}
     return f"{choice(rng, words.get(group.relation, (group.relation,)))} {other}"
 
 
-def _part(rng: Generator, group: Group, scene: Scene, color: bool) -> Phrase:
-    return Phrase(_who(rng, group, color), "is" if group.number == 1 else "are", _doing(rng, group, scene), group)
+def _make_phrase(rng: Generator, group: Group, scene: Scene, color: bool) -> Phrase:
+    return Phrase(
+        _name_group(rng, group, color), "is" if group.number == 1 else "are", _describe_action(rng, group, scene), group
+    )
 
 
-def _where(rng: Generator, group: Group, scene: Scene) -> str:
-    """The place as this group is in it."""
+def _describe_place(rng: Generator, group: Group, scene: Scene) -> str:
+    """Describe the place of the scene, as it fits the group."""
     zone = KINDS[group.kind].zone
     if zone == "table":
         return choice(rng, ("on a kitchen counter", "on the counter of a kitchen", "in a kitchen"))
@@ -113,28 +118,28 @@ def _where(rng: Generator, group: Group, scene: Scene) -> str:
     return choice(rng, place_phrases(scene.place, "moving" if moving and rng.random() < 0.6 else "ground"))
 
 
-def _side(rng: Generator, group: Group, scene: Scene) -> str:
-    """Where in the picture the group is, if it is clearly on one side or behind the first one; else "nearby"."""
-    mine = [t for t in scene.things if scene.groups[t.group] == group]
-    across = [t.x / scene.size[0] for t in mine]
+def _describe_side(rng: Generator, group: Group, scene: Scene) -> str:
+    """Describe where in the image a group is, if it is clearly on one side or behind the first one; else "nearby"."""
+    things = [t for t in scene.things if scene.groups[t.group] == group]
+    across = [t.x / scene.size[0] for t in things]
     if max(across) < 0.46:
         return choice(rng, ("on the left", "on the left", "on the left side"))
     if min(across) > 0.54:
         return choice(rng, ("on the right", "on the right", "on the right side"))
     first = [t.y for t in scene.things if t.group == 0]
-    if KINDS[group.kind].zone == "ground" and max(t.y for t in mine) + 12 < min(first):
+    if KINDS[group.kind].zone == "ground" and max(t.y for t in things) + 12 < min(first):
         return "in the background"
     return "nearby" if group is not scene.groups[0] else ""
 
 
-def _others(scene: Scene) -> list[Group]:
-    """Groups after the first that its relation does not name already."""
+def _list_other_groups(scene: Scene) -> list[Group]:
+    """List the groups after the first one that are not in its relation."""
     first = scene.groups[0]
     return [g for i, g in enumerate(scene.groups) if i and not (first.relation and i == first.target)]
 
 
-def _clause(rng: Generator, part: Phrase, where: str) -> str:
-    """One group as a sentence of its own."""
+def _write_clause(rng: Generator, part: Phrase, where: str) -> str:
+    """Write a clause about one group."""
     if not part.doing:
         return choice(rng, (f"there {part.be} {part.who} {where}", f"{part.who} {where}"))
     if part.doing.startswith("with "):
@@ -145,87 +150,91 @@ def _clause(rng: Generator, part: Phrase, where: str) -> str:
     return choice(rng, forms).strip()
 
 
-def _join(rng: Generator, sentence: str, part: Phrase, side: str) -> str:
-    """Add another group to a sentence, with a joint the sentence does not have yet."""
-    apart = f"{sentence}. {part.who[0].upper()}{part.who[1:]}"
+def _add_phrase(rng: Generator, sentence: str, part: Phrase, side: str) -> str:
+    """Add another group to a sentence, with a connective that the sentence does not have yet."""
+    separate = f"{sentence}. {part.who[0].upper()}{part.who[1:]}"
     if not part.doing:
         there = f"there {part.be} {part.who} {side or 'nearby'}"
-        joints = [f"{sentence}. {there[0].upper()}{there[1:]}", f"{sentence} and {there}"]
+        options = [f"{sentence}. {there[0].upper()}{there[1:]}", f"{sentence} and {there}"]
         if " with " not in sentence:
-            joints += [f"{sentence} with {part.who} {side or 'nearby'}"] * 2
-        return choice(rng, [j for j in joints if j.count(" and there ") < 2])
+            options += [f"{sentence} with {part.who} {side or 'nearby'}"] * 2
+        return choice(rng, [option for option in options if option.count(" and there ") < 2])
     doing = part.doing.replace("with ", "holding ", 1) if part.doing.startswith("with ") else part.doing
     if doing in ("standing", "sleeping", "fast asleep", "parked") or (
         side not in ("", "nearby") and rng.random() < 0.5
     ):
         doing = f"{doing} {side or 'nearby'}"
-    joints = [f"{apart} {part.be} {doing}"]
-    for joint in (" while", " and"):
-        if f"{joint} " not in sentence:
-            joints += [f"{sentence}{joint} {part.who} {part.be} {doing}"] * 2
+    options = [f"{separate} {part.be} {doing}"]
+    for connective in (" while", " and"):
+        if f"{connective} " not in sentence:
+            options += [f"{sentence}{connective} {part.who} {part.be} {doing}"] * 2
     if " with " not in sentence:
-        joints.append(f"{sentence}, with {part.who} {doing}")
-    return choice(rng, joints)
+        options.append(f"{sentence}, with {part.who} {doing}")
+    return choice(rng, options)
 
 
-def _full(rng: Generator, scene: Scene) -> str:
-    """Every group, the place, colors of shirts."""
+def _write_full(rng: Generator, scene: Scene) -> str:
+    """Write a sentence about all groups, the place and colors of shirts."""
     color = rng.random() < 0.8
-    sentence = _clause(rng, _part(rng, scene.groups[0], scene, color), _where(rng, scene.groups[0], scene))
-    for group in _others(scene):
-        side = _side(rng, group, scene) if rng.random() < 0.5 else ""
-        sentence = _join(rng, sentence, _part(rng, group, scene, color and rng.random() < 0.7), side)
+    sentence = _write_clause(
+        rng, _make_phrase(rng, scene.groups[0], scene, color), _describe_place(rng, scene.groups[0], scene)
+    )
+    for group in _list_other_groups(scene):
+        side = _describe_side(rng, group, scene) if rng.random() < 0.5 else ""
+        sentence = _add_phrase(rng, sentence, _make_phrase(rng, group, scene, color and rng.random() < 0.7), side)
     return sentence
 
 
-def _sided(rng: Generator, scene: Scene) -> str:
-    """Every group, with sides where they are clear."""
-    first = _part(rng, scene.groups[0], scene, rng.random() < 0.5)
-    side = _side(rng, scene.groups[0], scene)
+def _write_with_sides(rng: Generator, scene: Scene) -> str:
+    """Write a sentence about all groups, with their sides where they are clear."""
+    first = _make_phrase(rng, scene.groups[0], scene, rng.random() < 0.5)
+    side = _describe_side(rng, scene.groups[0], scene)
     where = choice(rng, place_phrases(scene.place, "ground"))
     if not side or first.group.action == "look" or KINDS[first.group.kind].zone != "ground":
-        sentence = _clause(rng, first, _where(rng, scene.groups[0], scene))
+        sentence = _write_clause(rng, first, _describe_place(rng, scene.groups[0], scene))
     else:
         doing = f"{first.be} {first.doing} {side}" if first.doing[:5] != "with " else f"{first.doing} {side}"
         sentence = f"{where}, {first.who} {doing}" if first.doing else f"{where}, there {first.be} {first.who} {side}"
-    for group in _others(scene):
-        sentence = _join(rng, sentence, _part(rng, group, scene, rng.random() < 0.3), _side(rng, group, scene))
+    for group in _list_other_groups(scene):
+        sentence = _add_phrase(
+            rng, sentence, _make_phrase(rng, group, scene, rng.random() < 0.3), _describe_side(rng, group, scene)
+        )
     return sentence
 
 
-def _listed(rng: Generator, scene: Scene) -> str:
-    """Every group by name only, or with what it does where there is one group."""
+def _write_list(rng: Generator, scene: Scene) -> str:
+    """Write a sentence that lists all groups; for one group, as `_write_full`."""
     if len(scene.groups) == 1:
-        return _full(rng, scene)
-    whos = []
+        return _write_full(rng, scene)
+    names = []
     for group in scene.groups:
-        part = _part(rng, group, scene, True) if not group.relation else None
-        acts = part is not None and part.doing and KINDS[group.kind].zone == "ground" and rng.random() < 0.7
-        whos.append(f"{part.who} {part.doing}" if acts else _who(rng, group, True))
+        part = _make_phrase(rng, group, scene, True) if not group.relation else None
+        with_action = part is not None and part.doing and KINDS[group.kind].zone == "ground" and rng.random() < 0.7
+        names.append(f"{part.who} {part.doing}" if with_action and part else _name_group(rng, group, True))
     be = "is" if scene.groups[0].number == 1 else "are"
     where = choice(rng, place_phrases(scene.place, "ground"))
-    listed = ", ".join(whos[:-1]) + (", and " if len(whos) > 2 else " and ") + whos[-1]
-    return choice(rng, (f"there {be} {listed} {where}", f"{where}, there {be} {listed}", f"{where} we see {listed}"))
+    groups = ", ".join(names[:-1]) + (", and " if len(names) > 2 else " and ") + names[-1]
+    return choice(rng, (f"there {be} {groups} {where}", f"{where}, there {be} {groups}", f"{where} we see {groups}"))
 
 
-def _partial(rng: Generator, scene: Scene) -> str:
-    """The first group and at most one other; the place now and then left out."""
+def _write_partial(rng: Generator, scene: Scene) -> str:
+    """Write a sentence about the first group and at most one other, sometimes without the place."""
     first = scene.groups[0]
-    others = _others(scene)
-    where = _where(rng, first, scene) if rng.random() < 0.75 or not others else ""
-    sentence = _clause(rng, _part(rng, first, scene, rng.random() < 0.6), where)
+    others = _list_other_groups(scene)
+    where = _describe_place(rng, first, scene) if rng.random() < 0.75 or not others else ""
+    sentence = _write_clause(rng, _make_phrase(rng, first, scene, rng.random() < 0.6), where)
     if others:
-        sentence = _join(rng, sentence, _part(rng, choice(rng, others), scene, rng.random() < 0.4), "")
+        sentence = _add_phrase(rng, sentence, _make_phrase(rng, choice(rng, others), scene, rng.random() < 0.4), "")
     return sentence
 
 
-def _short(rng: Generator, scene: Scene) -> str:
-    """The first group alone, with few words."""
+def _write_short(rng: Generator, scene: Scene) -> str:
+    """Write a short sentence about the first group."""
     first = scene.groups[0]
-    part = _part(rng, first, scene, rng.random() < 0.4)
+    part = _make_phrase(rng, first, scene, rng.random() < 0.4)
     if first.kind in LOOSE and rng.random() < 0.2:
         word = LOOSE[first.kind][first.number > 1]
         part = replace(part, who=with_count(rng, word, first.number))
     if part.doing and rng.random() < 0.25:
         return f"{part.who} {'' if part.doing[:5] == 'with ' or rng.random() < 0.5 else part.be + ' '}{part.doing}"
-    return _clause(rng, part, _where(rng, first, scene))
+    return _write_clause(rng, part, _describe_place(rng, first, scene))

@@ -1,8 +1,8 @@
-"""What a scene is once it is laid out, and the boxes that lay it out."""
+"""Scene with positions, and the approximate boxes with which things are arranged."""
 
 from dataclasses import dataclass
 
-from data.demo.drawing.people import GRIPS
+from data.demo.drawing.poses import GRIPS
 from data.demo.drawing.sprites import aspect_ratio
 from data.demo.scenes.kinds import KINDS
 from data.demo.scenes.scene import Group
@@ -12,46 +12,56 @@ Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing: the point where it touches the ground (pixels), its height (pixels), and what it does.
-
-    A person who rides or holds something is one thing; `action` names the other ("ride:horse").
-    """
+    """One thing of a scene; a person with what they ride or hold is one thing, with the action "ride:horse"."""
 
     kind: str
     x: float
+    """Where it touches the ground, pixels."""
     y: float
+    """Where it touches the ground, pixels."""
     height: float
-    flip: bool  # faces left as a person, right as an animal: emoji animals look to the left
+    """Height in pixels."""
+    flip: bool
+    """Whether it is mirrored: people then face left, and animals, whose emoji face left, face right."""
     action: str
     color: str
     group: int
+    """Number of its group."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture and its captions need; pixels follow from it alone."""
+    """A scene with positions; it determines the pixels and the captions."""
 
     seed: int
     index: int
     place: str
-    size: tuple[int, int]  # width, height, pixels
-    horizon: float  # fraction of the height
+    size: tuple[int, int]
+    """Width and height, pixels."""
+    horizon: float
+    """Row of the horizon, as a fraction of the height."""
     groups: tuple[Group, ...]
-    things: tuple[Thing, ...]  # far ones first
-    light: str  # plain | warm | cool | dim
-    noise: int  # largest error of a pixel
-    quality: int  # of the JPEG
-    family: int  # scenes of one family differ in one factor; -1: stands alone
+    things: tuple[Thing, ...]
+    """All things, the farthest first."""
+    light: str
+    """plain, warm, cool or dim."""
+    noise: int
+    """Maximum noise of a pixel value."""
+    quality: int
+    """JPEG quality."""
+    family: int
+    """Number of its family; -1 for an independent scene."""
     factor: str
+    """Factor in which it differs from the first scene of its family; empty if there is none."""
 
 
-# Height of a seat in heights of what is ridden; height of that in heights of the rider.
+# Height of the seat as a fraction of the mount's height, and height of the mount as a multiple of the rider's.
 SEAT = {"bicycle": 0.72, "motorcycle": 0.62, "skateboard": 0.42, "horse": 0.68, "camel": 0.66, "elephant": 0.86}
 MOUNT = {"bicycle": 0.62, "motorcycle": 0.62, "skateboard": 0.34, "horse": 0.84, "camel": 0.92, "elephant": 1.05}
 OVERHEAD = ("hold:umbrella", "hold:balloon", "hold:kite")
 WIDTH = {"run": 0.62, "jump": 0.56, "dance": 0.6, "walk": 0.46, "play:soccer ball": 0.62}
-# How far below the horizon (fraction of the height) things begin to stand, where it is not the usual 0.13.
-_NEARER = {
+# Distance from the horizon to the farthest things, as a fraction of the height, where it is not 0.13.
+_GROUND_OFFSETS = {
     "street": 0.24,
     "beach": 0.25,
     "lake": 0.31,
@@ -63,8 +73,8 @@ _NEARER = {
 
 
 def zone_rows(place: str, horizon: float) -> dict[str, tuple[float, float]]:
-    """Rows (fractions of the height) where feet may be, from far to near, by zone."""
-    ground = _NEARER.get(place, 0.13)
+    """Return zone -> the farthest and nearest rows where things can be, as fractions of the height."""
+    ground = _GROUND_OFFSETS.get(place, 0.13)
     return {
         "ground": (horizon + ground, 0.955),
         "water": (horizon + (0.1 if place == "lake" else 0.08), horizon + (0.23 if place == "lake" else 0.15)),
@@ -74,7 +84,7 @@ def zone_rows(place: str, horizon: float) -> dict[str, tuple[float, float]]:
 
 
 def place_box(place: str, horizon: float) -> Box:
-    """The area that makes the place, as fractions of width and height."""
+    """Return the box of the place itself, as fractions of width and height."""
     if place == "street":
         return (0.0, horizon + 0.12, 1.0, 0.95)
     if place == "lake":
@@ -89,7 +99,7 @@ def place_box(place: str, horizon: float) -> Box:
 
 
 def approximate_box(thing: Thing) -> Box:
-    """About where the thing will be seen, pixels."""
+    """Estimate the box of a thing, pixels."""
     wide, tall = thing.height * 0.42, thing.height
     kind = KINDS[thing.kind]
     if kind.family != "person":
@@ -105,17 +115,17 @@ def approximate_box(thing: Thing) -> Box:
 
 
 def intersection_area(a: Box, b: Box) -> float:
-    """Area that two boxes have in common."""
+    """Compute the area of the intersection of two boxes."""
     wide = min(a[2], b[2]) - max(a[0], b[0])
     tall = min(a[3], b[3]) - max(a[1], b[1])
     return max(wide, 0.0) * max(tall, 0.0)
 
 
 def intersection_over_min_area(a: Box, b: Box) -> float:
-    """Shared area over the area of the smaller box."""
+    """Compute the area of the intersection divided by the area of the smaller box."""
     return intersection_area(a, b) / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
 def covered_fraction(front: Box, back: Box) -> float:
-    """Part of the back box that the front one covers."""
+    """Compute the fraction of the back box that the front box covers."""
     return intersection_area(front, back) / ((back[2] - back[0]) * (back[3] - back[1]))

@@ -1,4 +1,4 @@
-"""Where the things of a plan stand: perspective, sides, few overlaps, and the relations made visible."""
+"""Arrange the things of a scene: perspective, left and right sides, few overlaps, visible relations."""
 
 from dataclasses import dataclass, replace
 
@@ -12,77 +12,83 @@ from data.demo.scenes.scene import LAYOUT, Group, SceneSpec, choice, make_rng, w
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the things of one attempt share. `rows`: where feet may be, by zone, fractions of the height."""
+    """What all things of one attempt share."""
 
     size: tuple[int, int]  # width, height, pixels
-    rows: dict[str, tuple[float, float]]
-    shrink: float  # all heights are multiplied by this
+    rows: dict[str, tuple[float, float]]  # zone -> farthest and nearest row, as fractions of the height
+    shrink: float  # factor of all heights
 
 
 def compose_scene(seed: int, index: int) -> Scene:
-    """The scene of this number: what is in it, and where. Any order of calls gives the same scenes."""
-    what, rng = plan_scene(seed, index), make_rng(seed, index, LAYOUT)
+    """Compose the scene of a number; it depends on `seed` and `index` only."""
+    spec, rng = plan_scene(seed, index), make_rng(seed, index, LAYOUT)
     size = (300, 400) if rng.random() < 0.15 else (400, 300)
     horizon = 0.4 + 0.1 * rng.random()
     things: list[Thing] = []
     for shrink in (1.0, 0.9, 0.8, 0.7, 0.6):
-        things, worst = _arrange(rng, what, _Frame(size, zone_rows(what.place, horizon), shrink))
+        things, worst = _arrange(rng, spec, _Frame(size, zone_rows(spec.place, horizon), shrink))
         if worst < 0.3:
             break
-    lights = {"plain": 5, "warm": 1, "cool": 1} | ({} if what.place == "city" else {"dim": 1})
+    lights = {"plain": 5, "warm": 1, "cool": 1} | ({} if spec.place == "city" else {"dim": 1})
     light, noise, quality = weighted_choice(rng, lights), int(rng.integers(1, 9)), int(rng.integers(60, 93))
     ordered = tuple(sorted(things, key=lambda t: t.y))
     return Scene(
-        seed, index, what.place, size, horizon, what.groups, ordered, light, noise, quality, what.family, what.factor
+        seed, index, spec.place, size, horizon, spec.groups, ordered, light, noise, quality, spec.family, spec.factor
     )  # fmt: skip
 
 
-def _arrange(rng: Generator, what: SceneSpec, frame: _Frame) -> tuple[list[Thing], float]:
-    """Place group by group, each at the best of some attempts; also how bad the worst of them is."""
-    sides = [choice(rng, ((0.05, 0.5), (0.5, 0.95), (0.2, 0.8))) for _ in what.groups]
+def _arrange(rng: Generator, spec: SceneSpec, frame: _Frame) -> tuple[list[Thing], float]:
+    """Arrange group by group, each by the best of 24 attempts; return the things and the worst cost."""
+    sides = [choice(rng, ((0.05, 0.5), (0.5, 0.95), (0.2, 0.8))) for _ in spec.groups]
     if len(sides) > 1 and rng.random() < 0.75:
         sides[:2] = [((0.03, 0.5), (0.5, 0.97)), ((0.5, 0.97), (0.03, 0.5))][int(rng.random() * 2)]
-    done: dict[int, list[Thing]] = {}
+    things_by_group: dict[int, list[Thing]] = {}
     worst = 0.0
-    large = [g.target for g in what.groups if g.relation in ("under", "on")]
-    for number in sorted(range(len(what.groups)), key=lambda i: (what.groups[i].relation != "", i)):
-        group, best = what.groups[number], (9.0, [])
-        others = [t for members in done.values() for t in members]
+    large = [g.target for g in spec.groups if g.relation in ("under", "on")]
+    for number in sorted(range(len(spec.groups)), key=lambda i: (spec.groups[i].relation != "", i)):
+        group = spec.groups[number]
+        best: tuple[float, list[Thing]] = (9.0, [])
+        others = [t for members in things_by_group.values() for t in members]
         for attempt in range(24):
             side = sides[number] if attempt < 14 else (0.03, 0.97)
-            things = _members(rng, group, number, frame, side)
+            things = _arrange_group(rng, group, number, frame, side)
             if number in large:
                 things = [replace(t, height=t.height * 1.35) for t in things]
             if group.relation:
-                things = _relate(rng, things, group.relation, done[group.target][0], frame.size)
-            cost = _cost(things, others, frame.size, group, done)
+                things = _show_relation(rng, things, group.relation, things_by_group[group.target][0], frame.size)
+            cost = _compute_cost(things, others, frame.size, group, things_by_group)
             if cost < best[0]:
                 best = (cost, things)
             if cost < 0.08:
                 break
-        done[number] = best[1]
+        things_by_group[number] = best[1]
         worst = max(worst, best[0])
-    return [thing for number in sorted(done) for thing in done[number]], worst
+    return [thing for number in sorted(things_by_group) for thing in things_by_group[number]], worst
 
 
-def _cost(
-    things: list[Thing], others: list[Thing], size: tuple[int, int], group: Group, done: dict[int, list[Thing]]
+def _compute_cost(
+    things: list[Thing],
+    others: list[Thing],
+    size: tuple[int, int],
+    group: Group,
+    things_by_group: dict[int, list[Thing]],
 ) -> float:
-    free = done[group.target] if group.relation in ("in front of", "on", "under") else []
+    """Compute how bad the positions of a group are: overlaps, hidden targets, and parts outside the image."""
+    may_overlap = things_by_group[group.target] if group.relation in ("in front of", "on", "under") else []
     boxes = [approximate_box(t) for t in things]
     worst = max(
-        (intersection_over_min_area(box, approximate_box(o)) for box in boxes for o in others if o not in free),
+        (intersection_over_min_area(box, approximate_box(o)) for box in boxes for o in others if o not in may_overlap),
         default=0.0,
     )
     worst = max([worst, *(intersection_over_min_area(a, b) - 0.12 for i, a in enumerate(boxes) for b in boxes[:i])])
-    hidden = sum(covered_fraction(box, approximate_box(o)) for box in boxes for o in free)
+    hidden = sum(covered_fraction(box, approximate_box(o)) for box in boxes for o in may_overlap)
     worst = max(worst, hidden - 0.45)
     outside = max(max(-b[0], b[2] - size[0], -b[1], 0.0) / (b[2] - b[0]) for b in boxes)
     return worst + 2.0 * max(outside - 0.02, 0.0)
 
 
-def _members(rng: Generator, group: Group, number: int, frame: _Frame, side: tuple[float, float]) -> list[Thing]:
-    """A group side by side; `side`: between which fractions of the width its middle is."""
+def _arrange_group(rng: Generator, group: Group, number: int, frame: _Frame, side: tuple[float, float]) -> list[Thing]:
+    """Arrange a group side by side; `side` limits its center, as fractions of the width."""
     kind, size = KINDS[group.kind], frame.size
     far, near = frame.rows["ground" if kind.zone == "hand" else kind.zone]
     depth = rng.random() if kind.family != "plant" else 0.6 * rng.random()
@@ -98,12 +104,14 @@ def _members(rng: Generator, group: Group, number: int, frame: _Frame, side: tup
     if 2 * half < size[0] - 8:
         center = min(max(center, half + 4), size[0] - half - 4)
     return [
-        _member(rng, first, group, k, center + (k - (group.number - 1) / 2) * step, (far * size[1], near * size[1]))
+        _make_member(
+            rng, first, group, k, center + (k - (group.number - 1) / 2) * step, (far * size[1], near * size[1])
+        )
         for k in range(group.number)
     ]
 
 
-def _member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: tuple[float, float]) -> Thing:
+def _make_member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: tuple[float, float]) -> Thing:
     action, flip = first.action, first.flip
     if action == "play:baseball bat" and k % 2:
         action, flip = choice(rng, ("catch", "run")), not flip
@@ -124,18 +132,20 @@ def _member(rng: Generator, first: Thing, group: Group, k: int, x: float, rows: 
     )
 
 
-def _relate(rng: Generator, things: list[Thing], relation: str, other: Thing, size: tuple[int, int]) -> list[Thing]:
-    """Move the things to where their relation to the other one can be seen."""
+def _show_relation(
+    rng: Generator, things: list[Thing], relation: str, other: Thing, size: tuple[int, int]
+) -> list[Thing]:
+    """Move things so that their relation to another one is visible."""
     box, first = approximate_box(other), approximate_box(things[0])
-    wide, last = first[2] - first[0], approximate_box(things[-1])
+    width, last = first[2] - first[0], approximate_box(things[-1])
     span = last[2] - first[0]
     grow = 1.0
     if relation in ("next to", "chasing"):
-        gap = (0.03 if relation == "next to" else 0.22) * wide + 4
+        gap = (0.03 if relation == "next to" else 0.22) * width + 4
         right = rng.random() < 0.5 if relation == "next to" else not _faces_right(other)
         if relation == "chasing":
             right = not _faces_right(other)
-            things = [replace(t, flip=_turned(t, _faces_right(other))) for t in things]
+            things = [replace(t, flip=_get_flip(t, _faces_right(other))) for t in things]
             start = box[0] - gap - span if not right else box[2] + gap
         else:
             start = box[2] + gap if right else box[0] - gap - span
@@ -146,12 +156,12 @@ def _relate(rng: Generator, things: list[Thing], relation: str, other: Thing, si
         start, y = other.x - span / 2, other.y + 2
         grow = 0.72 * KINDS[things[0].kind].height * other.height / KINDS[other.kind].height / things[0].height
     else:
-        start, y = other.x - span / 2 + (rng.random() - 0.5) * 10 + 0.3 * wide, other.y + 4
+        start, y = other.x - span / 2 + (rng.random() - 0.5) * 10 + 0.3 * width, other.y + 4
     shift = start - first[0]
     moved = [replace(t, x=t.x + shift, y=y + (t.y - things[0].y) * 0.3, height=t.height * grow) for t in things]
     if relation == "on":
         moved = [
-            replace(t, action="seat", x=other.x + (k - (len(moved) - 1) / 2) * wide * grow, y=y)
+            replace(t, action="seat", x=other.x + (k - (len(moved) - 1) / 2) * width * grow, y=y)
             for k, t in enumerate(moved)
         ]
     return moved
@@ -161,6 +171,6 @@ def _faces_right(thing: Thing) -> bool:
     return thing.flip != (KINDS[thing.kind].family in ("person", "rider"))
 
 
-def _turned(thing: Thing, right: bool) -> bool:
-    """The `flip` with which the thing faces that way."""
-    return right != (KINDS[thing.kind].family in ("person", "rider"))
+def _get_flip(thing: Thing, faces_right: bool) -> bool:
+    """Return the `flip` with which a thing faces in a direction."""
+    return faces_right != (KINDS[thing.kind].family in ("person", "rider"))

@@ -1,11 +1,11 @@
-"""The words of the captions: what things are called, what they do, and where.
+"""Words of the captions: names of things, actions and places.
 
-Every list holds ways to say the same; a word that stands twice is said twice as often.
+Every list has alternatives with the same meaning; an alternative that occurs twice is chosen twice as often.
 """
 
 from data.demo.scenes.kinds import KINDS
 
-# Other names of a kind, singular/plural. The kind's own name is always among them.
+# Other names of a kind, singular/plural, besides its own name.
 _NAMES = {
     "man": "guy/guys gentleman/gentlemen",
     "woman": "lady/ladies young_woman/young_women",
@@ -78,14 +78,13 @@ _NAMES = {
 
 
 def noun_variants(kind: str, number: int) -> list[str]:
-    """All nouns for that many of this kind; the plain one first and twice."""
-    known = KINDS[kind]
-    own = known.name if number == 1 else known.plural
-    other = [pair.split("/")[number != 1].replace("_", " ") for pair in _NAMES.get(kind, "").split()]
-    return [own, own, *other]
+    """Return the nouns for a kind, singular or plural by `number`; its own name is first and occurs twice."""
+    name = KINDS[kind].name if number == 1 else KINDS[kind].plural
+    others = [pair.split("/")[number != 1].replace("_", " ") for pair in _NAMES.get(kind, "").split()]
+    return [name, name, *others]
 
 
-# What it does, as a participle. "{x}" is the thing after the colon, with its article or plural.
+# Actions as participles. "{x}" is the thing after the colon, with its article or in the plural.
 ACTION_PHRASES = {
     "stand": ("standing", "standing"),
     "walk": ("walking", "walking", "strolling", "taking a walk"),
@@ -138,7 +137,7 @@ GROUNDS = {
     "kitchen": ("on the floor",),
     "stage": ("on the floor",),
 }
-# Where: any action | what moves | on the water | in the sky
+# Columns: any action | moving things | on the water | in the sky.
 _WHERE = {
     "street": (
         "on a street;in the street;on the road;on a city street in the daytime|"
@@ -211,11 +210,11 @@ _COLUMN = {"ground": 0, "moving": 1, "water": 2, "sky": 3}
 
 
 def place_phrases(place: str, column: str) -> list[str]:
-    """Ways to name the place for what stands (`ground`), moves, swims (`water`) or flies (`sky`) there."""
+    """Return phrases for a place: for things on the ground, `moving` ones, on the `water` or in the `sky`."""
     return _WHERE[place].split("|")[_COLUMN[column]].split(";")
 
 
-# What a person is called by someone who does not look closely, one and several.
+# Less specific names of people, singular and plural.
 LOOSE = {
     "man": ("person", "people"),
     "woman": ("person", "people"),

@@ -73,6 +73,6 @@ def _find_problem(relative: Any, root: Path) -> str:
         return f"a link to nothing: {relative} -> {os.readlink(path)}"
     if target.exists():
         return f"{'a folder' if target.is_dir() else 'a pipe, socket or device'}, not a file: {relative}"
-    forms = [form for form in ("NFC", "NFD") if Path(unicodedata.normalize(form, str(path))).is_file()]  # type: ignore[arg-type]  # a literal type
+    forms = [form for form in ("NFC", "NFD") if Path(unicodedata.normalize(form, str(path))).is_file()]
     hint = f"; a file exists whose name is spelled in the {forms[0]} form of Unicode" if forms else ""
     return f"no such file: {relative}{hint}"

@@ -54,7 +54,7 @@ class InvalidItem(_ManifestModel):
 class StoreManifest(_ManifestModel):
     """Content of a store's `manifest.json`."""
 
-    schema_version: Literal[3] = pydantic.Field(SCHEMA_VERSION, alias="schema")
+    schema_version: Literal[3] = pydantic.Field(3, alias="schema")
     """Schema of this file; 3 in version 0.2 of this program."""
     kind: Kind
     """What a row is: a region, a token or a vector."""

@@ -186,7 +186,7 @@ def _make_requests(
 ) -> list[ReadRequest]:
     """Convert segments of rows to byte ranges; segments that are adjacent in the file share a request."""
     requests: list[ReadRequest] = []
-    view, end = memoryview(out.reshape(-1).view("uint8")), -1
+    view, end = memoryview(out.reshape(-1).view("uint8").data), -1
     for start, rows, to in segments:
         buffer = view[to * row_bytes : (to + rows) * row_bytes]
         if start == end and len(requests[-1].buffers) < MAX_BUFFERS:

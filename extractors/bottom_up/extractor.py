@@ -1,6 +1,6 @@
-"""Pixels to the features of the bottom-up papers: 36 regions an image, or 10 to 100, each a proposal and its pool5.
+"""Bottom-up features: 36 regions per image, or 10 to 100; each is a proposal and its pool5 feature.
 
-n proposals of an image (300 at most), r rows kept.
+Built by `extractors.registry`. Shapes: b images, n proposals of an image (at most 300), r regions kept.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms,
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 
-VERSION = 2  # to be raised when equal settings give other numbers: stores are named by it
-ROI_CHUNK = 24  # on a CPU: their maps stay in its cache
-LOGIT_MARGIN = 0.3  # logits of confidence: two to four times what bfloat16 was seen to move one by
+VERSION = 2  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
+ROI_CHUNK = 24  # RoIs at a time on a CPU: their maps stay in its cache
+LOGIT_MARGIN = 0.3  # logits of a confidence: two to four times the largest error of bfloat16 that was measured
 
 
 class BottomUpExtractor(RegionExtractor):
-    """The Visual-Genome Faster R-CNN. Rows are in the order of Caffe's generate_tsv.py: as proposed, or best first."""
+    """The Visual Genome Faster R-CNN; regions come in the order of Caffe's generate_tsv.py."""
 
     def __init__(self, config: BottomUpConfig) -> None:
-        """Raises ValueError for weights that are not this model's, FileNotFoundError."""
+        """Load the weights.
+
+        Raises:
+            ValueError: The weights are not those of this model.
+            FileNotFoundError: The weights or the vocabulary do not exist.
+        """
         self.config = config
         self.dim = DIM
         model, self.classes, self.attributes = load_bottom_up(config.weights, config.anchors, config.vocabulary_dir)
@@ -48,110 +53,147 @@ class BottomUpExtractor(RegionExtractor):
         on_cpu = torch.device(config.device).type == "cpu"
         self._dtype = choose_dtype(config.device, config.full_precision)
         if not on_cpu and not config.full_precision:
-            self._dtype = torch.float16  # eight times finer than bfloat16, as quick; pool5 goes up to about 35
-        self.batch_size = 1 if on_cpu else 8  # images; on a CPU the maps of several leave its caches
-        self._res5_in_float32 = None  # for the proposals that rounding might put on the other side of the choice
+            # Eight times finer than bfloat16 and as fast; values of pool5 reach only about 35.
+            self._dtype = torch.float16
+        self.batch_size = 1 if on_cpu else 8  # images; on a CPU the maps of several images do not fit into its caches
+        # For the proposals whose choice the rounding of bfloat16 might change.
+        self._res5_in_float32: nn.Module | None = None
         if self._dtype == torch.bfloat16:
             self._res5_in_float32 = fold_batch_norms(copy.deepcopy(model.res5)).to(memory_format=torch.channels_last)
-        self._model = (model if config.full_precision else _quick(model, self._dtype, config.device)).to(config.device)
+        optimized = model if config.full_precision else _optimize(model, self._dtype, config.device)
+        self._model = optimized.to(config.device)
 
     def _settings_recipe(self) -> dict[str, Any]:
-        """What decides the numbers, for the recipe: settings, arithmetic and the weights' hash."""
         settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary_dir", "device"})
-        made_by = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
-        return {"extractor": "bottom-up", "version": VERSION, **settings, **made_by}
+        numerics = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        return {"extractor": "bottom-up", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
-        """BGR less the mean, then resized as cv2.resize does it: linear, without antialiasing, `(3, net h, net w)`."""
+        """Subtract the mean from the BGR pixels and resize them as cv2.resize does: linear, without antialiasing.
+
+        Args:
+            pixels: (h, w, 3) uint8 RGB.
+
+        Returns:
+            (3, network height, network width) float32 on the device.
+        """
         height, width = pixels.shape[:2]
-        net_w, net_h, scale = self._net_size(width, height)
+        net_w, net_h, scale = self._network_size(width, height)
         bgr = torch.from_numpy(np.ascontiguousarray(pixels[:, :, ::-1])).float() - torch.tensor(MEAN)
-        # Torch's functional form would round the size another way or take another scale from it.
+        # torch.nn.functional.interpolate would round the size differently, or compute another scale from it.
         resized = torch.ops.aten.upsample_bilinear2d(bgr.permute(2, 0, 1)[None], [net_h, net_w], False, scale, scale)[0]
         return PreprocessedImage(to_device(resized, self.config.device), (width, height))
 
     @torch.inference_mode()
     def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
-        """Regions of images whose inputs have one shape."""
-        inputs = torch.stack([image.input for image in batch])  # (b, 3, net h, net w)
+        """Extract the regions of images whose inputs have the same shape."""
+        inputs = torch.stack([image.input for image in batch])  # (b, 3, network height, network width)
         if not self.config.full_precision:
             inputs = inputs.to(memory_format=torch.channels_last)
         maps = self._model.backbone_features(inputs)  # (b, 1024, h, w)
-        logits, deltas = self._model.rpn(maps)
-        cells = make_anchor_grid(self._model.rpn.anchors, *maps.shape[2:])
+        logits, deltas = self._model.rpn(maps)  # (b, anchors), (b, anchors, 4)
+        anchors = make_anchor_grid(self._model.rpn.anchors, *maps.shape[2:])
         net_h, net_w = inputs.shape[2:]
-        found = []
-        for one, scores, moves, image in zip(maps.split(1), logits, deltas, batch, strict=True):
-            scale = self._net_size(*image.size)[2]
-            boxes = apply_deltas(cells, moves, (net_w, net_h))
-            found.append(
-                self._regions(one, select_proposals(scores, boxes, scale, self.config.max_proposals), scale, image.size)
-            )
-        return found
+        results = []
+        columns = (maps.split(1), logits, deltas, batch)
+        for image_maps, image_logits, image_deltas, image in zip(*columns, strict=True):
+            scale = self._network_size(*image.size)[2]
+            boxes = apply_deltas(anchors, image_deltas, (net_w, net_h))
+            rois = select_proposals(image_logits, boxes, scale, self.config.max_proposals)
+            results.append(self._make_regions(image_maps, rois, scale, image.size))
+        return results
 
-    def _net_size(self, width: int, height: int) -> tuple[int, int, float]:
+    def _network_size(self, width: int, height: int) -> tuple[int, int, float]:
         return network_input_size(width, height, self.config.min_size, self.config.max_size)
 
-    def _regions(self, maps: Tensor, rois: Tensor, scale: float, size: tuple[int, int]) -> Regions:
-        """(1, 1024, h, w), (n, 4) in net pixels -> the rows that are kept."""
+    def _make_regions(self, maps: Tensor, rois: Tensor, scale: float, size: tuple[int, int]) -> Regions:
+        """Compute the regions of one image.
+
+        Args:
+            maps: (1, 1024, h, w).
+            rois: (n, 4) in network pixels.
+            scale: Network pixels per pixel of the image.
+            size: Width and height of the image, in pixels.
+        """
         config, boxes = self.config, rois / scale
-        features = self._pool5(maps, rois)  # (n, 2048) float32
+        features = self._compute_pool5(maps, rois)  # (n, 2048) float32
         scores = self._model.classify(features)
-        keep, unsure = self._select(boxes, scores)
-        if len(unsure):
-            features[unsure] = self._plain_pool5(self._res5_in_float32, maps, rois[unsure])
+        keep, uncertain = self._select(boxes, scores)
+        if len(uncertain) and self._res5_in_float32 is not None:
+            features[uncertain] = self._compute_plain_pool5(self._res5_in_float32, maps, rois[uncertain])
             scores = self._model.classify(features)
             keep, _ = self._select(boxes, scores)
-        kept = RoIScores(*(x if x is None else x[keep] for x in scores))
-        values, classes = kept.classes[:, 1:].max(1)
+        attributes = None if scores.attributes is None else scores.attributes[keep]
+        kept = RoIScores(scores.classes[keep], attributes)
+        class_scores, class_ids = kept.classes[:, 1:].max(1)  # (r,)
         boxes = boxes[keep]
         if config.stored_boxes == "regressed":
-            boxes = apply_deltas(boxes, self._model.deltas(features[keep], classes + 1), size)
-        rows = to_cpu([features[keep].half(), boxes, classes.int(), values, *self._attributes(kept)])
-        return Regions(*(x.numpy() for x in rows), size)
+            boxes = apply_deltas(boxes, self._model.deltas(features[keep], class_ids + 1), size)
+        attr_ids, attr_scores = self._best_attributes(kept)
+        rows = to_cpu([features[keep].half(), boxes, class_ids.int(), class_scores, attr_ids, attr_scores])
+        f, b, c, s, ai, av = (x.numpy() for x in rows)
+        return Regions(f, b, c, s, ai, av, size)
 
     def _select(self, boxes: Tensor, scores: RoIScores) -> tuple[Tensor, Tensor]:
-        """Rows to keep, and rows that rounding may have put on the wrong side. An NMS a class is work for a CPU."""
-        config = self.config
-        limits = config.min_regions, config.max_regions, config.min_score
-        margin = LOGIT_MARGIN if self._res5_in_float32 is not None else 0.0
-        keep, unsure = select_regions(boxes.cpu(), scores.classes[:, 1:].cpu(), *limits, margin)
-        return keep.to(boxes.device), unsure[:ROI_CHUNK].to(boxes.device)
+        """Return the rows to keep, and rows whose choice may be wrong due to rounding.
 
-    def _pool5(self, maps: Tensor, rois: Tensor) -> Tensor:
+        It runs on the CPU, which is faster at NMS per class.
+        """
+        config = self.config
+        margin = LOGIT_MARGIN if self._res5_in_float32 is not None else 0.0
+        keep, uncertain = select_regions(
+            boxes.cpu(),
+            scores.classes[:, 1:].cpu(),
+            config.min_regions,
+            config.max_regions,
+            config.min_score,
+            margin,
+        )
+        return keep.to(boxes.device), uncertain[:ROI_CHUNK].to(boxes.device)
+
+    def _compute_pool5(self, maps: Tensor, rois: Tensor) -> Tensor:
+        """Compute pool5_flat of RoIs: (1, 1024, h, w), (n, 4) in network pixels -> (n, 2048) float32."""
         if self.config.full_precision:
-            return self._plain_pool5(self._model.res5, maps, rois)
+            return self._compute_plain_pool5(self._model.res5, maps, rois)
         size = ROI_CHUNK if maps.device.type == "cpu" else max(1, len(rois))
         return pool5_features_fast(self._model.res5, roi_max_pool(maps.to(self._dtype), rois), size)
 
     @staticmethod
-    def _plain_pool5(res5: nn.Module, maps: Tensor, rois: Tensor) -> Tensor:
-        """pool5_flat of RoIs by torchvision's pooling, (n, 2048)."""
-        pooled = roi_pool(maps, [rois], POOLED, 1 / STRIDE)
+    def _compute_plain_pool5(res5: nn.Module, maps: Tensor, rois: Tensor) -> Tensor:
+        """Compute pool5_flat of RoIs with torchvision's pooling: (1, 1024, h, w), (n, 4) -> (n, 2048)."""
+        pooled = roi_pool(maps, [rois], POOLED, 1 / STRIDE)  # (n, 1024, 14, 14)
         return apply_in_chunks(lambda part: pool5_features(res5, part), pooled, ROI_CHUNK)
 
     @staticmethod
-    def _attributes(scores: RoIScores) -> tuple[Tensor, Tensor]:
+    def _best_attributes(scores: RoIScores) -> tuple[Tensor, Tensor]:
+        """Return the best attribute of each region and its probability; -1 and 0 without an attribute head."""
         if scores.attributes is None:
-            none = torch.zeros(len(scores.classes), device=scores.classes.device)
-            return none.int() - 1, none
+            zeros = torch.zeros(len(scores.classes), device=scores.classes.device)
+            return zeros.int() - 1, zeros
         values, ids = scores.attributes[:, 1:].max(1)
         return ids.int(), values
 
 
-def network_input_size(width: int, height: int, short: int = 600, long: int = 1000) -> tuple[int, int, float]:
-    """Width and height of the net's input in pixels, and the scale, as Caffe's _get_image_blob chooses them.
+def network_input_size(width: int, height: int, min_size: int = 600, max_size: int = 1000) -> tuple[int, int, float]:
+    """Compute the size of the network input as Caffe's _get_image_blob does.
 
-    The short side becomes `short` pixels, unless the long one would pass `long`.
+    Args:
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+        min_size: Short side of the input in pixels, unless the long side would exceed `max_size`.
+        max_size: Maximum long side of the input, in pixels.
+
+    Returns:
+        Width and height of the input in pixels, and network pixels per pixel of the image.
     """
-    scale = short / min(width, height)
-    if round(scale * max(width, height)) > long:
-        scale = long / max(width, height)
+    scale = min_size / min(width, height)
+    if round(scale * max(width, height)) > max_size:
+        scale = max_size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale)), scale
 
 
-def _quick(model: BottomUpRCNN, dtype: torch.dtype, device: str) -> BottomUpRCNN:
-    """Batch norms folded, channels-last, res5 in `dtype`. What finds and chooses the boxes stays float32."""
+def _optimize(model: BottomUpRCNN, dtype: torch.dtype, device: str) -> BottomUpRCNN:
+    """Fold batch norms and convert res5 to `dtype`, in place; the layers that find and choose boxes stay float32."""
     fold_batch_norms(model).to(memory_format=torch.channels_last)
     model.res5.to(dtype)
     if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():

@@ -1,13 +1,15 @@
-"""The network, top to bottom: ResNet-101 to res4, the proposal head, a dilated res5 for every RoI, four classifiers.
+"""Network of the bottom-up model: ResNet-101 to res4, proposal head, a dilated res5 for every RoI, classifiers.
 
-Layer by layer Anderson et al.'s models/vg/ResNet-101/faster_rcnn_end2end_final/test.prototxt.
-b images, h x w the net's input in pixels, c cells (h/16 * w/16), a = 12 anchors a cell, n RoIs.
+Matches models/vg/ResNet-101/faster_rcnn_end2end_final/test.prototxt of Anderson et al. layer by layer. The names of the
+modules are parameter names in the files of `tern weights convert`.
+Shapes: b images, h x w network input in pixels, c = h/16 * w/16 cells, a = 12 anchors per cell, n RoIs, u distinct
+bins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +18,25 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from extractors.bottom_up.pooling import POOLED, RoITable
 
-ANCHORS = 12  # 3 ratios x 4 scales a cell
+ANCHORS = 12  # 3 ratios x 4 scales per cell
 BLOCKS = (3, 4, 23)  # of res2, res3, res4
 DIM = 2048  # of pool5_flat, the stored feature
-EMBED = 256  # of the class that the attribute head is told
+EMBED = 256  # of the class embedding that is an input of the attribute head
 
 
 class RoIScores(NamedTuple):
-    """What the heads say of n RoIs."""
+    """Predicted probabilities of n RoIs."""
 
-    classes: Tensor  # (n, 1 + classes) probabilities; 0 is the background
-    attributes: Tensor | None  # (n, 1 + attributes) probabilities; 0 is "no attribute"; None without that head
+    classes: Tensor
+    """(n, 1 + classes); index 0 is the background"""
+    attributes: Tensor | None
+    """(n, 1 + attributes); index 0 is "no attribute"; None without an attribute head"""
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with the stride in the first (and in the shortcut), as the MSRA models have it."""
+    """Residual block 1x1, 3x3, 1x1 with the stride in the first convolution and the shortcut, as in MSRA's models."""
 
-    def __init__(self, inputs: int, width: int, stride: int = 1, dilation: int = 1):
+    def __init__(self, inputs: int, width: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 1, stride, bias=False)
         self.bn1 = FrozenBatchNorm2d(width)
@@ -46,24 +50,32 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, inputs, h, w) -> (b, 4 width, h/stride, w/stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
+        """Compute the block: (b, inputs, h, w) -> (b, 4 width, h/stride, w/stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)  # (b, 4 width, h/stride, w/stride)
         return self.forward_after_conv1(F.relu_(self.bn1(self.conv1(x))), shortcut)
 
     def forward_after_conv1(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        """What follows the first convolution."""
-        x = F.relu_(self.bn2(self.conv2(x)))
+        """Compute the block after its first convolution.
+
+        Args:
+            x: (b, width, h, w), output of the first convolution.
+            shortcut: (b, 4 width, h, w).
+
+        Returns:
+            (b, 4 width, h, w).
+        """
+        x = F.relu_(self.bn2(self.conv2(x)))  # (b, width, h, w)
         return F.relu_(self.bn3(self.conv3(x)).add_(shortcut))
 
 
 def make_stage(inputs: int, width: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Bottlenecks in a row; the first one has the stride."""
+    """Make a sequence of bottlenecks; the first one has the stride."""
     first = Bottleneck(inputs, width, stride, dilation)
     return nn.Sequential(first, *(Bottleneck(4 * width, width, 1, dilation) for _ in range(blocks - 1)))
 
 
 class Stem(nn.Module):
-    """7x7/2 and a max-pool that is not padded but rounds its size up, as Caffe's does."""
+    """7x7 convolution of stride 2 and max-pooling without padding that rounds its output size up, as in Caffe."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,35 +83,47 @@ class Stem(nn.Module):
         self.bn1 = FrozenBatchNorm2d(64)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, 3, h, w) -> (b, 64, h/4, w/4)."""
+        """Compute the stem: (b, 3, h, w) -> (b, 64, h/4, w/4)."""
         return F.max_pool2d(F.relu_(self.bn1(self.conv1(x))), 3, 2, padding=0, ceil_mode=True)
 
 
 class RPNHead(nn.Module):
-    """For each anchor of each cell a logit and four deltas."""
+    """Predicts a logit and four deltas for each anchor of each cell."""
+
+    anchors: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1024, 512, 3, padding=1)
-        self.objectness = nn.Conv2d(512, ANCHORS, 1)  # foreground less background: orders as Caffe's softmax does
+        # Foreground minus background logit, which orders anchors as Caffe's softmax does.
+        self.objectness = nn.Conv2d(512, ANCHORS, 1)
         self.deltas = nn.Conv2d(512, 4 * ANCHORS, 1)
-        self.register_buffer("anchors", torch.zeros(ANCHORS, 4))  # x1 y1 x2 y2 in net pixels, x2 and y2 included
+        self.register_buffer("anchors", torch.zeros(ANCHORS, 4))  # x1 y1 x2 y2 in network pixels, x2 and y2 included
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 1024, h/16, w/16) -> logits (b, c a), deltas (b, c a, 4); row-major cells, anchors fastest."""
-        hidden = F.relu_(self.conv(maps))
+        """Predict logits and deltas.
+
+        Args:
+            maps: (b, 1024, h/16, w/16).
+
+        Returns:
+            Logits, (b, c a), and deltas, (b, c a, 4); cells in row-major order, anchors fastest.
+        """
+        hidden = F.relu_(self.conv(maps))  # (b, 512, h/16, w/16)
         logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(maps), -1, 4)
         return logits, deltas
 
 
 class BottomUpRCNN(nn.Module):
-    """The whole of it, with frozen batch norms. `classes` and `attributes` count what is told apart, backgrounds not.
+    """The complete model with frozen batch norms.
 
-    `attributes = 0`: a model without that head.
+    Args:
+        classes: Number of classes without the background.
+        attributes: Number of attributes without "no attribute"; 0 builds a model without an attribute head.
     """
 
-    def __init__(self, classes: int = 1600, attributes: int = 400):
+    def __init__(self, classes: int = 1600, attributes: int = 400) -> None:
         super().__init__()
         self.stem = Stem()
         self.res2 = make_stage(64, 64, BLOCKS[0])
@@ -108,7 +132,7 @@ class BottomUpRCNN(nn.Module):
         self.rpn = RPNHead()
         self.res5 = make_stage(1024, 512, 3, dilation=2)
         self.cls_score = nn.Linear(DIM, classes + 1)
-        self.bbox_pred = nn.Linear(DIM, 4 * (classes + 1))  # of every class, the background too; not normalized
+        self.bbox_pred = nn.Linear(DIM, 4 * (classes + 1))  # for every class and the background; not normalized
         self.attributes = attributes
         if attributes:
             self.cls_embed = nn.Embedding(classes + 1, EMBED)
@@ -116,61 +140,74 @@ class BottomUpRCNN(nn.Module):
             self.attr_score = nn.Linear(512, attributes + 1)
 
     def backbone_features(self, x: Tensor) -> Tensor:
-        """(b, 3, h, w) BGR less the mean -> res4, (b, 1024, h/16, w/16)."""
+        """Compute res4 of BGR pixels without the mean: (b, 3, h, w) -> (b, 1024, h/16, w/16)."""
         return self.res4(self.res3(self.res2(self.stem(x))))
 
     def classify(self, features: Tensor) -> RoIScores:
-        """pool5_flat (n, 2048) -> probabilities."""
+        """Predict class and attribute probabilities of pool5_flat features, (n, 2048)."""
         logits = self.cls_score(features)  # (n, 1 + classes)
         if not self.attributes:
             return RoIScores(logits.softmax(1), None)
-        told = self.cls_embed(logits.argmax(1))  # (n, 256); the background is a class here
-        hidden = F.relu_(self.attr_fc(torch.cat([features, told], 1)))
+        class_embedding = self.cls_embed(logits.argmax(1))  # (n, 256); the background is one of the classes
+        hidden = F.relu_(self.attr_fc(torch.cat([features, class_embedding], 1)))  # (n, 512)
         return RoIScores(logits.softmax(1), self.attr_score(hidden).softmax(1))
 
     def deltas(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Of each RoI the deltas for its class (0 the background), (n, 2048), (n,) -> (n, 4)."""
+        """Predict the deltas of each RoI for its class (0 is the background): (n, 2048), (n,) -> (n, 4)."""
         weight = self.bbox_pred.weight.view(-1, 4, DIM)[classes]  # (n, 4, 2048)
         return torch.einsum("nd,nkd->nk", features, weight) + self.bbox_pred.bias.view(-1, 4)[classes]
 
 
 class MkldnnConv1x1(nn.Conv2d):
-    """A 1x1 convolution by oneDNN: on one thread torch takes another library for it, half as fast where measured."""
+    """A 1x1 convolution by oneDNN. On one thread, torch uses another library for it, which was half as fast."""
 
-    def __init__(self, like: nn.Conv2d):
-        super().__init__(like.in_channels, like.out_channels, 1, like.stride, device="meta")
+    def __init__(self, like: nn.Conv2d) -> None:
+        stride = like.stride[0], like.stride[1]
+        super().__init__(like.in_channels, like.out_channels, 1, stride, device="meta")
         self.weight, self.bias = like.weight, like.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `nn.Conv2d` gives, for float32 on a CPU."""
+        """Compute what `nn.Conv2d` computes, for float32 on a CPU."""
         return torch.mkldnn_convolution(x, self.weight, self.bias, [0, 0], self.stride, [1, 1], 1)
 
 
 def apply_in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """`function` over `size` rows at a time: what it makes of a chunk stays in the processor's cache."""
+    """Apply a function to `size` rows at a time, so that its intermediate results fit into the processor cache."""
     return torch.cat([function(part) for part in rows.split(size)]) if len(rows) > size else function(rows)
 
 
 def pool5_features(res5: nn.Module, pooled: Tensor) -> Tensor:
-    """(n, 1024, 14, 14) pooled RoIs -> pool5_flat (n, 2048), the feature of the field."""
+    """Compute pool5_flat, the stored feature, of pooled RoIs: (n, 1024, 14, 14) -> (n, 2048)."""
     return res5(pooled).mean((2, 3))
 
 
 def pool5_features_fast(res5: nn.Sequential, pooled: RoITable, size: int) -> Tensor:
-    """pool5_flat (n, 2048) of pooled RoIs, by a res5 whose batch norms are folded, `size` RoIs at a time.
+    """Compute pool5_flat of pooled RoIs with folded batch norms.
 
-    What is done to each bin alone, the first 1x1 convolution and the shortcut, is done once for each distinct bin.
+    The first 1x1 convolution and the shortcut treat each bin alone, so they are computed once per distinct bin.
+
+    Args:
+        res5: res5 of the model with folded batch norms.
+        pooled: Table of n pooled RoIs.
+        size: Number of RoIs to compute at a time.
+
+    Returns:
+        (n, 2048) float32.
     """
-    first, *others = res5
+    blocks: list[Any] = list(res5)
+    first, *others = blocks
     entered = F.relu_(F.linear(pooled.rows, first.conv1.weight.flatten(1), first.conv1.bias))  # (u, 512)
     shortcut = F.linear(pooled.rows, first.downsample[0].weight.flatten(1), first.downsample[0].bias)  # (u, 2048)
 
-    def features(place: Tensor) -> Tensor:
-        x = first.forward_after_conv1(
-            *(rows[place].unflatten(1, (POOLED, POOLED)).permute(0, 3, 1, 2) for rows in (entered, shortcut))
+    def compute_features(index: Tensor) -> Tensor:
+        """(size, 196) int64 -> (size, 2048)"""
+        inputs = (
+            rows[index].unflatten(1, (POOLED, POOLED)).permute(0, 3, 1, 2)  # (size, 512 or 2048, 14, 14)
+            for rows in (entered, shortcut)
         )
+        x = first.forward_after_conv1(*inputs)
         for block in others:
             x = block(x)  # (size, 2048, 14, 14)
         return x.mean((2, 3), dtype=torch.float32)
 
-    return apply_in_chunks(features, pooled.index, size)
+    return apply_in_chunks(compute_features, pooled.index, size)

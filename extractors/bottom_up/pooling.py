@@ -1,8 +1,8 @@
-"""RoI max-pooling by look-up: the same bins as Caffe's, several times cheaper where RoIs overlap.
+"""RoI max-pooling by table lookup, used by `BottomUpExtractor`: equal to Caffe's and faster where RoIs overlap.
 
-A bin is a rectangle of cells, and a few rectangles serve all RoIs of an image: the maximum over every rectangle of each
-height and width that occurs is a row of a table, and a pooled RoI is 196 rows of it. Rows are channels-last.
-n RoIs, u distinct rows.
+A bin is a rectangle of cells, and the RoIs of an image use few distinct rectangles. The maximum over every distinct
+rectangle is a row of a table, and a pooled RoI is 196 rows of it. Rows are channels-last.
+Shapes: h x w cells of the map, n RoIs, u distinct rectangles.
 """
 
 from __future__ import annotations
@@ -12,22 +12,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-POOLED = 14  # bins a side of a pooled RoI
-STRIDE = 16  # net pixels a cell of the map
+POOLED = 14  # bins per side of a pooled RoI
+STRIDE = 16  # network pixels per cell of the map
 
 
 @dataclass(frozen=True)
 class RoITable:
-    """RoIs as rows of a table: `rows[place[i]]` is RoI i."""
+    """Pooled RoIs as rows of a table: `rows[index[i]]` is RoI i."""
 
-    rows: Tensor  # (u, channels), each different in place or size
-    index: Tensor  # (n, 196) int64 into rows, row-major bins
+    rows: Tensor
+    """(u, channels), one row for each distinct rectangle"""
+    index: Tensor
+    """(n, 196) int64 into `rows`, bins in row-major order"""
 
 
 def roi_bins(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """First cell and end of each of the 14 bins along one axis: (n,), (n,) net pixels -> two (n, 14) int64.
+    """Compute the cells of the 14 bins of each RoI along one axis.
 
-    The arithmetic of caffe/src/caffe/layers/roi_pooling_layer.cpp, which rounds halves up and computes in float32.
+    As in caffe/src/caffe/layers/roi_pooling_layer.cpp, halves are rounded up and the computation is in float32.
+
+    Args:
+        low: (n,) float, first side of each RoI in network pixels.
+        high: (n,) float, last side of each RoI in network pixels.
+        cells: Number of cells of the map along the axis.
+
+    Returns:
+        First cell and end of each bin, (n, 14) int64 each.
     """
     start, end = ((edge.double() / STRIDE + 0.5).floor() for edge in (low, high))
     size = (end - start + 1).clamp_min(1).float()
@@ -39,43 +49,52 @@ def roi_bins(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
 
 
 def roi_max_pool(maps: Tensor, boxes: Tensor) -> RoITable:
-    """(1, channels, h, w), (n, 4) in net pixels -> the pooled RoIs, 14 x 14 bins each.
+    """Pool RoIs to 14 x 14 bins, bit for bit equal to `torchvision.ops.roi_pool(maps, boxes, 14, 1/16)`.
 
-    Equal, bit for bit, to torchvision.ops.roi_pool(maps, boxes, 14, 1/16). A bin off the map is a row of zeros.
+    Args:
+        maps: (1, channels, h, w).
+        boxes: (n, 4) float, x1 y1 x2 y2 in network pixels.
+
+    Returns:
+        The pooled RoIs; a bin outside the map is a row of zeros.
     """
     height, width = maps.shape[2:]
     top, bottom = roi_bins(boxes[:, 1], boxes[:, 3], height)
     left, right = roi_bins(boxes[:, 0], boxes[:, 2], width)
-    tall, wide = bottom - top, right - left  # (n, 14), 0 where the bin is empty
-    most_wide = int(wide.amax().clamp_min(0)) + 1 if len(boxes) else 1
-    kind = (tall.clamp_min(0)[:, :, None] * most_wide + wide.clamp_min(0)[:, None]).flatten(1)  # (n, 196)
-    empty = ((tall <= 0)[:, :, None] | (wide <= 0)[:, None]).flatten(1)
-    cell = (top[:, :, None] * width + left[:, None]).flatten(1)
-    name = torch.where(empty, 0, kind * (height * width) + cell)
-    names, place = name.unique(return_inverse=True)
-    return RoITable(_rows(maps[0].permute(1, 2, 0), names, most_wide), place)
+    bin_heights, bin_widths = bottom - top, right - left  # (n, 14), 0 where the bin is empty
+    base = int(bin_widths.amax().clamp_min(0)) + 1 if len(boxes) else 1
+    # A rectangle gets one number: its size (height * base + width), and its upper left cell. All are (n, 196).
+    sizes = (bin_heights.clamp_min(0)[:, :, None] * base + bin_widths.clamp_min(0)[:, None]).flatten(1)
+    empty = ((bin_heights <= 0)[:, :, None] | (bin_widths <= 0)[:, None]).flatten(1)
+    cells = (top[:, :, None] * width + left[:, None]).flatten(1)
+    numbers = torch.where(empty, 0, sizes * (height * width) + cells)
+    distinct, index = numbers.unique(return_inverse=True)
+    return RoITable(_compute_rows(maps[0].permute(1, 2, 0), distinct, base), index)
 
 
-def _rows(cells: Tensor, names: Tensor, most_wide: int) -> Tensor:
-    """The maxima over the rectangles named, (h, w, channels), (u,) -> (u, channels)."""
+def _compute_rows(cells: Tensor, rectangles: Tensor, base: int) -> Tensor:
+    """Compute the maxima over numbered rectangles: (h, w, channels), (u,) -> (u, channels)."""
     height, width, channels = cells.shape
-    kinds, where = names // (height * width), names % (height * width)
-    out = cells.new_zeros(len(names), channels)  # kind 0 is empty
-    for kind in kinds.unique().tolist():
-        tall, wide = divmod(kind, most_wide)
-        if tall and wide:
-            chosen = (kinds == kind).nonzero().flatten()
-            out[chosen] = _maxima(cells, tall, wide).reshape(-1, channels)[where[chosen]]
-    return out
+    sizes, corners = rectangles // (height * width), rectangles % (height * width)
+    rows = cells.new_zeros(len(rectangles), channels)  # size 0 is an empty bin
+    for size in sizes.unique().tolist():
+        bin_height, bin_width = divmod(size, base)
+        if bin_height and bin_width:
+            selected = (sizes == size).nonzero().flatten()
+            rows[selected] = _sliding_maxima(cells, bin_height, bin_width).reshape(-1, channels)[corners[selected]]
+    return rows
 
 
-def _maxima(cells: Tensor, tall: int, wide: int) -> Tensor:
-    """Of every rectangle of this size, at the cell of its upper left corner; the rest of the map is not meant."""
+def _sliding_maxima(cells: Tensor, bin_height: int, bin_width: int) -> Tensor:
+    """Compute the maximum of every rectangle of one size, stored at its upper left cell: (h, w, channels) -> same.
+
+    Values at cells where the rectangle does not fit into the map are not meaningful.
+    """
     height, width = cells.shape[:2]
-    found = cells.clone()
-    for step in range(1, tall):
-        torch.maximum(found[: height - step], cells[step:], out=found[: height - step])
-    rows = found.clone()
-    for step in range(1, wide):
-        torch.maximum(found[:, : width - step], rows[:, step:], out=found[:, : width - step])
-    return found
+    maxima = cells.clone()
+    for step in range(1, bin_height):
+        torch.maximum(maxima[: height - step], cells[step:], out=maxima[: height - step])
+    columns = maxima.clone()
+    for step in range(1, bin_width):
+        torch.maximum(maxima[:, : width - step], columns[:, step:], out=maxima[:, : width - step])
+    return maxima

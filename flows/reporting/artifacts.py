@@ -1,12 +1,14 @@
 """What a watcher finds in a run: tables, curves, galleries, the gate's verdict. Keys stay the same from run to run."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.store import Store
+from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
 from pipeline.plans import Plan
@@ -14,7 +16,7 @@ from pipeline.runs import write_invalid_records
 from pipeline.search import Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
-from tern.evaluation import RECALL_CUTOFFS, read_evaluation
+from tern.evaluation import RECALL_CUTOFFS, Evaluation
 
 ROWS = 1000  # of a table; the whole list lies in the workspace
 QUERIES = 3  # galleries an artifact
@@ -57,9 +59,9 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
     create_table(invalid, "invalid-records", f"{len(invalid):,} records that could not be used; all of them: {path}")
 
 
-def create_training_artifacts(model: Path, evaluation: Path) -> None:
+def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     """Create tables of the metrics and epochs, and an image of the curves; of an imported checkpoint only metrics."""
-    rows = [{"split": name, **split.flat()} for name, split in read_evaluation(evaluation).splits.items()]
+    rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
     create_table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
         names, *lines = history.read_text(encoding="utf-8").splitlines()
@@ -81,9 +83,9 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
     found = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
-    rows = [_collection(kind, about) for kind, about in manifest["collections"].items()]
+    rows = [_collection(kind, about) for kind, about in manifest.collections.items()]
     create_table(rows, "index", f"Index version {version.stem}")
-    create_gate_table("passed", (manifest["gate"] or {}).get("checks"), version.stem)
+    create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)
     text = f"Index `{version}`\n\nReport `{report}`\n"
     create_markdown_artifact(text, key="published", description="What is served now")
     pictures = "\n\n".join(_gallery(query, hits) for query, hits in found[:QUERIES])
@@ -97,16 +99,18 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     )
 
 
-def _collection(kind: str, about: dict[str, Any]) -> dict[str, Any]:
-    shown = {"rows": about["counts"]["live"], **{key: about[key] for key in ("dim", "factory", "nlist")}}
+def _collection(kind: str, about: CollectionManifest) -> dict[str, Any]:
     return {
         "kind": kind,
-        **shown,
-        "nprobe": about["search"]["nprobe"],
-        "shards": len(about["shards"]),
-        "of them deltas": sum(shard["role"] == "delta" for shard in about["shards"]),
-        "dead rows": about["counts"]["deleted"],
-        "recall@10": round(about["recall"]["recall"], 4),
+        "rows": about.counts.live,
+        "dim": about.dim,
+        "factory": about.factory,
+        "nlist": about.nlist,
+        "nprobe": about.search.nprobe,
+        "shards": len(about.shards),
+        "delta shards": sum(shard.role == "delta" for shard in about.shards),
+        "deleted rows": about.counts.deleted,
+        "recall@10": round(about.recall.recall, 4),
     }
 
 
@@ -116,24 +120,20 @@ def _gallery(query: str, hits: list[Any]) -> str:
     return f"![{escape_cell(query)}]({to_data_uri(picture)})"
 
 
-def create_gate_table(verdict: str, checks: Any, version: str) -> None:
-    """The table of a gate's checks, however they were kept: by name, or a list of them; nothing for none."""
+def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: str) -> None:
+    """Create the table of the checks of a gate, failed ones first; nothing without checks."""
     if not checks:
         return
-    if isinstance(checks, dict):
-        checks = [{"check": name, **(v if isinstance(v, dict) else {"value": v})} for name, v in checks.items()]
-    rows = [check if isinstance(check, dict) else {"check": str(check)} for check in checks]
-    rows = [{"check": row.get("check", ""), "passed": row.get("passed", ""), **row} for row in rows]
-    rows.sort(key=lambda row: row["passed"] is not False)  # what failed is read first
-    flat = [{key: v if isinstance(v, int | float | str) else str(v) for key, v in row.items()} for row in rows]
-    create_table(flat, "gate", f"The gate of {version}: {verdict}")
+    rows = [{"check": name, **check.model_dump(mode="json")} for name, check in checks.items()]
+    rows.sort(key=lambda row: row["passed"])
+    create_table(rows, "gate", f"The gate of {version}: {verdict}")
 
 
 def create_rejection_artifacts(error: ValueError, served: str) -> None:
     """The report of a version that did not pass: the reason, the checks if there are any, and what is served still."""
     version = getattr(error, "version", None)
     create_gate_table(
-        "rejected", getattr(error, "checks", None), "the candidate" if version is None else f"v{version:08d}"
+        "rejected", getattr(error, "checks", {}), "the candidate" if version is None else f"v{version:08d}"
     )
     text = f"**Refused.** {escape_cell(str(error))}\n\nServed as before: `{escape_cell(served)}`\n"
     create_markdown_artifact(text, key="rejected", description="A version that did not pass its gate")

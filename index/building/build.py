@@ -1,194 +1,221 @@
-"""Vectors in, a published version out: one trained quantizer and `shards` shards for each collection."""
+"""Full build of an index version: per collection one trained quantizer and `shards` base shards."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
 from data.io import digest
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress
 from index.building.shard import build_shard, compute_vector_space, mean_coarse_error
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import KINDS, IndexConfig
-from index.ivf import faiss_io as shards
+from index.ivf import faiss_io
 from index.ivf.distance import check_unit_norm
 from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.tables import build_table, table_digest
 from index.tuning.nprobe import sample_rows, tune_nprobe
-from index.versions.folder import SCHEMA_VERSION, index_write_lock
-from index.versions.manifest import Candidate, CollectionManifest, RowCounts, SearchParams, ShardManifest
+from index.versions.folder import index_write_lock
+from index.versions.manifest import (
+    SCHEMA_VERSION,
+    Candidate,
+    CollectionManifest,
+    RecallReport,
+    RowCounts,
+    SearchParams,
+    ShardManifest,
+)
 from index.versions.objects import ManifestModel, ObjectRef, Staging, object_path
 
 
-class _Template(ManifestModel):
-    """A trained quantizer, and its factory string as it was filled in."""
+class _TrainedIndex(ManifestModel):
+    """Result of training: the object, and the factory string with "auto" and "{nlist}" replaced."""
 
     factory: str
-    template: ObjectRef
+    trained_index: ObjectRef
 
 
-class _Tuned(ManifestModel):
+class _Tuning(ManifestModel):
     search: SearchParams
-    recall: dict[str, Any]
+    recall: RecallReport
 
 
 def build_index(
     config: IndexConfig,
-    collections: Mapping[str, Collection],
-    queries: Mapping[str, np.ndarray],
+    inputs: IndexInputs,
     root: Path,
-    provenance: Mapping[str, Any] | None = None,
     on_step: OnStep = no_progress,
     gate: GateFn | None = None,
 ) -> Path:
-    """Build an index version under `root`, point CURRENT at it and return its manifest's path.
+    """Build an index version under `root`, publish it, and return the path of its manifest.
 
-    collections  by kind, "image" and "caption" (either may be left out); equal dimension d
-    queries      by the kind they ask for, (q, d) unit vectors, two or more, held out from training: vectors of
-                 sentences for "image", vectors of images for "caption". They choose nprobe and measure recall@10.
-    provenance   what the vectors came from (digests of model and stores), JSON-able, kept in the manifest
-    progress     called with the name of every step once it is done
-    gate         judges the version before it is served; None: it is not judged
+    Equal inputs give equal bytes, in any order of ids. If a version of equal inputs exists and verifies, it is
+    published and nothing is built. An interrupted build resumes.
 
-    Equal input gives equal bytes, whatever the order of ids. If a version of equal input verifies, that one is served
-    and nothing is built; a build that was killed is taken up where it was. Raises ValueError naming the first item
-    that cannot be indexed, RefusedError if the gate says no: the version is kept, and what was served still is.
+    Args:
+        on_step: Called with the name of each finished step.
+        gate: Judges the version before it is published; None: it is not judged.
+
+    Raises:
+        ValueError: An item cannot be indexed; the message names the first.
+        RejectedError: The gate rejects the version: it is kept, and the served version does not change.
     """
-    shards.check_single_faiss_wheel()
-    _check_kinds(collections, queries)
-    dims, prints = {}, {}
-    for kind, collection in collections.items():
-        collection.check(kind)
-        prints[kind], dims[kind] = collection.hash_vectors(kind)
-    asked = {kind: _queries(kind, queries[kind], dims, config) for kind in collections}
-    tables = {kind: build_table(kind, collection.metadata) for kind, collection in collections.items()}
-    origin = check_json_plain(dict(provenance or {}))
-    candidate = Candidate(
-        inputs_digest="",
-        faiss=faiss.__version__,
-        config=config.model_dump(mode="json"),
-        provenance=origin,
-        collections={},
-    )
-    inputs = digest(
-        {
-            "schema": SCHEMA_VERSION,
-            "vectors": prints,
-            "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in asked.items()},
-            "metadata": {kind: table_digest(content) for kind, content in tables.items()},
-        }
-        | candidate.model_dump()
-    )
+    faiss_io.check_single_faiss_wheel()
+    candidate, tables, queries = _prepare(config, inputs)
+
+    def make(staging: Staging) -> Candidate:
+        collections = {}
+        for kind, collection in inputs.collections.items():
+            build = _CollectionBuild(kind, config, collection, tables[kind], staging, on_step)
+            collections[kind] = build.run(queries[kind], candidate.provenance)
+        return candidate.model_copy(update={"collections": collections})
+
     root = Path(root)
     with index_write_lock(root):
-        make = lambda staging: candidate.model_copy(  # noqa: E731
-            update={
-                "inputs_digest": inputs,
-                "collections": {
-                    kind: _build_collection(kind, config, it, tables[kind], asked[kind], staging, origin, on_step)
-                    for kind, it in collections.items()
-                },
-            }
-        )
-        return build_and_publish(root, inputs, make, gate, on_step)
+        return build_and_publish(root, candidate.inputs_digest, make, gate, on_step)
+
+
+def _prepare(config: IndexConfig, inputs: IndexInputs) -> tuple[Candidate, dict[str, pa.Table], dict[str, np.ndarray]]:
+    """Check the inputs; return the candidate without collections, and by kind the metadata table and the queries."""
+    _check_kinds(inputs)
+    vector_digests, dims = {}, {}
+    for kind, collection in inputs.collections.items():
+        collection.check(kind)
+        vector_digests[kind], dims[kind] = collection.hash_vectors(kind)
+    queries = {kind: _select_queries(kind, inputs.queries[kind], dims, config) for kind in inputs.collections}
+    tables = {kind: build_table(kind, collection.metadata) for kind, collection in inputs.collections.items()}
+    candidate = Candidate(
+        inputs_digest="",
+        faiss=faiss_io.FAISS_VERSION,
+        config=config.model_dump(mode="json"),
+        provenance=check_json_plain(dict(inputs.provenance)),
+        collections={},
+    )
+    facts = {
+        "schema": SCHEMA_VERSION,
+        "vectors": vector_digests,
+        "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in queries.items()},
+        "metadata": {kind: table_digest(table) for kind, table in tables.items()},
+    }
+    inputs_digest = digest(facts | candidate.model_dump())
+    return candidate.model_copy(update={"inputs_digest": inputs_digest}), tables, queries
 
 
 def check_json_plain(provenance: dict[str, Any]) -> dict[str, Any]:
-    """The provenance as JSON reads it back; refused now rather than after the work, if JSON cannot hold it."""
+    """Return the provenance as it is read back from JSON.
+
+    Raises:
+        ValueError: JSON cannot represent it; this is checked before the build, not after it.
+    """
     try:
         return json.loads(json.dumps(provenance, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"provenance {provenance!r} cannot be written as JSON: {error}; give plain values.") from error
+        raise ValueError(
+            f"The provenance {provenance!r} cannot be written as JSON: {error}. Pass strings and numbers."
+        ) from error
 
 
-def _check_kinds(collections: Mapping[str, Collection], queries: Mapping[str, np.ndarray]) -> None:
-    if not collections:
-        raise ValueError("there are no collections to index; give the vectors of images, captions or both.")
-    for kind in collections:
+def _check_kinds(inputs: IndexInputs) -> None:
+    if not inputs.collections:
+        raise ValueError("There are no collections to index. Pass the vectors of images, captions or both.")
+    for kind in inputs.collections:
         if kind not in KINDS:
-            raise ValueError(f"there is no kind {kind!r}; a collection is one of {', '.join(KINDS)}.")
-        if kind not in queries:
-            raise ValueError(f"no queries ask for {kind!r}; give held-out vectors of the other kind to measure recall.")
+            raise ValueError(f"There is no kind {kind!r}; a collection is one of {', '.join(KINDS)}.")
+        if kind not in inputs.queries:
+            raise ValueError(
+                f"There are no queries for {kind!r}. Pass held-out vectors of the other kind to measure recall."
+            )
 
 
-def _queries(kind: str, queries: np.ndarray, dims: Mapping[str, int], config: IndexConfig) -> np.ndarray:
-    """(q, d) float32: at most `query_rows` of the queries, checked."""
+def _select_queries(kind: str, queries: np.ndarray, dims: Mapping[str, int], config: IndexConfig) -> np.ndarray:
+    """Check the queries of a kind and return at most `tuning_queries` of them, (q, d) float32."""
     dim, array = dims[kind], np.asarray(queries, np.float32)
     if set(dims.values()) != {dim}:
-        told = ", ".join(f"{name} {d}" for name, d in dims.items())
-        raise ValueError(f"the collections have different dimensions ({told}); embed both with one model.")
+        all_dims = ", ".join(f"{name} {d}" for name, d in dims.items())
+        raise ValueError(f"The collections have different dimensions ({all_dims}). Embed both with one model.")
     if array.ndim != 2 or array.shape[1] != dim:
-        raise ValueError(f"queries for {kind!r} have shape {array.shape}, the collection's vectors have {dim} numbers.")
+        raise ValueError(
+            f"The queries for {kind!r} have shape {array.shape}, but the vectors of the collection have {dim} numbers."
+        )
     if len(array) < 2:
-        raise ValueError(f"{len(array)} queries for {kind!r}; give 2 or more: half choose nprobe, half judge it.")
-    check_unit_norm(array, f"query for {kind!r}, row", range(len(array)))
+        raise ValueError(
+            f"There are {len(array)} queries for {kind!r}. Pass at least 2: one half chooses nprobe, one measures."
+        )
+    check_unit_norm(array, f"query for {kind!r} in row", range(len(array)))
     if len(array) <= config.tuning_queries:
         return array
-    return array[sample_rows(len(array), config.tuning_queries, config.seed)]  # of which `tune` takes the halves
+    return array[sample_rows(len(array), config.tuning_queries, config.seed)]  # `tune_nprobe` splits them into halves
 
 
-def _build_collection(
-    kind: str,
-    config: IndexConfig,
-    collection: Collection,
-    content: pa.Table,
-    queries: np.ndarray,
-    staging: Staging,
-    provenance: dict[str, Any],
-    progress: OnStep,
-) -> CollectionManifest:
-    """Make one collection's objects; return its part of the manifest."""
-    trained = staging.run_step(f"{kind}/template", _Template, lambda: _train(kind, config, collection, staging))
-    progress(f"{kind}/template")
-    parts: list[ShardManifest] = []
-    of_shard = content["key"].to_numpy() % config.shards  # the key alone decides
-    for number in range(config.shards):
-        name = f"{kind}/shard-{number:04d}"
-        mine = content.filter(of_shard == number)
-        parts.append(build_shard(staging, name, collection, mine, trained.template, role="base"))
-        progress(name)
-    template = object_path(staging.root, trained.template)
-    dim = shards.read_dim(template)
-    lists = ShardedIVF(
-        template,
-        [object_path(staging.root, part.inverted_lists) for part in parts],
-        vectors=MappedVectors([object_path(staging.root, part.vectors) for part in parts], dim),
-    )
+@dataclass(frozen=True)
+class _CollectionBuild:
+    """Build of one collection: train the quantizer, write the base shards, choose nprobe."""
 
-    def measure() -> _Tuned:
-        names = dict(zip(content["key"].to_pylist(), content["id"].to_pylist(), strict=True))
-        depth = shards.choose_rescore(config.rescore, trained.factory)
-        tuned = tune_nprobe(collection, names, lists, queries, config.target_recall, config.seed, depth)
-        return _Tuned(search=SearchParams(nprobe=tuned.nprobe, rescore=depth), recall=tuned.as_dict())
+    kind: str
+    config: IndexConfig
+    collection: Collection
+    rows: pa.Table
+    staging: Staging
+    on_step: OnStep
 
-    tuned = staging.run_step(f"{kind}/tuned", _Tuned, measure)
-    progress(f"{kind} tuned")
-    return CollectionManifest(
-        dim=dim,
-        factory=trained.factory,
-        nlist=lists.nlist,
-        vector_space=compute_vector_space(provenance, trained.template),
-        trained_index=trained.template,
-        shards=parts,
-        counts=RowCounts(live=content.num_rows, deleted=0),
-        search=tuned.search,
-        recall=tuned.recall,
-        coarse_error=mean_coarse_error(parts),
-    )
+    def run(self, queries: np.ndarray, provenance: dict[str, Any]) -> CollectionManifest:
+        """Write the objects of the collection; return its part of the manifest."""
+        name, staging = f"{self.kind}/trained-index", self.staging
+        trained = staging.run_step(name, _TrainedIndex, lambda: self._train(name))
+        self.on_step(name)
+        shards = self._build_shards(trained.trained_index)
+        path = object_path(staging.root, trained.trained_index)
+        dim = faiss_io.read_dim(path)
+        lists = ShardedIVF(
+            path,
+            [object_path(staging.root, shard.inverted_lists) for shard in shards],
+            vectors=MappedVectors([object_path(staging.root, shard.vectors) for shard in shards], dim),
+        )
+        tuning = staging.run_step(f"{self.kind}/tuned", _Tuning, lambda: self._tune(lists, queries, trained.factory))
+        self.on_step(f"{self.kind}/tuned")
+        return CollectionManifest(
+            dim=dim,
+            factory=trained.factory,
+            nlist=lists.nlist,
+            vector_space=compute_vector_space(provenance, trained.trained_index),
+            trained_index=trained.trained_index,
+            shards=shards,
+            counts=RowCounts(live=self.rows.num_rows, deleted=0),
+            search=tuning.search,
+            recall=tuning.recall,
+            coarse_error=mean_coarse_error(shards),
+        )
 
+    def _train(self, name: str) -> _TrainedIndex:
+        config, ids = self.config, self.collection.sorted_ids
+        num_rows, dim = len(ids), self.collection.read(ids[:1]).shape[1]
+        factory = faiss_io.choose_factory(config.factory, config.nlist, num_rows, dim)
+        max_rows = max(config.train_rows, faiss_io.POINTS_PER_LIST * faiss_io.parse_nlist(factory))
+        sampled_ids = [ids[position] for position in sample_rows(num_rows, max_rows, config.seed)]
+        sample = np.concatenate([block for _, block in self.collection.iter_blocks(sampled_ids)])
+        index = faiss_io.train_ivf(factory, sample, config.seed)
+        trained_index = self.staging.add_object(name, lambda path: faiss_io.write_trained_index(index, path))
+        return _TrainedIndex(factory=factory, trained_index=trained_index)
 
-def _train(kind: str, config: IndexConfig, collection: Collection, staging: Staging) -> _Template:
-    rows, dim = len(collection.ids), collection.read(collection.sorted_ids[:1]).shape[1]
-    factory = shards.choose_factory(config.factory, config.nlist, rows, dim)
-    most = max(config.train_rows, shards.POINTS_PER_LIST * shards.parse_nlist(factory))
-    names = [collection.sorted_ids[place] for place in sample_rows(rows, most, config.seed)]
-    some = np.concatenate([block for _, block in collection.iter_blocks(names)])
-    trained = shards.train_ivf(factory, some, config.seed)
-    write = lambda path: shards.write_trained_index(trained, path)  # noqa: E731
-    return _Template(factory=factory, template=staging.add_object(f"{kind}/template", write))
+    def _build_shards(self, trained_index: ObjectRef) -> list[ShardManifest]:
+        shards: list[ShardManifest] = []
+        shard_numbers = self.rows["key"].to_numpy() % self.config.shards  # the key alone selects the shard
+        for number in range(self.config.shards):
+            name = f"{self.kind}/shard-{number:04d}"
+            rows = self.rows.filter(pa.array(shard_numbers == number))
+            shards.append(build_shard(self.staging, name, self.collection, rows, trained_index, role="base"))
+            self.on_step(name)
+        return shards
+
+    def _tune(self, lists: ShardedIVF, queries: np.ndarray, factory: str) -> _Tuning:
+        id_by_key = dict(zip(self.rows["key"].to_pylist(), self.rows["id"].to_pylist(), strict=True))
+        rescore = faiss_io.choose_rescore(self.config.rescore, factory)
+        target, seed = self.config.target_recall, self.config.seed
+        recall = tune_nprobe(self.collection, id_by_key, lists, queries, target, seed, rescore)
+        return _Tuning(search=SearchParams(nprobe=recall.nprobe, rescore=rescore), recall=recall)

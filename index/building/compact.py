@@ -1,10 +1,8 @@
-"""When a version has grown untidy, and how it is put in order: deltas and dead rows go, ids and answers stay."""
+"""Maintenance of an index: decide what a version needs, and compact delta shards and deleted rows into base shards."""
 
-import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
@@ -14,100 +12,139 @@ from index.building.shard import build_shard, mean_coarse_error, read_metadata
 from index.building.update import make_successor
 from index.collection import Collection
 from index.config import MaintenanceConfig
-from index.ivf import faiss_io as shards
 from index.ivf.deleted_keys import read_deleted_keys
+from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_factory, parse_nlist
 from index.ivf.vectors import MappedVectors
-from index.versions.folder import SCHEMA_VERSION, index_write_lock, manifest_path, read_version_manifest
-from index.versions.manifest import Candidate, CollectionManifest, RowCounts, ShardManifest
+from index.versions.folder import index_write_lock, manifest_path, read_version_manifest
+from index.versions.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, RowCounts, ShardManifest
 from index.versions.objects import Staging, check_object
 
 
+class Maintenance(NamedTuple):
+    """What a version needs, and why."""
+
+    action: Literal["retrain", "compact"]
+    reason: str
+
+
 def measure_drift(about: CollectionManifest) -> float:
-    """Mean distance to the nearest centroid of the rows in delta shards, over that of the rows first indexed.
+    """Return the coarse error of the rows in delta shards, relative to that of the rows of the full build.
 
-    Without delta shards, that of all rows: compaction has put later ones among the first.
+    Without delta shards it is that of all rows: compaction has merged later rows into the base shards.
     """
-    return mean_coarse_error(_deltas(about) or about.shards) / about.coarse_error if about.coarse_error else 1.0
+    shards = _list_delta_shards(about) or about.shards
+    return mean_coarse_error(shards) / about.coarse_error if about.coarse_error else 1.0
 
 
-def find_due_maintenance(
-    version: Candidate, upkeep: MaintenanceConfig
-) -> tuple[Literal["retrain", "compact"], str] | None:
-    """What a version needs, and why; None if nothing. Retraining comes first: it compacts too."""
+def find_due_maintenance(version: Candidate, config: MaintenanceConfig) -> Maintenance | None:
+    """Return the maintenance that a version needs; None if it needs none.
+
+    Retraining comes first, because it also compacts.
+    """
     compaction = None
     for kind, about in version.collections.items():
-        deltas = [shard.rows for shard in about.shards if shard.role == "delta"]
-        held = max(1, about.counts.live + about.counts.deleted)
-        share, dead, grown = sum(deltas) / held, about.counts.deleted / held, measure_drift(about)
-        if about.nlist > 1 and grown > upkeep.max_drift and (share >= upkeep.min_drift_fraction or not deltas):
-            told = f"new {kind}s lie {grown:.2f} times as far from their centroids as the first did"
-            return "retrain", f"{told}, more than {upkeep.max_drift:g}"
-        if (lists := _lists_for(version, about.counts.live / upkeep.max_growth, about.dim)) > about.nlist:
-            told = f"{about.counts.live:,} {kind}s have outgrown {about.nlist:,} lists"
-            return "retrain", f"{told}: {lists:,} are right for 1/{upkeep.max_growth:g} of them"
-        for value, most, what in (
-            (len(deltas), upkeep.max_delta_shards, "delta shards"),
-            (share, upkeep.max_delta_fraction, "of the rows in delta shards"),
-            (dead, upkeep.max_deleted_fraction, "of the rows dead"),
-        ):
-            if value > most and compaction is None:
-                compaction = f"{kind}: {value:.2g} {what}, more than {most:g}"
-    return ("compact", compaction) if compaction else None
+        if (reason := _find_retraining_reason(version, kind, about, config)) is not None:
+            return Maintenance("retrain", reason)
+        compaction = compaction or _find_compaction_reason(kind, about, config)
+    return Maintenance("compact", compaction) if compaction else None
 
 
-def _lists_for(version: Candidate, rows: float, dim: int) -> int:
-    """How many lists a build with the version's settings would choose for so many rows."""
-    factory = shards.choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)), dim)
-    found = re.search(r"IVF(\d+)", factory)
-    return int(found[1]) if found else 0
+def _find_retraining_reason(
+    version: Candidate, kind: str, about: CollectionManifest, config: MaintenanceConfig
+) -> str | None:
+    deltas, drift = _list_delta_shards(about), measure_drift(about)
+    has_enough_rows = _delta_fraction(about) >= config.min_drift_fraction or not deltas
+    if about.nlist > 1 and drift > config.max_drift and has_enough_rows:
+        return (
+            f"new {kind}s are {drift:.2f} times as far from their centroids as those of the full build, more than "
+            f"{config.max_drift:g} times"
+        )
+    num_lists = _choose_nlist(version, about.counts.live / config.max_growth, about.dim)
+    if num_lists > about.nlist:
+        return (
+            f"{about.counts.live:,} {kind}s have outgrown {about.nlist:,} lists: a build would choose {num_lists:,} "
+            f"lists for 1/{config.max_growth:g} of them"
+        )
+    return None
 
 
-def compact_index(root: Path, progress: OnStep = no_progress, gate: GateFn | None = None) -> Path:
-    """Write the published version's living rows into base shards on the same centroids; return the new manifest.
+def _find_compaction_reason(kind: str, about: CollectionManifest, config: MaintenanceConfig) -> str | None:
+    deleted_fraction = about.counts.deleted / max(1, about.counts.live + about.counts.deleted)
+    for value, maximum, unit in (
+        (len(_list_delta_shards(about)), config.max_delta_shards, "delta shards"),
+        (_delta_fraction(about), config.max_delta_fraction, "of the rows in delta shards"),
+        (deleted_fraction, config.max_deleted_fraction, "of the rows deleted"),
+    ):
+        if value > maximum:
+            return f"{kind}: {value:.2g} {unit}, more than {maximum:g}"
+    return None
 
-    The shards are, byte for byte, those of a build over the same rows on these centroids. Without deltas and dead rows
-    nothing is written. A run that was killed is taken up. Raises FileNotFoundError if nothing is published, ValueError
-    if an object is damaged, RefusedError as `build` does.
+
+def _delta_fraction(about: CollectionManifest) -> float:
+    rows = sum(shard.rows for shard in _list_delta_shards(about))
+    return rows / max(1, about.counts.live + about.counts.deleted)
+
+
+def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
+    """Return the number of lists that a build with the settings of a version would choose for `rows` rows."""
+    return parse_nlist(choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)), dim))
+
+
+def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None = None) -> Path:
+    """Write the live rows of the published version into base shards on the same centroids, and publish the result.
+
+    The shards have the bytes of a build over the same rows on these centroids. Without delta shards and deleted rows
+    nothing is written. An interrupted run resumes.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        FileNotFoundError: Nothing is published.
+        ValueError: An object is damaged.
+        RejectedError: As `build_index`.
     """
-    shards.check_single_faiss_wheel()
+    check_single_faiss_wheel()
     root = Path(root)
     with index_write_lock(root):
         parent = read_version_manifest(root)
-        if not any(about.deleted or _deltas(about) for about in parent.collections.values()):
+        if not any(about.deleted or _list_delta_shards(about) for about in parent.collections.values()):
             return manifest_path(root, parent.version)
-
-        told = {"schema": SCHEMA_VERSION, "faiss": faiss.__version__, "compacted": parent.sha256}
-        inputs = digest(told)
+        inputs_digest = digest({"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "compacted": parent.sha256})
 
         def make(staging: Staging) -> Candidate:
-            body = {kind: _compacted(staging, kind, about, progress) for kind, about in parent.collections.items()}
-            return make_successor(parent, inputs, body)
+            collections = {
+                kind: _compact_collection(staging, kind, about, on_step) for kind, about in parent.collections.items()
+            }
+            return make_successor(parent, inputs_digest, collections)
 
-        return build_and_publish(root, inputs, make, gate, progress)
+        return build_and_publish(root, inputs_digest, make, gate, on_step)
 
 
-def _deltas(about: CollectionManifest) -> list[ShardManifest]:
+def _list_delta_shards(about: CollectionManifest) -> list[ShardManifest]:
     return [shard for shard in about.shards if shard.role == "delta"]
 
 
-def _compacted(staging: Staging, kind: str, about: CollectionManifest, progress: OnStep) -> CollectionManifest:
-    """A collection's part of the compacted version."""
+def _compact_collection(staging: Staging, kind: str, about: CollectionManifest, on_step: OnStep) -> CollectionManifest:
+    """Write the base shards of a collection; return its part of the compacted manifest."""
     root, rows = staging.root, read_metadata(staging.root, kind, about)
-    live = rows.filter(pa.array(~np.isin(rows["key"].to_numpy(), read_deleted_keys(root, about.deleted)))).sort_by(
-        "key"
-    )
+    is_live = ~np.isin(rows["key"].to_numpy(), read_deleted_keys(root, about.deleted))
+    live = rows.filter(pa.array(is_live)).sort_by("key")
     paths = [check_object(root, shard.vectors, f"{kind} vectors of shard {i}") for i, shard in enumerate(about.shards)]
-    stored = MappedVectors(paths, about.dim)
-    key = dict(zip(live["id"].to_pylist(), live["key"].to_pylist(), strict=True))
-    read = lambda names: stored.get(np.array([key[name] for name in names], np.int64))  # noqa: E731
-    collection = Collection(ids=list(key), vectors=read, metadata=[])
-    count = len(about.shards) - len(_deltas(about))
-    of_shard = live["key"].to_numpy() % count
-    parts = []
-    for number in range(count):
+    vectors = MappedVectors(paths, about.dim)
+    key_by_id = dict(zip(live["id"].to_pylist(), live["key"].to_pylist(), strict=True))
+
+    def read(ids: list[str]) -> np.ndarray:
+        return vectors.get(np.array([key_by_id[name] for name in ids], np.int64))
+
+    collection = Collection(ids=list(key_by_id), vectors=read, metadata=[])
+    num_shards = len(about.shards) - len(_list_delta_shards(about))
+    shard_numbers = live["key"].to_numpy() % num_shards
+    shards = []
+    for number in range(num_shards):
         name = f"{kind}/shard-{number:04d}"
-        mine = live.filter(pa.array(of_shard == number))
-        parts.append(build_shard(staging, name, collection, mine, about.trained_index, role="base"))
-        progress(name)
+        shard_rows = live.filter(pa.array(shard_numbers == number))
+        shards.append(build_shard(staging, name, collection, shard_rows, about.trained_index, role="base"))
+        on_step(name)
     counts = RowCounts(live=live.num_rows, deleted=0)
-    return CollectionManifest(**dict(about) | {"shards": parts, "deleted": None, "counts": counts})
+    return CollectionManifest(**dict(about) | {"shards": shards, "deleted": None, "counts": counts})

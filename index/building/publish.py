@@ -1,9 +1,8 @@
-"""Candidates into versions: judged by a gate, written under a number nobody had, pointed to by one rename."""
+"""Publish a candidate: run the gate, write the manifest under an unused number, point CURRENT at it."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
 
 from index.search.index import Index
 from index.versions.events import record_event
@@ -18,58 +17,67 @@ from index.versions.folder import (
     set_current,
     write_manifest,
 )
-from index.versions.manifest import Candidate, Manifest
+from index.versions.manifest import SCHEMA_VERSION, Candidate, GateVerdict, Manifest
 from index.versions.objects import Staging, fsync_objects
-from index.versions.switch import RejectedError, rejection_message, verify_version
+from index.versions.switch import RejectedError, check_not_rejected, rejection_message, verify_version
 
 OnStep = Callable[[str], None]
-GateFn = Callable[[Index, Index | None], dict[str, Any]]
-"""Judges (candidate, served version or None); returns at least {"passed": bool}, and "reason" and "checks" to show."""
+"""called with the name of each finished step"""
+GateFn = Callable[[Index, Index | None], GateVerdict]
+"""judges (candidate, served version or None)"""
 
 
 def no_progress(step: str) -> None:
-    """Progress that nobody wants to see."""
+    """Ignore the progress."""
 
 
 def override_gate(root: Path, version: int, reason: str) -> Path:
-    """Serve what the gate refused, as a new version whose verdict says so and why; return its manifest."""
+    """Publish a rejected version under a new number, whose verdict has the reason; return the path of its manifest.
+
+    Raises:
+        ValueError: The gate did not reject the version, or it does not verify.
+    """
     with index_write_lock(root):
         manifest = verify_version(root, version)
-        if not manifest.is_rejected:
-            raise ValueError(f"version {version} was not refused: there is nothing to override, publish it.")
-        verdict = {**manifest.gate, "passed": True, "override_reason": reason, "rejected_version": version}
+        if manifest.gate is None or not manifest.is_rejected:
+            raise ValueError(f"Version {version} was not rejected. Run `tern index publish {version}`.")
+        update = {"passed": True, "override_reason": reason, "rejected_version": version}
+        verdict = manifest.gate.model_copy(update=update)
         return publish_candidate(root, manifest.candidate(), lambda candidate, served: verdict)
 
 
-def find_version_by_inputs(root: Path, inputs: str) -> Manifest | None:
-    """The newest version made of equal inputs whose every byte verifies, the published one first."""
+def find_version_by_inputs(root: Path, inputs_digest: str) -> Manifest | None:
+    """Return the newest version of equal inputs whose objects all verify, the published one first; None without one."""
     pointer = read_current_or_none(root)
-    first = pointer["version"] if pointer else 0
-    for version in sorted(list_versions(root), key=lambda number: (number != first, -number)):
+    served = pointer.version if pointer else 0
+    for version in sorted(list_versions(root), key=lambda number: (number != served, -number)):
         try:
             manifest = read_version_manifest(root, version)
-            if manifest.inputs_digest == inputs:
+            if manifest.inputs_digest == inputs_digest:
                 check_objects(root, manifest)
                 return manifest
         except (ValueError, FileNotFoundError):
-            continue  # damaged: it is made again under a new number
+            continue  # damaged: it is built again under a new number
     return None
 
 
 def build_and_publish(
-    root: Path, inputs: str, make: Callable[[Staging], Candidate], gate: GateFn | None, progress: OnStep
+    root: Path, inputs_digest: str, make: Callable[[Staging], Candidate], gate: GateFn | None, on_step: OnStep
 ) -> Path:
-    """Publish the candidate of `inputs`, made now, or found made by an earlier run; return its manifest.
+    """Publish the candidate of some inputs, built now or found from an earlier run; return the path of its manifest.
 
-    To be called by the writer. Raises RefusedError as `publish` does.
+    The caller holds the write lock.
+
+    Raises:
+        RejectedError: As `publish_candidate`.
     """
-    staging, found = Staging(root, inputs), find_version_by_inputs(root, inputs)
-    if found is not None and not found.is_rejected:
+    staging, existing = Staging(root, inputs_digest), find_version_by_inputs(root, inputs_digest)
+    if existing is not None and not existing.is_rejected:
         staging.remove()
-        return republish(root, found, gate, progress)
-    candidate = found.candidate() if found is not None else make(staging)
+        return republish(root, existing, gate, on_step)
+    candidate = existing.candidate() if existing is not None else make(staging)
     try:
-        path = publish_candidate(root, candidate, gate, progress)
+        path = publish_candidate(root, candidate, gate, on_step)
     except RejectedError:
         staging.remove()
         raise
@@ -77,72 +85,81 @@ def build_and_publish(
     return path
 
 
-def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, progress: OnStep = no_progress) -> Path:
-    """Point CURRENT at a version that passed once, if it passes now, or is the one served; return its manifest.
+def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, on_step: OnStep = no_progress) -> Path:
+    """Point CURRENT at a version that passed before; unless it is the served one, it must pass the gate again.
 
-    To be called by the writer. Raises RefusedError as `publish` does.
+    The caller holds the write lock.
+
+    Returns:
+        The path of its manifest.
+
+    Raises:
+        RejectedError: The gate rejects it now; the later verdict is written to the event log.
     """
     pointer, number = read_current_or_none(root), manifest.version
     verdict = None
-    if gate is not None and (pointer is None or pointer["version"] != number):
-        verdict = _judged(root, manifest, gate)
-        progress("gated")
-        if not verdict["passed"]:
-            _refuse_again(root, manifest, verdict)
+    if gate is not None and (pointer is None or pointer.version != number):
+        verdict = _run_gate(root, manifest, gate)
+        on_step("gated")
+        if not verdict.passed:
+            raise _reject_existing(root, manifest, verdict)
     if set_current(root, number):
         record_event(root, "republished", number, **({"gate": verdict} if verdict else {}))
-    progress("switched")
+    on_step("switched")
     return manifest_path(root, number)
 
 
 def publish_candidate(
-    root: Path, candidate: Candidate, gate: GateFn | None = None, progress: OnStep = no_progress
+    root: Path, candidate: Candidate, gate: GateFn | None = None, on_step: OnStep = no_progress
 ) -> Path:
-    """Make a version of a candidate whose objects are there, judge it, and point CURRENT at it; return its manifest.
+    """Run the gate on a candidate, write its manifest, and point CURRENT at it; return the path of its manifest.
 
-    To be called by the writer. A candidate that the gate refuses is kept with its verdict, CURRENT stays where it is,
-    and RefusedError is raised; one that was refused before is judged again and gets no second number for it: its later
-    verdict is in events.jsonl.
+    The caller holds the write lock, and the objects of the candidate exist.
+
+    Raises:
+        RejectedError: The gate rejects the candidate. It is kept with its verdict, and CURRENT does not change. A
+            candidate that was rejected before gets no second number; its later verdict is written to the event log.
     """
     pointer = read_current_or_none(root)
-    parent = pointer and pointer["version"]
     number = max(list_used_numbers(root), default=0) + 1
-    make = lambda verdict: Manifest(**dict(candidate), schema=3, version=number, parent=parent, gate=verdict)  # noqa: E731
-    manifest = make(None)
+    manifest = Manifest(
+        **dict(candidate), schema=SCHEMA_VERSION, version=number, parent=pointer.version if pointer else None, gate=None
+    )
     if gate is not None:
-        manifest = make(_judged(root, manifest, gate))
-        progress("gated")
-        before = _refused_before(root, candidate) if manifest.is_rejected else None
-        if before is not None:
-            _refuse_again(root, before, manifest.gate)
+        verdict = _run_gate(root, manifest, gate)
+        manifest = manifest.model_copy(update={"gate": verdict})
+        on_step("gated")
+        previous = None if verdict.passed else _find_rejected(root, candidate)
+        if previous is not None:
+            raise _reject_existing(root, previous, verdict)
     fsync_objects(root, manifest)
     path = write_manifest(root, manifest)
-    progress("manifest")
+    on_step("manifest")
     record_event(root, "rejected" if manifest.is_rejected else "published", number, gate=manifest.gate)
-    if manifest.is_rejected:
-        raise RejectedError(rejection_message(manifest, root), number, manifest.gate)
+    check_not_rejected(root, manifest)
     set_current(root, number)
-    progress("switched")
+    on_step("switched")
     return path
 
 
-def _judged(root: Path, manifest: Manifest, gate: GateFn) -> dict[str, Any]:
-    with ExitStack() as opened:
-        candidate = opened.enter_context(Index(root, manifest))
+def _run_gate(root: Path, manifest: Manifest, gate: GateFn) -> GateVerdict:
+    with ExitStack() as stack:
+        candidate = stack.enter_context(Index(root, manifest))
         try:
-            parent = opened.enter_context(Index.open(root, lazy=True))
+            served = stack.enter_context(Index.open(root, lazy=True))
         except (ValueError, FileNotFoundError):  # nothing is published, or it cannot be read: nothing to compare with
-            parent = None
-        return gate(candidate, parent)
+            served = None
+        return gate(candidate, served)
 
 
-def _refuse_again(root: Path, manifest: Manifest, verdict: dict[str, Any]) -> NoReturn:
-    """A manifest never changes: a later verdict is kept among the events."""
+def _reject_existing(root: Path, manifest: Manifest, verdict: GateVerdict) -> RejectedError:
+    """Record a later verdict in the event log, because a manifest never changes; return the error to raise."""
     record_event(root, "rejected", manifest.version, gate=verdict)
-    raise RejectedError(rejection_message(manifest, root, verdict), manifest.version, verdict)
+    return RejectedError(rejection_message(root, manifest, verdict), manifest.version, verdict)
 
 
-def _refused_before(root: Path, candidate: Candidate) -> Manifest | None:
+def _find_rejected(root: Path, candidate: Candidate) -> Manifest | None:
+    """Return the newest rejected version with the content of a candidate."""
     for version in reversed(list_versions(root)):
         try:
             manifest = read_version_manifest(root, version)

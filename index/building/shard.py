@@ -1,4 +1,4 @@
-"""Parts of a version from their content: a shard of lists, vectors and rows; the dead; the name of a generation."""
+"""Write one shard: uncompressed vectors, inverted lists and metadata; name the vector space of a collection."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,77 +10,85 @@ import pyarrow.parquet as pq
 
 from data.io import digest
 from index.collection import Collection
-from index.ivf import faiss_io as shards
 from index.ivf.distance import float16_to_float32
+from index.ivf.faiss_io import compute_coarse_error, read_dim, write_inverted_lists
 from index.ivf.vectors import ShardVectors, write_vectors
 from index.metadata.schema import SCHEMA
 from index.metadata.tables import write_lookup, write_parquet
 from index.versions.manifest import CollectionManifest, ShardManifest
 from index.versions.objects import ObjectRef, Staging, check_object, object_path
 
-SAMPLE = 4096  # rows of a shard that its coarse error is measured on
+SAMPLE_ROWS = 4096  # rows of a shard that its coarse error is measured on
 
 
 def build_shard(
     staging: Staging,
     name: str,
     collection: Collection,
-    content: pa.Table,
-    template: ObjectRef,
+    rows: pa.Table,
+    trained_index: ObjectRef,
     role: Literal["base", "delta"] = "delta",
 ) -> ShardManifest:
-    """The shard of the rows `content` (see `metadata.table`): vectors from the collection, lists from those vectors.
+    """Write a shard, or return the one that an interrupted run has written.
 
-    So a shard that is made again of its own vectors has the same bytes. What an earlier run has made is found again.
+    The inverted lists are encoded from the stored float16 vectors, so a shard that is rebuilt from its own vectors has
+    the same bytes.
+
+    Args:
+        name: Name of the step, unique in the staging folder.
+        collection: Source of the vectors.
+        rows: Table of `build_table`, sorted by key.
+        trained_index: The trained index of the collection.
     """
 
     def make() -> ShardManifest:
-        names, keys = content["id"].to_pylist(), content["key"].to_numpy()
-        rows = (vectors for _, vectors in collection.iter_blocks(names))
-        dim = shards.read_dim(object_path(staging.root, template))
-        vectors = staging.add_object(f"{name}.vectors", lambda path: write_vectors(path, keys, dim, rows))
+        ids, keys = rows["id"].to_pylist(), rows["key"].to_numpy()
+        trained_path = object_path(staging.root, trained_index)
+        dim = read_dim(trained_path)
+        blocks = (vectors for _, vectors in collection.iter_blocks(ids))
+        vectors = staging.add_object(f"{name}.vectors", lambda path: write_vectors(path, keys, dim, blocks))
+        vectors_path = object_path(staging.root, vectors)
         lists = staging.add_object(
-            f"{name}.lists",
-            lambda path: shards.write_inverted_lists(
-                object_path(staging.root, template), path, _widened(object_path(staging.root, vectors))
-            ),
+            f"{name}.lists", lambda path: write_inverted_lists(trained_path, path, _iter_float32(vectors_path))
         )
         return ShardManifest(
             role=role,
-            rows=len(names),
+            rows=len(ids),
             inverted_lists=lists,
             vectors=vectors,
-            metadata=staging.add_object(f"{name}.parquet", lambda path: write_parquet(path, content)),
-            lookup=staging.add_object(f"{name}.sqlite", lambda path: write_lookup(path, content)),
-            coarse_error=_coarse_error(object_path(staging.root, template), object_path(staging.root, vectors)),
+            metadata=staging.add_object(f"{name}.parquet", lambda path: write_parquet(path, rows)),
+            lookup=staging.add_object(f"{name}.sqlite", lambda path: write_lookup(path, rows)),
+            coarse_error=_measure_coarse_error(trained_path, vectors_path),
         )
 
     return staging.run_step(name, ShardManifest, make)
 
 
-def _coarse_error(template: Path, vectors: Path) -> float:
+def _measure_coarse_error(trained_index: Path, vectors: Path) -> float:
     stored = ShardVectors(vectors).vectors
-    some = np.linspace(0, len(stored), min(len(stored), SAMPLE), endpoint=False, dtype=np.int64)
-    return shards.compute_coarse_error(template, np.asarray(stored[some], np.float32))
+    positions = np.linspace(0, len(stored), min(len(stored), SAMPLE_ROWS), endpoint=False, dtype=np.int64)
+    return compute_coarse_error(trained_index, np.asarray(stored[positions], np.float32))
 
 
-def mean_coarse_error(parts: Iterable[ShardManifest]) -> float:
-    """That of all rows of some shards; 0 without rows."""
-    parts = list(parts)
-    rows = sum(part.rows for part in parts)
-    return round(sum(part.coarse_error * part.rows for part in parts) / rows, 6) if rows else 0.0
+def mean_coarse_error(shards: Iterable[ShardManifest]) -> float:
+    """Return the coarse error of all rows of some shards; 0 without rows."""
+    shards = list(shards)
+    rows = sum(shard.rows for shard in shards)
+    return round(sum(shard.coarse_error * shard.rows for shard in shards) / rows, 6) if rows else 0.0
 
 
 def read_metadata(root: Path, kind: str, about: CollectionManifest) -> pa.Table:
-    """The metadata of every row that the shards of a collection hold, dead ones too; objects are checked."""
-    paths = [check_object(root, part.metadata, f"{kind} metadata of shard {i}") for i, part in enumerate(about.shards)]
+    """Verify and read the metadata of all rows in the shards of a collection, deleted ones included."""
+    paths = [
+        check_object(root, shard.metadata, f"{kind} metadata of shard {i}") for i, shard in enumerate(about.shards)
+    ]
     return pa.concat_tables(pq.read_table(path, schema=SCHEMA) for path in paths)
 
 
-def _widened(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _iter_float32(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     return ((np.asarray(keys), float16_to_float32(vectors)) for keys, vectors in ShardVectors(path).blocks())
 
 
-def compute_vector_space(provenance: Mapping[str, Any], template: ObjectRef) -> str:
-    """12 hex digits that name what may lie in one collection: vectors of one origin under one trained quantizer."""
-    return digest({"provenance": dict(provenance), "template": template.sha256})
+def compute_vector_space(provenance: Mapping[str, Any], trained_index: ObjectRef) -> str:
+    """Return 12 hex digits of the provenance and the trained index; vectors of different spaces never mix."""
+    return digest({"provenance": dict(provenance), "template": trained_index.sha256})

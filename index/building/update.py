@@ -1,11 +1,10 @@
-"""What is new or changed goes into the published index as a delta on the old centroids; what is gone becomes dead."""
+"""Update of an index: new and changed rows become a delta shard on the existing centroids, removed rows are deleted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,193 +13,221 @@ from data.io import digest
 from index.building.build import check_json_plain
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress, republish
 from index.building.shard import build_shard, read_metadata
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
-from index.ivf import faiss_io as shards
 from index.ivf.deleted_keys import read_deleted_keys, write_deleted_keys
+from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_rescore
 from index.ivf.vectors import is_in_sorted
-from index.metadata.schema import COLUMNS, SCHEMA
-from index.metadata.tables import build_table, iter_blocks, table_digest
-from index.versions.folder import SCHEMA_VERSION, check_objects, index_write_lock, read_version_manifest
-from index.versions.manifest import Candidate, CollectionManifest, Manifest, RowCounts
+from index.metadata.schema import CONTENT_COLUMNS, SCHEMA, Row
+from index.metadata.tables import CONVERSION_ERRORS, build_table, iter_blocks, table_digest
+from index.versions.folder import check_objects, index_write_lock, read_version_manifest
+from index.versions.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, Manifest, RowCounts
 from index.versions.objects import Staging
-from index.versions.switch import RejectedError, rejection_message
+from index.versions.switch import check_not_rejected
 
 
 class IncompatibleUpdateError(ValueError):
-    """What shall go in is not of the published version's kind: only a build can take it."""
+    """The inputs do not fit the published version; only a full build can index them."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What one collection has to become: rows that no shard holds yet, and all keys that are dead from now on."""
+    """Changes of one collection."""
 
     new: pa.Table
+    """rows that no shard has yet"""
     deleted_keys: np.ndarray
-    num_live_rows: int  # that are answered then
+    """(m,) int64, sorted: all keys that are deleted after the update"""
+    num_live_rows: int
+    """number of rows that are returned after the update"""
 
 
 def update_index(
     config: IndexConfig,
-    collections: Mapping[str, Collection],
+    inputs: IndexInputs,
     root: Path,
-    provenance: Mapping[str, Any] | None = None,
-    progress: OnStep = no_progress,
+    on_step: OnStep = no_progress,
     gate: GateFn | None = None,
     version: int | None = None,
 ) -> Path:
-    """Bring the published version, or `version`, to `collections`: all that shall be answered. Returns its manifest.
+    """Publish a version that has exactly the rows of `inputs`, derived from an existing version.
 
-    Rows are compared with those of the shards, by id; the vectors of new and changed ones alone are read, and go into
-    one more shard a collection, under the centroids that are there. An item has changed if its row has: its columns
-    should hold a hash of what the vector was made from (`source`). An item that comes back as it was is alive again
-    under its old key. With nothing new, nothing is written.
+    Rows are compared with those in the shards, by id. Only the vectors of new and changed rows are read; they go into
+    one delta shard per collection, on the existing centroids. An item has changed if its row has, so its columns should
+    contain a hash of what the vector was computed from (`content_hash`). An item that returns unchanged is live again
+    under its old key. Without changes nothing is written. An interrupted update resumes.
 
-    A run that was killed is taken up where it was. Raises FileNotFoundError if nothing is published, GenerationError
-    if provenance, settings, kinds or dimension are not those of the published version, ValueError naming the first
-    item that cannot be indexed, RefusedError as `build` does.
+    Args:
+        inputs: All items that shall be returned, not only the new ones; its queries are not used.
+        on_step: Called with the name of each finished step.
+        gate: Judges the version before it is published; None: it is not judged.
+        version: Number of the version to start from; None: the published one.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        FileNotFoundError: Nothing is published.
+        IncompatibleUpdateError: Provenance, settings, kinds or dimension differ from those of the version.
+        ValueError: An item cannot be indexed; the message names the first.
+        RejectedError: As `build_index`, or the gate rejected `version`.
     """
-    shards.check_single_faiss_wheel()
+    check_single_faiss_wheel()
     root = Path(root)
     with index_write_lock(root):
         parent = read_version_manifest(root, version)
-        if parent.is_rejected:
-            raise RejectedError(rejection_message(parent, root), parent.version, parent.gate)
-        _same_generation(parent, config, collections, check_json_plain(dict(provenance or {})))
-        changes = {}
-        for kind, collection in collections.items():
-            collection.check(kind)
-            changes[kind] = find_changes(root, kind, parent.collections[kind], collection.metadata)
-        if not any(_dirty(root, parent.collections[kind], change) for kind, change in changes.items()):
+        check_not_rejected(root, parent)
+        _check_compatible(parent, config, inputs.collections, check_json_plain(dict(inputs.provenance)))
+        changes = _find_all_changes(root, parent, inputs)
+        if not any(_has_changes(root, parent.collections[kind], change) for kind, change in changes.items()):
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
-        facts: dict[str, Any] = {"schema": SCHEMA_VERSION, "faiss": faiss.__version__, "parent": parent.sha256}
-        prints = {
-            kind: [
-                table_digest(change.new),
-                change.deleted_keys.tolist(),
-                _vectors_of(kind, collections[kind], change, parent.collections[kind].dim),
-            ]
-            for kind, change in changes.items()
-        }
-        inputs = digest(facts | {"changes": prints})
+        inputs_digest = _digest_changes(parent, inputs, changes)
 
         def make(staging: Staging) -> Candidate:
-            body = {
-                kind: _updated(staging, kind, parent.collections[kind], collections[kind], change, progress)
+            collections = {
+                kind: _apply_changes(staging, kind, parent.collections[kind], inputs.collections[kind], change, on_step)
                 for kind, change in changes.items()
             }
-            return make_successor(parent, inputs, body)
+            return make_successor(parent, inputs_digest, collections)
 
-        return build_and_publish(root, inputs, make, gate, progress)
-
-
-def make_successor(parent: Manifest, inputs: str, body: dict[str, CollectionManifest]) -> Candidate:
-    """A candidate of the parent's kind with other shards."""
-    return Candidate(
-        **dict(parent.candidate()) | {"inputs_digest": inputs, "faiss": faiss.__version__, "collections": body}
-    )
+        return build_and_publish(root, inputs_digest, make, gate, on_step)
 
 
-def _same_generation(
-    parent: Manifest, config: IndexConfig, collections: Mapping[str, Collection], origin: dict[str, Any]
+def _find_all_changes(root: Path, parent: Manifest, inputs: IndexInputs) -> dict[str, Changes]:
+    changes = {}
+    for kind, collection in inputs.collections.items():
+        collection.check(kind)
+        changes[kind] = find_changes(root, kind, parent.collections[kind], collection.metadata)
+    return changes
+
+
+def _digest_changes(parent: Manifest, inputs: IndexInputs, changes: Mapping[str, Changes]) -> str:
+    """Return the digest of everything that determines the updated version."""
+    digests = {
+        kind: [
+            table_digest(change.new),
+            change.deleted_keys.tolist(),
+            _hash_new_vectors(kind, inputs.collections[kind], change, parent.collections[kind].dim),
+        ]
+        for kind, change in changes.items()
+    }
+    return digest({"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "parent": parent.sha256, "changes": digests})
+
+
+def make_successor(parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest]) -> Candidate:
+    """Return a candidate with the settings and the provenance of its parent and with other shards."""
+    update = {"inputs_digest": inputs_digest, "faiss": FAISS_VERSION, "collections": dict(collections)}
+    return Candidate(**dict(parent.candidate()) | update)
+
+
+def _check_compatible(
+    parent: Manifest, config: IndexConfig, collections: Mapping[str, Collection], provenance: dict[str, Any]
 ) -> None:
-    for what, theirs, ours in (
-        ("provenance", parent.provenance, origin),
-        ("settings", _settings(parent, parent.config), _settings(parent, config.model_dump(mode="json"))),
-        ("collections", dict.fromkeys(parent.collections, "there"), dict.fromkeys(collections, "there")),
+    for what, old, new in (
+        ("provenance", parent.provenance, provenance),
+        ("settings", _resolve_rescore(parent, parent.config), _resolve_rescore(parent, config.model_dump(mode="json"))),
+        ("collections", dict.fromkeys(parent.collections, "present"), dict.fromkeys(collections, "present")),
     ):
-        other = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-        if other:
-            name = other[0]
+        different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        if different:
+            name = different[0]
             raise IncompatibleUpdateError(
-                f"version {parent.version} was built with {what} {name} = {theirs.get(name)!r}, and this is "
-                f"{ours.get(name)!r}: they never mix. Build a version of its own with `tern index build`."
+                f"Version {parent.version} was built with {what} {name} = {old.get(name)!r}, but now it is "
+                f"{new.get(name)!r}. An update cannot change it. Build a new version with `tern index build`."
             )
 
 
-def _settings(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
-    """With the rows that are rescored as they come out: to leave it open may mean the same as a number."""
-    depths = {shards.choose_rescore(config.get("rescore"), about.factory) for about in parent.collections.values()}
+def _resolve_rescore(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace `rescore` by its effective value: None may mean the same as a number."""
+    depths = {choose_rescore(config.get("rescore"), about.factory) for about in parent.collections.values()}
     return {**config, "rescore": " or ".join(map(str, sorted(depths)))}
 
 
-def find_changes(root: Path, kind: str, about: CollectionManifest, rows: Sequence[Mapping[str, Any]]) -> Changes:
-    """What the rows of `about`'s shards have to become so that `rows` are answered. No vector is looked at."""
-    dead, held = read_deleted_keys(root, about.deleted), read_metadata(root, kind, about)
-    if len(dead):
-        held = held.filter(pa.array(~is_in_sorted(held["key"].to_numpy(), dead)))
-    live = held.combine_chunks()  # or rows are slow to take
-    found = [_compared(kind, some, live) for some in iter_blocks(rows)]
-    new = build_table(kind, (row for rows_of_block, _ in found for row in rows_of_block))
-    keys = new["key"].to_numpy()
-    alive = live["key"].to_numpy()
-    stays = np.zeros(len(alive), bool)
-    for _, at in found:
-        stays[at] = True
-    if len(both := (kept := alive[stays])[is_in_sorted(kept, keys)]):
-        raise ValueError(
-            f"{kind} {new['id'][int(np.searchsorted(keys, both[0]))].as_py()!r} shares the 64-bit key of "
-            "another row; rename it."
-        )
-    back = is_in_sorted(keys, dead)
-    still = np.setdiff1d(np.union1d(dead, alive[~stays]), keys)
-    return Changes(new.filter(pa.array(~back)), still, len(rows))
+def find_changes(root: Path, kind: str, about: CollectionManifest, rows: Sequence[Row]) -> Changes:
+    """Compare the rows in the shards of a collection with `rows`; no vector is read.
+
+    Raises:
+        ValueError: A row is not valid, or two rows have the same 64-bit key.
+    """
+    deleted_keys, stored = read_deleted_keys(root, about.deleted), read_metadata(root, kind, about)
+    if len(deleted_keys):
+        stored = stored.filter(pa.array(~is_in_sorted(stored["key"].to_numpy(), deleted_keys)))
+    live = stored.combine_chunks()  # `take` is slow on many chunks
+    blocks = [_split_known_rows(kind, block, live) for block in iter_blocks(rows)]
+    new = build_table(kind, (row for new_rows, _ in blocks for row in new_rows))
+    new_keys = new["key"].to_numpy()
+    live_keys = live["key"].to_numpy()
+    is_kept = np.zeros(len(live_keys), bool)
+    for _, positions in blocks:
+        is_kept[positions] = True
+    kept_keys = live_keys[is_kept]
+    if len(shared := kept_keys[is_in_sorted(kept_keys, new_keys)]):
+        name = new["id"][int(np.searchsorted(new_keys, shared[0]))].as_py()
+        raise ValueError(f"{kind} {name!r} shares the 64-bit key of another row. Rename it.")
+    is_restored = is_in_sorted(new_keys, deleted_keys)
+    still_deleted = np.setdiff1d(np.union1d(deleted_keys, live_keys[~is_kept]), new_keys)
+    return Changes(new.filter(pa.array(~is_restored)), still_deleted, len(rows))
 
 
-def _compared(kind: str, rows: list[Mapping[str, Any]], live: pa.Table) -> tuple[list[Mapping[str, Any]], np.ndarray]:
-    """Those of some rows that no living row says, and the places of the living ones that say the others."""
-    names = pa.array([row["id"] for row in rows], pa.string())
-    at = pc.index_in(names, live["id"]).fill_null(-1).to_numpy()
-    known = np.flatnonzero(at >= 0)
-    same = np.zeros(len(rows), bool)
-    same[known] = _equal(rows if len(known) == len(rows) else [rows[i] for i in known], live, at[known])
-    return [rows[i] for i in np.flatnonzero(~same)], at[same]
+def _split_known_rows(kind: str, rows: list[Row], live: pa.Table) -> tuple[list[Row], np.ndarray]:
+    """Return the rows without an equal live row, and the positions in `live` of the equals of the other rows."""
+    ids = pa.array([row.id for row in rows], pa.string())
+    positions = pc.index_in(ids, live["id"]).fill_null(-1).to_numpy()
+    known = np.flatnonzero(positions >= 0)
+    is_equal = np.zeros(len(rows), bool)
+    known_rows = rows if len(known) == len(rows) else [rows[i] for i in known]
+    is_equal[known] = _equal_rows(known_rows, live, positions[known])
+    return [rows[i] for i in np.flatnonzero(~is_equal)], positions[is_equal]
 
 
-def _equal(rows: Sequence[Mapping[str, Any]], live: pa.Table, at: np.ndarray) -> np.ndarray:
-    """(n,) whether each row says what the living one at its place does."""
-    said = {name for columns in set(map(tuple, rows)) for name in columns}  # they are nearly all of one kind
-    equal = np.full(len(rows), said <= set(COLUMNS) - {"key"})
-    for name in COLUMNS[1:]:
-        if name not in said and (name == "kind" or live[name].null_count == len(live)):
+def _equal_rows(rows: Sequence[Row], live: pa.Table, positions: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: whether each row equals the live row at its position."""
+    equal = np.full(len(rows), True)
+    for name, values in zip(CONTENT_COLUMNS, zip(*rows, strict=True), strict=False):
+        if live[name].null_count == len(live) and all(value is None for value in values):
             continue
         try:
-            ours = pa.array([row.get(name) for row in rows], SCHEMA.field(name).type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            return np.zeros(len(rows), bool)  # the table of the rows will say what is wrong
-        theirs = live[name].take(at)
-        agree = pc.equal(ours, theirs)
-        if ours.null_count or theirs.null_count:
-            agree = pc.or_(pc.fill_null(agree, False), pc.and_(pc.is_null(ours), pc.is_null(theirs)))
+            column = pa.array(values, SCHEMA.field(name).type)
+        except CONVERSION_ERRORS:
+            return np.zeros(len(rows), bool)  # `build_table` raises the error with a message
+        live_column = live[name].take(positions)
+        agree = pc.equal(column, live_column)
+        if column.null_count or live_column.null_count:
+            agree = pc.or_(pc.fill_null(agree, False), pc.and_(pc.is_null(column), pc.is_null(live_column)))
         equal &= agree.to_numpy(zero_copy_only=False)
     return equal
 
 
-def _dirty(root: Path, about: CollectionManifest, change: Changes) -> bool:
+def _has_changes(root: Path, about: CollectionManifest, change: Changes) -> bool:
     return bool(change.new.num_rows) or not np.array_equal(change.deleted_keys, read_deleted_keys(root, about.deleted))
 
 
-def _vectors_of(kind: str, collection: Collection, change: Changes, dim: int) -> str:
-    """Hash of the new vectors: rows may be equal where their vectors were mended since an earlier try."""
-    found, width = collection.hash_vectors(kind, change.new["id"].to_pylist())
-    if width not in (0, dim):
+def _hash_new_vectors(kind: str, collection: Collection, change: Changes, dim: int) -> str:
+    """Hash the new vectors: rows may be equal where vectors were corrected since an interrupted update."""
+    vector_digest, new_dim = collection.hash_vectors(kind, change.new["id"].to_pylist())
+    if new_dim not in (0, dim):
         raise IncompatibleUpdateError(
-            f"{kind} vectors have {width} numbers, those of the published version {dim}: they never mix. Build a "
-            "version of its own with `tern index build`."
+            f"The {kind} vectors have {new_dim} numbers, those of the published version {dim}. Build a new version "
+            "with `tern index build`."
         )
-    return found
+    return vector_digest
 
 
-def _updated(
-    staging: Staging, kind: str, about: CollectionManifest, collection: Collection, change: Changes, progress: OnStep
+def _apply_changes(
+    staging: Staging,
+    kind: str,
+    about: CollectionManifest,
+    collection: Collection,
+    change: Changes,
+    on_step: OnStep,
 ) -> CollectionManifest:
-    """The collection's part of the next manifest."""
-    parts = list(about.shards)
+    """Write the delta shard and the deleted keys of a collection; return its part of the new manifest."""
+    shards = list(about.shards)
     if change.new.num_rows:
-        parts.append(build_shard(staging, f"{kind}/delta", collection, change.new, about.trained_index, role="delta"))
-        progress(f"{kind}/delta")
-    dead = write_deleted_keys(staging, f"{kind}/dead", change.deleted_keys)
-    progress(f"{kind}/dead")
+        shards.append(build_shard(staging, f"{kind}/delta", collection, change.new, about.trained_index, role="delta"))
+        on_step(f"{kind}/delta")
+    deleted = write_deleted_keys(staging, f"{kind}/deleted", change.deleted_keys)
+    on_step(f"{kind}/deleted")
     counts = RowCounts(live=change.num_live_rows, deleted=len(change.deleted_keys))
-    return CollectionManifest(**dict(about) | {"shards": parts, "deleted": dead, "counts": counts})
+    return CollectionManifest(**dict(about) | {"shards": shards, "deleted": deleted, "counts": counts})

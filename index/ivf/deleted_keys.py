@@ -1,4 +1,4 @@
-"""Deleted keys of `index`."""
+"""The object with the keys of the deleted rows of a collection."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from index.versions.objects import Staging, check_object
 
 
 def write_deleted_keys(staging: Staging, name: str, keys: np.ndarray) -> DeletedRows | None:
-    """Keys that shards hold and that are never answered, as an object; None for none."""
+    """Store the keys of rows that are in shards but are never returned; None if there are none."""
     keys = np.unique(np.asarray(keys, "<i8"))
     if not len(keys):
         return None
@@ -21,9 +21,13 @@ def write_deleted_keys(staging: Staging, name: str, keys: np.ndarray) -> Deleted
     return DeletedRows(rows=len(keys), keys=staging.add_object(name, write))
 
 
-def read_deleted_keys(root: Path, dead: DeletedRows | None) -> np.ndarray:
-    """(m,) int64 keys, sorted. Raises ValueError if the object is damaged."""
-    if dead is None:
+def read_deleted_keys(root: Path, deleted: DeletedRows | None) -> np.ndarray:
+    """Return the (m,) int64 keys, sorted.
+
+    Raises:
+        FileNotFoundError, ValueError: The object is missing or damaged.
+    """
+    if deleted is None:
         return np.empty(0, np.int64)
-    path = check_object(root, dead.keys, "dead keys")
+    path = check_object(root, deleted.keys, "deleted keys")
     return np.load(path, allow_pickle=False).astype(np.int64)

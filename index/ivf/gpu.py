@@ -1,8 +1,7 @@
-"""A GPU, where the faiss wheel has one, for k-means, assignment to lists and true neighbors.
+"""Optional GPU use of FAISS, for k-means, assignment to lists and exact neighbors.
 
-Only centroids, lists and scores come back from it; codes and files are made by the CPU, so a published index is of one
-format. TERN_INDEX_DEVICE=cpu leaves a GPU alone. What fails on it (no memory, an index that it does not know) is
-logged, and done by the CPU.
+Only centroids, lists and scores are computed on the GPU; codes and files are written on the CPU, so the format does not
+depend on the device. TERN_INDEX_DEVICE=cpu disables it. Any failure on the GPU is logged and repeated on the CPU.
 """
 
 import logging
@@ -16,14 +15,15 @@ from data.settings import read_settings
 from index.ivf.distance import METRIC
 
 log = logging.getLogger(__name__)
-MAX_GPU_K = 2048  # neighbors that a GPU gives without cuVS
+MAX_GPU_K = 2048  # maximum number of neighbors on a GPU without cuVS
 
 
 @lru_cache(maxsize=1)
 def gpu_resources() -> object | None:
-    """faiss's handle of the GPUs; None if there is none, or it is to be left alone.
+    """Return FAISS's GPU resources; None without a GPU or with TERN_INDEX_DEVICE=cpu.
 
-    Raises ValueError if TERN_INDEX_DEVICE is not valid.
+    Raises:
+        ValueError: TERN_INDEX_DEVICE is neither auto nor cpu.
     """
     if read_settings().index_device == "cpu" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
@@ -31,33 +31,40 @@ def gpu_resources() -> object | None:
 
 
 def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inner products (q, k) float32, highest first, and places (q, k) int64 of the best of (n, d) float32 vectors."""
+    """Find the k best of (n, d) float32 vectors for each of (q, d) float32 queries.
+
+    Returns:
+        Inner products (q, k) float32, highest first, and positions (q, k) int64.
+    """
     if (gpu := gpu_resources()) is not None and k <= MAX_GPU_K:
         try:
             return faiss.knn_gpu(gpu, queries, vectors, k, metric=METRIC)
         except RuntimeError as error:
-            _told("true neighbors", error)
+            _log_fallback("exact neighbors", error)
     return faiss.knn(queries, vectors, k, METRIC)
 
 
 def top_k_scores(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
-    """(q, k) float32: those of `knn`, in any order. On a CPU one product and a partition take half of its time."""
+    """Return the (q, k) float32 scores of `knn`, in any order.
+
+    On a CPU one matrix product and a partition take half of the time of `knn`.
+    """
     if gpu_resources() is not None:
         return knn(queries, vectors, k)[0]
-    scores = np.ascontiguousarray((vectors @ queries.T).T)  # (q, n): a third quicker than queries @ vectors.T
+    scores = np.ascontiguousarray((vectors @ queries.T).T)  # (q, n): a third faster than queries @ vectors.T
     return np.partition(scores, len(vectors) - k, axis=1)[:, len(vectors) - k :]
 
 
 def train_ivf_on_device(index: faiss.IndexIVF, sample: np.ndarray) -> None:
-    """`index.train(sample)`, its k-means on a GPU, with the same settings."""
-    helper = _on_gpu(faiss.IndexFlat(index.d, METRIC), "k-means")
-    if helper is not None:
-        index.clustering_index = helper
+    """Run `index.train(sample)`, with k-means on the GPU if there is one, with the same settings."""
+    gpu_index = _copy_to_gpu(faiss.IndexFlat(index.d, METRIC), "k-means")
+    if gpu_index is not None:
+        index.clustering_index = gpu_index
         try:
             index.train(sample)
             return
         except RuntimeError as error:
-            _told("k-means", error)
+            _log_fallback("k-means", error)
             index.quantizer.reset()
         finally:
             index.clustering_index = None
@@ -65,9 +72,9 @@ def train_ivf_on_device(index: faiss.IndexIVF, sample: np.ndarray) -> None:
 
 
 def make_add_fn(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], None]:
-    """`index.add_with_ids`, for codes that can be told their lists with the nearest centroids found on a GPU."""
-    told = not isinstance(index, faiss.IndexIVFFastScan) and not isinstance(index, faiss.IndexIVFRaBitQFastScan)
-    quantizer = _on_gpu(index.quantizer, "assignment to lists") if told else None
+    """Return `index.add_with_ids`, or a function that assigns rows to lists on the GPU if the codes allow it."""
+    is_fast_scan = isinstance(index, (faiss.IndexIVFFastScan, faiss.IndexIVFRaBitQFastScan))
+    quantizer = None if is_fast_scan else _copy_to_gpu(index.quantizer, "assignment to lists")
     if quantizer is None:
         return index.add_with_ids
     pointer = faiss.swig_ptr
@@ -77,7 +84,7 @@ def make_add_fn(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], Non
         try:
             lists = np.ascontiguousarray(quantizer.search(vectors, 1)[1])  # (n, 1)
         except RuntimeError as error:
-            _told("assignment to lists", error)
+            _log_fallback("assignment to lists", error)
             index.add_with_ids(vectors, keys)
             return
         index.add_core(len(vectors), pointer(vectors), pointer(keys), pointer(lists))
@@ -85,16 +92,16 @@ def make_add_fn(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], Non
     return add
 
 
-def _on_gpu(index: faiss.Index, what: str) -> faiss.Index | None:
-    """A copy on the first GPU, if there is one that takes it."""
+def _copy_to_gpu(index: faiss.Index, task: str) -> faiss.Index | None:
+    """Copy an index to the first GPU; None if there is no GPU or it does not accept the index."""
     if (gpu := gpu_resources()) is None:
         return None
     try:
         return faiss.index_cpu_to_gpu(gpu, 0, index)
     except RuntimeError as error:
-        _told(what, error)
+        _log_fallback(task, error)
         return None
 
 
-def _told(what: str, error: RuntimeError) -> None:
-    log.warning("%s by the CPU, for the GPU failed: %s", what, str(error).splitlines()[0])
+def _log_fallback(task: str, error: RuntimeError) -> None:
+    log.warning("The CPU does the %s, because the GPU failed: %s", task, str(error).splitlines()[0])

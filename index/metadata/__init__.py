@@ -1,1 +1,9 @@
-"""Sub-package `index.metadata`."""
+"""Metadata of the vectors in an index.
+
+In: rows, SQL conditions and filter expressions. Out: Parquet and SQLite files, rows and keys. It knows nothing of
+vectors or versions.
+"""
+
+from index.metadata.schema import Row
+
+__all__ = ["Row"]

@@ -1,36 +1,59 @@
-"""Schema of `index`."""
+"""Metadata columns of an index: the row type, the Arrow schema, and the 64-bit key of a row."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
 
+
+class Row(NamedTuple):
+    """Metadata of one vector."""
+
+    kind: str
+    """image or caption"""
+    id: str
+    image_id: str | None = None
+    text: str | None = None
+    """text of a caption"""
+    path: str | None = None
+    """path of the image file, relative to the folder of images"""
+    split: str | None = None
+    width: int | None = None
+    """pixels"""
+    height: int | None = None
+    """pixels"""
+    content_hash: str | None = None
+    """hash of the content that the vector was computed from"""
+    key: int | None = None
+    """64-bit id inside FAISS; None before the row is in an index"""
+
+
 SCHEMA = pa.schema(
     [
-        pa.field("key", pa.int64(), nullable=False),  # the id inside faiss
-        pa.field("kind", pa.string(), nullable=False),  # image or caption
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
         pa.field("image_id", pa.string()),
         pa.field("text", pa.string()),
         pa.field("path", pa.string()),
         pa.field("split", pa.string()),
-        pa.field("width", pa.int32()),  # pixels
-        pa.field("height", pa.int32()),  # pixels
-        pa.field("content_hash", pa.string()),  # hash of the content that the vector was made from
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("content_hash", pa.string()),
     ]
 )
-COLUMNS = tuple(SCHEMA.names)
+COLUMNS = tuple(SCHEMA.names)  # in the order of files: key first
+CONTENT_COLUMNS = COLUMNS[1:]  # in the order of `Row`
 
 
-def compute_key(row: Mapping[str, Any]) -> int:
-    """The 64-bit id of a row: the low 63 bits of SHA-256 over its columns but the key, as sorted JSON, nulls left out.
+def compute_key(row: Row) -> int:
+    """Return the 64-bit key of a row: the low 63 bits of the SHA-256 of its columns except `key`.
 
-    An item whose row changes (its text, its place, the hash of its content) is another item to faiss, so a key never
-    stands for two contents, in any version.
+    The columns are hashed as sorted JSON without nulls. An item with a changed row (text, path, content hash) gets
+    another key, so one key never stands for two contents, in any version.
     """
-    said = {name: value for name, value in row.items() if name != "key" and value is not None}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    values = {name: value for name, value in zip(CONTENT_COLUMNS, row, strict=False) if value is not None}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[-8:], "big") & (2**63 - 1)  # faiss ids are signed, and -1 means "none"
+    return int.from_bytes(digest[-8:], "big") & (2**63 - 1)  # FAISS ids are signed, and -1 means "none"

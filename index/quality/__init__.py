@@ -1,12 +1,14 @@
-"""Sub-package `index.quality`."""
+"""Quality of a version: audit of its files, and the gate that measures a candidate before it is published.
+
+In: an open version, its source vectors and held-out queries. Out: a verdict. It publishes nothing.
+"""
 
 from index.quality.audit import audit_version
-from index.quality.checks import HeldOutQueries, format_check
+from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
 
 __all__ = [
     "HeldOutQueries",
     "audit_version",
-    "format_check",
     "make_gate",
 ]

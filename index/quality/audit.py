@@ -1,7 +1,6 @@
-"""Whether a version's files belong together: every byte is what was written, and all parts stand for the same rows."""
+"""Audit of a version: every object has its hash, and all parts of a shard describe the same rows."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,85 +8,96 @@ import pyarrow.parquet as pq
 from index.ivf.sharded_ivf import read_list_keys
 from index.ivf.vectors import is_in_sorted
 from index.metadata.lookup import ShardLookup
-from index.metadata.schema import compute_key
+from index.metadata.schema import Row, compute_key
 from index.search.index import Index, OpenCollection
 from index.versions.folder import check_objects
-from index.versions.manifest import Manifest, ShardManifest
+from index.versions.manifest import ShardManifest
 from index.versions.objects import object_path
 
-SAMPLE_ROWS = 64  # rows of a shard whose keys are computed anew
+SAMPLE_ROWS = 64  # rows of a shard whose keys are recomputed
 
 
 def audit_version(
-    index: Index, sample: int = SAMPLE_ROWS, verified_shards: Sequence[ShardManifest] = ()
+    index: Index, sample_rows: int = SAMPLE_ROWS, verified_shards: Sequence[ShardManifest] = ()
 ) -> dict[str, str]:
-    """{what was looked at: what is wrong with it, or nothing} of an open version.
+    """Check the files of an open version.
 
-    Hashes of all objects; that lists, whole vectors, look-up and Parquet of every shard have the same keys, and no key
-    is there twice; that the keys of `sample` rows of each shard, evenly spread, are hashes of what look-up and Parquet
-    say of them; that the manifest's counts are true. Shards in `known` were found good before, and are not read again
-    but for their keys. Where an object is damaged nothing else is looked at.
+    Checked are the hashes of all objects; that inverted lists, vectors, lookup and Parquet of a shard have the same
+    keys; that no key occurs twice; that the keys of `sample_rows` rows per shard are the hashes of their rows; and the
+    counts in the manifest. If an object is damaged, nothing else is checked.
+
+    Args:
+        sample_rows: Number of rows per shard, evenly spread.
+        verified_shards: Shards that passed before: only their keys are read.
+
+    Returns:
+        By check, the problem; empty if there is none.
     """
     try:
-        check_objects(index.root, Manifest.model_validate(index.manifest), known=verified_shards)
+        check_objects(index.root, index.manifest, verified_shards=verified_shards)
     except (ValueError, OSError) as error:
-        return {"objects": str(error)}  # what is in a damaged file says nothing
-    return {"objects": ""} | {f"{kind} rows": _rows(index, kind, sample, verified_shards) for kind in index.kinds}
+        return {"objects": str(error)}  # the content of a damaged file means nothing
+    return {"objects": ""} | {
+        f"{kind} rows": _find_row_problem(index, kind, sample_rows, verified_shards) for kind in index.kinds
+    }
 
 
-def _rows(index: Index, kind: str, sample: int, known: Sequence[ShardManifest]) -> str:
-    opened = index.collection(kind)
-    for number, (shard, vectors) in enumerate(zip(opened.manifest.shards, opened.vectors.shards, strict=True)):
-        if shard not in known:
-            lookup = opened.rows.lookups[number]
-            fault = _apart(index, shard, lookup, vectors.keys) or _said(index, shard, lookup, sample)
-            if fault:
-                return f"shard {number}: {fault}"
-    return _counted(opened)
+def _find_row_problem(index: Index, kind: str, sample_rows: int, verified_shards: Sequence[ShardManifest]) -> str:
+    collection = index.collection(kind)
+    for number, (shard, vectors) in enumerate(zip(collection.manifest.shards, collection.vectors.shards, strict=True)):
+        if shard not in verified_shards:
+            lookup = collection.rows.lookups[number]
+            problem = _find_key_mismatch(index, shard, lookup, vectors.keys)
+            problem = problem or _find_wrong_key(index, shard, lookup, sample_rows)
+            if problem:
+                return f"shard {number}: {problem}"
+    return _check_counts(collection)
 
 
-def _apart(index: Index, shard: ShardManifest, lookup: ShardLookup, keys: np.ndarray) -> str:
-    """The first part of a shard that has other keys than its vectors."""
+def _find_key_mismatch(index: Index, shard: ShardManifest, lookup: ShardLookup, keys: np.ndarray) -> str:
+    """Describe the first part of a shard whose keys differ from those of its vectors; "" if none does."""
     if len(keys) != shard.rows or not (np.diff(keys) > 0).all():
-        return f"its vectors have {len(keys)} keys, the manifest says {shard.rows}, ascending, each once"
+        return f"its vectors have {len(keys)} keys; the manifest lists {shard.rows}, ascending and unique"
     table = pq.read_table(object_path(index.root, shard.metadata), columns=["key"])
-    parts = {
-        "lists": read_list_keys(object_path(index.root, shard.inverted_lists)),
-        "look-up": np.sort(lookup.keys()),
+    keys_by_part = {
+        "inverted lists": read_list_keys(object_path(index.root, shard.inverted_lists)),
+        "lookup": np.sort(lookup.keys()),
         "metadata": np.sort(table["key"].to_numpy()),
     }
-    for what, some in parts.items():
-        if not np.array_equal(some, keys):
-            different = np.setxor1d(some, keys)
-            example = f", such as {different[0]}" if len(different) else ""
-            return f"the keys of its {what} ({len(some)}) and its vectors ({len(keys)}) differ{example}"
+    for part, part_keys in keys_by_part.items():
+        if not np.array_equal(part_keys, keys):
+            different = np.setxor1d(part_keys, keys)
+            example = f", for example {different[0]}" if len(different) else ""
+            return f"the keys of its {part} ({len(part_keys)}) and of its vectors ({len(keys)}) differ{example}"
     return ""
 
 
-def _said(index: Index, shard: ShardManifest, lookup: ShardLookup, sample: int) -> str:
-    """The first row that stands under the key of another."""
-    record = pq.read_table(object_path(index.root, shard.metadata))
-    if not record.num_rows:
+def _find_wrong_key(index: Index, shard: ShardManifest, lookup: ShardLookup, sample_rows: int) -> str:
+    """Describe the first sampled row of a shard whose key is not its hash; "" if there is none."""
+    table = pq.read_table(object_path(index.root, shard.metadata))
+    if not table.num_rows:
         return ""
-    places = np.unique(np.linspace(0, record.num_rows - 1, sample).astype(np.int64))
-    rows = record.take(places).to_pylist()
-    told = [lookup.query("SELECT * FROM items WHERE key = ?", [row["key"]])[0] for row in rows]
-    return _shuffled("metadata", rows) or _shuffled("look-up", told)
+    positions = np.unique(np.linspace(0, table.num_rows - 1, sample_rows).astype(np.int64))
+    rows = [Row(**values) for values in table.take(positions).to_pylist()]
+    lookup_rows = lookup.by_key([row.key for row in rows if row.key is not None])
+    return _describe_wrong_key("metadata", rows) or _describe_wrong_key("lookup", list(lookup_rows.values()))
 
 
-def _shuffled(what: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    wrong = [row for row in rows if compute_key(row) != row["key"]]
-    told = "stands under the key of another row: the file is shuffled or foreign"
-    return f"in its {what} {wrong[0]['id']!r} {told}" if wrong else ""
+def _describe_wrong_key(part: str, rows: Sequence[Row]) -> str:
+    wrong = [row for row in rows if compute_key(row) != row.key]
+    return (
+        f"in its {part} {wrong[0].id!r} has the key of another row: the file is shuffled or replaced" if wrong else ""
+    )
 
 
-def _counted(opened: OpenCollection) -> str:
-    """Whether a key is in two shards, and whether the manifest's counts are true."""
-    held = np.sort(np.concatenate([shard.keys for shard in opened.vectors.shards]))
-    counts = opened.manifest.counts
-    if len(twice := held[1:][np.diff(held) == 0]):
-        return f"key {twice[0]} has more than one row"
-    dead = int(is_in_sorted(opened.deleted_keys, held).sum())
-    if (len(held) - dead, dead) != (counts.live, counts.deleted):
-        return f"{dead} rows dead of {len(held)}, the manifest says {counts.live} live and {counts.deleted} dead"
+def _check_counts(collection: OpenCollection) -> str:
+    """Describe a key with two rows, or counts that differ from the manifest; "" if there is no such problem."""
+    keys = np.sort(np.concatenate([shard.keys for shard in collection.vectors.shards]))
+    counts = collection.manifest.counts
+    if len(duplicates := keys[1:][np.diff(keys) == 0]):
+        return f"key {duplicates[0]} has more than one row"
+    deleted = int(is_in_sorted(collection.deleted_keys, keys).sum())
+    live = len(keys) - deleted
+    if (live, deleted) != (counts.live, counts.deleted):
+        return f"{live} live and {deleted} deleted rows; the manifest lists {counts.live} and {counts.deleted}"
     return ""

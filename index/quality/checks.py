@@ -1,12 +1,11 @@
-"""What the gate measures of one collection, and how a share is held against its limit."""
+"""Measurements of the gate on one collection, and their comparison with limits."""
 
 import math
 import time
 from collections.abc import Collection as Ids
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 
@@ -15,128 +14,139 @@ from index.collection import Collection
 from index.ivf.vectors import is_in_sorted
 from index.search.index import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
+from index.versions.manifest import GateCheck
 
-COSINE_TOLERANCE = 2e-3  # of a cosine: two float16 roundings of one unit vector are nearer
-TIMED_QUERIES = 16  # queries, one at a time
+COSINE_TOLERANCE = 2e-3  # two float16 roundings of one unit vector are closer
+TIMED_QUERIES = 16  # queries run one at a time to measure latency
 
 
 @dataclass(frozen=True)
 class HeldOutQueries:
-    """Held-out queries of one direction.
-
-    vectors  (q, d) unit vectors of the other kind: sentences ask for images, photographs for captions
-    right    for each query the ids of its right answers, where they are known
-    """
+    """Held-out queries of one direction."""
 
     vectors: np.ndarray
+    """(q, d) unit vectors of the other kind: captions search images, images search captions"""
     relevant_ids: Sequence[Ids[str]] | None = None
+    """per query the ids of its relevant items; None: unknown"""
 
     @property
     def count(self) -> int:
-        """Queries."""
+        """Number of queries."""
         return len(self.vectors)
 
     @property
     def digest(self) -> str:
-        """12 hex digits of the queries and their right answers."""
-        right = None if self.relevant_ids is None else [sorted(names) for names in self.relevant_ids]
-        return digest([sha256(self.vectors.tobytes()).hexdigest(), right])
+        """12 hex digits of the queries and their relevant items."""
+        relevant_ids = None if self.relevant_ids is None else [sorted(ids) for ids in self.relevant_ids]
+        return digest([sha256(self.vectors.tobytes()).hexdigest(), relevant_ids])
 
 
-def live_keys(opened: OpenCollection) -> np.ndarray:
-    """(n,) int64 keys of a collection's living rows, ascending."""
-    keys = np.sort(np.concatenate([shard.keys for shard in opened.vectors.shards]))
-    return keys[~is_in_sorted(keys, opened.deleted_keys)]
+def live_keys(collection: OpenCollection) -> np.ndarray:
+    """Return the (n,) int64 keys of the live rows of a collection, ascending."""
+    keys = np.sort(np.concatenate([shard.keys for shard in collection.vectors.shards]))
+    return keys[~is_in_sorted(keys, collection.deleted_keys)]
 
 
-def match_source_vectors(opened: OpenCollection, source: Collection | None, keys: np.ndarray) -> np.ndarray:
-    """(n,) bool of the rows `keys`: whether the vector that their id has in the source is theirs, and finds them."""
-    stored = opened.vectors.get(keys).astype(np.float32)
-    rows = opened.rows.by_key(keys.tolist())
-    given = stored if source is None else source.read([rows[key]["id"] for key in keys.tolist()])
-    scores, found = _search(opened, given)
-    # More than ten equal vectors crowd each other out: then the last of the ten is as good as the row itself.
-    seen = (found == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - COSINE_TOLERANCE)
-    return seen & _same(given, stored)
+def match_source_vectors(collection: OpenCollection, source: Collection | None, keys: np.ndarray) -> np.ndarray:
+    """Return (n,) bool for the rows `keys`: the source has the same vector for their id, and that vector finds them.
+
+    Args:
+        source: What the version was built from; None: only the stored vectors are searched.
+    """
+    stored = collection.vectors.get(keys).astype(np.float32)
+    rows = collection.rows.by_key(keys.tolist())
+    vectors = stored if source is None else source.read([rows[key].id for key in keys.tolist()])
+    scores, results = _search(collection, vectors)
+    # More than ten equal vectors displace each other: then the last of the ten is as good as the row itself.
+    is_found = (results == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - COSINE_TOLERANCE)
+    return is_found & _equal_vectors(vectors, stored)
 
 
-def match_served_vectors(opened: OpenCollection, before: OpenCollection, keys: np.ndarray) -> np.ndarray:
-    """(n,) bool of the rows `keys`, which both versions have: whether their vector is the same."""
-    return _same(opened.vectors.get(keys), before.vectors.get(keys))
+def match_served_vectors(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
+    """Return (n,) bool for the rows `keys`, which both versions have: their vectors are equal."""
+    return _equal_vectors(collection.vectors.get(keys), served.vectors.get(keys))
 
 
-def match_served_results(opened: OpenCollection, before: OpenCollection, keys: np.ndarray) -> np.ndarray:
-    """(n,) bool of the rows `keys`: whether their vectors find the same ten in both; ties at the tenth pass."""
-    queries = opened.vectors.get(keys).astype(np.float32)
-    (ours, found), (theirs, other) = _search(opened, queries), _search(before, queries)
-    sure = ours > ours[:, -1:] + SCORE_TOLERANCE
-    same = [set(one[mine]) <= set(two.tolist()) for one, two, mine in zip(found, other, sure, strict=True)]
-    return (np.abs(ours - theirs) <= SCORE_TOLERANCE).all(axis=1) & np.array(same)
+def match_served_results(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
+    """Return (n,) bool for the rows `keys`: their vectors find the same ten rows in both versions, except for ties."""
+    queries = collection.vectors.get(keys).astype(np.float32)
+    (scores, results), (served_scores, served_results) = _search(collection, queries), _search(served, queries)
+    above_last = scores > scores[:, -1:] + SCORE_TOLERANCE
+    same = [
+        set(row[above]) <= set(served_row.tolist())
+        for row, served_row, above in zip(results, served_results, above_last, strict=True)
+    ]
+    return (np.abs(scores - served_scores) <= SCORE_TOLERANCE).all(axis=1) & np.array(same)
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(m,) whether unit vectors (m, d) are the same but for rounding."""
+def _equal_vectors(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return (m,) bool: unit vectors (m, d) are equal except for rounding."""
     return np.einsum("md,md->m", one.astype(np.float32), other.astype(np.float32)) >= 1 - COSINE_TOLERANCE
 
 
-def _search(opened: OpenCollection, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    usual = opened.manifest.search
-    return opened.lists.search(queries, RECALL_K, usual.nprobe, rescore=usual.rescore)
+def _search(collection: OpenCollection, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    default = collection.manifest.search
+    return collection.lists.search(queries, RECALL_K, default.nprobe, rescore=default.rescore)
 
 
-def _timed(opened: OpenCollection, queries: np.ndarray) -> tuple[np.ndarray, float]:
-    """Keys (q, k) that are found, and the median time of the queries that were asked one at a time, ms."""
-    found, times = [], []
+def _search_timed(collection: OpenCollection, queries: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return keys (q, k), and the median ms of the first queries, which are run one at a time."""
+    keys, seconds = [], []
     for query in queries[:TIMED_QUERIES]:
-        began = time.perf_counter()
-        found.append(_search(opened, query[None])[1])
-        times.append(time.perf_counter() - began)
+        start = time.perf_counter()
+        keys.append(_search(collection, query[None])[1])
+        seconds.append(time.perf_counter() - start)
     if len(queries) > TIMED_QUERIES:
-        found.append(_search(opened, queries[TIMED_QUERIES:])[1])
-    return np.concatenate(found), 1e3 * float(np.median(times))
+        keys.append(_search(collection, queries[TIMED_QUERIES:])[1])
+    return np.concatenate(keys), 1e3 * float(np.median(seconds))
 
 
-def measure_queries(opened: OpenCollection, asked: HeldOutQueries) -> tuple[dict[str, np.ndarray], float]:
-    """Of each query the share of the exact best 10 that it finds, and whether it finds a right answer, if known.
+def measure_queries(collection: OpenCollection, queries: HeldOutQueries) -> tuple[dict[str, np.ndarray], float]:
+    """Run held-out queries on a collection.
 
-    And the median time of a query, ms.
+    Returns:
+        By measure, one value per query: "recall", the share of the exact best 10 that is found, and "success@10",
+        whether a relevant item is found, if the relevant items are known; and the median time of a query in ms.
     """
-    kth = opened.vectors.kth_score(asked.vectors, RECALL_K, opened.deleted_keys)
-    keys, took = _timed(opened, asked.vectors)
-    found = {"recall": recall_by_score(opened.vectors.get, asked.vectors, kth, keys)}
-    if asked.relevant_ids is not None:
-        ids = {key: row["id"] for key, row in opened.rows.by_key(np.unique(keys).tolist()).items()}
-        hits = [
-            any(ids[key] in right for key in line)
-            for line, right in zip(keys.tolist(), asked.relevant_ids, strict=True)
-        ]
-        found["success@10"] = np.array(hits)
-    return found, took
+    kth = collection.vectors.kth_score(queries.vectors, RECALL_K, collection.deleted_keys)
+    keys, latency_ms = _search_timed(collection, queries.vectors)
+    values = {"recall": recall_by_score(collection.vectors.get, queries.vectors, kth, keys)}
+    if queries.relevant_ids is not None:
+        id_by_key = {key: row.id for key, row in collection.rows.by_key(np.unique(keys).tolist()).items()}
+        values["success@10"] = np.array(
+            [
+                any(id_by_key[key] in relevant for key in line)
+                for line, relevant in zip(keys.tolist(), queries.relevant_ids, strict=True)
+            ]
+        )
+    return values, latency_ms
 
 
-def check_latency(took: float, most: float) -> dict[str, Any]:
-    """The time of a query against its limit, ms."""
-    return {"value": round(took, 3), "max": most, "passed": took <= most, "unit": "ms a query"}
+def check_latency(latency_ms: float, max_latency_ms: float) -> GateCheck:
+    """Compare the time of a query with its limit."""
+    value = round(latency_ms, 3)
+    return GateCheck(passed=latency_ms <= max_latency_ms, value=value, max=max_latency_ms, unit="ms per query")
 
 
-def check_share(values: np.ndarray, least: float, served: float | None = None, every: bool = False) -> dict[str, Any]:
-    """The mean of values from 0 to 1 against its limit: refused if two standard errors do not bring it there.
+def check_share(
+    values: np.ndarray, minimum: float, served_value: float | None = None, is_complete: bool = False
+) -> GateCheck:
+    """Compare the mean of values from 0 to 1 with its limit: it fails if the mean plus two standard errors is below.
 
-    The variance is that of the values and of one more, 1 beside their mean: three equal values are no certainty. They
-    are one if they are `every` value that there is.
+    The variance is that of the values and one more, at a distance of 1 from their mean: three equal values are no
+    certainty.
+
+    Args:
+        served_value: The mean in the served version, for the report.
+        is_complete: The values are all that exist and not a sample, so there is no standard error.
     """
     values = values.astype(np.float64)
-    found, count = float(values.mean()), len(values)
-    doubt = 0.0 if every else 2 * math.sqrt(((values - found) ** 2).sum() + 1) / count
-    check = {"value": round(found, 4), "min": round(least, 4), "count": count, "passed": found + doubt >= least}
-    return check if served is None else check | {"served_value": round(served, 4)}
-
-
-def format_check(check: Mapping[str, Any]) -> str:
-    """A check in words."""
-    if "problem" in check:
-        return check["problem"] or "as the manifest says"
-    limit = "at least" if "min" in check else "at most"
-    served = f", served {check['served_value']:g}" if "served_value" in check else ""
-    of = f" of {check['count']}" if "count" in check else f" {check['unit']}"
-    return f"{check['value']:g}{of}, {limit} {check['min' if 'min' in check else 'max']:g} is asked{served}"
+    mean, count = float(values.mean()), len(values)
+    margin = 0.0 if is_complete else 2 * math.sqrt(((values - mean) ** 2).sum() + 1) / count
+    return GateCheck(
+        passed=mean + margin >= minimum,
+        value=round(mean, 4),
+        min=round(minimum, 4),
+        count=count,
+        served_value=None if served_value is None else round(served_value, 4),
+    )

@@ -1,11 +1,10 @@
-"""The gate before the switch: a candidate beside what it was made of, exact search, and the version that is served.
+"""The quality gate: compare a candidate with its source vectors, with exact search and with the served version.
 
-The served version need not be asked again what it was asked when it was judged.
+Measurements of the served version are taken from its own verdict where they answer the same queries.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from index.quality.checks import (
     HeldOutQueries,
     check_latency,
     check_share,
-    format_check,
     live_keys,
     match_served_results,
     match_served_vectors,
@@ -26,13 +24,14 @@ from index.quality.checks import (
     measure_queries,
 )
 from index.quality.verified import find_unmodified, read_stamps, save_stamps
-from index.search.index import Index
+from index.search.index import Index, OpenCollection
 from index.tuning.nprobe import split_queries
-from index.versions.manifest import CollectionManifest, ShardManifest
+from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, ShardManifest
 
 OVERRIDE_HINT = (
-    " (the limits are the settings of [gate]; `tern index publish VERSION --override-gate REASON` serves it on purpose)"
+    " (change the limits in [gate], or publish it anyway with `tern index publish VERSION --override-gate REASON`)"
 )
+QUERY_MEASURES = ("recall", "success@10")
 log = logging.getLogger(__name__)
 
 
@@ -42,143 +41,162 @@ def make_gate(
     source: Mapping[str, Collection],
     index_config: IndexConfig | None = None,
 ) -> GateFn:
-    """A gate for `build`, `update` and `compact`.
+    """Make a gate for `build_index`, `update_index` and `compact_index`.
 
-    asked     by the kind that is asked for, all that a build is given; those that did not choose nprobe are used
-    source    what the version is made of, by kind: its vectors must come back under their ids
-    tuned_by  the settings of the build, which say which those are
+    Args:
+        queries: By the kind that is searched, all queries of the build; only those that did not choose nprobe are run.
+        source: By kind, what the version is built from: its vectors must be stored under their ids.
+        index_config: Settings of the build, which determine the queries that chose nprobe; None: the defaults.
     """
-    drawn_by = index_config or IndexConfig()
+    index_config = index_config or IndexConfig()
 
-    def judge(candidate: Index, served: Index | None) -> dict[str, Any]:
-        known = _known(candidate, served)
-        # Before they are read: what changes meanwhile is seen the next time.
-        seen = read_stamps(candidate.root, [candidate.collection(kind).manifest for kind in candidate.kinds])
-        checks = {
-            what: {"passed": not fault, "problem": fault}
-            for what, fault in audit_version(candidate, verified_shards=known).items()
-        }
-        questions: dict[str, str] = {}
-        filled = [kind for kind in candidate.kinds if candidate.collection(kind).manifest.counts.live]
-        for kind in filled if all(check["passed"] for check in checks.values()) else ():
-            checks |= _placed(config, candidate, served, kind, source.get(kind))
-            most = config.max_update_queries if _grown(candidate, served, kind) else config.max_queries
-            if kind in queries and (judging := _judging(most, queries[kind], drawn_by)).count:
-                questions[kind] = judging.digest
-                checks |= _asked(config, candidate, served, kind, judging)
+    def judge(candidate: Index, served: Index | None) -> GateVerdict:
+        verified_shards = _find_verified_shards(candidate, served)
+        # Before the objects are read: whatever changes meanwhile is noticed at the next gate.
+        stamps = read_stamps(candidate.root, [candidate.collection(kind).manifest for kind in candidate.kinds])
+        problems = audit_version(candidate, verified_shards=verified_shards)
+        checks = {name: GateCheck(passed=not problem, problem=problem) for name, problem in problems.items()}
+        query_digests: dict[str, str] = {}
+        kinds = [kind for kind in candidate.kinds if candidate.collection(kind).manifest.counts.live]
+        for kind in kinds if all(check.passed for check in checks.values()) else ():
+            comparison = _Comparison(config, candidate, served, kind)
+            checks |= comparison.check_vectors(source.get(kind))
+            test_queries = _select_queries(comparison.max_queries, queries.get(kind), index_config)
+            if test_queries is not None and test_queries.count:
+                query_digests[kind] = test_queries.digest
+                checks |= comparison.check_queries(test_queries)
         for name, check in checks.items():
-            log.log(logging.INFO if check["passed"] else logging.ERROR, "%s: %s", name, format_check(check))
-        failed = [f"{name}: {format_check(check)}" for name, check in checks.items() if not check["passed"]]
+            log.log(logging.INFO if check.passed else logging.ERROR, "%s: %s", name, check)
+        failed = [f"{name}: {check}" for name, check in checks.items() if not check.passed]
         if not failed:
-            save_stamps(candidate.root, seen)
-        return {
-            "passed": not failed,
-            "reason": "; ".join(failed) + (OVERRIDE_HINT if failed else ""),
-            "checks": checks,
-            "query_digests": questions,
-            "compared_with": served.version if served else None,
-            "config": config.model_dump(mode="json"),
-        }
+            save_stamps(candidate.root, stamps)
+        return GateVerdict(
+            passed=not failed,
+            reason="; ".join(failed) + (OVERRIDE_HINT if failed else ""),
+            checks=checks,
+            query_digests=query_digests,
+            compared_with=served.version if served else None,
+            config=config.model_dump(mode="json"),
+        )
 
     return judge
 
 
-def _judging(most: int, asked: HeldOutQueries, drawn_by: IndexConfig) -> HeldOutQueries:
-    places = split_queries(asked.count, drawn_by.seed, drawn_by.tuning_queries)[1][:most]
-    right = None if asked.relevant_ids is None else [asked.relevant_ids[i] for i in places]
-    return HeldOutQueries(np.ascontiguousarray(asked.vectors[places], np.float32), right)
+def _select_queries(
+    max_queries: int, queries: HeldOutQueries | None, index_config: IndexConfig
+) -> HeldOutQueries | None:
+    """Return at most `max_queries` of the queries that did not choose nprobe."""
+    if queries is None:
+        return None
+    _, test_half = split_queries(queries.count, index_config.seed, index_config.tuning_queries)
+    positions = test_half[:max_queries]
+    relevant_ids = None if queries.relevant_ids is None else [queries.relevant_ids[i] for i in positions]
+    return HeldOutQueries(np.ascontiguousarray(queries.vectors[positions], np.float32), relevant_ids)
 
 
-def _kin(candidate: Index, served: Index | None, kind: str) -> bool:
-    """Whether the served version has vectors of the same model: only then can it be asked the same questions."""
-    if served is None or candidate.manifest["provenance"] != served.manifest["provenance"]:
+def _has_same_model(candidate: Index, served: Index | None, kind: str) -> bool:
+    """Return whether the served version has rows of the same model, so that the same queries can be run on it."""
+    if served is None or candidate.manifest.provenance != served.manifest.provenance:
         return False
     return kind in served.kinds and served.collection(kind).manifest.counts.live > 0
 
 
-def _grown(candidate: Index, served: Index | None, kind: str) -> bool:
-    """Whether the candidate is the served version with delta shards."""
-    if not _kin(candidate, served, kind):
+def _is_update_of_served(candidate: Index, served: Index | None, kind: str) -> bool:
+    """Return whether the candidate is the served version plus delta shards."""
+    if served is None or not _has_same_model(candidate, served, kind):
         return False
-    ours, theirs = candidate.collection(kind).manifest, served.collection(kind).manifest
-    return ours.vector_space == theirs.vector_space and any(shard.role == "delta" for shard in ours.shards)
+    new, old = candidate.collection(kind).manifest, served.collection(kind).manifest
+    return new.vector_space == old.vector_space and any(shard.role == "delta" for shard in new.shards)
 
 
-def _known(candidate: Index, served: Index | None) -> list[ShardManifest]:
-    """The shards that an update has from the served version, and that nothing has touched since they passed a gate."""
-    both = []
+def _find_verified_shards(candidate: Index, served: Index | None) -> list[ShardManifest]:
+    """Return the shards that an update shares with the served version and that are unmodified since their gate."""
+    shared: list[ShardManifest] = []
     for kind in candidate.kinds:
-        if _grown(candidate, served, kind):
-            theirs = served.collection(kind).manifest.shards
-            both += [shard for shard in candidate.collection(kind).manifest.shards if shard in theirs]
-    return find_unmodified(candidate.root, both)
+        if served is not None and _is_update_of_served(candidate, served, kind):
+            served_shards = served.collection(kind).manifest.shards
+            shared += [shard for shard in candidate.collection(kind).manifest.shards if shard in served_shards]
+    return find_unmodified(candidate.root, shared)
 
 
-def _placed(
-    config: GateConfig, candidate: Index, served: Index | None, kind: str, source: Collection | None
-) -> dict[str, Any]:
-    """Whether vectors stand under their ids, and where they are served.
+def _must_match_results(candidate: CollectionManifest, served: CollectionManifest) -> bool:
+    """Return whether equal rows must give equal results, as after a compaction."""
+    return candidate.vector_space == served.vector_space and candidate.search == served.search
 
-    Of an update the rows that are looked for are drawn from its new ones: among all they would hardly be met.
-    """
-    mine, draw = candidate.collection(kind), np.random.default_rng(config.seed)
-    keys = live_keys(mine)
-    before = live_keys(served.collection(kind)) if _kin(candidate, served, kind) else keys[:0]
-    old = is_in_sorted(keys, before)
-    grown = _grown(candidate, served, kind)
-    pool, most = (
-        keys[~old] if grown and not old.all() else keys,
-        config.max_update_queries if grown else config.max_sampled_rows,
-    )
-    found = match_source_vectors(mine, source, draw.choice(pool, min(most, len(pool)), replace=False))
-    checks = {f"{kind} alignment": check_share(found, config.min_alignment, every=len(found) == len(pool))}
-    if len(both := keys[old]):
-        some = draw.choice(both, min(config.max_sampled_rows, len(both)), replace=False)
-        theirs, every = served.collection(kind), len(some) == len(both)
-        checks[f"{kind} unchanged"] = check_share(
-            match_served_vectors(mine, theirs, some), config.min_alignment, every=every
+
+class _Comparison:
+    """Checks of one collection of a candidate."""
+
+    def __init__(self, config: GateConfig, candidate: Index, served: Index | None, kind: str):
+        self._config, self._kind = config, kind
+        self._collection = candidate.collection(kind)
+        self._served_gate = served.manifest.gate if served else None
+        self._served: OpenCollection | None = None
+        if served is not None and _has_same_model(candidate, served, kind):
+            self._served = served.collection(kind)
+        self._is_update = _is_update_of_served(candidate, served, kind)
+        self.max_queries = config.max_update_queries if self._is_update else config.max_queries
+
+    def check_vectors(self, source: Collection | None) -> dict[str, GateCheck]:
+        """Check that vectors are stored under their ids, and like in the served version.
+
+        The sampled rows of an update are drawn from its new rows: a sample of all would hardly contain one.
+        """
+        config, collection, rng = self._config, self._collection, np.random.default_rng(self._config.seed)
+        keys = live_keys(collection)
+        served_keys = live_keys(self._served) if self._served else keys[:0]
+        is_served = is_in_sorted(keys, served_keys)
+        pool = keys[~is_served] if self._is_update and not is_served.all() else keys
+        max_rows = config.max_update_queries if self._is_update else config.max_sampled_rows
+        sample = rng.choice(pool, min(max_rows, len(pool)), replace=False)
+        matches = match_source_vectors(collection, source, sample)
+        is_complete = len(matches) == len(pool)
+        checks = {f"{self._kind} alignment": check_share(matches, config.min_alignment, is_complete=is_complete)}
+        if self._served is None or not len(shared_keys := keys[is_served]):
+            return checks
+        sample = rng.choice(shared_keys, min(config.max_sampled_rows, len(shared_keys)), replace=False)
+        is_complete = len(sample) == len(shared_keys)
+        matches = match_served_vectors(collection, self._served, sample)
+        checks[f"{self._kind} unchanged"] = check_share(matches, config.min_alignment, is_complete=is_complete)
+        has_same_rows = len(shared_keys) == len(keys) == len(served_keys)
+        if has_same_rows and _must_match_results(collection.manifest, self._served.manifest):
+            matches = match_served_results(collection, self._served, sample)
+            checks[f"{self._kind} results"] = check_share(matches, config.min_alignment, is_complete=is_complete)
+        return checks
+
+    def check_queries(self, queries: HeldOutQueries) -> dict[str, GateCheck]:
+        """Check recall against exact search, success@10 and latency, also against the served version."""
+        config = self._config
+        values_by_measure, latency_ms = measure_queries(self._collection, queries)
+        served_values = self._measure_served(queries)
+        limits = {
+            "recall": (config.min_recall, config.max_recall_drop),
+            "success@10": (config.min_success, config.max_success_drop),
+        }
+        checks = {}
+        for measure, values in values_by_measure.items():
+            minimum, max_drop = limits[measure]
+            served_value = served_values.get(measure)
+            if served_value is not None:
+                minimum = max(minimum, served_value - max_drop)
+            checks[f"{self._kind} {measure}"] = check_share(values, minimum, served_value)
+        return checks | {f"{self._kind} latency": check_latency(latency_ms, config.max_latency_ms)}
+
+    def _measure_served(self, queries: HeldOutQueries) -> dict[str, float]:
+        """Return recall and success@10 of the served version.
+
+        They are read from its verdict if its vectors are of another model, if it was judged by the same queries, or if
+        the candidate is an update of it; else the queries are run on it.
+        """
+        recorded: dict[str, float] = {}
+        for measure in QUERY_MEASURES:
+            check = self._served_gate.checks.get(f"{self._kind} {measure}") if self._served_gate else None
+            if check is not None and check.value is not None:
+                recorded[measure] = check.value
+        has_same_queries = (
+            self._served_gate is not None and self._served_gate.query_digests.get(self._kind) == queries.digest
         )
-        if len(both) == len(keys) == len(before) and _alike(mine.manifest, theirs.manifest):
-            checks[f"{kind} results"] = check_share(
-                match_served_results(mine, theirs, some), config.min_alignment, every=every
-            )
-    return checks
-
-
-def _alike(ours: CollectionManifest, theirs: CollectionManifest) -> bool:
-    """Whether the same rows must give the same answers, as after a compaction."""
-    return ours.vector_space == theirs.vector_space and ours.search == theirs.search
-
-
-def _asked(
-    config: GateConfig, candidate: Index, served: Index | None, kind: str, asked: HeldOutQueries
-) -> dict[str, Any]:
-    """Recall against exact search, right answers and time, of the candidate and of what is served."""
-    ours, took = measure_queries(candidate.collection(kind), asked)
-    theirs = _of_served(candidate, served, kind, asked)
-    limits = {
-        "recall": (config.min_recall, config.max_recall_drop),
-        "success@10": (config.min_success, config.max_success_drop),
-    }
-    checks = {}
-    for name, values in ours.items():
-        least, drop = limits[name]
-        before = theirs.get(name)
-        checks[f"{kind} {name}"] = check_share(values, least if before is None else max(least, before - drop), before)
-    return checks | {f"{kind} latency": check_latency(took, config.max_latency_ms)}
-
-
-def _of_served(candidate: Index, served: Index | None, kind: str, asked: HeldOutQueries) -> dict[str, float]:
-    """What the served version gave when it was judged, by its own model; asked now if it was asked other things.
-
-    For an update its own verdict always stands, if it has one.
-    """
-    verdict = (served.manifest["gate"] if served else None) or {}
-    checks = verdict.get("checks") or {}
-    known = {name: checks.get(f"{kind} {name}") for name in ("recall", "success@10")}
-    found = {name: check["value"] for name, check in known.items() if isinstance(check, dict) and "value" in check}
-    same = verdict.get("query_digests", {}).get(kind) == asked.digest
-    if not _kin(candidate, served, kind) or same or (found and _grown(candidate, served, kind)):
-        return found
-    measured, _ = measure_queries(served.collection(kind), asked)
-    return {name: float(np.mean(values)) for name, values in measured.items()}
+        if self._served is None or has_same_queries or (recorded and self._is_update):
+            return recorded
+        measured, _ = measure_queries(self._served, queries)
+        return {measure: float(np.mean(values)) for measure, values in measured.items()}

@@ -1,4 +1,7 @@
-"""Sub-package `index.search`."""
+"""Open versions of an index and query them.
+
+In: query vectors. Out: ids, scores and metadata. It knows nothing of models and of how a version is built.
+"""
 
 from index.search.hot_reload import HotReloader
 from index.search.index import Index, IndexHit

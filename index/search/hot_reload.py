@@ -1,6 +1,6 @@
-"""What is served now, from request to request: a new version is opened beside the old one, which closes after its last.
+"""Hot reload: serve the published version, and open a new one while the old one finishes its requests.
 
-No request waits for another one's loading, and none sees two versions.
+No request waits for another one's loading, and none uses two versions.
 """
 
 import logging
@@ -10,50 +10,58 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from index.versions.folder import read_current
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 1.0  # seconds between two looks at CURRENT
-MAX_PINNED = 2  # versions asked for by number that stay open
+POLL_SECONDS = 1.0  # minimum time between two reads of CURRENT
+MAX_PINNED = 2  # versions requested by number that stay open
 
 
 class Closeable(Protocol):
-    """Something over one version."""
+    """An object that uses one version."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the version."""
 
 
 T = TypeVar("T", bound=Closeable)
 
 
 class _Entry(Generic[T]):
+    """An open object, the number of its requests, and whether it closes after the last."""
+
     def __init__(self, value: T):
         self.value, self.users, self.retired = value, 0, False
 
 
 class HotReloader(Generic[T]):
-    """Whatever `opening(version)` opens (None: the version that CURRENT names); safe to share between threads."""
+    """Keeps the object of the published version open, and of a few pinned ones; safe to share between threads.
 
-    def __init__(self, root: Path, opening: Callable[[int | None], T], every: float = POLL_SECONDS):
-        self.root, self._opening, self._every = Path(root), opening, every
-        self._lock, self._looking = threading.Lock(), threading.Lock()
+    Args:
+        open_version: Opens the object of a version; None: of the version that CURRENT names.
+        poll_seconds: Minimum time between two reads of CURRENT.
+    """
+
+    def __init__(self, root: Path, open_version: Callable[[int | None], T], poll_seconds: float = POLL_SECONDS):
+        self.root, self._open_version, self._poll_seconds = Path(root), open_version, poll_seconds
+        self._lock, self._reload_lock = threading.Lock(), threading.Lock()
         self._pointer = read_current(self.root)
-        self._served = _Entry(opening(None))
+        self._served = _Entry(open_version(None))
         self._pinned: OrderedDict[int, _Entry[T]] = OrderedDict()
-        self._looked = time.monotonic()
+        self._last_poll = time.monotonic()
         self.last_error: str | None = None
-        """Why the version that CURRENT names could not be opened: the one before answers on."""
+        """why the version that CURRENT names could not be opened, so that the previous one still answers; or None"""
 
     @contextmanager
     def borrow(self, version: int | None = None) -> Iterator[T]:
-        """What to answer one request with: the served version, or a pinned one.
+        """Lend the object that answers one request: of the served version, or of a pinned one.
 
-        Raises what `opening` does for a pinned version that cannot be opened.
+        Raises:
+            Exception: Whatever `open_version` raises for a pinned version that cannot be opened.
         """
-        entry = self._take_served() if version is None else self._take_pinned(version)
+        entry = self._borrow_served() if version is None else self._borrow_pinned(version)
         try:
             yield entry.value
         finally:
@@ -64,26 +72,26 @@ class HotReloader(Generic[T]):
                 entry.value.close()
 
     def close(self) -> None:
-        """Close what no request uses; the rest after its last."""
+        """Close every object that no request uses now, and the others after their last request."""
         for entry in (self._served, *self._pinned.values()):
             self._retire(entry)
 
-    def _take_served(self) -> _Entry[T]:
-        self._look()
+    def _borrow_served(self) -> _Entry[T]:
+        self._poll()
         with self._lock:
             self._served.users += 1
             return self._served
 
-    def _take_pinned(self, version: int) -> _Entry[T]:
+    def _borrow_pinned(self, version: int) -> _Entry[T]:
         with self._lock:
             entry = self._pinned.get(version)
             if entry is not None:
                 self._pinned.move_to_end(version)
                 entry.users += 1
                 return entry
-        new = _Entry(self._opening(version))
+        new = _Entry(self._open_version(version))
         with self._lock:
-            entry = self._pinned.setdefault(version, new)  # another request may have been quicker
+            entry = self._pinned.setdefault(version, new)  # another request may have been faster
             entry.users += 1
             dropped = [] if entry is new else [new]
             while len(self._pinned) > MAX_PINNED:
@@ -92,24 +100,24 @@ class HotReloader(Generic[T]):
             self._retire(old)
         return entry
 
-    def _look(self) -> None:
-        if time.monotonic() - self._looked < self._every or not self._looking.acquire(blocking=False):
-            return  # looked at just now, or another request is loading: it will be there for the next one
+    def _poll(self) -> None:
+        if time.monotonic() - self._last_poll < self._poll_seconds or not self._reload_lock.acquire(blocking=False):
+            return  # polled just now, or another request is loading a version for the requests after it
         try:
-            self._follow()
+            self._reload()
         finally:
-            self._looked = time.monotonic()
-            self._looking.release()
+            self._last_poll = time.monotonic()
+            self._reload_lock.release()
 
-    def _follow(self) -> None:
+    def _reload(self) -> None:
         try:
-            pointer: dict[str, Any] | None = read_current(self.root)
+            pointer = read_current(self.root)
             if pointer == self._pointer:
                 return
-            entry = _Entry(self._opening(None))
-        except Exception as error:  # whatever a version does to its reader, the one before is sound
+            entry = _Entry(self._open_version(None))
+        except Exception as error:  # whatever is wrong with a new version, the previous one still works
             if str(error) != self.last_error:
-                log.warning("a new version cannot be opened, the one before answers on: %s", error)
+                log.warning("The new version cannot be opened, the previous one is still served: %s", error)
             self.last_error = str(error)
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""Ask a published version: vectors in, hits with their metadata out."""
+"""Open a version of an index and search it: vectors in, hits with metadata out."""
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Collection as Ids
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,24 +17,25 @@ from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.filters import CAPTION, parse_filter
 from index.metadata.lookup import MetadataLookup
+from index.metadata.schema import Row
 from index.versions.folder import check_objects, manifest_path
 from index.versions.manifest import CollectionManifest, Manifest
-from index.versions.objects import check_object, object_path
+from index.versions.objects import ObjectRef, check_object, object_path
 from index.versions.reader_lock import ReaderLock, lock_manifest
 
-EXACT_FILTER_ROWS = (
-    1024  # rows: a filter that keeps no more, or this part of all, is answered from the whole vectors, exactly
-)
-FEW_PART = 0.02
-FILTERS = 8  # whose rows are remembered
+# A filter that keeps at most this number of rows, or this share of all, is searched exactly.
+EXACT_FILTER_ROWS = 1024
+EXACT_FILTER_FRACTION = 0.02
+CACHED_FILTERS = 8  # filters whose keys are cached
 
 
 class IndexHit(NamedTuple):
-    """One answer."""
+    """One result of a search."""
 
     id: str
-    score: float  # inner product of unit vectors, -1 to 1
-    metadata: dict[str, Any]  # metadata: kind, id, image_id, text, path, split, width, height, source, key
+    score: float
+    """inner product of unit vectors, -1 to 1"""
+    metadata: Row
 
 
 @dataclass(frozen=True)
@@ -44,64 +45,85 @@ class OpenCollection:
     manifest: CollectionManifest
     rows: MetadataLookup
     vectors: MappedVectors
-    deleted_keys: np.ndarray  # (m,) int64 keys, sorted, that shards hold and that are never answered
+    deleted_keys: np.ndarray
+    """(m,) int64, sorted: rows that are in shards but never returned"""
     open_lists: Callable[[], ShardedIVF]
 
     @cached_property
     def lists(self) -> ShardedIVF:
-        """Opened when they are first asked for: joining fast-scan codes takes time and memory."""
+        """The inverted lists, opened at first use: merging shards of fast-scan codes takes time and memory."""
         return self.open_lists()
 
 
 class Index:
-    """One version, opened; safe to share between threads. What is published later is seen by opening again.
+    """One version, opened; safe to share between threads. Open it again to see what is published later.
 
-    root, path  the folder of the index, and the manifest of this version (which a candidate does not have yet)
-    manifest    what that file says
+    Attributes:
+        root: Folder of the index.
+        path: Manifest of this version (a candidate does not have the file yet).
+        manifest: Content of that file.
+        version: Number of the version.
+        kinds: Kinds of its collections.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, held: ReaderLock | None = None, lazy: bool = False):
-        """Open a version whose objects are there, as `Index.open` does it; `held` is closed with it."""
+    def __init__(self, root: Path, manifest: Manifest, lock: ReaderLock | None = None, lazy: bool = False):
+        """Open a version whose objects exist; see `Index.open`. `lock` is released by `close`."""
         check_single_faiss_wheel()
-        self._held = held
-        self.root, self.path = Path(root), manifest_path(root, manifest.version)
-        self.manifest: dict[str, Any] = manifest.as_dict()
+        self._reader_lock = lock
+        self.root, self.path, self.manifest = Path(root), manifest_path(root, manifest.version), manifest
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
         check_objects(self.root, manifest, content=False)
-        self._collections = {kind: self._opened(kind, about) for kind, about in manifest.collections.items()}
+        self._collections = {kind: self._open_collection(kind, about) for kind, about in manifest.collections.items()}
         if not lazy:
             for collection in self._collections.values():
-                _ = collection.lists  # what cannot be opened is an error now
-        # A version does not change. Not of a method: what is remembered would keep the index from going.
-        self._chosen = lru_cache(FILTERS)(partial(_choose, self._collections))
+                _ = collection.lists  # raises now if they cannot be opened
+        # A version never changes, so keys of filters can be cached. The cache is not on a method: it would keep the
+        # index alive.
+        self._find_keys = lru_cache(CACHED_FILTERS)(partial(_find_filter_keys, self._collections))
 
     @classmethod
     def open(cls, root: Path, version: int | None = None, lazy: bool = False) -> "Index":
-        """Open `version` under `root` (default: the one CURRENT names); `lazy`: its lists when they are asked.
+        """Open a version.
 
-        Checked here: the manifest's hash, all sizes, and the hashes of the look-ups, the dead keys and the centroids;
-        lists and vectors are mapped, not read (`verify` reads them). Raises FileNotFoundError if nothing is published
-        or a file is missing, ValueError if one is damaged or foreign, ImportError if two faiss wheels are installed.
+        The hashes of the manifest, the lookups, the deleted keys and the trained index are verified, and all sizes;
+        inverted lists and vectors are mapped but not read (`verify_version` reads them).
+
+        Args:
+            version: Number; None: the version that CURRENT names.
+            lazy: Open the inverted lists at their first search.
+
+        Raises:
+            FileNotFoundError: Nothing is published, or a file is missing.
+            ValueError: A file is damaged or of another index.
+            ImportError: Two FAISS wheels are installed.
         """
         root = Path(root)
-        manifest, held = lock_manifest(root, version)
+        manifest, lock = lock_manifest(root, version)
         try:
-            return cls(root, manifest, held, lazy)
-        except BaseException:  # also Ctrl-C: nobody is left who would let go of it; the error goes on
-            held.close()
+            return cls(root, manifest, lock, lazy)
+        except BaseException:  # also KeyboardInterrupt: nothing else would release the lock
+            lock.close()
             raise
 
-    def _opened(self, kind: str, about: CollectionManifest) -> OpenCollection:
-        whole = lambda ref, what: check_object(self.root, ref, f"{kind} {what}", rehash=False)  # noqa: E731
-        path = lambda ref: object_path(self.root, ref)  # noqa: E731
-        dead = read_deleted_keys(self.root, about.deleted)
-        bases = next((i for i, shard in enumerate(about.shards) if shard.role != "base"), len(about.shards))
-        vectors = MappedVectors([path(shard.vectors) for shard in about.shards], about.dim, bases)
-        template, lists = whole(about.trained_index, "template"), [path(shard.inverted_lists) for shard in about.shards]
-        opening = partial(ShardedIVF, template, lists, dead=dead if len(dead) else None, vectors=vectors)
-        lookups = [whole(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)]
-        rows = MetadataLookup(lookups, dead, bases)
-        return OpenCollection(about, rows, vectors, dead, opening)
+    def _open_collection(self, kind: str, about: CollectionManifest) -> OpenCollection:
+        def verify(ref: ObjectRef, name: str) -> Path:
+            return check_object(self.root, ref, f"{kind} {name}", rehash=False)
+
+        deleted_keys = read_deleted_keys(self.root, about.deleted)
+        num_base_shards = sum(shard.role == "base" for shard in about.shards)
+        vector_paths = [object_path(self.root, shard.vectors) for shard in about.shards]
+        list_paths = [object_path(self.root, shard.inverted_lists) for shard in about.shards]
+        vectors = MappedVectors(vector_paths, about.dim, num_base_shards)
+        open_lists = partial(
+            ShardedIVF,
+            verify(about.trained_index, "trained index"),
+            list_paths,
+            deleted_keys=deleted_keys if len(deleted_keys) else None,
+            vectors=vectors,
+        )
+        lookups = [verify(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)]
+        rows = MetadataLookup(lookups, deleted_keys, num_base_shards)
+        return OpenCollection(about, rows, vectors, deleted_keys, open_lists)
 
     def __enter__(self) -> "Index":
         return self
@@ -112,10 +134,10 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Let go of the version, which may then be collected; what is mapped goes with the object."""
-        if self._held is not None:
-            self._held.close()
-        self._chosen.cache_clear()
+        """Release the version, which garbage collection may then delete; mapped files close with this object."""
+        if self._reader_lock is not None:
+            self._reader_lock.close()
+        self._find_keys.cache_clear()
         for collection in self._collections.values():
             collection.rows.close()
 
@@ -129,72 +151,84 @@ class Index:
         rescore: int | None = None,
         where: str | None = None,
     ) -> list[list[IndexHit]]:
-        """The best `k` items of `kind` for each of (q, d) unit vectors, highest score first.
+        """Find the best `k` items of `kind` for each query, highest score first, equal scores by 64-bit key.
 
-        nprobe  lists to look into; default: what the build measured
-        keep    answer with these ids only; ids that are not in the index are passed over
-        rescore rows found by their codes that are rescored by their whole vectors; default: what the build was told
-        where   answer with the rows that this filter over their metadata takes (`index.where`), such as
-                "split = 'test' and width >= 640"
+        k hits are returned wherever k items exist: if the probed lists have fewer, all lists are searched. If
+        `allowed_ids` and `where` leave few rows, these are searched exactly with their uncompressed vectors.
 
-        Where `keep` and `where` leave few rows these are searched exactly, by their whole vectors; where the lists hold
-        fewer than k, all lists are searched: k hits come wherever k exist.
+        Args:
+            queries: (q, d) unit vectors.
+            nprobe: Number of lists to probe; None: the number that the build chose.
+            allowed_ids: Return only these ids; ids that are not in the index are ignored. None: all.
+            rescore: Number of best rows by code that are rescored with their uncompressed vectors; None: the number
+                that the build was configured with.
+            where: Return only rows that match this filter (`index.metadata.filters`), such as
+                "split = 'test' and width >= 640".
 
-        Equal scores come in the order of their 64-bit keys. Raises ValueError on an unknown kind, a wrong dimension,
-        a query that is not a finite vector of unit length, or a filter that is wrong.
+        Raises:
+            ValueError: The kind is unknown, the dimension is wrong, a query is not a finite unit vector, or the filter
+                is not valid.
         """
         collection = self.collection(kind)
         array, dim = np.asarray(queries, np.float32), collection.lists.dim
         if array.ndim != 2 or array.shape[1] != dim:
             raise ValueError(
-                f"queries have shape {array.shape}, the index in {self.root} has vectors of {dim} numbers; "
-                "give (q, d), embedded by the model that the index was built with."
+                f"The queries have shape {array.shape}, but the vectors in {self.root} have {dim} numbers. "
+                "Pass (q, d) vectors of the model that the index was built with."
             )
-        for name, value, least in (("k", k, 1), ("nprobe", nprobe, 1), ("rescore", rescore, 0)):
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; ask for {least} or more.")
-        check_unit_norm(array, "query, row", range(len(array)))
-        kept = None if allowed_ids is None else collection.rows.keys(list(allowed_ids))
+        for name, value, minimum in (("k", k, 1), ("nprobe", nprobe, 1), ("rescore", rescore, 0)):
+            if value is not None and value < minimum:
+                raise ValueError(f"{name} is {value}. Pass {minimum} or more.")
+        check_unit_norm(array, "query in row", range(len(array)))
+        keys = None if allowed_ids is None else collection.rows.keys(list(allowed_ids))
         if where is not None:
-            taken = self._chosen(kind, where)
-            kept = taken if kept is None else np.intersect1d(kept, taken, assume_unique=True)
-        if kept is not None and len(kept) <= max(EXACT_FILTER_ROWS, FEW_PART * collection.lists.ntotal):
-            return self._hits(collection.rows, *collection.vectors.search(array, k, kept))
-        usual = collection.manifest.search
-        probes, depth = usual.nprobe if nprobe is None else nprobe, usual.rescore if rescore is None else rescore
-        return self._hits(collection.rows, *collection.lists.search(array, k, probes, kept, depth))
+            filter_keys = self._find_keys(kind, where)
+            keys = filter_keys if keys is None else np.intersect1d(keys, filter_keys, assume_unique=True)
+        if keys is not None and len(keys) <= max(EXACT_FILTER_ROWS, EXACT_FILTER_FRACTION * collection.lists.ntotal):
+            return self._make_hits(collection.rows, *collection.vectors.search(array, k, keys))
+        default = collection.manifest.search
+        nprobe, rescore = default.nprobe if nprobe is None else nprobe, default.rescore if rescore is None else rescore
+        return self._make_hits(collection.rows, *collection.lists.search(array, k, nprobe, keys, rescore))
 
-    def get_metadata(self, names: Iterable[str], kind: str = "image") -> dict[str, dict[str, Any]]:
-        """{id: metadata row} of those of the ids `names` that are in the index."""
-        return self.collection(kind).rows.by_id(list(names))
+    def get_metadata(self, ids: Iterable[str], kind: str = "image") -> dict[str, Row]:
+        """Return the metadata rows of those ids that are in the index, by id."""
+        return self.collection(kind).rows.by_id(list(ids))
 
-    def get_image_metadata(self, kind: str, image_id: str) -> list[dict[str, Any]]:
-        """Metadata rows of the items of `kind` that belong to one image, such as its captions, by id."""
+    def get_image_metadata(self, kind: str, image_id: str) -> list[Row]:
+        """Return the metadata rows of the items of `kind` that belong to one image, sorted by id."""
         return self.collection(kind).rows.find_by_image(image_id)
 
     def collection(self, kind: str) -> OpenCollection:
-        """Lists, rows and vectors of one collection. Raises ValueError for an unknown kind."""
+        """Return lists, rows and vectors of one collection.
+
+        Raises:
+            ValueError: The kind is unknown.
+        """
         if kind not in self._collections:
             raise ValueError(f"{self.path} has no {kind!r} collection; it has {', '.join(self.kinds)}.")
         return self._collections[kind]
 
     def count_matching(self, where: str, kind: str = "image") -> int:
-        """How many items of `kind` a filter takes. Raises ValueError if it is wrong."""
+        """Return the number of items of `kind` that match a filter.
+
+        Raises:
+            ValueError: The filter is not valid.
+        """
         self.collection(kind)
-        return len(self._chosen(kind, where))
+        return len(self._find_keys(kind, where))
 
     @staticmethod
-    def _hits(lookup: MetadataLookup, scores: np.ndarray, keys: np.ndarray) -> list[list[IndexHit]]:
-        lines = keys.tolist()
-        rows = lookup.by_key(list({key for line in lines for key in line if key >= 0}))  # -1: fewer than k exist
+    def _make_hits(lookup: MetadataLookup, scores: np.ndarray, keys: np.ndarray) -> list[list[IndexHit]]:
+        keys_by_query = keys.tolist()
+        rows = lookup.by_key(list({key for line in keys_by_query for key in line if key >= 0}))  # -1: fewer than k rows
         return [
-            [IndexHit(rows[key]["id"], score, rows[key]) for score, key in zip(some, line, strict=True) if key >= 0]
-            for some, line in zip(scores.tolist(), lines, strict=True)
+            [IndexHit(rows[key].id, score, rows[key]) for score, key in zip(row_scores, line, strict=True) if key >= 0]
+            for row_scores, line in zip(scores.tolist(), keys_by_query, strict=True)
         ]
 
 
-def _choose(collections: Mapping[str, OpenCollection], kind: str, where: str) -> np.ndarray:
-    """(m,) int64 keys, sorted, of the living rows of a kind that a filter takes."""
-    told = collections.get(CAPTION)
-    condition, values = parse_filter(where).sql(kind, told.rows.find_image_ids if told else lambda *_: ())
+def _find_filter_keys(collections: Mapping[str, OpenCollection], kind: str, where: str) -> np.ndarray:
+    """Return the (m,) int64 keys, sorted, of the live rows of a kind that match a filter."""
+    captions = collections.get(CAPTION)
+    condition, values = parse_filter(where).sql(kind, captions.rows.find_image_ids if captions else lambda *_: ())
     return collections[kind].rows.find_keys(condition, values)

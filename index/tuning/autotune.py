@@ -1,7 +1,8 @@
-"""Which code, how many lists, how many of them to probe, how deep to rescore: measured on a sample, then chosen.
+"""Measure candidate settings (code, number of lists, nprobe, rescoring depth) on a sample of the vectors.
 
-Every choice is made by recall and by work, which is counted; time decides only whether a limit on it is kept. So the
-same sample gives the same choice on a busy machine. Queries are held out: half of them choose, half judge.
+Candidates are compared by recall and by work, which is computed from counted operations; measured time only decides
+whether a latency limit is kept. So the same sample gives the same choice on a busy machine. Of the held-out queries one
+half chooses nprobe and the other half measures.
 """
 
 import tempfile
@@ -9,12 +10,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 
 from index.ivf.distance import merge_top_k
 from index.ivf.faiss_io import (
     POINTS_PER_LIST,
+    TrainedIVF,
     check_single_faiss_wheel,
     choose_factory,
     train_ivf,
@@ -26,75 +27,89 @@ from index.ivf.sharded_ivf import ShardedIVF
 from index.tuning.choice import OperatingPoint, TuningLimits
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE
 
-RESCORE_DEPTHS = (50, 100, 200, 400)  # rows rescored
-TIMED, BATCH = 32, 64  # queries one at a time, and at once
-# What is counted costs so many ns: fitted to 50,000 x 512, the geometric mean of one query and of 64 at a time, on a
-# busy core, faiss 1.15. Rows that are rescored lie anywhere and are widened; RaBitQ makes a table a list it probes.
-CENTROID, LIST, TABLE, RESCORED = 0.042, 1100.0, 2.2, 1.1  # a byte; a list; a byte of a float32 vector, a list; a byte
-SCANNED = {"SQfp16": 0.10, "SQ8": 0.23}  # a byte of a code
-FAST = 0.05  # of a fast-scan code
+RESCORE_DEPTHS = (50, 100, 200, 400)  # rows
+TIMED_QUERIES, BATCH = 32, 64  # queries timed one at a time, and in one batch
+# Cost model in ns, fitted to 50,000 x 512 vectors: geometric mean of single queries and batches of 64, on a busy core,
+# faiss 1.15. Rescored rows are read at random and converted to float32; RaBitQ builds a lookup table per probed list.
+NS_PER_CENTROID_BYTE = 0.042
+NS_PER_LIST = 1100.0
+NS_PER_TABLE_BYTE = 2.2  # per byte of a float32 vector and probed list
+NS_PER_RESCORED_BYTE = 1.1
+NS_PER_CODE_BYTE = {"SQfp16": 0.10, "SQ8": 0.23}
+NS_PER_FAST_SCAN_BYTE = 0.05
+KEY_BYTES = 8
 
 
 class ArrayVectors:
-    """float16 vectors whose keys are their places."""
+    """float16 vectors whose keys are their positions."""
 
     def __init__(self, vectors: np.ndarray):
         self._vectors = vectors
 
     def get(self, keys: np.ndarray) -> np.ndarray:
-        """(m, d) vectors of the (m,) places."""
+        """Return the (m, d) vectors of (m,) positions."""
         return self._vectors[keys]
 
 
 def candidate_configs(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
-    """(nlist, factory, depths of rescoring) to try: exact float16, SQ8, then RaBitQ and PQ, fast-scan.
+    """List (nlist, factory, rescoring depths) to measure: exact float16, SQ8, then RaBitQ and PQ fast-scan.
 
-    Fast-scan codes in fewer lists than usual too: one list costs them as much as hundreds of rows.
+    Fast-scan codes are also tried with fewer lists than the default: one list costs them as much as hundreds of rows.
     """
-    usual = int(choose_factory("{nlist}", None, rows, dim))
-    steps: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
-    for nlist in (usual // 4, usual // 2, usual, 2 * usual):
+    default_nlist = int(choose_factory("{nlist}", None, rows, dim))
+    configs: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
+    for nlist in (default_nlist // 4, default_nlist // 2, default_nlist, 2 * default_nlist):
         if nlist < 2 or nlist * POINTS_PER_LIST > 2 * rows:
             continue
-        if nlist >= usual:
-            steps.append((nlist, f"IVF{nlist},SQ8", (0,)))
-        steps.append((nlist, f"IVF{nlist},RaBitQfs", RESCORE_DEPTHS))
+        if nlist >= default_nlist:
+            configs.append((nlist, f"IVF{nlist},SQ8", (0,)))
+        configs.append((nlist, f"IVF{nlist},RaBitQfs", RESCORE_DEPTHS))
         if dim % 4 == 0:
-            steps.append((nlist, f"IVF{nlist},PQ{dim // 4}x4fs", RESCORE_DEPTHS))
-    return steps
+            configs.append((nlist, f"IVF{nlist},PQ{dim // 4}x4fs", RESCORE_DEPTHS))
+    return configs
 
 
 def measure_candidates(
-    vectors: np.ndarray, queries: Mapping[str, np.ndarray], wanted: TuningLimits, rows: int | None = None, seed: int = 0
+    vectors: np.ndarray,
+    queries: Mapping[str, np.ndarray],
+    limits: TuningLimits,
+    rows: int | None = None,
+    seed: int = 0,
 ) -> list[OperatingPoint]:
-    """Every step of the ladder with each kind of query, at the smallest nprobe that gives the wanted recall, if any.
+    """Measure every candidate with each kind of query, at the smallest nprobe that reaches the minimum recall.
 
-    vectors  (n, d) float32 unit vectors, a random sample of what is to be indexed; none of the queries among them
-    queries  by kind, (q, d) float32, two or more
-    rows     how many there will be (default: n): memory and work are theirs, and times are the sample's in proportion
+    Candidates that never reach it are measured with every list probed.
 
-    Steps that never reach the recall come with every list probed. Raises ValueError if there is too little to measure,
-    ImportError if two faiss wheels are installed.
+    Args:
+        vectors: (n, d) float32 unit vectors, a random sample of those to be indexed, without the queries.
+        queries: By kind, (q, d) float32, q at least 2.
+        rows: Full number of rows: memory and work are computed for it, times are scaled in proportion. None: n.
+
+    Raises:
+        ValueError: There are too few vectors or queries.
+        ImportError: Two FAISS wheels are installed.
     """
     check_single_faiss_wheel()
-    if len(vectors) < RECALL_K or any(len(asked) < 2 for asked in queries.values()):
-        told = ", ".join(f"{len(asked)} {kind} queries" for kind, asked in queries.items())
+    if len(vectors) < RECALL_K or any(len(array) < 2 for array in queries.values()):
+        counts = ", ".join(f"{len(array)} {kind} queries" for kind, array in queries.items())
         raise ValueError(
-            f"{len(vectors)} vectors and {told} are too few; give {RECALL_K} vectors and 2 queries of a kind."
+            f"{len(vectors)} vectors and {counts} are too few. Pass at least {RECALL_K} vectors and 2 queries per kind."
         )
-    halves = {kind: _Halves(vectors, asked, seed) for kind, asked in queries.items()}
-    points, centroids = [], {}
-    with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
+    query_sets = {kind: _QuerySet(vectors, array, seed) for kind, array in queries.items()}
+    points: list[OperatingPoint] = []
+    centroids: dict[int, np.ndarray] = {}
+    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         for nlist, factory, depths in candidate_configs(len(vectors), vectors.shape[1]):
             index = train_ivf(factory, vectors, seed, centroids.get(nlist))
             centroids.setdefault(nlist, index.quantizer.reconstruct_n(0, nlist))
             trial = _Trial(Path(folder), factory, index, vectors, rows or len(vectors))
-            points += [point for kind, half in halves.items() for point in trial.points(kind, half, depths, wanted)]
+            for kind, query_set in query_sets.items():
+                points += trial.measure(kind, query_set, depths, limits.min_recall)
     return points
 
 
-class _Halves:
-    """One kind of query, in a half that chooses and a half that judges, with the true score of the 10th."""
+class _QuerySet:
+    """One kind of query, split into a tuning and a test half, with the exact score of each query's tenth result."""
 
     def __init__(self, vectors: np.ndarray, queries: np.ndarray, seed: int):
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
@@ -103,9 +118,9 @@ class _Halves:
         self._kth = [knn(half, vectors, RECALL_K)[0][:, -1] for half in self.halves]
 
     def recalls(self, half: int, lists: ShardedIVF, nprobe: int, depths: Sequence[int]) -> list[float]:
-        """Of each depth, by true score as in `index.tune`: of two equal vectors either is right.
+        """Return recall@10 for each rescoring depth, by score as in `recall_by_score`.
 
-        One search for all: the best so many by their codes are the first of the best of the greatest depth.
+        One search is enough: the candidates of a smaller depth are the first ones of the greatest depth.
         """
         queries = self.halves[half]
         scores, keys = lists.search_codes(queries, min(lists.ntotal, max(RECALL_K, *depths)), nprobe)
@@ -117,33 +132,36 @@ class _Halves:
         ]
 
     def _recall(self, half: int, keys: np.ndarray) -> float:
-        true = np.einsum("qd,qkd->qk", self.halves[half], self._vectors[keys])
-        return float(np.mean((true >= self._kth[half][:, None] - SCORE_TOLERANCE) & (keys >= 0)))
+        exact_scores = np.einsum("qd,qkd->qk", self.halves[half], self._vectors[keys])
+        return float(np.mean((exact_scores >= self._kth[half][:, None] - SCORE_TOLERANCE) & (keys >= 0)))
 
 
 class _Trial:
-    """One factory over the sample."""
+    """One factory, trained and filled with the sample."""
 
-    def __init__(self, folder: Path, factory: str, index: faiss.IndexIVF, vectors: np.ndarray, rows: int):
+    def __init__(self, folder: Path, factory: str, index: TrainedIVF, vectors: np.ndarray, rows: int):
         self._factory, self._rows, self._dim = factory, rows, vectors.shape[1]
-        self._code = index.code_size
-        write_trained_index(index, folder / "template")
-        write_inverted_lists(folder / "template", folder / "lists", [(np.arange(len(vectors)), vectors)])
-        self._lists = ShardedIVF(
-            folder / "template", [folder / "lists"], vectors=ArrayVectors(vectors.astype(np.float16))
-        )
+        self._code_bytes = index.code_size
+        write_trained_index(index, folder / "trained-index")
+        write_inverted_lists(folder / "trained-index", folder / "lists", [(np.arange(len(vectors)), vectors)])
+        stored = ArrayVectors(vectors.astype(np.float16))
+        self._lists = ShardedIVF(folder / "trained-index", [folder / "lists"], vectors=stored)
         self._quantizer = index.quantizer
-        self._sizes = np.bincount(index.quantizer.assign(vectors, 1).ravel(), minlength=index.nlist)
+        self._list_sizes = np.bincount(index.quantizer.assign(vectors, 1).ravel(), minlength=index.nlist)
 
-    def points(self, kind: str, half: _Halves, depths: Sequence[int], wanted: TuningLimits) -> list[OperatingPoint]:
-        """One a depth."""
-        chosen = self._chosen(half, depths, wanted.min_recall)
-        return [self._point(kind, half, depth, *chosen[depth]) for depth in depths]
+    def measure(
+        self, kind: str, query_set: _QuerySet, depths: Sequence[int], min_recall: float
+    ) -> list[OperatingPoint]:
+        """Return one point per rescoring depth."""
+        chosen = self._choose_nprobe(query_set, depths, min_recall)
+        return [self._make_point(kind, query_set, depth, *chosen[depth]) for depth in depths]
 
-    def _point(self, kind: str, half: _Halves, depth: int, nprobe: int, recall: float) -> OperatingPoint:
-        nlist, dim = self._lists.nlist, self._dim
-        sampled, work = (self._work(half.halves[0], nprobe, depth, rows) for rows in (self._lists.ntotal, self._rows))
-        latency, single, together = (took * work / sampled for took in self._times(half.halves[0], nprobe, depth))
+    def _make_point(self, kind: str, query_set: _QuerySet, depth: int, nprobe: int, recall: float) -> OperatingPoint:
+        nlist, dim, queries = self._lists.nlist, self._dim, query_set.halves[0]
+        sample_work, work = (self._work_us(queries, nprobe, depth, rows) for rows in (self._lists.ntotal, self._rows))
+        times = (seconds * work / sample_work for seconds in self._time_queries(queries, nprobe, depth))
+        latency, cpu_single, cpu_batch = times
+        row_bytes = self._code_bytes + KEY_BYTES + (2 * dim + KEY_BYTES) * bool(depth)  # depth: float16 vectors too
         return OperatingPoint(
             query_kind=kind,
             factory=self._factory,
@@ -151,55 +169,65 @@ class _Trial:
             nprobe=nprobe,
             rescore=depth,
             recall=recall,
-            test_recall=half.recalls(1, self._lists, nprobe, [depth])[0],
+            test_recall=query_set.recalls(1, self._lists, nprobe, [depth])[0],
             work_us=work,
-            memory_bytes=self._rows * (self._code + 8 + (2 * dim + 8) * bool(depth))  # 8: the key
-            + 4 * dim * nlist * self._more(self._rows),
+            memory_bytes=self._rows * row_bytes + 4 * dim * nlist * self._list_growth(self._rows),
             latency_s=latency,
-            cpu_s_single=single,
-            cpu_s_batch=together,
+            cpu_s_single=cpu_single,
+            cpu_s_batch=cpu_batch,
         )
 
-    def _more(self, rows: int) -> int:
-        """How many times the sample's lists there will be; a single list stays one, and grows."""
+    def _list_growth(self, rows: int) -> int:
+        """Return how many times the lists of the sample there are at `rows` rows; a single list only gets longer."""
         return 1 if self._lists.nlist == 1 else max(1, round(rows / self._lists.ntotal))
 
-    def _work(self, queries: np.ndarray, nprobe: int, depth: int, rows: int) -> float:
-        """us a query, counted, over so many rows: more lists as long as the sample's, or the one, longer."""
-        whole, code, grown = 4 * self._dim, self._factory.split(",")[1], self._more(rows)
-        longer = rows / self._lists.ntotal if self._lists.nlist == 1 else 1.0
-        read = longer * float(self._sizes[self._quantizer.assign(queries, nprobe)].sum(1).mean())
-        scanned = read * (self._code + 8) * SCANNED.get(code, FAST)
-        tables = nprobe * (LIST + TABLE * whole * ("RaBitQ" in code))
-        return 1e-3 * (CENTROID * whole * self._lists.nlist * grown + tables + scanned + RESCORED * whole / 2 * depth)
+    def _work_us(self, queries: np.ndarray, nprobe: int, depth: int, rows: int) -> float:
+        """Return us per query by the cost model, with more lists of the sample's length, or with one longer list."""
+        vector_bytes, code = 4 * self._dim, self._factory.split(",")[1]
+        length_growth = rows / self._lists.ntotal if self._lists.nlist == 1 else 1.0
+        rows_scanned = length_growth * float(self._list_sizes[self._quantizer.assign(queries, nprobe)].sum(1).mean())
+        scan = rows_scanned * (self._code_bytes + KEY_BYTES) * NS_PER_CODE_BYTE.get(code, NS_PER_FAST_SCAN_BYTE)
+        probes = nprobe * (NS_PER_LIST + NS_PER_TABLE_BYTE * vector_bytes * ("RaBitQ" in code))
+        centroids = NS_PER_CENTROID_BYTE * vector_bytes * self._lists.nlist * self._list_growth(rows)
+        return 1e-3 * (centroids + probes + scan + NS_PER_RESCORED_BYTE * vector_bytes / 2 * depth)
 
-    def _chosen(self, half: _Halves, depths: Sequence[int], target: float) -> dict[int, tuple[int, float]]:
-        """Of each depth the first of 1, 2, 3, 4, 6, 8, 12... lists that gives the target, else all, and its recall."""
-        found: dict[int, tuple[int, float]] = {}
-        for nprobe in _probes(self._lists.nlist):
-            left = [depth for depth in depths if depth not in found]
-            recalls = half.recalls(0, self._lists, nprobe, left) if left else []
-            for depth, recall in zip(left, recalls, strict=True):
-                if recall >= target or nprobe == self._lists.nlist:
-                    found[depth] = nprobe, recall
-        return found
+    def _choose_nprobe(
+        self, query_set: _QuerySet, depths: Sequence[int], min_recall: float
+    ) -> dict[int, tuple[int, float]]:
+        """Return (nprobe, recall) by depth: the first of 1, 2, 3, 4, 6, 8, 12... that reaches the recall, else all."""
+        chosen: dict[int, tuple[int, float]] = {}
+        for nprobe in _iter_nprobes(self._lists.nlist):
+            remaining = [depth for depth in depths if depth not in chosen]
+            recalls = query_set.recalls(0, self._lists, nprobe, remaining) if remaining else []
+            for depth, recall in zip(remaining, recalls, strict=True):
+                if recall >= min_recall or nprobe == self._lists.nlist:
+                    chosen[depth] = nprobe, recall
+        return chosen
 
-    def _times(self, queries: np.ndarray, nprobe: int, depth: int) -> tuple[float, float, float]:
-        """Seconds a query: the median of one at a time; of CPU, one at a time; of CPU, up to `BATCH` at once."""
-        ask = lambda some: self._lists.search(some, RECALL_K, nprobe, rescore=depth)  # noqa: E731
-        alone, batch, clocks = queries[:TIMED], queries[:BATCH], []
-        start = time.process_time()
-        for query in alone:
-            clocks.append(-time.perf_counter())
-            ask(query[None])
-            clocks[-1] += time.perf_counter()
-        middle = time.process_time()
-        ask(batch)
-        end = time.process_time()
-        return float(np.median(clocks)), (middle - start) / len(alone), (end - middle) / len(batch)
+    def _time_queries(self, queries: np.ndarray, nprobe: int, depth: int) -> tuple[float, float, float]:
+        """Time searches in seconds per query.
+
+        Returns:
+            Median wall time of single queries; CPU time of single queries; CPU time in a batch of up to `BATCH`.
+        """
+
+        def search(subset: np.ndarray) -> None:
+            self._lists.search(subset, RECALL_K, nprobe, rescore=depth)
+
+        single, batch, seconds = queries[:TIMED_QUERIES], queries[:BATCH], []
+        cpu_start = time.process_time()
+        for query in single:
+            seconds.append(-time.perf_counter())
+            search(query[None])
+            seconds[-1] += time.perf_counter()
+        cpu_middle = time.process_time()
+        search(batch)
+        cpu_end = time.process_time()
+        cpu_single, cpu_batch = (cpu_middle - cpu_start) / len(single), (cpu_end - cpu_middle) / len(batch)
+        return float(np.median(seconds)), cpu_single, cpu_batch
 
 
-def _probes(nlist: int) -> Iterator[int]:
+def _iter_nprobes(nlist: int) -> Iterator[int]:
     step = 1
     while step < nlist:
         yield step

@@ -1,15 +1,26 @@
-"""Sub-package `index.versions`."""
+"""Versions of an index on disk: manifests, the published version, tags, events and garbage collection.
 
-from index.versions.events import read_events
-from index.versions.folder import list_versions, manifest_path, read_current, read_version_manifest
-from index.versions.garbage import collect_garbage
-from index.versions.manifest import Manifest
+In: an index folder. Out: typed manifests and switches of the published version. It knows nothing of vectors: it
+imports neither numpy nor faiss.
+"""
+
+from index.versions.events import Event, read_events
+from index.versions.folder import Pointer, list_versions, manifest_path, read_current, read_version_manifest
+from index.versions.garbage import GarbageReport, collect_garbage
+from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, Manifest, RecallReport
 from index.versions.objects import iter_refs
 from index.versions.switch import RejectedError, rollback, verify_version
 from index.versions.tags import add_tag, list_tags, remove_tag, resolve_version
 
 __all__ = [
+    "CollectionManifest",
+    "Event",
+    "GarbageReport",
+    "GateCheck",
+    "GateVerdict",
     "Manifest",
+    "Pointer",
+    "RecallReport",
     "RejectedError",
     "add_tag",
     "collect_garbage",

@@ -1,4 +1,4 @@
-"""What happened to an index, a line of JSON each: for people. Nothing is decided by it, so a clock may go back."""
+"""The event log of an index, one JSON object per line. It is for people: no decision depends on it or on its clock."""
 
 import json
 import logging
@@ -6,29 +6,51 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from index.versions.manifest import GateVerdict
+
 FILE = "events.jsonl"
 log = logging.getLogger(__name__)
 
 
+class Event(BaseModel):
+    """One line of the log. Fields after `version` are written only for the events that have them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    utc: str = ""
+    event: str = ""
+    """published, rejected, republished, rolled_back, tagged, untagged or garbage_collected"""
+    version: int | None = None
+    gate: GateVerdict | None = None
+    tag: str | None = None
+    removed: list[int] | None = None
+    """versions that garbage collection deleted"""
+    objects: int | None = None
+    """number of objects that garbage collection deleted"""
+    bytes: int | None = None
+    """size of these objects"""
+
+
 def record_event(root: Path, event: str, version: int | None = None, **facts: Any) -> None:
-    """Add a line. What cannot be written down has happened all the same: it is logged, and no error."""
-    entry = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, "version": version, **facts}
+    """Append an event. A write error is only logged, because the event itself has happened."""
+    utc = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Event(utc=utc, event=event, version=version, **facts).model_dump(mode="json", exclude_unset=True)
     try:
         with open(Path(root) / FILE, "ab") as file:
-            # One write, begun on a new line: the line before may be half of one, of a process that was killed.
+            # One write that starts a new line: a killed process may have left half of the last one.
             file.write(("\n" + json.dumps(entry, ensure_ascii=False)).encode())
     except OSError as error:
-        log.warning("%s of version %s is not in %s: %s", event, version, Path(root) / FILE, error)
+        log.warning("The event `%s` of version %s was not written to %s: %s", event, version, Path(root) / FILE, error)
 
 
-def read_events(root: Path) -> list[dict[str, Any]]:
-    """What was recorded, oldest first; half lines are passed over."""
-    path, found = Path(root) / FILE, []
+def read_events(root: Path) -> list[Event]:
+    """Read the events, oldest first; incomplete lines are ignored."""
+    path, events = Path(root) / FILE, []
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            events.append(Event.model_validate(json.loads(line)))
+        except (ValueError, ValidationError):
             continue
-        if isinstance(entry, dict):
-            found.append(entry)
-    return found
+    return events

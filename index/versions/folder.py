@@ -1,7 +1,7 @@
-"""What a version is: a manifest that names its objects, and the one pointer that says which version is served.
+"""Files of an index folder: manifests, the pointer CURRENT to the published version, and the write lock.
 
 root/CURRENT                      {"version": 3, "manifest_sha256": "..."}
-root/versions/v00000003.json      manifest: written whole, under a number that nobody had, and never changed
+root/versions/v00000003.json      manifest: written atomically under an unused number and never changed
 """
 
 import json
@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from data.io import (
     add_path_to_errors,
@@ -26,38 +25,65 @@ from data.io import (
     write_lock,
 )
 from index.versions.manifest import CHECKSUM_PLACEHOLDER, PARTS, SCHEMA_VERSION, Candidate, Manifest, ShardManifest
-from index.versions.objects import check_object, iter_refs
+from index.versions.objects import ManifestModel, check_object, iter_refs
+
+PROGRAM_BY_SCHEMA = {2: "0.1"}  # versions of this program that wrote the older schemas
+
+
+class Pointer(ManifestModel):
+    """Name of a version: the content of CURRENT and of a tag file."""
+
+    version: int = Field(ge=1)
+    manifest_sha256: str
 
 
 def manifest_path(root: Path, version: int) -> Path:
-    """Where the manifest of a version lies."""
+    """Return the path of a version's manifest."""
     return Path(root) / "versions" / f"v{version:08d}.json"
 
 
 def list_versions(root: Path) -> list[int]:
-    """Numbers of the versions, served or refused, oldest first."""
+    """List the numbers of the versions, published or rejected, oldest first."""
     return [number for number in list_used_numbers(root) if manifest_path(root, number).is_file()]
 
 
 def list_used_numbers(root: Path) -> list[int]:
-    """Every number that was ever taken and has left a trace, by an index of an older schema too."""
+    """List every version number that the folder `versions` shows as used, also by an index of an older schema."""
     names = [path.name.removesuffix(".json") for path in Path(root).glob("versions/v*")]
     return sorted({int(name[1:]) for name in names if re.fullmatch(r"v\d{8,18}", name)})
 
 
-def read_current(root: Path) -> dict[str, Any] | None:
-    """{"version", "manifest_sha256"} of the published version, None if nothing is published."""
+def read_pointer(path: Path) -> Pointer:
+    """Read a file that names a version, CURRENT or a tag.
+
+    Raises:
+        ValueError: The file is not valid JSON or does not name a version.
+    """
+    content = read_json(path)
+    try:
+        return Pointer.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path} does not name a version ({str(content)[:80]!r}).") from error
+
+
+def make_pointer(root: Path, version: int) -> Pointer:
+    """Return the pointer to an existing version."""
+    return Pointer(version=version, manifest_sha256=sha256_file(manifest_path(root, version)))
+
+
+def read_current(root: Path) -> Pointer | None:
+    """Read the pointer to the published version; None if nothing is published."""
     path = Path(root) / "CURRENT"
     if not path.is_file():
         return None
-    pointer = read_json(path)
-    if not isinstance(pointer, dict) or not isinstance(pointer.get("version"), int):
-        raise ValueError(f"{path} does not name a version ({str(pointer)[:80]!r}). {recovery_hint(root)}")
-    return pointer
+    try:
+        return read_pointer(path)
+    except ValueError as error:
+        raise ValueError(f"{error} {recovery_hint(root)}") from error
 
 
-def read_current_or_none(root: Path) -> dict[str, Any] | None:
-    """CURRENT for those who are about to replace it: a broken one counts as none, or nothing could mend it."""
+def read_current_or_none(root: Path) -> Pointer | None:
+    """Read CURRENT before replacing it: a damaged file counts as none, so that publishing repairs it."""
     try:
         return read_current(root)
     except ValueError:
@@ -65,33 +91,35 @@ def read_current_or_none(root: Path) -> dict[str, Any] | None:
 
 
 def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
-    """The manifest of `version` (default: the published one), compared with CURRENT's hash; objects are not looked at.
+    """Read the manifest of a version and verify it, but not the objects that it lists.
 
-    Raises FileNotFoundError if nothing is published or the file is missing, ValueError if it does not fit.
+    Args:
+        version: Number; None: the published version.
+
+    Raises:
+        FileNotFoundError: Nothing is published, or the manifest is missing.
+        ValueError: The manifest is damaged, of another index, or of another schema.
     """
     pointer = read_current(root) if version is None else read_current_or_none(root)
-    if version is None and pointer is None:
-        raise FileNotFoundError(f"no index is published in {root}: run `tern index` first.")
-    number = pointer["version"] if version is None else version
+    number = version if pointer is None or version is not None else pointer.version
+    if number is None:
+        raise FileNotFoundError(f"No index is published in {root}. Run `tern index` first.")
     path = manifest_path(root, number)
-    if path.with_suffix("").is_dir():
-        raise ValueError(
-            f"{path.with_suffix('')} was written by an older program (schema 1), this one reads schema {SCHEMA_VERSION}: "
-            "run `tern index` to build again; the old files stay."
-        )
+    if path.with_suffix("").is_dir():  # schema 1 had a folder per version
+        raise ValueError(_schema_message(root, path, 1))
     if not path.is_file():
-        named = "CURRENT names" if version is None else "asked for"
-        raise FileNotFoundError(f"{named} version {number}, but {path} is missing. {recovery_hint(root)}")
-    if pointer and pointer["version"] == number and sha256_file(path) != pointer.get("manifest_sha256"):
-        raise ValueError(f"{path} is not the manifest that CURRENT names (sha256 differs). {recovery_hint(root)}")
-    return _parse(root, path, number)
+        named_by = "CURRENT names version" if version is None else "There is no version"
+        raise FileNotFoundError(f"{named_by} {number}: {path} is missing. {recovery_hint(root)}")
+    if pointer and pointer.version == number and sha256_file(path) != pointer.manifest_sha256:
+        raise ValueError(f"{path} is not the manifest that CURRENT names (its sha256 differs). {recovery_hint(root)}")
+    return _parse_manifest(root, path, number)
 
 
-def _parse(root: Path, path: Path, number: int) -> Manifest:
+def _parse_manifest(root: Path, path: Path, number: int) -> Manifest:
     content, text = read_json(path), path.read_text(encoding="utf-8")
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema {schema!r}, this program reads {SCHEMA_VERSION}. {recovery_hint(root)}")
+        raise ValueError(_schema_message(root, path, schema))
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -99,33 +127,45 @@ def _parse(root: Path, path: Path, number: int) -> Manifest:
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path} is not a manifest: {where}: {first['msg']}. {recovery_hint(root)}") from error
     if insert_checksum(text.replace(manifest.sha256, CHECKSUM_PLACEHOLDER)) != text:
-        raise ValueError(f"{path} is damaged: its sha256 is not the one that it says. {recovery_hint(root)}")
+        raise ValueError(f"{path} is damaged: its sha256 is not the one that it contains. {recovery_hint(root)}")
     if manifest.version != number:
-        raise ValueError(f"{path} says that it is version {manifest.version}: foreign. {recovery_hint(root)}")
+        raise ValueError(f"{path} contains version {manifest.version}: it was renamed or copied. {recovery_hint(root)}")
     return manifest
 
 
+def _schema_message(root: Path, path: Path, schema: object) -> str:
+    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+        return f"{path} has schema {schema!r}; this version reads schema {SCHEMA_VERSION}. {recovery_hint(root)}"
+    program = PROGRAM_BY_SCHEMA.get(schema)
+    written_by = f"version {program}" if program else "an older version"
+    return (
+        f"{root} has index schema {schema}, written by {written_by} of this program; this version reads schema "
+        f"{SCHEMA_VERSION}. Delete {root} and run 'tern index' again, or install {written_by}."
+    )
+
+
 def insert_checksum(text: str) -> str:
-    """A manifest's text with its own SHA-256 in place of the zeros."""
+    """Replace the placeholder in a manifest's text by the SHA-256 of the text."""
     return text.replace(CHECKSUM_PLACEHOLDER, sha256_text(text))
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Path:
-    """Write a version's manifest, whole, synced and read-only.
+    """Write a version's manifest atomically, fsynced and read-only.
 
-    Raises FileExistsError if the number is taken: two writers never share one.
+    Raises:
+        FileExistsError: The number is in use: two writers never share one.
     """
     path = manifest_path(root, manifest.version)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)  # of a process of this number that was killed: read-only
+    temporary.unlink(missing_ok=True)  # left by a killed process with the same process id; it is read-only
     try:
         text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         with add_path_to_errors(temporary):
             temporary.write_text(insert_checksum(text + "\n"), encoding="utf-8")
         temporary.chmod(0o444)
         fsync_path(temporary)
-        os.link(temporary, path)  # as O_EXCL, but the name appears with its whole content
+        os.link(temporary, path)  # fails if the name exists, like O_EXCL, and the name appears with its content
         fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -133,38 +173,50 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
 
 
 def set_current(root: Path, version: int) -> bool:
-    """Switch what readers see, by one rename; whether it pointed elsewhere."""
-    pointer = {"version": version, "manifest_sha256": sha256_file(manifest_path(root, version))}
+    """Point CURRENT at a version by one rename; return whether it named another one before."""
+    pointer = make_pointer(root, version)
     if read_current_or_none(root) == pointer:
         return False
-    write_json(Path(root) / "CURRENT", pointer)
+    write_json(Path(root) / "CURRENT", pointer.model_dump())
     return True
 
 
-def check_objects(root: Path, manifest: Candidate, content: bool = True, known: Sequence[ShardManifest] = ()) -> None:
-    """Compare every object of a version with its manifest: sizes and, with `content`, hashes.
+def check_objects(
+    root: Path, manifest: Candidate, content: bool = True, verified_shards: Sequence[ShardManifest] = ()
+) -> None:
+    """Compare every object of a version with its manifest.
 
-    Of the shards in `known` the hashes were compared before. Raises FileNotFoundError or ValueError naming the first
-    object that is missing, damaged or foreign.
+    Args:
+        content: Compare hashes too, and not only sizes.
+        verified_shards: Shards whose hashes were compared before and are skipped.
+
+    Raises:
+        FileNotFoundError: An object is missing; the message names the first.
+        ValueError: An object is damaged or of another index.
     """
-    for kind, about in manifest.collections.items():
-        for what, part in {"template": about.trained_index, "dead keys": about.deleted}.items():
+    for kind, collection in manifest.collections.items():
+        for name, part in {"trained index": collection.trained_index, "deleted keys": collection.deleted}.items():
             for ref in iter_refs(part):
-                check_object(root, ref, f"{kind} {what}", content)
-        for i, shard in enumerate(about.shards):
+                check_object(root, ref, f"{kind} {name}", content)
+        for i, shard in enumerate(collection.shards):
             for name in PARTS:
-                check_object(root, getattr(shard, name), f"{kind} {name} of shard {i}", content and shard not in known)
+                rehash = content and shard not in verified_shards
+                check_object(root, getattr(shard, name), f"{kind} {name} of shard {i}", rehash)
 
 
 def recovery_hint(root: Path) -> str:
-    """The way out of a version that cannot be read."""
-    others = ", ".join(map(str, list_versions(root))) or "none"
-    return f"Roll back to a version that verifies (present: {others}), or run `tern index` to build again."
+    """Say what to do about a version that cannot be read."""
+    numbers = ", ".join(map(str, list_versions(root))) or "none"
+    return f"Roll back to a version that passes `tern index verify` (present: {numbers}), or run `tern index` again."
 
 
 @contextmanager
 def index_write_lock(root: Path) -> Iterator[None]:
-    """Be the one writer of an index; ValueError names the one that is. The lock dies with its process."""
+    """Hold the write lock of an index; it ends with the process.
+
+    Raises:
+        ValueError: Another process holds it; the message names the process.
+    """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     with write_lock(root):

@@ -1,4 +1,4 @@
-"""Garbage collection: versions that nobody needs, then objects that no version names."""
+"""Garbage collection: delete versions that are no longer needed, then objects that no manifest lists."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -19,59 +19,71 @@ from index.versions.objects import iter_refs, object_path
 from index.versions.reader_lock import is_in_use
 from index.versions.tags import list_tags
 
-KEEP = 2  # served versions that stay: the one that is served, and one to roll back to
+KEEP = 2  # versions that passed and stay: the served one, and one to roll back to
 
 
 @dataclass
 class GarbageReport:
-    """What was removed (or would be), and why the other versions were spared."""
+    """What garbage collection deleted (or would delete), and why it kept the other versions."""
 
     versions: list[int] = field(default_factory=list)
+    """deleted versions, ascending"""
     kept: dict[int, str] = field(default_factory=dict)
+    """reason by version"""
     objects: int = 0
+    """number of deleted objects"""
     bytes: int = 0
+    """size of the deleted objects"""
 
 
 def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> GarbageReport:
-    """Remove what no reader can want; everything that is spared stays whole, whenever this is killed.
+    """Delete versions that are no longer needed, unreferenced objects and unfinished work.
 
-    Spared are the version that CURRENT names, tagged ones, those that a reader has open, the newest number (numbers
-    are never given twice), the last `keep` that passed, and those refused since. Unfinished work is thrown away.
+    Kept are the served version, tagged versions, versions that a reader has open, the newest number (numbers are
+    never used twice), the last `keep` versions that passed their gate, and versions rejected after the served one.
+    A kill at any moment leaves all kept versions complete.
 
-    Raises ValueError if a manifest cannot be read: what it names cannot be told from garbage.
+    Args:
+        keep: Number of versions that passed and stay, at least 1.
+        dry_run: Only report what would be deleted.
+
+    Raises:
+        ValueError: `keep` is below 1, or a manifest cannot be read and its objects are therefore unknown.
     """
     root = Path(root)
     if keep < 1:
-        raise ValueError(f"keep is {keep}; the version that is served always stays: give 1 or more.")
+        raise ValueError(f"keep is {keep}, but the served version always stays. Pass 1 or more.")
     with index_write_lock(root):
         manifests = {number: read_version_manifest(root, number) for number in list_versions(root)}
-        found = GarbageReport(kept=_spared(root, manifests, keep))
-        for number in manifests.keys() - found.kept.keys():
+        report = GarbageReport(kept=_find_kept(root, manifests, keep))
+        for number in manifests.keys() - report.kept.keys():
             if is_in_use(manifest_path(root, number), remove=not dry_run):
-                found.kept[number] = "open"
+                report.kept[number] = "open in a reader"
             else:
-                found.versions.append(number)
-        if found.versions and not dry_run:
+                report.versions.append(number)
+        if report.versions and not dry_run:
             fsync_path(root / "versions")
-        found.versions.sort()
-        needed = {object_path(root, ref) for number in found.kept for ref in iter_refs(manifests[number])}
+        report.versions.sort()
+        needed = {object_path(root, ref) for number in report.kept for ref in iter_refs(manifests[number])}
         garbage = [path for path in root.glob("objects/*/*") if path not in needed]
-        found.objects, found.bytes = len(garbage), sum(path.stat().st_size for path in garbage)
+        report.objects, report.bytes = len(garbage), sum(path.stat().st_size for path in garbage)
         if not dry_run:
             for path in garbage:
                 path.unlink()
             shutil.rmtree(root / "staging", ignore_errors=True)
-            facts = {"removed": found.versions, "objects": found.objects, "bytes": found.bytes}
+            facts = {"removed": report.versions, "objects": report.objects, "bytes": report.bytes}
             record_event(root, "garbage_collected", None, **facts)
-    return found
+    return report
 
 
-def _spared(root: Path, manifests: dict[int, Manifest], keep: int) -> dict[int, str]:
+def _find_kept(root: Path, manifests: dict[int, Manifest], keep: int) -> dict[int, str]:
+    """Return the versions that stay, each with the strongest reason."""
     pointer = read_current(root)
-    served = pointer["version"] if pointer else 0
+    served = pointer.version if pointer else 0
     passed = sorted(number for number, manifest in manifests.items() if not manifest.is_rejected)
-    why = {number: "refused since" for number, m in manifests.items() if m.is_rejected and number > served}
-    why |= dict.fromkeys(passed[-keep:], f"one of the last {keep}")
-    why |= {number: "newest" for number in list_used_numbers(root)[-1:] if number in manifests and number not in why}
-    why |= {number: f"tagged {name}" for name, number in list_tags(root).items() if number in manifests}
-    return why | ({served: "served"} if served in manifests else {})
+    reasons = {n: "rejected after the served version" for n, m in manifests.items() if m.is_rejected and n > served}
+    reasons |= dict.fromkeys(passed[-keep:], f"one of the last {keep} that passed")
+    newest = [number for number in list_used_numbers(root)[-1:] if number in manifests and number not in reasons]
+    reasons |= dict.fromkeys(newest, "newest number")
+    reasons |= {number: f"tagged {name}" for name, number in list_tags(root).items() if number in manifests}
+    return reasons | ({served: "served"} if served in manifests else {})

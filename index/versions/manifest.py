@@ -1,53 +1,74 @@
-"""Manifest of `index`."""
+"""Models of an index manifest: objects, counts and measurements of a version, and the verdict of its gate."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
-from index.config import Kind
+from index.config import KINDS
 from index.versions.objects import ManifestModel, ObjectRef
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION: Final = 3
 CHECKSUM_PLACEHOLDER = "0" * 64
-PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # of a shard
+KindName = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]
+PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a shard
 
 
 class ShardManifest(ManifestModel):
-    """Some rows of a collection: inverted lists, whole vectors and what the rows stand for, under the same keys."""
+    """One shard: inverted lists, uncompressed vectors and metadata rows under the same keys."""
 
     role: Literal["base", "delta"]
+    """base: written by a build or a compaction; delta: added by an update"""
     rows: int = Field(ge=0)
     inverted_lists: ObjectRef
     vectors: ObjectRef
     metadata: ObjectRef
     lookup: ObjectRef
     coarse_error: float = Field(ge=0)
-    """mean distance of its rows to their nearest centroid, over at most 4,096 of them; 0 without rows"""
+    """mean distance of its rows to their nearest centroid, measured on at most 4,096 of them; 0 without rows"""
 
 
 class DeletedRows(ManifestModel):
-    """Keys that shards hold and that are never answered."""
+    """Keys of the rows that are in shards but are never returned."""
 
     rows: int = Field(ge=1)
     keys: ObjectRef
 
 
 class RowCounts(ManifestModel):
-    """Rows that are answered, and rows that shards hold and that are not."""
+    """Number of live and of deleted rows in the shards of a collection."""
 
     live: int = Field(ge=0)
     deleted: int = Field(ge=0)
 
 
 class SearchParams(ManifestModel):
-    """How a collection is asked unless a request says otherwise: lists probed, rows rescored by their whole vectors."""
+    """Default search parameters of a collection."""
 
     nprobe: int = Field(ge=1)
+    """inverted lists probed per query"""
     rescore: int = Field(ge=0)
+    """rows per query that are rescored with their uncompressed vectors; 0: the scores of the codes are final"""
+
+
+class RecallReport(ManifestModel):
+    """The nprobe that one half of the queries chose, and its recall on the other half."""
+
+    nprobe: int
+    recall: float
+    """share of the exact best `k` that is found, on the test queries"""
+    tuning_recall: float
+    """the same on the tuning queries, which chose nprobe"""
+    k: int
+    num_test_queries: int
+    num_tuning_queries: int
+    target: float
+    """recall that was aimed at"""
+    target_reached: bool
+    """whether the tuning queries reach the target; lossy codes may miss it with every list probed"""
 
 
 class CollectionManifest(ManifestModel):
-    """One collection."""
+    """One collection of a version."""
 
     dim: int = Field(ge=1)
     factory: str
@@ -58,54 +79,105 @@ class CollectionManifest(ManifestModel):
     deleted: DeletedRows | None = None
     counts: RowCounts
     search: SearchParams
-    recall: dict[str, Any]
+    recall: RecallReport
     coarse_error: float = Field(ge=0)
-    """that of the rows which the centroids were trained for: what the drift of later rows is measured against"""
+    """mean distance to the nearest centroid of the rows of the full build; the drift of later rows is relative to it"""
 
     @model_validator(mode="after")
-    def _adds_up(self) -> "CollectionManifest":
-        held, dead = sum(shard.rows for shard in self.shards), self.deleted.rows if self.deleted else 0
-        if (self.counts.live, self.counts.deleted) != (held - dead, dead):
-            raise ValueError(f"shards hold {held} rows, {dead} of them dead, but counts say {self.counts}")
+    def _check_counts(self) -> "CollectionManifest":
+        total, deleted = sum(shard.rows for shard in self.shards), self.deleted.rows if self.deleted else 0
+        if (self.counts.live, self.counts.deleted) != (total - deleted, deleted):
+            raise ValueError(f"the shards have {total} rows, {deleted} of them deleted, but counts is {self.counts}")
         return self
 
 
 class Candidate(ManifestModel):
-    """All of a version but its number and its verdict."""
+    """A version without its number and its verdict."""
 
     inputs_digest: str
     faiss: str
+    """version of faiss that wrote it"""
     config: dict[str, Any]
+    """the `IndexConfig` of the build, as JSON"""
     provenance: dict[str, Any]
-    collections: dict[Kind, CollectionManifest]
+    """JSON of the caller: what the vectors were computed from; only compared for equality"""
+    collections: dict[KindName, CollectionManifest]
+    """by kind: image, caption or both"""
+
+
+class GateCheck(ManifestModel):
+    """One measurement of the gate and its limit. JSON has no key for a field that is None."""
+
+    passed: bool
+    value: float | None = None
+    min: float | None = None
+    max: float | None = None
+    count: int | None = None
+    """number of rows or queries that `value` is the mean of"""
+    unit: str | None = None
+    served_value: float | None = None
+    """the same measurement of the served version"""
+    problem: str | None = None
+    """of a check that measures nothing: what is wrong; empty if it passed"""
+
+    @model_serializer(mode="wrap")
+    def _omit_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        """Return the check in words, such as `0.97 over 250, minimum 0.9, served version 0.98`."""
+        if self.value is None:
+            return self.problem or "matches the manifest"
+        value = f"{self.value:g} over {self.count}" if self.count is not None else f"{self.value:g} {self.unit or ''}"
+        limits = {"minimum": self.min, "maximum": self.max, "served version": self.served_value}
+        return ", ".join([value.strip(), *(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)])
+
+
+class GateVerdict(ManifestModel):
+    """Result of the gate. JSON has `override_reason` and `rejected_version` only if the gate was overridden."""
+
+    passed: bool
+    reason: str = ""
+    """the failed checks in words; empty if it passed"""
+    checks: dict[str, GateCheck] = Field(default_factory=dict)
+    query_digests: dict[str, str] = Field(default_factory=dict)
+    """by kind, digest of the queries that were run"""
+    compared_with: int | None = None
+    """the served version at that time; None if there was none"""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """the `GateConfig`, as JSON"""
+    override_reason: str | None = None
+    """why this version is served although the gate rejected it; None if it was not overridden"""
+    rejected_version: int | None = None
+    """the rejected version with the same content; None if the gate was not overridden"""
+
+    @model_serializer(mode="wrap")
+    def _omit_override(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        optional = ("override_reason", "rejected_version")
+        return {name: value for name, value in handler(self).items() if value is not None or name not in optional}
 
 
 class Manifest(Candidate):
-    """A version."""
+    """A version: the content of `versions/v00000001.json`."""
 
     schema_: Literal[3] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
-    """Of the file's text with these 64 digits as zeros; so every version can be checked, not only the served one."""
+    """SHA-256 of the file's text with these 64 digits replaced by zeros, so that any version can be verified"""
     version: int = Field(ge=1)
     parent: int | None
-    gate: dict[str, Any] | None
-    """What the gate said, at least {"passed": bool}; None: there was no gate."""
-
-    @model_validator(mode="after")
-    def _has_a_verdict(self) -> "Manifest":
-        if self.gate is not None and not isinstance(self.gate.get("passed"), bool):
-            raise ValueError(f"the gate's verdict {self.gate!r} does not say whether it passed")
-        return self
+    """version that was served when this one was published; None if there was none"""
+    gate: GateVerdict | None
+    """verdict of the gate; None if there was no gate"""
 
     @property
     def is_rejected(self) -> bool:
-        """Whether the gate said no: such a version is kept to be looked at, and is never served."""
-        return self.gate is not None and not self.gate["passed"]
+        """Whether the gate rejected this version: it is kept for inspection and never served."""
+        return self.gate is not None and not self.gate.passed
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is written."""
+        """Return the JSON content of the manifest file."""
         return self.model_dump(mode="json", by_alias=True)
 
     def candidate(self) -> Candidate:
-        """The same without number and verdict."""
+        """Return the manifest without number and verdict."""
         return Candidate(**{name: getattr(self, name) for name in Candidate.model_fields})

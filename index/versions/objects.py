@@ -1,7 +1,7 @@
-"""Immutable files named by their SHA-256, shared by versions; and work towards one, found again after a kill.
+"""Immutable object files named by their SHA-256, and staging folders from which an interrupted build resumes.
 
-root/objects/ab/ab12...      written in the staging folder, renamed; synced before a manifest names it
-root/staging/<inputs>/       a record (JSON) of every finished step; anything else there is a half and is thrown away
+root/objects/ab/ab12...      written in the staging folder, then renamed; fsynced before a manifest lists it
+root/staging/<inputs>/       one JSON record per finished step; other files are incomplete and are deleted
 """
 
 import os
@@ -15,30 +15,34 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from data.io import TRANSIENT_ERRNOS, add_path_to_errors, fsync_path, read_json, sha256_file
 
-RECOVERY_HINT = "Roll back to a version that verifies, or run `tern index` to build again: that also mends it."
+RECOVERY_HINT = (
+    "Roll back to a version that passes `tern index verify`, or run `tern index` to build one; a build also replaces "
+    "damaged objects."
+)
 M = TypeVar("M", bound=BaseModel)
 
 
 class ManifestModel(BaseModel):
-    """A part of a manifest: immutable, strict, and what it does not know is refused."""
+    """Base class of everything in a manifest: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ObjectRef(ManifestModel):
-    """An object: 64 hex digits, so that no manifest can name a file outside the folder of objects."""
+    """Reference to an object file."""
 
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    """64 hex digits; the pattern keeps a manifest from naming a file outside the folder `objects`"""
     bytes: int = Field(ge=0)
 
 
 def object_path(root: Path, ref: ObjectRef) -> Path:
-    """Where an object lies."""
+    """Return the path of an object file."""
     return Path(root) / "objects" / ref.sha256[:2] / ref.sha256
 
 
 def iter_refs(part: Any) -> Iterator[ObjectRef]:
-    """Every object that a part of a manifest names."""
+    """Yield every object reference in a manifest or in a part of one (models, lists and dicts, nested)."""
     if isinstance(part, ObjectRef):
         yield part
     elif isinstance(part, BaseModel):
@@ -50,88 +54,99 @@ def iter_refs(part: Any) -> Iterator[ObjectRef]:
 
 
 def store_object(root: Path, path: Path) -> ObjectRef:
-    """Make an object of a finished file, which is moved. One that is there is kept if it is whole, else replaced.
+    """Move a finished file into the folder of objects; an equal object is kept, a damaged one is replaced.
 
-    It is synced by `settle`: until a manifest names it, it is compared with its hash before it is used.
+    `fsync_objects` makes it durable. Until a manifest lists it, it is verified by its hash before use.
     """
     ref = ObjectRef(sha256=sha256_file(path), bytes=path.stat().st_size)
-    place = object_path(root, ref)
-    if _whole(place, ref):
+    target = object_path(root, ref)
+    if _matches(target, ref):
         path.unlink()
         return ref
-    place.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     path.chmod(0o444)
-    os.replace(path, place)
+    os.replace(path, target)
     return ref
 
 
 def fsync_objects(root: Path, part: Any) -> None:
-    """Make every object that `part` names survive a power cut: before a manifest names them, not one by one."""
+    """Fsync every object that `part` references, and their folders, before a manifest lists them."""
     paths = {object_path(root, ref) for ref in iter_refs(part)}
     for path in sorted(paths) + sorted({path.parent for path in paths}) + [Path(root) / "objects"]:
         fsync_path(path)
 
 
 @lru_cache(maxsize=4096)
-def _hash_as_seen(path: Path, size: int, changed: int, inode: int) -> str:
+def _cached_sha256(path: Path, size: int, ctime_ns: int, inode: int) -> str:
     return sha256_file(path)
 
 
-def check_object(root: Path, ref: ObjectRef, what: str, content: bool = True, rehash: bool = True) -> Path:
-    """The path of an object, its size compared and, with `content`, its hash. `what` says what it holds.
+def check_object(root: Path, ref: ObjectRef, description: str, content: bool = True, rehash: bool = True) -> Path:
+    """Compare an object file with its reference and return its path.
 
-    Not `again`: a file that the system says has not changed since this process hashed it is not read again.
+    Args:
+        description: What the object holds, for the error message.
+        content: Compare the SHA-256 too, and not only the size.
+        rehash: Read the file even if this process hashed it before and its size, ctime and inode are unchanged.
 
-    Raises FileNotFoundError or ValueError naming it if it is missing, truncated, damaged or foreign.
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file is truncated, damaged or of another index.
     """
     path = object_path(root, ref)
     if not path.is_file():
-        raise FileNotFoundError(f"{what}: {path} is missing, but the manifest lists it. {RECOVERY_HINT}")
+        raise FileNotFoundError(f"{description}: {path} is missing, but the manifest lists it. {RECOVERY_HINT}")
     stat = path.stat()
     if (size := stat.st_size) != ref.bytes:
         raise ValueError(
-            f"{what}: {path} has {size} bytes, the manifest says {ref.bytes}: truncated or foreign. {RECOVERY_HINT}"
+            f"{description}: {path} has {size} bytes, the manifest lists {ref.bytes}: truncated or of another index. "
+            f"{RECOVERY_HINT}"
         )
     if not content:
         return path
-    found = sha256_file(path) if rehash else _hash_as_seen(path, size, stat.st_ctime_ns, stat.st_ino)
-    if found != ref.sha256:
+    actual = sha256_file(path) if rehash else _cached_sha256(path, size, stat.st_ctime_ns, stat.st_ino)
+    if actual != ref.sha256:
         raise ValueError(
-            f"{what}: {path} is damaged or foreign: sha256 {found[:12]}, the manifest says {ref.sha256[:12]}. {RECOVERY_HINT}"
+            f"{description}: {path} is damaged or of another index: its sha256 is {actual[:12]}, the manifest lists "
+            f"{ref.sha256[:12]}. {RECOVERY_HINT}"
         )
     return path
 
 
-def _whole(path: Path, ref: ObjectRef) -> bool:
+def _matches(path: Path, ref: ObjectRef) -> bool:
     return path.is_file() and path.stat().st_size == ref.bytes and sha256_file(path) == ref.sha256
 
 
 class Staging:
-    """Work towards the candidate of `inputs` (a digest of all that goes in). Only the one writer may hold it."""
+    """Unfinished work on one candidate; only the process that holds the write lock of the index may use it.
 
-    def __init__(self, root: Path, inputs: str):
-        self.root, self.folder = Path(root), Path(root) / "staging" / inputs
+    Args:
+        inputs_digest: Digest of everything that determines the candidate; names the folder.
+    """
+
+    def __init__(self, root: Path, inputs_digest: str):
+        self.root, self.folder = Path(root), Path(root) / "staging" / inputs_digest
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in (self.root / "staging").glob("*/*"):
             if path.suffix != ".json" or path.name.startswith("."):
                 path.unlink()
 
-    def run_step(self, name: str, kind: type[M], make: Callable[[], M]) -> M:
-        """What `make` returns, or what an earlier run's did, if every object that it names is still whole."""
+    def run_step(self, name: str, model: type[M], make: Callable[[], M]) -> M:
+        """Return the recorded result of an earlier run if all its objects verify, else run `make` and record it."""
         record = self.folder / f"{name.replace('/', '-')}.json"
-        found = self._recorded(record, kind)
-        if found is None:
-            found = make()
+        result = self._read_record(record, model)
+        if result is None:
+            result = make()
             with add_path_to_errors(record):
-                record.write_text(found.model_dump_json(), encoding="utf-8")
-        return found
+                record.write_text(result.model_dump_json(), encoding="utf-8")
+        return result
 
-    def _recorded(self, record: Path, kind: type[M]) -> M | None:
+    def _read_record(self, record: Path, model: type[M]) -> M | None:
         if not record.is_file():
             return None
         try:
-            found = kind.model_validate(read_json(record))
-            for ref in iter_refs(found):
+            result = model.model_validate(read_json(record))
+            for ref in iter_refs(result):
                 check_object(self.root, ref, record.stem)
         except (ValueError, ValidationError, FileNotFoundError):
             return None
@@ -139,10 +154,10 @@ class Staging:
             if error.errno in TRANSIENT_ERRNOS:
                 raise
             return None
-        return found
+        return result
 
     def add_object(self, name: str, write: Callable[[Path], Any]) -> ObjectRef:
-        """Make an object of what `write(path)` writes."""
+        """Store the file that `write(path)` writes as an object."""
         path = self.folder / f"{name.replace('/', '-')}.part"
         try:
             with add_path_to_errors(path):
@@ -152,5 +167,5 @@ class Staging:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """The candidate is published, or refused and kept: nothing is left to find again."""
+        """Delete the folder once the candidate is published, or rejected and kept."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Readers hold the manifest of what they have open by a shared lock, which dies with them: it is not collected."""
+"""Reader locks: an open version's manifest has a shared flock, so that garbage collection keeps the version."""
 
 import errno
 import fcntl
@@ -9,38 +9,38 @@ from pathlib import Path
 from index.versions.folder import manifest_path, read_current_or_none, read_version_manifest
 from index.versions.manifest import Manifest
 
-TRIES = 20  # to take what CURRENT names while versions are published and collected
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without them: nothing is held there
+TRIES = 20  # attempts to lock the version that CURRENT names while versions are published and deleted
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks: there nothing is protected
 
 
 class ReaderLock:
-    """A shared lock on a file, until it is closed or its process ends."""
+    """A shared lock on a file; it ends when it is closed, garbage collected by Python, or with its process."""
 
     def __init__(self, handle: int):
         self._handle = handle
 
     def close(self) -> None:
-        """Let go; once more does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._handle >= 0:
             os.close(self._handle)
         self._handle = -1
 
     def __del__(self) -> None:
-        self.close()  # a reader that was dropped and not closed holds nothing
+        self.close()
 
 
 def acquire_reader_lock(path: Path) -> ReaderLock | None:
-    """Hold a file; None if it is being removed, or is gone."""
+    """Lock a file for reading; None if it is being deleted or does not exist."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        if _locked(handle, fcntl.LOCK_SH) and path.stat().st_ino == os.fstat(handle).st_ino:
+        if _try_lock(handle, fcntl.LOCK_SH) and path.stat().st_ino == os.fstat(handle).st_ino:
             return ReaderLock(handle)
-    except FileNotFoundError:  # removed between the two
+    except FileNotFoundError:  # deleted between the two calls
         pass
-    except BaseException:  # also Ctrl-C: nobody else would close it; the error goes on
+    except BaseException:  # also KeyboardInterrupt: nothing else would close the handle
         os.close(handle)
         raise
     os.close(handle)
@@ -48,26 +48,32 @@ def acquire_reader_lock(path: Path) -> ReaderLock | None:
 
 
 def lock_manifest(root: Path, version: int | None = None) -> tuple[Manifest, ReaderLock]:
-    """The manifest of `version` (default: the published one), held. Raises what `read_manifest` does."""
+    """Read the manifest of a version (None: the published one) and lock it.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_version_manifest`.
+    """
     for _ in range(TRIES):
         pointer = read_current_or_none(root)
         try:
             manifest = read_version_manifest(root, version)
         except FileNotFoundError:
             if version is None and read_current_or_none(root) != pointer:
-                continue  # what CURRENT named was collected after CURRENT had moved on
+                continue  # CURRENT has moved on, and the version that it named was deleted
             raise
-        if (found := acquire_reader_lock(manifest_path(root, manifest.version))) is not None:
-            return manifest, found
-        time.sleep(0.01)  # it has just been collected; CURRENT, which never is, names another by now
-    raise FileNotFoundError(f"versions of {root} are collected as fast as they are opened: ask again, or for another.")
+        if (lock := acquire_reader_lock(manifest_path(root, manifest.version))) is not None:
+            return manifest, lock
+        time.sleep(0.01)  # it was deleted just now, so CURRENT, whose version never is, names another one
+    raise FileNotFoundError(
+        f"The versions of {root} are deleted as fast as they are opened. Try again, or open another version."
+    )
 
 
 def is_in_use(path: Path, remove: bool) -> bool:
-    """Whether a reader holds a file; if none does, it is removed at `remove`, before any could."""
+    """Return whether a reader holds a file; if none does and `remove` is set, delete it before one can."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        if not _locked(handle, fcntl.LOCK_EX):
+        if not _try_lock(handle, fcntl.LOCK_EX):
             return True
         if remove:
             path.unlink()
@@ -76,13 +82,13 @@ def is_in_use(path: Path, remove: bool) -> bool:
         os.close(handle)
 
 
-def _locked(handle: int, how: int) -> bool:
+def _try_lock(handle: int, mode: int) -> bool:
     try:
-        fcntl.flock(handle, how | fcntl.LOCK_NB)
+        fcntl.flock(handle, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno == errno.EBADF and how == fcntl.LOCK_EX:  # NFS gives this one for writing alone
+        if error.errno == errno.EBADF and mode == fcntl.LOCK_EX:  # NFS locks exclusively only what is open for writing
             return False
         if error.errno not in NO_LOCKS:
             raise

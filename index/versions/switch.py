@@ -1,7 +1,7 @@
-"""Switch of `index`."""
+"""Verify a version, and point CURRENT at another existing one."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from index.versions.events import FILE, record_event
 from index.versions.folder import (
@@ -12,45 +12,66 @@ from index.versions.folder import (
     read_version_manifest,
     set_current,
 )
-from index.versions.manifest import Manifest
+from index.versions.manifest import GateCheck, GateVerdict, Manifest
 
 
 class RejectedError(ValueError):
-    """A candidate did not pass its gate: `version` is its number, `verdict` what the gate said, `checks` its part."""
+    """The gate rejected a candidate.
 
-    def __init__(self, message: str, version: int, verdict: dict[str, Any]):
+    Attributes:
+        version: Number of the rejected version.
+        verdict: Verdict of the gate.
+    """
+
+    def __init__(self, message: str, version: int, verdict: GateVerdict):
         super().__init__(message)
-        self.version, self.verdict, self.checks = version, verdict, verdict.get("checks")
+        self.version, self.verdict = version, verdict
+
+    @property
+    def checks(self) -> Mapping[str, GateCheck]:
+        """The checks of the verdict by name."""
+        return self.verdict.checks
 
 
 def verify_version(root: Path, version: int | None = None) -> Manifest:
-    """Compare every object of a version (default: the published one) with its manifest, which is returned.
+    """Compare every object of a version (None: the published one) with its manifest; return the manifest.
 
-    Raises FileNotFoundError or ValueError naming the first that is missing, damaged or foreign.
+    Raises:
+        FileNotFoundError: The manifest or an object is missing.
+        ValueError: The manifest or an object is damaged or of another index.
     """
     manifest = read_version_manifest(root, version)
     check_objects(root, manifest)
     return manifest
 
 
+def check_not_rejected(root: Path, manifest: Manifest) -> None:
+    """Raise RejectedError if the gate rejected a version."""
+    if manifest.gate is not None and manifest.is_rejected:
+        raise RejectedError(rejection_message(root, manifest, manifest.gate), manifest.version, manifest.gate)
+
+
 def rollback(root: Path, version: int) -> Path:
-    """Point CURRENT at another version, older or newer, if it verifies and was not refused; return its manifest."""
+    """Publish an existing version, older or newer, after verifying it; return the path of its manifest.
+
+    Raises:
+        RejectedError: The gate rejected it.
+        FileNotFoundError, ValueError: As `verify_version`.
+    """
     with index_write_lock(root):
-        manifest = verify_version(root, version)
-        if manifest.is_rejected:
-            raise RejectedError(rejection_message(manifest, root), version, manifest.gate)
+        check_not_rejected(root, verify_version(root, version))
         set_current(root, version)
         record_event(root, "rolled_back", version)
     return manifest_path(root, version)
 
 
-def rejection_message(manifest: Manifest, root: Path, later: dict[str, Any] | None = None) -> str:
-    """What is said of a version that its gate refused, by the verdict in its manifest or a later one."""
+def rejection_message(root: Path, manifest: Manifest, verdict: GateVerdict) -> str:
+    """Describe the rejection of a version by the verdict in its manifest, or by a later one in the event log."""
     pointer = read_current_or_none(root)
-    served = f"version {pointer['version']} is served as before" if pointer else "nothing is published"
-    reason = (later or manifest.gate).get("reason", "see its verdict")
-    place = Path(root) / FILE if later else manifest_path(root, manifest.version)
+    served = f"version {pointer.version} is still served" if pointer else "nothing is published"
+    path = manifest_path(root, manifest.version) if verdict == manifest.gate else Path(root) / FILE
+    reason = verdict.reason or "see its verdict"
     return (
-        f"version {manifest.version} did not pass its gate: {reason}. It is kept to be looked at, with the verdict in "
-        f"{place}; {served}."
+        f"Version {manifest.version} did not pass its gate: {reason}. It is kept for inspection, its verdict is in "
+        f"{path}; {served}."
     )

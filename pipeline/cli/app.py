@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.cli import index_build, index_versions, pages, run, search, store, weights
+from pipeline.cli import index_build, index_versions, pages, run, search, store, store_exchange, weights
 
 HELP = """Find images by text and captions by photo.
 
@@ -53,7 +53,7 @@ def _set_help_default(option: Any) -> Any:
 
 
 def build_app() -> typer.Typer:
-    """Build the application, including the commands that installed packages register under `tern.commands`."""
+    """Build the application, with the commands that packages register as entry points `tern.commands`."""
     app = typer.Typer(
         cls=LightGroup,
         help=HELP,
@@ -67,13 +67,14 @@ def build_app() -> typer.Typer:
         module.add_to(app)
     for command in app.registered_commands:
         command.cls = LightCommand
-    index = typer.Typer(rich_markup_mode="rich")
-    for module in (index_build, index_versions):
-        module.add_to(index)
-    app.add_typer(index, name="index")
-    for name, module in (("store", store), ("weights", weights)):
-        group = typer.Typer(help=module.HELP, no_args_is_help=True, rich_markup_mode="rich")
-        module.add_to(group)
+    index = typer.Typer()
+    stores = typer.Typer(help="Inspect, verify, compact, import and export feature stores.", no_args_is_help=True)
+    weight_files = typer.Typer(help="Convert and inspect weights of the bottom-up model.", no_args_is_help=True)
+    groups = {"index": index, "store": stores, "weights": weight_files}
+    modules = {"index": (index_build, index_versions), "store": (store, store_exchange), "weights": (weights,)}
+    for name, group in groups.items():
+        for module in modules[name]:
+            module.add_to(group)
         app.add_typer(group, name=name)
     for point in entry_points(group="tern.commands"):
         point.load()(app)
@@ -97,8 +98,8 @@ def options(
 
 def main() -> None:
     """Run the command line; print an error of the user or of the machine without a traceback."""
-    # Passive OpenMP threads sleep while they wait. Spinning ones took 30 s for an epoch instead of 12 s next to another
-    # busy process, and 4.3 s instead of 3.9 s alone.
+    # Passive OpenMP threads sleep while they wait. An epoch takes 12 s with them and 30 s with spinning ones next to
+    # another busy process, and 4.3 s and 3.9 s alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         build_app()(standalone_mode=True)

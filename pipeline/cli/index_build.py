@@ -105,12 +105,12 @@ def import_(
     [dim]Example: tern index import embeddings --output runs/clip/index --set shards=8[/dim]
     """
     from index.config import GateConfig, IndexConfig
-    from index.exchange import import_index
+    from index.exchange import ImportOptions, import_index
 
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
-    config, gate = IndexConfig(**values), GateConfig(**limits)
-    typer.echo(f"index  {import_index(config, folder, output, normalize, queries, id_column, gate)}")
+    options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
+    typer.echo(f"index  {import_index(IndexConfig(**values), folder, output, options)}")
 
 
 def update(
@@ -136,7 +136,7 @@ def update(
     from pipeline.stages import find_served_version
 
     runner = make_runner(plan, overrides)
-    before, model_of_index = find_served_version(runner.plan.workspace, version)
+    before, model_of_index = find_served_version(runner.workspace, version)
     model_folder = runner.workspace.model(model) if model else model_of_index
     vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
     updated = runner.update_index(vectors, version, on_message=partial(typer.echo, err=True))

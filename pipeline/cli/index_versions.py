@@ -1,4 +1,4 @@
-"""Commands of `tern index` on published versions: `info`, `verify`, `publish`, `rollback`, `tags`, `gc` and `export`."""
+"""Commands of `tern index` on existing versions: `info`, `verify`, `publish`, `rollback`, `tags`, `gc`, `export`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +60,8 @@ def info(
 
     root = resolve_index_root(plan, overrides, index)
     versions_by_tag = list_tags(root)
-    published = (read_current(root) or {"version": 0})["version"]
+    pointer = read_current(root)
+    published = pointer.version if pointer else 0
     for number in list_versions(root):
         marks = ["published"] if number == published else []
         marks += [tag for tag, tagged in versions_by_tag.items() if tagged == number]
@@ -73,13 +74,11 @@ def info(
         for name, value in _describe_version(read_version_manifest(root, resolve_version_option(root, version))):
             typer.echo(f"{name:<12} {printable(value)}")
     for event in read_events(root)[-NUM_EVENTS:]:
-        subject = f"version {event['version']}" if event.get("version") else ""
-        typer.echo(f"{event.get('utc', '')}  {event.get('event', '')} {subject}".rstrip())
+        subject = f"version {event.version}" if event.version else ""
+        typer.echo(f"{event.utc}  {event.event} {subject}".rstrip())
 
 
 def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
-    from index.quality import format_check
-
     yield "version", f"{manifest.version}, parent {manifest.parent or 'none'}, written by faiss {manifest.faiss}"
     yield from ((("made from" if not i else ""), f"{k} = {v}") for i, (k, v) in enumerate(manifest.provenance.items()))
     for kind, collection in manifest.collections.items():
@@ -92,14 +91,13 @@ def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         of_which = f", of which {deltas} are delta shards" if deltas else ""
         yield "", f"{collection.factory}, {len(collection.shards)} shards{of_which}"
         settings = f"nprobe {collection.search.nprobe} of {collection.nlist} lists, rescore {collection.search.rescore}"
-        yield "", f"{settings}, recall@{collection.recall.get('at')} {collection.recall.get('recall', 0):.3f}"
+        yield "", f"{settings}, recall@{collection.recall.k} {collection.recall.recall:.3f}"
     if manifest.gate is not None:
-        result = "passed" if manifest.gate["passed"] else "rejected"
-        yield "gate", f"{result} {manifest.gate.get('reason') or ''}".rstrip()
-        checks = manifest.gate.get("checks")
-        for name, check in checks.items() if isinstance(checks, dict) else ():
-            if isinstance(check, dict) and check.get("passed") and "value" in check:
-                yield "", f"{name} {format_check(check)}"
+        result = "passed" if manifest.gate.passed else "rejected"
+        yield "gate", f"{result} {manifest.gate.reason}".rstrip()
+        for name, check in manifest.gate.checks.items():
+            if check.passed and check.value is not None:
+                yield "", f"{name} {check}"
 
 
 def publish(
@@ -218,7 +216,9 @@ def export(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """Write each collection as a faiss file with 64-bit ids, a Parquet table of metadata, and vectors in a .npy file.
+    """Export the collections of a version to files of faiss, Parquet and NumPy.
+
+    Each collection becomes a faiss file with 64-bit ids, a Parquet table of metadata, and a .npy file of vectors.
 
     [dim]Example: tern index export exported --plan flickr30k --version prod[/dim]
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, and functions that turn their values into a plan, a runner or an index version."""
+"""Options that several commands share, and functions that resolve their values: plan, runner, index, version, store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +25,12 @@ IndexOption = Annotated[
 VersionArgument = Annotated[str, typer.Argument(help="Version number or tag; by default, the published version.")]
 VersionOption = Annotated[
     str, typer.Option("--version", help="Version number or tag; by default, the published version.")
+]
+StoreArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of a store, such as runs/demo/stores/regions-..., or its manifest.json.", show_default=False
+    ),
 ]
 
 
@@ -87,3 +93,8 @@ def resolve_version_option(root: Path, version: str) -> int | None:
     from index.versions import resolve_version
 
     return resolve_version(root, version) if version else None
+
+
+def resolve_store_folder(path: Path) -> Path:
+    """Return the folder of the store that an argument names, by the folder or by its manifest."""
+    return path.parent if path.name == "manifest.json" else path

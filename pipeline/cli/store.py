@@ -1,29 +1,21 @@
-"""Commands of `tern store`: `info`, `verify`, `compact`, `import` and `export` of feature stores."""
+"""Commands of `tern store` that inspect and maintain a feature store: `info`, `verify` and `compact`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.options import StoreArgument, resolve_store_folder
+
 if TYPE_CHECKING:
-    from data.exchange import ImportResult
     from data.manifest import StoreManifest
     from data.store import Store
 
 
-HELP = "Inspect, verify, compact, import and export feature stores."
-FolderArgument = Annotated[
-    Path,
-    typer.Argument(
-        help="Folder of a store, such as runs/demo/stores/regions-..., or its manifest.json.", show_default=False
-    ),
-]
 MAX_SHOWN = 5  # reasons of invalid items, and entries of a list in a recipe
-MAX_INVALID_PRINTED = 20
 
 
-def info(folder: FolderArgument) -> None:
+def info(folder: StoreArgument) -> None:
     """Print what a store contains.
 
     [dim]Example: tern store info runs/demo/stores/regions-*[/dim]
@@ -31,13 +23,9 @@ def info(folder: FolderArgument) -> None:
     from data.store import Store
     from data.text import printable
 
-    with Store(_resolve_folder(folder)) as store:
+    with Store(resolve_store_folder(folder)) as store:
         for name, value in _describe_store(store):
             typer.echo(f"{name:<13} {printable(value)}")
-
-
-def _resolve_folder(path: Path) -> Path:
-    return path.parent if path.name == "manifest.json" else path
 
 
 def _describe_store(store: "Store") -> Iterator[tuple[str, str]]:
@@ -69,7 +57,7 @@ def _shorten(value: Any) -> str:
 
 
 def verify(
-    folder: FolderArgument,
+    folder: StoreArgument,
     unlist_damaged: Annotated[
         bool,
         typer.Option("--unlist-damaged", help="Remove damaged shards from the manifest, so that they are recomputed."),
@@ -84,7 +72,7 @@ def verify(
     from data.text import printable
     from pipeline.progress import progress_bar
 
-    folder = _resolve_folder(folder)
+    folder = resolve_store_folder(folder)
     manifest = read_store_manifest(folder)
     items = sum(entry.items for entry in manifest.shards)
     with progress_bar("verify", items) as advance:
@@ -105,7 +93,7 @@ def verify(
 
 
 def compact(
-    folder: FolderArgument,
+    folder: StoreArgument,
     items_per_shard: Annotated[
         int, typer.Option(min=1, help="Number of items per shard: images, captions or vectors.")
     ] = 1000,
@@ -118,7 +106,7 @@ def compact(
     from data.store import compact_store
     from pipeline.progress import map_with_progress
 
-    folder = _resolve_folder(folder)
+    folder = resolve_store_folder(folder)
     before = read_store_manifest(folder)
     # One process is enough: the disk limits the speed, and memory stays at the rows of two shards.
     after = compact_store(folder, items_per_shard, map_with_progress("compact"))
@@ -137,150 +125,7 @@ def _measure(manifest: "StoreManifest") -> tuple[int, int]:
     return len(manifest.shards), sum(entry.bytes for entry in manifest.shards)
 
 
-def import_(
-    sources: Annotated[
-        list[Path], typer.Argument(help="Files, or folders with one file per image.", show_default=False)
-    ],
-    output: Annotated[Path, typer.Option(help="Folder of stores; the store gets its own folder in it.")],
-    format: Annotated[
-        str, typer.Option(help="Name of a format of docs/reference/region-formats.md, or auto to detect it.")
-    ] = "auto",
-    id_template: Annotated[
-        str,
-        typer.Option(help="Template of image ids: {id}, {stem}, {number} (the last digits of the id), {number:012d}."),
-    ] = "{id}",
-    name: Annotated[
-        str, typer.Option(help="Name of the features; imports with the same name extend the same store.")
-    ] = "",
-    float16: Annotated[
-        bool, typer.Option("--float16", help="Features in half precision: half the disk space, but rounded.")
-    ] = False,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, for formats without image sizes.")] = None,
-    sizes: Annotated[
-        str,
-        typer.Option(help="Source of image sizes: images, or boxes (a guess: the image ends where its last box ends)."),
-    ] = "images",
-    boxes: Annotated[
-        str, typer.Option(help="Source of boxes: file, or image (every row without a box gets the whole image).")
-    ] = "file",
-    transposed: Annotated[
-        str, typer.Option(help="Whether array x of an .npz file has shape (width, rows): yes, no or auto.")
-    ] = "auto",
-    feature_arrays: Annotated[
-        str, typer.Option(help="Arrays of an .npz file of flat rows that form the feature, separated by commas.")
-    ] = "",
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="Scale the rows of each feature array to unit length.")
-    ] = False,
-    allow_pickle: Annotated[
-        list[str] | None,
-        typer.Option(help="Array that may be a pickle of plain values, such as info. Can be repeated."),
-    ] = None,
-    classes: Annotated[Path | None, typer.Option(help="Text file with the names of the classes, one per line.")] = None,
-    attributes: Annotated[
-        Path | None, typer.Option(help="Text file with the names of the attributes, one per line.")
-    ] = None,
-    images_per_shard: Annotated[
-        int, typer.Option(min=1, help="Number of images per shard; memory use is one shard.")
-    ] = 500,
-) -> None:
-    """Import region features of other software into a store. The same command resumes an interrupted import.
-
-    [dim]Examples: tern store import train2014_obj36.tsv --output runs/coco/stores --id-template "{id}.jpg"[/dim]
-
-    [dim]tern store import cocobu --output runs/x/stores --images photos --id-template "COCO_train2014_{id:012d}.jpg"[/dim]
-    """
-    from data.config import ImportConfig, ReadOptions
-    from data.exchange import count_images, detect_formats, import_regions
-    from data.text import printable
-    from pipeline.progress import progress_bar
-
-    for option, value, choices in (
-        ("--transposed", transposed, ("auto", "yes", "no")),
-        ("--sizes", sizes, ("images", "boxes")),
-        ("--boxes", boxes, ("file", "image")),
-    ):
-        if value not in choices:
-            raise typer.BadParameter(f"{option} is {value!r}; it must be one of {', '.join(choices)}")
-    options = ReadOptions(
-        transposed={"auto": None, "yes": True, "no": False}[transposed],
-        arrays=tuple(part for part in feature_arrays.split(",") if part),
-        normalize=normalize,
-        allow_pickle=tuple(allow_pickle or ()),
-    )
-    config = ImportConfig.model_validate(
-        {
-            "sources": tuple(sources),
-            "format": format,
-            "name": name,
-            "id_template": id_template,
-            "float16": float16,
-            "images": images,
-            "sizes": sizes,
-            "boxes": boxes,
-            "options": options,
-            "classes": classes,
-            "attributes": attributes,
-            "images_per_shard": images_per_shard,
-        }
-    )
-    for path, detected in zip(config.sources, detect_formats(config), strict=True):
-        typer.echo(f"format   {printable(str(path))}: {detected.name} ({detected.title})")
-    with progress_bar("import", count_images(config)) as advance:
-        result = import_regions(config, output, advance)
-    _print_import(result)
-
-
-def _print_import(result: "ImportResult") -> None:
-    from data.text import printable
-
-    records = result.invalid_records
-    for location, reason in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid  {printable(location)}: {printable(reason)}", fg="yellow", err=True)
-    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
-        typer.secho(f"invalid  {hidden:,} more; the manifest of the store lists all of them", fg="yellow", err=True)
-    unchanged = f", {result.num_unchanged:,} unchanged" if result.num_unchanged else ""
-    typer.echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
-    typer.echo(f"regions  {result.folder}")
-    typer.echo(f'plan     regions_store = "{result.folder}"')
-
-
-def export(
-    folder: FolderArgument,
-    output: Annotated[Path, typer.Option(help="File to write, or folder for formats with one file per image.")],
-    format: Annotated[
-        str, typer.Option(help="Name of a format of docs/reference/region-formats.md, such as lxmert-tsv.")
-    ],
-    id_template: Annotated[
-        str,
-        typer.Option(help="Template of the written ids: {id}, stem (no suffix), {number} (the last digits of the id)."),
-    ] = "{id}",
-    ids_file: Annotated[
-        Path | None,
-        typer.Option(help="Text file with the image ids to export, one per line, in this order; by default, all."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-) -> None:
-    """Export a region store to a format of other software.
-
-    [dim]Examples: tern store export runs/demo/stores/regions-1a2b --format lxmert-tsv --output obj36.tsv --id-template stem[/dim]
-
-    [dim]tern store export runs/coco/stores/regions-3c4d --format tern --output coco_bu --id-template "{number}"[/dim]
-    """
-    from data.exchange import export_regions
-    from data.store import Store
-    from data.text import read_lines
-    from pipeline.progress import progress_bar
-
-    folder = _resolve_folder(folder)
-    image_ids = None if ids_file is None else [line.strip("\r") for line in read_lines(ids_file) if line.strip()]
-    with progress_bar("export", len(Store(folder)) if image_ids is None else len(image_ids)) as advance:
-        count = export_regions(folder, output, format, id_template, image_ids, force, advance)
-    typer.echo(f"{format}  {count:,} images in {output}")
-
-
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module to the group `tern store`."""
-    for command in (info, verify, compact, export):
+    for command in (info, verify, compact):
         app.command()(command)
-    app.command("import")(import_)

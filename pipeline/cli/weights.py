@@ -6,8 +6,6 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-HELP = "Convert and inspect weights of the bottom-up model."
-
 
 def convert(
     source: Annotated[

@@ -100,7 +100,7 @@ class CollectionRow:
 
 
 def make_thumbnail(hit: Hit) -> Image.Image:
-    """Return a small copy of the image of a hit with its regions outlined, or a gray image if the file is unreadable."""
+    """Return a small copy of the image of a hit with its regions outlined; gray if the file is unreadable."""
     try:
         full = Image.fromarray(load_image(hit.path))
     except (ValueError, OSError):

@@ -61,7 +61,9 @@ class MissReport:
 
 
 def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
-    """Find the queries of a split whose relevant items are not ranked within the first k, as the evaluation ranks them.
+    """Find the queries of a split whose relevant items are not ranked within the first k.
+
+    The ranks are those of the evaluation.
 
     Args:
         vectors: Vectors of the dataset.
@@ -73,6 +75,36 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
     Raises:
         ValueError: The split has no images or no captions.
     """
+    images, captions = _read_split(vectors, dataset, split)
+    i2t_ranks, t2i_ranks = compute_ranks(images.vectors, captions.vectors, images.labels, captions.labels)
+    directions = {"t2i": (t2i_ranks, captions, images), "i2t": (i2t_ranks, images, captions)}
+    worst = {}
+    for direction, (ranks, queries, items) in directions.items():
+        missed = [i for i in np.argsort(-ranks, kind="stable")[:limit] if ranks[i] >= k]
+        worst[direction] = tuple(_make_miss(direction, queries, items, i, int(ranks[i])) for i in missed)
+    return MissReport(
+        split,
+        k,
+        summarize_ranks(i2t_ranks, t2i_ranks),
+        num_queries={direction: int((ranks >= 0).sum()) for direction, (ranks, *_) in directions.items()},
+        num_missed={direction: int((ranks >= k).sum()) for direction, (ranks, *_) in directions.items()},
+        worst=worst,
+    )
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The images or the captions of a split."""
+
+    ids: list[str]
+    vectors: np.ndarray
+    """(n, e) unit vectors, float32"""
+    labels: np.ndarray
+    """(n,) equal for an image and its captions"""
+
+
+def _read_split(vectors: VectorStores, dataset: Dataset, split: str) -> tuple[_Items, _Items]:
+    """Read the images and the captions of a split."""
     images, captions = Store(vectors.images), Store(vectors.captions)
     image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, split)
     if not caption_ids:
@@ -83,61 +115,31 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
     image_vectors = images.read("features", image_ids).astype("float32")
     caption_vectors = captions.read("features", caption_ids).astype("float32")
     image_labels, caption_labels = encode_image_ids(image_vectors, image_ids, caption_vectors, caption_image_ids)
-    i2t_ranks, t2i_ranks = compute_ranks(image_vectors, caption_vectors, image_labels, caption_labels)
-    image_side = (image_vectors, image_ids, image_labels)
-    caption_side = (caption_vectors, caption_ids, caption_labels)
-    directions = {"t2i": (t2i_ranks, caption_side, image_side), "i2t": (i2t_ranks, image_side, caption_side)}
-    worst = {}
-    for direction, (ranks, (queries, query_ids, query_labels), (items, item_ids, item_labels)) in directions.items():
-        missed = [i for i in np.argsort(-ranks, kind="stable")[:limit] if ranks[i] >= k]
-        worst[direction] = tuple(
-            _make_miss(
-                direction, query_ids[i], int(ranks[i]), item_ids, items @ queries[i], item_labels, query_labels[i]
-            )
-            for i in missed
-        )
-    all_ranks = {direction: ranks for direction, (ranks, *_) in directions.items()}
-    return MissReport(
-        split,
-        k,
-        summarize_ranks(i2t_ranks, t2i_ranks),
-        num_queries={direction: int((ranks >= 0).sum()) for direction, ranks in all_ranks.items()},
-        num_missed={direction: int((ranks >= k).sum()) for direction, ranks in all_ranks.items()},
-        worst=worst,
-    )
+    return _Items(image_ids, image_vectors, image_labels), _Items(caption_ids, caption_vectors, caption_labels)
 
 
-def _make_miss(
-    direction: str,
-    query: str,
-    rank: int,
-    item_ids: Sequence[str],
-    scores: np.ndarray,
-    item_labels: np.ndarray,
-    query_label: int,
-) -> Miss:
+def _make_miss(direction: str, queries: _Items, items: _Items, query: int, rank: int) -> Miss:
     """Make the record of a miss.
 
     Args:
         direction: Key of `DIRECTIONS`.
-        query: Id of the query.
-        rank: Rank of the relevant item, from 0.
-        item_ids: Ids of the n items.
-        scores: (n,) cosines of the query with the items.
-        item_labels: (n,) labels of the items; equal labels break ties of the scores as in the evaluation.
-        query_label: Label of the query, equal to those of its relevant items.
+        queries: Items that are the queries.
+        items: Items that are ranked.
+        query: Index of the query in `queries`.
+        rank: Rank of its relevant item, from 0.
     """
-    order = np.lexsort((item_labels, -scores))
-    is_relevant = item_labels[order] == query_label
+    scores = items.vectors @ queries.vectors[query]
+    order = np.lexsort((items.labels, -scores))  # equal scores are ordered by label, as in the evaluation
+    is_relevant = items.labels[order] == queries.labels[query]
     relevant = order[is_relevant][0]
     higher_ranked = order[~is_relevant][: min(rank, MAX_HIGHER_RANKED)]
     return Miss(
         direction,
-        query,
+        queries.ids[query],
         rank + 1,
-        item_ids[relevant],
+        items.ids[relevant],
         float(scores[relevant]),
-        tuple((item_ids[i], float(scores[i])) for i in higher_ranked),
+        tuple((items.ids[i], float(scores[i])) for i in higher_ranked),
     )
 
 

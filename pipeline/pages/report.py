@@ -6,7 +6,7 @@ from data.datasets import Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
-from index.versions import Manifest, read_version_manifest
+from index.versions import Manifest
 from pipeline.pages.cards import (
     CollectionRow,
     PhotoCard,
@@ -25,7 +25,7 @@ from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
 from tern.card import ModelCard, read_model_card
-from tern.evaluation import Evaluation, read_evaluation
+from tern.evaluation import Evaluation
 
 SPLIT = "test"  # of the headline, the photo queries and the misses
 MAX_MISSES = 4
@@ -40,7 +40,7 @@ def write_report(finished: Finished) -> Path:
     Returns:
         The path of the report.
     """
-    plan, features, evaluation = finished.plan, finished.features, read_evaluation(finished.evaluation)
+    plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
     galleries = [
         (query, make_cards(searcher.search_text(query, plan.report.hits_per_query))) for query in plan.report.queries
@@ -62,7 +62,7 @@ def write_report(finished: Finished) -> Path:
         misses_page=write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name if misses else "",
         stages=_make_stage_rows(finished),
         invalid_records=[(printable(record.name), printable(record.reason)) for record in features.invalid_records],
-        collections=_make_collection_rows(read_version_manifest(searcher.index.root, searcher.index.version)),
+        collections=_make_collection_rows(searcher.index.manifest),
     )
     return write_text(finished.workspace.report, page)
 
@@ -141,7 +141,7 @@ def _make_collection_rows(manifest: Manifest) -> list[CollectionRow]:
             shards=len(collection.shards),
             nlist=collection.nlist,
             nprobe=collection.search.nprobe,
-            recall=collection.recall["recall"],
+            recall=collection.recall.recall,
         )
         for kind, collection in manifest.collections.items()
     ]

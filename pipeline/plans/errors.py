@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe_problem(problem: "ErrorDetails") -> str:
-    """Describe one validation error: the key, what is wrong with its value, and for an unknown key a similar one."""
+    """Describe one validation error: the key, the problem, and a similar name for an unknown one."""
     keys, known = _find_keys(problem["loc"])
     where = ".".join(keys) or "plan"
     if problem["type"] == "extra_forbidden":

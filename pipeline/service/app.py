@@ -83,7 +83,7 @@ def _borrow_searcher(reloader: HotReloader[Searcher], version: str) -> Iterator[
         except (ValueError, FileNotFoundError) as error:
             # The text of the error contains paths of this machine, so the answer does not repeat it.
             raise HTTPException(404, f"The index has no version {version!r}.") from error
-        if (searcher.index.manifest["gate"] or {}).get("passed") is False:
+        if searcher.index.manifest.is_rejected:
             raise HTTPException(404, f"Version {version!r} did not pass its gate.")
         yield searcher
 

@@ -25,7 +25,7 @@ def read_origin(index: Index) -> Origin:
         ValueError: The index was built by something else than a plan, so the model of its vectors is unknown.
     """
     try:
-        return Origin.model_validate(index.manifest["provenance"])
+        return Origin.model_validate(index.manifest.provenance)
     except ValidationError:
         raise ValueError(
             f"Version {index.version} of {index.root} was not built from a plan, so the model of its vectors is "

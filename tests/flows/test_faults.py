@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.io.locks import WriteLockError, write_lock
+from index.versions.manifest import GateVerdict
 from index.versions.switch import RejectedError, verify_version
 from pipeline.workspace import Workspace
 from tests.helpers.flow_jobs import counted
@@ -147,7 +148,7 @@ def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
         (OSError(16, "resource busy"), 4),
         (OSError(28, "no space left"), 1),  # a full disk stays full
         (ValueError("a bad plan"), 1),
-        (RejectedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (RejectedError("version 2 did not pass its gate: recall", 2, GateVerdict(passed=False)), 1),
     ],
 )
 def test_a_stage_that_is_no_task_is_tried_as_often_as_a_shard(error, calls, monkeypatch):
@@ -276,7 +277,7 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
 @pytest.mark.parametrize(
     ("error", "reports"),
     [
-        (RejectedError("version 2 did not pass its gate: recall", 2, {}), 1),
+        (RejectedError("version 2 did not pass its gate: recall", 2, GateVerdict(passed=False)), 1),
         (ValueError("the index is being written by process 7"), 0),
         (FileNotFoundError("no index"), 0),
     ],

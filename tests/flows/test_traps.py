@@ -71,13 +71,14 @@ def test_no_page_takes_text_of_the_data_for_markup():
 
 def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks(monkeypatch):
     from flows.reporting import artifacts
+    from index.versions import GateCheck
 
     made = {}
     monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: made.update({key: rows}))
     checks = {
-        "rows": {"passed": True, "problem": ""},
-        "recall": {"value": 0.98765, "min": 0.9, "passed": True},
-        "latency": {"value": 7.0, "max": 5.0, "passed": False, "unit": "ms a query"},
+        "rows": GateCheck(passed=True, problem=""),
+        "recall": GateCheck(passed=True, value=0.98765, min=0.9),
+        "latency": GateCheck(passed=False, value=7.0, max=5.0, unit="ms per query"),
     }
     artifacts.create_gate_table("refused", checks, "v00000002")
     names = ["check", "passed", "value", "max", "unit", "problem", "min"]

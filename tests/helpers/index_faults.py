@@ -1,6 +1,7 @@
-"""Index faults of `tests`."""
+"""Check of the published version after a fault, and a limit of the file size that acts like a full disk."""
 
 import resource
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,19 +13,19 @@ from tests.helpers.index_world import make
 QUERIES = make(0, images=60)[1]["image"][:4]
 
 
-def answers_rightly(root: Path, right: dict[int, list[list[str]]]) -> None:
-    """The served version is whole, and answers as exact search over its vectors does."""
+def assert_correct_answers(root: Path, expected_ids: dict[int, list[list[str]]]) -> None:
+    """Assert that the published version verifies and returns the exact results of its own vectors."""
     verify_version(root)
     with Index.open(root) as index:
-        answer = [[hit.id for hit in line] for line in index.search(QUERIES, K)]
-        assert answer == right[index.manifest["provenance"]["seed"]]
+        ids = [[hit.id for hit in line] for line in index.search(QUERIES, K)]
+        assert ids == expected_ids[index.manifest.provenance["seed"]]
 
 
 @contextmanager
-def files_of_at_most(size: int):
-    """As a full disk: no file may grow beyond `size` bytes. (Python has the signal ignored, so writing fails.)"""
+def limit_file_size(num_bytes: int) -> Iterator[None]:
+    """Make writes beyond a file size fail, as on a full disk (Python ignores the signal, so the write call fails)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
         yield
     finally:

@@ -1,79 +1,98 @@
-"""Index updates of `tests`."""
+"""A changing set of images and captions, compared with an index after updates by exact search in numpy."""
 
 from pathlib import Path
 
 import numpy as np
 
 from index.building.update import update_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
+from index.metadata.schema import Row
 from index.search.index import Index
 from tests.helpers.index_world import make
-from tests.reference.index import answer, slow
+from tests.reference.index import exact_ids, split_hits
 
 CONFIG = IndexConfig(shards=2, nlist=4, factory="IVF{nlist},Flat")
-ORIGIN = {"model": "abc"}
+PROVENANCE = {"model": "abc"}
+Items = dict[str, tuple[np.ndarray, Row]]
 
 
-def flat(collections, kind):
-    c = collections[kind]
-    return {n: (v, row) for n, v, row in zip(c.ids, c.vectors, c.metadata, strict=True)}
+def items_by_id(collection: Collection) -> Items:
+    """Return vector and row of each id."""
+    rows = zip(collection.ids, collection.vectors, collection.metadata, strict=True)
+    return {name: (vector, row) for name, vector, row in rows}
 
 
 class World:
-    """What should be answered: {kind: {id: (vector, row)}}, and which vectors were asked for."""
+    """What an index should return.
+
+    Attributes:
+        items: By kind, vector and row of each id.
+        spare: Other vectors and rows, for new and changed items.
+        read_ids: Ids whose vectors were read.
+    """
 
     def __init__(self, seed: int = 0, images: int = 60):
         collections, self.queries = make(seed, images)
-        self.spare = {kind: flat(make(seed + 1, images)[0], kind) for kind in collections}
-        self.items = {kind: flat(collections, kind) for kind in collections}
-        self.asked: set[str] = set()
+        self.spare = {kind: items_by_id(collection) for kind, collection in make(seed + 1, images)[0].items()}
+        self.items = {kind: items_by_id(collection) for kind, collection in collections.items()}
+        self.read_ids: set[str] = set()
+
+    def inputs(self, provenance: dict[str, str] | None = None) -> IndexInputs:
+        """Return the inputs of a build or an update."""
+        return IndexInputs(self.collections(), self.queries, PROVENANCE if provenance is None else provenance)
 
     def collections(self) -> dict[str, Collection]:
-        return {kind: self._collection(items) for kind, items in self.items.items()}
+        """Return the collections, whose vectors are read by a function."""
+        return {kind: self._make_collection(items) for kind, items in self.items.items()}
 
-    def _collection(self, items) -> Collection:
-        def read(names):
-            self.asked |= set(names)
-            return np.stack([items[name][0] for name in names])
+    def _make_collection(self, items: Items) -> Collection:
+        def read(ids: list[str]) -> np.ndarray:
+            self.read_ids |= set(ids)
+            return np.stack([items[name][0] for name in ids])
 
         return Collection(list(items), read, [row for _, row in items.values()])
 
-    def update(self, root: Path, **more) -> Path:
-        self.asked.clear()
-        return update_index(CONFIG, self.collections(), root, ORIGIN, **more)
+    def update(self, root: Path, **options) -> Path:
+        """Update an index to this world."""
+        self.read_ids.clear()
+        return update_index(CONFIG, self.inputs(), root, **options)
 
-    def change(self, kind: str, *names: str) -> None:
-        for name in names:
+    def change(self, kind: str, *ids: str) -> None:
+        """Change vector and row of some items."""
+        for name in ids:
             vector, row = self.spare[kind][name]
-            self.items[kind][name] = (vector, row | {"content_hash": f"changed {name}"})
+            self.items[kind][name] = (vector, row._replace(content_hash=f"changed {name}"))
 
-    def add(self, kind: str, *names: str) -> None:
-        for name in names:
+    def add(self, kind: str, *ids: str) -> None:
+        """Add spare items under new ids."""
+        for name in ids:
             vector, row = self.spare[kind][name]
-            self.items[kind][f"new-{name}"] = (vector, row | {"id": f"new-{name}"})
+            self.items[kind][f"new-{name}"] = (vector, row._replace(id=f"new-{name}"))
 
-    def remove(self, kind: str, *names: str) -> dict:
-        return {name: self.items[kind].pop(name) for name in names}
+    def remove(self, kind: str, *ids: str) -> Items:
+        """Remove items and return them."""
+        return {name: self.items[kind].pop(name) for name in ids}
 
     def check(self, root: Path) -> None:
-        """All lists probed, the published version answers as a sort of every living row does."""
+        """Assert that the published version, with every list probed, returns what a sort of all items returns."""
         with Index.open(root) as index:
             for kind, items in self.items.items():
-                whole = Collection(list(items), np.stack([v for v, _ in items.values()]), [])
+                collection = Collection(list(items), np.stack([vector for vector, _ in items.values()]), [])
                 queries = self.queries[kind][:12]
-                found, _ = answer(index.search(queries, 10, kind, nprobe=4))
-                assert found == slow(whole, queries, 10)
-                some = set(list(items)[::7])
-                found, _ = answer(index.search(queries[:3], 4, kind, allowed_ids=some))
-                assert found == slow(whole, queries[:3], 4, some)
+                ids, _ = split_hits(index.search(queries, 10, kind, nprobe=4))
+                assert ids == exact_ids(collection, queries, 10)
+                allowed_ids = set(list(items)[::7])
+                ids, _ = split_hits(index.search(queries[:3], 4, kind, allowed_ids=allowed_ids))
+                assert ids == exact_ids(collection, queries[:3], 4, allowed_ids)
                 rows = index.get_metadata(items, kind)
                 assert rows.keys() == items.keys()
-                assert all(row.items() <= rows[name].items() for name, (_, row) in items.items())
-                assert index.manifest["collections"][kind]["counts"]["live"] == len(items)
+                assert all(rows[name]._replace(key=None) == row for name, (_, row) in items.items())
+                assert index.manifest.collections[kind].counts.live == len(items)
 
 
 def edit(world: World) -> None:
+    """Change, remove and add a few items."""
     world.change("caption", "0003.jpg#0", "0004.jpg#1")
     world.remove("caption", "0005.jpg#0", "0005.jpg#1")
     world.remove("image", "0005.jpg")

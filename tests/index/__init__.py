@@ -1,1 +1,1 @@
-"""Sub-package tests.index."""
+"""Tests of `index`."""

@@ -1,22 +1,25 @@
-"""Index of `tests`."""
+"""Reference of the search: sort all inner products."""
+
+from collections.abc import Collection as Ids
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from index.collection import Collection
 
-
-def answer(hits) -> tuple[list[list[str]], np.ndarray]:
+def split_hits(hits: Sequence[Sequence[Any]]) -> tuple[list[list[str]], np.ndarray]:
+    """Return ids and scores (q, k) of the hits of q queries."""
     return [[hit.id for hit in line] for line in hits], np.array([[hit.score for hit in line] for line in hits])
 
 
-def slow(collection: Collection, queries: np.ndarray, k: int, keep=None) -> list[list[str]]:
-    """The best k by sorting every inner product in float64, one query at a time."""
+def exact_ids(collection: Any, queries: np.ndarray, k: int, allowed_ids: Ids[str] | None = None) -> list[list[str]]:
+    """Return the ids of the best k of a collection (`ids`, `vectors`) by sorting all inner products in float64."""
     lines = []
     for query in queries.astype(np.float64):
         scored = [
             (-float(query @ vector), name)
             for name, vector in zip(collection.ids, collection.vectors.astype(np.float64), strict=True)
-            if keep is None or name in keep
+            if allowed_ids is None or name in allowed_ids
         ]
         lines.append([name for _, name in sorted(scored)[:k]])
     return lines

@@ -1,1 +1,1 @@
-"""Sub-package `data.demo.drawing`."""
+"""Images of places, people and things of the demo scenes; knows nothing of where things are in a scene."""

@@ -1,4 +1,4 @@
-"""The brush: a canvas twice the scene's size, its horizon, random numbers, and what several places need."""
+"""Canvas of the backgrounds, at twice the size of the scene, with the shapes that several places share."""
 
 from dataclasses import dataclass
 
@@ -12,64 +12,68 @@ Color = tuple[int, int, int]
 
 @dataclass
 class Canvas:
-    """`w`, `h`: size of the canvas in its own pixels; `hz`: row of the horizon."""
+    """Image to draw on; all lengths are pixels of this image."""
 
     image: Image.Image
     w: int
+    """Width."""
     h: int
+    """Height."""
     hz: int
+    """Row of the horizon."""
     rng: Generator
 
     def __post_init__(self) -> None:
         self.draw = ImageDraw.Draw(self.image)
 
     def uniform(self, low: float, high: float) -> float:
-        """A random number between the two."""
+        """Sample a number between two limits."""
         return low + (high - low) * self.rng.random()
 
-    def jitter_color(self, color: Color, much: float = 12) -> Color:
-        """The color, a little lighter or darker."""
-        by = self.uniform(-much, much)
-        return tuple(max(0, min(255, round(c + by))) for c in color)
+    def jitter_color(self, color: Color, amount: float = 12) -> Color:
+        """Make a color lighter or darker by a random amount."""
+        change = self.uniform(-amount, amount)
+        red, green, blue = (max(0, min(255, round(c + change))) for c in color)
+        return red, green, blue
 
     def fill_gradient(self, top: int, bottom: int, above: Color, below: Color) -> None:
-        """Fill the rows with a gradient."""
+        """Fill the rows from `top` to `bottom` with a vertical gradient."""
         steps = np.linspace(0.0, 1.0, max(2, (bottom - top) // 4))[:, None]
         column = (np.asarray(above) * (1 - steps) + np.asarray(below) * steps).astype(np.uint8)[:, None]
         self.image.paste(Image.fromarray(column).resize((self.w, max(1, bottom - top))), (0, top))
 
-    def dots(self, count: int, top: int, bottom: int, color: Color, size: float) -> None:
-        """Flat specks strewn over the rows, larger below: grass, pebbles, drifts."""
-        places = self.rng.random((count, 3))
-        for x, y, much in places.tolist():
+    def draw_dots(self, count: int, top: int, bottom: int, color: Color, size: float) -> None:
+        """Draw flat ellipses at random positions, larger in lower rows: grass, stones, snow."""
+        positions = self.rng.random((count, 3))
+        for x, y, stretch in positions.tolist():
             near = size * (0.4 + 0.9 * y)
             at, row = x * self.w, top + y * (bottom - top)
-            self.draw.ellipse((at, row, at + near * (1 + 2 * much), row + near * 0.5), fill=self.jitter_color(color))
+            self.draw.ellipse((at, row, at + near * (1 + 2 * stretch), row + near * 0.5), fill=self.jitter_color(color))
 
-    def ridge(self, base: int, tall: float, color: Color, steps: int = 9) -> list[tuple[float, float]]:
-        """A jagged or rolling line of hills that stands on row `base`."""
+    def draw_ridge(self, base: int, tall: float, color: Color, steps: int = 9) -> list[tuple[float, float]]:
+        """Draw a line of hills on row `base`; return their upper edge."""
         tops = [(self.w * i / steps, base - tall * self.uniform(0.35, 1.0)) for i in range(steps + 1)]
         self.draw.polygon([(0, base), *tops, (self.w, base)], fill=color)
         return tops
 
-    def cloud(self) -> None:
-        """A white cloud somewhere in the upper sky."""
+    def draw_cloud(self) -> None:
+        """Draw a white cloud in the upper sky."""
         x, y, r = self.uniform(0, self.w), self.uniform(0.03, 0.5) * self.hz, self.uniform(0.02, 0.04) * self.w
         for i in range(4):
             at, up = x + i * r * 1.1, self.uniform(0.5, 1.1) * r
             self.draw.ellipse((at - r * 1.2, y - up, at + r * 1.2, y + r * 0.5), fill=(250, 250, 252))
 
-    def sky(self, top: Color = (88, 164, 236), low: Color = (206, 232, 250), clouds: int = 3) -> None:
-        """Sky down to the horizon."""
+    def draw_sky(self, top: Color = (88, 164, 236), low: Color = (206, 232, 250), clouds: int = 3) -> None:
+        """Draw the sky above the horizon."""
         self.fill_gradient(0, self.hz + 2, self.jitter_color(top, 25), self.jitter_color(low, 10))
         for _ in range(int(self.uniform(0, clouds + 1))):
-            self.cloud()
+            self.draw_cloud()
 
-    def crown(self, x: float, base: float, tall: float, color: Color) -> None:
-        """A far, round tree."""
+    def draw_round_tree(self, x: float, base: float, tall: float, color: Color) -> None:
+        """Draw a distant tree with a round crown."""
         self.draw.rectangle((x - tall * 0.06, base - tall * 0.4, x + tall * 0.06, base), fill=(98, 72, 50))
         self.draw.ellipse((x - tall * 0.38, base - tall, x + tall * 0.38, base - tall * 0.25), fill=color)
 
-    def fir(self, x: float, base: float, tall: float, color: Color) -> None:
-        """A far, pointed tree."""
+    def draw_fir(self, x: float, base: float, tall: float, color: Color) -> None:
+        """Draw a distant fir."""
         self.draw.polygon([(x, base - tall), (x - tall * 0.26, base), (x + tall * 0.26, base)], fill=color)

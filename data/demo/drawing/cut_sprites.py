@@ -1,8 +1,8 @@
-"""Cut the sprites of the demo scenes from the Noto Color Emoji font.
+"""Render the sprites of the demo scenes from the Noto Color Emoji font.
 
-    python -m data.demo.cut_sprites PATH/TO/NotoColorEmoji.ttf
+    python -m data.demo.drawing.cut_sprites PATH/TO/NotoColorEmoji.ttf
 
-Needs Pillow with raqm. The pictures stay under the font's licence (sprites/LICENSE-OFL.txt).
+Requires Pillow with raqm. The images remain under the license of the font (sprites/LICENSE-OFL.txt).
 """
 
 import sys
@@ -13,25 +13,29 @@ from PIL import Image, ImageDraw, ImageFont
 from data.demo.drawing.sprites import sprite_path
 from data.demo.scenes.kinds import KINDS
 
-NATIVE = 109  # the font holds bitmaps of this size only
-TALLEST = 116  # pixels: most things are drawn smaller than this
+NATIVE = 109  # the font has bitmaps of this size only
+TALLEST = 116  # pixels; most things are drawn smaller
 COLORS = 200
 
 
 def render_emoji(font: ImageFont.FreeTypeFont, emoji: str) -> Image.Image:
-    """The emoji's picture, cropped to its ink, RGBA."""
+    """Render an emoji, cropped to its visible pixels, RGBA.
+
+    Raises:
+        ValueError: The font does not have the emoji.
+    """
     canvas = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
     ImageDraw.Draw(canvas).text((20, 20), emoji + "\ufe0f", font=font, embedded_color=True)
     box = canvas.getchannel("A").point(lambda a: 255 * (a > 40)).getbbox()
     if box is None:
-        raise ValueError(f"the font has no picture for {emoji!r}; give the path of NotoColorEmoji.ttf")
+        raise ValueError(f"The font has no image of {emoji!r}. Pass the path of NotoColorEmoji.ttf.")
     picture = canvas.crop(box)
     picture.thumbnail((TALLEST, TALLEST), Image.Resampling.LANCZOS)
     return picture
 
 
 def remove_background(picture: Image.Image, kind: str) -> Image.Image:
-    """Make the square of water or snow behind two of the emoji transparent: the scene has its own."""
+    """Make the square of water or snow behind two of the emoji transparent, because the scene has its own."""
     if kind not in ("surfer", "skier"):
         return picture
     pixels = np.array(picture)
@@ -43,7 +47,7 @@ def remove_background(picture: Image.Image, kind: str) -> Image.Image:
 
 
 def main(path: str) -> None:
-    """Write one quantized PNG per kind that has an emoji."""
+    """Write one quantized PNG file per kind that has an emoji."""
     font = ImageFont.truetype(path, NATIVE)
     for kind in KINDS.values():
         if kind.emoji:

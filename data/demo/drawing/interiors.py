@@ -1,4 +1,4 @@
-"""Rooms and sports grounds, and the one call that paints any place."""
+"""Backgrounds of rooms and sports fields, and `render_background` for all places."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageChops
 
-from data.demo.drawing import backgrounds as outdoors
+from data.demo.drawing import backgrounds
 from data.demo.drawing.canvas import SUPERSAMPLE, Canvas
 from data.demo.drawing.sprites import DARK_WOOD
 
 
-def kitchen(a: Canvas) -> None:
-    """Cabinets, tiles, a window and a counter."""
+def draw_kitchen(a: Canvas) -> None:
+    """Draw cabinets, tiles, a window and a counter."""
     wall = ((240, 226, 190), (206, 226, 222), (236, 214, 206), (220, 224, 232))[int(a.uniform(0, 4))]
     wood = ((186, 128, 76), (240, 240, 236), (120, 152, 160), (160, 98, 66))[int(a.uniform(0, 4))]
     edge = tuple(c * 3 // 4 for c in wood)
@@ -25,10 +25,10 @@ def kitchen(a: Canvas) -> None:
         a.draw.line((0, y, a.w, y), fill=tuple(c - 14 for c in wall), width=2)
     window = a.uniform(0.1, 0.6) * a.w
     for i in range(5):
-        x = a.w * i / 5
-        a.draw.rectangle((x + 3, 0, x + a.w / 5 - 3, 0.22 * a.h), fill=wood, outline=edge, width=3)
-        a.draw.rectangle((x + 3, top + 26, x + a.w / 5 - 3, 0.84 * a.h), fill=wood, outline=edge, width=3)
-        a.draw.ellipse((x + a.w / 10 - 6, top + 40, x + a.w / 10 + 6, top + 52), fill=(90, 90, 94))
+        left = a.w * i / 5
+        a.draw.rectangle((left + 3, 0, left + a.w / 5 - 3, 0.22 * a.h), fill=wood, outline=edge, width=3)
+        a.draw.rectangle((left + 3, top + 26, left + a.w / 5 - 3, 0.84 * a.h), fill=wood, outline=edge, width=3)
+        a.draw.ellipse((left + a.w / 10 - 6, top + 40, left + a.w / 10 + 6, top + 52), fill=(90, 90, 94))
     a.draw.rectangle(
         (window, 0.05 * a.h, window + 150, 0.4 * a.h), fill=(176, 218, 244), outline=(250, 250, 250), width=9
     )
@@ -38,8 +38,8 @@ def kitchen(a: Canvas) -> None:
         a.draw.line((x + 40, 0.84 * a.h, x, a.h), fill=(180, 160, 134), width=3)
 
 
-def living_room(a: Canvas) -> None:
-    """A wall with window and picture, floor and rug."""
+def draw_living_room(a: Canvas) -> None:
+    """Draw a wall with window and picture, floor and rug."""
     wall = ((232, 214, 186), (190, 210, 200), (200, 204, 226), (238, 206, 190))[int(a.uniform(0, 4))]
     a.draw.rectangle((0, 0, a.w, a.hz + 60), fill=a.jitter_color(wall, 8))
     floor = a.hz + 60
@@ -63,10 +63,10 @@ def living_room(a: Canvas) -> None:
     )
 
 
-def stage(a: Canvas) -> None:
-    """Curtains, beams of light and boards."""
+def draw_stage(a: Canvas) -> None:
+    """Draw curtains, beams of light and a wooden floor."""
     back = ((60, 34, 74), (34, 40, 82), (44, 36, 40))[int(a.uniform(0, 3))]
-    a.fill_gradient(0, a.hz + 40, tuple(c // 2 for c in back), back)
+    a.fill_gradient(0, a.hz + 40, (back[0] // 2, back[1] // 2, back[2] // 2), back)
     floor = a.hz + 40
     a.fill_gradient(floor, a.h, (126, 84, 52), (176, 122, 78))
     for i in range(-6, 7):
@@ -89,7 +89,7 @@ def stage(a: Canvas) -> None:
         a.draw.ellipse((x - 6, -50, x + a.w / 16 + 6, 44), fill=tuple(c * (9 if i % 2 else 10) // 10 for c in red))
 
 
-def _stands(a: Canvas) -> None:
+def _draw_stands(a: Canvas) -> None:
     a.draw.rectangle((0, a.hz - 70, a.w, a.hz), fill=a.jitter_color((120, 126, 140), 12))
     crowd = ((214, 70, 66), (240, 240, 240), (66, 100, 190), (240, 200, 80), (60, 60, 70))
     for row in range(4):
@@ -100,31 +100,31 @@ def _stands(a: Canvas) -> None:
     a.draw.rectangle((0, a.hz - 8, a.w, a.hz + 10), fill=a.jitter_color((40, 90, 70), 16))
 
 
-def baseball_field(a: Canvas) -> None:
-    """The diamond, before full stands."""
-    a.sky()
-    _stands(a)
+def draw_baseball_field(a: Canvas) -> None:
+    """Draw the diamond in front of full stands."""
+    a.draw_sky()
+    _draw_stands(a)
     a.fill_gradient(a.hz + 8, a.h, (98, 172, 78), a.jitter_color((74, 146, 58), 8))
-    middle, near = a.w * a.uniform(0.4, 0.6), 0.97 * a.h
+    center, near = a.w * a.uniform(0.4, 0.6), 0.97 * a.h
     far, side = a.hz + 0.14 * (a.h - a.hz), 0.42 * a.w
     level = (near + far) / 2
     a.draw.polygon(
-        [(middle, near + 30), (middle - side - 60, level), (middle, far - 16), (middle + side + 60, level)],
+        [(center, near + 30), (center - side - 60, level), (center, far - 16), (center + side + 60, level)],
         fill=a.jitter_color((204, 146, 92), 8),
     )
     a.draw.polygon(
-        [(middle, near - 60), (middle - side + 70, level), (middle, far + 26), (middle + side - 70, level)],
+        [(center, near - 60), (center - side + 70, level), (center, far + 26), (center + side - 70, level)],
         fill=(88, 160, 68),
     )
-    a.draw.ellipse((middle - 44, level - 18, middle + 44, level + 18), fill=(204, 146, 92))
-    for x, y in ((middle, near - 14), (middle - side, level), (middle + side, level), (middle, far)):
+    a.draw.ellipse((center - 44, level - 18, center + 44, level + 18), fill=(204, 146, 92))
+    for x, y in ((center, near - 14), (center - side, level), (center + side, level), (center, far)):
         a.draw.polygon([(x, y - 9), (x + 20, y), (x, y + 9), (x - 20, y)], fill=(252, 252, 250))
 
 
-def soccer_field(a: Canvas) -> None:
-    """Mown stripes, lines and a goal, before full stands."""
-    a.sky()
-    _stands(a)
+def draw_soccer_field(a: Canvas) -> None:
+    """Draw stripes of grass, lines and a goal in front of full stands."""
+    a.draw_sky()
+    _draw_stands(a)
     for k in range(8):
         low, high = (a.hz + 8 + (a.h - a.hz) * (i / 8) ** 1.5 for i in (k, k + 1))
         a.draw.rectangle((0, low, a.w, high + 1), fill=((84, 168, 70), (70, 150, 58))[k % 2])
@@ -139,31 +139,41 @@ def soccer_field(a: Canvas) -> None:
         a.draw.line((at, a.hz - 70, at, a.hz + 28), fill=(214, 222, 220), width=1)
 
 
-PAINTERS: dict[str, Callable[[Canvas], None]] = {
-    "street": outdoors.street,
-    "beach": outdoors.beach,
-    "park": outdoors.park,
-    "lake": outdoors.lake,
-    "mountain": outdoors.mountain,
-    "snow": outdoors.snow,
-    "kitchen": kitchen,
-    "stage": stage,
-    "baseball field": baseball_field,
-    "soccer field": soccer_field,
-    "city": outdoors.city,
-    "forest": outdoors.forest,
-    "desert": outdoors.desert,
-    "living room": living_room,
-    "farm": outdoors.farm,
+DRAW_FUNCTIONS: dict[str, Callable[[Canvas], None]] = {
+    "street": backgrounds.draw_street,
+    "beach": backgrounds.draw_beach,
+    "park": backgrounds.draw_park,
+    "lake": backgrounds.draw_lake,
+    "mountain": backgrounds.draw_mountain,
+    "snow": backgrounds.draw_snow,
+    "kitchen": draw_kitchen,
+    "stage": draw_stage,
+    "baseball field": draw_baseball_field,
+    "soccer field": draw_soccer_field,
+    "city": backgrounds.draw_city,
+    "forest": backgrounds.draw_forest,
+    "desert": backgrounds.draw_desert,
+    "living room": draw_living_room,
+    "farm": backgrounds.draw_farm,
 }
 
 
 def render_background(place: str, size: tuple[int, int], horizon: float, rng: Generator) -> Image.Image:
-    """The empty place, RGB, `size` = (width, height) pixels; `horizon` as a fraction of the height."""
+    """Render an empty place.
+
+    Args:
+        place: One of `PLACES`.
+        size: Width and height, pixels.
+        horizon: Row of the horizon, as a fraction of the height.
+        rng: Random generator of the variations.
+
+    Returns:
+        RGB image.
+    """
     w, h = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
-    art = Canvas(Image.new("RGB", (w, h)), w, h, round(horizon * h), rng)
-    PAINTERS[place](art)
-    picture = art.image.reduce(SUPERSAMPLE)
+    canvas = Canvas(Image.new("RGB", (w, h)), w, h, round(horizon * h), rng)
+    DRAW_FUNCTIONS[place](canvas)
+    picture = canvas.image.reduce(SUPERSAMPLE)
     grain = rng.integers(0, 20, (size[1] // 60, size[0] // 60), dtype=np.uint8)
     veil = Image.fromarray(grain).resize(size, Image.Resampling.BICUBIC)
     return ImageChops.subtract(picture, Image.merge("RGB", (veil, veil, veil)))

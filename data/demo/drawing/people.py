@@ -1,20 +1,20 @@
-"""People: the emoji's head on a drawn body, with what the hands hold.
+"""Render people: the head of an emoji on a drawn body, with what the hands hold.
 
-Lengths in this file are fractions of the person's height; x grows to where the person faces, y grows upwards from
-the feet. Arms are measured from the shoulder in arm's lengths, legs in leg's lengths.
+Lengths in this file are fractions of the height of the person; x increases in the direction in which the person faces,
+y increases upwards from the feet.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageOps
 
+from data.demo.drawing.poses import GRIPS, POSES, Point, Pose
 from data.demo.drawing.sprites import render_sprite
 from data.demo.scenes.kinds import COLORS
 
-FINER = 3  # bodies are drawn this much larger, then shrunk
-WIDE, HIGH, BELOW = 2.2, 1.75, 0.15  # the canvas, and how far it reaches below the feet
+SUPERSAMPLE = 3  # bodies are drawn this many times larger, then reduced
+WIDE, HIGH, BELOW = 2.2, 1.75, 0.15  # width and height of the canvas, and its part below the feet
 SKIN, SHOE = (255, 202, 40), (62, 46, 40)
 SHIRTS = {
     "red": (222, 42, 42),
@@ -30,106 +30,35 @@ TROUSERS = ((44, 62, 104), (92, 70, 52), (72, 76, 84), (120, 104, 72))
 HAIR = {"old man": (190, 190, 190), "old woman": (176, 176, 180)}
 HEAD = {"man": 0.31, "woman": 0.30, "boy": 0.37, "girl": 0.37, "old man": 0.31, "old woman": 0.31, "baby": 0.52}
 LEG = {"man": 0.36, "woman": 0.36, "boy": 0.31, "girl": 0.31, "old man": 0.34, "old woman": 0.33, "baby": 0.2}
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Knee and foot of the far and near leg, elbow and hand of the far and near arm; hip height; lean; lift."""
-
-    legs: tuple[tuple[Point, Point], tuple[Point, Point]]
-    arms: tuple[tuple[Point, Point], tuple[Point, Point]]
-    hip: float  # leg's lengths above the ground
-    lean: float
-    lift: float
-
-
-# far knee and foot | near knee and foot | far elbow and hand | near elbow and hand | hip lean lift
-_POSES = """
-stand  | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.17 -0.5  -0.19 -1 | 0.17 -0.5  0.19 -1 | 1 0 0
-walk   | -0.04 0.5  -0.16 0.05 | 0.1 0.52  0.15 0 | -0.17 -0.5  -0.24 -0.9 | 0.15 -0.5  0.25 -0.8 | 1 0 0
-run    | -0.1 0.45  -0.31 0.45 | 0.17 0.68  0.17 0.1 | -0.22 -0.45  -0.33 -0.1 | 0.17 -0.6  0.33 -0.3 | 1 0.07 0
-jump   | -0.17 0.62  -0.15 0.12 | 0.17 0.62  0.15 0.12 | -0.24 0.25  -0.27 0.85 | 0.24 0.25  0.27 0.85 | 1 0 0.2
-sit    | -0.2 0.5  0 0.1 | 0.2 0.5  0.02 0.08 | -0.2 -0.5  -0.15 -0.95 | 0.2 -0.5  0.15 -0.95 | 0.3 0 0
-seat   | -0.09 0.62  -0.09 0 | 0.09 0.62  0.09 0 | -0.18 -0.5  -0.1 -0.95 | 0.18 -0.5  0.1 -0.95 | 0.78 0 0
-dance  | -0.06 0.5  -0.1 0 | 0.16 0.62  0.27 0.22 | -0.22 0.2  -0.16 0.9 | 0.24 0.05  0.38 0.4 | 1 -0.03 0
-hold   | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.17 -0.5  -0.19 -1 | 0.2 -0.45  0.27 -0.1 | 1 0 0
-low    | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.17 -0.5  -0.19 -1 | 0.19 -0.5  0.23 -0.95 | 1 0 0
-up     | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.17 -0.5  -0.19 -1 | 0.22 -0.15  0.25 0.3 | 1 0 0
-front  | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.18 -0.5  -0.02 -0.55 | 0.18 -0.5  0.06 -0.55 | 1 0 0
-chin   | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.22 -0.35  0 -0.12 | 0.25 -0.35  0.31 0.05 | 1 0 0
-strum  | -0.06 0.5  -0.07 0 | 0.06 0.5  0.07 0 | -0.22 -0.5  -0.05 -0.72 | 0.22 -0.45  0.28 -0.3 | 1 0 0
-swing  | -0.1 0.5  -0.15 0 | 0.1 0.52  0.14 0 | -0.06 -0.35  0.16 -0.2 | 0.22 -0.35  0.18 -0.12 | 1 0 0
-catch  | -0.1 0.5  -0.13 0 | 0.1 0.5  0.13 0 | -0.21 -0.2  -0.28 0.25 | 0.21 -0.2  0.28 0.25 | 1 0 0
-kick   | -0.04 0.5  -0.08 0 | 0.14 0.62  0.27 0.3 | -0.2 -0.4  -0.32 -0.3 | 0.18 -0.5  0.24 -0.8 | 1 -0.04 0
-ride   | 0.1 0.75  0.05 0.3 | 0.13 0.7  0.09 0.22 | 0.08 -0.5  0.22 -0.7 | 0.12 -0.5  0.25 -0.7 | 1 0.03 0
-surf   | -0.14 0.55  -0.15 0 | 0.14 0.55  0.15 0 | -0.2 -0.2  -0.34 0 | 0.2 -0.2  0.34 0.05 | 1 0 0
-"""
-
-
-def _pose(row: str) -> Pose:
-    limbs = [[float(part) for part in cell.split()] for cell in row.split("|")[1:]]
-    far_leg, near_leg, far_arm, near_arm = (((a, b), (c, d)) for a, b, c, d in limbs[:4])
-    return Pose((far_leg, near_leg), (far_arm, near_arm), *limbs[4])
-
-
-POSES = {row.split("|")[0].strip(): _pose(row) for row in _POSES.strip().splitlines()}
-
-
-@dataclass(frozen=True)
-class Grip:
-    """How a thing is held: the pose, where its center is (from the shoulders' middle), its height, its turn."""
-
-    pose: str
-    offset: Point
-    size: float
-    turn: float = 0.0  # degrees against the clock
-
-
-GRIPS = {
-    "hold:violin": Grip("hold", (0.3, -0.02), 0.46, -12),
-    "hold:guitar": Grip("hold", (0.31, -0.02), 0.54, -30),
-    "hold:umbrella": Grip("up", (0.26, 0.36), 0.62),
-    "hold:balloon": Grip("up", (0.27, 0.35), 0.46),
-    "hold:ice cream": Grip("hold", (0.28, 0.04), 0.32),
-    "hold:camera": Grip("front", (0.02, -0.18), 0.24),
-    "hold:book": Grip("front", (0.02, -0.17), 0.26),
-    "hold:suitcase": Grip("low", (0.26, -0.42), 0.4, 22),
-    "hold:kite": Grip("up", (0.42, 0.52), 0.5),
-    "hold:football": Grip("hold", (0.28, 0.03), 0.22),
-    "hold:basketball": Grip("hold", (0.29, 0.05), 0.26),
-    "hold:baseball bat": Grip("low", (0.29, -0.12), 0.52, -12),
-    "hold:cake": Grip("front", (0.02, -0.1), 0.3),
-    "hold:pizza": Grip("hold", (0.29, 0.03), 0.28),
-    "hold:hamburger": Grip("hold", (0.29, 0.03), 0.24),
-    "hold:apple": Grip("hold", (0.28, 0.02), 0.2),
-    "hold:watermelon": Grip("front", (0.02, -0.14), 0.28),
-    "hold:microphone": Grip("hold", (0.2, 0.03), 0.26, 70),
-    "play:violin": Grip("chin", (0.21, 0.0), 0.44, -18),
-    "play:guitar": Grip("strum", (0.08, -0.18), 0.56, -18),
-    "play:trumpet": Grip("front", (0.2, 0.0), 0.34, -35),
-    "play:saxophone": Grip("front", (0.06, -0.17), 0.46, 8),
-    "play:baseball bat": Grip("swing", (0.28, 0.16), 0.5, -28),
-    "play:basketball": Grip("hold", (0.3, -0.2), 0.26),
-}
 
 
 def render_person(
     kind: str, action: str, color: str, height: float, flip: bool, rng: Generator
 ) -> list[tuple[str, Image.Image]]:
-    """Layers from back to front, each `(kind of thing, RGBA)`, all on one canvas.
+    """Render a person and what the hands hold.
 
-    The feet stand at the middle of the canvas, `BELOW * height` pixels above its lower edge. `height` in pixels.
+    The feet are at the center of the canvas, `BELOW * height` pixels above its lower edge.
+
+    Args:
+        kind: Kind of person.
+        action: Action of the person.
+        color: Color of the shirt; empty chooses one.
+        height: Height of the person, pixels.
+        flip: Whether the person faces left.
+        rng: Random generator of clothes.
+
+    Returns:
+        Layers from back to front: kind of thing and RGBA image, all of the same size.
     """
     grip = GRIPS.get(action)
     pose = POSES[grip.pose if grip else action if action in POSES else "stand"]
     shirt = SHIRTS[color or COLORS[int(rng.random() * len(COLORS))]]
-    lower = TROUSERS[int(rng.random() * len(TROUSERS))]
-    body = _body(kind, pose, shirt, lower, height)
+    trousers = TROUSERS[int(rng.random() * len(TROUSERS))]
+    body = _render_body(kind, pose, shirt, trousers, height)
     neck = (1 - HEAD[kind]) - LEG[kind] * (1 - pose.hip) + pose.lift
     _paste(
         body,
-        _head(kind, action == "look", height * HEAD[kind] * 1.06),
+        _render_head(kind, action == "look", height * HEAD[kind] * 1.06),
         (pose.lean * 1.6, neck + HEAD[kind] * 0.47),
         height,
     )
@@ -139,41 +68,45 @@ def render_person(
         name = action.partition(":")[2]
         center = (grip.offset[0], neck - 0.03 + grip.offset[1])
         if action == "hold:kite":
-            _line(layer, height, (0.25, neck + 0.05), center)
+            _draw_line(layer, height, (0.25, neck + 0.05), center)
         _paste(layer, render_sprite(name, grip.size * height, degrees=grip.turn), center, height)
         layers.append((name, layer))
         if action == "play:violin":
-            _line(layer, height, (-0.02, neck - 0.1), (0.34, neck + 0.06), 3)
+            _draw_line(layer, height, (-0.02, neck - 0.1), (0.34, neck + 0.06), 3)
     return [(name, ImageOps.mirror(layer)) for name, layer in layers] if flip else layers
 
 
-def _spot(point: Point, height: float, scale: float = 1.0) -> Point:
+def _to_pixels(point: Point, height: float, scale: float = 1.0) -> Point:
     return (WIDE / 2 + point[0]) * height * scale, (HIGH - BELOW - point[1]) * height * scale
 
 
 def _paste(canvas: Image.Image, picture: Image.Image, center: Point, height: float) -> None:
-    x, y = _spot(center, height)
+    x, y = _to_pixels(center, height)
     left, top = round(x - picture.width / 2), round(y - picture.height / 2)
     canvas.alpha_composite(picture, (max(left, 0), max(top, 0)), (max(-left, 0), max(-top, 0)))
 
 
-def _line(canvas: Image.Image, height: float, start: Point, end: Point, width: int = 1) -> None:
-    ImageDraw.Draw(canvas).line([_spot(start, height), _spot(end, height)], fill=(90, 60, 40, 255), width=width)
+def _draw_line(canvas: Image.Image, height: float, start: Point, end: Point, width: int = 1) -> None:
+    ImageDraw.Draw(canvas).line(
+        [_to_pixels(start, height), _to_pixels(end, height)], fill=(90, 60, 40, 255), width=width
+    )
 
 
-def _body(kind: str, pose: Pose, shirt: tuple[int, ...], lower: tuple[int, ...], height: float) -> Image.Image:
+def _render_body(
+    kind: str, pose: Pose, shirt: tuple[int, ...], trousers: tuple[int, ...], height: float
+) -> Image.Image:
     leg, head = LEG[kind], HEAD[kind]
     hip = leg * pose.hip + pose.lift
     neck = hip + 1 - head - leg
     arm = (neck - hip) * 1.08
     wide = 0.115 if kind in ("woman", "girl", "old woman") else 0.13
     skirt = kind in ("woman", "girl", "old woman")
-    canvas = Image.new("RGBA", (round(WIDE * height) * FINER, round(HIGH * height) * FINER))
+    canvas = Image.new("RGBA", (round(WIDE * height) * SUPERSAMPLE, round(HIGH * height) * SUPERSAMPLE))
     draw = ImageDraw.Draw(canvas)
 
     def limb(points: list[Point], color: tuple[int, ...], width: float) -> None:
-        spots = [_spot(point, height, FINER) for point in points]
-        thick = max(1, round(width * height * FINER))
+        spots = [_to_pixels(point, height, SUPERSAMPLE) for point in points]
+        thick = max(1, round(width * height * SUPERSAMPLE))
         draw.line(spots, fill=color, width=thick, joint="curve")
         for x, y in spots:
             draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=color)
@@ -181,7 +114,7 @@ def _body(kind: str, pose: Pose, shirt: tuple[int, ...], lower: tuple[int, ...],
     for side, (knee, foot) in zip((-1, 1), pose.legs, strict=True):
         ankle = (foot[0], foot[1] * leg + pose.lift + 0.025)
         joints = [(side * 0.055, hip), (knee[0], knee[1] * leg + pose.lift), ankle]
-        limb(joints, SKIN if skirt and kind != "old woman" else lower, 0.075 if skirt else 0.095)
+        limb(joints, SKIN if skirt and kind != "old woman" else trousers, 0.075 if skirt else 0.095)
         limb([ankle, (ankle[0] + 0.045, ankle[1] - 0.005)], SHOE, 0.06)
     far, near = (
         [
@@ -193,44 +126,44 @@ def _body(kind: str, pose: Pose, shirt: tuple[int, ...], lower: tuple[int, ...],
     )
     crossing = pose in (POSES["front"], POSES["chin"], POSES["strum"], POSES["swing"])
     if not crossing:
-        _arm(limb, far, shirt)
+        _draw_arm(limb, far, shirt)
     torso = [(-wide + pose.lean, neck), (wide + pose.lean, neck), (0.1, hip - 0.02), (-0.1, hip - 0.02)]
-    draw.polygon([_spot(p, height, FINER) for p in torso], fill=shirt)
+    draw.polygon([_to_pixels(p, height, SUPERSAMPLE) for p in torso], fill=shirt)
     limb([(-wide + 0.04 + pose.lean, neck - 0.03), (wide - 0.04 + pose.lean, neck - 0.03)], shirt, 0.08)
     if skirt:
         hem = hip - leg * (0.85 if kind == "old woman" else 0.52) * min(pose.hip, 1.0)
         cloth = [(-0.1, hip + 0.05), (0.1, hip + 0.05), (0.17, hem), (-0.17, hem)]
-        draw.polygon([_spot(p, height, FINER) for p in cloth], fill=lower)
+        draw.polygon([_to_pixels(p, height, SUPERSAMPLE) for p in cloth], fill=trousers)
     if crossing:
-        _arm(limb, far, shirt)
-    _arm(limb, near, shirt)
-    return canvas.reduce(FINER)
+        _draw_arm(limb, far, shirt)
+    _draw_arm(limb, near, shirt)
+    return canvas.reduce(SUPERSAMPLE)
 
 
-def _arm(limb: Callable[..., None], joints: list[Point], shirt: tuple[int, ...]) -> None:
+def _draw_arm(limb: Callable[..., None], joints: list[Point], shirt: tuple[int, ...]) -> None:
     limb(joints[1:], SKIN, 0.06)
     limb(joints[:2], tuple(int(c * 0.9) for c in shirt), 0.075)
 
 
-def _head(kind: str, behind: bool, size: float) -> Image.Image:
-    """The head, `size` pixels high; `behind`: seen from the back, so drawn as hair."""
+def _render_head(kind: str, behind: bool, size: float) -> Image.Image:
+    """Render the head, `size` pixels high; `behind` shows it from the back, with hair only."""
     if not behind:
         return render_sprite(kind, size)
-    side = round(size) * FINER
+    side = round(size) * SUPERSAMPLE
     canvas = Image.new("RGBA", (round(side * 1.2), side))
     draw = ImageDraw.Draw(canvas)
-    hair, middle, r = HAIR.get(kind, (84, 58, 50)), side * 0.6, side * 0.44
-    draw.rectangle((middle - r * 0.3, side * 0.7, middle + r * 0.3, side), fill=SKIN)
-    for x in (middle - r, middle + r):
+    hair, center, r = HAIR.get(kind, (84, 58, 50)), side * 0.6, side * 0.44
+    draw.rectangle((center - r * 0.3, side * 0.7, center + r * 0.3, side), fill=SKIN)
+    for x in (center - r, center + r):
         draw.ellipse((x - r * 0.2, side * 0.42, x + r * 0.2, side * 0.68), fill=SKIN)
-    draw.ellipse((middle - r, side * 0.02, middle + r, side * 0.9), fill=hair)
+    draw.ellipse((center - r, side * 0.02, center + r, side * 0.9), fill=hair)
     if kind == "woman":
-        draw.rounded_rectangle((middle - r, side * 0.4, middle + r, side * 0.99), radius=side * 0.1, fill=hair)
+        draw.rounded_rectangle((center - r, side * 0.4, center + r, side * 0.99), radius=side * 0.1, fill=hair)
     if kind == "girl":
-        for x in (middle - r * 1.05, middle + r * 1.05):
+        for x in (center - r * 1.05, center + r * 1.05):
             draw.ellipse((x - r * 0.3, side * 0.55, x + r * 0.3, side * 0.98), fill=hair)
     if kind == "old woman":
-        draw.ellipse((middle - r * 0.35, 0, middle + r * 0.35, side * 0.26), fill=(150, 150, 156))
+        draw.ellipse((center - r * 0.35, 0, center + r * 0.35, side * 0.26), fill=(150, 150, 156))
     if kind == "old man":
-        draw.ellipse((middle - r * 0.62, side * 0.02, middle + r * 0.62, side * 0.55), fill=SKIN)
-    return canvas.reduce(FINER)
+        draw.ellipse((center - r * 0.62, side * 0.02, center + r * 0.62, side * 0.55), fill=SKIN)
+    return canvas.reduce(SUPERSAMPLE)

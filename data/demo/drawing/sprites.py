@@ -1,4 +1,4 @@
-"""The sprites: cut-outs of the Noto color emoji (SIL OFL 1.1), and two things drawn by code."""
+"""Sprites: images of the Noto Color Emoji font (SIL OFL 1.1), and two things drawn by code."""
 
 from functools import cache
 from pathlib import Path
@@ -10,34 +10,45 @@ WOOD, DARK_WOOD = (176, 118, 66), (120, 76, 40)
 
 
 def sprite_path(name: str) -> Path:
-    """Where the cut-out of a kind lies."""
+    """Return the path of the sprite of a kind."""
     return SPRITES / f"{name.replace(' ', '-')}.png"
 
 
 @cache
-def _picture(name: str) -> Image.Image:
-    """A cut-out in the size it is stored in, RGBA."""
+def _load_sprite(name: str) -> Image.Image:
+    """Load a sprite in its original size, RGBA."""
     if name == "baseball bat":
-        return _bat()
+        return _render_bat()
     if name == "bench":
-        return _bench()
+        return _render_bench()
     path = sprite_path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"no sprite for {name!r} at {path}; run data.demo.drawing.cut_sprites")
+        raise FileNotFoundError(f"No sprite of {name!r} at {path}. Run `python -m data.demo.drawing.cut_sprites`.")
     return Image.open(path).convert("RGBA")
 
 
 def aspect_ratio(name: str) -> float:
-    """Width over height."""
-    picture = _picture(name)
+    """Return width divided by height of a sprite."""
+    picture = _load_sprite(name)
     return picture.width / picture.height
 
 
 def render_sprite(
     name: str, height: float, flip: bool = False, degrees: float = 0.0, squash: float = 1.0
 ) -> Image.Image:
-    """The thing `height` pixels high, RGBA; `turn` in degrees against the clock; `squash` flattens it."""
-    picture = _picture(name)
+    """Render a thing.
+
+    Args:
+        name: Kind of thing.
+        height: Height before flattening and rotation, pixels.
+        flip: Whether it is mirrored.
+        degrees: Rotation, counterclockwise.
+        squash: Factor of the height, below 1 for a flattened thing.
+
+    Returns:
+        RGBA image.
+    """
+    picture = _load_sprite(name)
     size = max(2, round(height * aspect_ratio(name))), max(2, round(height * squash))
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     if flip:
@@ -45,7 +56,7 @@ def render_sprite(
     return picture.rotate(degrees, Image.Resampling.BICUBIC, expand=True) if degrees else picture
 
 
-def _bat() -> Image.Image:
+def _render_bat() -> Image.Image:
     canvas = Image.new("RGBA", (60, 360))
     draw = ImageDraw.Draw(canvas)
     draw.polygon([(24, 350), (36, 350), (48, 110), (46, 20), (14, 20), (12, 110)], fill=(206, 148, 84, 255))
@@ -56,7 +67,7 @@ def _bat() -> Image.Image:
     return canvas.reduce(3)
 
 
-def _bench() -> Image.Image:
+def _render_bench() -> Image.Image:
     canvas = Image.new("RGBA", (600, 300))
     draw = ImageDraw.Draw(canvas)
     for x in (60, 510):

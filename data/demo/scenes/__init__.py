@@ -1,1 +1,1 @@
-"""Sub-package `data.demo.scenes`."""
+"""Content of demo scenes: a random seed in, a place and groups of things out; knows nothing of pixels."""

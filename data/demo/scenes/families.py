@@ -1,9 +1,9 @@
-"""Which scene has which number: families that differ in one factor, and scenes that stand alone.
+"""Content of the scene of each number: families of scenes that differ in one factor, and independent scenes.
 
-Scenes come in blocks of ten. The first four of a block are a family: a scene and three that differ from it in
-exactly one factor each (number, kind, place, action or color); where a scene cannot be varied so, a scene of its own
-stands in. The other six stand alone. Every second family
-starts from one of four themes, so that some sentences have many true scenes and many near misses.
+Scenes form blocks of ten. The first four of a block are a family: one scene, and three that differ from it in exactly
+one factor each (number, kind, place, action or color). If a scene cannot be varied, an independent scene takes the
+place of its variant. The other six are independent. Every second family starts from one of four themes, so that some
+captions fit many scenes, and many other scenes nearly fit them.
 """
 
 from dataclasses import replace
@@ -30,16 +30,16 @@ FACTORS = ("number", "kind", "place", "action", "color")
 
 
 def plan_scene(seed: int, index: int) -> SceneSpec:
-    """The plan of one scene: the same whatever was planned before."""
+    """Choose the content of one scene; it depends on `seed` and `index` only."""
     block, member = divmod(index, BLOCK)
     if member >= FAMILY:
         return sample_scene(make_rng(seed, index, PLAN))
     rng = make_rng(seed, block * BLOCK, PLAN)
-    base = _theme(rng, block // 2 % 4) if block % 2 == 0 else sample_scene(rng)
+    base = _sample_theme(rng, block // 2 % 4) if block % 2 == 0 else sample_scene(rng)
     family = [replace(base, family=block)]
     order = [FACTORS[i] for i in np.argsort([rng.random() for _ in FACTORS])]
     for factor in order * 2:
-        changed = _vary(rng, base, factor)
+        changed = _vary_factor(rng, base, factor)
         known = [(member.place, member.groups) for member in family]
         if changed and len(family) < FAMILY and (changed.place, changed.groups) not in known:
             family.append(replace(changed, family=block, factor=factor))
@@ -48,12 +48,12 @@ def plan_scene(seed: int, index: int) -> SceneSpec:
     return family[member]
 
 
-def is_possible(plan: SceneSpec) -> bool:
-    """Whether every group may do what it does where it is."""
-    return all(is_allowed(group.kind, group.action, plan.place) for group in plan.groups)
+def is_possible(spec: SceneSpec) -> bool:
+    """Return whether every group can do its action in the place of the scene."""
+    return all(is_allowed(group.kind, group.action, spec.place) for group in spec.groups)
 
 
-def _theme(rng: Generator, theme: int) -> SceneSpec:
+def _sample_theme(rng: Generator, theme: int) -> SceneSpec:
     place, group = (
         ("street", Group("dog", 2, "run")),
         (
@@ -73,6 +73,7 @@ def _theme(rng: Generator, theme: int) -> SceneSpec:
     return SceneSpec(place, tuple(groups))
 
 
+# Kinds that replace each other in variants of a scene.
 TWINS = (
     ("dog", "cat", "rabbit", "pig", "squirrel"), ("man", "woman", "old man"), ("boy", "girl"), ("old man", "old woman"),
     ("horse", "cow", "deer", "goat", "sheep"), ("elephant", "camel", "giraffe"), ("car", "taxi", "police car"),
@@ -82,20 +83,20 @@ TWINS = (
 )  # fmt: skip
 
 
-def _vary(rng: Generator, base: SceneSpec, factor: str) -> SceneSpec | None:
-    """The base with one factor of its first group changed; None where nothing fits."""
+def _vary_factor(rng: Generator, base: SceneSpec, factor: str) -> SceneSpec | None:
+    """Change one factor of the first group; return None if no other value is possible."""
     first, rest = base.groups[0], base.groups[1:]
     options: list[SceneSpec] = []
     if factor == "place":
         options = [replace(base, place=place) for place in PLACES if place != base.place]
     else:
-        options = [replace(base, groups=(changed, *rest)) for changed in _changes(first, factor, base.place)]
-    others = [group.kind for group in rest]
-    options = [o for o in options if is_possible(o) and o.groups[0].kind not in others]
+        options = [replace(base, groups=(changed, *rest)) for changed in _list_changes(first, factor, base.place)]
+    other_kinds = [group.kind for group in rest]
+    options = [o for o in options if is_possible(o) and o.groups[0].kind not in other_kinds]
     return choice(rng, options) if options else None
 
 
-def _changes(group: Group, factor: str, place: str) -> list[Group]:
+def _list_changes(group: Group, factor: str, place: str) -> list[Group]:
     if factor == "number" and not group.relation:
         return [replace(group, number=n) for n in range(1, 4) if n != group.number]
     if factor == "kind":

@@ -1,6 +1,6 @@
-"""What a demo scene can show: the table of things, where they may be and what they can do.
+"""Table of the things of demo scenes: their size, the places where they can be, and what they can do.
 
-Lengths are pixels in a picture 300 pixels high, for a thing that stands near the lower edge.
+Lengths are pixels in an image 300 pixels high, for a thing near the lower edge.
 """
 
 from dataclasses import dataclass
@@ -28,19 +28,23 @@ COLORS: tuple[str, ...] = ("red", "blue", "green", "white", "black", "pink", "pu
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of thing. `height` in pixels; `zone` is where it stands: ground, water, sky, table or hand."""
+    """One kind of thing."""
 
     name: str
     plural: str
-    emoji: str  # empty: drawn by code
-    family: str  # person, animal, bird, vehicle, boat, aircraft, plant, furniture, object, food, instrument, ball
+    emoji: str
+    """Emoji that shows it; empty if it is drawn by code."""
+    family: str
+    """person, rider, animal, bird, vehicle, boat, aircraft, plant, furniture, object, food, instrument or ball."""
     height: int
+    """Height in pixels."""
     zone: str
+    """Where it is in the image: ground, water, sky, table or hand."""
     places: tuple[str, ...]
     actions: tuple[str, ...]
 
 
-# name | plural | emoji | family | height | zone | places, one letter each | actions
+# Columns: name, plural, emoji, family, height, zone, places (one letter each), actions.
 _TABLE = """
 man|men|🧔|person|128|ground|sbplmwkgBScfdra|
 woman|women|👩|person|122|ground|sbplmwkgBScfdra|
@@ -130,17 +134,17 @@ campfire|campfires|🔥|object|56|ground|bfdm|rest
 """
 
 
-def _row(line: str) -> Kind:
+def _parse_row(line: str) -> Kind:
     name, plural, emoji, family, height, zone, places, actions = line.split("|")
     allowed = tuple(_PLACE_OF_LETTER[letter] for letter in places)
     return Kind(name, plural, emoji, family, int(height), zone, allowed, tuple(actions.split()))
 
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in map(_row, _TABLE.strip().splitlines())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in map(_parse_row, _TABLE.strip().splitlines())}
 THINGS: tuple[str, ...] = tuple(KINDS)
 CLASSES: tuple[str, ...] = THINGS + PLACES
 PEOPLE: tuple[str, ...] = tuple(name for name, kind in KINDS.items() if kind.family == "person")
-# What a person does -> where. "hold", "play" and "ride" name the thing after a colon.
+# Action of a person -> places. After "hold", "play" and "ride", a colon and the thing follow.
 ACTIONS: dict[str, tuple[str, ...]] = {
     action: tuple(_PLACE_OF_LETTER[letter] for letter in letters)
     for action, letters in {
@@ -184,16 +188,14 @@ ACTIONS: dict[str, tuple[str, ...]] = {
         "ride:elephant": "gfd",
     }.items()
 }
+ACTIONS_NOT_FOR_OLD = ("jump", "run", "ride:skateboard", "play:soccer ball", "play:basketball", "hold:kite")
 
 
 def is_allowed(kind: str, action: str, place: str) -> bool:
-    """Whether a thing of this kind may do this in this place."""
-    known = KINDS[kind]
-    if place not in known.places:
+    """Return whether a thing of this kind can do this action in this place."""
+    entry = KINDS[kind]
+    if place not in entry.places:
         return False
-    if known.family == "person" and kind != "baby":
+    if entry.family == "person" and kind != "baby":
         return place in ACTIONS.get(action, ()) and not (kind.startswith("old") and action in ACTIONS_NOT_FOR_OLD)
-    return action in known.actions
-
-
-ACTIONS_NOT_FOR_OLD = ("jump", "run", "ride:skateboard", "play:soccer ball", "play:basketball", "hold:kite")
+    return action in entry.actions

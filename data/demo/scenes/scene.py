@@ -1,7 +1,7 @@
-"""What a scene says, before it is laid out: a place, and groups of things that do something there."""
+"""Content of a scene, without positions: a place, and groups of things with their actions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -9,44 +9,49 @@ from numpy.random import PCG64, Generator, SeedSequence
 
 from data.demo.scenes.kinds import ACTIONS, COLORS, KINDS, PLACES, is_allowed
 
-PLAN, LAYOUT, PAINT, WORDS = range(4)  # random streams: changing one never changes another
+PLAN, LAYOUT, PAINT, WORDS = range(4)  # random streams: a change of one never changes another
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Things of one kind that do the same. `relation` points at the group number `target`; -1: none."""
+    """Things of one kind with the same action."""
 
     kind: str
     number: int
     action: str
-    color: str = ""  # of the shirts; empty: mixed, or no shirt
-    relation: str = ""  # next to | in front of | chasing | on | under
+    color: str = ""
+    """Color of the shirts; empty for mixed colors, or without shirts."""
+    relation: str = ""
+    """Relation to the group `target`: next to, in front of, chasing, on or under; empty without one."""
     target: int = -1
+    """Number of the group of the relation; -1 without one."""
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """A scene without positions. `factor`: in what it differs from the first of its family."""
+    """Content of a scene."""
 
     place: str
     groups: tuple[Group, ...]
     family: int = -1
+    """Number of the block whose family it belongs to; -1 for an independent scene."""
     factor: str = ""
+    """Factor in which it differs from the first scene of its family; empty if there is none."""
 
 
-def make_rng(seed: int, index: int, which: int) -> Generator:
-    """The random numbers of one use in one scene."""
-    return Generator(PCG64(SeedSequence([seed, index, which])))
+def make_rng(seed: int, index: int, stream: int) -> Generator:
+    """Make the random generator of one stream (`PLAN`, `LAYOUT`, `PAINT`, `WORDS`) of one scene."""
+    return Generator(PCG64(SeedSequence([seed, index, stream])))
 
 
 def choice(rng: Generator, options: Sequence[T]) -> T:
-    """One of the options, all alike."""
+    """Choose one of the options with equal probabilities."""
     return options[int(rng.random() * len(options))]
 
 
-def weighted_choice(rng: Generator, options: dict[T, float]) -> T:
-    """One of the options, by weight."""
+def weighted_choice(rng: Generator, options: Mapping[T, float]) -> T:
+    """Choose one of the options with probabilities in proportion to their weights."""
     left = rng.random() * sum(options.values())
     for option, weight in options.items():
         left -= weight
@@ -70,24 +75,24 @@ SHELTERS = ("tree", "palm tree", "beach umbrella")
 
 
 def sample_scene(rng: Generator) -> SceneSpec:
-    """A scene that belongs to no family."""
+    """Sample an independent scene."""
     if rng.random() < 0.3:
-        return _joined(rng, choice(rng, RELATIONS))
+        return _sample_related(rng, choice(rng, RELATIONS))
     place = choice(rng, PLACES)
     groups = [sample_group(rng, place, MAIN_FAMILY_WEIGHTS, ())]
     for chance in (0.85, 0.42):
         if rng.random() < chance:
             groups.append(sample_group(rng, place, OTHER_FAMILY_WEIGHTS, used_kinds(groups)))
-    return SceneSpec(place, _relate(rng, groups))
+    return SceneSpec(place, _add_relation(rng, groups))
 
 
-def _joined(rng: Generator, relation: str) -> SceneSpec:
-    """A scene around one relation, drawn again until two things fit it."""
+def _sample_related(rng: Generator, relation: str) -> SceneSpec:
+    """Sample a scene with a relation; repeat until two groups fit it."""
     while True:
         place = choice(rng, PLACES)
         first = sample_group(rng, place, {"person": 3, "animal": 2}, ())
         other = replace(sample_group(rng, place, OTHER_FAMILY_WEIGHTS, (first.kind,)), number=1)
-        if KINDS[other.kind].zone == "ground" and relation in _relations(first, other):
+        if KINDS[other.kind].zone == "ground" and relation in _list_relations(first, other):
             number = min(first.number, 2) if relation in ("on", "under", "in front of") else first.number
             groups = [replace(first, number=number, relation=relation, target=1), other]
             if rng.random() < 0.4:
@@ -96,25 +101,32 @@ def _joined(rng: Generator, relation: str) -> SceneSpec:
 
 
 def used_kinds(groups: list[Group]) -> tuple[str, ...]:
-    """Kinds that stand in the scene already, by themselves or in a hand: a second group would blur the count."""
+    """Return the kinds in the scene, also those in hands; a second group of a kind would make its count ambiguous."""
     return tuple(g.kind for g in groups) + tuple(g.action.partition(":")[2] for g in groups)
 
 
-def sample_group(rng: Generator, place: str, families: dict[str, float], used: tuple[str, ...]) -> Group:
-    """A group that may be in this place; `families` holds weights, `used` the kinds that are taken."""
-    fits: dict[str, float] = {}
-    here = [k for k in KINDS.values() if place in k.places and k.name not in used]
-    alike = Counter(k.family for k in here)
-    for kind in here:
+def sample_group(rng: Generator, place: str, families: Mapping[str, float], used: tuple[str, ...]) -> Group:
+    """Sample a group for a place.
+
+    Args:
+        rng: Random generator.
+        place: Place of the scene.
+        families: Weight of each family of kinds.
+        used: Kinds that are in the scene already.
+    """
+    weights: dict[str, float] = {}
+    candidates = [k for k in KINDS.values() if place in k.places and k.name not in used]
+    num_by_family = Counter(k.family for k in candidates)
+    for kind in candidates:
         if kind.family in families:
-            share = families[kind.family] / alike[kind.family]
-            fits[kind.name] = share if kind.family == "person" else share * 3 / len(kind.places) ** 0.5
-    kind = weighted_choice(rng, fits)
-    return assign_shirts(rng, Group(kind, sample_count(rng, kind), sample_action(rng, kind, place)))
+            share = families[kind.family] / num_by_family[kind.family]
+            weights[kind.name] = share if kind.family == "person" else share * 3 / len(kind.places) ** 0.5
+    name = weighted_choice(rng, weights)
+    return assign_shirts(rng, Group(name, sample_count(rng, name), sample_action(rng, name, place)))
 
 
 def sample_count(rng: Generator, kind: str) -> int:
-    """One to four; large things come alone or in pairs."""
+    """Sample the number of things of a group, 1 to 4; 1 or 2 for large things."""
     family = KINDS[kind].family
     if family in ("furniture", "boat", "aircraft", "rider") or kind in ("elephant", "giraffe", "tent", "drum"):
         return weighted_choice(rng, {1: 5, 2: 1})
@@ -124,13 +136,13 @@ def sample_count(rng: Generator, kind: str) -> int:
 
 
 def list_actions(kind: str, place: str) -> list[str]:
-    """All that this kind may do in this place."""
+    """Return the actions of a kind that are possible in a place."""
     options = ACTIONS if KINDS[kind].family == "person" else KINDS[kind].actions
     return [option for option in options if is_allowed(kind, option, place)]
 
 
 def sample_action(rng: Generator, kind: str, place: str) -> str:
-    """Something this kind does in this place; what belongs to the place is likelier."""
+    """Sample an action of a kind; actions that are typical of the place are more likely."""
     weights = {d: 0.6 if d.startswith("hold") else 1.0 for d in list_actions(kind, place)}
     for likely in ("play:baseball bat", "play:soccer ball", "look"):
         if likely in weights:
@@ -139,7 +151,7 @@ def sample_action(rng: Generator, kind: str, place: str) -> str:
 
 
 def assign_shirts(rng: Generator, group: Group) -> Group:
-    """Give people a shirt color, and a number that fits what they do."""
+    """Sample the shirt color of a group of people, and limit their number by their action."""
     if KINDS[group.kind].family != "person":
         return group
     number = min(group.number, 2) if group.action.startswith(("ride", "hold:kite")) else group.number
@@ -156,11 +168,11 @@ def assign_shirts(rng: Generator, group: Group) -> Group:
     return replace(group, number=number, color=color)
 
 
-def _relate(rng: Generator, groups: list[Group]) -> tuple[Group, ...]:
-    """Join the first group to a single thing among the others, where something is natural."""
+def _add_relation(rng: Generator, groups: list[Group]) -> tuple[Group, ...]:
+    """Add a relation between the first two groups if it is plausible."""
     first, other = groups[0], groups[min(1, len(groups) - 1)]
     if len(groups) > 1 and other.number == 1 and KINDS[first.kind].zone == KINDS[other.kind].zone == "ground":
-        relation = choice(rng, _relations(first, other) or ("",))
+        relation = choice(rng, _list_relations(first, other) or ("",))
         if relation and rng.random() < 0.75:
             number = min(first.number, 2) if relation in ("on", "under") else first.number
             first = replace(first, relation=relation, target=1, number=number)
@@ -168,10 +180,10 @@ def _relate(rng: Generator, groups: list[Group]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _relations(first: Group, other: Group) -> list[str]:
-    person, still = KINDS[first.kind].family == "person", first.action in ("stand", "sit", "sleep", "rest")
+def _list_relations(first: Group, other: Group) -> list[str]:
+    is_person, is_still = KINDS[first.kind].family == "person", first.action in ("stand", "sit", "sleep", "rest")
     options = []
-    if still or first.action.startswith("hold"):
+    if is_still or first.action.startswith("hold"):
         options.append("next to")
         if other.kind in LARGE and first.action != "hold:kite" and first.number <= 2:
             options.append("in front of")
@@ -179,6 +191,6 @@ def _relations(first: Group, other: Group) -> list[str]:
             options += ["under", "under"]
     if first.action == other.action == "run" and other.kind not in ("elephant", "horse", "camel", "cow"):
         options += ["chasing"] * 3
-    if person and first.kind != "baby" and first.action == "sit" and other.kind in SEATS:
+    if is_person and first.kind != "baby" and first.action == "sit" and other.kind in SEATS:
         return ["on"]
     return options

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from index.building.build import build_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import GateConfig, IndexConfig
 from index.ivf.faiss_io import POINTS_PER_LIST, choose_factory, parse_nlist
+from index.metadata.schema import Row
 from index.metadata.tables import build_table
 from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
@@ -51,11 +52,11 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, place: int) -> dict[str, str]:
+    def __getitem__(self, place: int) -> Row:
         name = f"{range(self._count)[place]:010d}"
-        return {"id": name, "image_id": name, "path": f"images/{name}.jpg", "split": "train"}
+        return Row("image", name, name, path=f"images/{name}.jpg", split="train")
 
-    def __iter__(self) -> Iterator[dict[str, str]]:
+    def __iter__(self) -> Iterator[Row]:
         return (self[place] for place in range(self._count))
 
 
@@ -124,8 +125,8 @@ def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     ended, began = {}, time.process_time()
     gate = make_gate(GateConfig(), {"image": HeldOutQueries(asked)}, {"image": source})
     seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731
-    build_index(IndexConfig(), {"image": source}, {"image": asked}, root, on_step=seen, gate=gate)
-    whole, template, tuned = time.process_time() - began, ended["image/template"], ended["image tuned"]
+    build_index(IndexConfig(), IndexInputs({"image": source}, {"image": asked}), root, on_step=seen, gate=gate)
+    whole, template, tuned = time.process_time() - began, ended["image/trained-index"], ended["image/tuned"]
     shards = max(at for step, at in ended.items() if "/shard-" in step)
     costs = (prepared, template - prepared, shards - template, tuned - shards, whole - tuned)
     about, some = read_version_manifest(root).collections["image"], block(0)
@@ -136,7 +137,7 @@ def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
     found = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
     found |= dict(zip(SIZED, (codes + about.trained_index.bytes, vectors, sum(said)), strict=True))
     found |= {"nlist": about.nlist, "code": about.factory.split(",")[-1], "parts": len(about.shards)}
-    return found | {"recall": about.recall["recall"], "nprobe": about.search.nprobe}
+    return found | {"recall": about.recall.recall, "nprobe": about.search.nprobe}
 
 
 def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, Any]:

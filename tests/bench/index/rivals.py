@@ -21,8 +21,9 @@ import faiss
 import numpy as np
 
 from index.building.build import build_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
+from index.metadata.schema import Row
 from index.search.index import Index
 from index.tuning.autotune import measure_candidates
 from index.tuning.choice import TuningLimits, choose_point
@@ -59,7 +60,7 @@ def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Co
     ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
     said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
     rows = [
-        {"id": name, "image_id": name, "path": f"images/{name}", "split": "train", "content_hash": _hash(text)}
+        Row("image", name, name, path=f"images/{name}", split="train", content_hash=_hash(text))
         for name, text in zip(ids, said, strict=True)
     ]
     return Collection(ids, vectors[numbers], rows)
@@ -99,7 +100,7 @@ def picked(vectors: np.ndarray, queries: dict[str, np.ndarray]) -> IndexConfig:
 def ours(folder: Path, config: IndexConfig, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Built:
     """Built, published and opened; nprobe is what the build has measured."""
     rows = collection(vectors.astype(np.float16), np.arange(len(vectors)))
-    spent, _ = cpu_of(lambda: build_index(config, {"image": rows}, {"image": queries["text"]}, folder))
+    spent, _ = cpu_of(lambda: build_index(config, IndexInputs({"image": rows}, {"image": queries["text"]}), folder))
     opened, about = Index.open(folder), read_version_manifest(folder).collections["image"]
     size = about.trained_index.bytes + sum(shard.inverted_lists.bytes + shard.vectors.bytes for shard in about.shards)
     name = f"ours, {about.factory}, {config.shards} shard{'s' * (config.shards > 1)}"

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from index.building.build import build_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
 from index.metadata.lookup import MetadataLookup
+from index.metadata.schema import Row
 from index.metadata.tables import build_table, write_lookup
 from index.search.index import Index
 from tests.bench.common import cpu, show
@@ -24,7 +25,7 @@ def unit(rows: int, dim: int, seed: int) -> np.ndarray:
 
 def look_up(folder: Path) -> None:
     """Ten rows by key, from the look-ups of four shards of 300,000 rows."""
-    named = ({"id": f"{i:06d}.jpg", "path": f"images/{i:06d}.jpg", "split": "train"} for i in range(300_000))
+    named = (Row("image", f"{i:06d}.jpg", path=f"images/{i:06d}.jpg", split="train") for i in range(300_000))
     content = build_table("image", named)
     paths = [folder / f"{i}.sqlite" for i in range(4)]
     for i, path in enumerate(paths):
@@ -39,17 +40,17 @@ def search(folder: Path) -> None:
     """A query against 30,000 x 512: exact in numpy against the published index."""
     vectors, queries = unit(30_000, 512, 1), unit(256, 512, 2)
     ids = [f"{i}.jpg" for i in range(len(vectors))]
-    collection = Collection(ids=ids, vectors=vectors, metadata=[{"id": name} for name in ids])
+    collection = Collection(ids=ids, vectors=vectors, metadata=[Row("image", name) for name in ids])
     began = time.process_time()
-    build_index(IndexConfig(), {"image": collection}, {"image": queries}, folder / "index")
+    build_index(IndexConfig(), IndexInputs({"image": collection}, {"image": queries}), folder / "index")
     spent = time.process_time() - began
     with Index.open(folder / "index") as index:
-        about = index.manifest["collections"]["image"]
+        about = index.manifest.collections["image"]
         for size in (1, 64):
             batch = queries[:size]
             exact = cpu(lambda b=batch: np.argpartition(-(b @ vectors.T), 10, axis=1)[:, :10]) / size
             ours = cpu(lambda b=batch: index.search(b, 10)) / size
-            note = f"recall@10 {about['recall']['recall']:.3f}, {about['search']['nprobe']} of {about['nlist']} lists"
+            note = f"recall@10 {about.recall.recall:.3f}, {about.search.nprobe} of {about.nlist} lists"
             rows = [("exact, numpy", exact, "recall@10 1"), ("index, 4 shards", ours, note)]
             show(f"a query, batch of {size} (build {spent:.1f} CPU s)", rows)
     look_up(folder)

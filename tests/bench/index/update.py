@@ -10,11 +10,12 @@ from rich.table import Table
 from index.building.build import build_index
 from index.building.compact import compact_index, measure_drift
 from index.building.update import update_index
+from index.collection import IndexInputs
 from index.config import GateConfig, IndexConfig
 from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
 from index.versions.folder import read_version_manifest
-from index.versions.objects import _hash_as_seen
+from index.versions.objects import _cached_sha256
 from index.versions.switch import verify_version
 from tests.bench.common import cpu_of
 from tests.bench.index.rivals import DIM, ROWS, collection, draw
@@ -38,12 +39,14 @@ def index_update(folder: Path) -> None:
     judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(asked["text"])}, {"image": source})  # noqa: E731
     for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
         gate = judge if gated else lambda source: None
-        make = lambda: build_index(config, {"image": first}, {"image": asked["text"]}, root, gate=gate(first))  # noqa: B023, E731
+        make = lambda: build_index(
+            config, IndexInputs({"image": first}, {"image": asked["text"]}), root, gate=gate(first)
+        )  # noqa: B023, E731
         whole, _ = cpu_of(make)
         table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
         for name, grown in steps:
-            _hash_as_seen.cache_clear()  # as in a process of its own
-            spent, _ = cpu_of(lambda: update_index(config, {"image": grown}, root, gate=gate(grown)))  # noqa: B023
+            _cached_sha256.cache_clear()  # as in a process of its own
+            spent, _ = cpu_of(lambda: update_index(config, IndexInputs({"image": grown}), root, gate=gate(grown)))  # noqa: B023
             moved = measure_drift(read_version_manifest(root).collections["image"])
             table.add_row(f"update, {name}{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
         spent, _ = cpu_of(lambda: compact_index(root, gate=gate(steps[-1][1])))  # noqa: B023

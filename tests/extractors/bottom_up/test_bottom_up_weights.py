@@ -100,12 +100,12 @@ def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: di
 @pytest.mark.parametrize("layout", [ports.milvlg, ports.airsplay])
 def test_missing_anchors_are_asked_for(state: dict[str, torch.Tensor], layout) -> None:
     bare = layout(state, anchors=False)
-    with pytest.raises(ValueError, match=r"holds no proposal_generator.*caffe or detectron2"):
+    with pytest.raises(ValueError, match=r"does not contain proposal_generator.*caffe or detectron2"):
         to_canonical_state_dict(bare, "file")
     ours = to_canonical_state_dict(bare, "file", "caffe")["rpn.anchors"]
     if layout is ports.milvlg:
         assert torch.equal(ours, caffe_anchors())
-        with pytest.raises(ValueError, match="two logits an anchor"):
+        with pytest.raises(ValueError, match="two logits per anchor"):
             to_canonical_state_dict(bare, "file", "detectron2")
         return
     # airsplay's channels are size-major: 64 pixels in the ratios 0.5, 1 and 2, then 128, ...
@@ -154,7 +154,7 @@ def changed(state: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor
     [
         ("mixed", "no known layout: 24 objectness rows, 7 class rows, 24 box rows"),
         ("other", r"nothing for roi_heads\.box_predictor\.cls_score"),
-        ("deeper", "24 blocks in res4, ResNet-101 has 23"),
+        ("deeper", "24 blocks in res4, but ResNet-101 has 23"),
         ("mean", "trained with the pixel_mean"),
         ("two means", "trained with the pixel_mean"),
         ("deviation", "trained with the pixel_std"),
@@ -235,14 +235,14 @@ def test_a_changed_file_and_a_vocabulary_of_another_length_are_refused(state: di
     save_weights(model, path, {"classes": json.dumps(["a"] * CLASSES)})
     (tmp_path / "objects_vocab.txt").write_text("cat\ndog")
     (tmp_path / "attributes_vocab.txt").write_text("wet")
-    with pytest.raises(ValueError, match="names 2 classes, the weights tell 6 apart"):
+    with pytest.raises(ValueError, match="lists 2 classes, but the weights have 6"):
         load_bottom_up(path, None, tmp_path)
-    with pytest.raises(FileNotFoundError, match="no vocabulary"):
+    with pytest.raises(FileNotFoundError, match=r"The vocabulary .* does not exist"):
         load_bottom_up(path, None, tmp_path / "nowhere")
     raw = bytearray(path.read_bytes())
     raw[-100] ^= 4
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"its header says .*: convert again"):
+    with pytest.raises(ValueError, match=r"its header lists .*Convert the original file again"):
         load_bottom_up(path, None, None)
 
 

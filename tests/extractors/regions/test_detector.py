@@ -14,9 +14,9 @@ from torchvision import models
 from data.demo.scenes.kinds import CLASSES, KINDS, PLACES
 from extractors.config import TorchvisionConfig
 from extractors.demo_detector.average_precision import ImageBoxes, average_precision
-from extractors.demo_detector.heads import _asked, _code_loss, build_auxiliary_heads
+from extractors.demo_detector.heads import _compute_code_loss, _jitter_boxes, build_auxiliary_heads
 from extractors.demo_detector.scenes import collect_vocabulary, load_example, render_training_scene, repeat_factors
-from extractors.demo_detector.train import DetectorTrainConfig, save, train
+from extractors.demo_detector.train import DetectorTrainConfig, save_detector, train
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.demo_network import build_demo_detector
 from extractors.regions.detectors import DEMO_WEIGHTS, build_detector
@@ -158,16 +158,16 @@ def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Pat
     threads = torch.get_num_threads()
     model, run = train(config)
     assert torch.get_num_threads() == threads, "the caller's own work goes on as before"
-    save(model, config, run, tmp_path / "new.safetensors")
+    save_detector(model, config, run, tmp_path / "new.safetensors")
     loaded, classes = build_detector("demo", str(tmp_path / "new.safetensors"))
-    assert run["steps"] >= 1
+    assert run.steps >= 1
     assert classes == ("background", *CLASSES)
     for key, value in loaded.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, model.state_dict()[key], atol=1e-3, rtol=1e-3)
     still = config.model_copy(update={"lr": 1e-12, "init_weights": str(tmp_path / "new.safetensors")})
     further, run = train(still)
-    assert run["start_sha256"] == state_sha256(loaded)
+    assert run.start_sha256 == state_sha256(loaded)
     for key, value in further.named_parameters():
         torch.testing.assert_close(value, loaded.get_parameter(key), atol=1e-6, rtol=0)
 
@@ -204,7 +204,7 @@ def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
 def test_boxes_asked_are_in_the_picture_and_the_whole_of_it_comes_first() -> None:
     torch.manual_seed(0)
     boxes = torch.tensor([[0, 0, 400, 300], [398.5, 10, 400, 12], [50, 50, 90, 110], [0, 299, 1, 300]])
-    found = torch.stack([_asked(boxes, (300, 400)) for _ in range(500)])
+    found = torch.stack([_jitter_boxes(boxes, (300, 400)) for _ in range(500)])
     assert (found[:, 0] == torch.tensor([0, 0, 400, 300])).all()
     assert (found.amin((0, 1)) >= 0).all()
     assert (found.amax((0, 1)) <= torch.tensor([400, 300, 400, 300])).all()
@@ -231,7 +231,7 @@ def test_the_loss_of_codes_asks_only_what_is_known() -> None:
         if known:
             slow, asked = slow + 1 - feature @ code / feature.norm(), asked + 1
     slow = slow / asked + 0.2 * (1 - features[0] @ codes(target)[0] / features[0].norm())
-    found = _code_loss((features,), codes, [target])
+    found = _compute_code_loss((features,), codes, [target])
     torch.testing.assert_close(found, slow)
     found.backward()
     assert not features.grad[1:][~target["known"]].any()

@@ -191,5 +191,5 @@ def test_the_bottom_up_model_in_detectron2s_layers_is_ours(tmp_path: Path) -> No
     np.testing.assert_allclose(regions.features, features[rows], rtol=2e-3, atol=2e-3)  # rows are stored in half
     assert regions.class_ids.tolist() == scores[rows, :-1].argmax(1).tolist()
     with torch.inference_mode():
-        mine = ours._pool5(ours._model.backbone_features(blob), torch.tensor(rois).float())
+        mine = ours._compute_pool5(ours._model.backbone_features(blob), torch.tensor(rois).float())
     assert ((mine - features).norm(dim=1) / features.norm(dim=1)).max() < 1e-4

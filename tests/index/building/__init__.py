@@ -1,1 +1,1 @@
-"""Sub-package tests.index.building."""
+"""Tests of `index.building`."""

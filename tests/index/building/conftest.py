@@ -6,18 +6,14 @@ from pathlib import Path
 import pytest
 
 from index.building.build import build_index
-from tests.helpers.index_updates import CONFIG, ORIGIN, World
-
-
-def published(root: Path) -> Path:
-    world = World()
-    build_index(CONFIG, world.collections(), world.queries, root, ORIGIN)
-    return root
+from tests.helpers.index_updates import CONFIG, World
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    return published(tmp_path_factory.mktemp("base"))
+    root = tmp_path_factory.mktemp("base")
+    build_index(CONFIG, World().inputs(), root)
+    return root
 
 
 @pytest.fixture

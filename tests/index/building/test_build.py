@@ -1,4 +1,4 @@
-"""What a build draws and reads: the rows it trains on are random and seeded, metadata rows come by blocks."""
+"""A build trains on random rows drawn by its seed, and reads metadata rows in blocks."""
 
 from collections.abc import Sequence
 
@@ -6,85 +6,91 @@ import numpy as np
 import pytest
 
 from index.building.build import build_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
-from index.ivf import faiss_io as shards
-from index.metadata import tables as metadata
+from index.ivf import faiss_io
+from index.metadata import tables
+from index.metadata.schema import Row
 from index.metadata.tables import build_table
 from index.versions.folder import read_version_manifest
 from tests.helpers.index_world import make
 
 
-def trained_on(config: IndexConfig, root, monkeypatch) -> list[int]:
-    """The places, among the sorted ids of the images, of the rows that the quantizer saw."""
-    seen, original = [], shards.train_ivf
-    monkeypatch.setattr(
-        shards, "train_ivf", lambda factory, some, seed: seen.append(some) or original(factory, some, seed)
-    )
+def find_training_rows(config: IndexConfig, root, monkeypatch) -> list[int]:
+    """Return the positions, among the sorted image ids, of the rows that train the quantizer."""
+    samples, train_ivf = [], faiss_io.train_ivf
+
+    def record(factory, sample, seed):
+        samples.append(sample)
+        return train_ivf(factory, sample, seed)
+
+    monkeypatch.setattr(faiss_io, "train_ivf", record)
     collections, queries = make(images=120)
-    build_index(config, {"image": collections["image"]}, queries, root)
+    build_index(config, IndexInputs({"image": collections["image"]}, queries), root)
     monkeypatch.undo()
-    place = {row.tobytes(): i for i, row in enumerate(collections["image"].read(sorted(collections["image"].ids)))}
-    return [place[row.tobytes()] for row in seen[0]]
+    vectors = collections["image"].read(sorted(collections["image"].ids))
+    position_by_vector = {vector.tobytes(): i for i, vector in enumerate(vectors)}
+    return [position_by_vector[vector.tobytes()] for vector in samples[0]]
 
 
-def test_the_rows_that_train_are_drawn_at_random_by_the_seed(tmp_path, monkeypatch):
-    some = IndexConfig(nlist=1, train_rows=40)
-    places = trained_on(some, tmp_path / "1", monkeypatch)
-    assert len(set(places)) == 40
-    thirds = np.bincount(np.array(places) // 40, minlength=3)
-    assert thirds.min() >= 5, "of a prefix all would be in the first third; 5 is far in the tail of a fair draw"
-    assert trained_on(some, tmp_path / "2", monkeypatch) == places
-    assert trained_on(some.model_copy(update={"seed": 1}), tmp_path / "3", monkeypatch) != places
+def test_build_trains_on_random_rows_drawn_by_seed(tmp_path, monkeypatch):
+    config = IndexConfig(nlist=1, train_rows=40)
+    positions = find_training_rows(config, tmp_path / "1", monkeypatch)
+    assert len(set(positions)) == 40
+    thirds = np.bincount(np.array(positions) // 40, minlength=3)
+    assert thirds.min() >= 5, "a prefix would be in the first third; 5 is far in the tail of a random draw"
+    assert find_training_rows(config, tmp_path / "2", monkeypatch) == positions
+    assert find_training_rows(config.model_copy(update={"seed": 1}), tmp_path / "3", monkeypatch) != positions
 
 
-def test_a_list_has_39_rows_to_train_on_where_there_are_so_many(tmp_path, monkeypatch):
-    assert len(trained_on(IndexConfig(nlist=2, train_rows=40), tmp_path / "1", monkeypatch)) == 78
-    assert len(trained_on(IndexConfig(nlist=8, train_rows=40), tmp_path / "2", monkeypatch)) == 120, "all there are"
+def test_build_trains_on_39_rows_per_list_if_they_exist(tmp_path, monkeypatch):
+    assert len(find_training_rows(IndexConfig(nlist=2, train_rows=40), tmp_path / "1", monkeypatch)) == 78
+    all_rows = find_training_rows(IndexConfig(nlist=8, train_rows=40), tmp_path / "2", monkeypatch)
+    assert len(all_rows) == 120, "all rows"
 
 
-class Made(Sequence):
-    """Rows that are there only while they are looked at."""
+class CountedRows(Sequence):
+    """Rows that exist only while they are referenced; counts how many exist at the same time."""
 
     def __init__(self, rows):
-        self._rows, self.most, self._held = rows, 0, 0
+        self._rows, self.max_alive, self.num_alive = rows, 0, 0
 
     def __len__(self):
         return len(self._rows)
 
-    def __getitem__(self, place):
-        row = Row(self._rows[place])
-        row.of = self
-        self._held += 1
-        self.most = max(self.most, self._held)
+    def __getitem__(self, position):
+        row = CountedRow(*self._rows[position])
+        row.counter = self
+        self.num_alive += 1
+        self.max_alive = max(self.max_alive, self.num_alive)
         return row
 
 
-class Row(dict):
-    of = None
+class CountedRow(Row):
+    counter = None
 
     def __del__(self):
-        if self.of is not None:
-            self.of._held -= 1
+        if self.counter is not None:
+            self.counter.num_alive -= 1
 
 
-def test_rows_are_read_by_blocks_which_do_not_show(tmp_path, monkeypatch):
+def test_build_reads_rows_in_blocks_without_effect_on_bytes(tmp_path, monkeypatch):
     collections, queries = make(images=120)
-    digests, most = [], []
+    shards, max_alive = [], []
     for block in (7, 10_000):
-        monkeypatch.setattr(metadata, "BLOCK_ROWS", block)
-        made = {kind: Made(c.metadata) for kind, c in collections.items()}
-        lazy = {kind: Collection(c.ids, c.vectors, made[kind]) for kind, c in collections.items()}
-        build_index(IndexConfig(nlist=4), lazy, queries, tmp_path / f"{block}")
+        monkeypatch.setattr(tables, "BLOCK_ROWS", block)
+        counted = {kind: CountedRows(c.metadata) for kind, c in collections.items()}
+        lazy = {kind: Collection(c.ids, c.vectors, counted[kind]) for kind, c in collections.items()}
+        build_index(IndexConfig(nlist=4), IndexInputs(lazy, queries), tmp_path / f"{block}")
         manifest = read_version_manifest(tmp_path / f"{block}")
-        digests.append([shard for about in manifest.collections.values() for shard in about.shards])
-        most.append(max(rows.most for rows in made.values()))
-    assert digests[0] == digests[1], "byte for byte"
-    assert most[0] <= 2 * 7 < 240 <= most[1], "rows in memory at a time"
+        shards.append([shard for about in manifest.collections.values() for shard in about.shards])
+        max_alive.append(max(rows.max_alive for rows in counted.values()))
+    assert shards[0] == shards[1], "equal bytes"
+    assert max_alive[0] <= 2 * 7 < 240 <= max_alive[1], "rows in memory at the same time"
 
 
-def test_two_rows_of_one_key_are_found_across_blocks(monkeypatch):
-    monkeypatch.setattr(metadata, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(metadata, "compute_key", lambda row: len(row["id"]))
+def test_build_table_finds_equal_keys_across_blocks(monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(tables, "compute_key", lambda row: len(row.id))
     with pytest.raises(ValueError, match="image 'a' and image 'b' share the 64-bit key"):
-        build_table("image", ({"id": name} for name in ("ccc", "a", "dd", "b")))
+        build_table("image", (Row("image", name) for name in ("ccc", "a", "dd", "b")))

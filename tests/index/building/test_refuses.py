@@ -1,74 +1,109 @@
-"""Bad input to a build is refused by name, with the next move, and nothing is published."""
+"""A build rejects invalid input with a message that names the item and the next step, and publishes nothing."""
 
 import numpy as np
 import pytest
 
 from index.building.build import build_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
+from index.metadata.schema import Row
 from tests.helpers.index_world import make, unit
 
 
-def replaced(kind: str = "image", **changes):
+def replace_fields(kind: str = "image", **changes):
+    """Return a change that replaces fields of one collection by functions of the old collection."""
+
     def change(collections, queries):
         old = collections[kind]
-        new = {"ids": old.ids, "vectors": old.vectors, "metadata": old.metadata}
-        new |= {name: make_it(old) for name, make_it in changes.items()}
-        return {**collections, kind: Collection(**new)}, queries
+        fields = {"ids": old.ids, "vectors": old.vectors, "metadata": old.metadata}
+        fields |= {name: make_value(old) for name, make_value in changes.items()}
+        return {**collections, kind: Collection(**fields)}, queries
 
     return change
 
 
-def poisoned(value: float):
+def set_vector(value: float):
+    """Return a change that fills the vector of 0007.jpg with a value."""
+
     def change(old: Collection) -> np.ndarray:
         vectors = old.vectors.copy()
         vectors[7] = value
         return vectors
 
-    return replaced(vectors=change)
+    return replace_fields(vectors=change)
 
 
-BAD = {
-    "nan": (poisoned(np.nan), {}, r"image vector of '0007.jpg' has length nan"),
-    "zero": (poisoned(0), {}, r"image vector of '0007.jpg' has length 0, not 1"),
-    "long": (poisoned(1), {}, r"'0007.jpg' has length 4.899, not 1"),
-    "twice": (replaced(ids=lambda c: [*c.ids[:-1], c.ids[0]]), {}, r"'0000.jpg' is given twice"),
-    "few vectors": (replaced(vectors=lambda c: c.vectors[:-1]), {}, r"59 vectors for 60 ids"),
-    "short reader": (replaced(vectors=lambda c: lambda ids: c.vectors[:3]), {}, r"shape \(3, 24\) for 60 ids"),
-    "no row": (replaced(metadata=lambda c: c.metadata[1:]), {}, r"no row for '0000.jpg'"),
-    "foreign row": (replaced(metadata=lambda c: [*c.metadata, {"id": "x"}]), {}, r"a row for 'x' too many"),
-    "row twice": (replaced(metadata=lambda c: [*c.metadata, c.metadata[4]]), {}, r"a row for '0004.jpg' too many"),
-    "column": (replaced(metadata=lambda c: [{**r, "color": 1} for r in c.metadata]), {}, r"unknown column 'color'"),
-    "type": (
-        replaced(metadata=lambda c: [{**r, "width": "wide"} for r in c.metadata]),
+def replace_rows(**values):
+    """Return a change that sets columns of all image rows."""
+    return replace_fields(metadata=lambda c: [row._replace(**values) for row in c.metadata])
+
+
+INVALID = {
+    "nan": (set_vector(np.nan), {}, r"image vector of '0007.jpg' has length nan"),
+    "zero": (set_vector(0), {}, r"image vector of '0007.jpg' has length 0, not 1"),
+    "long": (set_vector(1), {}, r"'0007.jpg' has length 4.899, not 1"),
+    "twice": (replace_fields(ids=lambda c: [*c.ids[:-1], c.ids[0]]), {}, r"id '0000.jpg' occurs twice"),
+    "few vectors": (replace_fields(vectors=lambda c: c.vectors[:-1]), {}, r"59 vectors for 60 ids"),
+    "short reader": (
+        replace_fields(vectors=lambda c: lambda ids: c.vectors[:3]),
         {},
-        r"does not fit the columns",
+        r"shape \(3, 24\) for 60 ids",
     ),
-    "empty": (replaced(ids=lambda c: [], rows=lambda c: []), {}, r"image collection is empty.*Embed"),
+    "no row": (replace_fields(metadata=lambda c: c.metadata[1:]), {}, r"'0000.jpg' has no row"),
+    "unknown row": (
+        replace_fields(metadata=lambda c: [*c.metadata, Row("image", "x")]),
+        {},
+        r"the row of 'x' is superfluous",
+    ),
+    "row twice": (
+        replace_fields(metadata=lambda c: [*c.metadata, c.metadata[4]]),
+        {},
+        r"the row of '0004.jpg' is superfluous",
+    ),
+    "row of another kind": (replace_rows(kind="caption"), {}, r"row of image '0000.jpg' has kind 'caption'"),
+    "type": (replace_rows(width="wide"), {}, r"does not fit the columns"),
+    "empty": (
+        replace_fields(ids=lambda c: [], metadata=lambda c: []),
+        {},
+        r"image collection is empty.*Embed",
+    ),
     "nothing": (lambda c, q: ({}, q), {}, r"no collections to index"),
     "kind": (lambda c, q: ({"video": c["image"]}, q), {}, r"no kind 'video'.*image, caption"),
-    "no queries": (lambda c, q: (c, {"image": q["image"]}), {}, r"no queries ask for 'caption'"),
-    "one query": (lambda c, q: (c, {**q, "image": q["image"][:1]}), {}, r"1 queries for 'image'; give 2"),
+    "no queries": (lambda c, q: (c, {"image": q["image"]}), {}, r"no queries for 'caption'"),
+    "one query": (lambda c, q: (c, {**q, "image": q["image"][:1]}), {}, r"1 queries for 'image'. Pass at least 2"),
     "query width": (lambda c, q: (c, {**q, "image": q["image"][:, :9]}), {}, r"shape \(120, 9\).*24 numbers"),
-    "query nan": (lambda c, q: (c, {**q, "image": q["image"] * np.nan}), {}, r"query for 'image', row 0"),
-    "width": (replaced(vectors=lambda c: unit(c.vectors[:, :9])), {}, r"different dimensions \(image 9, caption 24\)"),
+    "query nan": (lambda c, q: (c, {**q, "image": q["image"] * np.nan}), {}, r"query for 'image' in row 0"),
+    "width": (
+        replace_fields(vectors=lambda c: unit(c.vectors[:, :9])),
+        {},
+        r"different dimensions \(image 9, caption 24\)",
+    ),
     "lists": (lambda c, q: (c, q), {"nlist": 61}, r"61 lists, but there are 60 rows"),
-    "graph": (lambda c, q: (c, q), {"factory": "HNSW32"}, r"'HNSW32' makes IndexHNSWFlat, which cannot be sharded"),
-    "nonsense": (lambda c, q: (c, q), {"factory": "IVF4,Magic"}, r"faiss does not take factory 'IVF4,Magic'"),
-    "nlist twice": (lambda c, q: (c, q), {"factory": "IVF4,SQ8", "nlist": 8}, r"nlist 8 says it again"),
+    "graph": (lambda c, q: (c, q), {"factory": "HNSW32"}, r"'HNSW32' creates IndexHNSWFlat, which cannot be sharded"),
+    "nonsense": (lambda c, q: (c, q), {"factory": "IVF4,Magic"}, r"FAISS does not accept factory 'IVF4,Magic'"),
+    "nlist twice": (
+        lambda c, q: (c, q),
+        {"factory": "IVF4,SQ8", "nlist": 8},
+        r"nlist is 8, but factory 'IVF4,SQ8' sets",
+    ),
     "unknown key": (lambda c, q: (c, q), {"nprobe": 8}, r"nprobe\n.*[Ee]xtra inputs"),
 }
 
 
-def test_provenance_must_be_plain(tmp_path):
-    with pytest.raises(ValueError, match=r"provenance .*cannot be written as JSON.*give plain values"):
-        build_index(IndexConfig(), *make(images=60), tmp_path, provenance={"store": tmp_path})
+def test_build_rejects_provenance_that_is_not_json(tmp_path):
+    with pytest.raises(ValueError, match=r"provenance .*cannot be written as JSON.*Pass strings and numbers"):
+        build_index(IndexConfig(), IndexInputs(*make(images=60), {"store": tmp_path}), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_by_name_and_nothing_is_published(case, tmp_path):
-    change, config, message = BAD[case]
+def test_row_rejects_unknown_column():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'color'"):
+        Row("image", "0000.jpg", color=1)
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_build_rejects_invalid_input_and_publishes_nothing(case, tmp_path):
+    change, config, message = INVALID[case]
     with pytest.raises(ValueError, match=message):
-        build_index(IndexConfig(**config), *change(*make(images=60)), tmp_path)
+        build_index(IndexConfig(**config), IndexInputs(*change(*make(images=60))), tmp_path)
     assert not (tmp_path / "CURRENT").exists()

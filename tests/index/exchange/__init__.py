@@ -1,1 +1,1 @@
-"""Sub-package tests.index.exchange."""
+"""Tests of `index.exchange`."""

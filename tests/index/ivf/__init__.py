@@ -1,1 +1,1 @@
-"""Sub-package tests.index.ivf."""
+"""Tests of `index.ivf`."""

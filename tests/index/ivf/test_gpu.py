@@ -1,5 +1,7 @@
-"""A GPU does the same work, and a failing one costs nothing but time. A stand-in of faiss's on the CPU takes its place:
-no test here has run on a real one."""
+"""Index files are the same with and without a GPU, and if the GPU fails. FAISS on the CPU stands in for the GPU.
+
+These tests have not been run on a GPU.
+"""
 
 import json
 from collections import Counter
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from index.building.build import build_index
+from index.collection import IndexInputs
 from index.config import IndexConfig
 from index.ivf.gpu import gpu_resources, knn
 from index.search.index import Index
@@ -18,42 +21,42 @@ from tests.helpers.index_world import make
 
 
 @pytest.fixture(autouse=True)
-def afresh():
+def clear_gpu_resources():
     gpu_resources.cache_clear()
     yield
     gpu_resources.cache_clear()
 
 
-class Failing:
-    """An index on a GPU that runs out of memory when it is used."""
+class FailingIndex:
+    """An index on a GPU that runs out of memory when it is searched."""
 
     def search(self, vectors, k):
         raise RuntimeError("Error: 'err == cudaSuccess' failed: out of memory\nat somewhere")
 
 
 @pytest.fixture
-def used(monkeypatch) -> Counter:
-    """A wheel with a GPU, and what was asked of it."""
-    asked: Counter = Counter()
+def gpu_calls(monkeypatch) -> Counter:
+    """The number of calls of a FAISS wheel with a GPU."""
+    calls: Counter = Counter()
 
     def to_gpu(gpu, number, index):
-        asked["copied"] += 1
+        calls["copied"] += 1
         return faiss.clone_index(index)
 
     def knn_gpu(gpu, queries, vectors, k, metric):
-        asked["neighbors"] += 1
+        calls["neighbors"] += 1
         return faiss.knn(queries, vectors, k, metric)
 
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", to_gpu, raising=False)
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu)
-    return asked
+    return calls
 
 
-def built(root: Path, factory: str) -> dict:
-    """The collections of a version's manifest: the hashes of all that was made."""
-    build_index(IndexConfig(nlist=8, shards=2, factory=factory), *make(1, images=200), root)
+def build(root: Path, factory: str) -> dict:
+    """Build an index; return the collections of its manifest, which contain all hashes."""
+    build_index(IndexConfig(nlist=8, shards=2, factory=factory), IndexInputs(*make(1, images=200)), root)
     return json.loads(manifest_path(root, 1).read_text())["collections"]
 
 
@@ -61,46 +64,48 @@ FACTORIES = [
     "auto",
     "IVF{nlist},SQ8",
     "IVF{nlist},RaBitQ",
-    "IVF{nlist},PQ6x4np",  # np: the ordering of centroids for polysemous codes takes seconds
+    "IVF{nlist},PQ6x4np",  # np: no ordering of centroids for polysemous codes, which takes seconds
     "IVF{nlist},PQ6x4fs",
     "IVF{nlist},RaBitQfs",
 ]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_with_a_gpu_the_bytes_are_those_of_the_same_work_on_the_cpu(factory, used, monkeypatch, tmp_path):
-    with_one = built(tmp_path / "gpu", factory)
-    assert used["neighbors"] > 0
-    assert used["copied"] >= 2
+def test_gpu_gives_bytes_of_cpu(factory, gpu_calls, monkeypatch, tmp_path):
+    on_gpu = build(tmp_path / "gpu", factory)
+    assert gpu_calls["neighbors"] > 0
+    assert gpu_calls["copied"] >= 2
     monkeypatch.setenv("TERN_INDEX_DEVICE", "cpu")
     gpu_resources.cache_clear()
-    used.clear()
-    assert built(tmp_path / "cpu", factory) == with_one
-    assert not used, "it was to be left alone"
+    gpu_calls.clear()
+    assert build(tmp_path / "cpu", factory) == on_gpu
+    assert not gpu_calls, "TERN_INDEX_DEVICE=cpu disables it"
 
 
-def out_of_memory(*arguments, **named):
+def fail_with_out_of_memory(*arguments, **options):
     raise RuntimeError("Error: 'err == cudaSuccess' failed: out of memory\nat somewhere")
 
 
 @pytest.mark.parametrize("fails", ["index_cpu_to_gpu", "knn_gpu", "search"])
-def test_a_gpu_that_fails_is_logged_and_the_cpu_does_the_work(fails, used, monkeypatch, tmp_path, caplog):
-    expected = built(tmp_path / "good", "IVF{nlist},SQ8")
+def test_failing_gpu_is_logged_and_replaced_by_cpu(fails, gpu_calls, monkeypatch, tmp_path, caplog):
+    expected = build(tmp_path / "good", "IVF{nlist},SQ8")
     if fails == "search":
-        plain = faiss.index_cpu_to_gpu
-        monkeypatch.setattr(
-            faiss, "index_cpu_to_gpu", lambda gpu, i, index: plain(gpu, i, index) if not index.ntotal else Failing()
-        )
+        copy_to_gpu = faiss.index_cpu_to_gpu
+
+        def copy_or_fail(gpu, number, index):
+            return FailingIndex() if index.ntotal else copy_to_gpu(gpu, number, index)
+
+        monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy_or_fail)
     else:
-        monkeypatch.setattr(faiss, fails, out_of_memory)
-    assert built(tmp_path / "bad", "IVF{nlist},SQ8") == expected
-    assert "by the CPU, for the GPU failed: Error: 'err == cudaSuccess' failed: out of memory" in caplog.text
+        monkeypatch.setattr(faiss, fails, fail_with_out_of_memory)
+    assert build(tmp_path / "bad", "IVF{nlist},SQ8") == expected
+    assert "because the GPU failed: Error: 'err == cudaSuccess' failed: out of memory" in caplog.text
     with Index.open(tmp_path / "bad") as index:
         assert index.search(make(1, images=200)[1]["image"][:1], 3)[0]
 
 
-def test_no_gpu_is_no_news(monkeypatch):
-    assert gpu_resources() is None, "the CPU's wheel"
+def test_without_gpu_the_cpu_is_used(monkeypatch):
+    assert gpu_resources() is None, "the wheel without GPU support"
     queries = np.eye(4, dtype=np.float32)
     assert knn(queries, queries, 1)[1].ravel().tolist() == [0, 1, 2, 3]
     gpu_resources.cache_clear()

@@ -1,4 +1,4 @@
-"""The lists without the rest of an index: shards, dead rows, filters and rescoring against one big index and numpy."""
+"""ShardedIVF with deleted rows, filters and rescoring, compared with one large FAISS index and with numpy."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from index.ivf.sharded_ivf import ShardedIVF
 ROWS, DIM, NLIST = 3000, 32, 24
 
 
-class Whole:
+class StoredVectors:
     """float16 vectors under sorted keys."""
 
     def __init__(self, keys: np.ndarray, vectors: np.ndarray):
@@ -21,9 +21,9 @@ class Whole:
         self.keys, self.vectors = keys[order], vectors[order].astype(np.float16)
 
     def get(self, keys: np.ndarray) -> np.ndarray:
-        places = np.searchsorted(self.keys, keys)
-        assert np.array_equal(self.keys[places], keys)
-        return self.vectors[places]
+        positions = np.searchsorted(self.keys, keys)
+        assert np.array_equal(self.keys[positions], keys)
+        return self.vectors[positions]
 
 
 @pytest.fixture(scope="module")
@@ -36,82 +36,86 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return keys, points[:ROWS], points[ROWS:]
 
 
-def lists(data, folder: Path, factory: str, shards: int, **more) -> tuple[ShardedIVF, faiss.IndexIVF]:
-    """The shards, and one index that holds all of it."""
+def build(data, folder: Path, factory: str, shards: int, **options) -> tuple[ShardedIVF, faiss.IndexIVF]:
+    """Build shards, and one large index with all rows."""
     keys, vectors, _ = data
-    big = train_ivf(factory.replace("{nlist}", str(NLIST)), vectors, 0)
-    write_trained_index(big, folder / "template")
+    large = train_ivf(factory.replace("{nlist}", str(NLIST)), vectors, 0)
+    write_trained_index(large, folder / "trained-index")
     files = [folder / f"{i}.lists" for i in range(shards)]
     for i, file in enumerate(files):
-        mine = keys % shards == i
-        write_inverted_lists(folder / "template", file, [(keys[mine], vectors[mine])])
-    big.add_with_ids(vectors, keys)
-    return ShardedIVF(folder / "template", files, **more), big
+        selected = keys % shards == i
+        write_inverted_lists(folder / "trained-index", file, [(keys[selected], vectors[selected])])
+    large.add_with_ids(vectors, keys)
+    return ShardedIVF(folder / "trained-index", files, **options), large
 
 
-def best(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, list[list[int]]]:
-    """The best k of (q, n) scores of the (n,) keys, by a slow sort."""
-    found = [sorted(zip(-line, keys.tolist(), strict=True))[:k] for line in scores]
-    return np.array([[-score for score, _ in line] for line in found]), [[key for _, key in line] for line in found]
+def sort_top_k(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, list[list[int]]]:
+    """Return the best k of (q, n) scores of (n,) keys by sorting all."""
+    best = [sorted(zip(-line, keys.tolist(), strict=True))[:k] for line in scores]
+    return np.array([[-score for score, _ in line] for line in best]), [[key for _, key in line] for line in best]
 
 
 @pytest.mark.parametrize(
     "factory", ["IVF{nlist},SQfp16", "IVF{nlist},SQ8", "IVF{nlist},RaBitQfs", "IVF{nlist},PQ16x4fs"]
 )
 @pytest.mark.parametrize("shards", [1, 4, 16])
-@pytest.mark.parametrize(("filtered", "buried"), [(False, False), (True, False), (False, True), (True, True)])
-def test_shards_with_filter_and_dead_rows_are_one_big_index(factory, shards, filtered, buried, data, tmp_path):
+@pytest.mark.parametrize(("filtered", "with_deleted"), [(False, False), (True, False), (False, True), (True, True)])
+def test_shards_equal_one_large_index(factory, shards, filtered, with_deleted, data, tmp_path):
     keys, _, queries = data
-    dead = keys[::5] if buried else None
-    ours, big = lists(data, tmp_path, factory, shards, dead=dead)
+    deleted_keys = keys[::5] if with_deleted else None
+    sharded, large = build(data, tmp_path, factory, shards, deleted_keys=deleted_keys)
     allowed = keys[::3] if filtered else keys
-    living = np.setdiff1d(allowed, dead) if buried else allowed
-    assert ours.ntotal == len(np.setdiff1d(keys, dead) if buried else keys)
-    scores, found = ours.search(queries, 10, 7, allowed_keys=allowed if filtered else None)
-    parameters = faiss.SearchParametersIVF(nprobe=7, sel=faiss.IDSelectorBatch(living))
-    expected, ids = big.search(queries, 10, params=parameters)
-    assert np.array_equal(scores, expected)
-    for score, one, other in zip(scores, found, ids, strict=True):
-        sure = score > score[-1]  # rows of one score at the end: either is right
-        assert set(one[sure]) == set(other[sure])
-    assert np.isin(found, living).all()
+    live = np.setdiff1d(allowed, deleted_keys) if with_deleted else allowed
+    assert sharded.ntotal == len(np.setdiff1d(keys, deleted_keys) if with_deleted else keys)
+    scores, found_keys = sharded.search(queries, 10, 7, allowed_keys=allowed if filtered else None)
+    parameters = faiss.SearchParametersIVF(nprobe=7, sel=faiss.IDSelectorBatch(live))
+    expected_scores, expected_keys = large.search(queries, 10, params=parameters)
+    assert np.array_equal(scores, expected_scores)
+    for row_scores, one, other in zip(scores, found_keys, expected_keys, strict=True):
+        above_last = row_scores > row_scores[-1]  # of rows with the score of the last one, any is correct
+        assert set(one[above_last]) == set(other[above_last])
+    assert np.isin(found_keys, live).all()
 
 
 @pytest.mark.parametrize("factory", ["IVF{nlist},RaBitQfs", "IVF{nlist},PQ16x4fs"])
 @pytest.mark.parametrize("shards", [1, 4])
-def test_rescored_scores_are_of_whole_vectors(factory, shards, data, tmp_path):
+def test_rescored_scores_are_of_uncompressed_vectors(factory, shards, data, tmp_path):
     keys, vectors, queries = data
-    dead = keys[::5]
-    ours, big = lists(data, tmp_path, factory, shards, dead=dead, vectors=Whole(keys, vectors))
-    true = queries @ vectors.T
-    place = {key: i for i, key in enumerate(keys.tolist())}
-    scores, found = ours.search(queries, 10, 7, rescore=80)
-    _, candidates = big.search(
-        queries, 80, params=faiss.SearchParametersIVF(nprobe=7, sel=faiss.IDSelectorNot(faiss.IDSelectorBatch(dead)))
+    deleted_keys = keys[::5]
+    sharded, large = build(
+        data, tmp_path, factory, shards, deleted_keys=deleted_keys, vectors=StoredVectors(keys, vectors)
     )
-    same = 0
+    exact = queries @ vectors.T  # (q, n)
+    position = {key: i for i, key in enumerate(keys.tolist())}
+    scores, found_keys = sharded.search(queries, 10, 7, rescore=80)
+    deleted_selector = faiss.IDSelectorBatch(deleted_keys)
+    live_selector = faiss.IDSelectorNot(deleted_selector)
+    _, candidates = large.search(queries, 80, params=faiss.SearchParametersIVF(nprobe=7, sel=live_selector))
+    num_equal = 0
     for i, line in enumerate(candidates.tolist()):
-        expected = sorted((key for key in line if key >= 0), key=lambda key, i=i: (-true[i, place[key]], key))[:10]
-        np.testing.assert_allclose(scores[i], [true[i, place[key]] for key in found[i].tolist()], atol=1e-6)
-        same += expected == found[i].tolist()
-    assert same >= len(queries) - 1  # codes that tie at the 80th place may let in another
-    living = ~np.isin(keys, dead)
-    everything = ours.search(queries, 10, NLIST, rescore=ROWS)
-    expected_scores, expected_keys = best(true[:, living], keys[living], 10)
-    assert everything[1].tolist() == expected_keys
-    np.testing.assert_allclose(everything[0], expected_scores, atol=1e-6)
+        expected = sorted((key for key in line if key >= 0), key=lambda key, i=i: (-exact[i, position[key]], key))[:10]
+        np.testing.assert_allclose(scores[i], [exact[i, position[key]] for key in found_keys[i].tolist()], atol=1e-6)
+        num_equal += expected == found_keys[i].tolist()
+    assert num_equal >= len(queries) - 1  # codes with the score of the 80th may admit another row
+    is_live = ~np.isin(keys, deleted_keys)
+    all_scores, all_keys = sharded.search(queries, 10, NLIST, rescore=ROWS)
+    expected_scores, expected_keys = sort_top_k(exact[:, is_live], keys[is_live], 10)
+    assert all_keys.tolist() == expected_keys
+    np.testing.assert_allclose(all_scores, expected_scores, atol=1e-6)
 
 
-@pytest.mark.parametrize("kept", [1, 5, 12, 200])
-def test_few_kept_rows_are_answered_exactly(kept, data, tmp_path):
+@pytest.mark.parametrize("num_allowed", [1, 5, 12, 200])
+def test_search_of_few_allowed_rows_is_exact(num_allowed, data, tmp_path):
     keys, vectors, queries = data
-    ours, _ = lists(data, tmp_path, "IVF{nlist},PQ16x4fs", 4, dead=keys[:1], vectors=Whole(keys, vectors))
-    chosen = np.r_[keys[1 : kept + 1], keys[:1]]  # and one that is dead
-    _, found = ours.search(queries, 10, 1, allowed_keys=chosen, rescore=10)
-    assert found.tolist() == best(queries @ vectors[1 : kept + 1].T, keys[1 : kept + 1], 10)[1]
+    stored = StoredVectors(keys, vectors)
+    sharded, _ = build(data, tmp_path, "IVF{nlist},PQ16x4fs", 4, deleted_keys=keys[:1], vectors=stored)
+    live = slice(1, num_allowed + 1)
+    allowed_keys = np.r_[keys[live], keys[:1]]  # the last one is deleted
+    _, found_keys = sharded.search(queries, 10, 1, allowed_keys=allowed_keys, rescore=10)
+    assert found_keys.tolist() == sort_top_k(queries @ vectors[live].T, keys[live], 10)[1]
 
 
-def test_every_finite_float16_is_widened_to_the_last_bit():
+def test_float16_to_float32_is_exact_for_every_finite_value():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
     assert np.array_equal(
@@ -119,7 +123,7 @@ def test_every_finite_float16_is_widened_to_the_last_bit():
     )
 
 
-def test_no_vectors_to_rescore_with(data, tmp_path):
-    ours, _ = lists(data, tmp_path, "IVF{nlist},SQ8", 1)
-    with pytest.raises(ValueError, match="rescore is 30, but this index keeps no whole vectors; ask with rescore 0"):
-        ours.search(data[2], 10, 5, rescore=30)
+def test_rescoring_requires_vectors(data, tmp_path):
+    sharded, _ = build(data, tmp_path, "IVF{nlist},SQ8", 1)
+    with pytest.raises(ValueError, match=r"rescore is 30, but this index has no uncompressed vectors\. Pass rescore=0"):
+        sharded.search(data[2], 10, 5, rescore=30)

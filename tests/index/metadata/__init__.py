@@ -1,1 +1,1 @@
-"""Sub-package tests.index.metadata."""
+"""Tests of `index.metadata`."""

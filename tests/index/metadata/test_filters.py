@@ -1,4 +1,4 @@
-"""Filters over metadata: SQL that answers as plain Python would, places of errors, and no text that becomes SQL."""
+"""Filters select what plain Python selects, errors show their position, and no text becomes part of SQL."""
 
 import random
 import re
@@ -10,66 +10,74 @@ import pytest
 
 from index.building.build import build_index
 from index.building.update import update_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
 from index.metadata.filters import parse_filter
-from index.metadata.schema import COLUMNS
+from index.metadata.schema import COLUMNS, Row
 from index.search import index as search_module
 from index.search.index import Index
+from tests.helpers.index_world import unit
 
+CONFIG = IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3)
 NASTY = "'; DROP TABLE items; --"
 TEXTS = ("a dog", "A Dog runs", "two cats", "50% off_peak", "", NASTY, 'say "it"', "Ünï", None)
 
 
-def scene(seed: int, count: int = 60) -> dict[str, list[dict]]:
-    """Image and caption rows with missing values, odd texts, 0 to 3 captions an image."""
-    draw = random.Random(seed)
+def scene(seed: int, count: int = 60) -> dict[str, list[Row]]:
+    """Make image and caption rows with missing values, odd texts, and 0 to 3 captions per image."""
+    rng = random.Random(seed)
     images, captions = [], []
     for i in range(count):
-        row = dict.fromkeys(COLUMNS) | {"key": i, "kind": "image", "id": f"{i}.jpg", "image_id": f"{i}.jpg"}
-        row |= {"split": draw.choice(["train", "test", None]), "width": draw.choice([640, 500, 333, None])}
-        images.append(row | {"height": draw.choice([480, None]), "path": draw.choice(["a/b.jpg", NASTY])})
-        for k in range(draw.randrange(4)):
-            said = {"key": 1000 * (k + 1) + i, "kind": "caption", "id": f"{i}.jpg#{k}", "text": draw.choice(TEXTS)}
-            captions.append(images[-1] | said)
+        split, width = rng.choice(["train", "test", None]), rng.choice([640, 500, 333, None])
+        height, path = rng.choice([480, None]), rng.choice(["a/b.jpg", NASTY])
+        image = Row("image", f"{i}.jpg", f"{i}.jpg", None, path, split, width, height, key=i)
+        images.append(image)
+        for k in range(rng.randrange(4)):
+            text = rng.choice(TEXTS)
+            captions.append(image._replace(kind="caption", id=f"{i}.jpg#{k}", text=text, key=1000 * (k + 1) + i))
     return {"image": images, "caption": captions}
 
 
-def database(rows: list[dict]) -> sqlite3.Connection:
+def make_database(rows: list[Row]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:")
     connection.execute(f"CREATE TABLE items ({', '.join(COLUMNS)})")
     marks = ", ".join("?" * len(COLUMNS))
-    connection.executemany(f"INSERT INTO items VALUES ({marks})", [[row[c] for c in COLUMNS] for row in rows])
+    connection.executemany(f"INSERT INTO items VALUES ({marks})", [[getattr(row, c) for c in COLUMNS] for row in rows])
     return connection
 
 
-def selected(text: str, kind: str, rows: dict[str, list[dict]]) -> set[str]:
-    tables = {name: database(some) for name, some in rows.items()}
-    told = lambda where, values: [  # noqa: E731
-        image for (image,) in tables["caption"].execute(f"SELECT image_id FROM items WHERE {where}", values)
-    ]
-    condition, values = parse_filter(text).sql(kind, told)
-    found = {name for (name,) in tables[kind].execute(f"SELECT id FROM items WHERE {condition}", values)}
+def select_ids(text: str, kind: str, rows: dict[str, list[Row]]) -> set[str]:
+    """Run a filter on SQLite tables of the rows; return the ids that match."""
+    tables = {name: make_database(kind_rows) for name, kind_rows in rows.items()}
+
+    def find_image_ids(where, values):
+        return [name for (name,) in tables["caption"].execute(f"SELECT image_id FROM items WHERE {where}", values)]
+
+    condition, values = parse_filter(text).sql(kind, find_image_ids)
+    ids = {name for (name,) in tables[kind].execute(f"SELECT id FROM items WHERE {condition}", values)}
     assert all(t.execute("SELECT count(*) FROM items").fetchone()[0] == len(rows[n]) for n, t in tables.items())
-    return found
+    return ids
+
+
+def lower_ascii(text):
+    return "".join(c.lower() if c.isascii() else c for c in text)
 
 
 def like(text, pattern):
-    lower = lambda s: "".join(c.lower() if c.isascii() else c for c in s)  # noqa: E731
-    parts = [{"%": ".*", "_": "."}.get(c, re.escape(c)) for c in lower(pattern)]
-    return re.fullmatch("".join(parts), lower(text), re.DOTALL) is not None
+    parts = [{"%": ".*", "_": "."}.get(c, re.escape(c)) for c in lower_ascii(pattern)]
+    return re.fullmatch("".join(parts), lower_ascii(text), re.DOTALL) is not None
 
 
-def quoted(value, draw):
+def quote(value, rng):
     if not isinstance(value, str):
         return str(value)
-    mark = draw.choice("'\"")
+    mark = rng.choice("'\"")
     return mark + value.replace(mark, mark * 2) + mark
 
 
-def a_test(draw, kind, captions):
-    """A test as text, and as a function of a row that was written without a look at the parser."""
-    column = draw.choice(["split", "width", "height", "path", "id", "text", "caption"])
+def random_test(rng, kind, captions):
+    """Return a test as text, and as a function of a row that does not depend on the parser."""
+    column = rng.choice(["split", "width", "height", "path", "id", "text", "caption"])
     if column in ("width", "height"):
         pool = [640, 500, 480, 333, 499.5]
     else:
@@ -77,57 +85,57 @@ def a_test(draw, kind, captions):
 
     def values(row):
         if column != "caption":
-            return [row[column]]
-        return [row["text"]] if kind == "caption" else [c["text"] for c in captions if c["image_id"] == row["id"]]
+            return [getattr(row, column)]
+        return [row.text] if kind == "caption" else [c.text for c in captions if c.image_id == row.id]
 
-    how = draw.choice(["compare", "like", "in", "null"])
+    how = rng.choice(["compare", "like", "in", "null"])
     if how == "like" and column not in ("width", "height"):
-        pattern = draw.choice(["%dog%", "%DOG", "a%", "_ dog", "50%", "%off_peak", "%ünï", "%Ünï%", "%;%"])
-        word, check = f"LIKE {quoted(pattern, draw)}", lambda v: like(v, pattern)
+        pattern = rng.choice(["%dog%", "%DOG", "a%", "_ dog", "50%", "%off_peak", "%ünï", "%Ünï%", "%;%"])
+        word, check = f"LIKE {quote(pattern, rng)}", lambda v: like(v, pattern)
     elif how == "in":
-        some = draw.sample(pool, draw.randint(1, 3))
-        word, check = f"in ( {' , '.join(quoted(v, draw) for v in some)})", lambda v: v in some
+        subset = rng.sample(pool, rng.randint(1, 3))
+        word, check = f"in ( {' , '.join(quote(v, rng) for v in subset)})", lambda v: v in subset
     elif how == "null":
         word, check = "is not null", lambda v: True
-        if draw.random() < 0.5:
+        if rng.random() < 0.5:
             return f"{column} is NULL", lambda row: all(v is None for v in values(row))
     else:
-        sign, value = draw.choice(["=", "==", "<", "<=", ">", ">="]), draw.choice(pool)
+        sign, value = rng.choice(["=", "==", "<", "<=", ">", ">="]), rng.choice(pool)
         order = {
             "<": lambda v: v < value,
             "<=": lambda v: v <= value,
             ">": lambda v: v > value,
             ">=": lambda v: v >= value,
         }
-        word, check = f"{sign}{quoted(value, draw)}", order.get(sign, lambda v: v == value)
-        if sign in ("=", "==") and draw.random() < 0.4:
-            return f"{column}!={quoted(value, draw)}", lambda row: not any(v == value for v in values(row))
-    if how in ("like", "in") and word[0] in "Li" and draw.random() < 0.3:
+        word, check = f"{sign}{quote(value, rng)}", order.get(sign, lambda v: v == value)
+        if sign in ("=", "==") and rng.random() < 0.4:
+            return f"{column}!={quote(value, rng)}", lambda row: not any(v == value for v in values(row))
+    if how in ("like", "in") and word[0] in "Li" and rng.random() < 0.3:
         return f"{column} not {word}", lambda row: not any(v is not None and check(v) for v in values(row))
     return f"{column} {word}", lambda row: any(v is not None and check(v) for v in values(row))
 
 
-def a_filter(draw, kind, captions, depth=3):
-    shape = draw.choice(["test", "not", "and", "or"]) if depth else "test"
+def random_filter(rng, kind, captions, depth=3):
+    shape = rng.choice(["test", "not", "and", "or"]) if depth else "test"
     if shape == "test":
-        return a_test(draw, kind, captions)
-    one, first = a_filter(draw, kind, captions, depth - 1)
+        return random_test(rng, kind, captions)
+    one, first = random_filter(rng, kind, captions, depth - 1)
     if shape == "not":
         return f"NOT({one})", lambda row: not first(row)
-    other, second = a_filter(draw, kind, captions, depth - 1)
+    other, second = random_filter(rng, kind, captions, depth - 1)
     both = (lambda row: first(row) and second(row)) if shape == "and" else (lambda row: first(row) or second(row))
     return f"({one}) {shape} ({other})", both
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
-def test_random_filters_choose_what_plain_python_chooses(kind):
-    draw = random.Random(7)
+def test_random_filters_select_what_plain_python_selects(kind):
+    rng = random.Random(7)
     different = set()
     for seed in range(250):
         rows = scene(seed % 5)
-        text, check = a_filter(draw, kind, rows["caption"])
-        expected = {row["id"] for row in rows[kind] if check(row)}
-        assert selected(text, kind, rows) == expected, text
+        text, check = random_filter(rng, kind, rows["caption"])
+        expected = {row.id for row in rows[kind] if check(row)}
+        assert select_ids(text, kind, rows) == expected, text
         different.add(frozenset(expected))
     assert len(different) > 40
 
@@ -142,13 +150,17 @@ def test_random_filters_choose_what_plain_python_chooses(kind):
     ],
 )
 def test_not_binds_before_and_and_before_or(text, same):
-    assert selected(text, "image", scene(0)) == selected(same, "image", scene(0))
+    assert select_ids(text, "image", scene(0)) == select_ids(same, "image", scene(0))
 
 
 @pytest.mark.parametrize(
-    ("text", "problem", "place"),
+    ("text", "problem", "position"),
     [
-        ("", "a column (id, image_id, text, path, split, width, height, source, caption), `not` or `(` is expected", 0),
+        (
+            "",
+            "a column (id, image_id, text, path, split, width, height, content_hash, caption), `not` or `(` is",
+            0,
+        ),
         ("split", "one of = != < <= > >=, `like`, `in` or `is` is expected, not the end", 5),
         ("split = ", "a text in quotes is expected, not the end", 7),
         ("split = test", "a text in quotes is expected, not 'test'", 8),
@@ -169,107 +181,103 @@ def test_not_binds_before_and_and_before_or(text, same):
         ("width = 1; DROP TABLE items", "';' has no meaning here", 9),
         ("split = 'a' -- x", "'-' has no meaning here", 12),
         ("caption like '%a%b%c%d%e%f%'", "more than 6 % in a pattern", 13),
-        ("not " * 41 + "width = 1", "more than 40 brackets and nots within each other", None),
-        ("(" * 41 + "width = 1", "more than 40 brackets and nots within each other", None),
+        ("not " * 41 + "width = 1", "more than 40 nested brackets and nots", None),
+        ("(" * 41 + "width = 1", "more than 40 nested brackets and nots", None),
     ],
 )
-def test_an_error_shows_its_place(text, problem, place):
-    with pytest.raises(ValueError, match="the filter is wrong: ") as error:
+def test_error_shows_its_position(text, problem, position):
+    with pytest.raises(ValueError, match="The filter is not valid: ") as error:
         parse_filter(text)
     first, shown, caret = str(error.value).split("\n")
     assert problem in first
-    if place is not None:
-        assert (shown, caret) == (f"  {text}", " " * (place + 2) + "^")
+    if position is not None:
+        assert (shown, caret) == (f"  {text}", " " * (position + 2) + "^")
     else:
         assert shown[caret.index("^")] in "n("
 
 
-def test_what_is_no_filter_at_all_is_refused():
+def test_invalid_text_is_not_a_filter():
     with pytest.raises(ValueError, match="at most 2,000 characters, this one 4,010"):
         parse_filter("width = 1 " * 401)
-    with pytest.raises(ValueError, match="more than 8 tests of `caption`; ask for less at a time"):
+    with pytest.raises(ValueError, match="more than 8 tests of `caption`; split the filter"):
         parse_filter(" or ".join(["caption is null"] * 9))
     assert parse_filter(" or ".join(["caption = 'a'"] * 8 + ["width = 1"]))
     with pytest.raises(ValueError, match="bytes that are not UTF-8"):
         parse_filter("split = '\udcff'")
-    with pytest.raises(ValueError, match="the filter is wrong"):
+    with pytest.raises(ValueError, match="The filter is not valid"):
         parse_filter("split = 'a'\x00")
-    assert selected(" or ".join(["width = 1"] * 150), "image", scene(0)) == set()
-
-
-def unit(x):
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+    assert select_ids(" or ".join(["width = 1"] * 150), "image", scene(0)) == set()
 
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
-    """An index of few bits a number and its rows: an answer from the codes differs from the exact one."""
-    rows, draw = scene(3, 900), np.random.default_rng(3)
+    """An index with few bits per number, so that results of its codes differ from exact ones, and its rows."""
+    rows, rng = scene(3, 900), np.random.default_rng(3)
     collections, queries = {}, {}
-    for kind, some in rows.items():
-        vectors = unit(draw.normal(size=(len(some), 24)))
-        content = [{c: v for c, v in row.items() if c not in ("key", "kind")} for row in some]
-        collections[kind] = Collection([row["id"] for row in some], vectors, content)
-        queries[kind] = unit(draw.normal(size=(9, 24)))
+    for kind, kind_rows in rows.items():
+        vectors = unit(rng.normal(size=(len(kind_rows), 24)))
+        collections[kind] = Collection([row.id for row in kind_rows], vectors, kind_rows)
+        queries[kind] = unit(rng.normal(size=(9, 24)))
     root = tmp_path_factory.mktemp("where")
-    build_index(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), collections, queries, root)
+    build_index(CONFIG, IndexInputs(collections, queries), root)
     return root, rows, collections, queries
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
-@pytest.mark.parametrize("few", [True, False])
-def test_a_filtered_search_gives_k_results_wherever_k_exist(kind, few, indexed, monkeypatch):
+@pytest.mark.parametrize("exact", [True, False])
+def test_filtered_search_returns_k_hits_wherever_k_exist(kind, exact, indexed, monkeypatch):
     root, rows, collections, queries = indexed
-    if not few:
+    if not exact:
         monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)
-        monkeypatch.setattr(search_module, "FEW_PART", 0)
-    draw, counts = random.Random(1), set()
+        monkeypatch.setattr(search_module, "EXACT_FILTER_FRACTION", 0)
+    rng, counts = random.Random(1), set()
     with Index.open(root) as index:
         for _ in range(25):
-            text, check = a_filter(draw, kind, rows["caption"])
-            taken = {row["id"] for row in rows[kind] if check(row)}
-            k = draw.choice([1, 10, 50])
+            text, check = random_filter(rng, kind, rows["caption"])
+            matching = {row.id for row in rows[kind] if check(row)}
+            k = rng.choice([1, 10, 50])
             hits = index.search(queries[kind], k, kind, nprobe=1, where=text)
-            assert index.count_matching(text, kind) == len(taken)
-            counts.add(len(taken))
+            assert index.count_matching(text, kind) == len(matching)
+            counts.add(len(matching))
             for query, line in zip(queries[kind], hits, strict=True):
-                assert len({hit.id for hit in line} & taken) == len(line) == min(k, len(taken)), text
-                if few and len(taken) <= search_module.EXACT_FILTER_ROWS:
+                assert len({hit.id for hit in line} & matching) == len(line) == min(k, len(matching)), text
+                if exact and len(matching) <= search_module.EXACT_FILTER_ROWS:
                     vectors = dict(zip(collections[kind].ids, collections[kind].vectors, strict=True))
-                    best = sorted((float(query @ vectors[name]) for name in taken), reverse=True)[:k]
+                    best = sorted((float(query @ vectors[name]) for name in matching), reverse=True)[:k]
                     np.testing.assert_allclose([hit.score for hit in line], best, atol=1e-6)
     assert len(counts) > 10
     assert min(counts) == 0
 
 
-def test_a_filter_and_ids_to_keep_go_together(indexed):
+def test_filter_and_allowed_ids_combine(indexed):
     root, rows, _, queries = indexed
-    keep = [row["id"] for row in rows["image"][:100]]
+    allowed_ids = [row.id for row in rows["image"][:100]]
     with Index.open(root) as index:
-        hits = index.search(queries["image"], 200, allowed_ids=keep, where="width = 640")
-        expected = {row["id"] for row in rows["image"][:100] if row["width"] == 640}
+        hits = index.search(queries["image"], 200, allowed_ids=allowed_ids, where="width = 640")
+        expected = {row.id for row in rows["image"][:100] if row.width == 640}
         assert all({hit.id for hit in line} == expected for line in hits)
         with pytest.raises(ValueError, match="there is no column 'breadth'"):
             index.search(queries["image"], 3, where="breadth = 640")
 
 
-@pytest.mark.parametrize("few", [True, False])
-def test_dead_rows_never_come_nor_do_their_captions_count(few, indexed, tmp_path, monkeypatch):
-    if not few:
+@pytest.mark.parametrize("exact", [True, False])
+def test_deleted_rows_and_their_captions_never_match(exact, indexed, tmp_path, monkeypatch):
+    if not exact:
         monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)
-        monkeypatch.setattr(search_module, "FEW_PART", 0)
+        monkeypatch.setattr(search_module, "EXACT_FILTER_FRACTION", 0)
     root, rows, collections, queries = indexed
     root = shutil.copytree(root, tmp_path / "index")
-    stays = {"image": lambda row: row["key"] % 3 > 0, "caption": lambda row: "dog" not in (row["text"] or "").lower()}
-    left = {}
+    is_kept = {"image": lambda row: row.key % 3 > 0, "caption": lambda row: "dog" not in (row.text or "").lower()}
+    kept = {}
     for kind, old in collections.items():
-        kept = [i for i, row in enumerate(rows[kind]) if stays[kind](row)]
-        left[kind] = Collection([old.ids[i] for i in kept], old.vectors[kept], [old.metadata[i] for i in kept])
-    update_index(IndexConfig(nlist=16, factory="IVF{nlist},SQ4", shards=3), left, root)
+        positions = [i for i, row in enumerate(rows[kind]) if is_kept[kind](row)]
+        kept_rows = [old.metadata[i] for i in positions]
+        kept[kind] = Collection([old.ids[i] for i in positions], old.vectors[positions], kept_rows)
+    update_index(CONFIG, IndexInputs(kept), root)
     with Index.open(root) as index:
-        assert index.manifest["collections"]["image"]["deleted"]["rows"] == len(rows["image"]) / 3
+        assert index.manifest.collections["image"].deleted.rows == len(rows["image"]) / 3
         assert index.count_matching("caption like '%dog%'") == index.count_matching("text like '%dog%'", "caption") == 0
-        for where, wide in (("width = 640", True), ("not width = 640", False)):
-            expected = {row["id"] for row in left["image"].metadata if (row["width"] == 640) == wide}
-            found = index.search(queries["image"], 900, where=where)
-            assert all({hit.id for hit in line} == expected for line in found)
+        for where, is_wide in (("width = 640", True), ("not width = 640", False)):
+            expected = {row.id for row in kept["image"].metadata if (row.width == 640) == is_wide}
+            hits = index.search(queries["image"], 900, where=where)
+            assert all({hit.id for hit in line} == expected for line in hits)

@@ -1,1 +1,1 @@
-"""Sub-package tests.index.quality."""
+"""Tests of `index.quality`."""

@@ -1,1 +1,1 @@
-"""Sub-package tests.index.search."""
+"""Tests of `index.search`."""

@@ -1,4 +1,4 @@
-"""Readers never stop: versions come and go under searching threads and processes, and every answer is right."""
+"""Searching threads and processes get correct results while versions are published and deleted."""
 
 import json
 import re
@@ -14,40 +14,43 @@ import pytest
 
 from index.building.compact import compact_index
 from index.building.update import update_index
+from index.collection import IndexInputs
 from index.search.hot_reload import HotReloader
 from index.search.index import Index
 from index.versions.folder import list_versions, manifest_path, read_current, read_version_manifest
 from index.versions.garbage import collect_garbage
 from index.versions.objects import object_path
 from index.versions.switch import rollback
-from tests.helpers.index_live import CONFIG, expected, fewer, publish, searching
+from tests.helpers.index_live import CONFIG, exact_results, first_images, publish, search_until
 
-HERE = Path(__file__).parents[3]
-PROCESS = """
+REPOSITORY = Path(__file__).parents[3]
+READER_SCRIPT = """
 import json, select, sys
 from collections import Counter
 from index.search import HotReloader, Index
-from tests.helpers.index_live import searching
-right = json.loads(sys.argv[2])
-seen = Counter()
-live = HotReloader(sys.argv[1], lambda version: Index.open(sys.argv[1], version), every=0)
+from tests.helpers.index_live import search_until
+expected = json.loads(sys.argv[2])
+outcomes = Counter()
+reloader = HotReloader(sys.argv[1], lambda version: Index.open(sys.argv[1], version), poll_seconds=0)
 print("ready", flush=True)
-searching(live, right, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), seen)
-print(json.dumps(seen))
+search_until(reloader, expected, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), outcomes)
+print(json.dumps(outcomes))
 """
 
 
-def test_twenty_publishes_an_update_a_compaction_rollbacks_and_collections_under_readers(tmp_path):
-    right = {f"{seed} 60": answer for seed, answer in expected(range(1, 22)).items()}
-    right["11 45"] = expected(range(11, 12), 45)[11]
-    assert right["11 45"] != right["11 60"], "too easy: no answer is among those that go"
+@pytest.mark.slow
+def test_readers_are_correct_during_publish_update_compaction_rollback_and_garbage_collection(tmp_path):
+    expected = {f"{seed} 60": ids for seed, ids in exact_results(range(1, 22)).items()}
+    expected["11 45"] = exact_results(range(11, 12), 45)[11]
+    assert expected["11 45"] != expected["11 60"], "too easy: no result is among the deleted rows"
     publish(tmp_path, 1)
-    live = HotReloader(tmp_path, lambda version: Index.open(tmp_path, version), every=0)
-    stop, threads_saw = threading.Event(), Counter()
-    threads = [threading.Thread(target=searching, args=(live, right, stop.is_set, threads_saw)) for _ in range(4)]
-    command = [sys.executable, "-c", PROCESS, str(tmp_path), json.dumps(right)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": HERE}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    reloader = HotReloader(tmp_path, lambda version: Index.open(tmp_path, version), poll_seconds=0)
+    stop, thread_outcomes = threading.Event(), Counter()
+    arguments = (reloader, expected, stop.is_set, thread_outcomes)
+    threads = [threading.Thread(target=search_until, args=arguments) for _ in range(4)]
+    command = [sys.executable, "-c", READER_SCRIPT, str(tmp_path), json.dumps(expected)]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
+    processes = [subprocess.Popen(command, **options) for _ in range(2)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for thread in threads:
@@ -55,32 +58,31 @@ def test_twenty_publishes_an_update_a_compaction_rollbacks_and_collections_under
     removed: list[int] = []
     for seed in range(2, 22):
         publish(tmp_path, seed)
-        if seed == 11:  # rows that are dead, then gone
-            update_index(CONFIG, fewer(11, 45), tmp_path, {"seed": 11})
+        if seed == 11:  # rows are deleted, then removed from the shards
+            update_index(CONFIG, IndexInputs(first_images(11, 45), provenance={"seed": 11}), tmp_path)
             time.sleep(0.1)
             compact_index(tmp_path)
             time.sleep(0.1)
         if seed % 5 == 0:
-            rollback(tmp_path, read_current(tmp_path)["version"] - 1)
+            rollback(tmp_path, read_current(tmp_path).version - 1)
             removed += collect_garbage(tmp_path, keep=2).versions
     stop.set()
     for thread in threads:
         thread.join()
-    saw = [threads_saw] + [
-        Counter(json.loads(process.communicate("stop\n")[0].splitlines()[-1])) for process in processes
-    ]
+    outputs = [process.communicate("stop\n")[0] for process in processes]
+    process_outcomes = [Counter(json.loads(output.splitlines()[-1])) for output in outputs]
     last = list_versions(tmp_path)[-1]
-    for seen in saw:
-        assert all(version.isdigit() for version in seen), seen
-        assert len(seen) >= 5, f"hardly any version was seen: {seen}"
-        assert seen[str(last)], "the last version is served"
+    for outcomes in (thread_outcomes, *process_outcomes):
+        assert all(version.isdigit() for version in outcomes), outcomes
+        assert len(outcomes) >= 5, f"too few versions were searched: {outcomes}"
+        assert outcomes[str(last)], "the last version is served"
     assert len(removed) >= 10
-    live.close()
-    assert collect_garbage(tmp_path, keep=1).kept == {last: "served"}, "nothing is held any more"
+    reloader.close()
+    assert collect_garbage(tmp_path, keep=1).kept == {last: "served"}, "no version is held after close"
 
 
-class Noted:
-    """Something that is opened, and says when it is closed."""
+class RecordedIndex:
+    """An open version that records when it is closed."""
 
     def __init__(self, root: Path, version: int | None, closed: list[int]):
         self.index = Index.open(root, version)
@@ -97,69 +99,70 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def test_an_old_version_closes_after_its_last_request(root):
+def test_old_version_closes_after_its_last_request(root):
     closed: list[int] = []
-    live = HotReloader(root, lambda version: Noted(root, version, closed), every=0)
-    with live.borrow() as one, live.borrow() as too:
+    reloader = HotReloader(root, lambda version: RecordedIndex(root, version, closed), poll_seconds=0)
+    with reloader.borrow() as one, reloader.borrow() as other:
         publish(root, 2)
-        with live.borrow() as new:
-            assert (one.version, too.version, new.version, closed) == (1, 1, 2, [])
+        with reloader.borrow() as new:
+            assert (one.version, other.version, new.version, closed) == (1, 1, 2, [])
     assert closed == [1]
     for version in (1, 2, 1):
-        with live.borrow(version) as pinned:
+        with reloader.borrow(version) as pinned:
             assert pinned.version == version
     publish(root, 3)
-    with live.borrow(3), live.borrow(2):
+    with reloader.borrow(3), reloader.borrow(2):
         pass
-    assert closed == [1, 2, 1], "of the pinned ones, the one that was not asked for longest"
-    live.close()
+    assert closed == [1, 2, 1], "the least recently used pinned version"
+    reloader.close()
     assert sorted(closed) == [1, 1, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize(
     "error", [KeyError("model"), RuntimeError("of faiss"), sqlite3.OperationalError("no file left")]
 )
-def test_whatever_goes_wrong_with_a_new_version_the_old_one_answers(error, root):
-    def opening(version):
+def test_previous_version_is_served_after_any_error_of_a_new_one(error, root):
+    def open_version(version):
         index = Index.open(root, version)
-        if index.version == 2 and not mended:
+        if index.version == 2 and not repaired:
             index.close()
             raise error
         return index
 
-    mended: list[bool] = []
-    live = HotReloader(root, opening, every=0)
+    repaired: list[bool] = []
+    reloader = HotReloader(root, open_version, poll_seconds=0)
     publish(root, 2)
-    with live.borrow() as index:
-        assert (index.version, live.last_error) == (1, str(error))
-    mended.append(True)
-    with live.borrow() as index:
-        assert (index.version, live.last_error) == (2, None)
+    with reloader.borrow() as index:
+        assert (index.version, reloader.last_error) == (1, str(error))
+    repaired.append(True)
+    with reloader.borrow() as index:
+        assert (index.version, reloader.last_error) == (2, None)
 
 
-def test_a_version_that_cannot_be_opened_leaves_the_old_one_answering(root, caplog):
-    live = HotReloader(root, lambda version: Index.open(root, version), every=0)
+def test_previous_version_is_served_if_new_one_is_damaged(root, caplog):
+    reloader = HotReloader(root, lambda version: Index.open(root, version), poll_seconds=0)
     publish(root, 2)
     path = manifest_path(root, 2)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.chmod(0o644)
-    path.write_bytes(whole[:-5])
+    path.write_bytes(content[:-5])
     for _ in range(3):
-        with live.borrow() as index:
+        with reloader.borrow() as index:
             assert index.version == 1
-    assert "not the manifest that CURRENT names" in live.last_error
-    assert len(caplog.records) == 1, "said once"
-    path.write_bytes(whole)
+    assert "not the manifest that CURRENT names" in reloader.last_error
+    assert len(caplog.records) == 1, "logged once"
+    path.write_bytes(content)
     lists = object_path(root, read_version_manifest(root, 2).collections["image"].shards[1].inverted_lists)
     lists.chmod(0o644)
-    good = lists.read_bytes()
-    lists.write_bytes(b"\xff" * len(good))
-    with live.borrow() as index:
+    content = lists.read_bytes()
+    lists.write_bytes(b"\xff" * len(content))
+    with reloader.borrow() as index:
         assert index.version == 1
-    assert re.search(rf"{lists.name} holds no lists that faiss can open: .*Roll back", live.last_error, re.DOTALL)
-    lists.write_bytes(good)
-    with live.borrow() as index:
-        assert (index.version, live.last_error) == (2, None)
-    with pytest.raises(FileNotFoundError, match="asked for version 9"), live.borrow(9):
+    message = rf"FAISS cannot open the inverted lists in .*{lists.name}: .*Roll back"
+    assert re.search(message, reloader.last_error, re.DOTALL)
+    lists.write_bytes(content)
+    with reloader.borrow() as index:
+        assert (index.version, reloader.last_error) == (2, None)
+    with pytest.raises(FileNotFoundError, match="no version 9"), reloader.borrow(9):
         pass
     assert list_versions(root) == [1, 2]

@@ -1,8 +1,9 @@
-"""Search against numpy over all vectors and against one big faiss index: shards, filters, threads change nothing."""
+"""Search compared with numpy over all vectors and with one large FAISS index, with shards, filters and threads."""
 
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import metadata as wheels
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 
 from index import collection as collection_module
 from index.building.build import build_index
-from index.collection import Collection
+from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
-from index.ivf import faiss_io as shards_module
+from index.ivf import faiss_io
 from index.ivf.faiss_io import check_single_faiss_wheel, choose_factory
-from index.metadata import tables as metadata_module
-from index.metadata.schema import compute_key
+from index.metadata import tables
+from index.metadata.schema import Row, compute_key
 from index.search import index as search_module
 from index.search.index import Index
 from index.tuning.autotune import measure_candidates
@@ -27,7 +28,7 @@ from index.tuning.nprobe import exact_search
 from index.versions.folder import manifest_path, read_version_manifest
 from index.versions.objects import ObjectRef, object_path
 from tests.helpers.index_world import DIM, IMAGES, make, unit
-from tests.reference.index import answer, slow
+from tests.reference.index import exact_ids, split_hits
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,12 @@ def data() -> tuple[dict[str, Collection], dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def root(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    build_index(IndexConfig(nlist=16), *data, folder, provenance={"model": "abc"})
+    build_index(IndexConfig(nlist=16), IndexInputs(*data, {"model": "abc"}), folder)
     return folder
 
 
-def template_of(root: Path, kind: str, version: int = 1) -> Path:
-    """The file of centroids, found by the raw manifest."""
+def trained_index_path(root: Path, kind: str, version: int = 1) -> Path:
+    """Return the file of the trained index, found in the raw manifest."""
     about = json.loads(manifest_path(root, version).read_text())["collections"][kind]
     return object_path(root, ObjectRef(**about["trained_index"]))
 
@@ -53,131 +54,130 @@ def template_of(root: Path, kind: str, version: int = 1) -> Path:
     ("shards", "factory"),
     [(1, "auto"), (4, "auto"), (16, "auto"), (4, "IVF{nlist},SQ8"), (4, "IVF{nlist},Flat"), (3, "IVF{nlist},RaBitQ")],
 )
-def test_shards_answer_as_one_big_index(shards, factory, filtered, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)  # few rows would be searched exactly, not in the lists
-    monkeypatch.setattr(search_module, "FEW_PART", 0)
+def test_shards_equal_one_large_index(shards, factory, filtered, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_module, "EXACT_FILTER_ROWS", 0)  # else few rows are searched exactly
+    monkeypatch.setattr(search_module, "EXACT_FILTER_FRACTION", 0)
     collections, queries = data
-    build_index(IndexConfig(nlist=16, shards=shards, factory=factory), *data, tmp_path)
+    build_index(IndexConfig(nlist=16, shards=shards, factory=factory), IndexInputs(*data), tmp_path)
     kind, k, nprobe = "caption", 10, 5
-    big = faiss.read_index(str(template_of(tmp_path, kind)))
+    large = faiss.read_index(str(trained_index_path(tmp_path, kind)))
     names = sorted(collections[kind].ids)
-    key = {row["id"]: compute_key({**row, "kind": kind}) for row in collections[kind].metadata}
-    name_of = {key[name]: name for name in names}
-    big.add_with_ids(collections[kind].read(names), np.array(list(name_of)))
-    keep = set(names[::3]) if filtered else None
-    selector = faiss.IDSelectorBatch(np.array([key[n] for n in sorted(keep)])) if filtered else None
-    scores, keys = big.search(queries[kind], k, params=faiss.SearchParametersIVF(nprobe=nprobe, sel=selector))
+    key_by_id = {row.id: compute_key(row) for row in collections[kind].metadata}
+    id_by_key = {key_by_id[name]: name for name in names}
+    large.add_with_ids(collections[kind].read(names), np.array(list(id_by_key)))
+    allowed_ids = set(names[::3]) if filtered else None
+    selector = faiss.IDSelectorBatch(np.array([key_by_id[n] for n in sorted(allowed_ids)])) if filtered else None
+    scores, keys = large.search(queries[kind], k, params=faiss.SearchParametersIVF(nprobe=nprobe, sel=selector))
     with Index.open(tmp_path) as index:
-        assert sum(entry["rows"] for entry in index.manifest["collections"][kind]["shards"]) == len(names)
-        found, found_scores = answer(index.search(queries[kind], k, kind, nprobe=nprobe, allowed_ids=keep))
-    assert found == [[name_of[key] for key in line] for line in keys.tolist()]
-    assert np.array_equal(found_scores.astype(np.float32), scores)
+        assert sum(shard.rows for shard in index.manifest.collections[kind].shards) == len(names)
+        ids, hit_scores = split_hits(index.search(queries[kind], k, kind, nprobe=nprobe, allowed_ids=allowed_ids))
+    assert ids == [[id_by_key[key] for key in line] for line in keys.tolist()]
+    assert np.array_equal(hit_scores.astype(np.float32), scores)
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
-def test_all_lists_probed_is_exact_search(kind, data, root, monkeypatch):
+def test_search_of_all_lists_is_exact(kind, data, root, monkeypatch):
     collections, queries = data
-    expected = slow(collections[kind], queries[kind], 10)
-    monkeypatch.setattr(collection_module, "BLOCK", 37)  # blocks must not show in the answer
+    expected = exact_ids(collections[kind], queries[kind], 10)
+    monkeypatch.setattr(collection_module, "BLOCK", 37)  # blocks do not change the result
     assert exact_search(collections[kind], queries[kind], 10)[1] == expected
     with Index.open(root) as index:
         hits = index.search(queries[kind], 10, kind, nprobe=16)
     assert [[hit.id for hit in line] for line in hits] == expected
     best = collections[kind].read(expected[0]) @ queries[kind][0]
     np.testing.assert_allclose([hit.score for hit in hits[0]], best, atol=1e-6)
-    assert all(hit.metadata["text"] == f"text of {hit.id}" for hit in hits[0] if kind == "caption")
-    assert all(hit.metadata["id"] == hit.id and hit.metadata["kind"] == kind for line in hits for hit in line)
+    assert all(hit.metadata.text == f"text of {hit.id}" for hit in hits[0] if kind == "caption")
+    assert all(hit.metadata.id == hit.id and hit.metadata.kind == kind for line in hits for hit in line)
 
 
 @pytest.mark.parametrize(
-    ("kept", "k"), [(0, 5), (1, 5), (36, 1), (36, 2), (12, 10), (12, 50), (60, 60), (IMAGES, IMAGES + 1)]
+    ("num_allowed", "k"), [(0, 5), (1, 5), (36, 1), (36, 2), (12, 10), (12, 50), (60, 60), (IMAGES, IMAGES + 1)]
 )
-def test_the_best_k_come_wherever_k_exist(kept, k, data, root):
+def test_search_returns_k_hits_wherever_k_exist(num_allowed, k, data, root):
     collections, queries = data
-    names = list(np.random.default_rng(3).permutation(collections["image"].ids)[:kept])
+    names = list(np.random.default_rng(3).permutation(collections["image"].ids)[:num_allowed])
     with Index.open(root) as index:
         hits = index.search(queries["image"][:6], k, nprobe=1, allowed_ids={*names, "not in the index"})
-    assert answer(hits)[0] == slow(collections["image"], queries["image"][:6], k, keep=set(names))
+    assert split_hits(hits)[0] == exact_ids(collections["image"], queries["image"][:6], k, set(names))
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
-def test_recall_in_the_manifest_is_what_a_slow_loop_counts(kind, data, root):
+def test_recall_in_manifest_equals_reference(kind, data, root):
     collections, queries = data
     with Index.open(root) as index:
-        about = index.manifest["collections"][kind]
+        about = index.manifest.collections[kind]
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(queries[kind]))
 
         def recall(half: np.ndarray, nprobe: int) -> float:
-            true = slow(collections[kind], half, 10)
-            found = answer(index.search(half, 10, kind, nprobe=nprobe))[0]
-            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)]))
+            exact = exact_ids(collections[kind], half, 10)
+            ids = split_hits(index.search(half, 10, kind, nprobe=nprobe))[0]
+            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, ids, strict=True)]))
 
-        chosen_on, judged_on = queries[kind][order[::2]], queries[kind][order[1::2]]
-        measured = about["recall"]
-        assert 1 < about["search"]["nprobe"] < 16, "too easy: the data do not try the choice"
-        assert recall(chosen_on, about["search"]["nprobe"] - 1) < 0.99 <= recall(chosen_on, about["search"]["nprobe"])
-        assert measured["tuning_recall"] == pytest.approx(recall(chosen_on, about["search"]["nprobe"]))
-        assert measured["recall"] == pytest.approx(recall(judged_on, about["search"]["nprobe"]))
-        assert (measured["target_reached"], measured["num_test_queries"]) == (True, len(judged_on))
+        tuning_queries, test_queries = queries[kind][order[::2]], queries[kind][order[1::2]]
+        nprobe, report = about.search.nprobe, about.recall
+        assert 1 < nprobe < 16, "too easy: the data do not test the choice"
+        assert recall(tuning_queries, nprobe - 1) < 0.99 <= recall(tuning_queries, nprobe)
+        assert report.tuning_recall == pytest.approx(recall(tuning_queries, nprobe))
+        assert report.recall == pytest.approx(recall(test_queries, nprobe))
+        assert (report.target_reached, report.num_test_queries) == (True, len(test_queries))
 
 
-def test_codes_too_coarse_for_the_target_do_not_probe_every_list(data, tmp_path):
-    build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ"), *data, tmp_path)
+def test_codes_too_coarse_for_target_do_not_probe_every_list(data, tmp_path):
+    build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ"), IndexInputs(*data), tmp_path)
     with Index.open(tmp_path) as index:
-        about = index.manifest["collections"]["caption"]
-    assert about["recall"]["recall"] < 0.9, "one bit a number cannot be this good: the data are too easy"
-    assert (about["recall"]["target_reached"], about["search"]["nprobe"] < 16) == (False, True)
-    build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), *data, tmp_path)
+        about = index.manifest.collections["caption"]
+    assert about.recall.recall < 0.9, "too easy: one bit per number cannot be this good"
+    assert (about.recall.target_reached, about.search.nprobe < 16) == (False, True)
+    build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), IndexInputs(*data), tmp_path)
     with Index.open(tmp_path) as index:
-        about = index.manifest["collections"]["caption"]
-        assert (about["recall"]["target_reached"], about["search"]["rescore"]) == (True, 100), "whole vectors mend it"
+        about = index.manifest.collections["caption"]
+        assert (about.recall.target_reached, about.search.rescore) == (True, 100), "rescoring reaches the target"
         hit = index.search(data[1]["caption"][:1], 1, "caption")[0][0]
-        whole = data[0]["caption"].read([hit.id])[0] @ data[1]["caption"][0]
-        assert hit.score == pytest.approx(whole, abs=1e-6)
-        assert about["recall"]["tuning_recall"] >= 0.99
+        exact_score = data[0]["caption"].read([hit.id])[0] @ data[1]["caption"][0]
+        assert hit.score == pytest.approx(exact_score, abs=1e-6)
+        assert about.recall.tuning_recall >= 0.99
 
 
 def test_equal_vectors_both_count_as_found(tmp_path):
     collections, queries = make(images=60)
-    twin = collections["caption"].vectors.copy()
-    twin[:] = twin[:1]  # every caption says the same
-    collections["caption"] = Collection(collections["caption"].ids, twin, collections["caption"].metadata)
-    build_index(IndexConfig(nlist=1), collections, queries, tmp_path)
+    vectors = collections["caption"].vectors.copy()
+    vectors[:] = vectors[:1]
+    collections["caption"] = replace(collections["caption"], vectors=vectors)
+    build_index(IndexConfig(nlist=1), IndexInputs(collections, queries), tmp_path)
     with Index.open(tmp_path) as index:
-        assert index.manifest["collections"]["caption"]["recall"]["recall"] == 1
+        assert index.manifest.collections["caption"].recall.recall == 1
 
 
-def test_shards_may_stand_in_any_order(data, root):
-    """A reader looks first where a key should be, and then everywhere."""
-    sound = read_version_manifest(root)
-    turned = {
-        kind: about.model_copy(update={"shards": about.shards[::-1]}) for kind, about in sound.collections.items()
+def test_order_of_shards_does_not_matter(data, root):
+    """A key is looked for in the shard that its number selects, and then in every shard."""
+    manifest = read_version_manifest(root)
+    reversed_shards = {
+        kind: about.model_copy(update={"shards": about.shards[::-1]}) for kind, about in manifest.collections.items()
     }
-    queries = data[1]["image"]
-    with Index.open(root) as index, Index(root, sound.model_copy(update={"collections": turned})) as other:
+    queries, allowed_ids = data[1]["image"], data[0]["image"].ids[:90]
+    other_manifest = manifest.model_copy(update={"collections": reversed_shards})
+    with Index.open(root) as index, Index(root, other_manifest) as other:
         assert index.search(queries, 10) == other.search(queries, 10)
-        assert index.search(queries, 5, allowed_ids=data[0]["image"].ids[:90]) == other.search(
-            queries, 5, allowed_ids=data[0]["image"].ids[:90]
-        )
+        assert index.search(queries, 5, allowed_ids=allowed_ids) == other.search(queries, 5, allowed_ids=allowed_ids)
 
 
 def test_threads_share_an_index(data, root):
     _, queries = data
     with Index.open(root) as index, ThreadPoolExecutor(4) as pool:
-        plain = {nprobe: answer(index.search(queries["image"], 10, nprobe=nprobe))[0] for nprobe in (1, 4, 16)}
+        expected = {nprobe: split_hits(index.search(queries["image"], 10, nprobe=nprobe))[0] for nprobe in (1, 4, 16)}
         jobs = [(n, pool.submit(index.search, queries["image"], 10, nprobe=n)) for n in (1, 4, 16) * 10]
-        assert all(answer(job.result())[0] == plain[nprobe] for nprobe, job in jobs)
-    assert plain[1] != plain[16]
+        assert all(split_hits(job.result())[0] == expected[nprobe] for nprobe, job in jobs)
+    assert expected[1] != expected[16]
 
 
-def test_rows_come_by_id(root, data):
+def test_get_metadata_returns_rows_by_id(root, data):
     with Index.open(root) as index:
-        names = list(data[0]["image"].ids)
-        rows = index.get_metadata([*names[::-1], "'; DROP TABLE items; --"])
-        assert sorted(rows) == names
-        assert rows["0007.jpg"]["path"] == "images/0007.jpg"
-        said = index.get_image_metadata("caption", "0007.jpg")
-        assert [row["text"] for row in said] == ["text of 0007.jpg#0", "text of 0007.jpg#1"]
+        ids = list(data[0]["image"].ids)
+        rows = index.get_metadata([*ids[::-1], "'; DROP TABLE items; --"])
+        assert sorted(rows) == ids
+        assert rows["0007.jpg"].path == "images/0007.jpg"
+        captions = index.get_image_metadata("caption", "0007.jpg")
+        assert [row.text for row in captions] == ["text of 0007.jpg#0", "text of 0007.jpg#1"]
         assert index.get_image_metadata("caption", "' OR 1=1 --") == []
 
 
@@ -192,47 +192,45 @@ def test_rows_come_by_id(root, data):
         (1_000_000, "IVF2048,PQ128x4fs"),
     ],
 )
-def test_auto_factory(rows, expected):
+def test_auto_factory_depends_on_rows_and_dimension(rows, expected):
     assert choose_factory("auto", None, rows, 512) == expected
     assert choose_factory("auto", None, rows, 510) == re.sub("PQ.*", "RaBitQfs", expected)
 
 
 @pytest.mark.parametrize(
-    ("rows", "dim", "code", "rescored"),
+    ("rows", "dim", "code", "rescore"),
     [(120, 24, "SQfp16", 0), (250, 24, "SQ8", 0), (500, 24, "PQ6x4fs", 200), (500, 22, "RaBitQfs", 200)],
 )
-def test_every_step_of_auto_reaches_its_recall(rows, dim, code, rescored, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards_module, "EXACT_ROWS", 200)
-    monkeypatch.setattr(shards_module, "FAST_ROWS", 400)
+def test_every_code_of_auto_factory_reaches_target_recall(rows, dim, code, rescore, tmp_path, monkeypatch):
+    monkeypatch.setattr(faiss_io, "EXACT_ROWS", 200)
+    monkeypatch.setattr(faiss_io, "FAST_ROWS", 400)
     collections, queries = make(images=rows)
-    c = collections["image"]
-    build_index(
-        IndexConfig(),
-        {"image": Collection(c.ids, unit(c.vectors[:, :dim]), c.metadata)},
-        {"image": unit(queries["image"][:, :dim])},
-        tmp_path,
+    images = collections["image"]
+    inputs = IndexInputs(
+        {"image": replace(images, vectors=unit(images.vectors[:, :dim]))}, {"image": unit(queries["image"][:, :dim])}
     )
+    build_index(IndexConfig(), inputs, tmp_path)
     with Index.open(tmp_path) as index:
-        about = index.manifest["collections"]["image"]
-    assert about["factory"].split(",")[1] == code
-    assert about["search"]["rescore"] == rescored
-    assert about["recall"]["target_reached"]
+        about = index.manifest.collections["image"]
+    assert about.factory.split(",")[1] == code
+    assert about.search.rescore == rescore
+    assert about.recall.target_reached
 
 
-def test_two_wheels_are_refused(root, monkeypatch):
-    both = {"faiss-cpu", "faiss-gpu"}
+def test_two_faiss_wheels_are_rejected(root, monkeypatch):
+    installed = {"faiss-cpu", "faiss-gpu"}
 
-    def installed(name: str) -> str:
-        if name not in both:
+    def distribution(name: str) -> str:
+        if name not in installed:
             raise wheels.PackageNotFoundError(name)
         return name
 
-    monkeypatch.setattr(wheels, "distribution", installed)
-    vectors, asked = np.eye(16, dtype=np.float32), {"image": np.eye(16, dtype=np.float32)}
-    for command in (lambda: Index.open(root), lambda: measure_candidates(vectors, asked, TuningLimits())):
+    monkeypatch.setattr(wheels, "distribution", distribution)
+    vectors, queries = np.eye(16, dtype=np.float32), {"image": np.eye(16, dtype=np.float32)}
+    for call in (lambda: Index.open(root), lambda: measure_candidates(vectors, queries, TuningLimits())):
         with pytest.raises(ImportError, match=r"faiss-cpu and faiss-gpu are both installed.*pip uninstall"):
-            command()
-    both.remove("faiss-gpu")
+            call()
+    installed.remove("faiss-gpu")
     check_single_faiss_wheel()
 
 
@@ -240,20 +238,20 @@ def test_two_wheels_are_refused(root, monkeypatch):
     ("arguments", "message"),
     [
         ({"queries": np.ones((2, 9))}, r"shape \(2, 9\).*24 numbers"),
-        ({"queries": np.full((1, DIM), np.nan)}, r"query, row 0 has length nan"),
+        ({"queries": np.full((1, DIM), np.nan)}, r"query in row 0 has length nan"),
         ({"kind": "video"}, r"no 'video' collection; it has caption, image"),
         ({"k": 0}, "k is 0"),
         ({"nprobe": -1}, "nprobe is -1"),
     ],
 )
-def test_bad_question(arguments, message, data, root):
+def test_search_rejects_invalid_arguments(arguments, message, data, root):
     with Index.open(root) as index, pytest.raises(ValueError, match=message):
         index.search(**{"queries": data[1]["image"], "k": 3, **arguments})
 
 
-def test_keys_that_collide_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(metadata_module, "compute_key", lambda row: len(row["id"]))
+def test_build_rejects_equal_keys(monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "compute_key", lambda row: len(row.id))
     with pytest.raises(ValueError, match=r"image '0000.jpg' and image '0001.jpg' share the 64-bit key"):
-        build_index(IndexConfig(), *make(images=60), tmp_path)
-    keys = sorted(compute_key({"kind": "image", "id": f"{i}"}) for i in range(1000))
+        build_index(IndexConfig(), IndexInputs(*make(images=60)), tmp_path)
+    keys = sorted(compute_key(Row("image", f"{i}")) for i in range(1000))
     assert all(0 <= a < b < 2**63 for a, b in pairwise(keys))

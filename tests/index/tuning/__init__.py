@@ -1,1 +1,1 @@
-"""Sub-package tests.index.tuning."""
+"""Tests of `index.tuning`."""

@@ -1,4 +1,4 @@
-"""The ladder: recall against a slow count, the choice against all points, the same choice twice."""
+"""Measured recall equals a reference, and the choice is the best of all points and the same at each run."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from index.ivf.faiss_io import train_ivf
 from index.tuning.autotune import candidate_configs, measure_candidates
 from index.tuning.choice import OperatingPoint, TuningLimits, choose_point, pareto_front
 
-WANTED = TuningLimits(min_recall=0.9, max_memory_bytes=1e9, max_latency_s=10.0)
+LIMITS = TuningLimits(min_recall=0.9, max_memory_bytes=1e9, max_latency_s=10.0)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Clusters; image queries lie among them, text queries are shifted and noisier."""
+    """Make clusters; image queries are among them, text queries are shifted and noisier."""
     rng = np.random.default_rng(2)
     centers = rng.standard_normal((80, 32))
     near = centers[rng.integers(0, 80, 2700)] + 1.2 * rng.standard_normal((2700, 32))
@@ -28,13 +28,13 @@ def data() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def points(data) -> list[OperatingPoint]:
-    return measure_candidates(*data, WANTED)
+    return measure_candidates(*data, LIMITS)
 
 
-def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
+def test_recall_and_nprobe_equal_reference(points, data):
     vectors, queries = data
     assert all(point.recall == point.test_recall == 1 for point in points if point.nlist == 1), (
-        "every float16 row is exact"
+        "float16 codes are exact"
     )
     order = np.random.Generator(np.random.PCG64(0)).permutation(100)
     checked = [point for point in points if point.factory == "IVF64,SQ8"]
@@ -45,17 +45,17 @@ def test_recall_and_nprobe_are_what_slow_loops_count(points, data):
 
         def recall(half: np.ndarray, nprobe: int, index=index) -> float:
             index.nprobe = nprobe
-            true = np.argsort(-(half.astype(np.float64) @ vectors.T), axis=1)[:, :10]
-            found = index.search(half, 10)[1]
-            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)]))
+            exact = np.argsort(-(half.astype(np.float64) @ vectors.T), axis=1)[:, :10]
+            results = index.search(half, 10)[1]
+            return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, results, strict=True)]))
 
-        chosen_on, judged_on = (queries[point.query_kind][order[start::2]] for start in (0, 1))
+        tuning_queries, test_queries = (queries[point.query_kind][order[start::2]] for start in (0, 1))
         steps = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
         before = steps[steps.index(point.nprobe) - 1]
-        assert recall(chosen_on, before) < WANTED.min_recall <= recall(chosen_on, point.nprobe)
-        assert point.recall == pytest.approx(recall(chosen_on, point.nprobe))
-        assert point.test_recall == pytest.approx(recall(judged_on, point.nprobe))
-    assert min(point.nprobe for point in checked) > 1, "too easy: the data do not try the choice"
+        assert recall(tuning_queries, before) < LIMITS.min_recall <= recall(tuning_queries, point.nprobe)
+        assert point.recall == pytest.approx(recall(tuning_queries, point.nprobe))
+        assert point.test_recall == pytest.approx(recall(test_queries, point.nprobe))
+    assert min(point.nprobe for point in checked) > 1, "too easy: the data do not test the choice"
 
 
 def test_text_queries_need_more_than_image_queries(points):
@@ -63,32 +63,34 @@ def test_text_queries_need_more_than_image_queries(points):
     assert probed["text"] > probed["image"]
 
 
-def test_the_choice_is_the_least_work_within_the_limits_and_the_same_twice(points, data):
-    chosen = choose_point(points, WANTED, "text")
+@pytest.mark.slow
+def test_choice_is_least_work_within_limits_and_reproducible(points, data):
+    chosen = choose_point(points, LIMITS, "text")
     fit = [p for p in points if p.query_kind == "text" and p.recall >= 0.9 and p.memory_bytes <= 1e9]
     assert chosen.work_us == min(point.work_us for point in fit)
-    again, untimed = measure_candidates(*data, WANTED), {"latency": 0, "single": 0, "together": 0}
+    again, untimed = measure_candidates(*data, LIMITS), {"latency_s": 0, "cpu_s_single": 0, "cpu_s_batch": 0}
     assert [replace(point, **untimed) for point in again] == [replace(point, **untimed) for point in points]
-    tight = replace(WANTED, max_memory_bytes=min(p.memory_bytes for p in fit))
+    tight = replace(LIMITS, max_memory_bytes=min(p.memory_bytes for p in fit))
     assert choose_point(points, tight, "text").memory_bytes == tight.max_memory_bytes
 
 
-def test_for_more_rows_than_were_measured_one_list_grows_and_the_others_become_more(points, data):
-    """40 times the rows: exact search does 40 times the work; a list stays as long, and there are 40 times as many."""
-    many = {(p.query_kind, p.factory, p.rescore): p for p in measure_candidates(*data, WANTED, rows=100_000)}
+@pytest.mark.slow
+def test_more_rows_give_one_longer_list_or_more_lists(points, data):
+    """Exact search of 40 times the rows does 40 times the work; else there are 40 times as many lists."""
+    many = {(p.query_kind, p.factory, p.rescore): p for p in measure_candidates(*data, LIMITS, rows=100_000)}
     for few in points:
-        more = many[few.queries, few.factory, few.rescore]
+        more = many[few.query_kind, few.factory, few.rescore]
         assert (more.recall, more.nprobe) == (few.recall, few.nprobe)
         if few.nlist == 1:
-            assert more.work_us == pytest.approx(40 * few.work_us, rel=0.1)  # the one centroid is not compared 40 times
+            assert more.work_us == pytest.approx(40 * few.work_us, rel=0.1)  # the one centroid is still compared once
             assert more.memory_bytes == pytest.approx(40 * few.memory_bytes, rel=0.05)
         else:
             assert few.work_us < more.work_us < 40 * few.work_us
             assert more.memory_bytes == 40 * few.memory_bytes
 
 
-def test_pareto_keeps_what_nothing_beats(points):
-    kept = pareto_front(points)
+def test_pareto_front_keeps_points_that_nothing_beats(points):
+    front = pareto_front(points)
     for point in points:
         better = [
             other
@@ -101,31 +103,34 @@ def test_pareto_keeps_what_nothing_beats(points):
             )
             and (other.recall, other.work_us, other.memory_bytes) != (point.recall, point.work_us, point.memory_bytes)
         ]
-        assert (point in kept) == (not better)
+        assert (point in front) == (not better)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("limits", "message"),
     [
-        (replace(WANTED, min_recall=1.1), r"keeps recall@10 of 1.1 for text queries; the nearest is .*Ask for less"),
-        (replace(WANTED, max_memory_bytes=1000), r"keeps 1e-06 GB for text"),
-        (replace(WANTED, max_latency_s=0), r"keeps 0 ms a query"),
+        (
+            replace(LIMITS, min_recall=1.1),
+            r"limit recall@10 of 1.1 for text queries\. The nearest is .*Relax the limit",
+        ),
+        (replace(LIMITS, max_memory_bytes=1000), r"limit 1e-06 GB for text"),
+        (replace(LIMITS, max_latency_s=0), r"limit 0 ms per query"),
     ],
 )
-def test_a_limit_that_nothing_keeps_is_named(wanted, message, points):
+def test_limit_that_no_point_keeps_is_named(limits, message, points):
     with pytest.raises(ValueError, match=message):
-        choose_point(points, wanted, "text")
+        choose_point(points, limits, "text")
 
 
-def test_too_little_to_measure(data):
+def test_too_few_vectors_are_rejected(data):
     with pytest.raises(ValueError, match=r"5 vectors and 100 text queries.* are too few"):
-        measure_candidates(data[0][:5], data[1], WANTED)
+        measure_candidates(data[0][:5], data[1], LIMITS)
 
 
-def test_the_ladder_of_a_hundred_thousand():
-    assert [step[1] for step in candidate_configs(100_000, 512)] == [
+def test_candidate_configs_of_100_000_rows():
+    assert [config[1] for config in candidate_configs(100_000, 512)] == [
         "IVF1,SQfp16",
         *(f"IVF{n},{code}" for n in (256, 512) for code in ("RaBitQfs", "PQ128x4fs")),
         *(f"IVF{n},{code}" for n in (1024, 2048) for code in ("SQ8", "RaBitQfs", "PQ128x4fs")),
     ]
-    assert [step[1] for step in candidate_configs(30, 6)] == ["IVF1,SQfp16"]
+    assert [config[1] for config in candidate_configs(30, 6)] == ["IVF1,SQfp16"]

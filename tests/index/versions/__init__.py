@@ -1,1 +1,1 @@
-"""Sub-package tests.index.versions."""
+"""Tests of `index.versions`."""

@@ -1,4 +1,4 @@
-"""Tags and garbage collection: what somebody may still want is spared, the rest goes, and nothing that is named."""
+"""Tags and garbage collection: what may be needed is kept, everything else is deleted, and references stay complete."""
 
 import gc
 import platform
@@ -12,27 +12,34 @@ import pytest
 
 from data.io.files import temporary_path
 from index.building.build import build_index
+from index.collection import IndexInputs
+from index.exchange import export
 from index.exchange.export import export_index
 from index.search.index import Index
-from index.versions import reader_lock as hold
+from index.versions import reader_lock
 from index.versions.events import read_events
 from index.versions.folder import list_versions, manifest_path, read_current
 from index.versions.garbage import collect_garbage
+from index.versions.manifest import GateVerdict
 from index.versions.switch import RejectedError, rollback, verify_version
 from index.versions.tags import add_tag, list_tags, remove_tag, resolve_version
-from tests.helpers.index_live import named
+from tests.helpers.index_live import referenced_hashes
 from tests.helpers.index_publish import CONFIG, publish
 from tests.helpers.index_world import make
+
+REJECTED = "rejected after the served version"
 
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory) -> Path:
-    """Five versions that passed and a sixth that was refused."""
+    """Five versions that passed and a sixth that was rejected."""
     root = tmp_path_factory.mktemp("five")
     for seed in range(1, 6):
         publish(root, seed)
     with pytest.raises(RejectedError):
-        build_index(CONFIG, *make(6, images=60), root, gate=lambda candidate, served: {"passed": False})
+        build_index(
+            CONFIG, IndexInputs(*make(6, images=60)), root, gate=lambda candidate, served: GateVerdict(passed=False)
+        )
     return root
 
 
@@ -41,7 +48,7 @@ def root(five, tmp_path) -> Path:
     return shutil.copytree(five, tmp_path / "index")
 
 
-HOLDING = """
+READER_SCRIPT = """
 import sys, time
 from index.search.index import Index
 index = Index.open(sys.argv[1], 3)
@@ -50,126 +57,126 @@ sys.stdin.read()
 """
 
 
-def test_what_may_be_wanted_is_spared_and_the_rest_goes(root):
+def test_garbage_collection_keeps_needed_versions_and_deletes_others(root):
     add_tag(root, "keep-me", 1)
+    command = [sys.executable, "-c", READER_SCRIPT, root]
     with (
         Index.open(root, 2) as reader,
-        subprocess.Popen([sys.executable, "-c", HOLDING, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other_reader,
     ):
-        other.stdout.readline()
+        other_reader.stdout.readline()
         before = sorted(root.rglob("*"))
-        told = collect_garbage(root, keep=1, dry_run=True)
+        dry_report = collect_garbage(root, keep=1, dry_run=True)
         assert [path for path in sorted(root.rglob("*")) if path.name != ".writer"] == [
             path for path in before if path.name != ".writer"
         ]
-        found = collect_garbage(root, keep=1)
-        assert found == told
-        assert found.kept == {1: "tagged keep-me", 2: "open", 3: "open", 5: "served", 6: "refused since"}
-        assert (found.versions, list_versions(root)) == ([4], [1, 2, 3, 5, 6])
-        assert found.objects > 0
-        assert {path.name for path in root.glob("objects/*/*")} == named(root)
+        report = collect_garbage(root, keep=1)
+        assert report == dry_report
+        assert report.kept == {
+            1: "tagged keep-me",
+            2: "open in a reader",
+            3: "open in a reader",
+            5: "served",
+            6: REJECTED,
+        }
+        assert (report.versions, list_versions(root)) == ([4], [1, 2, 3, 5, 6])
+        assert report.objects > 0
+        assert {path.name for path in root.glob("objects/*/*")} == referenced_hashes(root)
         assert reader.search(make(1, images=60)[1]["image"][:1], 1)[0]
-        other.kill()
-    assert collect_garbage(root, keep=1).versions == [2, 3], "a reader that is gone, or was killed, holds nothing"
-    assert {path.name for path in root.glob("objects/*/*")} == named(root)
+        other_reader.kill()
+    assert collect_garbage(root, keep=1).versions == [2, 3], "closed and killed readers hold nothing"
+    assert {path.name for path in root.glob("objects/*/*")} == referenced_hashes(root)
     for version in list_versions(root):
         verify_version(root, version)
     remove_tag(root, "keep-me")
     assert collect_garbage(root, keep=1).versions == [1]
     assert collect_garbage(root, keep=1).objects == 0
     publish(root, 7)
-    assert list_versions(root) == [5, 6, 7], "no number is given twice"
+    assert list_versions(root) == [5, 6, 7], "no number is used twice"
 
 
-def test_a_reader_that_was_dropped_holds_nothing(root):
+def test_dropped_reader_holds_nothing(root):
     index = Index.open(root, 1)
-    assert collect_garbage(root, keep=1, dry_run=True).kept[1] == "open"
+    assert collect_garbage(root, keep=1, dry_run=True).kept[1] == "open in a reader"
     del index
     gc.collect()
     assert 1 in collect_garbage(root, keep=1).versions
 
 
-def test_a_closed_index_that_was_filtered_goes_at_once(root):
+def test_closed_index_with_cached_filter_is_freed_at_once(root):
     index = Index.open(root)
     assert index.count_matching("width = 9") == 60
     index.close()
-    seen = weakref.ref(index)
+    reference = weakref.ref(index)
     gc.disable()
     try:
         del index
-        assert seen() is None
+        assert reference() is None
     finally:
         gc.enable()
 
 
-def test_what_is_collected_after_current_moved_on_is_not_missed(root, monkeypatch):
+def test_open_retries_if_version_is_deleted_after_current_moved_on(root, monkeypatch):
     rollback(root, 3)
+    read_manifest = reader_lock.read_version_manifest
 
-    def overtaken(at: Path, version: int | None = None, again=hold.read_version_manifest):
-        monkeypatch.setattr(hold, "read_manifest", again)
+    def read_late(root: Path, version: int | None = None):
+        monkeypatch.setattr(reader_lock, "read_version_manifest", read_manifest)
         rollback(root, 5)
         manifest_path(root, 3).unlink()
-        return again(at, 3)
+        return read_manifest(root, 3)
 
-    monkeypatch.setattr(hold, "read_manifest", overtaken)
+    monkeypatch.setattr(reader_lock, "read_version_manifest", read_late)
     with Index.open(root) as index:
         assert index.version == 5
-    with pytest.raises(FileNotFoundError, match="asked for version 3"):
+    with pytest.raises(FileNotFoundError, match="no version 3"):
         Index.open(root, 3)
 
 
-def test_a_version_that_is_exported_is_not_collected(root, tmp_path, monkeypatch):
-    spared = []
-    monkeypatch.setattr(
-        sys.modules["index.exchange.export"],
-        "check_objects",
-        lambda at, manifest: spared.append(collect_garbage(at, keep=1).kept),
-    )
+def test_version_is_kept_while_it_is_exported(root, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(export, "check_objects", lambda root, manifest: kept.append(collect_garbage(root, keep=1).kept))
     export_index(root, tmp_path / "out", 2)
-    assert spared[0][2] == "open"
+    assert kept[0][2] == "open in a reader"
 
 
-def test_a_version_that_was_rolled_back_from_can_be_served_again(root):
+def test_newer_version_can_be_served_after_rollback(root):
     rollback(root, 4)
-    assert collect_garbage(root, keep=2).kept == {4: "served", 5: "one of the last 2", 6: "refused since"}
+    assert collect_garbage(root, keep=2).kept == {4: "served", 5: "one of the last 2 that passed", 6: REJECTED}
     assert rollback(root, 5) == manifest_path(root, 5)
-    assert read_current(root)["version"] == 5
-    assert [(e["event"], e["version"]) for e in read_events(root)][-3:] == [
-        ("rolled back", 4),
-        ("collected", None),
-        ("rolled back", 5),
+    assert read_current(root).version == 5
+    assert [(event.event, event.version) for event in read_events(root)][-3:] == [
+        ("rolled_back", 4),
+        ("garbage_collected", None),
+        ("rolled_back", 5),
     ]
 
 
 def test_tags_name_versions(root):
     add_tag(root, "prod", 2)
     add_tag(root, "prod", 2)
-    with pytest.raises(ValueError, match="tag 'prod' names version 2: move it"):
+    with pytest.raises(ValueError, match=r"Tag 'prod' names version 2\. Pass --move"):
         add_tag(root, "prod", 3)
     add_tag(root, "prod", 3, move=True)
-    assert (
-        list_tags(root),
-        resolve_version(root, "prod"),
-        resolve_version(root, "3"),
-        resolve_version(root, "v00000003"),
-    ) == ({"prod": 3}, 3, 3, 3)
+    assert list_tags(root) == {"prod": 3}
+    assert [resolve_version(root, name) for name in ("prod", "3", "v00000003")] == [3, 3, 3]
     with Index.open(root, resolve_version(root, "prod")) as index:
         assert index.version == 3
 
 
-def test_halves_that_killed_processes_left_are_passed_over_and_swept(root):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
-    name = f"{platform.node()}-{int(gone.stdout)}.tmp.json"
+def test_temporary_files_of_killed_processes_are_ignored_and_deleted(root):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
+    name = f"{platform.node()}-{int(ended.stdout)}.tmp.json"
     (root / "tags").mkdir()
-    halves = [root / "tags" / f".prod.{name}", root / "versions" / f".v00000007.{name}"]
-    for path in halves:
+    temporaries = [root / "tags" / f".prod.{name}", root / "versions" / f".v00000007.{name}"]
+    for path in temporaries:
         path.write_text("{")
         path.chmod(0o444)
     assert list_tags(root) == {}
     assert collect_garbage(root, dry_run=True).kept
-    assert [path.exists() for path in halves] == [False, False]
+    assert [path.exists() for path in temporaries] == [False, False]
     own = temporary_path(manifest_path(root, 7))
-    own.write_text("of a process of this number")
+    own.write_text("of an earlier process with this process id")
     own.chmod(0o444)
     publish(root, 8)
     assert (list_versions(root)[-1], own.exists()) == (7, False)
@@ -178,24 +185,24 @@ def test_halves_that_killed_processes_left_are_passed_over_and_swept(root):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda root: add_tag(root, "../x", 1), r"'../x' cannot be a tag"),
-        (lambda root: add_tag(root, "3", 1), r"'3' cannot be a tag"),
-        (lambda root: add_tag(root, "v1", 1), r"'v1' cannot be a tag: it would be read as the number of a version"),
-        (lambda root: add_tag(root, "", 1), r"'' cannot be a tag"),
-        (lambda root: add_tag(root, "prod", 9), r"asked for version 9.*present: 1, 2, 3, 4, 5, 6"),
-        (lambda root: remove_tag(root, "prod"), r"no tag 'prod' in .*; there are none"),
-        (lambda root: resolve_version(root, "v0"), r"'v0' is no version in .*: they are counted from 1"),
-        (lambda root: resolve_version(root, "prod"), r"'prod' is no version and no tag"),
+        (lambda root: add_tag(root, "../x", 1), r"'../x' is not a valid tag"),
+        (lambda root: add_tag(root, "3", 1), r"'3' is not a valid tag"),
+        (lambda root: add_tag(root, "v1", 1), r"'v1' is not a valid tag: it would be read as a version number"),
+        (lambda root: add_tag(root, "", 1), r"'' is not a valid tag"),
+        (lambda root: add_tag(root, "prod", 9), r"no version 9.*present: 1, 2, 3, 4, 5, 6"),
+        (lambda root: remove_tag(root, "prod"), r"has no tag 'prod'; its tags are: none"),
+        (lambda root: resolve_version(root, "v0"), r"'v0' is not a version of .*: versions are counted from 1"),
+        (lambda root: resolve_version(root, "prod"), r"'prod' is not a version and not a tag"),
         (lambda root: collect_garbage(root, keep=0), r"keep is 0"),
-        (lambda root: rollback(root, 6), r"version 6 did not pass its gate.*version 5 is served as before"),
+        (lambda root: rollback(root, 6), r"Version 6 did not pass its gate.*version 5 is still served"),
     ],
 )
-def test_what_cannot_be_is_refused(call, message, root):
+def test_invalid_request_is_rejected(call, message, root):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         call(root)
 
 
-def test_nothing_is_collected_while_a_manifest_cannot_be_read(root):
+def test_nothing_is_deleted_while_a_manifest_cannot_be_read(root):
     path = manifest_path(root, 1)
     path.chmod(0o644)
     path.write_text(path.read_text()[:-9])
@@ -205,8 +212,8 @@ def test_nothing_is_collected_while_a_manifest_cannot_be_read(root):
     assert {path for path in root.rglob("*") if path.is_file()} == before
 
 
-def test_half_lines_of_events_are_passed_over(root):
+def test_incomplete_event_lines_are_ignored(root):
     with open(root / "events.jsonl", "ab") as file:
         file.write(b'\n{"event": "publ')
     publish(root, 8)
-    assert [(e["event"], e["version"]) for e in read_events(root)][-2:] == [("refused", 6), ("published", 7)]
+    assert [(event.event, event.version) for event in read_events(root)][-2:] == [("rejected", 6), ("published", 7)]

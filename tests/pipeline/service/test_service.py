@@ -11,7 +11,9 @@ from index.versions.switch import rollback
 from index.versions.tags import add_tag
 from pipeline.cli.app import build_app
 from pipeline.search.searcher import Searcher
-from pipeline.stages.index import publish_full_index
+from pipeline.stages.index import IndexSource, publish_full_index
+from pipeline.stages.origin import read_origin
+from pipeline.workspace import Workspace
 from tests.helpers.small_plan import small_plan
 
 testclient = pytest.importorskip("fastapi.testclient")
@@ -25,7 +27,9 @@ def searcher(finished_pipeline):
 
 @pytest.fixture(scope="module")
 def client(searcher):
-    return testclient.TestClient(service.create_app(HotReloader(searcher.index.root, searcher.with_version, every=0)))
+    return testclient.TestClient(
+        service.create_app(HotReloader(searcher.index.root, searcher.with_version, poll_seconds=0))
+    )
 
 
 def test_text_search_returns_hits_of_searcher(client, searcher, finished_pipeline):
@@ -123,7 +127,9 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     for name in ("models", "stores", "dataset"):
         (tmp_path / name).symlink_to(finished_pipeline.plan.workspace / name)
     first = Searcher(finished_pipeline.plan.model_copy(update={"workspace": tmp_path}))
-    client = testclient.TestClient(service.create_app(HotReloader(first.index.root, first.with_version, every=0)))
+    client = testclient.TestClient(
+        service.create_app(HotReloader(first.index.root, first.with_version, poll_seconds=0))
+    )
 
     def search(**more) -> tuple[int, list[str]]:
         answer = client.get("/search", params={"q": "a dog", "k": 3, **more}).json()
@@ -132,13 +138,8 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     before = search()
     assert before[0] == 1
     config = finished_pipeline.plan.index.model_copy(update={"shards": 1})
-    publish_full_index(
-        config,
-        finished_pipeline.vectors,
-        finished_pipeline.features.dataset,
-        tmp_path,
-        first.index.manifest["provenance"],
-    )
+    source = IndexSource(finished_pipeline.vectors, finished_pipeline.features.dataset, read_origin(first.index))
+    publish_full_index(source, config, Workspace(tmp_path))
     assert search() == (2, before[1])
     add_tag(first.index.root, "old", 1)
     assert search(version="1") == search(version="old") == before
@@ -155,5 +156,5 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     ]
     assert CliRunner().invoke(build_app(), [*arguments, "--version", "2", "-k", "3"]).output.count("\n") == 3
     missing = CliRunner().invoke(build_app(), [*arguments, "--version", "new"])
-    assert "'new' is no version and no tag in" in str(missing.exception)
-    assert "tags are old" in str(missing.exception)
+    assert "'new' is not a version and not a tag of" in str(missing.exception)
+    assert "its tags are: old" in str(missing.exception)
