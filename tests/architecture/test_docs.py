@@ -1,7 +1,8 @@
 """Every code block of the README and of docs/ runs, or is in a list of exceptions with its reason.
 
-The blocks run in a folder of their own, with a copy of the code in which the plan `demo` is small. They run in
-the order of their page, so that a page may use what its earlier blocks have made. Blocks of type `text` are output or drawings.
+The blocks run in a folder of their own, with a copy of the code in which the plan `demo` is small. They run in the
+order of their page, so that a page may use what its earlier blocks have made. Blocks of type `text` are output or
+drawings.
 """
 
 import os
