@@ -21,7 +21,7 @@ def up(
         str | None, typer.Option(help="Plan to re-index every night; by default, none.", metavar="PLAN")
     ] = None,
     cron: Annotated[
-        str | None, typer.Option(help="Cron expression in UTC of the nightly run. [default: 0 3 * * *]")
+        str | None, typer.Option(help="Cron expression in UTC of the nightly run; by default, 0 3 * * *.")
     ] = None,
 ) -> None:
     """Run a Prefect server, the deployments and a worker until Ctrl-C.
@@ -51,7 +51,7 @@ def run(
         typer.Option(
             min=1,
             max=65535,
-            help="TCP port of a Prefect server on this machine. [default: that of PREFECT_API_URL, else 4200]",
+            help="TCP port of a Prefect server on this machine; by default, that of PREFECT_API_URL, else 4200.",
         ),
     ] = None,
 ) -> None:

@@ -32,6 +32,7 @@ from pipeline.runs import (
     train_with_torchrun,
 )
 from pipeline.stages import Features, Vectors, find_served_version
+from pipeline.workspace import Workspace
 
 MODEL_CREATED = "tern.model.created"  # event of a new model; it may start `build-index` (see prefect.yaml)
 
@@ -121,8 +122,8 @@ def run_reindex(runner: PipelineRunner, model: str | None = None, version: int |
     if model:
         model_folder = runner.workspace.model(model)
     else:
-        _, model_folder = find_served_version(runner.plan.workspace, version)
-    before, _ = find_served_version(runner.plan.workspace)
+        _, model_folder = find_served_version(runner.workspace, version)
+    before, _ = find_served_version(runner.workspace)
     vectors = _make_vectors(runner, model_folder)
     published = _publish(runner, vectors, lambda: runner.update_index(vectors, version, allow_full_build=True))
     if published == before:
@@ -162,13 +163,13 @@ def _publish(runner: PipelineRunner, vectors: Vectors, publish: Callable[[], Pat
     try:
         published = retry("publishing", publish)
     except RejectedError as error:  # no other error, such as a lock that is held by another process
-        artifacts.create_rejection_artifacts(error, _describe_served_version(runner.plan.workspace))
+        artifacts.create_rejection_artifacts(error, _describe_served_version(runner.workspace))
         raise
     get_run_logger().info("index %s over %s and %s", published.stem, vectors.images.name, vectors.captions.name)
     return published
 
 
-def _describe_served_version(workspace: Path) -> str:
+def _describe_served_version(workspace: Workspace) -> str:
     try:
         return find_served_version(workspace)[0].stem
     except (FileNotFoundError, ValueError) as error:

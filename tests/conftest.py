@@ -45,7 +45,7 @@ def pipeline_with_jobs(tmp_path_factory):
 
     plan = load_plan(str(small_plan(tmp_path_factory.mktemp("finished"))))
     finished = PipelineRunner(plan, make_recording_map).run_all()
-    assert finished.evaluation.is_file()
+    assert set(finished.evaluation.splits) == {"val", "test"}
     assert finished.index.is_file()
     return finished, jobs_run
 

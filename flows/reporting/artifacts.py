@@ -16,7 +16,7 @@ from pipeline.runs import write_invalid_records
 from pipeline.search import Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
-from tern.evaluation import RECALL_CUTOFFS, read_evaluation
+from tern.evaluation import RECALL_CUTOFFS, Evaluation
 
 ROWS = 1000  # of a table; the whole list lies in the workspace
 QUERIES = 3  # galleries an artifact
@@ -59,9 +59,9 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
     create_table(invalid, "invalid-records", f"{len(invalid):,} records that could not be used; all of them: {path}")
 
 
-def create_training_artifacts(model: Path, evaluation: Path) -> None:
+def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     """Create tables of the metrics and epochs, and an image of the curves; of an imported checkpoint only metrics."""
-    rows = [{"split": name, **split.flat()} for name, split in read_evaluation(evaluation).splits.items()]
+    rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
     create_table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
         names, *lines = history.read_text(encoding="utf-8").splitlines()

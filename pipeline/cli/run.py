@@ -1,6 +1,5 @@
 """Commands that run the stages of a plan: `tern demo`, `pipeline`, `extract`, `train` and `evaluate`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,6 +9,7 @@ from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vector
 if TYPE_CHECKING:
     from pipeline.runs import PipelineRunner
     from pipeline.stages import Features
+    from tern.evaluation import Evaluation
 
 MAX_INVALID_PRINTED = 20
 
@@ -93,17 +93,15 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
         typer.secho(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", fg="yellow", err=True)
 
 
-def _print_metrics(path: Path) -> None:
-    from tern.evaluation import read_evaluation
-
+def _print_metrics(evaluation: "Evaluation") -> None:
     typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
-    for split, evaluation in read_evaluation(path).splits.items():
-        metrics = evaluation.metrics
+    for split, split_evaluation in evaluation.splits.items():
+        metrics = split_evaluation.metrics
         for direction, label in ((metrics.t2i, "text to image"), (metrics.i2t, "image to text")):
             recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
             ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
             typer.echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
-        for key, value in evaluation.flat().items():
+        for key, value in split_evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
                 typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
 

@@ -25,7 +25,7 @@ from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
 from tern.card import ModelCard, read_model_card
-from tern.evaluation import Evaluation, read_evaluation
+from tern.evaluation import Evaluation
 
 SPLIT = "test"  # of the headline, the photo queries and the misses
 MAX_MISSES = 4
@@ -40,7 +40,7 @@ def write_report(finished: Finished) -> Path:
     Returns:
         The path of the report.
     """
-    plan, features, evaluation = finished.plan, finished.features, read_evaluation(finished.evaluation)
+    plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
     galleries = [
         (query, make_cards(searcher.search_text(query, plan.report.hits_per_query))) for query in plan.report.queries

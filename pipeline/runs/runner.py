@@ -18,11 +18,12 @@ from pipeline.stages.dataset import load_plan_dataset, select_valid
 from pipeline.stages.embed import embed_dataset
 from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
-from pipeline.stages.index import publish_full_index, publish_index_update
+from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
 from pipeline.stages.origin import Origin
 from pipeline.stages.results import Features, MapFn, Vectors, VectorStores
 from pipeline.stages.train import check_checkpoint, import_paper_checkpoint, train_model
 from pipeline.workspace import Workspace
+from tern.evaluation import Evaluation, read_evaluation
 from tern.training import OnEpoch
 
 T = TypeVar("T")
@@ -39,8 +40,8 @@ class Finished:
 
     plan: Plan
     vectors: Vectors
-    evaluation: Path
-    """JSON file with the metrics of the held-out splits."""
+    evaluation: Evaluation
+    """Metrics of the held-out splits."""
     index: Path
     """Manifest of the published index version."""
     stages: tuple[StageEntry, ...]
@@ -96,7 +97,7 @@ class PipelineRunner:
         """
         plan = self.plan
         if plan.checkpoint is not None and not model_is_given:
-            check_checkpoint(plan.checkpoint, plan.text, plan.workspace)
+            check_checkpoint(plan.checkpoint, plan.text, self.workspace)
         dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn("draw scenes")))
         return select_splits(dataset, plan, splits) if splits else dataset
 
@@ -107,7 +108,7 @@ class PipelineRunner:
         map_fn = self._counting_map("token features")
         tokens = self._timed(
             "token features",
-            lambda: extract_tokens(plan.text, dataset, plan.workspace, plan.captions_per_shard, map_fn),
+            lambda: extract_tokens(plan.text, dataset, self.workspace, plan.captions_per_shard, map_fn),
         )
         records = list_invalid_records(dataset, regions, tokens, is_external_store=plan.regions_store is not None)
         return Features(regions, tokens, select_valid(dataset, regions, tokens), dataset, records)
@@ -119,7 +120,7 @@ class PipelineRunner:
         config = plan.regions_file or plan.regions
         # A region file is read as a whole: once in this process instead of in each worker process.
         map_fn = self._counting_map("region features", map if isinstance(config, RegionFileConfig) else None)
-        return extract_regions(config, dataset, plan.workspace, plan.images_per_shard, map_fn)
+        return extract_regions(config, dataset, self.workspace, plan.images_per_shard, map_fn)
 
     def train(self, features: Features) -> Path:
         """Train the model, or import the checkpoint of the plan. Returns the folder of the model.
@@ -130,22 +131,23 @@ class PipelineRunner:
         if (checkpoint := plan.checkpoint) is not None:
             stores = features.regions, features.tokens
             return self._timed(
-                "training", lambda: import_paper_checkpoint(checkpoint, *stores, plan.workspace, plan.text)
+                "training", lambda: import_paper_checkpoint(checkpoint, *stores, self.workspace, plan.text)
             )
-        inputs = (plan.train, features.regions, features.tokens, features.dataset, plan.workspace)
+        inputs = (plan.train, features.regions, features.tokens, features.dataset, self.workspace)
         return self._timed("training", lambda: train_model(*inputs, self._on_epoch, plan.text))
 
     def embed(self, features: Features, model: Path) -> Vectors:
         """Embed all images and captions of the valid dataset that have no vector of this model yet."""
-        inputs = (model, features.regions, features.tokens, features.dataset, self.plan.workspace)
+        inputs = (model, features.regions, features.tokens, features.dataset, self.workspace)
         map_fn = self._make_map_fn("embedding")
         stores = self._timed("embedding", lambda: embed_dataset(*inputs, map_fn, self.plan.text))
         return Vectors(stores.images, stores.captions, model, features)
 
-    def evaluate(self, vectors: Vectors) -> Path:
-        """Compute the metrics of the held-out splits. Returns the JSON file."""
-        inputs = (vectors, vectors.features.dataset, self.plan.workspace)
-        return self._timed("evaluation", lambda: evaluate_splits(*inputs, config=self.plan.evaluate))
+    def evaluate(self, vectors: Vectors) -> Evaluation:
+        """Compute the metrics of the held-out splits."""
+        inputs = (vectors, vectors.features.dataset, self.workspace)
+        path = self._timed("evaluation", lambda: evaluate_splits(*inputs, config=self.plan.evaluate))
+        return read_evaluation(path)
 
     def publish_index(self, vectors: Vectors) -> Path:
         """Build an index over all vectors and publish it if it passes the gate. Returns the manifest.
@@ -153,7 +155,8 @@ class PipelineRunner:
         Raises:
             RejectedError: The new version did not pass the gate. The version that was served before is still served.
         """
-        return self._timed("index", lambda: publish_full_index(*self._index_inputs(vectors)))
+        source, plan = self._make_index_source(vectors), self.plan
+        return self._timed("index", lambda: publish_full_index(source, plan.index, self.workspace, plan.gate))
 
     def update_index(
         self,
@@ -176,11 +179,15 @@ class PipelineRunner:
             FileNotFoundError: No index is published, and `allow_full_build` is False.
             RejectedError: The new version did not pass the gate. The version that was served before is still served.
         """
+        source, plan = self._make_index_source(vectors), self.plan
         return self._timed(
             "index",
             lambda: publish_index_update(
-                *self._index_inputs(vectors),
-                maintenance=self.plan.maintenance,
+                source,
+                plan.index,
+                self.workspace,
+                plan.gate,
+                maintenance=plan.maintenance,
                 version=version,
                 allow_full_build=allow_full_build,
                 on_message=on_message,
@@ -207,13 +214,12 @@ class PipelineRunner:
             for stage, output in self._outputs.items()
         )
 
-    def _index_inputs(self, vectors: Vectors) -> tuple[Any, ...]:
-        features, plan = vectors.features, self.plan
+    def _make_index_source(self, vectors: Vectors) -> IndexSource:
+        features = vectors.features
         # The digest of the recipe names the region store: the folder of an external store may have any name.
         regions = f"regions-{digest(Store(features.regions).recipe)}"
         origin = Origin(model=vectors.model.name, regions=regions, tokens=features.tokens.name)
-        provenance = origin.model_dump()
-        return plan.index, vectors, features.dataset, plan.workspace, provenance, features.regions, plan.gate
+        return IndexSource(vectors, features.dataset, origin, features.regions)
 
     def _counting_map(self, stage: str, map_fn: MapFn | None = None) -> MapFn:
         """Return the map function of a stage, extended to count the items of all jobs for the stage log."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.plans.plan import Plan
 from pipeline.search.encode import QueryEncoder
@@ -83,7 +84,7 @@ class Searcher:
             ValueError: The photo or the filter is invalid, or no regions of the photo are known (see `embed_image`).
         """
         found = self.index.search(self.embed_image(path), k, "caption", where=where)[0]
-        return [Hit(hit.id, hit.score, self._image_root / hit.metadata.path, (hit.metadata.text,)) for hit in found]
+        return [Hit(hit.id, hit.score, self._get_path(hit.metadata), (hit.metadata.text or "",)) for hit in found]
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
@@ -114,9 +115,12 @@ class Searcher:
         return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])
 
     def _make_image_hit(self, found: IndexHit, query: np.ndarray) -> Hit:
-        captions = tuple(row.text for row in self.index.get_image_metadata("caption", found.id))
-        path = self._image_root / found.metadata.path
-        return Hit(found.id, found.score, path, captions, self._find_matching_regions(found.id, query))
+        captions = tuple(row.text or "" for row in self.index.get_image_metadata("caption", found.id))
+        regions = self._find_matching_regions(found.id, query)
+        return Hit(found.id, found.score, self._get_path(found.metadata), captions, regions)
+
+    def _get_path(self, row: Row) -> Path:
+        return self._image_root / (row.path or "")
 
     def _find_matching_regions(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
         """Find the regions of an image whose vectors, embedded one by one, are nearest to the query (1, e)."""
@@ -132,4 +136,9 @@ class Searcher:
         has_classes = (class_ids >= 0).any()
         order = [i for i in np.argsort(-scores, kind="stable") if class_ids[i] >= 0 or not has_classes]
         labels = [names[class_id] if 0 <= class_id < len(names) else "" for class_id in class_ids]
-        return tuple(Region(tuple(map(float, boxes[i])), labels[i], float(scores[i])) for i in order[:REGIONS_PER_HIT])
+        return tuple(_make_region(boxes[i], labels[i], scores[i]) for i in order[:REGIONS_PER_HIT])
+
+
+def _make_region(box: np.ndarray, label: str, score: float) -> Region:
+    x1, y1, x2, y2 = map(float, box)
+    return Region((x1, y1, x2, y2), label, float(score))

@@ -4,21 +4,26 @@ Each stage may be called again: it finds finished output by name and does not re
 their order and of Prefect; `pipeline.runs` calls them.
 """
 
-from pipeline.stages.dataset import load_plan_dataset, splits_with_captions
-from pipeline.stages.index import find_served_version, publish_full_index, publish_index_update
+from pipeline.stages.dataset import held_out_ids, load_plan_dataset, splits_with_captions
+from pipeline.stages.embed import load_trained_model
+from pipeline.stages.index import find_served_version
 from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.results import Features, MapFn, Vectors, VectorStores
+from pipeline.stages.tune import QUERY_KINDS, TuningAdvice, advise_index_settings
 
 __all__ = [
+    "QUERY_KINDS",
     "Features",
     "MapFn",
     "Origin",
+    "TuningAdvice",
     "VectorStores",
     "Vectors",
+    "advise_index_settings",
     "find_served_version",
+    "held_out_ids",
     "load_plan_dataset",
-    "publish_full_index",
-    "publish_index_update",
+    "load_trained_model",
     "read_origin",
     "splits_with_captions",
 ]

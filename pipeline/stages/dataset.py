@@ -1,5 +1,6 @@
-"""Dataset of `pipeline`."""
+"""The dataset of a plan: loading it, its valid part, and its held-out splits."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,32 +15,50 @@ from pipeline.workspace import Workspace
 HELD_OUT = ("val", "test")
 
 
-def load_plan_dataset(plan: Plan, each: MapFn = map) -> Dataset:
-    """The dataset of a plan; the demo's is drawn first if it is not there yet."""
+def load_plan_dataset(plan: Plan, map_fn: MapFn = map) -> Dataset:
+    """Load the dataset of a plan. The demo dataset is drawn first if its images do not exist yet.
+
+    Args:
+        plan: The plan.
+        map_fn: Draws the scenes of the demo dataset.
+    """
     if plan.dataset is not None:
         return load_dataset(plan.dataset)
-    folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=each)
+    assert plan.demo is not None, "a plan has either a dataset or a demo"
+    folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=map_fn)
     annotations = folder / "dataset_demo.json"
     return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
 
 
 def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
-    """The dataset less the images and captions that no features are stored of: what later stages work on."""
-    store = Store(regions)
-    kept = dataset.exclude_images({image.id for image in dataset.images if image.id not in store})
-    silent = set(Store(tokens).invalid_items)
-    return replace(kept, captions=tuple(caption for caption in kept.captions if caption.id not in silent))
+    """Select the valid dataset: all images that are in the region store, and their captions with tokens."""
+    region_store = Store(regions)
+    valid = dataset.exclude_images({image.id for image in dataset.images if image.id not in region_store})
+    invalid_captions = set(Store(tokens).invalid_items)
+    return replace(valid, captions=tuple(caption for caption in valid.captions if caption.id not in invalid_captions))
 
 
-def splits_with_captions(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
-    """Those of the splits in which something can be asked: they have images and captions."""
+def check_splits(splits: Iterable[str], known_splits: Iterable[str], dataset_name: str) -> None:
+    """Raise ValueError if a split is not one of the known splits."""
+    if unknown := sorted(set(splits) - set(known_splits)):
+        raise ValueError(
+            f"{dataset_name} has no split {', '.join(unknown)}; it has {', '.join(known_splits)}. Choose one of them."
+        )
+
+
+def splits_with_captions(dataset: Dataset, splits: Sequence[str]) -> list[str]:
+    """Select those splits that have images and captions, so that queries exist."""
     return [name for name in splits if name in dataset.count_images_by_split() and dataset.select_split(name).captions]
 
 
 def held_out_ids(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
-    """Image ids, caption ids and each caption's image id of one split, as far as there are vectors of them."""
+    """List the ids of one split whose images are in a store.
+
+    Returns:
+        The image ids, the caption ids, and for each caption the id of its image.
+    """
     part = dataset.select_split(split)
     image_ids = [image.id for image in part.images if image.id in images]
-    kept = set(image_ids)
-    captions = [caption for caption in part.captions if caption.image_id in kept]
+    known_images = set(image_ids)
+    captions = [caption for caption in part.captions if caption.image_id in known_images]
     return image_ids, [caption.id for caption in captions], [caption.image_id for caption in captions]

@@ -1,10 +1,12 @@
-"""Embed of `pipeline`."""
+"""Embedding stage: one unit vector per image and caption, into two vector stores; and loading of a trained model."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from data.datasets import Dataset
 from data.io import digest
@@ -17,17 +19,21 @@ from pipeline.workspace import Workspace
 from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model
 
-VECTORS_PER_SHARD = 50_000  # rows; 51 MB a shard at 512 wide in half precision
+VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
 
 
 @dataclass(frozen=True)
 class EmbeddingJob(ShardJob):
-    """One shard of vectors to make, from the rows of a feature store."""
+    """One shard of vectors to compute from the rows of a feature store."""
 
     model: Path
+    """Folder of the model."""
     source: Path
+    """Folder of the feature store."""
     modality: str
+    """`image` or `caption`."""
     text: TextConfig | None = None
+    """Config of the text encoder, for a model that was fine-tuned together with it."""
 
 
 def embed_dataset(
@@ -35,47 +41,71 @@ def embed_dataset(
     regions: Path,
     tokens: Path,
     dataset: Dataset,
-    workspace: Path,
-    each: MapFn = map,
+    workspace: Workspace,
+    map_fn: MapFn = map,
     text: TextConfig | None = None,
 ) -> VectorStores:
-    """Unit vectors of every image and caption that has none of this model yet. Returns the two stores' folders.
+    """Embed all images and captions that have no vector of this model yet.
 
-    `text` is what the tokens were extracted with, for a model whose text encoder was fine-tuned.
+    Args:
+        model: Folder of the model.
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+        dataset: Valid dataset: all its items are in the stores.
+        workspace: Workspace that the vector stores are written to.
+        map_fn: Runs the jobs.
+        text: Config that the tokens were extracted with; needed by a model with a fine-tuned text encoder.
 
-    Raises ValueError if the features are not of the extractors that the model was trained on.
+    Returns:
+        The two vector stores.
+
+    Raises:
+        ValueError: The features come from other extractors than those that the model was trained on.
     """
-    card, sources = read_model_card(model), {"regions": Store(regions), "tokens": Store(tokens)}
-    for kind, recipe in (("regions", card.region_recipe), ("tokens", card.token_recipe)):
-        store = sources[kind]
-        if digest(store.recipe) != recipe:
-            raise ValueError(
-                f"{model} was trained on {kind}-{recipe}, not on {store.folder.name}: the plan's extractor has "
-                "changed. Train again with `tern train`, or give the plan its old settings."
-            )
-    folders, jobs = {}, []
+    sources = {"image": Store(regions), "caption": Store(tokens)}
+    _check_features(model, sources)
     ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
-    with ExitStack() as stores:
-        for side, store in zip(ids, sources.values(), strict=True):
-            folders[side] = open_or_create_store(
-                Workspace(workspace).vectors, "vectors", {"model": model.name, "modality": side}
-            )
-            items = [Item(*pair) for pair in zip(ids[side], store.content_hashes(ids[side]), strict=True)]
-            plans = stores.enter_context(store_update(folders[side], items, VECTORS_PER_SHARD))
-            jobs += [EmbeddingJob(folders[side], plan, model, store.folder, side, text) for plan in plans]
-        list(each(embed_shard, jobs))
+    folders, jobs = {}, []
+    with ExitStack() as updates:
+        for modality, source in sources.items():
+            recipe = {"model": model.name, "modality": modality}
+            folder = folders[modality] = open_or_create_store(workspace.vectors, "vectors", recipe)
+            hashes = source.content_hashes(ids[modality])
+            items = [Item(name, content_hash) for name, content_hash in zip(ids[modality], hashes, strict=True)]
+            plans = updates.enter_context(store_update(folder, items, VECTORS_PER_SHARD))
+            jobs += [EmbeddingJob(folder, plan, model, source.folder, modality, text) for plan in plans]
+        list(map_fn(embed_shard, jobs))
     return VectorStores(folders["image"], folders["caption"])
 
 
+def _check_features(model: Path, sources: Mapping[str, Store]) -> None:
+    card = read_model_card(model)
+    for kind, store, recipe in (
+        ("regions", sources["image"], card.region_recipe),
+        ("tokens", sources["caption"], card.token_recipe),
+    ):
+        if digest(store.recipe) != recipe:
+            raise ValueError(
+                f"{model} was trained on {kind}-{recipe}, not on {store.folder.name}, because the extractor of the "
+                "plan has changed. Run `tern train`, or restore the extractor settings of the plan."
+            )
+
+
 def embed_shard(job: EmbeddingJob) -> str:
-    """Make one shard of a vector store; returns its file name."""
-    function = {"image": embed_images, "caption": embed_captions}[job.modality]
-    blocks = function(load_trained_model(job.model, job.text), Store(job.source), [item.id for item in job.plan.items])
-    return write_shard(job.folder, job.plan, ({"features": row[None]} for _, rows in blocks for row in rows))
+    """Write one shard of a vector store. Returns its file name."""
+    embed = {"image": embed_images, "caption": embed_captions}[job.modality]
+    model, ids = load_trained_model(job.model, job.text), [item.id for item in job.plan.items]
+    batches = embed(model, Store(job.source), ids)
+    return write_shard(job.folder, job.plan, ({"features": row[None]} for _, rows in batches for row in rows))
 
 
-@lru_cache(maxsize=1)
-def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
-    """The model of a folder; with its own text encoder, of the kind that `text` says, if that was fine-tuned."""
+@lru_cache(maxsize=1)  # a process loads the model once for all jobs
+def load_trained_model(folder: Path, text: TextConfig | None) -> nn.Module:
+    """Load a trained model in eval mode.
+
+    Args:
+        folder: Folder of the model.
+        text: Config of the text encoder; used only if the text encoder was fine-tuned with the model.
+    """
     encoder = TextEncoder(text) if text and read_model_card(folder).fine_tuned else None
     return load_model(folder, text=encoder)

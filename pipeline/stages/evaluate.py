@@ -1,8 +1,4 @@
-"""The stages: plain functions of a config, inputs and a workspace, that return the folder or file they made.
-
-Each is safe to call again: what is there already is found by its name and not made twice. `each` is the `map` to use
-over shards: the built-in one, worker processes with a progress bar, or Prefect tasks.
-"""
+"""Evaluation stage: retrieval metrics of the held-out splits, into a JSON file."""
 
 from pathlib import Path
 
@@ -19,20 +15,25 @@ from tern.evaluation import Evaluation, SplitEvaluation, SplitVectors, evaluate_
 def evaluate_splits(
     vectors: VectorStores,
     dataset: Dataset,
-    workspace: Path,
+    workspace: Workspace,
     splits: tuple[str, ...] = HELD_OUT,
     config: EvaluationConfig | None = None,
 ) -> Path:
-    """Recall, ranks and rsum of each split, both directions, by ids. Returns the file, named by all that goes in."""
+    """Compute the retrieval metrics of some splits in both directions.
+
+    Args:
+        vectors: Vector stores of the model.
+        dataset: Valid dataset. Splits without images or captions are left out.
+        workspace: Workspace that the file is written to.
+        splits: Names of the splits.
+        config: Settings of the evaluation; the defaults if None.
+
+    Returns:
+        The JSON file. Its name is a digest of all inputs; an existing file is not computed again.
+    """
     config = config or EvaluationConfig()
     images, captions = Store(vectors.images), Store(vectors.captions)
-    shards = [[s.model_dump(mode="json") for s in store.manifest.shards] for store in (images, captions)]
-    content = [images.recipe, *shards]
-    truth = sorted((c.id, c.image_id) for c in dataset.captions)
-    asked = sorted((image.id, image.split) for image in dataset.images if image.id in images)
-    extra = [] if config == EvaluationConfig() else [config.model_dump(mode="json"), _stamps(config, splits)]
-    folder = Workspace(workspace).evaluation
-    path = folder / f"metrics-{digest([content, truth, asked, splits, *extra])}.json"
+    path = workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
     if path.exists():
         return path
     evaluations: dict[str, SplitEvaluation] = {}
@@ -44,13 +45,25 @@ def evaluate_splits(
             captions.read("features", caption_ids).astype("float32"),
             image_ids,
             caption_image_ids,
-            [texts[caption] for caption in caption_ids],
+            [texts[caption_id] for caption_id in caption_ids],
         )
-        evaluations[name] = evaluate_vectors(config, split, name, folder)
+        evaluations[name] = evaluate_vectors(config, split, name, workspace.evaluation)
     return write_evaluation(path, Evaluation(splits=evaluations))
 
 
-def _stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Size and time of the files of relevances, so that a new file gives a new evaluation."""
+def _digest_inputs(
+    images: Store, captions: Store, dataset: Dataset, splits: tuple[str, ...], config: EvaluationConfig
+) -> str:
+    shards = [[shard.model_dump(mode="json") for shard in store.manifest.shards] for store in (images, captions)]
+    content = [images.recipe, *shards]
+    pairs = sorted((caption.id, caption.image_id) for caption in dataset.captions)
+    gallery = sorted((image.id, image.split) for image in dataset.images if image.id in images)
+    is_default = config == EvaluationConfig()
+    settings = [] if is_default else [config.model_dump(mode="json"), _read_relevance_stamps(config, splits)]
+    return digest([content, pairs, gallery, splits, *settings])
+
+
+def _read_relevance_stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Return size and modification time of the files of relevances, so that a changed file is evaluated again."""
     paths = [Path(config.spice_file.replace("{split}", split)) for split in splits if config.spice_file]
     return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]

@@ -1,6 +1,6 @@
-"""Extract of `pipeline`."""
+"""Extraction stages: region features of images and token features of captions, into stores."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,123 +19,151 @@ from extractors.regions import DEVICE_LOCK, extract_from_paths
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
 from pipeline.plans.plan import Plan
+from pipeline.stages.dataset import check_splits
 from pipeline.stages.results import MapFn
 from pipeline.workspace import Workspace
+
+ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
 
 
 @dataclass(frozen=True)
 class ExtractionJob(ShardJob):
-    """One shard to extract: picklable, so that any `map` can carry it to any process."""
+    """One shard to extract. Picklable, so that any `map` function can run it in another process."""
 
-    config: RegionsConfig | RegionFileConfig | TextConfig
-    sources: tuple[Any, ...]  # the path of each image, or the text of each caption
-    preload: str  # the extractor's module: imported once, before worker processes are forked (see `process_pool`)
+    config: ExtractorConfig
+    sources: tuple[Any, ...]
+    """Path of each image, or text of each caption."""
+    preload: str
+    """Module of the extractor, imported once before worker processes are forked (see `process_pool`)."""
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether such jobs belong into threads of one process: a GPU holds one copy of the detector."""
+        """Whether the jobs must run in threads of one process, because the GPU holds one copy of the detector."""
         return getattr(self.config, "device", "cpu") != "cpu"
 
 
-@lru_cache(maxsize=2)  # one of each kind: a process that makes many shards loads its weights once
-def get_extractor(config: RegionsConfig | RegionFileConfig | TextConfig) -> Any:
-    """The extractor of a config, made once."""
-    kinds = {RegionFileConfig: RegionFile, TextConfig: TextExtractor}
-    return kinds.get(type(config), build_region_extractor)(config)
+@lru_cache(maxsize=2)  # one region extractor and one text extractor: a process loads their weights once for all jobs
+def get_extractor(config: ExtractorConfig) -> Any:
+    """Return the extractor of a config; each process builds it once."""
+    if isinstance(config, RegionFileConfig):
+        return RegionFile(config)
+    if isinstance(config, TextConfig):
+        return TextExtractor(config)
+    return build_region_extractor(config)
 
 
 def extract_regions(
     config: RegionsConfig | RegionFileConfig,
     dataset: Dataset,
-    workspace: Path,
+    workspace: Workspace,
     images_per_shard: int,
     map_fn: MapFn = map,
 ) -> Path:
-    """Region features of every image that is new or changed, into a store. Returns the store's folder.
+    """Extract the region features of all images that are new or changed.
 
-    An image that cannot be read is set aside in the store's manifest with its reason, and the run goes on. One that the
-    dataset no longer has is listed no longer.
+    An unreadable image becomes an invalid item of the store, with the reason. Images that the dataset no longer has
+    are removed from the store.
+
+    Returns:
+        The folder of the store.
+
+    Raises:
+        ValueError: All images are invalid.
     """
-    extractor = get_extractor(config)
-    folder = open_or_create_store(Workspace(workspace).stores, "regions", extractor.recipe)
+    folder = open_or_create_store(workspace.stores, "regions", get_extractor(config).recipe)
     paths = {image.id: image.path for image in dataset.images}
-    hashes = FileHashCache(workspace).get_hashes(paths.values())
-    items = [Item(*pair) for pair in zip(paths, hashes, strict=True)]
-    return _extract(extract_region_shard, config, folder, items, paths, images_per_shard, map_fn)
-
-
-def extract_tokens(
-    config: TextConfig, dataset: Dataset, workspace: Path, captions_per_shard: int, each: MapFn = map
-) -> Path:
-    """Token features of every caption that is new or changed, into a store. Returns the store's folder."""
-    extractor = get_extractor(config)
-    folder = open_or_create_store(Workspace(workspace).stores, "tokens", extractor.recipe)
-    texts = {caption.id: caption.text for caption in dataset.captions}
-    items = [Item(name, sha256_text(text)) for name, text in texts.items()]
-    return _extract(extract_token_shard, config, folder, items, texts, captions_per_shard, each)
-
-
-def _extract(
-    function: Callable[[ExtractionJob], str],
-    config: Any,
-    folder: Path,
-    items: list[Item],
-    sources: dict[str, Any],
-    per_shard: int,
-    each: MapFn,
-) -> Path:
-    with store_update(folder, items, per_shard) as plans:
-        module = type(get_extractor(config)).__module__
-        jobs = [
-            ExtractionJob(folder, plan, config, tuple(sources[item.id] for item in plan.items), module)
-            for plan in plans
-        ]
-        list(each(function, jobs))
-    if items and not len(store := Store(folder)):
-        name, reason = next(iter(store.invalid_items.items()))
-        raise ValueError(f"{folder}: none of {len(items)} items could be extracted; the first, {name}: {reason}")
+    hashes = FileHashCache(workspace.root).get_hashes(paths.values())
+    items = [Item(image_id, content_hash) for image_id, content_hash in zip(paths, hashes, strict=True)]
+    with store_update(folder, items, images_per_shard) as plans:
+        list(map_fn(extract_region_shard, _make_jobs(config, folder, plans, paths)))
+    _check_not_empty(folder, len(items))
     return folder
 
 
+def extract_tokens(
+    config: TextConfig, dataset: Dataset, workspace: Workspace, captions_per_shard: int, map_fn: MapFn = map
+) -> Path:
+    """Extract the token features of all captions that are new or changed.
+
+    Returns:
+        The folder of the store.
+
+    Raises:
+        ValueError: All captions are invalid.
+    """
+    folder = open_or_create_store(workspace.stores, "tokens", get_extractor(config).recipe)
+    texts = {caption.id: caption.text for caption in dataset.captions}
+    items = [Item(caption_id, sha256_text(text)) for caption_id, text in texts.items()]
+    with store_update(folder, items, captions_per_shard) as plans:
+        list(map_fn(extract_token_shard, _make_jobs(config, folder, plans, texts)))
+    _check_not_empty(folder, len(items))
+    return folder
+
+
+def _make_jobs(
+    config: ExtractorConfig, folder: Path, plans: Sequence[Any], source_by_id: Mapping[str, Any]
+) -> list[ExtractionJob]:
+    module = type(get_extractor(config)).__module__
+    return [
+        ExtractionJob(folder, plan, config, tuple(source_by_id[item.id] for item in plan.items), module)
+        for plan in plans
+    ]
+
+
+def _check_not_empty(folder: Path, num_items: int) -> None:
+    store = Store(folder)
+    if num_items and not len(store):
+        name, reason = next(iter(store.invalid_items.items()))
+        raise ValueError(
+            f"None of {num_items:,} items could be extracted into {folder}. The first, {name}: {reason}. "
+            "Check the dataset of the plan."
+        )
+
+
 def extract_region_shard(job: ExtractionJob) -> str:
-    """Make one shard of a region store; returns its file name."""
-    return write_shard(job.folder, job.plan, _region_rows(job))
+    """Write one shard of a region store. Returns its file name."""
+    return write_shard(job.folder, job.plan, _iter_region_rows(job))
 
 
-def _region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
+def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
+    """Yield the columns of each image, or the reason why the image is invalid."""
     extractor = get_extractor(job.config)
     if isinstance(extractor, RegionFile):
         yield from extractor.rows([item.id for item in job.plan.items])
         return
-    with closing(extract_from_paths(extractor, job.sources, load_image)) as found:
-        for regions in found:
+    extracted = extract_from_paths(extractor, job.sources, load_image)
+    with closing(extracted):  # type: ignore[type-var]  # it is a generator, which has `close`
+        for regions in extracted:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
 def extract_token_shard(job: ExtractionJob) -> str:
-    """Make one shard of a token store; returns its file name."""
+    """Write one shard of a token store. Returns its file name."""
+    return write_shard(job.folder, job.plan, _iter_token_rows(job))
 
-    def rows() -> Iterator[dict[str, Any]]:
-        with DEVICE_LOCK:  # two shards that share a GPU take turns
-            found = get_extractor(job.config)(list(job.sources))
-        yield from (vars(tokens) for tokens in found)
 
-    return write_shard(job.folder, job.plan, rows())
+def _iter_token_rows(job: ExtractionJob) -> Iterator[dict[str, Any]]:
+    with DEVICE_LOCK:  # two jobs that share a GPU extract in turn
+        extracted = get_extractor(job.config)(list(job.sources))
+    yield from (vars(tokens) for tokens in extracted)
 
 
 def check_region_store(folder: Path, dataset: Dataset) -> Path:
-    """A region store that is there already, for the images of the dataset that are in it. Returns its folder.
+    """Check that an external region store has regions of a dataset. Returns its folder.
 
-    Raises FileNotFoundError if there is no store, ValueError if it is of another kind or none of the images is in it.
+    Raises:
+        FileNotFoundError: The folder is not a store.
+        ValueError: It is a store of another kind, or it has no image of the dataset.
     """
     store = Store(folder)
     if store.kind != "regions":
-        raise ValueError(f"{folder} holds {store.kind}: set `regions_store` to the folder of a region store.")
+        raise ValueError(f"{folder} holds {store.kind}. Set `regions_store` to the folder of a region store.")
     if not any(image.id in store for image in dataset.images):
-        ours, theirs = dataset.images[0].id, next(iter(store.ids), "nothing")
+        dataset_id, store_id = dataset.images[0].id, next(iter(store.ids), "nothing")
         raise ValueError(
-            f"{folder}: none of the {len(dataset.images):,} images of {dataset.name} is in the store. It holds "
-            f'{theirs!r}, the dataset {ours!r}: import again with another --ids, such as "{{id}}.jpg".'
+            f"None of the {len(dataset.images):,} images of {dataset.name} is in the store {folder}. The store holds "
+            f"{store_id!r}, the dataset {dataset_id!r}. Import again with another --id-template, such as "
+            '"{id}.jpg".'
         )
     return folder
 
@@ -170,9 +198,3 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
         if caption.image_id in listed and (caption.image_id in selected or caption.id in tokens)
     )
     return Dataset(dataset.name, dataset.root, images, captions, dataset.invalid_records)
-
-
-def check_splits(splits: Iterable[str], known_splits: Iterable[str], dataset_name: str) -> None:
-    """Raise ValueError if a split is not one of the known splits."""
-    if unknown := sorted(set(splits) - set(known_splits)):
-        raise ValueError(f"{dataset_name} has no split {', '.join(unknown)}; it has {', '.join(known_splits)}.")

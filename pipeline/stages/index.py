@@ -1,57 +1,68 @@
-"""The last stage: all vectors of a model, with what their ids stand for, into a published version of the index."""
+"""Index stage: publish the vectors of a model, with metadata, as a version of the index."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.datasets import Dataset
 from data.store import Store
 from index.building import IncompatibleUpdateError, build_index, compact_index, find_due_maintenance, update_index
-from index.collection import IndexInputs
-from index.config import GateConfig, IndexConfig, MaintenanceConfig
+from index.collection import Collection, IndexInputs
+from index.config import GateConfig, IndexConfig, Kind, MaintenanceConfig
 from index.quality import HeldOutQueries, make_gate
 from index.search import Index
 from index.versions import read_version_manifest
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
-from pipeline.stages.index_rows import _collection, _sizes
-from pipeline.stages.origin import read_origin
+from pipeline.stages.index_rows import make_collection, read_image_sizes
+from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class IndexSource:
+    """Everything that an index is built from."""
+
+    vectors: VectorStores
+    dataset: Dataset
+    """Valid dataset; its texts, paths and splits become metadata."""
+    origin: Origin | None = None
+    """Names of the model and the stores; None if the vectors do not come from a plan."""
+    regions: Path | None = None
+    """Region store with the image sizes, for filters over width and height; None leaves the sizes unknown."""
+
+
 def publish_full_index(
-    config: IndexConfig,
-    vectors: VectorStores,
-    dataset: Dataset,
-    workspace: Path,
-    provenance: dict[str, Any],
-    regions: Path | None = None,
-    gate: GateConfig | None = None,
+    source: IndexSource, config: IndexConfig, workspace: Workspace, gate: GateConfig | None = None
 ) -> Path:
-    """Build and publish a version of the index over all vectors. Returns the path of its manifest.
+    """Build an index over all vectors and publish it as a new version.
 
-    `regions` is the store that has the pictures' sizes, for filters over width and height. Recall is measured on
-    held-out queries of the other kind: captions look for images, images for captions.
+    Recall is measured with held-out queries of the other kind: captions search images, and images search captions.
 
-    Raises RefusedError if the version does not pass the gate (`index.gate`; None: there is none): it is kept, and what
-    was served still is.
+    Args:
+        source: What the index is built from.
+        config: Settings of the index.
+        workspace: Workspace that contains the index.
+        gate: Settings of the quality gate; None publishes without a gate.
+
+    Returns:
+        The manifest of the version.
+
+    Raises:
+        RejectedError: The version did not pass the gate. It is kept, and the served version stays served.
     """
-    inputs, queries = _make_inputs(vectors, dataset, regions, provenance)
-    judge = None if gate is None else make_gate(gate, queries, inputs.collections, config)
-    return build_index(config, inputs, Workspace(workspace).index, gate=judge)
+    inputs, queries = _make_inputs(source)
+    gate_fn = None if gate is None else make_gate(gate, queries, inputs.collections, config)
+    return build_index(config, inputs, workspace.index, gate=gate_fn)
 
 
 def publish_index_update(
+    source: IndexSource,
     config: IndexConfig,
-    vectors: VectorStores,
-    dataset: Dataset,
-    workspace: Path,
-    provenance: dict[str, Any],
-    regions: Path | None = None,
+    workspace: Workspace,
     gate: GateConfig | None = None,
     *,
     maintenance: MaintenanceConfig,
@@ -59,63 +70,85 @@ def publish_index_update(
     allow_full_build: bool = False,
     on_message: Callable[[str], None] = log.info,
 ) -> Path:
-    """Bring the published index to what there is, by a delta, and in order if it needs that. Returns its manifest.
+    """Publish a version with delta shards for all new, changed and removed items; then run maintenance if it is due.
 
-    upkeep   when shards are compacted, and centroids trained anew (which is a build)
-    version  to start from, in place of the published one
-    say      is told when more is done than a delta, and why
-    whole    build a version of its own where a delta may not be: with another model, other settings, or none before
+    Args:
+        source: What the index is built from.
+        config: Settings of the index.
+        workspace: Workspace that contains the index.
+        gate: Settings of the quality gate; None publishes without a gate.
+        maintenance: Thresholds for compaction, and for retraining the centroids, which is a full build.
+        version: Version to update; the published one if None.
+        allow_full_build: Build the index from scratch where a delta is impossible: with another model, with other
+            settings, or without a published version.
+        on_message: Called with a line of text when more than a delta is built, with the reason.
 
-    Raises GenerationError or FileNotFoundError where a delta may not be, unless `whole`; RefusedError as `build_index`.
+    Returns:
+        The manifest of the version.
+
+    Raises:
+        IncompatibleUpdateError: A delta is impossible, and `allow_full_build` is False.
+        FileNotFoundError: No version is published, and `allow_full_build` is False.
+        RejectedError: The version did not pass the gate. It is kept, and the served version stays served.
     """
-    root, (inputs, queries) = Workspace(workspace).index, _make_inputs(vectors, dataset, regions, provenance)
-    judge = None if gate is None else make_gate(gate, queries, inputs.collections, config)
-    build_whole = partial(build_index, config, inputs, root, gate=judge)
+    root, (inputs, queries) = workspace.index, _make_inputs(source)
+    gate_fn = None if gate is None else make_gate(gate, queries, inputs.collections, config)
     try:
-        path = update_index(config, inputs, root, gate=judge, version=version)
+        path = update_index(config, inputs, root, gate=gate_fn, version=version)
     except (IncompatibleUpdateError, FileNotFoundError) as error:
         if not allow_full_build:
             raise
-        on_message(f"a whole index is built: {error}")
-        return build_whole()
-    if (needed := find_due_maintenance(read_version_manifest(root), maintenance)) is None:
+        on_message(f"index: full build, because a delta is impossible: {error}")
+        return build_index(config, inputs, root, gate=gate_fn)
+    due = find_due_maintenance(read_version_manifest(root), maintenance)
+    if due is None:
         return path
-    what, why = needed
-    on_message(f"index: {what}, since {why}")
-    return compact_index(root, gate=judge) if what == "compact" else build_whole()
+    action, reason = due
+    on_message(f"index: {action}, because {reason}")
+    if action == "compact":
+        return compact_index(root, gate=gate_fn)
+    return build_index(config, inputs, root, gate=gate_fn)
 
 
-def find_served_version(workspace: Path, version: int | None = None) -> tuple[Path, Path]:
-    """(manifest of a version, by default the published one; folder of the model that its vectors are of).
+def find_served_version(workspace: Workspace, version: int | None = None) -> tuple[Path, Path]:
+    """Find the manifest of a version, and the folder of the model that its vectors were computed with.
 
-    Raises ValueError for a version whose vectors came from elsewhere.
+    Args:
+        workspace: Workspace that contains the index.
+        version: Number of the version; the published one if None.
+
+    Raises:
+        FileNotFoundError: The version does not exist, or no version is published.
+        ValueError: The version was not built from a plan.
     """
-    folders = Workspace(workspace)
-    with Index.open(folders.index, version) as index:
-        return index.path, folders.models / read_origin(index).model
+    with Index.open(workspace.index, version) as index:
+        return index.path, workspace.models / read_origin(index).model
 
 
-def _make_inputs(
-    vectors: VectorStores, dataset: Dataset, regions: Path | None, provenance: dict[str, Any]
-) -> tuple[IndexInputs, dict[str, HeldOutQueries]]:
+def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, HeldOutQueries]]:
     """Return what is indexed, and the queries of the gate with their relevant items."""
-    stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
-    sizes = _sizes(regions, dataset)
-    collections = {kind: _collection(dataset, store, kind, sizes) for kind, store in stores.items()}
-    queries = {"image": _asked(dataset, stores, "caption"), "caption": _asked(dataset, stores, "image")}
-    vectors_by_kind = {kind: held_out.vectors for kind, held_out in queries.items()}
-    return IndexInputs(collections, vectors_by_kind, provenance), queries
+    dataset, sizes = source.dataset, read_image_sizes(source.regions, source.dataset)
+    stores: dict[Kind, Store] = {"image": Store(source.vectors.images), "caption": Store(source.vectors.captions)}
+    collections: dict[str, Collection] = {
+        kind: make_collection(dataset, store, kind, sizes) for kind, store in stores.items()
+    }
+    queries = {
+        "image": _make_held_out_queries(dataset, stores, "caption"),
+        "caption": _make_held_out_queries(dataset, stores, "image"),
+    }
+    query_vectors = {kind: held_out.vectors for kind, held_out in queries.items()}
+    provenance = {} if source.origin is None else source.origin.model_dump()
+    return IndexInputs(collections, query_vectors, provenance), queries
 
 
-def _asked(dataset: Dataset, stores: dict[str, Store], kind: str) -> HeldOutQueries:
-    """The held-out items of one kind and their right answers; all items where no held-out split has captions."""
-    splits = splits_with_captions(dataset, HELD_OUT) or splits_with_captions(
-        dataset, tuple(dataset.count_images_by_split())
-    )
-    place = {"image": 0, "caption": 1}[kind]
-    ids = [name for split in splits for name in held_out_ids(dataset, stores["image"], split)[place]]
+def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind: Kind) -> HeldOutQueries:
+    """Make queries of one kind from the held-out splits; from all splits if no held-out split has captions."""
+    all_splits = tuple(dataset.count_images_by_split())
+    splits = splits_with_captions(dataset, HELD_OUT) or splits_with_captions(dataset, all_splits)
+    position = 1 if kind == "caption" else 0
+    ids = [name for split in splits for name in held_out_ids(dataset, stores["image"], split)[position]]
     if kind == "caption":
-        right = [{dataset.image_id_by_caption_id[name]} for name in ids]
+        relevant_ids = [{dataset.image_id_by_caption_id[name]} for name in ids]
     else:
-        right = [{caption.id for caption in dataset.captions_by_image_id[name]} for name in ids]
-    return HeldOutQueries(stores[kind].read("features", ids).astype("float32"), right)
+        relevant_ids = [{caption.id for caption in dataset.captions_by_image_id[name]} for name in ids]
+    return HeldOutQueries(stores[kind].read("features", ids).astype("float32"), relevant_ids)

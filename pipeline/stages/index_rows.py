@@ -1,47 +1,68 @@
-"""Index rows of `pipeline`."""
+"""Collections of an index: the vectors of a vector store, with the metadata of their items from the dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 from data.datasets import Caption, Dataset, Image
 from data.store import Store
 from index.collection import Collection
+from index.config import Kind
 from index.metadata import Row
 
 
-def _collection(dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]) -> Collection:
-    """Every item of a kind that has a vector."""
-    rows = MetadataRows(dataset, store, kind, sizes)
-    return Collection(ids=rows.ids, vectors=partial(store.read, "features"), metadata=rows)
+def make_collection(
+    dataset: Dataset, vectors: Store, kind: Kind, size_by_image_id: Mapping[str, tuple[int, int]]
+) -> Collection:
+    """Make the collection of all items of a kind that have a vector."""
+    rows = MetadataRows(dataset, vectors, kind, size_by_image_id)
+    return Collection(ids=rows.ids, vectors=partial(vectors.read, "features"), metadata=rows)
 
 
-def _sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]:
-    """Image id -> width and height in pixels, as far as they are stored."""
+def read_image_sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """Read (width, height) in pixels by image id from a region store; empty if there is no region store."""
     if regions is None:
         return {}
     store = Store(regions)
-    names = [image.id for image in dataset.images if image.id in store]
-    return dict(zip(names, map(tuple, store.read("size", names).tolist()), strict=True)) if names else {}
+    ids = [image.id for image in dataset.images if image.id in store]
+    return dict(zip(ids, map(tuple, store.read("size", ids).tolist()), strict=True)) if ids else {}
 
 
 class MetadataRows(Sequence[Row]):
-    """The metadata of every item of a kind that has a vector, each row made when it is asked for."""
+    """Metadata of all items of a kind that have a vector. A row is built when it is read.
 
-    def __init__(self, dataset: Dataset, store: Store, kind: str, sizes: dict[str, tuple[int, int]]):
-        self._dataset, self._kind, self._sizes = dataset, kind, sizes
+    Args:
+        dataset: The dataset.
+        vectors: Vector store; its content hashes become metadata too.
+        kind: `image` or `caption`.
+        size_by_image_id: (width, height) in pixels; missing for images without a known size.
+    """
+
+    def __init__(
+        self, dataset: Dataset, vectors: Store, kind: Kind, size_by_image_id: Mapping[str, tuple[int, int]]
+    ) -> None:
+        self._dataset, self._kind, self._size_by_image_id = dataset, kind, size_by_image_id
         items: Sequence[Image | Caption] = dataset.images if kind == "image" else dataset.captions
-        self._items = [item for item in items if item.id in store]
+        self._items = [item for item in items if item.id in vectors]
         self.ids = [item.id for item in self._items]
-        self._sources = store.content_hashes(self.ids)
+        self._hashes = vectors.content_hashes(self.ids)
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, place: int) -> Row:
-        item = self._items[place]
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        item = self._items[index]
         image = item if isinstance(item, Image) else self._dataset.images_by_id[item.image_id]
         text = item.text if isinstance(item, Caption) else None
         path = image.path.relative_to(self._dataset.root).as_posix()
-        width, height = self._sizes.get(image.id, (None, None))
-        return Row(self._kind, item.id, image.id, text, path, image.split, width, height, self._sources[place])
+        width, height = self._size_by_image_id.get(image.id, (None, None))
+        return Row(self._kind, item.id, image.id, text, path, image.split, width, height, self._hashes[index])

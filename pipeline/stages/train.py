@@ -1,4 +1,4 @@
-"""Train of `pipeline`."""
+"""Training stage: train a model on the stores, or import a published checkpoint."""
 
 from pathlib import Path
 
@@ -9,11 +9,9 @@ from extractors.text import MEAN_LAST_4, TextEncoder
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
 from tern.config import TrainConfig
-from tern.model import check_checkpoint_file, load_bert_weights, load_paper_checkpoint
-from tern.model import import_checkpoint as adopt_authors
+from tern.model import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
 from tern.parallel import resolve_device
-from tern.training import OnEpoch, TrainingInputs, fingerprint
-from tern.training import train as train_tern
+from tern.training import OnEpoch, TrainingInputs, fingerprint, train
 
 
 def train_model(
@@ -21,44 +19,60 @@ def train_model(
     regions: Path,
     tokens: Path,
     dataset: Dataset,
-    workspace: Path,
+    workspace: Workspace,
     on_epoch: OnEpoch | None = None,
     text: TextConfig | None = None,
 ) -> Path:
-    """Train TERN, or go on where a run of this very config and data was stopped. Returns the model's folder.
+    """Train a model, or resume an interrupted training of the same settings and data.
 
-    `text` is what the tokens were extracted with, for a config with `fine_tune`.
+    Args:
+        config: Settings of the training.
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+        dataset: Valid dataset: all its items are in the stores.
+        workspace: Workspace that the model is written to.
+        on_epoch: Called after each epoch with its progress.
+        text: Config that the tokens were extracted with; needed if `config.fine_tune` is set.
+
+    Returns:
+        The folder of the model.
     """
     inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
-    name = fingerprint(inputs, config)
-    folder, device = Workspace(workspace).models / f"tern-{name}", resolve_device(config.device)
+    folder = workspace.models / f"tern-{fingerprint(inputs, config)}"
     encoder = TextEncoder(text) if config.fine_tune and text else None
-    return train_tern(inputs, config, folder, on_epoch, device, encoder)
+    return train(inputs, config, folder, on_epoch, resolve_device(config.device), encoder)
 
 
-def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Path) -> None:
-    """What can be told of a checkpoint before any feature is extracted for it; nothing of one that was adopted before.
+def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -> None:
+    """Check a checkpoint before features are extracted for it.
+
+    A checkpoint that was imported into the workspace before is not read again.
+
+    Args:
+        checkpoint: Checkpoint file of the authors of TERN.
+        text: Config of the text extractor.
+        workspace: Workspace that the checkpoint will be imported into.
 
     Raises:
-        FileNotFoundError: no such file
-        ValueError: it cannot be read, or its BERT is not the one in [text], or that gives a mean of several layers,
-            where the authors' networks read one
+        FileNotFoundError: The file does not exist.
+        ValueError: The file cannot be read, its BERT is not the one of `text`, or `text` averages several layers.
     """
     check_checkpoint_file(checkpoint)
     if text.layer == MEAN_LAST_4:
         raise ValueError(
-            f"text.layer is {MEAN_LAST_4!r}, and {checkpoint} was trained on one layer: text.layer=6 is the authors'"
+            f"text.layer is {MEAN_LAST_4!r}, but {checkpoint} was trained on one layer. Set text.layer=6, the layer "
+            "of the authors."
         )
-    models = Workspace(workspace)
-    cards = (read_model_card(models.model(name)) for name in models.list_models())
+    cards = (read_model_card(workspace.model(name)) for name in workspace.list_models())
     if any(card.checkpoint == checkpoint.name for card in cards):
         return
-    _, bert = load_paper_checkpoint(checkpoint)
-    if bert:
-        load_bert_weights(TextEncoder(text), bert, checkpoint)
+    _, bert_weights = load_paper_checkpoint(checkpoint)
+    if bert_weights:
+        load_bert_weights(TextEncoder(text), bert_weights, checkpoint)
 
 
-def import_paper_checkpoint(checkpoint: Path, regions: Path, tokens: Path, workspace: Path, text: TextConfig) -> Path:
-    """The model of one of the authors' checkpoints, used as it is. Returns its folder."""
-    stores = Store(regions), Store(tokens)
-    return adopt_authors(checkpoint, Workspace(workspace).models, *stores, lambda: TextEncoder(text))
+def import_paper_checkpoint(
+    checkpoint: Path, regions: Path, tokens: Path, workspace: Workspace, text: TextConfig
+) -> Path:
+    """Import a checkpoint of the authors of TERN as a model, without training. Returns the folder of the model."""
+    return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))

@@ -1,4 +1,4 @@
-"""`tern index tune`: what the ladder measures over a plan's own vectors, as a table and a plot."""
+"""`tern index tune`: measures index settings on the vectors of a plan and recommends one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,64 +12,87 @@ from index.tuning import OperatingPoint, TuningLimits, choose_point, measure_can
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
 
-MAX_SAMPLE_ROWS = 50_000  # rows measured on, at most
-MAX_QUERIES = 2_000  # of a kind, at most
-QUERY_KINDS = {"image": ("text", "image"), "caption": ("image", "text")}  # what looks for a kind; the first decides
+MAX_SAMPLE_ROWS = 50_000
+MAX_QUERIES = 2_000  # of each kind
+QUERY_KINDS = {"image": ("text", "image"), "caption": ("image", "text")}
+"""Kinds of queries that search a collection; the first one decides the recommended settings."""
 
 
 @dataclass(frozen=True)
 class TuningAdvice:
-    """What was measured for one kind of item, and what was chosen."""
+    """Measured operating points of one collection, and the recommended ones."""
 
-    kind: str  # of what is found: "image", "caption"
-    num_sampled: int  # rows measured on
-    num_rows: int  # rows there are
+    kind: str
+    """Collection that was searched: `image` or `caption`."""
+    num_sampled: int
+    """Number of rows in the sample that was measured."""
+    num_rows: int
+    """Number of rows in the collection."""
     points: list[OperatingPoint]
-    chosen: dict[str, OperatingPoint]  # by kind of query
+    chosen: dict[str, OperatingPoint]
+    """Recommended operating point by kind of query."""
 
     @property
     def settings(self) -> list[str]:
-        """KEY=VALUE for `--set`: lists in proportion to the rows; the build measures how many to probe."""
+        """Recommended settings of the index, each `KEY=VALUE` for `--set`.
+
+        The number of lists grows in proportion to the rows. `nprobe` is not among the settings: the build measures it.
+        """
         best = self.chosen[QUERY_KINDS[self.kind][0]]
-        grown = 1 if best.nlist == 1 else best.nlist * round(self.num_rows / self.num_sampled)
+        nlist = 1 if best.nlist == 1 else best.nlist * round(self.num_rows / self.num_sampled)
         code = best.factory.split(",")[1]
-        return [f"index.factory=IVF{{nlist}},{code}", f"index.nlist={grown}", f"index.rescore={best.rescore}"]
+        return [f"index.factory=IVF{{nlist}},{code}", f"index.nlist={nlist}", f"index.rescore={best.rescore}"]
 
 
 def advise_index_settings(
-    kind: str, wanted: TuningLimits, vectors: VectorStores, dataset: Dataset, seed: int = 0
+    kind: str, limits: TuningLimits, vectors: VectorStores, dataset: Dataset, seed: int = 0
 ) -> TuningAdvice:
-    """Measure the ladder over a random sample of the items of `kind` that are not held out.
+    """Measure index settings on a random sample of a collection.
 
-    The held-out sentences ask, and the held-out images: none of them is in the sample. Raises ValueError if the data
-    have no held-out split, too few items, or if nothing keeps the limits.
+    The queries are the held-out captions and images; none of them is in the sample.
+
+    Args:
+        kind: Collection to search: `image` or `caption`.
+        limits: Limits that the recommended settings must keep.
+        vectors: Vector stores.
+        dataset: Valid dataset.
+        seed: Seed of the random sample.
+
+    Raises:
+        ValueError: The kind is unknown, no held-out split has captions, there are too few items, or no measured
+            setting keeps the limits.
     """
     if kind not in KINDS:
-        raise ValueError(f"there is no kind {kind!r}; it is one of {', '.join(KINDS)}.")
+        raise ValueError(f"Unknown kind {kind!r}; --kind must be one of {', '.join(KINDS)}.")
     splits = splits_with_captions(dataset, HELD_OUT)
     if not splits:
         raise ValueError(
-            f"no split of {', '.join(HELD_OUT)} has captions, and queries must not be database vectors: "
-            "mark some images as val or test."
+            f"No split of {', '.join(HELD_OUT)} has captions, but queries must not be vectors of the index. "
+            "Assign some images with captions to val or test."
         )
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
-    asking = [held_out_ids(dataset, stores["image"], split) for split in splits]
-    names = {"image": [n for part in asking for n in part[0]], "text": [n for part in asking for n in part[1]]}
-    held = {"image": set(names["image"]), "caption": set(names["text"])}[kind]
-    rest = sorted(name for name in stores[kind].ids if name not in held)
-    queries = {
-        asked: _draw(stores["caption" if asked == "text" else "image"], names[asked], MAX_QUERIES, seed)
-        for asked in QUERY_KINDS[kind]
+    ids_by_split = [held_out_ids(dataset, stores["image"], split) for split in splits]
+    query_ids = {
+        "image": [image_id for image_ids, _, _ in ids_by_split for image_id in image_ids],
+        "text": [caption_id for _, caption_ids, _ in ids_by_split for caption_id in caption_ids],
     }
-    sample = _draw(stores[kind], rest, MAX_SAMPLE_ROWS, seed)
-    rows = len(rest) + len(held)
-    points = measure_candidates(sample, queries, wanted, rows, seed)
-    chosen = {asked: choose_point(points, wanted, asked) for asked in queries}
-    return TuningAdvice(kind, len(sample), rows, points, chosen)
+    held_out = set(query_ids["image" if kind == "image" else "text"])
+    indexed_ids = sorted(name for name in stores[kind].ids if name not in held_out)
+    queries = {
+        query_kind: _sample_vectors(
+            stores["caption" if query_kind == "text" else "image"], query_ids[query_kind], MAX_QUERIES, seed
+        )
+        for query_kind in QUERY_KINDS[kind]
+    }
+    sample = _sample_vectors(stores[kind], indexed_ids, MAX_SAMPLE_ROWS, seed)
+    num_rows = len(indexed_ids) + len(held_out)
+    points = measure_candidates(sample, queries, limits, num_rows, seed)
+    chosen = {query_kind: choose_point(points, limits, query_kind) for query_kind in queries}
+    return TuningAdvice(kind, len(sample), num_rows, points, chosen)
 
 
-def _draw(store: Store, names: Sequence[str], most: int, seed: int) -> np.ndarray:
-    """(n, d) float32 vectors of at most `most` of the names, drawn at random."""
-    names = sorted(names)
-    places = np.random.Generator(np.random.PCG64(seed)).choice(len(names), min(len(names), most), replace=False)
-    return np.asarray(store.read("features", [names[place] for place in np.sort(places)]), np.float32)
+def _sample_vectors(store: Store, ids: Sequence[str], max_rows: int, seed: int) -> np.ndarray:
+    """Draw at most `max_rows` of the ids at random and read their vectors (n, d) as float32."""
+    ids, rng = sorted(ids), np.random.Generator(np.random.PCG64(seed))
+    positions = rng.choice(len(ids), min(len(ids), max_rows), replace=False)
+    return np.asarray(store.read("features", [ids[position] for position in np.sort(positions)]), np.float32)

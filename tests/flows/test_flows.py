@@ -270,7 +270,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert names == [["embedding demo 000", "token-features demo 000"], []], "one caption, extracted and embedded once"
     shown = server.artifacts(again)
     assert set(shown) >= {"index", "gate", "published", "gallery", "lineage"}
-    table = {row["kind"]: (row["of them deltas"], row["dead rows"]) for row in json.loads(shown["index"]["data"])}
+    table = {row["kind"]: (row["delta shards"], row["deleted rows"]) for row in json.loads(shown["index"]["data"])}
     assert table == {"image": (0, 0), "caption": (1, 1)}
 
     # From version 1 on, both captions are new to it: one delta, and none of version 3's.

@@ -18,6 +18,7 @@ from data.manifest.schema import Item, ShardPlan
 from data.store import write_shard
 from data.store.writing import commit
 from index.building.build import build_index
+from index.collection import IndexInputs
 from index.config import IndexConfig
 from tests.helpers.index_world import make
 from tests.helpers.region_files import fill, some
@@ -73,9 +74,7 @@ def make_workspace(workspace: Path) -> Path:
     tokens = open_or_create_store(workspace / "stores", "tokens", {"model": "test"}, "float16")
     rows = {"features": np.ones((2, 6), "f2"), "token_ids": np.ones(2, "i4"), "full_length": np.array(2, "i4")}
     commit(tokens, [write_shard(tokens, ShardPlan((Item("7#0", "a" * 64),)), [rows])])
-    collections, queries = make(images=60)
-    provenance = {"model": "tern-0", "regions": regions.name, "tokens": tokens.name}
+    inputs = IndexInputs(*make(images=60), {"model": "tern-0", "regions": regions.name, "tokens": tokens.name})
     for seed in (0, 1):
-        config = IndexConfig(nlist=1, shards=1, seed=seed)
-        build_index(config, collections, queries, workspace / "index", provenance)
+        build_index(IndexConfig(nlist=1, shards=1, seed=seed), inputs, workspace / "index")
     return workspace

@@ -24,6 +24,7 @@ from extractors.regions.faster_rcnn import TorchvisionExtractor
 from extractors.regions.grid import GridExtractor
 from pipeline.runs.workers import make_process_map
 from pipeline.stages.extract import extract_regions
+from pipeline.workspace import Workspace
 from tests.bench.common import cpu, show
 from tests.helpers.image_bytes import picture
 from tests.helpers.random_bottom_up import calibrate_norm
@@ -113,7 +114,7 @@ def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fp
     )
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     config = TorchvisionConfig(model=model, weights=weights)
-    store = Store(extract_regions(config, dataset, folder, 100, make_process_map(2, "region features")))
+    store = Store(extract_regions(config, dataset, Workspace(folder), 100, make_process_map(2, "region features")))
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     aside = len(store.invalid_items) + len(dataset.invalid_records)

@@ -16,7 +16,7 @@ from data.store.store import Store
 from pipeline.cli.app import build_app
 from pipeline.pages.misses import MAX_HIGHER_RANKED, Miss, MissReport, find_misses, write_misses
 from pipeline.pages.report import write_report
-from tern.evaluation import RetrievalMetrics, read_evaluation
+from tern.evaluation.results import RetrievalMetrics
 from tests.helpers.small_plan import small_plan
 
 
@@ -60,7 +60,7 @@ def test_find_misses_matches_the_reference_and_the_evaluation(finished_pipeline,
         assert [m.rank for m in misses] == sorted((m.rank for m in misses), reverse=True)
         assert report.num_missed[direction] == len(misses)
         assert all(image_of.get(m.relevant_id, m.relevant_id) == image_of.get(m.query, m.query) for m in misses)
-    evaluation = read_evaluation(finished_pipeline.evaluation).splits["test"]
+    evaluation = finished_pipeline.evaluation.splits["test"]
     assert report.metrics.flat() == {key: evaluation.metrics.flat()[key] for key in report.metrics.flat()}
     assert report.num_queries == {"t2i": evaluation.captions, "i2t": evaluation.images}
 

@@ -16,6 +16,7 @@ from data.images.hash_cache import MIN_AGE_NS, FileHashCache
 from data.io.digests import sha256_file
 from data.store.store import Store
 from pipeline.stages.extract import extract_regions
+from pipeline.workspace import Workspace
 
 NAMES = [f"{i:04}.jpg" for i in range(1050)]
 OPENED: list[str] = []
@@ -58,11 +59,13 @@ def make_file(path: Path) -> RegionFileConfig:
 def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_photograph(
     tmp_path, opened, later, monkeypatch
 ):
-    photos, asked, real = tmp_path / "photos", [], RegionFile._row
+    photos, asked, real = tmp_path / "photos", [], RegionFile._get_fields
     photos.mkdir()
     for name in NAMES:
         (photos / name).write_bytes(name.encode() * 30)
-    monkeypatch.setattr(RegionFile, "_row", lambda self, number: asked.append(NAMES[number]) or real(self, number))
+    monkeypatch.setattr(
+        RegionFile, "_get_fields", lambda self, number: asked.append(NAMES[number]) or real(self, number)
+    )
     config = make_file(tmp_path / "regions.npz")
 
     def run(names) -> tuple[list[str], list[str]]:
@@ -70,7 +73,7 @@ def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_ph
         asked.clear()
         opened.clear()
         images = tuple(Image(name, photos / name, "train") for name in names)
-        folder = extract_regions(config, Dataset("photos", photos, images, ()), tmp_path / "run", 100)
+        folder = extract_regions(config, Dataset("photos", photos, images, ()), Workspace(tmp_path / "run"), 100)
         cost = list(asked), [Path(path).name for path in opened]
         with Store(folder) as store:
             assert sorted(store.ids) == sorted(names), "the listing is the dataset"

@@ -145,10 +145,10 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
-    with pytest.raises(FileNotFoundError, match="is missing, a checkpoint"):
+    with pytest.raises(FileNotFoundError, match="The checkpoint .* does not exist"):
         extract_features(load_plan(str(path), settings))
     settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
-    with pytest.raises(ValueError, match=r"was trained on one layer: text\.layer=6"):
+    with pytest.raises(ValueError, match=r"was trained on one layer\. Set text\.layer=6"):
         extract_features(load_plan(str(path), settings))
     (tmp_path / "broken.pth.tar").write_bytes((tmp_path / "x.pth.tar").read_bytes()[:3000])
     checkpoint(tmp_path / "deep.pth.tar", dim, tuned(load_plan(str(path)).text, 3))
@@ -157,7 +157,7 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
         with pytest.raises(ValueError, match=message):
             extract_features(load_plan(str(path), settings))
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ValueError, match=r"give \[train\] or checkpoint"):
+    with pytest.raises(ValueError, match=r"with a checkpoint trains no model, but \[train\] is set"):
         load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1"))
     assert load_plan(str(path), ('checkpoint="x.pth.tar"', "train.seed=1", "train={}")).checkpoint
 

@@ -27,6 +27,7 @@ from pipeline.runs.torchrun_training import train_together
 from pipeline.search.searcher import Searcher
 from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import extract_regions
+from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
 from tests.helpers.small_plan import extract_features, small_plan
 from tests.reference.recall import slow_recall
@@ -110,7 +111,9 @@ def test_shards_over_worker_processes_give_the_same_store(finished_pipeline, tmp
 
     plan = load_plan(str(small_plan(tmp_path, workers=2)))
     each = make_process_map(2, "region features")
-    regions = extract_regions(plan.regions, finished_pipeline.features.dataset, tmp_path, plan.images_per_shard, each)
+    regions = extract_regions(
+        plan.regions, finished_pipeline.features.dataset, Workspace(tmp_path), plan.images_per_shard, each
+    )
     assert regions.name == finished_pipeline.features.regions.name
     ours, theirs = Store(regions), Store(finished_pipeline.features.regions)
     assert ours.ids == theirs.ids
@@ -133,7 +136,7 @@ def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished_pipeli
         for caption in part.captions
     }
     expected = slow_recall(scores, part.image_id_by_caption_id)
-    found = json.loads(finished_pipeline.evaluation.read_text())["test"]
+    found = finished_pipeline.evaluation.splits["test"].flat()
     assert {key: pytest.approx(value) for key, value in expected.items()} == {key: found[key] for key in expected}
 
 
@@ -145,7 +148,8 @@ def test_metrics_follow_what_the_gallery_holds(finished_pipeline, tmp_path):
     )
     mute = replace(dataset, captions=tuple(c for c in dataset.captions if c.image_id != name))
     with_it, without = (
-        evaluate_splits(finished_pipeline.vectors, d, tmp_path) for d in (mute, dataset.exclude_images({name}))
+        evaluate_splits(finished_pipeline.vectors, d, Workspace(tmp_path))
+        for d in (mute, dataset.exclude_images({name}))
     )
     assert with_it != without
     counts = [json.loads(path.read_text())["test"]["images"] for path in (with_it, without)]
@@ -302,10 +306,12 @@ def test_the_command_line_gives_what_the_calls_give(finished_pipeline, tmp_path)
 
 
 def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished_pipeline, tmp_path):
-    plain = json.loads(finished_pipeline.evaluation.read_text())
+    plain = {name: split.flat() for name, split in finished_pipeline.evaluation.splits.items()}
     config = EvaluationConfig(folds=2, ndcg=True)
-    path = evaluate_splits(finished_pipeline.vectors, finished_pipeline.features.dataset, tmp_path, config=config)
-    assert path.name != finished_pipeline.evaluation.name
+    path = evaluate_splits(
+        finished_pipeline.vectors, finished_pipeline.features.dataset, Workspace(tmp_path), config=config
+    )
+    assert not (finished_pipeline.workspace.evaluation / path.name).exists()
     for split, found in json.loads(path.read_text()).items():
         assert {key: found[key] for key in plain[split]} == plain[split]
         assert {"fold_rsum", "t2i_ndcg_rougeL", "fold_i2t_ndcg_rougeL"} < found.keys()
@@ -317,7 +323,7 @@ def test_the_report_shows_queries_metrics_curves_and_the_work(finished_pipeline)
         "two dogs are running along the street",
         "data:image/svg+xml",
         "text to image",
-        "What was done",
+        "<h2>Stages</h2>",
     ):
         assert part in text
     assert "http://" not in text.replace("http://www.w3.org", ""), "the page needs no other file"
@@ -329,5 +335,5 @@ def test_galleries_are_pages_or_pictures_and_escape_what_comes_from_files(finish
     nasty = [type(hits[0])("<b>.jpg", 0.5, tmp_path / "gone.jpg", ("<script>alert(1)</script>",)), *hits]
     assert "<script>" not in write_gallery(tmp_path / "a.html", "<i>q</i>", nasty).read_text()
     assert Image.open(write_gallery(tmp_path / "a.png", "q", nasty)).width > 1000
-    with pytest.raises(ValueError, match=r"ends in \.html or \.png"):
+    with pytest.raises(ValueError, match=r"ends in neither \.html nor \.png"):
         write_gallery(tmp_path / "a.gif", "q", hits)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +19,10 @@ from index.versions.folder import list_versions, read_version_manifest
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
 from pipeline.runs.runner import PipelineRunner
-from pipeline.stages.index import find_served_version, publish_index_update
+from pipeline.stages.index import IndexSource, find_served_version, publish_index_update
+from pipeline.stages.origin import read_origin
 from pipeline.stages.results import Vectors
+from pipeline.workspace import Workspace
 from tests.helpers.small_plan import SMALL
 
 
@@ -52,7 +54,7 @@ def make_runner(plan) -> tuple[PipelineRunner, list[tuple[str, int]]]:
 
 
 def embed_with_served_model(runner) -> Vectors:
-    _, model = find_served_version(runner.plan.workspace)
+    _, model = find_served_version(runner.workspace)
     return runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model)
 
 
@@ -100,7 +102,7 @@ def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
     items = Collection(["a", "b", "c", "d"], vectors, [Row("image", name) for name in "abcd"])
     build_plain(IndexConfig(), IndexInputs({"image": items}, {"image": vectors}), tmp_path / "other" / "index")
     with pytest.raises(ValueError, match=r"Version 1 .* was not built from a plan"):
-        find_served_version(tmp_path / "other")
+        find_served_version(Workspace(tmp_path / "other"))
 
 
 def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
@@ -110,20 +112,24 @@ def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
     annotations.write_text(json.dumps(content))
     runner, _ = make_runner(plan)
     vectors = embed_with_served_model(runner)
-    inputs = (runner.plan.index, vectors, vectors.features.dataset, runner.plan.workspace)
-    bring = partial(publish_index_update, regions=vectors.features.regions)
-    root, origin = runner.workspace.index, read_version_manifest(runner.workspace.index).provenance
+    root = runner.workspace.index
+    with Index.open(root) as index:
+        origin = read_origin(index)
+    source = IndexSource(vectors, vectors.features.dataset, origin, vectors.features.regions)
+    other_source = replace(source, origin=origin.model_copy(update={"model": "tern-0123456789ab"}))
+    arguments = (runner.plan.index, runner.workspace)
     with pytest.raises(IncompatibleUpdateError, match="An update cannot change it"):
-        bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig())
+        publish_index_update(other_source, *arguments, maintenance=MaintenanceConfig())
     assert list_versions(root) == [1]
-    said = []
-    bring(*inputs, origin, maintenance=MaintenanceConfig(max_deleted_fraction=0.01), on_message=said.append)
-    assert said == ["index: compact, since caption: 0.028 of the rows deleted, more than 0.01"]
+    messages = []
+    maintenance = MaintenanceConfig(max_deleted_fraction=0.01)
+    publish_index_update(source, *arguments, maintenance=maintenance, on_message=messages.append)
+    assert messages == ["index: compact, because caption: 0.028 of the rows deleted, more than 0.01"]
     assert list_versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
     assert [part.role for part in read_version_manifest(root).collections["caption"].shards] == ["base", "base"]
-    bring(*inputs, origin | {"model": "tern-0123456789ab"}, maintenance=MaintenanceConfig(), allow_full_build=True)
+    publish_index_update(other_source, *arguments, maintenance=MaintenanceConfig(), allow_full_build=True)
     other = read_version_manifest(root)
     assert other.version == 4
     assert other.collections["image"].vector_space != read_version_manifest(root, 3).collections["image"].vector_space
-    bring(*inputs, origin, maintenance=MaintenanceConfig(), version=3)
+    publish_index_update(source, *arguments, maintenance=MaintenanceConfig(), version=3)
     assert read_version_manifest(root).version == 3, "from version 3 on, with nothing new: it is served again"

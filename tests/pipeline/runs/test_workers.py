@@ -37,6 +37,7 @@ from data.datasets import Dataset, Image
 from extractors.config import TorchvisionConfig
 from pipeline.runs import make_process_map
 from pipeline.stages.extract import extract_regions
+from pipeline.workspace import Workspace
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -47,7 +48,7 @@ if __name__ == "__main__":
         images.append(Image(path.name, path, "test"))
     dataset = Dataset("four", folder, tuple(images), ())
     config = TorchvisionConfig(model="demo", weights="demo")
-    extract_regions(config, dataset, folder / "run", 1, make_process_map(2, "regions"))
+    extract_regions(config, dataset, Workspace(folder / "run"), 1, make_process_map(2, "regions"))
     print(os.getpid())
 """
 

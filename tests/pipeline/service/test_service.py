@@ -11,7 +11,9 @@ from index.versions.switch import rollback
 from index.versions.tags import add_tag
 from pipeline.cli.app import build_app
 from pipeline.search.searcher import Searcher
-from pipeline.stages.index import publish_full_index
+from pipeline.stages.index import IndexSource, publish_full_index
+from pipeline.stages.origin import read_origin
+from pipeline.workspace import Workspace
 from tests.helpers.small_plan import small_plan
 
 testclient = pytest.importorskip("fastapi.testclient")
@@ -136,13 +138,8 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     before = search()
     assert before[0] == 1
     config = finished_pipeline.plan.index.model_copy(update={"shards": 1})
-    publish_full_index(
-        config,
-        finished_pipeline.vectors,
-        finished_pipeline.features.dataset,
-        tmp_path,
-        first.index.manifest.provenance,
-    )
+    source = IndexSource(finished_pipeline.vectors, finished_pipeline.features.dataset, read_origin(first.index))
+    publish_full_index(source, config, Workspace(tmp_path))
     assert search() == (2, before[1])
     add_tag(first.index.root, "old", 1)
     assert search(version="1") == search(version="old") == before

@@ -11,8 +11,9 @@ from index.search.index import Index
 from index.tuning.choice import TuningLimits
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
-from pipeline.stages.index import publish_full_index
+from pipeline.stages.index import IndexSource, publish_full_index
 from pipeline.stages.tune import advise_index_settings
+from pipeline.workspace import Workspace
 from tests.helpers.small_plan import small_plan
 
 
@@ -29,13 +30,8 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished_pipeline, t
     again = CliRunner().invoke(build_app(), command)
     assert without_time(again.stdout) == without_time(told.stdout)
     settings = shlex.split(lines[-1])[4::2]  # build  tern index --set KEY=VALUE --set ...
-    publish_full_index(
-        load_plan(plan, tuple(settings)).index,
-        finished_pipeline.vectors,
-        finished_pipeline.features.dataset,
-        tmp_path,
-        {},
-    )
+    source = IndexSource(finished_pipeline.vectors, finished_pipeline.features.dataset)
+    publish_full_index(source, load_plan(plan, tuple(settings)).index, Workspace(tmp_path))
     with Index.open(tmp_path / "index") as index:
         about = index.manifest.collections["image"]
     assert about.recall.target_reached
@@ -67,7 +63,7 @@ def test_no_query_is_among_the_rows(kind, finished_pipeline, monkeypatch):
     ("arguments", "message"),
     [
         (["tune", "--max-memory-gb", "0"], "No operating point keeps the limit 0 GB"),
-        (["tune", "--kind", "video"], "no kind 'video'"),
+        (["tune", "--kind", "video"], "Unknown kind 'video'; --kind must be one of image, caption"),
         (["--set", "index.shards=2", "tune"], "come before 'tune'. Pass them after it"),
     ],
 )

@@ -59,7 +59,7 @@ def test_plan_with_fine_tune_runs_up_to_a_query(tmp_path):
     finished = PipelineRunner(
         load_plan(str(small_plan(tmp_path)), ("train.fine_tune=true", "train.epochs=1", "text.layer=2"))
     ).run_all()
-    assert finished.evaluation.is_file()
+    assert set(finished.evaluation.splits) == {"val", "test"}
     assert finished.index.is_file()
     start, trained = TextEncoder(finished.plan.text).state_dict(), load_file(finished.model / "best.safetensors")
     moved = [name for name, value in start.items() if not torch.equal(value, trained[f"text.{name}"])]
