@@ -112,9 +112,11 @@ class BottomUpConfig(BaseModel):
     @model_validator(mode="after")
     def _check_order(self) -> BottomUpConfig:
         if self.min_regions > self.max_regions:
-            raise ValueError(f"min_regions {self.min_regions} is above max_regions {self.max_regions}")
+            raise ValueError(
+                f"min_regions {self.min_regions} is above max_regions {self.max_regions}. Change one of them."
+            )
         if self.min_size > self.max_size:
-            raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}")
+            raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}. Change one of them.")
         return self
 
 

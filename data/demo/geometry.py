@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.demo.drawing.people import GRIPS
+from data.demo.drawing.poses import GRIPS
 from data.demo.drawing.sprites import aspect_ratio
 from data.demo.scenes.kinds import KINDS
 from data.demo.scenes.scene import Group

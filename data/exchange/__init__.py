@@ -1,8 +1,9 @@
 """Region features of other software into stores and back; knows no plan and no model."""
 
+from data.exchange.import_recipe import count_images, detect_formats
 from data.exchange.region_export import export_regions
 from data.exchange.region_file import RegionFile
-from data.exchange.region_import import ImportResult, count_images, detect_formats, find_missing_images, import_regions
+from data.exchange.region_import import ImportResult, find_missing_images, import_regions
 
 __all__ = [
     "ImportResult",

@@ -11,22 +11,20 @@ import numpy as np
 
 from data.config import ImportConfig
 from data.exchange.checks import fill_missing_fields, find_problem
+from data.exchange.import_recipe import detect_formats, get_feature_dtype, make_import_recipe
 from data.exchange.photo_sizes import find_image_size
 from data.formats.base import Format, InvalidSourceRecord
-from data.formats.catalogue import detect_format, get_format
 from data.formats.names import Template
 from data.io.digests import sha256_text
 from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import open_or_create_store, read_store_manifest
-from data.manifest.schema import REGION_FIELDS, FeatureDtype, Item, Recipe, ShardPlan
+from data.manifest.schema import REGION_FIELDS, Item, ShardPlan
 from data.store.columns import Columns
 from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, write_next_manifest
-from data.text import escape_invalid_text, read_lines
+from data.text import escape_invalid_text
 
-VERSION = 2  # raise it when equal settings give other numbers: it is part of the recipe
-MAX_VOCABULARY_BYTES = 16 << 20
 Progress = Callable[[int], None]
 ItemRow = dict[str, Any] | str  # the fields of an image, or why it is invalid
 
@@ -45,65 +43,6 @@ class ImportResult:
     """Number of images that the store had before, with equal content."""
     invalid_records: tuple[tuple[str, str], ...]
     """(name and location, reason) of each invalid record."""
-
-
-def detect_formats(config: ImportConfig) -> list[Format]:
-    """Return the format of each source: the one of the settings, or the detected one.
-
-    Raises:
-        FileNotFoundError: A source is missing.
-        ValueError: The format is unknown or cannot be detected.
-    """
-    if config.format != "auto":
-        kind = get_format(config.format)
-        missing = [path for path in config.sources if not path.exists() and not kind.is_prefix]
-        if missing:
-            raise FileNotFoundError(f"Nothing is at {missing[0]}. Pass a {'folder' if kind.is_folder else 'file'}.")
-        return [kind] * len(config.sources)
-    return [detect_format(path, config.options) for path in config.sources]
-
-
-def count_images(config: ImportConfig) -> int:
-    """Count the images of the sources, for a progress bar; for a TSV an estimate from its first line."""
-    return sum(kind.count(path) for kind, path in zip(detect_formats(config), config.sources, strict=True))
-
-
-def import_recipe(config: ImportConfig, formats: list[Format]) -> Recipe:
-    """Return the recipe of the store: the name of the features and the settings that determine numbers or ids.
-
-    The content of the files is in the hashes of the items, so that a second file of the same features can be added.
-    """
-    options = config.options
-    return {
-        "extractor": "import",
-        "version": VERSION,
-        "source": config.name or "+".join(path.name for path in config.sources),
-        "formats": sorted({kind.name for kind in formats}),
-        "ids": config.id_template,
-        "dtype": _get_dtype(config),
-        "sizes": config.sizes,
-        "boxes": config.boxes,
-        "transposed": options.transposed,
-        "arrays": list(options.arrays),
-        "normalize": options.normalize,
-        "pickled": sorted(options.allow_pickle),
-        "classes": _read_vocabulary(config.classes),
-        "attributes": _read_vocabulary(config.attributes),
-    }
-
-
-def _get_dtype(config: ImportConfig) -> FeatureDtype:
-    return "float16" if config.float16 else "float32"
-
-
-def _read_vocabulary(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    if path.stat().st_size > MAX_VOCABULARY_BYTES:
-        raise ValueError(
-            f"{path} has more than {MAX_VOCABULARY_BYTES:,} bytes. Pass a text file with one name per line."
-        )
-    return [line.strip() for line in read_lines(path)]
 
 
 def import_regions(
@@ -126,7 +65,7 @@ def import_regions(
         WriteLockError: Another process writes to the store.
     """
     formats = detect_formats(config)
-    folder = open_or_create_store(root, "regions", import_recipe(config, formats), _get_dtype(config))
+    folder = open_or_create_store(root, "regions", make_import_recipe(config, formats), get_feature_dtype(config))
     with write_lock(folder):
         return _import_records(config, formats, folder, progress, stop_after)
 
@@ -223,7 +162,7 @@ def _iter_items(
                 if name in location_by_id:
                     raise ValueError(f"the id {name!r} is a duplicate of {location_by_id[name]}")
                 row = fill_missing_fields(record.fields, find_image_size(config, name, record), config.boxes)
-                if problem := find_problem(row, _get_dtype(config), dim):
+                if problem := find_problem(row, get_feature_dtype(config), dim):
                     raise ValueError(problem)
             except ValueError as error:
                 record_name = escape_invalid_text(_name_record(name, record.location))
@@ -244,7 +183,7 @@ def _rename_if_possible(record: InvalidSourceRecord, rename: Template) -> str:
 
 
 def _get_stored_dtype(field: str, config: ImportConfig) -> str:
-    return _get_dtype(config) if field == "features" else REGION_FIELDS[field].dtype
+    return get_feature_dtype(config) if field == "features" else REGION_FIELDS[field].dtype
 
 
 def _hash_row(row: Columns) -> str:

@@ -67,6 +67,22 @@ def build_index(
         RejectedError: The gate rejects the version: it is kept, and the served version does not change.
     """
     faiss_io.check_single_faiss_wheel()
+    candidate, tables, queries = _prepare(config, inputs)
+
+    def make(staging: Staging) -> Candidate:
+        collections = {}
+        for kind, collection in inputs.collections.items():
+            build = _CollectionBuild(kind, config, collection, tables[kind], staging, on_step)
+            collections[kind] = build.run(queries[kind], candidate.provenance)
+        return candidate.model_copy(update={"collections": collections})
+
+    root = Path(root)
+    with index_write_lock(root):
+        return build_and_publish(root, candidate.inputs_digest, make, gate, on_step)
+
+
+def _prepare(config: IndexConfig, inputs: IndexInputs) -> tuple[Candidate, dict[str, pa.Table], dict[str, np.ndarray]]:
+    """Check the inputs; return the candidate without collections, and by kind the metadata table and the queries."""
     _check_kinds(inputs)
     vector_digests, dims = {}, {}
     for kind, collection in inputs.collections.items():
@@ -74,36 +90,21 @@ def build_index(
         vector_digests[kind], dims[kind] = collection.hash_vectors(kind)
     queries = {kind: _select_queries(kind, inputs.queries[kind], dims, config) for kind in inputs.collections}
     tables = {kind: build_table(kind, collection.metadata) for kind, collection in inputs.collections.items()}
-    provenance = check_json_plain(dict(inputs.provenance))
     candidate = Candidate(
         inputs_digest="",
         faiss=faiss_io.FAISS_VERSION,
         config=config.model_dump(mode="json"),
-        provenance=provenance,
+        provenance=check_json_plain(dict(inputs.provenance)),
         collections={},
     )
-    inputs_digest = digest(
-        {
-            "schema": SCHEMA_VERSION,
-            "vectors": vector_digests,
-            "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in queries.items()},
-            "metadata": {kind: table_digest(table) for kind, table in tables.items()},
-        }
-        | candidate.model_dump()
-    )
-
-    def make(staging: Staging) -> Candidate:
-        collections = {
-            kind: _CollectionBuild(kind, config, collection, tables[kind], staging, on_step).run(
-                queries[kind], provenance
-            )
-            for kind, collection in inputs.collections.items()
-        }
-        return candidate.model_copy(update={"inputs_digest": inputs_digest, "collections": collections})
-
-    root = Path(root)
-    with index_write_lock(root):
-        return build_and_publish(root, inputs_digest, make, gate, on_step)
+    facts = {
+        "schema": SCHEMA_VERSION,
+        "vectors": vector_digests,
+        "queries": {kind: sha256(array.tobytes()).hexdigest() for kind, array in queries.items()},
+        "metadata": {kind: table_digest(table) for kind, table in tables.items()},
+    }
+    inputs_digest = digest(facts | candidate.model_dump())
+    return candidate.model_copy(update={"inputs_digest": inputs_digest}), tables, queries
 
 
 def check_json_plain(provenance: dict[str, Any]) -> dict[str, Any]:

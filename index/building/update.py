@@ -78,23 +78,11 @@ def update_index(
         parent = read_version_manifest(root, version)
         check_not_rejected(root, parent)
         _check_compatible(parent, config, inputs.collections, check_json_plain(dict(inputs.provenance)))
-        changes: dict[str, Changes] = {}
-        for kind, collection in inputs.collections.items():
-            collection.check(kind)
-            changes[kind] = find_changes(root, kind, parent.collections[kind], collection.metadata)
+        changes = _find_all_changes(root, parent, inputs)
         if not any(_has_changes(root, parent.collections[kind], change) for kind, change in changes.items()):
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
-        digests = {
-            kind: [
-                table_digest(change.new),
-                change.deleted_keys.tolist(),
-                _hash_new_vectors(kind, inputs.collections[kind], change, parent.collections[kind].dim),
-            ]
-            for kind, change in changes.items()
-        }
-        facts = {"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "parent": parent.sha256, "changes": digests}
-        inputs_digest = digest(facts)
+        inputs_digest = _digest_changes(parent, inputs, changes)
 
         def make(staging: Staging) -> Candidate:
             collections = {
@@ -104,6 +92,27 @@ def update_index(
             return make_successor(parent, inputs_digest, collections)
 
         return build_and_publish(root, inputs_digest, make, gate, on_step)
+
+
+def _find_all_changes(root: Path, parent: Manifest, inputs: IndexInputs) -> dict[str, Changes]:
+    changes = {}
+    for kind, collection in inputs.collections.items():
+        collection.check(kind)
+        changes[kind] = find_changes(root, kind, parent.collections[kind], collection.metadata)
+    return changes
+
+
+def _digest_changes(parent: Manifest, inputs: IndexInputs, changes: Mapping[str, Changes]) -> str:
+    """Return the digest of everything that determines the updated version."""
+    digests = {
+        kind: [
+            table_digest(change.new),
+            change.deleted_keys.tolist(),
+            _hash_new_vectors(kind, inputs.collections[kind], change, parent.collections[kind].dim),
+        ]
+        for kind, change in changes.items()
+    }
+    return digest({"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "parent": parent.sha256, "changes": digests})
 
 
 def make_successor(parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest]) -> Candidate:

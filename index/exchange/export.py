@@ -45,7 +45,7 @@ def _write_collections(root: Path, manifest: Manifest, output: Path, force: bool
     paths = [output / f"{kind}.{suffix}" for kind in manifest.collections for suffix in SUFFIXES]
     existing = [path for path in paths if path.exists()]
     if existing and not force:
-        raise ValueError(f"{existing[0]} exists. Choose another folder, or pass --force to overwrite it.")
+        raise ValueError(f"{existing[0]} already exists. Pass another folder, or --force to overwrite it.")
     check_objects(root, manifest)
     for kind, about in manifest.collections.items():
         _write_collection(root, about, output, kind)

@@ -80,7 +80,9 @@ def _map_array(path: Path) -> np.ndarray:
     except READ_ERRORS as error:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
     if array.ndim != 2 or array.dtype.kind != "f":
-        raise ValueError(f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats.")
+        raise ValueError(
+            f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats. Save it again."
+        )
     return array
 
 
@@ -107,12 +109,13 @@ def _check_pairs(arrays: Sequence[Path], tables: Sequence[Path]) -> None:
         return
     if len(arrays) != len(tables):
         raise ValueError(
-            f"{arrays[0].parent} has {len(arrays)} files of vectors, but there are {len(tables)} metadata files."
+            f"{arrays[0].parent} has {len(arrays)} files of vectors, but there are {len(tables)} metadata files. "
+            "Provide one metadata file per file of vectors."
         )
     for array, table in zip(arrays, tables, strict=True):
         num_vectors, num_rows = len(_map_array(array)), pq.read_metadata(table).num_rows
         if num_vectors != num_rows:
-            raise ValueError(f"{array} has {num_vectors} vectors, but {table} has {num_rows} rows.")
+            raise ValueError(f"{array} has {num_vectors} vectors, but {table} has {num_rows} rows. Export both again.")
 
 
 def _read_rows(tables: Sequence[Path], id_column: str) -> list[Row]:
@@ -146,7 +149,7 @@ def _make_collection(kind: str, paths: Sequence[Path], rows: list[Row] | None, n
     if rows is None:
         rows = [Row(kind=kind, id=f"{i:09d}", image_id=f"{i:09d}") for i in range(num_vectors)]
     if len(rows) != num_vectors:
-        raise ValueError(f"{folder} has {num_vectors} vectors for {len(rows)} rows: they do not belong together.")
+        raise ValueError(f"{folder} has {num_vectors} vectors for {len(rows)} rows. Export both again.")
     ids = [row.id for row in rows]
     reader = _ArrayReader(arrays, {name: i for i, name in enumerate(ids)}, normalize)
     return Collection(ids, reader.read, rows)

@@ -12,6 +12,7 @@ import numpy as np
 from index.ivf.gpu import make_add_fn, train_ivf_on_device
 
 FAISS_VERSION: str = faiss.__version__
+TrainedIVF = faiss.IndexIVF
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
 # Limits of factory "auto" (measured in docs/decisions/027 and 028): up to EXACT_ROWS rows exact search with float16
 # codes in one list; below FAST_ROWS one byte per number, memory-mapped; above it 4-bit codes in memory, rescored.

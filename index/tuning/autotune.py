@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 
 from index.ivf.distance import merge_top_k
 from index.ivf.faiss_io import (
     POINTS_PER_LIST,
+    TrainedIVF,
     check_single_faiss_wheel,
     choose_factory,
     train_ivf,
@@ -139,7 +139,7 @@ class _QuerySet:
 class _Trial:
     """One factory, trained and filled with the sample."""
 
-    def __init__(self, folder: Path, factory: str, index: faiss.IndexIVF, vectors: np.ndarray, rows: int):
+    def __init__(self, folder: Path, factory: str, index: TrainedIVF, vectors: np.ndarray, rows: int):
         self._factory, self._rows, self._dim = factory, rows, vectors.shape[1]
         self._code_bytes = index.code_size
         write_trained_index(index, folder / "trained-index")

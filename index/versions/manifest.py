@@ -1,14 +1,15 @@
 """Models of an index manifest: objects, counts and measurements of a version, and the verdict of its gate."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
-from index.config import Kind
+from index.config import KINDS
 from index.versions.objects import ManifestModel, ObjectRef
 
 SCHEMA_VERSION: Final = 3
 CHECKSUM_PLACEHOLDER = "0" * 64
+KindName = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]
 PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a shard
 
 
@@ -100,7 +101,8 @@ class Candidate(ManifestModel):
     """the `IndexConfig` of the build, as JSON"""
     provenance: dict[str, Any]
     """JSON of the caller: what the vectors were computed from; only compared for equality"""
-    collections: dict[Kind, CollectionManifest]
+    collections: dict[KindName, CollectionManifest]
+    """by kind: image, caption or both"""
 
 
 class GateCheck(ManifestModel):

@@ -32,7 +32,7 @@ def misses(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """Write a page of the queries whose relevant items ranked below k, with the items that ranked higher.
+    """Write a page of missed queries: those whose relevant item is not among the first k results.
 
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]

@@ -165,7 +165,7 @@ def read_relevances(path: Path, captions: int, images: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing, a file of relevances. Compute the relevances, or remove spice_file from the plan."
+            f"The file of relevances {path} does not exist. Compute it, or remove spice_file from the plan."
         )
     with open(path, "rb") as file:
         if file.read(len(NPY_MAGIC)) == NPY_MAGIC:

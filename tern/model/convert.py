@@ -98,9 +98,13 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
 
 
 def check_checkpoint_file(path: Path) -> Path:
-    """Return the path if it is a file. Raises FileNotFoundError."""
+    """Return the path of a checkpoint if it is a file.
+
+    Raises:
+        FileNotFoundError: It is not.
+    """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing, a checkpoint. Pass the .pth.tar file of the authors.")
+        raise FileNotFoundError(f"The checkpoint {path} does not exist. Pass the .pth.tar file of the authors.")
     return Path(path)
 
 

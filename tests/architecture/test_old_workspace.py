@@ -13,6 +13,8 @@ from data.config import DemoConfig
 from data.demo import is_generated
 from data.manifest import read_store_manifest
 from data.store import Store
+from index.versions import read_version_manifest
+from pipeline.lineage import read_lineage
 from tern.card import read_model_card
 
 OLD = Path(__file__).parent / "old_workspace"
@@ -54,6 +56,20 @@ def test_model_of_version_0_1_is_recognized(workspace):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_model_card(folder)
+
+
+def test_index_of_version_0_1_is_recognized(workspace):
+    root = workspace / "index"
+    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 3."
+    pattern = f"^{re.escape(message)} Delete .* and run .tern index. again, or install version 0.1.$"
+    for version in (None, 1):
+        with pytest.raises(ValueError, match=pattern):
+            read_version_manifest(root, version)
+
+
+def test_lineage_of_version_0_1_says_what_to_do(workspace):
+    with pytest.raises(ValueError, match=r"written by version 0\.1 of this program.*Delete "):
+        read_lineage(workspace)
 
 
 def test_old_workspace_has_each_kind_of_manifest():

@@ -1,4 +1,4 @@
-"""Region files of `tests`."""
+"""Region stores and lines of TSV files for the tests of region formats."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ def fill(root: Path, content: dict[str, dict[str, np.ndarray]], dtype: str = "fl
 
 
 def some(count: int, rows=lambda i: 1 + i % 4, dim: int = 8, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
-    """Images 7, 10, 13, ... as an extractor gives them."""
+    """Make the fields of images 7, 10, 13, ... as an extractor returns them."""
     rng, found = np.random.default_rng(seed), {}
     for i in range(count):
         n, size = rows(i), rng.integers(50, 600, 2)

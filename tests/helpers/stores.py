@@ -1,4 +1,4 @@
-"""Stores of `tests`."""
+"""Small token stores for the tests of crashes and compaction: filled, interrupted, checked and damaged."""
 
 import multiprocessing
 import time
@@ -16,7 +16,7 @@ from data.store.writing import store_update
 
 
 def spoil(path: Path, row: int) -> str:
-    """Flip the bits of a row's first feature, in place (HDF5 would cut off the seal); the item whose row it is."""
+    """Flip bits of a row's first feature without HDF5, which would remove the trailer; return the item."""
     with h5py.File(path) as file:
         place = file["features"].id.get_offset() + row * file["features"][0].nbytes
         name = file["ids"].asstr()[np.searchsorted(file["offsets"][:], row, side="right") - 1]
@@ -33,7 +33,7 @@ SHARD = 4
 
 
 def content(item: Item) -> dict[str, np.ndarray]:
-    """Rows of an item, drawn from its id and hash: an oracle that needs no file."""
+    """Compute the rows of an item from its id and hash, independently of any file."""
     rng = np.random.default_rng(list(f"{item.id} {item.hash}".encode()))
     n = int(rng.integers(1, 5))
     return {
@@ -51,8 +51,8 @@ def open_store(root: Path) -> Path:
     return open_or_create_store(root, "tokens", {"model": "test"})
 
 
-def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: float = 0.0, stop_after=None) -> Path:
-    """A stage in small; `log` gets the name of each item that is worked on, `stop_after` shards it dies."""
+def extract(root: Path, targets: list[Item], log: Path | None = None, pause: float = 0.0, stop_after=None) -> Path:
+    """Run a small extraction; `log` receives the id of each extracted item, `stop_after` is the shard of a crash."""
     folder = open_store(root)
 
     def rows(plan):
@@ -63,7 +63,7 @@ def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: floa
             time.sleep(pause)
             yield content(item)
 
-    with store_update(folder, wanted, SHARD) as plans:
+    with store_update(folder, targets, SHARD) as plans:
         for number, plan in enumerate(plans):
             if number == stop_after:
                 raise KeyboardInterrupt
@@ -71,21 +71,21 @@ def extract(root: Path, wanted: list[Item], log: Path | None = None, pause: floa
     return folder
 
 
-def crash(root: Path, wanted: list[Item], stop_after: int, log: Path | None = None) -> Path:
+def crash(root: Path, targets: list[Item], stop_after: int, log: Path | None = None) -> Path:
     with pytest.raises(KeyboardInterrupt):
-        extract(root, wanted, log, stop_after=stop_after)
+        extract(root, targets, log, stop_after=stop_after)
     return open_store(root)
 
 
-def check(folder: Path, wanted: list[Item]) -> None:
-    """The store lists exactly these items, with the rows that the oracle gives, and every byte verifies."""
+def check(folder: Path, targets: list[Item]) -> None:
+    """Check that a store lists exactly these items, with the rows of `content`, and that every byte verifies."""
     with Store(folder) as store:
-        assert sorted(store.ids) == sorted(item.id for item in wanted)
-        assert len(store) == len(wanted)
-        names = [item.id for item in wanted]
-        assert store.content_hashes(names) == [item.hash for item in wanted]
+        assert sorted(store.ids) == sorted(item.id for item in targets)
+        assert len(store) == len(targets)
+        names = [item.id for item in targets]
+        assert store.content_hashes(names) == [item.hash for item in targets]
         for field in store.fields:
-            parts = [content(item)[field] for item in wanted]
+            parts = [content(item)[field] for item in targets]
             expected = np.stack(parts) if field == "full_length" else np.concatenate(parts)
             np.testing.assert_array_equal(store.read(field, names), expected)
         assert store.verify() == []

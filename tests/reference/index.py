@@ -2,22 +2,18 @@
 
 from collections.abc import Collection as Ids
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from index.collection import Collection
-from index.search.index import IndexHit
 
-
-def split_hits(hits: Sequence[Sequence[IndexHit]]) -> tuple[list[list[str]], np.ndarray]:
+def split_hits(hits: Sequence[Sequence[Any]]) -> tuple[list[list[str]], np.ndarray]:
     """Return ids and scores (q, k) of the hits of q queries."""
     return [[hit.id for hit in line] for line in hits], np.array([[hit.score for hit in line] for line in hits])
 
 
-def exact_ids(
-    collection: Collection, queries: np.ndarray, k: int, allowed_ids: Ids[str] | None = None
-) -> list[list[str]]:
-    """Return the ids of the best k by sorting all inner products in float64, one query at a time."""
+def exact_ids(collection: Any, queries: np.ndarray, k: int, allowed_ids: Ids[str] | None = None) -> list[list[str]]:
+    """Return the ids of the best k of a collection (`ids`, `vectors`) by sorting all inner products in float64."""
     lines = []
     for query in queries.astype(np.float64):
         scored = [

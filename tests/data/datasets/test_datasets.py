@@ -1,4 +1,4 @@
-"""Datasets as they are published; and a table of records that are refused, each by name and with its reason."""
+"""Datasets in their published formats, and a table of invalid records with their reasons."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def record(filename="a.jpg", split="train", texts=("a dog",), **more) -> dict:
     return {"filename": filename, "split": split, "sentences": [{"raw": t} for t in texts], **more}
 
 
-def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
+def test_karpathy_file_gives_splits_folders_and_captions(photos):
     coco = record("d.jpg", "restval", ["one"], filepath="val2014", cocoid=7)
     tokens = {"filename": "b.c.jpg", "split": "test", "sentences": [{"tokens": ["two", "cats"]}] * 7}
     found = load_dataset(karpathy(photos, record(texts=("a  dog\n", "two dogs")), coco, tokens))
@@ -73,7 +73,7 @@ def test_karpathy_splits_restval_folders_and_any_number_of_captions(photos):
         ("what", "images[1]", "lacks"),
     ],
 )
-def test_bad_records_are_set_aside_by_name_and_the_rest_is_kept(photos, bad, name, reason):
+def test_invalid_records_are_listed_and_valid_ones_are_kept(photos, bad, name, reason):
     found = load_dataset(karpathy(photos, record(), bad))
     assert [(r.name.startswith(name), reason in r.reason) for r in found.invalid_records] == [(True, True)], (
         found.invalid_records
@@ -119,7 +119,7 @@ JSONL = "\n".join(
 
 
 @pytest.mark.parametrize(("name", "text"), [("captions.csv", CSV), ("captions.jsonl", JSONL)])
-def test_a_folder_with_a_captions_file(photos, name, text):
+def test_captions_file_gives_images_captions_and_invalid_records(photos, name, text):
     path = photos.parent / name
     path.write_text(text)
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
@@ -131,10 +131,10 @@ def test_a_folder_with_a_captions_file(photos, name, text):
     assert "contradicts" in next(reasons[k] for k in reasons if k.startswith("b.c.jpg at"))
     assert "leaves" in reasons["link.jpg"]
     assert ("line 3" in reasons) == name.endswith("jsonl")
-    assert found.captions_by_image_id["é f.jpg"] == (), "a photograph without a caption can still be searched for"
+    assert found.captions_by_image_id["é f.jpg"] == (), "an image without a caption can still be found"
 
 
-def test_a_caption_with_an_unquoted_comma_is_refused_and_not_cut(photos):
+def test_caption_with_an_unquoted_comma_is_invalid(photos):
     path = photos.parent / "c.csv"
     path.write_text("image,caption\na.jpg,two dogs, one cat\na.jpg,a cow\n")
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
@@ -147,7 +147,7 @@ def test_a_caption_with_an_unquoted_comma_is_refused_and_not_cut(photos):
         load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
 
 
-def test_a_captions_file_without_its_columns_is_an_error(photos):
+def test_captions_file_without_required_columns_raises(photos):
     for name, text, message in [
         ("c.csv", "file,text\n", "must name the columns"),
         ("c.txt", "a", r"c\.txt is not a captions file.*ends in \.jsonl or \.csv"),

@@ -1,4 +1,4 @@
-"""The demo scenes: the same everywhere, boxes that fit, sentences that are true, and files that survive a crash."""
+"""Demo dataset: equal on every machine, tight boxes, true captions, and files that survive a crash."""
 
 import hashlib
 import re
@@ -45,7 +45,7 @@ def folder_bytes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha(p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-# Golden: index -> digest of pixels, boxes and labels; of the five captions.
+# Index -> digest of pixels, boxes and labels; of the five captions.
 PINNED = {
     0: ("f13df948ae32", "a2e520b119ed"),
     7: ("5ce1a09559ae", "8784fb756b24"),
@@ -57,13 +57,13 @@ PINNED = {
 
 
 @pytest.mark.parametrize("index", PINNED)
-def test_pixels_and_words_are_pinned(index: int) -> None:
+def test_pixels_and_captions_are_unchanged(index: int) -> None:
     pixels, boxes, labels = render_scene(scene(index))
     drawn = sha(pixels.tobytes(), boxes.astype("<f4").tobytes(), labels.astype("<i8").tobytes())
     assert (drawn, sha("\n".join(generate_captions(scene(index))).encode())) == PINNED[index]
 
 
-def test_order_of_calls_changes_nothing() -> None:
+def test_scenes_do_not_depend_on_the_order_of_calls() -> None:
     there = [sha(render_scene(compose_scene(SEED, i))[0].tobytes()) for i in range(8)]
     back = [sha(render_scene(compose_scene(SEED, i))[0].tobytes()) for i in reversed(range(8))]
     assert there == back[::-1]
@@ -71,7 +71,7 @@ def test_order_of_calls_changes_nothing() -> None:
     assert compose_scene(SEED, 3) != compose_scene(SEED + 1, 3)
 
 
-def test_boxes_lie_inside_and_all_things_have_one() -> None:
+def test_boxes_are_inside_the_image_and_nearly_all_things_have_one() -> None:
     wanted = found = 0
     for index in range(0, 1200, 12):
         what = scene(index)
@@ -98,7 +98,7 @@ def counts(what: Scene) -> dict[str, int]:
 
 
 def still_life(*things: Thing) -> Scene:
-    """A kitchen with these things on the counter, without noise."""
+    """Return a kitchen scene with these things on the counter, without noise."""
     base = next(s for s in map(scene, range(200)) if s.place == "kitchen" and s.size == (400, 300))
     return replace(base, things=things, noise=0, light="plain")
 
@@ -109,7 +109,7 @@ def on_counter(kind: str, x: float, height: float = 60.0) -> Thing:
 
 @pytest.mark.parametrize("kind", ["cake", "apple", "pizza", "laptop", "hamburger"])
 @pytest.mark.parametrize("x", [200.0, 6.0])  # whole, and cut by the edge
-def test_box_is_tight_around_the_pixels_that_the_thing_changes(kind: str, x: float) -> None:
+def test_box_is_tight_around_the_changed_pixels(kind: str, x: float) -> None:
     without, _, _ = render_scene(still_life())
     pixels, boxes, _ = render_scene(still_life(on_counter(kind, x)))
     rows, columns = np.nonzero((pixels != without).any(-1))
@@ -117,19 +117,19 @@ def test_box_is_tight_around_the_pixels_that_the_thing_changes(kind: str, x: flo
     np.testing.assert_allclose(boxes[0], changed, atol=2)  # soft edges
 
 
-def test_box_holds_only_what_is_seen() -> None:
+def test_box_encloses_only_visible_pixels() -> None:
     cake, apple = on_counter("cake", 200), on_counter("apple", 200, 30)
     _, whole, _ = render_scene(still_life(cake))
-    _, boxes, labels = render_scene(still_life(apple, cake))  # the apple lies wholly behind the cake
+    _, boxes, labels = render_scene(still_life(apple, cake))  # the apple is completely behind the cake
     assert [CLASSES[k] for k in labels] == ["cake", "kitchen"]
     np.testing.assert_array_equal(boxes[0], whole[0])
-    _, boxes, labels = render_scene(still_life(cake, on_counter("laptop", 226)))  # its right part is hidden
+    _, boxes, labels = render_scene(still_life(cake, on_counter("laptop", 226)))  # hides its right part
     assert [CLASSES[k] for k in labels] == ["cake", "laptop", "kitchen"]
     assert boxes[0, 2] < whole[0, 2]
     assert boxes[0, 0] == whole[0, 0]
 
 
-# The truth of sentences: an own reading of English, from plural nouns back to kinds.
+# Independent reading of the captions: from plural nouns to kinds.
 NOUNS = {kind.plural: {name} for name, kind in KINDS.items()} | {
     "men": {"man"}, "guys": {"man"}, "gentlemen": {"man"}, "women": {"woman", "dancer"}, "ladies": {"woman"},
     "people": {"man", "woman"}, "kids": {"boy", "girl"}, "children": {"boy", "girl"}, "infants": {"baby"},
@@ -152,7 +152,7 @@ ONE = {
 AGED = re.compile(r"^(old|older|elderly) (men|women)")
 NUMBERS = {"two": 2, "three": 3, "four": 4, "couple of": 2, "pair of": 2}
 COUNTED = re.compile(r"\b(two|three|four|couple of|pair of) ((?:[\w-]+ ?){1,5})")
-DEEDS = {
+ACTION_WORDS = {
     "sleeping": "sleep", "taking a nap": "sleep", "running": "run", "walking": "walk", "strolling": "walk",
     "leaping": "jump", "jumping": "jump", "dancing": "dance", "parked": "park", "driving": "drive",
     "speeding": "drive", "playing baseball": "play:baseball bat", "kicking": "play:soccer ball",
@@ -168,7 +168,7 @@ PLACE_WORDS = {
 
 
 def counted(sentence: str) -> list[tuple[int, set[str]]]:
-    """Every number in the sentence with the kinds that its noun can mean."""
+    """Find every number of a sentence, with the kinds that its noun can mean."""
     facts = []
     for number, rest in COUNTED.findall(sentence.lower()):
         if aged := AGED.match(rest):
@@ -185,15 +185,15 @@ def counted(sentence: str) -> list[tuple[int, set[str]]]:
 def test_captions_are_true(start: int) -> None:
     for index in range(start, start + 400, 4):
         what = scene(index)
-        said = generate_captions(what)
-        assert len(set(said)) == 5, said
-        for sentence in said:
+        captions = generate_captions(what)
+        assert len(set(captions)) == 5, captions
+        for sentence in captions:
             text = sentence.lower()
             for number, kinds in counted(sentence):
                 assert any(g.number == number and g.kind in kinds for g in what.groups), (index, sentence)
             for color in re.findall(r"(\w+) shirts?\b", text):
                 assert color in {g.color for g in what.groups}, (index, sentence)
-            for words, action in DEEDS.items():
+            for words, action in ACTION_WORDS.items():
                 if re.search(rf"\b{words}\b", text):
                     assert any(
                         g.action == action or (action == "run" and g.relation == "chasing") for g in what.groups
@@ -205,11 +205,11 @@ def test_captions_are_true(start: int) -> None:
                 if side in text:
                     assert any(sign * (t.x / what.size[0] - 0.5) > 0 for t in what.things), (index, sentence)
             assert not re.search(r"\ba [aeiou]\w|\ban [^aeiou]|  | \.|\{|\bis with\b", text), sentence
-        assert all(any(names(g, sentence) for sentence in said) for g in what.groups), (index, said)
+        assert all(any(names(g, sentence) for sentence in captions) for g in what.groups), (index, captions)
 
 
 def names(group: Group, sentence: str) -> bool:
-    """Whether the sentence has a noun for this group, singular or plural."""
+    """Return whether the sentence has a noun for this group, singular or plural."""
     words = re.sub(r"[^a-z ]", " ", sentence.lower()) + " "
     known = [noun for noun, kinds in NOUNS.items() if group.kind in kinds] + [group.kind, *ONE.get(group.kind, ())]
     return any(f"{noun} " in words for noun in known)
@@ -251,20 +251,20 @@ def test_family_differs_in_one_factor_and_is_in_every_split() -> None:
             assert other.family == -1 or first.groups[1:] == other.groups[1:]
     config = DemoConfig()
     members = [i for i in range(1200) if i % 10 < 4 and all_plans()[i].family != -1]
-    assert len(members) > 0.9 * 480, "few scenes of a family stand alone"
+    assert len(members) > 0.9 * 480, "few scenes of families are independent"
     assert {config.split_of(i) for i in members} == {"train", "val", "test"}
     assert [config.split_of(i) for i in (0, 999, 1000, 1099, 1100, 1199)] == ["train"] * 2 + ["val"] * 2 + ["test"] * 2
 
 
-def test_scenes_are_many_sided() -> None:
-    seen, owners, total = set(), {}, 0
+def test_scenes_cover_things_and_places_with_few_shared_captions() -> None:
+    seen, scenes_by_caption, total = set(), {}, 0
     for index in range(1200):
         what = scene(index)
         seen |= {what.place} | {g.kind for g in what.groups} | {g.action.partition(":")[2] for g in what.groups}
         for sentence in generate_captions(what):
-            owners.setdefault(sentence, set()).add(index)
+            scenes_by_caption.setdefault(sentence, set()).add(index)
             total += 1
-    shared = sum(len(images) for images in owners.values() if len(images) > 1)
+    shared = sum(len(images) for images in scenes_by_caption.values() if len(images) > 1)
     assert shared / total < 0.03
     assert len(seen & set(THINGS)) >= 75
     assert seen >= set(PLACES)
@@ -288,7 +288,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_demo_dataset(SMALL, tmp_path_factory.mktemp("straight"))
 
 
-def test_files_say_what_the_functions_say(straight: Path) -> None:
+def test_files_have_the_values_of_the_functions(straight: Path) -> None:
     record = read_json(straight / "dataset_demo.json")["images"][57]
     boxes = read_json(straight / "boxes.json")
     assert record["filename"] == "scene-00057.jpg"
@@ -330,7 +330,7 @@ def test_crash_then_resume_gives_the_same_bytes(
     assert folder_bytes(tmp_path) == folder_bytes(straight)
 
 
-def test_finished_folder_is_left_alone_and_other_configs_are_refused(straight: Path) -> None:
+def test_finished_dataset_is_not_changed_and_other_settings_raise(straight: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in straight.rglob("*")}
     generate_demo_dataset(SMALL, straight, map_fn=lambda *_: pytest.fail("drew again"))
     assert {p: p.stat().st_mtime_ns for p in straight.rglob("*")} == before
@@ -348,6 +348,6 @@ def test_finished_folder_is_left_alone_and_other_configs_are_refused(straight: P
         ({"pictures": 5}, "Extra inputs"),
     ],
 )
-def test_bad_config_is_refused(wrong: dict, says: str) -> None:
+def test_invalid_config_raises(wrong: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         DemoConfig(**wrong)

@@ -1,4 +1,4 @@
-"""Files of others as they come: broken, half-written, hostile."""
+"""Third-party files that are broken, cut or malicious."""
 
 import io
 import os
@@ -56,23 +56,23 @@ def without_waiting_for_the_disk(monkeypatch):
         (line("bad\udcff"), "codec can't decode"),
     ],
 )
-def test_a_bad_line_is_set_aside_with_its_number_and_the_rest_comes_in(tmp_path, bad, says):
+def test_import_lists_invalid_lines_with_their_number(tmp_path, bad, says):
     path = tmp_path / "x.tsv"
     text = "\r\n".join([line("good1"), bad, line("good2"), line("good3")[:-9]])
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     made = import_regions(ImportConfig(sources=(path,), format="lxmert-tsv"), tmp_path)
     assert (made.num_imported, Store(made.folder).ids) == (2, ["good1", "good2"])
-    (place, reason), (last, _) = made.invalid_records
+    (position, reason), (last, _) = made.invalid_records
     assert says in reason
-    assert "line 2" in place
-    assert "line 4" in last, "the half-written last line"
+    assert "line 2" in position
+    assert "line 4" in last, "the cut last line"
     assert Store(made.folder).invalid_items == dict(made.invalid_records)
     again = import_regions(ImportConfig(sources=(path,)), tmp_path)
     assert (again.num_imported, again.num_unchanged, len(again.invalid_records)) == (0, 2, 2)
     assert Store(again.folder).generation == Store(made.folder).generation
 
 
-def test_nothing_usable_unknown_formats_and_missing_files_are_errors(tmp_path):
+def test_import_raises_without_valid_records_formats_or_files(tmp_path):
     path = tmp_path / "x.tsv"
     for content, says in ((b"", "no known format"), (b"a\tb\r\n", "no known format"), (b"\0" * 99, "no known format")):
         path.write_bytes(content)
@@ -92,7 +92,7 @@ def test_nothing_usable_unknown_formats_and_missing_files_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["precomp", "vqa-h5"])
-def test_a_format_of_equal_rows_names_the_first_image_that_has_others(name, tmp_path):
+def test_export_with_fixed_rows_names_the_first_image_that_differs(name, tmp_path):
     folder = fill(tmp_path, some(5, rows=lambda i: 3 if i < 3 else i))
     with pytest.raises(ValueError, match=r"'19' has 4 rows, '7' has 3.*vqa-h5-adaptive") as error:
         export_regions(folder, target(tmp_path, name), name)
@@ -103,7 +103,9 @@ def test_a_format_of_equal_rows_names_the_first_image_that_has_others(name, tmp_
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     with pytest.raises(ValueError, match="'19' has 4 rows"):
         export_regions(folder, path, name, force=True)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before, "it was refused"
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before, (
+        "a rejected export changes nothing"
+    )
 
 
 def npy(shape: tuple, dtype: str = "<f4", data: bytes = b"") -> bytes:
@@ -123,7 +125,7 @@ def npy(shape: tuple, dtype: str = "<f4", data: bytes = b"") -> bytes:
         (b"", "read"),
     ],
 )
-def test_arrays_that_announce_what_they_do_not_have(content, says, tmp_path):
+def test_headers_that_declare_more_than_the_file_has_are_rejected(content, says, tmp_path):
     (tmp_path / "x.npy").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("x.npy", content)
@@ -135,7 +137,7 @@ def test_arrays_that_announce_what_they_do_not_have(content, says, tmp_path):
         tracemalloc.stop()
 
 
-def test_per_image_files_that_cannot_be_used_are_set_aside(tmp_path):
+def test_import_lists_invalid_per_image_files(tmp_path):
     export_regions(fill(tmp_path / "a", some(2)), folder := tmp_path / "f", "milvlg")
     good = dict(np.load(folder / "7.npz"))
     np.savez(folder / "no-x.npz", bbox=good["bbox"])
@@ -150,7 +152,7 @@ def test_per_image_files_that_cannot_be_used_are_set_aside(tmp_path):
         np.savez(file, **good)
     assert import_regions(ImportConfig(sources=(folder,)), tmp_path / "auto").formats == ("milvlg",), "the first is bad"
     made = import_regions(ImportConfig(sources=(folder,), format="milvlg"), tmp_path)
-    reasons = {place.split(" ")[0]: reason for place, reason in made.invalid_records}
+    reasons = {position.split(" ")[0]: reason for position, reason in made.invalid_records}
     assert made.num_imported == 2
     assert set(reasons) == {"no-x", "pickle", "boxes", "half", "empty", "0-boxes", "inf", "0-width", "z\\udcff"}
     assert "has no array 'x'" in reasons["no-x"]
@@ -163,7 +165,7 @@ def test_per_image_files_that_cannot_be_used_are_set_aside(tmp_path):
     assert import_regions(config, tmp_path / "t").formats == ("milvlg",)
 
 
-def test_hdf5_of_others_is_held_to_its_own_file_and_index(tmp_path):
+def test_import_rejects_hdf5_links_and_wrong_sidecar_files(tmp_path):
     folder = fill(tmp_path / "a", some(3))
     export_regions(folder, path := tmp_path / "x.hdf5", "vqa-h5-adaptive")
     index = tmp_path / "x_imgid2idx.json"
@@ -204,7 +206,7 @@ class Evil:
         return os.system, ("touch /tmp/evil-was-here",)
 
 
-def test_pickles_give_plain_values_and_nothing_else():
+def test_load_restricted_gives_plain_values():
     rng = np.random.default_rng(0)
     arrays = [rng.random((2, 3)), np.asfortranarray(rng.random((3, 2)), "f4"), np.arange(3), np.array(["a", "bc"])]
     arrays += [np.array(5.0), np.zeros((0, 4), ">i2"), np.array([True]), np.array([{"a": [1]}, None], dtype=object)]
@@ -249,7 +251,7 @@ def test_pickles_give_plain_values_and_nothing_else():
         (pickle.dumps(np.arange(6)).replace(b"K\x06\x85", b"K\x07\x85"), "array of"),
     ],
 )
-def test_pickles_that_ask_for_more_are_refused_before_anything_happens(data, says):
+def test_load_restricted_rejects_other_pickles_without_effects(data, says):
     tracemalloc.start()
     with pytest.raises(ValueError, match=says):
         load_restricted(io.BytesIO(data))
@@ -260,17 +262,17 @@ def test_pickles_that_ask_for_more_are_refused_before_anything_happens(data, say
 
 
 @pytest.mark.parametrize("name", ["lxmert-tsv", "milvlg", "flat-npz", "precomp", "vqa-h5-adaptive"])
-def test_a_file_with_any_bytes_changed_gives_records_or_a_reason_and_no_other_error(name, tmp_path):
+def test_damaged_files_give_records_or_a_reason_and_no_other_error(name, tmp_path):
     export_regions(fill(tmp_path / "a", some(2, rows=lambda i: 2)), path := target(tmp_path, name), name)
     file = path / "7.npz" if FORMATS[name].is_folder else path
     whole, rng, outcomes = file.read_bytes(), np.random.default_rng(1), set()
     for _ in range(150):
         damaged = bytearray(whole)
-        for place in rng.integers(0, rng.choice([200, len(whole)]), rng.integers(1, 4)):
-            damaged[min(place, len(whole) - 1)] = rng.integers(256)
+        for position in rng.integers(0, rng.choice([200, len(whole)]), rng.integers(1, 4)):
+            damaged[min(position, len(whole) - 1)] = rng.integers(256)
         file.write_bytes(damaged[: None if rng.random() < 0.8 else rng.integers(1, len(whole))])
         try:
             outcomes |= {type(record).__name__ for record in FORMATS[name].read(path, ReadOptions())}
         except (ValueError, FileNotFoundError) as error:
             outcomes.add(type(error).__name__)
-    assert len(outcomes) > 1, "damage was noticed, and harmless damage was not taken for more"
+    assert len(outcomes) > 1, "some damage is found, and some files stay readable"

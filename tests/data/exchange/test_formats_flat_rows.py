@@ -1,4 +1,4 @@
-"""Regions from a file: rows by image, each array of unit length; and files that are not what they should be."""
+"""Region features of one .npz file: rows by image, normalized arrays, and invalid files."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def opened(folder: Path, change: dict | None = None, **settings) -> RegionFile:
     return RegionFile(RegionFileConfig(path=path, feature_arrays=("small", "large"), **settings))
 
 
-def test_rows_of_an_image_by_name(tmp_path):
+def test_region_file_gives_the_rows_of_an_image(tmp_path):
     raw, (found, missing) = arrays(), opened(tmp_path).rows(["a.jpg", "nobody.jpg"])
     for row in range(3):
         small, large = raw["small"][2 + row].astype(float), raw["large"][2 + row].astype(float)
         expected = [*(small / np.sqrt((small**2).sum())), *(large / np.sqrt((large**2).sum()))]
         np.testing.assert_allclose(found["features"][row], expected, rtol=1e-5)
     np.testing.assert_array_equal(found["boxes"], raw["boxes"][2:5])
-    assert found["scores"].tolist() == pytest.approx([1.0, 0.2, 0.1]), "the whole image has no score of its own"
+    assert found["scores"].tolist() == pytest.approx([1.0, 0.2, 0.1]), "the whole-image region has no score in the file"
     assert (found["class_ids"].tolist(), found["size"].tolist()) == ([-1, 4, 5], [500, 375])
     assert missing == f"it is not in {tmp_path / 'regions.npz'}"
     plain = next(opened(tmp_path, normalize=False).rows(["b.jpg"]))
@@ -53,12 +53,12 @@ def test_rows_of_an_image_by_name(tmp_path):
         ({"filename": np.array([{"a": 1}], dtype=object)}, "filename.*pickle.*not supported"),
     ],
 )
-def test_arrays_that_do_not_belong_together_are_named(tmp_path, change, says):
+def test_region_file_names_arrays_that_do_not_fit(tmp_path, change, says):
     with pytest.raises(ValueError, match=says):
         list(opened(tmp_path, change).rows(["a.jpg"]))
 
 
-def test_broken_and_missing_files(tmp_path):
+def test_region_file_raises_for_broken_and_missing_files(tmp_path):
     file = opened(tmp_path)
     for content in (file.config.path.read_bytes()[:200], b"no archive", b""):
         file.config.path.write_bytes(content)

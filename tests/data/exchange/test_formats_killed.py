@@ -20,7 +20,7 @@ def without_waiting_for_the_disk(monkeypatch):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_an_import_that_was_killed_goes_on_and_gives_the_same_store(tmp_path, stop_after):
+def test_interrupted_import_is_resumed_to_the_same_store(tmp_path, stop_after):
     content = some(11)
     export_regions(fill(tmp_path / "a", content), tmp_path / "x.tsv", "lxmert-tsv")
     config = ImportConfig(sources=(tmp_path / "x.tsv",), images_per_shard=3)
@@ -31,7 +31,9 @@ def test_an_import_that_was_killed_goes_on_and_gives_the_same_store(tmp_path, st
     assert len(before) == stop_after
     made = import_regions(config, tmp_path / "killed")
     assert (made.num_imported, made.num_unchanged) == (11 - 3 * stop_after, 3 * stop_after)
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), "work was done twice"
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items()), (
+        "finished files must not be written again"
+    )
     for path in straight.folder.glob("*.h5"):
         assert sha256_file(path) == sha256_file(made.folder / path.name)
     same(Store(made.folder), content, set(FORMATS["lxmert-tsv"].fields))
@@ -39,7 +41,7 @@ def test_an_import_that_was_killed_goes_on_and_gives_the_same_store(tmp_path, st
     assert manifest == (straight.folder / "manifest.json").read_bytes()
 
 
-def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record_replaces_its_old_one(tmp_path):
+def test_second_file_extends_the_store_and_changed_records_replace_old_ones(tmp_path):
     content = some(6)
     for number, part in enumerate((list(content)[:4], list(content)[4:])):
         folder = fill(tmp_path / f"{number}", {name: content[name] for name in part})
@@ -58,7 +60,7 @@ def test_a_second_file_of_the_same_features_joins_the_store_and_a_changed_record
 
 
 @pytest.mark.parametrize("name", ["", "butd"])
-def test_what_was_mended_leaves_the_ledger_and_what_another_file_has_stays(name, tmp_path):
+def test_fixed_records_leave_the_invalid_items_and_those_of_other_files_stay(name, tmp_path):
     train, val = tmp_path / "train.tsv", tmp_path / "val.tsv"
     val.write_text("\r\n".join([line("c"), line("bad", n="7")]))
     for content, left in ((line("x", n="7"), ["x (train.tsv line 2)"]), (line("x"), [])):
@@ -82,15 +84,15 @@ def peak(work, *arguments) -> int:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_memory_is_a_shard_however_long_the_file(name, tmp_path):
+def test_memory_of_import_and_export_does_not_grow_with_the_file(name, tmp_path):
     out, back = {}, {}
     for count in (8, 40):
         folder = fill(tmp_path / f"a{count}", some(count, rows=lambda i: 10, dim=3000))  # 120 kB an image
-        (place := tmp_path / f"{count}").mkdir()
-        path = target(place, name)
+        (root := tmp_path / f"{count}").mkdir()
+        path = target(root, name)
         out[count] = peak(export_regions, folder, path, name)
         config = ImportConfig(sources=(path,), sizes="boxes", images_per_shard=4)
-        back[count] = peak(import_regions, config, place / "s")
+        back[count] = peak(import_regions, config, root / "s")
     grown = 32 * 120_000  # what a program that keeps the images would add; noise of a process of tests is below 2 MB
     assert out[40] - out[8] < grown / 1.5
     assert back[40] - back[8] < grown / 1.5
@@ -111,7 +113,7 @@ def stopping(after: int):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_path):
+def test_interrupted_export_leaves_no_partial_file_and_is_resumed(name, tmp_path):
     folder = fill(tmp_path / "a", some(6, rows=lambda i: 2))
     path = target(tmp_path, name)
     with pytest.raises(Stop):
@@ -121,7 +123,9 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
         assert len(before) % 3 == 0
         assert before
         export_regions(folder, path, name)
-        assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items()), "work was done twice"
+        assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items()), (
+            "finished files must not be written again"
+        )
         other = fill(tmp_path / "b", some(6, seed=1, rows=lambda i: 3))
         with pytest.raises(FileExistsError, match="or --force to overwrite"):
             export_regions(other, path, name)
@@ -138,7 +142,7 @@ def test_an_export_that_was_killed_leaves_nothing_half_and_goes_on(name, tmp_pat
         with pytest.raises(Stop):
             export_regions(turned, path, name, force=True, progress=stopping(2))
         if FORMATS[name].sidecar_files(path):
-            assert not path.exists(), "the old rows would be read with the new ids that lie beside them"
+            assert not path.exists(), "the old rows would be read with the new ids of the sidecar file"
             path.unlink(missing_ok=True)
         export_regions(turned, path, name, force=path.exists())
     export_regions(folder, path, name, force=True)

@@ -1,4 +1,4 @@
-"""Names of images as paths, and templates of ids: nothing leaves its folder, no two become one."""
+"""Image ids as paths, and templates of ids: no path leaves its folder, and no two ids become equal."""
 
 import os
 
@@ -16,7 +16,7 @@ from tests.helpers.region_files import fill, same, some
 @pytest.mark.parametrize(
     "name", ["../x", "/x", "a/../../x", "a//b", "a/./b", ".", "..", "x" * 250, "ä" * 130, "a\\..\\x", "C:/x"]
 )
-def test_ids_cannot_leave_the_folder(name, kind, tmp_path):
+def test_export_rejects_ids_that_leave_the_folder(name, kind, tmp_path):
     folder = fill(tmp_path / "a", {name: some(1)["7"]})
     with pytest.raises(ValueError, match="rename it with --id-template"):
         export_regions(folder, tmp_path / "out" / "in", kind)
@@ -24,7 +24,7 @@ def test_ids_cannot_leave_the_folder(name, kind, tmp_path):
     assert [p.name for p in files] == [MARKER]
 
 
-def test_slashes_make_folders_below_and_links_are_not_followed_out(tmp_path):
+def test_ids_with_slashes_make_subfolders_and_links_are_rejected(tmp_path):
     content = {"train/a b.jpg": some(1)["7"], "train/c.d.jpg": some(1, seed=1)["7"]}
     folder = fill(tmp_path / "a", content)
     export_regions(folder, tmp_path / "out", "milvlg")
@@ -58,7 +58,7 @@ def test_slashes_make_folders_below_and_links_are_not_followed_out(tmp_path):
         ("{id}\n", "a", None),
     ],
 )
-def test_templates(template, name, expected):
+def test_template_renames_ids_or_raises(template, name, expected):
     if expected is not None:
         assert Template(template)(name) == expected
         return
@@ -66,7 +66,7 @@ def test_templates(template, name, expected):
         Template(template)(name)
 
 
-def test_two_images_may_not_become_one(tmp_path):
+def test_export_rejects_a_template_that_gives_two_images_one_id(tmp_path):
     folder = fill(tmp_path, {"a.jpg": some(1)["7"], "a.png": some(1)["7"]})
     with pytest.raises(ValueError, match=r"gives both 'a\.jpg' and 'a\.png' the id 'a'"):
         export_regions(folder, tmp_path / "x.tsv", "lxmert-tsv", id_template="stem")

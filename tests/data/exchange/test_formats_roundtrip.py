@@ -63,14 +63,14 @@ def back(source: Path, root: Path, name: str = "auto", **settings) -> Store:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_a_format_carries_comes_back_bit_for_bit(name):
+def test_exported_fields_are_imported_bit_for_bit(name):
     kind = FORMATS[name]
 
     @settings(max_examples=15, deadline=None, derandomize=True, database=None)
     @given(stores(kind.fixed_rows))
     def check(content):
-        with tempfile.TemporaryDirectory() as place:
-            root = Path(place)
+        with tempfile.TemporaryDirectory() as temporary:
+            root = Path(temporary)
             folder = fill(root / "a", content)
             assert export_regions(folder, target(root, name), name) == len(content)
             again = back(target(root, name), root / "b", name)
@@ -86,7 +86,7 @@ def test_what_a_format_carries_comes_back_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_format_is_told_from_the_file_and_half_precision_is_widened(name, tmp_path):
+def test_format_is_detected_and_half_precision_becomes_float32(name, tmp_path):
     content = some(5, rows=lambda i: 3)
     folder = fill(tmp_path / "a", content, "float16")
     export_regions(folder, target(tmp_path, name), name)
@@ -125,7 +125,7 @@ LXMERT_TYPES |= {"boxes": "f4", "features": "f4"}
 BUTD = ["image_id", "image_w", "image_h", "num_boxes", "boxes", "features"]
 
 
-def test_tsv_as_the_original_projects_read_it(tmp_path):
+def test_exported_tsv_is_readable_by_the_original_code(tmp_path):
     content = some(6)
     folder = fill(tmp_path, content)
     export_regions(folder, tmp_path / "l.tsv", "lxmert-tsv")
@@ -142,7 +142,7 @@ def test_tsv_as_the_original_projects_read_it(tmp_path):
             np.testing.assert_array_equal(item["boxes"], fields["boxes"])
 
 
-def test_files_an_image_as_the_original_projects_read_them(tmp_path):
+def test_exported_per_image_files_are_readable_by_the_original_code(tmp_path):
     content = some(4)
     folder = fill(tmp_path, content)
     for name in ("milvlg", "mcan", "ruotianluo", "tern"):
@@ -163,7 +163,7 @@ def test_files_an_image_as_the_original_projects_read_them(tmp_path):
         np.testing.assert_allclose(mean, [sum(column) / len(column) for column in fields["features"].T], rtol=1e-5)
 
 
-def test_whole_arrays_as_the_original_projects_read_them(tmp_path):
+def test_exported_arrays_are_readable_by_the_original_code(tmp_path):
     content = some(5, rows=lambda i: 3)
     folder = fill(tmp_path, content)
     for name in ("precomp", "vqa-h5", "flat-npz"):
@@ -192,7 +192,7 @@ def slow_geometry(fields: dict[str, np.ndarray]) -> list[list[float]]:
     return [[a / w, b / h, c / w, d / h, (c - a) / w, (d - b) / h] for a, b, c, d in boxes]
 
 
-def test_adaptive_boxes_as_ban_vqa_reads_them(tmp_path):
+def test_exported_adaptive_boxes_are_readable_by_the_code_of_ban_vqa(tmp_path):
     content = some(6)
     export_regions(fill(tmp_path, content), tmp_path / "train.hdf5", "vqa-h5-adaptive")
     index = json.loads((tmp_path / "train_imgid2idx.json").read_text())
@@ -206,7 +206,7 @@ def test_adaptive_boxes_as_ban_vqa_reads_them(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_files_that_the_original_projects_wrote(tmp_path, protocol):
+def test_files_written_by_the_original_code_are_imported(tmp_path, protocol):
     content = some(4)
     (tmp_path / "npz").mkdir()
     for name, fields in content.items():
@@ -227,7 +227,7 @@ def test_files_that_the_original_projects_wrote(tmp_path, protocol):
     same(back(tmp_path / "t.hdf5", tmp_path / "h5"), content, {"boxes", "size"})
 
 
-def test_a_precomp_without_boxes_or_ids_and_a_grid_of_features(tmp_path):
+def test_precomp_without_boxes_and_grid_features_are_imported(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "dev_ims.npy", features := rng.random((3, 4, 6), "f4"))
     sizes = tmp_path / "photos"
@@ -258,7 +258,7 @@ def test_a_precomp_without_boxes_or_ids_and_a_grid_of_features(tmp_path):
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="the real Caffe output is not part of the repository")
-def test_real_caffe_output_comes_out_again_byte_for_byte(tmp_path):
+def test_real_caffe_output_is_exported_byte_for_byte(tmp_path):
     store = back(GOLDEN, tmp_path)
     export_regions(store.folder, tmp_path / "again.tsv", "lxmert-tsv")
     assert (tmp_path / "again.tsv").read_bytes() == GOLDEN.read_bytes()

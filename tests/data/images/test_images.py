@@ -17,7 +17,7 @@ def written(path: Path, image: Image.Image, **options) -> np.ndarray:
     return load_image(path)
 
 
-def test_pictures_of_every_mode_become_upright_rgb(tmp_path: Path) -> None:
+def test_load_image_converts_every_mode_to_upright_rgb(tmp_path: Path) -> None:
     pixels = picture(2, 90, 120)
     image = Image.fromarray(pixels)
     np.testing.assert_array_equal(written(tmp_path / "rgb.png", image), pixels)
@@ -36,7 +36,7 @@ def test_pictures_of_every_mode_become_upright_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_the_picture(tmp_path: Path, orientation: int) -> None:
+def test_load_image_applies_the_exif_orientation(tmp_path: Path, orientation: int) -> None:
     image = Image.fromarray(picture(3, 60, 100))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -48,15 +48,15 @@ def test_exif_turns_the_picture(tmp_path: Path, orientation: int) -> None:
     np.testing.assert_array_equal(turned, np.array(way[orientation]))
 
 
-def test_a_flipped_byte_in_the_exif_never_ends_a_run(tmp_path: Path) -> None:
+def test_damaged_exif_raises_no_other_error_than_value_error(tmp_path: Path) -> None:
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x8827] = 6, "a camera", 400
     Image.fromarray(picture(3, 60, 100)).save(buffer, "JPEG", exif=exif)
-    sound, path = buffer.getvalue(), tmp_path / "odd.jpg"
-    for place in range(20, 110):
+    good, path = buffer.getvalue(), tmp_path / "odd.jpg"
+    for position in range(20, 110):
         for value in (0, 7, 255):
-            path.write_bytes(sound[:place] + bytes([value]) + sound[place + 1 :])
-            with suppress(ValueError):  # set aside, by any other error the run would end
+            path.write_bytes(good[:position] + bytes([value]) + good[position + 1 :])
+            with suppress(ValueError):  # any other error would end the run
                 assert load_image(path).shape in ((100, 60, 3), (60, 100, 3))
 
 
@@ -75,19 +75,19 @@ def jpeg(width: int = 64) -> bytes:
         (jpeg(width=200), "200x64 is more than 9000 pixels"),
     ],
 )
-def test_unusable_pictures_name_the_file_and_the_reason(tmp_path: Path, content: bytes, says: str) -> None:
+def test_load_image_names_file_and_reason_of_invalid_images(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"bad\.jpg: .*{says}"):
         load_image(path, max_pixels=9000)
 
 
-def test_a_missing_picture_is_not_found(tmp_path: Path) -> None:
+def test_load_image_raises_file_not_found_for_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
         load_image(tmp_path / "none.jpg")
 
 
-def test_a_strip_that_would_shrink_to_nothing_is_refused(tmp_path: Path) -> None:
+def test_load_image_rejects_extreme_aspect_ratios(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"strip\.png: 900x2 is thinner than 1:50"):
         written(tmp_path / "strip.png", Image.new("RGB", (900, 2)))
 
@@ -99,7 +99,7 @@ FORMS |= {"TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_cut_anywhere_gives_the_right_pixels_or_none(tmp_path: Path, form: str) -> None:
+def test_truncated_file_gives_correct_pixels_or_an_error(tmp_path: Path, form: str) -> None:
     whole, path = saved(form, RGB[:24, :30], **FORMS[form]), tmp_path / "cut.jpg"
     path.write_bytes(whole)
     expected = load_image(path)
@@ -111,18 +111,18 @@ def test_a_file_cut_anywhere_gives_the_right_pixels_or_none(tmp_path: Path, form
             continue
 
 
-def test_a_png_with_any_byte_changed_gives_the_right_pixels_or_none(tmp_path: Path) -> None:
+def test_png_with_a_changed_byte_gives_correct_pixels_or_an_error(tmp_path: Path) -> None:
     pixels, path = RGB[:24, :30], tmp_path / "odd.png"
     whole = png([row.tobytes() for row in pixels], (30, 24), 8, 2)
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
         try:
             np.testing.assert_array_equal(load_image(path), pixels)
         except ValueError:
             continue
 
 
-def test_a_file_of_more_bytes_than_any_picture_needs_is_not_read(tmp_path: Path) -> None:
+def test_load_image_does_not_read_oversized_files(tmp_path: Path) -> None:
     path = tmp_path / "endless.jpg"
     with open(path, "wb") as file:
         file.write(saved("JPEG"))
@@ -131,6 +131,6 @@ def test_a_file_of_more_bytes_than_any_picture_needs_is_not_read(tmp_path: Path)
         load_image(path)
 
 
-def test_a_broken_exif_orders_nothing(tmp_path: Path) -> None:
+def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(saved("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
     assert load_image(tmp_path / "a.jpg").shape == RGB.shape

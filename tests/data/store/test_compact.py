@@ -43,7 +43,7 @@ def shards(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in folder.glob("*.h5")}
 
 
-def test_rows_and_order_stay_and_files_become_few(tmp_path):
+def test_compaction_keeps_rows_and_order(tmp_path):
     folder, now = wasteful(tmp_path)
     before, old = rows(folder), Store(folder)
     assert len(shards(folder)) == 8
@@ -56,14 +56,14 @@ def test_rows_and_order_stay_and_files_become_few(tmp_path):
     np.testing.assert_array_equal(old.read("features", old.ids), Store(folder).read("features", old.ids))
     stamp = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".writer"}
     compact_store(folder, 10)
-    assert all(path.stat().st_mtime_ns == value for path, value in stamp.items()), "compact already: no work"
+    assert all(path.stat().st_mtime_ns == value for path, value in stamp.items()), "a compact store is not changed"
     extract(tmp_path, now)
     log = tmp_path / "log"
     check(extract(tmp_path, [*now, Item("caption 20", "0" * 64)], log), [*now, Item("caption 20", "0" * 64)])
     assert len(log.read_text().splitlines()) == 1, "what was dropped is really gone"
 
 
-def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
+def test_compaction_loses_nothing_after_a_crash_at_any_rename_or_removal(tmp_path, monkeypatch):
     expected, step = rows(wasteful(tmp_path / "twin")[0]), 0
     real = os.replace, Path.unlink
     while True:
@@ -98,7 +98,7 @@ def test_a_crash_at_any_rename_or_removal_loses_nothing(tmp_path, monkeypatch):
     assert step >= 10
 
 
-def test_sigkill_at_any_moment_loses_nothing(tmp_path):
+def test_compaction_loses_nothing_after_a_sigkill(tmp_path):
     rng = np.random.default_rng(0)
     folder, now = wasteful(tmp_path)
     for size in (10, 3, 7, 2, 9, 4, 10):
@@ -113,7 +113,7 @@ def test_sigkill_at_any_moment_loses_nothing(tmp_path):
     assert len(shards(folder)) == 2
 
 
-def test_the_finished_shards_of_a_killed_extraction_survive(tmp_path):
+def test_compaction_keeps_finished_shards_of_an_interrupted_extraction(tmp_path):
     folder, now = wasteful(tmp_path)
     more, log = [*now, *items(12, name="new")], tmp_path / "log"
     crash(tmp_path, more, 2, log)
@@ -123,7 +123,7 @@ def test_the_finished_shards_of_a_killed_extraction_survive(tmp_path):
     assert len(log.read_text().splitlines()) == 12
 
 
-def test_damaged_rows_get_no_new_checksum_and_a_writer_is_not_disturbed(tmp_path):
+def test_compaction_raises_for_damaged_rows_and_for_another_writer(tmp_path):
     folder, _ = wasteful(tmp_path)
     with write_lock(folder), pytest.raises(ValueError, match="is being written by process"):
         compact_store(folder, 10)
@@ -137,13 +137,13 @@ def test_damaged_rows_get_no_new_checksum_and_a_writer_is_not_disturbed(tmp_path
         compact_store(folder, 0)
 
 
-def test_a_reader_that_opens_while_files_are_removed_finds_the_new_ones(tmp_path, monkeypatch):
+def test_reader_that_opens_during_a_compaction_finds_the_new_shards(tmp_path, monkeypatch):
     folder, now = wasteful(tmp_path)
     stale = Store(folder).__getstate__()
     real, done = module.read_store_manifest, []
 
-    def read_then_compact(place):
-        manifest = real(place)
+    def read_then_compact(path):
+        manifest = real(path)
         if not done:
             done.append(True)
             compact_store(folder, 10)
@@ -162,10 +162,10 @@ def run(*args: str):
     return CliRunner().invoke(build_app(), ["store", *map(str, args)])
 
 
-def test_info_verify_and_compact_as_commands(tmp_path):
+def test_store_commands_print_facts_damage_and_compaction(tmp_path):
     folder, _ = wasteful(tmp_path)
-    aside = Plan((Item("bad", "c" * 64),))
-    commit(folder, [write_shard(folder, aside, ["it is empty"])])
+    invalid = Plan((Item("bad", "c" * 64),))
+    commit(folder, [write_shard(folder, invalid, ["it is empty"])])
     out = run("info", folder / "manifest.json").stdout
     for part in ("tokens, generation 3", "19, with ", "6 x float16", "9, ", "bad: it is empty", "19 captions have more",
                  "3 that are no longer in the dataset", "model = test", "including 8 unreferenced items"):  # fmt: skip
@@ -188,8 +188,8 @@ def test_info_verify_and_compact_as_commands(tmp_path):
         assert "Example: tern store" in run(command, "--help").stdout
 
 
-def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_compaction(tmp_path):
-    """Of eight shards one is missing, one cut short, one spoilt in its rows, one spoilt where nobody reads them."""
+def test_unlisted_damage_is_extracted_again_and_unreferenced_damage_is_compacted(tmp_path):
+    """Of eight shards, one is missing, one is truncated, one has damaged rows, one has damaged unreferenced rows."""
     folder, now = wasteful(tmp_path)
     listed = [folder / entry.file for entry in Store(folder).manifest.shards]
     missing, cut, spoilt = listed[2:5]
@@ -211,13 +211,13 @@ def test_damage_is_dropped_and_made_again_and_where_nobody_reads_it_left_to_a_co
         assert listed[0].name in {entry.file for entry in store.manifest.shards}
     log = tmp_path / "log"
     extract(tmp_path, now, log)
-    assert 0 < len(log.read_text().splitlines()) < len(now), "what was sound is not made again"
+    assert 0 < len(log.read_text().splitlines()) < len(now), "only damaged shards are extracted again"
     assert [unread in problem for problem in Store(folder).verify()] == [True]
     compact_store(folder, 10)
     check(folder, now)
 
 
-def test_a_long_recipe_is_shown_short(tmp_path):
+def test_store_info_shortens_long_recipes(tmp_path):
     folder = open_or_create_store(
         tmp_path, "regions", {"weights": "w" * 300, "classes": [f"thing {i}" for i in range(1600)]}
     )

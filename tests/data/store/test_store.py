@@ -1,4 +1,4 @@
-"""The store: what is written is read back by id, whatever the order, the generation, the process, or the crash."""
+"""Store: rows are read by id in any order, generation and process, and after crashes."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}
 
 
 def content(name: str, version: int = 0) -> dict[str, np.ndarray]:
-    """Rows of an item, drawn from its name: an oracle that needs no file."""
+    """Compute the rows of an item from its name, independently of any file."""
     rng = np.random.default_rng(sum(map(ord, name)) + 1000 * version)
     n = ROWS[name]
     boxes = rng.random((n, 4)).astype("float32")
@@ -39,12 +39,12 @@ def items(version: int = 0) -> list[Item]:
     return [Item(name, f"{version}" * 64) for name in ROWS]
 
 
-def fill(root: Path, wanted: list[Item], version: int = 0, stop_after: int | None = None, shard: int = 4) -> Path:
+def fill(root: Path, targets: list[Item], version: int = 0, stop_after: int | None = None, shard: int = 4) -> Path:
     folder = open_or_create_store(root, "regions", {"model": "test", "dim": 6})
     files = []
-    for number, plan in enumerate(plan_shards(folder, wanted, shard)):
+    for number, plan in enumerate(plan_shards(folder, targets, shard)):
         if number == stop_after:
-            return folder  # the crash: shards lie there, nothing is listed
+            return folder  # the crash: shards exist, but none is listed
         files.append(write_shard(folder, plan, [content(item.id, version) for item in plan.items]))
     commit(folder, files)
     return folder
@@ -63,7 +63,7 @@ def read_in_child(store: Store, names: list[str]) -> list[int]:
     return store.lengths(names).tolist()
 
 
-def test_rows_come_back_by_id_in_any_order_and_in_any_process(tmp_path):
+def test_rows_are_read_by_id_in_any_order_and_process(tmp_path):
     store = Store(fill(tmp_path, items()))
     shuffled = list(np.random.default_rng(1).permutation(store.ids))
     check(store, shuffled)
@@ -76,27 +76,29 @@ def test_rows_come_back_by_id_in_any_order_and_in_any_process(tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
-def test_a_crash_after_n_shards_and_a_second_run_leave_the_same_files(tmp_path, stop_after):
+def test_resumed_run_leaves_the_same_files_as_an_uninterrupted_one(tmp_path, stop_after):
     straight = fill(tmp_path / "straight", items())
     folder = fill(tmp_path / "crashed", items(), stop_after=stop_after)
-    assert len(Store(folder)) == 0, "what the manifest does not list does not exist"
+    assert len(Store(folder)) == 0, "unlisted shards are not read"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
     fill(tmp_path / "crashed", items())
-    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in before.items()), "work was done twice"
+    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in before.items()), (
+        "finished shards must not be written again"
+    )
     assert {p.name: sha256_file(p) for p in folder.glob("*.h5")} == {
         p.name: sha256_file(p) for p in straight.glob("*.h5")
     }
     assert (folder / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
 
 
-def test_generations_add_what_is_new_or_changed_and_nothing_else(tmp_path):
+def test_generation_adds_only_new_and_changed_items(tmp_path):
     first = items()[:10]
     folder = fill(tmp_path, first)
     old = Store(folder)
     assert plan_shards(folder, first, 4) == []
     stamp = (folder / "manifest.json").stat().st_mtime_ns
     fill(tmp_path, first)
-    assert (folder / "manifest.json").stat().st_mtime_ns == stamp, "nothing new writes nothing"
+    assert (folder / "manifest.json").stat().st_mtime_ns == stamp, "without changes nothing is written"
     fill(tmp_path, items())
     new = Store(folder)
     assert (old.generation, new.generation, len(old), len(new)) == (1, 2, 10, 23)
@@ -112,7 +114,7 @@ def test_generations_add_what_is_new_or_changed_and_nothing_else(tmp_path):
     assert new.content_digest(list(ROWS)) != Store(folder).content_digest(list(ROWS))
 
 
-def test_items_that_cannot_be_read_are_set_aside_by_name_until_they_change(tmp_path):
+def test_invalid_items_are_listed_until_their_content_changes(tmp_path):
     folder = open_or_create_store(tmp_path, "regions", {})
     plan = plan_shards(folder, items()[:5], 5)[0]
     rows = [content(item.id) for item in plan.items]
@@ -126,15 +128,15 @@ def test_items_that_cannot_be_read_are_set_aside_by_name_until_they_change(tmp_p
     assert "finite" in store.invalid_items[plan.items[2].id]
     assert "finite" in store.invalid_items[plan.items[3].id]
     assert plan_shards(folder, items()[:5], 5) == []
-    mended = Item(plan.items[1].id, "d" * 64)
-    again = plan_shards(folder, [plan.items[0], mended], 5)
-    assert again == [ShardPlan((mended,))]
-    commit(folder, [write_shard(folder, again[0], [content(mended.id)])])
-    assert mended.id in Store(folder)
-    assert mended.id not in Store(folder).invalid_items
+    fixed = Item(plan.items[1].id, "d" * 64)
+    again = plan_shards(folder, [plan.items[0], fixed], 5)
+    assert again == [ShardPlan((fixed,))]
+    commit(folder, [write_shard(folder, again[0], [content(fixed.id)])])
+    assert fixed.id in Store(folder)
+    assert fixed.id not in Store(folder).invalid_items
     broken = Item(plan.items[0].id, "e" * 64)
     commit(folder, [write_shard(folder, ShardPlan((broken,)), ["gone bad"])])
-    assert broken.id not in Store(folder), "rows of an older content are not this item's"
+    assert broken.id not in Store(folder), "rows of older content must not be read"
     with pytest.raises(ValueError, match="gone bad"):
         Store(folder).read("features", [broken.id])
 
@@ -167,14 +169,14 @@ def damage_file(kind: str, folder: Path) -> None:
         ("none", FileNotFoundError, "Run the stage that writes the store"),
     ],
 )
-def test_damage_is_an_error_that_names_the_file_and_the_next_move(tmp_path, kind, error, message):
+def test_damaged_store_raises_with_file_and_fix(tmp_path, kind, error, message):
     folder = fill(tmp_path, items())
     damage_file(kind, folder)
     with pytest.raises(error, match=message):
         Store(folder)
 
 
-def test_verify_names_the_image_whose_bits_were_flipped(tmp_path):
+def test_verify_names_the_item_with_flipped_bits(tmp_path):
     folder = fill(tmp_path, items())
     assert Store(folder).verify() == []
     shard = (
@@ -190,7 +192,7 @@ def test_verify_names_the_image_whose_bits_were_flipped(tmp_path):
     assert shard.name in problems[0]
 
 
-def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
+def test_unknown_ids_fields_and_recipes_raise(tmp_path):
     folder = fill(tmp_path, items())
     with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
         Store(folder).read("features", ["nobody.jpg"])
@@ -202,7 +204,7 @@ def test_unknown_ids_fields_and_recipes_are_refused(tmp_path):
         open_or_create_store(tmp_path, "regions", {"model": "other"})
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+def test_failed_atomic_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -222,27 +224,27 @@ def shard(key: str, value: object) -> Callable[[dict], None]:
 
 
 MANIFESTS: dict[str, Callable[[dict], object]] = {
-    "items are text": shard("items", "12"),
+    "items are a text": shard("items", "12"),
     "rows are a list": shard("rows", [1]),
     "half an item": shard("items", 1.5),
-    "fewer than none": shard("items", -5),
+    "negative items": shard("items", -5),
     "the folder above": shard("file", ".."),
     "another folder": shard("file", "../shard-00.h5"),
-    "no hash": shard("sha256", None),
-    "rows at one number": shard("row_spans", [[7]]),
+    "hash is null": shard("sha256", None),
+    "row span of one number": shard("row_spans", [[7]]),
     "a list as recipe": lambda m: m.__setitem__("recipe", [1]),
-    "dropped are dicts": lambda m: m.__setitem__("removed_ids", [{}]),
-    "aside without reason": lambda m: m.__setitem__("invalid_items", [{"id": "x", "hash": ""}]),
+    "removed ids are dicts": lambda m: m.__setitem__("removed_ids", [{}]),
+    "invalid item without reason": lambda m: m.__setitem__("invalid_items", [{"id": "x", "hash": ""}]),
     "half a generation": lambda m: m.__setitem__("generation", 1.5),
     "kind is a list": lambda m: m.__setitem__("kind", []),
-    "dtype of nothing": lambda m: m.__setitem__("dtype", "float8"),
+    "unknown dtype": lambda m: m.__setitem__("dtype", "float8"),
     "a shard twice": lambda m: m["shards"].append(m["shards"][0]),
-    "more than there is": lambda m: m.__setitem__("color", "red"),
+    "unknown key": lambda m: m.__setitem__("color", "red"),
 }
 
 
 @pytest.mark.parametrize("case", MANIFESTS)
-def test_a_manifest_of_valid_json_and_wrong_types_is_refused(tmp_path, case):
+def test_manifest_with_wrong_types_raises(tmp_path, case):
     folder = fill(tmp_path, items())
     manifest = json.loads((folder / "manifest.json").read_text())
     MANIFESTS[case](manifest)
@@ -252,23 +254,23 @@ def test_a_manifest_of_valid_json_and_wrong_types_is_refused(tmp_path, case):
             use(folder)
 
 
-def test_a_manifest_nested_without_end_is_no_json(tmp_path):
+def test_deeply_nested_manifest_raises(tmp_path):
     folder = fill(tmp_path, items())
     (folder / "manifest.json").write_text("[" * 200_000)
     with pytest.raises(ValueError, match="not valid JSON"):
         Store(folder)
 
 
-def test_no_flipped_bit_outside_the_rows_gets_as_far_as_hdf5(tmp_path):
-    """Any of them may make HDF5 loop, fail in its own ways, or give other ids: all are refused, by name, before."""
+def test_damaged_metadata_is_never_opened_by_hdf5(tmp_path):
+    """Any flipped bit can make HDF5 loop, fail or give other ids, so the store rejects the file before."""
     folder = fill(tmp_path, items())
     path = min(folder.glob("*.h5"))
     entry = next(e for e in read_store_manifest(folder).shards if e.file == path.name)
-    rows = {place for start, size in entry.row_spans for place in range(start, start + size)}
-    sound, draw = path.read_bytes(), np.random.default_rng(0)
-    for place in draw.choice(sorted(set(range(len(sound))) - rows), 300, replace=False):
-        broken = bytearray(sound)
-        broken[place] ^= 1 << int(draw.integers(8))
+    rows = {position for start, size in entry.row_spans for position in range(start, start + size)}
+    good, draw = path.read_bytes(), np.random.default_rng(0)
+    for position in draw.choice(sorted(set(range(len(good))) - rows), 300, replace=False):
+        broken = bytearray(good)
+        broken[position] ^= 1 << int(draw.integers(8))
         path.write_bytes(broken)
         for use in (Store, lambda folder: plan_shards(folder, items(), 4)):
             with pytest.raises(ValueError, match=f"{path.name}.*Restore the file"):

@@ -63,7 +63,7 @@ def check(store: Store, field: str, names: list[str]) -> None:
 
 
 def make_foreign(folder: Path) -> None:
-    """The shards as another program might write them: compressed, in other dtypes, behind a user block."""
+    """Rewrite the shards as another program could: compressed, in other dtypes, after a user block."""
     manifest = read_store_manifest(folder)
     ways = [{"chunks": True, "compression": "gzip"}, {"chunks": True, "shuffle": True}, {}, {}]
     shards = []
@@ -93,7 +93,7 @@ def stores(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_ids_in_any_order_give_the_rows_of_a_slow_loop(stores, kind, data):
+def test_read_equals_a_slow_loop_for_any_ids(stores, kind, data):
     names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=60))
     check(stores[kind], data.draw(st.sampled_from(list(stores[kind].fields))), names)
 
@@ -101,7 +101,7 @@ def test_any_ids_in_any_order_give_the_rows_of_a_slow_loop(stores, kind, data):
 @pytest.mark.parametrize("limit", [1, 2, 1024])
 @pytest.mark.parametrize("most", [7, 1000, 1 << 30])
 @pytest.mark.parametrize("cached", [True, False])
-def test_short_reads_few_buffers_and_a_cold_cache_change_nothing(stores, monkeypatch, limit, most, cached):
+def test_read_is_the_same_with_short_reads_few_buffers_and_a_cold_cache(stores, monkeypatch, limit, most, cached):
     real = os.preadv
 
     def stingy(fd, buffers, offset, flags=0):
@@ -117,7 +117,7 @@ def test_short_reads_few_buffers_and_a_cold_cache_change_nothing(stores, monkeyp
         check(stores["own"], field, NAMES[::-1])
 
 
-def test_neighbours_are_read_at_once(stores, monkeypatch):
+def test_adjacent_items_are_read_together(stores, monkeypatch):
     calls, real = [], os.preadv
     monkeypatch.setattr(reader.os, "preadv", lambda *args: calls.append(len(args[1])) or real(*args))
     stores["own"].read("features", NAMES)
@@ -127,7 +127,7 @@ def test_neighbours_are_read_at_once(stores, monkeypatch):
     assert calls == [10, 10, 10, 7], "neighbors in the file alone: one call, several buffers"
 
 
-def test_a_padded_buffer_of_the_caller_is_filled_in_place_or_refused(stores):
+def test_read_padded_fills_the_array_of_the_caller_or_raises(stores):
     store, names = stores["own"], NAMES[3:9]
     longest = max(len(rows) for rows in slow("features", names))
     out = np.full((6, longest + 2, 8), 7, "f2")
@@ -147,7 +147,7 @@ def test_a_padded_buffer_of_the_caller_is_filled_in_place_or_refused(stores):
         store.read_padded("size", names)
 
 
-def test_a_file_that_ends_early_is_an_error_that_names_file_and_item(tmp_path):
+def test_truncated_file_raises_with_file_and_item(tmp_path):
     folder = fill(tmp_path)
     store = Store(folder)
     victim = folder / store.manifest.shards[1].file
@@ -160,7 +160,7 @@ def test_a_file_that_ends_early_is_an_error_that_names_file_and_item(tmp_path):
         store.read("features", NAMES)
 
 
-def test_a_store_costs_one_descriptor_a_shard_and_gives_them_back(tmp_path):
+def test_store_holds_one_descriptor_per_shard_until_it_is_closed(tmp_path):
     folder = fill(tmp_path)
     count = lambda: len(os.listdir("/proc/self/fd"))  # noqa: E731
     before = count()
@@ -184,7 +184,7 @@ def _check_all(store: Store) -> int:
 
 
 @pytest.mark.parametrize("kind", ["own", "foreign"])
-def test_forked_readers_share_the_descriptors_without_mixing_rows(stores, kind):
+def test_forked_readers_share_descriptors_without_mixing_rows(stores, kind):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert sum(pool.map(_check_all, [stores[kind]] * 1)) == 1
     with multiprocessing.get_context("fork").Pool(4, initializer=_keep, initargs=(stores[kind],)) as pool:
@@ -204,7 +204,7 @@ def _check_kept(_: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("kind", ["own", "foreign"])
-def test_batches_come_in_order_and_whole(stores, kind, workers):
+def test_iter_batches_gives_complete_batches_in_order(stores, kind, workers):
     store, rng = stores[kind], np.random.default_rng(0)
     lists = [list(rng.choice(NAMES, 9)) for _ in range(30)]
     found = list(iter_batches(store, ["features", "size", "boxes"], iter(lists), num_threads=workers, prefetch=3))
@@ -216,18 +216,18 @@ def test_batches_come_in_order_and_whole(stores, kind, workers):
         assert batch.lengths.tolist() == [len(rows) for rows in slow("boxes", batch.ids)]
 
 
-def test_an_error_comes_at_its_batch_and_ending_early_stops_the_threads(stores):
-    before, asked = threading.active_count(), []
+def test_iter_batches_raises_at_the_failed_batch_and_stops_its_threads(stores):
+    before, requested = threading.active_count(), []
 
     def lists():
         for number in range(1000):
-            asked.append(number)
+            requested.append(number)
             yield ["nobody.jpg"] if number == 5 else NAMES[:3]
 
     reading = iter_batches(stores["own"], ["features"], lists(), prefetch=4)
     for _ in range(5):
         assert next(reading).lengths.sum() == sum(len(rows) for rows in slow("boxes", NAMES[:3]))
-    assert len(asked) <= 9, "no more than `ahead` are read before they are asked for"
+    assert len(requested) <= 9, "at most `prefetch` batches are read ahead"
     with pytest.raises(ValueError, match=r"'nobody\.jpg' is not in the store"):
         next(reading)
     assert threading.active_count() == before

@@ -34,7 +34,7 @@ def update_and_compact(root: Path, on_step=lambda step: None) -> None:
 
 
 def check_published(root: Path, version: int) -> None:
-    """Assert that the published version has the items of before or after the update."""
+    """Assert that version 1 has the original items, and that later versions have the updated ones."""
     world = World(images=IMAGES)
     if version > 1:
         edit(world)

@@ -63,6 +63,7 @@ def test_text_queries_need_more_than_image_queries(points):
     assert probed["text"] > probed["image"]
 
 
+@pytest.mark.slow
 def test_choice_is_least_work_within_limits_and_reproducible(points, data):
     chosen = choose_point(points, LIMITS, "text")
     fit = [p for p in points if p.query_kind == "text" and p.recall >= 0.9 and p.memory_bytes <= 1e9]
@@ -73,6 +74,7 @@ def test_choice_is_least_work_within_limits_and_reproducible(points, data):
     assert choose_point(points, tight, "text").memory_bytes == tight.max_memory_bytes
 
 
+@pytest.mark.slow
 def test_more_rows_give_one_longer_list_or_more_lists(points, data):
     """Exact search of 40 times the rows does 40 times the work; else there are 40 times as many lists."""
     many = {(p.query_kind, p.factory, p.rescore): p for p in measure_candidates(*data, LIMITS, rows=100_000)}

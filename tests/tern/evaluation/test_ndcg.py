@@ -118,7 +118,7 @@ def test_relevances_are_written_as_floats_without_header_and_read_back(tmp_path)
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, FileNotFoundError, "is missing, a file of relevances"),
+        (None, FileNotFoundError, "file of relevances .* does not exist"),
         (b"\0" * 76, ValueError, "76 bytes.*80"),
         (np.zeros((2, 10), np.float32), ValueError, r"\(2, 10\)"),
         (np.zeros((10, 2), np.int64), ValueError, "int64"),
