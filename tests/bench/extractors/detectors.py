@@ -27,7 +27,7 @@ from pipeline.stages.extract import extract_regions
 from pipeline.workspace import Workspace
 from tests.bench.common import cpu, show
 from tests.helpers.image_bytes import picture
-from tests.helpers.random_bottom_up import settle
+from tests.helpers.random_bottom_up import calibrate_norm
 from tests.helpers.random_networks import calibrated, pictures
 
 DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
@@ -90,7 +90,7 @@ def detectron2() -> None:
             model = build_model(cfg).eval()
             for module in model.modules():
                 if hasattr(module, "running_mean"):
-                    module.register_forward_pre_hook(settle)
+                    module.register_forward_pre_hook(calibrate_norm)
             bgr = torch.from_numpy(photo[:, :, ::-1].copy()).permute(2, 0, 1).float()
             resized = nn.functional.interpolate(bgr[None], (800, 1067), mode="bilinear")[0]
             given = [{"image": resized, "height": 480, "width": 640}]
