@@ -29,7 +29,9 @@ def loader(folder: Path) -> None:
     regions, tokens = _write(folder)
     captions_of = {name: [f"{name}#{c}" for c in range(CAPTIONS)] for name in regions.ids}
     sources = BatchReader(regions, tokens, region_drop=0.2, token_drop=0.1, groups=3)
-    table = Table("a step", "steps a second", "CPU ms a step", "Flickr30k, seconds an epoch", title=loader.__doc__)
+    table = Table(
+        "one step", "steps per second", "CPU ms per step", "Flickr30k, seconds per epoch", title=loader.__doc__
+    )
     for images in (128, 1024):
         found = [_round(sources, plan_batches(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
         seconds, cpu = np.median(found, axis=0)

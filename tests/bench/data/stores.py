@@ -1,6 +1,6 @@
-"""Random batches of features, warm and cold: one .npy an image, HDF5 in chunks, a memory map, the store and its loader.
+"""Random batches of features, warm and cold: .npy files, HDF5 in chunks, a memory map, the store and its loader.
 
-Batches a second are of the wall clock, and two workers need two idle cores; CPU milliseconds count all processes.
+Batches per second are wall-clock figures, and two workers need two idle cores; CPU milliseconds count all processes.
 """
 
 import os
@@ -35,8 +35,8 @@ def stores(folder: Path) -> None:
     store = Store(next(folder.glob("regions-*")))
     maps = _Maps(store)
     ways: dict[str, Callable[[], Batches]] = {
-        "one .npy an image": lambda: (_stack_npy(folder, ids) for ids in lists),
-        "h5, a chunk an image, read_direct": lambda: _chunked(folder, order),
+        "one .npy file per image": lambda: (_stack_npy(folder, ids) for ids in lists),
+        "h5, one chunk per image, read_direct": lambda: _chunked(folder, order),
         "memory map of the shards": lambda: (maps.stack(ids) for ids in lists),
         "the store, read": lambda: (store.read("features", ids) for ids in lists),
         "the store, batches, 2 threads": lambda: iter_batches(store, ["features"], lists),
@@ -49,7 +49,7 @@ def stores(folder: Path) -> None:
         _forget(folder)
 
     columns = ("warm, as written", "CPU ms", "cold", "CPU ms", "warm, after cold", "CPU ms")
-    table = Table("batches a second", *columns, title=stores.__doc__)
+    table = Table("batches per second", *columns, title=stores.__doc__)
     warm, cold = _rounds(ways, len(lists), 5), _rounds(ways, len(lists), 3, forget)
     after = _rounds(ways, len(lists), 4)
     forget()
@@ -105,7 +105,7 @@ def _forget(folder: Path) -> None:
 
 
 def _spent(way: Callable[[], Batches], count: int, before: Callable[[], None]) -> tuple[float, float]:
-    """(batches a second, CPU ms a batch) of an epoch, the workers' start and end included."""
+    """(batches per second, CPU ms per batch) of an epoch, the workers' start and end included."""
     before()
     cpu, began = _cpu(), time.perf_counter()
     for batch in way():
@@ -164,7 +164,7 @@ class _Maps:
 
 
 class _Npy(Dataset):
-    """A batch an index, from one .npy an image."""
+    """A batch an index, from one .npy file per image."""
 
     def __init__(self, folder: Path, lists: list[list[str]]):
         self.folder, self.lists = folder, lists
