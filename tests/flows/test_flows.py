@@ -250,7 +250,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert run["state"]["type"] == "FAILED"
     assert "image latency" in run["state"]["message"]
     shown = server.artifacts(run)
-    assert f"Served as before: `v{before['version']:08d}`" in shown["refused"]["data"]
+    assert f"Still served: `v{before['version']:08d}`" in shown["rejected"]["data"]
     rows = {row["check"]: row for row in json.loads(shown["gate"]["data"])}
     assert (rows["image latency"]["passed"], rows["image recall"]["passed"]) == (False, True)
     assert len({tuple(row) for row in rows.values()}) == 1, "one set of columns"

@@ -1,6 +1,6 @@
-"""Random batches of features, warm and cold: .npy files, HDF5 in chunks, a memory map, the store and its loader.
+"""Random batches of features, cached and uncached: one .npy per image, chunked HDF5, a memory map, the store.
 
-Batches per second are wall-clock figures, and two workers need two idle cores; CPU milliseconds count all processes.
+Batches per second are wall-clock rates, and two workers need two idle cores; CPU milliseconds count all processes.
 """
 
 import os
@@ -35,8 +35,8 @@ def stores(folder: Path) -> None:
     store = Store(next(folder.glob("regions-*")))
     maps = _Maps(store)
     ways: dict[str, Callable[[], Batches]] = {
-        "one .npy file per image": lambda: (_stack_npy(folder, ids) for ids in lists),
-        "h5, one chunk per image, read_direct": lambda: _chunked(folder, order),
+        "one .npy an image": lambda: (_stack_npy(folder, ids) for ids in lists),
+        "h5, a chunk an image, read_direct": lambda: _chunked(folder, order),
         "memory map of the shards": lambda: (maps.stack(ids) for ids in lists),
         "the store, read": lambda: (store.read("features", ids) for ids in lists),
         "the store, batches, 2 threads": lambda: iter_batches(store, ["features"], lists),
@@ -105,7 +105,7 @@ def _forget(folder: Path) -> None:
 
 
 def _spent(way: Callable[[], Batches], count: int, before: Callable[[], None]) -> tuple[float, float]:
-    """(batches per second, CPU ms per batch) of an epoch, the workers' start and end included."""
+    """Measure batches per second and CPU ms per batch of an epoch, including start and end of the workers."""
     before()
     cpu, began = _cpu(), time.perf_counter()
     for batch in way():
@@ -164,7 +164,7 @@ class _Maps:
 
 
 class _Npy(Dataset):
-    """A batch an index, from one .npy file per image."""
+    """A batch an index, from one .npy an image."""
 
     def __init__(self, folder: Path, lists: list[list[str]]):
         self.folder, self.lists = folder, lists
