@@ -1,4 +1,4 @@
-"""What an image costs: torchvision's detectors plain and fast, and a grid."""
+"""CPU time per image of torchvision's detectors, plain and optimized, and of a grid extractor."""
 
 import resource
 import tempfile
@@ -117,8 +117,8 @@ def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fp
     store = Store(extract_regions(config, dataset, Workspace(folder), 100, make_process_map(2, "region features")))
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    aside = len(store.invalid_items) + len(dataset.invalid_records)
+    invalid = len(store.invalid_items) + len(dataset.invalid_records)
     Console().print(
         f"{model}, {config.kind}, {store.recipe['dtype']}: {len(store):,} photographs in {wall:,.0f} s, "
-        f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {aside} set aside"
+        f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {invalid} invalid"
     )

@@ -10,7 +10,7 @@ from tests.bench.index.search import unit
 
 
 def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
-    """Images, their ids, five captions an image not far from it, their images' ids."""
+    """Images, their ids, five captions per image near it, their images' ids."""
     seen = unit(images, 1024, 3)
     told = np.repeat(seen, 5, axis=0) + 0.05 * np.random.default_rng(4).normal(size=(5 * images, 1024))
     told = (told / np.linalg.norm(told, axis=1, keepdims=True)).astype("float32")
