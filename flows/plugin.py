@@ -18,7 +18,7 @@ def setup_environment(*, ctx: Any) -> None:
     """Prefect's start-up hook. It acts in the `prefect` command alone: a run or a notebook keeps the stock client."""
     if not _is_command_line():
         return
-    from prefect.client.orchestration import PrefectClient
+    from prefect.client.orchestration import PrefectClient  # lazy: only the command line needs it
 
     PrefectClient.read_deployment_by_name = accept_bare_name(PrefectClient.read_deployment_by_name)
 
@@ -41,7 +41,7 @@ def accept_bare_name(read_by_name: Any) -> Any:
     async def read(client: Any, name: str) -> Any:
         if not name or "/" in name:
             return await read_by_name(client, name)
-        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName  # lazy: as above
 
         named = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
         found = [

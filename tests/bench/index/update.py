@@ -41,7 +41,7 @@ def index_update(folder: Path) -> None:
         gate = judge if gated else lambda source: None
         make = lambda: build_index(
             config, IndexInputs({"image": first}, {"image": asked["text"]}), root, gate=gate(first)
-        )  # noqa: B023, E731
+        )
         whole, _ = cpu_of(make)
         table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
         for name, grown in steps:
