@@ -76,7 +76,7 @@ def bottom_up(folder: Path, images: int = 4) -> None:
     }
     prepared = [next(iter(ways.values())).preprocess(picture) for picture in pictures]
     found: dict[str, list] = {
-        PORT: [cpu_of(lambda given=given: port_style(model, given.input, given.size)) for given in prepared]
+        PORT: [cpu_of(lambda image=image: port_style(model, image.input, image.size)) for image in prepared]
     }
     for name, way in ways.items():
         way([pictures[0]])  # warms up
@@ -98,8 +98,8 @@ def agreement(truth: list, regions: list) -> tuple[str, str]:
     """Return the share of boxes found again (overlap above 0.99), and the minimum cosine of their features."""
     same, cosines = [], []
     for one, other in zip(truth, regions, strict=True):
-        overlap, place = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)
+        overlap, best = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)
         same += (overlap > 0.99).tolist()
-        pair = (torch.from_numpy(x).float() for x in (one.features, other.features[place]))
+        pair = (torch.from_numpy(x).float() for x in (one.features, other.features[best]))
         cosines += torch.cosine_similarity(*pair)[overlap > 0.99].tolist()
     return f"{100 * np.mean(same):.1f} %", f"{min(cosines):.6f}"

@@ -93,15 +93,15 @@ def detectron2() -> None:
                     module.register_forward_pre_hook(calibrate_norm)
             bgr = torch.from_numpy(photo[:, :, ::-1].copy()).permute(2, 0, 1).float()
             resized = nn.functional.interpolate(bgr[None], (800, 1067), mode="bilinear")[0]
-            given = [{"image": resized, "height": 480, "width": 640}]
+            inputs = [{"image": resized, "height": 480, "width": 640}]
             with torch.no_grad():
-                model(given)
+                model(inputs)
             for module in model.modules():
                 module._forward_pre_hooks.clear()
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, config.weights)
             ours = Detectron2Extractor(config)
             with torch.inference_mode():
-                rows = [("detectron2's model", cpu(lambda m=model, g=given: m(g), 2), "resize not counted")]
+                rows = [("detectron2's model", cpu(lambda m=model, g=inputs: m(g), 2), "resize not counted")]
             rows.append(("our backend", cpu(lambda e=ours: e([photo]), 2), "features too"))
             show(f"{name}, 640x480 at 1067x800, random weights", rows)
 
