@@ -35,11 +35,11 @@ class Client:
 @pytest.mark.parametrize(
     ("client", "told"),
     [
-        (Client(GONE, start=GONE), "no Prefect server answers at .*: start `tern up`"),
-        (Client(GONE, start=RuntimeError("Failed to reach API")), "no Prefect server answers"),
-        (Client(GONE), rf"follows run reindex demo, which may still be going: .*flow-run watch {RUN.id}"),
-        (Client(httpx.ReadError("reset")), "answers no longer"),
-        (Client(KeyboardInterrupt()), rf"the run goes on; `prefect flow-run watch {RUN.id}` follows it"),
+        (Client(GONE, start=GONE), r"No Prefect server answers at .*\. Run `tern up`"),
+        (Client(GONE, start=RuntimeError("Failed to reach API")), "No Prefect server answers"),
+        (Client(GONE), rf"The run reindex demo may still be running\. .*flow-run watch {RUN.id}"),
+        (Client(httpx.ReadError("reset")), "stopped answering"),
+        (Client(KeyboardInterrupt()), rf"the run continues; `prefect flow-run watch {RUN.id}` follows it"),
     ],
 )
 def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told, monkeypatch):
