@@ -321,7 +321,7 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     ("nightly", "cron", "reason"),
     [
         (None, "0 4 * * *", "Pass --nightly PLAN too"),
-        ("nobody", None, "No plan"),
+        ("nobody", None, "Plan .nobody. does not exist"),
         ("demo", "nonsense", "cron expression 'nonsense' is not valid: .*nvalid.*Write five fields"),
         ("demo", "0 24 * * *", "cron expression '0 24"),
     ],

@@ -92,7 +92,7 @@ class Logs:
 def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
     from flows.server import follow
 
-    monkeypatch.setattr(follow, "PAGE", 2)
+    monkeypatch.setattr(follow, "PAGE_LINES", 2)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     first = [(0, "a"), (10, "d"), (10, "e")]
     late = [[(5, "b")], [], [(9, "c"), (10, "f")], [], [], [(60, "g")], [], [(61, "h")], [(62, "Finished in state X")]]
