@@ -1,22 +1,24 @@
 """Every code block of the README and of docs/ runs, or is in a list of exceptions with its reason.
 
-The blocks run in a folder of their own, with a copy of the code in which the plan `demo` is small. They run in the order
-of their page, so that a page may use what its earlier blocks have made. Blocks of type `text` are output or drawings.
+The blocks run in a folder of their own, with a copy of the code in which the plan `demo` is small. They run in the
+order of their page, so that a page may use what its earlier blocks have made. Blocks of type `text` are output or
+drawings.
 """
 
 import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.architecture.code import PACKAGES, ROOT, tracked_files
+from tests.helpers import command_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SMALL_DEMO = """
 workspace = "runs/demo"
@@ -103,8 +105,8 @@ PAGES = [
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Make a copy of the code whose plan `demo` is small, and the command `tern` that runs it."""
+def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Make a copy of the code whose plan `demo` is small, and a server that runs its commands."""
     code = tmp_path_factory.mktemp("code")
     for package in PACKAGES:
         if package == "pipeline":
@@ -112,16 +114,12 @@ def environment(tmp_path_factory) -> dict[str, str]:
         else:
             (code / package).symlink_to(ROOT / package)
     (code / "pipeline/plans/toml/demo.toml").write_text(SMALL_DEMO)
-    command = code / "bin/tern"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.cli "$@"\n')
-    command.chmod(0o755)
-    return os.environ | {
-        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(code),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    server = command_server.start(code, environment)
+    yield environment | {"PATH": f"{code / 'bin'}:{os.environ['PATH']}"}
+    assert server.stdin is not None
+    server.stdin.close()
+    server.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +146,9 @@ def test_blocks_of_page_run(page, environment, finished, tmp_path):
             table = "" if named or re.search(r"^workspace", block.code, re.M) else block.code
             path.write_text(path.read_text() + table)
             code = f"from pipeline.plans import load_plan; load_plan({path.name!r})"
-            command = [sys.executable, "-c", code]
+            command = ["python", "-c", code]
         elif block.language == "python":
-            command = [sys.executable, "-c", block.code]
+            command = ["python", "-c", block.code]
         else:
             command = ["bash", "-euo", "pipefail", "-c", block.code]
         out = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

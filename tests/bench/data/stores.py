@@ -89,9 +89,9 @@ def _write(folder: Path) -> None:
             dataset[number] = features
             return {"features": features, **rest, "size": np.array([640, 480])}
 
-        place = {name: number for number, name in enumerate(NAMES)}
+        number_of = {name: number for number, name in enumerate(NAMES)}
         plans = plan_shards(target, [Item(name, "0" * 64) for name in NAMES], 250)
-        commit(target, [write_shard(target, plan, (rows(place[item.id]) for item in plan.items)) for plan in plans])
+        commit(target, [write_shard(target, plan, (rows(number_of[item.id]) for item in plan.items)) for plan in plans])
     os.sync()
 
 
