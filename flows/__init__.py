@@ -1,1 +1,1 @@
-"""Prefect flows over the stages. They say what runs when; every fact lives in the stores' manifests."""
+"""Prefect flows over the stages of a pipeline. They decide what runs when; all facts are in the stores' manifests."""

@@ -1,4 +1,4 @@
-"""The five flows. What they do is imported when one runs (`flows.runs`); the stages know nothing of Prefect."""
+"""The five flows. A flow imports its work (`flows.runs`) when it starts; the stages know nothing of Prefect."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -32,17 +32,17 @@ from flows.tasks.task_runners import make_task_runner
 RUN_TIMEOUT_SECONDS = 3600 * read_settings().run_timeout_hours
 
 
-def _named() -> str:
-    """`extract-flickr flickr30k 2026-11-25 03:00:00`: with the date, since a name must find one run."""
-    given = flow_run.parameters
-    dataset = dataset_name(given.get("plan", ""), given.get("overrides"))
+def _make_run_name() -> str:
+    """Make the name of a run, such as `extract-flickr flickr30k 2026-11-25 03:00:00`; the time makes it unique."""
+    parameters = flow_run.parameters
+    dataset = dataset_name(parameters.get("plan", ""), parameters.get("overrides"))
     return f"{flow_run.flow_name} {dataset} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-# No retries of a run: its tasks have theirs, and what fails a run (a bad plan, a failed gate) fails it again. Prefect
-# keeps the error of a failed run in a file whatever it is told: as JSON rather than a pickle.
+# A run is not retried: its tasks have retries, and other errors (an invalid plan, a rejected version) would occur again.
+# Prefect always stores the error of a failed run in a file; the serializer makes it JSON instead of a pickle.
 FLOW_OPTIONS: dict[str, Any] = {
-    "flow_run_name": _named,
+    "flow_run_name": _make_run_name,
     "task_runner": make_task_runner(),
     "timeout_seconds": RUN_TIMEOUT_SECONDS,
     **HOOKS,
@@ -62,21 +62,21 @@ def extract_flickr(
     more_plans: MorePlans = None,
     dry_run: bool = False,
 ) -> list[str]:
-    """Region and token features of what is new or changed, into the stores.
+    """Extract region and token features of new and changed items into the stores.
 
     Args:
-        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
-        overrides: Settings of the plan to change, each KEY=VALUE, for instance train.seed=1.
-        workers: Processes that extract; the plan's if empty.
-        images_per_shard: Images a shard, which is what a crash repeats; the plan's if empty.
-        splits: Splits to extract, for instance train; all if empty. What other splits have stays.
-        more_plans: Plans of more datasets, extracted after the first; one that fails does not stop the others. They
-            keep their own workspaces: `overrides` may not set one.
-        dry_run: Say what would be done and what it would cost, and do nothing.
+        plan: Path of a plan file (.toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, such as train.seed=1.
+        workers: Number of processes that extract; that of the plan if empty.
+        images_per_shard: Images per shard; a crash loses at most one shard per worker. That of the plan if empty.
+        splits: Splits to extract, such as train; all if empty. Finished items of other splits are kept.
+        more_plans: Plans of more datasets, extracted after the first; a plan that fails does not stop the others. Each
+            keeps its own workspace: `overrides` may not set one.
+        dry_run: Report the missing items and the estimated time, and extract nothing.
     """
     if more_plans and any(setting.partition("=")[0].strip() == "workspace" for setting in overrides):
         raise ValueError(
-            "`overrides` sets one workspace for several plans: set it in each plan, or run them one by one."
+            "`overrides` sets one workspace for several plans. Set the workspace in each plan, or run them one by one."
         )
     from flows import runs
 
@@ -85,14 +85,14 @@ def extract_flickr(
         try:
             with runs.run_context(name, overrides, workers=workers, images_per_shard=images_per_shard) as runner:
                 folders += runs.run_extraction(runner, splits, dry_run)
-        except Exception as error:  # of whatever kind: a bad plan, a lost worker, an extra that is missing
+        except Exception as error:  # any error, such as an invalid plan, a lost worker, or a missing extra
             if not more_plans:
                 raise
             failed[name] = error
             get_run_logger().exception("%s failed", name)
     if failed:
-        told = "; ".join(f"{name}: {str(error) or type(error).__name__}" for name, error in failed.items())
-        raise ValueError(f"{len(failed)} of {1 + len(more_plans or ())} plans failed, the others are done: {told}")
+        reasons = "; ".join(f"{name}: {str(error) or type(error).__name__}" for name, error in failed.items())
+        raise ValueError(f"{len(failed)} of {1 + len(more_plans or ())} plans failed, the others are done: {reasons}")
     return folders
 
 
@@ -104,14 +104,15 @@ def train_tern(
     seed: Seed = None,
     processes: Processes = None,
 ) -> str:
-    """Train TERN on the stores, and evaluate it on the held-out splits.
+    """Train the model of a plan, and evaluate it on the held-out splits.
 
     Args:
-        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
-        overrides: Settings of the plan to change, each KEY=VALUE, for instance train.seed=1.
-        epochs: Passes over the training split; the plan's if empty.
-        seed: Of the weights and the order of the batches; the plan's if empty.
-        processes: That share each batch, by torchrun on the worker's machine: one a GPU. One in all if empty.
+        plan: Path of a plan file (.toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, such as train.seed=1.
+        epochs: Number of passes over the training split; that of the plan if empty.
+        seed: Random seed of the weights and the order of the batches; that of the plan if empty.
+        processes: Number of torchrun processes that share each batch, on the machine of the worker: one per GPU. One
+            process without torchrun if empty.
     """
     from flows import runs
 
@@ -128,14 +129,14 @@ def build_index(
     target_recall: Recall = None,
     model: ModelName = None,
 ) -> str:
-    """Build a version of the index, publish it if it passes its gate, and write the report.
+    """Build an index version, publish it if it passes the gate, and write the report.
 
     Args:
-        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
-        overrides: Settings of the plan to change, each KEY=VALUE, for instance index.shards=8.
-        shards: Files a collection; the plan's if empty.
-        target_recall: Share of the exact best 10 to be found, 0 to 1; the plan's if empty.
-        model: A trained model of the workspace to build with, for instance tern-0123456789ab; the plan's if empty.
+        plan: Path of a plan file (.toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, such as index.shards=8.
+        shards: Number of shards per collection; that of the plan if empty.
+        target_recall: Recall@10 against exact search that sets nprobe, 0 to 1; that of the plan if empty.
+        model: Name of a trained model of the workspace, such as tern-0123456789ab; that of the plan if empty.
     """
     from flows import runs
 
@@ -148,15 +149,15 @@ def build_index(
 def reindex(
     plan: PlanName = "flickr30k", overrides: Settings = (), model: ModelName = None, version: Version = None
 ) -> str | State:
-    """What is new or changed in the dataset goes into the index, with the model that the index was built with.
+    """Update the index with the changes of the dataset, with the model that the index was built with.
 
-    It goes in as a delta where it may: another model or other settings of the index make a whole version.
+    The update is a delta if possible. Another model, or other settings of the index, need a full build.
 
     Args:
-        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
-        overrides: Settings of the plan to change, each KEY=VALUE, for instance workers=8.
-        model: A trained model of the workspace to embed with; the one of the index if empty.
-        version: The version of the index to go on from, for instance 3; the one that is served if empty.
+        plan: Path of a plan file (.toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, such as workers=8.
+        model: Name of a trained model of the workspace; that of the index if empty.
+        version: Number of the version to update, such as 3; the published version if empty.
     """
     from flows import runs
 
@@ -166,12 +167,12 @@ def reindex(
 
 @flow(name="pipeline", **FLOW_OPTIONS)
 def pipeline(plan: PlanName = "flickr30k", overrides: Settings = (), start_at: StartAt = "extract") -> str:
-    """Extraction, training and index, one after another.
+    """Run extraction, training and index, one after another.
 
     Args:
-        plan: A plan file (a path ending in .toml), or the name of a shipped plan.
-        overrides: Settings of the plan to change, each KEY=VALUE, for instance train.epochs=40.
-        start_at: The first stage to run as a run of its own; one before it is only made if it is missing.
+        plan: Path of a plan file (.toml), or the name of a shipped plan.
+        overrides: Settings of the plan to change, each KEY=VALUE, such as train.epochs=40.
+        start_at: First stage that runs as a flow run of its own. Earlier stages run only if their output is missing.
     """
     if start_at == "extract":
         extract_flickr(plan, overrides)

@@ -1,8 +1,8 @@
-"""Prefect's command line takes a deployment by its bare name: `prefect deployment run extract-flickr`.
+"""Plugin of the `prefect` command that accepts a deployment by its name: `prefect deployment run extract-flickr`.
 
-Stock Prefect takes FLOW/DEPLOYMENT only. Loaded through the entry point `prefect.plugins`, where `[plugins] enabled` of
-prefect.toml switches plugins on; the hook is meant for environment variables, so that this is a patch of one method of
-the client, held by a test. Workers and runs are started without it.
+Prefect itself accepts only FLOW/DEPLOYMENT. Prefect loads the plugin through the entry point `prefect.plugins` if
+`[plugins] enabled` is set in prefect.toml. Its hook is meant for environment variables, so the plugin replaces one
+method of the client; a test checks that. Workers and runs start without plugins.
 """
 
 import functools
@@ -15,12 +15,13 @@ from prefect.plugins import register_hook
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Prefect's start-up hook. It acts in the `prefect` command alone: a run or a notebook keeps the stock client."""
+    """Hook of Prefect at its start. It changes the client of the `prefect` command only, not of runs or notebooks."""
     if not _is_command_line():
         return
-    from prefect.client.orchestration import PrefectClient
+    from prefect.client.orchestration import PrefectClient  # lazy: only the command line needs it
 
-    PrefectClient.read_deployment_by_name = accept_bare_name(PrefectClient.read_deployment_by_name)
+    method = accept_bare_name(PrefectClient.read_deployment_by_name)
+    PrefectClient.read_deployment_by_name = method  # type: ignore[method-assign]  # Prefect has no hook for it
 
 
 def _is_command_line() -> bool:
@@ -31,17 +32,22 @@ def _is_command_line() -> bool:
 
 
 def accept_bare_name(read_by_name: Any) -> Any:
-    """`stock` (the client's read_deployment_by_name), taking a name without a slash too.
+    """Extend `read_deployment_by_name` of the client to accept a name without a slash.
 
-    A bare name is the deployment of that name whose flow has it too, else the only one so named. Raises ValueError that
-    names the candidates where several fit.
+    Such a name means the deployment whose flow has the same name, else the only deployment of this name.
+
+    Args:
+        read_by_name: The method of the client.
+
+    Returns:
+        The extended method. It raises ValueError, with the candidates, if several deployments have the name.
     """
 
     @functools.wraps(read_by_name)
     async def read(client: Any, name: str) -> Any:
         if not name or "/" in name:
             return await read_by_name(client, name)
-        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName  # lazy: as above
 
         named = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
         found = [
@@ -49,8 +55,8 @@ def accept_bare_name(read_by_name: Any) -> Any:
         ]
         if len(found) > 1 and name not in found:
             several = ", ".join(sorted(f"{flow}/{name}" for flow in found))
-            raise ValueError(f"{name!r} is the name of several deployments: say which of {several}.")
+            raise ValueError(f"{name!r} is the name of several deployments. Pass one of {several}.")
         flow = name if name in found or not found else found[0]
-        return await read_by_name(client, f"{flow}/{name}")  # none found: the stock answer, "not found"
+        return await read_by_name(client, f"{flow}/{name}")  # without a match, the client reports "not found"
 
     return read

@@ -15,7 +15,7 @@ from data.io import read_json, write_json
 from tern.config import ModelConfig, TrainConfig
 
 MODEL_CARD = "model.json"
-SCHEMA_VERSION = 8  # the training version that wrote the first card with a `schema`
+SCHEMA_VERSION: Literal[8] = 8  # the training version that wrote the first card with a `schema`
 
 
 class ModelCard(BaseModel):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.config import ImportConfig
 from data.formats.base import SourceRecord
@@ -33,8 +34,6 @@ def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tu
 
 def _read_image_size(folder: Path, name: str) -> tuple[int, int]:
     """Read width and height of `folder/name`, with a usual suffix if needed, from the header; EXIF is applied."""
-    from PIL import Image
-
     root = folder.resolve()
     candidates = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
     path = next((p for p in candidates if p.is_file() and p.resolve().is_relative_to(root)), None)

@@ -1,4 +1,4 @@
-"""What a watcher finds in a run: tables, curves, galleries, the gate's verdict. Keys stay the same from run to run."""
+"""Artifacts of a flow run: tables, curves, galleries, the verdict of the gate. Keys are the same in every run."""
 
 import base64
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
 from pipeline.plans import Plan
 from pipeline.runs import write_invalid_records
-from pipeline.search import Searcher
+from pipeline.search import Hit, Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
 from tern.evaluation import RECALL_CUTOFFS, Evaluation
 
-ROWS = 1000  # of a table; the whole list lies in the workspace
-QUERIES = 3  # galleries an artifact
-WIDTH = 960  # pixels of a gallery: the picture travels as text
+MAX_ROWS = 1000  # of a table; the complete list is in the workspace
+MAX_GALLERIES = 3  # of an artifact
+GALLERY_WIDTH = 960  # pixels; the image is stored as text
 LEADING_COLUMNS = (
     "split",
     "epoch",
@@ -28,20 +28,20 @@ LEADING_COLUMNS = (
     *(f"{way}_r{cut}" for way in ("t2i", "i2t") for cut in RECALL_CUTOFFS),
     "rsum",
 )
-# Prefect's pages read cells as Markdown and HTML: a file named `![](http://...)` would make the browser call out.
-CELL_ESCAPES = str.maketrans("<>[]`|", "‹›()'¦")  # that every font has: the full-width ones read as boxes
+# Prefect's pages render cells as Markdown and HTML: a file named `![](http://...)` would make the browser fetch it.
+CELL_ESCAPES = str.maketrans("<>[]`|", "‹›()'¦")  # characters of every font, unlike the full-width ones
 
 
 def escape_cell(value: Any) -> Any:
-    """A value for a table's cell: text that no page takes for markup."""
+    """Replace the characters of a text that a page would render as markup."""
     return value.translate(CELL_ESCAPES) if isinstance(value, str) else value
 
 
 def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
-    """A table artifact of at most `ROWS` rows; the description says how many there are."""
-    more = f" (the first {ROWS:,} of {len(rows):,})" if len(rows) > ROWS else ""
-    names = list(dict.fromkeys(name for row in rows for name in row))  # the page takes its columns from the first row
-    shown = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:ROWS]]
+    """Create a table artifact with at most `MAX_ROWS` rows; the description says how many rows there are in total."""
+    more = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
+    names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
+    shown = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
     create_table_artifact(shown, key=key, description=f"{escape_cell(description)}{more}")
 
 
@@ -62,62 +62,63 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
 def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     """Create tables of the metrics and epochs, and an image of the curves; of an imported checkpoint only metrics."""
     rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
-    create_table([_readable(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
+    create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
         names, *lines = history.read_text(encoding="utf-8").splitlines()
         epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
-        create_table([_readable(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
+        create_table([_format_row(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
     if (curves := model / "curves.png").is_file():
-        picture = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
-        create_markdown_artifact(f"![curves]({picture})\n", key="curves", description=f"Curves of {model.name}")
+        uri = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
+        create_markdown_artifact(f"![curves]({uri})\n", key="curves", description=f"Curves of {model.name}")
 
 
-def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The same with recalls first, which the page shows without scrolling, and no more digits than one reads."""
+def _format_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Move the recalls to the front, which the page shows without scrolling, and round numbers to four digits."""
     names = [*[name for name in LEADING_COLUMNS if name in row], *[name for name in row if name not in LEADING_COLUMNS]]
     return {name: float(f"{row[name]:.4g}") if isinstance(row[name], float) else row[name] for name in names}
 
 
 def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
-    """Create the artifacts of the published version: collections, gate, lineage, and results of the report's queries."""
+    """Create the artifacts of a published version: collections, gate, lineage, and results of the report's queries."""
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
-    found = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
-    rows = [_collection(kind, about) for kind, about in manifest.collections.items()]
+    results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
+    rows = [_make_collection_row(kind, collection) for kind, collection in manifest.collections.items()]
     create_table(rows, "index", f"Index version {version.stem}")
     create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)
     text = f"Index `{version}`\n\nReport `{report}`\n"
     create_markdown_artifact(text, key="published", description="What is served now")
-    pictures = "\n\n".join(_gallery(query, hits) for query, hits in found[:QUERIES])
-    create_markdown_artifact(pictures, key="gallery", description=f"What {version.stem} finds")
-    found = read_lineage(plan.workspace)
-    drawn = "data:image/svg+xml;base64," + base64.b64encode(found.to_svg().encode()).decode()  # V1 draws no Mermaid
+    galleries = "\n\n".join(_render_gallery(query, hits) for query, hits in results[:MAX_GALLERIES])
+    create_markdown_artifact(galleries, key="gallery", description=f"What {version.stem} finds")
+    lineage = read_lineage(plan.workspace)
+    # Both an SVG image and Mermaid: version 1 of Prefect's pages does not render Mermaid.
+    uri = "data:image/svg+xml;base64," + base64.b64encode(lineage.to_svg().encode()).decode()
     create_markdown_artifact(
-        f"![lineage]({drawn})\n\n```mermaid\n{found.to_mermaid()}```\n",
+        f"![lineage]({uri})\n\n```mermaid\n{lineage.to_mermaid()}```\n",
         key="lineage",
         description=f"Where {version.stem} came from",
     )
 
 
-def _collection(kind: str, about: CollectionManifest) -> dict[str, Any]:
+def _make_collection_row(kind: str, collection: CollectionManifest) -> dict[str, Any]:
     return {
         "kind": kind,
-        "rows": about.counts.live,
-        "dim": about.dim,
-        "factory": about.factory,
-        "nlist": about.nlist,
-        "nprobe": about.search.nprobe,
-        "shards": len(about.shards),
-        "delta shards": sum(shard.role == "delta" for shard in about.shards),
-        "deleted rows": about.counts.deleted,
-        "recall@10": round(about.recall.recall, 4),
+        "rows": collection.counts.live,
+        "dim": collection.dim,
+        "factory": collection.factory,
+        "nlist": collection.nlist,
+        "nprobe": collection.search.nprobe,
+        "shards": len(collection.shards),
+        "delta shards": sum(shard.role == "delta" for shard in collection.shards),
+        "deleted rows": collection.counts.deleted,
+        "recall@10": round(collection.recall.recall, 4),
     }
 
 
-def _gallery(query: str, hits: list[Any]) -> str:
-    picture = render_contact_sheet(query, hits)
-    picture.thumbnail((WIDTH, WIDTH * 4))
-    return f"![{escape_cell(query)}]({to_data_uri(picture)})"
+def _render_gallery(query: str, hits: list[Hit]) -> str:
+    sheet = render_contact_sheet(query, hits)
+    sheet.thumbnail((GALLERY_WIDTH, GALLERY_WIDTH * 4))
+    return f"![{escape_cell(query)}]({to_data_uri(sheet)})"
 
 
 def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: str) -> None:
@@ -130,10 +131,10 @@ def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: st
 
 
 def create_rejection_artifacts(error: ValueError, served: str) -> None:
-    """The report of a version that did not pass: the reason, the checks if there are any, and what is served still."""
+    """Create the artifacts of a rejected version: the reason, the checks of the gate, and the version still served."""
     version = getattr(error, "version", None)
     create_gate_table(
         "rejected", getattr(error, "checks", {}), "the candidate" if version is None else f"v{version:08d}"
     )
-    text = f"**Refused.** {escape_cell(str(error))}\n\nServed as before: `{escape_cell(served)}`\n"
+    text = f"**Rejected.** {escape_cell(str(error))}\n\nStill served: `{escape_cell(served)}`\n"
     create_markdown_artifact(text, key="rejected", description="A version that did not pass its gate")

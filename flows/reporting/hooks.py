@@ -1,4 +1,4 @@
-"""Who is told when a run fails, crashes or is cancelled."""
+"""Run a user-defined command when a flow run fails, crashes or is cancelled."""
 
 import json
 import shlex
@@ -9,14 +9,15 @@ from prefect.logging.loggers import flow_run_logger
 
 from data.settings import read_settings
 
-COMMAND = "TERN_ON_FAILURE"  # environment variable: a command, for instance a script that sends a mail
+COMMAND = "TERN_ON_FAILURE"  # environment variable; its value is a command line
 TIMEOUT_SECONDS = 60.0
 
 
 def run_failure_command(flow: Any, flow_run: Any, state: Any) -> None:
-    """Start the command of TERN_ON_FAILURE, if it is set, with the run's facts as JSON on its standard input.
+    """Run the command of TERN_ON_FAILURE, if it is set, with a description of the run as JSON on standard input.
 
-    One that fails or hangs is a line in the run's log, and does not change the run. Prefect calls this by keywords.
+    A command that fails, or that takes longer than `TIMEOUT_SECONDS`, is an error in the log and does not change the
+    run. Prefect passes the arguments by keyword.
     """
     words = shlex.split(read_settings().on_failure)
     if not words:
@@ -26,7 +27,9 @@ def run_failure_command(flow: Any, flow_run: Any, state: Any) -> None:
     try:
         subprocess.run(words, input=text, text=True, timeout=TIMEOUT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        flow_run_logger(flow_run, flow).error("%s=%s did not tell of %s: %s", COMMAND, words[0], flow_run.name, error)
+        flow_run_logger(flow_run, flow).error(
+            "The command %s=%s failed for %s: %s", COMMAND, words[0], flow_run.name, error
+        )
 
 
 HOOKS = {

@@ -1,4 +1,4 @@
-"""The project's log lines and warnings in the run's log, at their own level."""
+"""Log lines and warnings of the project's packages in the log of a flow run."""
 
 import logging
 import warnings
@@ -12,24 +12,24 @@ PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
 
 
 class FlowRunLogHandler(APILogHandler):
-    """Sends records to one run's log, also those of plain threads, which know of no run."""
+    """Send records to the log of one flow run, also from plain threads, which have no run context."""
 
     def __init__(self, run_id: str):
         super().__init__()
         self.run_id = run_id
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send the record, as the run's."""
+        """Send a record with the id of the run."""
         record.flow_run_id = self.run_id
         super().emit(record)
 
 
 @contextmanager
 def forward_logs_to_run() -> Iterator[None]:
-    """Send records of the project's loggers, INFO and above, and Python's warnings, to the run's log while it lasts.
+    """Send records of the project's loggers (level INFO and above) and warnings to the log of the current flow run.
 
-    Prefect's own setting for this (`extra_loggers`) adds the handler and leaves the level, so that INFO is lost.
-    Inside a run within a run, the inner one gets the lines.
+    Prefect's own setting for this, `extra_loggers`, does not change the level, so that INFO records are lost. In a run
+    inside another run, the inner run receives the records.
     """
     loggers = [logging.getLogger(name) for name in (*PACKAGES, "py.warnings")]
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
@@ -38,7 +38,7 @@ def forward_logs_to_run() -> Iterator[None]:
         logger.handlers = [h for h in logger.handlers if not isinstance(h, FlowRunLogHandler)] + [handler]
         logger.setLevel(logging.INFO)
     try:
-        with warnings.catch_warnings():  # which also gives back what showed warnings before
+        with warnings.catch_warnings():  # it also restores the function that shows warnings
             logging.captureWarnings(True)
             yield
     finally:

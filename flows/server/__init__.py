@@ -1,1 +1,1 @@
-"""Sub-package `flows.server`."""
+"""The Prefect server: start it, deploy the flows, start a run and follow it. Knows no stage."""

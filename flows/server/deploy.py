@@ -1,10 +1,11 @@
-"""What a server is told at its start: the deployments of prefect.yaml, and the automations that it does not have."""
+"""Deploy prefect.yaml and the automations to a server that has just started, and keep what users have enabled there."""
 
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -19,27 +20,30 @@ from flows.tasks.task_runners import GPU_TAG, read_gpu_slots
 
 @dataclass(frozen=True)
 class EnabledState:
-    """What was switched on at a server. Deploying puts all back to what prefect.yaml says, which is off."""
+    """Schedules and automations that are enabled on a server. A deployment resets them to prefect.yaml: disabled."""
 
-    schedules: dict[tuple[Any, str], Any]  # (id of the deployment, slug): the schedule, with its hour and parameters
-    triggers: set[tuple[str, Any]]  # (name, ids of the deployments that it runs): deploying makes new ones
+    schedules: dict[tuple[UUID, str], Any]
+    """Schedule with its cron expression and parameters, by (id of the deployment, slug)."""
+    triggers: set[tuple[str, Any]]
+    """(name, ids of the deployments it runs) of each automation. A deployment creates automations with new ids."""
 
     @classmethod
     def read(cls, client: SyncPrefectClient) -> "EnabledState":
-        """What is switched on now."""
-        there = {(d.id, s.slug): s for d in client.read_deployments() for s in d.schedules if s.active and s.slug}
-        return cls(there, {_key(automation) for automation in client.read_automations() if automation.enabled})
+        """Read what is enabled now."""
+        schedules = {(d.id, s.slug): s for d in client.read_deployments() for s in d.schedules if s.active and s.slug}
+        return cls(schedules, {_key(automation) for automation in client.read_automations() if automation.enabled})
 
     def restore(self, client: SyncPrefectClient) -> list[str]:
-        """Switch on what is off of these and still deployed; returns a line for each."""
+        """Enable again what was enabled and is still deployed. Returns a description of each."""
         kept = []
         for deployment in client.read_deployments():
             for now in deployment.schedules:
-                before = self.schedules.get((deployment.id, now.slug))
+                before = self.schedules.get((deployment.id, now.slug or ""))
                 if before is None or (now.active, now.schedule) == (True, before.schedule):
                     continue
-                told = {"schedule": before.schedule, "parameters": before.parameters}
-                client.update_deployment_schedule(deployment.id, now.id, active=True, **told)
+                client.update_deployment_schedule(
+                    deployment.id, now.id, active=True, schedule=before.schedule, parameters=before.parameters
+                )
                 when = getattr(before.schedule, "cron", None) or before.schedule
                 kept.append(f"the schedule {now.slug} of {deployment.name}, {when}")
         for automation in client.read_automations():
@@ -54,12 +58,21 @@ def _key(automation: Automation) -> tuple[str, Any]:
 
 
 def deploy_all(env: dict[str, str], tries: int = 120) -> list[str]:
-    """Deploy everything in prefect.yaml once the worker has made its pool; then make the automations of their file.
+    """Deploy prefect.yaml as soon as the worker has created its pool, then create the missing automations.
 
-    Schedules and automations of the deployments that were switched on stay so, with their hour and parameters, also if
-    Prefect does not deploy. Returns what was kept so, a line each.
+    Schedules and automations that were enabled stay enabled, with their cron expression and parameters, even if the
+    deployment fails.
 
-    Raises ValueError if there is no pool after a minute, CalledProcessError if Prefect does not deploy.
+    Args:
+        env: Environment variables of the deployment.
+        tries: Number of times to look for the work pool, every half second.
+
+    Returns:
+        A description of each schedule and automation that stayed enabled.
+
+    Raises:
+        ValueError: The work pool did not appear.
+        CalledProcessError: The deployment failed.
     """
     with get_client(sync_client=True) as client:
         _await_pool(client, tries)
@@ -76,7 +89,7 @@ def deploy_all(env: dict[str, str], tries: int = 120) -> list[str]:
 
 
 def create_gpu_limit(client: SyncPrefectClient) -> None:
-    """Shards that need a GPU wait for one of `gpus()` slots; a limit that someone has set stays unless TERN_GPU_SLOTS is."""
+    """Create the concurrency limit of shards that need a GPU. An existing limit changes only if TERN_GPU_SLOTS is set."""
     try:
         client.read_concurrency_limit_by_tag(GPU_TAG)
     except ObjectNotFound:
@@ -95,4 +108,4 @@ def _await_pool(client: SyncPrefectClient, tries: int) -> None:
             return
         except ObjectNotFound:
             time.sleep(0.5)
-    raise ValueError(f"the worker did not make the work pool {POOL!r}; its messages above say why.")
+    raise ValueError(f"The worker did not create the work pool {POOL!r}. Read its messages above.")

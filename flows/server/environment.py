@@ -1,4 +1,4 @@
-"""Environment of `flows`."""
+"""Settings of all Prefect processes that this project starts: address, work pool, environment variables."""
 
 import os
 import sys
@@ -7,39 +7,40 @@ HOST, PORT = "127.0.0.1", 4200
 POOL = "local"
 NIGHTLY_CRON = "0 3 * * *"
 AUTOMATIONS = "automations.yaml"
-# Nothing leaves the machine, and nothing asks questions.
+# No data leaves the machine, and no command prompts.
 PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # V2 calls an analytics host from the browser even when told not to
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # V2 calls an analytics host from the browser regardless of the settings
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
-    "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is for the `prefect` command that a person types
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml: none for 90 s is a crash
-    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",  # 30 by default: idle GPUs between shards
-    # Leases in the server's memory are lost when it is started again: a slot of a run that died meanwhile stays taken,
-    # and Prefect ends a deployment's run that lives, since it cannot renew its own.
+    "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is only for the `prefect` command of a user
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml marks runs without one for 90 s as crashed
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",  # seconds; with the default of 30, GPUs are idle between shards
+    # Leases in the memory of the server are lost when it restarts: the slot of a run that died in the meantime stays
+    # occupied, and Prefect ends a running run of a deployment, because it cannot renew its lease.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
 def make_environment(port: int | None) -> dict[str, str]:
-    """Variables of every Prefect process: its server, this folder (for prefect.yaml), and the quiet settings.
+    """Make the environment variables of a Prefect process: server, current folder (for prefect.yaml), settings.
 
-    Without a port the server is the one of PREFECT_API_URL, on whatever machine, else `PORT` of this one.
+    Args:
+        port: Port of a server on this machine; None uses PREFECT_API_URL if it is set, else `PORT`.
     """
-    given = os.environ.get("PREFECT_API_URL") if port is None else None
-    address = given or f"http://{HOST}:{port or PORT}/api"
+    url = os.environ.get("PREFECT_API_URL") if port is None else None
+    address = url or f"http://{HOST}:{port or PORT}/api"
     return {**os.environ, **PREFECT_SETTINGS, "PWD": os.getcwd(), "PREFECT_API_URL": address}
 
 
 def apply_environment(port: int | None) -> None:
-    """Give this process the settings of `environment`; before Prefect is imported, since it reads them once."""
+    """Set the variables of `make_environment` in this process. Call it before Prefect is imported: it reads them once."""
     os.environ.update(make_environment(port))
 
 
 def prefect_command(*words: str) -> list[str]:
-    """The command line of Prefect in this very environment."""
+    """Return a command line of Prefect that uses the Python interpreter of this process."""
     return [sys.executable, "-m", "prefect", *words]

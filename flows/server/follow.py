@@ -1,4 +1,4 @@
-"""A deployment started, its run followed in the terminal, its verdict the exit code."""
+"""`tern run`: start a run of a deployment, print its progress, and return an exit code."""
 
 import json
 import os
@@ -27,31 +27,38 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from data.text import printable
 from pipeline.plans import load_plan
 
-POLL_SECONDS = 1.0  # between two looks
-NO_WORKER_SECONDS = 60.0  # seconds, until a run that no worker has taken is remarked on
-NOISE = ("prefect.flow_runs.worker", "prefect.flow_runs.runner")
-PAGE = 200  # log lines a request
-LATE_LOG_SECONDS = 20.0  # seconds, by which a line may come after one that was written later
-END_OF_LOG_SECONDS = (
-    5.0  # seconds without a line, of a run that has ended without saying so: Prefect sends lines every 2 s
-)
+POLL_SECONDS = 1.0
+NO_WORKER_SECONDS = 60.0  # until a run that no worker has started is reported
+IGNORED_LOGGERS = ("prefect.flow_runs.worker", "prefect.flow_runs.runner")
+PAGE_LINES = 200  # log lines per request
+LATE_LOG_SECONDS = 20.0  # maximum delay of a log line behind a line that was written later
+END_OF_LOG_SECONDS = 5.0  # without a new line, after a run ended without its last line; Prefect sends lines every 2 s
 
 
 def follow_run(
     name: str, plan: str, overrides: tuple[str, ...], parameters: tuple[str, ...], echo: Callable[[str], None]
 ) -> int:
-    """Start the deployment `name` and tell its progress by `say`; returns 0 if the run completed, 1 if not, 130 after
-    Ctrl-C, which leaves it going.
+    """Start a run of a deployment and print its progress.
 
-    plan, overrides  as of the command line; read here first, so that a wrong one makes no run
-    given            more parameters of the flow, KEY=VALUE, the value in JSON or a bare word
+    Args:
+        name: Name of the deployment, or FLOW/DEPLOYMENT.
+        plan: Plan file, or the name of a shipped plan. It is read here first, so that an invalid plan starts no run.
+        overrides: Settings of the plan to change, each KEY=VALUE.
+        parameters: More parameters of the flow, each KEY=VALUE; the value is JSON or a plain word.
+        echo: Prints a line.
 
-    Raises ValueError for no server, an unknown deployment, or parameters that the flow does not take.
+    Returns:
+        0 if the run completed, 1 if it did not, 130 after Ctrl-C, which does not stop the run.
+
+    Raises:
+        ValueError: No server answers, the deployment is unknown, or the flow does not accept the parameters.
     """
     load_plan(plan, overrides)
-    where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan  # the run works in the deployed folder
+    where = (
+        str(Path(plan).resolve()) if plan.endswith(".toml") else plan
+    )  # the run works in the folder of the deployment
     values = {"plan": where, "overrides": list(overrides), **dict(map(_pair, parameters))}
-    run, at = None, os.environ.get("PREFECT_API_URL")
+    run, url = None, os.environ.get("PREFECT_API_URL")
     try:
         with get_client(sync_client=True) as client:
             run = _start(client, name if "/" in name else f"{name}/{name}", values)
@@ -60,21 +67,23 @@ def follow_run(
     except KeyboardInterrupt:
         if run is None:
             raise
-        echo(f"left    the run goes on; `prefect flow-run watch {run.id}` follows it, `cancel` in place of it ends it")
+        echo(
+            f"left    the run continues; `prefect flow-run watch {run.id}` follows it, `prefect flow-run cancel` stops it"
+        )
         return 130
     except (httpx.TransportError, RuntimeError) as error:
         if run is None:
-            raise ValueError(f"no Prefect server answers at {at}: start `tern up`.") from error
-        raise ValueError(  # the client has asked again for a minute
-            f"the Prefect server at {at} answers no longer, so this no longer follows run {run.name}, which may still "
-            f"be going: start `tern up` again, then `prefect flow-run watch {run.id}`."
+            raise ValueError(f"No Prefect server answers at {url}. Run `tern up`.") from error
+        raise ValueError(  # after the client has retried for a minute
+            f"The Prefect server at {url} stopped answering. The run {run.name} may still be running. Run `tern up` "
+            f"again, then `prefect flow-run watch {run.id}`."
         ) from error
 
 
 def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"--param {text!r}: write KEY=VALUE, for instance workers=8")
+        raise ValueError(f"--param {text!r} has no KEY. Write KEY=VALUE, such as workers=8.")
     try:
         return key, json.loads(value)
     except ValueError:
@@ -85,18 +94,18 @@ def _start(client: SyncPrefectClient, name: str, parameters: dict[str, Any]) -> 
     try:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound:
-        there = ", ".join(sorted(d.name for d in client.read_deployments())) or "none: `prefect deploy --all`"
-        raise ValueError(f"no deployment {name!r}; there are {there}.") from None
-    takes = sorted((deployment.parameter_openapi_schema or {}).get("properties", parameters))
-    if unknown := sorted(set(parameters) - set(takes)):
-        raise ValueError(f"{name} has no parameter {', '.join(unknown)}: it takes {', '.join(takes)}.")
+        names = ", ".join(sorted(d.name for d in client.read_deployments())) or "none; run `prefect deploy --all`"
+        raise ValueError(f"There is no deployment {name!r}. The server has {names}.") from None
+    known = sorted((deployment.parameter_openapi_schema or {}).get("properties", parameters))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ValueError(f"{name} has no parameter {', '.join(unknown)}. Its parameters are {', '.join(known)}.")
     try:
         return client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (409, 422):
-            raise ValueError(f"the server refused the run of {name}: {error}") from error
+            raise ValueError(f"The server rejected the run of {name}: {error}") from error
         detail = error.response.json().get("detail", error.response.text)
-        raise ValueError(f"{name} does not take these parameters, and no run was made: {detail}") from error
+        raise ValueError(f"{name} does not accept these parameters, and no run was created: {detail}") from error
 
 
 def _page(run: FlowRun) -> str:
@@ -104,79 +113,86 @@ def _page(run: FlowRun) -> str:
 
 
 def _watch(client: SyncPrefectClient, run_id: UUID, say: Callable[[str], None]) -> int:
-    state, told, lines, began, patient = "", {}, LogTail(client, say), time.monotonic(), True
+    state, shown, lines, start = "", dict[UUID, str](), LogTail(client, say), time.monotonic()
+    is_wait_reported = False
     while True:
         run = client.read_flow_run(run_id)
         ids = [run_id, *_children(client, run_id)]
         lines.echo_new(ids)
-        _progress(client, ids, told, say)
+        _progress(client, ids, shown, say)
         if run.state and run.state.name != state:
-            state = run.state.name
+            state = run.state.name or ""
             say(f"state   {state}  {printable(run.state.message or '')}".rstrip())
         if run.state and run.state.is_final():
             lines.echo_remaining(run_id, ids)
             return 0 if run.state.is_completed() else 1
-        if patient and run.start_time is None and time.monotonic() - began > NO_WORKER_SECONDS:
-            patient = False
+        if not is_wait_reported and run.start_time is None and time.monotonic() - start > NO_WORKER_SECONDS:
+            is_wait_reported = True
             say(
-                f"waiting no worker has taken the run for {NO_WORKER_SECONDS:.0f} s: is `tern up` or a worker running, and free?"
+                f"waiting no worker has started the run for {NO_WORKER_SECONDS:.0f} s. Check that `tern up`, or another "
+                "worker, is running and free."
             )
         time.sleep(POLL_SECONDS)
 
 
 def _children(client: SyncPrefectClient, run_id: UUID) -> list[UUID]:
-    mine = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
-    return [child.id for child in client.read_flow_runs(flow_run_filter=mine)]
+    children = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
+    return [child.id for child in client.read_flow_runs(flow_run_filter=children)]
 
 
 class LogTail:
-    """The log lines of some runs, each told once. They come late and out of order, so that ids say which are new."""
+    """Print the log lines of some runs, each once. Lines arrive late and out of order, so new ones are found by id."""
 
     def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]):
         self._client, self._say = client, say
-        self._seen: dict[UUID, datetime] = {}  # ids within `LATE` of the latest line
+        self._seen: dict[
+            UUID, datetime
+        ] = {}  # times of the lines that are less than `LATE_LOG_SECONDS` older than the latest one
         self._since: datetime | None = None
         self._finished: set[UUID | None] = set()
 
     def echo_new(self, ids: list[UUID]) -> int:
-        """Tell the lines that are new by now; returns how many there were, told or not."""
-        mine, before, offset = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), len(self._seen), 0
+        """Print the new lines. Returns the number of new lines, including those that are not printed."""
+        log_filter, before, offset = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), len(self._seen), 0
         if self._since:
-            mine.timestamp = LogFilterTimestamp(after_=self._since)
-        while lines := self._client.read_logs(mine, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
+            log_filter.timestamp = LogFilterTimestamp(after_=self._since)
+        while lines := self._client.read_logs(log_filter, limit=PAGE_LINES, offset=offset, sort=LogSort.TIMESTAMP_ASC):
             for line in lines:
                 if line.id not in self._seen:
                     self._seen[line.id] = line.timestamp
-                    self._tell(line)
+                    self._echo(line)
             offset += len(lines)
         new = len(self._seen) - before
         if self._seen:
             self._since = max(self._seen.values()) - timedelta(seconds=LATE_LOG_SECONDS)
-            self._seen = {name: at for name, at in self._seen.items() if at >= self._since}
+            self._seen = {line_id: time for line_id, time in self._seen.items() if time >= self._since}
         return new
 
     def echo_remaining(self, run_id: UUID, ids: list[UUID]) -> None:
-        """Tell those of a run that has ended until its last one, which is the engine's, or none for `QUIET` seconds."""
-        heard = time.monotonic()
+        """Print the lines of an ended run up to its last one ("Finished in state"), or until no new line arrives."""
+        last_line = time.monotonic()
         while True:
             if self.echo_new(ids):
-                heard = time.monotonic()
-            if run_id in self._finished or time.monotonic() - heard > END_OF_LOG_SECONDS:
+                last_line = time.monotonic()
+            if run_id in self._finished or time.monotonic() - last_line > END_OF_LOG_SECONDS:
                 return
             time.sleep(POLL_SECONDS / 2)
 
-    def _tell(self, line: Log) -> None:
+    def _echo(self, line: Log) -> None:
         if line.message.startswith("Finished in state"):
             if line.task_run_id is None:
                 self._finished.add(line.flow_run_id)
-        elif line.name not in NOISE:
-            first, *more = line.message.splitlines() or [""]  # a traceback is for the run's page
+        elif line.name not in IGNORED_LOGGERS:
+            first, *more = line.message.splitlines() or [""]  # the page of the run shows the traceback
             self._say(f"log     {printable(first)}{' ...' if more else ''}")
 
 
-def _progress(client: SyncPrefectClient, ids: list[UUID], told: dict[UUID, str], say: Callable[[str], None]) -> None:
-    mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids))
-    for artifact in client.read_artifacts(artifact_filter=mine):
-        if artifact.type == "progress" and told.get(artifact.id) != artifact.description:
-            told[artifact.id] = artifact.description
-            say(f"{float(artifact.data or 0):5.1f} %  {printable(artifact.description or '')}")
+def _progress(client: SyncPrefectClient, ids: list[UUID], shown: dict[UUID, str], say: Callable[[str], None]) -> None:
+    """Print the progress artifacts whose description has changed."""
+    artifact_filter = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids))
+    for artifact in client.read_artifacts(artifact_filter=artifact_filter):
+        description = artifact.description or ""
+        if artifact.type == "progress" and shown.get(artifact.id) != description:
+            shown[artifact.id] = description
+            percent = artifact.data if isinstance(artifact.data, int | float) else 0.0
+            say(f"{percent:5.1f} %  {printable(description)}")

@@ -1,4 +1,4 @@
-"""The nightly re-index: switched on for a plan, and how a night without news ends."""
+"""The nightly run of `reindex`: its schedule, and the state of a run that finds no changes."""
 
 from pathlib import Path
 
@@ -9,30 +9,39 @@ from pydantic import ValidationError
 
 from pipeline.plans import load_plan
 
-NIGHTLY = "nightly"  # the slug in prefect.yaml
+NIGHTLY = "nightly"  # slug of the schedule in prefect.yaml
 NOTHING_TO_DO = "NothingToDo"
 
 
 def make_nothing_to_do_state(version: Path, dataset: str) -> State:
-    """The state of a run that found nothing new: completed, by a name of its own, so that a list of runs shows it."""
+    """Make the state of a run without changes: completed, with a name of its own that lists of runs show."""
     message = f"nothing to do: {version.stem} holds all that {dataset} has"
     return Completed(name=NOTHING_TO_DO, message=message, data=str(version))
 
 
 def parse_cron(cron: str, timezone: str = "UTC") -> CronSchedule:
-    """The schedule of a cron line. Raises ValueError for a line that is none."""
+    """Parse a cron expression. Raises ValueError if it is not valid."""
     try:
         return CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise ValueError(f"cron line {cron!r}: {reason}; write five fields, such as '0 3 * * *'.") from None
+        raise ValueError(
+            f"The cron expression {cron!r} is not valid: {reason}. Write five fields, such as '0 3 * * *'."
+        ) from None
 
 
 def enable_nightly(plan: str, cron: str | None = None, timezone: str = "UTC") -> None:
-    """Make the schedule of `reindex` active, with `plan`; `cron` replaces 03:00.
+    """Enable the nightly schedule of the deployment `reindex`.
 
-    Raises ValueError or FileNotFoundError for a plan that cannot be read or a cron line that is none, before anything
-    is changed.
+    Args:
+        plan: Plan file, or the name of a shipped plan.
+        cron: Cron expression; None keeps the one of the schedule.
+        timezone: Time zone of `cron`.
+
+    Raises:
+        FileNotFoundError: The plan does not exist. Nothing was changed.
+        ValueError: The plan or the cron expression is not valid, or the deployment has no such schedule. Nothing was
+            changed.
     """
     load_plan(plan)
     where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan
@@ -40,7 +49,7 @@ def enable_nightly(plan: str, cron: str | None = None, timezone: str = "UTC") ->
         deployment = client.read_deployment_by_name("reindex/reindex")
         found = next((s for s in deployment.schedules if s.slug == NIGHTLY), None)
         if found is None:
-            raise ValueError(f"the deployment reindex has no schedule {NIGHTLY!r}: deploy prefect.yaml again.")
+            raise ValueError(f"The deployment reindex has no schedule {NIGHTLY!r}. Run `prefect deploy --all`.")
         when = parse_cron(cron, timezone) if cron else found.schedule
         client.update_deployment_schedule(
             deployment.id, found.id, active=True, schedule=when, parameters={"plan": where}

@@ -1,4 +1,4 @@
-"""Retries of `flows`."""
+"""Which errors are retried, and how: shards and stages after transient errors, stages while a write lock is held."""
 
 import logging
 import random
@@ -10,54 +10,66 @@ from typing import TypeVar
 from data.io import TRANSIENT_ERRNOS, WriteLockError
 from data.settings import read_settings
 
-RETRY_DELAYS = [2, 10, 60]  # a busy disk, a lost worker: soon, later, much later
-JITTER = 0.5  # of a wait
-LOCK_POLL_SECONDS = 5.0  # between two looks whether it has ended
+RETRY_DELAYS: list[float] = [2, 10, 60]  # seconds
+JITTER = 0.5  # random share that is added to a delay
+LOCK_POLL_SECONDS = 5.0
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class StageStoppedError(Exception):
-    """The stage has ended, by an error elsewhere or because it was cancelled: nothing is tried again."""
+    """The stage has ended, because another shard failed or the run was cancelled. It is not retried."""
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether trying again may help: a lost worker, or a fault of the machine such as a busy disk. Never bad input."""
+    """Return whether an error may not occur again: a lost worker or a transient I/O error, but not invalid input."""
     if isinstance(error, TimeoutError) and error.errno is None:
-        return False  # a job past its time would take as long again; with an errno it is a mount that did not answer
+        return False  # a job that exceeded its time limit would exceed it again; with an errno, a mount did not respond
     return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS)
 
 
-def retry(what: str, make: Callable[[], T]) -> T:
-    """make(), tried again like a shard while what it raises can pass: for a stage that is no task.
+def retry(what: str, call: Callable[[], T]) -> T:
+    """Call a stage that is not a task, with the same retries as a shard. It also waits for locks (`wait_for_lock`).
 
-    The stages take up where they were: a training at its last checkpoint, an index at the shards that are written.
+    The stages resume: a training from its last checkpoint, an index from the shards that are already written.
+
+    Args:
+        what: Name of the stage for the log.
+        call: The call.
+
+    Raises:
+        Exception: What the call raised, if it is not retryable or if the last try failed.
     """
-    for wait in RETRY_DELAYS:
+    for delay in RETRY_DELAYS:
         try:
-            return wait_for_lock(what, make)
-        except Exception as error:  # of any kind: what cannot pass goes on
+            return wait_for_lock(what, call)
+        except Exception as error:
             if not is_retryable(error):
                 raise
-            seconds = wait * (1 + random.uniform(0, JITTER))
-            log.warning("%s: %s; tried again in %.0f s", what, error, seconds)
+            seconds = delay * (1 + random.uniform(0, JITTER))
+            log.warning("%s: %s; next try in %.0f s", what, error, seconds)
         time.sleep(seconds)
-    return wait_for_lock(what, make)
+    return wait_for_lock(what, call)
 
 
-def wait_for_lock(what: str, make: Callable[[], T]) -> T:
-    """make(), as soon as no other process writes to the same store, model or index.
+def wait_for_lock(what: str, call: Callable[[], T]) -> T:
+    """Call a stage, and repeat the call while another process writes to the same store, model or index.
 
-    Raises HeldError, which names the process, after TERN_LOCK_TIMEOUT_MINUTES (0: at once).
+    Args:
+        what: Name of the stage for the log.
+        call: The call.
+
+    Raises:
+        WriteLockError: The lock is still held after TERN_LOCK_TIMEOUT_MINUTES. The message names the process.
     """
-    began, told, timeout_seconds = time.monotonic(), False, 60 * read_settings().lock_timeout_minutes
+    start, is_logged, timeout_seconds = time.monotonic(), False, 60 * read_settings().lock_timeout_minutes
     while True:
         try:
-            return make()
+            return call()
         except WriteLockError as error:
-            if time.monotonic() - began >= timeout_seconds:
+            if time.monotonic() - start >= timeout_seconds:
                 raise
-            if not told:
+            if not is_logged:
                 log.warning("%s waits, at most %.0f min: %s", what, timeout_seconds / 60, error)
-            told = True
+            is_logged = True
         time.sleep(LOCK_POLL_SECONDS)

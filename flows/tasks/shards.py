@@ -1,10 +1,11 @@
-"""A stage's shards as Prefect tasks, and what a watcher sees of them."""
+"""Shards and training epochs as Prefect tasks, with progress artifacts."""
 
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from prefect import State, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -20,20 +21,20 @@ from pipeline.runs import make_process_map, uses_gpu
 from pipeline.stages import MapFn
 from tern.training import EpochProgress, OnEpoch
 
-UPDATE_SECONDS = 1.0  # an update costs 20 ms of the server
+UPDATE_SECONDS = 1.0  # between two updates of an artifact; an update costs 20 ms of the server
 
 
-def _may_pass(task: Any, run: Any, state: State) -> bool:
+def _has_retryable_error(task: Any, run: Any, state: State) -> bool:
     try:
         state.result()
-    except Exception as error:  # whatever the shard raised: it is looked at, not handled
+    except Exception as error:
         return is_retryable(error)
     return False
 
 
-# No cache: Prefect's has no task in its key. The shard's own name and checksum say whether it is there already.
-# No tags but a GPU's: each costs seconds at the first wave. No timeout: on threads it fires only after the blocking
-# call; the time limit is that of `Workers`.
+# NO_CACHE: the cache key of Prefect does not contain the task. A finished shard is found by its name and checksum.
+# No tags except that of a GPU: each tag costs seconds when the first tasks start. No timeout: on threads it takes effect
+# only after the blocking call. `WorkerPool` has the time limit.
 @task(
     name="shard",
     task_run_name="{stage} {dataset} {number:03d}",
@@ -42,13 +43,13 @@ def _may_pass(task: Any, run: Any, state: State) -> bool:
     retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS,
     retry_jitter_factor=JITTER,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=_has_retryable_error,
 )
 def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str:
-    """Make one shard; returns its file name."""
-    made = work()
-    get_run_logger().info("%s shard %d: %s", stage, number, made)
-    return made
+    """Write one shard. Returns its file name."""
+    file_name = work()
+    get_run_logger().info("%s shard %d: %s", stage, number, file_name)
+    return file_name
 
 
 @task(
@@ -72,64 +73,82 @@ def make_epoch_callback(dataset: str) -> OnEpoch:
 
     def show_epoch(progress: EpochProgress) -> None:
         nonlocal artifact
-        epoch(dataset, quote(progress))
+        epoch(dataset, quote(progress))  # type: ignore[call-overload]  # Prefect replaces a quote by its content
         number, total = progress.epoch.epoch, progress.num_epochs
         text = f"training {dataset}: epoch {number} of {total}, {progress.seconds_left:,.0f} s left"
         percent = 100 * number / total
         if artifact is None:
-            artifact = create_progress_artifact(percent, key="training-progress", description=text)
+            artifact = _create_progress("training-progress", percent, text)
         else:
             update_progress_artifact(artifact, percent, description=text)
 
     return show_epoch
 
 
-def make_task_map_factory(workers: int, dataset: str, seconds: float | None = None) -> Callable[[str], MapFn]:
-    """For each stage a `map` whose every shard is a task: the task waits, a worker of `open_pool` works.
+def make_task_map_factory(
+    num_workers: int, dataset: str, timeout_seconds: float | None = None
+) -> Callable[[str], MapFn]:
+    """Make the function that returns, for a stage, a map function whose jobs are tasks.
 
-    `seconds` is the time limit of a shard. The results come in the order of the jobs. A failed shard fails the run
-    when the others have ended: what they made is kept. A run that is stopped takes its processes with it.
+    On the task runner `threads`, a task waits while a worker process of `WorkerPool` runs the job. If a job fails, the
+    map function raises its error after all other jobs have ended, so that finished shards are kept. When the run stops,
+    its worker processes end.
+
+    Args:
+        num_workers: Maximum number of jobs that run at the same time.
+        dataset: Name of the dataset, for the names of the task runs.
+        timeout_seconds: Time limit of one job; None means no limit.
     """
 
-    def each_of(label: str) -> MapFn:
-        if label == "draw scenes":  # its results are facts, not paths: they stay inside the flow's process
-            return make_process_map(workers, label)
+    def make_map_fn(label: str) -> MapFn:
+        if label == "draw scenes":  # not tasks: these jobs return objects instead of file names
+            return make_process_map(num_workers, label)
         stage = label.replace(" ", "-")
 
-        def each(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
+        def map_as_tasks(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
             jobs = list(jobs)
             if not jobs:
                 return []
             on_gpu = uses_gpu(jobs[0])
-            kind = shard.with_options(tags=[GPU_TAG]) if on_gpu else shard
+            shard_task = shard.with_options(tags=[GPU_TAG]) if on_gpu else shard
+            runs_on_threads = read_task_runner_name() == "threads"
             with (
-                WorkerPool(jobs, workers, seconds) if read_task_runner_name() == "threads" else nullcontext() as pool,
+                WorkerPool(jobs, num_workers, timeout_seconds) if runs_on_threads else nullcontext() as pool,
                 request_gpu(on_gpu),
             ):
-                # Prefect links tasks that share an object, and these share none. No `quote`: Dask makes a tuple of it.
+                # Prefect links tasks that share an argument object; a `partial` per job shares none. `quote` cannot be
+                # used, because Dask turns it into a tuple.
                 work = [partial(pool.run, function, job) if pool else partial(function, job) for job in jobs]
-                futures = [kind.submit(stage, dataset, number, waits) for number, waits in enumerate(work)]
-                _follow(stage, futures, [getattr(job, "num_items", 1) for job in jobs])
+                futures = [shard_task.submit(stage, dataset, number, call) for number, call in enumerate(work)]
+                _show_progress(stage, futures, [getattr(job, "num_items", 1) for job in jobs])
                 return [future.result() for future in futures]
 
-        return each
+        return map_as_tasks
 
-    return each_of
+    return make_map_fn
 
 
-def _follow(stage: str, futures: list[Any], sizes: list[int]) -> None:
-    """Move the stage's progress artifact as its shards end, at most once a second. A failed shard is nothing done."""
-    total, done, failed, left, began, last = sum(sizes), 0, 0, len(futures), time.monotonic(), 0.0
-    size = dict(zip(futures, sizes, strict=True))
-    artifact = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"{stage}: 0 of {total:,}")
+def _show_progress(stage: str, futures: list[Any], sizes: list[int]) -> None:
+    """Update the progress artifact of a stage while its shards end. Items of a failed shard do not count as done."""
+    total, done, failed, num_left = sum(sizes), 0, 0, len(futures)
+    start, last_update = time.monotonic(), 0.0
+    size_by_future = dict(zip(futures, sizes, strict=True))
+    artifact = _create_progress(f"{stage}-progress", 0.0, f"{stage}: 0 of {total:,}")
     for future in as_completed(futures):
-        future.wait()  # it has ended; without this Prefect asks the server for its state, which may not know yet
-        good = future.state.is_completed()
-        done, failed, left = done + good * size[future], failed + (not good) * size[future], left - 1
+        future.wait()  # it has ended, but without this Prefect asks the server for its state, which may be outdated
+        size, is_completed = size_by_future[future], future.state.is_completed()
+        done, failed, num_left = done + is_completed * size, failed + (not is_completed) * size, num_left - 1
         now = time.monotonic()
-        if now - last > UPDATE_SECONDS or not left:
-            rate = max(done, 1) / max(now - began, 1e-9)
-            text = f"{stage}: {done:,} of {total:,}, {rate:,.1f} a second, {(total - done - failed) / rate:,.0f} s left"
+        if now - last_update > UPDATE_SECONDS or not num_left:
+            rate = max(done, 1) / max(now - start, 1e-9)
+            seconds_left = (total - done - failed) / rate
+            text = f"{stage}: {done:,} of {total:,}, {rate:,.1f} items per second, {seconds_left:,.0f} s left"
             text += f", {failed:,} failed" if failed else ""
             update_progress_artifact(artifact, 100 * done / total, description=text)
-            last = now
+            last_update = now
+
+
+def _create_progress(key: str, percent: float, text: str) -> UUID:
+    artifact = create_progress_artifact(percent, key=key, description=text)
+    assert isinstance(artifact, UUID)  # a coroutine only in an asynchronous flow
+    return artifact

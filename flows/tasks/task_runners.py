@@ -1,15 +1,15 @@
-"""Where the tasks of a stage run, by one setting: TERN_TASK_RUNNER = threads (default), processes, dask or ray.
+"""Task runner of the flows: where the tasks of a stage run. TERN_TASK_RUNNER selects it.
 
-threads    tasks wait on threads of the run, its own worker processes work (`workers` of the plan)
-processes  Prefect's process pool; TERN_TASK_RUNNER_WORKERS processes, or as many as there are cores
-dask       the scheduler at TERN_DASK_ADDRESS, or a cluster on this machine; the extra `dask`
-ray        the cluster at TERN_RAY_ADDRESS, or one on this machine; the extra `ray`
+threads    (default) tasks wait in threads of the run, and its worker processes run the jobs (`workers` of the plan)
+processes  Prefect's process pool with TERN_TASK_RUNNER_WORKERS processes, by default one per CPU core
+dask       the scheduler at TERN_DASK_ADDRESS, or a cluster on this machine; needs the extra `dask`
+ray        the cluster at TERN_RAY_ADDRESS, or a cluster on this machine; needs the extra `ray`
 
-Shards that need a GPU carry the tag `gpu`, whose concurrency limit (`limit_gpu_tasks`) has TERN_GPU_SLOTS slots or one: they
-wait for one on whatever engine. On Dask and Ray each asks its worker for one besides.
+Shards that need a GPU have the tag `gpu`. Its concurrency limit (`create_gpu_limit`) has TERN_GPU_SLOTS slots, by
+default one, on every task runner. On Dask and Ray, such a shard also requests a GPU from its worker.
 
-Elsewhere than on threads, retries are Prefect's alone and a shard has no time limit. Workers on other machines need
-this package, and the workspace and the dataset under the same paths.
+On all task runners except `threads`, only Prefect retries shards, and a shard has no time limit. Workers on other
+machines need this package, and the workspace and the dataset under the same paths.
 """
 
 import os
@@ -20,7 +20,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from data.settings import read_settings
 
-GPU_TAG = "gpu"  # the tag of a shard that needs one
+GPU_TAG = "gpu"
+MAX_THREADS = 256  # they only wait
 
 
 def read_task_runner_name() -> str:
@@ -29,11 +30,15 @@ def read_task_runner_name() -> str:
 
 
 def make_task_runner() -> Any:
-    """The task runner of the engine. Raises ImportError naming the extra that is missing."""
+    """Make the task runner that the settings select.
+
+    Raises:
+        ImportError: The extra of the task runner is not installed.
+    """
     settings = read_settings()
     name = settings.task_runner
     if name == "threads":
-        return ThreadPoolTaskRunner(max_workers=256)  # they only wait
+        return ThreadPoolTaskRunner(max_workers=MAX_THREADS)
     if name == "processes":
         return ProcessPoolTaskRunner(max_workers=settings.task_runner_workers or os.cpu_count() or 1)
     try:
@@ -46,28 +51,28 @@ def make_task_runner() -> Any:
         return RayTaskRunner(address=settings.ray_address)
     except ImportError as error:
         raise ImportError(
-            f"TERN_TASK_RUNNER={name} needs the extra `{name}`: pip install -e '.[flows,{name}]'"
+            f"TERN_TASK_RUNNER={name} needs the extra `{name}`. Run `pip install -e '.[flows,{name}]'`."
         ) from error
 
 
 def read_gpu_slots() -> int:
-    """Shards that may use a GPU at a time: TERN_GPU_SLOTS, or one, since a worker's runs all use the first GPU they see.
+    """Read the number of shards that may use GPUs at the same time (TERN_GPU_SLOTS); raises as `read_settings`.
 
-    Raises as `read_settings`.
+    The default is 1, because all runs of a worker use the first GPU that they see.
     """
     return read_settings().gpu_slots or 1
 
 
-def request_gpu(gpu: bool) -> AbstractContextManager[Any]:
-    """Tasks submitted inside ask their worker for a GPU if `gpu`, where the engine's workers say whether they have one.
+def request_gpu(needs_gpu: bool) -> AbstractContextManager[Any]:
+    """Return a context in which submitted tasks request a GPU from their worker, if they need one.
 
-    Dask's do if they were started with `--resources GPU=1`; those of a cluster of the run's own are not.
+    Dask workers have GPUs if they were started with `--resources GPU=1`; those of a cluster that a run starts were not.
     """
-    if gpu and read_task_runner_name() == "dask" and read_settings().dask_address:
+    if needs_gpu and read_task_runner_name() == "dask" and read_settings().dask_address:
         from dask import annotate
 
         return annotate(resources={"GPU": 1})
-    if gpu and read_task_runner_name() == "ray":
+    if needs_gpu and read_task_runner_name() == "ray":
         from prefect_ray.context import remote_options
 
         return remote_options(num_gpus=1)

@@ -1,4 +1,4 @@
-"""Worker processes under the tasks of a stage: replaced when one is lost, gone when the stage is."""
+"""Worker processes that run the jobs of a stage for its tasks. A lost worker is replaced; all end with the stage."""
 
 import threading
 from collections.abc import Callable
@@ -12,16 +12,19 @@ from pipeline.runs import open_pool
 
 
 class WorkerPool:
-    """The pool of a stage's jobs. A worker that dies (killed, out of memory) breaks it; the next call gets a new one.
+    """The pool of one stage. A worker that dies (killed, out of memory) breaks the pool; the next call opens a new one.
 
-    `seconds` is the time limit of one job. Where it passes, the processes are ended, since nothing else stops one: the
-    other jobs of the moment are lost with it and tried again. Threads that share a device cannot be stopped.
+    Args:
+        jobs: Jobs of the stage.
+        num_workers: Maximum number of jobs that run at the same time.
+        timeout_seconds: Time limit of one job; None means no limit. A job that exceeds it is stopped by killing all
+            processes of the pool. The other running jobs are lost and retried. Threads cannot be stopped.
     """
 
-    def __init__(self, jobs: list[Any], workers: int, seconds: float | None = None):
-        self._jobs, self._workers, self._seconds = jobs, workers, seconds
-        self._lock, self._stopped = threading.Lock(), False
-        self._slots = threading.BoundedSemaphore(workers)  # a job's time does not run while it waits for its turn
+    def __init__(self, jobs: list[Any], num_workers: int, timeout_seconds: float | None = None):
+        self._jobs, self._num_workers, self._timeout_seconds = jobs, num_workers, timeout_seconds
+        self._lock, self._is_stopped = threading.Lock(), False
+        self._slots = threading.BoundedSemaphore(num_workers)  # the time limit does not include the wait for a worker
         self._context: AbstractContextManager[Executor] | None = None
         self._pool: Executor | None = None
 
@@ -31,49 +34,54 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped = True
+        self._is_stopped = True
         with self._lock:
             if error is not None:
                 _kill(self._pool)
             self._close()
 
     def run(self, function: Callable[[Any], Any], job: Any) -> Any:
-        """function(job), in a worker.
+        """Return function(job), computed by a worker.
 
-        Raises what the job raises; BrokenExecutor if a worker was lost (try again), TimeoutError past the limit, and
-        StoppedError if the stage has ended.
+        Raises:
+            BrokenExecutor: A worker was lost. Call again.
+            TimeoutError: The job exceeded its time limit.
+            StageStoppedError: The stage has ended.
+            Exception: What the job raised.
         """
         with self._slots:
             return self._run(function, job)
 
     def _run(self, function: Callable[[Any], Any], job: Any) -> Any:
         with self._lock:
-            if self._stopped:
-                raise StageStoppedError("the stage has ended")
+            if self._is_stopped:
+                raise StageStoppedError("The stage has ended.")
             pool = self._pool or self._open()
             try:
                 future = pool.submit(function, job)
-            except BrokenExecutor:  # another job has just lost its worker
+            except BrokenExecutor:  # another job has lost its worker in the meantime
                 self._close()
                 pool = self._open()
                 future = pool.submit(function, job)
         try:
-            return future.result(self._seconds)
+            return future.result(self._timeout_seconds)
         except BrokenExecutor:
             self._replace(pool)
-            if self._stopped:
-                raise StageStoppedError("the stage was stopped, and its worker processes with it") from None
+            if self._is_stopped:
+                raise StageStoppedError("The stage was stopped, and its worker processes with it.") from None
             raise
         except TimeoutError:
-            if future.done():  # the job's own
+            if future.done():  # the job itself raised it
                 raise
             _kill(pool)
             self._replace(pool)
-            hint = "make shards smaller, or set TERN_SHARD_TIMEOUT_MINUTES"
-            raise TimeoutError(f"a shard took longer than {self._seconds:.0f} s and was stopped: {hint}.") from None
+            raise TimeoutError(
+                f"A shard was stopped because it took longer than {self._timeout_seconds:.0f} s. Set a smaller "
+                "`images_per_shard`, or a longer TERN_SHARD_TIMEOUT_MINUTES."
+            ) from None
 
     def _open(self) -> Executor:
-        self._context = open_pool(self._jobs, self._workers)
+        self._context = open_pool(self._jobs, self._num_workers)
         self._pool = self._context.__enter__()
         return self._pool
 
@@ -89,6 +97,6 @@ class WorkerPool:
 
 
 def _kill(pool: Executor | None) -> None:
-    """End the processes of this pool, and not of one that has taken its place meanwhile."""
+    """Kill the processes of this pool. A pool that has replaced it in the meantime is not affected."""
     for process in list((getattr(pool, "_processes", None) or {}).values()):
         process.kill()

@@ -31,8 +31,7 @@ def build_shard(
 ) -> ShardManifest:
     """Write a shard, or return the one that an interrupted run has written.
 
-    The inverted lists are encoded from the stored float16 vectors, so a shard that is rebuilt from its own vectors has
-    the same bytes.
+    The lists are encoded from the stored float16 vectors, so a shard rebuilt from its own vectors has the same bytes.
 
     Args:
         name: Name of the step, unique in the staging folder.

@@ -84,14 +84,13 @@ class ShardedIVF:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the best k live rows for each query.
 
-        A query whose `nprobe` lists have fewer than k' rows is repeated over all lists, so that k' rows are returned
-        wherever they exist.
+        A query whose `nprobe` lists have fewer than k' rows is repeated over all lists.
 
         Args:
             queries: (q, d) float32.
             nprobe: Number of lists to probe.
             allowed_keys: (m,) int64; return only these keys; None: all.
-            rescore: Number of best rows by code that are rescored with their uncompressed vectors; at most
+            rescore: Number of best rows by code that are rescored with their uncompressed vectors; up to
                 `EXACT_FILTER_ROWS` allowed keys are all rescored. 0: return the scores of the codes.
 
         Returns:

@@ -65,21 +65,27 @@ def make_gate(
             if test_queries is not None and test_queries.count:
                 query_digests[kind] = test_queries.digest
                 checks |= comparison.check_queries(test_queries)
-        for name, check in checks.items():
-            log.log(logging.INFO if check.passed else logging.ERROR, "%s: %s", name, check)
-        failed = [f"{name}: {check}" for name, check in checks.items() if not check.passed]
-        if not failed:
-            save_stamps(candidate.root, stamps)
-        return GateVerdict(
-            passed=not failed,
-            reason="; ".join(failed) + (OVERRIDE_HINT if failed else ""),
+        verdict = GateVerdict(
+            passed=all(check.passed for check in checks.values()),
+            reason=_describe_failures(checks),
             checks=checks,
             query_digests=query_digests,
             compared_with=served.version if served else None,
             config=config.model_dump(mode="json"),
         )
+        if verdict.passed:
+            save_stamps(candidate.root, stamps)
+        return verdict
 
     return judge
+
+
+def _describe_failures(checks: Mapping[str, GateCheck]) -> str:
+    """Log every check; return the failed ones in words, with a hint, or "" if all passed."""
+    for name, check in checks.items():
+        log.log(logging.INFO if check.passed else logging.ERROR, "%s: %s", name, check)
+    failed = [f"{name}: {check}" for name, check in checks.items() if not check.passed]
+    return "; ".join(failed) + OVERRIDE_HINT if failed else ""
 
 
 def _select_queries(

@@ -164,7 +164,7 @@ def tags(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """List the tags of versions, after adding or removing one.
+    """Add or remove a tag of a version, if requested, and list all tags.
 
     `tern index gc` never deletes a tagged version. A tag can be passed wherever a version number can.
 

@@ -1,4 +1,4 @@
-"""The `map` of a stage: in this process, over single-threaded worker processes, or over threads that share a GPU."""
+"""Map functions that run the jobs of a stage: in this process, in worker processes, or in threads that share a GPU."""
 
 import multiprocessing
 import os
@@ -13,86 +13,100 @@ from typing import Any
 from pipeline.progress import progress_bar
 from pipeline.stages.results import MapFn
 
-JOBS_PER_GPU = 2  # jobs that share a device: one is extracted while the other is written
+JOBS_PER_GPU = 2  # one job extracts while the other one writes its shard
 
 
 def make_process_map(num_workers: int, label: str) -> MapFn:
-    """A `map` over workers (in this process where one job or one worker is all there is); see `pool_for`.
+    """Make a map function with a progress bar; see `open_pool` for the workers.
 
-    Results come in the order of the jobs. The bar counts a job's `size`, if it has one. The first error ends the run.
+    A single job, or a single worker, runs in this process. The first error ends the run: queued jobs do not start.
+
+    Args:
+        num_workers: Maximum number of jobs that run at the same time, at least 1.
+        label: Label of the progress bar, which counts the items (`num_items`) of finished jobs.
+
+    Returns:
+        The map function. It returns the results in the order of the jobs.
     """
 
-    def each(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
+    def map_jobs(function: Callable[..., Any], jobs: Iterable[Any]) -> list[Any]:
         jobs = list(jobs)
         if not jobs:
             return []
         sizes = [getattr(job, "num_items", 1) for job in jobs]
         with progress_bar(label, sum(sizes)) as advance:
             if min(num_workers, len(jobs)) == 1:
-                return [_and(advance, size, function(job)) for job, size in zip(jobs, sizes, strict=True)]
+                return [
+                    _advance_and_return(advance, size, function(job)) for job, size in zip(jobs, sizes, strict=True)
+                ]
             with open_pool(jobs, num_workers) as pool:
                 futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
                 try:
                     for future in as_completed(futures):
                         future.result()
                         advance(sizes[futures[future]])
-                except BaseException:  # also Ctrl-C: what is queued is not begun; the error goes on
+                except BaseException:  # Ctrl-C too
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
                 return [future.result() for future in futures]
 
-    return each
+    return map_jobs
 
 
-def _and(advance: Callable[[int], None], size: int, result: Any) -> Any:
+def _advance_and_return(advance: Callable[[int], None], size: int, result: Any) -> Any:
     advance(size)
     return result
 
 
-def open_pool(jobs: list[Any], workers: int) -> AbstractContextManager[Executor]:
-    """Worker processes for the jobs; or threads of this one for those that share a device (`uses_gpu`)."""
+def open_pool(jobs: list[Any], num_workers: int) -> AbstractContextManager[Executor]:
+    """Open worker processes for jobs, or threads of this process for jobs that share a GPU."""
     if uses_gpu(jobs[0]):
-        return ThreadPoolExecutor(min(workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
+        return ThreadPoolExecutor(min(num_workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
     modules = [type(jobs[0]).__module__]
     if preload := getattr(jobs[0], "preload", None):
         modules.append(preload)
-    return process_pool(min(workers, len(jobs)), modules)
+    return process_pool(min(num_workers, len(jobs)), modules)
 
 
 def uses_gpu(job: Any) -> bool:
-    """Whether a job is carried out by a GPU, which others use too."""
+    """Return whether a job runs on a GPU, which it shares with other jobs."""
     return getattr(job, "uses_gpu", False)
 
 
 @contextmanager
-def process_pool(workers: int, modules: Sequence[str] = ("builtins",)) -> Iterator[ProcessPoolExecutor]:
-    """Workers of one thread each: two spinning OpenMP teams on the same cores cost more than they give.
+def process_pool(num_workers: int, modules: Sequence[str] = ("builtins",)) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool of worker processes with one OpenMP thread each.
 
-    `modules` are the module of the jobs, and the one that a job names as `preload` because its function imports it
-    late. They are imported once, by a process from which the workers of all stages are forked: torch and torchvision
-    take seconds to import. Jobs of plain values need no module, and their workers are spawned.
+    Two OpenMP teams on the same cores slow each other down, because their waiting threads spin.
+
+    Args:
+        num_workers: Number of worker processes.
+        modules: Module of the jobs, and modules that their function imports late. On Linux a server process imports
+            them once and forks the workers of all stages, because importing torch and torchvision takes seconds. Jobs
+            of a class of the standard library need no import; their workers are spawned.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
+    previous = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    plain = modules[0].partition(".")[0] in sys.stdlib_module_names
-    forked = not plain and sys.platform == "linux"  # elsewhere forking after such imports is not safe
-    context = multiprocessing.get_context("forkserver" if forked else "spawn")
-    if forked:
+    is_stdlib = modules[0].partition(".")[0] in sys.stdlib_module_names
+    use_fork = not is_stdlib and sys.platform == "linux"  # on other systems, forking after such imports is not safe
+    context = multiprocessing.get_context("forkserver" if use_fork else "spawn")
+    if use_fork:
         context.set_forkserver_preload([*modules])
     try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_exit_with_parent) as pool:
             yield pool
     finally:
-        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+        os.environ.pop("OMP_NUM_THREADS") if previous is None else os.environ.update(OMP_NUM_THREADS=previous)
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever; it ends with it instead."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process ends. Without this, a worker of a killed parent would wait for jobs forever."""
     parent = multiprocessing.parent_process()
 
-    def watch() -> None:
-        wait([parent.sentinel])  # type: ignore[union-attr]
+    def exit_after_parent() -> None:
+        assert parent is not None
+        wait([parent.sentinel])
         os._exit(1)
 
     if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=exit_after_parent, daemon=True).start()

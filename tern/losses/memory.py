@@ -49,8 +49,8 @@ class CrossBatchMemory(CrossModalLoss):
             self.images, self.captions = images.new_zeros(0, images.shape[1]), captions.new_zeros(0, images.shape[1])
         if self.images.shape[1] != images.shape[1]:
             raise ValueError(
-                f"The vectors have {images.shape[1]} dimensions, but the memory holds vectors with "
-                f"{self.images.shape[1]}. Use one memory per model."
+                f"The vectors have {images.shape[1]} dimensions, but the memory holds "
+                f"{self.images.shape[1]}-dimensional vectors. Use one memory per model."
             )
         all_captions, all_caption_ids, all_images, all_image_ids = captions, caption_ids, images, image_ids
         if self.batches >= self.start_batch:

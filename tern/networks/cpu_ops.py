@@ -26,7 +26,7 @@ class _LinearWithContiguousGrad(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]  # one gradient
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)  # (n, out)
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None

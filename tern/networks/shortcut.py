@@ -8,6 +8,8 @@ Shapes: b items, n rows, d features, e embedding. A mask is (b, n) bool, True fo
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,8 @@ class ImageShortcut(nn.Module):
     from the training set.
     """
 
-    POOLINGS = ("first", "scored", "max")  # methods of `tern.batching.pooled.pool_features`
+    # Methods of `tern.batching.pooled.pool_features`.
+    POOLINGS: tuple[Literal["first", "scored", "max"], ...] = ("first", "scored", "max")
     mean: Tensor
     std: Tensor
 

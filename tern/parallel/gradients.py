@@ -52,7 +52,7 @@ class AllGatherWithGrad(torch.autograd.Function):
         return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: D102  # one gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: D102  # the interface of torch
         # Every process computes the same loss of the same rows, so its slice of the gradient is complete and nothing
         # needs to be sent. DistributedDataParallel then averages over processes where a sum is required, hence the
         # factor.

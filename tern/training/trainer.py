@@ -88,9 +88,8 @@ class Trainer:
         self.losses: list[float] = []  # of the batches of the current epoch, or of the last one
         self.history: list[Epoch] = []
         self._pending_values: list[PendingValue] = []
-        self._plateau_batches = (
-            0  # consecutive batches on the plateau of the hinge loss; a resumed training starts at 0
-        )
+        # Consecutive batches on the plateau of the hinge loss; a resumed training starts at 0.
+        self._plateau_batches = 0
         self._warned = False
 
     def _build(self, text: nn.Module | None) -> None:
@@ -105,7 +104,7 @@ class Trainer:
         self.loss = build_loss(c.loss).to(self.device)
         all_negatives = c.loss.model_copy(update={"negatives": "all", "memory_size": 0})
         self.all_negatives_loss = build_loss(all_negatives) if c.loss.name == "hinge" else None
-        self.optimizer = build_optimizer(c, self.model, self.loss, None if text is None else self.model.text)
+        self.optimizer = build_optimizer(c, self.model, self.loss, text)
         towers = TwoTowerForward(self.model)
         if c.compile:
             towers.compile(dynamic=True)
@@ -156,7 +155,7 @@ class Trainer:
         self.losses = self.losses[:start]
         batches = prefetch_map(self.read_batch, list(enumerate(plans))[start:], prefetch=PREFETCH)
         gpus = [self.device] if self.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=gpus), closing(batches):
+        with torch.random.fork_rng(devices=gpus), closing(batches):  # type: ignore[type-var]  # a generator
             for first in range(start, len(plans), c.gradient_accumulation_steps):
                 self.train_step(plans[first : first + c.gradient_accumulation_steps], first, batches)
                 self.step += 1

@@ -76,8 +76,8 @@ HOMES = {  # library -> the only files and folders that import it
 # Files whose imports inside functions are their design: a command or a kind imports what it needs when it is chosen.
 LATE_IMPORTS = ("pipeline/cli/", "flows/commands.py", "flows/flows.py", "extractors/registry.py")
 # Libraries that a function imports because they are optional or only draw.
-OPTIONAL = {"detectron2", "matplotlib", "tensorboard", "prefect_dask", "prefect_ray", "torch.utils.tensorboard"}
-# The environment is read in data/settings.py, but for variables of others.
+OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "prefect_ray", "torch.utils.tensorboard"}
+# The environment is read in data/settings.py, except for variables of other programs.
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*",
     "pipeline/cli/app.py": "OMP_*",
@@ -250,7 +250,9 @@ def measure_sizes() -> dict[str, tuple[int, int]]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
                 count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                first = node.body[0]  # a docstring does not count: documentation is not rationed
+                skipped = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) else 0
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1 - skipped
                 sizes[f"{file}:{node.name}"] = (lines, 40)
                 if not file.startswith(("pipeline/cli/", "flows/flows.py")):  # options of a command, fields of a form
                     sizes[f"{file}:{node.name}()"] = (count, 6)

@@ -121,6 +121,8 @@ def test_no_definition_uses_a_banned_name():
                 name = node.attr
             else:
                 continue
+            if name == "place" and file.startswith("data/demo/"):
+                continue  # a scene takes place somewhere: the word of Places365
             if name in BANNED_IDENTIFIERS:
                 found.append(f"{file}:{node.lineno}: {name}")
     assert not found, "\n".join(found)

@@ -1,9 +1,9 @@
-"""`make bench`: tables of what things cost. Read ratios, not single figures; they decide no test.
+"""Print tables of costs (`make bench`). Compare ratios, not single figures; no test depends on them.
 
 python -m tests.bench              every table
-python -m tests.bench stores       those named
-python -m tests.bench losses-demo --keep FOLDER    work there and leave it: what is trained there is not trained again
-python -m tests.bench --photographs FOLDER    the real stage over a folder with dataset_flickr8k.json and images
+python -m tests.bench stores       the named tables
+python -m tests.bench losses-demo --keep FOLDER    work in a folder and keep it: finished trainings are not repeated
+python -m tests.bench --photographs FOLDER    the extraction stage over a folder with dataset_flickr8k.json and images
 """
 
 import argparse
@@ -47,19 +47,19 @@ TABLES = {
 
 
 def main() -> None:
-    """Print the tables asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[], help=", ".join(TABLES))
-    torch.set_num_threads(1)  # as in a worker process; a second one that waits would be counted too
-    parser.add_argument("--photographs", type=Path, help="time the extraction of these, and nothing else")
-    parser.add_argument("--keep", type=Path, help="a folder for what is made on the way; else one that goes again")
-    given = parser.parse_args()
-    if given.photographs:
+    torch.set_num_threads(1)  # as in a worker process; a second thread that waits would be counted too
+    parser.add_argument("--photographs", type=Path, help="folder of photographs; time only their extraction")
+    parser.add_argument("--keep", type=Path, help="folder for intermediate files; default: a temporary folder")
+    arguments = parser.parse_args()
+    if arguments.photographs:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            detectors.photographs(Path(folder), given.photographs)
+            detectors.photographs(Path(folder), arguments.photographs)
         return
-    for name in given.tables or TABLES:
-        with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    for name in arguments.tables or TABLES:
+        with nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory(prefix="bench-") as folder:
             (Path(folder) / name).mkdir(parents=True, exist_ok=True)
             TABLES[name](Path(folder) / name)
 

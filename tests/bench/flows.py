@@ -1,4 +1,4 @@
-"""What a flow adds to the plain stages: seconds a run, milliseconds a shard, of real stages and of sleeping shards."""
+"""Cost of a flow in addition to the plain stages: seconds per run and milliseconds per shard."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def sleeping() -> dict[str, list[float]]:
 
 
 def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """(plain, flow) seconds of the stages over the small plan, `RUNS` times: extraction anew, then all that is made."""
+    """Measure (plain, flow) seconds of the stages of the small plan, from scratch and with finished stages."""
     from flows import flows
     from pipeline.pages.report import write_report
     from pipeline.plans.load import load_plan
@@ -81,7 +81,7 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
     stores = folder / "run" / "stores"
 
-    def anew(call: Callable[[], object]) -> float:
+    def time_from_scratch(call: Callable[[], object]) -> float:
         shutil.rmtree(stores, ignore_errors=True)
         return took(call)
 
@@ -93,12 +93,15 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
         "reindex": (publish, lambda: flows.reindex(plan, SMALL)),
         "pipeline, four runs": (lambda: write_report(make_runner().run_all()), lambda: flows.pipeline(plan, SMALL)),
     }
-    fresh = [tuple(anew(call) for call in stages["extract-flickr"]) for _ in range(RUNS)]
-    return {"anew": fresh, **{name: [tuple(map(took, calls)) for _ in range(RUNS)] for name, calls in stages.items()}}
+    fresh = [tuple(time_from_scratch(call) for call in stages["extract-flickr"]) for _ in range(RUNS)]
+    return {
+        "from scratch": fresh,
+        **{name: [tuple(map(took, calls)) for _ in range(RUNS)] for name, calls in stages.items()},
+    }
 
 
 def flows(folder: Path) -> None:
-    """Real stages, shards that sleep, an empty run, a deployed one; wall clock, the least of `RUNS`."""
+    """Real stages, shards that sleep, an empty run, a deployed one; wall clock, minimum of `RUNS`."""
     with up(folder / "home") as server:
         real = _measured(server, f"staged(Path({str(folder)!r}))")
         idle = {name: min(times) for name, times in _measured(server, "sleeping()").items()}
@@ -106,16 +109,18 @@ def flows(folder: Path) -> None:
     least = {name: [min(times) for times in zip(*pairs, strict=True)] for name, pairs in real.items()}
     shards = 72
     table = Table("what", "plain", "flow", "", title="flows, seconds of wall clock", title_justify="left")
-    runs = {name: pair[1] - pair[0] for name, pair in least.items() if name != "anew"}
+    runs = {name: pair[1] - pair[0] for name, pair in least.items() if name != "from scratch"}
     for name, added in runs.items():
-        table.add_row(f"{name}, all made", *(f"{s:.2f}" for s in least[name]), f"{added:.2f} s more")
-    added = 1000 * (least["anew"][1] - least["anew"][0] - runs["extract-flickr"]) / shards
-    table.add_row(f"extraction, {shards} shards", *(f"{s:.2f}" for s in least["anew"]), f"{added:.0f} ms more a shard")
+        table.add_row(f"{name}, all finished", *(f"{s:.2f}" for s in least[name]), f"{added:.2f} s more")
+    added = 1000 * (least["from scratch"][1] - least["from scratch"][0] - runs["extract-flickr"]) / shards
+    table.add_row(
+        f"extraction, {shards} shards", *(f"{s:.2f}" for s in least["from scratch"]), f"{added:.0f} ms more per shard"
+    )
     added = 1000 * (idle["mapped"] - idle["empty"] - idle["plain"]) / SHARDS
-    told = f"{added:.0f} ms more a shard"
-    table.add_row(f"{SHARDS} shards of {SECONDS} s", f"{idle['plain']:.2f}", f"{idle['mapped']:.2f}", told)
+    note = f"{added:.0f} ms more per shard"
+    table.add_row(f"{SHARDS} shards of {SECONDS} s", f"{idle['plain']:.2f}", f"{idle['mapped']:.2f}", note)
     table.add_row("an empty flow", "", f"{idle['empty']:.2f}", "Prefect's own second at the end of a run")
-    table.add_row("a deployed run", "", f"{waits:.2f}", "click to end: the worker's look, a new process, imports")
+    table.add_row("a deployed run", "", f"{waits:.2f}", "click to end: the worker's poll, a new process, imports")
     Console().print(table)
 
 
@@ -127,7 +132,7 @@ def _measured(server: Server, call: str) -> dict[str, list]:
 
 
 def _deployed(server: Server) -> None:
-    asked = server.get("/deployments/name/reindex/reindex")["id"]
-    run = server.post(f"/deployments/{asked}/create_flow_run", {"parameters": {"plan": "gone.toml"}})
+    deployment_id = server.get("/deployments/name/reindex/reindex")["id"]
+    run = server.post(f"/deployments/{deployment_id}/create_flow_run", {"parameters": {"plan": "gone.toml"}})
     while server.get(f"/flow_runs/{run['id']}")["state"]["type"] not in ("FAILED", "COMPLETED"):
         time.sleep(0.1)

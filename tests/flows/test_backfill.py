@@ -151,7 +151,7 @@ def test_the_flow_says_what_it_would_do_takes_splits_and_plans_and_pins_a_model(
     dry, made, failed, pinned = ended.stdout.splitlines()
     assert dry == "[]"
     assert len(made.split(",")) == 2
-    assert "1 of 2 plans failed, the others are done: gone.toml: No plan" in failed
+    assert "1 of 2 plans failed, the others are done: gone.toml: Plan 'gone.toml' does not exist" in failed
     assert "has no trained model" in pinned
     last, split, said = server.runs("extract-flickr")[:3]
     rows = json.loads(server.artifacts(said)["dry-run"]["data"])

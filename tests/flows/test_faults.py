@@ -46,8 +46,8 @@ def test_a_job_past_its_time_is_stopped_and_the_pool_works_on(tmp_path):
     from flows.tasks.worker_pool import WorkerPool
 
     began = time.monotonic()
-    with WorkerPool([tmp_path], 1, seconds=4) as pool:
-        with pytest.raises(TimeoutError, match="make shards smaller"):
+    with WorkerPool([tmp_path], 1, timeout_seconds=4) as pool:
+        with pytest.raises(TimeoutError, match="Set a smaller `images_per_shard`"):
             pool.run(counted, tmp_path / "slow")
         assert pool.run(counted, tmp_path / "good") == "good"
     assert time.monotonic() - began < 50
@@ -73,8 +73,8 @@ def test_a_job_past_its_time_ends_its_own_pool_and_not_the_one_that_has_taken_it
 
     first, later = Pool(), Pool()
     monkeypatch.setattr(pools, "open_pool", lambda jobs, workers: nullcontext(first))
-    workers = WorkerPool([1], 1, seconds=1)
-    with pytest.raises(TimeoutError, match="make shards smaller"):
+    workers = WorkerPool([1], 1, timeout_seconds=1)
+    with pytest.raises(TimeoutError, match="Set a smaller `images_per_shard`"):
         workers.run(counted, 1)
     assert (first.killed, later.killed) == ([1], [])
 
@@ -110,8 +110,9 @@ flows.tasks.shards.shard = flows.tasks.shards.shard.with_options(retry_delay_sec
 
 @flow
 def faults(folder: str, names: list[str]):
-    each = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")  # one for each job: which comes first is not said
-    return each(counted, [Path(folder) / name for name in names])
+    # One worker per job: the order of the jobs is not defined.
+    map_fn = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")
+    return map_fn(counted, [Path(folder) / name for name in names])
 
 faults(sys.argv[1], sys.argv[2].split(","))
 """
@@ -126,7 +127,7 @@ def test_lost_workers_and_busy_disks_are_tried_again_bad_input_once(server, tmp_
     assert len((tmp_path / "bad").read_text().splitlines()) == 1, "bad input is not tried again"
     shown = server.artifacts(server.runs("faults")[0])["region-features-progress"]
     assert shown["data"] == 50, "what failed is not done"
-    assert re.search(r", [\d,.]+ a second, 0 s left, 1 failed$", shown["description"])
+    assert re.search(r", [\d,.]+ items per second, 0 s left, 1 failed$", shown["description"])
 
 
 def test_the_progress_of_a_stage_moves_while_its_run_goes_on(server, tmp_path):
@@ -271,7 +272,7 @@ def test_a_failure_is_told_to_a_command_and_one_that_fails_itself_changes_nothin
     monkeypatch.setenv("TERN_ON_FAILURE", "/nobody/here")
     hooks.run_failure_command(flow=flow, flow_run=run, state=state)
     ((of, line),) = lines
-    assert (of, line.split(":")[0]) == ((run, flow), "TERN_ON_FAILURE=/nobody/here did not tell of reindex demo")
+    assert (of, line.split(":")[0]) == ((run, flow), "The command TERN_ON_FAILURE=/nobody/here failed for reindex demo")
 
 
 @pytest.mark.parametrize(

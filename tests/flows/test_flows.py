@@ -192,7 +192,9 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
         ):
             with pytest.raises(ValueError, match=reason):
                 follow_run("extract-flickr", plan_name, settings, given, print)
-        with pytest.raises(ValueError, match="no deployment 'nobody/nobody'; there are build-index, extract-flickr"):
+        with pytest.raises(
+            ValueError, match="no deployment 'nobody/nobody'. The server has build-index, extract-flickr"
+        ):
             follow_run("nobody", "demo", (), (), print)
     assert server.since("extract-flickr", before) == []
     assert server.outside() == "", "nothing but this machine is called"
@@ -250,7 +252,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert run["state"]["type"] == "FAILED"
     assert "image latency" in run["state"]["message"]
     shown = server.artifacts(run)
-    assert f"Served as before: `v{before['version']:08d}`" in shown["refused"]["data"]
+    assert f"Still served: `v{before['version']:08d}`" in shown["rejected"]["data"]
     rows = {row["check"]: row for row in json.loads(shown["gate"]["data"])}
     assert (rows["image latency"]["passed"], rows["image recall"]["passed"]) == (False, True)
     assert len({tuple(row) for row in rows.values()}) == 1, "one set of columns"
@@ -318,10 +320,10 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
 @pytest.mark.parametrize(
     ("nightly", "cron", "reason"),
     [
-        (None, "0 4 * * *", "give --nightly PLAN too"),
-        ("nobody", None, "No plan"),
-        ("demo", "nonsense", "cron line 'nonsense': .*nvalid.*; write five fields"),
-        ("demo", "0 24 * * *", "cron line '0 24"),
+        (None, "0 4 * * *", "Pass --nightly PLAN too"),
+        ("nobody", None, "Plan .nobody. does not exist"),
+        ("demo", "nonsense", "cron expression 'nonsense' is not valid: .*nvalid.*Write five fields"),
+        ("demo", "0 24 * * *", "cron expression '0 24"),
     ],
 )
 def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reason, monkeypatch):

@@ -35,11 +35,11 @@ class Client:
 @pytest.mark.parametrize(
     ("client", "told"),
     [
-        (Client(GONE, start=GONE), "no Prefect server answers at .*: start `tern up`"),
-        (Client(GONE, start=RuntimeError("Failed to reach API")), "no Prefect server answers"),
-        (Client(GONE), rf"follows run reindex demo, which may still be going: .*flow-run watch {RUN.id}"),
-        (Client(httpx.ReadError("reset")), "answers no longer"),
-        (Client(KeyboardInterrupt()), rf"the run goes on; `prefect flow-run watch {RUN.id}` follows it"),
+        (Client(GONE, start=GONE), r"No Prefect server answers at .*\. Run `tern up`"),
+        (Client(GONE, start=RuntimeError("Failed to reach API")), "No Prefect server answers"),
+        (Client(GONE), rf"The run reindex demo may still be running\. .*flow-run watch {RUN.id}"),
+        (Client(httpx.ReadError("reset")), "stopped answering"),
+        (Client(KeyboardInterrupt()), rf"the run continues; `prefect flow-run watch {RUN.id}` follows it"),
     ],
 )
 def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told, monkeypatch):
@@ -92,7 +92,7 @@ class Logs:
 def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
     from flows.server import follow
 
-    monkeypatch.setattr(follow, "PAGE", 2)
+    monkeypatch.setattr(follow, "PAGE_LINES", 2)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     first = [(0, "a"), (10, "d"), (10, "e")]
     late = [[(5, "b")], [], [(9, "c"), (10, "f")], [], [], [(60, "g")], [], [(61, "h")], [(62, "Finished in state X")]]

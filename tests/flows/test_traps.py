@@ -110,7 +110,7 @@ class Client:
         ("nobody", [("reindex", "reindex")], "nobody/nobody"),  # the stock answer: not found
         ("a/b", [], "a/b"),
         ("", [], ""),
-        ("nightly", [("one", "nightly"), ("two", "nightly")], "several deployments: say which of one/nightly, two/"),
+        ("nightly", [("one", "nightly"), ("two", "nightly")], "several deployments. Pass one of one/nightly, two/"),
     ],
 )
 def test_a_bare_name_is_the_deployment_that_it_can_only_mean(name, there, asked):

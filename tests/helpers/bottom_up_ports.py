@@ -1,4 +1,4 @@
-"""A bottom-up model's weights as the ports lay them out: MILVLG's in Caffe's numbers, airsplay's in detectron2's."""
+"""Weights of a bottom-up model in the layouts of the ports: MILVLG with Caffe's numbers, airsplay with detectron2's."""
 
 import re
 
@@ -9,7 +9,7 @@ HEADS = "roi_heads.box_predictor."
 
 
 def shared(state):
-    """What both name alike: the backbone, res5, the convolution and deltas of the proposal head."""
+    """Return the tensors that both ports name alike: backbone, res5, convolution and deltas of the proposal head."""
     found = {}
     for key, value in state.items():
         stage = key.split(".")[0]
@@ -24,7 +24,7 @@ def shared(state):
 
 
 def milvlg(state, anchors=True):
-    """24 objectness rows, background first everywhere, plain deltas, counters of the batch norms."""
+    """Return MILVLG's layout: 24 objectness rows, background first, unscaled deltas, batch counters of the norms."""
     found, draw = shared(state), torch.Generator().manual_seed(5)
     for kind in ("weight", "bias"):
         rows = state[f"rpn.objectness.{kind}"]
@@ -40,7 +40,7 @@ def milvlg(state, anchors=True):
 
 
 def airsplay(state, anchors=True):
-    """12 objectness rows, background last, deltas of the classes alone, times 10, 10, 5, 5; box edges exclusive."""
+    """Return airsplay's layout: 12 objectness rows, background last, scaled deltas, exclusive edges."""
     found = shared(state)
     last = lambda rows: torch.cat([rows[1:], rows[:1]])  # noqa: E731
     for kind in ("weight", "bias"):

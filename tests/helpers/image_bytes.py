@@ -1,4 +1,4 @@
-"""Image files made from their bytes: what Pillow cannot write, or might write as wrongly as it reads."""
+"""Image files written byte by byte, for formats that Pillow cannot write or would read back with the same error."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
-    """Smooth noise with a few rectangles, (h, w, 3) uint8."""
+    """Return smooth noise with a few rectangles, (h, w, 3) uint8."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     pixels = np.array(small.resize((width, height), Image.Resampling.BICUBIC))
@@ -20,7 +20,7 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 
 
 RGB = picture(2, 60, 90)
-FINE = {"quality": 95, "subsampling": 0}  # of a JPEG: what it was made from, within a level or so
+FINE = {"quality": 95, "subsampling": 0}  # of a JPEG: equal to the original within about one level
 ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
 
 
@@ -36,7 +36,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(rows: list[bytes], size: tuple[int, int], depth: int, color: int, extra: bytes = b"", lace: int = 0) -> bytes:
-    """A PNG of rows of packed samples, none of them filtered (PNG specification, 11.2)."""
+    """Return a PNG of rows of packed samples without filters (PNG specification, 11.2)."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, lace))
     data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + header + extra + data + chunk(b"IEND", b"")
@@ -45,40 +45,40 @@ def png(rows: list[bytes], size: tuple[int, int], depth: int, color: int, extra:
 def tiff(
     samples: np.ndarray | bytes, size: tuple[int, int], bits: int, photometric: int, per: int = 1, **more
 ) -> bytes:
-    """A TIFF of one uncompressed strip (TIFF 6.0, section 2); `more`: order, kind of sample, orientation."""
+    """Return a TIFF of one uncompressed strip (TIFF 6.0, section 2); `more`: byte order, sample kind, orientation."""
     order, data = more.get("order", "<"), samples if isinstance(samples, bytes) else samples.tobytes()
     tags = {256: [size[0]], 257: [size[1]], 258: [bits] * per, 259: [1], 262: [photometric], 273: [0], 277: [per]}
     tags |= {278: [size[1]], 279: [len(data)], 339: [more.get("kind", 1)] * per, 274: [more.get("orientation", 1)]}
     tags |= {530: [1, 1]} if photometric == 6 else {}
     start = 8 + 2 + 12 * len(tags) + 4
-    start, beside, entries = start + 2 * 2 * per, b"", b""
+    start, extra_values, entries = start + 2 * 2 * per, b"", b""
     for tag, values in sorted(tags.items()):
         values = [start] if tag == 273 else values
         form = "I" if tag in (273, 279) else "H"
         packed = struct.pack(f"{order}{len(values)}{form}", *values)
         if len(packed) > 4:
-            packed, beside = struct.pack(f"{order}I", start - 4 * per + len(beside)), beside + packed
+            packed, extra_values = struct.pack(f"{order}I", start - 4 * per + len(extra_values)), extra_values + packed
         entries += struct.pack(f"{order}HHI", tag, 4 if form == "I" else 3, len(values)) + packed.ljust(4, b"\0")
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
-    return head + entries + bytes(4) + beside.ljust(4 * per, b"\0") + data
+    return head + entries + bytes(4) + extra_values.ljust(4 * per, b"\0") + data
 
 
 def laced() -> bytes:
-    """RGB as Adam7: seven small pictures, one after another."""
+    """Return `RGB` as an Adam7-interlaced PNG: seven small images, one after another."""
     passes = [RGB[y::dy, x::dx] for y, x, dy, dx in ADAM7]
     return png([row.tobytes() for part in passes for row in part], (90, 60), 8, 2, lace=1)
 
 
 def with_thumbnail_bomb() -> bytes:
-    """A JPEG whose EXIF holds a thumbnail that claims 65,535 x 65,535 pixels."""
+    """Return a JPEG whose EXIF data contain a thumbnail that claims 65,535 x 65,535 pixels."""
     bomb = b"\xff\xd8\xff\xc0\x00\x0b\x08\xff\xff\xff\xff\x01\x01\x11\x00\xff\xd9"
     first = b"II*\0" + struct.pack("<IHI", 8, 0, 14)  # no entries, then the directory of the thumbnail
     second = struct.pack("<HHHIIHHIII", 2, 0x201, 4, 1, 44, 0x202, 4, 1, len(bomb), 0)
     return saved("JPEG", **FINE, exif=b"Exif\0\0" + first + second + bomb)
 
 
-def rewritten(data: bytes, place: int, value: bytes) -> bytes:
-    return data[:place] + value + data[place + len(value) :]
+def rewritten(data: bytes, position: int, value: bytes) -> bytes:
+    return data[:position] + value + data[position + len(value) :]
 
 
 def gif_claiming(width: int, height: int) -> bytes:
@@ -88,18 +88,18 @@ def gif_claiming(width: int, height: int) -> bytes:
 
 def webp_claiming(width: int, height: int) -> bytes:
     data = saved("WEBP", lossless=True)
-    place = data.index(b"VP8L") + 9
-    return rewritten(data, place, struct.pack("<I", width - 1 | height - 1 << 14))
+    position = data.index(b"VP8L") + 9
+    return rewritten(data, position, struct.pack("<I", width - 1 | height - 1 << 14))
 
 
 def inflated(kind: bytes, head: bytes) -> bytes:
-    """A PNG with a chunk of 300 MB of zeros, compressed to 0.3 MB."""
+    """Return a PNG with a chunk of 300 MB of zeros, compressed to 0.3 MB."""
     packer = zlib.compressobj(9)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
     return png([bytes(9)] * 3, (3, 3), 8, 2, chunk(kind, head + bomb))
 
 
 def rescanned(times: int) -> bytes:
-    """A progressive JPEG whose last scan is sent again and again: each makes the decoder pass all pixels once more."""
+    """Return a progressive JPEG that repeats its last scan; the decoder processes all pixels once per scan."""
     data = saved("JPEG", progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * times + data[-2:]

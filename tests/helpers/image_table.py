@@ -1,4 +1,4 @@
-"""The table of odd and bad image files: how each is made, and the pixels it must give or the reason it is set aside."""
+"""Table of unusual and invalid image files: how to create each, and its expected pixels or reason of rejection."""
 
 import os
 import struct
@@ -30,11 +30,18 @@ DEEP = np.random.default_rng(4).integers(0, 65536, (40, 50, 3)).astype(np.uint16
 
 @dataclass(frozen=True)
 class Case:
-    name: str  # of the file
-    content: bytes | Callable[[Path], object]  # its bytes, or what makes it at a path
-    pixels: np.ndarray | None = None  # what is read
-    within: float = 0  # levels, on average; 0 is exact
-    reason: str = ""  # or why it is set aside
+    """One image file."""
+
+    name: str
+    """File name."""
+    content: bytes | Callable[[Path], object]
+    """Bytes of the file, or a function that creates it at a path."""
+    pixels: np.ndarray | None = None
+    """Expected pixels; None for an invalid file."""
+    within: float = 0
+    """Allowed mean difference in levels; 0 is exact."""
+    reason: str = ""
+    """Expected reason of rejection; empty for a valid file."""
 
     def make(self, folder: Path) -> None:
         if isinstance(self.content, bytes):
@@ -48,14 +55,14 @@ def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """What a file with these pixels and this tag shows (EXIF 2.3, table 4.6.4.A: where row 0 and column 0 belong)."""
+    """Return the pixels that a viewer shows for an orientation tag (EXIF 2.3, table 4.6.4.A)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     return pixels[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 def lab_to_srgb(lab: np.ndarray) -> np.ndarray:
-    """CIE 15: L*a*b* under D50 to XYZ; Bradford to D65; IEC 61966-2-1."""
+    """Convert L*a*b* under D50 to sRGB: CIE 15, Bradford adaptation to D65, IEC 61966-2-1."""
     fy = (lab[..., 0] + 16) / 116
     f = np.stack([fy + lab[..., 1] / 500, fy, fy - lab[..., 2] / 200], -1)
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.96422, 1.0, 0.82521]
@@ -133,22 +140,28 @@ def _modes() -> list[Case]:
 
 def _turns() -> list[Case]:
     found = []
-    for way in range(10):  # 0 and 9 are none of the standard's: they order nothing
+    for orientation in range(10):  # 0 and 9 are not defined by the standard and change nothing
         exif = Image.Exif()
-        exif[0x0112] = way
-        found.append(Case(f"turn {way}.png", saved("PNG", exif=exif), turned(RGB, way)))
-        found.append(Case(f"turn {way}.tif", tiff(RGB, (90, 60), 8, 2, 3, orientation=way), turned(RGB, way)))
+        exif[0x0112] = orientation
+        found.append(Case(f"turn {orientation}.png", saved("PNG", exif=exif), turned(RGB, orientation)))
+        found.append(
+            Case(
+                f"turn {orientation}.tif",
+                tiff(RGB, (90, 60), 8, 2, 3, orientation=orientation),
+                turned(RGB, orientation),
+            )
+        )
     return found
 
 
 def _broken() -> list[Case]:
-    jpeg, sound, read = saved("JPEG"), saved("PNG"), "cannot be read as any of JPEG"
-    crc = sound.index(b"IDAT") - 4 + 8 + struct.unpack(">I", sound[sound.index(b"IDAT") - 4 :][:4])[0]
+    jpeg, valid_png, read = saved("JPEG"), saved("PNG"), "cannot be read as any of JPEG"
+    crc = valid_png.index(b"IDAT") - 4 + 8 + struct.unpack(">I", valid_png[valid_png.index(b"IDAT") - 4 :][:4])[0]
     huge = png([], (100_000, 100_000), 8, 2)
     return [
         Case("empty.jpg", b"", reason="the file is empty"),
         Case("cut.jpg", jpeg[:700], reason="truncated"),
-        Case("cut.png", sound[:900], reason="Truncated"),
+        Case("cut.png", valid_png[:900], reason="Truncated"),
         Case("text.jpg", b"not a picture at all\n", reason=read),
         Case("page.jpg", b"<!doctype html><p>404</p>", reason=read),
         Case("paper.jpg", b"%PDF-1.7\n%\xe2\xe3\n", reason=read),
@@ -158,9 +171,9 @@ def _broken() -> list[Case]:
         Case("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0", reason=read),
         Case("float.tif", tiff(np.zeros((40, 50), "<f4"), (50, 40), 32, 1, kind=3), reason="no defined white level"),
         Case("long.tif", tiff(np.zeros((40, 50), "<u4"), (50, 40), 32, 1), reason="no defined white level"),
-        Case("bad header sum.png", rewritten(sound, 29, b"\0\1\2\3"), reason=f"broken PNG|{read}"),
-        Case("bad sum.png", rewritten(sound, crc, b"\0\1\2\3"), reason="broken PNG"),
-        Case("bad last pixels.png", rewritten(sound, crc - 12, b"\xff"), reason="broken"),
+        Case("bad header sum.png", rewritten(valid_png, 29, b"\0\1\2\3"), reason=f"broken PNG|{read}"),
+        Case("bad sum.png", rewritten(valid_png, crc, b"\0\1\2\3"), reason="broken PNG"),
+        Case("bad last pixels.png", rewritten(valid_png, crc - 12, b"\xff"), reason="broken"),
         Case("strip.png", saved("PNG", np.zeros((300, 20_000, 3), np.uint8)), reason="20000x300 is thinner than 1:50"),
         Case("large.png", png([bytes(9)], (8001, 8001), 8, 2), reason="8001x8001 is more than 64000000 pixels"),
         Case("huge.png", huge, reason="100000+ pixels"),
@@ -173,7 +186,7 @@ def _broken() -> list[Case]:
     ]
 
 
-def _places() -> list[Case]:
+def _special_files() -> list[Case]:
     return [
         Case("folder.jpg", Path.mkdir, reason="a folder, not a file"),
         Case("pipe.jpg", os.mkfifo, reason="a pipe, socket or device, not a file"),
@@ -210,6 +223,6 @@ NAMES = [
 
 
 def cases() -> list[Case]:
-    """The whole table."""
+    """Return all cases."""
     jpeg = saved("JPEG", **FINE)
-    return [*_modes(), *_turns(), *_broken(), *_places(), *(Case(f"{name}.jpg", jpeg, RGB, 3) for name in NAMES)]
+    return [*_modes(), *_turns(), *_broken(), *_special_files(), *(Case(f"{name}.jpg", jpeg, RGB, 3) for name in NAMES)]

@@ -1,7 +1,7 @@
-"""The bottom-up model as Caffe's files describe it, one box at a time, from a state dict in MILVLG's names.
+"""Reference implementation of the bottom-up model, one box at a time, for a state dict with MILVLG's names.
 
-Written from test.prototxt of models/vg/ResNet-101/faster_rcnn_end2end_final, lib/rpn, lib/fast_rcnn and
-tools/generate_tsv.py of the bottom-up-attention repository; nothing here is shared with the extractor.
+It follows test.prototxt of models/vg/ResNet-101/faster_rcnn_end2end_final, lib/rpn, lib/fast_rcnn and
+tools/generate_tsv.py of the bottom-up-attention repository, and shares no code with the extractor.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def overlap(a, b):
-    """IoU of two boxes that include their last pixel."""
+    """Compute the IoU of two boxes that include their last pixel."""
     w = min(a[2], b[2]) - max(a[0], b[0]) + 1
     h = min(a[3], b[3]) - max(a[1], b[1]) + 1
     common = max(w, 0) * max(h, 0)
@@ -18,18 +18,18 @@ def overlap(a, b):
     return common / (area[0] + area[1] - common)
 
 
-def nms(boxes, scores, threshold, wanted=10**9):
+def nms(boxes, scores, threshold, limit=10**9):
     kept = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         if all(overlap(boxes[i], boxes[j]) < threshold for j in kept):
             kept.append(i)
-        if len(kept) == wanted:
+        if len(kept) == limit:
             break
     return kept
 
 
 def proposals(foreground, deltas, anchors, net_w, net_h, scale, limit):
-    """foreground (h, w, 12), deltas (h, w, 12, 4), anchors (12, 4) -> list of boxes, best first."""
+    """Select proposals: foreground (h, w, 12), deltas (h, w, 12, 4), anchors (12, 4) -> list of boxes, best first."""
     boxes, scores = [], []
     for y, x, a in np.ndindex(foreground.shape):
         x1, y1, x2, y2 = anchors[a] + np.array([16 * x, 16 * y, 16 * x, 16 * y])
@@ -47,7 +47,7 @@ def proposals(foreground, deltas, anchors, net_w, net_h, scale, limit):
 
 
 def roi_pool(maps, box):
-    """maps (channels, h, w), box in net pixels -> (channels, 14, 14)."""
+    """Pool one RoI: maps (channels, h, w), box in network pixels -> (channels, 14, 14)."""
     channels, height, width = maps.shape
     x1, y1, x2, y2 = (int(np.floor(side / 16 + 0.5)) for side in box)
     tall, wide = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
@@ -61,15 +61,15 @@ def roi_pool(maps, box):
     return out
 
 
-def kept_rows(boxes, scores, at_least, at_most, threshold=0.2):
-    """boxes (n, 4) in pixels, scores (n, 1 + classes), the background first -> rows in the order they are stored."""
+def kept_rows(boxes, scores, min_regions, max_regions, threshold=0.2):
+    """Select rows: boxes (n, 4) in pixels, scores (n, 1 + classes), background first -> rows in the stored order."""
     best = np.zeros(len(boxes))
     for label in range(1, scores.shape[1]):
         for i in nms(boxes, scores[:, label], 0.3):
             best[i] = max(best[i], scores[i, label])
     rows = [i for i in range(len(boxes)) if best[i] >= threshold]
     order = sorted(range(len(boxes)), key=lambda i: -best[i])
-    return order[:at_least] if len(rows) < at_least else order[:at_most] if len(rows) > at_most else rows
+    return order[:min_regions] if len(rows) < min_regions else order[:max_regions] if len(rows) > max_regions else rows
 
 
 def norm(x, state, name):
@@ -78,7 +78,7 @@ def norm(x, state, name):
 
 
 def block(x, state, name, stride, dilation=1):
-    """One bottleneck: the stride is in the first 1x1 and in the shortcut."""
+    """Compute one bottleneck; the stride is in the first 1x1 convolution and in the shortcut."""
     out = F.relu(norm(F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride), state, f"{name}.conv1"))
     weight = state[f"{name}.conv2.weight"]
     out = F.relu(norm(F.conv2d(out, weight, padding=dilation, dilation=dilation), state, f"{name}.conv2"))
@@ -89,10 +89,10 @@ def block(x, state, name, stride, dilation=1):
 
 
 def res4(blob, state):
-    """(1, 3, h, w) -> (1, 1024, h/16, w/16)."""
+    """Compute res4: (1, 3, h, w) -> (1, 1024, h/16, w/16)."""
     x = F.conv2d(blob, state["backbone.stem.conv1.weight"], stride=2, padding=3)
     x = F.relu(norm(x, state, "backbone.stem.conv1"))
-    # Caffe's max-pool: 3x3, stride 2, no padding, as many windows as begin within the map.
+    # Caffe's max-pool: 3x3, stride 2, no padding, one window for every start inside the map.
     right, below = (int(2 * np.ceil((side - 3) / 2) + 3 - side) for side in (x.shape[3], x.shape[2]))
     x = F.max_pool2d(F.pad(x, (0, right, 0, below), value=-np.inf), 3, 2)
     for stage, count in (("res2", 3), ("res3", 4), ("res4", 23)):
@@ -102,8 +102,8 @@ def res4(blob, state):
 
 
 @torch.no_grad()
-def every(blob, state, anchors, size, scale, limit):
-    """All of one image's proposals as a dict: blob (1, 3, net h, net w), size (w, h) in pixels."""
+def all_proposals(blob, state, anchors, size, scale, limit):
+    """Compute all proposals of one image: blob (1, 3, network h, network w), size (w, h) in pixels."""
     maps = res4(blob, state)
     head = {key.rsplit("rpn_head.", 1)[1]: value for key, value in state.items() if "rpn_head." in key}
     hidden = F.relu(F.conv2d(maps, head["conv.weight"], head["conv.bias"], padding=1))
@@ -119,29 +119,31 @@ def every(blob, state, anchors, size, scale, limit):
     pool5 = x.mean((2, 3))
     box = {key.rsplit("box_predictor.", 1)[1]: value for key, value in state.items() if "box_predictor." in key}
     logits = F.linear(pool5, box["cls_score.weight"], box["cls_score.bias"])
-    told = box["cls_embed.weight"][logits.argmax(1)]
-    hidden = F.relu(F.linear(torch.cat([pool5, told], 1), box["attr_linear1.weight"], box["attr_linear1.bias"]))
+    class_embedding = box["cls_embed.weight"][logits.argmax(1)]
+    hidden = F.relu(
+        F.linear(torch.cat([pool5, class_embedding], 1), box["attr_linear1.weight"], box["attr_linear1.bias"])
+    )
     attributes = F.linear(hidden, box["attr_linear2.weight"], box["attr_linear2.bias"]).softmax(1).numpy()
     scores, boxes = logits.softmax(1).numpy(), np.array(rois) / scale
     return {
-        "of classes": scores,
+        "class_scores": scores,
         "features": pool5.numpy(),
         "boxes": boxes,
         "class_ids": scores[:, 1:].argmax(1),
         "scores": scores[:, 1:].max(1),
         "attr_ids": attributes[:, 1:].argmax(1),
         "attr_scores": attributes[:, 1:].max(1),
-        "regressed": _regressed(pool5, box, boxes, scores, size),
+        "regressed": _regress_boxes(pool5, box, boxes, scores, size),
     }
 
 
-def stored(found, at_least, at_most):
-    """Those of `every` that are stored."""
-    rows = kept_rows(found["boxes"], found["of classes"], at_least, at_most)
+def stored_rows(found, min_regions, max_regions):
+    """Select the stored rows of `all_proposals`."""
+    rows = kept_rows(found["boxes"], found["class_scores"], min_regions, max_regions)
     return {name: values[rows] for name, values in found.items()}
 
 
-def _regressed(pool5, box, boxes, scores, size):
+def _regress_boxes(pool5, box, boxes, scores, size):
     deltas = F.linear(pool5, box["bbox_pred.weight"], box["bbox_pred.bias"]).numpy()
     found = []
     for i in range(len(boxes)):

@@ -1,6 +1,6 @@
-"""The oracle of the losses: one way of each as its paper has it, by loops over anchors, positives and negatives.
+"""Reference implementations of the losses: one direction each, as in its paper, by loops over anchors and pairs.
 
-Every function takes rows of unit vectors (numpy float64) and lists of labels: anchors, their labels, others, theirs.
+Every function takes unit vectors (NumPy float64) and lists of labels: anchors, their labels, others, their labels.
 """
 
 import math
@@ -31,13 +31,13 @@ def negatives(label, others, labels):
 
 
 def anchors_of(rows, labels, others, other_labels):
-    """(anchor, its positives, its negatives)"""
+    """Yield each anchor with its positives and its negatives."""
     for row, label in zip(rows, labels, strict=True):
         yield row, positives(label, others, other_labels), negatives(label, others, other_labels)
 
 
 def pairs_of(*data):
-    """(anchor, one positive, the anchor's negatives)"""
+    """List each anchor with one of its positives, and the negatives of the anchor."""
     return [(a, p, n) for a, ps, n in anchors_of(*data) for p in ps]
 
 
@@ -54,41 +54,41 @@ def lse(values):
     return math.log(sum(math.exp(v) for v in values)) if values else 0.0
 
 
-def reduced(values, how):
-    """One way's values, summed, or their mean over all or over those above zero."""
+def reduce(values, how):
+    """Reduce the values of one direction: sum, mean over all, or mean over those above 0."""
     count = len(values) if how == "mean" else len([value for value in values if value > 0])
     return sum(values) if how == "sum" else sum(values) / max(1, count)
 
 
 def slow_hinge(images, captions, image_ids, caption_ids, margin, which, how):
-    """Both ways, each reduced over the positive pairs."""
+    """Compute both directions, each reduced over the positive pairs."""
     rows = [part.detach().numpy() for part in (images, captions)]
     y, z = image_ids.tolist(), caption_ids.tolist()
     total = 0.0
-    for way in ((rows[0], y, rows[1], z), (rows[1], z, rows[0], y)):
+    for direction in ((rows[0], y, rows[1], z), (rows[1], z, rows[0], y)):
         values = []
-        for a, p, ns in pairs_of(*way):
+        for a, p, ns in pairs_of(*direction):
             scores = [cosine(a, n) for n in ns]
             if which == "semihard":
                 scores = [s for s in scores if s < cosine(a, p)]
             gaps = [relu(margin + s - cosine(a, p)) for s in scores]
             values.append(sum(gaps) if which == "all" else max(gaps, default=0.0))
-        total += reduced(values, how)
+        total += reduce(values, how)
     return total
 
 
 def slow_infonce(images, captions, image_ids, caption_ids, temperature, how):
-    """Both ways: of each anchor that has a positive, how unlikely the softmax of its row makes them, on average."""
+    """Compute both directions: for each anchor with positives, the mean negative log-probability of its positives."""
     rows = [part.detach().double().numpy() for part in (images, captions)]
     y, z = image_ids.tolist(), caption_ids.tolist()
     total = 0.0
-    for way in ((rows[0], y, rows[1], z), (rows[1], z, rows[0], y)):
+    for direction in ((rows[0], y, rows[1], z), (rows[1], z, rows[0], y)):
         values = []
-        for a, ps, ns in anchors_of(*way):
-            whole = lse(cosine(a, other) / temperature for other in ps + ns)
+        for a, ps, ns in anchors_of(*direction):
+            total_mass = lse(cosine(a, other) / temperature for other in ps + ns)
             if ps:
-                values.append(mean(whole - cosine(a, p) / temperature for p in ps))
-        total += reduced(values, how)
+                values.append(mean(total_mass - cosine(a, p) / temperature for p in ps))
+        total += reduce(values, how)
     return total
 
 
@@ -169,8 +169,8 @@ def noise_ratio(a, b):
 
 def supcon(*data, t=0.1):
     def of(a, ps, ns):
-        whole = sum(math.exp(cosine(a, x) / t) for x in ps + ns)
-        return mean(-math.log(math.exp(cosine(a, p) / t) / whole) for p in ps)
+        denominator = sum(math.exp(cosine(a, x) / t) for x in ps + ns)
+        return mean(-math.log(math.exp(cosine(a, p) / t) / denominator) for p in ps)
 
     return mean(of(*one) for one in anchors_of(*data))
 
@@ -206,7 +206,7 @@ SLOW = {
 
 
 def slow_vicreg(images, captions, image_ids, caption_ids):
-    """25 invariance + 25 variance + 1 covariance of vectors stretched to a mean square of 1, entry by entry."""
+    """Compute 25 invariance + 25 variance + 1 covariance of vectors scaled to a mean square of 1, entry by entry."""
     e = images.shape[1]
     x, y = images * math.sqrt(e), captions * math.sqrt(e)
     same = [(i, j) for i, j in product(range(len(x)), range(len(y))) if image_ids[i] == caption_ids[j]]
@@ -214,9 +214,9 @@ def slow_vicreg(images, captions, image_ids, caption_ids):
     for rows in (x, y):
         center = [mean(row[d] for row in rows) for d in range(e)]
 
-        def shared(a, b, rows=rows, center=center):
+        def covariance(a, b, rows=rows, center=center):
             return sum((row[a] - center[a]) * (row[b] - center[b]) for row in rows) / (len(rows) - 1)
 
-        total += 25 * mean(relu(1 - math.sqrt(shared(d, d) + 1e-4)) for d in range(e)) / 2
-        total += sum(shared(a, b) ** 2 for a, b in product(range(e), range(e)) if a != b) / e
+        total += 25 * mean(relu(1 - math.sqrt(covariance(d, d) + 1e-4)) for d in range(e)) / 2
+        total += sum(covariance(a, b) ** 2 for a, b in product(range(e), range(e)) if a != b) / e
     return total

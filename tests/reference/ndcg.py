@@ -1,21 +1,22 @@
-"""Ndcg of `tests`."""
+"""Reference implementation of NDCG@25: one query at a time, by the definition."""
 
 import math
 
 
 def slow_ndcg(scores, names, relevance):
-    """One query: scores, image ids and relevances of the gallery."""
+    """Compute the NDCG of one query from scores, image ids and relevances of the gallery."""
     gain = [0.0 if math.isnan(x) else 2.0**x - 1 for x in relevance]
-    # to the nearest millionth, then by image id, then in the order given
+    # By score rounded to a millionth, then by image id, then by position.
     ranking = sorted(range(len(scores)), key=lambda k: (-round(scores[k] * 1e6), names[k], k))[:25]
     dcg, ideal = 0.0, 0.0
-    for place, (k, best) in enumerate(zip(ranking, sorted(gain, reverse=True), strict=False), 1):
-        dcg += gain[k] / math.log2(place + 1)
-        ideal += best / math.log2(place + 1)
+    for rank, (k, best) in enumerate(zip(ranking, sorted(gain, reverse=True), strict=False), 1):
+        dcg += gain[k] / math.log2(rank + 1)
+        ideal += best / math.log2(rank + 1)
     return dcg / ideal if ideal else 0.0
 
 
 def slow_both(images, ids, captions, owners, relevance):
+    """Compute the mean NDCG of both directions."""
     t2i = [slow_ndcg([float(v @ w) for w in images], ids, relevance[k]) for k, v in enumerate(captions)]
     i2t = [
         slow_ndcg([float(v @ w) for w in captions], owners, relevance[:, k])

@@ -1,6 +1,6 @@
-"""TERN from its specification, as the authors run it: nn.TransformerEncoder in float32, an image row a caption.
+"""Reference implementation of TERN as the authors run it: nn.TransformerEncoder in float32, one image per caption.
 
-For the bench and as the oracle of test_tern_authors.py; module names are those of the authors' checkpoints.
+Used by `tests/tern/networks/test_paper.py` and by the benchmarks. Module names are those of the authors' checkpoints.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Images(nn.Module):
-    """The visual side: box MLP and a stack, and the dead head."""
+    """The visual part: box MLP, layers, and the unused head."""
 
     def __init__(self, d: int, e: int, layers: int, ff: int, dropout: float) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Images(nn.Module):
 
 
 class Words(nn.Module):
-    """The dead head beside BERT."""
+    """The unused head after BERT."""
 
     def __init__(self, d: int, e: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Words(nn.Module):
 
 
 class SlowTern(nn.Module):
-    """Pairs of an image and a caption -> two unit vectors of each."""
+    """The network: pairs of an image and a caption in, a unit vector of each out."""
 
     def __init__(self, d=2048, t=768, e=1024, layers=4, shared=2, ff=2048, dropout=0.1) -> None:
         super().__init__()
@@ -37,7 +37,19 @@ class SlowTern(nn.Module):
 
     def forward(self, features: Tensor, boxes: Tensor, sizes: Tensor, regions: list[int], words: Tensor,
                 lengths: list[int]) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """features (b, r, d), boxes (b, r, 4) px, sizes (b, 2) px, words (b, l, t), rows of each -> (b, e) twice"""
+        """Embed a batch of pairs.
+
+        Args:
+            features: (b, r, d).
+            boxes: (b, r, 4) x1 y1 x2 y2 in pixels.
+            sizes: (b, 2) width and height in pixels.
+            regions: Regions of each image.
+            words: (b, l, t).
+            lengths: Tokens of each caption.
+
+        Returns:
+            Vectors of images and captions, each (b, e).
+        """
         scaled = boxes / torch.cat([sizes, sizes], dim=1)[:, None]
         zero = torch.zeros(len(features), 1, 4)
         scaled = torch.cat([zero, scaled], dim=1)
@@ -55,13 +67,13 @@ class SlowTern(nn.Module):
 
 
 def encoder(width: int, layers: int, ff: int, dropout: float) -> nn.TransformerEncoder:
-    """Post-norm, ReLU, rows first."""
+    """Build layers with post-norm and ReLU; the first dimension is that of the rows."""
     layer = nn.TransformerEncoderLayer(width, 4, ff, dropout, "relu")
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
 def padding(lengths: list[int], longest: int) -> Tensor:
-    """(b, longest) bool, True for padding, item by item."""
+    """Make the mask (b, longest) bool, True for padding, item by item."""
     mask = torch.zeros(len(lengths), longest).bool()
     for row, length in zip(mask, lengths, strict=True):
         row[length:] = True
@@ -69,10 +81,10 @@ def padding(lengths: list[int], longest: int) -> Tensor:
 
 
 def hinge(images: Tensor, captions: Tensor, margin: float = 0.2) -> Tensor:
-    """The authors' loss: hardest negatives both ways, summed; only the diagonal is no negative."""
+    """Compute the loss of the authors: hardest negatives in both directions; all but the diagonal are negatives."""
     scores = images @ captions.T
-    own = scores.diag().view(-1, 1)
+    positive = scores.diag().view(-1, 1)
     eye = torch.eye(len(scores)) > 0.5
-    rows = (margin + scores - own).clamp(min=0).masked_fill(eye, 0).max(1)[0]
-    columns = (margin + scores - own.T).clamp(min=0).masked_fill(eye, 0).max(0)[0]
+    rows = (margin + scores - positive).clamp(min=0).masked_fill(eye, 0).max(1)[0]
+    columns = (margin + scores - positive.T).clamp(min=0).masked_fill(eye, 0).max(0)[0]
     return rows.sum() + columns.sum()

@@ -1,1 +1,1 @@
-"""Sub-package tests.tern."""
+"""Tests of `tern`."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageOps
 
-from data.demo.drawing.poses import GRIPS, POSES, Point, Pose
+from data.demo.drawing.poses import GRIPS, POSES, Grip, Point, Pose
 from data.demo.drawing.sprites import render_sprite
 from data.demo.scenes.kinds import COLORS
 
@@ -64,16 +64,19 @@ def render_person(
     )
     layers = [(kind, body)]
     if grip:
-        layer = Image.new("RGBA", body.size)
-        name = action.partition(":")[2]
-        center = (grip.offset[0], neck - 0.03 + grip.offset[1])
-        if action == "hold:kite":
-            _draw_line(layer, height, (0.25, neck + 0.05), center)
-        _paste(layer, render_sprite(name, grip.size * height, degrees=grip.turn), center, height)
-        layers.append((name, layer))
-        if action == "play:violin":
-            _draw_line(layer, height, (-0.02, neck - 0.1), (0.34, neck + 0.06), 3)
+        layers.append((action.partition(":")[2], _render_held_thing(body.size, action, grip, neck, height)))
     return [(name, ImageOps.mirror(layer)) for name, layer in layers] if flip else layers
+
+
+def _render_held_thing(size: tuple[int, int], action: str, grip: Grip, neck: float, height: float) -> Image.Image:
+    layer = Image.new("RGBA", size)
+    center = (grip.offset[0], neck - 0.03 + grip.offset[1])
+    if action == "hold:kite":
+        _draw_line(layer, height, (0.25, neck + 0.05), center)
+    _paste(layer, render_sprite(action.partition(":")[2], grip.size * height, degrees=grip.turn), center, height)
+    if action == "play:violin":
+        _draw_line(layer, height, (-0.02, neck - 0.1), (0.34, neck + 0.06), 3)
+    return layer
 
 
 def _to_pixels(point: Point, height: float, scale: float = 1.0) -> Point:

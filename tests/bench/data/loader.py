@@ -20,16 +20,16 @@ from tern.training.trainer import PREFETCH
 
 IMAGES, REGIONS, WIDTH = 2048, 36, 2048
 CAPTIONS, WORDS, TOKEN = 2, (8, 24), 768  # an image; the fewest and most wordpieces; numbers of one
-FLICKR30K = 29_000  # images to train on, each once an epoch
+FLICKR30K = 29_000  # training images, each once per epoch
 ROUNDS = 3
 
 
 def loader(folder: Path) -> None:
-    """Steps read ahead by two threads, as in training; after the first round the files are in the system's memory."""
+    """Measure batches read ahead by two threads, as in training; from the second round on the files are cached."""
     regions, tokens = _write(folder)
     captions_of = {name: [f"{name}#{c}" for c in range(CAPTIONS)] for name in regions.ids}
     sources = BatchReader(regions, tokens, region_drop=0.2, token_drop=0.1, groups=3)
-    table = Table("a step", "steps a second", "CPU ms a step", "Flickr30k, seconds an epoch", title=loader.__doc__)
+    table = Table("batch", "batches per second", "CPU ms per batch", "Flickr30k, s per epoch", title=loader.__doc__)
     for images in (128, 1024):
         found = [_round(sources, plan_batches(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
         seconds, cpu = np.median(found, axis=0)
@@ -40,7 +40,7 @@ def loader(folder: Path) -> None:
 
 
 def _round(sources: BatchReader, plans: list) -> tuple[float, float]:
-    """Wall seconds and CPU seconds (all threads) a step."""
+    """Measure wall seconds and CPU seconds (all threads) per batch."""
     began, cpu = time.perf_counter(), time.process_time()
     read = prefetch_map(
         lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])),

@@ -1,6 +1,6 @@
-"""Random batches of features, warm and cold: one .npy an image, HDF5 in chunks, a memory map, the store and its loader.
+"""Random batches of features, cached and uncached: one .npy per image, chunked HDF5, a memory map, the store.
 
-Batches a second are of the wall clock, and two workers need two idle cores; CPU milliseconds count all processes.
+Batches per second are wall-clock rates, and two workers need two idle cores; CPU milliseconds count all processes.
 """
 
 import os
@@ -49,7 +49,7 @@ def stores(folder: Path) -> None:
         _forget(folder)
 
     columns = ("warm, as written", "CPU ms", "cold", "CPU ms", "warm, after cold", "CPU ms")
-    table = Table("batches a second", *columns, title=stores.__doc__)
+    table = Table("batches per second", *columns, title=stores.__doc__)
     warm, cold = _rounds(ways, len(lists), 5), _rounds(ways, len(lists), 3, forget)
     after = _rounds(ways, len(lists), 4)
     forget()
@@ -89,9 +89,9 @@ def _write(folder: Path) -> None:
             dataset[number] = features
             return {"features": features, **rest, "size": np.array([640, 480])}
 
-        place = {name: number for number, name in enumerate(NAMES)}
+        number_of = {name: number for number, name in enumerate(NAMES)}
         plans = plan_shards(target, [Item(name, "0" * 64) for name in NAMES], 250)
-        commit(target, [write_shard(target, plan, (rows(place[item.id]) for item in plan.items)) for plan in plans])
+        commit(target, [write_shard(target, plan, (rows(number_of[item.id]) for item in plan.items)) for plan in plans])
     os.sync()
 
 
@@ -105,7 +105,7 @@ def _forget(folder: Path) -> None:
 
 
 def _spent(way: Callable[[], Batches], count: int, before: Callable[[], None]) -> tuple[float, float]:
-    """(batches a second, CPU ms a batch) of an epoch, the workers' start and end included."""
+    """Measure batches per second and CPU ms per batch of an epoch, including start and end of the workers."""
     before()
     cpu, began = _cpu(), time.perf_counter()
     for batch in way():

@@ -58,7 +58,7 @@ def port_style(model: BottomUpRCNN, prepared: Tensor, size: tuple[int, int]) -> 
 
 
 def bottom_up(folder: Path, images: int = 4) -> None:
-    """CPU seconds an image, and how far the regions of the quick way are those of the exact one."""
+    """Print CPU seconds per image, and how many regions in half precision equal those in full precision."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker process
     model = calibrated()
@@ -76,13 +76,13 @@ def bottom_up(folder: Path, images: int = 4) -> None:
     }
     prepared = [next(iter(ways.values())).preprocess(picture) for picture in pictures]
     found: dict[str, list] = {
-        PORT: [cpu_of(lambda given=given: port_style(model, given.input, given.size)) for given in prepared]
+        PORT: [cpu_of(lambda image=image: port_style(model, image.input, image.size)) for image in prepared]
     }
     for name, way in ways.items():
         way([pictures[0]])  # warms up
         found[name] = [cpu_of(lambda picture=picture, way=way: way([picture])[0]) for picture in pictures]
     table = Table(
-        "what", "CPU s an image", "times", "same boxes", "least cosine", title="bottom-up, 400x300 -> 800x600"
+        "what", "CPU s per image", "times", "same boxes", "minimum cosine", title="bottom-up, 400x300 -> 800x600"
     )
     first = float(np.median([seconds for seconds, _ in found[PORT]]))
     for name, results in found.items():
@@ -95,11 +95,11 @@ def bottom_up(folder: Path, images: int = 4) -> None:
 
 
 def agreement(truth: list, regions: list) -> tuple[str, str]:
-    """Share of the boxes that are there again (overlap above 0.99), and the least cosine of their features."""
+    """Return the share of boxes found again (overlap above 0.99), and the minimum cosine of their features."""
     same, cosines = [], []
     for one, other in zip(truth, regions, strict=True):
-        overlap, place = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)
+        overlap, best = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)
         same += (overlap > 0.99).tolist()
-        pair = (torch.from_numpy(x).float() for x in (one.features, other.features[place]))
+        pair = (torch.from_numpy(x).float() for x in (one.features, other.features[best]))
         cosines += torch.cosine_similarity(*pair)[overlap > 0.99].tolist()
     return f"{100 * np.mean(same):.1f} %", f"{min(cosines):.6f}"

@@ -1,4 +1,4 @@
-"""What a caption costs, by MiniLM."""
+"""CPU time per caption of token features with MiniLM."""
 
 import torch
 
@@ -18,9 +18,9 @@ def tokens() -> None:
         ways = {
             "one at a time": lambda e=extractor: [e([text]) for text in texts],
             "64, padded to the limit": lambda e=extractor: _padded(e, texts),
-            "64 of like length": lambda e=extractor: e(texts),
+            "64 of similar length": lambda e=extractor: e(texts),
         }
-        rows += [(f"{way}, {dtype}", cpu(run) / len(texts), "a caption") for way, run in ways.items()]
+        rows += [(f"{way}, {dtype}", cpu(run) / len(texts), "per caption") for way, run in ways.items()]
     show("token features", rows)
 
 

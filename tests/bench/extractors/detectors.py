@@ -1,4 +1,4 @@
-"""What an image costs: torchvision's detectors plain and fast, and a grid."""
+"""CPU time per image of torchvision's detectors, plain and optimized, and of a grid extractor."""
 
 import resource
 import tempfile
@@ -27,7 +27,7 @@ from pipeline.stages.extract import extract_regions
 from pipeline.workspace import Workspace
 from tests.bench.common import cpu, show
 from tests.helpers.image_bytes import picture
-from tests.helpers.random_bottom_up import settle
+from tests.helpers.random_bottom_up import calibrate_norm
 from tests.helpers.random_networks import calibrated, pictures
 
 DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
@@ -90,18 +90,18 @@ def detectron2() -> None:
             model = build_model(cfg).eval()
             for module in model.modules():
                 if hasattr(module, "running_mean"):
-                    module.register_forward_pre_hook(settle)
+                    module.register_forward_pre_hook(calibrate_norm)
             bgr = torch.from_numpy(photo[:, :, ::-1].copy()).permute(2, 0, 1).float()
             resized = nn.functional.interpolate(bgr[None], (800, 1067), mode="bilinear")[0]
-            given = [{"image": resized, "height": 480, "width": 640}]
+            inputs = [{"image": resized, "height": 480, "width": 640}]
             with torch.no_grad():
-                model(given)
+                model(inputs)
             for module in model.modules():
                 module._forward_pre_hooks.clear()
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, config.weights)
             ours = Detectron2Extractor(config)
             with torch.inference_mode():
-                rows = [("detectron2's model", cpu(lambda m=model, g=given: m(g), 2), "resize not counted")]
+                rows = [("detectron2's model", cpu(lambda m=model, g=inputs: m(g), 2), "resize not counted")]
             rows.append(("our backend", cpu(lambda e=ours: e([photo]), 2), "features too"))
             show(f"{name}, 640x480 at 1067x800, random weights", rows)
 
@@ -117,8 +117,8 @@ def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fp
     store = Store(extract_regions(config, dataset, Workspace(folder), 100, make_process_map(2, "region features")))
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    aside = len(store.invalid_items) + len(dataset.invalid_records)
+    invalid = len(store.invalid_items) + len(dataset.invalid_records)
     Console().print(
         f"{model}, {config.kind}, {store.recipe['dtype']}: {len(store):,} photographs in {wall:,.0f} s, "
-        f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {aside} set aside"
+        f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {invalid} invalid"
     )

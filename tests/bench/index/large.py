@@ -30,7 +30,7 @@ from tests.bench.common import cpu, cpu_of
 DIM, BLOCK = 256, 50_000
 SIZES = (100_000, 200_000, 1_000_000)  # rows: on the first two the model is fitted, on the last checked
 FURTHER = (10_000_000, 100_000_000, 1_000_000_000)  # rows
-POINTS = 256  # rows a centroid that faiss's k-means takes of the training sample, at most
+POINTS = 256  # maximum number of training rows per centroid in faiss's k-means
 PARTS = ("prepare", "train", "shards", "tune", "gate")  # of a build, CPU seconds
 SIZED = ("codes", "vectors", "metadata")  # of a version, bytes
 
@@ -52,12 +52,12 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, place: int) -> Row:
-        name = f"{range(self._count)[place]:010d}"
+    def __getitem__(self, position: int) -> Row:
+        name = f"{range(self._count)[position]:010d}"
         return Row("image", name, name, path=f"images/{name}.jpg", split="train")
 
     def __iter__(self) -> Iterator[Row]:
-        return (self[place] for place in range(self._count))
+        return (self[position] for position in range(self._count))
 
 
 def large(folder: Path) -> None:
@@ -73,8 +73,8 @@ def large(folder: Path) -> None:
     Console(width=160).print(table)
     for found in measured:
         print(
-            f"{found['rows']:,} rows: recall@10 {found['recall']:.3f} of 0.99 asked, {found['nprobe']} lists probed; "
-            f"CPU ms a query {found['single']:.2f}, {found['batch']:.2f} at 64"
+            f"{found['rows']:,} rows: recall@10 {found['recall']:.3f}, target 0.99, {found['nprobe']} lists probed; "
+            f"CPU ms per query {found['single']:.2f}, {found['batch']:.2f} at 64"
         )
 
 
@@ -86,13 +86,13 @@ def _apart(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def one(folder: Path, rows: int) -> None:
-    """Build an index of so many rows in this process; print what it took as a line of JSON."""
+    """Build an index of `rows` rows in this process; print its costs as a line of JSON."""
     faiss.omp_set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "vectors", "wb") as file:
         for number in range(rows // BLOCK):
             block(number).astype(np.float16).tofile(file)
-    asked = block(rows // BLOCK)[:1000]  # drawn as the rows are, and none of them
+    queries = block(rows // BLOCK)[:1000]  # drawn as the rows are, and none of them
     with open(folder / "vectors", "rb") as file:
 
         def read(names: list[str]) -> np.ndarray:  # not mapped: what is read would count as memory
@@ -100,11 +100,11 @@ def one(folder: Path, rows: int) -> None:
             return np.frombuffer(b"".join(pieces), np.float16).reshape(len(names), DIM)
 
         source = Collection([f"{number:010d}" for number in range(rows)], read, Rows(rows))
-        found = _built(folder / "index", source, asked) | {"rows": rows}
+        found = _built(folder / "index", source, queries) | {"rows": rows}
     found["peak"] = _peak()
     with Index.open(folder / "index") as index:
-        found["single"] = 1e3 * cpu(lambda: [index.search(asked[i : i + 1], 10) for i in range(64)]) / 64
-        found["batch"] = 1e3 * cpu(lambda: [index.search(asked[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
+        found["single"] = 1e3 * cpu(lambda: [index.search(queries[i : i + 1], 10) for i in range(64)]) / 64
+        found["batch"] = 1e3 * cpu(lambda: [index.search(queries[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
     print(json.dumps(found))
 
 
@@ -114,18 +114,19 @@ def _peak() -> float:
     return int(line.split()[1]) / 1024
 
 
-def _built(root: Path, source: Collection, asked: np.ndarray) -> dict[str, Any]:
+def _built(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any]:
     """CPU seconds by the parts of a build, bytes by the parts of what it makes, and what it has chosen."""
-    looks = lambda: (
-        source.check("image"),
-        source.hash_vectors("image"),
-        build_table("image", source.metadata),
-    )
-    prepared, _ = cpu_of(looks)
+
+    def prepare() -> None:
+        source.check("image")
+        source.hash_vectors("image")
+        build_table("image", source.metadata)
+
+    prepared, _ = cpu_of(prepare)
     ended, began = {}, time.process_time()
-    gate = make_gate(GateConfig(), {"image": HeldOutQueries(asked)}, {"image": source})
+    gate = make_gate(GateConfig(), {"image": HeldOutQueries(queries)}, {"image": source})
     seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731
-    build_index(IndexConfig(), IndexInputs({"image": source}, {"image": asked}), root, on_step=seen, gate=gate)
+    build_index(IndexConfig(), IndexInputs({"image": source}, {"image": queries}), root, on_step=seen, gate=gate)
     whole, template, tuned = time.process_time() - began, ended["image/trained-index"], ended["image/tuned"]
     shards = max(at for step, at in ended.items() if "/shard-" in step)
     costs = (prepared, template - prepared, shards - template, tuned - shards, whole - tuned)
@@ -144,8 +145,8 @@ def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, 
     """What a size takes, of what two smaller ones took.
 
     Training is a product of points and centroids, and a row is compared with every centroid; all else is a constant and
-    so much a row. Fast-scan codes lie in blocks of 32 rows, of which each list of each shard leaves half a one empty;
-    centroids are counted with them.
+    a cost per row. Fast-scan codes are in blocks of 32 rows, and each list of each shard leaves half a block empty on
+    average. Centroids are counted with the codes.
     """
 
     def products(count: int, nlist: int) -> int:

@@ -1,7 +1,7 @@
-"""The index beside what users would pick instead: one run, one thread, the same vectors, knobs set by the same rule.
+"""The index compared with other libraries: one run, one thread, the same vectors, knobs set by the same rule.
 
-Ours is what a user gets: `tern index tune` chooses, the index that it names is built and published, opened, and asked
-through `Index.search`, which gives hits with their metadata; the others give numbers.
+Our index is measured as users run it. `tern index tune` chooses the settings, the index is built, published and opened,
+and `Index.search` returns hits with their metadata. The other libraries return numbers.
 
 The vectors are synthetic: 64 true dimensions around 3,000 centers of unequal weight, turned into 512, with noise.
 Image-like queries are drawn as the rows are, text-like ones with more noise and a shift. Compare rows; the recalls are
@@ -58,7 +58,7 @@ def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.nd
 def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Collection:
     """Rows of these numbers, as a dataset has them; the first `changed` with another content."""
     ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
-    said = [f"{name} changed" if place < changed else name for place, name in enumerate(ids)]
+    said = [f"{name} changed" if position < changed else name for position, name in enumerate(ids)]
     rows = [
         Row("image", name, name, path=f"images/{name}", split="train", content_hash=_hash(text))
         for name, text in zip(ids, said, strict=True)
@@ -106,7 +106,7 @@ def ours(folder: Path, config: IndexConfig, vectors: np.ndarray, queries: dict[s
     name = f"ours, {about.factory}, {config.shards} shard{'s' * (config.shards > 1)}"
     return Built(
         name + f", rescore {config.rescore}" * bool(config.rescore),
-        lambda asked, _: opened.search(asked, AT),
+        lambda query_vectors, _: opened.search(query_vectors, AT),
         [about.search.nprobe],
         spent,
         size,
@@ -164,7 +164,7 @@ def of_hnswlib(vectors: np.ndarray) -> Built:
 
 def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Iterable[Built]:
     """What is compared; together about 2 GB."""
-    config = picked(vectors, {kind: asked[:PICKING] for kind, asked in queries.items()})
+    config = picked(vectors, {kind: query_vectors[:PICKING] for kind, query_vectors in queries.items()})
     for shards in (1, 4):
         yield ours(folder / f"{shards}", config.model_copy(update={"shards": shards}), vectors, queries)
     yield of_faiss(vectors, "Flat")
@@ -180,15 +180,18 @@ def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]
 def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
     """The knob that gives 0.95 on one half of the text-like queries; recalls of the other half.
 
-    All are kept and timed in turn, round by round, and the least of the rounds is told: what else the machine does only
-    adds, and most to those that wait for memory.
+    All are kept and timed in turn, round by round, and the minimum of the rounds is printed: other work on the machine
+    only adds time, and most to searches that wait for memory.
     """
     faiss.omp_set_num_threads(1)
     began = time.perf_counter()
     vectors, queries = draw(rows, dim, QUERIES)
-    truth = {kind: faiss.knn(asked, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1] for kind, asked in queries.items()}
+    truth = {
+        kind: faiss.knn(query_vectors, vectors, AT, faiss.METRIC_INNER_PRODUCT)[1]
+        for kind, query_vectors in queries.items()
+    }
     print(f"{rows:,} x {dim}, recall@{AT} of {WANTED.min_recall} for text-like queries")
-    print(f"ms of CPU a query, the least of {ROUNDS} rounds in turn")
+    print(f"CPU ms per query, minimum of {ROUNDS} rounds in turn")
     asking = [_asked(built, queries, truth) for built in candidates(folder, vectors, queries)]
     rounds = [[_times(one, queries["text"]) for one in asking] for _ in range(ROUNDS)]
     single, batch = 1e3 * np.min(rounds, axis=0).T
@@ -218,18 +221,18 @@ def _asked(built: Built, queries: dict[str, np.ndarray], truth: dict[str, np.nda
         return float(np.mean([len({*a} & {*b}) / AT for a, b in zip(found, true.tolist(), strict=True)]))
 
     knobs = built.knobs
-    place = (
+    position = (
         bisect_left(knobs, WANTED.min_recall, key=lambda knob: recall("text", chosen_on, knob)) if len(knobs) > 1 else 0
     )
-    knob = knobs[min(place, len(knobs) - 1)]
-    told = f"{built.knob} {knob}" if built.knob else ""
+    knob = knobs[min(position, len(knobs) - 1)]
+    knob_text = f"{built.knob} {knob}" if built.knob else ""
     print(f"{built.name} is built: {built.build:.1f} CPU s", flush=True)
-    return Asking(built, knob, [told, *(f"{recall(kind, judged_on, knob):.3f}" for kind in queries)])
+    return Asking(built, knob, [knob_text, *(f"{recall(kind, judged_on, knob):.3f}" for kind in queries)])
 
 
-def _times(one: Asking, asked: np.ndarray) -> tuple[float, float]:
-    """CPU seconds a query, one at a time and 64 at a time."""
+def _times(one: Asking, query_vectors: np.ndarray) -> tuple[float, float]:
+    """CPU seconds per query, one at a time and 64 at a time."""
     search, knob = one.built.search, one.knob
-    single, _ = cpu_of(lambda: [search(asked[i : i + 1], knob) for i in range(64)])
-    batch, _ = cpu_of(lambda: [search(asked[i : i + 64], knob) for i in range(0, 256, 64)])
+    single, _ = cpu_of(lambda: [search(query_vectors[i : i + 1], knob) for i in range(64)])
+    batch, _ = cpu_of(lambda: [search(query_vectors[i : i + 64], knob) for i in range(0, 256, 64)])
     return single / 64, batch / 256

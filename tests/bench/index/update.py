@@ -1,4 +1,4 @@
-"""What an update of a published index costs, beside the build that it spares: CPU seconds of one run, one thread."""
+"""Cost of an update of a published index, compared with a full build: CPU seconds of one run on one thread."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ ADDED, QUERIES = ROWS // 100, 400
 def index_update(folder: Path) -> None:
     """A build over 100,000 rows; then 1 % added, 1 % changed and 1 % removed, and a compaction."""
     faiss.omp_set_num_threads(1)
-    vectors, asked = draw(ROWS + ADDED, DIM, QUERIES)
+    vectors, queries = draw(ROWS + ADDED, DIM, QUERIES)
     vectors, config = vectors.astype(np.float16), IndexConfig()
     everything = np.arange(ROWS + ADDED)
     steps = (
@@ -36,13 +36,11 @@ def index_update(folder: Path) -> None:
     )
     first = collection(vectors, everything[:-ADDED])
     table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
-    judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(asked["text"])}, {"image": source})  # noqa: E731
+    judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(queries["text"])}, {"image": source})  # noqa: E731
     for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
         gate = judge if gated else lambda source: None
-        make = lambda: build_index(
-            config, IndexInputs({"image": first}, {"image": asked["text"]}), root, gate=gate(first)
-        )  # noqa: B023, E731
-        whole, _ = cpu_of(make)
+        inputs = IndexInputs({"image": first}, {"image": queries["text"]})
+        whole, _ = cpu_of(lambda: build_index(config, inputs, root, gate=gate(first)))  # noqa: B023
         table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
         for name, grown in steps:
             _cached_sha256.cache_clear()  # as in a process of its own

@@ -81,14 +81,14 @@ def trained(features: Features, presets: dict[str, tuple[range, dict[str, Any]]]
     regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     console, title = Console(width=140), f"{dataset.name}: presets"
-    table = Table("on test", *COLUMNS, "rsum on val", "CPU s a run", title=title, title_justify="left")
+    table = Table("on test", *COLUMNS, "rsum on val", "CPU s per run", title=title, title_justify="left")
     for preset, (seeds, changes) in presets.items():
         found, val, spent = [], [], []
         for seed in seeds:
             config = TrainConfig(preset=preset, seed=seed, **changes)
             run, spent_on_it = folder / f"{preset}-{seed}", folder / f"{preset}-{seed}.cpu"
             seconds, _ = cpu_of(lambda c=config, f=run: train(TrainingInputs(regions, tokens, dataset), c, f))
-            if not spent_on_it.exists():  # made before; a run broken off is told too short
+            if not spent_on_it.exists():  # finished before; the time of an interrupted run would be too short
                 spent_on_it.write_text(str(seconds))
             found.append(evaluate_split(load_model(run), regions, tokens, test).flat())
             val.append(read_model_card(run).metrics["rsum"])
@@ -125,18 +125,18 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Views of the regions one beside another (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
     image_ids, caption_ids, names = held_out_ids(dataset, regions, split)
-    place = {name: number for number, name in enumerate(image_ids)}
+    number_of = {name: number for number, name in enumerate(image_ids)}
     captions = pool_features(tokens, caption_ids)
     captions /= np.linalg.norm(captions, axis=1, keepdims=True)
     images = np.hstack([pool_features(regions, image_ids, how) for how in views])
-    return images, captions, np.array([place[name] for name in names])
+    return images, captions, np.array([number_of[name] for name in names])
 
 
 def _framed(frame: tuple[np.ndarray, ...], images: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, d) and captions (m, t) as ridge sees them, by the middle and spread of the training split."""
-    middle, spread, goal = frame
-    told = captions - goal
-    return (images - middle) / spread, told / np.linalg.norm(told, axis=1, keepdims=True)
+    """Normalize images (n, d) and captions (m, t) for ridge regression by statistics of the training split."""
+    mean, std, caption_mean = frame
+    centered = captions - caption_mean
+    return (images - mean) / std, centered / np.linalg.norm(centered, axis=1, keepdims=True)
 
 
 def _score(
@@ -146,4 +146,4 @@ def _score(
     guess = images @ weights[:-1] + weights[-1]
     guess /= np.linalg.norm(guess, axis=1, keepdims=True)
     names = [str(number) for number in range(len(images))]
-    return retrieval_metrics(guess, names, captions, [names[owner] for owner in owners]).flat()
+    return retrieval_metrics(guess, names, captions, [names[number] for number in owners]).flat()

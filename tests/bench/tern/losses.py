@@ -79,7 +79,7 @@ def losses_demo(folder: Path) -> None:
 
 
 def losses() -> None:
-    """Each loss in a process of its own, so that the memory it takes can be told."""
+    """Each loss in a process of its own, so that its memory can be measured."""
     rows = []
     for name in LOSSES:
         found = subprocess.run([sys.executable, "-m", "tests.bench.tern.losses", name], capture_output=True, text=True)

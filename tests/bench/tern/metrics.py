@@ -10,22 +10,29 @@ from tests.bench.index.search import unit
 
 
 def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
-    """Images, their ids, five captions an image not far from it, their images' ids."""
-    seen = unit(images, 1024, 3)
-    told = np.repeat(seen, 5, axis=0) + 0.05 * np.random.default_rng(4).normal(size=(5 * images, 1024))
-    told = (told / np.linalg.norm(told, axis=1, keepdims=True)).astype("float32")
-    return seen, [f"{k:05}" for k in range(images)], told, [f"{k // 5:05}" for k in range(5 * images)]
+    """Images, their ids, five captions per image near it, their images' ids."""
+    image_vectors = unit(images, 1024, 3)
+    caption_vectors = np.repeat(image_vectors, 5, axis=0) + 0.05 * np.random.default_rng(4).normal(
+        size=(5 * images, 1024)
+    )
+    caption_vectors = (caption_vectors / np.linalg.norm(caption_vectors, axis=1, keepdims=True)).astype("float32")
+    return (
+        image_vectors,
+        [f"{k:05}" for k in range(images)],
+        caption_vectors,
+        [f"{k // 5:05}" for k in range(5 * images)],
+    )
 
 
-def two_products(seen: np.ndarray, ids: list[str], told: np.ndarray, owners: list[str]) -> None:
+def two_products(image_vectors: np.ndarray, ids: list[str], caption_vectors: np.ndarray, owners: list[str]) -> None:
     """Each direction by itself."""
-    y, z = encode_image_ids(seen, ids, told, owners)
-    rank_queries(seen, y, told, z), rank_queries(told, z, seen, y)
+    y, z = encode_image_ids(image_vectors, ids, caption_vectors, owners)
+    rank_queries(image_vectors, y, caption_vectors, z), rank_queries(caption_vectors, z, image_vectors, y)
 
 
-def sorts(seen: np.ndarray, told: np.ndarray) -> None:
+def sorts(image_vectors: np.ndarray, caption_vectors: np.ndarray) -> None:
     """Both directions as the authors of TERN and TERAN rank: a sort of the whole gallery for each query."""
-    scores = seen @ told.T
+    scores = image_vectors @ caption_vectors.T
     np.argsort(scores, axis=1), np.argsort(scores.T, axis=1)
 
 

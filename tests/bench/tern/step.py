@@ -21,17 +21,17 @@ ROUNDS = 2
 
 
 def step() -> None:
-    """CPU seconds of a step over 128 captions: all of it, one thread; the least of two rounds in turn."""
+    """CPU seconds of a step over 128 captions, all of it, on one thread; minimum of two rounds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     ways: dict[str, Callable[[], tuple[Callable[[int], None], int]]] = {
-        "the specification, float32, an image a caption": _specification,
-        "tern, 128 images, a caption each": lambda: _ours("tern", 1),
-        "tern, 64 images, 2 captions each": lambda: _ours("tern", 2),
-        "seed, 128 images, a caption each": lambda: _ours("seed", 1),
-        "modern, 128 images, a caption each": lambda: _ours("modern", 1),
-        "modern, 64 images, 2 captions each": lambda: _ours("modern", 2),
-        "modern, 64 images, 2 captions each, bf16": lambda: _ours("modern", 2, bf16=True),
+        "specification, float32, one image per caption": _make_specification,
+        "paper, 128 images, 1 caption each": lambda: _make_preset("paper", 1),
+        "paper, 64 images, 2 captions each": lambda: _make_preset("paper", 2),
+        "kaylode, 128 images, 1 caption each": lambda: _make_preset("kaylode", 1),
+        "default, 128 images, 1 caption each": lambda: _make_preset("default", 1),
+        "default, 64 images, 2 captions each": lambda: _make_preset("default", 2),
+        "default, 64 images, 2 captions each, bf16": lambda: _make_preset("default", 2, bf16=True),
     }
     runs, parameters, least = {}, {}, {}
     for name, build in ways.items():
@@ -42,7 +42,7 @@ def step() -> None:
         for name, run in runs.items():
             seconds, _ = cpu_of(lambda run=run: run(PAIRS))
             least[name] = min(seconds, least.get(name, seconds))
-    table = Table("what", "parameters, M", "CPU s a step", "of the first", title=step.__doc__)
+    table = Table("what", "parameters, M", "CPU s per step", "of the first", title=step.__doc__)
     first = next(iter(least.values()))
     for name, seconds in least.items():
         table.add_row(name, f"{parameters[name] / 1e6:.2f}", f"{seconds:.2f}", f"{seconds / first:.3f}")
@@ -56,7 +56,7 @@ def _pixels(images: int) -> tuple[torch.Tensor, ...]:
     return torch.randn(images, REGIONS, WIDTH).relu(), torch.cat([low, high], 2), torch.full((images, 2), 400.0)
 
 
-def _specification() -> tuple[Callable[[int], None], int]:
+def _make_specification() -> tuple[Callable[[int], None], int]:
     model = SlowTern().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-6)
 
@@ -68,18 +68,21 @@ def _specification() -> tuple[Callable[[int], None], int]:
     return run, sum(p.numel() for p in model.parameters())
 
 
-def _ours(preset: str, each: int, **changes: object) -> tuple[Callable[[int], None], int]:
+def _make_preset(preset: str, captions_per_image: int, **changes: object) -> tuple[Callable[[int], None], int]:
     config = TrainConfig(preset=preset, **changes)
     model, loss_of = build_model(config.model, WIDTH, TOKENS).train(), build_loss(config.loss)
     optimizer, averaged = build_optimizer(config, model, loss_of), copy.deepcopy(model)
 
     def run(pairs: int) -> None:
-        images, words = pairs // each, torch.randn(pairs, WORDS, TOKENS)
+        images, words = pairs // captions_per_image, torch.randn(pairs, WORDS, TOKENS)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            seen = model.embed_images(ImageBatch(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool)))
-            told = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
+            image_vectors = model.embed_images(
+                ImageBatch(*_pixels(images), torch.ones(images, REGIONS, dtype=torch.bool))
+            )
+            caption_vectors = model.embed_captions(words, torch.ones(pairs, WORDS, dtype=torch.bool))
         labels = torch.arange(images)
-        _update(model, optimizer, loss_of(seen, told, labels, labels.repeat_interleave(each)), config.max_grad_norm)
+        loss = loss_of(image_vectors, caption_vectors, labels, labels.repeat_interleave(captions_per_image))
+        _update(model, optimizer, loss, config.max_grad_norm)
         update_ema(averaged, model, config.ema)
 
     return run, sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""The Visual-Genome model: its facts, its parts against slow loops, the whole of it against Caffe's description."""
+"""Bottom-up extractor: published facts, parts compared with slow loops, and the complete model with a reference."""
 
 import csv
 from base64 import b64decode
@@ -24,7 +24,7 @@ from extractors.config import BottomUpConfig
 from tests.helpers import bottom_up_ports as ports
 from tests.helpers.image_bytes import picture
 from tests.helpers.random_bottom_up import calibrated
-from tests.reference import bottom_up as slow_caffe
+from tests.reference import bottom_up as reference
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 SMALL = {"kind": "bottom-up", "min_size": 160, "max_size": 320, "max_proposals": 40}
@@ -47,7 +47,7 @@ def extractor(weights: Path, **settings) -> BottomUpExtractor:
     return BottomUpExtractor(BottomUpConfig(**{**SMALL, "weights": weights, **settings}))
 
 
-def test_the_anchors_are_those_that_caffe_lists() -> None:
+def test_caffe_anchors_equal_the_list_of_caffe() -> None:
     ours = [tuple(map(int, row)) for row in caffe_anchors().tolist()]
     # The nine of lib/rpn/generate_anchors.py, listed there counted from 1, for scales 8, 16, 32; and those of scale 4.
     listed = [(-83, -39, 100, 56), (-175, -87, 192, 104), (-359, -183, 376, 200)]
@@ -58,7 +58,7 @@ def test_the_anchors_are_those_that_caffe_lists() -> None:
     np.testing.assert_array_equal((caffe_anchors()[:, :2] + caffe_anchors()[:, 2:]) / 2, 7.5)
 
 
-def test_the_network_has_the_published_size_and_strides() -> None:
+def test_bottom_up_network_has_the_published_size_and_strides() -> None:
     with torch.device("meta"):
         model = BottomUpRCNN()
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 65.3
@@ -72,12 +72,12 @@ def test_the_network_has_the_published_size_and_strides() -> None:
 @pytest.mark.parametrize(
     ("size", "net"), [((640, 480), (800, 600)), ((500, 333), (901, 600)), ((640, 360), (1000, 562))]
 )
-def test_net_sizes(size: tuple[int, int], net: tuple[int, int]) -> None:
+def test_network_input_size_equals_caffe(size: tuple[int, int], net: tuple[int, int]) -> None:
     assert network_input_size(*size)[:2] == net
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (333, 500), (1440, 1920), (97, 61), (7, 300)])
-def test_pixels_are_resized_as_opencv_does_it(weights: Path, shape: tuple[int, int]) -> None:
+def test_preprocess_resizes_like_opencv(weights: Path, shape: tuple[int, int]) -> None:
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -89,31 +89,31 @@ def test_pixels_are_resized_as_opencv_does_it(weights: Path, shape: tuple[int, i
     np.testing.assert_allclose(ours.permute(1, 2, 0), theirs, atol=0.1)  # of 256 levels, on noise
 
 
-def test_proposals_equal_a_loop_over_anchors() -> None:
+def test_select_proposals_equals_a_loop_over_anchors() -> None:
     rng = np.random.default_rng(1)
-    for height, width, spread in ((5, 7, 0.3), (8, 4, 0.8), (3, 3, 0.05)):
+    for height, width, std in ((5, 7, 0.3), (8, 4, 0.8), (3, 3, 0.05)):
         foreground = rng.permutation(height * width * 12).reshape(height, width, 12).astype(np.float32)
-        deltas = (spread * rng.normal(size=(height, width, 12, 4))).astype(np.float32)
+        deltas = (std * rng.normal(size=(height, width, 12, 4))).astype(np.float32)
         net_w, net_h, scale = 16 * width - 3, 16 * height - 9, 1.3
         cells = make_anchor_grid(caffe_anchors(), height, width)
         boxes = apply_deltas(cells, torch.from_numpy(deltas).reshape(-1, 4), (net_w, net_h))
         ours = select_proposals(torch.from_numpy(foreground).flatten(), boxes, scale, 20)
-        slow = slow_caffe.proposals(foreground, deltas, caffe_anchors().numpy(), net_w, net_h, scale, 20)
+        slow = reference.proposals(foreground, deltas, caffe_anchors().numpy(), net_w, net_h, scale, 20)
         np.testing.assert_allclose(ours, np.array(slow), atol=1e-3)
         assert (ours[:, 2:] - ours[:, :2] + 1).min() >= 16 * scale
 
 
-def test_what_nms_keeps_of_many_does_not_depend_on_the_prefix_tried_first() -> None:
+def test_select_proposals_does_not_depend_on_the_nms_prefix() -> None:
     draw = torch.Generator().manual_seed(0)
     corners = torch.rand(9000, 2, generator=draw) * 300
     boxes = torch.cat([corners, corners + 60 + torch.rand(9000, 2, generator=draw) * 30], 1)
     logits = torch.randn(9000, generator=draw)
     order = logits.argsort(descending=True)[:6000]
-    slow = slow_caffe.nms(boxes[order].tolist(), logits[order].tolist(), 0.7, 150)
+    slow = reference.nms(boxes[order].tolist(), logits[order].tolist(), 0.7, 150)
     assert select_proposals(logits, boxes, 1.0, 150).tolist() == boxes[order][slow].tolist()
 
 
-def test_pooling_equals_torchvisions_bit_for_bit_and_a_slow_loop() -> None:
+def test_roi_max_pool_equals_torchvision_bit_for_bit_and_a_slow_loop() -> None:
     draw = torch.Generator().manual_seed(3)
     for height, width in ((38, 50), (10, 14), (63, 21)):
         maps = torch.randn(1, 6, height, width, generator=draw)
@@ -129,45 +129,45 @@ def test_pooling_equals_torchvisions_bit_for_bit_and_a_slow_loop() -> None:
         ours = pooled.rows[pooled.index].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
         assert torch.equal(ours, torchvision_roi_pool(maps, [boxes], 14, 1 / 16))
         for i in range(0, 60, 7):
-            np.testing.assert_array_equal(ours[i], slow_caffe.roi_pool(maps[0].numpy(), boxes[i].tolist()))
+            np.testing.assert_array_equal(ours[i], reference.roi_pool(maps[0].numpy(), boxes[i].tolist()))
 
 
 @pytest.mark.parametrize("trial", range(100))
-def test_selection_equals_a_loop_over_classes(trial: int) -> None:
+def test_select_regions_equals_a_loop_over_classes(trial: int) -> None:
     rng = np.random.default_rng(trial)
     n, classes = int(rng.integers(1, 60)), int(rng.integers(2, 30))
     corners = rng.uniform(0, 80, (n, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(15, 90, (n, 2))], 1).astype(np.float32)
     logits = rng.normal(size=(n, classes + 1)) * rng.choice([0.2, 2.0, 5.0])
     scores = torch.from_numpy(logits).softmax(1).float().numpy()
-    at_least, at_most = [(36, 36), (10, 100), (1, 3), (5, 12)][trial % 4]
-    ours = select_regions(torch.from_numpy(boxes), torch.from_numpy(scores[:, 1:]), at_least, at_most, 0.2)[0]
-    assert ours.tolist() == slow_caffe.kept_rows(boxes, scores, at_least, at_most)
+    min_regions, max_regions = [(36, 36), (10, 100), (1, 3), (5, 12)][trial % 4]
+    ours = select_regions(torch.from_numpy(boxes), torch.from_numpy(scores[:, 1:]), min_regions, max_regions, 0.2)[0]
+    assert ours.tolist() == reference.kept_rows(boxes, scores, min_regions, max_regions)
 
 
-@pytest.mark.parametrize(("at_least", "at_most"), [(36, 36), (10, 100), (1, 20), (80, 90)])
-def test_what_rounding_may_exchange_is_named(at_least: int, at_most: int) -> None:
-    """Confidences moved by up to half the margin change nothing but what was said to be unsure."""
+@pytest.mark.parametrize(("min_regions", "max_regions"), [(36, 36), (10, 100), (1, 20), (80, 90)])
+def test_select_regions_lists_every_region_that_rounding_may_exchange(min_regions: int, max_regions: int) -> None:
+    """Confidences that move by up to half the margin change the choice of uncertain regions only."""
     corners = torch.arange(100.0)[:, None].repeat(1, 2) * 50
-    boxes = torch.cat([corners, corners + 20], 1)  # none overlaps another
+    boxes = torch.cat([corners, corners + 20], 1)  # the boxes do not overlap
     changed = 0
     for trial in range(40):
         rng = np.random.default_rng(trial)
         confidence = rng.uniform(-4, 1, 100)  # logits
         moved = confidence + rng.uniform(-0.15, 0.15, 100)
         first, other = (torch.from_numpy(1 / (1 + np.exp(-x)))[:, None].float() for x in (confidence, moved))
-        kept, unsure = select_regions(boxes, first, at_least, at_most, 0.2, margin=0.3)
-        exchanged = {*kept.tolist()} ^ {*select_regions(boxes, other, at_least, at_most, 0.2)[0].tolist()}
-        assert exchanged <= {*unsure.tolist()}
-        assert kept.tolist() == select_regions(boxes, first, at_least, at_most, 0.2)[0].tolist()
+        kept, uncertain = select_regions(boxes, first, min_regions, max_regions, 0.2, margin=0.3)
+        exchanged = {*kept.tolist()} ^ {*select_regions(boxes, other, min_regions, max_regions, 0.2)[0].tolist()}
+        assert exchanged <= {*uncertain.tolist()}
+        assert kept.tolist() == select_regions(boxes, first, min_regions, max_regions, 0.2)[0].tolist()
         changed += len(exchanged)
-        assert len(unsure) < 30
-    assert changed > 10, "nothing was near an edge: the test shows little"
+        assert len(uncertain) < 30
+    assert changed > 10, "no confidence was near the limit, so the test shows little"
 
 
 @pytest.fixture(scope="module")
 def described(model: BottomUpRCNN, weights: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A picture, and all of its proposals by Caffe's description, which takes its time."""
+    """An image, and all of its proposals as the slow reference computes them."""
     image = render_scene(compose_scene(5, 3))[0]
     size = image.shape[1], image.shape[0]
     blob, scale = (
@@ -175,15 +175,15 @@ def described(model: BottomUpRCNN, weights: Path) -> tuple[np.ndarray, dict[str,
         network_input_size(*size, 160, 320)[2],
     )
     state, anchors = ports.milvlg(model.state_dict()), caffe_anchors().numpy()
-    return image, slow_caffe.every(blob, state, anchors, size, scale, 40)
+    return image, reference.all_proposals(blob, state, anchors, size, scale, 40)
 
 
-@pytest.mark.parametrize(("at_least", "at_most"), [(36, 36), (3, 100)])
-def test_the_whole_of_it_equals_caffes_description(
-    described: tuple[np.ndarray, dict[str, np.ndarray]], weights: Path, at_least: int, at_most: int
+@pytest.mark.parametrize(("min_regions", "max_regions"), [(36, 36), (3, 100)])
+def test_bottom_up_extractor_equals_the_reference(
+    described: tuple[np.ndarray, dict[str, np.ndarray]], weights: Path, min_regions: int, max_regions: int
 ) -> None:
-    image, slow = described[0], slow_caffe.stored(described[1], at_least, at_most)
-    regions = extractor(weights, full_precision=True, min_regions=at_least, max_regions=at_most)([image])[0]
+    image, slow = described[0], reference.stored_rows(described[1], min_regions, max_regions)
+    regions = extractor(weights, full_precision=True, min_regions=min_regions, max_regions=max_regions)([image])[0]
     assert regions.size == (image.shape[1], image.shape[0])
     assert len(regions.features) == len(slow["features"]) >= 3
     np.testing.assert_allclose(regions.boxes, slow["boxes"], atol=0.1)  # pixels
@@ -193,7 +193,7 @@ def test_the_whole_of_it_equals_caffes_description(
     np.testing.assert_allclose(regions.scores, slow["scores"], atol=1e-3)
     np.testing.assert_allclose(regions.attr_scores, slow["attr_scores"], atol=1e-3)
     moved = extractor(
-        weights, full_precision=True, min_regions=at_least, max_regions=at_most, stored_boxes="regressed"
+        weights, full_precision=True, min_regions=min_regions, max_regions=max_regions, stored_boxes="regressed"
     )([image])[0]
     np.testing.assert_allclose(moved.boxes, slow["regressed"], atol=0.2)
     np.testing.assert_array_equal(moved.features, regions.features)
@@ -201,10 +201,10 @@ def test_the_whole_of_it_equals_caffes_description(
 
 @pytest.fixture(scope="module")
 def exact(weights: Path) -> SimpleNamespace:
-    """`made`: the exact extractor for (least, most) regions; `of`: its regions of a scene by number, computed once."""
-    made = cache(lambda limits: extractor(weights, full_precision=True, min_regions=limits[0], max_regions=limits[1]))
+    """`build(limits)`: extractor in float32; `extract(limits, index)`: its regions of a scene, computed once."""
+    build = cache(lambda limits: extractor(weights, full_precision=True, min_regions=limits[0], max_regions=limits[1]))
     return SimpleNamespace(
-        made=made, of=cache(lambda limits, index: made(limits)([render_scene(compose_scene(11, index))[0]])[0])
+        build=build, extract=cache(lambda limits, index: build(limits)([render_scene(compose_scene(11, index))[0]])[0])
     )
 
 
@@ -212,7 +212,7 @@ def exact(weights: Path) -> SimpleNamespace:
     ("dtype", "limits", "scenes"),
     [("bfloat16", (36, 36), 4), ("bfloat16", (10, 100), 2), ("float16", (36, 36), 2)],
 )
-def test_the_quick_way_finds_the_regions_of_the_exact_one(
+def test_half_precision_finds_the_regions_of_full_precision(
     weights: Path,
     exact: SimpleNamespace,
     dtype: str,
@@ -220,23 +220,23 @@ def test_the_quick_way_finds_the_regions_of_the_exact_one(
     scenes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a processor with bfloat16 computes, and what a GPU would in float16."""
+    """bfloat16 as on processors that support it, and float16 as on a GPU."""
     kept = {"min_regions": limits[0], "max_regions": limits[1]}
     monkeypatch.setattr("extractors.bottom_up.extractor.choose_dtype", lambda *_: getattr(torch, dtype))
     quick = extractor(weights, **kept)
-    assert exact.made(limits).recipe != quick.recipe
+    assert exact.build(limits).recipe != quick.recipe
     same, cosines = [], []
     for index in range(scenes):
-        truth, found = exact.of(limits, index), quick([render_scene(compose_scene(11, index))[0]])[0]
-        overlap, place = box_iou(torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)).max(1)
+        truth, found = exact.extract(limits, index), quick([render_scene(compose_scene(11, index))[0]])[0]
+        overlap, index_of_best = box_iou(torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)).max(1)
         same += (overlap > 0.99).tolist()
-        pair = (torch.from_numpy(x).float() for x in (truth.features, found.features[place]))
+        pair = (torch.from_numpy(x).float() for x in (truth.features, found.features[index_of_best]))
         cosines += torch.cosine_similarity(*pair)[overlap > 0.99].tolist()
-    assert np.mean(same) >= 0.96  # the benchmark at full size says more
+    assert np.mean(same) >= 0.96  # the benchmark `bottom-up` measures it at full size
     assert min(cosines) >= 0.9995  # at 600 pixels above 0.9999: the same benchmark
 
 
-def test_facts_of_the_boxes(weights: Path) -> None:
+def test_bottom_up_boxes_respect_the_limits_of_caffe(weights: Path) -> None:
     """A box ends at (net side - 1) / scale, and no side is below 16 - 1 / scale."""
     image = picture(2, 240, 320)
     regions = extractor(weights, max_proposals=300, max_regions=300, min_regions=300)([image])[0]
@@ -248,8 +248,8 @@ def test_facts_of_the_boxes(weights: Path) -> None:
     assert regions.boxes.min() == 0
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the true Caffe output is not at hand")
-def test_facts_of_the_boxes_hold_of_true_caffe_output() -> None:
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the original Caffe output is not available")
+def test_box_limits_hold_for_original_caffe_output() -> None:
     csv.field_size_limit(1 << 30)
     names = ["id", "h", "w", "classes", "scores", "attributes", "attribute_scores", "n", "boxes", "features"]
     with open(GOLDEN / "train2014_obj36.tsv", newline="") as file:
@@ -261,7 +261,7 @@ def test_facts_of_the_boxes_hold_of_true_caffe_output() -> None:
             assert (boxes[:, 2:] - boxes[:, :2]).min() >= 16 - 1 / scale - 1e-3
 
 
-def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
+def test_bottom_up_region_does_not_depend_on_its_batch(weights: Path) -> None:
     found = extractor(weights)
     images = [render_scene(compose_scene(12, index))[0] for index in range(3)]
     together = found.extract([found.preprocess(image) for image in images])
@@ -272,14 +272,14 @@ def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (6, 300), (300, 6)])
-def test_tiny_and_thin_images_give_rows_or_a_reason(weights: Path, shape: tuple[int, int]) -> None:
+def test_bottom_up_extractor_accepts_tiny_and_thin_images(weights: Path, shape: tuple[int, int]) -> None:
     regions = extractor(weights)([np.full((*shape, 3), 90, np.uint8)])[0]
     assert np.isfinite(regions.features).all()
     assert len(regions.features) == len(regions.boxes)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"min_regions": 50, "max_regions": 36}, "min_regions 50 is above max_regions 36"),
         ({"min_size": 700, "max_size": 600}, "min_size 700 is above max_size 600"),
@@ -287,6 +287,6 @@ def test_tiny_and_thin_images_give_rows_or_a_reason(weights: Path, shape: tuple[
         ({"stored_boxes": "moved"}, "proposals"),
     ],
 )
-def test_bad_settings(settings: dict, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_bottom_up_config_rejects_invalid_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         BottomUpConfig(kind="bottom-up", weights="x.safetensors", **settings)

@@ -1,4 +1,4 @@
-"""Weights of the bottom-up model: the ports' layouts give one model; what is missing, odd or dangerous is refused."""
+"""Weights of the bottom-up model: all layouts give the same model; incomplete or unsafe files are rejected."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CLASSES, ATTRIBUTES = 6, 4
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
-    """Random weights of a model that tells few things apart; batch norms with variances above 0."""
+    """Random weights of a model with few classes; batch norms with variances above 0."""
     torch.manual_seed(1)
     model = BottomUpRCNN(CLASSES, ATTRIBUTES)
     for key, value in model.state_dict().items():
@@ -39,12 +39,14 @@ def state() -> dict[str, torch.Tensor]:
 def same(found: dict[str, torch.Tensor], state: dict[str, torch.Tensor], background_box: bool = True) -> None:
     assert set(found) == set(state)
     for key, value in state.items():
-        skip = 4 if key.startswith("bbox_pred") and not background_box else 0  # a class that the port does not move
+        skip = (
+            4 if key.startswith("bbox_pred") and not background_box else 0
+        )  # the port predicts no box for the background
         torch.testing.assert_close(found[key][skip:], value[skip:], rtol=1e-5, atol=1e-6, msg=key)
 
 
 def written(folder: Path, kind: str, state: dict[str, torch.Tensor]) -> Path:
-    """A file as each port publishes it."""
+    """Write a file as each port publishes it."""
     path = folder / {"milvlg": "bua.pth", "airsplay": "frcnn.pkl", "hugging face": "pytorch_model.bin"}[kind]
     if kind == "milvlg":
         torch.save({"model": ports.milvlg(state), "iteration": 7}, path)
@@ -57,9 +59,11 @@ def written(folder: Path, kind: str, state: dict[str, torch.Tensor]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["milvlg", "airsplay", "hugging face"])
-def test_every_layout_gives_the_same_model(state: dict[str, torch.Tensor], tmp_path: Path, kind: str) -> None:
+def test_convert_weights_gives_the_same_model_for_every_layout(
+    state: dict[str, torch.Tensor], tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "objects_vocab.txt").write_text("yolk\nbus,coach\ncat\nred car\nsky\nman")
-    (tmp_path / "attributes_vocab.txt").write_text("gray,grey\nwet\nold\nTall\n")
+    (tmp_path / "attributes_vocab.txt").write_text("gray,grayish\nwet\nold\nTall\n")
     target = tmp_path / "vg.safetensors"
     found = convert_weights(written(tmp_path, kind, state), target, vocabulary=tmp_path)
     same(load_file(target), state, background_box=kind == "milvlg")
@@ -73,7 +77,7 @@ def test_every_layout_gives_the_same_model(state: dict[str, torch.Tensor], tmp_p
     assert extractor.classes == classes
 
 
-def test_a_model_without_attributes(state: dict[str, torch.Tensor]) -> None:
+def test_to_canonical_state_dict_accepts_a_model_without_attributes(state: dict[str, torch.Tensor]) -> None:
     plain = {k: v for k, v in ports.airsplay(state).items() if "attr" not in k and "embedding" not in k}
     kept = {k: v for k, v in state.items() if not k.startswith(("attr_", "cls_embed"))}
     found = to_canonical_state_dict(plain, "file")
@@ -81,12 +85,14 @@ def test_a_model_without_attributes(state: dict[str, torch.Tensor]) -> None:
     same(found, kept, background_box=False)
 
 
-def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: dict[str, torch.Tensor]) -> None:
+def test_to_canonical_state_dict_keeps_the_order_and_convention_of_stored_anchors(
+    state: dict[str, torch.Tensor],
+) -> None:
     turned = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     inclusive = caffe_anchors()[turned]
     for layout, stored in ((ports.milvlg, inclusive), (ports.airsplay, inclusive)):
         found = to_canonical_state_dict({**layout(state), ports.CELL_ANCHORS: stored}, "file")["rpn.anchors"]
-        assert torch.equal(found, inclusive), "Caffe's own list is Caffe's, whoever stored it"
+        assert torch.equal(found, inclusive), "the anchors of Caffe are kept in every layout"
     edges = inclusive + torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert torch.equal(
         to_canonical_state_dict({**ports.airsplay(state), ports.CELL_ANCHORS: edges}, "file")["rpn.anchors"], inclusive
@@ -98,7 +104,7 @@ def test_stored_anchors_are_honoured_in_their_own_order_and_convention(state: di
 
 
 @pytest.mark.parametrize("layout", [ports.milvlg, ports.airsplay])
-def test_missing_anchors_are_asked_for(state: dict[str, torch.Tensor], layout) -> None:
+def test_to_canonical_state_dict_requires_anchors_if_they_are_missing(state: dict[str, torch.Tensor], layout) -> None:
     bare = layout(state, anchors=False)
     with pytest.raises(ValueError, match=r"does not contain proposal_generator.*caffe or detectron2"):
         to_canonical_state_dict(bare, "file")
@@ -150,7 +156,7 @@ def changed(state: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize(
-    ("case", "says"),
+    ("case", "message"),
     [
         ("mixed", "no known layout: 24 objectness rows, 7 class rows, 24 box rows"),
         ("other", r"nothing for roi_heads\.box_predictor\.cls_score"),
@@ -166,16 +172,16 @@ def changed(state: dict[str, torch.Tensor], case: str) -> dict[str, torch.Tensor
         ("lacks", r"lack 'res3\.1\.conv2\.weight'"),
     ],
 )
-def test_relatives_and_broken_files_are_refused(
-    state: dict[str, torch.Tensor], tmp_path: Path, case: str, says: str
+def test_load_bottom_up_rejects_similar_models_and_damaged_files(
+    state: dict[str, torch.Tensor], tmp_path: Path, case: str, message: str
 ) -> None:
     save_file({k: v.contiguous() for k, v in changed(state, case).items()}, tmp_path / "odd.safetensors")
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         load_bottom_up(tmp_path / "odd.safetensors", None, None)
 
 
 class Attack:
-    """Would make a folder when unpickled."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -185,7 +191,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".bin"])
-def test_a_pickle_runs_nothing(tmp_path: Path, suffix: str) -> None:
+def test_load_bottom_up_runs_no_pickled_code(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"evil{suffix}"
     content = {"model": {"a": np.ones(3)}, "b": Attack(tmp_path / "made")}
     path.write_bytes(pickle.dumps(content)) if suffix == ".pkl" else torch.save(content, path)
@@ -195,7 +201,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "suffix", "says"),
+    ("content", "suffix", "message"),
     [
         (b"", ".pkl", "cannot be read"),
         (b"no weights", ".safetensors", "cannot be read"),
@@ -204,14 +210,16 @@ def test_a_pickle_runs_nothing(tmp_path: Path, suffix: str) -> None:
         (pickle.dumps({"a": np.ones(2)}), ".pkl", "nothing for proposal_generator"),
     ],
 )
-def test_files_that_are_no_weights(tmp_path: Path, content: bytes, suffix: str, says: str) -> None:
+def test_load_bottom_up_rejects_files_without_weights(
+    tmp_path: Path, content: bytes, suffix: str, message: str
+) -> None:
     path = tmp_path / f"file{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         load_bottom_up(path, None, None)
 
 
-def test_a_checkpoint_of_torch_that_grows_or_holds_other_things(tmp_path: Path) -> None:
+def test_load_bottom_up_rejects_compressed_checkpoints_and_other_objects(tmp_path: Path) -> None:
     path = tmp_path / "grown.pth"
     torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
@@ -228,7 +236,7 @@ def test_a_checkpoint_of_torch_that_grows_or_holds_other_things(tmp_path: Path) 
         load_bottom_up(path.with_suffix(".pkl"), None, None)
 
 
-def test_a_changed_file_and_a_vocabulary_of_another_length_are_refused(state: dict, tmp_path: Path) -> None:
+def test_load_bottom_up_rejects_changed_files_and_vocabularies_of_another_length(state: dict, tmp_path: Path) -> None:
     model = BottomUpRCNN(CLASSES, ATTRIBUTES)
     model.load_state_dict(state)
     path = tmp_path / "vg.safetensors"
@@ -246,7 +254,7 @@ def test_a_changed_file_and_a_vocabulary_of_another_length_are_refused(state: di
         load_bottom_up(path, None, None)
 
 
-def test_the_commands(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_weights_commands_convert_and_show_a_file(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     app, source = build_app(), written(tmp_path, "milvlg", state)
     made = CliRunner().invoke(app, ["weights", "convert", str(source), str(tmp_path / "vg.safetensors")])
     assert made.exit_code == 0, made.output

@@ -1,4 +1,4 @@
-"""Detectors: weights by name and by path, the shipped one on held-out scenes, its training, average precision."""
+"""Detectors: weights by name and path, the demo detector on test scenes, its training, average precision."""
 
 import io
 from pathlib import Path
@@ -25,7 +25,7 @@ from extractors.regions.faster_rcnn import TorchvisionExtractor
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
-def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
+def test_build_detector_reads_weights_from_safetensors_and_pth(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = models.get_model_builder(MOBILE)(weights=None, weights_backbone=None, num_classes=4)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "a.safetensors")
@@ -45,7 +45,7 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "says"),
+    ("settings", "error", "message"),
     [
         ({"model": "fasterrcnn_resnet50_fnp"}, ValueError, "did you mean 'fasterrcnn_resnet50_fpn'"),
         ({"model": "retinanet_resnet50_fpn"}, ValueError, "Unknown detector 'retinanet_resnet50_fpn'"),
@@ -55,12 +55,12 @@ def test_torchvision_model_with_weights_from_a_file(tmp_path: Path) -> None:
         ({"model": MOBILE}, ValueError, "lack 'backbone.body.0.0.weight'"),
     ],
 )
-def test_bad_settings(settings: dict, error: type, says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_torchvision_extractor_rejects_invalid_settings(settings: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         TorchvisionExtractor(TorchvisionConfig(**{"model": "demo", "weights": "demo", **settings}))
 
 
-def test_weights_that_cannot_be_fetched_say_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_are_reported_with_their_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise URLError("no route")
 
@@ -72,7 +72,7 @@ def test_weights_that_cannot_be_fetched_say_where_they_are(tmp_path: Path, monke
         TorchvisionExtractor(TorchvisionConfig(model=MOBILE, weights="COCO_V1"))
 
 
-def test_a_published_file_is_known_by_its_name(tmp_path: Path) -> None:
+def test_build_detector_knows_a_published_file_by_its_name(tmp_path: Path) -> None:
     model = models.get_model_builder(MOBILE)(weights=None, weights_backbone=None, num_classes=91)
     name = models.get_model_weights(MOBILE)["COCO_V1"].url.rsplit("/", 1)[-1]
     torch.save(model.state_dict(), tmp_path / name)
@@ -80,7 +80,7 @@ def test_a_published_file_is_known_by_its_name(tmp_path: Path) -> None:
     assert (classes[0], classes[1], classes[90]) == ("__background__", "person", "toothbrush")
 
 
-def test_weights_of_another_shape_name_the_first_key(tmp_path: Path) -> None:
+def test_build_detector_names_the_first_key_of_another_shape(tmp_path: Path) -> None:
     state = build_demo_detector(5).state_dict()
     state["backbone.body.layer2.0.conv1.weight"] = torch.zeros(2, 2)
     torch.save(state, tmp_path / "odd.pth")
@@ -91,44 +91,44 @@ def test_weights_of_another_shape_name_the_first_key(tmp_path: Path) -> None:
 def test_average_precision_equals_torchmetrics() -> None:
     detection = pytest.importorskip("torchmetrics.detection")
     rng = np.random.default_rng(11)
-    truth, found = [], []
+    targets, found = [], []
     for _ in range(25):
         corner = rng.uniform(0, 200, (8, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(50, 90, (8, 2))], 1).astype(np.float32)
         labels = rng.integers(1, 5, 8)
         near = boxes[rng.integers(0, 8, 30)] + rng.normal(0, 6, (30, 4)).astype(np.float32)
         guesses = np.where(rng.random(30) < 0.8, labels[rng.integers(0, 8, 30)], rng.integers(1, 5, 30))
-        truth.append(ImageBoxes(boxes, labels))
+        targets.append(ImageBoxes(boxes, labels))
         found.append(ImageBoxes(near, guesses, rng.permutation(30).astype(np.float32) / 30 + rng.random() / 50))
     metric = detection.MeanAveragePrecision(iou_thresholds=[0.5], class_metrics=True)
     as_tensors = [
-        [{k: torch.as_tensor(v) for k, v in vars(x).items() if v is not None} for x in y] for y in (found, truth)
+        [{k: torch.as_tensor(v) for k, v in vars(x).items() if v is not None} for x in y] for y in (found, targets)
     ]
     metric.update(*as_tensors)
     theirs = metric.compute()
-    mine = average_precision(truth, found)
+    mine = average_precision(targets, found)
     np.testing.assert_allclose([mine[int(c)] for c in theirs["classes"]], theirs["map_per_class"], atol=1e-6)
     assert np.mean(list(mine.values())) == pytest.approx(float(theirs["map"]), abs=1e-6)
     assert 0.05 < theirs["map"] < 0.95
 
 
-def test_shipped_detector_finds_what_is_in_scenes_it_never_saw() -> None:
+def test_demo_detector_finds_the_things_of_test_scenes() -> None:
     detector, classes = build_detector("demo", "demo")
     assert classes == ("background", *CLASSES)
     assert DEMO_WEIGHTS.stat().st_size < 12e6
-    truth, found = [], []
+    targets, found = [], []
     for index in range(1100, 1130):  # of the demo's test split
-        lesson = render_training_scene((2020, index))
-        pixels = np.array(Image.open(io.BytesIO(lesson.jpeg)))
+        scene = render_training_scene((2020, index))
+        pixels = np.array(Image.open(io.BytesIO(scene.jpeg)))
         with torch.inference_mode():
             result = detector([torch.from_numpy(pixels).permute(2, 0, 1).float() / 255])[0]
-        truth.append(ImageBoxes(lesson.boxes, lesson.labels))
+        targets.append(ImageBoxes(scene.boxes, scene.labels))
         found.append(ImageBoxes(*(result[key].numpy() for key in ("boxes", "labels", "scores"))))
-    assert np.mean(list(average_precision(truth, found).values())) > 0.8
+    assert np.mean(list(average_precision(targets, found).values())) > 0.8
 
 
 class Always:
-    """A random generator that mirrors and leaves the light alone."""
+    """A random generator that mirrors and does not change the brightness."""
 
     def random(self) -> float:
         return 0.0
@@ -137,27 +137,27 @@ class Always:
         return 1.0
 
 
-def test_mirrored_scene_keeps_its_boxes_on_its_things() -> None:
-    lesson = render_training_scene((7, 4))
-    pixels = np.array(Image.open(io.BytesIO(lesson.jpeg))) / 255
-    mirrored, target = load_example(lesson, sorted({*lesson.actions}), sorted({*lesson.colors}), Always())
-    for (x1, y1, x2, y2), box in zip(lesson.boxes.astype(int), target["boxes"].int().tolist(), strict=True):
-        there = mirrored[:, box[1] : box[3], box[0] : box[2]].permute(1, 2, 0).numpy()
-        np.testing.assert_allclose(there[:, ::-1], pixels[y1:y2, x1:x2], atol=1e-5)
+def test_load_example_mirrors_boxes_with_the_scene() -> None:
+    scene = render_training_scene((7, 4))
+    pixels = np.array(Image.open(io.BytesIO(scene.jpeg))) / 255
+    mirrored, target = load_example(scene, sorted({*scene.actions}), sorted({*scene.colors}), Always())
+    for (x1, y1, x2, y2), box in zip(scene.boxes.astype(int), target["boxes"].int().tolist(), strict=True):
+        crop = mirrored[:, box[1] : box[3], box[0] : box[2]].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(crop[:, ::-1], pixels[y1:y2, x1:x2], atol=1e-5)
 
 
-def test_rare_things_are_shown_more_often() -> None:
-    lessons = [render_training_scene((7, index)) for index in range(40)]
-    for lesson, repeat in zip(lessons, repeat_factors(lessons), strict=True):
-        shares = [sum(label in other.labels for other in lessons) / 40 for label in lesson.labels]
+def test_repeat_factors_are_higher_for_rare_things() -> None:
+    scenes = [render_training_scene((7, index)) for index in range(40)]
+    for scene, repeat in zip(scenes, repeat_factors(scenes), strict=True):
+        shares = [sum(label in other.labels for other in scenes) / 40 for label in scene.labels]
         assert repeat == pytest.approx(max(1, max((0.05 / share) ** 0.5 for share in shares)))
 
 
-def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Path) -> None:
+def test_train_in_two_processes_writes_a_detector_and_resumes_from_it(tmp_path: Path) -> None:
     config = DetectorTrainConfig(minutes=0.03, num_scenes=12, batch_size=2, num_processes=2)
     threads = torch.get_num_threads()
     model, run = train(config)
-    assert torch.get_num_threads() == threads, "the caller's own work goes on as before"
+    assert torch.get_num_threads() == threads, "the number of threads of the caller is restored"
     save_detector(model, config, run, tmp_path / "new.safetensors")
     loaded, classes = build_detector("demo", str(tmp_path / "new.safetensors"))
     assert run.steps >= 1
@@ -172,36 +172,36 @@ def test_training_runs_in_two_processes_and_its_file_is_a_detector(tmp_path: Pat
         torch.testing.assert_close(value, loaded.get_parameter(key), atol=1e-6, rtol=0)
 
 
-def test_a_code_adds_up_what_may_be_said_of_a_box() -> None:
-    lessons = [render_training_scene((7, index)) for index in range(30)]
-    actions, colors = collect_vocabulary(lessons)
+def test_target_codes_add_up_the_facts_of_a_box() -> None:
+    scenes = [render_training_scene((7, index)) for index in range(30)]
+    actions, colors = collect_vocabulary(scenes)
     codes = build_auxiliary_heads(actions, colors)["code"]
     every = torch.cat([codes.labels, codes.action, codes.color])
     assert (every.sum(dim=1) == 4).all()
-    assert ((every @ every.T).fill_diagonal_(0) <= 1).all(), "a fact is mistaken for another"
+    assert ((every @ every.T).fill_diagonal_(0) <= 1).all(), "two codes share more than one position"
     unknown = 0
-    for lesson in lessons:
-        _, target = load_example(lesson, actions, colors, np.random.default_rng(0))
-        wanted = [codes.labels[lesson.labels[-1]] / 2]
+    for scene in scenes:
+        _, target = load_example(scene, actions, colors, np.random.default_rng(0))
+        expected = [codes.labels[scene.labels[-1]] / 2]
         for label, action, color, known in zip(
-            lesson.labels, lesson.actions, lesson.colors, target["known"].tolist(), strict=True
+            scene.labels, scene.actions, scene.colors, target["known"].tolist(), strict=True
         ):
             code = codes.labels[label].clone()
             if action:
                 code += codes.action[actions.index(action)]
             if color:
                 code += codes.color[colors.index(color)]
-            wanted.append(code / code.norm())
+            expected.append(code / code.norm())
             name = CLASSES[label - 1]
             held = name not in PLACES and KINDS[name].actions == () and KINDS[name].family != "person"
             assert known == (bool(action) or name in PLACES or held)
             unknown += not known
-        torch.testing.assert_close(codes(target), torch.stack(wanted))
-        assert lesson.labels[-1] - 1 >= CLASSES.index(PLACES[0]), "the last box is the place's"
-    assert unknown, "a horse that is ridden is not asked what it does"
+        torch.testing.assert_close(codes(target), torch.stack(expected))
+        assert scene.labels[-1] - 1 >= CLASSES.index(PLACES[0]), "the last box is that of the place"
+    assert unknown, "the action of a ridden horse is unknown"
 
 
-def test_boxes_asked_are_in_the_picture_and_the_whole_of_it_comes_first() -> None:
+def test_jitter_boxes_stay_in_the_image_after_the_whole_image_box() -> None:
     torch.manual_seed(0)
     boxes = torch.tensor([[0, 0, 400, 300], [398.5, 10, 400, 12], [50, 50, 90, 110], [0, 299, 1, 300]])
     found = torch.stack([_jitter_boxes(boxes, (300, 400)) for _ in range(500)])
@@ -210,30 +210,30 @@ def test_boxes_asked_are_in_the_picture_and_the_whole_of_it_comes_first() -> Non
     assert (found.amax((0, 1)) <= torch.tensor([400, 300, 400, 300])).all()
     assert (found[..., 2:] - found[..., :2] > 1.99).all()
     apart = (found[:, 3] - boxes[2]) / torch.tensor([40, 60, 40, 60])
-    spread = (torch.tensor([0.02, 0.15]) ** 2 + 0.02 * 0.15 / 2).sum() / 3  # mean of s^2 for s drawn from 0.02 to 0.15
+    variance = (torch.tensor([0.02, 0.15]) ** 2 + 0.02 * 0.15 / 2).sum() / 3  # mean of s^2, s from 0.02 to 0.15
     assert apart.abs().max() <= 0.3
     torch.testing.assert_close(
-        apart.std(), (0.92 * spread).sqrt(), atol=0.006, rtol=0
-    )  # 0.92: of a normal held within 2
+        apart.std(), (0.92 * variance).sqrt(), atol=0.006, rtol=0
+    )  # 0.92: variance of a normal distribution clipped to 2
 
 
-def test_the_loss_of_codes_asks_only_what_is_known() -> None:
+def test_code_loss_ignores_boxes_with_unknown_actions() -> None:
     for index in range(40):
-        lesson = render_training_scene((7, index))
-        actions, colors = collect_vocabulary([lesson])
-        _, target = load_example(lesson, actions, colors, np.random.default_rng(0))
+        scene = render_training_scene((7, index))
+        actions, colors = collect_vocabulary([scene])
+        _, target = load_example(scene, actions, colors, np.random.default_rng(0))
         if not target["known"].all():
             break
     codes = build_auxiliary_heads(actions, colors)["code"]
-    features = torch.rand(len(lesson.labels) + 1, 256, requires_grad=True)
-    slow, asked = 0.0, 0
+    features = torch.rand(len(scene.labels) + 1, 256, requires_grad=True)
+    slow, num_known = 0.0, 0
     for feature, code, known in zip(features[1:], codes(target)[1:], target["known"].tolist(), strict=True):
         if known:
-            slow, asked = slow + 1 - feature @ code / feature.norm(), asked + 1
-    slow = slow / asked + 0.2 * (1 - features[0] @ codes(target)[0] / features[0].norm())
+            slow, num_known = slow + 1 - feature @ code / feature.norm(), num_known + 1
+    slow = slow / num_known + 0.2 * (1 - features[0] @ codes(target)[0] / features[0].norm())
     found = _compute_code_loss((features,), codes, [target])
     torch.testing.assert_close(found, slow)
     found.backward()
     assert not features.grad[1:][~target["known"]].any()
-    assert not target["known"].all(), "no scene has an unknown thing"
-    assert features.grad.any(dim=1).sum() == asked + 1
+    assert not target["known"].all(), "every action of the scene is known"
+    assert features.grad.any(dim=1).sum() == num_known + 1

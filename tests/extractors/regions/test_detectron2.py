@@ -1,4 +1,4 @@
-"""detectron2 as a backend, where it is installed: its detections are ours, the bottom-up model in its layers too."""
+"""detectron2 extractor, where detectron2 is installed: equal detections, and the bottom-up model in its layers."""
 
 import sys
 from pathlib import Path
@@ -24,14 +24,14 @@ from tests.reference import bottom_up as slow_caffe
 FPN = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 
 
-def test_without_detectron2_it_says_where_it_is_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_detectron2_is_reported_with_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    with pytest.raises(ImportError, match="in no package index. Install it from its repository"):
+    with pytest.raises(ImportError, match=r"in no package index\. Install it from its repository"):
         build_region_extractor(Detectron2Config(model=FPN, weights=tmp_path / "x.pkl"))
 
 
 def settings(model: str, folder: Path):
-    """detectron2's settings, with small inputs; and the file that holds them."""
+    """Return settings of detectron2 with small inputs, and the file that contains them."""
     config = pytest.importorskip("detectron2.config")
     cfg = config.get_cfg()
     cfg.merge_from_file(str(find_config_file(model)), allow_unsafe=False)
@@ -43,8 +43,8 @@ def settings(model: str, folder: Path):
 
 
 @pytest.mark.parametrize("model", [FPN, "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"])
-def test_every_detection_of_detectron2_is_one_of_ours(model: str, tmp_path: Path) -> None:
-    """What its own predictor finds at the best class of a proposal is a row here, with box, class and score."""
+def test_detectron2_extractor_returns_every_detection_of_detectron2(model: str, tmp_path: Path) -> None:
+    """A detection of detectron2 at the best class of a proposal is a region with the same box, class and score."""
     cfg, path = settings(model, tmp_path)
     from detectron2.modeling import build_model
 
@@ -54,7 +54,7 @@ def test_every_detection_of_detectron2_is_one_of_ours(model: str, tmp_path: Path
     theirs = build_model(cfg).eval()
     for key, value in theirs.state_dict().items():
         if key.endswith("norm.weight"):
-            value.fill_(0.3)  # random weights without this blow up
+            value.fill_(0.3)  # without this, activations of random weights grow too large
     torch.save({"model": theirs.state_dict()}, tmp_path / "random.pth")
     ours = build_region_extractor(
         Detectron2Config(
@@ -75,7 +75,7 @@ def test_every_detection_of_detectron2_is_one_of_ours(model: str, tmp_path: Path
     assert mine[:, 4].max() == pytest.approx(found.scores.max().item(), abs=1e-5)
 
 
-def test_anchors_that_a_checkpoint_holds_are_honoured(tmp_path: Path) -> None:
+def test_detectron2_extractor_uses_anchors_of_the_checkpoint(tmp_path: Path) -> None:
     cfg, path = settings("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", tmp_path)
     from detectron2.modeling import build_model
 
@@ -89,14 +89,14 @@ def test_anchors_that_a_checkpoint_holds_are_honoured(tmp_path: Path) -> None:
         save_file({k: v.contiguous() for k, v in {**state, **more}.items()}, tmp_path / "a.safetensors")
         extractors.append(build_region_extractor(Detectron2Config(model=str(path), weights=tmp_path / "a.safetensors")))
     plain, same, moved = (next(iter(x._model.proposal_generator.anchor_generator.cell_anchors)) for x in extractors)
-    fingerprints = [extractor.recipe["weights_sha256"] for extractor in extractors]
-    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    hashes = [extractor.recipe["weights_sha256"] for extractor in extractors]
+    assert hashes[0] == hashes[1] != hashes[2]
     assert torch.equal(plain, same)
     assert torch.equal(plain + 8, moved)
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "cannot be read as settings of detectron2 without running code"),
         ("COCO-Detection/rpn_R_50_FPN_1x.yaml", "no single box head"),
@@ -105,19 +105,19 @@ def test_anchors_that_a_checkpoint_holds_are_honoured(tmp_path: Path) -> None:
         ("nowhere.yaml", "no settings"),
     ],
 )
-def test_other_models_are_refused(model: str, says: str, tmp_path: Path) -> None:
+def test_detectron2_extractor_rejects_other_models(model: str, message: str, tmp_path: Path) -> None:
     pytest.importorskip("detectron2.config")
     if model == "sigmoid":
         cfg, path = settings(FPN, tmp_path)
         cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
         path.write_text(cfg.dump())
         model = str(path)
-    with pytest.raises((ValueError, FileNotFoundError), match=says):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         build_region_extractor(Detectron2Config(model=model, weights=tmp_path / "x.pkl"))
 
 
 def in_detectron2s_layers(state: dict[str, torch.Tensor]):
-    """The bottom-up model of layers of detectron2: backbone, proposal head, pooler, res5, predictor."""
+    """Build the bottom-up model from layers of detectron2: backbone, proposal head, pooler, res5, predictor."""
     pytest.importorskip("detectron2")
     from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
     from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
@@ -160,8 +160,8 @@ def in_detectron2s_layers(state: dict[str, torch.Tensor]):
     return whole.eval(), ROIPooler(14, (1 / 16,), 0, "ROIPool"), theirs[ports.CELL_ANCHORS]
 
 
-def test_the_bottom_up_model_in_detectron2s_layers_is_ours(tmp_path: Path) -> None:
-    """Backbone, heads, pooler, res5 and predictor are detectron2's; boxes and choice, which it lacks, Caffe's."""
+def test_bottom_up_extractor_equals_the_model_in_layers_of_detectron2(tmp_path: Path) -> None:
+    """Backbone, heads, pooler, res5 and predictor are from detectron2; boxes and selection are from the reference."""
     model = calibrated(50, 12, short=160)
     whole, pooler, anchors = in_detectron2s_layers(model.state_dict())
     from detectron2.structures import Boxes

@@ -1,4 +1,4 @@
-"""Grid features: cells that tile the image, and the averages a slow loop gives."""
+"""Grid extractor: cells cover the image, and features equal the averages of a slow loop."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.helpers.random_networks import calibrated, pictures
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ResNet-18 with random weights, classifier and all."""
+    """A ResNet-18 with random weights, including the classifier."""
     torch.manual_seed(2)
     model = calibrated(models.resnet18(num_classes=3), pictures(2, 128, 128))
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
@@ -30,7 +30,7 @@ def grid(path: Path, **settings) -> GridExtractor:
     return build_region_extractor(GridConfig(**settings))
 
 
-def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None:
+def test_grid_extractor_features_equal_a_slow_loop_over_the_map(weights: Path) -> None:
     found = grid(weights, max_grid_size=3, whole_image=True, full_precision=True)
     image = picture(1, 240, 320)
     regions = found([image])[0]
@@ -39,7 +39,7 @@ def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None
     stages = torch.nn.Sequential(*list(model.eval().children())[:-2])
     with torch.inference_mode():
         x = found.preprocess(image).input
-        assert x.shape == (3, 160, 213), "the short side is 160, the aspect kept"
+        assert x.shape == (3, 160, 213), "the short side is 160 and the aspect ratio is kept"
         c5 = stages(x[None])[0].numpy()  # (512, 5, 7)
     expected = [c5.mean((1, 2))]
     for row in range(3):
@@ -55,8 +55,8 @@ def test_features_are_what_a_slow_loop_over_the_map_gives(weights: Path) -> None
 
 
 @pytest.mark.parametrize(("rows", "columns", "width", "height"), [(7, 7, 640, 480), (3, 5, 101, 67), (1, 1, 3, 2)])
-def test_boxes_tile_the_image(rows: int, columns: int, width: int, height: int) -> None:
-    """Every pixel center lies in exactly one box, and no box reaches out."""
+def test_cell_boxes_cover_every_pixel_once(rows: int, columns: int, width: int, height: int) -> None:
+    """Every pixel center is in exactly one box, and no box extends beyond the image."""
     boxes = cell_boxes(rows, columns, width, height)
     x, y = np.arange(width)[None, :, None] + 0.5, np.arange(height)[:, None, None] + 0.5
     inside = (x >= boxes[:, 0]) & (x < boxes[:, 2]) & (y >= boxes[:, 1]) & (y < boxes[:, 3])
@@ -66,14 +66,14 @@ def test_boxes_tile_the_image(rows: int, columns: int, width: int, height: int) 
     assert boxes.shape == (rows * columns, 4)
 
 
-def test_the_whole_map_can_be_kept_and_thin_images_have_few_cells(weights: Path) -> None:
+def test_grid_extractor_keeps_the_complete_map_and_few_cells_of_thin_images(weights: Path) -> None:
     assert grid(weights, max_grid_size=None)([picture(2, 240, 320)])[0].features.shape == (5 * 7, 512)
     thin = grid(weights, max_grid_size=4)([np.zeros((10, 400, 3), np.uint8)])[0]
     assert thin.boxes.shape == (4, 4), "one row of the map: 256 x 6 pixels"
     assert np.isfinite(thin.features).all()
 
 
-def test_fast_is_near_exact_and_has_a_recipe_of_its_own(weights: Path) -> None:
+def test_grid_extractor_in_half_precision_is_close_and_has_its_own_recipe(weights: Path) -> None:
     quick, exact = (grid(weights, full_precision=e) for e in (False, True))
     a, b = (found([picture(3, 240, 320)])[0].features.astype(float) for found in (quick, exact))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -83,7 +83,7 @@ def test_fast_is_near_exact_and_has_a_recipe_of_its_own(weights: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"model": "resnet81"}, "Unknown backbone 'resnet81': did you mean 'resnet18'"),
         ({"layer": "layer5"}, r"does not have the layer 'layer5'. Set `layer` to one of conv1, bn1"),
@@ -93,6 +93,6 @@ def test_fast_is_near_exact_and_has_a_recipe_of_its_own(weights: Path) -> None:
         ({"model": "vit_b_16", "layer": "encoder"}, "cannot be run up to 'encoder'"),
     ],
 )
-def test_bad_settings(weights: Path, settings: dict, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_grid_extractor_rejects_invalid_settings(weights: Path, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         grid(weights, **settings)

@@ -1,4 +1,4 @@
-"""The fast path says what the plain one says: folded norms, proposals, RoIAlign, and rows of real scenes."""
+"""The fast path equals the plain one: folded batch norms, proposals, RoIAlign, and regions of demo scenes."""
 
 import copy
 
@@ -24,7 +24,7 @@ BFLOAT = choose_dtype("cpu") == torch.bfloat16
 
 
 class Preactivated(nn.Module):
-    """A norm before its convolution: nothing to fold, whatever the order of the attributes says."""
+    """A batch norm before its convolution, which must not be folded although a convolution follows in the list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ def detector(name: str) -> nn.Module:
 @pytest.mark.parametrize(
     "name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn", "demo"]
 )
-def test_folding_changes_no_map_and_leaves_no_norm(name: str) -> None:
-    """In float64 to the last digits; in float32 it is as far from the float64 result as the plain network is."""
+def test_fold_batch_norms_keeps_the_maps_and_removes_every_norm(name: str) -> None:
+    """Equal in float64; in float32 the error is at most 1.5 times that of the plain network."""
     inputs = pictures(2, 128, 160)
     model = calibrated(build_detector("demo", "demo")[0] if name == "demo" else detector(name), inputs).backbone
     double = copy.deepcopy(model).double()
@@ -54,13 +54,13 @@ def test_folding_changes_no_map_and_leaves_no_norm(name: str) -> None:
         exact = [*fold_batch_norms(double)(inputs.double()).values()]
     assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for maps in zip(plain, folded, truth, exact, strict=True):
-        assert maps[0].std() > 0.1, "a map of zeros would prove nothing"
+        assert maps[0].std() > 0.1, "a map of zeros would show nothing"
         off = [float((x - maps[2]).norm() / maps[2].norm()) for x in maps]
         assert off[3] < 1e-11
         assert off[1] < 1.5 * off[0] + 1e-6
 
 
-def test_frozen_norms_biases_and_a_convolutions_own_norm_are_folded_and_others_are_not() -> None:
+def test_fold_batch_norms_folds_frozen_norms_biases_and_norms_of_convolutions() -> None:
     torch.manual_seed(0)
     frozen, own = FrozenBatchNorm2d(6), nn.Conv2d(6, 6, 1)
     for buffer in frozen.buffers():
@@ -79,7 +79,7 @@ def test_frozen_norms_biases_and_a_convolutions_own_norm_are_folded_and_others_a
         torch.testing.assert_close(fold_batch_norms(other)(inputs), plain, rtol=0, atol=0)
 
 
-def test_exact_means_float32_and_the_recipe_says_what_is_computed_in() -> None:
+def test_full_precision_computes_in_float32_and_the_recipe_contains_the_dtype() -> None:
     exact, quick = (
         TorchvisionExtractor(TorchvisionConfig(model="demo", weights="demo", full_precision=e)) for e in (True, False)
     )
@@ -90,7 +90,7 @@ def test_exact_means_float32_and_the_recipe_says_what_is_computed_in() -> None:
     assert {p.dtype for p in quick._detector.parameters()} == {choose_dtype("cpu")}
 
 
-def test_a_machine_without_half_precision_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_dtype_is_float32_without_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
     assert choose_dtype("cpu") == torch.float32
@@ -105,7 +105,7 @@ def test_a_machine_without_half_precision_computes_in_float32(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn", "demo"])
-def test_proposals_and_pooling_are_torchvisions(name: str) -> None:
+def test_select_proposals_and_roi_align_equal_torchvision(name: str) -> None:
     """In float32, two images at once: the same proposals bit for bit, pooled maps up to rounding."""
     inputs = pictures(2, 192, 256)
     model = build_detector("demo", "demo")[0] if name == "demo" else calibrated(detector(name), inputs)
@@ -126,8 +126,8 @@ def test_proposals_and_pooling_are_torchvisions(name: str) -> None:
     assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
-def test_anchors_stay_float32_where_the_maps_are_not() -> None:
-    """Deltas of zero: every proposal is an anchor, at whole pixels that bfloat16 does not have."""
+def test_select_proposals_keeps_anchors_in_float32() -> None:
+    """With deltas of zero every proposal is an anchor, at whole pixels that bfloat16 cannot represent."""
     model = build_detector("demo", "demo")[0]
     for parameter in model.rpn.head.parameters():
         nn.init.zeros_(parameter)
@@ -139,11 +139,11 @@ def test_anchors_stay_float32_where_the_maps_are_not() -> None:
     with torch.inference_mode():
         boxes = select_proposals(model.rpn, maps, images)[0]
     inner = boxes[(boxes[:, 0] > 4000) & (boxes[:, 2] < 6000)]
-    assert (((inner[:, 0] + inner[:, 2]) / 2) % 8 == 0).all(), "centers lie at multiples of the stride"
+    assert (((inner[:, 0] + inner[:, 2]) / 2) % 8 == 0).all(), "centers are at multiples of the stride"
     assert len(inner[:, 0].unique()) > 1000
 
 
-def test_a_map_of_one_level_is_pooled_too() -> None:
+def test_roi_align_by_lookup_pools_a_single_level() -> None:
     maps = {"0": torch.randn(1, 16, 20, 30)}
     boxes = [torch.tensor([[10.0, 20, 300, 200], [0, 0, 480, 320]])]
     align = MultiScaleRoIAlign(["0"], 5, 3)
@@ -151,9 +151,9 @@ def test_a_map_of_one_level_is_pooled_too() -> None:
 
 
 @pytest.mark.skipif(not BFLOAT, reason="this processor has no bfloat16")
-def test_half_precision_finds_the_same_things() -> None:
-    """Trained weights, scenes they never saw. A row may be another proposal's of nearly the same score and box."""
-    settings = {"model": "demo", "weights": "demo", "min_score": 0.3, "nms_iou": 0.5}  # the demo's plan
+def test_half_precision_finds_the_same_regions() -> None:
+    """With trained weights and test scenes; a region may come from another proposal of nearly the same score."""
+    settings = {"model": "demo", "weights": "demo", "min_score": 0.3, "nms_iou": 0.5}  # as in the plan of the demo
     exact, quick = (TorchvisionExtractor(TorchvisionConfig(**settings, full_precision=e)) for e in (True, False))
     rows, cosines = 0, []
     for index in range(1100, 1160):

@@ -1,4 +1,4 @@
-"""Region features: choosing boxes, batches, the whole image; and agreement with torchvision and a slow loop."""
+"""Torchvision extractor: selection, batches, whole-image region, agreement with torchvision and a slow loop."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def extractor(weights: Path, **settings) -> TorchvisionExtractor:
     return TorchvisionExtractor(TorchvisionConfig(**settings))
 
 
-def test_regions_of_an_image(weights: Path) -> None:
+def test_torchvision_extractor_returns_regions_of_an_image(weights: Path) -> None:
     found = extractor(weights, max_regions=10)
     regions = found([picture(0, 250, 500)])[0]
     assert regions.attr_ids.tolist() == [-1] * 11
@@ -49,8 +49,8 @@ def test_regions_of_an_image(weights: Path) -> None:
     assert (regions.boxes[:, 2:] > 300).any(), "boxes are in pixels of the image, not of the network's input"
 
 
-def test_agrees_with_torchvisions_own_detections(weights: Path) -> None:
-    """Every box torchvision's roi_heads score highest for its proposal is one of ours, with the same score."""
+def test_torchvision_extractor_agrees_with_detections_of_torchvision(weights: Path) -> None:
+    """The best box that roi_heads of torchvision predict for a proposal is one of the regions, with the same score."""
     ours = extractor(weights, max_regions=200, nms_iou=1.0, whole_image=False)
     image = picture(4, 300, 400)
     regions = ours([image])[0]
@@ -65,7 +65,7 @@ def test_agrees_with_torchvisions_own_detections(weights: Path) -> None:
     assert mine[0, 4] == pytest.approx(best[:, 4].max(), abs=1e-5)
 
 
-def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
+def test_torchvision_extractor_region_does_not_depend_on_its_batch(weights: Path) -> None:
     images = [picture(0, 240, 320), picture(1, 320, 240), picture(2, 240, 320), picture(3, 400, 500)]
     found = extractor(weights, max_regions=12)
     same = [picture(seed, 240, 320) for seed in range(3)]
@@ -78,23 +78,23 @@ def test_a_region_does_not_depend_on_batch_mates(weights: Path) -> None:
         np.testing.assert_allclose(alone.features, together.features, atol=2e-3)
 
 
-def test_whole_image_row_changes_nothing_else(weights: Path) -> None:
+def test_whole_image_region_does_not_change_other_regions(weights: Path) -> None:
     image = picture(5, 300, 400)
-    with_it, without = (extractor(weights, whole_image=wanted)([image])[0] for wanted in (True, False))
+    with_it, without = (extractor(weights, whole_image=whole_image)([image])[0] for whole_image in (True, False))
     np.testing.assert_array_equal(with_it.boxes[1:], without.boxes)
     np.testing.assert_allclose(with_it.features[1:], without.features, atol=2e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (6, 300), (300, 6)])
-def test_tiny_and_thin_images_give_the_whole_image_at_least(weights: Path, shape: tuple[int, int]) -> None:
+def test_torchvision_extractor_returns_a_region_of_tiny_and_thin_images(weights: Path, shape: tuple[int, int]) -> None:
     regions = extractor(weights)([np.zeros((*shape, 3), np.uint8)])[0]
     assert len(regions.features) >= 1
     assert np.isfinite(regions.features).all()
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_thin_strip_does_not_spoil_what_comes_after_it(weights: Path, exact: bool) -> None:
-    """torchvision's RoIAlign takes its strides from the first image it sees, and of a strip it takes wrong ones."""
+def test_thin_image_does_not_change_later_images(weights: Path, exact: bool) -> None:
+    """RoIAlign of torchvision computes its strides from the first image, and wrong ones from a thin image."""
     image, found = picture(8, 240, 320), extractor(weights, full_precision=exact)
     found([np.zeros((8, 400, 3), np.uint8)])
     after, alone = found([image])[0], extractor(weights, full_precision=exact)([image])[0]
@@ -102,15 +102,15 @@ def test_a_thin_strip_does_not_spoil_what_comes_after_it(weights: Path, exact: b
     np.testing.assert_array_equal(after.boxes, alone.boxes)
 
 
-def test_the_tap_chooses_the_feature_and_nothing_else(weights: Path) -> None:
-    """`pooled` is the mean of what torchvision's RoIAlign gives for the proposal, here for the whole image."""
+def test_feature_layer_changes_only_the_features(weights: Path) -> None:
+    """`pooled` is the mean of RoIAlign of torchvision for the proposal, here for the whole image."""
     image = picture(6, 300, 400)
-    taps = {tap: extractor(weights, feature_layer=tap) for tap in ("box_head", "pooled")}
-    head, pooled = (taps[tap]([image])[0] for tap in taps)
+    extractors_by_layer = {layer: extractor(weights, feature_layer=layer) for layer in ("box_head", "pooled")}
+    head, pooled = (extractors_by_layer[layer]([image])[0] for layer in extractors_by_layer)
     np.testing.assert_array_equal(head.boxes, pooled.boxes)
-    assert [found.dim for found in taps.values()] == [256, 96]
+    assert [found.dim for found in extractors_by_layer.values()] == [256, 96]
     assert pooled.features.shape[1] == 96
-    assert taps["pooled"].recipe != taps["box_head"].recipe
+    assert extractors_by_layer["pooled"].recipe != extractors_by_layer["box_head"].recipe
     detector = build_detector("demo", str(weights))[0]
     with torch.inference_mode():
         inputs, _ = detector.transform([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
@@ -121,7 +121,7 @@ def test_the_tap_chooses_the_feature_and_nothing_else(weights: Path) -> None:
 
 
 def slow_select(boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, min_score: float) -> list[int]:
-    """What `select` says, one box and one overlap at a time."""
+    """Do what `select_boxes` does, one box and one overlap at a time."""
 
     def overlap(a: np.ndarray, b: np.ndarray) -> float:
         w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
@@ -137,13 +137,13 @@ def slow_select(boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, m
                 survivors.append(i)
         kept += [i for i in survivors if i in able and i not in kept]
         iou = min(iou + 0.1, 1.0)
-        if min_score > 0:  # as many rows as reach it: nothing is filled up
+        if min_score > 0:  # all boxes that reach it; no overlap is added
             break
     return sorted(kept[:limit], key=lambda i: -scores[i])
 
 
 @pytest.mark.parametrize(("limit", "iou", "min_score"), [(5, 0.5, 0.0), (36, 0.3, 0.0), (60, 0.5, 0.0), (36, 0.5, 0.4)])
-def test_selection_equals_a_slow_loop(limit: int, iou: float, min_score: float) -> None:
+def test_select_boxes_equals_a_slow_loop(limit: int, iou: float, min_score: float) -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
         corner = rng.uniform(0, 60, (50, 2))
@@ -153,11 +153,11 @@ def test_selection_equals_a_slow_loop(limit: int, iou: float, min_score: float) 
         assert fast.tolist() == slow_select(boxes, scores, limit, iou, min_score)
 
 
-def test_images_must_be_rgb_bytes(weights: Path) -> None:
+def test_torchvision_extractor_rejects_images_that_are_not_uint8(weights: Path) -> None:
     with pytest.raises(ValueError, match=r"Image 1 is float32 \(4, 4, 3\)"):
         extractor(weights)([picture(0, 60, 60), np.zeros((4, 4, 3), np.float32)])
 
 
-def test_a_strip_that_would_shrink_to_nothing_is_refused(weights: Path) -> None:
+def test_torchvision_extractor_rejects_too_narrow_images(weights: Path) -> None:
     with pytest.raises(ValueError, match="Image 0 is 900x2, narrower than 1:50"):
         extractor(weights)([np.zeros((2, 900, 3), np.uint8)])

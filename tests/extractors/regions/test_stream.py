@@ -1,4 +1,4 @@
-"""Files to regions beside the model: the same as one by one, in order, bounded, and stopped by the machine's faults."""
+"""Extraction from paths: equal to single images, in order, bounded, and ended by errors of the machine."""
 
 import errno
 import threading
@@ -23,7 +23,7 @@ PATIENCE = 20  # seconds until an event that should come counts as missing
 
 
 class Echo(RegionExtractor):
-    """One row an image: its first pixel and the number of images that went through with it."""
+    """Returns one region per image: its first pixel value and the number of images in its batch."""
 
     classes: tuple[str, ...] = ()
     dim = 2
@@ -53,7 +53,7 @@ def _row(value: int, mates: int, size: tuple[int, int]) -> Regions:
 
 
 def pixels(number: int) -> np.ndarray:
-    """Three sizes, five images each; every seventh image is broken, one is none at all."""
+    """Three sizes of five images each; every seventh image is invalid, and one does not exist."""
     if number % 7 == 3:
         raise ValueError(f"broken {number}")
     if number == 8:
@@ -61,7 +61,7 @@ def pixels(number: int) -> np.ndarray:
     return np.full((4 + number // 5 % 3, 6, 3), number, np.uint8)
 
 
-def test_equals_one_by_one_with_a_real_network() -> None:
+def test_extract_from_paths_equals_single_images_with_a_real_network() -> None:
     extractor = TorchvisionExtractor(
         TorchvisionConfig(model="demo", weights="demo", max_regions=5, full_precision=True)
     )
@@ -74,13 +74,13 @@ def test_equals_one_by_one_with_a_real_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "threads", "ahead", "reached"),
+    ("batch", "threads", "prefetch", "largest_batch"),
     [(1, 1, 1, 1), (1, 2, 5, 1), (4, 3, 12, 4), (8, 1, 3, 3), (3, None, None, 3), (50, 2, 50, 12)],
 )
-def test_in_order_in_batches_of_one_size_and_the_same_every_time(
-    batch: int, threads: int | None, ahead: int | None, reached: int
+def test_extract_from_paths_keeps_order_and_forms_the_same_batches_every_time(
+    batch: int, threads: int | None, prefetch: int | None, largest_batch: int
 ) -> None:
-    runs = [list(extract_from_paths(Echo(batch), range(40), pixels, threads, ahead)) for _ in range(2)]
+    runs = [list(extract_from_paths(Echo(batch), range(40), pixels, threads, prefetch)) for _ in range(2)]
     for number, (found, again) in enumerate(zip(*runs, strict=True)):
         if number == 8 or number % 7 == 3:
             assert found == ("no image 8" if number == 8 else f"broken {number}")
@@ -88,12 +88,12 @@ def test_in_order_in_batches_of_one_size_and_the_same_every_time(
         assert found.features[0, 0] == number
         assert found.size == (6, 4 + number // 5 % 3)
         assert 1 <= found.features[0, 1] <= batch
-        assert found.features[0, 1] == again.features[0, 1], "the clock has no say in what shares a batch"
+        assert found.features[0, 1] == again.features[0, 1], "batches must not depend on the speed of threads"
     mates = [found.features[0, 1] for found in runs[0] if not isinstance(found, str)]
-    assert max(mates) == reached
+    assert max(mates) == largest_batch
 
 
-def test_no_more_is_read_ahead_than_allowed() -> None:
+def test_extract_from_paths_loads_at_most_prefetch_images() -> None:
     begun: list[int] = []
 
     def load(number: int) -> np.ndarray:
@@ -101,12 +101,12 @@ def test_no_more_is_read_ahead_than_allowed() -> None:
         return np.full((4, 4, 3), number, np.uint8)
 
     for done, _ in enumerate(extract_from_paths(Echo(2), range(30), load, threads=3, prefetch=6)):
-        time.sleep(0.002)  # time enough to run away
+        time.sleep(0.002)  # enough time for the threads to load more
         assert len(begun) <= done + 6
     assert sorted(begun) == list(range(30))
 
 
-def test_decoding_goes_on_while_the_model_works_and_the_other_way_round() -> None:
+def test_extract_from_paths_decodes_while_the_model_works() -> None:
     decoded, working = [threading.Event() for _ in range(4)], [threading.Event() for _ in range(4)]
 
     class Waits(Echo):
@@ -118,14 +118,14 @@ def test_decoding_goes_on_while_the_model_works_and_the_other_way_round() -> Non
 
     def load(number: int) -> np.ndarray:
         if number:
-            assert working[number - 1].wait(PATIENCE), "the one before is extracted while this one is decoded"
+            assert working[number - 1].wait(PATIENCE), "the previous image is extracted while this one is decoded"
         decoded[number].set()
         return np.full((4, 4, 3), number, np.uint8)
 
     assert len(list(extract_from_paths(Waits(), range(4), load, threads=1, prefetch=2))) == 4
 
 
-def test_a_fault_of_the_machine_ends_the_stream_and_closing_ends_the_threads() -> None:
+def test_extract_from_paths_ends_at_an_os_error_and_closing_ends_its_threads() -> None:
     def load(number: int) -> np.ndarray:
         if number == 5:
             raise OSError(errno.EIO, "the disk is failing")
@@ -141,32 +141,32 @@ def test_a_fault_of_the_machine_ends_the_stream_and_closing_ends_the_threads() -
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
 
 
-class Sharing:
-    """A job that shares a device with its like."""
+class GpuJob:
+    """A job that uses a GPU."""
 
-    size, uses_gpu = 1, True
+    num_items, uses_gpu = 1, True
 
     def __init__(self, extractor: RegionExtractor) -> None:
         self.extractor = extractor
 
 
-def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
-    """Two at a time in this process, one of them in the model: `Echo` fails where two are."""
-    meeting, seen = threading.Barrier(2), set()
+def test_jobs_on_one_gpu_run_in_threads_in_turn() -> None:
+    """Two run at a time in this process, and one of them is in the model: `Echo` fails if both are."""
+    barrier, thread_ids = threading.Barrier(2), set()
 
-    def shard(job: Sharing) -> list[float]:
-        meeting.wait(PATIENCE)  # two shards are under way
-        seen.add(threading.get_ident())
+    def shard(job: GpuJob) -> list[float]:
+        barrier.wait(PATIENCE)  # two shards run
+        thread_ids.add(threading.get_ident())
         return [found.features[0, 0] for found in extract_from_paths(job.extractor, [1, 2, 5, 6], pixels)]
 
     extractor = Echo(2)
-    results = make_process_map(6, "shards")(shard, [Sharing(extractor) for _ in range(4)])
+    results = make_process_map(6, "shards")(shard, [GpuJob(extractor) for _ in range(4)])
     assert list(results) == [[1, 2, 5, 6]] * 4
-    assert len(seen) == 2
+    assert len(thread_ids) == 2
 
 
 @pytest.mark.parametrize(
-    ("config", "shares"),
+    ("config", "expected"),
     [
         (TorchvisionConfig(device="cuda"), True),
         (GridConfig(device="cuda:1"), True),
@@ -174,5 +174,5 @@ def test_jobs_that_share_a_device_are_threads_that_take_turns() -> None:
         (TextConfig(), False),
     ],
 )
-def test_jobs_share_a_gpu_and_nothing_else(config: Any, shares: bool) -> None:
-    assert ExtractionJob(Path(), ShardPlan(()), config, (), "builtins").uses_gpu is shares
+def test_extraction_job_uses_gpu_only_on_a_gpu(config: Any, expected: bool) -> None:
+    assert ExtractionJob(Path(), ShardPlan(()), config, (), "builtins").uses_gpu is expected

@@ -1,4 +1,4 @@
-"""Token features: layers, order, batches, truncation, and the pinned MiniLM."""
+"""Text extractor: layers, order, batches, truncation, recipe, and the pinned MiniLM."""
 
 import importlib.util
 import re
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 0, 1, 4, "mean-last-4"])
-def test_layer_is_the_hidden_state_of_the_whole_model(folder: Path, layer: int | str) -> None:
+def test_text_extractor_layer_equals_the_hidden_state_of_the_complete_model(folder: Path, layer: int | str) -> None:
     extractor = TextExtractor(TextConfig(model=str(folder), layer=layer))
     whole = BertModel.from_pretrained(folder).eval()
     for text, tokens in zip(TEXTS, extractor(TEXTS), strict=True):
@@ -44,14 +44,14 @@ def test_layer_is_the_hidden_state_of_the_whole_model(folder: Path, layer: int |
             states = whole(torch.tensor([ids]), output_hidden_states=True).hidden_states
         assert tokens.token_ids.tolist() == ids
         mean = (states[1] + states[2] + states[3] + states[4]) / 4  # the model has four layers
-        wanted = mean if layer == "mean-last-4" else states[layer]
-        np.testing.assert_allclose(tokens.features, wanted[0].numpy(), atol=2e-3)
+        expected = mean if layer == "mean-last-4" else states[layer]
+        np.testing.assert_allclose(tokens.features, expected[0].numpy(), atol=2e-3)
     assert tokens.features.dtype == np.float16
     assert tokens.token_ids.dtype == np.int32
     assert extractor.dim == tokens.features.shape[1] == 32
 
 
-def test_only_the_layers_needed_are_kept(folder: Path) -> None:
+def test_text_extractor_keeps_only_the_layers_it_needs(folder: Path) -> None:
     def count(layer: int) -> int:
         return len(TextExtractor(TextConfig(model=str(folder), layer=layer))._model.encoder.layer)
 
@@ -59,7 +59,7 @@ def test_only_the_layers_needed_are_kept(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", [-1, "mean-last-4"])
-def test_a_sentence_does_not_depend_on_its_batch(folder: Path, layer: int | str) -> None:
+def test_text_extractor_features_do_not_depend_on_the_batch(folder: Path, layer: int | str) -> None:
     alone = TextExtractor(TextConfig(model=str(folder), layer=layer, batch_size=1))(TEXTS)
     together = TextExtractor(TextConfig(model=str(folder), layer=layer, batch_size=4))(TEXTS[::-1])[::-1]
     for one, other in zip(alone, together, strict=True):
@@ -67,7 +67,7 @@ def test_a_sentence_does_not_depend_on_its_batch(folder: Path, layer: int | str)
         np.testing.assert_allclose(one.features, other.features, atol=1e-3)
 
 
-def test_bfloat16_is_near_and_has_its_own_recipe(folder: Path) -> None:
+def test_text_extractor_in_bfloat16_is_close_and_has_its_own_recipe(folder: Path) -> None:
     exact, quick = (TextExtractor(TextConfig(model=str(folder), dtype=d)) for d in ("float32", "bfloat16"))
     for one, other in zip(exact(TEXTS), quick(TEXTS), strict=True):
         assert other.features.dtype == np.float16
@@ -75,7 +75,7 @@ def test_bfloat16_is_near_and_has_its_own_recipe(folder: Path) -> None:
     assert exact.recipe != quick.recipe
 
 
-def test_long_sentences_are_cut(folder: Path) -> None:
+def test_text_extractor_truncates_long_captions(folder: Path) -> None:
     extractor = TextExtractor(TextConfig(model=str(folder), max_tokens=6))
     exact, cut, short = extractor(["dog dog dog dog", "dog dog dog dog two", "dog"])
     assert exact.token_ids.tolist() == cut.token_ids.tolist()  # [CLS], four words, [SEP]
@@ -95,14 +95,14 @@ ALPHABETS = [
 
 
 @pytest.mark.parametrize("limit", [3, 6, 40])
-def test_one_pass_cuts_as_transformers_cuts_and_counts_what_was_there(folder: Path, limit: int, capfd) -> None:
+def test_text_extractor_truncates_like_transformers_and_counts_all_tokens(folder: Path, limit: int, capfd) -> None:
     extractor, rng = TextExtractor(TextConfig(model=str(folder), max_tokens=limit)), np.random.default_rng(limit)
     texts = ["dog " * 600, "", *ALPHABETS]
     for _ in range(300):
         letters = "".join(ALPHABETS[i] + " " for i in rng.integers(0, len(ALPHABETS), 2))
         texts.append("".join(rng.choice(list(letters), int(rng.integers(0, 60)))))
     ids, whole = extractor._tokenize(texts)
-    assert "longer than" not in capfd.readouterr().err, "a caption that is cut is no error to warn of"
+    assert "longer than" not in capfd.readouterr().err, "a truncated caption must not cause a warning"
     theirs = BertTokenizer.from_pretrained(folder)
     assert ids == theirs(texts, truncation=True, max_length=limit)["input_ids"]
     assert whole == [len(row) for row in theirs(texts, truncation=False)["input_ids"]]
@@ -117,7 +117,7 @@ def test_one_pass_cuts_as_transformers_cuts_and_counts_what_was_there(folder: Pa
         ("two\0 dogs", "two dogs"),  # BERT's own rule: NUL, U+FFFD and controls are dropped
         ("\u200f\u200b\u202e", ""),
         ("two\u202e dogs\u200d", "two dogs"),
-        ("two \ud83d dogs", "two dogs"),  # half a surrogate pair
+        ("two \ud83d dogs", "two dogs"),  # half of a surrogate pair
         ("\udcff", ""),
         ("\ud83d\ude00", "\U0001f600"),  # both halves are the character
         ("caf\u00e9", "cafe\u0301"),
@@ -127,7 +127,7 @@ def test_one_pass_cuts_as_transformers_cuts_and_counts_what_was_there(folder: Pa
         ("\U0001f469\u200d\U0001f467 dog", "[UNK] dog"),
     ],
 )
-def test_text_of_any_script_and_of_none(folder: Path, text: str, same: str) -> None:
+def test_text_extractor_reads_text_of_any_script(folder: Path, text: str, same: str) -> None:
     extractor = TextExtractor(TextConfig(model=str(folder)))
     one, other = extractor([text, same])
     assert one.token_ids.tolist() == other.token_ids.tolist()
@@ -136,20 +136,20 @@ def test_text_of_any_script_and_of_none(folder: Path, text: str, same: str) -> N
     assert np.isfinite(one.features).all()
 
 
-def test_fingerprint_follows_what_decides_the_numbers(folder: Path) -> None:
-    def fingerprint(**settings) -> dict:
+def test_text_extractor_recipe_changes_with_everything_that_changes_the_features(folder: Path) -> None:
+    def recipe(**settings) -> dict:
         return TextExtractor(TextConfig(model=str(folder), **settings)).recipe
 
-    plain = fingerprint()
-    assert plain == fingerprint(batch_size=3, layer=4)
+    plain = recipe()
+    assert plain == recipe(batch_size=3, layer=4)
     assert str(folder) not in str(plain)
-    assert plain["weights_sha256"] != fingerprint(layer=2)["weights_sha256"]
-    assert plain != fingerprint(max_tokens=9)
-    assert plain != fingerprint(layer="mean-last-4")
-    assert plain["weights_sha256"] == fingerprint(layer="mean-last-4")["weights_sha256"]
+    assert plain["weights_sha256"] != recipe(layer=2)["weights_sha256"]
+    assert plain != recipe(max_tokens=9)
+    assert plain != recipe(layer="mean-last-4")
+    assert plain["weights_sha256"] == recipe(layer="mean-last-4")["weights_sha256"]
 
 
-def test_a_model_of_three_layers_has_no_mean_of_four(folder: Path, tmp_path: Path) -> None:
+def test_text_extractor_rejects_the_mean_of_four_layers_of_a_model_with_three(folder: Path, tmp_path: Path) -> None:
     config = BertModel.from_pretrained(folder).config
     config.num_hidden_layers = 3
     BertModel(config).save_pretrained(tmp_path)
@@ -158,7 +158,7 @@ def test_a_model_of_three_layers_has_no_mean_of_four(folder: Path, tmp_path: Pat
         TextExtractor(TextConfig(model=str(tmp_path), layer="mean-last-4"))
 
 
-def test_a_checkpoint_without_a_pooler_has_one_recipe_and_the_tokenizers_rules_count(
+def test_text_extractor_recipe_ignores_a_missing_pooler_and_includes_tokenizer_rules(
     folder: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(4)
@@ -178,7 +178,7 @@ def test_a_checkpoint_without_a_pooler_has_one_recipe_and_the_tokenizers_rules_c
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "says"),
+    ("settings", "error", "message"),
     [
         ({"layer": 5}, ValueError, "hidden states -5 to 4"),
         ({"layer": -6}, ValueError, "hidden states -5 to 4"),
@@ -186,12 +186,12 @@ def test_a_checkpoint_without_a_pooler_has_one_recipe_and_the_tokenizers_rules_c
         ({"model": "no/such/folder/at-all"}, FileNotFoundError, "no/such/folder/at-all"),
     ],
 )
-def test_bad_settings(folder: Path, settings: dict, error: type, says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_text_extractor_rejects_invalid_settings(folder: Path, settings: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         TextExtractor(TextConfig(**{"model": str(folder), **settings}))
 
 
-def test_pinned_hash_refuses_other_bytes(tmp_path: Path) -> None:
+def test_check_sha256_rejects_other_bytes(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"abc")
     # The digest of "abc" is the first example of FIPS 180-2.
@@ -201,7 +201,7 @@ def test_pinned_hash_refuses_other_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec(MINILM_PACKAGE) is None, reason="the extra demo is not installed")
-def test_minilm_knows_what_sentences_mean() -> None:
+def test_minilm_captions_of_equal_meaning_are_similar() -> None:
     extractor = TextExtractor(TextConfig(model="minilm"))
     texts = ["two dogs run along the street", "a pair of dogs racing down a road", "interest rates fell in March"]
     means = np.stack([t.features.astype(np.float32).mean(0) for t in extractor(texts)])

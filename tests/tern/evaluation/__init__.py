@@ -1,1 +1,1 @@
-"""Sub-package tests.tern.evaluation."""
+"""Tests of `tern/evaluation`."""

@@ -1,1 +1,1 @@
-"""Sub-package tests.tern.losses."""
+"""Tests of `tern/losses`."""

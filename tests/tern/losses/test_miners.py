@@ -60,8 +60,8 @@ def slow_angular(data):
 def slow_multi_similarity(data):
     s, _, positive, negative = compare_all(*data)
     anchors = range(len(s))
-    return ({(i, p) for i in anchors for p in positive[i] if s[i][p] - 0.1 < max(s[i][n] for n in negative[i])},
-            {(i, n) for i in anchors for n in negative[i] if s[i][n] + 0.1 > min(s[i][p] for p in positive[i])})  # fmt: skip
+    near = {(i, n) for i in anchors for n in negative[i] if s[i][n] + 0.1 > min(s[i][p] for p in positive[i])}
+    return {(i, p) for i in anchors for p in positive[i] if s[i][p] - 0.1 < max(s[i][n] for n in negative[i])}, near
 
 
 def slow_pair_margin(data):

@@ -1,1 +1,1 @@
-"""Sub-package tests.tern.networks."""
+"""Tests of `tern/networks`."""

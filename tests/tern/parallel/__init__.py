@@ -1,1 +1,1 @@
-"""Sub-package tests.tern.parallel."""
+"""Tests of `tern/parallel`."""

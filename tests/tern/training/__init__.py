@@ -1,1 +1,1 @@
-"""Sub-package tests.tern.training."""
+"""Tests of `tern/training`."""
