@@ -18,7 +18,7 @@ def setup_environment(*, ctx: Any) -> None:
     """Hook of Prefect at its start. It changes the client of the `prefect` command only, not of runs or notebooks."""
     if not _is_command_line():
         return
-    from prefect.client.orchestration import PrefectClient
+    from prefect.client.orchestration import PrefectClient  # lazy: only the command line needs it
 
     method = accept_bare_name(PrefectClient.read_deployment_by_name)
     PrefectClient.read_deployment_by_name = method  # type: ignore[method-assign]  # Prefect has no hook for it
@@ -47,7 +47,7 @@ def accept_bare_name(read_by_name: Any) -> Any:
     async def read(client: Any, name: str) -> Any:
         if not name or "/" in name:
             return await read_by_name(client, name)
-        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName  # lazy: as above
 
         named = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
         found = [

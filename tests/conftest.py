@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that use the fixture `server` in another: it starts only once."""
+    """Keep the tests of a file in one process, and those of the fixture `server` in one, so that it starts once."""
     for item in items:
         uses_server = "server" in getattr(item, "fixturenames", ())
         if uses_server:

@@ -154,7 +154,7 @@ def _read_config(config: Detectron2Config) -> Any:
     """Read detectron2's settings without running Python tags of the .yaml file."""
     path = find_config_file(config.model)
     from detectron2.config import get_cfg
-    from yaml import YAMLError
+    from yaml import YAMLError  # lazy: detectron2 brings it
 
     cfg = get_cfg()
     try:

@@ -13,12 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from extractors.config import TextConfig
 from extractors.nn.inference import parse_device
 from extractors.nn.state_dict import state_sha256
-from extractors.text.models import MEAN_LAST_4, NUM_MEAN_LAYERS, load_text_model, resolve_model_folder
+from extractors.text.models import (
+    MEAN_LAST_4,
+    NUM_MEAN_LAYERS,
+    load_text_model,
+    load_tokenizer,
+    resolve_model_folder,
+)
 
 VERSION = 2  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 
@@ -51,7 +56,7 @@ class TextExtractor:
         folder = resolve_model_folder(config.model)
         local = Path(folder).is_dir()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+            self._tokenizer = load_tokenizer(folder, local)
             model: Any = load_text_model(folder, config.layer, local)
             self._model = model.to(config.device).eval()
         except OSError as error:

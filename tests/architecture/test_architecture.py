@@ -76,8 +76,8 @@ HOMES = {  # library -> the only files and folders that import it
 # Files whose imports inside functions are their design: a command or a kind imports what it needs when it is chosen.
 LATE_IMPORTS = ("pipeline/cli/", "flows/commands.py", "flows/flows.py", "extractors/registry.py")
 # Libraries that a function imports because they are optional or only draw.
-OPTIONAL = {"detectron2", "matplotlib", "tensorboard", "prefect_dask", "prefect_ray", "torch.utils.tensorboard"}
-# The environment is read in data/settings.py, but for variables of others.
+OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "prefect_ray", "torch.utils.tensorboard"}
+# The environment is read in data/settings.py, except for variables of other programs.
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*",
     "pipeline/cli/app.py": "OMP_*",

@@ -110,8 +110,9 @@ flows.tasks.shards.shard = flows.tasks.shards.shard.with_options(retry_delay_sec
 
 @flow
 def faults(folder: str, names: list[str]):
-    each = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")  # one for each job: which comes first is not said
-    return each(counted, [Path(folder) / name for name in names])
+    # One worker per job: the order of the jobs is not defined.
+    map_fn = flows.tasks.shards.make_task_map_factory(3, "demo")("region features")
+    return map_fn(counted, [Path(folder) / name for name in names])
 
 faults(sys.argv[1], sys.argv[2].split(","))
 """

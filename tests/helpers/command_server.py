@@ -14,6 +14,8 @@ from pathlib import Path
 
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
+if {tool!r} == "python" and sys.argv[1:2] != ["-c"]:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})
     request = {{"tool": {tool!r}, "arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
@@ -83,7 +85,6 @@ def _run(tool: str, arguments: list[str], folder: str, environment: dict[str, st
             sys.argv = ["tern", *arguments]
             main()
         else:
-            assert arguments[0] == "-c", "the client of Python runs code alone"
             sys.path.insert(0, "")
             exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     except SystemExit as ended:

@@ -116,12 +116,13 @@ def _peak() -> float:
 
 def _built(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any]:
     """CPU seconds by the parts of a build, bytes by the parts of what it makes, and what it has chosen."""
-    looks = lambda: (
-        source.check("image"),
-        source.hash_vectors("image"),
-        build_table("image", source.metadata),
-    )
-    prepared, _ = cpu_of(looks)
+
+    def prepare() -> None:
+        source.check("image")
+        source.hash_vectors("image")
+        build_table("image", source.metadata)
+
+    prepared, _ = cpu_of(prepare)
     ended, began = {}, time.process_time()
     gate = make_gate(GateConfig(), {"image": HeldOutQueries(queries)}, {"image": source})
     seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731

@@ -39,10 +39,8 @@ def index_update(folder: Path) -> None:
     judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(queries["text"])}, {"image": source})  # noqa: E731
     for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
         gate = judge if gated else lambda source: None
-        make = lambda: build_index(
-            config, IndexInputs({"image": first}, {"image": queries["text"]}), root, gate=gate(first)
-        )  # noqa: B023, E731
-        whole, _ = cpu_of(make)
+        inputs = IndexInputs({"image": first}, {"image": queries["text"]})
+        whole, _ = cpu_of(lambda: build_index(config, inputs, root, gate=gate(first)))  # noqa: B023
         table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
         for name, grown in steps:
             _cached_sha256.cache_clear()  # as in a process of its own

@@ -26,7 +26,7 @@ FPN = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 
 def test_missing_detectron2_is_reported_with_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    with pytest.raises(ImportError, match="in no package index. Install it from its repository"):
+    with pytest.raises(ImportError, match=r"in no package index\. Install it from its repository"):
         build_region_extractor(Detectron2Config(model=FPN, weights=tmp_path / "x.pkl"))
 
 

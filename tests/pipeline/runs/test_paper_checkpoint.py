@@ -145,7 +145,7 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
-    with pytest.raises(FileNotFoundError, match="The checkpoint .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"The checkpoint .* does not exist"):
         extract_features(load_plan(str(path), settings))
     settings = (f'checkpoint="{tmp_path / "x.pth.tar"}"', f'workspace="{tmp_path / "new"}"', "text.layer=mean-last-4")
     with pytest.raises(ValueError, match=r"was trained on one layer\. Set text\.layer=6"):
