@@ -94,7 +94,7 @@ def main(path: str) -> None:
         listening.listen()
         import flows.runs  # noqa: F401
 
-        # All runs share one fork server for their worker processes; otherwise each run would start its own, with imports.
+        # All runs share one fork server for their worker processes. Each run would otherwise start its own.
         multiprocessing.get_context("forkserver").set_forkserver_preload(
             ["pipeline.stages.extract", "pipeline.stages.embed", "extractors.regions.faster_rcnn"]
         )
