@@ -80,7 +80,7 @@ def demo(folder: Path) -> None:
 
 
 def trained(features: Features, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
-    """Train presets on the same features and split; the epoch is chosen on `val`. Print mean and deviation over seeds."""
+    """Train presets on the same features; the epoch is chosen on `val`. Print mean and deviation over seeds."""
     regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     console, title = Console(width=140), f"{dataset.name}: presets"
