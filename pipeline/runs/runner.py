@@ -118,7 +118,7 @@ class PipelineRunner:
         if plan.regions_store is not None:
             return check_region_store(plan.regions_store, dataset)
         config = plan.regions_file or plan.regions
-        # A region file is read as a whole: once in this process instead of in each worker process.
+        # This process reads a region file as a whole, once, instead of each worker process.
         map_fn = self._counting_map("region features", map if isinstance(config, RegionFileConfig) else None)
         return extract_regions(config, dataset, self.workspace, plan.images_per_shard, map_fn)
 

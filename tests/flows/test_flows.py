@@ -311,10 +311,10 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     assert found["parameters"] == {"plan": gone, "model": "tern-0123456789ab", "overrides": settings}
     state = lambda: server.get(f"/flow_runs/{found['id']}")["state"]  # noqa: E731
     await_(lambda: state()["type"] == "FAILED", 150, "not failed")
-    assert "No plan" in state()["message"]
+    assert "does not exist" in state()["message"]
     (told,) = await_(lambda: [facts for facts in server.told() if facts["id"] == found["id"]], 30, "nobody was told")
     assert (told["flow"], told["state"]) == ("build-index", "Failed")
-    assert "No plan" in told["message"]
+    assert "does not exist" in told["message"]
 
 
 @pytest.mark.parametrize(

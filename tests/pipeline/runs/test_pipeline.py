@@ -43,7 +43,7 @@ def hashes(workspace: Path) -> dict[str, str]:
 
 
 def _untimed(manifest: Path) -> str:
-    """A manifest less the milliseconds that the gate measured, and its own hash."""
+    """Return a manifest without its hash and without the milliseconds that the gate measured."""
     content = json.loads(manifest.read_text())
     for name, check in content["gate"]["checks"].items():
         if name.endswith("latency"):
