@@ -137,7 +137,10 @@ def _read_stored_hashes(store: Store) -> dict[str, str]:
 
 
 def _write_pending(folder: Path, pending: deque[tuple[Item, ItemRow]]) -> None:
-    """Write the pending items as one shard and list it; rows leave the queue one by one, so that they exist once."""
+    """Write the pending items as one shard and list it.
+
+    Rows leave the queue one by one, so that they are in memory only once.
+    """
     plan = ShardPlan(tuple(item for item, _ in pending))
     commit(folder, [write_shard(folder, plan, (pending.popleft()[1] for _ in range(len(pending))))])
     pending.clear()  # if an interrupted run had finished the shard, its rows were not read
