@@ -19,9 +19,9 @@ class Thing:
 
     kind: str
     x: float
-    """Where it touches the ground, pixels."""
+    """Column where it touches the ground, pixels."""
     y: float
-    """Where it touches the ground, pixels."""
+    """Row where it touches the ground, pixels."""
     height: float
     """Height in pixels."""
     flip: bool

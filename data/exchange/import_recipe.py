@@ -13,7 +13,7 @@ MAX_VOCABULARY_BYTES = 16 << 20
 
 
 def detect_formats(config: ImportConfig) -> list[Format]:
-    """Return the format of each source: the one of the settings, or the detected one.
+    """Return the format of each source, as configured or detected.
 
     Raises:
         FileNotFoundError: A source is missing.

@@ -1,4 +1,4 @@
-"""Records that every format reads into and writes from; fields and units are those of a region store.
+"""Records that the readers of formats yield and the writers receive; fields and units are those of a region store.
 
 r: rows of an image, d: feature dimension.
 """

@@ -223,14 +223,14 @@ def count(path: Path) -> int:
     return len(_read_sidecar(path))
 
 
-_CARRIES = frozenset({"boxes", "size"})
+_FIELDS = frozenset({"boxes", "size"})
 FIXED = Format(
     "vqa-h5",
     "VQA train36.hdf5",
     read,
     partial(write, False),
     count,
-    _CARRIES,
+    _FIELDS,
     suffix=".hdf5",
     sidecar_files=lambda target: sidecar_paths(target)[:1],
     fixed_rows=True,
@@ -241,7 +241,7 @@ ADAPTIVE = Format(
     read,
     partial(write, True),
     count,
-    _CARRIES,
+    _FIELDS,
     suffix=".hdf5",
     sidecar_files=lambda target: sidecar_paths(target)[:1],
 )

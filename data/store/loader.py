@@ -1,4 +1,4 @@
-"""Read batches of a store ahead of their use with threads.
+"""Read batches of a store in background threads, before they are used.
 
 `preadv` releases the GIL, and rows go from the file into the batch without another copy. Worker processes would need a
 second copy, through shared memory.

@@ -1,4 +1,4 @@
-"""Whether reading keeps up with training: its steps, fed from stores on disk, with nothing computed from them."""
+"""Whether reading is as fast as training: read the batches of a training from stores, without computing anything."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Random batches of features, cached and uncached: one .npy per image, chunked HDF5, a memory map, the store.
+"""Read random batches of features, cached and uncached: one .npy per image, chunked HDF5, a memory map, a store.
 
 Batches per second are wall-clock rates, and two workers need two idle cores; CPU milliseconds count all processes.
 """

@@ -1,4 +1,4 @@
-"""The Visual-Genome model: the ports' way against ours, in one run, one thread."""
+"""The Visual Genome model as other PyTorch ports compute it and as this project does, in one run on one thread."""
 
 from pathlib import Path
 from typing import NamedTuple

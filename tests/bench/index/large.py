@@ -1,4 +1,4 @@
-"""A large index, built and gated as a user's is: time, size and memory, and a model of them fitted on smaller ones."""
+"""A large index, built and gated as in normal use: time, size and memory, and a model fitted on smaller indexes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The index compared with other libraries: one run, one thread, the same vectors, knobs set by the same rule.
+"""This index compared with other libraries in one run: one thread, equal vectors, settings chosen by the same rule.
 
 Our index is measured as users run it. `tern index tune` chooses the settings, the index is built, published and opened,
 and `Index.search` returns hits with their metadata. The other libraries return numbers.

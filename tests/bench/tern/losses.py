@@ -1,4 +1,4 @@
-"""What a loss costs: forward and backward of 512 images against 512 captions, 1,024 wide; and what it reaches."""
+"""Cost of each loss: forward and backward of 512 images and 512 captions of width 1,024; and the recall it reaches."""
 
 import resource
 import subprocess

@@ -1,4 +1,4 @@
-"""What the metrics of a test split cost: recalls and ranks, ROUGE-L relevances, NDCG."""
+"""Cost of the metrics of a test split: recalls and ranks, ROUGE-L relevances, NDCG."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A training step: the specification's model as its authors run it, and our presets, side by side in one run."""
+"""Cost of a training step: the model of the paper as its authors run it, and the presets, in one run."""
 
 import copy
 from collections.abc import Callable
