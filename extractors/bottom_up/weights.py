@@ -181,7 +181,10 @@ def to_canonical_state_dict(state: dict[str, Tensor], source: str, anchors: Anch
 
 
 def _has_caffe_layout(state: dict[str, Tensor], source: str) -> bool:
-    """Return whether the numbers are Caffe's (MILVLG), not detectron2's (airsplay, Hugging Face), by three shapes."""
+    """Return whether the weights have Caffe's layout (MILVLG).
+
+    Else it is detectron2's (airsplay, Hugging Face). Three shapes must agree.
+    """
     num_rows = {}
     for key in (OBJECTNESS, f"{HEADS}cls_score", f"{HEADS}bbox_pred"):
         for kind, dims in (("weight", (2, 4)), ("bias", (1,))):
