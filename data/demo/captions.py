@@ -119,7 +119,7 @@ def _describe_place(rng: Generator, group: Group, scene: Scene) -> str:
 
 
 def _describe_side(rng: Generator, group: Group, scene: Scene) -> str:
-    """Describe where in the image a group is, if it is clearly on one side or behind the first one; else "nearby"."""
+    """Describe where in the image a group is if it is clearly on one side or behind; else "nearby"."""
     things = [t for t in scene.things if scene.groups[t.group] == group]
     across = [t.x / scene.size[0] for t in things]
     if max(across) < 0.46:

@@ -34,7 +34,7 @@ def count_images(config: ImportConfig) -> int:
 
 
 def make_import_recipe(config: ImportConfig, formats: list[Format]) -> Recipe:
-    """Return the recipe of the store: the name of the features and the settings that determine numbers or ids.
+    """Return the recipe of the store: name of the features and settings that change numbers or ids.
 
     The content of the files is in the hashes of the items, so that a second file of the same features can be added.
     """

@@ -33,7 +33,10 @@ def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tu
 
 
 def _read_image_size(folder: Path, name: str) -> tuple[int, int]:
-    """Read width and height of `folder/name`, with a usual suffix if needed, from the header; EXIF is applied."""
+    """Read width and height of `folder/name` from the header; EXIF orientation is applied.
+
+    If there is no such file, the usual suffixes are tried.
+    """
     root = folder.resolve()
     candidates = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
     path = next((p for p in candidates if p.is_file() and p.resolve().is_relative_to(root)), None)

@@ -113,7 +113,10 @@ def _replace_shards(folder: Path, old: StoreManifest, files: list[str]) -> Store
 
 
 def _delete_unreferenced_files(folder: Path, manifest: StoreManifest) -> None:
-    """Delete replaced shards and unlisted ones without new content; an interrupted extraction keeps its shards."""
+    """Delete replaced shards and unlisted ones without new content.
+
+    An interrupted extraction keeps its shards.
+    """
     known_hashes = listed_hashes(folder, manifest)
     for path in unlisted_shards(folder, manifest):
         if path.name in manifest.replaced_files or not _has_new_content(path, known_hashes):

@@ -56,7 +56,9 @@ def iter_batches(
 
 
 def prefetch_map(fn: Callable[[S], T], items: Iterable[S], num_threads: int = 2, prefetch: int = 4) -> Iterator[T]:
-    """Apply a function to items with background threads, in order; an early end of the iteration stops the threads.
+    """Apply a function to items with background threads, in order.
+
+    An early end of the iteration stops the threads.
 
     Args:
         fn: Function of one item; called from several threads.

@@ -69,7 +69,9 @@ class BottomUpExtractor(RegionExtractor):
         return {"extractor": "bottom-up", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
-        """Subtract the mean from the BGR pixels and resize them as cv2.resize does: linear, without antialiasing.
+        """Subtract the mean from the BGR pixels and resize them linearly, as cv2.resize does.
+
+        The resizing has no antialiasing.
 
         Args:
             pixels: (h, w, 3) uint8 RGB.
@@ -193,7 +195,10 @@ def network_input_size(width: int, height: int, min_size: int = 600, max_size: i
 
 
 def _optimize(model: BottomUpRCNN, dtype: torch.dtype, device: str) -> BottomUpRCNN:
-    """Fold batch norms and convert res5 to `dtype`, in place; the layers that find and choose boxes stay float32."""
+    """Fold batch norms and convert res5 to `dtype`, in place.
+
+    The layers that find and choose boxes stay float32.
+    """
     fold_batch_norms(model).to(memory_format=torch.channels_last)
     model.res5.to(dtype)
     if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():

@@ -21,7 +21,7 @@ MIN_BOX_SIDE = 16  # pixels of the original image
 
 
 def caffe_anchors() -> Tensor:
-    """Return Caffe's anchors: the base box (0, 0, 15, 15) in each ratio, with rounded sides, in each scale.
+    """Return Caffe's anchors: box (0, 0, 15, 15) in each ratio, sides rounded, then in each scale.
 
     Returns:
         (12, 4) float32 in network pixels, ratio-major.

@@ -91,7 +91,9 @@ def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
 
 
 def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None = None) -> Path:
-    """Write the live rows of the published version into base shards on the same centroids, and publish the result.
+    """Write the live rows of the published version into base shards, and publish the result.
+
+    The centroids stay the same.
 
     The shards have the bytes of a build over the same rows on these centroids. Without delta shards and deleted rows
     nothing is written. An interrupted run resumes.

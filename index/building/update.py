@@ -171,7 +171,7 @@ def find_changes(root: Path, kind: str, manifest: CollectionManifest, rows: Sequ
 
 
 def _split_known_rows(kind: str, rows: list[Row], live: pa.Table) -> tuple[list[Row], np.ndarray]:
-    """Return the rows without an equal live row, and the positions in `live` of the equals of the other rows."""
+    """Return the rows without an equal live row, and the positions of the other rows' equals in `live`."""
     ids = pa.array([row.id for row in rows], pa.string())
     positions = pc.index_in(ids, live["id"]).fill_null(-1).to_numpy()
     known = np.flatnonzero(positions >= 0)

@@ -213,7 +213,10 @@ def _map_lists(path: Path, index: faiss.IndexIVF | None = None) -> faiss.Inverte
 
 
 def read_list_keys(path: Path) -> np.ndarray:
-    """Return the (n,) int64 keys of all entries of a shard's lists, sorted; a key with two entries occurs twice."""
+    """Return the (n,) int64 keys of all entries of a shard's lists, sorted.
+
+    A key with two entries occurs twice.
+    """
     lists = _map_lists(path)
     keys = [
         faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy()

@@ -116,7 +116,10 @@ class Trainer:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the highest mean rsum of the last `selection_window` epochs; 0 if none is finished."""
+        """The first epoch with the highest mean rsum of the last `selection_window` epochs.
+
+        It is 0 if no epoch is finished.
+        """
         rsums, window = [epoch.validation.rsum for epoch in self.history], self.config.selection_window
         means = [fmean(rsums[max(0, end - window) : end]) for end in range(1, len(rsums) + 1)]
         return means.index(max(means)) + 1 if means else 0
