@@ -219,8 +219,8 @@ def count_better_rows(scores: np.ndarray, positive: np.ndarray, image_row: np.nd
     # The positives of columns before a are in earlier blocks, those of columns from b on in later blocks.
     a, b = np.searchsorted(image_row, [0, len(scores)])
     row = np.arange(len(scores))[:, None]
-    inside, own = scores[:, a:b], image_row[a:b]
-    is_better = (inside > high[a:b]) & (row != own) | (inside >= low[a:b]) & (row < own)
+    inside, positive_row = scores[:, a:b], image_row[a:b]
+    is_better = (inside > high[a:b]) & (row != positive_row) | (inside >= low[a:b]) & (row < positive_row)
     parts = scores[:, :a] > high[:a], is_better, scores[:, b:] >= low[b:]
     return np.concatenate([part.view(np.uint8).sum(axis=0, dtype=np.uint8) for part in parts])
 

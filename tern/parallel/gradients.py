@@ -44,9 +44,9 @@ class AllGatherWithGrad(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:  # noqa: D102  # the interface of torch
+    def forward(ctx: Any, local_rows: Tensor, counts: Sequence[int]) -> Tensor:  # noqa: D102  # the interface of torch
         ctx.counts = counts
-        padded = F.pad(own, (0, 0, 0, max(counts) - len(own)))  # gloo gathers tensors of equal shape only
+        padded = F.pad(local_rows, (0, 0, 0, max(counts) - len(local_rows)))  # gloo gathers tensors of equal shape only
         gathered = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(gathered, padded.contiguous())
         return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
@@ -56,21 +56,21 @@ class AllGatherWithGrad(torch.autograd.Function):
         # Every process computes the same loss of the same rows, so its slice of the gradient is complete and nothing
         # needs to be sent. DistributedDataParallel then averages over processes where a sum is required, hence the
         # factor.
-        own = gradient.split(list(ctx.counts))[dist.get_rank()]
-        return own * len(ctx.counts), None
+        local_gradient = gradient.split(list(ctx.counts))[dist.get_rank()]
+        return local_gradient * len(ctx.counts), None
 
 
-def all_gather_with_grad(own: Tensor, counts: Sequence[int]) -> Tensor:
+def all_gather_with_grad(local_rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Gather the rows of all processes.
 
     Args:
-        own: (counts[rank], e) rows of this process.
+        local_rows: (counts[rank], e) rows of this process.
         counts: Number of rows per process.
 
     Returns:
         (sum of counts, e).
     """
-    rows: Tensor = AllGatherWithGrad.apply(own, counts) if len(counts) > 1 else own
+    rows: Tensor = AllGatherWithGrad.apply(local_rows, counts) if len(counts) > 1 else local_rows
     return rows
 
 

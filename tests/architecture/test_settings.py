@@ -53,7 +53,7 @@ def test_each_field_is_read_from_its_variable_at_each_call(field, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", INVALID)
-def test_an_invalid_value_raises_an_error_with_variable_and_expectation(variable, monkeypatch):
+def test_invalid_value_raises_with_variable_and_expectation(variable, monkeypatch):
     text, message = INVALID[variable]
     monkeypatch.setenv(variable, text)
     with pytest.raises(ValueError, match=re.escape(f"{variable} is {text!r}; {message}. Change or unset it.")):
@@ -69,7 +69,7 @@ def test_an_invalid_value_raises_an_error_with_variable_and_expectation(variable
         ("TERN_ENGINE_WORKERS", "TERN_TASK_RUNNER_WORKERS"),
     ],
 )
-def test_an_unknown_variable_raises_an_error_with_the_nearest_one(variable, nearest, monkeypatch):
+def test_unknown_variable_raises_with_the_nearest_one(variable, nearest, monkeypatch):
     monkeypatch.setenv(variable, "1")
     with pytest.raises(ValueError, match=rf"{variable} is unknown; the nearest known one is {nearest}\."):
         read_settings()
