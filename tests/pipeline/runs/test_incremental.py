@@ -1,4 +1,4 @@
-"""What a second run costs: extractions for what is new or changed, and for the rest not even the opening of a file."""
+"""A second extraction: new and changed images are extracted, and unchanged files are not even opened."""
 
 import json
 import os
@@ -33,7 +33,7 @@ sys.addaudithook(_watch)  # there is no taking it away again: without WATCHED it
 
 @pytest.fixture
 def opened(tmp_path):
-    """The photographs that this process opened, as Python's own auditing saw it."""
+    """The image files that this process opened, by an audit hook of Python."""
     OPENED.clear()
     WATCHED[:] = [str(tmp_path / "photos")]
     yield OPENED
@@ -42,13 +42,13 @@ def opened(tmp_path):
 
 @pytest.fixture
 def later(monkeypatch):
-    """A clock an hour on: files that a test has just written have long settled."""
+    """A clock one hour ahead, so that files written by a test are old enough to be cached."""
     real = content.time.time_ns
     monkeypatch.setattr(FileHashCache.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
 
 
 def make_file(path: Path) -> RegionFileConfig:
-    """Regions of all photographs, as someone else extracted them: an extractor that needs no network."""
+    """Write a region file of all images: an extractor that needs no network."""
     rng, rows = np.random.default_rng(0), 2 * len(NAMES)
     arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(NAMES), 2), 64), "boxes": np.ones((rows, 4))}
     features = rng.normal(size=(rows, 4)).astype("f2")
@@ -56,9 +56,7 @@ def make_file(path: Path) -> RegionFileConfig:
     return RegionFileConfig(path=path, feature_arrays=("f",))
 
 
-def test_fifty_new_images_cost_fifty_extractions_and_nothing_changed_opens_no_photograph(
-    tmp_path, opened, later, monkeypatch
-):
+def test_extraction_reads_only_new_and_changed_images(tmp_path, opened, later, monkeypatch):
     photos, asked, real = tmp_path / "photos", [], RegionFile._get_fields
     photos.mkdir()
     for name in NAMES:
@@ -94,7 +92,7 @@ def hashes(folder: Path, path: Path, ahead: int = 0) -> str:
     return FileHashCache(folder, clock=lambda: now + ahead).get_hashes([path])[0]
 
 
-def test_a_change_within_the_same_tick_of_the_clock_is_seen(tmp_path):
+def test_change_within_one_clock_tick_is_detected(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     stat = path.stat()
@@ -128,7 +126,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_remembered_file_that_was_changed_is_hashed_again(tmp_path, change):
+def test_changed_file_is_hashed_again(tmp_path, change):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
@@ -141,7 +139,7 @@ def test_a_remembered_file_that_was_changed_is_hashed_again(tmp_path, change):
     ["", "{", "[]", '{"version": 1}', '{"version": 9, "files": {}}', '{"version": 1, "files": [1]}', "\x00",
      '{"version": 1, "files": {"A": [1, 2, 3, 4, "short"], "B": 5}}'],
 )  # fmt: skip
-def test_a_broken_memory_is_made_again(tmp_path, text):
+def test_damaged_hash_cache_is_rebuilt(tmp_path, text):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     (tmp_path / "hashes.json").write_text(text)
@@ -149,7 +147,7 @@ def test_a_broken_memory_is_made_again(tmp_path, text):
     assert list(json.loads((tmp_path / "hashes.json").read_text())["files"]) == [str(path)]
 
 
-def test_what_cannot_be_read_is_said_and_not_remembered(tmp_path):
+def test_unreadable_file_is_reported_and_not_cached(tmp_path):
     found = FileHashCache(tmp_path).get_hashes([tmp_path / "gone.jpg", tmp_path])
     assert found == ["unreadable: No such file or directory", "unreadable: Is a directory"]
     assert not (tmp_path / "hashes.json").exists()

@@ -1,4 +1,4 @@
-"""A plan that brings one of the authors' checkpoints: from the file to vectors, a query and the pages, untrained."""
+"""A plan with a checkpoint of the authors of TERN: from the file to vectors, queries and pages, without training."""
 
 import platform
 import re
@@ -29,7 +29,7 @@ LAYERS = 2  # of the checkpoint's BERT
 
 
 def checkpoint(path, regions, bert=None, t=384):
-    """A checkpoint of random weights for a store's regions, with a BERT's weights inside if one is given."""
+    """Write a checkpoint with random weights, and with the weights of a BERT if one is passed."""
     torch.manual_seed(1)
     slow = SlowTern(d=regions, t=t, e=32, layers=2, shared=2, ff=24).eval()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def checkpoint(path, regions, bert=None, t=384):
 
 
 def tuned(text, layers=LAYERS):
-    """The BERT of a plan, whole with its pooler, its weights moved a little as training does."""
+    """Return the BERT of a plan with its pooler and slightly changed weights, as after a training."""
     config = TextExtractor(text)._model.config
     config.num_hidden_layers = layers
     torch.manual_seed(5)
@@ -58,7 +58,7 @@ def tuned(text, layers=LAYERS):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(plan file without [train], region width): dataset and stores of captions and regions are there."""
+    """(plan file without [train], features per region); the dataset and the stores exist."""
     root = tmp_path_factory.mktemp("adopted")
     text = small_plan(root).read_text()
     path = root / "plan.toml"
@@ -76,7 +76,7 @@ def with_checkpoint(path, file) -> Plan:
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["with its BERT", "on stored features"])
-def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
+def test_vectors_of_imported_checkpoint_match_reference(made, tmp_path, own):
     path, dim = made
     plan = load_plan(str(path))
     bert = tuned(plan.text) if own else None
@@ -102,7 +102,7 @@ def test_its_vectors_are_those_of_the_specification(made, tmp_path, own):
         np.testing.assert_allclose(found, vector, atol=1e-3)  # stored as float16
 
 
-def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path):
+def test_imported_checkpoint_serves_query_pages_and_lineage(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "given.pth.tar", dim, tuned(load_plan(str(path)).text))
     plan = with_checkpoint(path, tmp_path / "given.pth.tar")
@@ -131,7 +131,7 @@ def test_it_goes_all_the_way_to_a_query_the_pages_and_the_lineage(made, tmp_path
     ],
     ids=["a deeper BERT", "a wider BERT", "other regions"],
 )
-def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide, message):
+def test_checkpoint_that_does_not_fit_stores_is_rejected(made, tmp_path, layers, t, wide, message):
     path, dim = made
     bert = tuned(load_plan(str(path)).text, layers) if layers else None
     checkpoint(tmp_path / "x.pth.tar", dim + wide, bert, t)
@@ -141,7 +141,7 @@ def test_what_does_not_fit_the_stores_is_refused(made, tmp_path, layers, t, wide
     assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
 
 
-def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp_path):
+def test_checkpoint_is_checked_before_extraction(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
@@ -163,7 +163,7 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_extracted(made, tmp
 
 
 @pytest.mark.parametrize("name", ['a"]; click n0 "javascript:alert(1)".tar', "a<b>&#35;`c`.tar", "a\x1b[2J\u202e.tar"])
-def test_a_files_name_is_text_wherever_it_is_shown(made, tmp_path, name):
+def test_checkpoint_file_name_is_escaped_everywhere(made, tmp_path, name):
     path, dim = made
     checkpoint(tmp_path / name, dim)
     model = import_checkpoint(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
@@ -178,7 +178,7 @@ def test_a_files_name_is_text_wherever_it_is_shown(made, tmp_path, name):
     assert re.sub(r"#(\d+);", lambda code: chr(int(code[1])), label) == printable(name)
 
 
-def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
+def test_incomplete_import_is_repeated(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     plan = with_checkpoint(path, tmp_path / "x.pth.tar")
@@ -194,7 +194,7 @@ def test_a_folder_that_was_left_half_made_is_made_whole(made, tmp_path):
     assert not gone.exists()
 
 
-def test_a_run_of_the_flow_shows_its_metrics_and_no_epochs(made, tmp_path, monkeypatch):
+def test_training_artifacts_of_imported_checkpoint_have_metrics_only(made, tmp_path, monkeypatch):
     artifacts = pytest.importorskip("flows.reporting.artifacts")
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)

@@ -1,4 +1,4 @@
-"""The whole chain on real scenes: the same again, killed and resumed, by command and by call; queries into hits."""
+"""The whole pipeline on the demo dataset: repeated, killed and resumed, by command and by call; and the search."""
 
 import json
 import multiprocessing
@@ -36,14 +36,14 @@ LASTING = ("stores", "vectors", "index/versions", "models", "evaluation")
 
 
 def hashes(workspace: Path) -> dict[str, str]:
-    """Every lasting file of a run, but `last.pt`: a zip whose entries carry the name of the temporary file."""
+    """Hash all permanent files of a run except `last.pt`, a zip file that contains the name of a temporary file."""
     files = [path for part in LASTING for path in sorted((workspace / part).rglob("*")) if path.is_file()]
     names = {p: str(p.relative_to(workspace)) for p in files if p.suffix != ".pt" and p.name != ".lock"}
     return {name: _untimed(p) if "index/versions" in name else sha256_file(p) for p, name in names.items()}
 
 
 def _untimed(manifest: Path) -> str:
-    """A manifest less the milliseconds that the gate measured, and its own hash."""
+    """Return a manifest without the latencies that the gate measured, and without its own hash."""
     content = json.loads(manifest.read_text())
     for name, check in content["gate"]["checks"].items():
         if name.endswith("latency"):
@@ -56,7 +56,7 @@ def searcher(finished_pipeline):
     return Searcher(finished_pipeline.plan)
 
 
-def test_a_second_run_makes_nothing_again(finished_pipeline):
+def test_second_run_repeats_nothing(finished_pipeline):
     before = {
         p: p.stat().st_mtime_ns
         for p in finished_pipeline.plan.workspace.rglob("*")
@@ -79,14 +79,14 @@ def run_all(path: str) -> None:
 
 
 def newest(folder: Path) -> float:
-    """When something below a folder was last written."""
+    """Return the latest modification time of the files below a folder."""
     return max((p.stat().st_mtime for p in folder.rglob("*") if p.exists()), default=0.0)
 
 
-def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the_same(finished_pipeline, tmp_path):
+def test_runs_killed_at_random_moments_resume_to_the_same_files(finished_pipeline, tmp_path):
     path = small_plan(tmp_path)
     shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
-    # A server that has imported everything forks the runs: so the kills fall into the work, not into imports.
+    # A server process with all imports forks the runs, so that the kills hit the work and not the imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.runs.runner", "tests.pipeline.runs.test_pipeline"])
     rng, kills = np.random.default_rng(3), 0
@@ -106,7 +106,7 @@ def test_killed_at_ten_random_moments_and_started_again_everything_comes_out_the
     assert hashes(tmp_path / "run") == hashes(finished_pipeline.plan.workspace)
 
 
-def test_shards_over_worker_processes_give_the_same_store(finished_pipeline, tmp_path):
+def test_worker_processes_write_the_same_store(finished_pipeline, tmp_path):
     from pipeline.runs.workers import make_process_map
 
     plan = load_plan(str(small_plan(tmp_path, workers=2)))
@@ -122,7 +122,7 @@ def test_shards_over_worker_processes_give_the_same_store(finished_pipeline, tmp
     assert np.abs(difference).max() < 2e-2, "one thread or two add in another order, no more"
 
 
-def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished_pipeline):
+def test_metrics_match_reference_over_vector_stores(finished_pipeline):
     images, captions = Store(finished_pipeline.vectors.images), Store(finished_pipeline.vectors.captions)
     part = finished_pipeline.features.dataset.select_split("test")
     scores = {
@@ -140,8 +140,8 @@ def test_metrics_are_those_of_a_slow_loop_over_the_vector_stores(finished_pipeli
     assert {key: pytest.approx(value) for key, value in expected.items()} == {key: found[key] for key in expected}
 
 
-def test_metrics_follow_what_the_gallery_holds(finished_pipeline, tmp_path):
-    """An image without captions asks nothing, but stands among those that are searched, until it is removed."""
+def test_metrics_depend_on_images_without_captions(finished_pipeline, tmp_path):
+    """An image without captions is not a query, but it is in the gallery until it is removed."""
     dataset, name = (
         finished_pipeline.features.dataset,
         finished_pipeline.features.dataset.select_split("test").images[0].id,
@@ -156,7 +156,7 @@ def test_metrics_follow_what_the_gallery_holds(finished_pipeline, tmp_path):
     assert counts == [6, 5]
 
 
-def test_a_journal_that_ends_in_half_a_line_is_gone_on_with(finished_pipeline, tmp_path):
+def test_stage_log_with_incomplete_last_line_is_continued(finished_pipeline, tmp_path):
     plan = finished_pipeline.plan.model_copy(update={"workspace": tmp_path})
     shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "dataset")
     (tmp_path / "stages.jsonl").write_text('{"stage": "data s')
@@ -165,21 +165,21 @@ def test_a_journal_that_ends_in_half_a_line_is_gone_on_with(finished_pipeline, t
     assert [(entry.stage, entry.seconds > 0) for entry in runner.list_finished_stages()] == [("dataset", True)]
 
 
-def test_a_typed_sentence_and_the_stored_caption_give_one_vector(finished_pipeline, searcher):
+def test_text_query_has_vector_of_stored_caption(finished_pipeline, searcher):
     store = Store(finished_pipeline.vectors.captions)
     for caption in finished_pipeline.features.dataset.captions[::29]:
         stored = store.read("features", [caption.id])[0].astype("float32")
         np.testing.assert_allclose(searcher.embed_text(caption.text)[0], stored, atol=4e-3)
 
 
-def test_a_photograph_and_the_stored_image_give_one_vector(finished_pipeline, searcher):
+def test_photo_has_vector_of_stored_image(finished_pipeline, searcher):
     store = Store(finished_pipeline.vectors.images)
     for image in finished_pipeline.features.dataset.images[::9]:
         stored = store.read("features", [image.id])[0].astype("float32")
         np.testing.assert_allclose(searcher.embed_image(image.path)[0], stored, atol=4e-3)
 
 
-def test_hits_are_the_exact_nearest_with_path_captions_and_regions(finished_pipeline, searcher):
+def test_hits_are_exact_nearest_with_path_captions_and_regions(finished_pipeline, searcher):
     query = searcher.embed_text("two dogs are running along the street")
     images = Store(finished_pipeline.vectors.images)
     scores = images.read("features", images.ids).astype("float32") @ query[0]
@@ -198,12 +198,12 @@ def test_hits_are_the_exact_nearest_with_path_captions_and_regions(finished_pipe
 
 
 @pytest.mark.parametrize("sentence", ["", "   ", "x" * 5000])
-def test_queries_that_say_nothing_or_never_end_are_refused(searcher, sentence):
+def test_empty_or_too_long_query_is_rejected(searcher, sentence):
     with pytest.raises(ValueError, match="1 to 2,000 characters"):
         searcher.search_text(sentence)
 
 
-def test_an_index_of_another_extractor_is_refused(finished_pipeline):
+def test_index_of_another_extractor_is_rejected(finished_pipeline):
     other = finished_pipeline.plan.model_copy(
         update={"text": finished_pipeline.plan.text.model_copy(update={"max_tokens": 7})}
     )
@@ -213,7 +213,7 @@ def test_an_index_of_another_extractor_is_refused(finished_pipeline):
 
 @pytest.fixture
 def moved(finished_pipeline, tmp_path):
-    """A copy of the finished run whose dataset is a plain folder of files, and its plan: things can happen to it."""
+    """A plan over a copy of the finished run whose dataset is a folder of files that a test may change."""
     shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     dataset = DatasetConfig(name="demo", annotations=folder / "dataset_demo.json", images=folder / "images")
@@ -225,7 +225,7 @@ def rows(version: Path) -> tuple[int, int]:
     return kinds["image"]["counts"]["live"], kinds["caption"]["counts"]["live"]
 
 
-def test_reindexing_takes_in_what_is_new_and_leaves_out_what_can_no_longer_be_read(finished_pipeline, moved):
+def test_reindex_adds_new_and_removes_unreadable_images(finished_pipeline, moved):
     model = moved.workspace / "models" / finished_pipeline.model.name
     gone, new = finished_pipeline.features.dataset.images[3], finished_pipeline.features.dataset.images[4]
     (moved.dataset.images / "new.jpg").write_bytes(new.path.read_bytes() + b"\0")
@@ -262,13 +262,13 @@ def test_reindexing_takes_in_what_is_new_and_leaves_out_what_can_no_longer_be_re
     assert runner.publish_index(vectors) == published, "nothing new makes no version"
 
 
-def test_a_model_is_not_fed_with_the_features_of_another_extractor(finished_pipeline, moved):
+def test_model_rejects_features_of_another_extractor(finished_pipeline, moved):
     other = moved.model_copy(update={"text": moved.text.model_copy(update={"layer": 3})})
     with pytest.raises(ValueError, match=r"was trained on tokens-.*changed"):
         PipelineRunner(other).embed(extract_features(other), moved.workspace / "models" / finished_pipeline.model.name)
 
 
-def test_an_image_that_cannot_be_read_later_does_not_break_the_search(finished_pipeline, moved):
+def test_image_that_became_unreadable_is_still_found(finished_pipeline, moved):
     victim = moved.dataset.images / finished_pipeline.features.dataset.images[3].id
     text = finished_pipeline.features.dataset.captions_by_image_id[victim.name][0].text
     victim.write_bytes(b"no longer a picture")
@@ -276,7 +276,7 @@ def test_an_image_that_cannot_be_read_later_does_not_break_the_search(finished_p
     assert victim.name in {hit.id for hit in Searcher(moved).search_text(text, 36)}, "the published index still has it"
 
 
-def test_a_validation_split_without_captions_is_an_error_before_the_training(moved):
+def test_validation_split_without_captions_is_rejected_before_training(moved):
     annotations = json.loads(moved.dataset.annotations.read_text())
     for entry in annotations["images"]:
         if entry["split"] == "val":
@@ -286,7 +286,7 @@ def test_a_validation_split_without_captions_is_an_error_before_the_training(mov
         train_together(PipelineRunner(moved))
 
 
-def test_the_command_line_gives_what_the_calls_give(finished_pipeline, tmp_path):
+def test_command_line_returns_results_of_calls(finished_pipeline, tmp_path):
     plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     run = CliRunner()
     found = run.invoke(build_app(), ["search", "two dogs on the street", "--plan", plan, "-k", "3"])
@@ -305,7 +305,7 @@ def test_the_command_line_gives_what_the_calls_give(finished_pipeline, tmp_path)
     assert "demo" in run.invoke(build_app(), ["plans"]).stdout
 
 
-def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished_pipeline, tmp_path):
+def test_evaluation_settings_add_folds_and_ndcg(finished_pipeline, tmp_path):
     plain = {name: split.flat() for name, split in finished_pipeline.evaluation.splits.items()}
     config = EvaluationConfig(folds=2, ndcg=True)
     path = evaluate_splits(
@@ -317,7 +317,7 @@ def test_folds_and_ndcg_are_measured_when_a_plan_asks_for_them(finished_pipeline
         assert {"fold_rsum", "t2i_ndcg_rougeL", "fold_i2t_ndcg_rougeL"} < found.keys()
 
 
-def test_the_report_shows_queries_metrics_curves_and_the_work(finished_pipeline):
+def test_report_shows_queries_metrics_curves_and_stages(finished_pipeline):
     text = write_report(finished_pipeline).read_text()
     for part in (
         "two dogs are running along the street",
@@ -330,7 +330,7 @@ def test_the_report_shows_queries_metrics_curves_and_the_work(finished_pipeline)
     assert {entry.stage for entry in finished_pipeline.stages} >= {"training", "index", "region features"}
 
 
-def test_galleries_are_pages_or_pictures_and_escape_what_comes_from_files(finished_pipeline, searcher, tmp_path):
+def test_gallery_is_page_or_image_and_escapes_text(finished_pipeline, searcher, tmp_path):
     hits = searcher.search_text("a dog", 5)
     nasty = [type(hits[0])("<b>.jpg", 0.5, tmp_path / "gone.jpg", ("<script>alert(1)</script>",)), *hits]
     assert "<script>" not in write_gallery(tmp_path / "a.html", "<i>q</i>", nasty).read_text()

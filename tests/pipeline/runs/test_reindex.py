@@ -1,4 +1,4 @@
-"""What a changed dataset costs the index: the items that are new or changed, and a delta."""
+"""Index updates after a change of the dataset: new and changed items are computed, and a delta is published."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ from tests.helpers.small_plan import SMALL
 
 @pytest.fixture
 def moved(finished_pipeline, tmp_path):
-    """A copy of all that was made, under a plan that reads the dataset from its file; and that file's content."""
+    """(plan over a copy of the finished run that reads the dataset from a file, that annotations file)."""
     shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     text = SMALL.format(workspace=tmp_path / "run", workers=1)
@@ -58,7 +58,7 @@ def embed_with_served_model(runner) -> Vectors:
     return runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model)
 
 
-def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(moved):
+def test_changed_caption_and_missing_image_publish_one_delta(moved):
     plan, annotations = moved
     content = json.loads(annotations.read_text())
     gone = content["images"].pop(0)["filename"]
@@ -94,7 +94,7 @@ def test_a_changed_caption_and_a_missing_image_cost_one_caption_and_a_delta(move
     assert read_version_manifest(runner.workspace.index).collections["caption"].deleted is None
 
 
-def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
+def test_unknown_model_and_index_without_plan_are_rejected(moved, tmp_path):
     plan, _ = moved
     told = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
     assert "has no trained model 'tern-0123456789ab'; its trained models: tern-" in str(told.exception)
@@ -105,7 +105,7 @@ def test_an_index_or_a_model_from_elsewhere_is_refused_by_name(moved, tmp_path):
         find_served_version(Workspace(tmp_path / "other"))
 
 
-def test_what_is_due_is_done_and_another_model_is_a_build_of_its_own(moved):
+def test_due_maintenance_runs_and_another_model_needs_full_build(moved):
     plan, annotations = moved
     content = json.loads(annotations.read_text())
     content["images"].pop(0)

@@ -1,4 +1,4 @@
-"""`tern index tune` over a finished run: what it says can be built, and no query is among the rows."""
+"""`tern index tune` on a finished run: the recommended settings can be built, and the sample contains no query."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from pipeline.workspace import Workspace
 from tests.helpers.small_plan import small_plan
 
 
-def test_what_tune_says_can_be_built_and_reaches_the_recall(finished_pipeline, tmp_path):
+def test_recommended_settings_reach_the_recall(finished_pipeline, tmp_path):
     plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     command = ["index", "tune", "--plan", plan, "--max-latency-ms", "1000"]
     told = CliRunner().invoke(build_app(), command)
@@ -39,7 +39,7 @@ def test_what_tune_says_can_be_built_and_reaches_the_recall(finished_pipeline, t
 
 
 @pytest.mark.parametrize("kind", ["image", "caption"])
-def test_no_query_is_among_the_rows(kind, finished_pipeline, monkeypatch):
+def test_sample_contains_no_query(kind, finished_pipeline, monkeypatch):
     read: list[set[str]] = []
     original = Store.read
 
@@ -67,7 +67,7 @@ def test_no_query_is_among_the_rows(kind, finished_pipeline, monkeypatch):
         (["--set", "index.shards=2", "tune"], "come before 'tune'. Pass them after it"),
     ],
 )
-def test_what_tune_refuses(arguments, message, finished_pipeline):
+def test_invalid_tune_arguments_are_rejected(arguments, message, finished_pipeline):
     plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     arguments = ["index", *arguments] + (["--plan", plan] if arguments[0] == "tune" else [])
     told = CliRunner().invoke(build_app(), arguments)
