@@ -1,4 +1,4 @@
-"""One image with its captions as an annotation file has it, before any check; what the readers of all formats yield."""
+"""Unchecked record of an annotation file: one image with its captions, as the readers of all formats yield it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ class Entry:
     relative: Any
     """Path below the folder of images."""
     split: Any
+    """Split, as written in the file."""
     texts: list[Any] = field(default_factory=list)
     """Captions, in the order of the file."""
     problem: str = ""

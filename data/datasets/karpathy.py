@@ -10,7 +10,7 @@ from data.io.files import read_json
 def read_karpathy(config: DatasetConfig) -> Iterator[Entry]:
     """Read a Karpathy JSON file.
 
-    The split `restval` (COCO) becomes train. The key `filepath` is the folder of COCO's two sets of images.
+    The split `restval` (COCO) becomes `train`. The key `filepath` (COCO) is the folder of an image.
 
     Raises:
         ValueError: The file has no list `images`.

@@ -1,4 +1,6 @@
-"""Read and check a dataset; a new format is a module of this sub-package and a line of `READERS`.
+"""Read and check a dataset.
+
+A new format needs a module in this folder, an entry in `READERS`, and its name in `DatasetConfig.format`.
 
 Invalid records are never dropped silently: `Dataset.invalid_records` lists each one with the reason.
 """

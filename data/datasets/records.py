@@ -12,7 +12,7 @@ class Image:
     """An image of a dataset."""
 
     id: str
-    """File name as the annotations have it."""
+    """File name, as in the annotations."""
     path: Path
     split: str
     """One of `SPLITS`."""
@@ -30,7 +30,10 @@ class Caption:
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """An image, caption or row that cannot be used; both texts are valid UTF-8, but pass `printable` before display."""
+    """An image, caption or row that cannot be used.
+
+    Both texts are valid UTF-8. They may contain control characters: pass them through `printable` to display them.
+    """
 
     name: str
     """Id of the image or caption, or the location of the record in its file."""
@@ -50,22 +53,22 @@ class Dataset:
 
     @cached_property
     def images_by_id(self) -> dict[str, Image]:
-        """Return image id -> image."""
+        """Map image ids to images."""
         return {image.id: image for image in self.images}
 
     @cached_property
     def captions_by_id(self) -> dict[str, Caption]:
-        """Return caption id -> caption."""
+        """Map caption ids to captions."""
         return {caption.id: caption for caption in self.captions}
 
     @cached_property
     def image_id_by_caption_id(self) -> dict[str, str]:
-        """Return caption id -> id of its image."""
+        """Map caption ids to the ids of their images."""
         return {caption.id: caption.image_id for caption in self.captions}
 
     @cached_property
     def captions_by_image_id(self) -> dict[str, tuple[Caption, ...]]:
-        """Return image id -> its captions in the order of the annotations, possibly none."""
+        """Map image ids to captions in the order of the annotations; the tuple may be empty."""
         captions: dict[str, list[Caption]] = {image.id: [] for image in self.images}
         for caption in self.captions:
             captions[caption.image_id].append(caption)
@@ -94,7 +97,7 @@ class Dataset:
         return Dataset(self.name, self.root, images, captions, self.invalid_records)
 
     def count_images_by_split(self) -> dict[str, int]:
-        """Return split -> number of images."""
+        """Count the images of each split."""
         counts: dict[str, int] = {}
         for image in self.images:
             counts[image.split] = counts.get(image.split, 0) + 1

@@ -1,4 +1,4 @@
-"""Region features of other software into stores and back; knows no plan and no model."""
+"""Exchange of region features: files of other software in, stores out, and back; knows nothing of plans or models."""
 
 from data.exchange.import_recipe import count_images, detect_formats
 from data.exchange.region_export import export_regions

@@ -19,18 +19,19 @@ BIDI_CONTROLS = (
 class Template:
     """Template of ids: text with `{id}`, `{stem}` (id without suffix), `{number}` (last digits of the id), `{split}`.
 
-    `{id:012d}` and `{number:012d}` write a number with leading zeros. The word `stem` means `{stem}`, and `id` `{id}`.
+    `{id:012d}` and `{number:012d}` write a number with leading zeros. The text `stem` means `{stem}`, and `id` means
+    `{id}`.
 
     Raises:
-        ValueError: The text has another field, or none.
+        ValueError: The text has an invalid field, or no field.
     """
 
     def __init__(self, text: str):
         self.text = {"stem": "{stem}", "id": "{id}"}.get(text, text)
         fields = FIELD.findall(self.text)
         rest = FIELD.sub("", self.text)
-        wrong = [f for f in fields if f.partition(":")[0] not in FIELDS or not SPEC.fullmatch(f.partition(":")[2])]
-        if not fields or wrong or "{" in rest or "}" in rest:
+        invalid = [f for f in fields if f.partition(":")[0] not in FIELDS or not SPEC.fullmatch(f.partition(":")[2])]
+        if not fields or invalid or "{" in rest or "}" in rest:
             raise ValueError(
                 f"--id-template {text!r} is not a template. Use {{id}}, {{stem}}, {{number}} or {{split}}, and "
                 '{number:012d} for leading zeros, for example --id-template "{id}.jpg".'
@@ -89,12 +90,12 @@ def safe_join(root: Path, name: str, suffix: str) -> Path:
     """
     parts = name.split("/")
     # `atomic_write` adds the names of the machine and the process to the name of its temporary file.
-    longest = 255 - len(os.fsencode(platform.node())) - len(suffix) - 24
+    max_part_bytes = 255 - len(os.fsencode(platform.node())) - len(suffix) - 24
     leaves_root = name.startswith("/") or "\\" in name or ":" in parts[0][1:2] or {"", ".", ".."} & set(parts)
-    if leaves_root or any(len(os.fsencode(part)) > longest for part in parts):
+    if leaves_root or any(len(os.fsencode(part)) > max_part_bytes for part in parts):
         raise ValueError(
-            f"the id {name[:80]!r} is not a file name below {root} (parts of 1 to {longest} bytes, no `..`, no leading "
-            "slash); rename it with --id-template"
+            f"the id {name[:80]!r} is not a file name below {root} (parts of 1 to {max_part_bytes} bytes, no `..`, no "
+            "leading slash); rename it with --id-template"
         )
     path = Path(root, PurePosixPath(name + suffix))
     if not path.parent.resolve().is_relative_to(Path(root).resolve()):

@@ -21,7 +21,7 @@ class WriteLockError(ValueError):
 
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
-    """Hold the write lock of a folder; worker processes of the block do not take it themselves.
+    """Hold the write lock of a folder while the block runs; its worker processes must not take the lock again.
 
     Raises:
         WriteLockError: Another process holds the lock; the message names the process.
@@ -46,16 +46,16 @@ def write_lock(folder: Path) -> Iterator[None]:
 
 
 def _read_holder(file: TextIO) -> str:
-    """Read who holds the lock and for how many minutes: by the file's time, at least 0 in case the clock was reset."""
+    """Describe the process that holds the lock, with its age in minutes from the file's modification time."""
     file.seek(0)
-    minutes = max(0, int(time.time() - os.fstat(file.fileno()).st_mtime)) // 60
+    seconds = max(0, int(time.time() - os.fstat(file.fileno()).st_mtime))  # negative if the clock was set back
     holder = file.read(500).strip()
-    return f"{holder} ({minutes} min ago)" if holder else "another process"
+    return f"{holder} ({seconds // 60} min ago)" if holder else "another process"
 
 
 @contextmanager
 def manifest_lock(folder: Path) -> Iterator[None]:
-    """Hold a store's manifest while it is read, extended and written; other processes wait."""
+    """Hold the manifest lock of a store while its manifest is read, changed and written; other processes wait."""
     with open(Path(folder) / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 3
 OLD_SCHEMA_VERSION = 2  # of version 0.1 of this program
 MANIFEST = "manifest.json"
 
-# Strict, except that JSON has lists where an immutable model has tuples.
+# Not strict: JSON has only lists, and an immutable model has tuples.
 ByteSpan = Annotated[tuple[NonNegativeInt, NonNegativeInt], pydantic.Field(strict=False)]  # first byte, number of bytes
 
 
@@ -125,7 +125,7 @@ def open_or_create_store(root: Path, kind: Kind, recipe: Recipe, dtype: FeatureD
 
 
 def write_store_manifest(folder: Path, manifest: StoreManifest) -> Path:
-    """Write `manifest.json` of a store, atomically; an existing store requires its `manifest_lock`."""
+    """Write `manifest.json` of a store, atomically; the caller holds the `manifest_lock` of an existing store."""
     return write_json(Path(folder) / MANIFEST, manifest.to_json())
 
 

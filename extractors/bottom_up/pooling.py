@@ -32,20 +32,20 @@ def roi_bins(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     As in caffe/src/caffe/layers/roi_pooling_layer.cpp, halves are rounded up and the computation is in float32.
 
     Args:
-        low: (n,) float, first side of each RoI in network pixels.
-        high: (n,) float, last side of each RoI in network pixels.
+        low: (n,) float, left or top edge of each RoI, in network pixels.
+        high: (n,) float, right or bottom edge of each RoI, in network pixels.
         cells: Number of cells of the map along the axis.
 
     Returns:
-        First cell and end of each bin, (n, 14) int64 each.
+        First cell of each bin, and the cell after its last one, (n, 14) int64 each.
     """
     start, end = ((edge.double() / STRIDE + 0.5).floor() for edge in (low, high))
     size = (end - start + 1).clamp_min(1).float()
     step = (size / POOLED)[:, None]
     bin_ = torch.arange(POOLED, device=low.device)
-    first = (bin_ * step).floor() + start[:, None].float()
-    last = ((bin_ + 1) * step).ceil() + start[:, None].float()
-    return first.clamp(0, cells).long(), last.clamp(0, cells).long()
+    bin_start = (bin_ * step).floor() + start[:, None].float()
+    bin_end = ((bin_ + 1) * step).ceil() + start[:, None].float()
+    return bin_start.clamp(0, cells).long(), bin_end.clamp(0, cells).long()
 
 
 def roi_max_pool(maps: Tensor, boxes: Tensor) -> RoITable:
@@ -63,7 +63,7 @@ def roi_max_pool(maps: Tensor, boxes: Tensor) -> RoITable:
     left, right = roi_bins(boxes[:, 0], boxes[:, 2], width)
     bin_heights, bin_widths = bottom - top, right - left  # (n, 14), 0 where the bin is empty
     base = int(bin_widths.amax().clamp_min(0)) + 1 if len(boxes) else 1
-    # A rectangle gets one number: its size (height * base + width), and its upper left cell. All are (n, 196).
+    # One number encodes the size (height * base + width) and the upper left cell of a rectangle. All are (n, 196).
     sizes = (bin_heights.clamp_min(0)[:, :, None] * base + bin_widths.clamp_min(0)[:, None]).flatten(1)
     empty = ((bin_heights <= 0)[:, :, None] | (bin_widths <= 0)[:, None]).flatten(1)
     cells = (top[:, :, None] * width + left[:, None]).flatten(1)

@@ -1,6 +1,6 @@
 """Images of any size become rows of region features; nothing here knows stores, datasets or plans.
 
-The extractors of one kind are imported by `extractors.registry` only, so that importing this sub-package imports no
+Only `extractors.registry` imports the module of a kind of extractor, so that this sub-package can be imported without
 torchvision.
 """
 

@@ -39,7 +39,7 @@ def build_demo_detector(num_classes: int) -> FasterRCNN:
         max_size=400,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.25, 0.25, 0.25],
-        # Sides in pixels at strides 8, 16, 32 and the pooled 64; the largest anchors are for places (lake, street).
+        # Anchor sides in pixels for strides 8, 16, 32 and 64 (pooled); the largest are for places such as a lake.
         rpn_anchor_generator=AnchorGenerator(((20, 32), (48, 68), (96, 140), (200, 320)), ((0.5, 1.0, 2.0),) * 4),
         rpn_pre_nms_top_n_train=600,
         rpn_post_nms_top_n_train=300,

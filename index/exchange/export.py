@@ -26,10 +26,12 @@ def export_index(root: Path, output: Path, version: int | None = None, force: bo
     KIND.parquet  one row per item, in the order of KIND.npy; the column `key` is the id in KIND.index
     KIND.npy      (n, d) float16 vectors
 
-    Every object is verified first, and each file is written atomically.
+    The files of the version are compared with their hashes first, and each output file is written atomically.
 
     Args:
-        version: Number; None: the published version.
+        root: Folder of the index.
+        output: Folder of the written files.
+        version: Number of the version; None: the published version.
         force: Overwrite existing files.
 
     Raises:
@@ -47,29 +49,29 @@ def _write_collections(root: Path, manifest: Manifest, output: Path, force: bool
     if existing and not force:
         raise ValueError(f"{existing[0]} already exists. Pass another folder, or --force to overwrite it.")
     check_objects(root, manifest)
-    for kind, about in manifest.collections.items():
-        _write_collection(root, about, output, kind)
+    for kind, collection in manifest.collections.items():
+        _write_collection(root, collection, output, kind)
     return paths
 
 
-def _write_collection(root: Path, about: CollectionManifest, output: Path, kind: str) -> None:
-    deleted_keys = read_deleted_keys(root, about.deleted)
-    index = read_trained_index(object_path(root, about.trained_index))
-    index.nprobe = about.search.nprobe
+def _write_collection(root: Path, collection: CollectionManifest, output: Path, kind: str) -> None:
+    deleted_keys = read_deleted_keys(root, collection.deleted)
+    index = read_trained_index(object_path(root, collection.trained_index))
+    index.nprobe = collection.search.nprobe
     with ExitStack() as files:
         rows_path = files.enter_context(atomic_write(output / f"{kind}.parquet"))
         vectors_path = files.enter_context(atomic_write(output / f"{kind}.npy"))
         file = files.enter_context(open(vectors_path, "wb"))
-        shape = (about.counts.live, about.dim)
+        shape = (collection.counts.live, collection.dim)
         np.lib.format.write_array_header_1_0(file, {"descr": VECTOR_DTYPE.str, "fortran_order": False, "shape": shape})
         writer = None
-        for shard in about.shards:
+        for shard in collection.shards:
             rows = pq.read_table(object_path(root, shard.metadata))
             rows = rows.filter(~np.isin(rows["key"].to_numpy(), deleted_keys))
             writer = writer or files.enter_context(pq.ParquetWriter(rows_path, rows.schema, compression="zstd"))
             writer.write_table(rows)
             for keys, vectors in ShardVectors(object_path(root, shard.vectors)).blocks(deleted_keys):
                 file.write(vectors.tobytes())
-                index.add_with_ids(float16_to_float32(vectors), keys)  # gives the codes that the shards have
+                index.add_with_ids(float16_to_float32(vectors), keys)  # encodes the vectors as in the shards
     with atomic_write(output / f"{kind}.index") as path:
         write_trained_index(index, path)

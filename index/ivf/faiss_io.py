@@ -9,6 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from index.ivf.distance import METRIC
 from index.ivf.gpu import make_add_fn, train_ivf_on_device
 
 FAISS_VERSION: str = faiss.__version__
@@ -81,7 +82,7 @@ def train_ivf(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray
         ValueError: The factory string is not an IVF index, or has more lists than the sample has rows.
     """
     try:
-        index = faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(sample.shape[1], factory, METRIC)
     except RuntimeError as error:
         raise ValueError(f"FAISS does not accept factory {factory!r}: {error}") from error
     if not isinstance(index, faiss.IndexIVF):

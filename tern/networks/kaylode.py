@@ -1,10 +1,9 @@
-"""The network of kaylode/tern, 768 wide, without its errors with padding.
+"""The network of kaylode/tern, of width 768, with its padding errors corrected.
 
 In kaylode/tern, attention and the mean include padded rows, so that a vector depends on the other items of its batch.
 
-Shapes: b items, r regions, l tokens, n rows (regions or tokens), d features as extracted, w width, e embedding. A mask
-    is
-(b, n) bool, True for a real row.
+Shapes: b items, r regions, l tokens, n rows (regions or tokens), d features as extracted, w width, e embedding. A
+mask is (b, n) bool, True for a real row.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class KaylodeTern(nn.Module):
     """Pre-norm layers for regions, none for tokens, and one head per modality.
 
     Args:
-        config: Of the shape, `width`, `visual_layers`, `heads`, `feedforward_dim`, `dropout` and `embed_dim` are read.
+        config: Only `width`, `visual_layers`, `heads`, `feedforward_dim`, `dropout` and `embed_dim` are used.
         region_dim: Features per region, d.
         token_dim: Features per token, d.
     """
@@ -35,8 +34,8 @@ class KaylodeTern(nn.Module):
         self.region_proj, self.box_proj = nn.Linear(region_dim, w), nn.Linear(5, w)
         self.image_cls = nn.Parameter(torch.zeros(2, w))  # two rows that are added: features and box
         nn.init.xavier_uniform_(self.image_cls)
-        shape = (w, config.heads, config.feedforward_dim, config.dropout, True)
-        self.visual = nn.ModuleList(PaperLayer(*shape) for _ in range(config.visual_layers))
+        layer_args = (w, config.heads, config.feedforward_dim, config.dropout, True)
+        self.visual = nn.ModuleList(PaperLayer(*layer_args) for _ in range(config.visual_layers))
         self.norm = nn.LayerNorm(w)
         self.image_mid, self.image_out = nn.Linear(w, w), nn.Linear(w, e)
         self.caption_mid, self.caption_out = nn.Linear(token_dim, w), nn.Linear(w, e)

@@ -1,1 +1,1 @@
-"""Sub-package tests.data."""
+"""Tests of `data`."""

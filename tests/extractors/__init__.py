@@ -1,1 +1,1 @@
-"""Sub-package tests.extractors."""
+"""Tests of `extractors`."""

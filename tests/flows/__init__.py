@@ -1,1 +1,1 @@
-"""Sub-package tests.flows."""
+"""Tests of `flows`."""

@@ -1,1 +1,1 @@
-"""Sub-package tests.helpers."""
+"""Code that several test files share; it contains no tests."""

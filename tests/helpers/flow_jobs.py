@@ -1,4 +1,4 @@
-"""Jobs that go wrong, to be carried out by worker processes."""
+"""Jobs that fail or wait in worker processes, for tests of flows."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def counted(job: Path) -> str:
-    """One more line in the job's file; then what the file's name says happens."""
+    """Add a line to the job's file, then behave as its name says: die, fail, sleep or wait."""
     with open(job, "a") as file:
         file.write("called\n")
     calls = len(job.read_text().splitlines())
@@ -26,17 +26,17 @@ def counted(job: Path) -> str:
 
 
 def appears(path: Path) -> None:
-    """Return when a file is there. Raises RuntimeError after two minutes."""
+    """Wait until a file exists. Raises RuntimeError after two minutes."""
     for _ in range(12_000):
         if path.exists():
             return
         time.sleep(0.01)
-    raise RuntimeError(f"no {path.name} within two minutes")
+    raise RuntimeError(f"{path.name} does not exist after two minutes")
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A job that needs a GPU, in a folder that it shares with others."""
+    """A job that needs a GPU; jobs of one folder see each other."""
 
     folder: Path
     number: int
@@ -44,7 +44,7 @@ class OnDevice:
 
 
 def alone(job: OnDevice) -> str:
-    """Fails if another of this process is in the folder at the same time."""
+    """Run a job; raise FileExistsError if another one runs in this process at the same time."""
     taken = job.folder / f"taken-{os.getpid()}"
     taken.touch(exist_ok=False)
     time.sleep(0.2)
@@ -53,7 +53,7 @@ def alone(job: OnDevice) -> str:
 
 
 def together(job: OnDevice) -> str:
-    """Fails if the other one of two is not in the folder at the same time."""
+    """Run one of two jobs; raise RuntimeError if the other one does not run at the same time."""
     (job.folder / f"met-{job.number}").touch()
     appears(job.folder / f"met-{1 - job.number}")
     return str(job.number)

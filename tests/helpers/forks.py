@@ -1,4 +1,4 @@
-"""Code that speaks to a test's server, in processes forked from one that has done the imports, which take seconds."""
+"""Run code against a test's server in forked processes; the parent has done the imports, which take seconds."""
 
 import atexit
 import json
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Forked:
-    """A process that carries out code, with what a test needs of `subprocess.Popen`. It leads a group of its own."""
+    """A process that runs code, with the part of `subprocess.Popen` that tests need. It leads its own process group."""
 
     def __init__(self, connection: socket.socket):
         self._connection, self.returncode = connection, None
@@ -41,13 +41,13 @@ class Forked:
         return self.returncode
 
     def kill(self) -> None:
-        """Kill it with all that it has started, and wait for its end."""
+        """Kill the process and all processes that it started, and wait for its end."""
         os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
 
 class Forks:
-    """The process that is forked, with the environment of a server. It ends with this one."""
+    """The process from which others are forked, with the environment of a server. It ends with this process."""
 
     def __init__(self, folder: Path, env: dict[str, str]):
         self._folder, self._number = folder, 0
@@ -55,23 +55,23 @@ class Forks:
             [sys.executable, "-m", "tests.helpers.forks", str(folder / "forks")],
             env | {"OMP_NUM_THREADS": "1"},
         )
-        ways = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(command, cwd=ROOT, env=env, **ways)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
 
     def begin(self, code: str, *words: str) -> Forked:
-        """`python -c CODE WORDS`, its output into files."""
+        """Start `python -c CODE WORDS`, with its output in files."""
         if self._process.stdout and not self._process.stdout.closed:
-            assert self._process.stdout.readline() == b"ready\n", "the process to be forked did not begin"
+            assert self._process.stdout.readline() == b"ready\n", "the parent of the forked processes did not start"
             self._process.stdout.close()
         self._number += 1
-        asked = {"code": code, "words": words, "output": str(self._folder / f"fork-{self._number}")}
+        request = {"code": code, "words": words, "output": str(self._folder / f"fork-{self._number}")}
         connection = _packets()
         connection.connect(str(self._folder / "forks"))
-        connection.send(json.dumps(asked).encode())
+        connection.send(json.dumps(request).encode())
         return Forked(connection)
 
     def run(self, code: str, *words: str, seconds: float = 240) -> subprocess.CompletedProcess:
-        """The same, to its end."""
+        """Run `python -c CODE WORDS` to its end, and return its output."""
         process = self.begin(code, *words)
         output = [self._folder / f"fork-{self._number}.{kind}" for kind in ("out", "err")]
         status = process.wait(seconds)
@@ -84,53 +84,53 @@ class Forks:
 
 
 def _packets() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # what one side sends the other receives as one
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # each message is received in one piece
 
 
 def main(path: str) -> None:
-    """Import what runs import; then fork for each request, until the standard input ends."""
+    """Import what flow runs import, then fork for each request until standard input is closed."""
     with _packets() as listening:
         listening.bind(path)
         listening.listen()
         import flows.runs  # noqa: F401
 
-        # The worker processes of all runs are forked from one too; each run would start its own, with imports.
+        # All runs share one fork server for their worker processes. Each run would otherwise start its own.
         multiprocessing.get_context("forkserver").set_forkserver_preload(
             ["pipeline.stages.extract", "pipeline.stages.embed", "extractors.regions.faster_rcnn"]
         )
         forkserver.ensure_running()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the supervisors
         print("ready", flush=True)
         while True:
-            asked, *_ = select.select([listening, sys.stdin], [], [])
-            if listening not in asked:
+            readable, *_ = select.select([listening, sys.stdin], [], [])
+            if listening not in readable:
                 os._exit(0)
             connection, _ = listening.accept()
             if os.fork() == 0:
                 listening.close()
-                keep(connection)
+                supervise(connection)
             connection.close()
 
 
-def keep(connection: socket.socket) -> None:
-    """Fork once more and tell the number of that process, and how it ended."""
+def supervise(connection: socket.socket) -> None:
+    """Fork a process that runs the code, and send its process id and then its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    asked = json.loads(connection.recv(1 << 20))
+    request = json.loads(connection.recv(1 << 20))
     pid = os.fork()
     if pid == 0:
         connection.close()
-        carry_out(**asked)
+        run_code(**request)
     connection.send(b"%d" % pid)
     _, status = os.waitpid(pid, 0)
-    with suppress(OSError):  # a test that has ended hears no more
+    with suppress(OSError):  # the test may have ended
         connection.send(b"%d" % status)
     os._exit(0)
 
 
-def carry_out(code: str, words: list[str], output: str) -> Any:
-    """What `python -c` does, to its end."""
+def run_code(code: str, words: list[str], output: str) -> Any:
+    """Run code as `python -c` does, and exit with its status."""
     os.setsid()
-    forkserver._forkserver.ensure_running = lambda: None  # it is no child of this process, which would wait for it
+    forkserver._forkserver.ensure_running = lambda: None  # its parent is another process, so waiting for it would fail
     for number, kind in ((1, "out"), (2, "err")):
         with open(f"{output}.{kind}", "wb") as file:
             os.dup2(file.fileno(), number)
@@ -141,7 +141,7 @@ def carry_out(code: str, words: list[str], output: str) -> Any:
         exec(compile(code, "<string>", "exec"), module.__dict__)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:  # as the interpreter does at the end of any program
+    except BaseException:  # as the interpreter does
         traceback.print_exc()
         status = 1
     threading._shutdown()

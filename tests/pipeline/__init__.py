@@ -1,1 +1,1 @@
-"""Sub-package tests.pipeline."""
+"""Tests of `pipeline`."""

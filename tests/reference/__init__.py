@@ -1,1 +1,1 @@
-"""Sub-package tests.reference."""
+"""Slow, independent reference implementations for the tests; they import nothing of the six packages."""

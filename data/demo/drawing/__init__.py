@@ -1,1 +1,1 @@
-"""Images of places, people and things of the demo scenes; knows nothing of where things are in a scene."""
+"""Drawing of demo scenes: a place, a person or a thing in, pixels out; knows nothing of positions or captions."""

@@ -1,1 +1,1 @@
-"""Sub-package tests.bench.data."""
+"""Benchmarks of `data`: reading batches from a store, and reading a million items."""

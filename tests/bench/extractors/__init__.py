@@ -1,1 +1,1 @@
-"""Sub-package tests.bench.extractors."""
+"""Benchmarks of `extractors`: CPU time per image and per caption."""

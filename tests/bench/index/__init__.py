@@ -1,1 +1,1 @@
-"""Sub-package tests.bench.index.rivals."""
+"""Benchmarks of `index`: queries, updates, large indexes, and other libraries on the same vectors."""

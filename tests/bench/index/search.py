@@ -1,4 +1,4 @@
-"""A query against vectors."""
+"""Cost of a query against unit vectors of an index."""
 
 import time
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Sub-package tests.bench.tern.step."""
+"""Benchmarks of `tern`: training steps, losses, metrics and baselines."""

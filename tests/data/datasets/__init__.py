@@ -1,1 +1,1 @@
-"""Sub-package tests.data.datasets."""
+"""Tests of `data.datasets`."""

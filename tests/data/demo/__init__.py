@@ -1,1 +1,1 @@
-"""Sub-package tests.data.demo."""
+"""Tests of `data.demo`."""

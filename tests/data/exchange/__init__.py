@@ -1,1 +1,1 @@
-"""Sub-package tests.data.exchange."""
+"""Tests of `data.exchange` and `data.formats`."""

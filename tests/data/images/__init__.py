@@ -1,1 +1,1 @@
-"""Sub-package tests.data.images."""
+"""Tests of `data.images`."""

@@ -1,1 +1,1 @@
-"""Sub-package tests.data.store."""
+"""Tests of `data.store` and `data.manifest`."""

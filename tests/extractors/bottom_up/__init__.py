@@ -1,1 +1,1 @@
-"""Sub-package tests.extractors.bottom_up."""
+"""Tests of `extractors.bottom_up`."""

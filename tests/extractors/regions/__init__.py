@@ -1,1 +1,1 @@
-"""Sub-package tests.extractors.regions."""
+"""Tests of `extractors.regions` and `extractors.nn`."""

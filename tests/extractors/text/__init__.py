@@ -1,1 +1,1 @@
-"""Sub-package tests.extractors.text."""
+"""Tests of `extractors.text`."""

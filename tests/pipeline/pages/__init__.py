@@ -1,1 +1,1 @@
-"""Sub-package tests.pipeline.pages."""
+"""Tests of `pipeline.pages`."""

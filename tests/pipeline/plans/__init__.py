@@ -1,1 +1,1 @@
-"""Sub-package tests.pipeline.plans."""
+"""Tests of `pipeline.plans`."""

@@ -1,1 +1,1 @@
-"""Sub-package tests.pipeline.runs."""
+"""Tests of `pipeline.runs`."""

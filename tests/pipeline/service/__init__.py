@@ -1,1 +1,1 @@
-"""Sub-package tests.pipeline.service."""
+"""Tests of `pipeline.service`."""

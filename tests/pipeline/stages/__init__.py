@@ -1,1 +1,1 @@
-"""Sub-package tests.pipeline.stages."""
+"""Tests of `pipeline.stages`."""

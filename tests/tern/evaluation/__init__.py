@@ -1,1 +1,1 @@
-"""Tests of `tern/evaluation`."""
+"""Tests of `tern.evaluation`."""

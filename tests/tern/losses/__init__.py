@@ -1,1 +1,1 @@
-"""Tests of `tern/losses`."""
+"""Tests of `tern.losses`."""

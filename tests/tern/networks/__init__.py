@@ -1,1 +1,1 @@
-"""Tests of `tern/networks`."""
+"""Tests of `tern.networks`."""

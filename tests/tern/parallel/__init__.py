@@ -1,1 +1,1 @@
-"""Tests of `tern/parallel`."""
+"""Tests of `tern.parallel`."""

@@ -1,1 +1,1 @@
-"""Tests of `tern/training`."""
+"""Tests of `tern.training`."""
