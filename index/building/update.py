@@ -58,7 +58,7 @@ def update_index(
     under its old key. Without changes nothing is written. An interrupted update resumes.
 
     Args:
-        inputs: All items that shall be returned, not only the new ones; its queries are not used.
+        inputs: All items of the new version, not only the new ones; its queries are not used.
         on_step: Called with the name of each finished step.
         gate: Judges the version before it is published; None: it is not judged.
         version: Number of the version to start from; None: the published one.

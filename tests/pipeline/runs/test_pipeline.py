@@ -141,7 +141,7 @@ def test_metrics_equal_a_slow_loop_over_the_vector_stores(finished_pipeline):
 
 
 def test_image_without_captions_is_a_candidate_but_no_query(finished_pipeline, tmp_path):
-    """An image without captions is searched but is no query; a removed image is neither."""
+    """An image without captions is a candidate and gives no query; a removed image is not a candidate either."""
     dataset, name = (
         finished_pipeline.features.dataset,
         finished_pipeline.features.dataset.select_split("test").images[0].id,
