@@ -74,7 +74,10 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _check_text(value: Any) -> str:
-    """Return the value if it is a text: to hash, compare or print a deeply nested tuple can take forever, or crash."""
+    """Return the value if it is a text.
+
+    To hash, compare or print a deeply nested tuple can take forever, or crash.
+    """
     if not isinstance(value, str):
         raise ValueError(f"the pickle has a {type(value).__name__} where a text is required")
     return value
@@ -241,7 +244,10 @@ def _convert_parts(container: dict | list, convert_part: Callable[[Any], Any]) -
 
 
 def _build_array(state: tuple, convert_part: Callable[[Any], Any]) -> Any:
-    """Build an array from (version, shape, dtype, is column-major, bytes or list); without a shape, a scalar."""
+    """Build an array from (version, shape, dtype, is column-major, bytes or list).
+
+    Without a shape the result is a scalar.
+    """
     try:
         _, shape, dtype, fortran, data = state
         kind = dtype.to_numpy()

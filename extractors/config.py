@@ -164,7 +164,7 @@ class TextConfig(BaseModel):
 
 
 def _find_kind(value: Any) -> Any:
-    """Return the `kind` of a configuration or of a table of settings; "torchvision" for a table without one."""
+    """Return the `kind` of a configuration or table of settings; without one, "torchvision"."""
     if isinstance(value, dict):
         return value.get("kind", TorchvisionConfig.model_fields["kind"].default)
     return getattr(value, "kind", None)

@@ -33,13 +33,16 @@ RUN_TIMEOUT_SECONDS = 3600 * read_settings().run_timeout_hours
 
 
 def _make_run_name() -> str:
-    """Make the name of a run, such as `extract-flickr flickr30k 2026-11-25 03:00:00`; the time makes it unique."""
+    """Make the name of a run, such as `extract-flickr flickr30k 2026-11-25 03:00:00`.
+
+    The time makes it unique.
+    """
     parameters = flow_run.parameters
     dataset = dataset_name(parameters.get("plan", ""), parameters.get("overrides"))
     return f"{flow_run.flow_name} {dataset} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-# A run is not retried: its tasks have retries, and other errors (an invalid plan, a rejected version) would occur again.
+# A run is not retried: its tasks have retries. Other errors, such as an invalid plan, would occur again.
 # Prefect always stores the error of a failed run in a file; the serializer makes it JSON instead of a pickle.
 FLOW_OPTIONS: dict[str, Any] = {
     "flow_run_name": _make_run_name,

@@ -52,7 +52,10 @@ def merge_settings(overrides: Sequence[str], **typed: Any) -> tuple[str, ...]:
 
 
 def dataset_name(plan: str, overrides: Sequence[str] | None = ()) -> str:
-    """Return the name of the dataset of a plan, for the names of runs; the name of the plan if it cannot be read."""
+    """Return the name of the dataset of a plan, for the names of runs.
+
+    It is the name of the plan if the plan cannot be read.
+    """
     try:
         loaded = load_plan(plan, tuple(overrides or ()))
     except (ValueError, OSError):

@@ -15,7 +15,10 @@ from prefect.plugins import register_hook
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Hook of Prefect at its start. It changes the client of the `prefect` command only, not of runs or notebooks."""
+    """Hook of Prefect at its start.
+
+    It changes the client of the `prefect` command only, not of runs or notebooks.
+    """
     if not _is_command_line():
         return
     from prefect.client.orchestration import PrefectClient  # lazy: only the command line needs it

@@ -39,7 +39,9 @@ MODEL_CREATED = "tern.model.created"  # event of a new model; it may start `buil
 
 @contextmanager
 def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) -> Iterator[PipelineRunner]:
-    """Provide the runner of a plan: its jobs are Prefect tasks, and its log lines go to the log of the flow run.
+    """Provide the runner of a plan.
+
+    Its jobs are Prefect tasks, and its log lines go to the log of the flow run.
 
     Args:
         plan: Plan file, or the name of a shipped plan.
@@ -57,7 +59,10 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
 
 
 def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bool) -> list[str]:
-    """Extract both feature stores, or with `dry_run` report an estimate. Returns the folders of the stores."""
+    """Extract both feature stores, or with `dry_run` report an estimate.
+
+    Returns the folders of the stores.
+    """
     if dry_run and (estimates := estimate_undrawn_demo(runner.plan, splits)):
         return _report_estimates(estimates, "demo")
     dataset = _load_dataset(runner, splits or ())
@@ -112,7 +117,9 @@ def run_publish(runner: PipelineRunner, model: str | None = None) -> str:
 
 
 def run_reindex(runner: PipelineRunner, model: str | None = None, version: int | None = None) -> str | State:
-    """Publish the changes of the dataset as a new index version. Returns the manifest, or the state NothingToDo.
+    """Publish the changes of the dataset as a new index version.
+
+    Returns the manifest, or the state NothingToDo.
 
     Args:
         runner: The runner of the plan.
@@ -159,7 +166,10 @@ def _make_vectors(runner: PipelineRunner, model: Path | None) -> Vectors:
 
 
 def _publish(runner: PipelineRunner, vectors: Vectors, publish: Callable[[], Path]) -> Path:
-    """Run the index stage. A rejected candidate fails the run, with a report; the served version stays served."""
+    """Run the index stage.
+
+    A rejected candidate fails the run, with a report; the served version stays served.
+    """
     try:
         published = retry("publishing", publish)
     except RejectedError as error:  # no other error, such as a lock that is held by another process

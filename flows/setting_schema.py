@@ -21,7 +21,10 @@ RARE_NUMBERS = r"[+-]?(0[xob][\da-fA-F_]+|inf|\d[\d_]*(\.\d+)?[eE][+-]?\d+|\d+(_
 
 
 def setting_schema(plan: type[BaseModel]) -> Schema:
-    """Make the JSON schema of KEY=VALUE for the settings of a plan: a chain of `if`, one per kind of value."""
+    """Make the JSON schema of KEY=VALUE for the settings of a plan.
+
+    It is a chain of `if`, one per kind of value.
+    """
     plan_schema = plan.model_json_schema()
     keys_by_value: dict[Value, list[str]] = {}
     for key, schemas in _group_by_key(_iter_leaves(plan_schema, plan_schema.get("$defs", {}))).items():

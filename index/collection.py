@@ -57,7 +57,10 @@ class Collection:
             yield block, self.read(block)
 
     def check(self, kind: str) -> None:
-        """Raise ValueError if the collection is empty, an id is repeated, or rows and ids are not the same set."""
+        """Raise ValueError if the collection is invalid.
+
+        It is invalid if it is empty, an id is repeated, or rows and ids are not the same set.
+        """
         if not len(self.ids):
             raise ValueError(f"The {kind} collection is empty, so there is nothing to index. Embed some items first.")
         if len(self._position_by_id) != len(self.ids):

@@ -86,7 +86,7 @@ class GateConfig(BaseModel):
     max_queries: int = Field(250, ge=1)
     """maximum number of queries per direction"""
     max_update_queries: int = Field(32, ge=1)
-    """the same for an update, and the maximum number of its new rows that are sampled; the other rows passed before"""
+    """maximum number of queries per direction and of sampled new rows for an update; its other rows passed before"""
     max_sampled_rows: int = Field(200, ge=1)
     """maximum number of rows per collection that are searched by their own vector"""
     seed: int = Field(0, ge=0, lt=2**31)

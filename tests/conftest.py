@@ -1,4 +1,4 @@
-"""Shared fixtures: a small plan over real scenes, the shipped detector and a real BERT, run once a session."""
+"""Shared fixtures: a run of a small plan over demo scenes, with the demo detector and a BERT, once per session."""
 
 import os
 

@@ -43,7 +43,10 @@ def _get_name(row: dict[str, Any]) -> str:
 
 
 def _add_row(row: Any, entries: dict[str, Entry]) -> str:
-    """Add the captions of a row to the entry of its image; return why the row is invalid, or an empty text."""
+    """Add the captions of a row to the entry of its image.
+
+    Returns why the row is invalid, or an empty text.
+    """
     if not _has_name(row):
         return "the row has no text field `image`"
     if None in row:  # where `csv` puts the fields that have no column

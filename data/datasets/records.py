@@ -42,7 +42,10 @@ class InvalidRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and captions with ids; the image of every caption is in `images`, and every path is below `root`."""
+    """Images and captions with ids.
+
+    The image of every caption is in `images`, and every path is below `root`.
+    """
 
     name: str
     root: Path

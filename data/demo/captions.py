@@ -106,7 +106,7 @@ def _make_phrase(rng: Generator, group: Group, scene: Scene, color: bool) -> Phr
 
 
 def _describe_place(rng: Generator, group: Group, scene: Scene) -> str:
-    """Describe the place of the scene, as it fits the group."""
+    """Describe the place of the scene in words that suit the group; empty if its action names the place."""
     zone = KINDS[group.kind].zone
     if zone == "table":
         return choice(rng, ("on a kitchen counter", "on the counter of a kitchen", "in a kitchen"))
@@ -119,7 +119,7 @@ def _describe_place(rng: Generator, group: Group, scene: Scene) -> str:
 
 
 def _describe_side(rng: Generator, group: Group, scene: Scene) -> str:
-    """Describe where in the image a group is, if it is clearly on one side or behind the first one; else "nearby"."""
+    """Describe where in the image a group is if it is clearly on one side or behind; else "nearby"."""
     things = [t for t in scene.things if scene.groups[t.group] == group]
     across = [t.x / scene.size[0] for t in things]
     if max(across) < 0.46:
@@ -133,7 +133,7 @@ def _describe_side(rng: Generator, group: Group, scene: Scene) -> str:
 
 
 def _list_other_groups(scene: Scene) -> list[Group]:
-    """List the groups after the first one that are not in its relation."""
+    """List all groups except the first one and the target of its relation."""
     first = scene.groups[0]
     return [g for i, g in enumerate(scene.groups) if i and not (first.relation and i == first.target)]
 
@@ -203,7 +203,7 @@ def _write_with_sides(rng: Generator, scene: Scene) -> str:
 
 
 def _write_list(rng: Generator, scene: Scene) -> str:
-    """Write a sentence that lists all groups; for one group, as `_write_full`."""
+    """Write a sentence that lists all groups; a scene with one group gets `_write_full`."""
     if len(scene.groups) == 1:
         return _write_full(rng, scene)
     names = []

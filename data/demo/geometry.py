@@ -12,13 +12,16 @@ Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing of a scene; a person with what they ride or hold is one thing, with the action "ride:horse"."""
+    """One thing of a scene.
+
+    A person with what they ride or hold is one thing, with the action "ride:horse".
+    """
 
     kind: str
     x: float
-    """Where it touches the ground, pixels."""
+    """Column where it touches the ground, pixels."""
     y: float
-    """Where it touches the ground, pixels."""
+    """Row where it touches the ground, pixels."""
     height: float
     """Height in pixels."""
     flip: bool

@@ -12,7 +12,7 @@ from data.demo.scenes.scene import LAYOUT, Group, SceneSpec, choice, make_rng, w
 
 @dataclass(frozen=True)
 class _Frame:
-    """What all things of one attempt share."""
+    """Size, rows and scale of all things of one attempt."""
 
     size: tuple[int, int]  # width, height, pixels
     rows: dict[str, tuple[float, float]]  # zone -> farthest and nearest row, as fractions of the height
@@ -20,14 +20,14 @@ class _Frame:
 
 
 def compose_scene(seed: int, index: int) -> Scene:
-    """Compose the scene of a number; it depends on `seed` and `index` only."""
+    """Compose scene number `index`; it depends on `seed` and `index` only."""
     spec, rng = plan_scene(seed, index), make_rng(seed, index, LAYOUT)
     size = (300, 400) if rng.random() < 0.15 else (400, 300)
     horizon = 0.4 + 0.1 * rng.random()
     things: list[Thing] = []
     for shrink in (1.0, 0.9, 0.8, 0.7, 0.6):
-        things, worst = _arrange(rng, spec, _Frame(size, zone_rows(spec.place, horizon), shrink))
-        if worst < 0.3:
+        things, worst_cost = _arrange(rng, spec, _Frame(size, zone_rows(spec.place, horizon), shrink))
+        if worst_cost < 0.3:
             break
     lights = {"plain": 5, "warm": 1, "cool": 1} | ({} if spec.place == "city" else {"dim": 1})
     light, noise, quality = weighted_choice(rng, lights), int(rng.integers(1, 9)), int(rng.integers(60, 93))
@@ -43,7 +43,7 @@ def _arrange(rng: Generator, spec: SceneSpec, frame: _Frame) -> tuple[list[Thing
     if len(sides) > 1 and rng.random() < 0.75:
         sides[:2] = [((0.03, 0.5), (0.5, 0.97)), ((0.5, 0.97), (0.03, 0.5))][int(rng.random() * 2)]
     things_by_group: dict[int, list[Thing]] = {}
-    worst = 0.0
+    worst_cost = 0.0
     large = [g.target for g in spec.groups if g.relation in ("under", "on")]
     for number in sorted(range(len(spec.groups)), key=lambda i: (spec.groups[i].relation != "", i)):
         group = spec.groups[number]
@@ -62,8 +62,8 @@ def _arrange(rng: Generator, spec: SceneSpec, frame: _Frame) -> tuple[list[Thing
             if cost < 0.08:
                 break
         things_by_group[number] = best[1]
-        worst = max(worst, best[0])
-    return [thing for number in sorted(things_by_group) for thing in things_by_group[number]], worst
+        worst_cost = max(worst_cost, best[0])
+    return [thing for number in sorted(things_by_group) for thing in things_by_group[number]], worst_cost
 
 
 def _compute_cost(

@@ -23,7 +23,7 @@ def fill_missing_fields(
         boxes: `image` gives every row the box of the whole image in formats without boxes.
 
     Raises:
-        ValueError: There is no size or there are no boxes.
+        ValueError: The size or the boxes are missing.
     """
     rows = len(fields["features"])
     full = {**{name: np.full(rows, value) for name, value in MISSING_VALUES.items()}, **fields}

@@ -13,7 +13,7 @@ MAX_VOCABULARY_BYTES = 16 << 20
 
 
 def detect_formats(config: ImportConfig) -> list[Format]:
-    """Return the format of each source: the one of the settings, or the detected one.
+    """Return the format of each source, as configured or detected.
 
     Raises:
         FileNotFoundError: A source is missing.
@@ -34,7 +34,7 @@ def count_images(config: ImportConfig) -> int:
 
 
 def make_import_recipe(config: ImportConfig, formats: list[Format]) -> Recipe:
-    """Return the recipe of the store: the name of the features and the settings that determine numbers or ids.
+    """Return the recipe of the store: name of the features and settings that change numbers or ids.
 
     The content of the files is in the hashes of the items, so that a second file of the same features can be added.
     """

@@ -13,7 +13,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
-    """Find width and height of an image, in pixels, as the settings ask.
+    """Find width and height of an image, in pixels, where `config.sizes` says.
 
     Returns:
         None if the record has a size itself, or if there are no image files.
@@ -26,14 +26,17 @@ def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tu
     if config.sizes == "boxes":
         boxes = record.fields.get("boxes", np.zeros(0))
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-            raise ValueError("--sizes boxes requires boxes, but it has no valid ones")
+            raise ValueError("--sizes boxes requires boxes, but the record has no valid ones")
         right, bottom = np.ceil(boxes[:, 2:].max(0))
         return max(1, int(right)), max(1, int(bottom))
     return None if config.images is None else _read_image_size(config.images, name)
 
 
 def _read_image_size(folder: Path, name: str) -> tuple[int, int]:
-    """Read width and height of `folder/name`, with a usual suffix if needed, from the header; EXIF is applied."""
+    """Read width and height of `folder/name` from the header; EXIF orientation is applied.
+
+    If there is no such file, the usual suffixes are tried.
+    """
     root = folder.resolve()
     candidates = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
     path = next((p for p in candidates if p.is_file() and p.resolve().is_relative_to(root)), None)

@@ -108,7 +108,7 @@ def _forget_fixed_items(
 ) -> None:
     """Remove invalid items of earlier imports that are valid now from the manifest.
 
-    A named store may have other sources too: of those, only items at a location that was read now are removed.
+    If `config.name` is set, the store may have other sources. Their items stay, unless this import read the record.
     """
     valid_names = {
         escape_invalid_text(name)
@@ -137,7 +137,7 @@ def _read_stored_hashes(store: Store) -> dict[str, str]:
 
 
 def _write_pending(folder: Path, pending: deque[tuple[Item, ItemRow]]) -> None:
-    """Write the pending items as one shard and list it; rows leave the queue one by one, so that they exist once."""
+    """Write the pending items as one shard and list it; rows leave the queue one by one to save memory."""
     plan = ShardPlan(tuple(item for item, _ in pending))
     commit(folder, [write_shard(folder, plan, (pending.popleft()[1] for _ in range(len(pending))))])
     pending.clear()  # if an interrupted run had finished the shard, its rows were not read

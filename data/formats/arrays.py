@@ -107,7 +107,10 @@ def load_npy(path: Path) -> np.ndarray:
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """Map a .npy file read-only, so that memory is used only for the rows that are read; raises as `load_npy`."""
+    """Map a .npy file read-only, so that memory is used only for the rows that are read.
+
+    Raises the same errors as `load_npy`.
+    """
     try:
         with open(path, "rb") as file:
             header = read_header(file)
@@ -154,7 +157,10 @@ class Npz:
         return list(self._members)
 
     def read(self, name: str) -> Any:
-        """Read an array into memory; an array of Python objects only if `allow_pickle` has it, as plain values."""
+        """Read an array into memory.
+
+        An array of Python objects is read only if `allow_pickle` lists it, and as plain values.
+        """
         with self._add_location(name), self._open(name) as (file, header, available):
             if header.dtype.hasobject and name in self._allowed:
                 return load_restricted(file)

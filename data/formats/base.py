@@ -1,4 +1,4 @@
-"""Records that every format reads into and writes from; fields and units are those of a region store.
+"""Records that the readers of formats yield and the writers receive; fields and units are those of a region store.
 
 r: rows of an image, d: feature dimension.
 """
@@ -125,12 +125,14 @@ class ExportRows:
 
 
 def export_marker(target: Path) -> Path:
-    """Return the path of the marker file that exists while a file and its sidecar files are being exported."""
+    """Return the path of the marker file that exists while a file and its sidecar files are exported."""
     return target.with_name(f".{target.name}.exporting")
 
 
 def start_export(target: Path) -> None:
-    """Write the marker of an export and delete the old target; call it after all checks, before the first sidecar file.
+    """Write the marker of an export and delete the old target.
+
+    Call it after all checks, before the first sidecar file.
 
     New sidecar files must never exist next to the old target: a reader would combine their ids with its rows.
     """

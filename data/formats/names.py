@@ -17,7 +17,9 @@ BIDI_CONTROLS = (
 
 
 class Template:
-    """Template of ids: text with `{id}`, `{stem}` (id without suffix), `{number}` (last digits of the id), `{split}`.
+    """Template of ids: text with the fields `{id}`, `{stem}`, `{number}` and `{split}`.
+
+    `{stem}` is the id without its suffix, and `{number}` the last digits of the id.
 
     `{id:012d}` and `{number:012d}` write a number with leading zeros. The text `stem` means `{stem}`, and `id` means
     `{id}`.

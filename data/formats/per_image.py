@@ -30,7 +30,9 @@ class AmbiguousFormatError(ValueError):
 
 
 def iter_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Find the files below a folder with these suffixes, sorted by name; links to folders are not followed.
+    """Find the files below a folder with these suffixes, sorted by name.
+
+    Links to folders are not followed.
 
     Yields:
         Id (path below the folder, without suffix) and path.
@@ -50,7 +52,10 @@ def count(folder: Path) -> int:
 
 
 def read_x(folder: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
-    """Read files with the arrays x, bbox, image_w, image_h (MILVLG, MCAN), and `info`, a pickle, if it is allowed."""
+    """Read files with the arrays x, bbox, image_w and image_h (MILVLG, MCAN).
+
+    `info`, which is a pickle, is read only if it is allowed.
+    """
     for name, path in iter_files(folder, (".npz",)):
         location = path.relative_to(folder).as_posix()
         try:
@@ -98,7 +103,9 @@ def _read_x_fields(path: Path, options: ReadOptions) -> dict[str, Any]:
 
 
 def rows_first(x: np.ndarray, rows: int | None, transposed: bool | None, path: Path) -> np.ndarray:
-    """Return x as (rows, d): the axis whose length is the number of boxes, or else is not 2,048, has the rows.
+    """Return x as (rows, d).
+
+    The axis of the rows is the one whose length is the number of boxes, or else the one that is not 2,048 long.
 
     Args:
         x: Features, (rows, d) or (d, rows).
@@ -139,7 +146,10 @@ def _find_att_and_box(source: Path) -> tuple[Path, Path]:
 
 
 def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
-    """Read `*_att/ID.npz` with `feat` (or `z`) and `*_box/ID.npy` or .npz with boxes in pixels; without image sizes."""
+    """Read `*_att/ID.npz` with `feat` or `z`, and `*_box/ID.npy` or .npz with boxes in pixels.
+
+    These files have no image sizes.
+    """
     att, box = _find_att_and_box(source)
     for name, path in iter_files(att, (".npz",)):
         location = f"{att.name}/{path.relative_to(att).as_posix()}"

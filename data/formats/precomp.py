@@ -33,7 +33,10 @@ def _sidecar_path(path: Path, suffix: str) -> Path:
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
-    """Read one record per row of the first axis; without `{split}_ids.txt` the id is the number of the row."""
+    """Read one record per row of the first axis.
+
+    Without `{split}_ids.txt` the id is the number of the row.
+    """
     for source in _find_sources(path):
         split = source.name.removesuffix(SUFFIX)
         values = map_npy(source)

@@ -69,7 +69,10 @@ def _decode_line(line: bytes | None) -> list[str]:
 
 
 def _split_cells(text: str) -> list[str]:
-    """Split a line as `csv` does; the length limit of `csv` holds for the whole process, so it is not used here."""
+    """Split a line as `csv` does.
+
+    The length limit of `csv` holds for the whole process, so it is not used here.
+    """
     if '"' not in text:
         return text.split("\t")
     cells, position = [], 0

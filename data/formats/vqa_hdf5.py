@@ -151,7 +151,10 @@ def infer_image_size(boxes: np.ndarray, spatial: np.ndarray) -> tuple[int, int] 
 
 
 def spatial_features(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Compute (r, 6) float32 x1 y1 x2 y2 w h as fractions of the image, in the order of operations of the converter."""
+    """Compute (r, 6) float32 x1 y1 x2 y2 w h as fractions of the image.
+
+    The order of the operations is that of the converter.
+    """
     width, height = map(float, size)
     w, h = (boxes[:, 2] - boxes[:, 0]) / width, (boxes[:, 3] - boxes[:, 1]) / height
     x, y = boxes[:, 0] / width, boxes[:, 1] / height
@@ -220,14 +223,14 @@ def count(path: Path) -> int:
     return len(_read_sidecar(path))
 
 
-_CARRIES = frozenset({"boxes", "size"})
+_FIELDS = frozenset({"boxes", "size"})
 FIXED = Format(
     "vqa-h5",
     "VQA train36.hdf5",
     read,
     partial(write, False),
     count,
-    _CARRIES,
+    _FIELDS,
     suffix=".hdf5",
     sidecar_files=lambda target: sidecar_paths(target)[:1],
     fixed_rows=True,
@@ -238,7 +241,7 @@ ADAPTIVE = Format(
     read,
     partial(write, True),
     count,
-    _CARRIES,
+    _FIELDS,
     suffix=".hdf5",
     sidecar_files=lambda target: sidecar_paths(target)[:1],
 )

@@ -122,7 +122,10 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_png_checksums(content: bytes) -> None:
-    """Raise if a chunk of a PNG has a wrong checksum; Pillow's decoder ends at the last pixel and skips the rest."""
+    """Raise if a chunk of a PNG has a wrong checksum.
+
+    Pillow's decoder ends at the last pixel and skips the rest.
+    """
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
         image.verify()
 
@@ -157,7 +160,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_gray_to_8_bits(image: Image.Image) -> np.ndarray:
-    """Scale deep gray to (h, w) uint8; Pillow's own conversion clips at 255 and makes nearly all pixels white."""
+    """Scale gray of over 8 bits to (h, w) uint8.
+
+    Pillow clips at 255, so that nearly all pixels become white.
+    """
     tags = getattr(image, "tag_v2", {})  # of a TIFF, which may have 12 bits, or 0 for white
     white = (1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
     gray = (np.asarray(image).astype(np.uint32) * 255 // white).astype(np.uint8)

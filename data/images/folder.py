@@ -1,4 +1,4 @@
-"""Find the images of a folder, and find out why an image path cannot be used."""
+"""Find the images of a folder, and the reason why an image path cannot be used."""
 
 import os
 import unicodedata
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = READABLE_SUFFIXES | UNREADABLE_SUFFIXES
 
 
 def iter_image_files(root: Path) -> Iterator[tuple[str, str]]:
-    """Find everything below a folder that has the name of an image, and the folders that cannot be searched.
+    """Find all files and folders with the suffix of an image, and the folders that cannot be searched.
 
     Links to folders are not followed, because a loop of links would never end.
 

@@ -30,7 +30,10 @@ class FileHashCache:
         self._entries = _load_cache(self.path)
 
     def get_hashes(self, paths: Iterable[Path]) -> list[str]:
-        """Return the hash of each file, or `unreadable: REASON`; entries of other files are removed from the cache."""
+        """Return the hash of each file, or `unreadable: REASON`.
+
+        Entries of other files are removed from the cache.
+        """
         entries: dict[str, list[Any]] = {}
         hashes = [self._get_hash(os.path.abspath(path), entries) for path in paths]
         if entries != self._entries:

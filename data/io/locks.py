@@ -21,7 +21,9 @@ class WriteLockError(ValueError):
 
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
-    """Hold the write lock of a folder while the block runs; its worker processes must not take the lock again.
+    """Hold the write lock of a folder while the block runs.
+
+    Its worker processes must not take the lock again.
 
     Raises:
         WriteLockError: Another process holds the lock; the message names the process.
@@ -55,7 +57,10 @@ def _read_holder(file: TextIO) -> str:
 
 @contextmanager
 def manifest_lock(folder: Path) -> Iterator[None]:
-    """Hold the manifest lock of a store while its manifest is read, changed and written; other processes wait."""
+    """Hold the manifest lock of a store while its manifest is read, changed and written.
+
+    Other processes wait.
+    """
     with open(Path(folder) / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -89,7 +89,9 @@ class StoreManifest(_ManifestModel):
 
 
 def open_or_create_store(root: Path, kind: Kind, recipe: Recipe, dtype: FeatureDtype = "float16") -> Path:
-    """Return the folder `root/<kind>-<digest of the recipe>`; create it with an empty manifest if it is new.
+    """Return the folder `root/<kind>-<digest of the recipe>`.
+
+    Create it with an empty manifest if it is new.
 
     Args:
         root: Folder of the stores.
@@ -125,7 +127,10 @@ def open_or_create_store(root: Path, kind: Kind, recipe: Recipe, dtype: FeatureD
 
 
 def write_store_manifest(folder: Path, manifest: StoreManifest) -> Path:
-    """Write `manifest.json` of a store, atomically; the caller holds the `manifest_lock` of an existing store."""
+    """Write `manifest.json` of a store, atomically.
+
+    The caller holds the `manifest_lock` of an existing store.
+    """
     return write_json(Path(folder) / MANIFEST, manifest.to_json())
 
 

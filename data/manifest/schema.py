@@ -49,7 +49,10 @@ class Item:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to write. Its file name follows from its items, unless `existing_file` names a finished shard."""
+    """A shard to write.
+
+    Its file name follows from its items, unless `existing_file` names a finished shard.
+    """
 
     items: tuple[Item, ...]
     existing_file: str = ""

@@ -35,7 +35,7 @@ def get_item_columns(index: int, columns: Columns, offsets: np.ndarray, fields: 
 def find_storage_problem(columns: Columns, fields: Mapping[str, Field]) -> str:
     """Return why an item's columns cannot be stored, or an empty text.
 
-    float16 ends at 65,504, and a store holds no NaN.
+    Numbers that overflow the dtype (float16: above 65,504) and NaN cannot be stored.
     """
     lengths = {len(columns[name]) for name in fields if fields[name].per == "row"}
     if lengths == {0}:

@@ -32,7 +32,7 @@ def compact_store(
     """Rewrite the listed items, in their order, into full shards, and delete removed and superseded rows.
 
     The old shards are deleted only after one manifest lists all new ones, so an interruption loses no data. Finished
-    shards of an interrupted extraction stay for its next run. A compact store is not changed. Needs memory for two
+    shards of an interrupted extraction are kept for its next run. A compact store is not changed. Needs memory for two
     shards.
 
     Args:
@@ -41,7 +41,7 @@ def compact_store(
         map_fn: Function with the signature of the built-in `map`, applied to the jobs.
 
     Returns:
-        The present manifest.
+        The manifest after compaction.
 
     Raises:
         ValueError: Rows are damaged (the message has file and item), or the store changed meanwhile.
@@ -80,7 +80,7 @@ def _iter_rows(store: Store, plan: ShardPlan) -> Iterator[Columns]:
     ids = [item.id for item in plan.items]
     for name, checksum in zip(ids, store.checksums(ids), strict=True):
         columns = {field: store.read(field, [name]) for field in store.fields}
-        columns |= {field: columns[field][0] for field, about in store.fields.items() if about.per == "item"}
+        columns |= {field: columns[field][0] for field, definition in store.fields.items() if definition.per == "item"}
         if compute_crc32(columns, store.fields) != checksum:  # a new checksum would hide the damage forever
             raise ValueError(
                 f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
@@ -113,7 +113,10 @@ def _replace_shards(folder: Path, old: StoreManifest, files: list[str]) -> Store
 
 
 def _delete_unreferenced_files(folder: Path, manifest: StoreManifest) -> None:
-    """Delete replaced shards and unlisted ones without new content; an interrupted extraction keeps its shards."""
+    """Delete replaced shards and unlisted ones without new content.
+
+    An interrupted extraction keeps its shards.
+    """
     known_hashes = listed_hashes(folder, manifest)
     for path in unlisted_shards(folder, manifest):
         if path.name in manifest.replaced_files or not _has_new_content(path, known_hashes):

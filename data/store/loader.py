@@ -1,4 +1,4 @@
-"""Read batches of a store ahead of their use with threads.
+"""Read batches of a store in background threads, before they are used.
 
 `preadv` releases the GIL, and rows go from the file into the batch without another copy. Worker processes would need a
 second copy, through shared memory.
@@ -56,7 +56,9 @@ def iter_batches(
 
 
 def prefetch_map(fn: Callable[[S], T], items: Iterable[S], num_threads: int = 2, prefetch: int = 4) -> Iterator[T]:
-    """Apply a function to items with background threads, in order; an early end of the iteration stops the threads.
+    """Apply a function to items with background threads, in order.
+
+    An early end of the iteration stops the threads.
 
     Args:
         fn: Function of one item; called from several threads.

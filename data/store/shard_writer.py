@@ -73,7 +73,10 @@ def _write_columns(
 
 
 def _write_column(file: h5py.File, name: str, field: Field, arrays: list[np.ndarray]) -> None:
-    """Write a contiguous dataset block by block and empty `arrays`; one concatenation would need the memory twice."""
+    """Write a contiguous dataset block by block and empty `arrays`.
+
+    One concatenation would need the memory twice.
+    """
     if not arrays:
         file.create_dataset(name, data=np.array([], dtype=field.dtype))
         return

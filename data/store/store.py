@@ -138,7 +138,10 @@ class Store:
         return self._filled[self._shard[self._numbers([name])[0]]].path
 
     def content_digest(self, ids: Sequence[str]) -> str:
-        """Compute the digest of the recipe and the content of items, in this order; it names what depends on them."""
+        """Compute the digest of the recipe and the content of items, in this order.
+
+        It names what depends on them.
+        """
         return digest([self.recipe, list(zip(ids, self.content_hashes(ids), strict=True))])
 
     def lengths(self, ids: Sequence[str]) -> np.ndarray:

@@ -52,7 +52,7 @@ def _mark_unreferenced(problem: Problem, files: dict[str, str]) -> Problem:
 
 
 def _find_item_files(folder: Path, manifest: StoreManifest, unreadable: set[str]) -> dict[str, str]:
-    """Find id -> name of the file that its rows are read from: the newest readable one that has it."""
+    """Map ids to the name of the file that their rows are read from: the newest readable one with the id."""
     files: dict[str, str] = {}
     for name in (entry.file for entry in manifest.shards if entry.file not in unreadable):
         files |= dict.fromkeys(read_shard_items(folder / name)[0], name)

@@ -44,7 +44,9 @@ class ShardJob:
 
 @contextmanager
 def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
-    """Update a store so that it lists exactly these items; holds the write lock unless there is nothing to do.
+    """Update a store so that it lists exactly these items.
+
+    Holds the write lock unless there is nothing to do.
 
     Args:
         folder: Folder of the store.

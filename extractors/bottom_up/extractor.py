@@ -53,7 +53,7 @@ class BottomUpExtractor(RegionExtractor):
         on_cpu = torch.device(config.device).type == "cpu"
         self._dtype = choose_dtype(config.device, config.full_precision)
         if not on_cpu and not config.full_precision:
-            # Eight times finer than bfloat16 and as fast; values of pool5 reach only about 35.
+            # Eight times finer than bfloat16, as fast, and without overflow: values of pool5 reach only about 35.
             self._dtype = torch.float16
         self.batch_size = 1 if on_cpu else 8  # images; on a CPU the maps of several images do not fit into its caches
         # For the proposals whose choice the rounding of bfloat16 might change.
@@ -69,7 +69,9 @@ class BottomUpExtractor(RegionExtractor):
         return {"extractor": "bottom-up", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
-        """Subtract the mean from the BGR pixels and resize them as cv2.resize does: linear, without antialiasing.
+        """Subtract the mean from the BGR pixels and resize them linearly, as cv2.resize does.
+
+        The resizing has no antialiasing.
 
         Args:
             pixels: (h, w, 3) uint8 RGB.
@@ -193,7 +195,10 @@ def network_input_size(width: int, height: int, min_size: int = 600, max_size: i
 
 
 def _optimize(model: BottomUpRCNN, dtype: torch.dtype, device: str) -> BottomUpRCNN:
-    """Fold batch norms and convert res5 to `dtype`, in place; the layers that find and choose boxes stay float32."""
+    """Fold batch norms and convert res5 to `dtype`, in place.
+
+    The layers that find and choose boxes stay float32.
+    """
     fold_batch_norms(model).to(memory_format=torch.channels_last)
     model.res5.to(dtype)
     if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():

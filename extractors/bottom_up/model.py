@@ -34,7 +34,10 @@ class RoIScores(NamedTuple):
 
 
 class Bottleneck(nn.Module):
-    """Residual block 1x1, 3x3, 1x1 with the stride in the first convolution and the shortcut, as in MSRA's models."""
+    """Residual block of convolutions 1x1, 3x3, 1x1, as in MSRA's models.
+
+    The first convolution and the shortcut have the stride.
+    """
 
     def __init__(self, inputs: int, width: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -75,7 +78,10 @@ def make_stage(inputs: int, width: int, blocks: int, stride: int = 1, dilation: 
 
 
 class Stem(nn.Module):
-    """7x7 convolution of stride 2 and max-pooling without padding that rounds its output size up, as in Caffe."""
+    """7x7 convolution of stride 2, and max-pooling without padding, as in Caffe.
+
+    The pooling rounds its output size up.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +165,10 @@ class BottomUpRCNN(nn.Module):
 
 
 class MkldnnConv1x1(nn.Conv2d):
-    """A 1x1 convolution by oneDNN. On one thread, torch uses another library for it, which was half as fast."""
+    """A 1x1 convolution by oneDNN.
+
+    On one thread, torch uses another library for it, which was half as fast.
+    """
 
     def __init__(self, like: nn.Conv2d) -> None:
         stride = like.stride[0], like.stride[1]
@@ -172,7 +181,10 @@ class MkldnnConv1x1(nn.Conv2d):
 
 
 def apply_in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """Apply a function to `size` rows at a time, so that its intermediate results fit into the processor cache."""
+    """Apply a function to `size` rows at a time.
+
+    Its intermediate results then fit into the processor cache.
+    """
     return torch.cat([function(part) for part in rows.split(size)]) if len(rows) > size else function(rows)
 
 
@@ -200,7 +212,7 @@ def pool5_features_fast(res5: nn.Sequential, pooled: RoITable, size: int) -> Ten
     shortcut = F.linear(pooled.rows, first.downsample[0].weight.flatten(1), first.downsample[0].bias)  # (u, 2048)
 
     def compute_features(index: Tensor) -> Tensor:
-        """(size, 196) int64 -> (size, 2048)"""
+        """Compute the features of some regions: (size, 196) int64 -> (size, 2048)."""
         inputs = (
             rows[index].unflatten(1, (POOLED, POOLED)).permute(0, 3, 1, 2)  # (size, 512 or 2048, 14, 14)
             for rows in (entered, shortcut)

@@ -86,7 +86,9 @@ def _compute_rows(cells: Tensor, rectangles: Tensor, base: int) -> Tensor:
 
 
 def _sliding_maxima(cells: Tensor, bin_height: int, bin_width: int) -> Tensor:
-    """Compute the maximum of every rectangle of one size, stored at its upper left cell: (h, w, channels) -> same.
+    """Compute the maximum of every rectangle of one size: (h, w, channels) -> same.
+
+    It is stored at the upper left cell of the rectangle.
 
     Values at cells where the rectangle does not fit into the map are not meaningful.
     """

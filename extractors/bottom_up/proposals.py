@@ -1,4 +1,4 @@
-"""Anchors, deltas and scores into proposals, as Caffe's proposal layer computes them; used by `BottomUpExtractor`.
+"""Compute proposals from anchors, deltas and scores, as Caffe's proposal layer does; used by `BottomUpExtractor`.
 
 A box includes its last pixel, so its width is x2 - x1 + 1. Matches lib/rpn/generate_anchors.py,
 lib/rpn/proposal_layer.py and lib/fast_rcnn/bbox_transform.py of Anderson et al.
@@ -21,7 +21,7 @@ MIN_BOX_SIDE = 16  # pixels of the original image
 
 
 def caffe_anchors() -> Tensor:
-    """Return Caffe's anchors: the base box (0, 0, 15, 15) in each ratio, with rounded sides, in each scale.
+    """Return Caffe's anchors: box (0, 0, 15, 15) in each ratio, sides rounded, then in each scale.
 
     Returns:
         (12, 4) float32 in network pixels, ratio-major.
@@ -123,8 +123,8 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     """Run NMS with Caffe's overlap, in which a box includes its last pixel.
 
     Caffe's cpu_nms drops a box at an overlap of `overlap` or more, and torchvision at more than `overlap`. Both compare
-    a float32 with a double that no quotient equals, so the results agree. (Caffe's GPU code compares in float32 and
-    keeps a box at exactly 3/10.)
+    a float32 overlap with a double that no float32 equals, so the results agree. (Caffe's GPU code compares in float32
+    and keeps a box at exactly 3/10.)
 
     Returns:
         Indices of the kept boxes, best score first.

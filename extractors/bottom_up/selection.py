@@ -22,8 +22,8 @@ def select_regions(
 
     The confidence of a proposal is its best score among the classes in whose NMS it survives. Proposals whose
     confidence reaches the threshold are kept, in the order of the proposals. If these are fewer than `min_regions` or
-    more than `max_regions`, that number of the most confident proposals is kept instead, best first. Equal ones come in
-    the order of the proposals, which Caffe leaves undefined.
+    more than `max_regions`, that number of the most confident proposals is kept instead, best first. Equal
+    confidences come in the order of the proposals; Caffe leaves their order undefined.
 
     Args:
         boxes: (n, 4) float, in pixels.

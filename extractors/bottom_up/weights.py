@@ -86,7 +86,9 @@ def load_bottom_up(
 
 
 def convert_weights(source: Path, target: Path, anchors: Anchors | None = None, vocabulary: Path | None = None) -> str:
-    """Convert weights of any known layout to a .safetensors file with hash, origin and names in its header.
+    """Convert weights of any known layout to a .safetensors file.
+
+    Its header has hash, origin and names.
 
     Args:
         source: Weights file to read.
@@ -109,7 +111,10 @@ def convert_weights(source: Path, target: Path, anchors: Anchors | None = None, 
 
 
 def save_weights(model: BottomUpRCNN, path: Path, metadata: dict[str, str]) -> str:
-    """Save the tensors of a model as .safetensors with their SHA-256 and `metadata` in the header; return the hash."""
+    """Save the tensors of a model as .safetensors; return their SHA-256.
+
+    The header has the hash and `metadata`.
+    """
     sha256 = state_sha256(model)
     with atomic_write(path) as temporary:
         state = {key: value.contiguous() for key, value in model.state_dict().items()}
@@ -119,7 +124,10 @@ def save_weights(model: BottomUpRCNN, path: Path, metadata: dict[str, str]) -> s
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """Read the first name on each line of a vocabulary, such as `multi colored,multi-colored`, in lower case."""
+    """Read the first name on each line of a vocabulary, in lower case.
+
+    A line may have several names, such as `multi colored,multi-colored`.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"The vocabulary {path} does not exist. Set `vocabulary_dir` to the folder of objects_vocab.txt and "
@@ -173,7 +181,10 @@ def to_canonical_state_dict(state: dict[str, Tensor], source: str, anchors: Anch
 
 
 def _has_caffe_layout(state: dict[str, Tensor], source: str) -> bool:
-    """Whether the numbers are Caffe's (MILVLG) or detectron2's (airsplay, Hugging Face), by three shapes that agree."""
+    """Return whether the weights have Caffe's layout (MILVLG).
+
+    Else it is detectron2's (airsplay, Hugging Face). Three shapes must agree.
+    """
     num_rows = {}
     for key in (OBJECTNESS, f"{HEADS}cls_score", f"{HEADS}bbox_pred"):
         for kind, dims in (("weight", (2, 4)), ("bias", (1,))):
@@ -217,7 +228,10 @@ def _check_variant(state: dict[str, Tensor], source: str) -> None:
 
 
 def _convert_name(key: str) -> str | None:
-    """Return this model's name of a convolution or norm of backbone, res5 or proposal head; None for other keys."""
+    """Return this model's name of a convolution or norm; None for other keys.
+
+    It converts the keys of backbone, res5 and proposal head.
+    """
     name = re.sub(r"^backbone\.|^roi_heads\.(?=res5\.)", "", key)
     name = re.sub(r"^proposal_generator\.rpn_head\.conv\.", "rpn.conv.", name)
     name = re.sub(r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas.", name)
@@ -227,7 +241,9 @@ def _convert_name(key: str) -> str | None:
 
 
 def _convert_anchors(stored: Tensor | None, is_caffe: bool, anchors: Anchors | None, source: str) -> Tensor:
-    """Return the anchors in Caffe's convention, in which x2 and y2 are included, in the order of the file's channels.
+    """Return the anchors in the order of the file's channels, in Caffe's convention.
+
+    In that convention x2 and y2 are included.
 
     Returns:
         (12, 4) float32 in network pixels.
@@ -258,7 +274,9 @@ def _convert_anchors(stored: Tensor | None, is_caffe: bool, anchors: Anchors | N
 
 
 def _detectron2_anchors() -> Tensor:
-    """Return detectron2's anchors for sizes 64 to 512: size-major, not rounded, centered on the corner of the cell.
+    """Return detectron2's anchors for sizes 64 to 512, size-major.
+
+    They are not rounded, and centered on the corner of the cell.
 
     Returns:
         (12, 4) float32 in network pixels; x2 and y2 are included, as in Caffe.
@@ -277,7 +295,10 @@ def _move_background_first(rows: Tensor, is_caffe: bool) -> Tensor:
 
 
 def _unscale_deltas(rows: Tensor, is_caffe: bool) -> Tensor:
-    """Return rows of four unscaled deltas per class, the background's first (zeros where the file has none)."""
+    """Return rows of four unscaled deltas per class, the background's first.
+
+    The deltas of the background are zeros where the file has none.
+    """
     if is_caffe:
         return rows
     scale = rows.new_tensor(BBOX_REG_WEIGHTS)

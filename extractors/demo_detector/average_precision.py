@@ -23,7 +23,9 @@ class ImageBoxes:
 
 
 def average_precision(targets: list[ImageBoxes], predictions: list[ImageBoxes], iou: float = 0.5) -> dict[int, float]:
-    """Compute the average precision of every label that occurs in the targets; the mean of the values is mAP.
+    """Compute the average precision of every label that occurs in the targets.
+
+    The mean of the values is mAP.
 
     Precision is made non-increasing and read at 101 recalls, as in pycocotools (COCOeval, all areas). For numbers equal
     to COCO's, limit the predictions to 100 per image.
@@ -57,7 +59,10 @@ def _compute_label_precision(targets: list[ImageBoxes], predictions: list[ImageB
 
 
 def _match_boxes(targets: np.ndarray, predictions: np.ndarray, iou: float) -> np.ndarray:
-    """Return whether each prediction, best first, matches a target box that no better one matches; (n,) bool."""
+    """Return (n,) bool: whether each prediction, best first, matches a target box.
+
+    A target box matches one prediction, the best.
+    """
     overlap = box_iou(predictions, targets)
     hits = np.zeros(len(predictions), dtype=bool)
     for i, row in enumerate(overlap):

@@ -117,7 +117,9 @@ def compute_losses(
 
 
 def _jitter_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the whole-image box and the boxes, each side moved a little inside the image, as proposals are.
+    """Return the whole-image box and the boxes, each side moved a little, as proposals are.
+
+    The boxes stay inside the image.
 
     Args:
         boxes: (n, 4) float, x1 y1 x2 y2 in pixels.

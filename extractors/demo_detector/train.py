@@ -47,7 +47,10 @@ SECONDS_BETWEEN_LINES = 20
 
 
 class DetectorTrainConfig(BaseModel):
-    """Settings of one training run, which ends after a given time, so that its cost is known on a busy machine."""
+    """Settings of one training run.
+
+    It ends after a given time, so that its cost is known on a busy machine.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -193,7 +196,9 @@ def _render_scenes(config: DetectorTrainConfig, rank: int) -> tuple[list[Trainin
 
 
 def _average_gradients(parameters: list[nn.Parameter], done: float) -> float:
-    """Average the gradients and the elapsed share of the time over all processes, which must stop at the same step.
+    """Average the gradients and the elapsed share of the time over all processes.
+
+    The processes must stop at the same step.
 
     Args:
         parameters: Parameters whose gradients are replaced.
@@ -244,7 +249,10 @@ def _print_progress(step: int, config: DetectorTrainConfig, start: float, losses
 
 
 def save_detector(model: FasterRCNN, config: DetectorTrainConfig, run: DetectorRun, path: Path) -> None:
-    """Save the weights as float16 .safetensors with the class names, the settings and the run in the header."""
+    """Save the weights as float16 .safetensors.
+
+    The header has the class names, the settings and the run.
+    """
     state = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     header = {
         "classes": json.dumps(["background", *CLASSES]),

@@ -93,7 +93,7 @@ def fold_batch_norms(model: Network) -> Network:
 
 
 def _find_pairs(parent: nn.Module) -> list[tuple[nn.Module, str, nn.Conv2d]]:
-    """Return the module that holds each norm, the attribute name of the norm, and the convolution before it."""
+    """List (module that holds a norm, attribute name of the norm, convolution before it)."""
     children = dict(parent.named_children())
     candidates: list[tuple[nn.Module, str, nn.Module]] = []
     if isinstance(parent, nn.Conv2d) and "norm" in children:
@@ -111,7 +111,10 @@ def _find_pairs(parent: nn.Module) -> list[tuple[nn.Module, str, nn.Conv2d]]:
 
 
 def _is_norm(module: nn.Module, channels: int) -> bool:
-    """Whether a module is a batch norm of `channels` channels; torch, torchvision and detectron2 share these names."""
+    """Return whether a module is a batch norm of `channels` channels.
+
+    The attribute names are the same in torch, torchvision and detectron2.
+    """
     state = module.state_dict()
     return {"weight", "bias", "running_mean", "running_var"} <= set(state) and len(state["weight"]) == channels
 
@@ -158,5 +161,8 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
 
 @lru_cache
 def _get_copy_stream(device: str) -> torch.cuda.Stream:
-    """Return the stream for copies to a device; one per device, because memory is reused only on its own stream."""
+    """Return the stream for copies to a device.
+
+    There is one per device, because memory is reused only on its own stream.
+    """
     return torch.cuda.Stream(device)

@@ -105,7 +105,10 @@ def _find_state_dict(content: Any) -> Any:
 
 
 def _check_uncompressed(path: Path) -> None:
-    """Raise ValueError for a zip file with compressed entries, which could fill the memory; torch never writes one."""
+    """Raise ValueError for a zip file with compressed entries, which could fill the memory.
+
+    torch never writes one.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
@@ -113,7 +116,10 @@ def _check_uncompressed(path: Path) -> None:
 
 
 def _to_tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of an object that detectron2 pickles: `{"model": {name: array}, "__author__": ..., ...}`."""
+    """Return the tensors of an object that detectron2 pickles.
+
+    The object is `{"model": {name: array}, "__author__": ..., ...}`.
+    """
     if not isinstance(content, dict):
         raise ValueError(f"it contains a {type(content).__name__}, not arrays by name")
     if content.get("matching_heuristics"):
@@ -164,7 +170,9 @@ def load_state_dict_strict(model: nn.Module, state: dict[str, Tensor], source: s
 
 
 def state_sha256(model: nn.Module, more: dict[str, Tensor] | None = None) -> str:
-    """Compute the SHA-256 of the weights of a model, which does not depend on the file they were read from.
+    """Compute the SHA-256 of the weights of a model.
+
+    It does not depend on the file they were read from.
 
     Args:
         model: Model whose state dict is hashed: names, dtypes, shapes and bytes.

@@ -21,7 +21,10 @@ WHOLE_IMAGE = -1  # class id of a row that is not a detection
 
 @dataclass(frozen=True)
 class Regions:
-    """Regions of one image, in the order of the extractor; the whole-image region, if there is one, is row 0."""
+    """Regions of one image, in the order of the extractor.
+
+    The whole-image region, if there is one, is row 0.
+    """
 
     features: np.ndarray
     """(r, d) float16"""
@@ -84,7 +87,10 @@ class RegionExtractor(ABC):
 
     @abstractmethod
     def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
-        """Extract the regions of images whose inputs have the same shape; the device has read the inputs on return."""
+        """Extract the regions of images whose inputs have the same shape.
+
+        The device has read the inputs on return.
+        """
 
     @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Regions]:

@@ -77,7 +77,9 @@ def _build_from_file(model: str, path: Path) -> tuple[FasterRCNN, tuple[str, ...
 
 
 def _apply_release(model: str, path: Path, detector: nn.Module) -> tuple[str, ...]:
-    """Return the class names of a file that torchvision published, known by its file name, which ends in its hash.
+    """Return the class names of a file that torchvision published.
+
+    The file is known by its name, which ends in its hash.
 
     Also sets what torchvision's builder sets for these weights.
     """

@@ -169,7 +169,9 @@ def _read_config(config: Detectron2Config) -> Any:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load a state dict, including anchors and means that older versions stored though the model has no such keys.
+    """Load a state dict.
+
+    It may have anchors and means, which older versions stored. The model has no such keys.
 
     detectron2 ignores stored anchors since 2021. A model that was trained with other anchors than those in its settings
     would then give other regions without an error.
@@ -189,7 +191,10 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def _find_class_names(cfg: Any) -> tuple[str, ...]:
-    """Return the class names of the dataset in the settings if the installed detectron2 knows all of them, else ()."""
+    """Return the class names of the dataset in the settings, or ().
+
+    They are () unless the installed detectron2 knows all of them.
+    """
     from detectron2.data import MetadataCatalog
 
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") if cfg.DATASETS.TRAIN else None

@@ -50,7 +50,10 @@ def select_proposals(rpn: RegionProposalNetwork, maps: list[Tensor], images: Ima
 
 
 def _flatten_anchors(x: Tensor, width: int) -> Tensor:
-    """Reshape (b, k * width, h, w) to (b, h * w * k[, width]), the order of the anchors; free in channels_last."""
+    """Reshape (b, k * width, h, w) to (b, h * w * k[, width]), the order of the anchors.
+
+    This copies nothing if the layout is channels_last.
+    """
     flat = x.permute(0, 2, 3, 1).flatten(1)
     return flat if width == 1 else flat.view(len(x), -1, width)
 
@@ -58,7 +61,10 @@ def _flatten_anchors(x: Tensor, width: int) -> Tensor:
 def _filter_boxes(
     rpn: RegionProposalNetwork, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Clip the boxes of one image, drop small and low-scored ones, and return those that survive NMS, best first."""
+    """Clip the boxes of one image, and return those that survive NMS, best first.
+
+    Small and low-scored boxes are dropped before.
+    """
     boxes = clip_boxes_to_image(boxes, size)
     keep = remove_small_boxes(boxes, rpn.min_size)
     keep = keep[scores[keep] >= rpn.score_thresh]
@@ -112,14 +118,19 @@ def roi_align_by_lookup(
 
 
 def _choose_level(boxes: Tensor, align: MultiScaleRoIAlign, lowest: int, highest: int) -> Tensor:
-    """Return the level of each box by its size, (p,) int64: equation 1 of Lin et al. 2017, Feature Pyramid Networks."""
+    """Return the level of each box by its size, (p,) int64.
+
+    Source: equation 1 of Lin et al. 2017, Feature Pyramid Networks.
+    """
     sides = box_area(boxes).sqrt()
     level = torch.floor(align.canonical_level + torch.log2(sides / align.canonical_scale) + 1e-6)
     return level.clamp(lowest, highest).long() - lowest
 
 
 def _interpolate_axis(low: Tensor, high: Tensor, limit: Tensor, bins: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Return the cells and weights of linear interpolation along one axis, as roi_align with aligned=False does it.
+    """Return the cells and weights of linear interpolation along one axis.
+
+    They are those of roi_align with aligned=False.
 
     Args:
         low: (p,), first side of each box, in cells.

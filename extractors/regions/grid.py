@@ -144,7 +144,11 @@ def _load_weights(backbone: IntermediateLayerGetter, config: GridConfig) -> None
 
 @torch.inference_mode()
 def _count_channels(backbone: IntermediateLayerGetter, config: GridConfig) -> int:
-    """Return the number of channels of the map; raise ValueError if the layer does not return (b, d, h, w)."""
+    """Return the number of channels of the map.
+
+    Raises:
+        ValueError: The layer does not return (b, d, h, w).
+    """
     try:
         shape = backbone(torch.zeros(1, 3, 64, 128))["map"].shape
     except (RuntimeError, AssertionError) as error:

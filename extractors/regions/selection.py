@@ -59,10 +59,10 @@ def select_regions(
 def select_boxes(boxes: Tensor, scores: Tensor, limit: int, iou: float, min_score: float = 0.0) -> Tensor:
     """Select the best boxes by class-agnostic NMS.
 
-    With a `min_score`, an image gives as many boxes as reach it. Without one, if too few boxes survive, the allowed
-    overlap is raised by 0.1 until there are enough (0.3 to 0.9 in airsplay/py-bottom-up-attention,
-    demo/detectron2_mscoco_proposal_maxnms.py). So a store with a fixed number of regions contains the least redundant
-    boxes.
+    With a `min_score`, the boxes that survive NMS and reach it are selected, up to `limit`. Without one, if too few
+    boxes survive, the allowed overlap is raised by 0.1 until there are enough (0.3 to 0.9 in
+    airsplay/py-bottom-up-attention, demo/detectron2_mscoco_proposal_maxnms.py). So a store with a fixed number of
+    regions contains the least redundant boxes.
 
     Args:
         boxes: (n, 4) float, x1 y1 x2 y2 in pixels.

@@ -112,7 +112,9 @@ class TextExtractor:
         return [tokens[i] for i in range(len(texts))]
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
-        """Return the token ids of each text, truncated as transformers does it, and the lengths before truncation.
+        """Return the token ids of each text, and the lengths before truncation.
+
+        Texts are truncated as transformers does it.
 
         One pass is enough: the tokenizer returns the truncated rest as further pieces, each with its own [CLS] and
         [SEP].
@@ -150,7 +152,7 @@ class TextExtractor:
 
 
 class TextEncoder(torch.nn.Module):
-    """The layers whose output a `TextExtractor` with this configuration stores, to be trained with the model."""
+    """The layers whose output a `TextExtractor` stores, to be trained with the model."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()

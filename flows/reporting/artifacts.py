@@ -38,7 +38,10 @@ def escape_cell(value: Any) -> Any:
 
 
 def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
-    """Create a table artifact with at most `MAX_ROWS` rows; the description says how many rows there are in total."""
+    """Create a table artifact with at most `MAX_ROWS` rows.
+
+    The description says how many rows there are in total.
+    """
     more = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
     shown = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
@@ -60,7 +63,10 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
 
 
 def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
-    """Create tables of the metrics and epochs, and an image of the curves; of an imported checkpoint only metrics."""
+    """Create tables of the metrics and epochs, and an image of the curves.
+
+    An imported checkpoint has only metrics.
+    """
     rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
     create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
@@ -73,13 +79,19 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
 
 
 def _format_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Move the recalls to the front, which the page shows without scrolling, and round numbers to four digits."""
+    """Move the recalls to the front, and round numbers to four digits.
+
+    The page shows the first columns without scrolling.
+    """
     names = [*[name for name in LEADING_COLUMNS if name in row], *[name for name in row if name not in LEADING_COLUMNS]]
     return {name: float(f"{row[name]:.4g}") if isinstance(row[name], float) else row[name] for name in names}
 
 
 def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
-    """Create the artifacts of a published version: collections, gate, lineage, and results of the report's queries."""
+    """Create the artifacts of a published version.
+
+    These are collections, gate, lineage, and results of the report's queries.
+    """
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
     results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
@@ -131,7 +143,10 @@ def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: st
 
 
 def create_rejection_artifacts(error: ValueError, served: str) -> None:
-    """Create the artifacts of a rejected version: the reason, the checks of the gate, and the version still served."""
+    """Create the artifacts of a rejected version.
+
+    These are the reason, the checks of the gate, and the version still served.
+    """
     version = getattr(error, "version", None)
     create_gate_table(
         "rejected", getattr(error, "checks", {}), "the candidate" if version is None else f"v{version:08d}"

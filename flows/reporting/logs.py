@@ -26,7 +26,9 @@ class FlowRunLogHandler(APILogHandler):
 
 @contextmanager
 def forward_logs_to_run() -> Iterator[None]:
-    """Send records of the project's loggers (level INFO and above) and warnings to the log of the current flow run.
+    """Send log records and warnings to the log of the current flow run.
+
+    Records are those of the project's loggers, level INFO and above.
 
     Prefect's own setting for this, `extra_loggers`, does not change the level, so that INFO records are lost. In a run
     inside another run, the inner run receives the records.

@@ -20,7 +20,10 @@ from flows.tasks.task_runners import GPU_TAG, read_gpu_slots
 
 @dataclass(frozen=True)
 class EnabledState:
-    """Schedules and automations that are enabled on a server. A deployment resets them to prefect.yaml: disabled."""
+    """Schedules and automations that are enabled on a server.
+
+    A deployment resets them to prefect.yaml: disabled.
+    """
 
     schedules: dict[tuple[UUID, str], Any]
     """Schedule with its cron expression and parameters, by (id of the deployment, slug)."""
@@ -89,7 +92,10 @@ def deploy_all(env: dict[str, str], tries: int = 120) -> list[str]:
 
 
 def create_gpu_limit(client: SyncPrefectClient) -> None:
-    """Create the concurrency limit of shards that need a GPU. An existing limit changes only if TERN_GPU_SLOTS is set."""
+    """Create the concurrency limit of shards that need a GPU.
+
+    An existing limit changes only if TERN_GPU_SLOTS is set.
+    """
     try:
         client.read_concurrency_limit_by_tag(GPU_TAG)
     except ObjectNotFound:

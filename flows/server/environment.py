@@ -17,7 +17,8 @@ PREFECT_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_PLUGINS_ENABLED": "false",  # the plugin is only for the `prefect` command of a user
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; automations.yaml marks runs without one for 90 s as crashed
-    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",  # seconds; with the default of 30, GPUs are idle between shards
+    # With the default of 30 seconds, GPUs are idle between shards.
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
     # Leases in the memory of the server are lost when it restarts: the slot of a run that died in the meantime stays
     # occupied, and Prefect ends a running run of a deployment, because it cannot renew its lease.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -26,7 +27,9 @@ PREFECT_SETTINGS = {
 
 
 def make_environment(port: int | None) -> dict[str, str]:
-    """Make the environment variables of a Prefect process: server, current folder (for prefect.yaml), settings.
+    """Make the environment variables of a Prefect process.
+
+    These are the server, the current folder (for prefect.yaml) and the settings.
 
     Args:
         port: Port of a server on this machine; None uses PREFECT_API_URL if it is set, else `PORT`.
@@ -37,7 +40,10 @@ def make_environment(port: int | None) -> dict[str, str]:
 
 
 def apply_environment(port: int | None) -> None:
-    """Set the variables of `make_environment` in this process. Call it before Prefect is imported: it reads them once."""
+    """Set the variables of `make_environment` in this process.
+
+    Call it before Prefect is imported, because Prefect reads them once.
+    """
     os.environ.update(make_environment(port))
 
 

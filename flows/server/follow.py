@@ -68,7 +68,8 @@ def follow_run(
         if run is None:
             raise
         echo(
-            f"left    the run continues; `prefect flow-run watch {run.id}` follows it, `prefect flow-run cancel` stops it"
+            f"left    the run continues; `prefect flow-run watch {run.id}` follows it, "
+            "`prefect flow-run cancel` stops it"
         )
         return 130
     except (httpx.TransportError, RuntimeError) as error:
@@ -112,25 +113,25 @@ def _page(run: FlowRun) -> str:
     return f"{os.environ.get('PREFECT_API_URL', '').removesuffix('/api')}/runs/flow-run/{run.id}"
 
 
-def _watch(client: SyncPrefectClient, run_id: UUID, say: Callable[[str], None]) -> int:
-    state, shown, lines, start = "", dict[UUID, str](), LogTail(client, say), time.monotonic()
+def _watch(client: SyncPrefectClient, run_id: UUID, echo: Callable[[str], None]) -> int:
+    state, shown, lines, start = "", dict[UUID, str](), LogTail(client, echo), time.monotonic()
     is_wait_reported = False
     while True:
         run = client.read_flow_run(run_id)
         ids = [run_id, *_children(client, run_id)]
         lines.echo_new(ids)
-        _progress(client, ids, shown, say)
+        _progress(client, ids, shown, echo)
         if run.state and run.state.name != state:
             state = run.state.name or ""
-            say(f"state   {state}  {printable(run.state.message or '')}".rstrip())
+            echo(f"state   {state}  {printable(run.state.message or '')}".rstrip())
         if run.state and run.state.is_final():
             lines.echo_remaining(run_id, ids)
             return 0 if run.state.is_completed() else 1
         if not is_wait_reported and run.start_time is None and time.monotonic() - start > NO_WORKER_SECONDS:
             is_wait_reported = True
-            say(
-                f"waiting no worker has started the run for {NO_WORKER_SECONDS:.0f} s. Check that `tern up`, or another "
-                "worker, is running and free."
+            echo(
+                f"waiting no worker has started the run for {NO_WORKER_SECONDS:.0f} s. Check that `tern up`, or "
+                "another worker, is running and free."
             )
         time.sleep(POLL_SECONDS)
 
@@ -141,10 +142,13 @@ def _children(client: SyncPrefectClient, run_id: UUID) -> list[UUID]:
 
 
 class LogTail:
-    """Print the log lines of some runs, each once. Lines arrive late and out of order, so new ones are found by id."""
+    """Print the log lines of some runs, each once.
 
-    def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]):
-        self._client, self._say = client, say
+    Lines arrive late and out of order, so new ones are found by id.
+    """
+
+    def __init__(self, client: SyncPrefectClient, echo: Callable[[str], None]):
+        self._client, self._echo = client, echo
         self._seen: dict[
             UUID, datetime
         ] = {}  # times of the lines that are less than `LATE_LOG_SECONDS` older than the latest one
@@ -169,7 +173,10 @@ class LogTail:
         return new
 
     def echo_remaining(self, run_id: UUID, ids: list[UUID]) -> None:
-        """Print the lines of an ended run up to its last one ("Finished in state"), or until no new line arrives."""
+        """Print the lines of an ended run up to its last one ("Finished in state").
+
+        If that line does not arrive, it ends when no new line arrives.
+        """
         last_line = time.monotonic()
         while True:
             if self.echo_new(ids):
@@ -184,10 +191,10 @@ class LogTail:
                 self._finished.add(line.flow_run_id)
         elif line.name not in IGNORED_LOGGERS:
             first, *more = line.message.splitlines() or [""]  # the page of the run shows the traceback
-            self._say(f"log     {printable(first)}{' ...' if more else ''}")
+            self._echo(f"log     {printable(first)}{' ...' if more else ''}")
 
 
-def _progress(client: SyncPrefectClient, ids: list[UUID], shown: dict[UUID, str], say: Callable[[str], None]) -> None:
+def _progress(client: SyncPrefectClient, ids: list[UUID], shown: dict[UUID, str], echo: Callable[[str], None]) -> None:
     """Print the progress artifacts whose description has changed."""
     artifact_filter = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=ids))
     for artifact in client.read_artifacts(artifact_filter=artifact_filter):
@@ -195,4 +202,4 @@ def _progress(client: SyncPrefectClient, ids: list[UUID], shown: dict[UUID, str]
         if artifact.type == "progress" and shown.get(artifact.id) != description:
             shown[artifact.id] = description
             percent = artifact.data if isinstance(artifact.data, int | float) else 0.0
-            say(f"{percent:5.1f} %  {printable(description)}")
+            echo(f"{percent:5.1f} %  {printable(description)}")

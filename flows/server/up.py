@@ -110,5 +110,6 @@ def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     raise ValueError(
-        f"The Prefect server on port {port} did not answer within {START_TIMEOUT_SECONDS:.0f} s. Read its messages above."
+        f"The Prefect server on port {port} did not answer within {START_TIMEOUT_SECONDS:.0f} s. "
+        "Read its messages above."
     )

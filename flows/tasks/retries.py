@@ -22,14 +22,19 @@ class StageStoppedError(Exception):
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return whether an error may not occur again: a lost worker or a transient I/O error, but not invalid input."""
+    """Return whether an error may not occur again.
+
+    That is a lost worker or a transient I/O error, but not invalid input.
+    """
     if isinstance(error, TimeoutError) and error.errno is None:
         return False  # a job that exceeded its time limit would exceed it again; with an errno, a mount did not respond
     return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS)
 
 
 def retry(what: str, call: Callable[[], T]) -> T:
-    """Call a stage that is not a task, with the same retries as a shard. It also waits for locks (`wait_for_lock`).
+    """Call a stage that is not a task, with the same retries as a shard.
+
+    It also waits for locks (`wait_for_lock`).
 
     The stages resume: a training from its last checkpoint, an index from the shards that are already written.
 

@@ -33,8 +33,8 @@ def _has_retryable_error(task: Any, run: Any, state: State) -> bool:
 
 
 # NO_CACHE: the cache key of Prefect does not contain the task. A finished shard is found by its name and checksum.
-# No tags except that of a GPU: each tag costs seconds when the first tasks start. No timeout: on threads it takes effect
-# only after the blocking call. `WorkerPool` has the time limit.
+# No tags except that of a GPU: each tag costs seconds when the first tasks start. No timeout: on threads it takes
+# effect only after the blocking call. `WorkerPool` has the time limit.
 @task(
     name="shard",
     task_run_name="{stage} {dataset} {number:03d}",
@@ -68,7 +68,10 @@ def epoch(dataset: str, progress: EpochProgress) -> None:
 
 
 def make_epoch_callback(dataset: str) -> OnEpoch:
-    """Make the function that a training calls after each epoch: it runs a task and updates the progress artifact."""
+    """Make the function that a training calls after each epoch.
+
+    It runs a task and updates the progress artifact.
+    """
     artifact = None
 
     def show_epoch(progress: EpochProgress) -> None:
@@ -129,7 +132,10 @@ def make_task_map_factory(
 
 
 def _show_progress(stage: str, futures: list[Any], sizes: list[int]) -> None:
-    """Update the progress artifact of a stage while its shards end. Items of a failed shard do not count as done."""
+    """Update the progress artifact of a stage while its shards end.
+
+    Items of a failed shard do not count as done.
+    """
     total, done, failed, num_left = sum(sizes), 0, 0, len(futures)
     start, last_update = time.monotonic(), 0.0
     size_by_future = dict(zip(futures, sizes, strict=True))

@@ -56,7 +56,9 @@ def make_task_runner() -> Any:
 
 
 def read_gpu_slots() -> int:
-    """Read the number of shards that may use GPUs at the same time (TERN_GPU_SLOTS); raises as `read_settings`.
+    """Read the number of shards that may use GPUs at the same time (TERN_GPU_SLOTS).
+
+    Raises the same errors as `read_settings`.
 
     The default is 1, because all runs of a worker use the first GPU that they see.
     """

@@ -12,7 +12,9 @@ from pipeline.runs import open_pool
 
 
 class WorkerPool:
-    """The pool of one stage. A worker that dies (killed, out of memory) breaks the pool; the next call opens a new one.
+    """The pool of one stage.
+
+    A worker that dies (killed, out of memory) breaks the pool; the next call opens a new one.
 
     Args:
         jobs: Jobs of the stage.

@@ -82,7 +82,10 @@ def build_index(
 
 
 def _prepare(config: IndexConfig, inputs: IndexInputs) -> tuple[Candidate, dict[str, pa.Table], dict[str, np.ndarray]]:
-    """Check the inputs; return the candidate without collections, and by kind the metadata table and the queries."""
+    """Check the inputs.
+
+    Returns the candidate without collections, and by kind the metadata table and the queries.
+    """
     _check_kinds(inputs)
     vector_digests, dims = {}, {}
     for kind, collection in inputs.collections.items():

@@ -27,13 +27,13 @@ class Maintenance(NamedTuple):
     reason: str
 
 
-def measure_drift(about: CollectionManifest) -> float:
+def measure_drift(manifest: CollectionManifest) -> float:
     """Return the coarse error of the rows in delta shards, relative to that of the rows of the full build.
 
     Without delta shards it is that of all rows: compaction has merged later rows into the base shards.
     """
-    shards = _list_delta_shards(about) or about.shards
-    return mean_coarse_error(shards) / about.coarse_error if about.coarse_error else 1.0
+    shards = _list_delta_shards(manifest) or manifest.shards
+    return mean_coarse_error(shards) / manifest.coarse_error if manifest.coarse_error else 1.0
 
 
 def find_due_maintenance(version: Candidate, config: MaintenanceConfig) -> Maintenance | None:
@@ -42,37 +42,37 @@ def find_due_maintenance(version: Candidate, config: MaintenanceConfig) -> Maint
     Retraining comes first, because it also compacts.
     """
     compaction = None
-    for kind, about in version.collections.items():
-        if (reason := _find_retraining_reason(version, kind, about, config)) is not None:
+    for kind, manifest in version.collections.items():
+        if (reason := _find_retraining_reason(version, kind, manifest, config)) is not None:
             return Maintenance("retrain", reason)
-        compaction = compaction or _find_compaction_reason(kind, about, config)
+        compaction = compaction or _find_compaction_reason(kind, manifest, config)
     return Maintenance("compact", compaction) if compaction else None
 
 
 def _find_retraining_reason(
-    version: Candidate, kind: str, about: CollectionManifest, config: MaintenanceConfig
+    version: Candidate, kind: str, manifest: CollectionManifest, config: MaintenanceConfig
 ) -> str | None:
-    deltas, drift = _list_delta_shards(about), measure_drift(about)
-    has_enough_rows = _delta_fraction(about) >= config.min_drift_fraction or not deltas
-    if about.nlist > 1 and drift > config.max_drift and has_enough_rows:
+    deltas, drift = _list_delta_shards(manifest), measure_drift(manifest)
+    has_enough_rows = _delta_fraction(manifest) >= config.min_drift_fraction or not deltas
+    if manifest.nlist > 1 and drift > config.max_drift and has_enough_rows:
         return (
             f"new {kind}s are {drift:.2f} times as far from their centroids as those of the full build, more than "
             f"{config.max_drift:g} times"
         )
-    num_lists = _choose_nlist(version, about.counts.live / config.max_growth, about.dim)
-    if num_lists > about.nlist:
+    num_lists = _choose_nlist(version, manifest.counts.live / config.max_growth, manifest.dim)
+    if num_lists > manifest.nlist:
         return (
-            f"{about.counts.live:,} {kind}s have outgrown {about.nlist:,} lists: a build would choose {num_lists:,} "
-            f"lists for 1/{config.max_growth:g} of them"
+            f"{manifest.counts.live:,} {kind}s have outgrown {manifest.nlist:,} lists: a build would choose "
+            f"{num_lists:,} lists for 1/{config.max_growth:g} of them"
         )
     return None
 
 
-def _find_compaction_reason(kind: str, about: CollectionManifest, config: MaintenanceConfig) -> str | None:
-    deleted_fraction = about.counts.deleted / max(1, about.counts.live + about.counts.deleted)
+def _find_compaction_reason(kind: str, manifest: CollectionManifest, config: MaintenanceConfig) -> str | None:
+    deleted_fraction = manifest.counts.deleted / max(1, manifest.counts.live + manifest.counts.deleted)
     for value, maximum, unit in (
-        (len(_list_delta_shards(about)), config.max_delta_shards, "delta shards"),
-        (_delta_fraction(about), config.max_delta_fraction, "of the rows in delta shards"),
+        (len(_list_delta_shards(manifest)), config.max_delta_shards, "delta shards"),
+        (_delta_fraction(manifest), config.max_delta_fraction, "of the rows in delta shards"),
         (deleted_fraction, config.max_deleted_fraction, "of the rows deleted"),
     ):
         if value > maximum:
@@ -80,9 +80,9 @@ def _find_compaction_reason(kind: str, about: CollectionManifest, config: Mainte
     return None
 
 
-def _delta_fraction(about: CollectionManifest) -> float:
-    rows = sum(shard.rows for shard in _list_delta_shards(about))
-    return rows / max(1, about.counts.live + about.counts.deleted)
+def _delta_fraction(manifest: CollectionManifest) -> float:
+    rows = sum(shard.rows for shard in _list_delta_shards(manifest))
+    return rows / max(1, manifest.counts.live + manifest.counts.deleted)
 
 
 def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
@@ -91,7 +91,9 @@ def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
 
 
 def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None = None) -> Path:
-    """Write the live rows of the published version into base shards on the same centroids, and publish the result.
+    """Write the live rows of the published version into base shards, and publish the result.
+
+    The centroids stay the same.
 
     The shards have the bytes of a build over the same rows on these centroids. Without delta shards and deleted rows
     nothing is written. An interrupted run resumes.
@@ -108,43 +110,48 @@ def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None
     root = Path(root)
     with index_write_lock(root):
         parent = read_version_manifest(root)
-        if not any(about.deleted or _list_delta_shards(about) for about in parent.collections.values()):
+        if not any(manifest.deleted or _list_delta_shards(manifest) for manifest in parent.collections.values()):
             return manifest_path(root, parent.version)
         inputs_digest = digest({"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "compacted": parent.sha256})
 
         def make(staging: Staging) -> Candidate:
             collections = {
-                kind: _compact_collection(staging, kind, about, on_step) for kind, about in parent.collections.items()
+                kind: _compact_collection(staging, kind, manifest, on_step)
+                for kind, manifest in parent.collections.items()
             }
             return make_successor(parent, inputs_digest, collections)
 
         return build_and_publish(root, inputs_digest, make, gate, on_step)
 
 
-def _list_delta_shards(about: CollectionManifest) -> list[ShardManifest]:
-    return [shard for shard in about.shards if shard.role == "delta"]
+def _list_delta_shards(manifest: CollectionManifest) -> list[ShardManifest]:
+    return [shard for shard in manifest.shards if shard.role == "delta"]
 
 
-def _compact_collection(staging: Staging, kind: str, about: CollectionManifest, on_step: OnStep) -> CollectionManifest:
+def _compact_collection(
+    staging: Staging, kind: str, manifest: CollectionManifest, on_step: OnStep
+) -> CollectionManifest:
     """Write the base shards of a collection; return its part of the compacted manifest."""
-    root, rows = staging.root, read_metadata(staging.root, kind, about)
-    is_live = ~np.isin(rows["key"].to_numpy(), read_deleted_keys(root, about.deleted))
+    root, rows = staging.root, read_metadata(staging.root, kind, manifest)
+    is_live = ~np.isin(rows["key"].to_numpy(), read_deleted_keys(root, manifest.deleted))
     live = rows.filter(pa.array(is_live)).sort_by("key")
-    paths = [check_object(root, shard.vectors, f"{kind} vectors of shard {i}") for i, shard in enumerate(about.shards)]
-    vectors = MappedVectors(paths, about.dim)
+    paths = [
+        check_object(root, shard.vectors, f"{kind} vectors of shard {i}") for i, shard in enumerate(manifest.shards)
+    ]
+    vectors = MappedVectors(paths, manifest.dim)
     key_by_id = dict(zip(live["id"].to_pylist(), live["key"].to_pylist(), strict=True))
 
     def read(ids: list[str]) -> np.ndarray:
         return vectors.get(np.array([key_by_id[name] for name in ids], np.int64))
 
     collection = Collection(ids=list(key_by_id), vectors=read, metadata=[])
-    num_shards = len(about.shards) - len(_list_delta_shards(about))
+    num_shards = len(manifest.shards) - len(_list_delta_shards(manifest))
     shard_numbers = live["key"].to_numpy() % num_shards
     shards = []
     for number in range(num_shards):
         name = f"{kind}/shard-{number:04d}"
         shard_rows = live.filter(pa.array(shard_numbers == number))
-        shards.append(build_shard(staging, name, collection, shard_rows, about.trained_index, role="base"))
+        shards.append(build_shard(staging, name, collection, shard_rows, manifest.trained_index, role="base"))
         on_step(name)
     counts = RowCounts(live=live.num_rows, deleted=0)
-    return CollectionManifest(**dict(about) | {"shards": shards, "deleted": None, "counts": counts})
+    return CollectionManifest(**dict(manifest) | {"shards": shards, "deleted": None, "counts": counts})

@@ -32,7 +32,9 @@ def no_progress(step: str) -> None:
 
 
 def override_gate(root: Path, version: int, reason: str) -> Path:
-    """Publish a rejected version under a new number, whose verdict has the reason; return the path of its manifest.
+    """Publish a rejected version under a new number; return the path of its manifest.
+
+    The new verdict has the reason.
 
     Raises:
         ValueError: The gate did not reject the version, or it does not verify.
@@ -47,7 +49,10 @@ def override_gate(root: Path, version: int, reason: str) -> Path:
 
 
 def find_version_by_inputs(root: Path, inputs_digest: str) -> Manifest | None:
-    """Return the newest version of equal inputs whose objects all verify, the published one first; None without one."""
+    """Return the newest version of equal inputs whose objects all verify; None without one.
+
+    The published version is tried first.
+    """
     pointer = read_current_or_none(root)
     served = pointer.version if pointer else 0
     for version in sorted(list_versions(root), key=lambda number: (number != served, -number)):
@@ -64,7 +69,9 @@ def find_version_by_inputs(root: Path, inputs_digest: str) -> Manifest | None:
 def build_and_publish(
     root: Path, inputs_digest: str, make: Callable[[Staging], Candidate], gate: GateFn | None, on_step: OnStep
 ) -> Path:
-    """Publish the candidate of some inputs, built now or found from an earlier run; return the path of its manifest.
+    """Publish the candidate of some inputs; return the path of its manifest.
+
+    The candidate is built now, or found from an earlier run.
 
     The caller holds the write lock.
 
@@ -86,7 +93,9 @@ def build_and_publish(
 
 
 def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, on_step: OnStep = no_progress) -> Path:
-    """Point CURRENT at a version that passed before; unless it is the served one, it must pass the gate again.
+    """Point CURRENT at a version that passed before.
+
+    Unless it is the served version, it must pass the gate again.
 
     The caller holds the write lock.
 
@@ -112,7 +121,9 @@ def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, on_ste
 def publish_candidate(
     root: Path, candidate: Candidate, gate: GateFn | None = None, on_step: OnStep = no_progress
 ) -> Path:
-    """Run the gate on a candidate, write its manifest, and point CURRENT at it; return the path of its manifest.
+    """Run the gate on a candidate, write its manifest, and point CURRENT at it.
+
+    Returns the path of the manifest.
 
     The caller holds the write lock, and the objects of the candidate exist.
 
@@ -153,7 +164,10 @@ def _run_gate(root: Path, manifest: Manifest, gate: GateFn) -> GateVerdict:
 
 
 def _reject_existing(root: Path, manifest: Manifest, verdict: GateVerdict) -> RejectedError:
-    """Record a later verdict in the event log, because a manifest never changes; return the error to raise."""
+    """Record a later verdict in the event log; return the error to raise.
+
+    A manifest never changes, so the verdict cannot be added to it.
+    """
     record_event(root, "rejected", manifest.version, gate=verdict)
     return RejectedError(rejection_message(root, manifest, verdict), manifest.version, verdict)
 

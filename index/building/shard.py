@@ -76,10 +76,10 @@ def mean_coarse_error(shards: Iterable[ShardManifest]) -> float:
     return round(sum(shard.coarse_error * shard.rows for shard in shards) / rows, 6) if rows else 0.0
 
 
-def read_metadata(root: Path, kind: str, about: CollectionManifest) -> pa.Table:
+def read_metadata(root: Path, kind: str, manifest: CollectionManifest) -> pa.Table:
     """Verify and read the metadata of all rows in the shards of a collection, deleted ones included."""
     paths = [
-        check_object(root, shard.metadata, f"{kind} metadata of shard {i}") for i, shard in enumerate(about.shards)
+        check_object(root, shard.metadata, f"{kind} metadata of shard {i}") for i, shard in enumerate(manifest.shards)
     ]
     return pa.concat_tables(pq.read_table(path, schema=SCHEMA) for path in paths)
 

@@ -58,7 +58,7 @@ def update_index(
     under its old key. Without changes nothing is written. An interrupted update resumes.
 
     Args:
-        inputs: All items that shall be returned, not only the new ones; its queries are not used.
+        inputs: All items of the new version, not only the new ones; its queries are not used.
         on_step: Called with the name of each finished step.
         gate: Judges the version before it is published; None: it is not judged.
         version: Number of the version to start from; None: the published one.
@@ -140,17 +140,17 @@ def _check_compatible(
 
 def _resolve_rescore(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
     """Replace `rescore` by its effective value: None may mean the same as a number."""
-    depths = {choose_rescore(config.get("rescore"), about.factory) for about in parent.collections.values()}
+    depths = {choose_rescore(config.get("rescore"), manifest.factory) for manifest in parent.collections.values()}
     return {**config, "rescore": " or ".join(map(str, sorted(depths)))}
 
 
-def find_changes(root: Path, kind: str, about: CollectionManifest, rows: Sequence[Row]) -> Changes:
+def find_changes(root: Path, kind: str, manifest: CollectionManifest, rows: Sequence[Row]) -> Changes:
     """Compare the rows in the shards of a collection with `rows`; no vector is read.
 
     Raises:
         ValueError: A row is not valid, or two rows have the same 64-bit key.
     """
-    deleted_keys, stored = read_deleted_keys(root, about.deleted), read_metadata(root, kind, about)
+    deleted_keys, stored = read_deleted_keys(root, manifest.deleted), read_metadata(root, kind, manifest)
     if len(deleted_keys):
         stored = stored.filter(pa.array(~is_in_sorted(stored["key"].to_numpy(), deleted_keys)))
     live = stored.combine_chunks()  # `take` is slow on many chunks
@@ -171,7 +171,7 @@ def find_changes(root: Path, kind: str, about: CollectionManifest, rows: Sequenc
 
 
 def _split_known_rows(kind: str, rows: list[Row], live: pa.Table) -> tuple[list[Row], np.ndarray]:
-    """Return the rows without an equal live row, and the positions in `live` of the equals of the other rows."""
+    """Return the rows without an equal live row, and the positions of the other rows' equals in `live`."""
     ids = pa.array([row.id for row in rows], pa.string())
     positions = pc.index_in(ids, live["id"]).fill_null(-1).to_numpy()
     known = np.flatnonzero(positions >= 0)
@@ -199,8 +199,10 @@ def _equal_rows(rows: Sequence[Row], live: pa.Table, positions: np.ndarray) -> n
     return equal
 
 
-def _has_changes(root: Path, about: CollectionManifest, change: Changes) -> bool:
-    return bool(change.new.num_rows) or not np.array_equal(change.deleted_keys, read_deleted_keys(root, about.deleted))
+def _has_changes(root: Path, manifest: CollectionManifest, change: Changes) -> bool:
+    return bool(change.new.num_rows) or not np.array_equal(
+        change.deleted_keys, read_deleted_keys(root, manifest.deleted)
+    )
 
 
 def _hash_new_vectors(kind: str, collection: Collection, change: Changes, dim: int) -> str:
@@ -217,17 +219,19 @@ def _hash_new_vectors(kind: str, collection: Collection, change: Changes, dim: i
 def _apply_changes(
     staging: Staging,
     kind: str,
-    about: CollectionManifest,
+    manifest: CollectionManifest,
     collection: Collection,
     change: Changes,
     on_step: OnStep,
 ) -> CollectionManifest:
     """Write the delta shard and the deleted keys of a collection; return its part of the new manifest."""
-    shards = list(about.shards)
+    shards = list(manifest.shards)
     if change.new.num_rows:
-        shards.append(build_shard(staging, f"{kind}/delta", collection, change.new, about.trained_index, role="delta"))
+        shards.append(
+            build_shard(staging, f"{kind}/delta", collection, change.new, manifest.trained_index, role="delta")
+        )
         on_step(f"{kind}/delta")
     deleted = write_deleted_keys(staging, f"{kind}/deleted", change.deleted_keys)
     on_step(f"{kind}/deleted")
     counts = RowCounts(live=change.num_live_rows, deleted=len(change.deleted_keys))
-    return CollectionManifest(**dict(about) | {"shards": shards, "deleted": deleted, "counts": counts})
+    return CollectionManifest(**dict(manifest) | {"shards": shards, "deleted": deleted, "counts": counts})

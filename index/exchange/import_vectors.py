@@ -133,7 +133,10 @@ def _read_rows(tables: Sequence[Path], id_column: str) -> list[Row]:
 
 
 def _find_value(values: Mapping[str, Any], names: Sequence[str], convert: type) -> Any:
-    """Return the first value of some columns that is neither null nor NaN, which pandas writes for null; else None."""
+    """Return the first value of some columns that is neither null nor NaN; else None.
+
+    pandas writes NaN for null.
+    """
     value = next((value for value in map(values.get, names) if value is not None and value == value), None)
     return None if value is None else convert(value)
 
@@ -218,7 +221,9 @@ class ImportOptions:
 
 
 def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportOptions | None = None) -> Path:
-    """Build and publish an index of a folder's vectors (see `read_vector_folder`); return the path of its manifest.
+    """Build and publish an index of a folder's vectors; return the path of its manifest.
+
+    See `read_vector_folder` for the files.
 
     Raises:
         ValueError: As `read_vector_folder`, `choose_queries` and `build_index`.

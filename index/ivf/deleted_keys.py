@@ -1,4 +1,4 @@
-"""The object with the keys of the deleted rows of a collection."""
+"""Write and read the object (an immutable file) with the keys of the deleted rows of a collection."""
 
 from pathlib import Path
 

@@ -32,7 +32,10 @@ def merge_top_k(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarra
 
 
 def float16_to_float32(vectors: np.ndarray) -> np.ndarray:
-    """Return (m, d) float32 of finite float16 or of float32 vectors, by their bits: twice as fast as numpy's loop."""
+    """Return (m, d) float32 of finite float16 or of float32 vectors.
+
+    The bits are converted directly, which is twice as fast as numpy's loop.
+    """
     if vectors.dtype != np.float16:
         return np.asarray(vectors, np.float32)
     bits = vectors.view(np.int16).astype(np.int32)

@@ -41,7 +41,9 @@ def _is_installed(name: str) -> bool:
 
 
 def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
-    """Return the FAISS factory string for `rows` vectors of `dim` numbers, with "auto" and "{nlist}" replaced.
+    """Return the FAISS factory string for `rows` vectors of `dim` numbers.
+
+    "auto" and "{nlist}" are replaced.
 
     The number of lists is 4 sqrt(rows), after FAISS's guideline, with at least 39 rows per list, rounded down to a
     power of two. For "auto" it is 1 up to `EXACT_ROWS`, which is exact search.
@@ -67,7 +69,10 @@ def _fast_scan_code(dim: int) -> str:
 
 
 def choose_rescore(rescore: int | None, factory: str) -> int:
-    """Return the number of rows to rescore; None means `DEFAULT_RESCORE` for fast-scan codes and 0 for others."""
+    """Return the number of rows to rescore.
+
+    None means `DEFAULT_RESCORE` for fast-scan codes and 0 for others.
+    """
     return rescore if rescore is not None else DEFAULT_RESCORE * factory.split(",")[-1].endswith(("fs", "fsr"))
 
 
@@ -162,7 +167,10 @@ def _open_writer(path: Path) -> Iterator[faiss.PyCallbackIOWriter]:
 
 
 def compute_coarse_error(trained_index: Path, vectors: np.ndarray) -> float:
-    """Return the mean distance of (n, d) float32 unit vectors to their nearest centroids, to 6 digits; 0 for n = 0."""
+    """Return the mean distance of (n, d) float32 unit vectors to their nearest centroids.
+
+    It has 6 digits, and is 0 for n = 0.
+    """
     if not len(vectors):
         return 0.0
     index = read_trained_index(trained_index)

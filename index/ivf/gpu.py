@@ -72,7 +72,10 @@ def train_ivf_on_device(index: faiss.IndexIVF, sample: np.ndarray) -> None:
 
 
 def make_add_fn(index: faiss.IndexIVF) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Return `index.add_with_ids`, or a function that assigns rows to lists on the GPU if the codes allow it."""
+    """Return `index.add_with_ids`, or a function that assigns rows to lists on the GPU.
+
+    It is the latter if the codes allow it.
+    """
     is_fast_scan = isinstance(index, (faiss.IndexIVFFastScan, faiss.IndexIVFRaBitQFastScan))
     quantizer = None if is_fast_scan else _copy_to_gpu(index.quantizer, "assignment to lists")
     if quantizer is None:

@@ -62,7 +62,8 @@ class ShardedIVF:
         blank = faiss.serialize_index(shell)
         self._children = _merge_shards([self._open_shard(blank, path) for path in shards])
         self._deleted_keys = np.unique(np.asarray([] if deleted_keys is None else deleted_keys, np.int64))
-        self._deleted_selector = faiss.IDSelectorBatch(self._deleted_keys)  # the next line keeps only a pointer to it
+        # An attribute, because faiss keeps only a pointer to it.
+        self._deleted_selector = faiss.IDSelectorBatch(self._deleted_keys)
         live_selector = faiss.IDSelectorNot(self._deleted_selector) if len(self._deleted_keys) else None
         # Parameters are passed per call: changing nprobe of a shared index would be a race.
         self._default_parameters = lru_cache(PARAMETERS)(partial(_make_parameters, live_selector))
@@ -212,7 +213,10 @@ def _map_lists(path: Path, index: faiss.IndexIVF | None = None) -> faiss.Inverte
 
 
 def read_list_keys(path: Path) -> np.ndarray:
-    """Return the (n,) int64 keys of all entries of a shard's lists, sorted; a key with two entries occurs twice."""
+    """Return the (n,) int64 keys of all entries of a shard's lists, sorted.
+
+    A key with two entries occurs twice.
+    """
     lists = _map_lists(path)
     keys = [
         faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy()

@@ -20,7 +20,10 @@ BLOCK_ROWS = 512  # rows compared at a time: as float32 they fit in the cache of
 
 
 def is_in_sorted(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: which keys are in `sorted_keys` (ascending); `np.isin` would sort both at each call."""
+    """Return (n,) bool: which keys are in `sorted_keys` (ascending).
+
+    `np.isin` would sort both at each call.
+    """
     if not len(sorted_keys):
         return np.zeros(len(keys), bool)
     return sorted_keys.take(sorted_keys.searchsorted(keys), mode="clip") == keys

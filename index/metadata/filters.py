@@ -106,7 +106,7 @@ def parse_filter(text: str) -> Filter:
 
 
 class _Parser:
-    """Recursive descent over the tokens (type, value, position) of a text; the last one is ("end", "", its length)."""
+    """Recursive descent over tokens (type, value, position); the last one is ("end", "", its length)."""
 
     def __init__(self, text: str):
         self.text, self.next, self.depth, self.num_caption_tests = text, 0, 0, 0

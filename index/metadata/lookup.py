@@ -118,7 +118,10 @@ class MetadataLookup:
         return np.unique(np.asarray([key for key in keys if key not in self._deleted_keys], np.int64))
 
     def find_keys(self, condition: str, values: Sequence[Any]) -> np.ndarray:
-        """Return the (m,) int64 keys, sorted, of the rows that match an SQL condition of `index.metadata.filters`."""
+        """Return the (m,) int64 keys, sorted, of the rows that match an SQL condition.
+
+        `index.metadata.filters` makes the condition.
+        """
         statement = f"SELECT key FROM items WHERE {condition}"
         keys = [key for lookup in self.lookups for (key,) in lookup.query(statement, values)]
         deleted_keys = np.fromiter(self._deleted_keys, np.int64, len(self._deleted_keys))

@@ -91,7 +91,7 @@ def _describe_wrong_key(part: str, rows: Sequence[Row]) -> str:
 
 
 def _check_counts(collection: OpenCollection) -> str:
-    """Describe a key with two rows, or counts that differ from the manifest; "" if there is no such problem."""
+    """Describe a key with two rows, or counts that differ from the manifest; "" if all is well."""
     keys = np.sort(np.concatenate([shard.keys for shard in collection.vectors.shards]))
     counts = collection.manifest.counts
     if len(duplicates := keys[1:][np.diff(keys) == 0]):

@@ -48,7 +48,9 @@ def live_keys(collection: OpenCollection) -> np.ndarray:
 
 
 def match_source_vectors(collection: OpenCollection, source: Collection | None, keys: np.ndarray) -> np.ndarray:
-    """Return (n,) bool for the rows `keys`: the source has the same vector for their id, and that vector finds them.
+    """Return (n,) bool: whether the vectors of the rows `keys` are those of the source.
+
+    The source must have the same vector for their id, and that vector must find them.
 
     Args:
         source: What the version was built from; None: only the stored vectors are searched.
@@ -68,7 +70,10 @@ def match_served_vectors(collection: OpenCollection, served: OpenCollection, key
 
 
 def match_served_results(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
-    """Return (n,) bool for the rows `keys`: their vectors find the same ten rows in both versions, except for ties."""
+    """Return (n,) bool: whether the rows `keys` find the same results in both versions.
+
+    Their vectors must find the same ten rows, except for ties.
+    """
     queries = collection.vectors.get(keys).astype(np.float32)
     (scores, results), (served_scores, served_results) = _search(collection, queries), _search(served, queries)
     above_last = scores > scores[:, -1:] + SCORE_TOLERANCE
@@ -131,7 +136,9 @@ def check_latency(latency_ms: float, max_latency_ms: float) -> GateCheck:
 def check_share(
     values: np.ndarray, minimum: float, served_value: float | None = None, is_complete: bool = False
 ) -> GateCheck:
-    """Compare the mean of values from 0 to 1 with its limit: it fails if the mean plus two standard errors is below.
+    """Compare the mean of values from 0 to 1 with its limit.
+
+    The check fails if the mean plus two standard errors is below the limit.
 
     The variance is that of the values and one more, at a distance of 1 from their mean: three equal values are no
     certainty.

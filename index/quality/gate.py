@@ -101,7 +101,10 @@ def _select_queries(
 
 
 def _has_same_model(candidate: Index, served: Index | None, kind: str) -> bool:
-    """Return whether the served version has rows of the same model, so that the same queries can be run on it."""
+    """Return whether the served version has rows of the same model.
+
+    Then the same queries can be run on it.
+    """
     if served is None or candidate.manifest.provenance != served.manifest.provenance:
         return False
     return kind in served.kinds and served.collection(kind).manifest.counts.live > 0
@@ -116,7 +119,7 @@ def _is_update_of_served(candidate: Index, served: Index | None, kind: str) -> b
 
 
 def _find_verified_shards(candidate: Index, served: Index | None) -> list[ShardManifest]:
-    """Return the shards that an update shares with the served version and that are unmodified since their gate."""
+    """Return the shards of an update that the served version has too, unmodified since their gate."""
     shared: list[ShardManifest] = []
     for kind in candidate.kinds:
         if served is not None and _is_update_of_served(candidate, served, kind):

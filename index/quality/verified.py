@@ -40,7 +40,10 @@ def find_unmodified(root: Path, parts: Iterable[P]) -> list[P]:
 
 
 def save_stamps(root: Path, stamps: Stamps) -> None:
-    """Save stamps that were read before their objects. A write error is only logged: the next gate reads more."""
+    """Save stamps that were read before their objects.
+
+    A write error is only logged: the next gate reads more.
+    """
     try:
         write_json(Path(root) / FILE, stamps)
     except OSError as error:

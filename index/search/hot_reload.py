@@ -37,7 +37,9 @@ class _Entry(Generic[T]):
 
 
 class HotReloader(Generic[T]):
-    """Keeps the object of the published version open, and of a few pinned ones; safe to share between threads.
+    """Keeps the object of the published version open, and of a few pinned ones.
+
+    Safe to share between threads.
 
     Args:
         open_version: Opens the object of a version; None: of the version that CURRENT names.

@@ -73,7 +73,7 @@ class Index:
         self.root, self.path, self.manifest = Path(root), manifest_path(root, manifest.version), manifest
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
         check_objects(self.root, manifest, content=False)
-        self._collections = {kind: self._open_collection(kind, about) for kind, about in manifest.collections.items()}
+        self._collections = {kind: self._open_collection(kind, part) for kind, part in manifest.collections.items()}
         if not lazy:
             for collection in self._collections.values():
                 _ = collection.lists  # raises now if they cannot be opened
@@ -105,25 +105,25 @@ class Index:
             lock.close()
             raise
 
-    def _open_collection(self, kind: str, about: CollectionManifest) -> OpenCollection:
+    def _open_collection(self, kind: str, manifest: CollectionManifest) -> OpenCollection:
         def verify(ref: ObjectRef, name: str) -> Path:
             return check_object(self.root, ref, f"{kind} {name}", rehash=False)
 
-        deleted_keys = read_deleted_keys(self.root, about.deleted)
-        num_base_shards = sum(shard.role == "base" for shard in about.shards)
-        vector_paths = [object_path(self.root, shard.vectors) for shard in about.shards]
-        list_paths = [object_path(self.root, shard.inverted_lists) for shard in about.shards]
-        vectors = MappedVectors(vector_paths, about.dim, num_base_shards)
+        deleted_keys = read_deleted_keys(self.root, manifest.deleted)
+        num_base_shards = sum(shard.role == "base" for shard in manifest.shards)
+        vector_paths = [object_path(self.root, shard.vectors) for shard in manifest.shards]
+        list_paths = [object_path(self.root, shard.inverted_lists) for shard in manifest.shards]
+        vectors = MappedVectors(vector_paths, manifest.dim, num_base_shards)
         open_lists = partial(
             ShardedIVF,
-            verify(about.trained_index, "trained index"),
+            verify(manifest.trained_index, "trained index"),
             list_paths,
             deleted_keys=deleted_keys if len(deleted_keys) else None,
             vectors=vectors,
         )
-        lookups = [verify(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(about.shards)]
+        lookups = [verify(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(manifest.shards)]
         rows = MetadataLookup(lookups, deleted_keys, num_base_shards)
-        return OpenCollection(about, rows, vectors, deleted_keys, open_lists)
+        return OpenCollection(manifest, rows, vectors, deleted_keys, open_lists)
 
     def __enter__(self) -> "Index":
         return self

@@ -52,10 +52,7 @@ class ArrayVectors:
 
 
 def candidate_configs(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
-    """List (nlist, factory, rescoring depths) to measure: exact float16, SQ8, then RaBitQ and PQ fast-scan.
-
-    Fast-scan codes are also tried with fewer lists than the default: one list costs them as much as hundreds of rows.
-    """
+    """List (nlist, factory, rescoring depths): exact float16, SQ8, then RaBitQ and PQ fast-scan."""
     default_nlist = int(choose_factory("{nlist}", None, rows, dim))
     configs: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
     for nlist in (default_nlist // 4, default_nlist // 2, default_nlist, 2 * default_nlist):
@@ -76,7 +73,9 @@ def measure_candidates(
     rows: int | None = None,
     seed: int = 0,
 ) -> list[OperatingPoint]:
-    """Measure every candidate with each kind of query, at the smallest nprobe that reaches the minimum recall.
+    """Measure every candidate with each kind of query.
+
+    The nprobe is the smallest that reaches the minimum recall.
 
     Candidates that never reach it are measured with every list probed.
 
@@ -109,7 +108,10 @@ def measure_candidates(
 
 
 class _QuerySet:
-    """One kind of query, split into a tuning and a test half, with the exact score of each query's tenth result."""
+    """One kind of query, split into a tuning and a test half.
+
+    It has the exact score of each query's tenth result.
+    """
 
     def __init__(self, vectors: np.ndarray, queries: np.ndarray, seed: int):
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(queries))
@@ -178,11 +180,14 @@ class _Trial:
         )
 
     def _list_growth(self, rows: int) -> int:
-        """Return how many times the lists of the sample there are at `rows` rows; a single list only gets longer."""
+        """Return how many times the lists of the sample there are at `rows` rows.
+
+        A single list only gets longer.
+        """
         return 1 if self._lists.nlist == 1 else max(1, round(rows / self._lists.ntotal))
 
     def _work_us(self, queries: np.ndarray, nprobe: int, depth: int, rows: int) -> float:
-        """Return us per query by the cost model, with more lists of the sample's length, or with one longer list."""
+        """Return us per query by the cost model, with more lists, or with one longer list."""
         vector_bytes, code = 4 * self._dim, self._factory.split(",")[1]
         length_growth = rows / self._lists.ntotal if self._lists.nlist == 1 else 1.0
         rows_scanned = length_growth * float(self._list_sizes[self._quantizer.assign(queries, nprobe)].sum(1).mean())
@@ -194,7 +199,10 @@ class _Trial:
     def _choose_nprobe(
         self, query_set: _QuerySet, depths: Sequence[int], min_recall: float
     ) -> dict[int, tuple[int, float]]:
-        """Return (nprobe, recall) by depth: the first of 1, 2, 3, 4, 6, 8, 12... that reaches the recall, else all."""
+        """Return (nprobe, recall) by depth.
+
+        The nprobe is the first of 1, 2, 3, 4, 6, 8, 12... that reaches the recall, else all lists.
+        """
         chosen: dict[int, tuple[int, float]] = {}
         for nprobe in _iter_nprobes(self._lists.nlist):
             remaining = [depth for depth in depths if depth not in chosen]

@@ -84,7 +84,10 @@ def choose_point(points: Sequence[OperatingPoint], limits: TuningLimits, query_k
 
 
 def pareto_front(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
-    """Return the points that no other point of their query kind beats in recall, work and memory, least work first."""
+    """Return the points that no other point of their query kind beats, least work first.
+
+    Points are compared in recall, work and memory.
+    """
 
     def is_dominated(one: OperatingPoint) -> bool:
         costs = (-one.recall, one.work_us, one.memory_bytes)

@@ -83,13 +83,19 @@ def tune_nprobe(
 
 
 def sample_rows(rows: int, max_rows: int, seed: int) -> np.ndarray:
-    """Return sorted positions of at most `max_rows` random rows; a prefix would be one split or one day of the data."""
+    """Return sorted positions of at most `max_rows` random rows.
+
+    A prefix would be one split or one day of the data.
+    """
     generator = np.random.Generator(np.random.PCG64(seed))
     return np.sort(generator.choice(rows, min(rows, max_rows), replace=False))
 
 
 def split_queries(num_queries: int, seed: int, max_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the tuning and of the test queries; of more than `max_queries`, of a random sample."""
+    """Return the positions of the tuning and of the test queries.
+
+    If there are more than `max_queries`, a random sample is split.
+    """
     positions = sample_rows(num_queries, max_queries, seed)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(positions))
     return positions[order[::2]], positions[order[1::2]]

@@ -48,7 +48,10 @@ def list_versions(root: Path) -> list[int]:
 
 
 def list_used_numbers(root: Path) -> list[int]:
-    """List every version number that the folder `versions` shows as used, also by an index of an older schema."""
+    """List every version number that is used in the folder `versions`.
+
+    Numbers of an index of an older schema count as well.
+    """
     names = [path.name.removesuffix(".json") for path in Path(root).glob("versions/v*")]
     return sorted({int(name[1:]) for name in names if re.fullmatch(r"v\d{8,18}", name)})
 

@@ -134,7 +134,10 @@ class GateCheck(ManifestModel):
 
 
 class GateVerdict(ManifestModel):
-    """Result of the gate. JSON has `override_reason` and `rejected_version` only if the gate was overridden."""
+    """Result of the gate.
+
+    JSON has `override_reason` and `rejected_version` only if the gate was overridden.
+    """
 
     passed: bool
     reason: str = ""

@@ -118,7 +118,9 @@ def _matches(path: Path, ref: ObjectRef) -> bool:
 
 
 class Staging:
-    """Unfinished work on one candidate; only the process that holds the write lock of the index may use it.
+    """Unfinished work on one candidate.
+
+    Only the process that holds the write lock of the index may use it.
 
     Args:
         inputs_digest: Digest of everything that determines the candidate; names the folder.
@@ -132,7 +134,10 @@ class Staging:
                 path.unlink()
 
     def run_step(self, name: str, model: type[M], make: Callable[[], M]) -> M:
-        """Return the recorded result of an earlier run if all its objects verify, else run `make` and record it."""
+        """Return the recorded result of an earlier run, or run `make` and record its result.
+
+        A recorded result counts only if all its objects verify.
+        """
         record = self.folder / f"{name.replace('/', '-')}.json"
         result = self._read_record(record, model)
         if result is None:

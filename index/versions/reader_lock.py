@@ -14,7 +14,10 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks: t
 
 
 class ReaderLock:
-    """A shared lock on a file; it ends when it is closed, garbage collected by Python, or with its process."""
+    """A shared lock on a file.
+
+    It ends when it is closed, garbage collected by Python, or with its process.
+    """
 
     def __init__(self, handle: int):
         self._handle = handle

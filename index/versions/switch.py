@@ -66,7 +66,10 @@ def rollback(root: Path, version: int) -> Path:
 
 
 def rejection_message(root: Path, manifest: Manifest, verdict: GateVerdict) -> str:
-    """Describe the rejection of a version by the verdict in its manifest, or by a later one in the event log."""
+    """Describe why a version was rejected.
+
+    The reason is in the verdict of its manifest, or in a later one of the event log.
+    """
     pointer = read_current_or_none(root)
     served = f"version {pointer.version} is still served" if pointer else "nothing is published"
     path = manifest_path(root, manifest.version) if verdict == manifest.gate else Path(root) / FILE

@@ -64,7 +64,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(options)
     for module in (run, search, pages):
-        module.add_to(app)
+        module.register_commands(app)
     for command in app.registered_commands:
         command.cls = LightCommand
     index = typer.Typer()
@@ -74,7 +74,7 @@ def build_app() -> typer.Typer:
     modules = {"index": (index_build, index_versions), "store": (store, store_exchange), "weights": (weights,)}
     for name, group in groups.items():
         for module in modules[name]:
-            module.add_to(group)
+            module.register_commands(group)
         app.add_typer(group, name=name)
     for point in entry_points(group="tern.commands"):
         point.load()(app)

@@ -156,7 +156,7 @@ def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: Index
     typer.echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add `index` itself and the commands of this module to the group."""
     app.callback(invoke_without_command=True)(index)
     for command in (build, tune, update, compact):

@@ -229,7 +229,7 @@ def export(
         typer.echo(f"wrote  {path}")
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the group `tern index`."""
     for command in (verify, info, publish, rollback, tags, gc, export):
         app.command()(command)

@@ -80,7 +80,7 @@ def lineage(
     typer.echo(found.to_mermaid() if mermaid else found.to_text(), nl=False)
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the application."""
     for command in (report, misses, plans, lineage):
         app.command()(command)

@@ -106,7 +106,7 @@ def _print_metrics(evaluation: "Evaluation") -> None:
                 typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the application."""
     for command in (demo, pipeline, extract, train, evaluate):
         app.command()(command)

@@ -76,7 +76,7 @@ def serve(
     serve(load_selected_plan(plan, overrides), host, port)
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the application."""
     app.command()(search)
     app.command()(serve)

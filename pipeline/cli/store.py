@@ -125,7 +125,7 @@ def _measure(manifest: "StoreManifest") -> tuple[int, int]:
     return len(manifest.shards), sum(entry.bytes for entry in manifest.shards)
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the group `tern store`."""
     for command in (info, verify, compact):
         app.command()(command)

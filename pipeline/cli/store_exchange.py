@@ -158,7 +158,7 @@ def export(
     typer.echo(f"{format}  {count:,} images in {output}")
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the group `tern store`."""
     app.command("import")(import_)
     app.command()(export)

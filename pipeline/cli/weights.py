@@ -52,7 +52,7 @@ def info(file: Annotated[Path, typer.Argument(help="A .safetensors file.", show_
         typer.echo(f"{key:<14} {text}")
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add the commands of this module to the group `tern weights`."""
     app.command()(convert)
     app.command()(info)

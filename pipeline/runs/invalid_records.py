@@ -36,7 +36,9 @@ def _find_images_without_regions(dataset: Dataset, store: Store, is_external_sto
 
 
 def write_invalid_records(features: Features, workspace: Workspace) -> Path:
-    """Write the invalid records to `invalid_records.jsonl` in the workspace, one JSON object (name, reason) per line.
+    """Write the invalid records to `invalid_records.jsonl` in the workspace.
+
+    Each line is one JSON object with name and reason.
 
     Returns:
         The path of the file. Without invalid records the file is empty.
@@ -46,7 +48,10 @@ def write_invalid_records(features: Features, workspace: Workspace) -> Path:
 
 
 def count_truncated_captions(features: Features) -> int:
-    """Count the captions that have more than `text.max_tokens` tokens and are stored without their last tokens."""
+    """Count the captions that have more than `text.max_tokens` tokens.
+
+    They are stored without their last tokens.
+    """
     store = Store(features.tokens)
     ids = [name for name in features.input_dataset.captions_by_id if name in store]
     return int((store.read("full_length", ids) > store.lengths(ids)).sum())

@@ -100,7 +100,10 @@ def process_pool(num_workers: int, modules: Sequence[str] = ("builtins",)) -> It
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent process ends. Without this, a worker of a killed parent would wait for jobs forever."""
+    """Exit when the parent process ends.
+
+    Without this, a worker of a killed parent would wait for jobs forever.
+    """
     parent = multiprocessing.parent_process()
 
     def exit_after_parent() -> None:

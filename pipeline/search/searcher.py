@@ -18,7 +18,7 @@ REGIONS_PER_HIT = 2
 
 
 class Searcher:
-    """A version of the index of a plan, with the model and the extractors that its vectors were computed with.
+    """A version of the index of a plan, with the model and extractors of its vectors.
 
     Args:
         plan: The plan.

@@ -13,7 +13,7 @@ from pipeline.workspace import Workspace
 
 
 class StoredImages:
-    """The region store that an index was built from: in the workspace, or the external one that the plan names.
+    """The region store of an index: in the workspace, or the external one that the plan names.
 
     Args:
         plan: The plan.
@@ -43,7 +43,10 @@ class StoredImages:
         return features, boxes, tuple(size[0]), scores
 
     def find(self, photo: Path) -> str | None:
-        """Find the image whose file has the same bytes as a photo, whatever its name is. Returns its id, or None."""
+        """Find the image whose file has the same bytes as a photo, whatever its name is.
+
+        Returns its id, or None.
+        """
         if self._plan.regions_store is None:
             return self._id_by_hash.get(sha256_file(photo))
         # The content hashes of an imported store are not those of image files, so the dataset has to be searched.

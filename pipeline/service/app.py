@@ -31,7 +31,9 @@ Version = Annotated[str, Query(max_length=64, description="Version number or tag
 
 
 def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
-    """Create the service: GET / (page), GET /search (images for a text), POST /search/image (captions for a photo).
+    """Create the service.
+
+    GET / is the page, GET /search finds images for a text, POST /search/image captions for a photo.
 
     Args:
         reloader: Provides the searcher of the published version, or of a version that a request names.

@@ -64,6 +64,9 @@ def _digest_inputs(
 
 
 def _read_relevance_stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Return size and modification time of the files of relevances, so that a changed file is evaluated again."""
+    """Return size and modification time of the files of relevances.
+
+    A changed file is then evaluated again.
+    """
     paths = [Path(config.spice_file.replace("{split}", split)) for split in splits if config.spice_file]
     return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]

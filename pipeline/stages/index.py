@@ -70,7 +70,9 @@ def publish_index_update(
     allow_full_build: bool = False,
     on_message: Callable[[str], None] = log.info,
 ) -> Path:
-    """Publish a version with delta shards for all new, changed and removed items; then run maintenance if it is due.
+    """Publish a version with delta shards for all new, changed and removed items.
+
+    Then run maintenance if it is due.
 
     Args:
         source: What the index is built from.
@@ -142,7 +144,10 @@ def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, HeldOutQue
 
 
 def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind: Kind) -> HeldOutQueries:
-    """Make queries of one kind from the held-out splits; from all splits if no held-out split has captions."""
+    """Make queries of one kind from the held-out splits.
+
+    If no held-out split has captions, from all splits.
+    """
     all_splits = tuple(dataset.count_images_by_split())
     splits = splits_with_captions(dataset, HELD_OUT) or splits_with_captions(dataset, all_splits)
     position = 1 if kind == "caption" else 0

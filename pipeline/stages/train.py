@@ -74,5 +74,8 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
 def import_paper_checkpoint(
     checkpoint: Path, regions: Path, tokens: Path, workspace: Workspace, text: TextConfig
 ) -> Path:
-    """Import a checkpoint of the authors of TERN as a model, without training. Returns the folder of the model."""
+    """Import a checkpoint of the authors of TERN as a model, without training.
+
+    Returns the folder of the model.
+    """
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))

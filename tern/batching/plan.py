@@ -1,4 +1,4 @@
-"""Which images and captions are in which batch. The order is a function of seed and epoch."""
+"""Plan the batches of an epoch: which images and captions each has. The plan depends only on the seed and the epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device of a process."""
+"""Choose the device on which a process trains or embeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How weights are updated: weight decay, learning rate per step, EMA; and the detection of a loss on its plateau."""
+"""Update of the weights: weight decay, learning rate per step, EMA; and detection of a loss on its plateau."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
     )  # one call for all parameters
 
 
-def is_on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
+def is_on_plateau(loss: float, num_captions: int, config: LossConfig) -> bool:
     """Return whether a hinge loss with hardest negatives has the value that equal vectors give.
 
     The value is two margins per pair. There, each positive scores as high as its hardest negative in both directions,
@@ -87,8 +87,8 @@ def is_on_plateau(loss: float, captions: int, config: LossConfig) -> bool:
 
     Args:
         loss: Loss of one batch.
-        captions: Number of captions in the batch, over which the reduction `sum` adds.
+        num_captions: Number of captions in the batch, over which the reduction `sum` adds.
         config: Settings of the loss.
     """
-    plateau = 2 * config.margin * (captions if config.reduction == "sum" else 1)
+    plateau = 2 * config.margin * (num_captions if config.reduction == "sum" else 1)
     return abs(loss - plateau) <= PLATEAU_TOLERANCE * plateau

@@ -38,13 +38,13 @@ def fingerprint(inputs: TrainingInputs, config: TrainConfig) -> str:
     Raises:
         ValueError: A store lacks an item, or the dataset has no split `train` or `val`.
     """
-    parts = []
+    contents = []
     for split in ("train", "val"):
-        part = inputs.dataset.select_split(split)
-        images = inputs.regions.content_digest([image.id for image in part.images])
-        captions = inputs.tokens.content_digest([caption.id for caption in part.captions])
-        parts.append([split, images, captions, sorted(part.image_id_by_caption_id.items())])
-    return digest([VERSION, config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT), parts])
+        subset = inputs.dataset.select_split(split)
+        images = inputs.regions.content_digest([image.id for image in subset.images])
+        captions = inputs.tokens.content_digest([caption.id for caption in subset.captions])
+        contents.append([split, images, captions, sorted(subset.image_id_by_caption_id.items())])
+    return digest([VERSION, config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT), contents])
 
 
 def train(

@@ -1,7 +1,7 @@
 """The state of a training and its loop over the batches of an epoch.
 
-A batch is a function of seed, epoch and number, and so are the random numbers of its forward pass. They need no state
-on disk, and a training that resumes in the middle of an epoch computes the same as one without interruption.
+Batches, and the random numbers of their forward passes, depend only on the seed, the epoch and the batch number. No
+random state is stored: a training that resumes in the middle of an epoch computes the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PREFETCH = 4  # batches that are read before they are needed
 
 @dataclass(frozen=True)
 class PendingValue:
-    """A loss or gradient norm that is on its way from the device to the CPU."""
+    """A loss or gradient norm that is being copied from the device to the CPU."""
 
     kind: str
     value: Tensor
@@ -116,7 +116,10 @@ class Trainer:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the highest mean rsum of `selection_window` epochs up to it; 0 before any."""
+        """The first epoch with the highest mean rsum of the last `selection_window` epochs.
+
+        It is 0 if no epoch is finished.
+        """
         rsums, window = [epoch.validation.rsum for epoch in self.history], self.config.selection_window
         means = [fmean(rsums[max(0, end - window) : end]) for end in range(1, len(rsums) + 1)]
         return means.index(max(means)) + 1 if means else 0
@@ -144,7 +147,7 @@ class Trainer:
         """Train to the end of the epoch and validate.
 
         Args:
-            after_step: Called after each step, when this object has a state from which a training may resume.
+            after_step: Called after each step, when the state of this object may be saved as a checkpoint.
 
         Returns:
             The epoch, which is also appended to `history`.
@@ -173,8 +176,8 @@ class Trainer:
     def read_batch(self, numbered: tuple[int, BatchIds]) -> TrainingBatch:
         """Read the share of this process of a batch of the current epoch. Threads call this ahead of time."""
         number, plan = numbered
-        draw = np.random.default_rng([self.config.seed, 2, self.epoch, number])
-        return self.reader.read(plan, draw, (self.rank, self.world))
+        rng = np.random.default_rng([self.config.seed, 2, self.epoch, number])
+        return self.reader.read(plan, rng, (self.rank, self.world))
 
     def train_step(self, plans: list[BatchIds], first: int, batches: Iterator[TrainingBatch]) -> None:
         """Run forward and backward of some batches, then update the weights once.
@@ -225,8 +228,8 @@ class Trainer:
             vectors = self.towers(map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True)))
         shares = [rank_slices(plan, rank, self.world) for rank in range(self.world)]
         images, captions = (
-            all_gather_with_grad(own, [share[side].stop - share[side].start for share in shares])
-            for side, own in enumerate(vectors)
+            all_gather_with_grad(local_vectors, [share[side].stop - share[side].start for share in shares])
+            for side, local_vectors in enumerate(vectors)
         )
         labels = torch.tensor([self.label_by_image_id[name] for name in plan.images])
         caption_labels = labels[torch.tensor(plan.image_index)]
@@ -264,10 +267,10 @@ class Trainer:
                 self._warn_on_plateau(value.item(), len(pending.plans[0].captions))
         self._pending_values = []
 
-    def _warn_on_plateau(self, loss: float, captions: int) -> None:
+    def _warn_on_plateau(self, loss: float, num_captions: int) -> None:
         """Warn, once, if the hinge loss with hardest negatives has the value that equal vectors give."""
         c = self.config
-        self._plateau_batches = self._plateau_batches + 1 if is_on_plateau(loss, captions, c.loss) else 0
+        self._plateau_batches = self._plateau_batches + 1 if is_on_plateau(loss, num_captions, c.loss) else 0
         if self._plateau_batches == PLATEAU_BATCHES and not (self.rank or self._warned):
             self._warned = True
             warnings.warn(

@@ -1,4 +1,4 @@
-"""How a row of a benchmark is measured and shown: CPU seconds of this process, side by side in one run."""
+"""Measure and print the rows of a benchmark: CPU seconds of this process, compared within one run."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def cpu(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median CPU seconds of a call, after one that warms up."""
+    """Return the median CPU seconds of a call, after one call to warm up."""
     function()
     spent = []
     for _ in range(repeats):
@@ -24,10 +24,10 @@ def cpu(function: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def cpu_of(function: Callable[[], T]) -> tuple[float, T]:
-    """CPU seconds of one call, and what it returned."""
+    """Return the CPU seconds of one call, and its result."""
     began = time.process_time()
-    found = function()
-    return time.process_time() - began, found
+    result = function()
+    return time.process_time() - began, result
 
 
 def show(title: str, rows: list[tuple[str, float, str]]) -> None:

@@ -17,20 +17,20 @@ SMALL = ["images_per_shard=1", "captions_per_shard=5"]  # 72 shards of the small
 
 
 def shard(seconds: float) -> str:
-    """A shard that costs time and nothing else."""
+    """Sleep, as the work of one shard."""
     time.sleep(seconds)
     return "made"
 
 
 def took(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
+    """Return the wall-clock seconds of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def sleeping() -> dict[str, list[float]]:
-    """Seconds of `SHARDS` shards that sleep, plain and as tasks, and of an empty flow; `RUNS` of each."""
+    """Measure seconds of `SHARDS` sleeping shards, plain and as tasks, and of an empty flow; `RUNS` of each."""
     from prefect import flow
 
     from flows.flows import FLOW_OPTIONS
@@ -101,7 +101,7 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def flows(folder: Path) -> None:
-    """Real stages, shards that sleep, an empty run, a deployed one; wall clock, minimum of `RUNS`."""
+    """Measure real stages, sleeping shards, an empty run and a deployed run; wall clock, minimum of `RUNS`."""
     with up(folder / "home") as server:
         real = _measured(server, f"staged(Path({str(folder)!r}))")
         idle = {name: min(times) for name, times in _measured(server, "sleeping()").items()}

@@ -193,7 +193,7 @@ def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, pla
             with pytest.raises(ValueError, match=reason):
                 follow_run("extract-flickr", plan_name, settings, given, print)
         with pytest.raises(
-            ValueError, match="no deployment 'nobody/nobody'. The server has build-index, extract-flickr"
+            ValueError, match=r"no deployment 'nobody/nobody'\. The server has build-index, extract-flickr"
         ):
             follow_run("nobody", "demo", (), (), print)
     assert server.since("extract-flickr", before) == []

@@ -35,7 +35,7 @@ def render_emoji(font: ImageFont.FreeTypeFont, emoji: str) -> Image.Image:
 
 
 def remove_background(picture: Image.Image, kind: str) -> Image.Image:
-    """Make the square of water or snow behind two of the emoji transparent, because the scene has its own."""
+    """Make the water behind the surfer and the snow behind the skier transparent: the scene has its own."""
     if kind not in ("surfer", "skier"):
         return picture
     pixels = np.array(picture)

@@ -107,7 +107,7 @@ def _render_body(
     canvas = Image.new("RGBA", (round(WIDE * height) * SUPERSAMPLE, round(HIGH * height) * SUPERSAMPLE))
     draw = ImageDraw.Draw(canvas)
 
-    def limb(points: list[Point], color: tuple[int, ...], width: float) -> None:
+    def draw_limb(points: list[Point], color: tuple[int, ...], width: float) -> None:
         spots = [_to_pixels(point, height, SUPERSAMPLE) for point in points]
         thick = max(1, round(width * height * SUPERSAMPLE))
         draw.line(spots, fill=color, width=thick, joint="curve")
@@ -117,8 +117,8 @@ def _render_body(
     for side, (knee, foot) in zip((-1, 1), pose.legs, strict=True):
         ankle = (foot[0], foot[1] * leg + pose.lift + 0.025)
         joints = [(side * 0.055, hip), (knee[0], knee[1] * leg + pose.lift), ankle]
-        limb(joints, SKIN if skirt and kind != "old woman" else trousers, 0.075 if skirt else 0.095)
-        limb([ankle, (ankle[0] + 0.045, ankle[1] - 0.005)], SHOE, 0.06)
+        draw_limb(joints, SKIN if skirt and kind != "old woman" else trousers, 0.075 if skirt else 0.095)
+        draw_limb([ankle, (ankle[0] + 0.045, ankle[1] - 0.005)], SHOE, 0.06)
     far, near = (
         [
             (side * wide * 0.9 + pose.lean, neck - 0.045),
@@ -129,23 +129,23 @@ def _render_body(
     )
     crossing = pose in (POSES["front"], POSES["chin"], POSES["strum"], POSES["swing"])
     if not crossing:
-        _draw_arm(limb, far, shirt)
+        _draw_arm(draw_limb, far, shirt)
     torso = [(-wide + pose.lean, neck), (wide + pose.lean, neck), (0.1, hip - 0.02), (-0.1, hip - 0.02)]
     draw.polygon([_to_pixels(p, height, SUPERSAMPLE) for p in torso], fill=shirt)
-    limb([(-wide + 0.04 + pose.lean, neck - 0.03), (wide - 0.04 + pose.lean, neck - 0.03)], shirt, 0.08)
+    draw_limb([(-wide + 0.04 + pose.lean, neck - 0.03), (wide - 0.04 + pose.lean, neck - 0.03)], shirt, 0.08)
     if skirt:
         hem = hip - leg * (0.85 if kind == "old woman" else 0.52) * min(pose.hip, 1.0)
         cloth = [(-0.1, hip + 0.05), (0.1, hip + 0.05), (0.17, hem), (-0.17, hem)]
         draw.polygon([_to_pixels(p, height, SUPERSAMPLE) for p in cloth], fill=trousers)
     if crossing:
-        _draw_arm(limb, far, shirt)
-    _draw_arm(limb, near, shirt)
+        _draw_arm(draw_limb, far, shirt)
+    _draw_arm(draw_limb, near, shirt)
     return canvas.reduce(SUPERSAMPLE)
 
 
-def _draw_arm(limb: Callable[..., None], joints: list[Point], shirt: tuple[int, ...]) -> None:
-    limb(joints[1:], SKIN, 0.06)
-    limb(joints[:2], tuple(int(c * 0.9) for c in shirt), 0.075)
+def _draw_arm(draw_limb: Callable[..., None], joints: list[Point], shirt: tuple[int, ...]) -> None:
+    draw_limb(joints[1:], SKIN, 0.06)
+    draw_limb(joints[:2], tuple(int(c * 0.9) for c in shirt), 0.075)
 
 
 def _render_head(kind: str, behind: bool, size: float) -> Image.Image:

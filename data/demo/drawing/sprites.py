@@ -41,7 +41,7 @@ def render_sprite(
     Args:
         name: Kind of thing.
         height: Height before flattening and rotation, pixels.
-        flip: Whether it is mirrored.
+        flip: Whether to mirror it.
         degrees: Rotation, counterclockwise.
         squash: Factor of the height, below 1 for a flattened thing.
 

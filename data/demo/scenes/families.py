@@ -1,8 +1,8 @@
-"""Content of the scene of each number: families of scenes that differ in one factor, and independent scenes.
+"""Choose the content of each scene: families of scenes that differ in one factor, and independent scenes.
 
 Scenes form blocks of ten. The first four of a block are a family: one scene, and three that differ from it in exactly
-one factor each (number, kind, place, action or color). If a scene cannot be varied, an independent scene takes the
-place of its variant. The other six are independent. Every second family starts from one of four themes, so that some
+one factor each (number, kind, place, action or color). If a scene cannot be varied, an independent scene
+replaces its variant. The other six are independent. Every second family starts from one of four themes, so that some
 captions fit many scenes, and many other scenes nearly fit them.
 """
 

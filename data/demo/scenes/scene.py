@@ -101,7 +101,10 @@ def _sample_related(rng: Generator, relation: str) -> SceneSpec:
 
 
 def used_kinds(groups: list[Group]) -> tuple[str, ...]:
-    """Return the kinds in the scene, also those in hands; a second group of a kind would make its count ambiguous."""
+    """Return the kinds in the scene, also those in hands.
+
+    A second group of a kind would make its count ambiguous.
+    """
     return tuple(g.kind for g in groups) + tuple(g.action.partition(":")[2] for g in groups)
 
 

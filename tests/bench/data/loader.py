@@ -1,4 +1,4 @@
-"""Whether reading keeps up with training: its steps, fed from stores on disk, with nothing computed from them."""
+"""Whether reading is as fast as training: read the batches of a training from stores, without computing anything."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from tern.batching.read import BatchReader
 from tern.training.trainer import PREFETCH
 
 IMAGES, REGIONS, WIDTH = 2048, 36, 2048
-CAPTIONS, WORDS, TOKEN = 2, (8, 24), 768  # an image; the fewest and most wordpieces; numbers of one
+CAPTIONS, WORDS, TOKEN = 2, (8, 24), 768  # captions per image; minimum and maximum tokens per caption; width of a token
 FLICKR30K = 29_000  # training images, each once per epoch
 ROUNDS = 3
 

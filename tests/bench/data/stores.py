@@ -1,4 +1,4 @@
-"""Random batches of features, cached and uncached: one .npy per image, chunked HDF5, a memory map, the store.
+"""Read random batches of features, cached and uncached: one .npy per image, chunked HDF5, a memory map, a store.
 
 Batches per second are wall-clock rates, and two workers need two idle cores; CPU milliseconds count all processes.
 """
@@ -28,7 +28,7 @@ Batches = Iterable[object]
 
 
 def stores(folder: Path) -> None:
-    """Batches of 128 of 2,000 images, 36 x 2,048 in half precision, 34 % zeros as in bottom-up features."""
+    """Batches of 128 of 2,000 images, 36 x 2,048 float16, 34 % zeros as in bottom-up features."""
     _write(folder)
     order = np.random.default_rng(1).permutation(IMAGES)[: IMAGES // BATCH * BATCH].reshape(-1, BATCH)
     lists = [[NAMES[i] for i in batch] for batch in order]
@@ -45,7 +45,7 @@ def stores(folder: Path) -> None:
     }
 
     def forget() -> None:
-        maps.close()  # what is mapped cannot be forgotten
+        maps.close()  # the page cache keeps mapped pages
         _forget(folder)
 
     columns = ("warm, as written", "CPU ms", "cold", "CPU ms", "warm, after cold", "CPU ms")
@@ -65,7 +65,7 @@ def stores(folder: Path) -> None:
 def _rounds(
     ways: dict[str, Callable[[], Batches]], count: int, rounds: int, before: Callable[[], None] = lambda: None
 ) -> dict[str, list[tuple[float, float]]]:
-    """Every way in turn, again and again: what else runs on the machine meets them all."""
+    """Measure all methods in turn, round by round, so that other work on the machine affects all of them."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -96,7 +96,7 @@ def _write(folder: Path) -> None:
 
 
 def _forget(folder: Path) -> None:
-    """Drop every file from the system's memory."""
+    """Drop every file from the page cache of the operating system."""
     for path in folder.rglob("*"):
         if path.is_file():
             handle = os.open(path, os.O_RDONLY)
@@ -114,7 +114,7 @@ def _spent(way: Callable[[], Batches], count: int, before: Callable[[], None]) -
 
 
 def _cpu() -> float:
-    """CPU seconds of this process and of its children that have ended."""
+    """Return the CPU seconds of this process and of its finished children."""
     parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
@@ -137,7 +137,7 @@ def _chunked(folder: Path, order: np.ndarray) -> Batches:
 
 
 class _Maps:
-    """Image -> its rows as a view of a mapped shard; mapped at the first use."""
+    """Rows of each image as a view of a mapped shard; shards are mapped at the first use."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -164,7 +164,7 @@ class _Maps:
 
 
 class _Npy(Dataset):
-    """A batch an index, from one .npy an image."""
+    """Dataset of batches, read from one .npy file for each image."""
 
     def __init__(self, folder: Path, lists: list[list[str]]):
         self.folder, self.lists = folder, lists
@@ -177,7 +177,7 @@ class _Npy(Dataset):
 
 
 class _Stored(Dataset):
-    """A batch an index, from the store."""
+    """Dataset of batches, read from the store."""
 
     def __init__(self, store: Store, lists: list[list[str]]):
         self.store, self.lists = store, lists

@@ -1,4 +1,4 @@
-"""The Visual-Genome model: the ports' way against ours, in one run, one thread."""
+"""The Visual Genome model as other PyTorch ports compute it and as this project does, in one run on one thread."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ PORT = "port style: float32, NCHW, a loop over classes"
 
 
 class Rows(NamedTuple):
-    """Boxes in pixels and features of the regions kept."""
+    """Boxes in pixels and features of the selected regions."""
 
     boxes: np.ndarray
     features: np.ndarray
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 @torch.inference_mode()
 def port_style(model: BottomUpRCNN, prepared: Tensor, size: tuple[int, int]) -> Rows:
-    """Boxes in pixels and features of 36 regions as the ports compute them: float32, NCHW, an NMS for each class."""
+    """Compute boxes in pixels and features of 36 regions as other ports do: float32, NCHW, one NMS per class."""
     scale = network_input_size(*size)[2]
     maps = model.backbone_features(prepared[None])
     logits, deltas = model.rpn(maps)
@@ -95,7 +95,7 @@ def bottom_up(folder: Path, images: int = 4) -> None:
 
 
 def agreement(truth: list, regions: list) -> tuple[str, str]:
-    """Return the share of boxes found again (overlap above 0.99), and the minimum cosine of their features."""
+    """Return the share of boxes with an equal box (overlap above 0.99), and the minimum cosine of their features."""
     same, cosines = [], []
     for one, other in zip(truth, regions, strict=True):
         overlap, best = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).max(1)

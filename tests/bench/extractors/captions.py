@@ -10,7 +10,7 @@ from tests.bench.common import cpu, show
 
 
 def tokens() -> None:
-    """A caption, as the ports read it (one at a time; batches padded to the limit) and as it is read here."""
+    """Measure captions one at a time, in batches padded to the limit (as other ports do), and in batches by length."""
     texts = [sentence for i in range(40) for sentence in generate_captions(compose_scene(7, i))]
     rows = []
     for dtype in ("float32", "bfloat16"):
@@ -25,7 +25,7 @@ def tokens() -> None:
 
 
 def _padded(extractor: TextExtractor, texts: list[str]) -> None:
-    """The ports' way: 64 in the order given, padded to 64 tokens."""
+    """Extract as other ports do: 64 captions in the order given, padded to 64 tokens."""
     low = extractor.config.dtype == "bfloat16"
     for start in range(0, len(texts), 64):
         part = texts[start : start + 64]

@@ -34,7 +34,7 @@ DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcn
 
 
 def detectors() -> None:
-    """One image on one thread: torchvision's own call, and the same weights in ours."""
+    """Measure one image on one thread: torchvision's own call, and our extractors with the same weights."""
     scene, photo = render_scene(compose_scene(7, 0))[0], picture(0, 480, 640)
     show("demo detector, a scene of 400x300", _detector_rows("demo", "demo", np.asarray(scene), 5))
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def _detector_rows(model: str, weights: str, image: np.ndarray, repeats: int) ->
 
 
 def _weights(name: str, folder: Path) -> Path:
-    """A file of random weights whose batch norms know what they see: all proposals survive, as with trained ones."""
+    """Write random weights with calibrated batch norms, so that all proposals survive, as with trained weights."""
     torch.manual_seed(0)
     detector = {"weights_backbone": None} if name.startswith("fasterrcnn") else {}
     model: nn.Module = calibrated(models.get_model_builder(name)(weights=None, **detector), pictures(2, 384, 512))
@@ -72,7 +72,7 @@ def _weights(name: str, folder: Path) -> Path:
 
 
 def detectron2() -> None:
-    """detectron2's own predictor and the same weights in our backend, where detectron2 is installed."""
+    """Measure detectron2's own model and our extractor with the same weights, if detectron2 is installed."""
     try:
         from detectron2.config import get_cfg
         from detectron2.modeling import build_model
@@ -107,7 +107,7 @@ def detectron2() -> None:
 
 
 def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fpn") -> None:
-    """The real stage over a folder of photographs (`dataset_flickr8k.json` and `images`), two workers of one thread."""
+    """Measure the extraction stage on a folder (`dataset_flickr8k.json`, `images`) with two workers of one thread."""
     weights = str(_weights(model, folder))
     dataset = load_dataset(
         DatasetConfig(name="flickr8k", annotations=source / "dataset_flickr8k.json", images=source / "images")
@@ -119,6 +119,6 @@ def photographs(folder: Path, source: Path, model: str = "fasterrcnn_resnet50_fp
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     invalid = len(store.invalid_items) + len(dataset.invalid_records)
     Console().print(
-        f"{model}, {config.kind}, {store.recipe['dtype']}: {len(store):,} photographs in {wall:,.0f} s, "
-        f"{cpu_seconds / len(store):.2f} CPU s each with starting the workers; {invalid} invalid"
+        f"{model}, {config.kind}, {store.recipe['dtype']}: {len(store):,} images in {wall:,.0f} s, "
+        f"{cpu_seconds / len(store):.2f} CPU s per image, start of the workers included; {invalid} invalid"
     )

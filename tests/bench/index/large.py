@@ -1,4 +1,4 @@
-"""A large index, built and gated as a user's is: time, size and memory, and a model of them fitted on smaller ones."""
+"""A large index, built and gated as in normal use: time, size and memory, and a model fitted on smaller indexes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from index.versions.objects import object_path
 from tests.bench.common import cpu, cpu_of
 
 DIM, BLOCK = 256, 50_000
-SIZES = (100_000, 200_000, 1_000_000)  # rows: on the first two the model is fitted, on the last checked
+SIZES = (100_000, 200_000, 1_000_000)  # rows; the cost model is fitted to the first two and checked on the last
 FURTHER = (10_000_000, 100_000_000, 1_000_000_000)  # rows
 POINTS = 256  # maximum number of training rows per centroid in faiss's k-means
 PARTS = ("prepare", "train", "shards", "tune", "gate")  # of a build, CPU seconds
@@ -36,7 +36,7 @@ SIZED = ("codes", "vectors", "metadata")  # of a version, bytes
 
 
 def block(number: int) -> np.ndarray:
-    """(BLOCK, DIM) float32 unit vectors of 64 true dimensions around 3,000 centers."""
+    """Return (BLOCK, DIM) float32 unit vectors of intrinsic dimension 64 around 3,000 centers."""
     rng, fixed = np.random.default_rng(number + 1), np.random.default_rng(0)
     centers, turn = fixed.standard_normal((3000, 64), np.float32), fixed.standard_normal((64, DIM), np.float32)
     found = (centers[rng.integers(0, 3000, BLOCK)] + rng.standard_normal((BLOCK, 64), np.float32)) @ turn
@@ -44,7 +44,7 @@ def block(number: int) -> np.ndarray:
 
 
 class Rows(Sequence):
-    """Metadata of rows, made when they are asked for."""
+    """Metadata rows that are created on access."""
 
     def __init__(self, count: int):
         self._count = count
@@ -61,7 +61,7 @@ class Rows(Sequence):
 
 
 def large(folder: Path) -> None:
-    """`auto`, with its gate: measured, and as the model of the smaller sizes says."""
+    """Measure builds with factory `auto` and a gate, and predict larger ones by the cost model."""
     measured = [_apart(folder / f"{rows}", rows) for rows in SIZES]
     small, more, big = measured
     names = [*(f"{part} CPU s" for part in PARTS), *(f"{part} MB" for part in SIZED)]
@@ -79,7 +79,7 @@ def large(folder: Path) -> None:
 
 
 def _apart(folder: Path, rows: int) -> dict[str, Any]:
-    """What `one` measures in a process of its own, so that the peak of its memory is its own."""
+    """Run `one` in a new process, so that its peak memory can be measured."""
     code = f"from pathlib import Path; from tests.bench.index.large import one; one(Path({str(folder)!r}), {rows})"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -92,10 +92,10 @@ def one(folder: Path, rows: int) -> None:
     with open(folder / "vectors", "wb") as file:
         for number in range(rows // BLOCK):
             block(number).astype(np.float16).tofile(file)
-    queries = block(rows // BLOCK)[:1000]  # drawn as the rows are, and none of them
+    queries = block(rows // BLOCK)[:1000]  # from the distribution of the rows, but none of the rows
     with open(folder / "vectors", "rb") as file:
 
-        def read(names: list[str]) -> np.ndarray:  # not mapped: what is read would count as memory
+        def read(names: list[str]) -> np.ndarray:  # not mapped, because mapped pages would count as memory
             pieces = [os.pread(file.fileno(), 2 * DIM, 2 * DIM * int(name)) for name in names]
             return np.frombuffer(b"".join(pieces), np.float16).reshape(len(names), DIM)
 
@@ -109,13 +109,13 @@ def one(folder: Path, rows: int) -> None:
 
 
 def _peak() -> float:
-    """MiB that this process has held at once; `ru_maxrss` would begin with what its parent held."""
+    """Return the peak memory of this process in MiB; `ru_maxrss` would include memory of its parent."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 
 
 def _built(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any]:
-    """CPU seconds by the parts of a build, bytes by the parts of what it makes, and what it has chosen."""
+    """Return CPU seconds of the parts of a build, bytes of the parts of its result, and the settings that it chose."""
 
     def prepare() -> None:
         source.check("image")
@@ -142,7 +142,7 @@ def _built(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any
 
 
 def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, Any]:
-    """What a size takes, of what two smaller ones took.
+    """Predict the cost of a size from those of two smaller ones.
 
     Training is a product of points and centroids, and a row is compared with every centroid; all else is a constant and
     a cost per row. Fast-scan codes are in blocks of 32 rows, and each list of each shard leaves half a block empty on

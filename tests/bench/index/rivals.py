@@ -1,11 +1,11 @@
-"""The index compared with other libraries: one run, one thread, the same vectors, knobs set by the same rule.
+"""This index compared with other libraries in one run: one thread, equal vectors, settings chosen by the same rule.
 
 Our index is measured as users run it. `tern index tune` chooses the settings, the index is built, published and opened,
 and `Index.search` returns hits with their metadata. The other libraries return numbers.
 
-The vectors are synthetic: 64 true dimensions around 3,000 centers of unequal weight, turned into 512, with noise.
-Image-like queries are drawn as the rows are, text-like ones with more noise and a shift. Compare rows; the recalls are
-not those of photographs.
+The vectors are synthetic: intrinsic dimension 64 around 3,000 centers of unequal weight, projected to 512, with noise.
+Image-like queries have the distribution of the rows, text-like ones more noise and a shift. Compare rows only; the
+recalls are not those of real images.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ from pipeline.stages.tune import MAX_SAMPLE_ROWS, TuningAdvice
 from tests.bench.common import cpu_of
 
 ROWS, DIM, QUERIES, AT = 100_000, 512, 2000, 10
-PICKING = 400  # of the queries; the more there are, the longer `tune` measures
+PICKING = 400  # queries for `tune`, whose time grows with them
 ROUNDS = 10
 WANTED = TuningLimits(min_recall=0.95, max_memory_bytes=8e9, max_latency_s=5e-3)
-BREADTHS = range(AT, 1025)  # of a search in a graph
+BREADTHS = range(AT, 1025)  # efSearch of graph indexes
 
 
 def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(rows, dim) float32 unit vectors; text-like and image-like queries."""
+    """Return (rows, dim) float32 unit vectors, and text-like and image-like queries."""
     rng = np.random.default_rng(0)
     centers, turn, shift = rng.normal(size=(3000, 64)), rng.normal(size=(64, dim)), rng.normal(size=64)
     weights = np.arange(1, 3001) ** -0.7
@@ -56,7 +56,7 @@ def draw(rows: int, dim: int, queries: int) -> tuple[np.ndarray, dict[str, np.nd
 
 
 def collection(vectors: np.ndarray, numbers: np.ndarray, changed: int = 0) -> Collection:
-    """Rows of these numbers, as a dataset has them; the first `changed` with another content."""
+    """Return metadata rows of these numbers; the first `changed` ones have other content hashes."""
     ids = [f"{number:07d}.jpg" for number in numbers.tolist()]
     said = [f"{name} changed" if position < changed else name for position, name in enumerate(ids)]
     rows = [
@@ -72,19 +72,19 @@ def _hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """An index, and how to ask it."""
+    """An index, and how to search it."""
 
     name: str
-    search: Callable[[np.ndarray, int], Any]  # (q, d) queries and the knob
-    knobs: Sequence[int]  # from the cheapest to the best; one: it has chosen for itself
+    search: Callable[[np.ndarray, int], Any]  # function of (q, d) queries and the knob
+    knobs: Sequence[int]  # from the cheapest to the best; a single one was chosen by the index itself
     build: float  # CPU seconds
     size: int  # bytes, without metadata
     knob: str = "nprobe"
-    places: Callable[[Any], Any] = np.asarray  # (q, 10) of what a search gives
+    places: Callable[[Any], Any] = np.asarray  # converts the result of a search to (q, 10) positions
 
 
 def picked(vectors: np.ndarray, queries: dict[str, np.ndarray]) -> IndexConfig:
-    """What `tern index tune` says, on a sample; shown are what nothing beats and what it chose."""
+    """Return the settings that `tern index tune` recommends on a sample; print the Pareto front and the choice."""
     some = vectors[sample_rows(len(vectors), MAX_SAMPLE_ROWS, 0)]
     spent, points = cpu_of(lambda: measure_candidates(some, queries, WANTED, len(vectors)))
     chosen = {kind: choose_point(points, WANTED, kind) for kind in queries}
@@ -98,7 +98,7 @@ def picked(vectors: np.ndarray, queries: dict[str, np.ndarray]) -> IndexConfig:
 
 
 def ours(folder: Path, config: IndexConfig, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Built:
-    """Built, published and opened; nprobe is what the build has measured."""
+    """Build, publish and open our index; the build chooses nprobe."""
     rows = collection(vectors.astype(np.float16), np.arange(len(vectors)))
     spent, _ = cpu_of(lambda: build_index(config, IndexInputs({"image": rows}, {"image": queries["text"]}), folder))
     opened, about = Index.open(folder), read_version_manifest(folder).collections["image"]
@@ -115,7 +115,7 @@ def ours(folder: Path, config: IndexConfig, vectors: np.ndarray, queries: dict[s
 
 
 def of_faiss(vectors: np.ndarray, factory: str) -> Built:
-    """A plain faiss index of a factory string."""
+    """Build a plain faiss index of a factory string."""
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
 
     def make() -> None:
@@ -134,7 +134,7 @@ def of_faiss(vectors: np.ndarray, factory: str) -> Built:
 
 
 def of_usearch(vectors: np.ndarray) -> Built:
-    """usearch, float16, its own connectivity; built by two threads."""
+    """Build a usearch index with float16 and its default connectivity, on two threads."""
     from usearch.index import Index
 
     index = Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
@@ -148,7 +148,7 @@ def of_usearch(vectors: np.ndarray) -> Built:
 
 
 def of_hnswlib(vectors: np.ndarray) -> Built:
-    """hnswlib, M 16, efConstruction 128; built by two threads."""
+    """Build an hnswlib index with M 16 and efConstruction 128, on two threads."""
     import hnswlib
 
     index = hnswlib.Index(space="ip", dim=vectors.shape[1])
@@ -163,7 +163,7 @@ def of_hnswlib(vectors: np.ndarray) -> Built:
 
 
 def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]) -> Iterable[Built]:
-    """What is compared; together about 2 GB."""
+    """Build the indexes to compare, one by one; together they take about 2 GB."""
     config = picked(vectors, {kind: query_vectors[:PICKING] for kind, query_vectors in queries.items()})
     for shards in (1, 4):
         yield ours(folder / f"{shards}", config.model_copy(update={"shards": shards}), vectors, queries)
@@ -178,7 +178,7 @@ def candidates(folder: Path, vectors: np.ndarray, queries: dict[str, np.ndarray]
 
 
 def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
-    """The knob that gives 0.95 on one half of the text-like queries; recalls of the other half.
+    """Compare indexes with the knob that gives 0.95 on half of the text-like queries; print recalls of the other half.
 
     All are kept and timed in turn, round by round, and the minimum of the rounds is printed: other work on the machine
     only adds time, and most to searches that wait for memory.
@@ -206,7 +206,7 @@ def index(folder: Path, rows: int = ROWS, dim: int = DIM) -> None:
 
 @dataclass(frozen=True)
 class Asking:
-    """An index with its knob set; the knob and the recalls of the judging half, to show."""
+    """An index with its chosen knob, and the cells to print: the knob, and the recalls of the other half."""
 
     built: Built
     knob: int
@@ -231,7 +231,7 @@ def _asked(built: Built, queries: dict[str, np.ndarray], truth: dict[str, np.nda
 
 
 def _times(one: Asking, query_vectors: np.ndarray) -> tuple[float, float]:
-    """CPU seconds per query, one at a time and 64 at a time."""
+    """Return CPU seconds per query, one at a time and 64 at a time."""
     search, knob = one.built.search, one.knob
     single, _ = cpu_of(lambda: [search(query_vectors[i : i + 1], knob) for i in range(64)])
     batch, _ = cpu_of(lambda: [search(query_vectors[i : i + 64], knob) for i in range(0, 256, 64)])

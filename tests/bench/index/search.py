@@ -16,7 +16,7 @@ from tests.bench.common import cpu, show
 
 
 def unit(rows: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors of 64 true dimensions around 3,000 centers that overlap: neighbors spread over many lists."""
+    """Return unit vectors of intrinsic dimension 64 around 3,000 overlapping centers; neighbors are in many lists."""
     rng, fixed = np.random.default_rng(seed), np.random.default_rng(0)
     centers, turn = fixed.normal(size=(3000, 64)), fixed.normal(size=(64, dim))
     found = (centers[rng.integers(0, 3000, rows)] + 1.2 * rng.normal(size=(rows, 64))) @ turn
@@ -24,7 +24,7 @@ def unit(rows: int, dim: int, seed: int) -> np.ndarray:
 
 
 def look_up(folder: Path) -> None:
-    """Ten rows by key, from the look-ups of four shards of 300,000 rows."""
+    """Measure reading ten metadata rows by key from four shards with 300,000 rows in total."""
     named = (Row("image", f"{i:06d}.jpg", path=f"images/{i:06d}.jpg", split="train") for i in range(300_000))
     content = build_table("image", named)
     paths = [folder / f"{i}.sqlite" for i in range(4)]
@@ -32,12 +32,12 @@ def look_up(folder: Path) -> None:
         write_lookup(path, content.filter(content["key"].to_numpy() % 4 == i))
     keys = np.random.default_rng(0).choice(content["key"].to_numpy(), (100, 10), replace=False).tolist()
     rows = MetadataLookup(paths, np.empty(0, np.int64))
-    spent = cpu(lambda: [rows.by_key(some) for some in keys]) / len(keys)
+    spent = cpu(lambda: [rows.by_key(batch) for batch in keys]) / len(keys)
     show("10 rows of 300,000 by key", [("SQLite, 4 shards", spent, "to stay under 1 ms")])
 
 
 def search(folder: Path) -> None:
-    """A query against 30,000 x 512: exact in numpy against the published index."""
+    """Measure a query against 30,000 x 512 vectors: exact search in numpy, and a published index."""
     vectors, queries = unit(30_000, 512, 1), unit(256, 512, 2)
     ids = [f"{i}.jpg" for i in range(len(vectors))]
     collection = Collection(ids=ids, vectors=vectors, metadata=[Row("image", name) for name in ids])

@@ -24,7 +24,7 @@ ADDED, QUERIES = ROWS // 100, 400
 
 
 def index_update(folder: Path) -> None:
-    """A build over 100,000 rows; then 1 % added, 1 % changed and 1 % removed, and a compaction."""
+    """Measure a build over 100,000 rows, updates (1 % added, 1 % changed, 1 % removed) and a compaction."""
     faiss.omp_set_num_threads(1)
     vectors, queries = draw(ROWS + ADDED, DIM, QUERIES)
     vectors, config = vectors.astype(np.float16), IndexConfig()

@@ -1,4 +1,4 @@
-"""Chance, ridge regression, and presets beside them: on photographs of Flickr8k, on the embedded dataset."""
+"""Chance, ridge regression and presets, on images of Flickr8k and on the demo dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,22 +28,25 @@ from tests.helpers.small_plan import extract_features
 SHARED = Path(__file__).parents[4] / "shared" / "flickr8k"
 PENALTIES = [10.0**power for power in range(-3, 4)]
 COLUMNS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "rsum")
-PRESETS = {  # what is trained: seeds, and what differs from the preset; the big ones once, for they take long
+PRESETS = {  # preset -> seeds, and settings that differ from it; large networks have one seed, as they take long
     "small-data": (range(5), {}),
     "default": (range(5), {}),
-    "kaylode": (range(1), {"lr": 1e-4, "epochs": 30, "warmup": 0.1}),  # at its own 1e-3 without a warm-up: chance
+    "kaylode": (
+        range(1),
+        {"lr": 1e-4, "epochs": 30, "warmup": 0.1},
+    ),  # with its own 1e-3 and no warm-up, the result is chance
     "paper": (range(1), {"lr": 2e-5, "epochs": 30, "warmup": 24}),
 }
 
 
 def flickr8k(folder: Path) -> None:
-    """Recalls on `test`, the penalty chosen on `val`."""
+    """Measure recalls on `test`; the penalty is chosen on `val`."""
     if features := _extract_flickr8k(folder):
         simple(features)
 
 
 def simple(features: Features) -> None:
-    """Chance and ridge regression on the features of a dataset, of whose test images all have as many captions."""
+    """Measure chance and ridge regression on features of a dataset whose test images have equal numbers of captions."""
     regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     title = f"{dataset.name}: {len(test.images)} images, {len(test.captions)} captions"
@@ -52,7 +55,7 @@ def simple(features: Features) -> None:
     for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
         views = ("first", *means)
         images, captions, owners = _split(dataset, regions, tokens, views, "train")
-        # both sides centered and each number of a region scaled: without it a few captions are near to every image
+        # Centered, and regions scaled: otherwise a few captions are close to every image.
         frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
         framed = _framed(frame, images, captions)
         fits = [(penalty, fit_ridge(*framed, owners, penalty)) for penalty in PENALTIES]
@@ -64,20 +67,20 @@ def simple(features: Features) -> None:
 
 
 def presets(folder: Path) -> None:
-    """Each preset on the photographs."""
+    """Train and measure each preset on Flickr8k."""
     if features := _extract_flickr8k(folder):
         trained(features, PRESETS, folder)
 
 
 def demo(folder: Path) -> None:
-    """What a model must beat, and the default, on the embedded dataset."""
+    """Measure the baselines and the default preset on the demo dataset."""
     features = extract_features(load_plan("demo", (f'workspace="{folder}"',)))
     simple(features)
     trained(features, {"default": (range(3), {})}, folder)
 
 
 def trained(features: Features, presets: dict[str, tuple[range, dict[str, Any]]], folder: Path) -> None:
-    """Presets on the same features and split: the epoch is chosen on `val`; mean and spread over seeds."""
+    """Train presets on the same features; the epoch is chosen on `val`. Print mean and deviation over seeds."""
     regions, tokens, dataset = Store(features.regions), Store(features.tokens), features.dataset
     test = dataset.select_split("test")
     console, title = Console(width=140), f"{dataset.name}: presets"
@@ -123,7 +126,7 @@ def _spread(values: list[float]) -> str:
 def _split(
     dataset: Dataset, regions: Store, tokens: Store, views: Sequence[str], split: str = "test"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Views of the regions one beside another (n, 3 d), pooled captions of unit length (m, t), owners (m,)."""
+    """Return pooled regions (n, 3 d), pooled captions of unit length (m, t), and image numbers of the captions (m,)."""
     image_ids, caption_ids, names = held_out_ids(dataset, regions, split)
     number_of = {name: number for number, name in enumerate(image_ids)}
     captions = pool_features(tokens, caption_ids)

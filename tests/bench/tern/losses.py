@@ -1,4 +1,4 @@
-"""What a loss costs: forward and backward of 512 images against 512 captions, 1,024 wide; and what it reaches."""
+"""Cost of each loss: forward and backward of 512 images and 512 captions of width 1,024; and the recall it reaches."""
 
 import resource
 import subprocess
@@ -48,7 +48,7 @@ LOSSES = {
     "MultiSimilarityLoss, MultiSimilarityMiner": {"name": "MultiSimilarityLoss", "miner": "MultiSimilarityMiner"},
 }  # fmt: skip
 SMALL = {"epochs": 10, "model": {"width": 128, "feedforward_dim": 256, "embed_dim": 256}}
-REACHES = {  # beside those of LOSSES
+REACHES = {  # also trained, in addition to LOSSES
     "InfoNCE, memory of 1,024 from batch 40": {"memory_size": 1024, "memory_start_batch": 40},
     "InfoNCE, memory of 1,024 from the first": {"memory_size": 1024},
     "hinge, hardest, memory of 1,024 from the first": {"name": "hinge", "memory_size": 1024},
@@ -79,7 +79,7 @@ def losses_demo(folder: Path) -> None:
 
 
 def losses() -> None:
-    """Each loss in a process of its own, so that its memory can be measured."""
+    """Measure each loss in a new process, so that its memory can be measured."""
     rows = []
     for name in LOSSES:
         found = subprocess.run([sys.executable, "-m", "tests.bench.tern.losses", name], capture_output=True, text=True)
@@ -87,19 +87,19 @@ def losses() -> None:
             print(f"{name} ended with {found.returncode}: {found.stderr[-300:]}")
             continue
         seconds, megabytes = map(float, found.stdout.split())
-        # the imports alone have a peak of some hundred megabytes, below which nothing is seen
+        # the imports alone have a peak of some hundred megabytes, so that smaller peaks are not visible
         rows.append((name, seconds, f"{megabytes / 1024:.1f} GB" if megabytes > 100 else ""))
     show(f"a loss, forward and backward, {BATCH} x {BATCH}, {DIM} wide", rows)
 
 
 def one(name: str) -> tuple[float, float]:
-    """CPU seconds and megabytes of one loss."""
+    """Return CPU seconds and megabytes of one loss."""
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
     base = torch.randn(BATCH, DIM, generator=draw)
     rows = [F.normalize(base + torch.randn(BATCH, DIM, generator=draw), dim=1).requires_grad_() for _ in range(2)]
     labels, loss = torch.arange(BATCH), build_loss(LossConfig(**LOSSES[name]))
-    for _ in range(8 if "memory" in name else 0):  # fills it
+    for _ in range(8 if "memory" in name else 0):  # fills the memory
         loss(*rows, labels, labels)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = cpu(lambda: loss(*rows, labels, labels).backward(), repeats=3)

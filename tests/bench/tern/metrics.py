@@ -1,4 +1,4 @@
-"""What the metrics of a test split cost: recalls and ranks, ROUGE-L relevances, NDCG."""
+"""Cost of the metrics of a test split: recalls and ranks, ROUGE-L relevances, NDCG."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from tests.bench.index.search import unit
 
 
 def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
-    """Images, their ids, five captions per image near it, their images' ids."""
+    """Make image vectors and ids, five caption vectors close to each image, and the image ids of the captions."""
     image_vectors = unit(images, 1024, 3)
     caption_vectors = np.repeat(image_vectors, 5, axis=0) + 0.05 * np.random.default_rng(4).normal(
         size=(5 * images, 1024)
@@ -25,19 +25,19 @@ def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
 
 
 def two_products(image_vectors: np.ndarray, ids: list[str], caption_vectors: np.ndarray, owners: list[str]) -> None:
-    """Each direction by itself."""
+    """Rank each direction with its own matrix product."""
     y, z = encode_image_ids(image_vectors, ids, caption_vectors, owners)
     rank_queries(image_vectors, y, caption_vectors, z), rank_queries(caption_vectors, z, image_vectors, y)
 
 
 def sorts(image_vectors: np.ndarray, caption_vectors: np.ndarray) -> None:
-    """Both directions as the authors of TERN and TERAN rank: a sort of the whole gallery for each query."""
+    """Rank both directions as the authors of TERN and TERAN do: sort all candidates of each query."""
     scores = image_vectors @ caption_vectors.T
     np.argsort(scores, axis=1), np.argsort(scores.T, axis=1)
 
 
 def metrics() -> None:
-    """Flickr30k's and COCO's sizes."""
+    """Measure the metrics at the sizes of Flickr30k's and COCO's test splits."""
     for images in (1000, 5000):
         data = split(images)
         once = cpu_of if images > 1000 else lambda f: (cpu(f, 3), None)
@@ -51,7 +51,7 @@ def metrics() -> None:
 
 
 def relevances() -> None:
-    """ROUGE-L of 1,000 images and 5,000 captions of 8 to 17 words, and NDCG with it."""
+    """Measure ROUGE-L of 1,000 images and 5,000 captions of 8 to 17 words, and NDCG with it."""
     draw = np.random.default_rng(0)
     often = 1 / np.arange(1, 2001)
     said = [" ".join(draw.choice(2000, draw.integers(8, 18), p=often / often.sum()).astype(str)) for _ in range(5000)]

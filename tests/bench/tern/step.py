@@ -1,4 +1,4 @@
-"""A training step: the specification's model as its authors run it, and our presets, side by side in one run."""
+"""Cost of a training step: the model of the paper as its authors run it, and the presets, in one run."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ROUNDS = 2
 
 
 def step() -> None:
-    """CPU seconds of a step over 128 captions, all of it, on one thread; minimum of two rounds."""
+    """CPU seconds of a complete step over 128 captions on one thread; minimum of two rounds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     ways: dict[str, Callable[[], tuple[Callable[[int], None], int]]] = {
@@ -51,7 +51,7 @@ def step() -> None:
 
 
 def _pixels(images: int) -> tuple[torch.Tensor, ...]:
-    """features, boxes in pixels, sizes in pixels"""
+    """Return features, boxes in pixels, and sizes in pixels."""
     low, high = torch.rand(images, REGIONS, 2) * 200, torch.rand(images, REGIONS, 2) * 200 + 200
     return torch.randn(images, REGIONS, WIDTH).relu(), torch.cat([low, high], 2), torch.full((images, 2), 400.0)
 

@@ -1,4 +1,4 @@
-"""Third-party files that are broken, cut or malicious."""
+"""Third-party region files that are broken, truncated or malicious."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Out of a store and in again, every format: bit for bit, and as the original projects read and write."""
+"""Every format: exported and imported again bit for bit, and read and written as the original projects do."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""Pictures of every mode, turned by EXIF, broken, or too large."""
+"""Images of every mode, rotated by EXIF, broken, or too large."""
 
 import io
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Compaction: the same rows in fewer files, whatever kills it and whoever reads; the commands of `tern store`."""
+"""Compaction: the same rows in fewer files after any kill and with open readers; the commands of `tern store`."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Reading: neighbors at once, padded or flat, by threads or alone, from files of other writers: the same rows."""
+"""Reads give the same rows in every way: merged, padded or flat, in threads or not, from third-party files."""
 
 import multiprocessing
 import os

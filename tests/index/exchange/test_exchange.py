@@ -1,4 +1,4 @@
-"""Exported files give the same results in other software, its folders can be imported; and the index commands."""
+"""Exported files give the same results in other software and can be imported; commands of `tern index`."""
 
 import json
 import re

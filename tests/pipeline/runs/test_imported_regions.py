@@ -1,4 +1,4 @@
-"""Region features of other software: from the import of a file to a searchable index, and the commands."""
+"""From region features of other software to an index that is searched, by calls and by commands."""
 
 import json
 import re
@@ -24,7 +24,7 @@ RUN = CliRunner()
 
 @pytest.fixture(scope="module")
 def imported(finished_pipeline, tmp_path_factory) -> tuple[Plan, Path]:
-    """A plan with regions imported from a TSV file (one image missing, one line damaged), and the folder of the store."""
+    """A plan with regions imported from a TSV that lacks one image and has a broken line, and the store's folder."""
     root = tmp_path_factory.mktemp("imported")
     export_regions(finished_pipeline.features.regions, root / "obj.tsv", "lxmert-tsv", id_template="stem")
     lines = (root / "obj.tsv").read_bytes().splitlines(keepends=True)
@@ -56,7 +56,7 @@ def finished_import(imported) -> Finished:
     return finished
 
 
-def test_plan_uses_external_store_and_lists_missing_images(finished_pipeline, imported, finished_import):
+def test_plan_uses_the_store_and_lists_missing_images(finished_pipeline, imported, finished_import):
     names = [image.id for image in finished_pipeline.features.dataset.images]
     theirs, ours = Store(finished_pipeline.features.regions), Store(imported[1])
     assert finished_import.features.regions == imported[1]
@@ -68,10 +68,10 @@ def test_plan_uses_external_store_and_lists_missing_images(finished_pipeline, im
     assert {image.id for image in finished_import.features.dataset.images} == set(ours.ids)
     rows = json.loads(finished_import.index.read_text())["collections"]["image"]["counts"]["live"]
     assert rows == len(ours.ids)
-    assert PipelineRunner(imported[0]).run_all().index == finished_import.index, "nothing new makes no version"
+    assert PipelineRunner(imported[0]).run_all().index == finished_import.index, "without changes no version is created"
 
 
-def test_search_of_imported_regions_by_text_and_photo(finished_pipeline, imported, finished_import, tmp_path):
+def test_search_by_text_and_by_photo(finished_pipeline, imported, finished_import, tmp_path):
     searcher, store = Searcher(imported[0]), Store(finished_import.vectors.images)
     hits = searcher.search_text("two dogs are running along the street", 5)
     query = searcher.embed_text("two dogs are running along the street")
@@ -91,7 +91,7 @@ def test_search_of_imported_regions_by_text_and_photo(finished_pipeline, importe
         searcher.search_image(tmp_path / "other.jpg")
 
 
-def test_external_store_that_does_not_fit_plan_is_rejected(finished_pipeline, imported, finished_import, tmp_path):
+def test_store_that_does_not_fit_the_plan_is_rejected_by_name(finished_pipeline, imported, finished_import, tmp_path):
     plan = imported[0]
     stranger = fill(tmp_path, some(3))
     with pytest.raises(ValueError, match=r"None of the 36 images .* holds '7', the dataset '.*\.jpg'\. Import again"):
@@ -106,7 +106,7 @@ def test_external_store_that_does_not_fit_plan_is_rejected(finished_pipeline, im
         Plan.model_validate({**plan.model_dump(), "regions_file": {"path": "x", "feature_arrays": ["a"]}})
 
 
-def test_matching_regions_are_found_without_classes(finished_pipeline, imported, tmp_path):
+def test_regions_without_classes_are_matched_without_labels(finished_pipeline, imported, tmp_path):
     export_regions(imported[1], tmp_path / "b.tsv", "butd-tsv")
     made = RUN.invoke(build_app(), ["store", "import", str(tmp_path / "b.tsv"), "--output", str(tmp_path), "--float16"])
     store = Store(next(tmp_path.glob("regions-*")))
@@ -118,7 +118,7 @@ def test_matching_regions_are_found_without_classes(finished_pipeline, imported,
     assert [region.label for region in matched] == ["", ""]
 
 
-def test_export_command_writes_selected_images(imported, tmp_path):
+def test_export_command(imported, tmp_path):
     folder, names = str(imported[1]), Store(imported[1]).ids
     (tmp_path / "list.txt").write_text("\n".join(names[3:0:-1]))
     command = [

@@ -1,4 +1,4 @@
-"""A second extraction: new and changed images are extracted, and unchanged files are not even opened."""
+"""A second run extracts only new and changed items, and opens no file of the others."""
 
 import json
 import os
@@ -28,12 +28,12 @@ def _watch(event, args) -> None:
         OPENED.append(str(args[0]))
 
 
-sys.addaudithook(_watch)  # there is no taking it away again: without WATCHED it does nothing
+sys.addaudithook(_watch)  # a hook cannot be removed; without WATCHED it does nothing
 
 
 @pytest.fixture
 def opened(tmp_path):
-    """The image files that this process opened, by an audit hook of Python."""
+    """Images that this process opened, recorded by an audit hook."""
     OPENED.clear()
     WATCHED[:] = [str(tmp_path / "photos")]
     yield OPENED
@@ -42,13 +42,13 @@ def opened(tmp_path):
 
 @pytest.fixture
 def later(monkeypatch):
-    """A clock one hour ahead, so that files written by a test are old enough to be cached."""
+    """Set the clock of the cache an hour ahead, so that files written by a test are old enough to be cached."""
     real = content.time.time_ns
     monkeypatch.setattr(FileHashCache.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
 
 
 def make_file(path: Path) -> RegionFileConfig:
-    """Write a region file of all images: an extractor that needs no network."""
+    """Write a region file for all images, in place of an extractor with a network."""
     rng, rows = np.random.default_rng(0), 2 * len(NAMES)
     arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(NAMES), 2), 64), "boxes": np.ones((rows, 4))}
     features = rng.normal(size=(rows, 4)).astype("f2")
@@ -56,35 +56,35 @@ def make_file(path: Path) -> RegionFileConfig:
     return RegionFileConfig(path=path, feature_arrays=("f",))
 
 
-def test_extraction_reads_only_new_and_changed_images(tmp_path, opened, later, monkeypatch):
-    photos, asked, real = tmp_path / "photos", [], RegionFile._get_fields
+def test_only_new_and_changed_images_are_opened_and_extracted(tmp_path, opened, later, monkeypatch):
+    photos, extracted, real = tmp_path / "photos", [], RegionFile._get_fields
     photos.mkdir()
     for name in NAMES:
         (photos / name).write_bytes(name.encode() * 30)
     monkeypatch.setattr(
-        RegionFile, "_get_fields", lambda self, number: asked.append(NAMES[number]) or real(self, number)
+        RegionFile, "_get_fields", lambda self, number: extracted.append(NAMES[number]) or real(self, number)
     )
     config = make_file(tmp_path / "regions.npz")
 
     def run(names) -> tuple[list[str], list[str]]:
-        """The names that were extracted, and the photographs that were opened."""
-        asked.clear()
+        """Return the names of the images that were extracted, and of those that were opened."""
+        extracted.clear()
         opened.clear()
         images = tuple(Image(name, photos / name, "train") for name in names)
         folder = extract_regions(config, Dataset("photos", photos, images, ()), Workspace(tmp_path / "run"), 100)
-        cost = list(asked), [Path(path).name for path in opened]
+        cost = list(extracted), [Path(path).name for path in opened]
         with Store(folder) as store:
-            assert sorted(store.ids) == sorted(names), "the listing is the dataset"
+            assert sorted(store.ids) == sorted(names), "the store has exactly the images of the dataset"
             assert store.content_hashes(names) == [sha256_file(photos / name) for name in names]
         return cost
 
     assert run(NAMES[:1000]) == (NAMES[:1000], NAMES[:1000])
-    assert run(NAMES[:1000]) == ([], []), "nothing changed costs nothing"
+    assert run(NAMES[:1000]) == ([], []), "without changes nothing is opened or extracted"
     assert run(NAMES) == (NAMES[1000:], NAMES[1000:])
     (photos / NAMES[7]).write_bytes(b"changed")
     assert run(NAMES) == ([NAMES[7]], [NAMES[7]])
     assert run(NAMES[10:]) == ([], [])
-    assert run(NAMES) == ([], NAMES[:10]), "back again: hashed, but not extracted"
+    assert run(NAMES) == ([], NAMES[:10]), "images that return are hashed but not extracted"
 
 
 def hashes(folder: Path, path: Path, ahead: int = 0) -> str:
@@ -92,7 +92,7 @@ def hashes(folder: Path, path: Path, ahead: int = 0) -> str:
     return FileHashCache(folder, clock=lambda: now + ahead).get_hashes([path])[0]
 
 
-def test_change_within_one_clock_tick_is_detected(tmp_path):
+def test_change_within_the_same_clock_tick_is_detected(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     stat = path.stat()
@@ -101,7 +101,7 @@ def test_change_within_one_clock_tick_is_detected(tmp_path):
         file.write(b"two")
     os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
     assert hashes(tmp_path, path) != first
-    assert not (tmp_path / "hashes.json").exists(), "what was touched just now is not remembered"
+    assert not (tmp_path / "hashes.json").exists(), "a file that was just written is not cached"
     assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
     assert len(json.loads((tmp_path / "hashes.json").read_text())["files"]) == 1
 
@@ -126,7 +126,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_changed_file_is_hashed_again(tmp_path, change):
+def test_changed_file_in_the_cache_is_hashed_again(tmp_path, change):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     assert hashes(tmp_path, path, MIN_AGE_NS + 1) == sha256_file(path)
@@ -139,7 +139,7 @@ def test_changed_file_is_hashed_again(tmp_path, change):
     ["", "{", "[]", '{"version": 1}', '{"version": 9, "files": {}}', '{"version": 1, "files": [1]}', "\x00",
      '{"version": 1, "files": {"A": [1, 2, 3, 4, "short"], "B": 5}}'],
 )  # fmt: skip
-def test_damaged_hash_cache_is_rebuilt(tmp_path, text):
+def test_damaged_cache_file_is_replaced(tmp_path, text):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     (tmp_path / "hashes.json").write_text(text)

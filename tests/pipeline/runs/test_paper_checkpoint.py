@@ -1,4 +1,4 @@
-"""A plan with a checkpoint of the authors of TERN: from the file to vectors, queries and pages, without training."""
+"""A plan with a checkpoint of the TERN authors: vectors, a query and the pages, without training."""
 
 import platform
 import re
@@ -29,11 +29,11 @@ LAYERS = 2  # of the checkpoint's BERT
 
 
 def checkpoint(path, regions, bert=None, t=384):
-    """Write a checkpoint with random weights, and with the weights of a BERT if one is passed."""
+    """Write a checkpoint of random weights for regions of a width, with the weights of `bert` if it is not None."""
     torch.manual_seed(1)
     slow = SlowTern(d=regions, t=t, e=32, layers=2, shared=2, ff=24).eval()
     with torch.no_grad():
-        for parameter in slow.parameters():  # so that all of them count, those of the boxes too
+        for parameter in slow.parameters():  # so that every parameter changes the output, those of the boxes too
             parameter.add_(0.1 * torch.randn_like(parameter))
         slow.img_enc.pos_encoding_image.map[0].weight[:, -5:] *= 20
     state = {f"module.img_txt_enc.{name}": value for name, value in slow.state_dict().items()}
@@ -44,7 +44,7 @@ def checkpoint(path, regions, bert=None, t=384):
 
 
 def tuned(text, layers=LAYERS):
-    """Return the BERT of a plan with its pooler and slightly changed weights, as after a training."""
+    """Build the BERT of a plan with its pooler; its weights are changed slightly, as by training."""
     config = TextExtractor(text)._model.config
     config.num_hidden_layers = layers
     torch.manual_seed(5)
@@ -58,7 +58,7 @@ def tuned(text, layers=LAYERS):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(plan file without [train], features per region); the dataset and the stores exist."""
+    """Plan file without [train], and region width; dataset and stores of regions and tokens exist."""
     root = tmp_path_factory.mktemp("adopted")
     text = small_plan(root).read_text()
     path = root / "plan.toml"
@@ -75,16 +75,16 @@ def with_checkpoint(path, file) -> Plan:
     return load_plan(str(path), (f'checkpoint="{file}"',))
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["with its BERT", "on stored features"])
-def test_vectors_of_imported_checkpoint_match_reference(made, tmp_path, own):
+@pytest.mark.parametrize("has_bert", [True, False], ids=["with its BERT", "on stored features"])
+def test_vectors_equal_the_reference_implementation(made, tmp_path, has_bert):
     path, dim = made
     plan = load_plan(str(path))
-    bert = tuned(plan.text) if own else None
+    bert = tuned(plan.text) if has_bert else None
     slow = checkpoint(tmp_path / "model_best_rsum.pth.tar", dim, bert)
     runner = PipelineRunner(with_checkpoint(path, tmp_path / "model_best_rsum.pth.tar"))
     features_of_plan = runner.extract(runner.load_dataset())
     model = runner.train(features_of_plan)
-    assert read_json(model / "model.json")["fine_tuned"] is own
+    assert read_json(model / "model.json")["fine_tuned"] is has_bert
     regions, tokens = Store(features_of_plan.regions), Store(features_of_plan.tokens)
     dataset, vectors = features_of_plan.dataset, runner.embed(features_of_plan, model)
     image, caption = dataset.images[3].id, dataset.captions[7].id
@@ -94,15 +94,15 @@ def test_vectors_of_imported_checkpoint_match_reference(made, tmp_path, own):
         with torch.no_grad():
             rows = bert(torch.tensor(tokens.read("token_ids", [caption]))[None].long()).last_hidden_state[0]
     with torch.no_grad():
-        wanted = slow(features[None], boxes[None], size.view(1, 2), [len(features)], rows[None], [len(rows)])
+        expected = slow(features[None], boxes[None], size.view(1, 2), [len(features)], rows[None], [len(rows)])
         moved = slow(features[None], boxes[None] / 2, size.view(1, 2), [len(features)], rows[None], [len(rows)])
-    assert (wanted[0] - moved[0]).abs().max() > 0.02, "boxes count"
-    for folder, name, vector in zip(("images", "captions"), (image, caption), wanted, strict=True):
+    assert (expected[0] - moved[0]).abs().max() > 0.02, "boxes change the vector"
+    for folder, name, vector in zip(("images", "captions"), (image, caption), expected, strict=True):
         found = Store(getattr(vectors, folder)).read("features", [name])
         np.testing.assert_allclose(found, vector, atol=1e-3)  # stored as float16
 
 
-def test_imported_checkpoint_serves_query_pages_and_lineage(made, tmp_path):
+def test_pipeline_runs_to_query_pages_and_lineage(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "given.pth.tar", dim, tuned(load_plan(str(path)).text))
     plan = with_checkpoint(path, tmp_path / "given.pth.tar")
@@ -116,10 +116,10 @@ def test_imported_checkpoint_serves_query_pages_and_lineage(made, tmp_path):
     np.testing.assert_allclose(Searcher(plan).embed_text(caption.text)[0], stored, atol=2e-3)
     assert "checkpoint given.pth.tar" in read_lineage(plan.workspace).to_text()
     command = ["train", "--plan", str(path), "--set", f'checkpoint="{tmp_path / "given.pth.tar"}"']
-    told = CliRunner().invoke(build_app(), command)
-    assert told.exit_code == 0, told.output
-    assert model.name in told.output.replace("\n", "")
-    assert (model / "best.safetensors").stat().st_mtime_ns == stamp, "made once"
+    result = CliRunner().invoke(build_app(), command)
+    assert result.exit_code == 0, result.output
+    assert model.name in result.output.replace("\n", "")
+    assert (model / "best.safetensors").stat().st_mtime_ns == stamp, "the checkpoint is imported once"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_imported_checkpoint_serves_query_pages_and_lineage(made, tmp_path):
     ],
     ids=["a deeper BERT", "a wider BERT", "other regions"],
 )
-def test_checkpoint_that_does_not_fit_stores_is_rejected(made, tmp_path, layers, t, wide, message):
+def test_checkpoint_that_does_not_fit_the_stores_is_rejected(made, tmp_path, layers, t, wide, message):
     path, dim = made
     bert = tuned(load_plan(str(path)).text, layers) if layers else None
     checkpoint(tmp_path / "x.pth.tar", dim + wide, bert, t)
@@ -141,7 +141,7 @@ def test_checkpoint_that_does_not_fit_stores_is_rejected(made, tmp_path, layers,
     assert set((load_plan(str(path)).workspace / "models").glob("*")) == before, "no folder is left behind"
 
 
-def test_checkpoint_is_checked_before_extraction(made, tmp_path):
+def test_invalid_checkpoint_is_rejected_before_extraction(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     settings = (f'checkpoint="{tmp_path / "none.pth.tar"}"', f'workspace="{tmp_path / "new"}"')
@@ -163,7 +163,7 @@ def test_checkpoint_is_checked_before_extraction(made, tmp_path):
 
 
 @pytest.mark.parametrize("name", ['a"]; click n0 "javascript:alert(1)".tar', "a<b>&#35;`c`.tar", "a\x1b[2J\u202e.tar"])
-def test_checkpoint_file_name_is_escaped_everywhere(made, tmp_path, name):
+def test_file_name_is_escaped_wherever_it_is_shown(made, tmp_path, name):
     path, dim = made
     checkpoint(tmp_path / name, dim)
     model = import_checkpoint(tmp_path / name, tmp_path / "models", *stores_of(path), lambda: None)
@@ -178,23 +178,23 @@ def test_checkpoint_file_name_is_escaped_everywhere(made, tmp_path, name):
     assert re.sub(r"#(\d+);", lambda code: chr(int(code[1])), label) == printable(name)
 
 
-def test_incomplete_import_is_repeated(made, tmp_path):
+def test_incomplete_model_folder_is_completed(made, tmp_path):
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)
     plan = with_checkpoint(path, tmp_path / "x.pth.tar")
     model = train_together(PipelineRunner(plan))
-    whole = (model / "best.safetensors").read_bytes()
+    complete_weights = (model / "best.safetensors").read_bytes()
     (model / "model.json").unlink()
-    (model / "best.safetensors").write_bytes(whole[:100])
-    gone = model / f".best.{platform.node()}-999999999.tmp.safetensors"
-    gone.write_bytes(whole[:50])
+    (model / "best.safetensors").write_bytes(complete_weights[:100])
+    stale_file = model / f".best.{platform.node()}-999999999.tmp.safetensors"
+    stale_file.write_bytes(complete_weights[:50])
     again = train_together(PipelineRunner(plan))
     assert again == model
-    assert (again / "best.safetensors").read_bytes() == whole
-    assert not gone.exists()
+    assert (again / "best.safetensors").read_bytes() == complete_weights
+    assert not stale_file.exists()
 
 
-def test_training_artifacts_of_imported_checkpoint_have_metrics_only(made, tmp_path, monkeypatch):
+def test_flow_run_shows_metrics_but_no_epochs(made, tmp_path, monkeypatch):
     artifacts = pytest.importorskip("flows.reporting.artifacts")
     path, dim = made
     checkpoint(tmp_path / "x.pth.tar", dim)

@@ -1,4 +1,4 @@
-"""The whole pipeline on the demo dataset: repeated, killed and resumed, by command and by call; and the search."""
+"""The whole pipeline on demo scenes: repeated, killed and resumed, by command and by call; queries and their hits."""
 
 import json
 import multiprocessing
@@ -36,14 +36,14 @@ LASTING = ("stores", "vectors", "index/versions", "models", "evaluation")
 
 
 def hashes(workspace: Path) -> dict[str, str]:
-    """Hash all permanent files of a run except `last.pt`, a zip file that contains the name of a temporary file."""
+    """Hash the permanent files of a run, except `last.pt`, whose ZIP entries contain the name of a temporary file."""
     files = [path for part in LASTING for path in sorted((workspace / part).rglob("*")) if path.is_file()]
     names = {p: str(p.relative_to(workspace)) for p in files if p.suffix != ".pt" and p.name != ".lock"}
     return {name: _untimed(p) if "index/versions" in name else sha256_file(p) for p, name in names.items()}
 
 
 def _untimed(manifest: Path) -> str:
-    """Return a manifest without the latencies that the gate measured, and without its own hash."""
+    """Return a manifest without its hash and without the milliseconds that the gate measured."""
     content = json.loads(manifest.read_text())
     for name, check in content["gate"]["checks"].items():
         if name.endswith("latency"):
@@ -56,7 +56,7 @@ def searcher(finished_pipeline):
     return Searcher(finished_pipeline.plan)
 
 
-def test_second_run_repeats_nothing(finished_pipeline):
+def test_second_run_repeats_no_stage(finished_pipeline):
     before = {
         p: p.stat().st_mtime_ns
         for p in finished_pipeline.plan.workspace.rglob("*")
@@ -79,14 +79,14 @@ def run_all(path: str) -> None:
 
 
 def newest(folder: Path) -> float:
-    """Return the latest modification time of the files below a folder."""
+    """Return the latest modification time below a folder."""
     return max((p.stat().st_mtime for p in folder.rglob("*") if p.exists()), default=0.0)
 
 
-def test_runs_killed_at_random_moments_resume_to_the_same_files(finished_pipeline, tmp_path):
+def test_run_killed_at_ten_random_moments_gives_the_same_files(finished_pipeline, tmp_path):
     path = small_plan(tmp_path)
     shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
-    # A server process with all imports forks the runs, so that the kills hit the work and not the imports.
+    # A server that has imported everything forks the runs, so that kills hit the stages and not the imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.runs.runner", "tests.pipeline.runs.test_pipeline"])
     rng, kills = np.random.default_rng(3), 0
@@ -101,28 +101,28 @@ def test_runs_killed_at_random_moments_resume_to_the_same_files(finished_pipelin
         kills += child.is_alive()
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-    assert kills >= 5, "most runs were over before they were killed: the test shows little"
+    assert kills >= 5, "most runs ended before they were killed, so the test shows little"
     run_all(str(path))
     assert hashes(tmp_path / "run") == hashes(finished_pipeline.plan.workspace)
 
 
-def test_worker_processes_write_the_same_store(finished_pipeline, tmp_path):
+def test_worker_processes_give_the_same_store(finished_pipeline, tmp_path):
     from pipeline.runs.workers import make_process_map
 
     plan = load_plan(str(small_plan(tmp_path, workers=2)))
-    each = make_process_map(2, "region features")
+    process_map = make_process_map(2, "region features")
     regions = extract_regions(
-        plan.regions, finished_pipeline.features.dataset, Workspace(tmp_path), plan.images_per_shard, each
+        plan.regions, finished_pipeline.features.dataset, Workspace(tmp_path), plan.images_per_shard, process_map
     )
     assert regions.name == finished_pipeline.features.regions.name
     ours, theirs = Store(regions), Store(finished_pipeline.features.regions)
     assert ours.ids == theirs.ids
     np.testing.assert_array_equal(ours.read("class_ids", ours.ids), theirs.read("class_ids", ours.ids))
     difference = ours.read("features", ours.ids).astype("f4") - theirs.read("features", ours.ids).astype("f4")
-    assert np.abs(difference).max() < 2e-2, "one thread or two add in another order, no more"
+    assert np.abs(difference).max() < 2e-2, "one and two threads differ by the order of additions only"
 
 
-def test_metrics_match_reference_over_vector_stores(finished_pipeline):
+def test_metrics_equal_a_slow_loop_over_the_vector_stores(finished_pipeline):
     images, captions = Store(finished_pipeline.vectors.images), Store(finished_pipeline.vectors.captions)
     part = finished_pipeline.features.dataset.select_split("test")
     scores = {
@@ -140,23 +140,23 @@ def test_metrics_match_reference_over_vector_stores(finished_pipeline):
     assert {key: pytest.approx(value) for key, value in expected.items()} == {key: found[key] for key in expected}
 
 
-def test_metrics_depend_on_images_without_captions(finished_pipeline, tmp_path):
-    """An image without captions is not a query, but it is in the gallery until it is removed."""
+def test_image_without_captions_is_a_candidate_but_no_query(finished_pipeline, tmp_path):
+    """An image without captions is a candidate and gives no query; a removed image is not a candidate either."""
     dataset, name = (
         finished_pipeline.features.dataset,
         finished_pipeline.features.dataset.select_split("test").images[0].id,
     )
-    mute = replace(dataset, captions=tuple(c for c in dataset.captions if c.image_id != name))
+    without_captions = replace(dataset, captions=tuple(c for c in dataset.captions if c.image_id != name))
     with_it, without = (
         evaluate_splits(finished_pipeline.vectors, d, Workspace(tmp_path))
-        for d in (mute, dataset.exclude_images({name}))
+        for d in (without_captions, dataset.exclude_images({name}))
     )
     assert with_it != without
     counts = [json.loads(path.read_text())["test"]["images"] for path in (with_it, without)]
     assert counts == [6, 5]
 
 
-def test_stage_log_with_incomplete_last_line_is_continued(finished_pipeline, tmp_path):
+def test_incomplete_last_line_of_the_stage_log_is_ignored(finished_pipeline, tmp_path):
     plan = finished_pipeline.plan.model_copy(update={"workspace": tmp_path})
     shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "dataset")
     (tmp_path / "stages.jsonl").write_text('{"stage": "data s')
@@ -165,21 +165,21 @@ def test_stage_log_with_incomplete_last_line_is_continued(finished_pipeline, tmp
     assert [(entry.stage, entry.seconds > 0) for entry in runner.list_finished_stages()] == [("dataset", True)]
 
 
-def test_text_query_has_vector_of_stored_caption(finished_pipeline, searcher):
+def test_typed_query_gives_the_vector_of_the_stored_caption(finished_pipeline, searcher):
     store = Store(finished_pipeline.vectors.captions)
     for caption in finished_pipeline.features.dataset.captions[::29]:
         stored = store.read("features", [caption.id])[0].astype("float32")
         np.testing.assert_allclose(searcher.embed_text(caption.text)[0], stored, atol=4e-3)
 
 
-def test_photo_has_vector_of_stored_image(finished_pipeline, searcher):
+def test_photo_gives_the_vector_of_the_stored_image(finished_pipeline, searcher):
     store = Store(finished_pipeline.vectors.images)
     for image in finished_pipeline.features.dataset.images[::9]:
         stored = store.read("features", [image.id])[0].astype("float32")
         np.testing.assert_allclose(searcher.embed_image(image.path)[0], stored, atol=4e-3)
 
 
-def test_hits_are_exact_nearest_with_path_captions_and_regions(finished_pipeline, searcher):
+def test_hits_are_exact_and_have_path_captions_and_regions(finished_pipeline, searcher):
     query = searcher.embed_text("two dogs are running along the street")
     images = Store(finished_pipeline.vectors.images)
     scores = images.read("features", images.ids).astype("float32") @ query[0]
@@ -198,7 +198,7 @@ def test_hits_are_exact_nearest_with_path_captions_and_regions(finished_pipeline
 
 
 @pytest.mark.parametrize("sentence", ["", "   ", "x" * 5000])
-def test_empty_or_too_long_query_is_rejected(searcher, sentence):
+def test_empty_and_overlong_queries_are_rejected(searcher, sentence):
     with pytest.raises(ValueError, match="1 to 2,000 characters"):
         searcher.search_text(sentence)
 
@@ -213,7 +213,7 @@ def test_index_of_another_extractor_is_rejected(finished_pipeline):
 
 @pytest.fixture
 def moved(finished_pipeline, tmp_path):
-    """A plan over a copy of the finished run whose dataset is a folder of files that a test may change."""
+    """Plan of a copy of the finished run, with the dataset as plain files that a test may change."""
     shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     dataset = DatasetConfig(name="demo", annotations=folder / "dataset_demo.json", images=folder / "images")
@@ -225,7 +225,7 @@ def rows(version: Path) -> tuple[int, int]:
     return kinds["image"]["counts"]["live"], kinds["caption"]["counts"]["live"]
 
 
-def test_reindex_adds_new_and_removes_unreadable_images(finished_pipeline, moved):
+def test_index_update_adds_new_images_and_drops_unreadable_ones(finished_pipeline, moved):
     model = moved.workspace / "models" / finished_pipeline.model.name
     gone, new = finished_pipeline.features.dataset.images[3], finished_pipeline.features.dataset.images[4]
     (moved.dataset.images / "new.jpg").write_bytes(new.path.read_bytes() + b"\0")
@@ -235,19 +235,21 @@ def test_reindex_adds_new_and_removes_unreadable_images(finished_pipeline, moved
     moved.dataset.annotations.write_text(json.dumps(annotations))
     victim = moved.dataset.images / gone.id
     victim.write_bytes(victim.read_bytes()[:900])
-    asked: list[int] = []
+    num_items_of_jobs: list[int] = []
 
-    def each(label):
-        return lambda function, jobs: [asked.append(job.num_items) or function(job) for job in jobs]
+    def make_recording_map(label):
+        return lambda function, jobs: [num_items_of_jobs.append(job.num_items) or function(job) for job in jobs]
 
-    runner = PipelineRunner(moved, each)
+    runner = PipelineRunner(moved, make_recording_map)
     vectors = runner.embed(runner.extract(runner.load_dataset()), model)
     published = runner.publish_index(vectors)
     assert rows(published) == (
         len(finished_pipeline.features.dataset.images),
         len(finished_pipeline.features.dataset.captions),
     )
-    assert asked == [2, 5, 1, 5], "two images and five captions to extract, one image and five captions to embed"
+    assert num_items_of_jobs == [2, 5, 1, 5], (
+        "two images and five captions to extract, one image and five captions to embed"
+    )
     assert [record.name for record in vectors.features.invalid_records] == [gone.id]
     searcher = Searcher(moved)
     found = {
@@ -259,7 +261,7 @@ def test_reindex_adds_new_and_removes_unreadable_images(finished_pipeline, moved
     verify_version(moved.workspace / "index")
     runner = PipelineRunner(moved)
     vectors = runner.embed(runner.extract(runner.load_dataset()), model)
-    assert runner.publish_index(vectors) == published, "nothing new makes no version"
+    assert runner.publish_index(vectors) == published, "without changes no version is created"
 
 
 def test_model_rejects_features_of_another_extractor(finished_pipeline, moved):
@@ -268,15 +270,15 @@ def test_model_rejects_features_of_another_extractor(finished_pipeline, moved):
         PipelineRunner(other).embed(extract_features(other), moved.workspace / "models" / finished_pipeline.model.name)
 
 
-def test_image_that_became_unreadable_is_still_found(finished_pipeline, moved):
+def test_search_works_after_an_image_became_unreadable(finished_pipeline, moved):
     victim = moved.dataset.images / finished_pipeline.features.dataset.images[3].id
     text = finished_pipeline.features.dataset.captions_by_image_id[victim.name][0].text
-    victim.write_bytes(b"no longer a picture")
+    victim.write_bytes(b"no longer an image")
     assert victim.name in Store(extract_features(moved).regions).invalid_items
     assert victim.name in {hit.id for hit in Searcher(moved).search_text(text, 36)}, "the published index still has it"
 
 
-def test_validation_split_without_captions_is_rejected_before_training(moved):
+def test_validation_split_without_captions_raises_before_training(moved):
     annotations = json.loads(moved.dataset.annotations.read_text())
     for entry in annotations["images"]:
         if entry["split"] == "val":
@@ -286,7 +288,7 @@ def test_validation_split_without_captions_is_rejected_before_training(moved):
         train_together(PipelineRunner(moved))
 
 
-def test_command_line_returns_results_of_calls(finished_pipeline, tmp_path):
+def test_commands_give_the_results_of_the_calls(finished_pipeline, tmp_path):
     plan = str(small_plan(finished_pipeline.plan.workspace.parent))
     run = CliRunner()
     found = run.invoke(build_app(), ["search", "two dogs on the street", "--plan", plan, "-k", "3"])
@@ -305,7 +307,7 @@ def test_command_line_returns_results_of_calls(finished_pipeline, tmp_path):
     assert "demo" in run.invoke(build_app(), ["plans"]).stdout
 
 
-def test_evaluation_settings_add_folds_and_ndcg(finished_pipeline, tmp_path):
+def test_folds_and_ndcg_are_measured_if_configured(finished_pipeline, tmp_path):
     plain = {name: split.flat() for name, split in finished_pipeline.evaluation.splits.items()}
     config = EvaluationConfig(folds=2, ndcg=True)
     path = evaluate_splits(
@@ -330,7 +332,7 @@ def test_report_shows_queries_metrics_curves_and_stages(finished_pipeline):
     assert {entry.stage for entry in finished_pipeline.stages} >= {"training", "index", "region features"}
 
 
-def test_gallery_is_page_or_image_and_escapes_text(finished_pipeline, searcher, tmp_path):
+def test_gallery_is_page_or_image_and_escapes_texts(finished_pipeline, searcher, tmp_path):
     hits = searcher.search_text("a dog", 5)
     nasty = [type(hits[0])("<b>.jpg", 0.5, tmp_path / "gone.jpg", ("<script>alert(1)</script>",)), *hits]
     assert "<script>" not in write_gallery(tmp_path / "a.html", "<i>q</i>", nasty).read_text()

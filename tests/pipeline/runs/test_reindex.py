@@ -1,4 +1,4 @@
-"""Index updates after a change of the dataset: new and changed items are computed, and a delta is published."""
+"""A changed dataset: only new and changed items are extracted and embedded, and the index gets a delta shard."""
 
 import json
 import shutil
@@ -28,18 +28,20 @@ from tests.helpers.small_plan import SMALL
 
 @pytest.fixture
 def moved(finished_pipeline, tmp_path):
-    """(plan over a copy of the finished run that reads the dataset from a file, that annotations file)."""
+    """Plan of a copy of the finished run that reads the dataset from its annotation file; and the path of that file."""
     shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
     folder = tmp_path / "run" / "dataset"
     text = SMALL.format(workspace=tmp_path / "run", workers=1)
     start, end = text.index("[demo]"), text.index("[regions]")
-    said = f'[dataset]\nname = "demo"\nannotations = "{folder}/dataset_demo.json"\nimages = "{folder}/images"\n\n'
-    (tmp_path / "plan.toml").write_text(text[:start] + said + text[end:])
+    dataset_table = (
+        f'[dataset]\nname = "demo"\nannotations = "{folder}/dataset_demo.json"\nimages = "{folder}/images"\n\n'
+    )
+    (tmp_path / "plan.toml").write_text(text[:start] + dataset_table + text[end:])
     return tmp_path / "plan.toml", folder / "dataset_demo.json"
 
 
 def make_runner(plan) -> tuple[PipelineRunner, list[tuple[str, int]]]:
-    """A runner, and (stage, items) of the shards that it writes."""
+    """Make a runner, and a list that receives (stage, items) of each shard that it writes."""
     shards = []
 
     def make_recording_map(stage):
@@ -58,7 +60,7 @@ def embed_with_served_model(runner) -> Vectors:
     return runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model)
 
 
-def test_changed_caption_and_missing_image_publish_one_delta(moved):
+def test_update_embeds_only_the_changed_caption_and_adds_a_delta(moved):
     plan, annotations = moved
     content = json.loads(annotations.read_text())
     gone = content["images"].pop(0)["filename"]
@@ -96,8 +98,8 @@ def test_changed_caption_and_missing_image_publish_one_delta(moved):
 
 def test_unknown_model_and_index_without_plan_are_rejected(moved, tmp_path):
     plan, _ = moved
-    told = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
-    assert "has no trained model 'tern-0123456789ab'; its trained models: tern-" in str(told.exception)
+    result = CliRunner().invoke(build_app(), ["index", "update", "--plan", str(plan), "--model", "tern-0123456789ab"])
+    assert "has no trained model 'tern-0123456789ab'; its trained models: tern-" in str(result.exception)
     vectors = np.eye(8, dtype=np.float32)[:4]
     items = Collection(["a", "b", "c", "d"], vectors, [Row("image", name) for name in "abcd"])
     build_plain(IndexConfig(), IndexInputs({"image": items}, {"image": vectors}), tmp_path / "other" / "index")
@@ -105,7 +107,7 @@ def test_unknown_model_and_index_without_plan_are_rejected(moved, tmp_path):
         find_served_version(Workspace(tmp_path / "other"))
 
 
-def test_due_maintenance_runs_and_another_model_needs_full_build(moved):
+def test_update_runs_due_compaction_and_another_model_needs_a_full_build(moved):
     plan, annotations = moved
     content = json.loads(annotations.read_text())
     content["images"].pop(0)
@@ -125,11 +127,11 @@ def test_due_maintenance_runs_and_another_model_needs_full_build(moved):
     maintenance = MaintenanceConfig(max_deleted_fraction=0.01)
     publish_index_update(source, *arguments, maintenance=maintenance, on_message=messages.append)
     assert messages == ["index: compact, because caption: 0.028 of the rows deleted, more than 0.01"]
-    assert list_versions(root) == [1, 2, 3], "the update, and the compaction that it made necessary"
+    assert list_versions(root) == [1, 2, 3], "the update, and the compaction that was due after it"
     assert [part.role for part in read_version_manifest(root).collections["caption"].shards] == ["base", "base"]
     publish_index_update(other_source, *arguments, maintenance=MaintenanceConfig(), allow_full_build=True)
     other = read_version_manifest(root)
     assert other.version == 4
     assert other.collections["image"].vector_space != read_version_manifest(root, 3).collections["image"].vector_space
     publish_index_update(source, *arguments, maintenance=MaintenanceConfig(), version=3)
-    assert read_version_manifest(root).version == 3, "from version 3 on, with nothing new: it is served again"
+    assert read_version_manifest(root).version == 3, "without changes against version 3, that version is served again"

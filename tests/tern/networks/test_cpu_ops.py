@@ -1,4 +1,4 @@
-"""The operations of `cpu_ops` against those of torch."""
+"""Operations of `tern.networks.cpu_ops` compared with those of torch."""
 
 import pytest
 import torch

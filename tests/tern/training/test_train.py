@@ -1,4 +1,4 @@
-"""Training on a small drawn dataset: it learns, and a training that was killed ends like one that was not."""
+"""Training on a small generated dataset: it learns, and a killed training ends like an uninterrupted one."""
 
 import csv
 import json
