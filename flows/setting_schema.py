@@ -136,7 +136,7 @@ def _number(schema: Schema) -> Value:
 
 
 def _describe_range(schema: Schema) -> str:
-    words = {"minimum": "min", "exclusiveMinimum": "above", "maximum": "max", "exclusiveMaximum": "below"}
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     text = " and ".join(f"{word} {schema[key]:,}" for key, word in words.items() if key in schema)
     return f" {text}" if text else ""
 
