@@ -148,10 +148,9 @@ class LogTail:
     """
 
     def __init__(self, client: SyncPrefectClient, echo: Callable[[str], None]):
-        self._client, self._echo = client, echo
-        self._seen: dict[
-            UUID, datetime
-        ] = {}  # times of the lines that are less than `LATE_LOG_SECONDS` older than the latest one
+        self._client, self._write = client, echo
+        # Times of the lines that are less than `LATE_LOG_SECONDS` older than the latest one.
+        self._seen: dict[UUID, datetime] = {}
         self._since: datetime | None = None
         self._finished: set[UUID | None] = set()
 
@@ -191,7 +190,7 @@ class LogTail:
                 self._finished.add(line.flow_run_id)
         elif line.name not in IGNORED_LOGGERS:
             first, *more = line.message.splitlines() or [""]  # the page of the run shows the traceback
-            self._echo(f"log     {printable(first)}{' ...' if more else ''}")
+            self._write(f"log     {printable(first)}{' ...' if more else ''}")
 
 
 def _progress(client: SyncPrefectClient, ids: list[UUID], shown: dict[UUID, str], echo: Callable[[str], None]) -> None:
