@@ -15,14 +15,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
+# The files whose tests use the fixture `server`, which costs half a minute of CPU to start and some to keep. A list by
+# marker would be better, but `--dist loadgroup` of pytest-xdist 3.8 does nothing with pytest 9.2.
+SERVER_FILES = {f"tests/flows/test_{name}.py" for name in ("backfill", "faults", "flows", "kills", "task_runners")}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one process, and all files that use a Prefect server in the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ServerFilesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return "server" if scope in SERVER_FILES else scope
+
+    return ServerFilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and those of the fixture `server` in one, so that it starts once."""
+    """Mark the tests that use a Prefect server."""
     for item in items:
-        uses_server = "server" in getattr(item, "fixturenames", ())
-        if uses_server:
+        if "server" in getattr(item, "fixturenames", ()):
+            assert item.nodeid.partition("::")[0] in SERVER_FILES, f"add the file of {item.nodeid} to SERVER_FILES"
             item.add_marker(pytest.mark.server)
-        item.add_marker(pytest.mark.xdist_group("server" if uses_server else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
