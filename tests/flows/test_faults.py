@@ -1,4 +1,4 @@
-"""What is tried again and what is not, one task a GPU, progress that moves, and who is told of a failure."""
+"""Retries of flows, one task per GPU, progress, and the command that runs after a failure."""
 
 import json
 import logging

@@ -104,7 +104,7 @@ def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_
     assert names == [f"{stage} demo {number:03d}" for stage in stages for number in range(4)]
     assert {task["state"]["type"] for task in server.tasks(first)} == {"COMPLETED"}
     assert edges_of(server.tasks(first)) == [], "shards do not depend on each other"
-    assert server.tasks(again) == [], "what is there is not made again"
+    assert server.tasks(again) == [], "finished work is not repeated"
     workspace = load_plan(str(plan)).workspace
     for ours in (workspace / "stores").iterdir():
         theirs = finished_pipeline.plan.workspace / "stores" / ours.name
@@ -119,7 +119,7 @@ def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(ser
 
     ended = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "epoch 2 of 2" in ended.stdout, "progress is told in the terminal"
+    assert "epoch 2 of 2" in ended.stdout, "the terminal shows the progress"
     assert "state   Completed" in ended.stdout
     extract, train, index = (server.runs(name)[0] for name in ("extract-flickr", "train-tern", "build-index"))
     for run in (extract, train, index):
@@ -281,7 +281,7 @@ def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_pu
     assert [shard.role for shard in fourth.shards] == ["base", "base", "delta"]
     assert fourth.shards[:2] == first.shards
     assert (fourth.shards[2].rows, fourth.counts.deleted) == (2, 2)
-    # `start_at="index"` is that run alone; the new training set made the model anew within it.
+    # `start_at="index"` is that run alone; the new training set makes it train a model first.
     parent, child = server.runs("pipeline")[0], server.runs("build-index")[0]
     assert server.get(f"/task_runs/{child['parent_task_run_id']}")["flow_run_id"] == parent["id"]
     children = {"flow_runs": {"parent_flow_run_id": {"any_": [parent["id"]]}}}
@@ -312,7 +312,9 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     state = lambda: server.get(f"/flow_runs/{found['id']}")["state"]  # noqa: E731
     await_(lambda: state()["type"] == "FAILED", 150, "not failed")
     assert "does not exist" in state()["message"]
-    (told,) = await_(lambda: [facts for facts in server.told() if facts["id"] == found["id"]], 30, "nobody was told")
+    (told,) = await_(
+        lambda: [facts for facts in server.told() if facts["id"] == found["id"]], 30, "the failure command did not run"
+    )
     assert (told["flow"], told["state"]) == ("build-index", "Failed")
     assert "does not exist" in told["message"]
 

@@ -95,7 +95,7 @@ class Employer:
     def end(self) -> None:
         """Nothing of it is left, however the test has ended."""
         for worker in self._hired:
-            if worker.poll() is None:  # how a worker ends is no matter of these tests
+            if worker.poll() is None:  # these tests do not check how a worker ends
                 os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
         for run in self._runs:
@@ -180,7 +180,7 @@ def test_killed_runs_are_noticed_and_the_next_takes_up_where_they_were(
         assert 0 < datetime.fromisoformat(state["timestamp"]).timestamp() - when <= noticed, stage
         if run:
             found = lambda: server.get(f"/flow_runs/{run}")  # noqa: E731, B023
-            await_(lambda: found()["state_type"] == "COMPLETED", 240, "a crashed run was not begun again")  # noqa: B023
+            await_(lambda: found()["state_type"] == "COMPLETED", 240, "a crashed run was not restarted")  # noqa: B023
             assert found()["run_count"] == 2
             taken_up(stage, workspace, before)
             check(stage, workspace, finished_pipeline, found(), server, 12 + 1)
@@ -196,7 +196,7 @@ def taken_up(stage: str, workspace: Path, before: dict[str, int]) -> None:
 
 
 def check(stage: str, workspace: Path, finished_pipeline, run: dict, server: Server, epochs: int) -> None:
-    """What the second run left is whole, and it did not begin again: it trained so many epochs at most."""
+    """Check that the result of the second run is complete, and that it trained at most the given number of epochs."""
     if stage == "extract_flickr":
         for ours in (workspace / "stores").iterdir():
             assert Store(ours).ids == Store(finished_pipeline.plan.workspace / "stores" / ours.name).ids
@@ -271,4 +271,4 @@ def test_the_shipped_automations_wait_for_three_heartbeats_end_and_have_no_key_t
     frequency = int(PREFECT_SETTINGS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert crashed["trigger"]["within"] == 3 * frequency <= 120
     assert crashed["name"] == "mark-runs-without-heartbeat-crashed"
-    assert again["trigger"]["match"]["prefect.run-count"] == ["1", "2"], "or it would go on for ever"
+    assert again["trigger"]["match"]["prefect.run-count"] == ["1", "2"], "otherwise it would be restarted forever"

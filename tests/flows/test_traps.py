@@ -1,4 +1,4 @@
-"""What Prefect gets wrong in silence, each held shut by a setting: no server is needed to see that it is set."""
+"""Settings that prevent silent errors of Prefect; the tests check that they are set and need no server."""
 
 import asyncio
 import inspect
@@ -142,18 +142,18 @@ def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
     assert asyncio.run(again.read_expired_lease_ids()) == []
 
 
-# Server and worker stand-ins, which say how often they were told to end.
-TOLD = """
+# Replacements of server and worker, which print how often they received a signal to end.
+SIGNALED = """
 import os, signal, time
-told = []
-signal.signal(signal.SIGINT, lambda *_: told.append(1))
+signals = []
+signal.signal(signal.SIGINT, lambda *_: signals.append(1))
 say = lambda words: os.write(1, f"{words}\\n".encode())  # a line at once: both write to one file
 say("begun")
-while not told:
+while not signals:
     time.sleep(0.05)
 say("heard")
 time.sleep(2)
-say(f"told {len(told)}")
+say(f"signals {len(signals)}")
 """
 UP = """
 import signal, sys
@@ -170,15 +170,18 @@ up.run_server_and_worker(int(sys.argv[2]))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_children_of_up_are_told_to_end_once_for_the_worker_kills_itself_at_the_second(number, tmp_path):
     with open(tmp_path / "log", "w") as log:
-        command, ways = [sys.executable, "-c", UP, TOLD, str(free_port())], {"stdout": log, "start_new_session": True}
+        command, ways = (
+            [sys.executable, "-c", UP, SIGNALED, str(free_port())],
+            {"stdout": log, "start_new_session": True},
+        )
         up = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TERN_UP": str(tmp_path)}, **ways)
         said = lambda: (tmp_path / "log").read_text()  # noqa: E731
         await_(lambda: said().count("begun") == 2 and "ready" in said(), 90, "not up")
         os.killpg(up.pid, number)  # as a terminal does, for Ctrl-C and when it is closed
-        await_(lambda: "heard" in said(), 30, "not told")
+        await_(lambda: "heard" in said(), 30, "no signal arrived")
         os.killpg(up.pid, number)  # by someone who cannot wait
         assert up.wait(60) == 0
-    assert said().count("told 1") == 2, said()
+    assert said().count("signals 1") == 2, said()
     assert marked(f"TERN_UP={tmp_path}") == []
 
 
