@@ -34,9 +34,12 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a Prefect server."""
+    """Mark the tests that use a Prefect server, and as slow those that need a finished pipeline."""
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "pipeline_with_jobs" in fixtures:
+            item.add_marker(pytest.mark.slow)
+        if "server" in fixtures:
             assert item.nodeid.partition("::")[0] in SERVER_FILES, f"add the file of {item.nodeid} to SERVER_FILES"
             item.add_marker(pytest.mark.server)
 

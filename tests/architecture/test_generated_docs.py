@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generate_pages"]()
 PATH = re.compile(r"`((?:data|extractors|tern|index|pipeline|flows|tests|docs)/[\w/]+\.(?:py|toml|html|md))`")

@@ -10,6 +10,8 @@ from typer.main import get_command
 from pipeline.cli.app import build_app
 from tests.helpers.light_starts import make_workspace, run_code, run_commands
 
+pytestmark = pytest.mark.slow
+
 HELP = "numpy torch torchvision faiss h5py prefect transformers PIL matplotlib jinja2 pyarrow"
 MANIFESTS = "numpy torch torchvision faiss h5py transformers PIL matplotlib pyarrow prefect"
 STORES = "torch torchvision faiss transformers matplotlib prefect"

@@ -17,6 +17,8 @@ from pipeline.stages.extract import select_splits
 from pipeline.workspace import Workspace
 from tests.helpers.small_plan import extract_features, small_plan
 
+pytestmark = pytest.mark.slow
+
 
 def files(workspace) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in workspace.glob("stores/*/*.h5")}

@@ -21,6 +21,8 @@ from tests.helpers.flow_server import await_, copied
 
 prefect = pytest.importorskip("prefect")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("error", "again"),

@@ -19,6 +19,8 @@ from tests.helpers.forks import ROOT
 from tests.helpers.small_plan import small_plan
 
 prefect = pytest.importorskip("prefect")
+
+pytestmark = pytest.mark.slow
 NAMES = ["build-index", "extract-flickr", "pipeline", "reindex", "train-tern"]
 KEYS = {"name", "entrypoint", "description", "tags", "parameters", "work_pool", "concurrency_limit", "schedules"}
 

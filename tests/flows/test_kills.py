@@ -23,6 +23,8 @@ from tests.helpers.flow_server import STAGES, Server, await_, copied
 from tests.helpers.forks import ROOT, Forked
 
 prefect = pytest.importorskip("prefect")
+
+pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("TERN_TEST_KILLS", "3"))
 DOOMED = "doomed"  # tag of the runs that are killed
 

@@ -14,6 +14,8 @@ from tests.helpers.flow_server import await_, marked
 from tests.helpers.small_plan import small_plan
 
 pytest.importorskip("prefect")
+
+pytestmark = pytest.mark.slow
 RUN = """
 import multiprocessing, os, sys
 from contextlib import ExitStack

@@ -19,6 +19,8 @@ from tests.helpers.forks import ROOT
 
 prefect = pytest.importorskip("prefect")
 
+pytestmark = pytest.mark.slow
+
 
 def test_tasks_have_no_cache_no_kept_results_no_tags_and_no_timeout():
     from prefect.cache_policies import NO_CACHE

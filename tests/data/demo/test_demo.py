@@ -23,6 +23,8 @@ from data.demo.scenes.scene import Group, SceneSpec
 from data.demo.write import generate_demo_dataset
 from data.io.files import read_json
 
+pytestmark = pytest.mark.slow
+
 SEED = 2020
 SPRITES = Path(writing.__file__).parent / "sprites"
 

@@ -13,6 +13,8 @@ from data.io.digests import sha256_file
 from data.store.store import Store
 from tests.helpers.region_files import fill, line, same, some, target
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):

@@ -27,6 +27,8 @@ from pipeline.cli.app import build_app
 from tests.helpers.image_bytes import saved
 from tests.helpers.image_table import Case, cases
 
+pytestmark = pytest.mark.slow
+
 CASES = cases()
 
 

@@ -22,6 +22,8 @@ from data.store.writing import commit
 from pipeline.cli.app import build_app
 from tests.helpers.stores import FORK, check, crash, extract, items, spoil
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """Stands for the process's end."""

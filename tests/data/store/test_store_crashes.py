@@ -23,6 +23,8 @@ from data.store.store import Store
 from data.store.writing import commit, plan_shards
 from tests.helpers.stores import FORK, SHARD, check, content, crash, extract, items, open_store
 
+pytestmark = pytest.mark.slow
+
 
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []

@@ -26,6 +26,8 @@ from tests.helpers.image_bytes import picture
 from tests.helpers.random_bottom_up import calibrated
 from tests.reference import bottom_up as reference
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 SMALL = {"kind": "bottom-up", "min_size": 160, "max_size": 320, "max_proposals": 40}
 FEW = {"classes": 50, "attributes": 12}

@@ -21,6 +21,8 @@ from extractors.config import BottomUpConfig
 from pipeline.cli.app import build_app
 from tests.helpers import bottom_up_ports as ports
 
+pytestmark = pytest.mark.slow
+
 CLASSES, ATTRIBUTES = 6, 4
 
 

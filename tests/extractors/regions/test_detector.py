@@ -22,6 +22,8 @@ from extractors.regions.demo_network import build_demo_detector
 from extractors.regions.detectors import DEMO_WEIGHTS, build_detector
 from extractors.regions.faster_rcnn import TorchvisionExtractor
 
+pytestmark = pytest.mark.slow
+
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 

@@ -21,6 +21,8 @@ from tests.helpers.image_bytes import picture
 from tests.helpers.random_bottom_up import calibrated
 from tests.reference import bottom_up as slow_caffe
 
+pytestmark = pytest.mark.slow
+
 FPN = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 
 

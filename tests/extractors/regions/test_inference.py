@@ -20,6 +20,8 @@ from extractors.regions.fast_faster_rcnn import roi_align_by_lookup, select_prop
 from extractors.regions.faster_rcnn import TorchvisionExtractor
 from tests.helpers.random_networks import calibrated, pictures
 
+pytestmark = pytest.mark.slow
+
 BFLOAT = choose_dtype("cpu") == torch.bfloat16
 
 

@@ -19,6 +19,8 @@ from pipeline.runs.workers import make_process_map
 from pipeline.stages.extract import ExtractionJob
 from tests.helpers.image_bytes import picture
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 20  # seconds until an event that should come counts as missing
 
 

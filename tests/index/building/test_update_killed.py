@@ -17,6 +17,8 @@ from tests.helpers.index_publish import bytes_of
 from tests.helpers.index_updates import CONFIG, World, edit
 from tests.helpers.killed_updates import IMAGES
 
+pytestmark = pytest.mark.slow
+
 NUM_KILLS = int(os.environ.get("TERN_TEST_INDEX_KILLS", "10"))  # `make test-faults`: 50
 NUM_STEPS = 12
 

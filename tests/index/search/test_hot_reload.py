@@ -23,6 +23,8 @@ from index.versions.objects import object_path
 from index.versions.switch import rollback
 from tests.helpers.index_live import CONFIG, exact_results, first_images, publish, search_until
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 READER_SCRIPT = """
 import json, select, sys

@@ -18,6 +18,8 @@ from index.versions.switch import verify_version
 from tests.helpers.index_faults import assert_correct_answers, limit_file_size
 from tests.helpers.index_live import exact_results, publish, referenced_hashes
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 KILL_SCRIPT = """
 import json, os, random, signal, sys, time

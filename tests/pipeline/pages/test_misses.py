@@ -19,6 +19,8 @@ from pipeline.pages.report import write_report
 from tern.evaluation.results import RetrievalMetrics
 from tests.helpers.small_plan import small_plan
 
+pytestmark = pytest.mark.slow
+
 
 def reference_misses(finished, split, k):
     """Map (direction, query) to the rank from 1 and the ids that rank higher, best first, with one loop per query."""

@@ -19,6 +19,8 @@ from pipeline.search.searcher import Searcher
 from tests.helpers.region_files import fill, some
 from tests.helpers.small_plan import extract_features, small_plan
 
+pytestmark = pytest.mark.slow
+
 RUN = CliRunner()
 
 

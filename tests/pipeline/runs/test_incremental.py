@@ -18,6 +18,8 @@ from data.store.store import Store
 from pipeline.stages.extract import extract_regions
 from pipeline.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{i:04}.jpg" for i in range(1050)]
 OPENED: list[str] = []
 WATCHED: list[str] = []

@@ -25,6 +25,8 @@ from tern.model.convert import import_checkpoint
 from tests.helpers.small_plan import extract_features, small_plan
 from tests.reference.tern import SlowTern
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 2  # of the checkpoint's BERT
 
 

@@ -32,6 +32,8 @@ from tern.config import EvaluationConfig
 from tests.helpers.small_plan import extract_features, small_plan
 from tests.reference.recall import slow_recall
 
+pytestmark = pytest.mark.slow
+
 LASTING = ("stores", "vectors", "index/versions", "models", "evaluation")
 
 

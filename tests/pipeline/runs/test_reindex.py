@@ -25,6 +25,8 @@ from pipeline.stages.results import Vectors
 from pipeline.workspace import Workspace
 from tests.helpers.small_plan import SMALL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def moved(finished_pipeline, tmp_path):

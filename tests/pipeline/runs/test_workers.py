@@ -6,6 +6,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 # Run by every new interpreter, not by forked processes: writes one line per search for a module of interest. Python
 # searches for a module only where it is not imported yet.
 RECORD_IMPORTS = """

@@ -19,6 +19,8 @@ from tests.helpers.small_plan import small_plan
 testclient = pytest.importorskip("fastapi.testclient")
 service = pytest.importorskip("pipeline.service.app")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def searcher(finished_pipeline):

@@ -16,6 +16,8 @@ from pipeline.stages.tune import advise_index_settings
 from pipeline.workspace import Workspace
 from tests.helpers.small_plan import small_plan
 
+pytestmark = pytest.mark.slow
+
 
 def test_recommended_settings_can_be_built_and_reach_the_recall(finished_pipeline, tmp_path):
     plan = str(small_plan(finished_pipeline.plan.workspace.parent))

@@ -14,6 +14,8 @@ from tern.training.train import train
 from tests.helpers.tern_world import CONFIG, FITTING, Killed, batch
 from tests.reference.losses import SLOW, slow_vicreg
 
+pytestmark = pytest.mark.slow
+
 
 def batches(count, dim=16):
     """Batches of 3 to 5 images; image ids repeat, as they do from epoch to epoch."""

@@ -19,6 +19,8 @@ from tern.training.validation import evaluate_split
 from tests.helpers.small_plan import small_plan
 from tests.helpers.tern_world import CONFIG, Words
 
+pytestmark = pytest.mark.slow
+
 
 def test_random_text_encoder_learns_the_meaning_of_words(world, tmp_path):
     regions, tokens, dataset = world

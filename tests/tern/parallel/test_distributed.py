@@ -27,6 +27,8 @@ from tern.training.trainer import Trainer
 from tests.helpers.small_plan import small_plan
 from tests.helpers.tern_world import CONFIG
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # No dropout, which differs between processes; regions and tokens are left out nevertheless. Gradients are not clipped,
 # because clipping would hide a wrong factor.

@@ -7,6 +7,8 @@ from tern.config import TrainConfig
 from tern.training.train import train
 from tests.helpers.tern_world import RESUMED_CONFIG
 
+pytestmark = pytest.mark.slow
+
 
 def test_tensorboard_has_one_curve_of_an_interrupted_training(world, tmp_path):
     pytest.importorskip("tensorboard")

@@ -22,6 +22,8 @@ from tern.training.train import fingerprint, train
 from tern.training.trainer import Trainer
 from tests.helpers.tern_world import RESUMED_CONFIG, Words
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4  # per epoch: 60 images in 8 batches, 2 batches per step
 KEPT = ("best.safetensors", "last.safetensors", "ema.safetensors", "history.csv", "model.json")
 

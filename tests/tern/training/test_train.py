@@ -22,6 +22,8 @@ from tern.training.trainer import Trainer
 from tern.training.validation import evaluate_split
 from tests.helpers.tern_world import CONFIG, Killed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def straight(world, tmp_path_factory):
