@@ -20,15 +20,18 @@ BOX_WIDTH, BOX_HEIGHT = 270, 60
 
 @dataclass(frozen=True)
 class Node:
-    """An output in the workspace."""
+    """An output in the workspace.
+
+    Attributes:
+        kind: one of `KINDS`
+        name: name of its folder, or of the manifest of an index version
+        inputs: names of the nodes it was made from; they may be outside of the workspace
+    """
 
     kind: str
-    """one of `KINDS`"""
     name: str
-    """name of its folder, or of the manifest of an index version"""
     description: str
     inputs: tuple[str, ...] = ()
-    """names of the nodes it was made from; they may be outside of the workspace"""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a dataset."""
+    """An image of a dataset.
+
+    Attributes:
+        id: File name, as in the annotations.
+        split: One of `SPLITS`.
+    """
 
     id: str
-    """File name, as in the annotations."""
     path: Path
     split: str
-    """One of `SPLITS`."""
 
 
 @dataclass(frozen=True)

@@ -15,47 +15,52 @@ class Thing:
     """One thing of a scene.
 
     A person with what they ride or hold is one thing, with the action "ride:horse".
+
+    Attributes:
+        x: Column where it touches the ground, pixels.
+        y: Row where it touches the ground, pixels.
+        height: Height in pixels.
+        flip: Whether it is mirrored: people then face left, and animals, whose emoji face left, face right.
+        group: Number of its group.
     """
 
     kind: str
     x: float
-    """Column where it touches the ground, pixels."""
     y: float
-    """Row where it touches the ground, pixels."""
     height: float
-    """Height in pixels."""
     flip: bool
-    """Whether it is mirrored: people then face left, and animals, whose emoji face left, face right."""
     action: str
     color: str
     group: int
-    """Number of its group."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene with positions; it determines the pixels and the captions."""
+    """A scene with positions; it determines the pixels and the captions.
+
+    Attributes:
+        size: Width and height, pixels.
+        horizon: Row of the horizon, as a fraction of the height.
+        things: All things, the farthest first.
+        light: plain, warm, cool or dim.
+        noise: Maximum noise of a pixel value.
+        quality: JPEG quality.
+        family: Number of its family; -1 for an independent scene.
+        factor: Factor in which it differs from the first scene of its family; empty if there is none.
+    """
 
     seed: int
     index: int
     place: str
     size: tuple[int, int]
-    """Width and height, pixels."""
     horizon: float
-    """Row of the horizon, as a fraction of the height."""
     groups: tuple[Group, ...]
     things: tuple[Thing, ...]
-    """All things, the farthest first."""
     light: str
-    """plain, warm, cool or dim."""
     noise: int
-    """Maximum noise of a pixel value."""
     quality: int
-    """JPEG quality."""
     family: int
-    """Number of its family; -1 for an independent scene."""
     factor: str
-    """Factor in which it differs from the first scene of its family; empty if there is none."""
 
 
 # Height of the seat as a fraction of the mount's height, and height of the mount as a multiple of the rider's.

@@ -25,16 +25,19 @@ SceneFacts = tuple[list[list[float]], list[str], list[str]]  # boxes, labels, ca
 
 
 class DemoManifest(BaseModel):
-    """Content of the `manifest.json` of a demo dataset."""
+    """Content of the `manifest.json` of a demo dataset.
+
+    Attributes:
+        digest: Digest of the settings, the version and the classes.
+        config: Settings that the dataset is drawn with.
+        complete: Whether all files are written.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     digest: str
-    """Digest of the settings, the version and the classes."""
     config: DemoConfig
-    """Settings that the dataset is drawn with."""
     complete: bool
-    """Whether all files are written."""
 
 
 def file_name(index: int) -> str:

@@ -8,25 +8,28 @@ import pyarrow as pa
 
 
 class Row(NamedTuple):
-    """Metadata of one vector."""
+    """Metadata of one vector.
+
+    Attributes:
+        kind: image or caption
+        text: text of a caption
+        path: path of the image file, relative to the folder of images
+        width: pixels
+        height: pixels
+        content_hash: hash of the content that the vector was computed from
+        key: 64-bit id inside FAISS; None before the row is in an index
+    """
 
     kind: str
-    """image or caption"""
     id: str
     image_id: str | None = None
     text: str | None = None
-    """text of a caption"""
     path: str | None = None
-    """path of the image file, relative to the folder of images"""
     split: str | None = None
     width: int | None = None
-    """pixels"""
     height: int | None = None
-    """pixels"""
     content_hash: str | None = None
-    """hash of the content that the vector was computed from"""
     key: int | None = None
-    """64-bit id inside FAISS; None before the row is in an index"""
 
 
 SCHEMA = pa.schema(

@@ -14,17 +14,21 @@ PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a 
 
 
 class ShardManifest(ManifestModel):
-    """One shard: inverted lists, uncompressed vectors and metadata rows under the same keys."""
+    """One shard: inverted lists, uncompressed vectors and metadata rows under the same keys.
+
+    Attributes:
+        role: base: written by a build or a compaction; delta: added by an update
+        coarse_error: mean distance of its rows to their nearest centroid, measured on at most 4,096 of them; 0 without
+            rows
+    """
 
     role: Literal["base", "delta"]
-    """base: written by a build or a compaction; delta: added by an update"""
     rows: int = Field(ge=0)
     inverted_lists: ObjectRef
     vectors: ObjectRef
     metadata: ObjectRef
     lookup: ObjectRef
     coarse_error: float = Field(ge=0)
-    """mean distance of its rows to their nearest centroid, measured on at most 4,096 of them; 0 without rows"""
 
 
 class DeletedRows(ManifestModel):
@@ -42,29 +46,35 @@ class RowCounts(ManifestModel):
 
 
 class SearchParams(ManifestModel):
-    """Default search parameters of a collection."""
+    """Default search parameters of a collection.
+
+    Attributes:
+        nprobe: inverted lists probed per query
+        rescore: rows per query that are rescored with their uncompressed vectors; 0: the scores of the codes are final
+    """
 
     nprobe: int = Field(ge=1)
-    """inverted lists probed per query"""
     rescore: int = Field(ge=0)
-    """rows per query that are rescored with their uncompressed vectors; 0: the scores of the codes are final"""
 
 
 class RecallReport(ManifestModel):
-    """The nprobe that one half of the queries chose, and its recall on the other half."""
+    """The nprobe that one half of the queries chose, and its recall on the other half.
+
+    Attributes:
+        recall: share of the exact best `k` that is found, on the test queries
+        tuning_recall: the same on the tuning queries, which chose nprobe
+        target: recall that was aimed at
+        target_reached: whether the tuning queries reach the target; lossy codes may miss it with every list probed
+    """
 
     nprobe: int
     recall: float
-    """share of the exact best `k` that is found, on the test queries"""
     tuning_recall: float
-    """the same on the tuning queries, which chose nprobe"""
     k: int
     num_test_queries: int
     num_tuning_queries: int
     target: float
-    """recall that was aimed at"""
     target_reached: bool
-    """whether the tuning queries reach the target; lossy codes may miss it with every list probed"""
 
 
 class CollectionManifest(ManifestModel):
@@ -92,33 +102,39 @@ class CollectionManifest(ManifestModel):
 
 
 class Candidate(ManifestModel):
-    """A version without its number and its verdict."""
+    """A version without its number and its verdict.
+
+    Attributes:
+        faiss: version of faiss that wrote it
+        config: the `IndexConfig` of the build, as JSON
+        provenance: JSON of the caller: what the vectors were computed from; only compared for equality
+        collections: by kind: image, caption or both
+    """
 
     inputs_digest: str
     faiss: str
-    """version of faiss that wrote it"""
     config: dict[str, Any]
-    """the `IndexConfig` of the build, as JSON"""
     provenance: dict[str, Any]
-    """JSON of the caller: what the vectors were computed from; only compared for equality"""
     collections: dict[KindName, CollectionManifest]
-    """by kind: image, caption or both"""
 
 
 class GateCheck(ManifestModel):
-    """One measurement of the gate and its limit. JSON has no key for a field that is None."""
+    """One measurement of the gate and its limit. JSON has no key for a field that is None.
+
+    Attributes:
+        count: number of rows or queries that `value` is the mean of
+        served_value: the same measurement of the served version
+        problem: of a check that measures nothing: what is wrong; empty if it passed
+    """
 
     passed: bool
     value: float | None = None
     min: float | None = None
     max: float | None = None
     count: int | None = None
-    """number of rows or queries that `value` is the mean of"""
     unit: str | None = None
     served_value: float | None = None
-    """the same measurement of the served version"""
     problem: str | None = None
-    """of a check that measures nothing: what is wrong; empty if it passed"""
 
     @model_serializer(mode="wrap")
     def _omit_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -137,22 +153,24 @@ class GateVerdict(ManifestModel):
     """Result of the gate.
 
     JSON has `override_reason` and `rejected_version` only if the gate was overridden.
+
+    Attributes:
+        reason: the failed checks in words; empty if it passed
+        query_digests: by kind, digest of the queries that were run
+        compared_with: the served version at that time; None if there was none
+        config: the `GateConfig`, as JSON
+        override_reason: why this version is served although the gate rejected it; None if it was not overridden
+        rejected_version: the rejected version with the same content; None if the gate was not overridden
     """
 
     passed: bool
     reason: str = ""
-    """the failed checks in words; empty if it passed"""
     checks: dict[str, GateCheck] = Field(default_factory=dict)
     query_digests: dict[str, str] = Field(default_factory=dict)
-    """by kind, digest of the queries that were run"""
     compared_with: int | None = None
-    """the served version at that time; None if there was none"""
     config: dict[str, Any] = Field(default_factory=dict)
-    """the `GateConfig`, as JSON"""
     override_reason: str | None = None
-    """why this version is served although the gate rejected it; None if it was not overridden"""
     rejected_version: int | None = None
-    """the rejected version with the same content; None if the gate was not overridden"""
 
     @model_serializer(mode="wrap")
     def _omit_override(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -161,16 +179,19 @@ class GateVerdict(ManifestModel):
 
 
 class Manifest(Candidate):
-    """A version: the content of `versions/v00000001.json`."""
+    """A version: the content of `versions/v00000001.json`.
+
+    Attributes:
+        sha256: SHA-256 of the file's text with these 64 digits replaced by zeros, so that any version can be verified
+        parent: version that was served when this one was published; None if there was none
+        gate: verdict of the gate; None if there was no gate
+    """
 
     schema_: Literal[3] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
-    """SHA-256 of the file's text with these 64 digits replaced by zeros, so that any version can be verified"""
     version: int = Field(ge=1)
     parent: int | None
-    """version that was served when this one was published; None if there was none"""
     gate: GateVerdict | None
-    """verdict of the gate; None if there was no gate"""
 
     @property
     def is_rejected(self) -> bool:

@@ -17,22 +17,25 @@ MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be re
 
 @dataclass(frozen=True)
 class HitCard:
-    """A hit with its thumbnail."""
+    """A hit with its thumbnail.
+
+    Attributes:
+        image: data URI of the thumbnail
+        name: id of the image or caption
+        score: cosine of query and hit
+        captions: captions of the image; the first one is shown
+        labels: class and color of the marked regions
+        is_relevant: whether the card has a green frame
+        rank: number in front of the score; None: the position of the card in its row
+    """
 
     image: str
-    """data URI of the thumbnail"""
     name: str
-    """id of the image or caption"""
     score: float
-    """cosine of query and hit"""
     captions: tuple[str, ...] = ()
-    """captions of the image; the first one is shown"""
     labels: tuple[tuple[str, str], ...] = ()
-    """class and color of the marked regions"""
     is_relevant: bool = False
-    """whether the card has a green frame"""
     rank: int | None = None
-    """number in front of the score; None: the position of the card in its row"""
 
     @property
     def caption(self) -> str:
@@ -61,16 +64,19 @@ class PhotoCard:
 
 @dataclass(frozen=True)
 class MissRow:
-    """A missed query with the items that ranked higher than its relevant item."""
+    """A missed query with the items that ranked higher than its relevant item.
+
+    Attributes:
+        query: id of the caption or image
+        text: the caption, or the id of the image
+        rank: rank of the relevant item, from 1
+        margin: score of the best item minus score of the relevant item
+    """
 
     query: str
-    """id of the caption or image"""
     text: str
-    """the caption, or the id of the image"""
     rank: int
-    """rank of the relevant item, from 1"""
     margin: float
-    """score of the best item minus score of the relevant item"""
     cards: tuple[HitCard, ...]
 
 

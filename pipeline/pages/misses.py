@@ -25,19 +25,22 @@ DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 @dataclass(frozen=True)
 class Miss:
-    """A query whose relevant item is not ranked within the first k."""
+    """A query whose relevant item is not ranked within the first k.
+
+    Attributes:
+        direction: key of `DIRECTIONS`
+        query: id of the caption or image
+        rank: rank of the relevant item, from 1; for an image, of the best of its captions
+        score: cosine of query and relevant item
+        higher_ranked: ids and cosines of the items that are ranked higher, best first, at most `MAX_HIGHER_RANKED`
+    """
 
     direction: str
-    """key of `DIRECTIONS`"""
     query: str
-    """id of the caption or image"""
     rank: int
-    """rank of the relevant item, from 1; for an image, of the best of its captions"""
     relevant_id: str
     score: float
-    """cosine of query and relevant item"""
     higher_ranked: tuple[tuple[str, float], ...]
-    """ids and cosines of the items that are ranked higher, best first, at most `MAX_HIGHER_RANKED`"""
 
     @property
     def margin(self) -> float:
@@ -47,17 +50,20 @@ class Miss:
 
 @dataclass(frozen=True)
 class MissReport:
-    """Misses of a split: all of them are counted, the worst are listed."""
+    """Misses of a split: all of them are counted, the worst are listed.
+
+    Attributes:
+        num_queries: by direction
+        num_missed: by direction
+        worst: by direction, largest rank first
+    """
 
     split: str
     k: int
     metrics: RetrievalMetrics
     num_queries: dict[str, int]
-    """by direction"""
     num_missed: dict[str, int]
-    """by direction"""
     worst: dict[str, tuple[Miss, ...]]
-    """by direction, largest rank first"""
 
 
 def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
@@ -94,13 +100,16 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
 
 @dataclass(frozen=True)
 class _Items:
-    """The images or the captions of a split."""
+    """The images or the captions of a split.
+
+    Attributes:
+        vectors: (n, e) unit vectors, float32
+        labels: (n,) equal for an image and its captions
+    """
 
     ids: list[str]
     vectors: np.ndarray
-    """(n, e) unit vectors, float32"""
     labels: np.ndarray
-    """(n,) equal for an image and its captions"""
 
 
 def _read_split(vectors: VectorStores, dataset: Dataset, split: str) -> tuple[_Items, _Items]:

@@ -6,16 +6,19 @@ from index.search import Index
 
 
 class Origin(BaseModel):
-    """Names of what an index was built from. The index stores them as its provenance."""
+    """Names of what an index was built from. The index stores them as its provenance.
+
+    Attributes:
+        model: Name of the model, which is the name of its folder.
+        regions: Name of the region store: `regions-` and the digest of its recipe.
+        tokens: Name of the token store: `tokens-` and the digest of its recipe.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str
-    """Name of the model, which is the name of its folder."""
     regions: str
-    """Name of the region store: `regions-` and the digest of its recipe."""
     tokens: str
-    """Name of the token store: `tokens-` and the digest of its recipe."""
 
 
 def read_origin(index: Index) -> Origin:

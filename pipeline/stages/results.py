@@ -13,28 +13,34 @@ MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Features:
-    """Region and token features of a dataset."""
+    """Region and token features of a dataset.
+
+    Attributes:
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+        dataset: Valid dataset: all images and captions with features. Later stages use it.
+        input_dataset: Dataset that was extracted, with the images and captions that turned out to be invalid.
+        invalid_records: Records, images and captions without features, with the reason.
+    """
 
     regions: Path
-    """Folder of the region store."""
     tokens: Path
-    """Folder of the token store."""
     dataset: Dataset
-    """Valid dataset: all images and captions with features. Later stages use it."""
     input_dataset: Dataset
-    """Dataset that was extracted, with the images and captions that turned out to be invalid."""
     invalid_records: tuple[InvalidRecord, ...]
-    """Records, images and captions without features, with the reason."""
 
 
 @dataclass(frozen=True)
 class VectorStores:
-    """The two vector stores of one model."""
+    """The two vector stores of one model.
+
+    Attributes:
+        images: Folder of the store with one vector per image.
+        captions: Folder of the store with one vector per caption.
+    """
 
     images: Path
-    """Folder of the store with one vector per image."""
     captions: Path
-    """Folder of the store with one vector per caption."""
 
 
 @dataclass(frozen=True)

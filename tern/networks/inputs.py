@@ -16,30 +16,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The regions of b images, padded to the image with the most."""
+    """The regions of b images, padded to the image with the most.
+
+    Attributes:
+        features: (b, r, d) float32.
+        boxes: (b, r, 4) float32: x1 y1 x2 y2 in pixels.
+        sizes: (b, 2) float32: width and height of the images in pixels.
+        mask: (b, r) bool, True for a real region; at least one per image.
+        scores: (b, r) float32: detector scores, 0 to 1; None weights all regions equally.
+        counts: (b, r) float32: number of similar regions. Passed if regions were left out; if None, the network counts
+            them.
+    """
 
     features: Tensor
-    """(b, r, d) float32."""
     boxes: Tensor
-    """(b, r, 4) float32: x1 y1 x2 y2 in pixels."""
     sizes: Tensor
-    """(b, 2) float32: width and height of the images in pixels."""
     mask: Tensor
-    """(b, r) bool, True for a real region; at least one per image."""
     scores: Tensor | None = None
-    """(b, r) float32: detector scores, 0 to 1; None weights all regions equally."""
     counts: Tensor | None = None
-    """(b, r) float32: number of similar regions. Passed if regions were left out; if None, the network counts them."""
 
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """The tokens of n captions, padded to the longest caption."""
+    """The tokens of n captions, padded to the longest caption.
+
+    Attributes:
+        features: (n, l, d) float32; or (n, l) int64 token ids for a network with a text encoder.
+        mask: (n, l) bool, True for a real token; at least one per caption.
+    """
 
     features: Tensor
-    """(n, l, d) float32; or (n, l) int64 token ids for a network with a text encoder."""
     mask: Tensor
-    """(n, l) bool, True for a real token; at least one per caption."""
 
 
 @dataclass(frozen=True)

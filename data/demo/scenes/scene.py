@@ -15,29 +15,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """Things of one kind with the same action."""
+    """Things of one kind with the same action.
+
+    Attributes:
+        color: Color of the shirts; empty for mixed colors, or without shirts.
+        relation: Relation to the group `target`: next to, in front of, chasing, on or under; empty without one.
+        target: Number of the group of the relation; -1 without one.
+    """
 
     kind: str
     number: int
     action: str
     color: str = ""
-    """Color of the shirts; empty for mixed colors, or without shirts."""
     relation: str = ""
-    """Relation to the group `target`: next to, in front of, chasing, on or under; empty without one."""
     target: int = -1
-    """Number of the group of the relation; -1 without one."""
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """Content of a scene."""
+    """Content of a scene.
+
+    Attributes:
+        family: Number of the block whose family it belongs to; -1 for an independent scene.
+        factor: Factor in which it differs from the first scene of its family; empty if there is none.
+    """
 
     place: str
     groups: tuple[Group, ...]
     family: int = -1
-    """Number of the block whose family it belongs to; -1 for an independent scene."""
     factor: str = ""
-    """Factor in which it differs from the first scene of its family; empty if there is none."""
 
 
 def make_rng(seed: int, index: int, stream: int) -> Generator:
