@@ -86,6 +86,19 @@ def _read_values(file: BinaryIO, header: Header, available: int) -> np.ndarray:
     return np.frombuffer(data, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
 
 
+@contextmanager
+def _translate_read_errors(path: Path) -> Iterator[None]:
+    """Convert errors that a damaged file causes into a ValueError that names it; others pass unchanged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except READ_ERRORS as error:
+        if is_transient_error(error):
+            raise
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def load_npy(path: Path) -> np.ndarray:
     """Read a .npy file into memory.
 
@@ -94,16 +107,9 @@ def load_npy(path: Path) -> np.ndarray:
         ValueError: The file is not valid; the message has the file and the reason.
         OSError: A transient I/O error occurred.
     """
-    try:
-        with open(path, "rb") as file:
-            header = read_header(file)
-            return _read_values(file, header, os.fstat(file.fileno()).st_size - file.tell())
-    except FileNotFoundError:
-        raise
-    except READ_ERRORS as error:
-        if is_transient_error(error):
-            raise
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    with _translate_read_errors(path), open(path, "rb") as file:
+        header = read_header(file)
+        return _read_values(file, header, os.fstat(file.fileno()).st_size - file.tell())
 
 
 def map_npy(path: Path) -> np.ndarray:
@@ -111,7 +117,7 @@ def map_npy(path: Path) -> np.ndarray:
 
     Raises the same errors as `load_npy`.
     """
-    try:
+    with _translate_read_errors(path):
         with open(path, "rb") as file:
             header = read_header(file)
             start, available = file.tell(), os.fstat(file.fileno()).st_size - file.tell()
@@ -120,12 +126,6 @@ def map_npy(path: Path) -> np.ndarray:
         if header.nbytes == 0:
             return np.empty(header.shape, header.dtype)
         return np.memmap(path, header.dtype, "r", start, header.shape, "F" if header.fortran else "C")
-    except FileNotFoundError:
-        raise
-    except READ_ERRORS as error:
-        if is_transient_error(error):
-            raise
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 class Npz:

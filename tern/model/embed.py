@@ -8,7 +8,7 @@ Shapes: b images, n captions, r regions, l tokens, d features, e embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,10 @@ def embed_images(
         ids: Image ids.
         batch_size: Maximum number of images per forward pass.
 
-    Yields:
-        Ids and their vectors (b, e) float32 of unit length.
+    Returns:
+        Iterator of ids and their vectors (b, e) float32 of unit length.
     """
-    for start in range(0, len(ids), batch_size):
-        part = list(ids[start : start + batch_size])
-        yield part, forward_images(model, read_images(store, part))
+    return _embed(ids, batch_size, lambda part: forward_images(model, read_images(store, part)))
 
 
 def embed_captions(
@@ -51,12 +49,19 @@ def embed_captions(
         ids: Caption ids.
         batch_size: Maximum number of captions per forward pass.
 
-    Yields:
-        Ids and their vectors (n, e) float32 of unit length.
+    Returns:
+        Iterator of ids and their vectors (n, e) float32 of unit length.
     """
+    field = caption_field(model)
+    return _embed(ids, batch_size, lambda part: forward_captions(model, read_captions(store, part, field=field)))
+
+
+def _embed(
+    ids: Sequence[str], batch_size: int, embed_batch: Callable[[list[str]], np.ndarray]
+) -> Iterator[tuple[list[str], np.ndarray]]:
     for start in range(0, len(ids), batch_size):
         part = list(ids[start : start + batch_size])
-        yield part, forward_captions(model, read_captions(store, part, field=caption_field(model)))
+        yield part, embed_batch(part)
 
 
 def caption_field(model: nn.Module) -> str:
