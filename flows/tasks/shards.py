@@ -17,8 +17,7 @@ from prefect.utilities.annotations import quote
 from flows.tasks.retries import JITTER, RETRY_DELAYS, is_retryable
 from flows.tasks.task_runners import GPU_TAG, read_task_runner_name, request_gpu
 from flows.tasks.worker_pool import WorkerPool
-from pipeline.runs import make_process_map, uses_gpu
-from pipeline.stages import MapFn
+from pipeline.workers import MapFn, make_process_map, uses_gpu
 from tern.training import EpochProgress, OnEpoch
 
 UPDATE_SECONDS = 1.0  # between two updates of an artifact; an update costs 20 ms of the server

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from flows.tasks.retries import StageStoppedError
-from pipeline.runs import open_pool
+from pipeline.workers import open_pool
 
 
 class WorkerPool:

@@ -47,7 +47,8 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
     Raises:
         ValueError: The process was started by `torchrun`, and the command does not support it.
     """
-    from pipeline.runs import PipelineRunner, make_process_map
+    from pipeline.runs import PipelineRunner
+    from pipeline.workers import make_process_map
     from tern.parallel import is_torchrun
 
     if is_torchrun() and not allow_torchrun:

@@ -9,7 +9,6 @@ from pipeline.runs.invalid_records import count_truncated_captions, write_invali
 from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
 from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
-from pipeline.runs.workers import make_process_map, open_pool, uses_gpu
 
 __all__ = [
     "Estimate",
@@ -20,10 +19,7 @@ __all__ = [
     "count_truncated_captions",
     "estimate_extraction",
     "estimate_undrawn_demo",
-    "make_process_map",
-    "open_pool",
     "train_together",
     "train_with_torchrun",
-    "uses_gpu",
     "write_invalid_records",
 ]

@@ -20,8 +20,9 @@ from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
 from pipeline.stages.origin import Origin
-from pipeline.stages.results import Features, MapFn, Vectors, VectorStores
+from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.stages.train import check_checkpoint, import_paper_checkpoint, train_model
+from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.evaluation import Evaluation, read_evaluation
 from tern.training import OnEpoch

@@ -9,7 +9,7 @@ import sys
 from pipeline.plans.load import load_plan
 from pipeline.runs.runner import PipelineRunner
 from pipeline.runs.torchrun_training import train_together
-from pipeline.runs.workers import make_process_map
+from pipeline.workers import make_process_map
 
 
 def main() -> None:

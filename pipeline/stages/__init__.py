@@ -8,13 +8,12 @@ from pipeline.stages.dataset import held_out_ids, load_plan_dataset, splits_with
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.index import find_served_version
 from pipeline.stages.origin import Origin, read_origin
-from pipeline.stages.results import Features, MapFn, Vectors, VectorStores
+from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.stages.tune import QUERY_KINDS, TuningAdvice, advise_index_settings
 
 __all__ = [
     "QUERY_KINDS",
     "Features",
-    "MapFn",
     "Origin",
     "TuningAdvice",
     "VectorStores",

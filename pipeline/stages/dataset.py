@@ -9,7 +9,7 @@ from data.datasets import Dataset, load_dataset
 from data.demo import generate_demo_dataset
 from data.store import Store
 from pipeline.plans.plan import Plan
-from pipeline.stages.results import MapFn
+from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 
 HELD_OUT = ("val", "test")

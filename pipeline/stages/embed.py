@@ -13,7 +13,8 @@ from data.manifest import Item, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
-from pipeline.stages.results import MapFn, VectorStores
+from pipeline.stages.results import VectorStores
+from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model

@@ -20,7 +20,7 @@ from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
 from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
-from pipeline.stages.results import MapFn
+from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 
 ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig

@@ -1,14 +1,9 @@
 """Records that the stages return and pass on: paths of what was written, and the dataset that it belongs to."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.datasets import Dataset, InvalidRecord
-
-MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
-"""A function with the signature of the built-in `map`, which a stage applies to its jobs."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ LAYERS = {
     "extractors": "config nn regions bottom_up text demo_detector registry",
     "tern": "presets config card networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace progress plan_files plans lineage stages runs search pages service cli",
+    "pipeline": "workspace progress workers plan_files plans lineage stages runs search pages service cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }
 DEMO_LAYERS = ("scenes", "drawing")  # of data/demo, before its other files
@@ -81,7 +81,7 @@ OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*",
     "pipeline/cli/app.py": "OMP_*",
-    "pipeline/runs/workers.py": "OMP_*",
+    "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",
     "flows/server/follow.py": "PREFECT_*",
     "tern/parallel/group.py": "torchrun's",

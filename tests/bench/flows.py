@@ -35,7 +35,7 @@ def sleeping() -> dict[str, list[float]]:
 
     from flows.flows import FLOW_OPTIONS
     from flows.tasks.shards import make_task_map_factory
-    from pipeline.runs.workers import make_process_map
+    from pipeline.workers import make_process_map
 
     @flow
     def empty() -> None:
@@ -56,8 +56,8 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
     from pipeline.pages.report import write_report
     from pipeline.plans.load import load_plan
     from pipeline.runs.runner import PipelineRunner
-    from pipeline.runs.workers import make_process_map
     from pipeline.stages.results import Features, Vectors
+    from pipeline.workers import make_process_map
 
     plan = str(small_plan(folder, workers=2))
     make_runner = lambda: PipelineRunner(load_plan(plan, tuple(SMALL)), lambda stage: make_process_map(2, stage))  # noqa: E731

@@ -55,11 +55,11 @@ KINDS = ["torchvision", "grid", "bottom-up", "detectron2"]
 
 def setting(plan: dict, key: str, value: str) -> set[str]:
     """What pydantic finds wrong with the plan once `value` is set: the types of its errors at that key, or below it."""
-    from pipeline.plans.load import _override
+    from pipeline.plans.load import _apply_override
     from pipeline.plans.plan import Plan
 
     content = {name: dict(below) if isinstance(below, dict) else below for name, below in plan.items()}
-    _override(content, f"{key}={value}")
+    _apply_override(content, f"{key}={value}")
     try:
         Plan.model_validate(content)
     except ValidationError as error:
@@ -71,7 +71,7 @@ def setting(plan: dict, key: str, value: str) -> set[str]:
 
 def keys() -> dict[str, list[str]]:
     """Every dotted key of a value, by the fields of the models, with the kinds of regions that have it."""
-    from pipeline.plans.errors import _models
+    from pipeline.plans.errors import _list_models
     from pipeline.plans.plan import Plan
 
     found: dict[str, list[str]] = {}
@@ -80,7 +80,7 @@ def keys() -> dict[str, list[str]]:
         for model in models:
             of = model.model_fields["kind"].default if before == "regions." else kind
             for name, field in model.model_fields.items():
-                below = _models(field.annotation)
+                below = _list_models(field.annotation)
                 walk(below, f"{before}{name}.", of) if below else found.setdefault(before + name, []).append(of)
 
     walk([Plan], "", "torchvision")

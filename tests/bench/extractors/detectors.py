@@ -22,8 +22,8 @@ from extractors.regions.detectors import build_detector
 from extractors.regions.detectron2_faster_rcnn import Detectron2Extractor, find_config_file
 from extractors.regions.faster_rcnn import TorchvisionExtractor
 from extractors.regions.grid import GridExtractor
-from pipeline.runs.workers import make_process_map
 from pipeline.stages.extract import extract_regions
+from pipeline.workers import make_process_map
 from pipeline.workspace import Workspace
 from tests.bench.common import cpu, show
 from tests.helpers.image_bytes import picture

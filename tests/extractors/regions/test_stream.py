@@ -15,8 +15,8 @@ from extractors.config import GridConfig, TextConfig, TorchvisionConfig
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.faster_rcnn import TorchvisionExtractor
 from extractors.regions.stream import extract_from_paths
-from pipeline.runs.workers import make_process_map
 from pipeline.stages.extract import ExtractionJob
+from pipeline.workers import make_process_map
 from tests.helpers.image_bytes import picture
 
 pytestmark = pytest.mark.slow

@@ -109,7 +109,7 @@ def test_run_killed_at_ten_random_moments_gives_the_same_files(finished_pipeline
 
 
 def test_worker_processes_give_the_same_store(finished_pipeline, tmp_path):
-    from pipeline.runs.workers import make_process_map
+    from pipeline.workers import make_process_map
 
     plan = load_plan(str(small_plan(tmp_path, workers=2)))
     process_map = make_process_map(2, "region features")

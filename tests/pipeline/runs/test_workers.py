@@ -39,7 +39,7 @@ from PIL import Image as Photo
 
 from data.datasets import Dataset, Image
 from extractors.config import TorchvisionConfig
-from pipeline.runs import make_process_map
+from pipeline.workers import make_process_map
 from pipeline.stages.extract import extract_regions
 from pipeline.workspace import Workspace
 

@@ -11,8 +11,9 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from pipeline.progress import progress_bar
-from pipeline.stages.results import MapFn
 
+MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+"""The signature of the built-in `map`, as stages use it."""
 JOBS_PER_GPU = 2  # one job extracts while the other one writes its shard
 
 
