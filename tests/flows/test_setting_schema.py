@@ -87,6 +87,7 @@ def keys() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_value_is_refused_that_a_plan_takes_and_none_of_a_wrong_type_or_out_of_bounds_is_taken():
     from flows.setting_schema import setting_schema
     from pipeline.plans.plan import Plan

@@ -261,6 +261,7 @@ def test_deeply_nested_manifest_raises(tmp_path):
         Store(folder)
 
 
+@pytest.mark.slow
 def test_damaged_metadata_is_never_opened_by_hdf5(tmp_path):
     """Any flipped bit can make HDF5 loop, fail or give other ids, so the store rejects the file before."""
     folder = fill(tmp_path, items())
