@@ -48,7 +48,7 @@ def retry(what: str, call: Callable[[], T]) -> T:
     for delay in RETRY_DELAYS:
         try:
             return wait_for_lock(what, call)
-        except Exception as error:
+        except Exception as error:  # whether it may be retried is decided by its kind
             if not is_retryable(error):
                 raise
             seconds = delay * (1 + random.uniform(0, JITTER))

@@ -26,7 +26,7 @@ UPDATE_SECONDS = 1.0  # between two updates of an artifact; an update costs 20 m
 def _has_retryable_error(task: Any, run: Any, state: State) -> bool:
     try:
         state.result()
-    except Exception as error:
+    except Exception as error:  # any error of the task; its kind decides
         return is_retryable(error)
     return False
 

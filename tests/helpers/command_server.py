@@ -89,7 +89,7 @@ def _run(tool: str, arguments: list[str], folder: str, environment: dict[str, st
             exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
+    except BaseException:  # as the interpreter does
         import traceback
 
         traceback.print_exc()
