@@ -56,6 +56,12 @@ class HotReloader(Generic[T]):
         self.last_error: str | None = None
         """why the version that CURRENT names could not be opened, so that the previous one still answers; or None"""
 
+    @property
+    def served(self) -> T:
+        """The object of the served version, to look at without using it: it may be closed at any time."""
+        with self._lock:
+            return self._served.value
+
     @contextmanager
     def borrow(self, version: int | None = None) -> Iterator[T]:
         """Lend the object that answers one request: of the served version, or of a pinned one.

@@ -65,15 +65,23 @@ def serve(
         str, typer.Option(help="Address to listen on; the default accepts connections from this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8080,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host name that requests may use, such as the name of a proxy; may be repeated. By default, only the "
+            "address of --host, localhost and 127.0.0.1.",
+            metavar="NAME",
+        ),
+    ] = None,
     overrides: SetOption = None,
 ) -> None:
     """Serve a search page and a JSON API until Ctrl-C.
 
     [dim]Example: tern serve --plan demo --port 8080[/dim]
     """
-    from pipeline.service.app import serve
+    from pipeline.service.server import serve
 
-    serve(load_selected_plan(plan, overrides), host, port)
+    serve(load_selected_plan(plan, overrides), host, port, allowed_host or ())
 
 
 def register_commands(app: typer.Typer) -> None:

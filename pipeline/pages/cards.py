@@ -3,12 +3,13 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from data.images import load_image
-from pipeline.search.hits import Hit
+from data.images import ReducedImage, load_reduced_image
+from pipeline.search.hits import Hit, Region
 
 THUMBNAIL = (360, 270)  # width and height, in pixels
 REGION_COLORS = ("#e4572e", "#17bebb")  # of the best and the second-best region
@@ -16,17 +17,30 @@ MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be re
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A box that the page draws over a thumbnail."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    color: str
+
+
+@dataclass(frozen=True)
 class HitCard:
     """A hit with its thumbnail.
 
     Attributes:
-        image: data URI of the thumbnail
+        image: data URI or address of the thumbnail
         name: id of the image or caption
         score: cosine of query and hit
         captions: captions of the image; the first one is shown
         labels: class and color of the marked regions
         is_relevant: whether the card has a green frame
         rank: number in front of the score; None: the position of the card in its row
+        size: width and height in pixels of the image that the outlines refer to
+        outlines: boxes to draw over the thumbnail; empty if it has them already
     """
 
     image: str
@@ -36,6 +50,8 @@ class HitCard:
     labels: tuple[tuple[str, str], ...] = ()
     is_relevant: bool = False
     rank: int | None = None
+    size: tuple[int, int] | None = None
+    outlines: tuple[Outline, ...] = ()
 
     @property
     def caption(self) -> str:
@@ -108,25 +124,42 @@ class CollectionRow:
     """recall@10 of held-out queries against exact search, 0 to 1"""
 
 
+def load_thumbnail(path: Path) -> ReducedImage | None:
+    """Decode an image file at the size of a thumbnail; None if the file is unreadable."""
+    try:
+        return load_reduced_image(path, THUMBNAIL)
+    except (ValueError, OSError):
+        return None
+
+
 def make_thumbnail(hit: Hit) -> Image.Image:
     """Return a small copy of the image of a hit with its regions outlined; gray if the file is unreadable."""
-    try:
-        full = Image.fromarray(load_image(hit.path))
-    except (ValueError, OSError):
-        full = Image.new("RGB", THUMBNAIL, MISSING_COLOR)
-    small = ImageOps.contain(full, THUMBNAIL)
-    scale, draw = small.width / full.width, ImageDraw.Draw(small)
+    image = load_thumbnail(hit.path)
+    if image is None:
+        return Image.new("RGB", THUMBNAIL, MISSING_COLOR)
+    small = ImageOps.contain(Image.fromarray(image.pixels), THUMBNAIL)
+    scale, draw = small.width / image.size[0], ImageDraw.Draw(small)
     for region, color in zip(hit.regions, REGION_COLORS, strict=False):
         x1, y1, x2, y2 = (value * scale for value in region.box)
         draw.rectangle([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)], outline=color, width=3)
     return small
 
 
+def encode_thumbnail(path: Path) -> bytes | None:
+    """Return the thumbnail of an image file as a JPEG, without outlines; None if the file is unreadable."""
+    image = load_thumbnail(path)
+    return None if image is None else _encode_jpeg(Image.fromarray(image.pixels))
+
+
 def to_data_uri(image: Image.Image) -> str:
     """Encode an image as a JPEG data URI, so that a page needs no other file."""
+    return "data:image/jpeg;base64," + base64.b64encode(_encode_jpeg(image)).decode()
+
+
+def _encode_jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def make_card(hit: Hit, is_relevant: bool = False, rank: int | None = None, image: str | None = None) -> HitCard:
@@ -141,6 +174,17 @@ def make_card(hit: Hit, is_relevant: bool = False, rank: int | None = None, imag
     labels = tuple((r.label, color) for r, color in zip(hit.regions, REGION_COLORS, strict=False) if r.label)
     image = image or to_data_uri(make_thumbnail(hit))
     return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank)
+
+
+def make_linked_card(hit: Hit, address: str) -> HitCard:
+    """Make the card of a hit whose thumbnail has an address of its own; its regions are drawn by the page."""
+    outlines = () if hit.size is None else tuple(map(_make_outline, hit.regions, REGION_COLORS))
+    return replace(make_card(hit, image=address), size=hit.size, outlines=outlines)
+
+
+def _make_outline(region: Region, color: str) -> Outline:
+    x1, y1, x2, y2 = region.box
+    return Outline(min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1), color)
 
 
 def make_cards(hits: Sequence[Hit]) -> tuple[HitCard, ...]:

@@ -1,12 +1,14 @@
 """Query vectors of new texts and photos, computed as the vectors of stored captions and images were."""
 
+import threading
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from data.images import load_image
+from data.images import DecodeLimits, load_reduced_image
 from data.io import digest
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
@@ -18,8 +20,64 @@ from pipeline.workspace import Workspace
 from tern.model import caption_field, embed_new_captions, embed_new_images
 
 MAX_QUERY_CHARACTERS = 2_000
+MAX_PHOTO_PIXELS = 6_000_000  # of a photo that is decoded at full size; a detector takes about 36 bytes per pixel
+MIN_PHOTO_SIDE = 1_600  # pixels; maximum side of a larger photo after decoding
+PHOTO_LIMITS = DecodeLimits(max_full_pixels=24_000_000, max_scanned_pixels=1_280_000_000)
 ImageRegions = tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]
 """Features (r, d), boxes (r, 4) in pixels, (width, height) in pixels, and scores (r,) of the regions of one image."""
+
+
+class EncoderPool:
+    """The models and extractors of a plan, each loaded once and shared by all versions of the index that are open.
+
+    An extractor stays loaded. A model stays loaded while an encoder uses it. Safe to share between threads.
+
+    Args:
+        plan: Plan whose extractors are used.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._lock = plan, threading.Lock()
+        self._models: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._text_extractor: TextExtractor | None = None
+        self._region_extractor: RegionExtractor | None = None
+
+    def get_model(self, name: str) -> Any:
+        """Return the model of that name, in eval mode.
+
+        Raises:
+            FileNotFoundError: The model is not in the workspace.
+        """
+        with self._lock:
+            model = self._models.get(name)
+            if model is None:
+                folder = Workspace(self._plan.workspace).models / name
+                model = self._models[name] = load_trained_model(folder, self._plan.text)
+            return model
+
+    def get_text_extractor(self, name: str) -> TextExtractor:
+        """Return the text extractor of the plan.
+
+        Raises:
+            ValueError: It is not the one that made the token store `name`.
+        """
+        with self._lock:
+            if self._text_extractor is None:
+                self._text_extractor = TextExtractor(self._plan.text)
+        _check_extractor(f"tokens-{digest(self._text_extractor.recipe)}", name, "text")
+        return self._text_extractor
+
+    def get_region_extractor(self, name: str) -> RegionExtractor:
+        """Return the region extractor of the plan.
+
+        Raises:
+            ValueError: It is not the one that made the region store `name`.
+        """
+        with self._lock:
+            if self._region_extractor is None:
+                self._region_extractor = build_region_extractor(self._plan.regions)
+        _check_extractor(f"regions-{digest(self._region_extractor.recipe)}", name, "regions")
+        return self._region_extractor
 
 
 class QueryEncoder:
@@ -28,14 +86,16 @@ class QueryEncoder:
     Args:
         plan: Plan whose extractors are used.
         origin: Names of the model and the stores that the index was built from.
+        pool: Loaded models and extractors of the plan.
 
     Raises:
         FileNotFoundError: The model is not in the workspace.
     """
 
-    def __init__(self, plan: Plan, origin: Origin) -> None:
-        self._plan, self._origin = plan, origin
-        self._model = load_trained_model(Workspace(plan.workspace).models / origin.model, plan.text)
+    def __init__(self, plan: Plan, origin: Origin, pool: EncoderPool) -> None:
+        self._origin, self._pool = origin, pool
+        self._model = pool.get_model(origin.model)
+        self._photo_side = max(MIN_PHOTO_SIDE, getattr(plan.regions, "max_size", None) or 0)
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query.
@@ -53,20 +113,28 @@ class QueryEncoder:
                 f"The query has {len(text):,} characters; it must have 1 to {MAX_QUERY_CHARACTERS:,} characters. "
                 "Enter a longer or shorter text."
             )
-        (tokens,) = self._text_extractor([text])
+        (tokens,) = self._pool.get_text_extractor(self._origin.tokens)([text])
         return embed_new_captions(self._model, [getattr(tokens, caption_field(self._model))])
 
-    def embed_photo(self, path: Path) -> np.ndarray:
+    def embed_photo(self, photo: Path | bytes) -> np.ndarray:
         """Detect the regions of a photo and embed it.
+
+        A photo of more than `MAX_PHOTO_PIXELS` is reduced while it is decoded, to a size above the input of the
+        detector.
+
+        Args:
+            photo: Image file, or its content.
 
         Returns:
             Vector (1, e), float32 of unit length.
 
         Raises:
-            ValueError: The file is not a readable image, or the region extractor of the plan is not the one of the
-                index.
+            ValueError: The photo is not a readable image or exceeds `PHOTO_LIMITS`, or the region extractor of the plan
+                is not the one of the index.
         """
-        regions = self._region_extractor([load_image(path)])[0]
+        extractor = self._pool.get_region_extractor(self._origin.regions)
+        image = load_reduced_image(photo, (self._photo_side, self._photo_side), PHOTO_LIMITS, MAX_PHOTO_PIXELS)
+        regions = extractor([image.pixels])[0]
         return self.embed_regions([(regions.features, regions.boxes, regions.size, regions.scores)])
 
     def embed_regions(self, images: Sequence[ImageRegions]) -> np.ndarray:
@@ -76,18 +144,6 @@ class QueryEncoder:
             Vectors (n, e), float32 of unit length, one per image.
         """
         return embed_new_images(self._model, images)
-
-    @cached_property
-    def _text_extractor(self) -> TextExtractor:
-        extractor = TextExtractor(self._plan.text)
-        _check_extractor(f"tokens-{digest(extractor.recipe)}", self._origin.tokens, "text")
-        return extractor
-
-    @cached_property
-    def _region_extractor(self) -> RegionExtractor:
-        extractor = build_region_extractor(self._plan.regions)
-        _check_extractor(f"regions-{digest(extractor.recipe)}", self._origin.regions, "regions")
-        return extractor
 
 
 def _check_extractor(name: str, expected: str, table: str) -> None:

@@ -30,3 +30,5 @@ class Hit:
     """All captions of the image; for a caption, its text."""
     regions: tuple[Region, ...] = ()
     """Regions of the image that match the query best; empty for a caption."""
+    size: tuple[int, int] | None = None
+    """Width and height of the image in pixels, to which the boxes of the regions refer; None for a caption."""

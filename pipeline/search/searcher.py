@@ -1,14 +1,13 @@
 """`Searcher`: ranks the images of an index for a text, and its captions for a photo."""
 
-from copy import copy
 from pathlib import Path
 
 import numpy as np
 
 from index.metadata import Row
-from index.search import Index, IndexHit
+from index.search import HotReloader, Index, IndexHit
 from pipeline.plans.plan import Plan
-from pipeline.search.encode import QueryEncoder
+from pipeline.search.encode import EncoderPool, QueryEncoder
 from pipeline.search.hits import Hit, Region
 from pipeline.search.stored_images import StoredImages
 from pipeline.stages.origin import read_origin
@@ -23,34 +22,34 @@ class Searcher:
     Args:
         plan: The plan.
         version: Version of the index; the published one if None.
+        pool: Loaded models and extractors of the plan, to share with other versions; None loads them for this one.
 
     Raises:
         FileNotFoundError: No index is published, or the model or a store is missing.
         ValueError: The extractors of the plan are not those of the index.
     """
 
-    def __init__(self, plan: Plan, version: int | None = None) -> None:
+    def __init__(self, plan: Plan, version: int | None = None, pool: EncoderPool | None = None) -> None:
         workspace = Workspace(plan.workspace)
         self.plan, self.index = plan, Index.open(workspace.index, version)
-        self._origin = read_origin(self.index)
-        self._encoder = QueryEncoder(plan, self._origin)
-        self._stored_images = StoredImages(plan, self._origin.regions)
+        try:
+            origin = read_origin(self.index)
+            self._pool = pool or EncoderPool(plan)
+            self._encoder = QueryEncoder(plan, origin, self._pool)
+            self._stored_images = StoredImages(plan, origin.regions)
+        except BaseException:  # nothing else would release the version
+            self.index.close()
+            raise
         self._image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
 
     def with_version(self, version: int | None = None) -> "Searcher":
-        """Open another version of the index, the published one if None, without loading the same model again."""
-        index = Index.open(self.index.root, version)
-        if read_origin(index) != self._origin:
-            index.close()
-            return Searcher(self.plan, version)
-        other = copy(self)
-        other.index = index
-        other._stored_images = StoredImages(self.plan, self._origin.regions)  # the store may have new items
-        return other
+        """Open another version of the index, the published one if None, with the models that are loaded already."""
+        return Searcher(self.plan, version, self._pool)
 
     def close(self) -> None:
-        """Close the index."""
+        """Close the index and the region store."""
         self.index.close()
+        self._stored_images.store.close()
 
     def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
         """Search images with a text.
@@ -69,11 +68,11 @@ class Searcher:
         query = self.embed_text(text)
         return [self._make_image_hit(found, query) for found in self.index.search(query, k, "image", where=where)[0]]
 
-    def search_image(self, path: Path, k: int = 10, where: str | None = None) -> list[Hit]:
+    def search_image(self, photo: Path | bytes, k: int = 10, where: str | None = None) -> list[Hit]:
         """Search captions with a photo.
 
         Args:
-            path: Image file.
+            photo: Image file, or its content.
             k: Maximum number of hits.
             where: Filter over the metadata of the captions; no filter if None.
 
@@ -83,14 +82,14 @@ class Searcher:
         Raises:
             ValueError: The photo or the filter is invalid, or no regions of the photo are known (see `embed_image`).
         """
-        found = self.index.search(self.embed_image(path), k, "caption", where=where)[0]
+        found = self.index.search(self.embed_image(photo), k, "caption", where=where)[0]
         return [Hit(hit.id, hit.score, self._get_path(hit.metadata), (hit.metadata.text or "",)) for hit in found]
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
         return self._encoder.embed_text(text)
 
-    def embed_image(self, path: Path) -> np.ndarray:
+    def embed_image(self, photo: Path | bytes) -> np.ndarray:
         """Embed a photo.
 
         If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
@@ -104,20 +103,27 @@ class Searcher:
         """
         plan = self.plan
         if plan.regions_file is None and plan.regions_store is None:
-            return self._encoder.embed_photo(path)
-        image_id = self._stored_images.find(path)
+            return self._encoder.embed_photo(photo)
+        image_id = self._stored_images.find(photo)
         if image_id is None:
             source = plan.regions_store or "a region file"
+            name = photo if isinstance(photo, Path) else "the photo"
             raise ValueError(
-                f"{path} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
+                f"{name} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
                 "for new photos. Choose an image of the dataset, or a plan with a detector."
             )
         return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])
 
     def _make_image_hit(self, found: IndexHit, query: np.ndarray) -> Hit:
         captions = tuple(row.text or "" for row in self.index.get_image_metadata("caption", found.id))
-        regions = self._find_matching_regions(found.id, query)
-        return Hit(found.id, found.score, self._get_path(found.metadata), captions, regions)
+        regions, row = self._find_matching_regions(found.id, query), found.metadata
+        size = (row.width, row.height) if row.width and row.height else None
+        return Hit(found.id, found.score, self._get_path(row), captions, regions, size)
+
+    def find_image(self, image_id: str) -> Path | None:
+        """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
+        row = self.index.get_metadata([image_id]).get(image_id)
+        return None if row is None else self._get_path(row)
 
     def _get_path(self, row: Row) -> Path:
         return self._image_root / (row.path or "")
@@ -142,3 +148,19 @@ class Searcher:
 def _make_region(box: np.ndarray, label: str, score: float) -> Region:
     x1, y1, x2, y2 = map(float, box)
     return Region((x1, y1, x2, y2), label, float(score))
+
+
+def open_searchers(plan: Plan) -> HotReloader[Searcher]:
+    """Open the published version of the index of a plan, and follow what is published later.
+
+    All versions share the models and extractors. The first ones are loaded now, so that no query waits for them.
+
+    Raises:
+        FileNotFoundError: No index is published, or the model or a store is missing.
+        ValueError: The extractors of the plan are not those of the index.
+    """
+    pool = EncoderPool(plan)
+    searchers = HotReloader(Workspace(plan.workspace).index, lambda version: Searcher(plan, version, pool))
+    with searchers.borrow() as searcher:
+        searcher.embed_text("a photo")
+    return searchers

@@ -1,5 +1,6 @@
 """Images of the region store of an index: their regions, and their ids by the content of a photo."""
 
+import hashlib
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
@@ -42,15 +43,16 @@ class StoredImages:
         )
         return features, boxes, tuple(size[0]), scores
 
-    def find(self, photo: Path) -> str | None:
-        """Find the image whose file has the same bytes as a photo, whatever its name is.
+    def find(self, photo: Path | bytes) -> str | None:
+        """Find the image whose file has the same bytes as a photo: a file, whatever its name is, or its content.
 
         Returns its id, or None.
         """
+        sha256 = hashlib.sha256(photo).hexdigest() if isinstance(photo, bytes) else sha256_file(photo)
         if self._plan.regions_store is None:
-            return self._id_by_hash.get(sha256_file(photo))
+            return self._id_by_hash.get(sha256)
         # The content hashes of an imported store are not those of image files, so the dataset has to be searched.
-        size, sha256 = photo.stat().st_size, sha256_file(photo)
+        size = len(photo) if isinstance(photo, bytes) else photo.stat().st_size
         candidates = self._ids_by_file_size.get(size, ())
         return next((image_id for image_id in candidates if sha256_file(self._path_by_id[image_id]) == sha256), None)
 

@@ -1,6 +1,7 @@
 """Search service over HTTP: a plan goes in, a page and a JSON API come out. Needs the extra `serve`."""
 
-from pipeline.service.app import create_app, serve
+from pipeline.service.app import create_app
+from pipeline.service.server import serve
 
 __all__ = [
     "create_app",

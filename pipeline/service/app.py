@@ -1,78 +1,161 @@
 """HTTP search service: a page with a search box, and the same results as JSON. `tern serve` runs it."""
 
-import re
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote, urlencode
 
 from index.search import HotReloader
 from index.versions import resolve_version
-from pipeline.pages.cards import make_cards
+from pipeline.pages.cards import make_linked_card
 from pipeline.pages.render import render_page
-from pipeline.plans.plan import Plan
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 
 try:
-    import uvicorn
-    from fastapi import FastAPI, HTTPException, Query, Request
-    from fastapi.concurrency import run_in_threadpool
-    from fastapi.responses import HTMLResponse
+    from fastapi import FastAPI, HTTPException, Query, Request, Response
+    from fastapi.responses import HTMLResponse, JSONResponse
 except ImportError as error:
     raise ImportError("The search service needs the extra `serve`. Run `pip install -e '.[serve]'`.") from error
 
-MAX_UPLOAD_BYTES = 25 << 20
+from pipeline.service.guard import LOOPBACK_HOSTS, Guard
+from pipeline.service.limits import MAX_BUFFERED_BYTES, ByteBudget, WorkQueue
+from pipeline.service.thumbnails import ThumbnailCache
+from pipeline.service.uploads import receive_upload
+
+T = TypeVar("T")
+FOLLOW_SECONDS = 1.0  # between two looks at the published version
+THUMBNAIL_SECONDS = 300  # for which a browser does not ask for a thumbnail again
 K = Annotated[int, Query(ge=1, le=100, description="Maximum number of hits.")]
 Where = Annotated[str, Query(description="Filter over the metadata, such as split = 'test' and width >= 640.")]
 Version = Annotated[str, Query(max_length=64, description="Version number or tag; empty for the published version.")]
 
 
-def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
-    """Create the service.
+def create_app(reloader: HotReloader[Searcher], allowed_hosts: Collection[str] = LOOPBACK_HOSTS) -> FastAPI:
+    """Create the service. Its shutdown closes the reloader.
 
-    GET / is the page, GET /search finds images for a text, POST /search/image captions for a photo.
+    GET / is the page, GET /search finds images for a text, POST /search/image captions for a photo. Searches, photos
+    and thumbnails run in threads of their own, so that none of them stops the others. A request that would have to wait
+    for too many others gets status 503.
 
     Args:
         reloader: Provides the searcher of the published version, or of a version that a request names.
+        allowed_hosts: Hosts that requests may name, see `pipeline.service.guard.list_allowed_hosts`.
     """
-    app = FastAPI(title="TERN search", docs_url="/docs", redoc_url=None)
+    # One photo at a time, because the memory of a detector is that of one image. Threads of one kind are few: torch
+    # and FAISS use all cores by themselves.
+    queries, photos = WorkQueue("query", num_threads=2, max_waiting=64), WorkQueue("photo", 1, max_waiting=8)
+
+    @asynccontextmanager
+    async def follow_index(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_follow_index(reloader))
+        yield
+        task.cancel()
+        queries.close()
+        photos.close()
+        reloader.close()
+
+    app = FastAPI(title="TERN search", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=follow_index)
+    app.add_middleware(Guard, allowed_hosts=frozenset(allowed_hosts))
+    _add_search_routes(app, reloader, queries, photos)
+    _add_thumbnail_route(app, reloader)
+    _add_health_routes(app, reloader)
+    return app
+
+
+async def _follow_index(reloader: HotReloader[Searcher]) -> None:
+    """Open new versions also while nobody searches, so that the version before is closed and no query waits."""
+    queue = WorkQueue("reload", 1, max_waiting=0)
+
+    def reload() -> None:
+        with reloader.borrow():
+            pass
+
+    while True:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        await queue.run(reload)
+
+
+def _add_search_routes(app: FastAPI, reloader: HotReloader[Searcher], queries: WorkQueue, photos: WorkQueue) -> None:
+    budget = ByteBudget(MAX_BUFFERED_BYTES)
 
     @app.get("/", response_class=HTMLResponse)
-    def show_page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> str:
-        hits, problem = [], ""
-        with _borrow_searcher(reloader, version) as searcher:
-            if q.strip():
-                try:
-                    hits = searcher.search_text(q, k, where.strip() or None)
-                except ValueError as error:
-                    problem = str(error)
-            return render_page(
-                "search.html",
-                query=q,
-                where=where,
-                pinned=version,
-                version=searcher.index.version,
-                cards=make_cards(hits),
-                problem=problem,
-            )
+    async def show_page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> HTMLResponse:
+        return HTMLResponse(await queries.run(lambda: _render_page(reloader, q, k, where, version)))
 
     @app.get("/search")
-    def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        return _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
+    async def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
+        def search(searcher: Searcher) -> list[Hit]:
+            return searcher.search_text(q, k, where.strip() or None)
+
+        return await queries.run(lambda: _answer(reloader, version, search))
 
     @app.post("/search/image")
     async def search_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "photo"  # a fixed name: a name sent by the client could leave the folder
-            await _save_body(request, path)
-            return await run_in_threadpool(
-                _answer, reloader, version, lambda searcher: searcher.search_image(path, k, where.strip() or None)
-            )
+        photos.check_room()  # before the photo is read
+        async with receive_upload(request, budget) as photo:
 
-    return app
+            def search(searcher: Searcher) -> list[Hit]:
+                return searcher.search_image(photo, k, where.strip() or None)
+
+            return await photos.run(lambda: _answer(reloader, version, search))
+
+
+def _add_thumbnail_route(app: FastAPI, reloader: HotReloader[Searcher]) -> None:
+    thumbnails, queue = ThumbnailCache(), WorkQueue("thumbnail", 1, max_waiting=128)
+
+    @app.get("/thumbnails/{image_id:path}")
+    async def send_thumbnail(request: Request, image_id: str, version: Version = "") -> Response:
+        def get_thumbnail() -> Response:
+            with _borrow_searcher(reloader, version) as searcher:
+                path = searcher.find_image(image_id)
+            thumbnail = None if path is None else thumbnails.get(path)
+            if thumbnail is None:
+                raise HTTPException(404, "The image is not in the index, or its file cannot be read.")
+            headers = {"ETag": thumbnail.etag, "Cache-Control": f"private, max-age={THUMBNAIL_SECONDS}"}
+            if thumbnail.etag in request.headers.get("if-none-match", ""):
+                return Response(status_code=304, headers=headers)
+            return Response(thumbnail.content, media_type="image/jpeg", headers=headers)
+
+        return await queue.run(get_thumbnail)
+
+
+def _add_health_routes(app: FastAPI, reloader: HotReloader[Searcher]) -> None:
+    # Neither waits for a thread: they answer while the service is busy.
+    @app.get("/health")
+    async def show_health() -> JSONResponse:
+        return JSONResponse({"status": "alive", "version": reloader.served.index.version})
+
+    @app.get("/ready")
+    async def show_readiness() -> JSONResponse:
+        is_current = reloader.last_error is None
+        status = "ready" if is_current else "the newest version cannot be opened; see the log"
+        return JSONResponse({"status": status, "version": reloader.served.index.version})
+
+
+def _render_page(reloader: HotReloader[Searcher], query: str, k: int, where: str, version: str) -> str:
+    hits, problem = [], ""
+    with _borrow_searcher(reloader, version) as searcher:
+        if query.strip():
+            try:
+                hits = searcher.search_text(query, k, where.strip() or None)
+            except ValueError as error:
+                problem = str(error)
+        return render_page(
+            "search.html",
+            query=query,
+            where=where,
+            pinned=version,
+            version=searcher.index.version,
+            cards=tuple(make_linked_card(hit, _get_address(hit, version)) for hit in hits),
+            problem=problem,
+        )
+
+
+def _get_address(hit: Hit, version: str) -> str:
+    return f"thumbnails/{quote(hit.id)}" + (f"?{urlencode({'version': version})}" if version else "")
 
 
 @contextmanager
@@ -90,34 +173,16 @@ def _borrow_searcher(reloader: HotReloader[Searcher], version: str) -> Iterator[
         yield searcher
 
 
-async def _save_body(request: Request, path: Path) -> None:
-    """Write the body of a request to a file; HTTP 413 as soon as it is larger than `MAX_UPLOAD_BYTES`."""
-    size = 0
-    with open(path, "wb") as file:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_UPLOAD_BYTES:
-                raise HTTPException(413, f"The photo is larger than {MAX_UPLOAD_BYTES:,} bytes. Send a smaller one.")
-            file.write(chunk)
-
-
 def _answer(reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
     """Run a search; HTTP 422 if the query or the filter is invalid."""
     with _borrow_searcher(reloader, version) as searcher:
         try:
             hits = search(searcher)
         except ValueError as error:
-            raise HTTPException(422, re.sub(r"/\S+/photo", "the photo", str(error))) from error
+            raise HTTPException(422, str(error)) from error
         return {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
 
 
 def _to_json(hit: Hit) -> dict[str, Any]:
     """Convert a hit without its path, which is a path of this machine."""
     return {key: value for key, value in asdict(hit).items() if key != "path"}
-
-
-def serve(plan: Plan, host: str, port: int) -> None:
-    """Run the service until Ctrl-C. A version that is published meanwhile is served within a second."""
-    searcher = Searcher(plan)
-    app = create_app(HotReloader(searcher.index.root, searcher.with_version))
-    uvicorn.run(app, host=host, port=port, log_level="info")

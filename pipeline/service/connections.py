@@ -1,0 +1,185 @@
+"""Connections of the search service: bounded in number, in time and in what a client may send.
+
+uvicorn bounds none of these: it waits for the first request of a connection without end, and answers all clients with
+503 when idle connections reach `limit_concurrency`.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pipeline.service.limits import (
+    DISCARD_SECONDS,
+    FREE_CHUNKS,
+    HEAD_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_TARGET_BYTES,
+    MIN_CHUNK_BYTES,
+    REQUEST_SECONDS,
+    RETRY_SECONDS,
+    compute_max_connections,
+)
+
+MAX_DISCARDED_BYTES = 64 << 20  # of a request that was rejected
+
+
+class BoundedConnection(h11.Connection):
+    """h11's parser with bounds on the request line, the headers and the number of pieces of a body."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MAX_HEAD_BYTES)
+        self.status = HTTPStatus.BAD_REQUEST
+        """Status of the answer to a request that was rejected here"""
+        self._num_pieces = self._num_bytes = 0
+
+    def next_event(self) -> Any:
+        """Parse the next event of the request, and check it against the limits.
+
+        Raises:
+            h11.RemoteProtocolError: The request is malformed or exceeds a limit.
+        """
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                self._num_pieces = self._num_bytes = 0
+                _check_head(event)
+            elif isinstance(event, h11.Data):
+                self._check_piece(len(event.data))
+        except h11.RemoteProtocolError as error:
+            self.status = HTTPStatus(error.error_status_hint)
+            if self.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE and b"\n" not in self.trailing_data[0]:
+                self.status = HTTPStatus.REQUEST_URI_TOO_LONG
+            raise
+        return event
+
+    def _check_piece(self, num_bytes: int) -> None:
+        """Reject bodies in tiny pieces, each of which costs as much as a large one."""
+        self._num_pieces += 1
+        self._num_bytes += num_bytes
+        if self._num_pieces > FREE_CHUNKS and self._num_bytes < MIN_CHUNK_BYTES * self._num_pieces:
+            raise h11.RemoteProtocolError("The pieces of the body are too small.")
+
+
+def _check_head(request: h11.Request) -> None:
+    if len(request.target) > MAX_TARGET_BYTES:
+        raise h11.RemoteProtocolError("The URL is too long.", HTTPStatus.REQUEST_URI_TOO_LONG)
+    num_bytes = sum(len(name) + len(value) for name, value in request.headers)
+    if len(request.headers) > MAX_HEADERS or num_bytes > MAX_HEAD_BYTES:
+        raise h11.RemoteProtocolError("The headers are too large.", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP protocol for one connection, with deadlines and a bound on the number of connections.
+
+    At the bound, the connection whose client has been silent for longest is closed for a new one. A connection whose
+    request is being answered stays; if all are, the new one gets status 503.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = BoundedConnection()
+        self._max_connections = compute_max_connections()
+        self._last_byte = self.loop.time()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._num_discarded: int | None = None  # bytes after a request that was rejected; None: none was
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the next step is the client's: to send the rest of a request, or to read its answer."""
+        cycle = self.cycle
+        is_answered = cycle is None or cycle.response_complete or self._num_discarded is not None
+        return is_answered or cycle.more_body or self.flow.write_paused
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the deadline of the first request, or close a connection if there are too many."""
+        super().connection_made(transport)
+        self._set_deadline(HEAD_SECONDS)
+        if len(self.connections) <= self._max_connections:
+            return
+        silent = [other for other in self.connections if other is not self and other.waits_for_client]
+        if silent:
+            min(silent, key=lambda other: other._last_byte).drop()
+        else:
+            self._reject(HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the deadline."""
+        self._set_deadline(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent, or discard it after a request that was rejected."""
+        if self._num_discarded is not None:
+            self._num_discarded += len(data)
+            if self._num_discarded > MAX_DISCARDED_BYTES:
+                self.drop()
+            return
+        self._last_byte = self.loop.time()
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Handle the parsed events; the head of a request starts the deadline of its answer."""
+        cycle = self.cycle
+        super().handle_events()
+        if self.cycle is not cycle and not self.transport.is_closing():
+            self._set_deadline(REQUEST_SECONDS)
+
+    def on_response_complete(self) -> None:
+        """Start the deadline of the next request."""
+        self._last_byte = self.loop.time()
+        self._set_deadline(HEAD_SECONDS)
+        super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """End the connection; a request that is being answered gets its answer first."""
+        if self.waits_for_client:
+            self.drop()
+        else:
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that the parser rejected, with the status of the reason."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self._reject(self.conn.status)
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection at once."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.drop)
+
+    def _reject(self, status: HTTPStatus) -> None:
+        """Write an answer without h11, whose state does not allow one here, and end the connection.
+
+        It is read for some seconds more: a client that still sends would get a reset in place of the answer (RFC 9112,
+        section 9.6).
+        """
+        content = json.dumps({"detail": f"{status.phrase}: {status.description}."}).encode()
+        head = [
+            f"HTTP/1.1 {status} {status.phrase}",
+            "content-type: application/json",
+            f"content-length: {len(content)}",
+            "connection: close",
+            "x-content-type-options: nosniff",
+            *([f"retry-after: {RETRY_SECONDS}"] if status == HTTPStatus.SERVICE_UNAVAILABLE else []),
+        ]
+        self._num_discarded = 0
+        self._unset_keepalive_if_required()
+        self._set_deadline(DISCARD_SECONDS)
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + content)
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        if self.cycle is not None and not self.cycle.response_complete:  # its application waits for the rest
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()

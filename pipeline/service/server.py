@@ -1,0 +1,73 @@
+"""Run the search service in this process until SIGTERM or Ctrl-C, whatever its clients do."""
+
+import logging
+import os
+import threading
+from collections.abc import Collection
+from contextlib import suppress
+from types import FrameType
+
+from pipeline.plans.plan import Plan
+from pipeline.search.searcher import open_searchers
+
+try:
+    import uvicorn
+except ImportError as error:
+    raise ImportError("The search service needs the extra `serve`. Run `pip install -e '.[serve]'`.") from error
+
+from pipeline.service.app import create_app
+from pipeline.service.connections import BoundedProtocol
+from pipeline.service.guard import list_allowed_hosts
+from pipeline.service.limits import BACKLOG, EXIT_SECONDS, KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS
+from pipeline.service.logs import make_log_config
+
+log = logging.getLogger(__name__)
+EXIT_STATUS = 143  # 128 + SIGTERM
+
+
+def serve(plan: Plan, host: str, port: int, allowed_hosts: Collection[str] = ()) -> None:
+    """Run the service until SIGTERM or Ctrl-C. A version that is published meanwhile is served within a second.
+
+    Args:
+        plan: Plan whose index is served.
+        host: Address to listen on.
+        port: TCP port to listen on.
+        allowed_hosts: Names that requests may use for the service, besides `host` and those of the loopback interface.
+
+    Raises:
+        FileNotFoundError: No index is published, or the model or a store is missing.
+        ValueError: The extractors of the plan are not those of the index.
+    """
+    app = create_app(open_searchers(plan), list_allowed_hosts(host, allowed_hosts))
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=BoundedProtocol,
+        ws="none",
+        log_config=make_log_config(),
+        access_log=False,
+        backlog=BACKLOG,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the shutdown
+        _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends even if a thread or a client does not."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the shutdown, and end the process after `EXIT_SECONDS` if it is not complete."""
+        watchdog = threading.Timer(EXIT_SECONDS, _exit_now)
+        watchdog.daemon = True
+        watchdog.start()
+        super().handle_exit(sig, frame)
+
+
+def _exit_now() -> None:
+    log.warning("Requests were still running %s s after the signal; they get no answer", EXIT_SECONDS)
+    os._exit(EXIT_STATUS)
