@@ -39,8 +39,9 @@ class EncoderPool:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._lock = plan, threading.Lock()
         self._models: WeakValueDictionary[str, Any] = WeakValueDictionary()
-        self._text_extractor: TextExtractor | None = None
-        self._region_extractor: RegionExtractor | None = None
+        # Each extractor with the name of its store: a recipe contains the hash of all weights, which takes 0.1 s.
+        self._text: tuple[TextExtractor, str] | None = None
+        self._regions: tuple[RegionExtractor, str] | None = None
 
     def get_model(self, name: str) -> Any:
         """Return the model of that name, in eval mode.
@@ -62,10 +63,11 @@ class EncoderPool:
             ValueError: It is not the one that made the token store `name`.
         """
         with self._lock:
-            if self._text_extractor is None:
-                self._text_extractor = TextExtractor(self._plan.text)
-        _check_extractor(f"tokens-{digest(self._text_extractor.recipe)}", name, "text")
-        return self._text_extractor
+            if self._text is None:
+                extractor = TextExtractor(self._plan.text)
+                self._text = extractor, f"tokens-{digest(extractor.recipe)}"
+        _check_extractor(self._text[1], name, "text")
+        return self._text[0]
 
     def get_region_extractor(self, name: str) -> RegionExtractor:
         """Return the region extractor of the plan.
@@ -74,10 +76,11 @@ class EncoderPool:
             ValueError: It is not the one that made the region store `name`.
         """
         with self._lock:
-            if self._region_extractor is None:
-                self._region_extractor = build_region_extractor(self._plan.regions)
-        _check_extractor(f"regions-{digest(self._region_extractor.recipe)}", name, "regions")
-        return self._region_extractor
+            if self._regions is None:
+                extractor = build_region_extractor(self._plan.regions)
+                self._regions = extractor, f"regions-{digest(extractor.recipe)}"
+        _check_extractor(self._regions[1], name, "regions")
+        return self._regions[0]
 
 
 class QueryEncoder:
@@ -144,6 +147,22 @@ class QueryEncoder:
             Vectors (n, e), float32 of unit length, one per image.
         """
         return embed_new_images(self._model, images)
+
+    def embed_single_regions(self, images: Sequence[ImageRegions]) -> list[np.ndarray]:
+        """Embed each region of some images as if it were an image of its own.
+
+        Returns:
+            Per image its vectors (r, e), float32 of unit length.
+        """
+        if not images:
+            return []
+        rows = [
+            (features[i : i + 1], boxes[i : i + 1], size, np.ones(1))
+            for features, boxes, size, _ in images
+            for i in range(len(boxes))
+        ]
+        ends = np.cumsum([len(boxes) for _, boxes, _, _ in images])[:-1]
+        return np.split(self.embed_regions(rows), ends)
 
 
 def _check_extractor(name: str, expected: str, table: str) -> None:

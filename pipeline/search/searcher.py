@@ -1,5 +1,6 @@
 """`Searcher`: ranks the images of an index for a text, and its captions for a photo."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace
 
 REGIONS_PER_HIT = 2
+HITS_PER_PASS = 16  # whose regions are embedded in one forward pass
 
 
 class Searcher:
@@ -66,7 +68,9 @@ class Searcher:
             ValueError: The text or the filter is invalid.
         """
         query = self.embed_text(text)
-        return [self._make_image_hit(found, query) for found in self.index.search(query, k, "image", where=where)[0]]
+        found = self.index.search(query, k, "image", where=where)[0]
+        groups = (found[start : start + HITS_PER_PASS] for start in range(0, len(found), HITS_PER_PASS))
+        return [hit for group in groups for hit in self._make_image_hits(group, query)]
 
     def search_image(self, photo: Path | bytes, k: int = 10, where: str | None = None) -> list[Hit]:
         """Search captions with a photo.
@@ -84,6 +88,11 @@ class Searcher:
         """
         found = self.index.search(self.embed_image(photo), k, "caption", where=where)[0]
         return [Hit(hit.id, hit.score, self._get_path(hit.metadata), (hit.metadata.text or "",)) for hit in found]
+
+    def find_image(self, image_id: str) -> Path | None:
+        """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
+        row = self.index.get_metadata([image_id]).get(image_id)
+        return None if row is None else self._get_path(row)
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
@@ -114,29 +123,30 @@ class Searcher:
             )
         return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])
 
-    def _make_image_hit(self, found: IndexHit, query: np.ndarray) -> Hit:
-        captions = tuple(row.text or "" for row in self.index.get_image_metadata("caption", found.id))
-        regions, row = self._find_matching_regions(found.id, query), found.metadata
-        size = (row.width, row.height) if row.width and row.height else None
-        return Hit(found.id, found.score, self._get_path(row), captions, regions, size)
-
-    def find_image(self, image_id: str) -> Path | None:
-        """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
-        row = self.index.get_metadata([image_id]).get(image_id)
-        return None if row is None else self._get_path(row)
+    def _make_image_hits(self, group: Sequence[IndexHit], query: np.ndarray) -> Iterator[Hit]:
+        for found, regions in zip(group, self._find_matching_regions(group, query), strict=True):
+            captions = tuple(row.text or "" for row in self.index.get_image_metadata("caption", found.id))
+            row = found.metadata
+            size = (row.width, row.height) if row.width and row.height else None
+            yield Hit(found.id, found.score, self._get_path(row), captions, regions, size)
 
     def _get_path(self, row: Row) -> Path:
         return self._image_root / (row.path or "")
 
-    def _find_matching_regions(self, image_id: str, query: np.ndarray) -> tuple[Region, ...]:
-        """Find the regions of an image whose vectors, embedded one by one, are nearest to the query (1, e)."""
-        if image_id not in self._stored_images:  # the image became unreadable after it was indexed
-            return ()
+    def _find_matching_regions(self, group: Sequence[IndexHit], query: np.ndarray) -> Iterator[tuple[Region, ...]]:
+        """Find the regions of each hit whose vectors, embedded one by one, are nearest to the query (1, e)."""
+        # An image that became unreadable after it was indexed is not in the store.
+        images = {hit.id: self._stored_images.read_regions(hit.id) for hit in group if hit.id in self._stored_images}
+        vectors = iter(self._encoder.embed_single_regions(list(images.values())))
+        for hit in group:
+            if hit.id in images:
+                yield self._select_regions(hit.id, images[hit.id][1], next(vectors) @ query[0])
+            else:
+                yield ()
+
+    def _select_regions(self, image_id: str, boxes: np.ndarray, scores: np.ndarray) -> tuple[Region, ...]:
+        """Select the regions (r) of an image with the best scores; the whole-image region is none of them."""
         store = self._stored_images.store
-        features, boxes, size, _ = self._stored_images.read_regions(image_id)
-        rows = [slice(i, i + 1) for i in range(len(boxes))]
-        vectors = self._encoder.embed_regions([(features[row], boxes[row], size, np.ones(1)) for row in rows])
-        scores = vectors @ query[0]  # (r,)
         class_ids, names = store.read("class_ids", [image_id]), store.recipe.get("classes", [])
         # A class id below 0 marks the whole image, or regions of an imported format without classes.
         has_classes = (class_ids >= 0).any()
