@@ -43,34 +43,42 @@ class BoundedConnection(h11.Connection):
         Raises:
             h11.RemoteProtocolError: The request is malformed or exceeds a limit.
         """
+        state = self.their_state
         try:
             event = super().next_event()
-            if isinstance(event, h11.Request):
-                self._num_pieces = self._num_bytes = 0
-                _check_head(event)
-            elif isinstance(event, h11.Data):
-                self._check_piece(len(event.data))
         except h11.RemoteProtocolError as error:
-            self.status = HTTPStatus(error.error_status_hint)
-            if self.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE and b"\n" not in self.trailing_data[0]:
-                self.status = HTTPStatus.REQUEST_URI_TOO_LONG
+            if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:  # h11's bound on anything
+                self.status = self._classify(state)
             raise
+        if isinstance(event, h11.Request):
+            self._num_pieces = self._num_bytes = 0
+            self.status = _check_head(event)
+        elif isinstance(event, h11.Data):
+            self._num_pieces += 1
+            self._num_bytes += len(event.data)
+            # Tiny pieces cost as much as large ones.
+            if self._num_pieces > FREE_CHUNKS and self._num_bytes < MIN_CHUNK_BYTES * self._num_pieces:
+                raise h11.RemoteProtocolError("The pieces of the body are too small.")
+        if self.status != HTTPStatus.BAD_REQUEST:
+            raise h11.RemoteProtocolError("The head of the request is too large.")
         return event
 
-    def _check_piece(self, num_bytes: int) -> None:
-        """Reject bodies in tiny pieces, each of which costs as much as a large one."""
-        self._num_pieces += 1
-        self._num_bytes += num_bytes
-        if self._num_pieces > FREE_CHUNKS and self._num_bytes < MIN_CHUNK_BYTES * self._num_pieces:
-            raise h11.RemoteProtocolError("The pieces of the body are too small.")
+    def _classify(self, state: Any) -> HTTPStatus:
+        """Return the status for a line, or headers, without an end."""
+        if state is not h11.IDLE:
+            return HTTPStatus.BAD_REQUEST
+        has_line = b"\n" in self.trailing_data[0]
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if has_line else HTTPStatus.REQUEST_URI_TOO_LONG
 
 
-def _check_head(request: h11.Request) -> None:
+def _check_head(request: h11.Request) -> HTTPStatus:
+    """Return 414 or 431 if a part of the head is too large, else 400, the status of all later errors."""
     if len(request.target) > MAX_TARGET_BYTES:
-        raise h11.RemoteProtocolError("The URL is too long.", HTTPStatus.REQUEST_URI_TOO_LONG)
+        return HTTPStatus.REQUEST_URI_TOO_LONG
     num_bytes = sum(len(name) + len(value) for name, value in request.headers)
     if len(request.headers) > MAX_HEADERS or num_bytes > MAX_HEAD_BYTES:
-        raise h11.RemoteProtocolError("The headers are too large.", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return HTTPStatus.BAD_REQUEST
 
 
 class BoundedProtocol(H11Protocol):

@@ -1,6 +1,7 @@
 """Images of every mode, rotated by EXIF, broken, or too large."""
 
 import io
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.images.decode import load_image
+from data.images.decode import DecodeLimits, load_image, load_reduced_image
 from tests.helpers.image_bytes import RGB, picture, png, saved
 
 
@@ -134,3 +135,53 @@ def test_load_image_does_not_read_oversized_files(tmp_path: Path) -> None:
 def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(saved("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
     assert load_image(tmp_path / "a.jpg").shape == RGB.shape
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_reduced_image_fits_its_box_and_shows_the_same(tmp_path: Path, form: str, orientation: int) -> None:
+    small = np.random.default_rng(0).integers(0, 255, (15, 20, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((1600, 1200), Image.Resampling.BILINEAR)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    path = tmp_path / "image"
+    image.save(path, form, exif=exif)
+    full, reduced = load_image(path), load_reduced_image(path, (200, 160))
+    height, width = full.shape[:2]
+    assert reduced.size == (width, height)
+    assert reduced.pixels.shape == ((160, 120, 3) if orientation == 6 else (150, 200, 3))
+    expected = np.asarray(Image.fromarray(full).resize(reduced.pixels.shape[1::-1], Image.Resampling.BOX))
+    assert np.abs(expected.astype(int) - reduced.pixels).mean() < 3
+    content = path.read_bytes()
+    assert np.array_equal(load_reduced_image(content, (200, 160)).pixels, reduced.pixels)
+    for same in (load_reduced_image(path, (1600, 1600)), load_reduced_image(path, (9, 9), min_pixels=1600 * 1200)):
+        assert np.array_equal(same.pixels, full), "an image that is small enough is not changed"
+
+
+def test_reduced_jpeg_of_64_megapixels_needs_no_memory_for_all_pixels() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (7990, 7990), 128).save(buffer, "JPEG", quality=20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reduced = load_reduced_image(buffer.getvalue(), (1600, 1600))
+    assert (reduced.pixels.shape, reduced.size) == ((1600, 1600, 3), (7990, 7990))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB; all pixels are 187 MiB as RGB
+
+
+@pytest.mark.parametrize(
+    ("form", "limits", "says"),
+    [
+        ("JPEG", DecodeLimits(max_pixels=99), "more than 99 pixels"),
+        ("PNG", DecodeLimits(max_full_pixels=99), "more than 99 pixels"),
+        ("JPEG", DecodeLimits(max_full_pixels=99), ""),
+        ("PNG", DecodeLimits(max_scanned_pixels=99), ""),
+        ("JPEG", DecodeLimits(max_scanned_pixels=300), "scans are more than 3"),
+    ],
+)
+def test_photo_beyond_a_limit_is_rejected_before_it_is_decoded(form: str, limits: DecodeLimits, says: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (10, 10)).save(buffer, form, progressive=True)
+    if says:
+        with pytest.raises(ValueError, match=f"cannot use the image the photo: .*{says}"):
+            load_reduced_image(buffer.getvalue(), (5, 5), limits)
+    else:
+        load_reduced_image(buffer.getvalue(), (5, 5), limits)

@@ -1,16 +1,23 @@
 """The search service returns the hits of the searcher, hides paths of the machine, and limits uploads."""
 
+import gc
+import io
+import re
 import shutil
+import weakref
+from collections import Counter
 
 import pytest
 from PIL import Image as Picture
+from PIL import ImageOps
 from typer.testing import CliRunner
 
 from index.search.hot_reload import HotReloader
 from index.versions.switch import rollback
 from index.versions.tags import add_tag
 from pipeline.cli.app import build_app
-from pipeline.search.searcher import Searcher
+from pipeline.search import encode
+from pipeline.search.searcher import Searcher, open_searchers
 from pipeline.stages.index import IndexSource, publish_full_index
 from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace
@@ -30,7 +37,8 @@ def searcher(finished_pipeline):
 @pytest.fixture(scope="module")
 def client(searcher):
     return testclient.TestClient(
-        service.create_app(HotReloader(searcher.index.root, searcher.with_version, poll_seconds=0))
+        service.create_app(HotReloader(searcher.index.root, searcher.with_version, poll_seconds=0)),
+        base_url="http://localhost",
     )
 
 
@@ -94,8 +102,21 @@ def test_filter_selects_same_images_by_call_command_and_http(client, searcher, f
     } == {"val"}
 
 
-def test_page_shows_images_and_escapes_query(client):
-    assert "data:image/jpeg" in client.get("/", params={"q": "a dog"}).text
+def test_page_shows_images_and_escapes_query(client, searcher):
+    page = client.get("/", params={"q": "a dog", "k": 3}).text
+    addresses = re.findall(r'<img src="([^"]+)"', page)
+    for address, hit in zip(addresses, searcher.search_text("a dog", 3), strict=True):
+        answer = client.get("/" + address)
+        assert answer.headers["content-type"] == "image/jpeg"
+        thumbnail, full = Picture.open(io.BytesIO(answer.content)), Picture.open(hit.path)
+        assert thumbnail.size == ImageOps.contain(full, (360, 270)).size or thumbnail.size == full.size
+        again = client.get("/" + address, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        x1, y1, x2, y2 = hit.regions[0].box
+        assert f'<rect x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}"' in page
+        assert f'viewBox="0 0 {full.width} {full.height}"' in page, "the boxes refer to the whole image"
+    assert client.get("/thumbnails/no.jpg").status_code == 404
+    assert client.get("/thumbnails/../../etc/passwd").status_code == 404
     assert "<script>alert" not in client.get("/", params={"q": "<script>alert(1)</script>"}).text
     assert "1 to 2,000 characters" in client.get("/", params={"q": "x" * 3000}).text
     assert client.get("/").status_code == 200
@@ -130,7 +151,8 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
         (tmp_path / name).symlink_to(finished_pipeline.plan.workspace / name)
     first = Searcher(finished_pipeline.plan.model_copy(update={"workspace": tmp_path}))
     client = testclient.TestClient(
-        service.create_app(HotReloader(first.index.root, first.with_version, poll_seconds=0))
+        service.create_app(HotReloader(first.index.root, first.with_version, poll_seconds=0)),
+        base_url="http://localhost",
     )
 
     def search(**more) -> tuple[int, list[str]]:
@@ -160,3 +182,47 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     missing = CliRunner().invoke(build_app(), [*arguments, "--version", "new"])
     assert "'new' is not a version and not a tag of" in str(missing.exception)
     assert "its tags are: old" in str(missing.exception)
+
+
+def test_versions_share_models_and_close_when_nothing_uses_them(finished_pipeline, tmp_path, monkeypatch):
+    plan = finished_pipeline.plan.model_copy(update={"workspace": tmp_path})
+    shutil.copytree(finished_pipeline.plan.workspace / "index", tmp_path / "index")
+    for name in ("models", "stores", "dataset"):
+        (tmp_path / name).symlink_to(finished_pipeline.plan.workspace / name)
+    with Searcher(plan).index as index:
+        origin = read_origin(index)
+    source = IndexSource(finished_pipeline.vectors, finished_pipeline.features.dataset, origin)
+    for shards in (1, 3):
+        publish_full_index(source, plan.index.model_copy(update={"shards": shards}), Workspace(tmp_path))
+    loads: Counter[str] = Counter()
+    for name in ("load_trained_model", "TextExtractor", "build_region_extractor"):
+        load = getattr(encode, name)
+        monkeypatch.setattr(encode, name, lambda *args, n=name, f=load: loads.update([n]) or f(*args))
+    reloader = open_searchers(plan)
+    photo = finished_pipeline.features.dataset.images[0].path
+    for version in (None, 1, 2, 1, 2, None):
+        with reloader.borrow(version) as searcher:
+            assert searcher.search_text("a dog", 3)
+            assert searcher.search_image(photo, 3) == searcher.search_image(photo.read_bytes(), 3)
+    assert loads == {"load_trained_model": 1, "TextExtractor": 1, "build_region_extractor": 1}
+    with reloader.borrow() as searcher:
+        former = weakref.ref(searcher)
+        rollback(tmp_path / "index", 1)
+        monkeypatch.setattr(reloader, "_poll_seconds", 0)
+        with reloader.borrow() as newer:
+            assert (newer.index.version, reloader.served.index.version) == (1, 1)
+        assert searcher.search_text("a dog", 3), "a request keeps its version"
+    del searcher
+    gc.collect()
+    assert former() is None, "the former version is closed after its last request"
+    with pytest.raises(ValueError, match="another extractor"):
+        encode.EncoderPool(plan).get_text_extractor("tokens-other")
+
+
+def test_regions_of_many_hits_are_those_of_each_hit_alone(searcher, monkeypatch):
+    hits = searcher.search_text("a dog", 36)
+    monkeypatch.setattr("pipeline.search.searcher.HITS_PER_PASS", 1)
+    for hit, alone in zip(hits, searcher.search_text("a dog", 36), strict=True):
+        assert (hit.id, hit.score, hit.size) == (alone.id, alone.score, alone.size)
+        assert [(r.box, r.label) for r in hit.regions] == [(r.box, r.label) for r in alone.regions]
+        assert [r.score for r in hit.regions] == pytest.approx([r.score for r in alone.regions], abs=1e-6)

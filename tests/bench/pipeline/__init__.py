@@ -1,0 +1,1 @@
+"""Benchmarks of `pipeline`: the search service under load."""

@@ -1,0 +1,143 @@
+"""Bounds on heads, pieces of bodies, log lines and thumbnails, each on its own."""
+
+import logging
+import os
+
+import pytest
+from PIL import Image
+
+h11 = pytest.importorskip("h11")
+pytest.importorskip("uvicorn")
+
+from pipeline.service import logs  # noqa: E402 - needs the extra
+from pipeline.service.connections import BoundedConnection  # noqa: E402
+from pipeline.service.thumbnails import ThumbnailCache  # noqa: E402
+
+HEAD = b"POST /search/image HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def parse(data: bytes) -> int:
+    """Return the status of the answer to a request that the parser rejects; 0 if it accepts the data."""
+    connection = BoundedConnection()
+    connection.receive_data(data)
+    try:
+        while connection.next_event() not in (h11.NEED_DATA, h11.PAUSED):
+            pass
+    except h11.RemoteProtocolError:
+        return int(connection.status)
+    return 0
+
+
+def head(target: str = "/", *headers: str) -> bytes:
+    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (head("/?q=" + "x" * 7_900), 0),
+        (head("/?q=" + "x" * 8_000), 414),
+        (head("/?q=" + "x" * 60_000), 414),
+        (b"GET /" + b"x" * 16_001, 414),  # a request line without an end
+        (head("/", *["a: b"] * 99), 0),
+        (head("/", *["a: b"] * 100), 431),
+        (head("/", "a: " + "x" * 15_000), 0),
+        (head("/", "a: " + "x" * 70_000), 431),
+        (head("/", *[f"a{i}: " + "x" * 900 for i in range(20)]), 431),
+        (head("/", "a: " + "x" * 17_000)[:-4], 431),  # a header without an end
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # without a host
+        (HEAD + b"1\r\nx\r\n" * 1_000, 0),
+        (HEAD + b"1\r\nx\r\n" * 1_001, 400),
+        (HEAD + b"1;" + b"e" * 20_000, 400),
+        (HEAD + b"1;e\r\nx\r\n" * 2_000, 400),
+        (HEAD + (b"400\r\n" + b"x" * 1_024 + b"\r\n") * 2_000, 0),
+    ],
+)
+def test_request_beyond_a_limit_gets_its_status(data, status):
+    assert parse(data) == status
+
+
+def test_pieces_are_counted_per_request():
+    connection = BoundedConnection()
+    for _ in range(3):
+        connection.receive_data(HEAD + b"1\r\nx\r\n" * 900 + b"0\r\n\r\n")
+        while not isinstance(connection.next_event(), h11.EndOfMessage):
+            pass
+        connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+        connection.send(h11.EndOfMessage())
+        connection.start_next_cycle()
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """A logger whose lines are collected, and a clock."""
+    lines: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: clock[0])
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            lines.append(self.format(record))
+
+    handler = Collector()
+    handler.addFilter(logs.RepeatFilter())
+    handler.setFormatter(logs.LineFormatter("%(levelname)s %(message)s"))
+    logger = logging.Logger("service")
+    logger.addHandler(handler)
+    return logger, lines, clock
+
+
+def test_repeated_lines_are_counted_instead_of_written(written):
+    logger, lines, clock = written
+    for number in range(20_000):
+        logger.info("connection %d failed", number)
+    logger.warning("another line")
+    assert len(lines) == logs.MAX_LINES + 1
+    clock[0] = logs.WINDOW_SECONDS
+    logger.info("connection %d failed", 0)
+    assert lines[-1] == "INFO connection 0 failed (19,800 lines of this kind were not written)"
+    logger.info("connection %d failed", 1)
+    assert lines[-1] == "INFO connection 1 failed"
+
+
+def test_repeated_tracebacks_are_few(written):
+    logger, lines, _ = written
+    for _ in range(1000):
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError as error:
+            logger.error("accept failed", exc_info=error)
+    assert len(lines) == logs.MAX_TRACEBACKS
+    assert "Traceback" in lines[0]
+
+
+def test_log_shows_control_characters_of_a_path(written):
+    logger, lines, _ = written
+    logger.info("GET %s", "/a\n2026 INFO forged \x1b[2J\u202e")
+    assert lines == ["INFO GET /a\\n2026 INFO forged \\x1b[2J\\u202e"]
+
+
+def test_thumbnail_is_made_once_per_content_and_memory_is_bounded(tmp_path, monkeypatch):
+    from pipeline.service import thumbnails
+
+    made: list[str] = []
+    encode = thumbnails.encode_thumbnail
+    monkeypatch.setattr(thumbnails, "encode_thumbnail", lambda path: made.append(path.name) or encode(path))
+    for number in range(4):
+        Image.new("RGB", (4000, 3000), (40 * number, 0, 0)).save(tmp_path / f"{number}.jpg")
+    cache = ThumbnailCache()
+    first = cache.get(tmp_path / "0.jpg")
+    assert cache.get(tmp_path / "0.jpg") is first
+    assert made == ["0.jpg"]
+    Image.new("RGB", (4000, 3000), "white").save(tmp_path / "0.jpg")
+    os.utime(tmp_path / "0.jpg", ns=(1, 1))
+    assert cache.get(tmp_path / "0.jpg").etag != first.etag, "a changed file gets another thumbnail"
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert [cache.get(tmp_path / name) for name in ("broken.jpg", "missing.jpg", "a\0b")] == [None] * 3
+
+    small = ThumbnailCache(max_bytes=int(2.5 * len(first.content)))
+    made.clear()
+    for number in (1, 2, 1, 3, 1, 2):
+        small.get(tmp_path / f"{number}.jpg")
+    assert made == ["1.jpg", "2.jpg", "3.jpg", "2.jpg"], "the least recently used one is dropped"
