@@ -1,6 +1,7 @@
 """Files: atomic writes, locks and digests; knows nothing of what is in the files."""
 
 from data.io.digests import digest, sha256_file, sha256_text
+from data.io.errors import WriteError, describe_error, find_os_error, is_out_of_memory
 from data.io.files import (
     TRANSIENT_ERRNOS,
     add_path_to_errors,
@@ -16,11 +17,15 @@ from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
     "TRANSIENT_ERRNOS",
+    "WriteError",
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
+    "describe_error",
     "digest",
+    "find_os_error",
     "fsync_path",
+    "is_out_of_memory",
     "manifest_lock",
     "read_json",
     "remove_stale_temporaries",

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.output import echo
+
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
     from pipeline.runs import PipelineRunner
@@ -74,7 +76,7 @@ def print_epoch(progress: "EpochProgress") -> None:
         f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
     )
     head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
-    typer.echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
+    echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
 
 
 def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.text import LinesError
 from pipeline.plan_files import read_plan_text
 from pipeline.plans.errors import describe_problem
 from pipeline.plans.plan import Plan
@@ -43,9 +44,9 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
-        lines = "\n".join(f"  {describe_problem(problem)}" for problem in error.errors())
-        raise ValueError(
-            f"{path} is not a valid plan. Correct these settings in the file or in --set:\n{lines}"
+        lines = (f"  {describe_problem(problem)}" for problem in error.errors())
+        raise LinesError(
+            f"{path} is not a valid plan. Correct these settings in the file or in --set:", *lines
         ) from None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 
 from data.io import TRANSIENT_ERRNOS
+from data.text import LinesError
 
 ERROR_LINES = 20  # last lines of output that an error message quotes
 BUFFERED_LINES = 200  # last lines that are searched for the cause of a failure; torchrun itself adds about 40
@@ -67,11 +68,11 @@ def make_failure_error(what: str, lines: Sequence[str]) -> Exception:
     if killed := re.search(r"Root Cause.*?exitcode *: -(\d+)", text, re.DOTALL):
         return BrokenExecutor(f"{what}: signal {killed[1]} ended a process. Run the command again to resume.")
     end = next((at for at, line in enumerate(lines) if "torch/distributed/elastic/" in line), len(lines))
-    quoted = "\n".join(lines[max(0, end - ERROR_LINES) : end])
-    errnos = [int(number) for number in re.findall(r"Error: \[Errno (\d+)\]", quoted)]
+    quoted = lines[max(0, end - ERROR_LINES) : end]
+    errnos = [int(number) for number in re.findall(r"Error: \[Errno (\d+)\]", "\n".join(quoted))]
     if errno := next((number for number in errnos if number in TRANSIENT_ERRNOS), None):
-        return OSError(errno, f"{what}; its last lines:\n{quoted}")
-    return ValueError(f"{what}; its last lines:\n{quoted}")
+        return OSError(errno, f"{what}; its last lines: {' | '.join(quoted)}")
+    return LinesError(f"{what}; its last lines:", *quoted)
 
 
 def main() -> None:
