@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import torch
 
-from data.io import atomic_write
+from data.io import atomic_write, is_out_of_memory
 from tern.model.folder import WEIGHTS, save_weights
 from tern.parallel.group import broadcast_from_rank0, get_rank_and_world_size
 from tern.training.curves import CURVES, plot_curves
@@ -104,6 +104,8 @@ def load_checkpoint(folder: Path, key: str, trainer: Trainer) -> None:
         try:
             _restore(torch.load(folder / STATE, map_location=trainer.device, weights_only=True), key, folder, trainer)
         except DAMAGED as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"{folder / STATE} is not a readable checkpoint ({type(error).__name__}: {reason}). Restore the file, "
