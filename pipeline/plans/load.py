@@ -37,7 +37,7 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
     path, text = read_plan_text(name)
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of a number with too many digits, of too deep nesting
         raise ValueError(f"{path} is not valid TOML: {error}. Correct the file.") from error
     for override in overrides:
         _apply_override(content, override)
@@ -61,5 +61,5 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             raise ValueError(f"--set {override!r}: {parent!r} is a value of the plan, not a table. Correct the key.")
     try:
         content[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         content[last] = value.strip()
