@@ -21,6 +21,7 @@ from data.io import (
     temporary_path,
     write_json,
 )
+from data.text import describe_validation_error
 from index.versions.manifest import CHECKSUM_PLACEHOLDER, PARTS, SCHEMA_VERSION, Candidate, Manifest, ShardManifest
 from index.versions.objects import ManifestModel, check_object, iter_refs
 
@@ -123,9 +124,8 @@ def _parse_manifest(root: Path, path: Path, number: int) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path} is not a manifest: {where}: {first['msg']}. {recovery_hint(root)}") from error
+        problem = describe_validation_error(error)
+        raise ValueError(f"{path} is not a manifest: {problem}. {recovery_hint(root)}") from error
     if insert_checksum(text.replace(manifest.sha256, CHECKSUM_PLACEHOLDER)) != text:
         raise ValueError(f"{path} is damaged: its sha256 is not the one that it contains. {recovery_hint(root)}")
     if manifest.version != number:
