@@ -5,7 +5,10 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
 
@@ -41,6 +44,13 @@ class LinesError(ValueError):
     def __str__(self) -> str:
         """Return the lines, joined by line breaks."""
         return "\n".join(self.args)
+
+
+def describe_validation_error(error: "ValidationError") -> str:
+    """Describe the first problem of a JSON file: its key, unless it is the file itself, and what is wrong with it."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def read_lines(path: Path) -> list[str]:

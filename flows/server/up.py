@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from flows.server.environment import HOST, NIGHTLY_CRON, POOL, apply_environment, make_environment, prefect_command
+from pipeline.cli import echo
 from pipeline.plans import load_plan
 
 START_TIMEOUT_SECONDS = 120.0  # the first start creates the database
@@ -57,13 +58,13 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
         from flows.server.deploy import deploy_all  # lazy: Prefect reads its environment at import
 
         for kept in deploy_all(env):
-            print(f"still on  {kept}", flush=True)
+            echo(f"still on  {kept}")
         if nightly:
             from flows.server.schedule import enable_nightly  # lazy: Prefect reads its environment at import
 
             enable_nightly(nightly, cron or NIGHTLY_CRON)
-            print(f"nightly  reindex of {nightly} at {cron or NIGHTLY_CRON} (cron, UTC)", flush=True)
-        print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
+            echo(f"nightly  reindex of {nightly} at {cron or NIGHTLY_CRON} (cron, UTC)")
+        echo(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo")
         while all(child.poll() is None for child in children.values()):
             time.sleep(1)
         name, code = next((name, c.returncode) for name, c in children.items() if c.returncode is not None)
