@@ -3,8 +3,9 @@
 import io
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points, version
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -108,8 +109,9 @@ def main() -> None:
     # another busy process, and 4.3 s and 3.9 s alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without the character prints it as an escape sequence
-            stream.reconfigure(errors="backslashreplace")
+        # A locale without a character prints it as an escape sequence. A closed stream stays as it is.
+        with suppress(OSError, ValueError, AttributeError):
+            cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     is_debug = DEBUG in sys.argv[1:]
     try:
         show_logs()
