@@ -1,6 +1,7 @@
 """Files of plans: finds the shipped ones and reads the text of one, without importing any settings."""
 
 import difflib
+import os
 from pathlib import Path
 
 MAX_PLAN_BYTES = 1 << 20
@@ -32,7 +33,7 @@ def read_plan_text(name: str) -> tuple[Path, str]:
         IsADirectoryError: The path is a folder.
         ValueError: The file has more than `MAX_PLAN_BYTES` bytes, or is not UTF-8 text.
     """
-    path = Path(name) if name.endswith(".toml") else shipped_plans().get(name)
+    path = Path(os.path.expanduser(name)) if name.endswith(".toml") else shipped_plans().get(name)
     if path is not None and path.is_dir():
         raise IsADirectoryError(f"The plan {path} is a folder. Pass the path of a .toml file.")
     if path is None or not path.is_file():

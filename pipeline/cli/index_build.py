@@ -140,7 +140,7 @@ def update(
     before, model_of_index = find_served_version(runner.workspace, version)
     model_folder = runner.workspace.model(model) if model else model_of_index
     vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
-    updated = runner.update_index(vectors, version, on_message=partial(typer.echo, err=True))
+    updated = runner.update_index(vectors, version, on_message=partial(echo, err=True))
     echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
 
 
