@@ -195,16 +195,24 @@ def gc(
     """Delete old versions and files that no version lists.
 
     The published version, tagged versions, versions that a process has open, and later rejected versions are kept.
+    Files that are not the index's own are listed and kept.
 
     [dim]Example: tern index gc --keep 3 --dry-run[/dim]
     """
+    from data.text import printable
     from index.versions import collect_garbage
 
-    report = collect_garbage(resolve_index_root(plan, overrides, index), keep, dry_run)
+    root = resolve_index_root(plan, overrides, index)
+    report = collect_garbage(root, keep, dry_run)
     for number, reason in sorted(report.kept.items()):
         typer.echo(f"version {number:<4} kept: {reason}")
     deleted = ", ".join(map(str, report.versions)) or "none"
     verb = "would be deleted" if dry_run else "deleted"
+    for folder in sorted({path.parent for path in report.staged}):
+        count = sum(path.parent == folder for path in report.staged)
+        typer.echo(f"{verb}: unfinished build {folder.relative_to(root)}, {count:,} files")
+    for path in report.foreign:
+        typer.echo(f"kept: {printable(str(path.relative_to(root)))} is not a file of the index")
     typer.echo(f"{verb}: versions {deleted}; {report.objects:,} files, {report.bytes:,} bytes")
 
 

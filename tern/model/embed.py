@@ -45,17 +45,7 @@ def embed_images(
 def embed_captions(
     model: nn.Module, store: Store, ids: Sequence[str], batch_size: int | None = None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Embed stored captions, in the order requested.
-
-    Args:
-        model: Model from `load_model`.
-        store: Token store.
-        ids: Caption ids.
-        batch_size: Number of captions per forward pass; None is `CPU_BATCH` or `GPU_BATCH`.
-
-    Returns:
-        Iterator of ids and their vectors (n, e) float32 of unit length.
-    """
+    """Embed stored captions as `embed_images` embeds images: `store` is a token store, `ids` are caption ids."""
     field = caption_field(model)
 
     def embed_part(part: list[str]) -> np.ndarray:
