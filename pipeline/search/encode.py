@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data.images import load_image
 from data.io import digest
+from data.manifest import Recipe
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
@@ -95,7 +95,7 @@ class QueryEncoder:
         return extractor
 
 
-def _check_extractor(kind: str, recipe: dict[str, Any], expected: str, table: str) -> None:
+def _check_extractor(kind: str, recipe: Recipe, expected: str, table: str) -> None:
     """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on."""
     cpu_recipe = {key: value for key, value in recipe.items() if key != "device"}
     names = [f"{kind}-{digest(variant)}" for variant in (recipe, cpu_recipe, cpu_recipe | {"device": "cuda"})]
