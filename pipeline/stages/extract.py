@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -197,4 +197,4 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
         for caption in dataset.captions
         if caption.image_id in listed and (caption.image_id in selected or caption.id in tokens)
     )
-    return Dataset(dataset.name, dataset.root, images, captions, dataset.invalid_records)
+    return replace(dataset, images=images, captions=captions)
