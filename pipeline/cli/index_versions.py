@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import (
+    ForceOption,
     IndexOption,
     PlanOption,
     SetOption,
@@ -219,7 +220,7 @@ def gc(
 def export(
     output: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     version: VersionOption = "",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: ForceOption = False,
     plan: PlanOption = "demo",
     overrides: SetOption = None,
     index: IndexOption = None,
