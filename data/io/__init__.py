@@ -15,6 +15,7 @@ from data.io.files import (
     write_json,
     write_text,
 )
+from data.io.json_text import parse_json
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "is_out_of_memory",
     "is_within",
     "manifest_lock",
+    "parse_json",
     "read_json",
     "remove_stale_temporaries",
     "sha256_file",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.io.errors import DISK_ERRNOS, WriteError, find_os_error
+from data.io.json_text import parse_json
 
 # Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
 TRANSIENT_ERRNOS = {
@@ -134,9 +135,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: The file is not valid JSON; the message has the file and the line.
+        ValueError: The file is not valid JSON, or an object in it has a key twice; the message has the file.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number with too many digits
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error

@@ -81,6 +81,8 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
     from pipeline.runs import count_truncated_captions, write_invalid_records
 
     records = features.invalid_records
+    for note in features.input_dataset.notes:
+        echo(f"note       {note}", color="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
         echo(f"invalid    {record.name}: {record.reason}", color="yellow", err=True)
     path = write_invalid_records(features, runner.workspace)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
+from tern.parallel import torch_threads
 
 log = logging.getLogger(__name__)
 ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
@@ -140,6 +141,7 @@ def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> 
         )
 
 
+@torch_threads(1)  # as in every worker process
 def extract_region_shard(job: ExtractionJob) -> str:
     """Write one shard of a region store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_region_rows(job))
@@ -157,6 +159,7 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
+@torch_threads(1)  # as in every worker process
 def extract_token_shard(job: ExtractionJob) -> str:
     """Write one shard of a token store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_token_rows(job))
@@ -222,4 +225,4 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
         for caption in dataset.captions
         if caption.image_id in listed and (caption.image_id in selected or caption.id in tokens)
     )
-    return Dataset(dataset.name, dataset.root, images, captions, dataset.invalid_records)
+    return replace(dataset, images=images, captions=captions)
