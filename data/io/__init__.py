@@ -12,6 +12,7 @@ from data.io.files import (
     write_json,
     write_text,
 )
+from data.io.limits import check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
+    "check_checkpoint",
+    "check_expansion",
+    "check_limit",
     "digest",
     "fsync_path",
     "manifest_lock",

@@ -32,7 +32,7 @@ EXCEPTIONS = {
     "data/exchange/region_file.py:RegionFile.recipe": RECIPE,
     "data/exchange/region_file.py:RegionFile.rows": COLUMNS,
     "data/exchange/region_file.py:RegionFile._get_fields": COLUMNS,
-    "data/formats/arrays.py:write_npz": "the keys are names of arrays; numpy takes arrays and scalars",
+    "data/formats/npz.py:write_npz": "the keys are names of arrays; numpy takes arrays and scalars",
     "data/formats/names.py:_format_field": "the keys are the field names of an id template",
     "data/formats/per_image.py:_read_x_fields": COLUMNS,
     "data/formats/vqa_hdf5.py:_read_fields": COLUMNS,
