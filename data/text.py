@@ -1,6 +1,10 @@
 """Safe text: file names and annotations may hold anything; used wherever such text is stored or displayed."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def escape_invalid_text(text: str) -> str:
@@ -14,6 +18,13 @@ def printable(text: str) -> str:
     A file name from any source must not move the cursor of a terminal, hide other text or be invalid UTF-8.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def describe_validation_error(error: "ValidationError") -> str:
+    """Describe the first problem of a JSON file: its key, unless it is the file itself, and what is wrong with it."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Files of plans: finds the shipped ones and reads the text of one, without importing any settings."""
 
 import difflib
+import os
 from pathlib import Path
 
 MAX_PLAN_BYTES = 1 << 20
@@ -31,7 +32,7 @@ def read_plan_text(name: str) -> tuple[Path, str]:
         FileNotFoundError: The plan does not exist.
         ValueError: The file has more than `MAX_PLAN_BYTES` bytes.
     """
-    path = Path(name) if name.endswith(".toml") else shipped_plans().get(name)
+    path = Path(os.path.expanduser(name)) if name.endswith(".toml") else shipped_plans().get(name)
     if path is None or not path.is_file():
         matches = difflib.get_close_matches(name, shipped_plans(), 1)
         hint = f"did you mean {matches[0]!r}?" if matches else f"shipped plans are {', '.join(shipped_plans())}."

@@ -94,8 +94,13 @@ def read_values(file: BinaryIO, header: Header, available: int, max_bytes: int =
 
 
 @contextmanager
-def _translate_read_errors(path: Path) -> Iterator[None]:
-    """Convert errors that a damaged file causes into a ValueError that names it; others pass unchanged."""
+def translate_read_errors(path: Path, array: str = "") -> Iterator[None]:
+    """Convert errors that a damaged file causes into a ValueError that names it; others pass unchanged.
+
+    Args:
+        path: File that is read.
+        array: Name of the array of an .npz file that is read.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -103,7 +108,8 @@ def _translate_read_errors(path: Path) -> Iterator[None]:
     except READ_ERRORS as error:
         if is_transient_error(error):
             raise
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        location = f"{path}: array {array!r}" if array else str(path)
+        raise ValueError(f"{location} cannot be read: {error}") from error
 
 
 def load_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> np.ndarray:
@@ -114,7 +120,7 @@ def load_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> np.ndarray:
         ValueError: The file is not valid; the message has the file and the reason.
         OSError: A transient I/O error occurred.
     """
-    with _translate_read_errors(path), open(path, "rb") as file:
+    with translate_read_errors(path), open(path, "rb") as file:
         header = read_header(file)
         return read_values(file, header, os.fstat(file.fileno()).st_size - file.tell(), max_bytes)
 
@@ -124,7 +130,7 @@ def map_npy(path: Path) -> np.ndarray:
 
     Raises the same errors as `load_npy`.
     """
-    with _translate_read_errors(path):
+    with translate_read_errors(path):
         with open(path, "rb") as file:
             header = read_header(file)
             start, available = file.tell(), os.fstat(file.fileno()).st_size - file.tell()

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from data.formats.arrays import READ_ERRORS, Header, is_transient_error, read_header, read_values
+from data.formats.arrays import Header, read_header, read_values, translate_read_errors
 from data.io.limits import MAX_IMAGE_BYTES, MAX_IMAGE_ROWS, check_expansion, check_limit
 from data.unpickle import load_restricted
 
@@ -32,7 +32,7 @@ class Npz:
 
     def __init__(self, path: Path, allow_pickle: Collection[str] = (), max_bytes: int | None = None):
         self.path, self._allowed = Path(path), frozenset(allow_pickle)
-        with self._add_location(""):
+        with translate_read_errors(self.path):
             self._zip = zipfile.ZipFile(self.path)
             try:
                 self._members = _find_arrays(self._zip, self.path.stat().st_size, max_bytes)
@@ -56,14 +56,14 @@ class Npz:
 
         An array of Python objects is read only if `allow_pickle` lists it, and as plain values.
         """
-        with self._add_location(name), self._open(name) as (file, header, available):
+        with translate_read_errors(self.path, name), self._open(name) as (file, header, available):
             if header.dtype.hasobject and name in self._allowed:
                 return load_restricted(file)
             return read_values(file, header, available)
 
     def header(self, name: str) -> Header:
         """Read the header of an array."""
-        with self._add_location(name), self._open(name) as (_, header, _):
+        with translate_read_errors(self.path, name), self._open(name) as (_, header, _):
             return header
 
     def iter_rows(self, name: str, lengths: Iterable[int]) -> Iterator[np.ndarray]:
@@ -80,7 +80,7 @@ class Npz:
         Raises:
             ValueError: The array is in column-major order, or not valid.
         """
-        with self._add_location(name), self._open(name) as (file, header, _):
+        with translate_read_errors(self.path, name), self._open(name) as (file, header, _):
             if header.fortran and len(header.shape) > 1:
                 raise ValueError("it is in column-major order and cannot be read in blocks; save it with order='C'")
             row_shape = header.shape[1:]
@@ -100,18 +100,6 @@ class Npz:
             stream = cast(BinaryIO, file)
             header = read_header(stream)
             yield stream, header, member.file_size - stream.tell()
-
-    @contextmanager
-    def _add_location(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except READ_ERRORS as error:
-            if is_transient_error(error):
-                raise
-            location = f"{self.path}: array {name!r}" if name else f"{self.path}"
-            raise ValueError(f"{location} cannot be read: {error}") from error
 
 
 def _find_arrays(archive: zipfile.ZipFile, size: int, max_bytes: int | None) -> dict[str, zipfile.ZipInfo]:

@@ -5,17 +5,20 @@ from data.io.files import (
     TRANSIENT_ERRNOS,
     add_path_to_errors,
     atomic_write,
+    check_output_file,
     fsync_path,
+    is_within,
     read_json,
     remove_stale_temporaries,
     temporary_path,
     write_json,
     write_text,
 )
-from data.io.limits import check_checkpoint, check_expansion, check_limit
+from data.io.limits import MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
+    "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
     "WriteLockError",
     "add_path_to_errors",
@@ -23,8 +26,10 @@ __all__ = [
     "check_checkpoint",
     "check_expansion",
     "check_limit",
+    "check_output_file",
     "digest",
     "fsync_path",
+    "is_within",
     "manifest_lock",
     "read_json",
     "remove_stale_temporaries",

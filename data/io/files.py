@@ -85,6 +85,31 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder or is below it, also through links; the path need not exist."""
+    target, resolved = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    return any(
+        parent == target or (target.exists() and parent.exists() and parent.samefile(target))
+        for parent in (resolved, *resolved.parents)
+    )
+
+
+def check_output_file(path: Path, force: bool = False) -> None:
+    """Check that a file which a user names as an output may be written; call it before any work is done.
+
+    Args:
+        force: Whether an existing file may be overwritten.
+
+    Raises:
+        FileExistsError: The file exists, and `force` is false.
+        ValueError: The path is not one of a file.
+    """
+    if (path.exists() and not path.is_file()) or any(p.exists() and not p.is_dir() for p in path.parents):
+        raise ValueError(f"{path} is not the path of a file: a folder, a device or a file is there. Pass another name.")
+    if os.path.lexists(path) and not force:
+        raise FileExistsError(f"{path} already exists. Pass another name, or --force to overwrite it.")
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text in UTF-8, atomically; return the path."""
     with atomic_write(path) as temporary:

@@ -15,7 +15,8 @@ from index.config import MaintenanceConfig
 from index.ivf.deleted_keys import read_deleted_keys
 from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_factory, parse_nlist
 from index.ivf.vectors import MappedVectors
-from index.versions.folder import index_write_lock, manifest_path, read_version_manifest
+from index.versions.folder import manifest_path, read_version_manifest
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, RowCounts, ShardManifest
 from index.versions.objects import Staging, check_object
 

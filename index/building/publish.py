@@ -8,7 +8,6 @@ from index.search.index import Index
 from index.versions.events import record_event
 from index.versions.folder import (
     check_objects,
-    index_write_lock,
     list_used_numbers,
     list_versions,
     manifest_path,
@@ -17,9 +16,17 @@ from index.versions.folder import (
     set_current,
     write_manifest,
 )
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import SCHEMA_VERSION, Candidate, GateVerdict, Manifest
 from index.versions.objects import Staging, fsync_objects
-from index.versions.switch import RejectedError, check_not_rejected, rejection_message, verify_version
+from index.versions.switch import (
+    IMPORTED,
+    RejectedError,
+    check_not_rejected,
+    check_same_origin,
+    rejection_message,
+    verify_version,
+)
 
 OnStep = Callable[[str], None]
 """called with the name of each finished step"""
@@ -43,6 +50,7 @@ def override_gate(root: Path, version: int, reason: str) -> Path:
         manifest = verify_version(root, version)
         if manifest.gate is None or not manifest.is_rejected:
             raise ValueError(f"Version {version} was not rejected. Run `tern index publish {version}`.")
+        check_same_origin(root, IMPORTED in manifest.provenance)
         update = {"passed": True, "override_reason": reason, "rejected_version": version}
         verdict = manifest.gate.model_copy(update=update)
         return publish_candidate(root, manifest.candidate(), lambda candidate, served: verdict)

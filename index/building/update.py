@@ -20,7 +20,8 @@ from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_r
 from index.ivf.vectors import is_in_sorted
 from index.metadata.schema import CONTENT_COLUMNS, SCHEMA, Row
 from index.metadata.tables import CONVERSION_ERRORS, build_table, iter_blocks, table_digest
-from index.versions.folder import check_objects, index_write_lock, read_version_manifest
+from index.versions.folder import check_objects, read_version_manifest
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, Manifest, RowCounts
 from index.versions.objects import Staging
 from index.versions.switch import check_not_rejected

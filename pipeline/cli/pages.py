@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, load_selected_plan, make_runner, make_vectors
+from pipeline.cli.options import (
+    ForceOption,
+    PlanOption,
+    SetOption,
+    check_page_option,
+    load_selected_plan,
+    make_runner,
+    make_vectors,
+)
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -29,6 +37,7 @@ def misses(
     output: Annotated[
         Path | None, typer.Option(help="Page to write (.html); by default, misses-SPLIT.html in the workspace.")
     ] = None,
+    force: ForceOption = False,
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
@@ -41,6 +50,8 @@ def misses(
     from pipeline.progress import progress_bar
 
     runner = make_runner(plan, overrides)
+    if output is not None:
+        check_page_option(output, (".html",), force, runner.plan)
     vectors = make_vectors(runner)
     found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for direction, label in DIRECTIONS.items():

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, VersionOption, load_selected_plan
+from pipeline.cli.options import (
+    ForceOption,
+    PlanOption,
+    SetOption,
+    VersionOption,
+    check_page_option,
+    load_selected_plan,
+)
 
 
 def search(
@@ -26,6 +33,7 @@ def search(
     gallery: Annotated[
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
+    force: ForceOption = False,
     version: VersionOption = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
@@ -44,6 +52,8 @@ def search(
     from pipeline.search.searcher import Searcher
 
     loaded = load_selected_plan(plan, overrides)
+    if gallery is not None:
+        check_page_option(gallery, (".html", ".png"), force, loaded)
     searcher = Searcher(loaded, resolve_version(loaded.workspace / "index", version) if version else None)
     if text is not None:
         title, hits = text, searcher.search_text(text, k, where)

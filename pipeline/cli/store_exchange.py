@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import StoreArgument, resolve_store_folder
+from pipeline.cli.options import ForceOption, StoreArgument, print_invalid_records, resolve_store_folder
 
 if TYPE_CHECKING:
     from data.exchange import ImportResult
-
-
-MAX_INVALID_PRINTED = 20
 
 
 def import_(
@@ -111,13 +108,8 @@ def import_(
 
 
 def _print_import(result: "ImportResult") -> None:
-    from data.text import printable
-
     records = result.invalid_records
-    for location, reason in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid  {printable(location)}: {printable(reason)}", fg="yellow", err=True)
-    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
-        typer.secho(f"invalid  {hidden:,} more; the manifest of the store lists all of them", fg="yellow", err=True)
+    print_invalid_records(records, "the manifest of the store lists all of them")
     unchanged = f", {result.num_unchanged:,} unchanged" if result.num_unchanged else ""
     typer.echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
     typer.echo(f"regions  {result.folder}")
@@ -138,7 +130,7 @@ def export(
         Path | None,
         typer.Option(help="Text file with the image ids to export, one per line, in this order; by default, all."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Export a region store to a format of other software.
 
