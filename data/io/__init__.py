@@ -14,6 +14,7 @@ from data.io.files import (
     write_json,
     write_text,
 )
+from data.io.json_text import parse_json
 from data.io.limits import MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
@@ -31,6 +32,7 @@ __all__ = [
     "fsync_path",
     "is_within",
     "manifest_lock",
+    "parse_json",
     "read_json",
     "remove_stale_temporaries",
     "sha256_file",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.io.json_text import parse_json
 from data.io.limits import MAX_JSON_BYTES, check_limit
 
 # Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
@@ -122,29 +123,14 @@ def write_json(path: Path, obj: Any) -> Path:
     return write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, unique_keys: bool = False) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file.
 
-    Args:
-        path: The file.
-        unique_keys: Whether an object that has a key twice is an error; Python keeps the last one.
-
     Raises:
-        ValueError: The file is not valid JSON, or too large; the message has the file and the line.
+        ValueError: The file is too large or not valid JSON, or an object has a key twice; the message has the file.
     """
     check_limit(str(path), Path(path).stat().st_size, MAX_JSON_BYTES)
     try:
-        return json.loads(
-            Path(path).read_text(encoding="utf-8"), object_pairs_hook=_make_unique_dict if unique_keys else None
-        )
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number with too many digits
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error
-
-
-def _make_unique_dict(pairs: list[tuple[str, Any]]) -> object:
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise ValueError(f"the key {key!r} is there twice")
-        content[key] = value
-    return content

@@ -252,6 +252,12 @@ def save_detector(model: FasterRCNN, config: DetectorTrainConfig, run: DetectorR
     """Save the weights as float16 .safetensors.
 
     The header has the class names, the settings and the run.
+
+    Args:
+        model: Detector to save.
+        config: Settings of the training.
+        run: Figures of the training.
+        path: File to write.
     """
     state = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     header = {

@@ -94,10 +94,13 @@ def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
 def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None = None) -> Path:
     """Write the live rows of the published version into base shards, and publish the result.
 
-    The centroids stay the same.
+    The centroids stay the same. The shards have the bytes of a build over the same rows on these centroids. Without
+    delta shards and deleted rows nothing is written. An interrupted run resumes.
 
-    The shards have the bytes of a build over the same rows on these centroids. Without delta shards and deleted rows
-    nothing is written. An interrupted run resumes.
+    Args:
+        root: Folder of the index.
+        on_step: Called with the name of each finished step.
+        gate: Judges the compacted version before it is published; None: it is not judged.
 
     Returns:
         The path of the manifest.

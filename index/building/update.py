@@ -117,7 +117,10 @@ def _digest_changes(parent: Manifest, inputs: IndexInputs, changes: Mapping[str,
 
 
 def make_successor(parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest]) -> Candidate:
-    """Return a candidate with the settings and the provenance of its parent and with other shards."""
+    """Return a candidate with the settings and the provenance of its parent.
+
+    `collections` has the manifests of its shards by kind, and `inputs_digest` is the digest of its inputs.
+    """
     update = {"inputs_digest": inputs_digest, "faiss": FAISS_VERSION, "collections": dict(collections)}
     return Candidate(**dict(parent.candidate()) | update)
 
@@ -147,6 +150,12 @@ def _resolve_rescore(parent: Manifest, config: Mapping[str, Any]) -> dict[str, A
 
 def find_changes(root: Path, kind: str, manifest: CollectionManifest, rows: Sequence[Row]) -> Changes:
     """Compare the rows in the shards of a collection with `rows`; no vector is read.
+
+    Args:
+        root: Folder of the index.
+        kind: Kind of the collection.
+        manifest: Manifest of the collection with the stored rows.
+        rows: All rows of the new version.
 
     Raises:
         ValueError: A row is not valid, or two rows have the same 64-bit key.

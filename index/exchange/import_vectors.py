@@ -220,7 +220,11 @@ class IndexImport:
 def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportOptions | None = None) -> IndexImport:
     """Build and publish an index of a folder's vectors.
 
-    See `read_vector_folder` for the files.
+    Args:
+        config: Settings of the index.
+        folder: Folder with the files that `read_vector_folder` reads.
+        root: Folder of the index.
+        options: Choices of the import; None: the defaults.
 
     Raises:
         ValueError: `root` is the index of a plan; or as `read_vector_folder`, `choose_queries` and `build_index`.

@@ -181,6 +181,11 @@ class Staging:
         """Return the recorded result of an earlier run, or run `make` and record its result.
 
         A recorded result counts only if all its objects verify.
+
+        Args:
+            name: Name of the step; names the file of the record.
+            model: Type of the result.
+            make: Computes the result and adds its objects to the staging folder.
         """
         record = self.folder / f"{name.replace('/', '-')}.json"
         result = self._read_record(record, model)

@@ -106,6 +106,11 @@ def rejection_message(root: Path, manifest: Manifest, verdict: GateVerdict) -> s
     """Describe why a version was rejected.
 
     The reason is in the verdict of its manifest, or in a later one of the event log.
+
+    Args:
+        root: Folder of the index.
+        manifest: Manifest of the rejected version.
+        verdict: The verdict that rejects it.
     """
     pointer = read_current_or_none(root)
     served = f"version {pointer.version} is still served" if pointer else "nothing is published"
