@@ -18,6 +18,7 @@ from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model
+from tern.parallel import torch_threads
 
 VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
 
@@ -91,6 +92,7 @@ def _check_features(model: Path, sources: Mapping[str, Store]) -> None:
             )
 
 
+@torch_threads(1)  # as in every worker process
 def embed_shard(job: EmbeddingJob) -> str:
     """Write one shard of a vector store. Returns its file name."""
     embed = {"image": embed_images, "caption": embed_captions}[job.modality]

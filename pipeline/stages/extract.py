@@ -22,6 +22,7 @@ from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
+from tern.parallel import torch_threads
 
 ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
 
@@ -130,6 +131,7 @@ def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> 
         )
 
 
+@torch_threads(1)  # as in every worker process
 def extract_region_shard(job: ExtractionJob) -> str:
     """Write one shard of a region store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_region_rows(job))
@@ -147,6 +149,7 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
+@torch_threads(1)  # as in every worker process
 def extract_token_shard(job: ExtractionJob) -> str:
     """Write one shard of a token store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_token_rows(job))

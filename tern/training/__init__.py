@@ -6,7 +6,7 @@ sub-package does not know plans, extractors or indexes.
 
 from tern.training.history import HISTORY, Epoch, EpochProgress
 from tern.training.inputs import TrainingInputs
-from tern.training.train import OnEpoch, fingerprint, train
+from tern.training.train import OnEpoch, describe_hardware, fingerprint, train
 
 __all__ = [
     "HISTORY",
@@ -14,6 +14,7 @@ __all__ = [
     "EpochProgress",
     "OnEpoch",
     "TrainingInputs",
+    "describe_hardware",
     "fingerprint",
     "train",
 ]
