@@ -16,14 +16,19 @@ from data.io.files import (
     write_text,
 )
 from data.io.json_text import parse_json
+from data.io.limits import MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
+    "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
     "WriteError",
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
+    "check_checkpoint",
+    "check_expansion",
+    "check_limit",
     "check_output_file",
     "describe_error",
     "digest",

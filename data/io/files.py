@@ -12,6 +12,7 @@ from typing import Any
 
 from data.io.errors import DISK_ERRNOS, WriteError, find_os_error
 from data.io.json_text import parse_json
+from data.io.limits import MAX_JSON_BYTES, check_limit
 
 # Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
 TRANSIENT_ERRNOS = {
@@ -135,8 +136,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: The file is not valid JSON, or an object in it has a key twice; the message has the file.
+        ValueError: The file is too large or not valid JSON, or an object has a key twice; the message has the file.
     """
+    check_limit(str(path), Path(path).stat().st_size, MAX_JSON_BYTES)
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8

@@ -12,6 +12,8 @@ from pipeline.cli.options import (
     load_selected_plan,
     make_runner,
     make_vectors,
+    print_invalid_records,
+    print_warning,
     resolve_index_root,
 )
 from pipeline.cli.output import echo
@@ -111,7 +113,11 @@ def import_(
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
     options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
-    echo(f"index  {import_index(IndexConfig(**values), folder, output, options)}")
+    imported = import_index(IndexConfig(**values), folder, output, options)
+    print_invalid_records(imported.invalid_rows, "check the metadata")
+    for warning in imported.warnings:
+        print_warning(warning)
+    echo(f"index  {imported.manifest}")
 
 
 def update(

@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import ForceOption, StoreArgument, resolve_store_folder
+from pipeline.cli.options import ForceOption, StoreArgument, print_invalid_records, resolve_store_folder
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from data.exchange import ImportResult
-
-
-MAX_INVALID_PRINTED = 20
 
 
 def import_(
@@ -111,12 +108,8 @@ def import_(
 
 
 def _print_import(result: "ImportResult") -> None:
-
     records = result.invalid_records
-    for location, reason in records[:MAX_INVALID_PRINTED]:
-        echo(f"invalid  {location}: {reason}", color="yellow", err=True)
-    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
-        echo(f"invalid  {hidden:,} more; the manifest of the store lists all of them", color="yellow", err=True)
+    print_invalid_records(records, "the manifest of the store lists all of them")
     unchanged = f", {result.num_unchanged:,} unchanged" if result.num_unchanged else ""
     echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
     echo(f"regions  {result.folder}")
