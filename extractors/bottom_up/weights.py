@@ -24,6 +24,7 @@ from extractors.config import Anchors
 from extractors.nn.state_dict import (
     load_state_dict_file,
     load_state_dict_strict,
+    parse_names,
     read_safetensors_metadata,
     state_sha256,
 )
@@ -72,7 +73,7 @@ def load_bottom_up(
             f"{path} contains weights of sha256 {sha256}, but its header lists {metadata['sha256']}. Convert the "
             "original file again."
         )
-    classes, attributes = (tuple(json.loads(metadata.get(key, "[]"))) for key in ("classes", "attributes"))
+    classes, attributes = (parse_names(metadata.get(key, "[]"), key, path) for key in ("classes", "attributes"))
     if vocabulary is not None:
         classes = read_vocabulary(vocabulary / "objects_vocab.txt")
         attributes = read_vocabulary(vocabulary / "attributes_vocab.txt") if num_attributes else ()
@@ -111,9 +112,15 @@ def convert_weights(source: Path, target: Path, anchors: Anchors | None = None, 
 
 
 def save_weights(model: BottomUpRCNN, path: Path, metadata: dict[str, str]) -> str:
-    """Save the tensors of a model as .safetensors; return their SHA-256.
+    """Save the tensors of a model as .safetensors.
 
-    The header has the hash and `metadata`.
+    Args:
+        model: Model to save.
+        path: File to write.
+        metadata: Entries of the header in addition to the hash.
+
+    Returns:
+        SHA-256 of the tensors (`state_sha256`).
     """
     sha256 = state_sha256(model)
     with atomic_write(path) as temporary:

@@ -17,6 +17,7 @@ from pipeline.search import Hit, Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
 from tern.evaluation import RECALL_CUTOFFS, Evaluation
+from tern.training import read_history
 
 MAX_ROWS = 1000  # of a table; the complete list is in the workspace
 MAX_GALLERIES = 3  # of an artifact
@@ -40,7 +41,10 @@ def escape_cell(value: Any) -> Any:
 def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
     """Create a table artifact with at most `MAX_ROWS` rows.
 
-    The description says how many rows there are in total.
+    Args:
+        rows: One dict per row, from column to value; rows may lack columns.
+        key: Key of the artifact in Prefect.
+        description: Text above the table; the total number of rows is appended if some are left out.
     """
     more = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
@@ -70,9 +74,8 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
     create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
-        names, *lines = history.read_text(encoding="utf-8").splitlines()
-        epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
-        create_table([_format_row(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
+        epochs = [_format_row(epoch.flat()) for epoch in read_history(history)]
+        create_table(epochs, "epochs", "Loss and validation recall by epoch")
     if (curves := model / "curves.png").is_file():
         uri = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
         create_markdown_artifact(f"![curves]({uri})\n", key="curves", description=f"Curves of {model.name}")
@@ -88,9 +91,12 @@ def _format_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
-    """Create the artifacts of a published version.
+    """Create the artifacts of a published version: collections, gate, query results and lineage.
 
-    These are collections, gate, lineage, and results of the report's queries.
+    Args:
+        plan: Plan of the index.
+        version: Manifest of the published version.
+        report: The HTML report.
     """
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
@@ -134,7 +140,13 @@ def _render_gallery(query: str, hits: list[Hit]) -> str:
 
 
 def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: str) -> None:
-    """Create the table of the checks of a gate, failed ones first; nothing without checks."""
+    """Create the table of the checks of a gate, failed ones first; no table without checks.
+
+    Args:
+        verdict: Verdict for the heading, such as "passed".
+        checks: Checks by name.
+        version: Name of the version that was judged.
+    """
     if not checks:
         return
     rows = [{"check": name, **check.model_dump(mode="json")} for name, check in checks.items()]

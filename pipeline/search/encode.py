@@ -10,6 +10,7 @@ import numpy as np
 
 from data.images import DecodeLimits, load_reduced_image
 from data.io import digest
+from data.manifest import Recipe
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
@@ -18,6 +19,7 @@ from pipeline.stages.embed import load_trained_model
 from pipeline.stages.origin import Origin
 from pipeline.workspace import Workspace
 from tern.model import caption_field, embed_new_captions, embed_new_images
+from tern.parallel import torch_threads
 
 MAX_QUERY_CHARACTERS = 2_000
 MAX_PHOTO_PIXELS = 6_000_000  # of a photo that is decoded at full size; a detector takes about 36 bytes per pixel
@@ -39,9 +41,9 @@ class EncoderPool:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._lock = plan, threading.Lock()
         self._models: WeakValueDictionary[str, Any] = WeakValueDictionary()
-        # Each extractor with the name of its store: a recipe contains the hash of all weights, which takes 0.1 s.
-        self._text: tuple[TextExtractor, str] | None = None
-        self._regions: tuple[RegionExtractor, str] | None = None
+        # Each extractor with the names of its stores: a recipe contains the hash of all weights, which takes 0.1 s.
+        self._text: tuple[TextExtractor, Sequence[str]] | None = None
+        self._regions: tuple[RegionExtractor, Sequence[str]] | None = None
 
     def get_model(self, name: str) -> Any:
         """Return the model of that name, in eval mode.
@@ -65,7 +67,7 @@ class EncoderPool:
         with self._lock:
             if self._text is None:
                 extractor = TextExtractor(self._plan.text)
-                self._text = extractor, f"tokens-{digest(extractor.recipe)}"
+                self._text = extractor, _list_store_names("tokens", extractor.recipe)
         _check_extractor(self._text[1], name, "text")
         return self._text[0]
 
@@ -78,7 +80,7 @@ class EncoderPool:
         with self._lock:
             if self._regions is None:
                 extractor = build_region_extractor(self._plan.regions)
-                self._regions = extractor, f"regions-{digest(extractor.recipe)}"
+                self._regions = extractor, _list_store_names("regions", extractor.recipe)
         _check_extractor(self._regions[1], name, "regions")
         return self._regions[0]
 
@@ -100,6 +102,7 @@ class QueryEncoder:
         self._model = pool.get_model(origin.model)
         self._photo_side = max(MIN_PHOTO_SIDE, getattr(plan.regions, "max_size", None) or 0)
 
+    @torch_threads(1)  # as for stored items
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query.
 
@@ -119,6 +122,7 @@ class QueryEncoder:
         (tokens,) = self._pool.get_text_extractor(self._origin.tokens)([text])
         return embed_new_captions(self._model, [getattr(tokens, caption_field(self._model))])
 
+    @torch_threads(1)  # as for stored items
     def embed_photo(self, photo: Path | bytes) -> np.ndarray:
         """Detect the regions of a photo and embed it.
 
@@ -140,6 +144,7 @@ class QueryEncoder:
         regions = extractor([image.pixels])[0]
         return self.embed_regions([(regions.features, regions.boxes, regions.size, regions.scores)])
 
+    @torch_threads(1)  # as for stored items
     def embed_regions(self, images: Sequence[ImageRegions]) -> np.ndarray:
         """Embed images whose regions are known.
 
@@ -165,9 +170,16 @@ class QueryEncoder:
         return np.split(self.embed_regions(rows), ends)
 
 
-def _check_extractor(name: str, expected: str, table: str) -> None:
-    if name != expected:
+def _list_store_names(kind: str, recipe: Recipe) -> tuple[str, ...]:
+    """List the names of the stores of an extractor: that of its recipe first, then those of other devices."""
+    cpu_recipe = {key: value for key, value in recipe.items() if key != "device"}
+    return tuple(f"{kind}-{digest(variant)}" for variant in (recipe, cpu_recipe, cpu_recipe | {"device": "cuda"}))
+
+
+def _check_extractor(names: Sequence[str], expected: str, table: str) -> None:
+    """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on."""
+    if expected not in names:
         raise ValueError(
             f"The index was built from {expected}, but the table [{table}] of the plan configures another extractor "
-            f"({name}). Run `tern index` with this plan first."
+            f"({names[0]}). Run `tern index` with this plan first."
         )

@@ -1,8 +1,9 @@
 """Extraction stages: region features of images and token features of captions, into stores."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
+from tern.parallel import torch_threads
 
+log = logging.getLogger(__name__)
 ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
 
 
@@ -64,6 +67,13 @@ def extract_regions(
     An unreadable image becomes an invalid item of the store, with the reason. Images that the dataset no longer has
     are removed from the store.
 
+    Args:
+        config: Settings of the region extractor.
+        dataset: All images that the store must hold.
+        workspace: Workspace of the store.
+        images_per_shard: Maximum number of images per new shard.
+        map_fn: Runs the jobs of the shards.
+
     Returns:
         The folder of the store.
 
@@ -82,13 +92,28 @@ def extract_regions(
 def extract_tokens(
     config: TextConfig, dataset: Dataset, workspace: Workspace, captions_per_shard: int, map_fn: MapFn = map
 ) -> Path:
-    """Extract the token features of all captions that are new or changed, as `extract_regions` does for images."""
+    """Extract the token features of all captions that are new or changed, as `extract_regions` does for images.
+
+    Args:
+        config: Settings of the text extractor.
+        captions_per_shard: Maximum number of captions per new shard. For the others see `extract_regions`.
+
+    Returns:
+        The folder of the store.
+    """
     folder = open_or_create_store(workspace.stores, "tokens", get_extractor(config).recipe)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(caption_id, sha256_text(text)) for caption_id, text in texts.items()]
     with _store_update(folder, items, captions_per_shard) as plans:
         list(map_fn(extract_token_shard, _make_jobs(config, folder, plans, texts)))
     return folder
+
+
+def log_existing(folder: Path, num_items: int, plans: Sequence[ShardPlan]) -> None:
+    """Log how many items of a store an earlier run has finished, if it is some of them and not all."""
+    num_missing = sum(len(plan.items) for plan in plans)
+    if 0 < num_missing < num_items:
+        log.info(f"{folder.name}: {num_items - num_missing:,} of {num_items:,} are there, {num_missing:,} are left")
 
 
 def _make_jobs(
@@ -105,6 +130,7 @@ def _make_jobs(
 def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
     """Update a store as `store_update` does, and raise an error if all items turned out to be invalid."""
     with store_update(folder, items, items_per_shard) as plans:
+        log_existing(folder, len(items), plans)
         yield plans
     store = Store(folder)
     if items and not len(store):
@@ -115,6 +141,7 @@ def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> 
         )
 
 
+@torch_threads(1)  # as in every worker process
 def extract_region_shard(job: ExtractionJob) -> str:
     """Write one shard of a region store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_region_rows(job))
@@ -132,6 +159,7 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
+@torch_threads(1)  # as in every worker process
 def extract_token_shard(job: ExtractionJob) -> str:
     """Write one shard of a token store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_token_rows(job))
@@ -179,6 +207,11 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
 
     Extraction removes items that the dataset does not list, so the finished items of other splits stay listed.
 
+    Args:
+        dataset: All images and captions.
+        plan: Plan of the stores.
+        splits: Names of the splits to select.
+
     Raises:
         ValueError: The dataset has no split of this name.
     """
@@ -192,4 +225,4 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
         for caption in dataset.captions
         if caption.image_id in listed and (caption.image_id in selected or caption.id in tokens)
     )
-    return Dataset(dataset.name, dataset.root, images, captions, dataset.invalid_records)
+    return replace(dataset, images=images, captions=captions)
