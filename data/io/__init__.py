@@ -1,6 +1,7 @@
 """Files: atomic writes, locks and digests; knows nothing of what is in the files."""
 
 from data.io.digests import digest, sha256_file, sha256_text
+from data.io.errors import WriteError, describe_error, find_os_error, is_out_of_memory
 from data.io.files import (
     TRANSIENT_ERRNOS,
     add_path_to_errors,
@@ -21,6 +22,7 @@ from data.io.locks import WriteLockError, manifest_lock, write_lock
 __all__ = [
     "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
+    "WriteError",
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
@@ -28,8 +30,11 @@ __all__ = [
     "check_expansion",
     "check_limit",
     "check_output_file",
+    "describe_error",
     "digest",
+    "find_os_error",
     "fsync_path",
+    "is_out_of_memory",
     "is_within",
     "manifest_lock",
     "parse_json",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.io.errors import DISK_ERRNOS, WriteError, find_os_error
 from data.io.json_text import parse_json
 from data.io.limits import MAX_JSON_BYTES, check_limit
 
@@ -50,11 +51,19 @@ def temporary_path(path: Path) -> Path:
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Add the path to OSErrors that lack one; errors of writing, such as a full disk, do."""
+    """Add the path to OSErrors that lack one, and report a full disk as `WriteError`, whichever library wraps it.
+
+    torch raises RuntimeError, safetensors its own type, SQLite and faiss others.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
+    except WriteError:
+        raise
+    except Exception as error:  # any type of any library; all but errors of the disk are raised unchanged
+        cause = find_os_error(error)
+        if cause is not None and cause.errno is not None and cause.errno in DISK_ERRNOS:
+            raise WriteError(cause.errno, os.strerror(cause.errno), str(path)) from error
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -81,6 +81,21 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
         ) from error
 
 
+def parse_names(value: str, key: str, path: Path) -> tuple[str, ...]:
+    """Parse the names in an entry of a header: a JSON list of texts.
+
+    Raises:
+        ValueError: The entry holds something else.
+    """
+    try:
+        names = json.loads(value)
+    except (ValueError, RecursionError) as error:  # nested too deeply
+        raise ValueError(f"{path}: {key} is not a JSON list ({error}). Convert the original file again.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {key} must be a list of texts. Convert the original file again.")
+    return tuple(names)
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.output import echo
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -90,9 +92,7 @@ def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: 
 
 def print_warning(text: str) -> None:
     """Print a warning as one line on standard error."""
-    from data.text import printable
-
-    typer.secho(f"warning  {printable(text)}", fg="yellow", err=True)
+    echo(f"warning  {text}", color="yellow", err=True)
 
 
 def print_invalid_records(records: "Sequence[tuple[str, str]]", rest: str) -> None:
@@ -102,12 +102,10 @@ def print_invalid_records(records: "Sequence[tuple[str, str]]", rest: str) -> No
         records: Name and reason of each record.
         rest: Where to find those that are not printed.
     """
-    from data.text import printable
-
     for name, reason in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid  {printable(name)}: {printable(reason)}", fg="yellow", err=True)
+        echo(f"invalid  {name}: {reason}", color="yellow", err=True)
     if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
-        typer.secho(f"invalid  {hidden:,} more; {rest}", fg="yellow", err=True)
+        echo(f"invalid  {hidden:,} more; {rest}", color="yellow", err=True)
 
 
 def print_epoch(progress: "EpochProgress") -> None:
@@ -119,7 +117,7 @@ def print_epoch(progress: "EpochProgress") -> None:
         f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
     )
     head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
-    typer.echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
+    echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
 
 
 def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:
