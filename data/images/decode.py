@@ -1,7 +1,6 @@
 """Decode image files: upright RGB pixels, or an error with the reason."""
 
 import io
-import re
 import struct
 import warnings
 from dataclasses import dataclass
@@ -10,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data.images.jpeg import MAX_SCANS, check_completeness, read_structure
+from data.images.png import check_png
+from data.images.tiff import open_full_page
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
 
@@ -41,14 +43,10 @@ QUARTER_TURNS = [EXIF_TRANSPOSES[orientation] for orientation in (5, 6, 7, 8)]  
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 WHITE_IS_ZERO = 0
 
-# JPEG
-MAX_SCANS = 500  # a progressive file has about ten; 31 more bytes make the decoder process all pixels once more
-NEXT_MARKER, START_OF_SCAN, END_OF_IMAGE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]"), 0xDA, 0xD9
-
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Bounds on the work that one image may cause."""
+    """Bounds on the work that one image may cause, and what is checked."""
 
     max_pixels: int = MAX_PIXELS
     """Maximum width times height."""
@@ -56,6 +54,8 @@ class DecodeLimits:
     """Maximum width times height of a format that cannot be reduced while it is decoded: all except JPEG."""
     max_scanned_pixels: int = MAX_SCANS * MAX_PIXELS
     """Maximum width times height times scans of a JPEG: the decoder processes all pixels once per scan."""
+    is_complete: bool = True
+    """Whether a JPEG must have data for all of its pixels; the check decodes it twice more."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       converted by its definition (D50 to sRGB). Color profiles are not applied, as in the training of detectors.
     - Size, bytes and scans are limited before decoding. All pixels are decoded at full size, because Pillow's `draft`
       gives other values. A PNG must have valid checksums; a JPEG has none, so a wrong byte in it is not noticed.
+    - A JPEG or PNG whose data end before the last pixel is an error. Of a TIFF, reduced copies and masks are skipped.
 
     Args:
         path: Image file.
@@ -143,28 +144,60 @@ def _read_file(path: Path) -> bytes:
 def _decode(content: bytes, limits: DecodeLimits, max_size: tuple[int, int] | None, min_pixels: int) -> ReducedImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of its own size limit and of unusual EXIF; neither matters here
-        try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            formats = ", ".join(FORMATS)
-            raise ValueError(f"it cannot be read as any of {formats}; its first bytes are {content[:12]!r}") from error
-        with image:
-            is_jpeg, size = image.format in ("JPEG", "MPO"), image.size
+        with _open_picture(content) as image:
+            structure, size = read_structure(content) if image.format in ("JPEG", "MPO") else None, image.size
+            _check_size(size, limits.max_pixels if structure else min(limits.max_pixels, limits.max_full_pixels))
             max_size = None if size[0] * size[1] <= min_pixels else max_size
-            _check_size(size, limits.max_pixels if is_jpeg else min(limits.max_pixels, limits.max_full_pixels))
             if image.format == "PNG":
-                _check_png_checksums(content)
-            if is_jpeg:
-                _check_scans(_count_scans(content), size, limits)
+                check_png(content)
+            if structure:
+                _check_scans(structure.num_scans, size, limits)
                 if max_size is not None and (scale := max(max_size) / max(size)) < 1:  # a square: it may yet be turned
                     image.draft(None, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
             image.load()  # before the EXIF tag is read: Pillow transposes a TIFF itself, and then removes the tag
+            if structure and limits.is_complete:
+                check_completeness(content, structure, image, round(size[0] / image.width))
             transpose, rgb = _read_transpose(image), _to_rgb(image)
-            size = size if is_jpeg else image.size
+            size = size if structure else image.size
             upright = rgb if transpose is None else rgb.transpose(transpose)
             if max_size is not None and (upright.width > max_size[0] or upright.height > max_size[1]):
                 upright = ImageOps.contain(upright, max_size)
             return ReducedImage(np.array(upright), size[::-1] if transpose in QUARTER_TURNS else size)
+
+
+def _open_picture(content: bytes) -> Image.Image:
+    """Open the first picture of a file: its first frame, or the first full page of a TIFF."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise ValueError(f"it cannot be read as any of {formats}; its first bytes are {content[:12]!r}") from error
+    return open_full_page(content, image) if image.format == "TIFF" else image
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Read width and height of an image as `load_image` returns it: of a full page, with EXIF orientation.
+
+    Raises:
+        ValueError: The header cannot be read.
+        OSError: A transient I/O error occurred.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.format != "TIFF":
+                return _turn_size(image)
+        with _open_picture(_read_bytes(path)) as page:
+            return _turn_size(page)
+    except DECODE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
+            raise
+        raise ValueError(printable(f"cannot read the size of {path}: {_get_reason(error)}")) from error
+
+
+def _turn_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if is_turned else (width, height)
 
 
 def _get_reason(error: Exception) -> str:
@@ -173,6 +206,8 @@ def _get_reason(error: Exception) -> str:
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
+    if min(size) < 1:
+        raise ValueError(f"{width}x{height} has no pixels")
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} is more than {max_pixels} pixels; shrink it or raise max_pixels")
     if max(size) > MAX_ASPECT_RATIO * min(size):
@@ -183,24 +218,6 @@ def _check_scans(num_scans: int, size: tuple[int, int], limits: DecodeLimits) ->
     max_scans = min(MAX_SCANS, limits.max_scanned_pixels // (size[0] * size[1]))
     if num_scans > max_scans:
         raise ValueError(f"its {num_scans:,} scans are more than {max_scans}")
-
-
-def _check_png_checksums(content: bytes) -> None:
-    """Raise if a chunk of a PNG has a wrong checksum.
-
-    Pillow's decoder ends at the last pixel and skips the rest.
-    """
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        image.verify()
-
-
-def _count_scans(content: bytes) -> int:
-    """Count the scans of a JPEG by the lengths of its segments, without thumbnails and trailing bytes."""
-    num_scans, position = 0, 2
-    while (marker := NEXT_MARKER.search(content, position)) and marker[0][1] != END_OF_IMAGE:
-        num_scans += marker[0][1] == START_OF_SCAN
-        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-    return num_scans
 
 
 def _read_transpose(image: Image.Image) -> Image.Transpose | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from data.images import ReducedImage, load_reduced_image
+from data.images import DecodeLimits, ReducedImage, load_reduced_image
 from pipeline.search.hits import Hit, Region
 
 THUMBNAIL = (360, 270)  # width and height, in pixels
@@ -127,7 +127,7 @@ class CollectionRow:
 def load_thumbnail(path: Path) -> ReducedImage | None:
     """Decode an image file at the size of a thumbnail; None if the file is unreadable."""
     try:
-        return load_reduced_image(path, THUMBNAIL)
+        return load_reduced_image(path, THUMBNAIL, DecodeLimits(is_complete=False))
     except (ValueError, OSError):
         return None
 

@@ -24,7 +24,7 @@ from tern.parallel import torch_threads
 MAX_QUERY_CHARACTERS = 2_000
 MAX_PHOTO_PIXELS = 6_000_000  # of a photo that is decoded at full size; a detector takes about 36 bytes per pixel
 MIN_PHOTO_SIDE = 1_600  # pixels; maximum side of a larger photo after decoding
-PHOTO_LIMITS = DecodeLimits(max_full_pixels=24_000_000, max_scanned_pixels=1_280_000_000)
+PHOTO_LIMITS = DecodeLimits(max_full_pixels=24_000_000, max_scanned_pixels=640_000_000)
 ImageRegions = tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]
 """Features (r, d), boxes (r, 4) in pixels, (width, height) in pixels, and scores (r,) of the regions of one image."""
 
