@@ -40,8 +40,7 @@ EXIF_TRANSPOSES = {
 QUARTER_TURNS = [EXIF_TRANSPOSES[orientation] for orientation in (5, 6, 7, 8)]  # width and height are exchanged
 
 # TIFF
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
-WHITE_IS_ZERO = 0
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 
 
 @dataclass(frozen=True)
