@@ -88,6 +88,8 @@ class BoundedProtocol(H11Protocol):
     request is being answered stays; if all are, the new one gets status 503.
     """
 
+    conn: BoundedConnection
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.conn = BoundedConnection()
@@ -109,8 +111,8 @@ class BoundedProtocol(H11Protocol):
         self._set_deadline(HEAD_SECONDS)
         if len(self.connections) <= self._max_connections:
             return
-        silent = [other for other in self.connections if other is not self and other.waits_for_client]
-        if silent:
+        others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
+        if silent := [other for other in others if other.waits_for_client]:
             min(silent, key=lambda other: other._last_byte).drop()
         else:
             self._reject(HTTPStatus.SERVICE_UNAVAILABLE)

@@ -31,7 +31,7 @@ class RepeatFilter(logging.Filter):
             window = self._windows.setdefault(kind, _Window(now))
             if now - window.start >= WINDOW_SECONDS:
                 if window.num_dropped:
-                    record.dropped = f" ({window.num_dropped:,} lines of this kind were not written)"
+                    record.__dict__["dropped"] = f" ({window.num_dropped:,} lines of this kind were not written)"
                 window.start, window.num_lines, window.num_dropped = now, 0, 0
             window.num_lines += 1
             if window.num_lines > (MAX_TRACEBACKS if record.exc_info else MAX_LINES):
