@@ -118,6 +118,8 @@ def _find_caption_problem(text: Any) -> str:
         return f"the caption is not a text but {type(text).__name__}"
     if escape_invalid_text(text) != text:
         return "the caption has half a character (a lone surrogate): it was cut or converted wrongly"
+    if "\0" in text:  # at which SQLite's `like` and other C libraries end a text
+        return "the caption contains the character NUL"
     if not any(map(_is_visible, text)):
         return "the caption is empty"
     if len(text) > MAX_CAPTION_CHARACTERS:

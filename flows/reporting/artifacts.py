@@ -100,7 +100,8 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     """
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
-    results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
+    known = [query for query in plan.report.queries if searcher.knows(query)]
+    results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in known]
     rows = [_make_collection_row(kind, collection) for kind, collection in manifest.collections.items()]
     create_table(rows, "index", f"Index version {version.stem}")
     create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)

@@ -102,7 +102,10 @@ def parse_filter(text: str) -> Filter:
         raise ValueError(f"A filter has at most {MAX_CHARACTERS:,} characters, this one {len(text):,}. Shorten it.")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"The filter {text[:80]!r} contains bytes that are not UTF-8. Type it again.")
-    return _Parser(text).parse()
+    parser = _Parser(text)
+    if "\0" in text:  # SQLite's `like` ends a text there, and its `=` does not
+        parser.fail(text.index("\0"), "the character NUL has no meaning here")
+    return parser.parse()
 
 
 class _Parser:

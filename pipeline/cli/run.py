@@ -34,6 +34,8 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     features = runner.extract(runner.load_dataset())
     _print_invalid_records(runner, features)
     vectors = runner.embed(features, runner.train(features))
+    if len(vectors.features.invalid_records) > len(features.invalid_records):
+        _print_invalid_records(runner, vectors.features)
     evaluation = runner.evaluate(vectors)
     _print_metrics(evaluation)
     index = runner.publish_index(vectors)
@@ -73,12 +75,14 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Example: tern evaluate --plan flickr8k[/dim]
     """
     runner = make_runner(plan, overrides)
-    _print_metrics(runner.evaluate(make_vectors(runner)))
+    vectors = make_vectors(runner)
+    _print_invalid_records(runner, vectors.features)
+    _print_metrics(runner.evaluate(vectors))
 
 
 def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
     from data.text import printable
-    from pipeline.runs import count_truncated_captions, write_invalid_records
+    from pipeline.runs import count_truncated_captions, count_unknown_captions, write_invalid_records
 
     records = features.invalid_records
     for note in features.input_dataset.notes:
@@ -93,6 +97,10 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
     if truncated := count_truncated_captions(features):
         count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
         typer.secho(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", fg="yellow", err=True)
+    if unknown := count_unknown_captions(features):
+        count = len(features.input_dataset.captions)
+        message = f"{unknown:,} of {count:,} captions: the tokenizer knows no part of them, so they are all alike"
+        typer.secho(f"unknown    {message}", fg="yellow", err=True)
 
 
 def _print_metrics(evaluation: "Evaluation") -> None:

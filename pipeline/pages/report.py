@@ -9,6 +9,7 @@ from data.text import printable
 from index.versions import Manifest
 from pipeline.pages.cards import (
     CollectionRow,
+    HitCard,
     PhotoCard,
     ScoredCaption,
     StageRow,
@@ -19,7 +20,7 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
-from pipeline.runs.invalid_records import count_truncated_captions
+from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -42,9 +43,7 @@ def write_report(finished: Finished) -> Path:
     """
     plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
-    galleries = [
-        (query, make_cards(searcher.search_text(query, plan.report.hits_per_query))) for query in plan.report.queries
-    ]
+    galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
     misses = _find_misses(finished)
     history = finished.model / "history.csv"
     page = render_page(
@@ -67,6 +66,14 @@ def write_report(finished: Finished) -> Path:
     return write_text(finished.workspace.report, page)
 
 
+def _make_gallery(searcher: Searcher, query: str, k: int) -> tuple[str, tuple[HitCard, ...], str]:
+    """Return the query, its hits, and why there are none."""
+    try:
+        return query, make_cards(searcher.search_text(query, k)), ""
+    except ValueError as error:
+        return query, (), str(error)
+
+
 def _make_headline(evaluation: Evaluation) -> list[tuple[str, float]]:
     if SPLIT not in evaluation.splits:
         return []
@@ -85,7 +92,8 @@ def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]
     features, num_images = finished.features, finished.plan.report.num_images
     if not splits_with_captions(features.dataset, (SPLIT,)):
         return []
-    images = features.dataset.select_split(SPLIT).images
+    store = Store(finished.vectors.images)
+    images = [image for image in features.dataset.select_split(SPLIT).images if image.id in store]
     step = max(1, len(images) // max(1, num_images))
     cards = []
     for image in images[::step][:num_images]:
@@ -108,13 +116,14 @@ def _find_misses(finished: Finished) -> MissReport | None:
 def _make_stage_rows(finished: Finished) -> list[StageRow]:
     features = finished.features
     regions, tokens = Store(features.regions), Store(features.tokens)
-    truncated = count_truncated_captions(features)
+    truncated, unknown = count_truncated_captions(features), count_unknown_captions(features)
     limit = finished.plan.text.max_tokens
     descriptions = {
         "dataset": f"{printable(features.dataset.name)}: {_count_splits(features.input_dataset)}",
         "region features": f"{len(regions):,} images, {regions.dim:,} features per region",
         "token features": f"{len(tokens):,} captions, {tokens.dim:,} features per token"
-        + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else ""),
+        + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else "")
+        + (f"; {unknown:,} captions of which the tokenizer knows nothing" if unknown else ""),
         "training": _describe_model(read_model_card(finished.model)),
         "embedding": "one unit vector per image and per caption",
         "evaluation": "recall on the held-out splits",

@@ -7,8 +7,10 @@ from tern.evaluation.baselines import chance_recall, fit_ridge
 from tern.evaluation.evaluate import SplitVectors, evaluate_vectors
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
+    MissedQueries,
     compute_ranks,
     encode_image_ids,
+    measure_usable,
     retrieval_metrics,
     summarize_ranks,
 )
@@ -25,6 +27,7 @@ __all__ = [
     "RECALL_CUTOFFS",
     "DirectionMetrics",
     "Evaluation",
+    "MissedQueries",
     "RetrievalMetrics",
     "SplitEvaluation",
     "SplitVectors",
@@ -33,6 +36,7 @@ __all__ = [
     "encode_image_ids",
     "evaluate_vectors",
     "fit_ridge",
+    "measure_usable",
     "read_evaluation",
     "retrieval_metrics",
     "summarize_ranks",
