@@ -12,10 +12,11 @@ from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
 from pipeline.plans import Plan
-from pipeline.runs import write_invalid_records
+from pipeline.runs import describe_chance, describe_training, write_invalid_records
 from pipeline.search import Hit, Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
+from tern.card import read_model_card
 from tern.evaluation import RECALL_CUTOFFS, Evaluation
 
 MAX_ROWS = 1000  # of a table; the complete list is in the workspace
@@ -27,6 +28,7 @@ LEADING_COLUMNS = (
     "loss",
     *(f"{way}_r{cut}" for way in ("t2i", "i2t") for cut in RECALL_CUTOFFS),
     "rsum",
+    "chance_rsum",
 )
 # Prefect's pages render cells as Markdown and HTML: a file named `![](http://...)` would make the browser fetch it.
 CELL_ESCAPES = str.maketrans("<>[]`|", "‹›()'¦")  # characters of every font, unlike the full-width ones
@@ -71,7 +73,8 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     An imported checkpoint has only metrics.
     """
     rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
-    create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
+    notes = " ".join([*describe_chance(evaluation), *describe_training(read_model_card(model))])
+    create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}. {notes}")
     if (history := model / "history.csv").is_file():
         names, *lines = history.read_text(encoding="utf-8").splitlines()
         epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]

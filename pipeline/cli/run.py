@@ -7,6 +7,8 @@ import typer
 from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vectors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.runs import PipelineRunner
     from pipeline.stages import Features
     from tern.evaluation import Evaluation
@@ -37,7 +39,7 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     if len(vectors.features.invalid_records) > len(features.invalid_records):
         _print_invalid_records(runner, vectors.features)
     evaluation = runner.evaluate(vectors)
-    _print_metrics(evaluation)
+    _print_metrics(evaluation, vectors.model)
     index = runner.publish_index(vectors)
     typer.echo(f"index   {index}")
     finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
@@ -64,9 +66,14 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     from pipeline.runs import train_together
     from tern.parallel import is_main_process
 
-    model = train_together(make_runner(plan, overrides, allow_torchrun=True))
+    runner = make_runner(plan, overrides, allow_torchrun=True)
+    model = train_together(runner)
     if is_main_process():
         typer.echo(f"model  {model}")
+        from pipeline.runs import describe_extractor, describe_training
+        from tern.card import read_model_card
+
+        _print_notes([*describe_extractor(runner.plan), *describe_training(read_model_card(model))])
 
 
 def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -77,18 +84,24 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     runner = make_runner(plan, overrides)
     vectors = make_vectors(runner)
     _print_invalid_records(runner, vectors.features)
-    _print_metrics(runner.evaluate(vectors))
+    _print_metrics(runner.evaluate(vectors), vectors.model)
 
 
 def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
     from data.text import printable
-    from pipeline.runs import count_truncated_captions, count_unknown_captions, write_invalid_records
+    from pipeline.runs import (
+        count_truncated_captions,
+        count_unknown_captions,
+        describe_extractor,
+        write_invalid_records,
+    )
 
     records = features.invalid_records
     for note in features.input_dataset.notes:
         typer.secho(f"note       {printable(note)}", fg="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
         typer.secho(f"invalid    {printable(record.name)}: {printable(record.reason)}", fg="yellow", err=True)
+    _print_notes(describe_extractor(runner.plan))
     path = write_invalid_records(features, runner.workspace)
     if records:
         hidden = len(records) - MAX_INVALID_PRINTED
@@ -103,7 +116,10 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
         typer.secho(f"unknown    {message}", fg="yellow", err=True)
 
 
-def _print_metrics(evaluation: "Evaluation") -> None:
+def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
+    from pipeline.runs import describe_chance, describe_training
+    from tern.card import read_model_card
+
     typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
     for split, split_evaluation in evaluation.splits.items():
         metrics = split_evaluation.metrics
@@ -114,6 +130,14 @@ def _print_metrics(evaluation: "Evaluation") -> None:
         for key, value in split_evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
                 typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
+    for note in describe_chance(evaluation):
+        typer.echo(note)
+    _print_notes(describe_training(read_model_card(model)))
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        typer.secho(f"note       {note}", fg="yellow", err=True)
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -16,7 +16,14 @@ from pipeline.pages.render import render_page
 from pipeline.search.hits import Hit
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import VectorStores
-from tern.evaluation import MissedQueries, RetrievalMetrics, compute_ranks, encode_image_ids, summarize_ranks
+from tern.evaluation import (
+    MissedQueries,
+    RetrievalMetrics,
+    chance_recalls,
+    compute_ranks,
+    encode_image_ids,
+    summarize_ranks,
+)
 
 MAX_HIGHER_RANKED = 4  # shown per miss
 MAX_CACHED_THUMBNAILS = 1000
@@ -56,6 +63,7 @@ class MissReport:
         num_queries: by direction, with those that have no vector, which are missed
         num_missed: by direction
         worst: by direction, largest rank first
+        chance: recalls of a random ranking, as of `chance_recalls`; None if they were not computed
     """
 
     split: str
@@ -64,6 +72,7 @@ class MissReport:
     num_queries: dict[str, int]
     num_missed: dict[str, int]
     worst: dict[str, tuple[Miss, ...]]
+    chance: dict[str, float] | None = None
 
 
 def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
@@ -82,7 +91,8 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
         ValueError: The split has no images or no captions.
     """
     images, captions = _read_split(vectors, dataset, split)
-    invalid = _count_missed(images, captions, dataset.select_split(split))
+    part = dataset.select_split(split)
+    invalid = _count_missed(images, captions, part)
     i2t_ranks, t2i_ranks = compute_ranks(images.vectors, captions.vectors, images.labels, captions.labels)
     directions = {"t2i": (t2i_ranks, captions, images), "i2t": (i2t_ranks, images, captions)}
     worst = {}
@@ -97,6 +107,7 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
         num_queries={name: int((ranks >= 0).sum()) + num_invalid[name] for name, (ranks, *_) in directions.items()},
         num_missed={name: int((ranks >= k).sum()) + num_invalid[name] for name, (ranks, *_) in directions.items()},
         worst=worst,
+        chance=chance_recalls([len(texts) for texts in part.captions_by_image_id.values()]),
     )
 
 

@@ -21,6 +21,7 @@ from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
+from pipeline.runs.notes import describe_chance, describe_extractor, describe_training
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -52,6 +53,7 @@ def write_report(finished: Finished) -> Path:
         num_images=len(features.input_dataset.images),
         num_captions=len(features.input_dataset.captions),
         headline=_make_headline(evaluation),
+        notes=_list_notes(finished),
         galleries=galleries,
         photos=_make_photo_cards(finished, searcher),
         splits=evaluation.splits,
@@ -74,17 +76,30 @@ def _make_gallery(searcher: Searcher, query: str, k: int) -> tuple[str, tuple[Hi
         return query, (), str(error)
 
 
-def _make_headline(evaluation: Evaluation) -> list[tuple[str, float]]:
+def _list_notes(finished: Finished) -> list[str]:
+    return [
+        *describe_extractor(finished.plan),
+        *describe_training(read_model_card(finished.model)),
+        *describe_chance(finished.evaluation),
+        *map(printable, finished.features.input_dataset.notes),
+    ]
+
+
+def _make_headline(evaluation: Evaluation) -> list[tuple[str, float, str]]:
+    """Return label, value and context of each tile."""
     if SPLIT not in evaluation.splits:
         return []
-    metrics = evaluation.splits[SPLIT].metrics
-    return [
-        ("text to image R@1", metrics.t2i.r1),
-        ("text to image R@10", metrics.t2i.r10),
-        ("image to text R@1", metrics.i2t.r1),
-        ("image to text R@10", metrics.i2t.r10),
-        ("rsum (of 600)", metrics.rsum),
+    result = evaluation.splits[SPLIT]
+    metrics, chance = result.metrics, result.chance
+    items = f"{SPLIT}: {result.images:,} images, {result.captions:,} captions"
+    tiles = [
+        ("text to image R@1", metrics.t2i.r1, chance and chance.t2i_r1),
+        ("text to image R@10", metrics.t2i.r10, chance and chance.t2i_r10),
+        ("image to text R@1", metrics.i2t.r1, chance and chance.i2t_r1),
+        ("image to text R@10", metrics.i2t.r10, chance and chance.i2t_r10),
+        ("rsum (of 600)", metrics.rsum, chance and chance.rsum),
     ]
+    return [(label, value, items if level is None else f"chance {level:.1f}; {items}") for label, value, level in tiles]
 
 
 def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]:

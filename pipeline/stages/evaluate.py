@@ -14,6 +14,8 @@ from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
 from tern.evaluation import Evaluation, SplitEvaluation, SplitVectors, evaluate_vectors, write_evaluation
 
+SCHEMA_VERSION = 2  # of the metrics file; raise it when the same inputs give other keys or numbers
+
 
 def evaluate_splits(
     vectors: VectorStores,
@@ -70,7 +72,7 @@ def _digest_inputs(
     gallery = sorted((image.id, image.split) for image in dataset.images if image.id in images)
     is_default = config == EvaluationConfig()
     settings = [] if is_default else [config.model_dump(mode="json"), _read_relevance_stamps(config, splits)]
-    return digest([content, pairs, gallery, splits, *settings])
+    return digest([SCHEMA_VERSION, content, pairs, gallery, splits, *settings])
 
 
 def _read_relevance_stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:

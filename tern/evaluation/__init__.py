@@ -3,7 +3,7 @@
 The sub-package does not know where vectors come from.
 """
 
-from tern.evaluation.baselines import chance_recall, fit_ridge
+from tern.evaluation.baselines import chance_recall, chance_recalls, fit_ridge, is_near_chance
 from tern.evaluation.evaluate import SplitVectors, evaluate_vectors
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
@@ -15,6 +15,7 @@ from tern.evaluation.metrics import (
     summarize_ranks,
 )
 from tern.evaluation.results import (
+    ChanceRecalls,
     DirectionMetrics,
     Evaluation,
     RetrievalMetrics,
@@ -25,6 +26,7 @@ from tern.evaluation.results import (
 
 __all__ = [
     "RECALL_CUTOFFS",
+    "ChanceRecalls",
     "DirectionMetrics",
     "Evaluation",
     "MissedQueries",
@@ -32,10 +34,12 @@ __all__ = [
     "SplitEvaluation",
     "SplitVectors",
     "chance_recall",
+    "chance_recalls",
     "compute_ranks",
     "encode_image_ids",
     "evaluate_vectors",
     "fit_ridge",
+    "is_near_chance",
     "measure_usable",
     "read_evaluation",
     "retrieval_metrics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 
 from data.io import digest
 from tern.config import EvaluationConfig
+from tern.evaluation.baselines import chance_recalls
 from tern.evaluation.metrics import average_metrics, find_usable_rows, make_folds, measure_usable
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
-from tern.evaluation.results import RetrievalMetrics, SplitEvaluation
+from tern.evaluation.results import ChanceRecalls, RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
 
 
@@ -52,8 +54,13 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
     if config.folds:
         parts = make_folds(vectors.image_ids, vectors.caption_image_ids, config.folds)
         folds = average_metrics([_measure(vectors, relevances, *part) for part in parts])
+    counts = Counter(vectors.caption_image_ids)
     return SplitEvaluation(
-        images=len(vectors.image_ids), captions=len(vectors.caption_image_ids), metrics=metrics, folds=folds
+        images=len(vectors.image_ids),
+        captions=len(vectors.caption_image_ids),
+        metrics=metrics,
+        folds=folds,
+        chance=ChanceRecalls(**chance_recalls([counts[name] for name in vectors.image_ids])),
     )
 
 

@@ -13,6 +13,7 @@ from data.io import read_json, write_json
 RANK_METRICS = ("r1", "r5", "r10", "medr", "meanr")
 NDCG = "ndcg_"
 FOLD = "fold_"
+CHANCE = "chance_"
 
 
 class _Record(BaseModel):
@@ -73,6 +74,18 @@ class RetrievalMetrics(_Record):
         return cls(**directions, rsum=values["rsum"])
 
 
+class ChanceRecalls(_Record):
+    """Expected recalls in percent of a random ranking of a split, and their sum."""
+
+    t2i_r1: float
+    t2i_r5: float
+    t2i_r10: float
+    i2t_r1: float
+    i2t_r5: float
+    i2t_r10: float
+    rsum: float
+
+
 class SplitEvaluation(_Record):
     """Evaluation of one split."""
 
@@ -84,21 +97,32 @@ class SplitEvaluation(_Record):
     """Metrics of the complete split."""
     folds: RetrievalMetrics | None = None
     """Means over the folds; None if the configuration has no folds."""
+    chance: ChanceRecalls | None = None
+    """Level of chance of the complete split; None if it was not computed."""
 
     def flat(self) -> dict[str, Any]:
-        """Return counts and metrics by the names that files use; those of the folds start with `fold_`."""
+        """Return counts and metrics by the names that files use.
+
+        Those of chance start with `chance_`, those of the folds with `fold_`.
+        """
         folds = {} if self.folds is None else {f"{FOLD}{name}": value for name, value in self.folds.flat().items()}
-        return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **folds}
+        chance = {} if self.chance is None else self.chance.model_dump()
+        chance = {f"{CHANCE}{name}": value for name, value in chance.items()}
+        return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **chance, **folds}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> SplitEvaluation:
         """Build the evaluation from what `flat` returns."""
-        folds = {name.removeprefix(FOLD): value for name, value in values.items() if name.startswith(FOLD)}
+        folds, chance = (
+            {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+            for prefix in (FOLD, CHANCE)
+        )
         return cls(
             images=values["images"],
             captions=values["captions"],
             metrics=RetrievalMetrics.from_flat(values),
             folds=RetrievalMetrics.from_flat(folds) if folds else None,
+            chance=ChanceRecalls(**chance) if chance else None,
         )
 
 
