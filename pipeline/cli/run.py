@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vectors
+from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,9 +42,9 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     evaluation = runner.evaluate(vectors)
     _print_metrics(evaluation, vectors.model)
     index = runner.publish_index(vectors)
-    typer.echo(f"index   {index}")
+    echo(f"index   {index}")
     finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
-    typer.echo(f"report  {write_report(finished)}")
+    echo(f"report  {write_report(finished)}")
 
 
 def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -54,7 +55,7 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     runner = make_runner(plan, overrides)
     features = runner.extract(runner.load_dataset())
     _print_invalid_records(runner, features)
-    typer.echo(f"regions  {features.regions}\ntokens   {features.tokens}")
+    echo(f"regions  {features.regions}", f"tokens   {features.tokens}")
 
 
 def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -69,7 +70,7 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     runner = make_runner(plan, overrides, allow_torchrun=True)
     model = train_together(runner)
     if is_main_process():
-        typer.echo(f"model  {model}")
+        echo(f"model  {model}")
         from pipeline.runs import describe_extractor, describe_training
         from tern.card import read_model_card
 
@@ -88,7 +89,6 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
 
 def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
-    from data.text import printable
     from pipeline.runs import (
         count_truncated_captions,
         count_unknown_captions,
@@ -98,46 +98,46 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
 
     records = features.invalid_records
     for note in features.input_dataset.notes:
-        typer.secho(f"note       {printable(note)}", fg="yellow", err=True)
+        echo(f"note       {note}", color="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid    {printable(record.name)}: {printable(record.reason)}", fg="yellow", err=True)
+        echo(f"invalid    {record.name}: {record.reason}", color="yellow", err=True)
     _print_notes(describe_extractor(runner.plan))
     path = write_invalid_records(features, runner.workspace)
     if records:
         hidden = len(records) - MAX_INVALID_PRINTED
         more = f"; {hidden:,} are not shown" if hidden > 0 else ""
-        typer.secho(f"invalid    {len(records):,} in total{more}; {path} lists all of them", fg="yellow", err=True)
+        echo(f"invalid    {len(records):,} in total{more}; {path} lists all of them", color="yellow", err=True)
     if truncated := count_truncated_captions(features):
         count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
-        typer.secho(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", fg="yellow", err=True)
+        echo(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", color="yellow", err=True)
     if unknown := count_unknown_captions(features):
         count = len(features.input_dataset.captions)
         message = f"{unknown:,} of {count:,} captions: the tokenizer knows no part of them, so they are all alike"
-        typer.secho(f"unknown    {message}", fg="yellow", err=True)
+        echo(f"unknown    {message}", color="yellow", err=True)
 
 
 def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
     from pipeline.runs import describe_chance, describe_training
     from tern.card import read_model_card
 
-    typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
+    echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
     for split, split_evaluation in evaluation.splits.items():
         metrics = split_evaluation.metrics
         for direction, label in ((metrics.t2i, "text to image"), (metrics.i2t, "image to text")):
             recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
             ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
-            typer.echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
+            echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
         for key, value in split_evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
-                typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
+                echo(f"{split:<7} {key:<24} {value:8.3f}")
     for note in describe_chance(evaluation):
-        typer.echo(note)
+        echo(note)
     _print_notes(describe_training(read_model_card(model)))
 
 
 def _print_notes(notes: list[str]) -> None:
     for note in notes:
-        typer.secho(f"note       {note}", fg="yellow", err=True)
+        echo(f"note       {note}", color="yellow", err=True)
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -15,6 +15,7 @@ from data.manifest import Item, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
+from pipeline.stages.extract import log_existing
 from pipeline.stages.results import VectorStores
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
@@ -77,6 +78,7 @@ def embed_dataset(
             hashes = source.content_hashes(ids[modality])
             items = [Item(name, content_hash) for name, content_hash in zip(ids[modality], hashes, strict=True)]
             plans = updates.enter_context(store_update(folder, items, VECTORS_PER_SHARD))
+            log_existing(folder, len(items), plans)
             jobs += [EmbeddingJob(folder, plan, model, source.folder, modality, text) for plan in plans]
         list(map_fn(embed_shard, jobs))
     return VectorStores(folders["image"], folders["caption"])

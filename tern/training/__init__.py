@@ -4,7 +4,7 @@ A training that was killed at any moment resumes, and ends on a CPU with the sam
 sub-package does not know plans, extractors or indexes.
 """
 
-from tern.training.history import HISTORY, Epoch, EpochProgress
+from tern.training.history import HISTORY, Epoch, EpochProgress, read_history
 from tern.training.inputs import TrainingInputs
 from tern.training.train import OnEpoch, describe_hardware, fingerprint, train
 
@@ -16,5 +16,6 @@ __all__ = [
     "TrainingInputs",
     "describe_hardware",
     "fingerprint",
+    "read_history",
     "train",
 ]
