@@ -103,10 +103,7 @@ def parse_filter(text: str) -> Filter:
         raise ValueError(f"A filter has at most {MAX_CHARACTERS:,} characters, this one {len(text):,}. Shorten it.")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"The filter {text[:80]!r} contains bytes that are not UTF-8. Type it again.")
-    parser = _Parser(text)
-    if "\0" in text:  # SQLite's `like` ends a text there, and its `=` does not
-        parser.fail(text.index("\0"), "the character NUL has no meaning here")
-    return parser.parse()
+    return _Parser(text).parse()
 
 
 class _Parser:
@@ -115,6 +112,8 @@ class _Parser:
     def __init__(self, text: str):
         self.text, self.next, self.depth, self.num_caption_tests = text, 0, 0, 0
         self.tokens: list[tuple[str, str, int]] = []
+        if "\0" in text:  # SQLite's `like` ends a text there, and its `=` does not
+            self.fail(text.index("\0"), "the character NUL has no meaning here")
         position, end = 0, len(text.rstrip())
         while position < end:
             match = TOKEN.match(text, position)

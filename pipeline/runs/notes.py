@@ -35,8 +35,8 @@ def describe_chance(evaluation: Evaluation) -> list[str]:
         ]
         if near:
             notes.append(
-                f"{split}: {', '.join(near)} cannot be told from chance: the 95 % interval of {result.images:,} images "
-                "contains it. Evaluate more images."
+                f"{split}: {', '.join(near)} cannot be distinguished from chance: the 95 % interval of "
+                f"{result.images:,} images contains it. Evaluate more images."
             )
     return notes
 

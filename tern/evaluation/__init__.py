@@ -10,7 +10,6 @@ from tern.evaluation.metrics import (
     MissedQueries,
     compute_ranks,
     encode_image_ids,
-    measure_usable,
     retrieval_metrics,
     summarize_ranks,
 )
@@ -23,6 +22,7 @@ from tern.evaluation.results import (
     read_evaluation,
     write_evaluation,
 )
+from tern.evaluation.usable import measure_usable
 
 __all__ = [
     "RECALL_CUTOFFS",

@@ -12,10 +12,11 @@ import numpy as np
 from data.io import digest
 from tern.config import EvaluationConfig
 from tern.evaluation.baselines import chance_recalls
-from tern.evaluation.metrics import average_metrics, find_usable_rows, make_folds, measure_usable
+from tern.evaluation.metrics import average_metrics, make_folds
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
 from tern.evaluation.results import ChanceRecalls, RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
+from tern.evaluation.usable import find_usable_rows, measure_usable
 
 
 @dataclass(frozen=True)

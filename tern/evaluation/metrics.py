@@ -42,8 +42,8 @@ def retrieval_metrics(
 ) -> RetrievalMetrics:
     """Compute recalls in percent and ranks from 1, in both directions.
 
-    Chance at N images and 5N captions has an rsum close to 0; the maximum is 600. `medr` is floor(median) + 1, as in
-    the code of the TERN authors. An image without captions is not a query, but stays in the gallery.
+    The maximum of rsum is 600; `chance_recalls` computes the level of chance. `medr` is floor(median) + 1, as in the
+    code of the TERN authors. An image without captions is not a query, but stays in the gallery.
 
     Args:
         images: (N, e) vectors; scores are dot products.
@@ -57,43 +57,6 @@ def retrieval_metrics(
     """
     ranks = compute_ranks(images, captions, *encode_image_ids(images, image_ids, captions, caption_image_ids))
     return summarize_ranks(*ranks, missed)
-
-
-def measure_usable(
-    images: np.ndarray, image_ids: Sequence[str], captions: np.ndarray, caption_image_ids: Sequence[str]
-) -> RetrievalMetrics:
-    """Compute the metrics of `retrieval_metrics` where some vectors are not usable.
-
-    A vector that is not finite or has length 0 is not in the gallery. Its own queries, and those whose only relevant
-    items are such vectors, are missed.
-
-    Args:
-        images: (N, e) vectors.
-        image_ids: N ids, each once.
-        captions: (M, e) vectors.
-        caption_image_ids: M image ids.
-
-    Raises:
-        ValueError: As `retrieval_metrics`, apart from vectors that are not finite.
-    """
-    image_rows, caption_rows = find_usable_rows(images, image_ids, captions, caption_image_ids)
-    answerable = {caption_image_ids[row] for row in caption_rows}
-    missed = MissedQueries(len(set(caption_image_ids) - answerable), len(captions) - len(caption_rows))
-    if not answerable:
-        none = np.zeros(0, np.int64)
-        return summarize_ranks(none, none, missed)
-    ids, of = [image_ids[row] for row in image_rows], [caption_image_ids[row] for row in caption_rows]
-    return retrieval_metrics(images[image_rows], ids, captions[caption_rows], of, missed)
-
-
-def find_usable_rows(
-    images: np.ndarray, image_ids: Sequence[str], captions: np.ndarray, caption_image_ids: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the rows of images with usable vectors, and of captions with usable vectors of such images."""
-    usable_images, usable_captions = (np.isfinite(rows).all(axis=1) & rows.any(axis=1) for rows in (images, captions))
-    unusable_ids = {name for name, usable in zip(image_ids, usable_images, strict=True) if not usable}
-    usable_captions &= np.array([name not in unusable_ids for name in caption_image_ids], bool)
-    return np.flatnonzero(usable_images), np.flatnonzero(usable_captions)
 
 
 def summarize_ranks(

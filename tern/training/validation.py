@@ -7,8 +7,8 @@ from torch import nn
 
 from data.datasets import Dataset
 from data.store import Store
-from tern.evaluation.metrics import measure_usable
 from tern.evaluation.results import RetrievalMetrics
+from tern.evaluation.usable import measure_usable
 from tern.model.embed import embed_captions, embed_images
 
 

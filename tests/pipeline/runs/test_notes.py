@@ -31,7 +31,7 @@ def test_chance_is_described_with_the_recalls_that_are_near_it() -> None:
     assert first.startswith("test: 3 images, 15 captions. Chance: text to image R@1 33.3, R@5 100.0, R@10 100.0;")
     assert "rsum 4" in first
     assert "text to image R@5, text to image R@10" in near
-    assert "image to text R@10 cannot be told from chance" in near
+    assert "image to text R@10 cannot be distinguished from chance" in near
     only = describe_chance(evaluate(perfect, 100))
     assert len(only) == 1
     assert only[0].endswith("rsum 31.6.")
