@@ -6,7 +6,6 @@ Invalid records are never dropped silently: `Dataset.invalid_records` lists each
 """
 
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,15 +73,8 @@ def _check_entries(config: DatasetConfig, annotations: Annotations) -> Dataset:
         first = f" The first one: {printable(f'{invalid[0].name}: {invalid[0].reason}')}." if invalid else ""
         raise ValueError(f"{config.annotations}: none of its {len(invalid)} images is valid.{first}")
     note = _complete_splits(images, captions, drawn)
-    notes = (*annotations.notes, *filter(None, (note, _describe_drawn_splits(images, drawn))))
-    return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(invalid), notes)
-
-
-def _describe_drawn_splits(images: Mapping[str, Image], drawn: Collection[str]) -> str:
-    """Describe how many images have a split that was drawn; an empty text if there are none."""
-    counts = Counter(images[name].split for name in drawn)
-    drawn_splits = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS if counts[split])
-    return f"the split of {len(drawn):,} images is drawn by their file names: {drawn_splits}" if drawn else ""
+    notes = (*annotations.notes, note) if note else annotations.notes
+    return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(invalid), notes, len(drawn))
 
 
 def _complete_splits(images: dict[str, Image], captions: Sequence[Caption], drawn: Collection[str]) -> str:
@@ -126,10 +118,10 @@ def _find_caption_problem(text: Any) -> str:
         return f"the caption is not a text but {type(text).__name__}"
     if escape_invalid_text(text) != text:
         return "the caption has half a character (a lone surrogate): it was cut or converted wrongly"
-    if "\0" in text:  # at which SQLite's `like` and other C libraries end a text
-        return "the caption contains the character NUL"
     if not any(map(_is_visible, text)):
         return "the caption is empty"
+    if "\0" in text:  # at which SQLite's `like` and other C libraries end a text
+        return "the caption contains the character NUL"
     if len(text) > MAX_CAPTION_CHARACTERS:
         return f"the caption has {len(text):,} characters; at most {MAX_CAPTION_CHARACTERS:,} are allowed"
     return ""

@@ -73,7 +73,10 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
 
     An imported checkpoint has only metrics.
     """
-    rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
+    rows = [
+        {"split": name, "chance_rsum": split.chance.rsum if split.chance else "", **split.flat()}
+        for name, split in evaluation.splits.items()
+    ]
     notes = " ".join([*describe_chance(evaluation), *describe_training(read_model_card(model))])
     create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}. {notes}")
     if (history := model / "history.csv").is_file():

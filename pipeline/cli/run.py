@@ -93,6 +93,7 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
         count_truncated_captions,
         count_unknown_captions,
         describe_extractor,
+        describe_splits,
         write_invalid_records,
     )
 
@@ -101,7 +102,7 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
         echo(f"note       {note}", color="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
         echo(f"invalid    {record.name}: {record.reason}", color="yellow", err=True)
-    _print_notes(describe_extractor(runner.plan))
+    _print_notes([*describe_splits(features.input_dataset), *describe_extractor(runner.plan)])
     path = write_invalid_records(features, runner.workspace)
     if records:
         hidden = len(records) - MAX_INVALID_PRINTED

@@ -21,7 +21,7 @@ from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
-from pipeline.runs.notes import describe_chance, describe_extractor, describe_training
+from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -81,6 +81,7 @@ def _list_notes(finished: Finished) -> list[str]:
         *describe_extractor(finished.plan),
         *describe_training(read_model_card(finished.model)),
         *describe_chance(finished.evaluation),
+        *describe_splits(finished.features.input_dataset),
         *map(printable, finished.features.input_dataset.notes),
     ]
 

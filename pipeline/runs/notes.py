@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data.datasets import Dataset
 from extractors.config import TorchvisionConfig
 from pipeline.plans.plan import Plan
 from tern.card import ModelCard
@@ -39,6 +40,17 @@ def describe_chance(evaluation: Evaluation) -> list[str]:
                 f"{result.images:,} images contains it. Evaluate more images."
             )
     return notes
+
+
+def describe_splits(dataset: Dataset) -> list[str]:
+    """Return a note about the splits if some of them were drawn."""
+    if not dataset.num_drawn:
+        return []
+    counts = ", ".join(f"{count:,} {name}" for name, count in dataset.count_images_by_split().items())
+    return [
+        f"The split of {dataset.num_drawn:,} images was drawn by their file names, because the annotations have none. "
+        f"The dataset has {counts} images."
+    ]
 
 
 def describe_training(card: ModelCard) -> list[str]:

@@ -13,7 +13,7 @@ from data.io import read_json, write_json
 RANK_METRICS = ("r1", "r5", "r10", "medr", "meanr")
 NDCG = "ndcg_"
 FOLD = "fold_"
-CHANCE = "chance_"
+CHANCE = "chance"
 
 
 class _Record(BaseModel):
@@ -101,28 +101,20 @@ class SplitEvaluation(_Record):
     """Level of chance of the complete split; None if it was not computed."""
 
     def flat(self) -> dict[str, Any]:
-        """Return counts and metrics by the names that files use.
-
-        Those of chance start with `chance_`, those of the folds with `fold_`.
-        """
+        """Return counts and metrics by the names that files use, without chance; those of folds start with `fold_`."""
         folds = {} if self.folds is None else {f"{FOLD}{name}": value for name, value in self.folds.flat().items()}
-        chance = {} if self.chance is None else self.chance.model_dump()
-        chance = {f"{CHANCE}{name}": value for name, value in chance.items()}
-        return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **chance, **folds}
+        return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **folds}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> SplitEvaluation:
-        """Build the evaluation from what `flat` returns."""
-        folds, chance = (
-            {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-            for prefix in (FOLD, CHANCE)
-        )
+        """Build the evaluation from what `flat` returns, and from the object `chance` of a file."""
+        folds = {name.removeprefix(FOLD): value for name, value in values.items() if name.startswith(FOLD)}
         return cls(
             images=values["images"],
             captions=values["captions"],
             metrics=RetrievalMetrics.from_flat(values),
             folds=RetrievalMetrics.from_flat(folds) if folds else None,
-            chance=ChanceRecalls(**chance) if chance else None,
+            chance=values.get(CHANCE),
         )
 
 
@@ -134,8 +126,12 @@ class Evaluation(_Record):
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> Path:
-    """Write an evaluation as JSON, one object of flat names per split, and return the path."""
-    return write_json(path, {name: split.flat() for name, split in evaluation.splits.items()})
+    """Write an evaluation as JSON, one object of flat names and of chance per split, and return the path."""
+    return write_json(path, {name: split.flat() | _dump_chance(split) for name, split in evaluation.splits.items()})
+
+
+def _dump_chance(split: SplitEvaluation) -> dict[str, dict[str, float]]:
+    return {} if split.chance is None else {CHANCE: split.chance.model_dump()}
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from data.config import DatasetConfig, DemoConfig
+from data.datasets import load_dataset
 from extractors.config import GridConfig, TorchvisionConfig
 from pipeline.plans.plan import Plan
-from pipeline.runs.notes import describe_chance, describe_extractor, describe_training
+from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
 from tern.card import ModelCard
 from tern.config import ModelConfig, TrainConfig
 from tern.evaluation import ChanceRecalls, Evaluation, RetrievalMetrics, SplitEvaluation, chance_recalls
@@ -64,3 +65,20 @@ def test_demo_detector_of_other_images_has_a_note(tmp_path: Path, settings: dict
     notes = describe_extractor(Plan(workspace=tmp_path, **settings))
     assert bool(notes) == has_note
     assert all("made for drawn scenes, not for photographs" in note for note in notes)
+
+
+@pytest.mark.parametrize(("column", "num_drawn"), [("", 26), ("split", 0)])
+def test_splits_that_were_drawn_have_a_note(tmp_path: Path, column: str, num_drawn: int) -> None:
+    lines = [f"image,caption,{column}".rstrip(",")]
+    (tmp_path / "photos").mkdir()
+    for i in range(26):
+        (tmp_path / "photos" / f"im{i}.jpg").write_bytes(b"jpeg")
+        lines.append(f"im{i}.jpg,text {i}" + (",train" if column else ""))
+    (tmp_path / "c.csv").write_text("\n".join(lines) + "\n")
+    config = DatasetConfig(name="x", format="folder", annotations=tmp_path / "c.csv", images=tmp_path / "photos")
+    dataset = load_dataset(config)
+    assert dataset.num_drawn == num_drawn
+    notes = describe_splits(dataset)
+    assert bool(notes) == bool(num_drawn)
+    assert all(note.startswith("The split of 26 images was drawn by their file names") for note in notes)
+    assert all(f"{count} {name}" in note for note in notes for name, count in dataset.count_images_by_split().items())

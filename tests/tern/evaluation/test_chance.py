@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from tern.config import EvaluationConfig
-from tern.evaluation import ChanceRecalls, SplitVectors, chance_recalls, evaluate_vectors, is_near_chance
+from tern.evaluation import (
+    ChanceRecalls,
+    Evaluation,
+    SplitVectors,
+    chance_recalls,
+    evaluate_vectors,
+    is_near_chance,
+    read_evaluation,
+    write_evaluation,
+)
 
 
 @pytest.mark.parametrize("counts", [[2, 2, 2], [1, 0, 5, 3, 3, 2, 7, 1, 1, 4, 5, 5], [5] * 30])
@@ -36,7 +45,8 @@ def test_evaluation_of_three_images_has_a_level_of_chance_near_the_maximum(tmp_p
     assert result.chance.t2i_r1 == pytest.approx(100 / 3)
     assert result.chance.i2t_r1 == pytest.approx(100 / 3)
     assert result.chance.t2i_r5 == result.chance.i2t_r5 == result.chance.i2t_r10 == 100
-    assert type(result).from_flat(result.flat()) == result
+    path = write_evaluation(tmp_path / "metrics.json", Evaluation(splits={"test": result}))
+    assert read_evaluation(path).splits["test"] == result
 
 
 @pytest.mark.parametrize(
