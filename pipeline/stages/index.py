@@ -153,7 +153,8 @@ def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind:
     ids: list[str] = []
     for known_splits in (HELD_OUT, tuple(dataset.count_images_by_split())):
         splits = splits_with_captions(dataset, known_splits)
-        ids = [name for split in splits for name in held_out_ids(dataset, stores["image"], split)[position]]
+        ids_by_split = [held_out_ids(dataset, stores["image"], stores["caption"], split) for split in splits]
+        ids = [name for part in ids_by_split for name in part[position]]
         if len(ids) >= MIN_QUERIES:
             break
     if kind == "caption":
