@@ -40,7 +40,9 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 WHITE_IS_ZERO = 0
 
 # JPEG
-MAX_SCANS = 500  # a progressive file has about ten; 31 more bytes make the decoder process all pixels once more
+MAX_SCANS = (
+    500  # a progressive file has about ten; each scan, of 31 bytes or more, makes the decoder process all pixels again
+)
 NEXT_MARKER, START_OF_SCAN, END_OF_IMAGE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]"), 0xDA, 0xD9
 
 
@@ -79,7 +81,7 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Read the file here: an I/O error inside a decoder would look like a damaged image."""
+    """Read a file before it is decoded: an I/O error inside a decoder would look like a damaged image."""
     if not path.is_file():  # a pipe would block
         raise FileNotFoundError(printable(f"No image at {path}. Check the dataset's folder of images."))
     if (size := path.stat().st_size) > MAX_BYTES:
