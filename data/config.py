@@ -94,7 +94,7 @@ class ImportConfig(BaseModel):
     format: str = "auto"
     """Name of the format; `auto` detects it."""
     name: str = ""
-    """Name of the features: imports with the same name extend one store; empty means the file names of the sources."""
+    """Name of the features: imports with the same name extend one store; empty means the paths of the sources."""
     id_template: str = "{id}"
     """Template of the image ids, see data/formats/names.py."""
     float16: bool = False
@@ -112,4 +112,5 @@ class ImportConfig(BaseModel):
     attributes: Path | None = None
     """Text file with the names of the attribute ids, one per line; None if they are unknown."""
     images_per_shard: int = Field(500, ge=1)
-    """Number of images per shard; 500 images of 36 rows of 2,048 float32 numbers have 150 MB."""
+    """Maximum number of images per shard, of which the rows of at most 256 MB; 500 images of 36 rows of 2,048 float32
+    numbers have 150 MB."""

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.io.errors import DISK_ERRNOS, WriteError, find_os_error
+from data.io.json_text import parse_json
+from data.io.limits import MAX_JSON_BYTES, check_limit
+
 # Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
 TRANSIENT_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
@@ -47,11 +51,19 @@ def temporary_path(path: Path) -> Path:
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError that has none, such as that of a full disk."""
+    """Add the path to an OSError without one, and report a full disk as `WriteError`, whichever library wraps it.
+
+    torch raises RuntimeError, safetensors its own type, SQLite and faiss others.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
+    except WriteError:
+        raise
+    except Exception as error:  # any type of any library; all but errors of the disk are raised unchanged
+        cause = find_os_error(error)
+        if cause is not None and cause.errno is not None and cause.errno in DISK_ERRNOS:
+            raise WriteError(cause.errno, os.strerror(cause.errno), str(path)) from error
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -124,9 +136,10 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: The file is not valid JSON; the message has the file and the line.
+        ValueError: The file is too large or not valid JSON, or an object has a key twice; the message has the file.
     """
+    check_limit(str(path), Path(path).stat().st_size, MAX_JSON_BYTES)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8, or a number with too many digits
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # invalid JSON or UTF-8
         raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error

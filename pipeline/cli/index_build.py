@@ -12,8 +12,11 @@ from pipeline.cli.options import (
     load_selected_plan,
     make_runner,
     make_vectors,
+    print_invalid_records,
+    print_warning,
     resolve_index_root,
 )
+from pipeline.cli.output import echo
 
 
 def index(context: typer.Context, plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -36,7 +39,7 @@ def build(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     [dim]Example: tern index build --plan flickr30k[/dim]
     """
     runner = make_runner(plan, overrides)
-    typer.echo(f"index  {runner.publish_index(make_vectors(runner))}")
+    echo(f"index  {runner.publish_index(make_vectors(runner))}")
 
 
 def tune(
@@ -67,16 +70,16 @@ def tune(
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     plot = runner.workspace.tuning_plot(kind)
     plot_advice(advice, limits, plot)
-    typer.echo(
+    echo(
         "> recommended for this kind of query, * on the Pareto front; "
         f"measured on {advice.num_sampled} of {advice.num_rows} rows"
     )
-    typer.echo(f"plot   {plot}")
+    echo(f"plot   {plot}")
     settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
-    typer.echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
+    echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
 
 
 def import_(
@@ -110,7 +113,11 @@ def import_(
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
     options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
-    typer.echo(f"index  {import_index(IndexConfig(**values), folder, output, options)}")
+    imported = import_index(IndexConfig(**values), folder, output, options)
+    print_invalid_records(imported.invalid_rows, "check the metadata")
+    for warning in imported.warnings:
+        print_warning(warning)
+    echo(f"index  {imported.manifest}")
 
 
 def update(
@@ -139,8 +146,8 @@ def update(
     before, model_of_index = find_served_version(runner.workspace, version)
     model_folder = runner.workspace.model(model) if model else model_of_index
     vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
-    updated = runner.update_index(vectors, version, on_message=partial(typer.echo, err=True))
-    typer.echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
+    updated = runner.update_index(vectors, version, on_message=partial(echo, err=True))
+    echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
 
 
 def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None) -> None:
@@ -153,7 +160,7 @@ def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: Index
 
     # Without held-out queries, the gate checks only the rows and their vectors.
     gate = make_gate(load_selected_plan(plan, overrides).gate, {}, {})
-    typer.echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
+    echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -5,13 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.output import echo
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.plans.plan import Plan
     from pipeline.runs import PipelineRunner
     from pipeline.stages import Vectors
     from tern.training import EpochProgress
 
 
+MAX_INVALID_PRINTED = 20
 PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, or name of a shipped plan.")]
 SetOption = Annotated[
     list[str] | None,
@@ -85,6 +90,24 @@ def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: 
     check_output_file(path, force)
 
 
+def print_warning(text: str) -> None:
+    """Print a warning as one line on standard error."""
+    echo(f"warning  {text}", color="yellow", err=True)
+
+
+def print_invalid_records(records: "Sequence[tuple[str, str]]", rest: str) -> None:
+    """Print the first invalid records, each with its reason, on standard error.
+
+    Args:
+        records: Name and reason of each record.
+        rest: Where to find those that are not printed.
+    """
+    for name, reason in records[:MAX_INVALID_PRINTED]:
+        echo(f"invalid  {name}: {reason}", color="yellow", err=True)
+    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
+        echo(f"invalid  {hidden:,} more; {rest}", color="yellow", err=True)
+
+
 def print_epoch(progress: "EpochProgress") -> None:
     """Print the progress of a training after an epoch, as one line on standard error."""
     epoch, seconds = progress.epoch, progress.seconds_left
@@ -94,7 +117,7 @@ def print_epoch(progress: "EpochProgress") -> None:
         f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
     )
     head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
-    typer.echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
+    echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
 
 
 def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:

@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     make_runner,
     make_vectors,
 )
+from pipeline.cli.output import echo
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -23,7 +24,7 @@ def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     """
     from pipeline.pages.report import write_report
 
-    typer.echo(f"report  {write_report(make_runner(plan, overrides).run_all())}")
+    echo(f"report  {write_report(make_runner(plan, overrides).run_all())}")
 
 
 def misses(
@@ -56,10 +57,10 @@ def misses(
     found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for direction, label in DIRECTIONS.items():
         missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
-        typer.echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
+        echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
         page = write_misses(output or runner.workspace.misses(split), found, vectors.features.dataset, advance)
-    typer.echo(f"misses  {page}")
+    echo(f"misses  {page}")
 
 
 def plans() -> None:
@@ -70,7 +71,7 @@ def plans() -> None:
     from pipeline.plan_files import read_plan_title, shipped_plans
 
     for name, path in shipped_plans().items():
-        typer.echo(f"{name:<20} {read_plan_title(path)}")
+        echo(f"{name:<20} {read_plan_title(path)}")
 
 
 def lineage(
@@ -88,7 +89,7 @@ def lineage(
     from pipeline.lineage import read_lineage
 
     found = read_lineage(load_selected_plan(plan, overrides).workspace, include_unused)
-    typer.echo(found.to_mermaid() if mermaid else found.to_text(), nl=False)
+    echo(*(found.to_mermaid() if mermaid else found.to_text()).removesuffix("\n").split("\n"))
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from pipeline.cli.options import (
     check_page_option,
     load_selected_plan,
 )
+from pipeline.cli.output import echo
 
 
 def search(
@@ -46,7 +47,6 @@ def search(
     """
     if (text is None) == (image is None):
         raise typer.BadParameter("pass either a text query or --image, not both")
-    from data.text import printable
     from index.versions import resolve_version
     from pipeline.pages.gallery import write_gallery
     from pipeline.search.searcher import Searcher
@@ -61,12 +61,12 @@ def search(
         assert image is not None
         title, hits = image.name, searcher.search_image(image, k, where)
     for rank, hit in enumerate(hits, 1):
-        caption = printable(hit.captions[0]) if hit.captions else ""
-        typer.echo(f"{rank:>3}  {hit.score:.3f}  {printable(hit.id)}  {caption}")
+        caption = hit.captions[0] if hit.captions else ""
+        echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {caption}")
     if not hits:
-        typer.echo("No row matches the filter." if where else "The index is empty.", err=True)
+        echo("No row matches the filter." if where else "The index is empty.", err=True)
     if gallery:
-        typer.echo(f"gallery  {write_gallery(gallery, title, hits)}")
+        echo(f"gallery  {write_gallery(gallery, title, hits)}")
 
 
 def serve(

@@ -25,14 +25,17 @@ ARTIFACT = "one row of a Prefect table: the keys are the headings of its columns
 METRICS = "the keys are the metric names of metrics-*.json, of history.csv and of artifacts; folds and NDCG add some"
 
 EXCEPTIONS = {
-    "data/datasets/captions_file.py:_get_name": FORMAT,
+    "data/datasets/fields.py:find_unread_split": FORMAT,
+    "data/io/json_text.py:_make_object": FORMAT,
     "data/demo/write.py:_iter_records": FORMAT,
     "data/exchange/checks.py:fill_missing_fields": COLUMNS,
     "data/exchange/checks.py:find_problem": COLUMNS,
     "data/exchange/region_file.py:RegionFile.recipe": RECIPE,
     "data/exchange/region_file.py:RegionFile.rows": COLUMNS,
     "data/exchange/region_file.py:RegionFile._get_fields": COLUMNS,
-    "data/formats/arrays.py:write_npz": "the keys are names of arrays; numpy takes arrays and scalars",
+    "index/exchange/metadata_rows.py:_make_row": "the keys are columns of a third-party file",
+    "index/exchange/metadata_rows.py:_convert_values": "the keys are columns of a third-party file",
+    "data/formats/npz.py:write_npz": "the keys are names of arrays; numpy takes arrays and scalars",
     "data/formats/names.py:_format_field": "the keys are the field names of an id template",
     "data/formats/per_image.py:_read_x_fields": COLUMNS,
     "data/formats/vqa_hdf5.py:_read_fields": COLUMNS,
@@ -59,7 +62,6 @@ EXCEPTIONS = {
     "index/building/shard.py:compute_vector_space": PROVENANCE,
     "index/building/update.py:_check_compatible": PROVENANCE,
     "index/building/update.py:_resolve_rescore": "settings of an older version, which may have other names",
-    "index/exchange/import_vectors.py:_find_value": FORMAT,
     "index/versions/manifest.py:GateCheck._omit_none": "the type that pydantic gives a serializer",
     "index/versions/manifest.py:GateVerdict._omit_override": "the type that pydantic gives a serializer",
     "index/versions/manifest.py:Manifest.as_dict": WRITTEN,
