@@ -128,7 +128,7 @@ def _split(
     dataset: Dataset, regions: Store, tokens: Store, views: Sequence[str], split: str = "test"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pooled regions (n, 3 d), pooled captions of unit length (m, t), and image numbers of the captions (m,)."""
-    image_ids, caption_ids, names = held_out_ids(dataset, regions, split)
+    image_ids, caption_ids, names = held_out_ids(dataset, regions, tokens, split)
     number_of = {name: number for number, name in enumerate(image_ids)}
     captions = pool_features(tokens, caption_ids)
     captions /= np.linalg.norm(captions, axis=1, keepdims=True)

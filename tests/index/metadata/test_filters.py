@@ -281,3 +281,12 @@ def test_deleted_rows_and_their_captions_never_match(exact, indexed, tmp_path, m
             expected = {row.id for row in kept_collections["image"].metadata if (row.width == 640) == is_wide}
             hits = index.search(queries["image"], 900, where=where)
             assert all({hit.id for hit in line} == expected for line in hits)
+
+
+@pytest.mark.parametrize("text", ["caption like '%\0'", "split like 'test\0zzz'", "id = 'a\0b'", "id in ('x', '\0')"])
+def test_filter_with_nul_is_rejected_with_its_place(text):
+    with pytest.raises(ValueError, match="NUL has no meaning here") as error:
+        parse_filter(text)
+    line, caret = str(error.value).split("\n")[1:]
+    assert line[caret.index("^")] == " "
+    assert caret.index("^") == 2 + text.index("\0")
