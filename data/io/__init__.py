@@ -1,4 +1,4 @@
-"""Files: atomic writes, locks and digests; knows nothing of what is in the files."""
+"""Files: atomic writes, locks and digests; independent of the content of the files."""
 
 from data.io.digests import digest, sha256_file, sha256_text
 from data.io.errors import WriteError, describe_error, find_os_error, is_out_of_memory
