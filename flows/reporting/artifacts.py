@@ -27,7 +27,7 @@ LEADING_COLUMNS = (
     "split",
     "epoch",
     "loss",
-    *(f"{way}_r{cut}" for way in ("t2i", "i2t") for cut in RECALL_CUTOFFS),
+    *(f"{direction}_r{cutoff}" for direction in ("t2i", "i2t") for cutoff in RECALL_CUTOFFS),
     "rsum",
     "chance_rsum",
 )
@@ -48,10 +48,10 @@ def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None
         key: Key of the artifact in Prefect.
         description: Text above the table; the total number of rows is appended if some are left out.
     """
-    more = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
+    suffix = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
-    shown = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
-    create_table_artifact(shown, key=key, description=f"{escape_cell(description)}{more}")
+    cells = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
+    create_table_artifact(cells, key=key, description=f"{escape_cell(description)}{suffix}")
 
 
 def create_store_tables(features: Features, workspace: Workspace) -> None:
