@@ -19,7 +19,7 @@ from tests.helpers.small_plan import SMALL
 
 pytestmark = pytest.mark.slow
 
-EVIL = "e\x1b[2J\u202e\nFORGED\r\x9b"  # a folder, a caption, a name of a data set
+EVIL = "e\x1b[2J\u202e\nFORGED\r\x9b"  # a folder, a caption, a name of a dataset
 SEEN = r"e\x1b[2J\u202e\nFORGED\r\x9b"
 # Commands that do not end, or start other programs; test_follow.py covers what `run` prints.
 EXCLUDED = {"demo": "pipeline", "serve": "serves", "up": "serves", "run": "needs a server"}
