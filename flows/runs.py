@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from data.datasets import Dataset
+from data.io import describe_error, is_out_of_memory
 from data.settings import read_settings
-from flows.parameters import load_plan_with
+from flows.parameters import get_dataset_name, load_plan_with
 from flows.reporting import artifacts
 from flows.reporting.logs import forward_logs_to_run
 from flows.server.schedule import make_nothing_to_do_state
@@ -49,13 +50,24 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
         typed_parameters: Settings as parameters of the flow; `__` in a name stands for a dot.
     """
     loaded = load_plan_with(plan, overrides, **typed_parameters)
-    dataset = loaded.dataset.name if loaded.dataset else "demo"
-    with forward_logs_to_run():
+    dataset = get_dataset_name(loaded)
+    with forward_logs_to_run(), _describe_exhausted_memory():
         yield PipelineRunner(
             loaded,
             make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
             make_epoch_callback(dataset),
         )
+
+
+@contextmanager
+def _describe_exhausted_memory() -> Iterator[None]:
+    """Replace the message of a library, such as torch's, by the cause and the next step, for the state of the run."""
+    try:
+        yield
+    except Exception as error:  # libraries raise RuntimeError or a type of their own
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(describe_error(error)) from error
 
 
 def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bool) -> list[str]:
