@@ -125,7 +125,7 @@ def load_reduced_image(
 
 
 def _read_bytes(source: Path | bytes) -> bytes:
-    """Read the file here: an I/O error inside a decoder would look like a damaged image."""
+    """Read a file before it is decoded: an I/O error inside a decoder would look like a damaged image."""
     content = source if isinstance(source, bytes) else _read_file(source)
     if not content:
         raise ValueError("the file is empty")

@@ -5,7 +5,8 @@ records, train under torchrun, and apply a stage to its jobs in worker processes
 """
 
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
-from pipeline.runs.invalid_records import count_truncated_captions, write_invalid_records
+from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions, write_invalid_records
+from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
 from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
 from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
@@ -17,6 +18,11 @@ __all__ = [
     "PipelineRunner",
     "StageEntry",
     "count_truncated_captions",
+    "count_unknown_captions",
+    "describe_chance",
+    "describe_extractor",
+    "describe_splits",
+    "describe_training",
     "estimate_extraction",
     "estimate_undrawn_demo",
     "train_together",

@@ -11,6 +11,7 @@ import numpy as np
 from data.images import DecodeLimits, load_reduced_image
 from data.io import digest
 from data.manifest import Recipe
+from data.text import printable
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
@@ -102,6 +103,14 @@ class QueryEncoder:
         self._model = pool.get_model(origin.model)
         self._photo_side = max(MIN_PHOTO_SIDE, getattr(plan.regions, "max_size", None) or 0)
 
+    def load_text_extractor(self) -> None:
+        """Load the text extractor now instead of at the first query.
+
+        Raises:
+            ValueError: The text extractor of the plan is not the one of the index.
+        """
+        self._pool.get_text_extractor(self._origin.tokens)
+
     @torch_threads(1)  # as for stored items
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query.
@@ -110,8 +119,8 @@ class QueryEncoder:
             Vector (1, e), float32 of unit length.
 
         Raises:
-            ValueError: The text is empty or longer than `MAX_QUERY_CHARACTERS`, or the text extractor of the plan is
-                not the one of the index.
+            ValueError: The text is empty or longer than `MAX_QUERY_CHARACTERS`, the model knows no part of it, or the
+                text extractor of the plan is not the one of the index.
         """
         text = " ".join(text.split())
         if not text or len(text) > MAX_QUERY_CHARACTERS:
@@ -119,8 +128,23 @@ class QueryEncoder:
                 f"The query has {len(text):,} characters; it must have 1 to {MAX_QUERY_CHARACTERS:,} characters. "
                 "Enter a longer or shorter text."
             )
+        if not self.knows(text):  # every such text has the same vector
+            raise ValueError(
+                f"The model knows no part of the query {printable(text[:80])!r}, so that any hit would be arbitrary. "
+                "Describe the image in words of the language of the text model."
+            )
         (tokens,) = self._pool.get_text_extractor(self._origin.tokens)([text])
         return embed_new_captions(self._model, [getattr(tokens, caption_field(self._model))])
+
+    def knows(self, text: str) -> bool:
+        """Return whether the model knows a part of a text."""
+        num_unknown, num_tokens = self._pool.get_text_extractor(self._origin.tokens).count_unknown(text)
+        return num_unknown < num_tokens
+
+    def describe_unknown(self, text: str) -> str:
+        """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
+        num_unknown, num_tokens = self._pool.get_text_extractor(self._origin.tokens).count_unknown(text)
+        return f"The model does not know {num_unknown} of the {num_tokens} parts of the query." if num_unknown else ""
 
     @torch_threads(1)  # as for stored items
     def embed_photo(self, photo: Path | bytes) -> np.ndarray:

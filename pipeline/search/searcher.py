@@ -48,6 +48,10 @@ class Searcher:
         """Open another version of the index, the published one if None, with the models that are loaded already."""
         return Searcher(self.plan, version, self._pool)
 
+    def load_text_extractor(self) -> None:
+        """Load the text extractor now instead of at the first query."""
+        self._encoder.load_text_extractor()
+
     def close(self) -> None:
         """Close the index and the region store."""
         self.index.close()
@@ -97,6 +101,14 @@ class Searcher:
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
         return self._encoder.embed_text(text)
+
+    def knows(self, text: str) -> bool:
+        """Return whether the model knows a part of a query; `search_text` raises otherwise."""
+        return self._encoder.knows(text)
+
+    def describe_unknown(self, text: str) -> str:
+        """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
+        return self._encoder.describe_unknown(text)
 
     def embed_image(self, photo: Path | bytes) -> np.ndarray:
         """Embed a photo.
@@ -172,5 +184,5 @@ def open_searchers(plan: Plan) -> HotReloader[Searcher]:
     pool = EncoderPool(plan)
     searchers = HotReloader(Workspace(plan.workspace).index, lambda version: Searcher(plan, version, pool))
     with searchers.borrow() as searcher:
-        searcher.embed_text("a photo")
+        searcher.load_text_extractor()
     return searchers
