@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from data.exchange.region_export import export_regions
 from data.store.store import Store
+from index.metadata.schema import Row
+from index.search.index import IndexHit
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
 from pipeline.plans.plan import Plan
@@ -116,7 +118,8 @@ def test_regions_without_classes_are_matched_without_labels(finished_pipeline, i
     assert (store.read("class_ids", store.ids) == -1).all()
     searcher = Searcher(imported[0])
     searcher._stored_images.store = store
-    matched = searcher._find_matching_regions(store.ids[0], searcher.embed_text("a dog"))
+    hit = IndexHit(store.ids[0], 0.0, Row("image", store.ids[0]))
+    (matched,) = searcher._find_matching_regions([hit], searcher.embed_text("a dog"))
     assert [region.label for region in matched] == ["", ""]
 
 
