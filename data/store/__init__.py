@@ -2,6 +2,7 @@
 
 from data.store.columns import Columns
 from data.store.compact import compact_store
+from data.store.intact import read_intact_vectors
 from data.store.loader import Batch, iter_batches, prefetch_map
 from data.store.shard_file import Problem
 from data.store.shard_writer import write_shard
@@ -24,6 +25,7 @@ __all__ = [
     "iter_batches",
     "plan_shards",
     "prefetch_map",
+    "read_intact_vectors",
     "store_update",
     "unlist_damaged_shards",
     "verify_store",

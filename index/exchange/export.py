@@ -1,5 +1,6 @@
 """Export of a version as plain files: a FAISS index with 64-bit ids, its metadata as Parquet, its vectors as .npy."""
 
+import hashlib
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from index.versions.manifest import CollectionManifest, Manifest
 from index.versions.objects import object_path
 from index.versions.reader_lock import lock_manifest
 
+VECTORS_SHA256 = "vectors_sha256"  # key in the footer of KIND.parquet: hash of the values of KIND.npy
 SUFFIXES = ("index", "parquet", "npy")
 
 
@@ -64,7 +66,7 @@ def _write_collection(root: Path, collection: CollectionManifest, output: Path, 
         file = files.enter_context(open(vectors_path, "wb"))
         shape = (collection.counts.live, collection.dim)
         np.lib.format.write_array_header_1_0(file, {"descr": VECTOR_DTYPE.str, "fortran_order": False, "shape": shape})
-        writer = None
+        writer, hasher = None, hashlib.sha256()
         for shard in collection.shards:
             rows = pq.read_table(object_path(root, shard.metadata))
             rows = rows.filter(~np.isin(rows["key"].to_numpy(), deleted_keys))
@@ -72,6 +74,9 @@ def _write_collection(root: Path, collection: CollectionManifest, output: Path, 
             writer.write_table(rows)
             for keys, vectors in ShardVectors(object_path(root, shard.vectors)).blocks(deleted_keys):
                 file.write(vectors.tobytes())
+                hasher.update(vectors.tobytes())
                 index.add_with_ids(float16_to_float32(vectors), keys)  # encodes the vectors as in the shards
+        if writer is not None:
+            writer.add_key_value_metadata({VECTORS_SHA256: hasher.hexdigest()})
     with atomic_write(output / f"{kind}.index") as path:
         write_trained_index(index, path)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import faiss
@@ -70,6 +71,14 @@ def test_exported_folder_can_be_imported(root, exported, tmp_path):
     with Index.open(root) as old, Index.open(tmp_path / "index") as new:
         for kind, queries in make(2, images=60)[1].items():
             assert new.search(queries, 5, kind, nprobe=99) == old.search(queries, 5, kind, nprobe=99)
+
+
+def test_files_of_two_exports_are_not_imported_together(exported, tmp_path):
+    folder = Path(shutil.copytree(exported, tmp_path / "mixed"))
+    vectors = np.load(folder / "image.npy")
+    np.save(folder / "image.npy", vectors[::-1])
+    with pytest.raises(ValueError, match=r"image\.npy and .*image\.parquet are of different exports"):
+        import_index(CONFIG, folder, tmp_path / "index")
 
 
 def write_clip_retrieval(folder: Path, parts: int = 11, rows: int = 6) -> tuple[np.ndarray, list[str]]:
