@@ -111,7 +111,7 @@ def run_training(runner: PipelineRunner, plan: str, overrides: tuple[str, ...], 
         The folder of the model.
     """
     models_before = runner.workspace.list_models()
-    features = _extract(runner, _load_dataset(runner))
+    features = _extract(runner, _load_trainable_dataset(runner))
     if processes and processes > 1:
         callbacks = make_epoch_callback(features.dataset.name), get_run_logger().info
         retry("training", lambda: train_with_torchrun(processes, plan, overrides, *callbacks))
@@ -171,6 +171,10 @@ def _load_dataset(runner: PipelineRunner, splits: Sequence[str] = (), model_is_g
     return retry("reading of the dataset", lambda: runner.load_dataset(splits, model_is_given=model_is_given))
 
 
+def _load_trainable_dataset(runner: PipelineRunner) -> Dataset:
+    return retry("reading of the dataset", runner.load_trainable_dataset)
+
+
 def _extract(runner: PipelineRunner, dataset: Dataset) -> Features:
     """Extract both stores and create their tables. The shards are tasks with retries of their own."""
     features = wait_for_lock("extraction", lambda: runner.extract(dataset))
@@ -192,7 +196,8 @@ def _embed(runner: PipelineRunner, features: Features, model: Path) -> Vectors:
 
 def _make_vectors(runner: PipelineRunner, model: Path | None) -> Vectors:
     """Run all stages before the index. Without a model, train the model of the plan."""
-    features = _extract(runner, _load_dataset(runner, model_is_given=model is not None))
+    dataset = _load_trainable_dataset(runner) if model is None else _load_dataset(runner, model_is_given=True)
+    features = _extract(runner, dataset)
     return _embed(runner, features, model or _train(runner, features))
 
 
