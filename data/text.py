@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import re
 import sys
 import traceback
 import unicodedata
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+MARKUP = str.maketrans("<>[]`|*", "‹›()'¦∗")  # characters of every font, unlike the full-width ones
+ENTITY = re.compile(r"&(?=#?\w{1,31};)")
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
 MAX_ID_CHARACTERS = 1_000
 MAX_LINE_CHARACTERS = 1 << 24
@@ -37,12 +40,22 @@ def printable(text: str) -> str:
 
     A file name from any source must not move the cursor of a terminal, hide other text or be invalid UTF-8.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
     """Make each line of a text visible, as `printable` does, and keep its line breaks."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def escape_markdown(text: str) -> str:
+    """Make a text one visible line that a page shows as it is, and not as Markdown or HTML.
+
+    A file named `![](http://...)` would make the browser fetch it. Only entities are changed at `&`.
+    """
+    return ENTITY.sub("&amp;", printable(text).translate(MARKUP))
 
 
 class LinesError(ValueError):
@@ -103,10 +116,10 @@ def make_logs_printable() -> None:
 
 
 def show_logs() -> None:
-    """Print the project's log lines from INFO, and those of other libraries from WARNING, on standard error."""
+    """Print log lines on standard error: from INFO what the stages and the training resume, others from WARNING."""
     make_logs_printable()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for package in PACKAGES:
+    for package in ("pipeline", "tern"):
         logging.getLogger(package).setLevel(logging.INFO)
 
 

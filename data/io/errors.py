@@ -84,9 +84,10 @@ def _find_quoted_number(text: str) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is exhausted: MemoryError, or how torch, HDF5 and faiss report it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | OSError)
-        and (getattr(error, "errno", None) == errno.ENOMEM or bool(_OUT_OF_MEMORY.search(str(error))))
+        isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
     )
 
 

@@ -1,4 +1,4 @@
-"""Feature and vector stores: rows by item in, rows by id out; knows nothing of images, text or models."""
+"""Feature and vector stores: rows of items in, rows by item id out; independent of images, text or models."""
 
 from data.store.columns import Columns
 from data.store.compact import compact_store

@@ -67,7 +67,7 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
 
 def make_vectors(runner: "PipelineRunner") -> "Vectors":
     """Run the stages of a plan from the dataset to the vectors."""
-    features = runner.extract(runner.load_dataset())
+    features = runner.extract(runner.load_trainable_dataset())
     return runner.embed(features, runner.train(features))
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vectors
+from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vectors, print_warning
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     from pipeline.runs import Finished
 
     runner = make_runner(plan, overrides)
-    features = runner.extract(runner.load_dataset())
+    features = runner.extract(runner.load_trainable_dataset())
     _print_invalid_records(runner, features)
     vectors = runner.embed(features, runner.train(features))
     if len(vectors.features.invalid_records) > len(features.invalid_records):
@@ -52,8 +52,13 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
     [dim]Example: tern extract --plan flickr30k --set workers=8[/dim]
     """
+    from pipeline.stages import find_training_problem
+
     runner = make_runner(plan, overrides)
-    features = runner.extract(runner.load_dataset())
+    dataset = runner.load_dataset()
+    if runner.plan.checkpoint is None and (problem := find_training_problem(dataset)):
+        print_warning(problem)
+    features = runner.extract(dataset)
     _print_invalid_records(runner, features)
     echo(f"regions  {features.regions}", f"tokens   {features.tokens}")
 
