@@ -13,6 +13,7 @@ from index.versions import resolve_version
 from pipeline.pages.cards import make_cards
 from pipeline.pages.render import render_page
 from pipeline.plans.plan import Plan
+from pipeline.runs import describe_extractor
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 
@@ -42,11 +43,12 @@ def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse)
     def show_page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> str:
-        hits, problem = [], ""
+        hits, problem, notes = [], "", []
         with _borrow_searcher(reloader, version) as searcher:
             if q.strip():
                 try:
                     hits = searcher.search_text(q, k, where.strip() or None)
+                    notes = [note for note in [searcher.describe_unknown(q)] if note]
                 except ValueError as error:
                     problem = str(error)
             return render_page(
@@ -57,11 +59,15 @@ def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
                 version=searcher.index.version,
                 cards=make_cards(hits),
                 problem=problem,
+                notes=[*notes, *describe_extractor(searcher.plan)],
             )
 
     @app.get("/search")
     def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        return _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
+        answer = _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
+        with _borrow_searcher(reloader, version) as searcher:
+            note = searcher.describe_unknown(q)
+        return answer | ({"note": note} if note else {})
 
     @app.post("/search/image")
     async def search_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
