@@ -81,13 +81,13 @@ def describe_validation_error(error: "ValidationError") -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file.
+    """Read the lines of a UTF-8 text file, without a byte order mark.
 
     Raises:
         ValueError: The file is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 

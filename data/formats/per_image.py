@@ -101,13 +101,20 @@ def _read_x_fields(path: Path, options: ReadOptions) -> dict[str, Any]:
             info = info.item() if isinstance(info, np.ndarray) and info.size == 1 else info
             if not isinstance(info, dict):
                 raise ValueError(f"{path}: info is {type(info).__name__}, not a dict")
-            fields |= {name: np.asarray(info[key]) for name, key in INFO.items() if key in info}
+            fields |= {name: _make_info_array(path, key, info[key]) for name, key in INFO.items() if key in info}
     return fields
+
+
+def _make_info_array(path: Path, key: str, values: object) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: info[{key!r}] is not an array of numbers ({error})") from error
 
 
 def _read_num_boxes(archive: Npz, rows: int | None) -> int:
     values = archive.read("num_bbox").reshape(-1)
-    if len(values) != 1 or values.dtype.kind not in "fiu" or values[0] != int(values[0]):
+    if len(values) != 1 or values.dtype.kind not in "fiu" or not float(values[0]).is_integer():
         raise ValueError(f"{archive.path}: num_bbox is {values[:3].tolist()}, not one whole number")
     if rows is not None and rows != values[0]:
         raise ValueError(f"{archive.path}: num_bbox is {int(values[0])}, but there are {rows} boxes")
@@ -172,6 +179,8 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | Inva
             )  # the cells of a grid are rows
             if box.is_dir():
                 flat, packed = box / f"{name}.npy", box / f"{name}.npz"
+                if not flat.exists() and not packed.exists():
+                    raise ValueError(f"it has no boxes: {flat} and {packed.name} are missing")
                 fields["boxes"] = (
                     load_npy(flat, MAX_IMAGE_BYTES)
                     if flat.exists()

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from data.config import ReadOptions
-from data.formats.arrays import map_npy, write_header
+from data.formats.arrays import check_image_shape, map_npy, write_header
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord, start_export
 from data.io.files import atomic_write, write_text
+from data.text import read_lines
 
 SUFFIX = "_ims.npy"
 MAX_IDS_BYTES = 256 << 20
@@ -40,8 +41,9 @@ def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSou
     for source in _find_sources(path):
         split = source.name.removesuffix(SUFFIX)
         values = map_npy(source)
-        if values.ndim not in (2, 3):
-            raise ValueError(f"{source} is {values.shape}, not (images, rows, d) or (images, d)")
+        if values.ndim not in (2, 3) or 0 in values.shape[1:]:
+            raise ValueError(f"{source} is {values.shape}, not (images, rows, d) or (images, d). Write the file again.")
+        check_image_shape(f"{source}: an image", (*values.shape[1:-1], 1)[:1] + values.shape[-1:], values.dtype)
         ids = _read_ids(source, len(values))
         boxes = _map_if_exists(_sidecar_path(source, "_boxes.npy"), (len(values), *values.shape[1:-1], 4))
         sizes = _map_if_exists(_sidecar_path(source, "_img_sizes.npy"), (len(values), 2))
@@ -70,7 +72,7 @@ def _read_ids(source: Path, images: int) -> list[str]:
         return [str(number) for number in range(images)]
     if path.stat().st_size > MAX_IDS_BYTES:
         raise ValueError(f"{path} has more than {MAX_IDS_BYTES:,} bytes; it must have one line per image")
-    ids = [line.strip("\r\n") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+    ids = [line.strip("\r\n") for line in read_lines(path)]
     if len(ids) != images:
         raise ValueError(
             f"{path} has {len(ids):,} lines, but {source} has {images:,} images; it must have one line per image"
@@ -100,7 +102,7 @@ def write(target: Path, rows: ExportRows, overwrite: bool) -> None:
 
 def count(path: Path) -> int:
     """Count the images by the headers."""
-    return sum(len(map_npy(source)) for source in _find_sources(path))
+    return sum(values.shape[0] if values.ndim else 0 for values in map(map_npy, _find_sources(path)))
 
 
 PRECOMP = Format(

@@ -123,7 +123,7 @@ def _check_shapes(path: Path, data: dict[str, h5py.Dataset]) -> None:
 
 
 def _read_spans(data: dict[str, h5py.Dataset]) -> np.ndarray | None:
-    return data["pos_boxes"][:].astype("int64") if "pos_boxes" in data else None
+    return data["pos_boxes"][:] if "pos_boxes" in data else None
 
 
 def _make_slice(data: dict[str, h5py.Dataset], span: np.ndarray) -> slice:

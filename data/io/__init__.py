@@ -16,11 +16,12 @@ from data.io.files import (
     write_text,
 )
 from data.io.json_text import parse_json
-from data.io.limits import MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
+from data.io.limits import MAX_SIDE, MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 from data.io.schema import describe_other_version
 
 __all__ = [
+    "MAX_SIDE",
     "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
     "WriteError",
