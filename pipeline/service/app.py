@@ -64,10 +64,7 @@ def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
 
     @app.get("/search")
     def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        answer = _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
-        with _borrow_searcher(reloader, version) as searcher:
-            note = searcher.describe_unknown(q)
-        return answer | ({"note": note} if note else {})
+        return _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None), q)
 
     @app.post("/search/image")
     async def search_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
@@ -107,14 +104,18 @@ async def _save_body(request: Request, path: Path) -> None:
             file.write(chunk)
 
 
-def _answer(reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
-    """Run a search; HTTP 422 if the query or the filter is invalid."""
+def _answer(
+    reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]], text: str = ""
+) -> dict[str, Any]:
+    """Run a search; HTTP 422 if the query or the filter is invalid. Notes which part of a text query is unknown."""
     with _borrow_searcher(reloader, version) as searcher:
         try:
             hits = search(searcher)
         except ValueError as error:
             raise HTTPException(422, re.sub(r"/\S+/photo", "the photo", str(error))) from error
-        return {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
+        note = searcher.describe_unknown(text) if text else ""
+        answer = {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
+        return answer | ({"note": note} if note else {})
 
 
 def _to_json(hit: Hit) -> dict[str, Any]:
