@@ -1,6 +1,10 @@
 """Safe text: file names and annotations may hold anything; used wherever such text is stored or displayed."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
+
+MIN_SIMILARITY = 0.7  # of a suggested name; a worse one would only mislead
 
 
 def escape_invalid_text(text: str) -> str:
@@ -14,6 +18,19 @@ def printable(text: str) -> str:
     A file name from any source must not move the cursor of a terminal, hide other text or be invalid UTF-8.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def suggest_name(name: str, names: Iterable[str], lead: str) -> str:
+    """List the names that exist, after the one that is nearly equal to an unknown name, if there is one.
+
+    Args:
+        name: The unknown name.
+        names: The names that exist.
+        lead: Words in front of the list, such as `columns are`.
+    """
+    names = list(names)
+    matches = get_close_matches(name, names, 1, MIN_SIMILARITY)
+    return f"{f'did you mean {matches[0]!r}? ' if matches else ''}{lead} {', '.join(names) or 'none'}"
 
 
 def read_lines(path: Path) -> list[str]:

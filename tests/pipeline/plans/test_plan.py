@@ -78,7 +78,13 @@ def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("dmo", "did you mean 'demo'"), ("gone.toml", "does not exist"), ("zz", "shipped plans are")]
+    ("name", "message"),
+    [
+        ("dmo", "did you mean 'demo'.* shipped plans are coco, demo, flickr30k"),
+        ("gone.toml", "does not exist"),
+        ("zz", "shipped plans are coco, demo, flickr30k"),
+        ("nope", "the name of a plan; shipped plans are coco, demo, flickr30k"),
+    ],
 )
 def test_missing_plan_raises_with_a_suggestion(name, message):
     with pytest.raises(FileNotFoundError, match=message):
