@@ -168,7 +168,7 @@ def test_not_binds_before_and_and_before_or(text, same):
         ("splt = 'test'", "there is no column 'splt': did you mean 'split'?", 0),
         ("key = 3", "there is no column 'key': columns are id, image_id, text, path, split, width, height", 0),
         ("with = 640", "there is no column 'with': did you mean 'width'? columns are id, image_id, text, path", 0),
-        ("test = 1", "there is no column 'test': columns are id, image_id, text, path, split, width", 0),
+        ("photo = 1", "there is no column 'photo': columns are id, image_id, text, path, split, width", 0),
         ("width >= '640'", "width is a number, not a text", 9),
         ("split = 640", "split is a text: put it in quotes", 8),
         ("width like '6%'", "width is a number; `like` is for texts", 6),
