@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MIN_SIMILARITY = 0.7  # of a suggested name; a worse one would only mislead
 
@@ -31,6 +35,13 @@ def suggest_name(name: str, names: Iterable[str], lead: str) -> str:
     names = list(names)
     matches = get_close_matches(name, names, 1, MIN_SIMILARITY)
     return f"{f'did you mean {matches[0]!r}? ' if matches else ''}{lead} {', '.join(names) or 'none'}"
+
+
+def describe_validation_error(error: "ValidationError") -> str:
+    """Describe the first problem of a JSON file: its key, unless it is the file itself, and what is wrong with it."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def read_lines(path: Path) -> list[str]:

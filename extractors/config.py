@@ -14,10 +14,20 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 Anchors = Literal["caffe", "detectron2"]
 
 
-class TorchvisionConfig(BaseModel):
-    """Region features of a Faster R-CNN of torchvision, or of the demo detector."""
+class _NetworkConfig(BaseModel):
+    """Settings that the extractors share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    full_precision: bool = False
+    """Whether to compute in float32, which gives the same numbers on every machine; false uses half precision where the
+    machine supports it."""
+    device: str = "cpu"
+    """Device of the network: "cpu", "cuda" or "cuda:1"."""
+
+
+class TorchvisionConfig(_NetworkConfig):
+    """Region features of a Faster R-CNN of torchvision, or of the demo detector."""
 
     kind: Literal["torchvision"] = "torchvision"
     """Name of this kind of extractor."""
@@ -41,17 +51,10 @@ class TorchvisionConfig(BaseModel):
     feature_layer: Literal["box_head", "pooled"] = "box_head"
     """Layer of the features: "box_head" is the input of the class scores (1,024 values in torchvision's models, 256 in
     the demo detector); "pooled" is the average of the RoI-pooled FPN map (256 values, 96 in the demo detector)."""
-    full_precision: bool = False
-    """Whether to compute in float32, which gives the same numbers on every machine; false uses half precision where the
-    machine supports it."""
-    device: str = "cpu"
-    """Device of the network: "cpu", "cuda" or "cuda:1"."""
 
 
-class GridConfig(BaseModel):
+class GridConfig(_NetworkConfig):
     """Grid features: the cells of a feature map of a torchvision classification network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["grid"] = "grid"
     """Name of this kind of extractor."""
@@ -69,17 +72,10 @@ class GridConfig(BaseModel):
     """Short side of the network input, in pixels."""
     max_size: int = Field(1000, ge=64)
     """Maximum long side of the network input, in pixels."""
-    full_precision: bool = False
-    """Whether to compute in float32, which gives the same numbers on every machine; false uses half precision where the
-    machine supports it."""
-    device: str = "cpu"
-    """Device of the network: "cpu", "cuda" or "cuda:1"."""
 
 
-class BottomUpConfig(BaseModel):
+class BottomUpConfig(_NetworkConfig):
     """Bottom-up features of the Visual Genome model: 36 regions per image, or 10 to 100."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["bottom-up"] = "bottom-up"
     """Name of this kind of extractor."""
@@ -104,10 +100,6 @@ class BottomUpConfig(BaseModel):
     """Maximum long side of the network input, in pixels."""
     max_proposals: int = Field(300, ge=1, le=6000)
     """Maximum number of proposals per image; the original model uses 300, fewer cost less time."""
-    full_precision: bool = False
-    """Whether to compute in float32; false uses the fastest arithmetic of the machine."""
-    device: str = "cpu"
-    """Device of the network: "cpu", "cuda" or "cuda:1"."""
 
     @model_validator(mode="after")
     def _check_order(self) -> BottomUpConfig:

@@ -4,56 +4,40 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class _Child:
+    """Path of a file or folder in the root folder of the workspace that it is read from."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, workspace: "Workspace", _: type) -> Path:
+        return workspace.root / self.name
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Paths below the root folder of a workspace. Nothing is created."""
 
     root: Path
 
-    @property
-    def dataset(self) -> Path:
-        """Folder of the demo dataset."""
-        return self.root / "dataset"
-
-    @property
-    def stores(self) -> Path:
-        """Folder of the feature stores."""
-        return self.root / "stores"
-
-    @property
-    def models(self) -> Path:
-        """Folder of the models, one folder per model."""
-        return self.root / "models"
-
-    @property
-    def vectors(self) -> Path:
-        """Folder of the vector stores."""
-        return self.root / "vectors"
-
-    @property
-    def evaluation(self) -> Path:
-        """Folder of the metrics files."""
-        return self.root / "evaluation"
-
-    @property
-    def index(self) -> Path:
-        """Root folder of the index."""
-        return self.root / "index"
-
-    @property
-    def stage_log(self) -> Path:
-        """JSON Lines file with one entry per stage that ran."""
-        return self.root / "stages.jsonl"
-
-    @property
-    def invalid_records(self) -> Path:
-        """JSON Lines file with the name and the reason of each invalid record."""
-        return self.root / "invalid_records.jsonl"
-
-    @property
-    def report(self) -> Path:
-        """HTML page with the results."""
-        return self.root / "report.html"
+    dataset = _Child("dataset")
+    """Folder of the demo dataset."""
+    stores = _Child("stores")
+    """Folder of the feature stores."""
+    models = _Child("models")
+    """Folder of the models, one folder per model."""
+    vectors = _Child("vectors")
+    """Folder of the vector stores."""
+    evaluation = _Child("evaluation")
+    """Folder of the metrics files."""
+    index = _Child("index")
+    """Root folder of the index."""
+    stage_log = _Child("stages.jsonl")
+    """JSON Lines file with one entry per stage that ran."""
+    invalid_records = _Child("invalid_records.jsonl")
+    """JSON Lines file with the name and the reason of each invalid record."""
+    report = _Child("report.html")
+    """HTML page with the results."""
 
     def misses(self, split: str) -> Path:
         """Return the path of the HTML page with the misses of a split."""

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.io import read_json, write_json
+from data.text import describe_validation_error
 from tern.config import ModelConfig, TrainConfig
 
 MODEL_CARD = "model.json"
@@ -75,11 +76,9 @@ def read_model_card(folder: Path) -> ModelCard:
     try:
         return ModelCard.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
         raise ValueError(
-            f"{path} is not a model card of version {SCHEMA_VERSION}: {key}: {first['msg']}. Restore the file, or "
-            f"delete {folder} and train again."
+            f"{path} is not a model card of version {SCHEMA_VERSION}: {describe_validation_error(error)}. Restore the "
+            f"file, or delete {folder} and train again."
         ) from error
 
 

@@ -23,10 +23,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption of an image."""
+    """A caption of an image.
+
+    Attributes:
+        id: The image id and the number of the caption, as Flickr30k names them: `1000092795.jpg#0`.
+    """
 
     id: str
-    """The image id and the number of the caption, as Flickr30k names them: `1000092795.jpg#0`."""
     image_id: str
     text: str
 

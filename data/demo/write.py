@@ -15,6 +15,7 @@ from data.demo.paint import render_scene
 from data.demo.scenes.kinds import CLASSES
 from data.io.digests import digest
 from data.io.files import atomic_write, read_json, remove_stale_temporaries, write_json
+from data.text import describe_validation_error
 
 ANNOTATIONS, BOXES, MANIFEST = "dataset_demo.json", "boxes.json", "manifest.json"
 SCENES_PER_TASK = 50
@@ -131,10 +132,9 @@ def _read_manifest(path: Path) -> DemoManifest:
     try:
         return DemoManifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
         raise ValueError(
-            f"{path} is not the manifest of a demo dataset: {'.'.join(map(str, first['loc']))}: {first['msg']}. Delete "
-            f"{path.parent} and run the command again."
+            f"{path} is not the manifest of a demo dataset: {describe_validation_error(error)}. Delete {path.parent} "
+            "and run the command again."
         ) from error
 
 

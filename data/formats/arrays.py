@@ -87,8 +87,13 @@ def _read_values(file: BinaryIO, header: Header, available: int) -> np.ndarray:
 
 
 @contextmanager
-def _translate_read_errors(path: Path) -> Iterator[None]:
-    """Convert errors that a damaged file causes into a ValueError that names it; others pass unchanged."""
+def _translate_read_errors(path: Path, array: str = "") -> Iterator[None]:
+    """Convert errors that a damaged file causes into a ValueError that names it; others pass unchanged.
+
+    Args:
+        path: File that is read.
+        array: Name of the array of an .npz file that is read.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -96,7 +101,8 @@ def _translate_read_errors(path: Path) -> Iterator[None]:
     except READ_ERRORS as error:
         if is_transient_error(error):
             raise
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        location = f"{path}: array {array!r}" if array else str(path)
+        raise ValueError(f"{location} cannot be read: {error}") from error
 
 
 def load_npy(path: Path) -> np.ndarray:
@@ -141,7 +147,7 @@ class Npz:
 
     def __init__(self, path: Path, allow_pickle: Collection[str] = ()):
         self.path, self._allowed = Path(path), frozenset(allow_pickle)
-        with self._add_location(""):
+        with _translate_read_errors(self.path):
             self._zip = zipfile.ZipFile(self.path)
         self._members = {i.filename.removesuffix(".npy"): i for i in self._zip.infolist() if i.filename[-4:] == ".npy"}
 
@@ -161,14 +167,14 @@ class Npz:
 
         An array of Python objects is read only if `allow_pickle` lists it, and as plain values.
         """
-        with self._add_location(name), self._open(name) as (file, header, available):
+        with _translate_read_errors(self.path, name), self._open(name) as (file, header, available):
             if header.dtype.hasobject and name in self._allowed:
                 return load_restricted(file)
             return _read_values(file, header, available)
 
     def header(self, name: str) -> Header:
         """Read the header of an array."""
-        with self._add_location(name), self._open(name) as (_, header, _):
+        with _translate_read_errors(self.path, name), self._open(name) as (_, header, _):
             return header
 
     def iter_rows(self, name: str, lengths: Iterable[int]) -> Iterator[np.ndarray]:
@@ -184,7 +190,7 @@ class Npz:
         Raises:
             ValueError: The array is in column-major order, or not valid.
         """
-        with self._add_location(name), self._open(name) as (file, header, _):
+        with _translate_read_errors(self.path, name), self._open(name) as (file, header, _):
             if header.fortran and len(header.shape) > 1:
                 raise ValueError("it is in column-major order and cannot be read in blocks; save it with order='C'")
             row_shape = header.shape[1:]
@@ -203,18 +209,6 @@ class Npz:
             stream = cast(BinaryIO, file)
             header = read_header(stream)
             yield stream, header, member.file_size - stream.tell()
-
-    @contextmanager
-    def _add_location(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except READ_ERRORS as error:
-            if is_transient_error(error):
-                raise
-            location = f"{self.path}: array {name!r}" if name else f"{self.path}"
-            raise ValueError(f"{location} cannot be read: {error}") from error
 
 
 def write_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:

@@ -7,6 +7,7 @@ ruotianluo/ImageCaptioning.pytorch captioning/data/dataloader.py and mesnico/TER
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -224,13 +225,4 @@ RUOTIANLUO = Format(
     is_prefix=True,
     is_folder=True,
 )
-TERN = Format(
-    "tern",
-    "bu_att, bu_box (TERN, TERAN)",
-    read_att,
-    partial(write_att, "bu", False),
-    count,
-    frozenset({"boxes"}),
-    is_prefix=True,
-    is_folder=True,
-)
+TERN = replace(RUOTIANLUO, name="tern", title="bu_att, bu_box (TERN, TERAN)", write=partial(write_att, "bu", False))

@@ -6,6 +6,7 @@ tools/adaptive_detection_features_converter.py; their sidecar file of ids is a p
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -235,13 +236,10 @@ FIXED = Format(
     sidecar_files=lambda target: sidecar_paths(target)[:1],
     fixed_rows=True,
 )
-ADAPTIVE = Format(
-    "vqa-h5-adaptive",
-    "ban-vqa HDF5 with pos_boxes",
-    read,
-    partial(write, True),
-    count,
-    _FIELDS,
-    suffix=".hdf5",
-    sidecar_files=lambda target: sidecar_paths(target)[:1],
+ADAPTIVE = replace(
+    FIXED,
+    name="vqa-h5-adaptive",
+    title="ban-vqa HDF5 with pos_boxes",
+    write=partial(write, True),
+    fixed_rows=False,
 )

@@ -10,6 +10,7 @@ from data.io.digests import digest
 from data.io.files import read_json, write_json
 from data.io.locks import manifest_lock
 from data.manifest.schema import FIELDS, FeatureDtype, Field, Kind, Recipe
+from data.text import describe_validation_error
 
 SCHEMA_VERSION = 3
 OLD_SCHEMA_VERSION = 2  # of version 0.1 of this program
@@ -159,9 +160,7 @@ def read_store_manifest(folder: Path) -> StoreManifest:
     try:
         return StoreManifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = ".".join(map(str, first["loc"]))
         raise ValueError(
-            f"{path} is not a store's manifest: {f'{location}: ' if location else ''}{first['msg']}. Restore the file, "
-            "or delete the store's folder."
+            f"{path} is not a store's manifest: {describe_validation_error(error)}. Restore the file, or delete the "
+            "store's folder."
         ) from error

@@ -7,6 +7,7 @@ from index.versions.events import FILE, record_event
 from index.versions.folder import (
     check_objects,
     index_write_lock,
+    list_versions,
     manifest_path,
     read_current_or_none,
     read_version_manifest,
@@ -51,8 +52,12 @@ def check_not_rejected(root: Path, manifest: Manifest) -> None:
         raise RejectedError(rejection_message(root, manifest, manifest.gate), manifest.version, manifest.gate)
 
 
-def rollback(root: Path, version: int) -> Path:
+def rollback(root: Path, version: int, pin: bool = True) -> Path:
     """Publish an existing version, older or newer, after verifying it; return the path of its manifest.
+
+    Args:
+        pin: Pin the version if a newer one has passed its gate: `read_pinned_version` returns it until somebody
+            publishes a version.
 
     Raises:
         RejectedError: The gate rejected it.
@@ -60,9 +65,20 @@ def rollback(root: Path, version: int) -> Path:
     """
     with index_write_lock(root):
         check_not_rejected(root, verify_version(root, version))
-        set_current(root, version)
+        set_current(root, version, pin and _has_newer_accepted(root, version))
         record_event(root, "rolled_back", version)
     return manifest_path(root, version)
+
+
+def _has_newer_accepted(root: Path, version: int) -> bool:
+    """Return whether a version above a number has passed its gate."""
+    for number in reversed(list_versions(root)):
+        try:
+            if number > version and not read_version_manifest(root, number).is_rejected:
+                return True
+        except (ValueError, FileNotFoundError):
+            continue  # damaged: it can neither be published nor derived from
+    return False
 
 
 def rejection_message(root: Path, manifest: Manifest, verdict: GateVerdict) -> str:

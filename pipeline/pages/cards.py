@@ -54,10 +54,13 @@ class ScoredCaption:
 
 @dataclass(frozen=True)
 class PhotoCard:
-    """An image that was used as a query, with the captions that were found for it, best first."""
+    """An image that was used as a query, with the captions that were found for it, best first.
+
+    Attributes:
+        image: data URI of the thumbnail
+    """
 
     image: str
-    """data URI of the thumbnail"""
     name: str
     captions: tuple[ScoredCaption, ...]
 

@@ -1,7 +1,7 @@
 """Extraction stages: region features of images and token features of captions, into stores."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from data.datasets import Dataset
 from data.exchange import RegionFile
 from data.images import FileHashCache, load_image
 from data.io import sha256_text
-from data.manifest import Item, open_or_create_store
+from data.manifest import Item, ShardPlan, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
@@ -74,29 +74,20 @@ def extract_regions(
     paths = {image.id: image.path for image in dataset.images}
     hashes = FileHashCache(workspace.root).get_hashes(paths.values())
     items = [Item(image_id, content_hash) for image_id, content_hash in zip(paths, hashes, strict=True)]
-    with store_update(folder, items, images_per_shard) as plans:
+    with _store_update(folder, items, images_per_shard) as plans:
         list(map_fn(extract_region_shard, _make_jobs(config, folder, plans, paths)))
-    _check_not_empty(folder, len(items))
     return folder
 
 
 def extract_tokens(
     config: TextConfig, dataset: Dataset, workspace: Workspace, captions_per_shard: int, map_fn: MapFn = map
 ) -> Path:
-    """Extract the token features of all captions that are new or changed.
-
-    Returns:
-        The folder of the store.
-
-    Raises:
-        ValueError: All captions are invalid.
-    """
+    """Extract the token features of all captions that are new or changed, as `extract_regions` does for images."""
     folder = open_or_create_store(workspace.stores, "tokens", get_extractor(config).recipe)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(caption_id, sha256_text(text)) for caption_id, text in texts.items()]
-    with store_update(folder, items, captions_per_shard) as plans:
+    with _store_update(folder, items, captions_per_shard) as plans:
         list(map_fn(extract_token_shard, _make_jobs(config, folder, plans, texts)))
-    _check_not_empty(folder, len(items))
     return folder
 
 
@@ -110,12 +101,16 @@ def _make_jobs(
     ]
 
 
-def _check_not_empty(folder: Path, num_items: int) -> None:
+@contextmanager
+def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
+    """Update a store as `store_update` does, and raise an error if all items turned out to be invalid."""
+    with store_update(folder, items, items_per_shard) as plans:
+        yield plans
     store = Store(folder)
-    if num_items and not len(store):
+    if items and not len(store):
         name, reason = next(iter(store.invalid_items.items()))
         raise ValueError(
-            f"None of {num_items:,} items could be extracted into {folder}. The first, {name}: {reason}. "
+            f"None of {len(items):,} items could be extracted into {folder}. The first, {name}: {reason}. "
             "Check the dataset of the plan."
         )
 

@@ -41,17 +41,7 @@ def embed_images(
 def embed_captions(
     model: nn.Module, store: Store, ids: Sequence[str], batch_size: int = 256
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Embed stored captions, in the order requested.
-
-    Args:
-        model: Model from `load_model`.
-        store: Token store.
-        ids: Caption ids.
-        batch_size: Maximum number of captions per forward pass.
-
-    Returns:
-        Iterator of ids and their vectors (n, e) float32 of unit length.
-    """
+    """Embed stored captions as `embed_images` embeds images: `store` is a token store, `ids` are caption ids."""
     field = caption_field(model)
     return _embed(ids, batch_size, lambda part: forward_captions(model, read_captions(store, part, field=field)))
 

@@ -40,9 +40,9 @@ def test_store_of_version_0_1_is_recognized(name, read, workspace):
 
 def test_demo_dataset_of_version_0_1_is_recognized(workspace):
     folder = workspace / "dataset"
+    manifest, remedy = folder / "manifest.json", "to draw the demo dataset again, or install version 0.1."
     message = (
-        f"{folder / 'manifest.json'} was written by version 0.1 of this program. Delete {folder} and run the command "
-        "again to draw the demo dataset again, or install version 0.1."
+        f"{manifest} was written by version 0.1 of this program. Delete {folder} and run the command again {remedy}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         is_generated(DemoConfig(), folder)

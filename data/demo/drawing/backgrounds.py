@@ -81,13 +81,7 @@ def draw_beach(canvas: Canvas) -> None:
 def draw_park(canvas: Canvas) -> None:
     """Draw grass, a path and distant trees."""
     canvas.draw_sky()
-    for i in range(9):
-        canvas.draw_round_tree(
-            canvas.w * (i + canvas.uniform(0, 1)) / 9,
-            canvas.hz + 8,
-            canvas.uniform(90, 170),
-            canvas.jitter_color((74, 144, 66), 22),
-        )
+    canvas.draw_row_of_trees(canvas.draw_round_tree, 9, canvas.hz + 8, (90, 170), ((74, 144, 66), 22))
     canvas.fill_gradient(canvas.hz, canvas.h, canvas.jitter_color((126, 190, 86), 12), (84, 156, 58))
     bend, at = canvas.uniform(-0.5, 0.5) * canvas.w, canvas.uniform(0.2, 0.8) * canvas.w
     canvas.draw.polygon(
@@ -146,13 +140,7 @@ def draw_snow(canvas: Canvas) -> None:
     """Draw white ground, firs and falling snow."""
     canvas.draw_sky((150, 186, 222), (230, 238, 246), 2)
     canvas.draw_ridge(canvas.hz + 4, canvas.uniform(20, 80), canvas.jitter_color((206, 218, 234), 8))
-    for i in range(16):
-        canvas.draw_fir(
-            canvas.w * (i + canvas.uniform(0, 1)) / 16,
-            canvas.hz + 6,
-            canvas.uniform(40, 90),
-            canvas.jitter_color((70, 104, 96), 18),
-        )
+    canvas.draw_row_of_trees(canvas.draw_fir, 16, canvas.hz + 6, (40, 90), ((70, 104, 96), 18))
     canvas.fill_gradient(canvas.hz, canvas.h, (242, 246, 252), canvas.jitter_color((216, 228, 244), 6))
     canvas.draw_dots(50, canvas.hz + 14, canvas.h, (226, 234, 246), 26)
     for x, y in canvas.rng.random((90, 2)).tolist():

@@ -1,5 +1,6 @@
 """Canvas of the backgrounds, at twice the size of the scene, with the shapes that several places share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,27 @@ class Canvas:
         self.fill_gradient(0, self.hz + 2, self.jitter_color(top, 25), self.jitter_color(low, 10))
         for _ in range(int(self.uniform(0, clouds + 1))):
             self.draw_cloud()
+
+    def draw_row_of_trees(
+        self,
+        draw_tree: Callable[[float, float, float, Color], None],
+        count: int,
+        base: float,
+        heights: tuple[float, float],
+        color: tuple[Color, float],
+    ) -> None:
+        """Draw distant trees side by side over the width of the picture.
+
+        Args:
+            draw_tree: Draws one tree: `draw_round_tree` or `draw_fir`.
+            count: Number of trees.
+            base: y coordinate of the ground, in pixels.
+            heights: Minimum and maximum height, in pixels.
+            color: Mean color and the maximum difference from it, per channel.
+        """
+        for i in range(count):
+            x = self.w * (i + self.uniform(0, 1)) / count
+            draw_tree(x, base, self.uniform(*heights), self.jitter_color(*color))
 
     def draw_round_tree(self, x: float, base: float, tall: float, color: Color) -> None:
         """Draw a distant tree with a round crown."""

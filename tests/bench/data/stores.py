@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -40,8 +41,12 @@ def stores(folder: Path) -> None:
         "memory map of the shards": lambda: (maps.stack(ids) for ids in lists),
         "the store, read": lambda: (store.read("features", ids) for ids in lists),
         "the store, batches, 2 threads": lambda: iter_batches(store, ["features"], lists),
-        "DataLoader, 2 workers, .npy": lambda: DataLoader(_Npy(folder, lists), batch_size=None, num_workers=2),
-        "DataLoader, 2 workers, the store": lambda: DataLoader(_Stored(store, lists), batch_size=None, num_workers=2),
+        "DataLoader, 2 workers, .npy": lambda: DataLoader(
+            _Batches(partial(_stack_npy, folder), lists), batch_size=None, num_workers=2
+        ),
+        "DataLoader, 2 workers, the store": lambda: DataLoader(
+            _Batches(partial(_read_padded, store), lists), batch_size=None, num_workers=2
+        ),
     }
 
     def forget() -> None:
@@ -163,27 +168,18 @@ class _Maps:
         return out
 
 
-class _Npy(Dataset):
-    """Dataset of batches, read from one .npy file for each image."""
+class _Batches(Dataset):
+    """Dataset of batches: item i is what `read` returns for the ids of `lists[i]`."""
 
-    def __init__(self, folder: Path, lists: list[list[str]]):
-        self.folder, self.lists = folder, lists
-
-    def __len__(self) -> int:
-        return len(self.lists)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return _stack_npy(self.folder, self.lists[index])
-
-
-class _Stored(Dataset):
-    """Dataset of batches, read from the store."""
-
-    def __init__(self, store: Store, lists: list[list[str]]):
-        self.store, self.lists = store, lists
+    def __init__(self, read: Callable[[list[str]], np.ndarray], lists: list[list[str]]):
+        self.read, self.lists = read, lists
 
     def __len__(self) -> int:
         return len(self.lists)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.store.read_padded("features", self.lists[index])[0]
+        return self.read(self.lists[index])
+
+
+def _read_padded(store: Store, ids: list[str]) -> np.ndarray:
+    return store.read_padded("features", ids)[0]
