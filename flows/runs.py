@@ -31,7 +31,7 @@ from pipeline.runs import (
     estimate_undrawn_demo,
     train_with_torchrun,
 )
-from pipeline.stages import Features, Vectors, find_served_version
+from pipeline.stages import Features, Vectors, find_served_version, read_plan_dataset, select_splits
 from pipeline.workspace import Workspace
 
 MODEL_CREATED = "tern.model.created"  # event of a new model; it may start `build-index` (see prefect.yaml)
@@ -65,9 +65,11 @@ def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bo
     """
     if dry_run and (estimates := estimate_undrawn_demo(runner.plan, splits)):
         return _report_estimates(estimates, "demo")
-    dataset = _load_dataset(runner, splits or ())
     if dry_run:
-        return _report_estimates(estimate_extraction(runner.plan, dataset), dataset.name)
+        dataset = read_plan_dataset(runner.plan)
+        selected = select_splits(dataset, runner.plan, splits) if splits else dataset
+        return _report_estimates(estimate_extraction(runner.plan, selected), dataset.name)
+    dataset = _load_dataset(runner, splits or ())
     features = _extract(runner, dataset)
     return [str(features.regions), str(features.tokens)]
 

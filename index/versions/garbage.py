@@ -1,6 +1,7 @@
 """Garbage collection: delete versions that are no longer needed, then objects that no manifest lists."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
     root = Path(root)
     if keep < 1:
         raise ValueError(f"keep is {keep}, but the served version always stays. Pass 1 or more.")
-    with index_write_lock(root):
+    with nullcontext() if dry_run else index_write_lock(root):  # the lock is a file, and a dry run writes nothing
         manifests = {number: read_version_manifest(root, number) for number in list_versions(root)}
         report = GarbageReport(kept=_find_kept(root, manifests, keep))
         for number in manifests.keys() - report.kept.keys():

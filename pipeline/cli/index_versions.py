@@ -56,14 +56,22 @@ def info(
     tern index info prod --plan flickr30k[/dim]
     """
     from data.text import printable
-    from index.versions import list_tags, list_versions, read_current, read_events, read_version_manifest
+    from index.versions import (
+        list_tags,
+        list_versions,
+        read_current,
+        read_events,
+        read_pinned_version,
+        read_version_manifest,
+    )
 
     root = resolve_index_root(plan, overrides, index)
     versions_by_tag = list_tags(root)
-    pointer = read_current(root)
+    pointer, pinned = read_current(root), read_pinned_version(root)
     published = pointer.version if pointer else 0
     for number in list_versions(root):
         marks = ["published"] if number == published else []
+        marks += ["pinned by a rollback"] if number == pinned else []
         marks += [tag for tag, tagged in versions_by_tag.items() if tagged == number]
         try:
             marks += ["rejected"] if read_version_manifest(root, number).is_rejected else []
@@ -114,7 +122,7 @@ def publish(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """Verify an existing version and publish it.
+    """Verify an existing version and publish it. This ends a rollback.
 
     [dim]Examples: tern index publish 12
     tern index publish 12 --override-gate "half of the images were removed on purpose"[/dim]
@@ -130,7 +138,7 @@ def publish(
     else:
         from index.versions import rollback as publish_version
 
-        typer.echo(f"published  {publish_version(root, number)}")
+        typer.echo(f"published  {publish_version(root, number, pin=False)}")
 
 
 def rollback(
@@ -141,11 +149,14 @@ def rollback(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """Verify an earlier version and publish it again.
+    """Verify an earlier version, publish it again, and pin it.
+
+    The pinned version stays until somebody publishes another one: with `tern index`, `index update`, `index compact`,
+    `index publish` or `pipeline`. The flow `reindex`, which runs every night, then publishes nothing.
 
     [dim]Example: tern index rollback --plan flickr30k[/dim]
     """
-    from index.versions import read_version_manifest
+    from index.versions import read_pinned_version, read_version_manifest
     from index.versions import rollback as publish_version
 
     root = resolve_index_root(plan, overrides, index)
@@ -153,6 +164,8 @@ def rollback(
     if number is None:
         raise ValueError(f"The published version in {root} has no parent. Pass the version to publish.")
     typer.echo(f"published  {publish_version(root, number)}")
+    if read_pinned_version(root) == number:
+        typer.echo(f"pinned     version {number} stays until you publish another one, such as with `tern index`")
 
 
 def tags(

@@ -1,5 +1,6 @@
 """Options that several commands share, and functions that resolve their values: plan, runner, index, version, store."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,15 @@ StoreArgument = Annotated[
 ]
 
 
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print which stages have work to do, why and how long, and do nothing.")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="Name of a trained model with vectors; by default, that of the published version."),
+]
+
+
 def load_selected_plan(plan: str, overrides: list[str] | None) -> "Plan":
     """Load the plan that `--plan` names, with the settings that `--set` changes."""
     from pipeline.plans.load import load_plan
@@ -47,6 +57,7 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
     Raises:
         ValueError: The process was started by `torchrun`, and the command does not support it.
     """
+    loaded = load_selected_plan(plan, overrides)  # before torch is imported: an invalid plan is reported at once
     from pipeline.runs import PipelineRunner
     from pipeline.workers import make_process_map
     from tern.parallel import is_torchrun
@@ -55,8 +66,38 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
         raise ValueError(
             "Only `train` can run under torchrun. Train with torchrun first, then run this command without torchrun."
         )
-    loaded = load_selected_plan(plan, overrides)
     return PipelineRunner(loaded, lambda stage: make_process_map(loaded.workers, stage), print_epoch)
+
+
+def print_preview(
+    plan: str, overrides: list[str] | None, stages: Sequence[str] = (), model: Path | None = None
+) -> None:
+    """Print what the stages of a run would do; all stages if none is named."""
+    loaded = load_selected_plan(plan, overrides)
+    from pipeline.runs import preview_stages
+
+    rows = [preview.row() for preview in preview_stages(loaded, stages, model)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo("dry run: nothing was written")
+
+
+def read_existing_vectors(plan: str, overrides: list[str] | None, model: str) -> "tuple[Plan, Vectors]":
+    """Load a plan, and read the vectors that its workspace has of a model, or of the published version if empty."""
+    from pipeline.contents import check_has_vectors
+    from pipeline.workspace import Workspace
+
+    loaded = load_selected_plan(plan, overrides)
+    check_has_vectors(Workspace(loaded.workspace))  # before torch is imported
+    from pipeline.runs import read_vectors
+
+    return loaded, read_vectors(loaded, model or None, print_message)
+
+
+def print_message(text: str) -> None:
+    """Print a line about the work on standard error."""
+    typer.echo(text, err=True)
 
 
 def make_vectors(runner: "PipelineRunner") -> "Vectors":

@@ -5,17 +5,32 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, load_selected_plan, make_runner, make_vectors
+from pipeline.cli.options import (
+    ModelOption,
+    PlanOption,
+    SetOption,
+    load_selected_plan,
+    print_message,
+    read_existing_vectors,
+)
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Write the report of a plan: metrics, curves, galleries.
+    """Write the report of what is published: metrics, curves, galleries.
+
+    Writes report.html in the workspace and nothing else; it neither trains nor publishes.
 
     [dim]Example: tern report --plan flickr8k[/dim]
     """
-    from pipeline.pages.report import write_report
+    from pipeline.contents import check_published
+    from pipeline.workspace import Workspace
 
-    typer.echo(f"report  {write_report(make_runner(plan, overrides).run_all())}")
+    loaded = load_selected_plan(plan, overrides)
+    check_published(Workspace(loaded.workspace))
+    from pipeline.pages.report import write_report
+    from pipeline.runs import read_finished
+
+    typer.echo(f"report  {write_report(read_finished(loaded, print_message), with_misses_page=False)}")
 
 
 def misses(
@@ -29,25 +44,30 @@ def misses(
     output: Annotated[
         Path | None, typer.Option(help="Page to write (.html); by default, misses-SPLIT.html in the workspace.")
     ] = None,
+    model: ModelOption = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Write a page of missed queries: those whose relevant item is not among the first k results.
 
+    Reads the vectors that exist, and writes the page and nothing else. `tern evaluate` makes vectors.
+
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
     """
+    loaded, vectors = read_existing_vectors(plan, overrides, model)
     from pipeline.pages.misses import DIRECTIONS, find_misses, write_misses
     from pipeline.progress import progress_bar
+    from pipeline.workspace import Workspace
 
-    runner = make_runner(plan, overrides)
-    vectors = make_vectors(runner)
     found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for direction, label in DIRECTIONS.items():
         missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
         typer.echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(output or runner.workspace.misses(split), found, vectors.features.dataset, advance)
+        page = write_misses(
+            output or Workspace(loaded.workspace).misses(split), found, vectors.features.dataset, advance
+        )
     typer.echo(f"misses  {page}")
 
 
@@ -70,7 +90,7 @@ def lineage(
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Output as a Mermaid flow chart.")] = False,
     overrides: SetOption = None,
 ) -> None:
-    """Print what the published index was made from: stores, model, vectors.
+    """Print what the published index was made from: stores, model, vectors. Writes nothing.
 
     [dim]Example: tern lineage --plan demo --all[/dim]
     """

@@ -1,11 +1,14 @@
 """Commands that query the published index: `tern search` and `tern serve`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, VersionOption, load_selected_plan
+from pipeline.cli.options import PlanOption, SetOption, VersionOption, load_selected_plan, resolve_version_option
+
+if TYPE_CHECKING:
+    from pipeline.plans.plan import Plan
 
 
 def search(
@@ -30,7 +33,7 @@ def search(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """Search the published index with a text or a photo.
+    """Search the published index with a text or a photo. Writes nothing but the file of --gallery.
 
     [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
     tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
@@ -38,13 +41,13 @@ def search(
     """
     if (text is None) == (image is None):
         raise typer.BadParameter("pass either a text query or --image, not both")
+    loaded = load_selected_plan(plan, overrides)
+    number = _check_query(loaded, image, where, version)
     from data.text import printable
-    from index.versions import resolve_version
     from pipeline.pages.gallery import write_gallery
     from pipeline.search.searcher import Searcher
 
-    loaded = load_selected_plan(plan, overrides)
-    searcher = Searcher(loaded, resolve_version(loaded.workspace / "index", version) if version else None)
+    searcher = Searcher(loaded, number)
     if text is not None:
         title, hits = text, searcher.search_text(text, k, where)
     else:
@@ -59,6 +62,25 @@ def search(
         typer.echo(f"gallery  {write_gallery(gallery, title, hits)}")
 
 
+def _check_query(plan: "Plan", image: Path | None, where: str | None, version: str) -> int | None:
+    """Check everything that needs no model, before torch is imported; return the number of the version."""
+    from index.metadata import parse_filter
+    from index.versions import read_version_manifest
+    from pipeline.contents import check_published
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace(plan.workspace)
+    number = resolve_version_option(workspace.index, version)
+    if number is None:
+        check_published(workspace)
+    read_version_manifest(workspace.index, number)
+    if where is not None:
+        parse_filter(where)
+    if image is not None and not image.is_file():
+        raise FileNotFoundError(f"The photo {image} does not exist. Pass an image file.")
+    return number
+
+
 def serve(
     plan: PlanOption = "demo",
     host: Annotated[
@@ -67,13 +89,18 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8080,
     overrides: SetOption = None,
 ) -> None:
-    """Serve a search page and a JSON API until Ctrl-C.
+    """Serve a search page and a JSON API until Ctrl-C. Writes nothing.
 
     [dim]Example: tern serve --plan demo --port 8080[/dim]
     """
+    from pipeline.contents import check_published
+    from pipeline.workspace import Workspace
+
+    loaded = load_selected_plan(plan, overrides)
+    check_published(Workspace(loaded.workspace))  # before torch is imported
     from pipeline.service.app import serve
 
-    serve(load_selected_plan(plan, overrides), host, port)
+    serve(loaded, host, port)
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -1,6 +1,7 @@
 """Evaluation stage: retrieval metrics of the held-out splits, into a JSON file."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from data.datasets import Dataset
 from data.io import digest
@@ -9,7 +10,14 @@ from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
-from tern.evaluation import Evaluation, SplitEvaluation, SplitVectors, evaluate_vectors, write_evaluation
+from tern.evaluation import (
+    Evaluation,
+    SplitEvaluation,
+    SplitVectors,
+    evaluate_vectors,
+    read_evaluation,
+    write_evaluation,
+)
 
 
 def evaluate_splits(
@@ -32,10 +40,36 @@ def evaluate_splits(
         The JSON file. Its name is a digest of all inputs; an existing file is not computed again.
     """
     config = config or EvaluationConfig()
-    images, captions = Store(vectors.images), Store(vectors.captions)
-    path = workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
+    path = find_metrics_file(vectors, dataset, workspace, splits, config)
     if path.exists():
         return path
+    return write_evaluation(path, _compute_evaluation(vectors, dataset, splits, config, workspace.evaluation))
+
+
+def read_or_compute_evaluation(
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, config: EvaluationConfig
+) -> Evaluation:
+    """Return the metrics of the held-out splits as `evaluate_splits` computes them; nothing stays on the disk."""
+    path = find_metrics_file(vectors, dataset, workspace, HELD_OUT, config)
+    if path.exists():
+        return read_evaluation(path)
+    with TemporaryDirectory() as folder:
+        return _compute_evaluation(vectors, dataset, HELD_OUT, config, Path(folder))
+
+
+def find_metrics_file(
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, splits: tuple[str, ...], config: EvaluationConfig
+) -> Path:
+    """Return the path of the metrics file of some inputs, which need not exist."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
+    return workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
+
+
+def _compute_evaluation(
+    vectors: VectorStores, dataset: Dataset, splits: tuple[str, ...], config: EvaluationConfig, folder: Path
+) -> Evaluation:
+    """Compute the metrics; `folder` keeps the relevances of ROUGE-L."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
     evaluations: dict[str, SplitEvaluation] = {}
     texts = {caption.id: caption.text for caption in dataset.captions}
     for name in splits_with_captions(dataset, splits):
@@ -47,8 +81,8 @@ def evaluate_splits(
             caption_image_ids,
             [texts[caption_id] for caption_id in caption_ids],
         )
-        evaluations[name] = evaluate_vectors(config, split, name, workspace.evaluation)
-    return write_evaluation(path, Evaluation(splits=evaluations))
+        evaluations[name] = evaluate_vectors(config, split, name, folder)
+    return Evaluation(splits=evaluations)
 
 
 def _digest_inputs(

@@ -38,9 +38,17 @@ def train_model(
         The folder of the model.
     """
     inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
-    folder = workspace.models / f"tern-{fingerprint(inputs, config)}"
+    folder = find_trained_model(config, regions, tokens, dataset, workspace)
     encoder = TextEncoder(text) if config.fine_tune and text else None
     return train(inputs, config, folder, on_epoch, resolve_device(config.device), encoder)
+
+
+def find_trained_model(
+    config: TrainConfig, regions: Path, tokens: Path, dataset: Dataset, workspace: Workspace
+) -> Path:
+    """Return the folder of the model that `train_model` returns for the same arguments; it need not exist."""
+    inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
+    return workspace.models / f"tern-{fingerprint(inputs, config)}"
 
 
 def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -> None:
