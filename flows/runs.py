@@ -17,11 +17,12 @@ from data.datasets import Dataset
 from data.settings import read_settings
 from flows.parameters import load_plan_with
 from flows.reporting import artifacts
+from flows.reporting.keys import artifact_keys_of
 from flows.reporting.logs import forward_logs_to_run
-from flows.server.schedule import make_nothing_to_do_state
+from flows.server.schedule import describe_rollback, make_nothing_to_do_state
 from flows.tasks.retries import retry, wait_for_lock
 from flows.tasks.shards import make_epoch_callback, make_task_map_factory
-from index.versions import RejectedError
+from index.versions import RejectedError, manifest_path, read_pinned_version
 from pipeline.pages import write_report
 from pipeline.runs import (
     Estimate,
@@ -50,7 +51,7 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
     """
     loaded = load_plan_with(plan, overrides, **typed_parameters)
     dataset = loaded.dataset.name if loaded.dataset else "demo"
-    with forward_logs_to_run():
+    with forward_logs_to_run(), artifact_keys_of(loaded):
         yield PipelineRunner(
             loaded,
             make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
@@ -104,6 +105,26 @@ def run_training(runner: PipelineRunner, plan: str, overrides: tuple[str, ...], 
     return str(model)
 
 
+def find_kept_rollback(runner: PipelineRunner, keep: bool) -> State | None:
+    """Decide what a run that publishes does about a rollback, and say it in the log and in an artifact.
+
+    Args:
+        runner: The runner of the plan.
+        keep: Whether the version that a rollback pinned stays published.
+
+    Returns:
+        The state NothingToDo if the pinned version stays; None if the run may publish.
+    """
+    root = runner.workspace.index
+    pinned = read_pinned_version(root)
+    if pinned is None:
+        return None
+    text = describe_rollback(pinned, keep)
+    get_run_logger().warning(text)
+    artifacts.create_rollback_artifact(text)
+    return make_nothing_to_do_state(manifest_path(root, pinned), text) if keep else None
+
+
 def run_publish(runner: PipelineRunner, model: str | None = None) -> str:
     """Build an index version, publish it, and write the report. Returns the manifest.
 
@@ -136,7 +157,8 @@ def run_reindex(runner: PipelineRunner, model: str | None = None, version: int |
     vectors = _make_vectors(runner, model_folder)
     published = _publish(runner, vectors, lambda: runner.update_index(vectors, version, allow_full_build=True))
     if published == before:
-        return make_nothing_to_do_state(before, vectors.features.dataset.name)
+        text = f"{before.stem} holds all that {vectors.features.dataset.name} has"
+        return make_nothing_to_do_state(before, text)
     _write_report(runner, vectors, published)
     return str(published)
 

@@ -8,6 +8,12 @@ Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
+def check_kind(kind: str) -> None:
+    """Raise ValueError if there are no collections of a kind."""
+    if kind not in KINDS:
+        raise ValueError(f"Unknown kind {kind!r}; --kind must be one of {', '.join(KINDS)}.")
+
+
 class IndexConfig(BaseModel):
     """Settings of a build."""
 

@@ -14,6 +14,7 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
+from flows.reporting.keys import make_key
 from flows.tasks.retries import JITTER, RETRY_DELAYS, is_retryable
 from flows.tasks.task_runners import GPU_TAG, read_task_runner_name, request_gpu
 from flows.tasks.worker_pool import WorkerPool
@@ -154,6 +155,6 @@ def _show_progress(stage: str, futures: list[Any], sizes: list[int]) -> None:
 
 
 def _create_progress(key: str, percent: float, text: str) -> UUID:
-    artifact = create_progress_artifact(percent, key=key, description=text)
+    artifact = create_progress_artifact(percent, key=make_key(key), description=text)
     assert isinstance(artifact, UUID)  # a coroutine only in an asynchronous flow
     return artifact

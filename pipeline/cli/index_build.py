@@ -77,10 +77,9 @@ def tune(
 
     [dim]Example: tern index tune --min-recall 0.95 --max-memory-gb 8 --max-latency-ms 5[/dim]
     """
-    from index.config import KINDS
+    from index.config import check_kind
 
-    if kind not in KINDS:
-        raise ValueError(f"Unknown kind {kind!r}; --kind must be one of {', '.join(KINDS)}.")
+    check_kind(kind)
     loaded, vectors = read_existing_vectors(plan, overrides, model)
     from index.tuning import TuningLimits
     from pipeline.pages.tuning import format_table, plot_advice
@@ -153,7 +152,9 @@ def update(
     """Add, replace and delete the rows of the index whose items changed in the dataset.
 
     Makes a version and publishes it if it passes the gate, and before it the features and vectors of new and changed
-    items. It trains no model. Publishing ends a rollback. The index is compacted or retrained as the table `maintenance` of the plan says. Another model or other settings of
+    items. It trains no model. Publishing ends a rollback.
+
+    The index is compacted or retrained as the table `maintenance` of the plan says. Another model or other settings of
     the index require a full build: `tern index`.
 
     [dim]Example: tern index update --plan flickr30k[/dim]
