@@ -24,7 +24,6 @@ CONTENTS = {
     "unevaluated": ("dataset", "stores", "stages.jsonl", "models", "vectors", "index"),
     "without stores": ("dataset", "models", "vectors", "index"),
     "without models": ("dataset", "stores", "vectors", "index"),
-    "without the dataset": ("stores", "models", "vectors", "index"),
     "rolled back": ("dataset", "stores", "hashes.json", "stages.jsonl", "models", "vectors", "evaluation", "index"),
 }
 COMMANDS = {
@@ -39,11 +38,8 @@ COMMANDS = {
     "index verify": (),
     "index tags": (),
     "index gc --dry-run": (),
-    "extract --dry-run": (),
-    "train --dry-run": (),
     "evaluate --dry-run": (),
     "index --dry-run": (),
-    "index build --dry-run": (),
     "index update --dry-run": (),
     "pipeline --dry-run": (),
 }
@@ -82,10 +78,10 @@ def publish_another_version(plan) -> None:
     PipelineRunner(plan.model_copy(update={"train": train})).run_all()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("workspace", [name for name in CONTENTS if name != "rolled back"], indirect=True)
-def test_reading_command_writes_nothing_but_its_output(workspace, command):
-    check_command(workspace, command)
+def test_reading_commands_write_nothing_but_their_output(workspace):
+    for command in COMMANDS:
+        check_command(workspace, command)
 
 
 @pytest.mark.parametrize("workspace", ["rolled back"], indirect=True)
@@ -98,7 +94,7 @@ def test_reading_commands_keep_a_rollback(workspace):
 
 
 def check_command(workspace: Path, command: str):
-    """Run a command; it succeeds, or it says which command makes what is missing. Either way it writes only its output."""
+    """Run a command: it succeeds or names the command that makes what is missing, and writes only its output."""
     plan, before = str(small_plan(workspace.parent)), snapshot(workspace)
     result = CliRunner().invoke(build_app(), [*command.split(), "--plan", plan])
     after = snapshot(workspace)
