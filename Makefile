@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo install test test-fast test-faults lint format bench docs reference clean help
+.PHONY: demo install test test-fast test-faults lint format bench docs reference clean clean-runs help
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -46,8 +46,26 @@ docs: $(DOCS_STAMP)  ## build the documentation site into site/, strictly
 reference: $(STAMP)  ## write the generated pages of docs/reference/ again
 	$(BIN)/python docs/generate.py
 
-clean:  ## remove the environment and the runs
-	rm -rf $(VENV) runs
+clean:  ## remove the environments and the caches; runs and datasets are kept
+	@for folder in "$(VENV)" "$(DOCS_VENV)"; do \
+		case "$$folder" in ""|.venv|.venv-docs) continue;; esac; \
+		if [ -e "$$folder" ] && { [ ! -e "$$folder/pyvenv.cfg" ] || [ -e "$$folder/Makefile" ]; }; then \
+			echo "$$folder is not a folder of a virtual environment alone. Nothing was removed." >&2; exit 1; fi; done
+	rm -rf "$(VENV)" "$(DOCS_VENV)" .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . \( -path ./runs -o -path ./datasets -o -path ./.git \) -prune -o -type d \
+		\( -name __pycache__ -o -name .pytest_cache -o -name .ruff_cache -o -name .mypy_cache \) -prune -exec rm -rf {} +
+
+clean-runs:  ## list the workspaces in runs/ with their sizes, ask, and remove them; CONFIRM=yes is the answer
+	@if [ -L runs ]; then echo "runs is a link. Nothing was removed: remove what it names yourself." >&2; exit 1; fi; \
+	if [ ! -d runs ]; then echo "There is no folder runs."; exit 0; fi; \
+	echo "This removes for good:"; find runs -mindepth 1 -maxdepth 1 -exec du -sh {} +; \
+	answer="$(CONFIRM)"; \
+	if [ -z "$$answer" ]; then \
+		if [ ! -t 0 ]; then \
+			echo "Nothing was removed. Run it in a terminal, or run: make clean-runs CONFIRM=yes" >&2; exit 1; fi; \
+		printf "Type yes to remove all of it: "; read -r answer; fi; \
+	if [ "$$answer" != yes ]; then echo "Nothing was removed." >&2; exit 1; fi; \
+	rm -rf runs
 
 # The stamp is written last, so that an interrupted installation is resumed.
 $(STAMP): pyproject.toml constraints.txt

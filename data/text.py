@@ -1,14 +1,27 @@
 """Safe text: file names and annotations may hold anything; used wherever such text is stored or displayed."""
 
-from collections.abc import Iterable
+import codecs
+import unicodedata
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MIN_SIMILARITY = 0.7  # of a suggested name; a worse one would only mislead
+MAX_ID_CHARACTERS = 1_000
+MAX_LINE_CHARACTERS = 1 << 24
+BIDI_CONTROLS = (
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order in which a name is displayed
+)
+BYTE_ORDER_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def escape_invalid_text(text: str) -> str:
@@ -54,3 +67,54 @@ def read_lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+
+
+def iter_lines(file: TextIO) -> Iterator[str | None]:
+    """Yield the lines of a text file; None for one of `MAX_LINE_CHARACTERS` or more, which would fill the memory."""
+    while line := file.readline(MAX_LINE_CHARACTERS):
+        is_long = len(line) == MAX_LINE_CHARACTERS and line[-1] not in "\r\n"
+        while is_long and line and line[-1] not in "\r\n":
+            line = file.readline(MAX_LINE_CHARACTERS)
+        yield None if is_long else line
+
+
+def find_id_problem(name: str) -> str:
+    """Find why a text is not an id; an empty text if it is one.
+
+    Stores, exports and the index hold ids in lines of text, so that an id has no control characters.
+    """
+    if not name:
+        return "it is empty"
+    if len(name) > MAX_ID_CHARACTERS:
+        return f"it has {len(name):,} characters; at most {MAX_ID_CHARACTERS:,} are allowed"
+    for character in name:
+        if unicodedata.category(character) in ("Cc", "Cs") or character in BIDI_CONTROLS:
+            return f"it has the control character {printable(character)}"
+    return ""
+
+
+def detect_encoding(path: Path) -> str:
+    """Detect the encoding of a text file by its first bytes: UTF-16 or UTF-32 with a byte order mark, or UTF-8.
+
+    Raises:
+        ValueError: The file looks like UTF-16 without a byte order mark.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    if any(0 not in head[half::2] and not any(head[1 - half :: 2]) for half in (0, 1) if len(head) > 3):
+        raise ValueError(f"{path} seems to be UTF-16 without a byte order mark. Save it as UTF-8.")
+    return "utf-8"
+
+
+def find_invalid_line(path: Path, encoding: str) -> int:
+    """Find the number of the first line of a file that is not text in an encoding whose line ends are one byte."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return number
+    return 0

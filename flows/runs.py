@@ -60,9 +60,15 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
 
 
 def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bool) -> list[str]:
-    """Extract both feature stores, or with `dry_run` report an estimate.
+    """Extract both feature stores, or estimate the work.
 
-    Returns the folders of the stores.
+    Args:
+        runner: Runner of the plan.
+        splits: Names of the splits to extract; None: all.
+        dry_run: Report an estimate instead of extracting.
+
+    Returns:
+        The folders of the stores; empty with `dry_run`, whose estimate is in an artifact and in the log.
     """
     if dry_run and (estimates := estimate_undrawn_demo(runner.plan, splits)):
         return _report_estimates(estimates, "demo")
@@ -84,7 +90,17 @@ def _report_estimates(estimates: list[Estimate], dataset: str) -> list[str]:
 
 
 def run_training(runner: PipelineRunner, plan: str, overrides: tuple[str, ...], processes: int | None) -> str:
-    """Train and evaluate a model; emit an event if the model is new. Returns the folder of the model."""
+    """Train and evaluate a model; emit an event if the model is new.
+
+    Args:
+        runner: Runner of the plan.
+        plan: Name or path of the plan, for the event and the training processes.
+        overrides: Settings of the plan to change, each KEY=VALUE, such as train.seed=1.
+        processes: Number of training processes; None or 1: this process trains.
+
+    Returns:
+        The folder of the model.
+    """
     models_before = runner.workspace.list_models()
     features = _extract(runner, _load_dataset(runner))
     if processes and processes > 1:

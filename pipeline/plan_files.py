@@ -1,5 +1,6 @@
 """Files of plans: finds the shipped ones and reads the text of one, without importing any settings."""
 
+import os
 from pathlib import Path
 
 from data.text import suggest_name
@@ -32,7 +33,7 @@ def read_plan_text(name: str) -> tuple[Path, str]:
         FileNotFoundError: The plan does not exist.
         ValueError: The file has more than `MAX_PLAN_BYTES` bytes.
     """
-    path = Path(name) if name.endswith(".toml") else shipped_plans().get(name)
+    path = Path(os.path.expanduser(name)) if name.endswith(".toml") else shipped_plans().get(name)
     if path is None or not path.is_file():
         hint = suggest_name(name, shipped_plans(), "shipped plans are")
         raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}.")

@@ -1,7 +1,14 @@
-"""Unchecked record of an annotation file: one image with its captions, as the readers of all formats yield it."""
+"""Unchecked content of an annotation file, as the readers of all formats return it to `load_dataset`."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class InvalidText:
+    """A caption that the reader itself cannot read."""
+
+    reason: str
 
 
 @dataclass
@@ -13,11 +20,20 @@ class Entry:
     relative: Any
     """Path below the folder of images."""
     split: Any
-    """Split, as written in the file."""
+    """Split, as written in the file; None: not written, so that `load_dataset` draws it."""
     texts: list[Any] = field(default_factory=list)
     """Captions, in the order of the file."""
     problem: str = ""
     """Why the record itself cannot be read; empty if it can."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Content of an annotation file."""
+
+    entries: list[Entry]
+    notes: tuple[str, ...] = ()
+    """What the reader ignored, one sentence each."""
 
 
 def make_invalid_entry(location: str, problem: str) -> Entry:

@@ -1,6 +1,6 @@
 """Records of a dataset: images, captions and invalid records, each with its id."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +59,8 @@ class Dataset:
     images: tuple[Image, ...]
     captions: tuple[Caption, ...]
     invalid_records: tuple[InvalidRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was ignored or chosen while the dataset was read, one sentence each, for display."""
 
     @cached_property
     def images_by_id(self) -> dict[str, Image]:
@@ -103,7 +105,7 @@ class Dataset:
     def _with_images(self, images: tuple[Image, ...]) -> "Dataset":
         ids = {image.id for image in images}
         captions = tuple(caption for caption in self.captions if caption.image_id in ids)
-        return Dataset(self.name, self.root, images, captions, self.invalid_records)
+        return replace(self, images=images, captions=captions)
 
     def count_images_by_split(self) -> dict[str, int]:
         """Count the images of each split."""

@@ -56,7 +56,13 @@ def with_article(noun: str) -> str:
 
 
 def with_count(rng: Generator, noun: str, number: int) -> str:
-    """Put an article or a number before a noun, which must be in the plural unless `number` is 1."""
+    """Put an article or a number before a noun.
+
+    Args:
+        rng: Random generator that chooses among the wordings of a number.
+        noun: Noun, in the plural unless `number` is 1.
+        number: Number of things, from 1 to the greatest key of `COUNTS`.
+    """
     return with_article(noun) if number == 1 else f"{choice(rng, COUNTS[number])} {noun}"
 
 

@@ -81,7 +81,13 @@ def _apply_light(picture: Image.Image, scene: Scene, rng: Generator) -> np.ndarr
 
 
 def render_thing(thing: Thing, scene: Scene, rng: Generator) -> list[Layer]:
-    """Render the layers of one thing, from back to front: shadow, dust, mount, body, what the hand holds."""
+    """Render the layers of one thing, from back to front: shadow, dust, mount, body, what the hand holds.
+
+    Args:
+        thing: Thing with its position and height in pixels.
+        scene: Scene of the thing.
+        rng: Random generator; only persons use it.
+    """
     kind = KINDS[thing.kind]
     layers = [] if kind.zone in ("water", "sky", "table") else [_render_shadow(thing)]
     if kind.family == "person":

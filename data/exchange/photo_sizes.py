@@ -15,6 +15,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
     """Find width and height of an image, in pixels, where `config.sizes` says.
 
+    Args:
+        config: Source of the sizes, and the folder of the image files.
+        name: Id of the image.
+        record: Record of the image.
+
     Returns:
         None if the record has a size itself, or if there are no image files.
 

@@ -3,17 +3,14 @@
 import os
 import platform
 import re
-import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-MAX_ID_CHARACTERS = 1_000
+from data.text import MAX_ID_CHARACTERS, find_id_problem
+
 FIELD = re.compile(r"\{([^{}]*)\}")
 SPEC = re.compile(r"0?\d{0,2}d?")
 FIELDS = ("id", "stem", "number", "split")
-BIDI_CONTROLS = (
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order in which a name is displayed
-)
 
 
 class Template:
@@ -73,11 +70,7 @@ def check_id(name: str) -> str:
     Raises:
         ValueError: The id is empty, too long, or has control characters.
     """
-    if (
-        not name
-        or len(name) > MAX_ID_CHARACTERS
-        or any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDI_CONTROLS for c in name)
-    ):
+    if find_id_problem(name):
         raise ValueError(
             f"{name[:60]!r} is not an id; an id has 1 to {MAX_ID_CHARACTERS:,} characters without control characters"
         )

@@ -5,13 +5,16 @@ from data.io.files import (
     TRANSIENT_ERRNOS,
     add_path_to_errors,
     atomic_write,
+    check_output_file,
     fsync_path,
+    is_within,
     read_json,
     remove_stale_temporaries,
     temporary_path,
     write_json,
     write_text,
 )
+from data.io.json_text import parse_json
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
@@ -19,9 +22,12 @@ __all__ = [
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
+    "check_output_file",
     "digest",
     "fsync_path",
+    "is_within",
     "manifest_lock",
+    "parse_json",
     "read_json",
     "remove_stale_temporaries",
     "sha256_file",

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.io.json_text import parse_json
+
 # Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
 TRANSIENT_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
@@ -83,6 +85,31 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder or is below it, also through links; the path need not exist."""
+    target, resolved = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    return any(
+        parent == target or (target.exists() and parent.exists() and parent.samefile(target))
+        for parent in (resolved, *resolved.parents)
+    )
+
+
+def check_output_file(path: Path, force: bool = False) -> None:
+    """Check that a file which a user names as an output may be written; call it before any work is done.
+
+    Args:
+        force: Whether an existing file may be overwritten.
+
+    Raises:
+        FileExistsError: The file exists, and `force` is false.
+        ValueError: The path is not one of a file.
+    """
+    if (path.exists() and not path.is_file()) or any(p.exists() and not p.is_dir() for p in path.parents):
+        raise ValueError(f"{path} is not the path of a file: a folder, a device or a file is there. Pass another name.")
+    if os.path.lexists(path) and not force:
+        raise FileExistsError(f"{path} already exists. Pass another name, or --force to overwrite it.")
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text in UTF-8, atomically; return the path."""
     with atomic_write(path) as temporary:
@@ -99,9 +126,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: The file is not valid JSON; the message has the file and the line.
+        ValueError: The file is not valid JSON, or an object in it has a key twice; the message has the file.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of a number with too many digits
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error

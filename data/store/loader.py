@@ -88,7 +88,16 @@ def prefetch_map(fn: Callable[[S], T], items: Iterable[S], num_threads: int = 2,
 
 
 def read_batch(store: Store, fields: Sequence[str], ids: Sequence[str]) -> Batch:
-    """Read one batch in the calling thread."""
+    """Read one batch in the calling thread.
+
+    Args:
+        store: Store to read.
+        fields: Names of the columns to read.
+        ids: Item ids, in the order wanted.
+
+    Raises:
+        ValueError: An id is not in the store.
+    """
     values = {}
     for name in fields:
         per_item = name in store.fields and store.fields[name].per == "item"

@@ -35,7 +35,13 @@ def verify_store(
 def find_problems(
     folder: Path, manifest: StoreManifest, on_progress: Callable[[int], object] = lambda num_items: None
 ) -> list[Problem]:
-    """Find the differences that `verify_store` reports; the message says so if the rows are unreferenced."""
+    """Find the differences that `verify_store` reports; the message says so if the rows are unreferenced.
+
+    Args:
+        folder: Folder of the store.
+        manifest: Its manifest.
+        on_progress: Called after each shard with its number of items.
+    """
     problems = []
     for entry in manifest.shards:
         problems += _find_file_problems(Path(folder) / entry.file, entry, manifest.fields())

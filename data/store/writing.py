@@ -74,6 +74,11 @@ def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> li
     Plans follow the order of the dataset, so that a resumed run commits the same manifest as an uninterrupted one.
     Invalid items are planned again only if their content has changed.
 
+    Args:
+        folder: Folder of the store.
+        items: All items that the store must hold, in the order of the dataset.
+        items_per_shard: Maximum number of items per new shard; at least 1.
+
     Returns:
         One plan per shard; those with an `existing_file` were finished by an interrupted run.
     """

@@ -72,7 +72,15 @@ class Bottleneck(nn.Module):
 
 
 def make_stage(inputs: int, width: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Make a sequence of bottlenecks; the first one has the stride."""
+    """Make a sequence of bottlenecks with 4 * `width` output channels.
+
+    Args:
+        inputs: Number of input channels.
+        width: Number of channels inside each bottleneck.
+        blocks: Number of bottlenecks; at least 1.
+        stride: Stride of the first bottleneck; the others have 1.
+        dilation: Dilation of all bottlenecks.
+    """
     first = Bottleneck(inputs, width, stride, dilation)
     return nn.Sequential(first, *(Bottleneck(4 * width, width, 1, dilation) for _ in range(blocks - 1)))
 
@@ -181,9 +189,15 @@ class MkldnnConv1x1(nn.Conv2d):
 
 
 def apply_in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """Apply a function to `size` rows at a time.
+    """Apply a function to a few rows at a time, so that its intermediate results fit into the processor cache.
 
-    Its intermediate results then fit into the processor cache.
+    Args:
+        function: Function of rows (k, ...) that treats each row on its own.
+        rows: (n, ...).
+        size: Maximum number of rows per call.
+
+    Returns:
+        (n, ...), as `function` returns for all rows.
     """
     return torch.cat([function(part) for part in rows.split(size)]) if len(rows) > size else function(rows)
 

@@ -126,6 +126,11 @@ def inclusive_nms(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     a float32 overlap with a double that no float32 equals, so the results agree. (Caffe's GPU code compares in float32
     and keeps a box at exactly 3/10.)
 
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2 in pixels.
+        scores: (n,).
+        overlap: Intersection over union from which the box with the lower score is dropped, 0 to 1.
+
     Returns:
         Indices of the kept boxes, best score first.
     """

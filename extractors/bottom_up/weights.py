@@ -111,9 +111,15 @@ def convert_weights(source: Path, target: Path, anchors: Anchors | None = None, 
 
 
 def save_weights(model: BottomUpRCNN, path: Path, metadata: dict[str, str]) -> str:
-    """Save the tensors of a model as .safetensors; return their SHA-256.
+    """Save the tensors of a model as .safetensors.
 
-    The header has the hash and `metadata`.
+    Args:
+        model: Model to save.
+        path: File to write.
+        metadata: Entries of the header in addition to the hash.
+
+    Returns:
+        SHA-256 of the tensors (`state_sha256`).
     """
     sha256 = state_sha256(model)
     with atomic_write(path) as temporary:

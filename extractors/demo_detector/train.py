@@ -29,7 +29,7 @@ from torchvision.models.detection import FasterRCNN
 from data.config import DemoConfig
 from data.demo import CLASSES, PLACES, generate_demo_dataset
 from data.images import load_image
-from data.io import atomic_write, read_json, write_json
+from data.io import atomic_write, check_output_file, read_json, write_json
 from extractors.demo_detector.average_precision import ImageBoxes, average_precision
 from extractors.demo_detector.heads import build_auxiliary_heads, compute_losses
 from extractors.demo_detector.scenes import (
@@ -252,6 +252,12 @@ def save_detector(model: FasterRCNN, config: DetectorTrainConfig, run: DetectorR
     """Save the weights as float16 .safetensors.
 
     The header has the class names, the settings and the run.
+
+    Args:
+        model: Detector to save.
+        config: Settings of the training.
+        run: Figures of the training.
+        path: File to write.
     """
     state = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     header = {
@@ -313,6 +319,8 @@ def main() -> None:
     weights, folder, evaluate_only = arguments.pop("weights"), arguments.pop("demo"), arguments.pop("evaluate")
     figures: dict[str, Any] = {}
     if not evaluate_only:
+        for path in (weights, weights.with_suffix(".json")) if weights != DEMO_WEIGHTS else ():
+            check_output_file(path)
         config = DetectorTrainConfig(**arguments)
         model, run = train(config)
         save_detector(model, config, run, weights)

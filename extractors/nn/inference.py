@@ -69,6 +69,11 @@ def parse_device(device: str) -> torch.device:
 def optimize_for_inference(model: Network, dtype: torch.dtype, device: str = "cpu") -> Network:
     """Fold the batch norms of a model and move it to a dtype and a device in channels_last, in place.
 
+    Args:
+        model: Network to change.
+        dtype: dtype of its weights: float32 or bfloat16.
+        device: `cpu` or `cuda`.
+
     Returns:
         The same model, in eval mode.
     """

@@ -41,7 +41,10 @@ def escape_cell(value: Any) -> Any:
 def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
     """Create a table artifact with at most `MAX_ROWS` rows.
 
-    The description says how many rows there are in total.
+    Args:
+        rows: One dict per row, from column to value; rows may lack columns.
+        key: Key of the artifact in Prefect.
+        description: Text above the table; the total number of rows is appended if some are left out.
     """
     more = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
@@ -89,9 +92,12 @@ def _format_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
-    """Create the artifacts of a published version.
+    """Create the artifacts of a published version: collections, gate, query results and lineage.
 
-    These are collections, gate, lineage, and results of the report's queries.
+    Args:
+        plan: Plan of the index.
+        version: Manifest of the published version.
+        report: The HTML report.
     """
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
@@ -135,7 +141,13 @@ def _render_gallery(query: str, hits: list[Hit]) -> str:
 
 
 def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: str) -> None:
-    """Create the table of the checks of a gate, failed ones first; nothing without checks."""
+    """Create the table of the checks of a gate, failed ones first; no table without checks.
+
+    Args:
+        verdict: Verdict for the heading, such as "passed".
+        checks: Checks by name.
+        version: Name of the version that was judged.
+    """
     if not checks:
         return
     rows = [{"check": name, **check.model_dump(mode="json")} for name, check in checks.items()]

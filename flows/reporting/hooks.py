@@ -14,12 +14,15 @@ TIMEOUT_SECONDS = 60.0
 
 
 def run_failure_command(flow: Any, flow_run: Any, state: Any) -> None:
-    """Run the command of TERN_ON_FAILURE, if it is set.
-
-    Its standard input is a description of the run as JSON.
+    """Run the command of TERN_ON_FAILURE, if it is set, with a description of the run as JSON on its standard input.
 
     A command that fails, or that takes longer than `TIMEOUT_SECONDS`, is an error in the log and does not change the
     run. Prefect passes the arguments by keyword.
+
+    Args:
+        flow: The flow.
+        flow_run: Its run.
+        state: State in which the run ended.
     """
     words = shlex.split(read_settings().on_failure)
     if not words:

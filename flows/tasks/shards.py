@@ -46,7 +46,17 @@ def _has_retryable_error(task: Any, run: Any, state: State) -> bool:
     retry_condition_fn=_has_retryable_error,
 )
 def shard(stage: str, dataset: str, number: int, work: Callable[[], str]) -> str:
-    """Write one shard. Returns its file name."""
+    """Write one shard.
+
+    Args:
+        stage: Name of the stage; part of the name of the task run.
+        dataset: Name of the dataset; likewise.
+        number: Number of the shard, from 0; likewise.
+        work: Writes the shard and returns its file name.
+
+    Returns:
+        The file name of the shard.
+    """
     file_name = work()
     get_run_logger().info("%s shard %d: %s", stage, number, file_name)
     return file_name

@@ -21,7 +21,7 @@ from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.tables import build_table, table_digest
 from index.tuning.nprobe import sample_rows, tune_nprobe
-from index.versions.folder import index_write_lock
+from index.versions.index_folder import check_index_target, index_write_lock
 from index.versions.manifest import (
     SCHEMA_VERSION,
     Candidate,
@@ -32,6 +32,7 @@ from index.versions.manifest import (
     ShardManifest,
 )
 from index.versions.objects import ManifestModel, ObjectRef, Staging, object_path
+from index.versions.switch import IMPORTED, check_same_origin
 
 
 class _TrainedIndex(ManifestModel):
@@ -63,10 +64,12 @@ def build_index(
         gate: Judges the version before it is published; None: it is not judged.
 
     Raises:
-        ValueError: An item cannot be indexed; the message names the first.
+        ValueError: An item cannot be indexed (the message names the first), or `root` holds something else.
         RejectedError: The gate rejects the version: it is kept, and the served version does not change.
     """
     faiss_io.check_single_faiss_wheel()
+    check_index_target(Path(root))
+    check_same_origin(Path(root), IMPORTED in inputs.provenance)
     candidate, tables, queries = _prepare(config, inputs)
 
     def make(staging: Staging) -> Candidate:
@@ -77,7 +80,7 @@ def build_index(
         return candidate.model_copy(update={"collections": collections})
 
     root = Path(root)
-    with index_write_lock(root):
+    with index_write_lock(root, create=True):
         return build_and_publish(root, candidate.inputs_digest, make, gate, on_step)
 
 

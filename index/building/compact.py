@@ -15,7 +15,8 @@ from index.config import MaintenanceConfig
 from index.ivf.deleted_keys import read_deleted_keys
 from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_factory, parse_nlist
 from index.ivf.vectors import MappedVectors
-from index.versions.folder import index_write_lock, manifest_path, read_version_manifest
+from index.versions.folder import manifest_path, read_version_manifest
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, RowCounts, ShardManifest
 from index.versions.objects import Staging, check_object
 
@@ -93,10 +94,13 @@ def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
 def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None = None) -> Path:
     """Write the live rows of the published version into base shards, and publish the result.
 
-    The centroids stay the same.
+    The centroids stay the same. The shards have the bytes of a build over the same rows on these centroids. Without
+    delta shards and deleted rows nothing is written. An interrupted run resumes.
 
-    The shards have the bytes of a build over the same rows on these centroids. Without delta shards and deleted rows
-    nothing is written. An interrupted run resumes.
+    Args:
+        root: Folder of the index.
+        on_step: Called with the name of each finished step.
+        gate: Judges the compacted version before it is published; None: it is not judged.
 
     Returns:
         The path of the manifest.

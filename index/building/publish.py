@@ -8,7 +8,6 @@ from index.search.index import Index
 from index.versions.events import record_event
 from index.versions.folder import (
     check_objects,
-    index_write_lock,
     list_used_numbers,
     list_versions,
     manifest_path,
@@ -17,9 +16,17 @@ from index.versions.folder import (
     set_current,
     write_manifest,
 )
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import SCHEMA_VERSION, Candidate, GateVerdict, Manifest
 from index.versions.objects import Staging, fsync_objects
-from index.versions.switch import RejectedError, check_not_rejected, rejection_message, verify_version
+from index.versions.switch import (
+    IMPORTED,
+    RejectedError,
+    check_not_rejected,
+    check_same_origin,
+    rejection_message,
+    verify_version,
+)
 
 OnStep = Callable[[str], None]
 """called with the name of each finished step"""
@@ -32,9 +39,15 @@ def no_progress(step: str) -> None:
 
 
 def override_gate(root: Path, version: int, reason: str) -> Path:
-    """Publish a rejected version under a new number; return the path of its manifest.
+    """Publish a rejected version under a new number, with the reason in its verdict.
 
-    The new verdict has the reason.
+    Args:
+        root: Folder of the index.
+        version: Number of the rejected version.
+        reason: Why the version is published nevertheless; the new verdict quotes it.
+
+    Returns:
+        The path of the new manifest.
 
     Raises:
         ValueError: The gate did not reject the version, or it does not verify.
@@ -43,6 +56,7 @@ def override_gate(root: Path, version: int, reason: str) -> Path:
         manifest = verify_version(root, version)
         if manifest.gate is None or not manifest.is_rejected:
             raise ValueError(f"Version {version} was not rejected. Run `tern index publish {version}`.")
+        check_same_origin(root, IMPORTED in manifest.provenance)
         update = {"passed": True, "override_reason": reason, "rejected_version": version}
         verdict = manifest.gate.model_copy(update=update)
         return publish_candidate(root, manifest.candidate(), lambda candidate, served: verdict)
@@ -69,11 +83,19 @@ def find_version_by_inputs(root: Path, inputs_digest: str) -> Manifest | None:
 def build_and_publish(
     root: Path, inputs_digest: str, make: Callable[[Staging], Candidate], gate: GateFn | None, on_step: OnStep
 ) -> Path:
-    """Publish the candidate of some inputs; return the path of its manifest.
-
-    The candidate is built now, or found from an earlier run.
+    """Publish the candidate of some inputs, built now or found from an earlier run.
 
     The caller holds the write lock.
+
+    Args:
+        root: Folder of the index.
+        inputs_digest: Digest of everything that determines the candidate.
+        make: Builds the candidate in a staging folder; called if no earlier run has built it.
+        gate: Judges the candidate before it is published; None: it is not judged.
+        on_step: Called with the name of each finished step.
+
+    Returns:
+        The path of the manifest.
 
     Raises:
         RejectedError: As `publish_candidate`.
@@ -95,9 +117,13 @@ def build_and_publish(
 def republish(root: Path, manifest: Manifest, gate: GateFn | None = None, on_step: OnStep = no_progress) -> Path:
     """Point CURRENT at a version that passed before.
 
-    Unless it is the served version, it must pass the gate again.
+    Unless it is the served version, it must pass the gate again. The caller holds the write lock.
 
-    The caller holds the write lock.
+    Args:
+        root: Folder of the index.
+        manifest: Manifest of the version.
+        gate: Judges the version again; None: it is not judged.
+        on_step: As in `build_and_publish`.
 
     Returns:
         The path of its manifest.
@@ -123,9 +149,16 @@ def publish_candidate(
 ) -> Path:
     """Run the gate on a candidate, write its manifest, and point CURRENT at it.
 
-    Returns the path of the manifest.
-
     The caller holds the write lock, and the objects of the candidate exist.
+
+    Args:
+        root: Folder of the index.
+        candidate: Version without a number and without a verdict.
+        gate: Judges the candidate; None: it is published without a verdict.
+        on_step: As in `build_and_publish`.
+
+    Returns:
+        The path of the manifest.
 
     Raises:
         RejectedError: The gate rejects the candidate. It is kept with its verdict, and CURRENT does not change. A

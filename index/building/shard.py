@@ -77,7 +77,20 @@ def mean_coarse_error(shards: Iterable[ShardManifest]) -> float:
 
 
 def read_metadata(root: Path, kind: str, manifest: CollectionManifest) -> pa.Table:
-    """Verify and read the metadata of all rows in the shards of a collection, deleted ones included."""
+    """Verify and read the metadata of all rows in the shards of a collection, deleted ones included.
+
+    Args:
+        root: Folder of the index.
+        kind: Kind of the collection; error messages name it.
+        manifest: Manifest of the collection.
+
+    Returns:
+        The rows in the order of the shards, with the columns of `SCHEMA`.
+
+    Raises:
+        FileNotFoundError: A metadata file is missing.
+        ValueError: A metadata file is damaged.
+    """
     paths = [
         check_object(root, shard.metadata, f"{kind} metadata of shard {i}") for i, shard in enumerate(manifest.shards)
     ]

@@ -20,7 +20,8 @@ from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_r
 from index.ivf.vectors import is_in_sorted
 from index.metadata.schema import CONTENT_COLUMNS, SCHEMA, Row
 from index.metadata.tables import CONVERSION_ERRORS, build_table, iter_blocks, table_digest
-from index.versions.folder import check_objects, index_write_lock, read_version_manifest
+from index.versions.folder import check_objects, read_version_manifest
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import SCHEMA_VERSION, Candidate, CollectionManifest, Manifest, RowCounts
 from index.versions.objects import Staging
 from index.versions.switch import check_not_rejected
@@ -116,7 +117,10 @@ def _digest_changes(parent: Manifest, inputs: IndexInputs, changes: Mapping[str,
 
 
 def make_successor(parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest]) -> Candidate:
-    """Return a candidate with the settings and the provenance of its parent and with other shards."""
+    """Return a candidate with the settings and the provenance of its parent.
+
+    `collections` has the manifests of its shards by kind, and `inputs_digest` is the digest of its inputs.
+    """
     update = {"inputs_digest": inputs_digest, "faiss": FAISS_VERSION, "collections": dict(collections)}
     return Candidate(**dict(parent.candidate()) | update)
 
@@ -146,6 +150,12 @@ def _resolve_rescore(parent: Manifest, config: Mapping[str, Any]) -> dict[str, A
 
 def find_changes(root: Path, kind: str, manifest: CollectionManifest, rows: Sequence[Row]) -> Changes:
     """Compare the rows in the shards of a collection with `rows`; no vector is read.
+
+    Args:
+        root: Folder of the index.
+        kind: Kind of the collection.
+        manifest: Manifest of the collection with the stored rows.
+        rows: All rows of the new version.
 
     Raises:
         ValueError: A row is not valid, or two rows have the same 64-bit key.

@@ -22,6 +22,8 @@ from index.config import KINDS, GateConfig, IndexConfig
 from index.metadata.schema import CONTENT_COLUMNS, Row
 from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
+from index.versions.index_folder import check_index_target
+from index.versions.switch import IMPORTED, check_same_origin
 
 ID_COLUMNS = ("id", "image_path", "url", "key")  # the first of these columns that exists names an item
 TEXT_COLUMNS = {"text": ("text", "caption"), "path": ("path", "image_path"), "content_hash": ("content_hash", "sha256")}
@@ -223,15 +225,22 @@ class ImportOptions:
 def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportOptions | None = None) -> Path:
     """Build and publish an index of a folder's vectors; return the path of its manifest.
 
-    See `read_vector_folder` for the files.
+    Args:
+        config: Settings of the index.
+        folder: Folder with the files that `read_vector_folder` reads.
+        root: Folder of the index.
+        options: Choices of the import; None: the defaults.
 
     Raises:
-        ValueError: As `read_vector_folder`, `choose_queries` and `build_index`.
+        ValueError: `root` is the index of a plan; or as `read_vector_folder`, `choose_queries` and `build_index`.
         RejectedError: The gate rejects it. Relevant items are unknown, so success@10 is not checked.
     """
     options = options or ImportOptions()
+    check_index_target(Path(root))  # before the vectors are read, which may take minutes
+    check_same_origin(Path(root), is_imported=True)
     collections = read_vector_folder(folder, options.normalize, options.id_column)
     queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed)
     held_out = {kind: HeldOutQueries(array) for kind, array in queries.items()}
     gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
-    return build_index(config, IndexInputs(collections, queries, {"imported": Path(folder).name}), root, gate=gate)
+    inputs = IndexInputs(collections, queries, {IMPORTED: Path(folder).resolve().name})
+    return build_index(config, inputs, root, gate=gate)

@@ -9,7 +9,16 @@ from index.versions.objects import Staging, check_object
 
 
 def write_deleted_keys(staging: Staging, name: str, keys: np.ndarray) -> DeletedRows | None:
-    """Store the keys of rows that are in shards but are never returned; None if there are none."""
+    """Store the keys of rows that are in shards but are never returned.
+
+    Args:
+        staging: Unfinished work that the object is added to.
+        name: Name of the object while it is written, such as "image/deleted".
+        keys: (n,) integer keys, in any order; duplicates are dropped.
+
+    Returns:
+        The number of keys and the object, or None without keys.
+    """
     keys = np.unique(np.asarray(keys, "<i8"))
     if not len(keys):
         return None

@@ -13,7 +13,16 @@ HALF_BITS = np.int32(0x8FFFE000 - 2**32)  # sign, exponent and fraction of a flo
 
 
 def check_unit_norm(vectors: np.ndarray, description: str, names: Sequence[Any]) -> None:
-    """Raise ValueError naming the first of the (n, d) `vectors` that is not finite or not of unit length."""
+    """Check that vectors are finite and of unit length.
+
+    Args:
+        vectors: (n, d), of any floating-point dtype.
+        description: What the vectors are, for the message, such as "query in row".
+        names: n names; the message quotes that of the first invalid vector.
+
+    Raises:
+        ValueError: A vector is not finite, or its length differs from 1.
+    """
     vectors = vectors.astype(np.float32, copy=False)
     squares = np.einsum("nd,nd->n", vectors, vectors)
     invalid = ~((squares >= MIN_SQUARED_NORM) & (squares <= MAX_SQUARED_NORM))  # NaN is invalid in this form
@@ -26,7 +35,16 @@ def check_unit_norm(vectors: np.ndarray, description: str, names: Sequence[Any])
 
 
 def merge_top_k(scores: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best k of (q, m) candidates, highest score first, equal scores by lower key."""
+    """Return the best k of (q, m) candidates, highest score first, equal scores by lower key.
+
+    Args:
+        scores: (q, m), higher is better.
+        keys: (q, m) integers: the key of each score.
+        k: Number of columns to return; with k above m all m are returned.
+
+    Returns:
+        Scores and keys, both (q, min(k, m)).
+    """
     order, rows = np.lexsort((keys, -scores), axis=1)[:, :k], np.arange(len(scores))[:, None]
     return scores[rows, order], keys[rows, order]
 

@@ -41,12 +41,16 @@ def _is_installed(name: str) -> bool:
 
 
 def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
-    """Return the FAISS factory string for `rows` vectors of `dim` numbers.
-
-    "auto" and "{nlist}" are replaced.
+    """Return the FAISS factory string for a number of vectors; "auto" and "{nlist}" are replaced.
 
     The number of lists is 4 sqrt(rows), after FAISS's guideline, with at least 39 rows per list, rounded down to a
     power of two. For "auto" it is 1 up to `EXACT_ROWS`, which is exact search.
+
+    Args:
+        factory: "auto", or a factory string in which "{nlist}" may stand for the number of lists.
+        nlist: Number of lists; None: by the rule above.
+        rows: Number of vectors.
+        dim: Numbers per vector.
     """
     is_exact = factory == "auto" and rows <= EXACT_ROWS
     if nlist is None:
@@ -127,6 +131,11 @@ def read_dim(trained_index: Path) -> int:
 
 def write_inverted_lists(trained_index: Path, path: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> int:
     """Encode blocks of (m,) int64 keys and (m, d) float32 vectors into one file of inverted lists.
+
+    Args:
+        trained_index: File with the trained, empty index.
+        path: File to write.
+        blocks: Keys and vectors; no key occurs twice.
 
     Returns:
         The number of rows.

@@ -139,7 +139,17 @@ class ShardedIVF:
     def search_codes(
         self, queries: np.ndarray, k: int, nprobe: int, allowed_keys: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and keys (q, k) of the best rows by code in `nprobe` lists; key -1 where rows run out."""
+        """Find the best rows by code in the lists nearest to each query.
+
+        Args:
+            queries: (q, d) float32.
+            k: Number of results per query.
+            nprobe: Number of lists to probe.
+            allowed_keys: (m,) int64; return only these keys; None: all live rows.
+
+        Returns:
+            Scores (q, k) float32, highest first, and keys (q, k) int64; key -1 where rows run out.
+        """
         distances, lists = self._quantizer.search(queries, nprobe)  # (q, nprobe) each
         if allowed_keys is None:
             parameters = self._default_parameters(nprobe)

@@ -30,7 +30,14 @@ def is_in_sorted(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
 
 
 def write_vectors(path: Path, keys: np.ndarray, dim: int, blocks: Iterable[np.ndarray]) -> None:
-    """Write (n,) ascending keys, then blocks of (m, dim) vectors in their order."""
+    """Write keys and their vectors into one file.
+
+    Args:
+        path: File to write.
+        keys: (n,) integers, ascending.
+        dim: Numbers per vector.
+        blocks: Blocks (m, dim) of the n vectors in the order of the keys; they are stored as float16.
+    """
     with open(path, "wb") as file:
         np.lib.format.write_array(file, np.ascontiguousarray(keys, KEY_DTYPE), allow_pickle=False)
         header = {"descr": VECTOR_DTYPE.str, "fortran_order": False, "shape": (len(keys), dim)}

@@ -45,7 +45,16 @@ class ShardLookup:
             return self._connection.execute(statement, values).fetchall()
 
     def query_in(self, columns: str, column: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Select `columns` of the rows whose text `column` is among `values`."""
+        """Select `columns` of the rows whose text `column` is among `values`.
+
+        Args:
+            columns: Columns of the SELECT, separated by commas; part of the statement, so never from a user.
+            column: Name of the text column to compare; part of the statement too.
+            values: Texts to find, any number of them; bound as parameters.
+
+        Returns:
+            One tuple of `columns` per row found, in no defined order.
+        """
         rows: list[tuple[Any, ...]] = []
         for start in range(0, len(values), MAX_PARAMETERS):
             block = list(values[start : start + MAX_PARAMETERS])

@@ -66,14 +66,20 @@ def match_source_vectors(collection: OpenCollection, source: Collection | None, 
 
 
 def match_served_vectors(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
-    """Return (n,) bool for the rows `keys`, which both versions have: their vectors are equal."""
+    """Return (n,) bool: whether the rows `keys` have equal vectors in both versions.
+
+    Args:
+        collection: Collection of the candidate.
+        served: The same collection of the served version.
+        keys: (n,) int64 keys of rows that both versions have.
+    """
     return _equal_vectors(collection.vectors.get(keys), served.vectors.get(keys))
 
 
 def match_served_results(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
     """Return (n,) bool: whether the rows `keys` find the same results in both versions.
 
-    Their vectors must find the same ten rows, except for ties.
+    Their vectors must find the same ten rows, except for ties. The arguments are those of `match_served_vectors`.
     """
     queries = collection.vectors.get(keys).astype(np.float32)
     (scores, results), (served_scores, served_results) = _search(collection, queries), _search(served, queries)

@@ -49,6 +49,11 @@ class OperatingPoint:
 def choose_point(points: Sequence[OperatingPoint], limits: TuningLimits, query_kind: str) -> OperatingPoint:
     """Choose the point with the least work within all limits; of equals the smaller, then by factory.
 
+    Args:
+        points: Measured points of any kind of query.
+        limits: Minimum recall, maximum memory and maximum latency.
+        query_kind: Kind of query whose points are compared: text or image.
+
     Raises:
         ValueError: No point keeps a limit; the message names the limit and the nearest point.
     """

@@ -18,6 +18,11 @@ SCORE_TOLERANCE = 1e-5  # closer inner products are equal: float32 sums depend o
 def exact_search(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarray, list[list[str]]]:
     """Find the exact best k of all vectors for (q, d) queries, with one block of vectors in memory.
 
+    Args:
+        collection: Collection to search.
+        queries: (q, d) unit vectors.
+        k: Number of results per query; at most the size of the collection is returned.
+
     Returns:
         Scores (q, k) float32, highest first, and their ids.
     """
@@ -83,18 +88,28 @@ def tune_nprobe(
 
 
 def sample_rows(rows: int, max_rows: int, seed: int) -> np.ndarray:
-    """Return sorted positions of at most `max_rows` random rows.
+    """Return sorted positions of random rows; a prefix would be one split or one day of the data.
 
-    A prefix would be one split or one day of the data.
+    Args:
+        rows: Number of rows to draw from.
+        max_rows: Maximum number of positions; all rows are returned if there are no more.
+        seed: Random seed.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     return np.sort(generator.choice(rows, min(rows, max_rows), replace=False))
 
 
 def split_queries(num_queries: int, seed: int, max_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the tuning and of the test queries.
+    """Divide queries at random into those for tuning and those for the test.
 
-    If there are more than `max_queries`, a random sample is split.
+    Args:
+        num_queries: Number of queries.
+        seed: Random seed.
+        max_queries: Maximum number of queries in both halves together; of more, a random sample is divided.
+
+    Returns:
+        The positions of the tuning queries and those of the test queries; the first half is larger by one if their sum
+        is odd.
     """
     positions = sample_rows(num_queries, max_queries, seed)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(positions))

@@ -34,7 +34,16 @@ class Event(BaseModel):
 
 
 def record_event(root: Path, event: str, version: int | None = None, **facts: Any) -> None:
-    """Append an event. A write error is only logged, because the event itself has happened."""
+    """Append an event to the event log of an index.
+
+    A write error is only logged, because the event itself has happened.
+
+    Args:
+        root: Folder of the index.
+        event: Name of the event, such as "published".
+        version: Number of the version that it is about; None without one.
+        **facts: Further fields of `Event`.
+    """
     utc = datetime.now(UTC).isoformat(timespec="seconds")
     entry = Event(utc=utc, event=event, version=version, **facts).model_dump(mode="json", exclude_unset=True)
     try:

@@ -1,4 +1,4 @@
-"""Files of an index folder: manifests, the pointer CURRENT to the published version, and the write lock.
+"""Files of an index folder: manifests, and the pointer CURRENT to the published version.
 
 root/CURRENT                      {"version": 3, "manifest_sha256": "..."}
 root/PINNED                       the same, if a rollback chose the published version; valid while it equals CURRENT
@@ -8,8 +8,7 @@ root/versions/v00000003.json      manifest: written atomically under an unused n
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -18,12 +17,10 @@ from data.io import (
     add_path_to_errors,
     fsync_path,
     read_json,
-    remove_stale_temporaries,
     sha256_file,
     sha256_text,
     temporary_path,
     write_json,
-    write_lock,
 )
 from data.text import describe_validation_error
 from index.versions.manifest import CHECKSUM_PLACEHOLDER, PARTS, SCHEMA_VERSION, Candidate, Manifest, ShardManifest
@@ -232,18 +229,3 @@ def recovery_hint(root: Path) -> str:
     """Say what to do about a version that cannot be read."""
     numbers = ", ".join(map(str, list_versions(root))) or "none"
     return f"Roll back to a version that passes `tern index verify` (present: {numbers}), or run `tern index` again."
-
-
-@contextmanager
-def index_write_lock(root: Path) -> Iterator[None]:
-    """Hold the write lock of an index; it ends with the process.
-
-    Raises:
-        ValueError: Another process holds it; the message names the process.
-    """
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    with write_lock(root):
-        for folder in (root, root / "tags", root / "versions"):
-            remove_stale_temporaries(folder)
-        yield

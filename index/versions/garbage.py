@@ -1,22 +1,21 @@
 """Garbage collection: delete versions that are no longer needed, then objects that no manifest lists."""
 
-import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.io import fsync_path
 from index.versions.events import record_event
 from index.versions.folder import (
-    index_write_lock,
     list_used_numbers,
     list_versions,
     manifest_path,
     read_current,
     read_version_manifest,
 )
+from index.versions.index_folder import check_is_index, index_write_lock
 from index.versions.manifest import Manifest
-from index.versions.objects import iter_refs, object_path
+from index.versions.objects import iter_refs, list_objects, list_staged, object_path, remove_staged
 from index.versions.reader_lock import is_in_use
 from index.versions.tags import list_tags
 
@@ -35,6 +34,10 @@ class GarbageReport:
     """number of deleted objects"""
     bytes: int = 0
     """size of the deleted objects"""
+    staged: list[Path] = field(default_factory=list)
+    """deleted files of unfinished builds"""
+    foreign: list[Path] = field(default_factory=list)
+    """files below `objects` and `staging` that are not files of an index, and are kept"""
 
 
 def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> GarbageReport:
@@ -42,18 +45,21 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
 
     Kept are the served version, tagged versions, versions that a reader has open, the newest number (numbers are
     never used twice), the last `keep` versions that passed their gate, and versions rejected after the served one.
-    A kill at any moment leaves all kept versions complete.
+    A kill at any moment leaves all kept versions complete. Files whose names do not have the form of an object or of a
+    staged file are kept and reported.
 
     Args:
         keep: Number of versions that passed and stay, at least 1.
         dry_run: Only report what would be deleted.
 
     Raises:
+        FileNotFoundError: The folder is not an index; nothing in it is touched.
         ValueError: `keep` is below 1, or a manifest cannot be read and its objects are therefore unknown.
     """
     root = Path(root)
     if keep < 1:
         raise ValueError(f"keep is {keep}, but the served version always stays. Pass 1 or more.")
+    check_is_index(root)
     with nullcontext() if dry_run else index_write_lock(root):  # the lock is a file, and a dry run writes nothing
         manifests = {number: read_version_manifest(root, number) for number in list_versions(root)}
         report = GarbageReport(kept=_find_kept(root, manifests, keep))
@@ -66,12 +72,16 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
             fsync_path(root / "versions")
         report.versions.sort()
         needed = {object_path(root, ref) for number in report.kept for ref in iter_refs(manifests[number])}
-        garbage = [path for path in root.glob("objects/*/*") if path not in needed]
+        objects, staged = list_objects(root), list_staged(root)
+        garbage = [path for path in objects.own if path not in needed]
         report.objects, report.bytes = len(garbage), sum(path.stat().st_size for path in garbage)
+        report.staged, report.foreign = staged.own, objects.foreign + staged.foreign
         if not dry_run:
             for path in garbage:
                 path.unlink()
-            shutil.rmtree(root / "staging", ignore_errors=True)
+            remove_staged(staged.own)
+            with suppress(OSError):  # absent, or it has files of somebody else
+                (root / "staging").rmdir()
             facts = {"removed": report.versions, "objects": report.objects, "bytes": report.bytes}
             record_event(root, "garbage_collected", None, **facts)
     return report

@@ -1,15 +1,18 @@
 """Immutable object files named by their SHA-256, and staging folders from which an interrupted build resumes.
 
 root/objects/ab/ab12...      written in the staging folder, then renamed; fsynced before a manifest lists it
-root/staging/<inputs>/       one JSON record per finished step; other files are incomplete and are deleted
+root/staging/<inputs>/       one JSON record per finished step; files `*.part` are incomplete and are deleted
+
+Only files whose names have these forms are ever deleted: anything else in the two folders belongs to somebody else.
 """
 
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -19,6 +22,8 @@ RECOVERY_HINT = (
     "Roll back to a version that passes `tern index verify`, or run `tern index` to build one; a build also replaces "
     "damaged objects."
 )
+OBJECT_NAME = re.compile(r"objects/([0-9a-f]{2})/\1[0-9a-f]{62}")
+STAGED_NAME = re.compile(r"staging/[0-9a-f]{12}/[^/.][^/]*\.(json|part|part-journal)")  # the journal is SQLite's
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -39,6 +44,45 @@ class ObjectRef(ManifestModel):
 def object_path(root: Path, ref: ObjectRef) -> Path:
     """Return the path of an object file."""
     return Path(root) / "objects" / ref.sha256[:2] / ref.sha256
+
+
+class FolderFiles(NamedTuple):
+    """Files below one folder of an index."""
+
+    own: list[Path]
+    """files of the index, by the form of their names"""
+    foreign: list[Path]
+    """other files, and links; they are never deleted"""
+
+
+def list_objects(root: Path) -> FolderFiles:
+    """List the object files, referenced or not, and what else is below the folder `objects`."""
+    return _list_files(Path(root), "objects", OBJECT_NAME)
+
+
+def list_staged(root: Path) -> FolderFiles:
+    """List the files of unfinished builds, and what else is below the folder `staging`."""
+    return _list_files(Path(root), "staging", STAGED_NAME)
+
+
+def _list_files(root: Path, name: str, pattern: re.Pattern[str]) -> FolderFiles:
+    files = FolderFiles([], [])
+    for folder, subfolders, names in os.walk(root / name):
+        links = [name for name in subfolders if Path(folder, name).is_symlink()]
+        for path in (Path(folder, name) for name in sorted([*names, *links])):
+            relative = path.relative_to(root).as_posix()
+            is_own = pattern.fullmatch(relative) and path.is_file() and not path.is_symlink()
+            (files.own if is_own else files.foreign).append(path)
+    return files
+
+
+def remove_staged(paths: list[Path]) -> None:
+    """Delete files of unfinished builds, and the folders that are empty afterwards."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError):  # it has other files
+            folder.rmdir()
 
 
 def iter_refs(part: Any) -> Iterator[ObjectRef]:
@@ -129,14 +173,19 @@ class Staging:
     def __init__(self, root: Path, inputs_digest: str):
         self.root, self.folder = Path(root), Path(root) / "staging" / inputs_digest
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.root / "staging").glob("*/*"):
-            if path.suffix != ".json" or path.name.startswith("."):
+        for path in list_staged(self.root).own:
+            if path.suffix != ".json":
                 path.unlink()
 
     def run_step(self, name: str, model: type[M], make: Callable[[], M]) -> M:
         """Return the recorded result of an earlier run, or run `make` and record its result.
 
         A recorded result counts only if all its objects verify.
+
+        Args:
+            name: Name of the step; names the file of the record.
+            model: Type of the result.
+            make: Computes the result and adds its objects to the staging folder.
         """
         record = self.folder / f"{name.replace('/', '-')}.json"
         result = self._read_record(record, model)
@@ -173,4 +222,6 @@ class Staging:
 
     def remove(self) -> None:
         """Delete the folder once the candidate is published, or rejected and kept."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_staged([path for path in list_staged(self.root).own if path.parent == self.folder])
+        with suppress(OSError):  # no step was recorded, or it has files of somebody else
+            self.folder.rmdir()

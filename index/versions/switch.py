@@ -6,14 +6,16 @@ from pathlib import Path
 from index.versions.events import FILE, record_event
 from index.versions.folder import (
     check_objects,
-    index_write_lock,
     list_versions,
     manifest_path,
     read_current_or_none,
     read_version_manifest,
     set_current,
 )
+from index.versions.index_folder import index_write_lock
 from index.versions.manifest import GateCheck, GateVerdict, Manifest
+
+IMPORTED = "imported"  # key in the provenance of imported vectors, whose model is unknown
 
 
 class RejectedError(ValueError):
@@ -52,6 +54,37 @@ def check_not_rejected(root: Path, manifest: Manifest) -> None:
         raise RejectedError(rejection_message(root, manifest, manifest.gate), manifest.version, manifest.gate)
 
 
+def check_same_origin(root: Path, is_imported: bool) -> None:
+    """Check that imported vectors and those of a model do not get into one index.
+
+    An index to which both were published by an earlier version of this program takes those of a model.
+
+    Args:
+        is_imported: Whether the vectors to publish are imported.
+
+    Raises:
+        ValueError: The index has vectors of the other origin; nothing is written.
+    """
+    origins = []
+    for number in list_versions(root):
+        try:
+            origins.append(read_version_manifest(root, number).provenance)
+        except (ValueError, FileNotFoundError):  # damaged, or of an older schema
+            continue
+    of_models = [origin for origin in origins if IMPORTED not in origin]
+    if is_imported and of_models:
+        names = ", ".join(f"{key} {value}" for key, value in of_models[-1].items()) or "vectors that were not imported"
+        raise ValueError(
+            f"{root} is the index of a plan or a program ({names}), and a search of it would fail on imported vectors. "
+            "Pass another folder as --output."
+        )
+    if not is_imported and origins and not of_models:
+        raise ValueError(
+            f"{root} is an index of imported vectors ({origins[-1][IMPORTED]}), whose model is unknown. Set another "
+            "workspace, or move the folder to another place."
+        )
+
+
 def rollback(root: Path, version: int, pin: bool = True) -> Path:
     """Publish an existing version, older or newer, after verifying it; return the path of its manifest.
 
@@ -61,10 +94,13 @@ def rollback(root: Path, version: int, pin: bool = True) -> Path:
 
     Raises:
         RejectedError: The gate rejected it.
+        ValueError: It is of imported vectors, and the index also has those of a model.
         FileNotFoundError, ValueError: As `verify_version`.
     """
     with index_write_lock(root):
-        check_not_rejected(root, verify_version(root, version))
+        manifest = verify_version(root, version)
+        check_not_rejected(root, manifest)
+        check_same_origin(root, IMPORTED in manifest.provenance)
         set_current(root, version, pin and _has_newer_accepted(root, version))
         record_event(root, "rolled_back", version)
     return manifest_path(root, version)
@@ -85,6 +121,11 @@ def rejection_message(root: Path, manifest: Manifest, verdict: GateVerdict) -> s
     """Describe why a version was rejected.
 
     The reason is in the verdict of its manifest, or in a later one of the event log.
+
+    Args:
+        root: Folder of the index.
+        manifest: Manifest of the rejected version.
+        verdict: The verdict that rejects it.
     """
     pointer = read_current_or_none(root)
     served = f"version {pointer.version} is still served" if pointer else "nothing is published"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from data.io import write_json
 from index.versions.events import record_event
-from index.versions.folder import index_write_lock, make_pointer, read_pointer, read_version_manifest
+from index.versions.folder import make_pointer, read_pointer, read_version_manifest
+from index.versions.index_folder import index_write_lock
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # neither a number nor a path
 NUMBER = re.compile(r"v?\d+")  # `resolve_version` reads it as a version

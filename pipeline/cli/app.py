@@ -5,6 +5,7 @@ import os
 import sys
 from concurrent.futures import BrokenExecutor
 from importlib.metadata import entry_points, version
+from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Annotated, Any
 
@@ -29,7 +30,13 @@ DISK_ERROR_HINTS = {
 
 
 class LightCommand(TyperCommand):
-    """Command that starts without pydantic: see `_set_help_default`."""
+    """Command that starts without pydantic (see `_set_help_default`) and expands `~` in paths."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a path such as `--output=~/x`, which bash does not expand, gets the home folder."""
+        rest = super().parse_args(ctx, args)
+        ctx.params.update({name: _expand_home(value) for name, value in ctx.params.items()})
+        return rest
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return the option `--help`."""
@@ -54,6 +61,18 @@ def _set_help_default(option: Any) -> Any:
     return option
 
 
+def _expand_home(value: Any) -> Any:
+    """Expand `~` at the start of a path, or of each path of a list, unless a file of that name exists."""
+    if isinstance(value, list):
+        return [_expand_home(part) for part in value]
+    if not isinstance(value, Path) or not str(value).startswith("~") or os.path.lexists(value):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{value} starts with ~, but there is no such user. Write the path out.") from None
+
+
 def build_app() -> typer.Typer:
     """Build the application, with the commands that packages register as entry points `tern.commands`."""
     app = typer.Typer(
@@ -67,8 +86,6 @@ def build_app() -> typer.Typer:
     app.callback()(options)
     for module in (run, search, pages):
         module.register_commands(app)
-    for command in app.registered_commands:
-        command.cls = LightCommand
     index = typer.Typer()
     stores = typer.Typer(help="Inspect, verify, compact, import and export feature stores.", no_args_is_help=True)
     weight_files = typer.Typer(help="Convert and inspect weights of the bottom-up model.", no_args_is_help=True)
@@ -78,6 +95,8 @@ def build_app() -> typer.Typer:
         for module in modules[name]:
             module.register_commands(group)
         app.add_typer(group, name=name)
+    for command in (command for part in (app, *groups.values()) for command in part.registered_commands):
+        command.cls = LightCommand
     for point in entry_points(group="tern.commands"):
         point.load()(app)
     return app

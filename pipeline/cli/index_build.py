@@ -80,7 +80,8 @@ def tune(
     from index.config import check_kind
 
     check_kind(kind)
-    loaded, vectors = read_existing_vectors(plan, overrides, model)
+    loaded = load_selected_plan(plan, overrides)
+    vectors = read_existing_vectors(loaded, model)
     from index.tuning import TuningLimits
     from pipeline.pages.tuning import format_table, plot_advice
     from pipeline.stages.tune import advise_index_settings

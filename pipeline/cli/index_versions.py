@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import (
+    ForceOption,
     IndexOption,
     PlanOption,
     SetOption,
@@ -208,23 +209,31 @@ def gc(
     """Delete old versions and files that no version lists.
 
     The published version, tagged versions, versions that a process has open, and later rejected versions are kept.
+    Files that are not the index's own are listed and kept.
 
     [dim]Example: tern index gc --keep 3 --dry-run[/dim]
     """
+    from data.text import printable
     from index.versions import collect_garbage
 
-    report = collect_garbage(resolve_index_root(plan, overrides, index), keep, dry_run)
+    root = resolve_index_root(plan, overrides, index)
+    report = collect_garbage(root, keep, dry_run)
     for number, reason in sorted(report.kept.items()):
         typer.echo(f"version {number:<4} kept: {reason}")
     deleted = ", ".join(map(str, report.versions)) or "none"
     verb = "would be deleted" if dry_run else "deleted"
+    for folder in sorted({path.parent for path in report.staged}):
+        count = sum(path.parent == folder for path in report.staged)
+        typer.echo(f"{verb}: unfinished build {folder.relative_to(root)}, {count:,} files")
+    for path in report.foreign:
+        typer.echo(f"kept: {printable(str(path.relative_to(root)))} is not a file of the index")
     typer.echo(f"{verb}: versions {deleted}; {report.objects:,} files, {report.bytes:,} bytes")
 
 
 def export(
     output: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     version: VersionOption = "",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: ForceOption = False,
     plan: PlanOption = "demo",
     overrides: SetOption = None,
     index: IndexOption = None,

@@ -27,6 +27,7 @@ VersionArgument = Annotated[str, typer.Argument(help="Version number or tag; by 
 VersionOption = Annotated[
     str, typer.Option("--version", help="Version number or tag; by default, the published version.")
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 StoreArgument = Annotated[
     Path,
     typer.Argument(
@@ -83,16 +84,15 @@ def print_preview(
     typer.echo("dry run: nothing was written")
 
 
-def read_existing_vectors(plan: str, overrides: list[str] | None, model: str) -> "tuple[Plan, Vectors]":
-    """Load a plan, and read the vectors that its workspace has of a model, or of the published version if empty."""
+def read_existing_vectors(plan: "Plan", model: str) -> "Vectors":
+    """Read the vectors that the workspace of a plan has of a model, or of the published version if it is empty."""
     from pipeline.contents import check_has_vectors
     from pipeline.workspace import Workspace
 
-    loaded = load_selected_plan(plan, overrides)
-    check_has_vectors(Workspace(loaded.workspace))  # before torch is imported
+    check_has_vectors(Workspace(plan.workspace))  # before torch is imported
     from pipeline.runs import read_vectors
 
-    return loaded, read_vectors(loaded, model or None, print_message)
+    return read_vectors(plan, model or None, print_message)
 
 
 def print_message(text: str) -> None:
@@ -104,6 +104,25 @@ def make_vectors(runner: "PipelineRunner") -> "Vectors":
     """Run the stages of a plan from the dataset to the vectors."""
     features = runner.extract(runner.load_dataset())
     return runner.embed(features, runner.train(features))
+
+
+def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: "Plan") -> None:
+    """Check a page or picture that an option names, before anything is computed for it.
+
+    Raises:
+        FileExistsError: The file exists, and `force` is false.
+        ValueError: The path has another ending, is a folder, or is in the folder of images.
+    """
+    from data.io import check_output_file, is_within
+
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} does not end in {' or '.join(suffixes)}. Pass a name with such an ending.")
+    if plan.dataset is not None and is_within(path, plan.dataset.images):
+        raise ValueError(
+            f"{path} is in the folder of images {plan.dataset.images}, where it would become an image of the "
+            "dataset. Pass a path outside of it."
+        )
+    check_output_file(path, force)
 
 
 def print_epoch(progress: "EpochProgress") -> None:

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import (
+    ForceOption,
     ModelOption,
     PlanOption,
     SetOption,
+    check_page_option,
     load_selected_plan,
     print_message,
     read_existing_vectors,
@@ -44,6 +46,7 @@ def misses(
     output: Annotated[
         Path | None, typer.Option(help="Page to write (.html); by default, misses-SPLIT.html in the workspace.")
     ] = None,
+    force: ForceOption = False,
     model: ModelOption = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
@@ -55,7 +58,10 @@ def misses(
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
     """
-    loaded, vectors = read_existing_vectors(plan, overrides, model)
+    loaded = load_selected_plan(plan, overrides)
+    if output is not None:
+        check_page_option(output, (".html",), force, loaded)
+    vectors = read_existing_vectors(loaded, model)
     from pipeline.pages.misses import DIRECTIONS, find_misses, write_misses
     from pipeline.progress import progress_bar
     from pipeline.workspace import Workspace

@@ -105,6 +105,8 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
     from pipeline.runs import count_truncated_captions, write_invalid_records
 
     records = features.invalid_records
+    for note in features.input_dataset.notes:
+        typer.secho(f"note       {printable(note)}", fg="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
         typer.secho(f"invalid    {printable(record.name)}: {printable(record.reason)}", fg="yellow", err=True)
     path = write_invalid_records(features, runner.workspace)

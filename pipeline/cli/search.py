@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, VersionOption, load_selected_plan, resolve_version_option
+from pipeline.cli.options import (
+    ForceOption,
+    PlanOption,
+    SetOption,
+    VersionOption,
+    check_page_option,
+    load_selected_plan,
+    resolve_version_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
@@ -29,6 +37,7 @@ def search(
     gallery: Annotated[
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
+    force: ForceOption = False,
     version: VersionOption = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
@@ -42,6 +51,8 @@ def search(
     if (text is None) == (image is None):
         raise typer.BadParameter("pass either a text query or --image, not both")
     loaded = load_selected_plan(plan, overrides)
+    if gallery is not None:
+        check_page_option(gallery, (".html", ".png"), force, loaded)
     number = _check_query(loaded, image, where, version)
     from data.text import printable
     from pipeline.pages.gallery import write_gallery

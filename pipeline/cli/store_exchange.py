@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import StoreArgument, resolve_store_folder
+from pipeline.cli.options import ForceOption, StoreArgument, resolve_store_folder
 
 if TYPE_CHECKING:
     from data.exchange import ImportResult
@@ -138,7 +138,7 @@ def export(
         Path | None,
         typer.Option(help="Text file with the image ids to export, one per line, in this order; by default, all."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Export a region store to a format of other software.
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from pipeline.cli.options import ForceOption
+
 
 def convert(
     source: Annotated[
@@ -19,20 +21,20 @@ def convert(
         Path | None,
         typer.Option(help="Folder of objects_vocab.txt and attributes_vocab.txt, the names to store in the file."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Convert weights of MILVLG, airsplay or Hugging Face to one .safetensors file with hash and origin.
 
     [dim]Example: tern weights convert faster_rcnn_from_caffe_attr.pkl vg36.safetensors --vocabulary vocab[/dim]
     """
+    from data.io import check_output_file
     from extractors.bottom_up import convert_weights
 
     if anchors not in (None, "caffe", "detectron2"):
         raise typer.BadParameter(f"--anchors is {anchors!r}; it must be caffe or detectron2")
     if target.suffix != ".safetensors":
         raise typer.BadParameter(f"{target} does not end in .safetensors; pass another name")
-    if target.exists() and not force:
-        raise ValueError(f"{target} already exists. Pass another name or --force.")
+    check_output_file(target, force)
     anchor_layout = cast(Literal["caffe", "detectron2"] | None, anchors)
     typer.echo(f"sha256  {convert_weights(source, target, anchor_layout, vocabulary)}")
     typer.echo(f'plan    [regions]\n        kind = "bottom-up"\n        weights = "{target}"')

@@ -39,7 +39,13 @@ def write_gallery(path: Path, query: str, hits: Sequence[Hit]) -> Path:
 
 
 def render_contact_sheet(query: str, hits: Sequence[Hit], columns: int = 4) -> Image.Image:
-    """Draw the hits of a query as one image: thumbnails with score and first caption, `columns` per row."""
+    """Draw the hits of a query as one image: thumbnails with score and first caption.
+
+    Args:
+        query: Text of the query; the heading.
+        hits: Hits, best first.
+        columns: Number of thumbnails per row; at least 1.
+    """
     width, height = THUMBNAIL
     cell = height + CAPTION
     rows = -(-len(hits) // columns)

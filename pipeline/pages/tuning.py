@@ -37,7 +37,13 @@ def format_table(advice: TuningAdvice) -> list[list[str]]:
 
 
 def plot_advice(advice: TuningAdvice, limits: TuningLimits, path: Path) -> None:
-    """Plot test recall against work as a PNG file, with one panel per kind of query."""
+    """Plot test recall against work as a PNG file, with one panel per kind of query.
+
+    Args:
+        advice: Measured points of one kind of items, and the recommended ones.
+        limits: Limits of the advice; the minimum recall is drawn as a line.
+        path: PNG file to write.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")

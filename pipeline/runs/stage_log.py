@@ -53,6 +53,11 @@ def longest_seconds(workspace: Workspace, stage: str) -> float | None:
 def seconds_per_item(workspace: Workspace, stage: str, output: str) -> float | None:
     """Compute the mean extraction time per item of one output over all runs in the stage log.
 
+    Args:
+        workspace: Workspace of the stage log.
+        stage: Name of the stage.
+        output: Name of the folder that the stage wrote.
+
     Returns:
         Seconds per item, or None if no logged run extracted an item of this output.
     """

@@ -42,7 +42,13 @@ def read_plan_dataset(plan: Plan) -> Dataset:
 
 
 def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
-    """Select the valid dataset: all images that are in the region store, and their captions with tokens."""
+    """Select the valid dataset: all images that are in the region store, and their captions with tokens.
+
+    Args:
+        dataset: All images and captions.
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+    """
     region_store = Store(regions)
     valid = dataset.exclude_images({image.id for image in dataset.images if image.id not in region_store})
     invalid_captions = set(Store(tokens).invalid_items)
@@ -50,7 +56,16 @@ def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
 
 
 def check_splits(splits: Iterable[str], known_splits: Iterable[str], dataset_name: str) -> None:
-    """Raise ValueError if a split is not one of the known splits."""
+    """Check that a dataset has some splits.
+
+    Args:
+        splits: Names to check.
+        known_splits: Splits of the dataset.
+        dataset_name: Name of the dataset, for the message.
+
+    Raises:
+        ValueError: A name is not one of the known splits.
+    """
     if unknown := sorted(set(splits) - set(known_splits)):
         raise ValueError(
             f"{dataset_name} has no split {', '.join(unknown)}; it has {', '.join(known_splits)}. Choose one of them."
@@ -64,6 +79,11 @@ def splits_with_captions(dataset: Dataset, splits: Sequence[str]) -> list[str]:
 
 def held_out_ids(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
     """List the ids of one split whose images are in a store.
+
+    Args:
+        dataset: All images and captions.
+        images: Store with the images to keep.
+        split: Name of the split.
 
     Returns:
         The image ids, the caption ids, and for each caption the id of its image.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,13 @@ def extract_regions(
     An unreadable image becomes an invalid item of the store, with the reason. Images that the dataset no longer has
     are removed from the store.
 
+    Args:
+        config: Settings of the region extractor.
+        dataset: All images that the store must hold.
+        workspace: Workspace of the store.
+        images_per_shard: Maximum number of images per new shard.
+        map_fn: Runs the jobs of the shards.
+
     Returns:
         The folder of the store.
 
@@ -82,7 +89,15 @@ def extract_regions(
 def extract_tokens(
     config: TextConfig, dataset: Dataset, workspace: Workspace, captions_per_shard: int, map_fn: MapFn = map
 ) -> Path:
-    """Extract the token features of all captions that are new or changed, as `extract_regions` does for images."""
+    """Extract the token features of all captions that are new or changed, as `extract_regions` does for images.
+
+    Args:
+        config: Settings of the text extractor.
+        captions_per_shard: Maximum number of captions per new shard. For the others see `extract_regions`.
+
+    Returns:
+        The folder of the store.
+    """
     folder = open_or_create_store(workspace.stores, "tokens", get_extractor(config).recipe)
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(caption_id, sha256_text(text)) for caption_id, text in texts.items()]
@@ -182,6 +197,11 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
 
     Extraction removes items that the dataset does not list, so the finished items of other splits stay listed.
 
+    Args:
+        dataset: All images and captions.
+        plan: Plan of the stores.
+        splits: Names of the splits to select.
+
     Raises:
         ValueError: The dataset has no split of this name.
     """
@@ -195,4 +215,4 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
         for caption in dataset.captions
         if caption.image_id in listed and (caption.image_id in selected or caption.id in tokens)
     )
-    return Dataset(dataset.name, dataset.root, images, captions, dataset.invalid_records)
+    return replace(dataset, images=images, captions=captions)

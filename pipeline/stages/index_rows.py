@@ -15,7 +15,14 @@ from index.metadata import Row
 def make_collection(
     dataset: Dataset, vectors: Store, kind: Kind, size_by_image_id: Mapping[str, tuple[int, int]]
 ) -> Collection:
-    """Make the collection of all items of a kind that have a vector."""
+    """Make the collection of all items of a kind that have a vector.
+
+    Args:
+        dataset: Dataset of the items; their metadata becomes the rows.
+        vectors: Vector store of this kind.
+        kind: Kind of the items.
+        size_by_image_id: (width, height) of each image, in pixels.
+    """
     rows = MetadataRows(dataset, vectors, kind, size_by_image_id)
     return Collection(ids=rows.ids, vectors=partial(vectors.read, "features"), metadata=rows)
 

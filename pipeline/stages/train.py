@@ -84,6 +84,14 @@ def import_paper_checkpoint(
 ) -> Path:
     """Import a checkpoint of the authors of TERN as a model, without training.
 
-    Returns the folder of the model.
+    Args:
+        checkpoint: Checkpoint file of the authors of TERN.
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+        workspace: Workspace of the model.
+        text: Config of the text extractor.
+
+    Returns:
+        The folder of the model.
     """
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))

@@ -62,11 +62,26 @@ def plan_batches(
 
 
 def rotate_captions(captions: Sequence[str], first: int, count: int) -> list[str]:
-    """Select up to `count` captions from position `first` on, cyclically, none twice."""
+    """Select some captions of an image, cyclically; none twice.
+
+    Args:
+        captions: Caption ids of the image; at least one.
+        first: Position of the first caption, from 0; taken modulo the number of captions.
+        count: Maximum number of captions to select.
+    """
     return [captions[(first + offset) % len(captions)] for offset in range(min(count, len(captions)))]
 
 
 def rank_slices(batch: BatchIds, rank: int, world: int) -> tuple[slice, slice]:
-    """Return the slices of images and captions of a batch that process `rank` of `world` reads."""
+    """Return the slices of images and captions of a batch that one process reads.
+
+    Args:
+        batch: The batch of all processes.
+        rank: Number of the process, 0 to `world` - 1.
+        world: Number of processes.
+
+    Returns:
+        The slice of `batch.images` and that of `batch.captions`; each image is with its captions.
+    """
     first, last = (len(batch.images) * k // world for k in (rank, rank + 1))
     return slice(first, last), slice(*(int(index) for index in np.searchsorted(batch.image_index, (first, last))))

@@ -80,6 +80,15 @@ def load_relevances(
     """Open the relevances of captions (rows) and images (columns), by method.
 
     Those of ROUGE-L are computed if their file is missing.
+
+    Args:
+        config: Which relevances to open.
+        vectors: Ids, texts and vectors of the split.
+        split: Name of the split; it replaces "{split}" in `config.spice_file`.
+        folder: Folder of the file of ROUGE-L.
+
+    Returns:
+        By method, rougeL or spice, (captions, images) memory-mapped, 0 to 1.
     """
     relevances: dict[str, np.ndarray] = {}
     shape = len(vectors.texts), len(vectors.image_ids)

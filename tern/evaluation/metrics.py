@@ -104,7 +104,7 @@ def average_metrics(results: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
 def encode_image_ids(
     images: np.ndarray, image_ids: Sequence[str], captions: np.ndarray, caption_image_ids: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number the image ids in sorted order.
+    """Number the image ids in sorted order. The arguments are those of `retrieval_metrics`.
 
     Returns:
         Labels of the images (N,) and of the captions (M,), int64.

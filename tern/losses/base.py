@@ -37,19 +37,39 @@ class CrossModalLoss(nn.Module):
             return self.symmetric_loss(*batch)
 
     def symmetric_loss(self, images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-        """Compute the sum of both directions for a batch from `validate_batch`."""
+        """Compute the sum of both directions.
+
+        Args:
+            images: (m, e) unit vectors, float32 or float64, as `validate_batch` returns them.
+            captions: (n, e) unit vectors of the same dtype.
+            image_ids: (m,) integer labels on the device of `images`.
+            caption_ids: (n,) integer labels on the device of `captions`.
+
+        Returns:
+            A scalar.
+        """
         i2t = self.one_direction_loss(images, image_ids, captions, caption_ids)
         return i2t + self.one_direction_loss(captions, caption_ids, images, image_ids)
 
     def one_direction_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
-        """Compute one direction: anchors (a, e) with labels (a,), others (o, e) with labels (o,) -> scalar."""
+        """Compute the loss of one direction; each subclass defines it.
+
+        Args:
+            anchors: (a, e) unit vectors of one modality.
+            labels: (a,) integer labels of the anchors.
+            others: (o, e) unit vectors of the other modality, which the anchors are compared with.
+            other_labels: (o,) integer labels of the others.
+
+        Returns:
+            A scalar.
+        """
         raise NotImplementedError
 
 
 def validate_batch(
     images: Tensor, captions: Tensor, image_ids: Tensor, caption_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Check a batch and convert it for a loss.
+    """Check the arguments of `CrossModalLoss.forward` and convert them for a loss.
 
     Returns:
         The vectors in float32 (or float64), and the labels on the device of their vectors.

@@ -74,7 +74,11 @@ class MetricLearningLoss(CrossModalLoss):
         return self.loss(anchors, labels, pairs, others, other_labels)
 
     def joint_set_loss(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
-        """Compute one direction over the joint set of a + o rows, with pairs across the modalities only."""
+        """Compute one direction as one set of a + o rows, with pairs across the modalities only.
+
+        The library indexes a single set of rows here: the others follow the anchors. The arguments are those of
+        `one_direction_loss`.
+        """
         a, p, b, n = self.pairs(anchors, labels, others, other_labels)
         _, _, c, k = self.pairs(others, other_labels, anchors, labels)  # negatives of the positives
         offset = len(anchors)
@@ -82,7 +86,12 @@ class MetricLearningLoss(CrossModalLoss):
         return self.loss(torch.cat([anchors, others]), torch.cat([labels, other_labels]), pairs)
 
     def pairs(self, anchors: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> tuple[Tensor, ...]:
-        """Return the positions (anchor, positive, anchor, negative) of the pairs that the miner selects."""
+        """Select pairs with the miner, or all pairs without one. The arguments are those of `one_direction_loss`.
+
+        Returns:
+            Positions of the anchors and the positives of the positive pairs, then of the anchors and the negatives of
+            the negative pairs.
+        """
         mined = self.miner(anchors, labels, others, other_labels) if self.miner else None
         return convert_to_pairs(mined, labels, other_labels)
 
@@ -107,7 +116,16 @@ def check_supported(config: LossConfig) -> None:
 
 
 def get_class(library: object, name: str, what: str) -> type:
-    """Return the class `name` of a module of the library. Raises ValueError if there is none."""
+    """Return a class of the library.
+
+    Args:
+        library: Module of PyTorch Metric Learning: `losses` or `miners`.
+        name: Name of the class in the module.
+        what: What the class is, for the message: loss or miner.
+
+    Raises:
+        ValueError: The module has no class of this name.
+    """
     value = getattr(library, name, None)
     if not isinstance(value, type):
         raise ValueError(f"pytorch_metric_learning has no {what} class {name!r}")

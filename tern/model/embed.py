@@ -41,7 +41,12 @@ def embed_images(
 def embed_captions(
     model: nn.Module, store: Store, ids: Sequence[str], batch_size: int = 256
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Embed stored captions as `embed_images` embeds images: `store` is a token store, `ids` are caption ids."""
+    """Embed stored captions as `embed_images` embeds images.
+
+    Args:
+        store: Token store.
+        ids: Caption ids. The other arguments are those of `embed_images`.
+    """
     field = caption_field(model)
     return _embed(ids, batch_size, lambda part: forward_captions(model, read_captions(store, part, field=field)))
 
@@ -113,7 +118,16 @@ def to_stored_precision(items: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def check_dim(kind: str, items: Sequence[np.ndarray], dim: int) -> None:
-    """Raise ValueError unless there are items and each has the shape (n, dim)."""
+    """Check the features passed to a model.
+
+    Args:
+        kind: What the features are, for the message: region or token.
+        items: One array (n, dim) per item.
+        dim: Numbers per feature vector that the model was trained on.
+
+    Raises:
+        ValueError: There are no items, or an array has another shape.
+    """
     if not items:
         raise ValueError(f"There are no {kind} features. Pass one array of shape (n, {dim}) per item.")
     for rows in items:

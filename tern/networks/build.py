@@ -32,6 +32,12 @@ def build_trainable(config: ModelConfig, region_dim: int, token_dim: int, text: 
 
 
 def build_model(config: ModelConfig, region_dim: int, token_dim: int) -> nn.Module:
-    """Build the network of `config.architecture`, with the methods of `Tern` and random weights."""
+    """Build the network of `config.architecture`, with the methods of `Tern` and random weights.
+
+    Args:
+        config: Settings of the architecture.
+        region_dim: Features per region, as extracted.
+        token_dim: Features per token, as extracted.
+    """
     network: nn.Module = NETWORKS[config.architecture](config, region_dim, token_dim)
     return network

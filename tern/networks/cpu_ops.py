@@ -34,7 +34,16 @@ class _LinearWithContiguousGrad(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute F.linear, under autocast as F.linear does: x (..., d), weight (e, d), bias (e,) -> (..., e)."""
+    """Compute F.linear; under autocast to bfloat16 too, as F.linear does.
+
+    Args:
+        x: (..., d).
+        weight: (e, d).
+        bias: (e,).
+
+    Returns:
+        (..., e).
+    """
     is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     if x.device.type != "cpu" or not is_bf16 or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)

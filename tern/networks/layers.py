@@ -46,7 +46,16 @@ class FeatureDropout(nn.Module):
 
 
 def sinusoidal_positions(n: int, size: int, device: torch.device) -> Tensor:
-    """Compute the position codes (n, size) of "Attention is all you need", section 3.5: sines and cosines."""
+    """Compute the position codes of "Attention is all you need", section 3.5: sines and cosines.
+
+    Args:
+        n: Number of positions.
+        size: Numbers per position; even.
+        device: Device of the result.
+
+    Returns:
+        (n, size) float32, -1 to 1.
+    """
     rates = torch.exp(torch.arange(0, size, 2, device=device) * (-torch.log(torch.tensor(10000.0)).item() / size))
     angles = torch.arange(n, device=device)[:, None] * rates  # (n, size/2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

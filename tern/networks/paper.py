@@ -62,7 +62,16 @@ class PaperLayer(nn.Module):
         return self.norm2(x + self.drop(self.feed(x)))
 
     def attend(self, x: Tensor, mask: Tensor, rows: slice) -> Tensor:
-        """Attend from the selected rows to the real rows: x (b, n, w), mask (b, n) -> (b, rows, w)."""
+        """Attend from the selected rows to the real rows.
+
+        Args:
+            x: (b, n, w).
+            mask: (b, n) bool.
+            rows: Rows whose output is computed.
+
+        Returns:
+            (b, selected rows, w).
+        """
         w = x.shape[-1]
         weight, bias = self.qkv.weight.split([w, 2 * w]), self.qkv.bias.split([w, 2 * w])
         q = linear(x[:, rows], weight[0], bias[0])  # (b, n, w)
@@ -72,7 +81,15 @@ class PaperLayer(nn.Module):
 
 
 def make_identical_layers(num_layers: int, width: int, heads: int, ff: int, dropout: float) -> nn.ModuleList:
-    """Build layers that all start from the same weights, like those of nn.TransformerEncoder."""
+    """Build layers that all start from the same weights, like those of nn.TransformerEncoder.
+
+    Args:
+        num_layers: Number of layers.
+        width: Features per row.
+        heads: Attention heads.
+        ff: Features of the hidden layer of each feed-forward network.
+        dropout: Dropout rate, 0 to 1.
+    """
     first = PaperLayer(width, heads, ff, dropout)
     return nn.ModuleList(copy.deepcopy(first) for _ in range(num_layers))
 

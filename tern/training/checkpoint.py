@@ -88,6 +88,11 @@ class CheckpointManager:
 def load_checkpoint(folder: Path, key: str, trainer: Trainer) -> None:
     """Restore the state that `CheckpointManager.save` wrote, if there is one.
 
+    Args:
+        folder: Folder of the training.
+        key: Digest that names the training.
+        trainer: Training that takes over the state.
+
     Raises:
         ValueError: The folder belongs to another training, or the processes do not see the same folder.
     """
@@ -107,7 +112,16 @@ def load_checkpoint(folder: Path, key: str, trainer: Trainer) -> None:
 
 
 def check_fingerprint(actual: str, key: str, folder: Path) -> None:
-    """Raise ValueError if the digest in a folder is not that of the training."""
+    """Check that a folder belongs to a training.
+
+    Args:
+        actual: Digest that the folder records.
+        key: Digest of the training.
+        folder: The folder, for the message.
+
+    Raises:
+        ValueError: The digests differ.
+    """
     if actual != key:
         raise ValueError(
             f"{folder} contains the training {actual}, not {key}, which has other settings or data. Use another folder."

@@ -47,6 +47,12 @@ def build_optimizer(
     """Build AdamW over `make_param_groups`.
 
     It is fused: one pass over memory instead of the six of torch's own loop.
+
+    Args:
+        config: Learning rate, weight decay and the constants of AdamW.
+        model: The network.
+        loss: The loss.
+        text: Text encoder inside `model`, if it is trained.
     """
     return torch.optim.AdamW(
         make_param_groups(model, loss, config.weight_decay, text, config.text_lr_scale),
@@ -73,7 +79,13 @@ def lr_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") ->
 
 @torch.no_grad()
 def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the EMA weights towards those of the model by a fraction of 1 - `decay`."""
+    """Move the EMA weights towards those of the model by a fraction of 1 - `decay`, in place.
+
+    Args:
+        ema_model: Model with the EMA weights.
+        model: Model that is trained, with the same parameters.
+        decay: Fraction of the EMA weights that is kept, 0 to 1.
+    """
     torch._foreach_lerp_(
         list(ema_model.parameters()), list(model.parameters()), 1 - decay
     )  # one call for all parameters

@@ -102,7 +102,14 @@ def train(
 
 
 def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | None) -> None:
-    """Resume or start a training in a locked folder and write its model card at the end."""
+    """Resume or start a training in a locked folder and write its model card at the end.
+
+    Args:
+        trainer: Training at its start.
+        folder: Folder of the training, locked by the main process.
+        key: Digest that names the training.
+        on_epoch: Called by the main process after each epoch that this call runs; None: no callback.
+    """
     if not trainer.rank:
         remove_stale_temporaries(folder)
     load_checkpoint(folder, key, trainer)
@@ -115,7 +122,13 @@ def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | N
 
 
 def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch | None) -> None:
-    """Run the remaining epochs; save and report each of them."""
+    """Run the remaining epochs; save and report each of them.
+
+    Args:
+        trainer: Training, at its start or resumed.
+        manager: Saves the checkpoints.
+        on_epoch: As in `run_training`.
+    """
     board = None
     if trainer.config.tensorboard and not trainer.rank:
         board = TensorBoardLogger(manager.folder, trainer.epoch * trainer.batches_per_epoch + 1)

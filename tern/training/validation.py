@@ -13,7 +13,14 @@ from tern.model.embed import embed_captions, embed_images
 
 
 def evaluate_split(model: nn.Module, regions: Store, tokens: Store, dataset: Dataset) -> RetrievalMetrics:
-    """Compute the metrics of a model on all images and captions of a dataset, for example of one split."""
+    """Compute the metrics of a model on all images and captions of a dataset, for example of one split.
+
+    Args:
+        model: Network in any mode.
+        regions: Region store with all images of `dataset`.
+        tokens: Token store with all captions of `dataset`.
+        dataset: Images and captions of the split.
+    """
     image_ids, caption_ids = [image.id for image in dataset.images], [caption.id for caption in dataset.captions]
     image_vectors = np.concatenate([rows for _, rows in embed_images(model, regions, image_ids)])
     caption_vectors = np.concatenate([rows for _, rows in embed_captions(model, tokens, caption_ids)])

@@ -38,13 +38,29 @@ class Canvas:
         return red, green, blue
 
     def fill_gradient(self, top: int, bottom: int, above: Color, below: Color) -> None:
-        """Fill the rows from `top` to `bottom` with a vertical gradient."""
+        """Fill the rows from `top` to `bottom` with a vertical gradient, over the whole width.
+
+        Args:
+            top: First row, in pixels.
+            bottom: Row after the last one, in pixels.
+            above: Color of the first row, 0 to 255 per channel.
+            below: Color of the last row.
+        """
         steps = np.linspace(0.0, 1.0, max(2, (bottom - top) // 4))[:, None]
         column = (np.asarray(above) * (1 - steps) + np.asarray(below) * steps).astype(np.uint8)[:, None]
         self.image.paste(Image.fromarray(column).resize((self.w, max(1, bottom - top))), (0, top))
 
     def draw_dots(self, count: int, top: int, bottom: int, color: Color, size: float) -> None:
-        """Draw flat ellipses at random positions, larger in lower rows: grass, stones, snow."""
+        """Draw flat ellipses at random positions, larger in lower rows: grass, stones, snow.
+
+        Args:
+            count: Number of ellipses.
+            top: Lowest y coordinate of an ellipse, in pixels.
+            bottom: Highest y coordinate.
+            color: Mean color.
+            size: Size in pixels, multiplied by 0.4 (at `top`) to 1.3 (at `bottom`): an ellipse is one to three times as
+                wide, and half as high.
+        """
         positions = self.rng.random((count, 3))
         for x, y, stretch in positions.tolist():
             near = size * (0.4 + 0.9 * y)
@@ -52,7 +68,17 @@ class Canvas:
             self.draw.ellipse((at, row, at + near * (1 + 2 * stretch), row + near * 0.5), fill=self.jitter_color(color))
 
     def draw_ridge(self, base: int, tall: float, color: Color, steps: int = 9) -> list[tuple[float, float]]:
-        """Draw a line of hills on row `base`; return their upper edge."""
+        """Draw a line of hills over the whole width.
+
+        Args:
+            base: Row on which the hills stand, in pixels.
+            tall: Maximum height of a hill, in pixels; the minimum is 35 percent of it.
+            color: Color of the hills.
+            steps: Number of straight pieces of the upper edge.
+
+        Returns:
+            Points (x, y) of the upper edge, in pixels, from left to right.
+        """
         tops = [(self.w * i / steps, base - tall * self.uniform(0.35, 1.0)) for i in range(steps + 1)]
         self.draw.polygon([(0, base), *tops, (self.w, base)], fill=color)
         return tops
@@ -65,7 +91,13 @@ class Canvas:
             self.draw.ellipse((at - r * 1.2, y - up, at + r * 1.2, y + r * 0.5), fill=(250, 250, 252))
 
     def draw_sky(self, top: Color = (88, 164, 236), low: Color = (206, 232, 250), clouds: int = 3) -> None:
-        """Draw the sky above the horizon."""
+        """Draw the sky above the horizon.
+
+        Args:
+            top: Mean color of the upper edge of the image.
+            low: Mean color at the horizon.
+            clouds: Maximum number of clouds.
+        """
         self.fill_gradient(0, self.hz + 2, self.jitter_color(top, 25), self.jitter_color(low, 10))
         for _ in range(int(self.uniform(0, clouds + 1))):
             self.draw_cloud()
@@ -92,10 +124,17 @@ class Canvas:
             draw_tree(x, base, self.uniform(*heights), self.jitter_color(*color))
 
     def draw_round_tree(self, x: float, base: float, tall: float, color: Color) -> None:
-        """Draw a distant tree with a round crown."""
+        """Draw a distant tree with a round crown.
+
+        Args:
+            x: x coordinate of the trunk, in pixels.
+            base: y coordinate of the ground, in pixels.
+            tall: Height, in pixels.
+            color: Color of the crown.
+        """
         self.draw.rectangle((x - tall * 0.06, base - tall * 0.4, x + tall * 0.06, base), fill=(98, 72, 50))
         self.draw.ellipse((x - tall * 0.38, base - tall, x + tall * 0.38, base - tall * 0.25), fill=color)
 
     def draw_fir(self, x: float, base: float, tall: float, color: Color) -> None:
-        """Draw a distant fir."""
+        """Draw a distant fir; the arguments are those of `draw_round_tree`."""
         self.draw.polygon([(x, base - tall), (x - tall * 0.26, base), (x + tall * 0.26, base)], fill=color)

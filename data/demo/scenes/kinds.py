@@ -192,7 +192,13 @@ ACTIONS_NOT_FOR_OLD = ("jump", "run", "ride:skateboard", "play:soccer ball", "pl
 
 
 def is_allowed(kind: str, action: str, place: str) -> bool:
-    """Return whether a thing of this kind can do this action in this place."""
+    """Return whether a thing of this kind can do this action in this place.
+
+    Args:
+        kind: Key of `KINDS`.
+        action: Action, with its object after a colon if it has one, such as "ride:bicycle".
+        place: Name of a place.
+    """
     entry = KINDS[kind]
     if place not in entry.places:
         return False

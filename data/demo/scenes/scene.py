@@ -47,7 +47,13 @@ class SceneSpec:
 
 
 def make_rng(seed: int, index: int, stream: int) -> Generator:
-    """Make the random generator of one stream (`PLAN`, `LAYOUT`, `PAINT`, `WORDS`) of one scene."""
+    """Make the random generator of one stream of one scene.
+
+    Args:
+        seed: Random seed of the dataset.
+        index: Number of the scene, from 0.
+        stream: `PLAN`, `LAYOUT`, `PAINT` or `WORDS`.
+    """
     return Generator(PCG64(SeedSequence([seed, index, stream])))
 
 
@@ -151,7 +157,13 @@ def list_actions(kind: str, place: str) -> list[str]:
 
 
 def sample_action(rng: Generator, kind: str, place: str) -> str:
-    """Sample an action of a kind; actions that are typical of the place are more likely."""
+    """Sample an action of a kind; actions that are typical of the place are more likely.
+
+    Args:
+        rng: Random generator.
+        kind: Key of `KINDS`.
+        place: Place at which the kind has at least one action.
+    """
     weights = {d: 0.6 if d.startswith("hold") else 1.0 for d in list_actions(kind, place)}
     for likely in ("play:baseball bat", "play:soccer ball", "look"):
         if likely in weights:

@@ -100,6 +100,94 @@ def test_load_dataset_names_the_setting_of_a_missing_file(photos):
         load_dataset(config.model_copy(update={"annotations": photos / "none"}))
 
 
+SENTENCES = [
+    ({"raw": "a dog"}, "a dog"),
+    ({"raw": None, "tokens": ["a", "dog"]}, "a dog"),
+    ("a dog", "a dog"),
+    (None, "the sentence is null"),
+    ({}, "neither `raw` nor `tokens`"),
+    ({"tokens": ["a", 2]}, "the `tokens` of the sentence are not texts"),
+    ({"tokens": "a dog"}, "neither `raw` nor `tokens`"),
+    ({"raw": None}, "not a text but null"),
+    ({"raw": ["a"]}, "not a text but list"),
+    (["a dog"], "the sentence is a list"),
+    (7, "the sentence is a int"),
+]
+
+
+@pytest.mark.parametrize(("sentence", "expected"), SENTENCES, ids=str)
+def test_karpathy_sentence_is_read_or_is_one_invalid_caption(photos, sentence, expected):
+    """An odd sentence never costs its image the split or the other sentences."""
+    sentences = [{"raw": "first"}, sentence, {"raw": "third"}]
+    found = load_dataset(karpathy(photos, {"filename": "a.jpg", "split": "test", "sentences": sentences}))
+    captions = {caption.id: caption.text for caption in found.captions}
+    if expected == "a dog":
+        assert (captions.pop("a.jpg#1"), found.invalid_records) == ("a dog", ())
+    else:
+        assert [(r.name, expected in r.reason) for r in found.invalid_records] == [("a.jpg#1", True)]
+    assert captions == {"a.jpg#0": "first", "a.jpg#2": "third"}
+    assert found.images_by_id["a.jpg"].split == "test"
+
+
+def test_karpathy_images_of_one_name_in_two_folders_are_two_images(photos):
+    for folder in ("x", "y"):
+        (photos / folder).mkdir()
+        (photos / folder / "1.jpg").write_bytes(b"jpeg")
+    one, two = (record("1.jpg", split, [split], filepath=path) for split, path in (("train", "x"), ("test", "y")))
+    found = load_dataset(
+        karpathy(photos, one, two, record("d.jpg", filepath="val2014"), record("./1.jpg", filepath="x"))
+    )
+    assert {i.id: i.split for i in found.images} == {"x/1.jpg": "train", "y/1.jpg": "test", "d.jpg": "train"}
+    assert [(r.name, r.reason) for r in found.invalid_records] == [
+        ("x/1.jpg", "duplicate id: an earlier image has this name")
+    ]
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("test", "train")])
+def test_karpathy_image_with_two_splits_is_invalid(photos, splits):
+    found = load_dataset(karpathy(photos, *(record("a.jpg", split) for split in splits), record("b.c.jpg")))
+    assert [image.id for image in found.images] == ["b.c.jpg"]
+    assert [r.name for r in found.invalid_records] == [f"a.jpg at images[{k}] of dataset.json" for k in range(2)]
+    assert all("contradicts" in r.reason for r in found.invalid_records)
+
+
+def test_karpathy_record_without_sentences_keeps_its_image(photos):
+    found = load_dataset(karpathy(photos, record(), {"filename": "b.c.jpg", "split": "test"}))
+    assert found.images_by_id["b.c.jpg"].split == "test"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [{"filename": "a.jpg", "imgid": ' + "9" * 5000 + "}]}", "a number has more than 4,300 digits"),
+        (
+            '{"images": [{"filename": "a.jpg", "split": "test", "split": "train"}]}',
+            "the key 'split' occurs twice.*a.jpg",
+        ),
+        ('{"images": ' + "[" * 100_000, "nested too deeply"),
+        ('{"images": [{"file_name": "a.jpg", "id": 1}], "annotations": []}', "a file of COCO"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_karpathy_file_that_cannot_be_read_is_named_on_one_line(photos, text, message):
+    config = karpathy(photos)
+    config.annotations.write_text(text)
+    with pytest.raises(ValueError, match=rf"dataset\.json .*{message}") as error:
+        load_dataset(config)
+    assert "set_int_max_str_digits" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["two\nlines.jpg", "a\ttab.jpg", "\u202egpj.exe.jpg", "\x1b[2J.jpg", "x\x85.jpg"])
+def test_name_that_no_id_can_have_is_invalid_from_the_start(photos, name):
+    """Imports, exports and the index reject such ids: a file with this name would block them."""
+    (photos / name).write_bytes(b"jpeg")
+    found = load_dataset(karpathy(photos, record(), record(name)))
+    assert [image.id for image in found.images] == ["a.jpg"]
+    assert [(r.name, "control character" in r.reason, "rename" in r.reason) for r in found.invalid_records] == [
+        (name, True, True)
+    ]
+
+
 CSV = """image,caption,split
 a.jpg,"a dog, running",train
 a.jpg,two dogs,train
@@ -130,7 +218,7 @@ def test_captions_file_gives_images_captions_and_invalid_records(photos, name, t
     assert "empty" in reasons["b.c.jpg#0"]
     assert "contradicts" in next(reasons[k] for k in reasons if k.startswith("b.c.jpg at"))
     assert "leaves" in reasons["link.jpg"]
-    assert ("line 3" in reasons) == name.endswith("jsonl")
+    assert ("line 3 of captions.jsonl" in reasons) == name.endswith("jsonl")
     assert found.captions_by_image_id["é f.jpg"] == (), "an image without a caption can still be found"
 
 
@@ -139,7 +227,7 @@ def test_caption_with_an_unquoted_comma_is_invalid(photos):
     path.write_text("image,caption\na.jpg,two dogs, one cat\na.jpg,a cow\n")
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
     assert [c.text for c in found.captions_by_image_id["a.jpg"]] == ["a cow"]
-    assert [r.reason for r in found.invalid_records if r.name == "a.jpg at line 2"] == [
+    assert [r.reason for r in found.invalid_records if r.name == "a.jpg at line 2 of c.csv"] == [
         "the row has more fields than the first line has columns; put captions with commas into quotes"
     ]
     path.write_bytes("image,caption\na.jpg,café\n".encode("latin-1"))

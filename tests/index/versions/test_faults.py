@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from index.versions.folder import index_write_lock, list_versions, read_current
+from index.versions.folder import list_versions, read_current
 from index.versions.garbage import collect_garbage
+from index.versions.index_folder import index_write_lock
 from index.versions.switch import verify_version
 from tests.helpers.index_faults import assert_correct_answers, limit_file_size
 from tests.helpers.index_live import exact_results, publish, referenced_hashes
@@ -134,7 +135,7 @@ def test_clock_set_back_changes_nothing(built, tmp_path):
 
 HOLD_SCRIPT = """
 import sys, time
-from index.versions.folder import index_write_lock
+from index.versions.index_folder import index_write_lock
 with index_write_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(99)

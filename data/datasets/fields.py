@@ -1,0 +1,59 @@
+"""Names of the fields of a captions file: columns of a table, keys of JSON lines. No name is guessed, none is ignored.
+
+Upper and lower case and surrounding spaces do not matter.
+"""
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+FIELDS = ("image", "caption", "captions", "split")
+CAPTION_FIELDS = ("caption", "captions")
+HELD_OUT_WORDS = frozenset({"val", "valid", "validation", "dev", "test", "testing", "eval"})
+
+
+def normalize_name(name: str) -> str:
+    """Return the name of a field as `FIELDS` has it."""
+    return name.strip("\ufeff \t").casefold()
+
+
+def find_name_problem(names: Sequence[str]) -> str:
+    """Find a field that occurs twice, or one that may be a misspelled `split`; an empty text if there is none.
+
+    Args:
+        names: Normalized names.
+    """
+    repeated = next((name for name in FIELDS if names.count(name) > 1), None)
+    if repeated:
+        return f"the field {repeated!r} occurs twice; keep one of them"
+    if "split" in names:
+        return ""
+    similar = [name for name in names if name not in FIELDS and _resembles_split(name)]
+    return f"the field {similar[0]!r} is unknown; did you mean 'split'? Rename it, or remove it" if similar else ""
+
+
+def _resembles_split(name: str) -> bool:
+    return "split" in name or bool(difflib.get_close_matches(name, ["split"], 1, cutoff=0.7))
+
+
+def find_unread_split(row: Mapping[str, Any]) -> str:
+    """Find a field that has the name of a held-out split as its value, in a row without `split`.
+
+    The author of such a row means a split that would not be read.
+
+    Args:
+        row: Values by normalized name.
+    """
+    if "split" in row:
+        return ""
+    for name, value in row.items():
+        if name not in FIELDS and isinstance(value, str) and value.strip().casefold() in HELD_OUT_WORDS:
+            return f"the field {name!r} has the value {value!r}, but there is no field `split`; rename or remove it"
+    return ""
+
+
+def describe_unknown(names: Collection[str]) -> str:
+    """Describe the fields that are not read; an empty text if there is none."""
+    unknown = [repr(name[:60]) for name in names if name and name not in FIELDS]
+    more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+    return f"ignored the unknown fields {', '.join(unknown[:10])}{more}" if unknown else ""

@@ -1,0 +1,34 @@
+"""Parse JSON text from any source: repeated keys, endless numbers and deep nesting are errors with a reason."""
+
+import json
+from typing import Any
+
+MAX_DIGITS = 4_300  # Python converts no longer integer
+
+
+def parse_json(text: str) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        json.JSONDecodeError: The text is not JSON.
+        ValueError: An object has a key twice, a number is too long, or the text is nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_make_object)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        if "set_int_max_str_digits" not in str(error):
+            raise
+        raise ValueError(f"a number has more than {MAX_DIGITS:,} digits") from error
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {key[:60]!r} occurs twice in one object, {str(content)[:80]}")
+    return content
