@@ -154,7 +154,10 @@ def read_store_manifest(folder: Path) -> StoreManifest:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"No store at {folder}: {MANIFEST} is missing. Run the stage that writes the store.")
+        raise FileNotFoundError(
+            f"No store at {folder}: {MANIFEST} is missing. Run the stage that writes the store: `tern extract` writes "
+            "features, `tern evaluate` vectors."
+        )
     content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema == OLD_SCHEMA_VERSION:
