@@ -112,4 +112,5 @@ class ImportConfig(BaseModel):
     attributes: Path | None = None
     """Text file with the names of the attribute ids, one per line; None if they are unknown."""
     images_per_shard: int = Field(500, ge=1)
-    """Number of images per shard; 500 images of 36 rows of 2,048 float32 numbers have 150 MB."""
+    """Maximum number of images per shard, of which the rows of at most 256 MB; 500 images of 36 rows of 2,048 float32
+    numbers have 150 MB."""

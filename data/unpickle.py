@@ -7,6 +7,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 MAX_BYTES = 256 << 20  # of a pickle; a larger one is not a table of ids or labels
+MAX_OPCODES = 5_000_000  # a table of a million images has 3 per image; an empty list takes 80 bytes of memory
 MAX_DEPTH = 100
 MAX_AXES = 64  # of an array, as in numpy
 ALLOWED_OPCODES = {
@@ -34,7 +36,8 @@ def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
     """Load one pickle of plain values, without importing or calling anything that it names.
 
     Allowed are None, bool, numbers, text, bytes, list, tuple, dict, OrderedDict, numpy arrays and scalars. Declared
-    sizes are compared with the bytes of the pickle before memory is allocated.
+    sizes are compared with the bytes of the pickle before memory is allocated, and so is their sum: arrays may share
+    one buffer, and each becomes a copy of it.
 
     Args:
         file: Path, or a stream at the first byte of the pickle.
@@ -51,17 +54,34 @@ def load_restricted(file: BinaryIO | Path, max_bytes: int = MAX_BYTES) -> Any:
         raise ValueError(f"the pickle has more than {max_bytes:,} bytes")
     _check_opcodes(data)
     try:
-        value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        value = _Unpickler(io.BytesIO(data), encoding="latin1").load_within(_Budget(len(data)))
     except ValueError:
         raise
     except Exception as error:  # a malformed pickle can raise nearly any exception
         raise ValueError(f"the pickle is malformed ({error})") from error
-    return _convert(value, {}, 0)
+    return _Converter(_Budget(len(data))).convert(value, 0)
+
+
+class _Budget:
+    """Number of bytes or elements that may still be copied; a pickle has each of them once."""
+
+    def __init__(self, size: int):
+        self._size = self._left = size
+
+    def spend(self, size: int) -> None:
+        """Take from the budget before the copy; raise ValueError if too little is left."""
+        self._left -= size
+        if self._left < 0:
+            raise ValueError(
+                f"the pickle has {self._size:,} bytes, but the values that it repeats have more: they share their bytes"
+            )
 
 
 def _check_opcodes(data: bytes) -> None:
     try:
-        for opcode, argument, position in pickletools.genops(data):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+            if number == MAX_OPCODES:
+                raise ValueError(f"the pickle has more than {MAX_OPCODES:,} values and steps")
             if opcode.name not in ALLOWED_OPCODES:
                 raise ValueError(f"the pickle has {opcode.name} at byte {position}, which is not plain data")
             # The memo of the unpickler is an array of this length.
@@ -124,9 +144,10 @@ def _make_scalar(dtype: Any, data: Any = b"") -> _ArrayFromBytes:
     return _ArrayFromBytes(data, dtype, None)
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
+def _encode(budget: _Budget, text: str, encoding: str = "latin1") -> bytes:
     """Replace `_codecs.encode` in pickles of protocol 2, which write bytes as text."""
-    return _check_text(text).encode("latin1")
+    budget.spend(len(_check_text(text)))
+    return text.encode("latin1")
 
 
 def _make_empty_bytes() -> bytes:
@@ -139,8 +160,9 @@ def _make_array(name: Any = None, *_: Any) -> _Array:
     return _Array()
 
 
-def _make_dict(pairs: Any = ()) -> dict:
+def _make_dict(budget: _Budget, pairs: Any = ()) -> dict:
     """Replace collections.OrderedDict, with the check of keys of any dict."""
+    budget.spend(len(pairs))
     return {_check_key(key): value for key, value in pairs}
 
 
@@ -168,6 +190,7 @@ for _core in ("numpy.core", "numpy._core"):  # before numpy 2, and since
     ALLOWED_GLOBALS[f"{_core}.numeric", "_frombuffer"] = _ArrayFromBytes
 
 
+COPYING_GLOBALS = (_encode, _make_dict)  # their first argument is the budget
 _PythonUnpickler: Any = pickle._Unpickler  # the implementation in Python, which typeshed does not describe
 
 
@@ -176,10 +199,15 @@ class _Unpickler(_PythonUnpickler):
 
     dispatch: ClassVar = dict(_PythonUnpickler.dispatch)
 
+    def load_within(self, budget: _Budget) -> Any:
+        self._budget = budget
+        return self.load()
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED_GLOBALS:
             raise ValueError(f"the pickle asks for {module}.{name}, which is not plain data")
-        return ALLOWED_GLOBALS[module, name]
+        replacement = ALLOWED_GLOBALS[module, name]
+        return partial(replacement, self._budget) if replacement in COPYING_GLOBALS else replacement
 
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], (_Array, _Dtype)):  # it would set attributes of any other object
@@ -205,64 +233,65 @@ class _Unpickler(_PythonUnpickler):
         dispatch[_opcode[0]] = _load
 
 
-def _convert(value: Any, done: dict[int, tuple[Any, Any]], depth: int) -> Any:
-    """Replace the placeholders of arrays in a value; a container that occurs twice is converted once."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"the pickle is nested more than {MAX_DEPTH} deep")
-    if id(value) in done:
-        return done[id(value)][1]
+class _Converter:
+    """Replaces the placeholders of arrays in a value; a container that occurs twice is converted once."""
 
-    def convert_part(part: Any) -> Any:
-        return _convert(part, done, depth + 1)
+    def __init__(self, budget: _Budget):
+        self._budget, self._done = budget, dict[int, tuple[Any, Any]]()
 
-    if isinstance(value, (dict, list)):
-        done[id(value)] = value, value
-        _convert_parts(value, convert_part)
-        return value
-    if isinstance(value, tuple):
-        converted: Any = tuple(convert_part(part) for part in value)
-    elif isinstance(value, (_Array, _ArrayFromBytes)):
-        converted = _build_array(value.state, convert_part)
-    elif isinstance(value, _Dtype) or callable(value):
-        raise ValueError("the pickle has a type instead of a value")
-    else:
-        return value
-    done[id(value)] = value, converted  # keeps the value alive, so that no other object gets its id
-    return converted
-
-
-def _convert_parts(container: dict | list, convert_part: Callable[[Any], Any]) -> None:
-    if isinstance(container, list):
-        container[:] = [convert_part(part) for part in container]
-        return
-    pairs = [(convert_part(key), convert_part(part)) for key, part in container.items()]
-    container.clear()
-    try:
-        container.update(pairs)
-    except TypeError as error:
-        raise ValueError(f"the pickle has a dict whose key is not a plain value ({error})") from error
-
-
-def _build_array(state: tuple, convert_part: Callable[[Any], Any]) -> Any:
-    """Build an array from (version, shape, dtype, is column-major, bytes or list).
-
-    Without a shape the result is a scalar.
-    """
-    try:
-        _, shape, dtype, fortran, data = state
-        kind = dtype.to_numpy()
-        is_scalar = shape is None
-        shape = () if is_scalar else (shape,) if isinstance(shape, int) else shape
-        if len(shape) > MAX_AXES or not all(isinstance(side, int) and abs(side) < 2**63 for side in shape):
-            raise ValueError("the pickle has an array of an impossible shape")
-        size = len(data) if kind.hasobject else len(data) // max(1, kind.itemsize)
-        if prod(shape) != size or min(shape, default=0) < 0 or (kind.hasobject and not isinstance(data, list)):
-            raise ValueError(f"the pickle has an array of {shape} with {len(data):,} bytes")
-        if kind.hasobject:
-            array = np.empty(len(data), dtype=object)
-            array[:] = [convert_part(part) for part in data]
+    def convert(self, value: Any, depth: int) -> Any:
+        """Return the value with arrays in place of their placeholders."""
+        if depth > MAX_DEPTH:
+            raise ValueError(f"the pickle is nested more than {MAX_DEPTH} deep")
+        if id(value) in self._done:
+            return self._done[id(value)][1]
+        if isinstance(value, (dict, list)):
+            self._done[id(value)] = value, value
+            self._convert_parts(value, depth + 1)
+            return value
+        if isinstance(value, tuple):
+            converted: Any = tuple(self.convert(part, depth + 1) for part in value)
+        elif isinstance(value, (_Array, _ArrayFromBytes)):
+            converted = self._build_array(value.state, depth + 1)
+        elif isinstance(value, _Dtype) or callable(value):
+            raise ValueError("the pickle has a type instead of a value")
         else:
-            array = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"the pickle has a malformed array ({error})") from error
-    return array[0] if is_scalar else array.reshape(shape, order="F" if fortran else "C").copy()
+            return value
+        self._done[id(value)] = value, converted  # keeps the value alive, so that no other object gets its id
+        return converted
+
+    def _convert_parts(self, container: dict | list, depth: int) -> None:
+        if isinstance(container, list):
+            container[:] = [self.convert(part, depth) for part in container]
+            return
+        pairs = [(self.convert(key, depth), self.convert(part, depth)) for key, part in container.items()]
+        container.clear()
+        try:
+            container.update(pairs)
+        except TypeError as error:
+            raise ValueError(f"the pickle has a dict whose key is not a plain value ({error})") from error
+
+    def _build_array(self, state: tuple, depth: int) -> Any:
+        """Build an array from (version, shape, dtype, is column-major, bytes or list).
+
+        Without a shape the result is a scalar.
+        """
+        try:
+            _, shape, dtype, fortran, data = state
+            kind = dtype.to_numpy()
+            is_scalar = shape is None
+            shape = () if is_scalar else (shape,) if isinstance(shape, int) else shape
+            if len(shape) > MAX_AXES or not all(isinstance(side, int) and abs(side) < 2**63 for side in shape):
+                raise ValueError("the pickle has an array of an impossible shape")
+            size = len(data) if kind.hasobject else len(data) // max(1, kind.itemsize)
+            if prod(shape) != size or min(shape, default=0) < 0 or (kind.hasobject and not isinstance(data, list)):
+                raise ValueError(f"the pickle has an array of {shape} with {len(data):,} bytes")
+            self._budget.spend(len(data))
+            if kind.hasobject:
+                array = np.empty(len(data), dtype=object)
+                array[:] = [self.convert(part, depth) for part in data]
+            else:
+                array = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"the pickle has a malformed array ({error})") from error
+        return array[0] if is_scalar else array.reshape(shape, order="F" if fortran else "C").copy()

@@ -147,8 +147,9 @@ class TextConfig(BaseModel):
     for the mean of the last four layers (table 7 of the BERT paper sums them; the mean keeps the scale of a layer)."""
     max_tokens: int = Field(64, ge=3)
     """Maximum number of tokens of a caption, including [CLS] and [SEP]; longer captions are truncated."""
-    batch_size: int = Field(64, ge=1)
-    """Number of captions per forward pass."""
+    batch_size: int | None = Field(None, ge=1)
+    """Number of captions of one length per forward pass; None is 4 on a CPU and 64 on a GPU. It is part of the name of
+    the store, because the last bits of the features depend on it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; bfloat16 is 2.8 times as fast on processors that support it."""
     device: str = "cpu"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import PlanOption, SetOption
+from pipeline.cli import PlanOption, SetOption, echo
 
 
 def register(app: typer.Typer) -> None:
@@ -68,4 +68,4 @@ def run(
     apply_environment(port)
     from flows.server.follow import follow_run
 
-    raise typer.Exit(follow_run(name, plan, tuple(overrides or ()), tuple(parameters or ()), typer.echo))
+    raise typer.Exit(follow_run(name, plan, tuple(overrides or ()), tuple(parameters or ()), echo))

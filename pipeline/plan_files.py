@@ -31,12 +31,18 @@ def read_plan_text(name: str) -> tuple[Path, str]:
 
     Raises:
         FileNotFoundError: The plan does not exist.
-        ValueError: The file has more than `MAX_PLAN_BYTES` bytes.
+        IsADirectoryError: The path is a folder.
+        ValueError: The file has more than `MAX_PLAN_BYTES` bytes, or is not UTF-8 text.
     """
     path = Path(os.path.expanduser(name)) if name.endswith(".toml") else shipped_plans().get(name)
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(f"The plan {path} is a folder. Pass the path of a .toml file.")
     if path is None or not path.is_file():
         hint = suggest_name(name, shipped_plans(), "shipped plans are")
         raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}.")
     if (size := path.stat().st_size) > MAX_PLAN_BYTES:
         raise ValueError(f"{path} has {size:,} bytes; a plan has at most {MAX_PLAN_BYTES:,}. Pass another file.")
-    return path, path.read_text(encoding="utf-8")
+    try:
+        return path, path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The plan {path} is not UTF-8 text ({error}). Save it as UTF-8.") from error

@@ -2,18 +2,22 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+from data.text import make_logs_printable
 from pipeline.progress import progress_bar
 
 MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 """The signature of the built-in `map`, as stages use it."""
+JOIN_SECONDS = 5.0  # a broken pool ends its workers at once
 JOBS_PER_GPU = 2  # one job extracts while the other one writes its shard
 
 
@@ -40,12 +44,18 @@ def make_process_map(num_workers: int, label: str) -> MapFn:
                 return [
                     _advance_and_return(advance, size, function(job)) for job, size in zip(jobs, sizes, strict=True)
                 ]
+            num_done = 0
             with open_pool(jobs, num_workers) as pool:
                 futures = {pool.submit(function, job): number for number, job in enumerate(jobs)}
+                processes = list_processes(pool)
                 try:
                     for future in as_completed(futures):
                         future.result()
+                        num_done += sizes[futures[future]]
                         advance(sizes[futures[future]])
+                except BrokenExecutor as error:
+                    done = f"{num_done:,} of {sum(sizes):,} items of the stage {label!r} are finished"
+                    raise make_lost_worker_error(processes, done) from error
                 except BaseException:  # Ctrl-C too
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
@@ -57,6 +67,37 @@ def make_process_map(num_workers: int, label: str) -> MapFn:
 def _advance_and_return(advance: Callable[[int], None], size: int, result: Any) -> Any:
     advance(size)
     return result
+
+
+class LostWorkerError(BrokenExecutor):
+    """A worker process ended before its job; the message has the cause and the next step. It may be retried."""
+
+
+def list_processes(pool: Executor) -> list[BaseProcess]:
+    """List the worker processes of a pool that has received its first job; none for threads."""
+    return list((getattr(pool, "_processes", None) or {}).values())
+
+
+def make_lost_worker_error(processes: Sequence[BaseProcess], done: str = "") -> LostWorkerError:
+    """Build the error for a pool that has lost a worker.
+
+    Args:
+        processes: The worker processes of the pool, which ends them all when it has lost one.
+        done: What is finished, as a clause; empty if it is unknown.
+    """
+    for process in processes:
+        process.join(JOIN_SECONDS)
+    codes = [process.exitcode for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
+    if -signal.SIGKILL in codes:
+        cause = "was killed (signal 9), most often because memory is exhausted"
+    elif codes:
+        cause = f"ended by signal {-codes[0]}" if codes[0] < 0 else f"ended with code {codes[0]}"
+    else:
+        cause = "ended before its job"
+    return LostWorkerError(
+        f"A worker process {cause}{f'; {done}' if done else ''}. Run the same command again: finished shards are kept. "
+        "If it happens again, pass `--set workers=1` or a smaller `images_per_shard`."
+    )
 
 
 def open_pool(jobs: list[Any], num_workers: int) -> AbstractContextManager[Executor]:
@@ -101,10 +142,12 @@ def process_pool(num_workers: int, modules: Sequence[str] = ("builtins",)) -> It
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent process ends.
+    """Exit when the parent process ends, and without a traceback at Ctrl-C.
 
     Without this, a worker of a killed parent would wait for jobs forever.
     """
+    make_logs_printable()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     parent = multiprocessing.parent_process()
 
     def exit_after_parent() -> None:

@@ -199,6 +199,9 @@ class TrainConfig(BaseModel):
     """Whether to use torch.compile, which takes about a minute at the start and needs a C++ compiler on a CPU."""
     device: str = "auto"
     """Device: `cpu`, `cuda`, or `auto` for the GPU if there is one."""
+    num_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads. Another number gives other last bits, so it is part of the name of the model; more than 1 is faster
+    for wide networks, such as those of the paper."""
     save_steps: int = Field(0, ge=0)
     """Steps between two checkpoints within an epoch; 0 disables this rule."""
     save_seconds: float = Field(300, ge=0)

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.io.limits import MAX_IMAGE_ROWS
 from data.manifest.schema import REGION_FIELDS
 
 MAX_SIDE = 2**31 - 1  # pixels
@@ -53,6 +54,8 @@ def find_problem(fields: dict[str, Any], dtype: str, dim: int | None) -> str:
         )
     if dim is not None and features.shape[1] != dim:
         return f"its features have dimension {features.shape[1]}, but those of earlier images have {dim}"
+    if rows > MAX_IMAGE_ROWS:
+        return f"it has {rows:,} rows; at most {MAX_IMAGE_ROWS:,} are read"
     shapes = {"boxes": (rows, 4), "size": (2,), **dict.fromkeys(MISSING_VALUES, (rows,))}
     for name, shape in shapes.items():
         if fields[name].shape != shape or fields[name].dtype.kind not in "fiu":

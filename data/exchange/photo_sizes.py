@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data.config import ImportConfig
 from data.formats.base import SourceRecord
-from data.images.decode import DECODE_ERRORS, FORMATS, ORIENTATION
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from data.images.decode import read_image_size
+from data.images.folder import READABLE_SUFFIXES
 
 
 def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
@@ -43,13 +41,8 @@ def _read_image_size(folder: Path, name: str) -> tuple[int, int]:
     If there is no such file, the usual suffixes are tried.
     """
     root = folder.resolve()
-    candidates = [folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)]
+    candidates = [folder / name, *(folder / f"{name}{suffix}" for suffix in READABLE_SUFFIXES)]
     path = next((p for p in candidates if p.is_file() and p.resolve().is_relative_to(root)), None)
     if path is None:
         raise ValueError(f"no image {name!r} (or {name}.jpg) in {folder}; check --id-template and --images")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
-    except DECODE_ERRORS as error:
-        raise ValueError(f"cannot read the size of {path}: {error}") from error
+    return read_image_size(path)

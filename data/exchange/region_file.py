@@ -1,17 +1,22 @@
 """Region features of a plan from one .npz file instead of an extractor."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from data.config import RegionFileConfig
-from data.formats.arrays import Npz
+from data.exchange.checks import fill_missing_fields, find_problem
+from data.formats.arrays import check_image_shape
 from data.formats.flat_rows import PER_IMAGE_ARRAYS, ROW_ARRAYS, check_shapes, concat_features, fill_nan_scores
+from data.formats.names import parse_id
+from data.formats.npz import Npz
 from data.io.digests import sha256_file
+from data.manifest.schema import FIELDS
 
-VERSION = 2  # raise it when equal settings give other numbers: it is part of the recipe
+VERSION = 3  # raise it when equal settings give other numbers: it is part of the recipe
 
 
 class RegionFile:
@@ -44,8 +49,12 @@ class RegionFile:
         return arrays
 
     @cached_property
-    def _number_by_name(self) -> dict[str, int]:
-        return {str(name): number for number, name in enumerate(self._arrays["filename"])}
+    def _numbers_by_name(self) -> dict[str, list[int]]:
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(self._arrays["filename"]):
+            with suppress(ValueError):  # not an id, so that no image has it
+                numbers.setdefault(parse_id(name), []).append(number)
+        return numbers
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -61,23 +70,34 @@ class RegionFile:
 
     def rows(self, names: list[str]) -> Iterator[dict[str, Any] | str]:
         """Yield, for each image, its fields of a region store, or the reason why it has none."""
-        for name in names:
-            yield (
-                self._get_fields(self._number_by_name[name])
-                if name in self._number_by_name
+        return map(self._get_fields, names)
+
+    def _get_fields(self, name: str) -> dict[str, Any] | str:
+        numbers = self._numbers_by_name.get(name, [])
+        if len(numbers) != 1:
+            entries = " and ".join(map(str, numbers))
+            return (
+                f"{self.config.path} has it twice, as entries {entries}"
+                if numbers
                 else f"it is not in {self.config.path}"
             )
+        try:
+            fields = fill_missing_fields(self._read_entry(numbers[0]), None, "file")
+            problem = find_problem(fields, FIELDS["regions"]["features"].dtype, dim=None)
+        except ValueError as error:
+            problem = str(error)
+        return f"{self.config.path} entry {numbers[0]}: {problem}" if problem else fields
 
-    def _get_fields(self, number: int) -> dict[str, Any]:
+    def _read_entry(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._arrays
         rows = slice(arrays["offset"][number], arrays["offset"][number + 1])
-        features = concat_features([arrays[name][rows] for name in self.config.feature_arrays], self.config.normalize)
+        for name in (*ROW_ARRAYS, *self.config.feature_arrays):
+            check_image_shape("it", arrays[name][rows].shape, arrays[name].dtype)
         fields = {field: arrays[name][rows] for name, field in ROW_ARRAYS.items()}
+        features = concat_features([arrays[name][rows] for name in self.config.feature_arrays], self.config.normalize)
         return {
             **fields,
             "features": features,
-            "attr_ids": np.full(len(features), -1),
-            "attr_scores": np.zeros(len(features)),
             "scores": fill_nan_scores(fields["scores"]),
             "size": arrays["size"][number],
         }

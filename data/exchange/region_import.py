@@ -16,6 +16,7 @@ from data.exchange.photo_sizes import find_image_size
 from data.formats.base import Format, InvalidSourceRecord
 from data.formats.names import Template
 from data.io.digests import sha256_text
+from data.io.limits import MAX_SHARD_BYTES
 from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import open_or_create_store, read_store_manifest
 from data.manifest.schema import REGION_FIELDS, Item, ShardPlan
@@ -75,7 +76,7 @@ def _import_records(
 ) -> ImportResult:
     store, pending = Store(folder), deque[tuple[Item, ItemRow]]()
     stored_hashes, location_by_id = _read_stored_hashes(store), dict[str, str]()
-    num_imported = num_unchanged = num_shards = 0
+    num_imported = num_unchanged = num_shards = pending_bytes = 0
     invalid: list[tuple[str, str]] = []
     for item, row in _iter_items(config, formats, store.dim if len(store) else None, location_by_id):
         progress(1)
@@ -87,11 +88,12 @@ def _import_records(
             continue
         num_imported += is_valid
         pending.append((item, row))
-        if len(pending) == config.images_per_shard:
+        pending_bytes += sum(values.nbytes for values in row.values()) if not isinstance(row, str) else 0
+        if len(pending) == config.images_per_shard or pending_bytes >= MAX_SHARD_BYTES:
             if num_shards == stop_after:
                 break
             _write_pending(folder, pending)
-            num_shards += 1
+            num_shards, pending_bytes = num_shards + 1, 0
     if pending and num_shards != stop_after:
         _write_pending(folder, pending)
     if stop_after is None:

@@ -3,6 +3,7 @@
 One module per family of formats; `catalogue.FORMATS` lists all of them (docs/reference/region-formats.md).
 """
 
+from data.formats.arrays import map_npy
 from data.formats.base import Format
 from data.formats.catalogue import FORMATS, detect_format, get_format
 
@@ -11,4 +12,5 @@ __all__ = [
     "Format",
     "detect_format",
     "get_format",
+    "map_npy",
 ]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from data.config import ReadOptions
 from data.formats import per_image, precomp, tsv, vqa_hdf5
-from data.formats.arrays import Npz, is_transient_error
+from data.formats.arrays import is_transient_error
 from data.formats.base import Format
 from data.formats.flat_rows import FLAT
+from data.formats.npz import Npz
 
 _ALL = (
     tsv.LXMERT_TSV,

@@ -13,8 +13,10 @@ from typing import BinaryIO
 import numpy as np
 
 from data.config import ReadOptions
-from data.formats.arrays import Npz, write_header
+from data.formats.arrays import check_image_shape, write_header
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
+from data.formats.names import parse_id
+from data.formats.npz import Npz
 from data.io.files import atomic_write
 
 PER_IMAGE_ARRAYS = ("filename", "offset", "size")  # one entry per image
@@ -31,7 +33,13 @@ def concat_features(parts: list[np.ndarray], normalize: bool) -> np.ndarray:
 
     Returns:
         (r, sum of d_i) float32.
+
+    Raises:
+        ValueError: A part is not of numbers, such as complex or bool.
     """
+    for part in parts:
+        if part.dtype.kind not in "fiu":
+            raise ValueError(f"its features are {part.dtype}; they must be numbers")
     parts = [part.astype("float32") for part in parts]
     if normalize:
         parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6) for part in parts]
@@ -40,7 +48,7 @@ def concat_features(parts: list[np.ndarray], normalize: bool) -> np.ndarray:
 
 def fill_nan_scores(scores: np.ndarray) -> np.ndarray:
     """Replace NaN by 1: in these files the whole-image region has no score."""
-    return np.nan_to_num(scores, nan=1.0)
+    return np.where(np.isnan(scores), 1.0, scores) if scores.dtype.kind == "f" else scores
 
 
 def check_shapes(path: Path, offset: np.ndarray, shapes: dict[str, tuple[int, ...]], features: tuple[str, ...]) -> None:
@@ -91,10 +99,26 @@ def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSou
         streams = {name: archive.iter_rows(name, lengths) for name in (*columns, *features)}
         for number, name in enumerate(filenames):
             parts = {key: next(stream) for key, stream in streams.items()}
-            fields = {field: parts[key] for key, field in columns.items()}
-            fields |= {"size": sizes[number], "scores": fill_nan_scores(fields["scores"])}
-            fields["features"] = concat_features([parts[key] for key in features], options.normalize)
-            yield SourceRecord(str(name), fields, f"{path.name} entry {number}")
+            location = f"{path.name} entry {number}"
+            try:
+                image_id = parse_id(name)
+                for key in (*columns, *features):  # rows that are too large were skipped
+                    check_image_shape("it", (lengths[number], *headers[key].shape[1:]), headers[key].dtype)
+                yield SourceRecord(image_id, _join_parts(parts, columns, features, sizes[number], options), location)
+            except ValueError as error:
+                yield InvalidSourceRecord(location, str(error))
+
+
+def _join_parts(
+    parts: dict[str, np.ndarray],
+    columns: dict[str, str],
+    features: tuple[str, ...],
+    size: np.ndarray,
+    options: ReadOptions,
+) -> dict[str, np.ndarray]:
+    fields = {field: parts[key] for key, field in columns.items()}
+    joined = concat_features([parts[key] for key in features], options.normalize)
+    return {**fields, "size": size, "scores": fill_nan_scores(fields["scores"]), "features": joined}
 
 
 def write(target: Path, rows: ExportRows, overwrite: bool) -> None:

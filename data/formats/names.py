@@ -1,14 +1,19 @@
 """Rename ids by templates such as `COCO_{number:012d}.jpg`, and convert ids to paths that stay below a folder."""
 
+import ast
 import os
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from data.text import MAX_ID_CHARACTERS, find_id_problem
 
 FIELD = re.compile(r"\{([^{}]*)\}")
+PYTHON_BYTES = re.compile(r"b(['\"]).*\1")
 SPEC = re.compile(r"0?\d{0,2}d?")
 FIELDS = ("id", "stem", "number", "split")
 
@@ -75,6 +80,27 @@ def check_id(name: str) -> str:
             f"{name[:60]!r} is not an id; an id has 1 to {MAX_ID_CHARACTERS:,} characters without control characters"
         )
     return name
+
+
+def parse_id(value: Any) -> str:
+    """Convert the id of an image in a file to text: text, UTF-8 bytes, or a whole number.
+
+    Scripts of Python 2 that run in Python 3 write bytes as `b'im1'`; this becomes `im1`.
+
+    Raises:
+        ValueError: The value is something else.
+    """
+    if isinstance(value, str) and PYTHON_BYTES.fullmatch(value):
+        with suppress(ValueError, SyntaxError):  # it is a text that only looks like that
+            value = ast.literal_eval(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the id {value[:60]!r} is not UTF-8 ({error})") from error
+    if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
+        raise ValueError(f"the id {str(value)[:60]!r} is a {type(value).__name__}, not a text or a whole number")
+    return str(value)
 
 
 def safe_join(root: Path, name: str, suffix: str) -> Path:

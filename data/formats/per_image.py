@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from data.config import ReadOptions
-from data.formats.arrays import READ_ERRORS, Npz, is_transient_error, load_npy, write_npz
+from data.formats.arrays import READ_ERRORS, is_transient_error, load_npy
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
 from data.formats.names import safe_join
+from data.formats.npz import Npz, write_npz
 from data.io.files import atomic_write
+from data.io.limits import MAX_IMAGE_BYTES
 
 FEATURE_DIM = 2048  # of bottom-up features: decides which axis of x is which if nothing else does
 INFO = {"class_ids": "objects_id", "scores": "objects_conf", "attr_ids": "attrs_id", "attr_scores": "attrs_conf"}
@@ -83,14 +85,14 @@ def detect_variant(path: Path, options: ReadOptions) -> str:
 
 
 def _read_x_fields(path: Path, options: ReadOptions) -> dict[str, Any]:
-    with Npz(path, options.allow_pickle) as archive:
+    with Npz(path, options.allow_pickle, MAX_IMAGE_BYTES) as archive:
         names = set(archive.names)
         if "x" not in names:
             raise ValueError(f"{path} has no array 'x', only {', '.join(archive.names) or 'none'}")
         fields: dict[str, Any] = {"boxes": archive.read("bbox")} if "bbox" in names else {}
         rows = len(fields["boxes"]) if fields and fields["boxes"].ndim == 2 else None
-        if rows is None and "num_bbox" in names:
-            rows = int(archive.read("num_bbox").reshape(-1)[0])
+        if "num_bbox" in names:
+            rows = _read_num_boxes(archive, rows)
         fields["features"] = rows_first(archive.read("x"), rows, options.transposed, path)
         if {"image_w", "image_h"} <= names:
             fields["size"] = np.array([archive.read(key).reshape(-1)[0] for key in ("image_w", "image_h")])
@@ -101,6 +103,15 @@ def _read_x_fields(path: Path, options: ReadOptions) -> dict[str, Any]:
                 raise ValueError(f"{path}: info is {type(info).__name__}, not a dict")
             fields |= {name: np.asarray(info[key]) for name, key in INFO.items() if key in info}
     return fields
+
+
+def _read_num_boxes(archive: Npz, rows: int | None) -> int:
+    values = archive.read("num_bbox").reshape(-1)
+    if len(values) != 1 or values.dtype.kind not in "fiu" or values[0] != int(values[0]):
+        raise ValueError(f"{archive.path}: num_bbox is {values[:3].tolist()}, not one whole number")
+    if rows is not None and rows != values[0]:
+        raise ValueError(f"{archive.path}: num_bbox is {int(values[0])}, but there are {rows} boxes")
+    return int(values[0])
 
 
 def rows_first(x: np.ndarray, rows: int | None, transposed: bool | None, path: Path) -> np.ndarray:
@@ -162,7 +173,9 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | Inva
             if box.is_dir():
                 flat, packed = box / f"{name}.npy", box / f"{name}.npz"
                 fields["boxes"] = (
-                    load_npy(flat) if flat.exists() else _read_one_array(packed, ("feat", "bbox", "boxes"))
+                    load_npy(flat, MAX_IMAGE_BYTES)
+                    if flat.exists()
+                    else _read_one_array(packed, ("feat", "bbox", "boxes"))
                 )
             yield SourceRecord(name, fields, location)
         except PER_IMAGE_READ_ERRORS as error:
@@ -172,7 +185,7 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | Inva
 
 
 def _read_one_array(path: Path, names: tuple[str, ...]) -> np.ndarray:
-    with Npz(path) as archive:
+    with Npz(path, max_bytes=MAX_IMAGE_BYTES) as archive:
         known = [name for name in names if name in archive.names] or (archive.names if len(archive.names) == 1 else [])
         if not known:
             raise ValueError(f"{path} has none of the arrays {', '.join(names)}, only {', '.join(archive.names)}")

@@ -17,10 +17,12 @@ import numpy as np
 
 from data.config import ReadOptions
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
+from data.formats.names import parse_id
 from data.io.files import atomic_write
 
 CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^"\t][^\t]*|))(?=\t|$)')
 MAX_LINE = 64 << 20  # bytes; 100 rows of 2,048 numbers have 1.1 MB
+MAX_TABS = 100  # in a line: 9 between the columns, and those within quotation marks
 CAFFE = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
     *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
@@ -65,6 +67,8 @@ def _iter_lines(file: BinaryIO) -> Iterator[bytes | None]:
 def _decode_line(line: bytes | None) -> list[str]:
     if line is None:
         raise ValueError(f"the line has more than {MAX_LINE:,} bytes")
+    if (tabs := line.count(b"\t")) > MAX_TABS:
+        raise ValueError(f"it has {tabs + 1:,} columns")
     return _split_cells(line.decode("utf-8"))  # UnicodeDecodeError is a ValueError
 
 
@@ -94,7 +98,7 @@ def _parse_record(row: dict[str, str], location: str) -> SourceRecord:
     for column, (name, dtype, per_row) in ARRAYS.items():
         if column in row:
             fields[name] = _decode_array(column, row[column], dtype, rows, per_row)
-    return SourceRecord(row.get("img_id", row.get("image_id", "")), fields, location)
+    return SourceRecord(parse_id(row.get("img_id", row.get("image_id", ""))), fields, location)
 
 
 def _parse_count(row: dict[str, str], key: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import h5py
 import numpy as np
 
 from data.config import ReadOptions
-from data.formats.arrays import MAX_ARRAY_BYTES, is_transient_error
+from data.formats.arrays import check_image_shape, is_transient_error
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord, start_export
-from data.io.files import atomic_write, read_json, write_json
-from data.unpickle import load_restricted
+from data.formats.sidecar import read_sidecar, sidecar_paths
+from data.io.files import atomic_write, write_json
+from data.io.limits import MAX_CHUNK_BYTES, check_expansion, check_limit
 
 NAMES = ("image_features", "image_bb", "spatial_features")
 
@@ -47,7 +49,20 @@ def _open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
                     f"{path}: {name} is not an HDF5 dataset of numbers in this file. Copy linked data into the file."
                 )
             datasets[name] = data
+        _check_sizes(path, datasets)
         yield datasets
+
+
+def _check_sizes(path: Path, datasets: dict[str, h5py.Dataset]) -> None:
+    """Check that the file has the bytes of its datasets; chunks are compressed, and HDF5 lets chunks be missing."""
+    size, stored = path.stat().st_size, {name: data.id.get_storage_size() for name, data in datasets.items()}
+    if sum(stored.values()) > size:
+        raise ValueError(f"{path}: its datasets have {sum(stored.values()):,} bytes, the file {size:,}: they overlap")
+    for name, data in datasets.items():
+        check_expansion(f"{path}: {name}", stored[name], data.nbytes)
+        if data.chunks:
+            chunk = prod(data.chunks) * data.dtype.itemsize
+            check_limit(f"{path}: {name}", chunk, MAX_CHUNK_BYTES, "bytes per HDF5 chunk")
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
@@ -56,14 +71,17 @@ def read(path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSou
     `pos_boxes` decides which of the two layouts the file has. Image sizes are computed from `spatial_features`, which
     are fractions of them.
     """
-    row_by_id = _read_sidecar(path)
+    row_by_id = read_sidecar(path)
     with _open_datasets(path) as data:
         _check_shapes(path, data)
         spans = _read_spans(data)
         images = len(data["pos_boxes"] if spans is not None else data["image_features"])
+        id_by_row: dict[int, str] = {}
         for name, number in sorted(row_by_id.items(), key=lambda pair: pair[1]):
             location = f"{path.name} row {number}"
             try:
+                if (first := id_by_row.setdefault(number, name)) != name:
+                    raise ValueError(f"the sidecar file gives the same row to {first!r}")
                 if not 0 <= number < images:
                     raise ValueError(f"the sidecar file has row {number}, but the file has only {images} rows")
                 rows = number if spans is None else _make_slice(data, spans[number])
@@ -98,11 +116,10 @@ def _check_shapes(path: Path, data: dict[str, h5py.Dataset]) -> None:
             raise ValueError(f"{path}: {name} is {data[name].shape}, not {(*features.shape[:-1], width)}")
     if ndim == 2 and data["pos_boxes"].shape[1:] != (2,):
         raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}, not (images, 2)")
-    if ndim == 2 and data["pos_boxes"].nbytes > MAX_ARRAY_BYTES:
-        raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].shape}, which is more than any valid file has")
+    if ndim == 2 and data["pos_boxes"].dtype.kind not in "iu":
+        raise ValueError(f"{path}: pos_boxes is {data['pos_boxes'].dtype}; row numbers are integers")
     image_shape = features.shape[1:] if ndim == 3 else (1, features.shape[1])
-    if int(np.prod(image_shape, dtype=object)) * features.dtype.itemsize > MAX_ARRAY_BYTES:
-        raise ValueError(f"{path}: image_features is {features.shape}, which is more than any image has")
+    check_image_shape(f"{path}: an image", image_shape, features.dtype)
 
 
 def _read_spans(data: dict[str, h5py.Dataset]) -> np.ndarray | None:
@@ -114,8 +131,7 @@ def _make_slice(data: dict[str, h5py.Dataset], span: np.ndarray) -> slice:
     features = data["image_features"]
     if not 0 <= start < end <= len(features):
         raise ValueError(f"pos_boxes has the rows {start} to {end}, but the file has only {len(features):,} rows")
-    if (end - start) * features.shape[1] * features.dtype.itemsize > MAX_ARRAY_BYTES:
-        raise ValueError(f"pos_boxes has {end - start:,} rows, which is more than any image has")
+    check_image_shape("it", (end - start, features.shape[1]), features.dtype)
     return slice(start, end)
 
 
@@ -162,32 +178,6 @@ def spatial_features(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.stack([x, y, x + w, y + h, w, h], axis=1).astype("f4")
 
 
-def sidecar_paths(path: Path) -> list[Path]:
-    """Return the possible paths of the sidecar file: JSON first."""
-    return [path.with_name(f"{path.stem}_imgid2idx{suffix}") for suffix in (".json", ".pkl")]
-
-
-def _read_sidecar(path: Path) -> dict[str, int]:
-    """Read image id -> row; of a pickle only plain values are read."""
-    sidecar = next((p for p in sidecar_paths(path) if p.is_file()), None)
-    if sidecar is None:
-        names = " or ".join(p.name for p in sidecar_paths(path))
-        raise FileNotFoundError(f"{path} has no image ids. Put {names} (image id -> row) into the same folder.")
-    try:
-        content = read_json(sidecar) if sidecar.suffix == ".json" else load_restricted(sidecar)
-    except ValueError as error:
-        raise ValueError(f"{sidecar} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not all(map(_is_integer, content.values())):
-        raise ValueError(f"{sidecar} is not a dict of image id -> row")
-    if not all(_is_integer(name) or isinstance(name, str) for name in content):
-        raise ValueError(f"{sidecar} has keys that are neither integers nor text")
-    return {str(name): int(row) for name, row in content.items()}
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 def write(adaptive: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
     """Write `*_imgid2idx.json`, then the file, image by image.
 
@@ -221,7 +211,7 @@ def _get_widths(rows: ExportRows) -> dict[str, int]:
 
 def count(path: Path) -> int:
     """Count the images of the sidecar file."""
-    return len(_read_sidecar(path))
+    return len(read_sidecar(path))
 
 
 _FIELDS = frozenset({"boxes", "size"})

@@ -1,7 +1,6 @@
 """Decode image files: upright RGB pixels, or an error with the reason."""
 
 import io
-import re
 import struct
 import warnings
 from pathlib import Path
@@ -9,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data.images.jpeg import MAX_SCANS, check_completeness, read_structure
+from data.images.png import check_png
+from data.images.tiff import open_full_page
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
 
@@ -39,10 +41,6 @@ EXIF_TRANSPOSES = {
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 WHITE_IS_ZERO = 0
 
-# JPEG
-MAX_SCANS = 500  # a progressive file has about ten; 31 more bytes make the decoder process all pixels once more
-NEXT_MARKER, START_OF_SCAN, END_OF_IMAGE = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]"), 0xDA, 0xD9
-
 
 def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file, and apply its EXIF orientation.
@@ -54,6 +52,7 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       converted by its definition (D50 to sRGB). Color profiles are not applied, as in the training of detectors.
     - Size, bytes and scans are limited before decoding. All pixels are decoded at full size, because Pillow's `draft`
       gives other values. A PNG must have valid checksums; a JPEG has none, so a wrong byte in it is not noticed.
+    - A JPEG or PNG whose data end before the last pixel is an error. Of a TIFF, reduced copies and masks are skipped.
 
     Args:
         path: Image file.
@@ -93,20 +92,53 @@ def _read_bytes(path: Path) -> bytes:
 def _decode(content: bytes, max_pixels: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of its own size limit and of unusual EXIF; neither matters here
-        try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            formats = ", ".join(FORMATS)
-            raise ValueError(f"it cannot be read as any of {formats}; its first bytes are {content[:12]!r}") from error
-        with image:
+        with _open_picture(content) as image:
             _check_size(image.size, max_pixels)
             if image.format == "PNG":
-                _check_png_checksums(content)
-            if image.format in ("JPEG", "MPO") and (scans := _count_scans(content)) > MAX_SCANS:
-                raise ValueError(f"its {scans:,} scans are more than {MAX_SCANS}")
+                check_png(content)
+            structure = read_structure(content) if image.format in ("JPEG", "MPO") else None
+            if structure and structure.num_scans > MAX_SCANS:
+                raise ValueError(f"its {structure.num_scans:,} scans are more than {MAX_SCANS}")
             image.load()  # before the EXIF tag is read: Pillow transposes a TIFF itself, and then removes the tag
+            if structure:
+                check_completeness(content, structure, image)
             transpose, rgb = _read_transpose(image), _to_rgb(image)
             return np.array(rgb if transpose is None else rgb.transpose(transpose))
+
+
+def _open_picture(content: bytes) -> Image.Image:
+    """Open the first picture of a file: its first frame, or the first full page of a TIFF."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise ValueError(f"it cannot be read as any of {formats}; its first bytes are {content[:12]!r}") from error
+    return open_full_page(content, image) if image.format == "TIFF" else image
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Read width and height of an image as `load_image` returns it: of a full page, with EXIF orientation.
+
+    Raises:
+        ValueError: The header cannot be read.
+        OSError: A transient I/O error occurred.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.format != "TIFF":
+                return _turn_size(image)
+        with _open_picture(_read_bytes(path)) as page:
+            return _turn_size(page)
+    except DECODE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
+            raise
+        raise ValueError(printable(f"cannot read the size of {path}: {_get_reason(error)}")) from error
+
+
+def _turn_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if is_turned else (width, height)
 
 
 def _get_reason(error: Exception) -> str:
@@ -115,28 +147,12 @@ def _get_reason(error: Exception) -> str:
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
+    if min(size) < 1:
+        raise ValueError(f"{width}x{height} has no pixels")
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} is more than {max_pixels} pixels; shrink it or raise max_pixels")
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise ValueError(f"{width}x{height} is thinner than 1:{MAX_ASPECT_RATIO}; crop it")
-
-
-def _check_png_checksums(content: bytes) -> None:
-    """Raise if a chunk of a PNG has a wrong checksum.
-
-    Pillow's decoder ends at the last pixel and skips the rest.
-    """
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        image.verify()
-
-
-def _count_scans(content: bytes) -> int:
-    """Count the scans of a JPEG by the lengths of its segments, without thumbnails and trailing bytes."""
-    num_scans, position = 0, 2
-    while (marker := NEXT_MARKER.search(content, position)) and marker[0][1] != END_OF_IMAGE:
-        num_scans += marker[0][1] == START_OF_SCAN
-        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-    return num_scans
 
 
 def _read_transpose(image: Image.Image) -> Image.Transpose | None:

@@ -1,6 +1,7 @@
 """Files: atomic writes, locks and digests; knows nothing of what is in the files."""
 
 from data.io.digests import digest, sha256_file, sha256_text
+from data.io.errors import WriteError, describe_error, find_os_error, is_out_of_memory
 from data.io.files import (
     TRANSIENT_ERRNOS,
     add_path_to_errors,
@@ -15,16 +16,25 @@ from data.io.files import (
     write_text,
 )
 from data.io.json_text import parse_json
+from data.io.limits import MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 
 __all__ = [
+    "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
+    "WriteError",
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
+    "check_checkpoint",
+    "check_expansion",
+    "check_limit",
     "check_output_file",
+    "describe_error",
     "digest",
+    "find_os_error",
     "fsync_path",
+    "is_out_of_memory",
     "is_within",
     "manifest_lock",
     "parse_json",

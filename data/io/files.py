@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.io.errors import DISK_ERRNOS, WriteError, find_os_error
 from data.io.json_text import parse_json
+from data.io.limits import MAX_JSON_BYTES, check_limit
 
 # Errors of the machine, not of the file: the run stops and can be resumed, and no item becomes invalid.
 TRANSIENT_ERRNOS = {
@@ -49,11 +51,19 @@ def temporary_path(path: Path) -> Path:
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Add the path to OSErrors that lack one; errors of writing, such as a full disk, do."""
+    """Add the path to OSErrors that lack one, and report a full disk as `WriteError`, whichever library wraps it.
+
+    torch raises RuntimeError, safetensors its own type, SQLite and faiss others.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
+    except WriteError:
+        raise
+    except Exception as error:  # any type of any library; all but errors of the disk are raised unchanged
+        cause = find_os_error(error)
+        if cause is not None and cause.errno is not None and cause.errno in DISK_ERRNOS:
+            raise WriteError(cause.errno, os.strerror(cause.errno), str(path)) from error
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -126,8 +136,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: The file is not valid JSON, or an object in it has a key twice; the message has the file.
+        ValueError: The file is too large or not valid JSON, or an object has a key twice; the message has the file.
     """
+    check_limit(str(path), Path(path).stat().st_size, MAX_JSON_BYTES)
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8

@@ -1,6 +1,7 @@
 """Parse JSON text from any source: repeated keys, endless numbers and deep nesting are errors with a reason."""
 
 import json
+from collections import Counter
 from typing import Any
 
 MAX_DIGITS = 4_300  # Python converts no longer integer
@@ -28,7 +29,6 @@ def parse_json(text: str) -> Any:
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        key = next(key for key in keys if keys.count(key) > 1)
+        key = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         raise ValueError(f"the key {key[:60]!r} occurs twice in one object, {str(content)[:80]}")
     return content

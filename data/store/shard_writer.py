@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,9 @@ def write_shard(folder: Path, plan: ShardPlan, rows: Iterable[Mapping[str, Any] 
     with h5py.File(content, "w", libver=("earliest", "v110")) as file:
         _write_columns(file, valid, fields)
         file.attrs["invalid_items"] = json.dumps([item.model_dump() for item in invalid])
-    try:
-        with atomic_write(path) as temporary, open(temporary, "wb") as out:
-            out.write(content.getbuffer())
-            out.write(hashlib.sha256(content.getbuffer()).digest())
-    except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno or 0)}") from error
+    with atomic_write(path) as temporary, open(temporary, "wb") as out:
+        out.write(content.getbuffer())
+        out.write(hashlib.sha256(content.getbuffer()).digest())
     return plan.file
 
 

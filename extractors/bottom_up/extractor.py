@@ -27,7 +27,7 @@ from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid, selec
 from extractors.bottom_up.selection import select_regions
 from extractors.bottom_up.weights import MEAN, load_bottom_up
 from extractors.config import BottomUpConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms, to_cpu, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, fold_batch_norms, to_cpu, to_device
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 
@@ -55,7 +55,7 @@ class BottomUpExtractor(RegionExtractor):
         if not on_cpu and not config.full_precision:
             # Eight times finer than bfloat16, as fast, and without overflow: values of pool5 reach only about 35.
             self._dtype = torch.float16
-        self.batch_size = 1 if on_cpu else 8  # images; on a CPU the maps of several images do not fit into its caches
+        self.num_loaders = 1 if on_cpu else 8
         # For the proposals whose choice the rounding of bfloat16 might change.
         self._res5_in_float32: nn.Module | None = None
         if self._dtype == torch.bfloat16:
@@ -65,7 +65,11 @@ class BottomUpExtractor(RegionExtractor):
 
     def _settings_recipe(self) -> dict[str, Any]:
         settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary_dir", "device"})
-        numerics = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        numerics = {
+            "dtype": DTYPE_NAMES[self._dtype],
+            "weights_sha256": self._weights_sha256,
+            **device_recipe(self.config.device),
+        }
         return {"extractor": "bottom-up", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

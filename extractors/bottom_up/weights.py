@@ -24,6 +24,7 @@ from extractors.config import Anchors
 from extractors.nn.state_dict import (
     load_state_dict_file,
     load_state_dict_strict,
+    parse_names,
     read_safetensors_metadata,
     state_sha256,
 )
@@ -72,7 +73,7 @@ def load_bottom_up(
             f"{path} contains weights of sha256 {sha256}, but its header lists {metadata['sha256']}. Convert the "
             "original file again."
         )
-    classes, attributes = (tuple(json.loads(metadata.get(key, "[]"))) for key in ("classes", "attributes"))
+    classes, attributes = (parse_names(metadata.get(key, "[]"), key, path) for key in ("classes", "attributes"))
     if vocabulary is not None:
         classes = read_vocabulary(vocabulary / "objects_vocab.txt")
         attributes = read_vocabulary(vocabulary / "attributes_vocab.txt") if num_attributes else ()

@@ -1,7 +1,8 @@
 """Weights files become state dicts, and networks become fast at inference; nothing here knows images or captions."""
 
-from extractors.nn.state_dict import read_safetensors_metadata
+from extractors.nn.state_dict import parse_names, read_safetensors_metadata
 
 __all__ = [
+    "parse_names",
     "read_safetensors_metadata",
 ]

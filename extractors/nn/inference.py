@@ -66,6 +66,12 @@ def parse_device(device: str) -> torch.device:
     return parsed
 
 
+def device_recipe(device: str) -> dict[str, str]:
+    """Return the part of a recipe that a device determines: its type, or nothing for a CPU."""
+    kind = torch.device(device).type
+    return {} if kind == "cpu" else {"device": kind}
+
+
 def optimize_for_inference(model: Network, dtype: torch.dtype, device: str = "cpu") -> Network:
     """Fold the batch norms of a model and move it to a dtype and a device in channels_last, in place.
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from data.io import check_checkpoint
 from data.unpickle import load_restricted
 
 MAX_PICKLE_BYTES = 2 << 30  # the file of the original bottom-up model has 0.26 GB
@@ -56,6 +56,10 @@ def load_state_dict_file(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{path} is not a state dict: {key!r} is not a tensor. Save model.state_dict().")
+    try:
+        check_checkpoint(path, (value.nbytes for value in state.values()))
+    except ValueError as error:
+        raise ValueError(f"The weights file {path} cannot be read ({error}). Download or save it again.") from error
     return state, classes
 
 
@@ -77,6 +81,21 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
         ) from error
 
 
+def parse_names(value: str, key: str, path: Path) -> tuple[str, ...]:
+    """Parse the names in an entry of a header: a JSON list of texts.
+
+    Raises:
+        ValueError: The entry holds something else.
+    """
+    try:
+        names = json.loads(value)
+    except (ValueError, RecursionError) as error:  # nested too deeply
+        raise ValueError(f"{path}: {key} is not a JSON list ({error}). Convert the original file again.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {key} must be a list of texts. Convert the original file again.")
+    return tuple(names)
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -84,7 +103,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
     if path.suffix == ".pkl":
         return _to_tensors(load_restricted(path, MAX_PICKLE_BYTES)), ()
-    _check_uncompressed(path)
+    check_checkpoint(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -102,17 +121,6 @@ def _find_state_dict(content: Any) -> Any:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return content[key]
     return content
-
-
-def _check_uncompressed(path: Path) -> None:
-    """Raise ValueError for a zip file with compressed entries, which could fill the memory.
-
-    torch never writes one.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("its entries are compressed, but torch never compresses a checkpoint")
 
 
 def _to_tensors(content: Any) -> dict[str, Tensor]:

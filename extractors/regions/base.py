@@ -66,7 +66,10 @@ class RegionExtractor(ABC):
     attributes: tuple[str, ...] = ()
     """Names of the attribute ids; () if the extractor predicts no attributes."""
     batch_size: int = 1
-    """Number of images per call of `extract` that is fastest."""
+    """Maximum number of images per call of `extract`. The extractors of this project leave it at 1, because the last
+    bits of the features of an image would otherwise depend on the other images of its batch."""
+    num_loaders: int = 1
+    """Number of images that are decoded and preprocessed at the same time, in threads."""
 
     @property
     def recipe(self) -> dict[str, Any]:

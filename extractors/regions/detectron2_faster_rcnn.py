@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.io import digest
 from extractors.config import Detectron2Config
-from extractors.nn.inference import choose_dtype, to_device
+from extractors.nn.inference import choose_dtype, device_recipe, to_device
 from extractors.nn.state_dict import load_state_dict_file, load_state_dict_strict, state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.selection import select_regions
@@ -71,7 +71,11 @@ class Detectron2Extractor(RegionExtractor):
 
     def _settings_recipe(self) -> dict[str, Any]:
         settings = self.config.model_dump(exclude={"kind", "model", "weights", "device"})
-        numerics = {"settings": self._settings, "weights_sha256": self._weights_sha256}
+        numerics = {
+            "settings": self._settings,
+            "weights_sha256": self._weights_sha256,
+            **device_recipe(self.config.device),
+        }
         return {"extractor": "detectron2", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
@@ -163,7 +167,7 @@ def _read_config(config: Detectron2Config) -> Any:
         raise ValueError(
             f"{path} cannot be read as settings of detectron2 without running code in it: {error}. Pass another file."
         ) from error
-    cfg.MODEL.DEVICE = "cpu"  # the digest of the settings names the store, and the device does not change the numbers
+    cfg.MODEL.DEVICE = "cpu"  # the digest of these settings names the store; the recipe has the device already
     cfg.MODEL.WEIGHTS = ""  # `load_state_dict_file` reads them instead: it runs no pickled code
     return cfg
 

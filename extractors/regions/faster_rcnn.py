@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from extractors.config import TorchvisionConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, optimize_for_inference, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, optimize_for_inference, to_device
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.detectors import build_detector
@@ -21,7 +21,7 @@ from extractors.regions.fast_faster_rcnn import roi_align_by_lookup, select_prop
 from extractors.regions.selection import select_regions
 
 VERSION = 3  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
-GPU_BATCH = 8  # images
+GPU_LOADERS = 8
 
 
 class TorchvisionExtractor(RegionExtractor):
@@ -44,7 +44,7 @@ class TorchvisionExtractor(RegionExtractor):
             self._detector = optimize_for_inference(detector, self._dtype, config.device)
         head_dim = detector.roi_heads.box_predictor.cls_score.in_features
         self.dim = head_dim if config.feature_layer == "box_head" else detector.backbone.out_channels
-        self.batch_size = 1 if torch.device(config.device).type == "cpu" else GPU_BATCH
+        self.num_loaders = 1 if torch.device(config.device).type == "cpu" else GPU_LOADERS
         if config.min_size:
             detector.transform.min_size = (config.min_size,)
         if config.max_size:
@@ -56,7 +56,11 @@ class TorchvisionExtractor(RegionExtractor):
         The dtype depends on the machine, so machines with different abilities never share a store.
         """
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        numerics = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        numerics = {
+            "dtype": DTYPE_NAMES[self._dtype],
+            "weights_sha256": self._weights_sha256,
+            **device_recipe(self.config.device),
+        }
         return {"extractor": "torchvision", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

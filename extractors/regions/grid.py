@@ -18,13 +18,13 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 from data.text import suggest_name
 from extractors.config import GridConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, optimize_for_inference, to_cpu, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, optimize_for_inference, to_cpu, to_device
 from extractors.nn.state_dict import SUFFIXES, load_state_dict_file, load_state_dict_strict, state_sha256
 from extractors.regions.base import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.torchvision_zoo import load_torchvision_weights
 
 VERSION = 2  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
-GPU_BATCH = 16  # images
+GPU_LOADERS = 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as all of torchvision's backbones expect
 
 
@@ -51,11 +51,15 @@ class GridExtractor(RegionExtractor):
             if config.full_precision
             else optimize_for_inference(backbone, self._dtype, config.device)
         )
-        self.batch_size = 1 if torch.device(config.device).type == "cpu" else GPU_BATCH
+        self.num_loaders = 1 if torch.device(config.device).type == "cpu" else GPU_LOADERS
 
     def _settings_recipe(self) -> dict[str, Any]:
         settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        numerics = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        numerics = {
+            "dtype": DTYPE_NAMES[self._dtype],
+            "weights_sha256": self._weights_sha256,
+            **device_recipe(self.config.device),
+        }
         return {"extractor": "grid", "version": VERSION, **settings, **numerics}
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

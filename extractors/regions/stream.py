@@ -38,15 +38,17 @@ def extract_from_paths(
         load: Function that returns the pixels of a path, (h, w, 3) uint8 RGB. If it raises ValueError or
             FileNotFoundError, the image is invalid. Every other error, such as the OSError of a failing disk, ends the
             iteration.
-        threads: Number of threads that load and preprocess; None uses as many as images in a batch, at most one per
-            core.
-        prefetch: Maximum number of images that are loaded, wait as inputs or wait as results; None uses three batches.
+        threads: Number of threads that load and preprocess; None uses `extractor.num_loaders`, or as many as images in
+            a batch, at most one per core.
+        prefetch: Maximum number of images that are loaded, wait as inputs or wait as results; None uses three times the
+            larger of these two numbers.
 
     Yields:
         For each path its regions, or the reason why the image is invalid.
     """
-    threads = threads or min(extractor.batch_size, os.cpu_count() or 1)
-    prefetch = prefetch or 3 * extractor.batch_size
+    num_images = max(extractor.batch_size, extractor.num_loaders)
+    threads = threads or min(num_images, os.cpu_count() or 1)
+    prefetch = prefetch or 3 * num_images
 
     def load_and_preprocess(path: Any) -> PreprocessedImage | str:
         try:

@@ -18,6 +18,7 @@ from pipeline.search import Hit, Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
 from tern.evaluation import RECALL_CUTOFFS, Evaluation
+from tern.training import read_history
 
 MAX_ROWS = 1000  # of a table; the complete list is in the workspace
 MAX_GALLERIES = 3  # of an artifact
@@ -74,9 +75,8 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
     create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
     if (history := model / "history.csv").is_file():
-        names, *lines = history.read_text(encoding="utf-8").splitlines()
-        epochs = [dict(zip(names.split(","), map(float, line.split(",")), strict=True)) for line in lines]
-        create_table([_format_row(row) for row in epochs], "epochs", "Loss and validation recall by epoch")
+        epochs = [_format_row(epoch.flat()) for epoch in read_history(history)]
+        create_table(epochs, "epochs", "Loss and validation recall by epoch")
     if (curves := model / "curves.png").is_file():
         uri = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
         create_markdown_artifact(f"![curves]({uri})\n", key=make_key("curves"), description=f"Curves of {model.name}")

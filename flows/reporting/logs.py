@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
-PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
+from data.text import PACKAGES, make_logs_printable
 
 
 class FlowRunLogHandler(APILogHandler):
@@ -33,6 +33,7 @@ def forward_logs_to_run() -> Iterator[None]:
     Prefect's own setting for this, `extra_loggers`, does not change the level, so that INFO records are lost. In a run
     inside another run, the inner run receives the records.
     """
+    make_logs_printable()
     loggers = [logging.getLogger(name) for name in (*PACKAGES, "py.warnings")]
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
     handler = FlowRunLogHandler(str(flow_run.id))

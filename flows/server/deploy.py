@@ -15,6 +15,7 @@ from prefect.exceptions import ObjectNotFound
 
 from data.settings import read_settings
 from flows.server.environment import AUTOMATIONS, POOL, prefect_command
+from flows.server.schedule import find_next_dates
 from flows.tasks.task_runners import GPU_TAG, read_gpu_slots
 
 
@@ -47,13 +48,21 @@ class EnabledState:
                 client.update_deployment_schedule(
                     deployment.id, now.id, active=True, schedule=before.schedule, parameters=before.parameters
                 )
-                when = getattr(before.schedule, "cron", None) or before.schedule
-                kept.append(f"the schedule {now.slug} of {deployment.name}, {when}")
+                kept.append(f"the schedule {now.slug} of {deployment.name}, {_describe_schedule(before.schedule)}")
         for automation in client.read_automations():
             if not automation.enabled and _key(automation) in self.triggers:
                 client.resume_automation(automation.id)
                 kept.append(f"the automation {automation.name}")
         return kept
+
+
+def _describe_schedule(schedule: Any) -> str:
+    """Describe a schedule. The pages of Prefect accept a day that never comes."""
+    cron = getattr(schedule, "cron", None)
+    if cron is None:
+        return str(schedule)
+    has_dates = bool(find_next_dates(cron, schedule.timezone, 1))
+    return cron if has_dates else f"{cron}, which never comes: correct it on its page"
 
 
 def _key(automation: Automation) -> tuple[str, Any]:

@@ -5,6 +5,7 @@ import sys
 
 HOST, PORT = "127.0.0.1", 4200
 POOL = "local"
+WORKER = "tern-up"  # the worker that `tern up` starts
 NIGHTLY_CRON = "0 3 * * *"
 AUTOMATIONS = "automations.yaml"
 # No data leaves the machine, and no command prompts.

@@ -7,9 +7,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.server.environment import HOST, NIGHTLY_CRON, POOL, apply_environment, make_environment, prefect_command
+from flows.server.environment import (
+    HOST,
+    NIGHTLY_CRON,
+    POOL,
+    WORKER,
+    apply_environment,
+    make_environment,
+    prefect_command,
+)
+from pipeline.cli import echo
 from pipeline.plans import load_plan
 
 START_TIMEOUT_SECONDS = 120.0  # the first start creates the database
@@ -28,17 +38,20 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
         ImportError: Prefect is not installed.
         ValueError: The port is in use, a process ended, `cron` is set without `nightly`, or one of them is not valid.
     """
-    if cron and not nightly:
+    if cron is not None and nightly is None:
         raise ValueError(f"--cron {cron!r} is the time of --nightly. Pass --nightly PLAN too.")
     if not Path("prefect.yaml").is_file():
         raise FileNotFoundError("This folder has no prefect.yaml. Run `tern up` in the root folder of the repository.")
     _check(port)
-    apply_environment(port)
-    if nightly:  # errors are reported now, not at night and not after everything has started
-        load_plan(nightly)
-        from flows.server.schedule import parse_cron  # lazy: Prefect reads its environment at import
+    apply_environment(port)  # before any import of Prefect, which reads its environment once
+    # Errors are reported now, not at night and not after everything has started.
+    from flows.server import schedule  # lazy: as above
 
-        parse_cron(cron or NIGHTLY_CRON)
+    schedule.check_deployed_schedules(Path("prefect.yaml"))
+    cron = NIGHTLY_CRON if cron is None else cron
+    if nightly is not None:
+        load_plan(nightly)
+        schedule.parse_cron(cron)
     env, children = make_environment(port), {}
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that the finally clause below runs
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
@@ -52,20 +65,24 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
         server = prefect_command("server", "start", "--host", HOST, "--port", str(port))
         children["server"] = subprocess.Popen(server, env=env, start_new_session=True)
         wait_until_healthy(port, children["server"])
-        worker = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", "tern-up")
+        started = datetime.now(UTC)
+        worker = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER)
         children["worker"] = subprocess.Popen(worker, env=env, start_new_session=True)  # it creates the pool
         from flows.server.deploy import deploy_all  # lazy: Prefect reads its environment at import
 
         for kept in deploy_all(env):
-            print(f"still on  {kept}", flush=True)
-        if nightly:
-            from flows.server.schedule import enable_nightly  # lazy: Prefect reads its environment at import
+            echo(f"still on  {kept}")
+        if nightly is not None:
+            schedule.enable_nightly(nightly, cron)
+            dates = ", ".join(f"{date:%Y-%m-%d %H:%M}" for date in schedule.find_next_dates(cron, "UTC"))
+            echo(f"nightly  reindex of {nightly} at {cron} (cron, UTC)", f"first    {dates}")
+        echo(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo")
+        from flows.server.stale_runs import StaleRunSweeper  # lazy: Prefect reads its environment at import
 
-            enable_nightly(nightly, cron or NIGHTLY_CRON)
-            print(f"nightly  reindex of {nightly} at {cron or NIGHTLY_CRON} (cron, UTC)", flush=True)
-        print(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo", flush=True)
+        sweeper = StaleRunSweeper(started)
         while all(child.poll() is None for child in children.values()):
             time.sleep(1)
+            sweeper.sweep_if_due(echo)
         name, code = next((name, c.returncode) for name, c in children.items() if c.returncode is not None)
         raise ValueError(f"The Prefect {name} ended with code {code}. Read its last messages above.")
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from flows.tasks.retries import StageStoppedError
-from pipeline.workers import open_pool
+from pipeline.workers import list_processes, make_lost_worker_error, open_pool
 
 
 class WorkerPool:
@@ -65,13 +65,14 @@ class WorkerPool:
                 self._close()
                 pool = self._open()
                 future = pool.submit(function, job)
+            processes = list_processes(pool)
         try:
             return future.result(self._timeout_seconds)
-        except BrokenExecutor:
+        except BrokenExecutor as error:
             self._replace(pool)
             if self._is_stopped:
                 raise StageStoppedError("The stage was stopped, and its worker processes with it.") from None
-            raise
+            raise make_lost_worker_error(processes) from error
         except TimeoutError:
             if future.done():  # the job itself raised it
                 raise
@@ -100,5 +101,5 @@ class WorkerPool:
 
 def _kill(pool: Executor | None) -> None:
     """Kill the processes of this pool. A pool that has replaced it in the meantime is not affected."""
-    for process in list((getattr(pool, "_processes", None) or {}).values()):
+    for process in list_processes(pool) if pool else ():
         process.kill()

@@ -5,159 +5,142 @@ img_emb/*.npy, text_emb/*.npy, metadata/*.parquet    clip-retrieval: equal row n
 image.npy, image.parquet, caption.npy, ...           written by `index.exchange.export`
 """
 
-import re
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import KINDS, GateConfig, IndexConfig
-from index.metadata.schema import CONTENT_COLUMNS, Row
+from index.exchange.metadata_rows import Columns, MetadataRows, count_rows, read_metadata_rows
+from index.exchange.part_files import check_pairs, list_files, map_vectors
+from index.metadata.schema import Row
 from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
 from index.versions.index_folder import check_index_target
 from index.versions.switch import IMPORTED, check_same_origin
 
 ID_COLUMNS = ("id", "image_path", "url", "key")  # the first of these columns that exists names an item
-TEXT_COLUMNS = {"text": ("text", "caption"), "path": ("path", "image_path"), "content_hash": ("content_hash", "sha256")}
+TEXT_COLUMNS = {
+    "text": ("text", "caption"),
+    "path": ("path", "image_path"),
+    "split": ("split",),
+    "content_hash": ("content_hash", "sha256"),
+}
 NUMBER_COLUMNS = {"width": ("width", "original_width"), "height": ("height", "original_height")}
-READ_ERRORS = (ValueError, EOFError, SyntaxError, tokenize.TokenError, OSError, MemoryError)
+EXPORTED_TEXTS = {name: (name,) for name in ("image_id", "text", "path", "split", "content_hash")}
+EXPORTED_NUMBERS = {name: (name,) for name in NUMBER_COLUMNS}
 OTHER_KIND = {"image": "caption", "caption": "image"}
 
 
-def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "") -> dict[str, Collection]:
-    """Read the collections of a folder by kind; vectors are memory-mapped.
+@dataclass(frozen=True)
+class VectorFolder:
+    """Content of a folder of vectors."""
+
+    collections: dict[str, Collection]
+    """by kind; vectors are memory-mapped"""
+    invalid_rows: tuple[tuple[str, str], ...] = ()
+    """file, row and column, and reason of each invalid row of metadata; it and its vector are skipped"""
+    warnings: tuple[str, ...] = ()
+    """one line per file and column with values that are not valid and count as unknown"""
+
+
+def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "") -> VectorFolder:
+    """Read the collections of a folder.
 
     Args:
         normalize: Scale vectors to unit length when they are read.
         id_column: Metadata column that names an item; "": the first of `ID_COLUMNS` that exists.
 
     Raises:
-        ValueError: A file is not an array of vectors, or the numbers of vectors and rows differ.
+        ValueError: A file is not an array of vectors, files do not belong together, or an id occurs twice.
     """
     folder = Path(folder)
     exported = {kind: folder / f"{kind}.npy" for kind in KINDS if (folder / f"{kind}.npy").is_file()}
     if exported:
-        return {
-            kind: _make_collection(kind, [path], _read_exported_rows(kind, path.with_suffix(".parquet")), normalize)
-            for kind, path in exported.items()
-        }
-    images = _list_files(folder / "img_emb", "npy") or _list_files(folder, "npy")
-    texts = _list_files(folder / "text_emb", "npy")
+        return _read_exported_folder(exported, normalize)
+    images = list_files(folder / "img_emb", "npy") or list_files(folder, "npy")
+    texts = list_files(folder / "text_emb", "npy")
     if not images and not texts:
         raise ValueError(
             f"{folder} has no .npy files, and neither have img_emb/ and text_emb/. Pass a folder of vectors."
         )
-    tables = _list_files(folder / "metadata", "parquet") or _list_files(folder, "parquet")
-    rows = _read_rows(tables, id_column) if tables else None
-    collections = {}
-    for kind, paths in (("image", images), ("caption", texts)):
-        if paths:
-            _check_pairs(paths, tables)
-            suffix = "" if kind == "image" else "#0"
-            kind_rows = rows and [row._replace(kind=kind, id=f"{row.id}{suffix}") for row in rows]
-            collections[kind] = _make_collection(kind, paths, kind_rows, normalize)
-    return collections
-
-
-def _list_files(folder: Path, suffix: str) -> list[Path]:
-    """List files in the order of the numbers in their names, so that part 10 follows part 9."""
-
-    def sort_key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-    return sorted(folder.glob(f"*.{suffix}"), key=sort_key)
-
-
-def _map_array(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except READ_ERRORS as error:
-        raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise ValueError(
-            f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats. Save it again."
-        )
-    return array
-
-
-def _read_tables(paths: Sequence[Path]) -> list[pa.Table]:
-    try:
-        return [pq.read_table(path) for path in paths]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"The metadata in {paths[0].parent} cannot be read: {error}") from error
-
-
-def _read_exported_rows(kind: str, path: Path) -> list[Row]:
-    (table,) = _read_tables([path])
-    if "id" not in table.column_names:
-        raise ValueError(f"{path} has no column 'id'; the columns are {', '.join(table.column_names)}.")
-    return [
-        Row(**{"kind": kind} | {name: row.get(name) for name in CONTENT_COLUMNS if name in row})
-        for row in table.to_pylist()
-    ]
-
-
-def _check_pairs(arrays: Sequence[Path], tables: Sequence[Path]) -> None:
-    """Check the counts file by file, because only its position connects a row with its vector."""
+    tables = list_files(folder / "metadata", "parquet") or list_files(folder, "parquet")
+    arrays = {kind: paths for kind, paths in (("image", images), ("caption", texts)) if paths}
     if not tables:
-        return
-    if len(arrays) != len(tables):
-        raise ValueError(
-            f"{arrays[0].parent} has {len(arrays)} files of vectors, but there are {len(tables)} metadata files. "
-            "Provide one metadata file per file of vectors."
-        )
-    for array, table in zip(arrays, tables, strict=True):
-        num_vectors, num_rows = len(_map_array(array)), pq.read_metadata(table).num_rows
-        if num_vectors != num_rows:
-            raise ValueError(f"{array} has {num_vectors} vectors, but {table} has {num_rows} rows. Export both again.")
+        return VectorFolder({kind: _make_collection(kind, paths, None, normalize) for kind, paths in arrays.items()})
+    for paths in arrays.values():
+        check_pairs(paths, tables)  # counts are in the footers, so this comes before the rows are decoded
+    rows = read_metadata_rows(tables, partial(_choose_columns, id_column))
+    collections = {kind: _make_collection(kind, paths, rows, normalize) for kind, paths in arrays.items()}
+    return VectorFolder(collections, tuple(rows.invalid_rows), tuple(rows.warnings()))
 
 
-def _read_rows(tables: Sequence[Path], id_column: str) -> list[Row]:
-    rows: list[Row] = []
-    for table in _read_tables(tables):
-        column = id_column or next((name for name in ID_COLUMNS if name in table.column_names), "")
-        if id_column and id_column not in table.column_names:
-            raise ValueError(f"There is no column {id_column!r}; the columns are {', '.join(table.column_names)}.")
-        for values in table.to_pylist():
-            name = str(values[column]) if column else f"{len(rows):09d}"
-            texts = {target: _find_value(values, names, str) for target, names in TEXT_COLUMNS.items()}
-            numbers = {target: _find_value(values, names, int) for target, names in NUMBER_COLUMNS.items()}
-            rows.append(Row(kind="image", id=name, image_id=name, split=values.get("split"), **texts, **numbers))
-    return rows
+def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> VectorFolder:
+    collections, invalid, warnings = {}, list[tuple[str, str]](), list[str]()
+    for kind, path in arrays.items():
+        table = path.with_suffix(".parquet")
+        if len(map_vectors(path)) != (num_rows := count_rows(table)):
+            raise ValueError(
+                f"{path} has {len(map_vectors(path))} vectors for {num_rows} rows of {table}. Export both again."
+            )
+        rows = read_metadata_rows([table], _choose_exported_columns)
+        collections[kind] = _make_collection(kind, [path], rows, normalize, suffix="")
+        invalid += rows.invalid_rows
+        warnings += rows.warnings()
+    return VectorFolder(collections, tuple(invalid), tuple(warnings))
 
 
-def _find_value(values: Mapping[str, Any], names: Sequence[str], convert: type) -> Any:
-    """Return the first value of some columns that is neither null nor NaN; else None.
+def _choose_columns(id_column: str, path: Path, names: list[str]) -> Columns:
+    if id_column and id_column not in names:
+        raise ValueError(f"{path} has no column {id_column!r}; the columns are {', '.join(names)}.")
+    return Columns(id_column or next((name for name in ID_COLUMNS if name in names), ""), TEXT_COLUMNS, NUMBER_COLUMNS)
 
-    pandas writes NaN for null.
+
+def _choose_exported_columns(path: Path, names: list[str]) -> Columns:
+    if "id" not in names:
+        raise ValueError(f"{path} has no column 'id'; the columns are {', '.join(names)}.")
+    return Columns("id", EXPORTED_TEXTS, EXPORTED_NUMBERS)
+
+
+def _make_collection(
+    kind: str, paths: Sequence[Path], metadata: MetadataRows | None, normalize: bool, suffix: str | None = None
+) -> Collection:
+    """Make the collection of some vector files.
+
+    Args:
+        kind: Kind of the items.
+        paths: Files of vectors.
+        metadata: Rows of the items; None: there is no metadata, and ids are positions.
+        normalize: Scale vectors to unit length when they are read.
+        suffix: Text after each id; None: that of the kind, so that a caption has another id than its image.
     """
-    value = next((value for value in map(values.get, names) if value is not None and value == value), None)
-    return None if value is None else convert(value)
-
-
-def _make_collection(kind: str, paths: Sequence[Path], rows: list[Row] | None, normalize: bool) -> Collection:
-    """Make the collection of some vector files; `rows` None: there is no metadata, and ids are positions."""
-    arrays = [_map_array(path) for path in paths]
+    arrays = [array for array in map(map_vectors, paths) if len(array)]
     folder = paths[0].parent
-    if len({array.shape[1] for array in arrays}) > 1:
-        dims = sorted({array.shape[1] for array in arrays})
+    if len(dims := sorted({array.shape[1] for array in arrays})) > 1:
         raise ValueError(f"The vectors in {folder} have different dimensions: {dims}. Import vectors of one model.")
-    num_vectors = sum(map(len, arrays))
-    if rows is None:
-        rows = [Row(kind=kind, id=f"{i:09d}", image_id=f"{i:09d}") for i in range(num_vectors)]
-    if len(rows) != num_vectors:
-        raise ValueError(f"{folder} has {num_vectors} vectors for {len(rows)} rows. Export both again.")
-    ids = [row.id for row in rows]
-    reader = _ArrayReader(arrays, {name: i for i, name in enumerate(ids)}, normalize)
-    return Collection(ids, reader.read, rows)
+    if metadata is None:
+        names = [f"{i:09d}" for i in range(sum(map(len, arrays)))]
+        rows: list[Row | None] = [Row(kind=kind, id=name, image_id=name) for name in names]
+    else:
+        suffix = ("" if kind == "image" else "#0") if suffix is None else suffix
+        rows = [row and row._replace(kind=kind, id=f"{row.id}{suffix}") for row in metadata.rows]
+    position_by_id: dict[str, int] = {}
+    for position, row in enumerate(rows):
+        if row is not None and (first := position_by_id.setdefault(row.id, position)) != position:
+            places = f": {metadata.locate(first)} and {metadata.locate(position)}" if metadata else ""
+            raise ValueError(
+                f"The {kind} id {row.id!r} occurs twice{places}. Remove one of the two vectors, or pass another "
+                "--id-column."
+            )
+    if not position_by_id and metadata is not None and metadata.invalid_rows:
+        where, reason = metadata.invalid_rows[0]
+        raise ValueError(f"No row of the metadata of {folder} has a valid id. The first, {where}: {reason}.")
+    reader = _ArrayReader(arrays, position_by_id, normalize)
+    return Collection(list(position_by_id), reader.read, [row for row in rows if row is not None])
 
 
 @dataclass(frozen=True)
@@ -193,7 +176,7 @@ def choose_queries(
         ValueError: There are neither; recall is not measured with the vectors that are searched.
     """
     if path is not None:
-        return dict.fromkeys(collections, np.asarray(_map_array(path), np.float32))
+        return dict.fromkeys(collections, np.asarray(map_vectors(path), np.float32))
     if len(collections) < 2:
         raise ValueError(
             f"There are only {next(iter(collections))} vectors, and no queries to measure recall with. Pass --queries: "
@@ -222,8 +205,20 @@ class ImportOptions:
     """limits of the gate; None: there is no gate"""
 
 
-def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportOptions | None = None) -> Path:
-    """Build and publish an index of a folder's vectors; return the path of its manifest.
+@dataclass(frozen=True)
+class IndexImport:
+    """Result of an import."""
+
+    manifest: Path
+    """manifest of the published version"""
+    invalid_rows: tuple[tuple[str, str], ...]
+    """as of `VectorFolder`"""
+    warnings: tuple[str, ...]
+    """as of `VectorFolder`"""
+
+
+def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportOptions | None = None) -> IndexImport:
+    """Build and publish an index of a folder's vectors.
 
     Args:
         config: Settings of the index.
@@ -238,9 +233,11 @@ def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportO
     options = options or ImportOptions()
     check_index_target(Path(root))  # before the vectors are read, which may take minutes
     check_same_origin(Path(root), is_imported=True)
-    collections = read_vector_folder(folder, options.normalize, options.id_column)
+    content = read_vector_folder(folder, options.normalize, options.id_column)
+    collections = content.collections
     queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed)
     held_out = {kind: HeldOutQueries(array) for kind, array in queries.items()}
     gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
-    inputs = IndexInputs(collections, queries, {IMPORTED: Path(folder).resolve().name})
-    return build_index(config, inputs, root, gate=gate)
+    path = Path(folder).resolve()
+    inputs = IndexInputs(collections, queries, {IMPORTED: path.name, "folder": str(path)})
+    return IndexImport(build_index(config, inputs, root, gate=gate), content.invalid_rows, content.warnings)

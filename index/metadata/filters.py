@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from data.text import suggest_name
+from data.text import LinesError, suggest_name
 from index.metadata.schema import COLUMNS, SCHEMA
 
 CAPTION = "caption"
@@ -130,8 +130,8 @@ class _Parser:
         """Raise ValueError with a line of the text and a caret under the position."""
         line = "".join(c if c.isprintable() else " " for c in self.text)
         start = max(0, position - 60)
-        part = ("…" if start else "") + line[start : position + 40] + ("…" if position + 40 < len(line) else "")
-        raise ValueError(f"The filter is not valid: {problem}\n  {part}\n  {' ' * (position - start + bool(start))}^")
+        part = ("  …" if start else "  ") + line[start : position + 40] + ("…" if position + 40 < len(line) else "")
+        raise LinesError(f"The filter is not valid: {problem}", part, f"{'^':>{position - start + bool(start) + 3}}")
 
     def fail_expected(self, expected: str) -> NoReturn:
         """Raise ValueError because the next token is not what is expected."""

@@ -5,8 +5,10 @@ Prefect: `flows` adds its commands through the entry points `tern.commands`.
 """
 
 from pipeline.cli.options import PlanOption, SetOption
+from pipeline.cli.output import echo
 
 __all__ = [
     "PlanOption",
     "SetOption",
+    "echo",
 ]

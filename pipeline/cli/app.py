@@ -1,19 +1,22 @@
 """The application `tern`: builds it out of the command groups and reports errors on one line."""
 
-import errno
+import io
 import os
 import sys
-from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from subprocess import CalledProcessError
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from data.text import printable_lines, show_logs
 from pipeline.cli import index_build, index_versions, pages, run, search, store, store_exchange, weights
+from pipeline.cli.errors import report_error
+from pipeline.cli.output import echo
 
+DEBUG = "--debug"
 HELP = """Find images by text and captions by photo.
 
 A plan configures a pipeline: dataset, extractors, model and index. It is a TOML file or the name of a shipped plan.
@@ -21,12 +24,6 @@ A plan configures a pipeline: dataset, extractors, model and index. It is a TOML
 Finished stages are not run again. Only `index` and `pipeline` publish. All other commands work with what exists: they
 say what is missing and which command makes it. The help of each command says what it writes.
 """
-DISK_ERROR_HINTS = {
-    errno.ENOSPC: "Free disk space",
-    errno.EDQUOT: "Free space in your disk quota",
-    errno.EFBIG: "Raise the limit on the file size (`ulimit -f`) or set a smaller `images_per_shard`",
-}
-"""What to do about an operating system error, by its number."""
 
 
 class LightCommand(TyperCommand):
@@ -45,6 +42,15 @@ class LightCommand(TyperCommand):
 
 class LightGroup(TyperGroup):
     """Group of commands that starts without pydantic: see `_set_help_default`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. The message of a usage error may quote the name of a file, which may hold any characters."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:  # typer has moved the base class of its usage errors between releases
+            if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
+                error.message = printable_lines(error.message)
+            raise
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return the option `--help`."""
@@ -105,7 +111,7 @@ def build_app() -> typer.Typer:
 def print_version(is_requested: bool) -> None:
     """Print the installed version and exit, if `--version` is passed."""
     if is_requested:
-        typer.echo(f"tern {version('tern-retrieval')}")
+        echo(f"tern {version('tern-retrieval')}")
         raise typer.Exit
 
 
@@ -113,6 +119,7 @@ def options(
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Print the traceback of an error.")] = False,
 ) -> None:
     """Accept the options of `tern` itself."""
 
@@ -122,14 +129,13 @@ def main() -> None:
     # Passive OpenMP threads sleep while they wait. An epoch takes 12 s with them and 30 s with spinning ones next to
     # another busy process, and 4.3 s and 3.9 s alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        # A locale without a character prints it as an escape sequence. A closed stream stays as it is.
+        with suppress(OSError, ValueError, AttributeError):
+            cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
+    is_debug = DEBUG in sys.argv[1:]
     try:
-        build_app()(standalone_mode=True)
-    except (ValueError, OSError, ImportError, CalledProcessError, BrokenExecutor) as error:
-        from data.text import printable
-
-        # The message may contain the name of a file, which may contain any characters.
-        lines = "\n".join(map(printable, str(error).split("\n")))
-        hint = DISK_ERROR_HINTS.get(getattr(error, "errno", None) or 0, "")
-        next_step = f". {hint}, then run the same command again: finished work is kept." if hint else ""
-        typer.secho(f"error: {lines}{next_step}", fg="red", err=True)
-        sys.exit(1)
+        show_logs()
+        build_app()([argument for argument in sys.argv[1:] if argument != DEBUG], standalone_mode=True)
+    except (Exception, KeyboardInterrupt) as error:  # all of them: a user sees no traceback
+        sys.exit(report_error(error, is_debug))

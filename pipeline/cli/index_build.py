@@ -14,11 +14,14 @@ from pipeline.cli.options import (
     load_selected_plan,
     make_runner,
     make_vectors,
+    print_invalid_records,
     print_message,
     print_preview,
+    print_warning,
     read_existing_vectors,
     resolve_index_root,
 )
+from pipeline.cli.output import echo
 
 EMBEDDING = ("dataset", "region features", "token features", "embedding")
 
@@ -53,7 +56,7 @@ def build(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRu
         return
     runner = make_runner(plan, overrides)
     _print_pin(runner.workspace.index)
-    typer.echo(f"index  {runner.publish_index(make_vectors(runner))}")
+    echo(f"index  {runner.publish_index(make_vectors(runner))}")
 
 
 def tune(
@@ -92,16 +95,16 @@ def tune(
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     plot = Workspace(loaded.workspace).tuning_plot(kind)
     plot_advice(advice, limits, plot)
-    typer.echo(
+    echo(
         "> recommended for this kind of query, * on the Pareto front; "
         f"measured on {advice.num_sampled} of {advice.num_rows} rows"
     )
-    typer.echo(f"plot   {plot}")
+    echo(f"plot   {plot}")
     settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
-    typer.echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
+    echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
 
 
 def import_(
@@ -135,7 +138,11 @@ def import_(
     values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
     options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
-    typer.echo(f"index  {import_index(IndexConfig(**values), folder, output, options)}")
+    imported = import_index(IndexConfig(**values), folder, output, options)
+    print_invalid_records(imported.invalid_rows, "check the metadata")
+    for warning in imported.warnings:
+        print_warning(warning)
+    echo(f"index  {imported.manifest}")
 
 
 def update(
@@ -176,7 +183,7 @@ def update(
     _print_pin(workspace.index)
     vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
     updated = runner.update_index(vectors, version, on_message=print_message)
-    typer.echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
+    echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
 
 
 def _print_pin(root: Path) -> None:
@@ -197,7 +204,7 @@ def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: Index
 
     # Without held-out queries, the gate checks only the rows and their vectors.
     gate = make_gate(load_selected_plan(plan, overrides).gate, {}, {})
-    typer.echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
+    echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
 
 
 def register_commands(app: typer.Typer) -> None:

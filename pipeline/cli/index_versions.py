@@ -16,6 +16,7 @@ from pipeline.cli.options import (
     resolve_index_root,
     resolve_version_option,
 )
+from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from index.versions import Manifest
@@ -45,7 +46,7 @@ def verify(
             "Run `tern index rollback` to publish an earlier version, or `tern index` to build a new one."
         )
     objects = {ref.sha256: ref.bytes for ref in iter_refs(manifest)}
-    typer.echo(f"version {manifest.version} is intact: {len(objects):,} files, {sum(objects.values()):,} bytes")
+    echo(f"version {manifest.version} is intact: {len(objects):,} files, {sum(objects.values()):,} bytes")
 
 
 def info(
@@ -56,7 +57,6 @@ def info(
     [dim]Examples: tern index info
     tern index info prod --plan flickr30k[/dim]
     """
-    from data.text import printable
     from index.versions import (
         list_tags,
         list_versions,
@@ -77,14 +77,14 @@ def info(
         try:
             marks += ["rejected"] if read_version_manifest(root, number).is_rejected else []
         except (ValueError, FileNotFoundError) as error:
-            marks.append(f"unreadable: {printable(str(error))}")
-        typer.echo(f"version {number:<4} {', '.join(marks)}".rstrip())
+            marks.append(f"unreadable: {error}")
+        echo(f"version {number:<4} {', '.join(marks)}".rstrip())
     if published or version:
         for name, value in _describe_version(read_version_manifest(root, resolve_version_option(root, version))):
-            typer.echo(f"{name:<12} {printable(value)}")
+            echo(f"{name:<12} {value}")
     for event in read_events(root)[-NUM_EVENTS:]:
         subject = f"version {event.version}" if event.version else ""
-        typer.echo(f"{event.utc}  {event.event} {subject}".rstrip())
+        echo(f"{event.utc}  {event.event} {subject}".rstrip())
 
 
 def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
@@ -135,11 +135,11 @@ def publish(
     if override_reason:
         from index.building import override_gate
 
-        typer.echo(f"published  {override_gate(root, number, override_reason)}")
+        echo(f"published  {override_gate(root, number, override_reason)}")
     else:
         from index.versions import rollback as publish_version
 
-        typer.echo(f"published  {publish_version(root, number, pin=False)}")
+        echo(f"published  {publish_version(root, number, pin=False)}")
 
 
 def rollback(
@@ -164,9 +164,9 @@ def rollback(
     number = resolve_version_option(root, version) or read_version_manifest(root).parent
     if number is None:
         raise ValueError(f"The published version in {root} has no parent. Pass the version to publish.")
-    typer.echo(f"published  {publish_version(root, number)}")
+    echo(f"published  {publish_version(root, number)}")
     if read_pinned_version(root) == number:
-        typer.echo(f"pinned     version {number} stays until you publish another one, such as with `tern index`")
+        echo(f"pinned     version {number} stays until you publish another one, such as with `tern index`")
 
 
 def tags(
@@ -194,7 +194,7 @@ def tags(
     if remove:
         remove_tag(root, remove)
     for tag, number in list_tags(root).items():
-        typer.echo(f"{tag:<20} version {number}")
+        echo(f"{tag:<20} version {number}")
 
 
 def gc(
@@ -213,21 +213,20 @@ def gc(
 
     [dim]Example: tern index gc --keep 3 --dry-run[/dim]
     """
-    from data.text import printable
     from index.versions import collect_garbage
 
     root = resolve_index_root(plan, overrides, index)
     report = collect_garbage(root, keep, dry_run)
     for number, reason in sorted(report.kept.items()):
-        typer.echo(f"version {number:<4} kept: {reason}")
+        echo(f"version {number:<4} kept: {reason}")
     deleted = ", ".join(map(str, report.versions)) or "none"
     verb = "would be deleted" if dry_run else "deleted"
     for folder in sorted({path.parent for path in report.staged}):
         count = sum(path.parent == folder for path in report.staged)
-        typer.echo(f"{verb}: unfinished build {folder.relative_to(root)}, {count:,} files")
+        echo(f"{verb}: unfinished build {folder.relative_to(root)}, {count:,} files")
     for path in report.foreign:
-        typer.echo(f"kept: {printable(str(path.relative_to(root)))} is not a file of the index")
-    typer.echo(f"{verb}: versions {deleted}; {report.objects:,} files, {report.bytes:,} bytes")
+        echo(f"kept: {path.relative_to(root)} is not a file of the index")
+    echo(f"{verb}: versions {deleted}; {report.objects:,} files, {report.bytes:,} bytes")
 
 
 def export(
@@ -248,7 +247,7 @@ def export(
 
     root = resolve_index_root(plan, overrides, index)
     for path in export_index(root, output, resolve_version_option(root, version), force):
-        typer.echo(f"wrote  {path}")
+        echo(f"wrote  {path}")
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.output import echo
+
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
     from pipeline.runs import PipelineRunner
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from tern.training import EpochProgress
 
 
+MAX_INVALID_PRINTED = 20
 PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, or name of a shipped plan.")]
 SetOption = Annotated[
     list[str] | None,
@@ -80,8 +83,8 @@ def print_preview(
     rows = [preview.row() for preview in preview_stages(loaded, stages, model)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo("dry run: nothing was written")
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    echo("dry run: nothing was written")
 
 
 def read_existing_vectors(plan: "Plan", model: str) -> "Vectors":
@@ -97,7 +100,7 @@ def read_existing_vectors(plan: "Plan", model: str) -> "Vectors":
 
 def print_message(text: str) -> None:
     """Print a line about the work on standard error."""
-    typer.echo(text, err=True)
+    echo(text, err=True)
 
 
 def make_vectors(runner: "PipelineRunner") -> "Vectors":
@@ -125,6 +128,24 @@ def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: 
     check_output_file(path, force)
 
 
+def print_warning(text: str) -> None:
+    """Print a warning as one line on standard error."""
+    echo(f"warning  {text}", color="yellow", err=True)
+
+
+def print_invalid_records(records: "Sequence[tuple[str, str]]", rest: str) -> None:
+    """Print the first invalid records, each with its reason, on standard error.
+
+    Args:
+        records: Name and reason of each record.
+        rest: Where to find those that are not printed.
+    """
+    for name, reason in records[:MAX_INVALID_PRINTED]:
+        echo(f"invalid  {name}: {reason}", color="yellow", err=True)
+    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
+        echo(f"invalid  {hidden:,} more; {rest}", color="yellow", err=True)
+
+
 def print_epoch(progress: "EpochProgress") -> None:
     """Print the progress of a training after an epoch, as one line on standard error."""
     epoch, seconds = progress.epoch, progress.seconds_left
@@ -134,7 +155,7 @@ def print_epoch(progress: "EpochProgress") -> None:
         f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
     )
     head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
-    typer.echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
+    echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)
 
 
 def resolve_index_root(plan: str, overrides: list[str] | None, index: Path | None) -> Path:

@@ -15,6 +15,7 @@ from pipeline.cli.options import (
     print_message,
     read_existing_vectors,
 )
+from pipeline.cli.output import echo
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -32,7 +33,7 @@ def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     from pipeline.pages.report import write_report
     from pipeline.runs import read_finished
 
-    typer.echo(f"report  {write_report(read_finished(loaded, print_message), with_misses_page=False)}")
+    echo(f"report  {write_report(read_finished(loaded, print_message), with_misses_page=False)}")
 
 
 def misses(
@@ -69,12 +70,12 @@ def misses(
     found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for direction, label in DIRECTIONS.items():
         missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
-        typer.echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
+        echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
         page = write_misses(
             output or Workspace(loaded.workspace).misses(split), found, vectors.features.dataset, advance
         )
-    typer.echo(f"misses  {page}")
+    echo(f"misses  {page}")
 
 
 def plans() -> None:
@@ -85,7 +86,7 @@ def plans() -> None:
     from pipeline.plan_files import read_plan_title, shipped_plans
 
     for name, path in shipped_plans().items():
-        typer.echo(f"{name:<20} {read_plan_title(path)}")
+        echo(f"{name:<20} {read_plan_title(path)}")
 
 
 def lineage(
@@ -103,7 +104,7 @@ def lineage(
     from pipeline.lineage import read_lineage
 
     found = read_lineage(load_selected_plan(plan, overrides).workspace, include_unused)
-    typer.echo(found.to_mermaid() if mermaid else found.to_text(), nl=False)
+    echo(*(found.to_mermaid() if mermaid else found.to_text()).removesuffix("\n").split("\n"))
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline.cli.options import DryRunOption, PlanOption, SetOption, make_runner, make_vectors, print_preview
+from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from pipeline.runs import PipelineRunner
@@ -44,9 +45,9 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     evaluation = runner.evaluate(vectors)
     _print_metrics(evaluation)
     index = runner.publish_index(vectors)
-    typer.echo(f"index   {index}")
+    echo(f"index   {index}")
     finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
-    typer.echo(f"report  {write_report(finished)}")
+    echo(f"report  {write_report(finished)}")
 
 
 def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -62,7 +63,7 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dry
     runner = make_runner(plan, overrides)
     features = runner.extract(runner.load_dataset())
     _print_invalid_records(runner, features)
-    typer.echo(f"regions  {features.regions}\ntokens   {features.tokens}")
+    echo(f"regions  {features.regions}", f"tokens   {features.tokens}")
 
 
 def train(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -82,7 +83,7 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRu
 
     model = train_together(runner)
     if is_main_process():
-        typer.echo(f"model  {model}")
+        echo(f"model  {model}")
 
 
 def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -101,35 +102,34 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
 
 
 def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
-    from data.text import printable
     from pipeline.runs import count_truncated_captions, write_invalid_records
 
     records = features.invalid_records
     for note in features.input_dataset.notes:
-        typer.secho(f"note       {printable(note)}", fg="yellow", err=True)
+        echo(f"note       {note}", color="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid    {printable(record.name)}: {printable(record.reason)}", fg="yellow", err=True)
+        echo(f"invalid    {record.name}: {record.reason}", color="yellow", err=True)
     path = write_invalid_records(features, runner.workspace)
     if records:
         hidden = len(records) - MAX_INVALID_PRINTED
         more = f"; {hidden:,} are not shown" if hidden > 0 else ""
-        typer.secho(f"invalid    {len(records):,} in total{more}; {path} lists all of them", fg="yellow", err=True)
+        echo(f"invalid    {len(records):,} in total{more}; {path} lists all of them", color="yellow", err=True)
     if truncated := count_truncated_captions(features):
         count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
-        typer.secho(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", fg="yellow", err=True)
+        echo(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", color="yellow", err=True)
 
 
 def _print_metrics(evaluation: "Evaluation") -> None:
-    typer.echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
+    echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
     for split, split_evaluation in evaluation.splits.items():
         metrics = split_evaluation.metrics
         for direction, label in ((metrics.t2i, "text to image"), (metrics.i2t, "image to text")):
             recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
             ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
-            typer.echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
+            echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
         for key, value in split_evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
-                typer.echo(f"{split:<7} {key:<24} {value:8.3f}")
+                echo(f"{split:<7} {key:<24} {value:8.3f}")
 
 
 def register_commands(app: typer.Typer) -> None:

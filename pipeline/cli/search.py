@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     load_selected_plan,
     resolve_version_option,
 )
+from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
@@ -54,7 +55,6 @@ def search(
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)
     number = _check_query(loaded, image, where, version)
-    from data.text import printable
     from pipeline.pages.gallery import write_gallery
     from pipeline.search.searcher import Searcher
 
@@ -65,12 +65,12 @@ def search(
         assert image is not None
         title, hits = image.name, searcher.search_image(image, k, where)
     for rank, hit in enumerate(hits, 1):
-        caption = printable(hit.captions[0]) if hit.captions else ""
-        typer.echo(f"{rank:>3}  {hit.score:.3f}  {printable(hit.id)}  {caption}")
+        caption = hit.captions[0] if hit.captions else ""
+        echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {caption}")
     if not hits:
-        typer.echo("No row matches the filter." if where else "The index is empty.", err=True)
+        echo("No row matches the filter." if where else "The index is empty.", err=True)
     if gallery:
-        typer.echo(f"gallery  {write_gallery(gallery, title, hits)}")
+        echo(f"gallery  {write_gallery(gallery, title, hits)}")
 
 
 def _check_query(plan: "Plan", image: Path | None, where: str | None, version: str) -> int | None:

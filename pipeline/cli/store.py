@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.options import StoreArgument, resolve_store_folder
+from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from data.manifest import StoreManifest
@@ -21,11 +22,10 @@ def info(folder: StoreArgument) -> None:
     [dim]Example: tern store info runs/demo/stores/regions-*[/dim]
     """
     from data.store import Store
-    from data.text import printable
 
     with Store(resolve_store_folder(folder)) as store:
         for name, value in _describe_store(store):
-            typer.echo(f"{name:<13} {printable(value)}")
+            echo(f"{name:<13} {value}")
 
 
 def _describe_store(store: "Store") -> Iterator[tuple[str, str]]:
@@ -69,7 +69,6 @@ def verify(
     """
     from data.manifest import read_store_manifest
     from data.store import find_problems, unlist_damaged_shards
-    from data.text import printable
     from pipeline.progress import progress_bar
 
     folder = resolve_store_folder(folder)
@@ -78,18 +77,18 @@ def verify(
     with progress_bar("verify", items) as advance:
         problems = find_problems(folder, manifest, advance)
     for problem in problems:
-        typer.secho(printable(str(problem)), fg="red")
+        echo(str(problem), color="red")
     if problems and unlist_damaged:
         unlisted = unlist_damaged_shards(folder, problems)
         count = sum(entry.items for entry in unlisted)
-        typer.echo(f"{len(unlisted):,} shards with {count:,} items are unlisted. Extract or import them again.")
+        echo(f"{len(unlisted):,} shards with {count:,} items are unlisted. Extract or import them again.")
         return
     if problems:
-        typer.echo(
+        echo(
             "Restore the listed files from a copy, or pass --unlist-damaged and then extract or import again.", err=True
         )
         raise typer.Exit(1)
-    typer.echo(f"{items:,} items in {len(manifest.shards):,} shards are intact")
+    echo(f"{items:,} items in {len(manifest.shards):,} shards are intact")
 
 
 def compact(
@@ -112,9 +111,9 @@ def compact(
     after = compact_store(folder, items_per_shard, map_with_progress("compact"))
     (num_before, bytes_before), (num_after, bytes_after) = _measure(before), _measure(after)
     if after.generation == before.generation:
-        typer.echo(f"already compact: {num_before:,} shards, {bytes_before:,} bytes")
+        echo(f"already compact: {num_before:,} shards, {bytes_before:,} bytes")
     else:
-        typer.echo(
+        echo(
             f"{num_before:,} shards, {bytes_before:,} bytes -> {num_after:,} shards, {bytes_after:,} bytes; "
             f"{bytes_before - bytes_after:,} bytes saved"
         )

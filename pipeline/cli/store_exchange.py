@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import ForceOption, StoreArgument, resolve_store_folder
+from pipeline.cli.options import ForceOption, StoreArgument, print_invalid_records, resolve_store_folder
+from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from data.exchange import ImportResult
-
-
-MAX_INVALID_PRINTED = 20
 
 
 def import_(
@@ -71,7 +69,6 @@ def import_(
     """
     from data.config import ImportConfig, ReadOptions
     from data.exchange import count_images, detect_formats, import_regions
-    from data.text import printable
     from pipeline.progress import progress_bar
 
     for option, value, choices in (
@@ -104,24 +101,19 @@ def import_(
         }
     )
     for path, detected in zip(config.sources, detect_formats(config), strict=True):
-        typer.echo(f"format   {printable(str(path))}: {detected.name} ({detected.title})")
+        echo(f"format   {path}: {detected.name} ({detected.title})")
     with progress_bar("import", count_images(config)) as advance:
         result = import_regions(config, output, advance)
     _print_import(result)
 
 
 def _print_import(result: "ImportResult") -> None:
-    from data.text import printable
-
     records = result.invalid_records
-    for location, reason in records[:MAX_INVALID_PRINTED]:
-        typer.secho(f"invalid  {printable(location)}: {printable(reason)}", fg="yellow", err=True)
-    if (hidden := len(records) - MAX_INVALID_PRINTED) > 0:
-        typer.secho(f"invalid  {hidden:,} more; the manifest of the store lists all of them", fg="yellow", err=True)
+    print_invalid_records(records, "the manifest of the store lists all of them")
     unchanged = f", {result.num_unchanged:,} unchanged" if result.num_unchanged else ""
-    typer.echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
-    typer.echo(f"regions  {result.folder}")
-    typer.echo(f'plan     regions_store = "{result.folder}"')
+    echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
+    echo(f"regions  {result.folder}")
+    echo(f'plan     regions_store = "{result.folder}"')
 
 
 def export(
@@ -155,7 +147,7 @@ def export(
     image_ids = None if ids_file is None else [line.strip("\r") for line in read_lines(ids_file) if line.strip()]
     with progress_bar("export", len(Store(folder)) if image_ids is None else len(image_ids)) as advance:
         count = export_regions(folder, output, format, id_template, image_ids, force, advance)
-    typer.echo(f"{format}  {count:,} images in {output}")
+    echo(f"{format}  {count:,} images in {output}")
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -1,12 +1,15 @@
 """Commands of `tern weights`: `convert` and `info` of weight files of the bottom-up model."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
 
 from pipeline.cli.options import ForceOption
+from pipeline.cli.output import echo
+
+NAME_LISTS = ("classes", "attributes")
+MAX_NAMES = 5  # printed of a list
 
 
 def convert(
@@ -36,8 +39,8 @@ def convert(
         raise typer.BadParameter(f"{target} does not end in .safetensors; pass another name")
     check_output_file(target, force)
     anchor_layout = cast(Literal["caffe", "detectron2"] | None, anchors)
-    typer.echo(f"sha256  {convert_weights(source, target, anchor_layout, vocabulary)}")
-    typer.echo(f'plan    [regions]\n        kind = "bottom-up"\n        weights = "{target}"')
+    echo(f"sha256  {convert_weights(source, target, anchor_layout, vocabulary)}")
+    echo("plan    [regions]", '        kind = "bottom-up"', f'        weights = "{target}"')
 
 
 def info(file: Annotated[Path, typer.Argument(help="A .safetensors file.", show_default=False)]) -> None:
@@ -45,13 +48,13 @@ def info(file: Annotated[Path, typer.Argument(help="A .safetensors file.", show_
 
     [dim]Example: tern weights info vg36.safetensors[/dim]
     """
-    from extractors.nn import read_safetensors_metadata
+    from extractors.nn import parse_names, read_safetensors_metadata
 
     for key, value in read_safetensors_metadata(file).items():
-        names = json.loads(value) if value.startswith("[") else None
-        examples = f": {', '.join(names[:5])}, ..." if names else ""
-        text = value if names is None else f"{len(names):,} names{examples}"
-        typer.echo(f"{key:<14} {text}")
+        if key in NAME_LISTS:
+            names = parse_names(value, key, file)
+            value = f"{len(names):,} names" + (f": {', '.join(names[:MAX_NAMES])}, ..." if names else "")
+        echo(f"{key:<14} {value}")
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -4,7 +4,7 @@ import base64
 import io
 from pathlib import Path
 
-import numpy as np
+from tern.training import read_history
 
 CURVES = (  # column of the history, label, line style, color
     ("t2i_r1", "text to image R@1", "-", "#2a6fdb"),
@@ -22,16 +22,20 @@ def plot_history(path: Path) -> str:
 
     Returns:
         Data URI of an SVG image.
+
+    Raises:
+        ValueError: The file is not a history; the message has the line.
     """
     from matplotlib.figure import Figure
 
-    table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+    rows = [epoch.flat() for epoch in read_history(path)]
+    epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
     loss_axes, recall_axes = figure.subplots(1, 2)
-    loss_axes.plot(table["epoch"], table["loss"], color="#e4572e")
+    loss_axes.plot(epochs, [row["loss"] for row in rows], color="#e4572e")
     loss_axes.set(title="training loss", xlabel="epoch", yscale="log")
     for column, label, style, color in CURVES:
-        recall_axes.plot(table["epoch"], table[column], style, color=color, label=label)
+        recall_axes.plot(epochs, [row[column] for row in rows], style, color=color, label=label)
     recall_axes.set(title="validation recall, percent", xlabel="epoch", ylim=(0, 101))
     recall_axes.legend(frameon=False, fontsize=8, loc="lower right")
     for axes in (loss_axes, recall_axes):

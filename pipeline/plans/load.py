@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.text import LinesError
 from pipeline.plan_files import read_plan_text
 from pipeline.plans.errors import describe_problem
 from pipeline.plans.plan import Plan
@@ -36,16 +37,16 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
     path, text = read_plan_text(name)
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of a number with too many digits, of too deep nesting
         raise ValueError(f"{path} is not valid TOML: {error}. Correct the file.") from error
     for override in overrides:
         _apply_override(content, override)
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
-        lines = "\n".join(f"  {describe_problem(problem)}" for problem in error.errors())
-        raise ValueError(
-            f"{path} is not a valid plan. Correct these settings in the file or in --set:\n{lines}"
+        lines = (f"  {describe_problem(problem)}" for problem in error.errors())
+        raise LinesError(
+            f"{path} is not a valid plan. Correct these settings in the file or in --set:", *lines
         ) from None
 
 
@@ -60,5 +61,5 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             raise ValueError(f"--set {override!r}: {parent!r} is a value of the plan, not a table. Correct the key.")
     try:
         content[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         content[last] = value.strip()

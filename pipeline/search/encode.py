@@ -8,6 +8,7 @@ import numpy as np
 
 from data.images import load_image
 from data.io import digest
+from data.manifest import Recipe
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
@@ -16,6 +17,7 @@ from pipeline.stages.embed import load_trained_model
 from pipeline.stages.origin import Origin
 from pipeline.workspace import Workspace
 from tern.model import caption_field, embed_new_captions, embed_new_images
+from tern.parallel import torch_threads
 
 MAX_QUERY_CHARACTERS = 2_000
 ImageRegions = tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]
@@ -37,6 +39,7 @@ class QueryEncoder:
         self._plan, self._origin = plan, origin
         self._model = load_trained_model(Workspace(plan.workspace).models / origin.model, plan.text)
 
+    @torch_threads(1)  # as for stored items
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query.
 
@@ -56,6 +59,7 @@ class QueryEncoder:
         (tokens,) = self._text_extractor([text])
         return embed_new_captions(self._model, [getattr(tokens, caption_field(self._model))])
 
+    @torch_threads(1)  # as for stored items
     def embed_photo(self, path: Path) -> np.ndarray:
         """Detect the regions of a photo and embed it.
 
@@ -69,6 +73,7 @@ class QueryEncoder:
         regions = self._region_extractor([load_image(path)])[0]
         return self.embed_regions([(regions.features, regions.boxes, regions.size, regions.scores)])
 
+    @torch_threads(1)  # as for stored items
     def embed_regions(self, images: Sequence[ImageRegions]) -> np.ndarray:
         """Embed images whose regions are known.
 
@@ -80,19 +85,22 @@ class QueryEncoder:
     @cached_property
     def _text_extractor(self) -> TextExtractor:
         extractor = TextExtractor(self._plan.text)
-        _check_extractor(f"tokens-{digest(extractor.recipe)}", self._origin.tokens, "text")
+        _check_extractor("tokens", extractor.recipe, self._origin.tokens, "text")
         return extractor
 
     @cached_property
     def _region_extractor(self) -> RegionExtractor:
         extractor = build_region_extractor(self._plan.regions)
-        _check_extractor(f"regions-{digest(extractor.recipe)}", self._origin.regions, "regions")
+        _check_extractor("regions", extractor.recipe, self._origin.regions, "regions")
         return extractor
 
 
-def _check_extractor(name: str, expected: str, table: str) -> None:
-    if name != expected:
+def _check_extractor(kind: str, recipe: Recipe, expected: str, table: str) -> None:
+    """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on."""
+    cpu_recipe = {key: value for key, value in recipe.items() if key != "device"}
+    names = [f"{kind}-{digest(variant)}" for variant in (recipe, cpu_recipe, cpu_recipe | {"device": "cuda"})]
+    if expected not in names:
         raise ValueError(
             f"The index was built from {expected}, but the table [{table}] of the plan configures another extractor "
-            f"({name}). Run `tern index` with this plan first."
+            f"({names[0]}). Run `tern index` with this plan first."
         )

@@ -13,11 +13,13 @@ from data.manifest import Item, Recipe, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
+from pipeline.stages.extract import log_existing
 from pipeline.stages.results import VectorStores
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model
+from tern.parallel import torch_threads
 
 VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
 
@@ -73,6 +75,7 @@ def embed_dataset(
             hashes = source.content_hashes(ids[modality])
             items = [Item(name, content_hash) for name, content_hash in zip(ids[modality], hashes, strict=True)]
             plans = updates.enter_context(store_update(folder, items, VECTORS_PER_SHARD))
+            log_existing(folder, len(items), plans)
             jobs += [EmbeddingJob(folder, plan, model, source.folder, modality, text) for plan in plans]
         list(map_fn(embed_shard, jobs))
     return VectorStores(folders["image"], folders["caption"])
@@ -96,6 +99,7 @@ def _check_features(model: Path, sources: Mapping[str, Store]) -> None:
             )
 
 
+@torch_threads(1)  # as in every worker process
 def embed_shard(job: EmbeddingJob) -> str:
     """Write one shard of a vector store. Returns its file name."""
     embed = {"image": embed_images, "caption": embed_captions}[job.modality]

@@ -1,5 +1,6 @@
 """Extraction stages: region features of images and token features of captions, into stores."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
+from tern.parallel import torch_threads
 
+log = logging.getLogger(__name__)
 ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
 
 
@@ -106,6 +109,13 @@ def extract_tokens(
     return folder
 
 
+def log_existing(folder: Path, num_items: int, plans: Sequence[ShardPlan]) -> None:
+    """Log how many items of a store an earlier run has finished, if it is some of them and not all."""
+    num_missing = sum(len(plan.items) for plan in plans)
+    if 0 < num_missing < num_items:
+        log.info(f"{folder.name}: {num_items - num_missing:,} of {num_items:,} are there, {num_missing:,} are left")
+
+
 def _make_jobs(
     config: ExtractorConfig, folder: Path, plans: Sequence[Any], source_by_id: Mapping[str, Any]
 ) -> list[ExtractionJob]:
@@ -120,6 +130,7 @@ def _make_jobs(
 def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
     """Update a store as `store_update` does, and raise an error if all items turned out to be invalid."""
     with store_update(folder, items, items_per_shard) as plans:
+        log_existing(folder, len(items), plans)
         yield plans
     store = Store(folder)
     if items and not len(store):
@@ -130,6 +141,7 @@ def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> 
         )
 
 
+@torch_threads(1)  # as in every worker process
 def extract_region_shard(job: ExtractionJob) -> str:
     """Write one shard of a region store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_region_rows(job))
@@ -147,6 +159,7 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
+@torch_threads(1)  # as in every worker process
 def extract_token_shard(job: ExtractionJob) -> str:
     """Write one shard of a token store. Returns its file name."""
     return write_shard(job.folder, job.plan, _iter_token_rows(job))

@@ -7,11 +7,11 @@ from data.store import Store
 from extractors.config import TextConfig
 from extractors.text import MEAN_LAST_4, TextEncoder
 from pipeline.workspace import Workspace
-from tern.card import read_model_card
+from tern.card import MODEL_CARD, read_model_card
 from tern.config import TrainConfig
 from tern.model import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
 from tern.parallel import resolve_device
-from tern.training import OnEpoch, TrainingInputs, fingerprint, train
+from tern.training import OnEpoch, TrainingInputs, describe_hardware, fingerprint, train
 
 
 def train_model(
@@ -37,10 +37,22 @@ def train_model(
     Returns:
         The folder of the model.
     """
-    inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
+    inputs, device = TrainingInputs(Store(regions), Store(tokens), dataset), resolve_device(config.device)
     folder = find_trained_model(config, regions, tokens, dataset, workspace)
     encoder = TextEncoder(text) if config.fine_tune and text else None
-    return train(inputs, config, folder, on_epoch, resolve_device(config.device), encoder)
+    return train(inputs, config, folder, on_epoch, device, encoder)
+
+
+def _choose_model_folder(base: Path, device: str) -> Path:
+    """Return the folder of a training on this hardware, or else of the same training that finished on other hardware.
+
+    A model that was trained on a GPU or under torchrun is used by later commands that run without them.
+    """
+    folder = base.with_name(base.name + describe_hardware(device))
+    if (folder / MODEL_CARD).is_file():
+        return folder
+    finished = (path.parent for path in sorted(base.parent.glob(f"{base.name}*/{MODEL_CARD}")))
+    return next(finished, folder)
 
 
 def find_trained_model(
@@ -48,7 +60,8 @@ def find_trained_model(
 ) -> Path:
     """Return the folder of the model that `train_model` returns for the same arguments; it need not exist."""
     inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
-    return workspace.models / f"tern-{fingerprint(inputs, config)}"
+    name = f"tern-{fingerprint(inputs, config)}"
+    return _choose_model_folder(workspace.models / name, resolve_device(config.device))
 
 
 def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -> None:

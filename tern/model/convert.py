@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.io import digest, remove_stale_temporaries, sha256_file, write_lock
+from data.io import check_checkpoint, digest, remove_stale_temporaries, sha256_file, write_lock
 from data.store import Store
 from tern.card import MODEL_CARD, ModelCard, write_model_card
 from tern.config import ModelConfig
@@ -183,9 +183,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     allowed = [argparse.Namespace, (numpy_scalar, "numpy.core.multiarray.scalar"), numpy_scalar, np.dtype,
                type(np.dtype(np.float64))]  # fmt: skip
     try:
+        check_checkpoint(path)
         with torch.serialization.safe_globals(allowed):
             state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        check_checkpoint(path, (value.nbytes for value in tensors.values()))
+        return tensors
     except Exception as error:  # the reader of a damaged file raises any kind
         raise ValueError(
             f"{path} cannot be read as a checkpoint with weights under 'model': {error}. Download it again."

@@ -1,7 +1,7 @@
 """Embed stored or new items with a trained model.
 
-Both use the same padding and the same forward pass, so a typed caption and the same caption in a store have the same
-vector.
+A forward pass has a fixed number of items of one length, so the vector of an item depends neither on the other items
+nor on their number, and a typed caption and the same caption in a store have the same vector, bit for bit.
 
 Shapes: b images, n captions, r regions, l tokens, d features, e embedding.
 """
@@ -15,14 +15,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from data.batches import group_by_length
 from data.store import Store
 from tern.batching.pad import pad_captions, pad_images
 from tern.batching.read import read_captions, read_images
 from tern.networks.inputs import CaptionBatch, ImageBatch, map_tensors
 
+CPU_BATCH, GPU_BATCH = 8, 256  # items; on a CPU, larger batches are hardly faster, and a query takes one batch
+WINDOW = 4096  # items whose vectors are in memory at once
+
 
 def embed_images(
-    model: nn.Module, store: Store, ids: Sequence[str], batch_size: int = 256
+    model: nn.Module, store: Store, ids: Sequence[str], batch_size: int | None = None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Embed stored images, in the order requested.
 
@@ -30,16 +34,16 @@ def embed_images(
         model: Model from `load_model`.
         store: Region store.
         ids: Image ids.
-        batch_size: Maximum number of images per forward pass.
+        batch_size: Number of images per forward pass; None is `CPU_BATCH` or `GPU_BATCH`.
 
     Returns:
         Iterator of ids and their vectors (b, e) float32 of unit length.
     """
-    return _embed(ids, batch_size, lambda part: forward_images(model, read_images(store, part)))
+    return _embed_windows(model, store, ids, batch_size, lambda part: forward_images(model, read_images(store, part)))
 
 
 def embed_captions(
-    model: nn.Module, store: Store, ids: Sequence[str], batch_size: int = 256
+    model: nn.Module, store: Store, ids: Sequence[str], batch_size: int | None = None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Embed stored captions as `embed_images` embeds images.
 
@@ -48,15 +52,50 @@ def embed_captions(
         ids: Caption ids. The other arguments are those of `embed_images`.
     """
     field = caption_field(model)
-    return _embed(ids, batch_size, lambda part: forward_captions(model, read_captions(store, part, field=field)))
+
+    def embed_part(part: list[str]) -> np.ndarray:
+        return forward_captions(model, read_captions(store, part, field=field))
+
+    return _embed_windows(model, store, ids, batch_size, embed_part)
+
+
+def _embed_windows(
+    model: nn.Module,
+    store: Store,
+    ids: Sequence[str],
+    batch_size: int | None,
+    embed_part: Callable[[list[str]], np.ndarray],
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    for start in range(0, len(ids), WINDOW):
+        part = list(ids[start : start + WINDOW])
+        lengths = store.lengths(part)
+        yield part, _embed(model, lengths, lambda at, part=part: embed_part([part[i] for i in at]), batch_size)
 
 
 def _embed(
-    ids: Sequence[str], batch_size: int, embed_batch: Callable[[list[str]], np.ndarray]
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    for start in range(0, len(ids), batch_size):
-        part = list(ids[start : start + batch_size])
-        yield part, embed_batch(part)
+    model: nn.Module,
+    lengths: Sequence[int],
+    embed_batch: Callable[[list[int]], np.ndarray],
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """Embed items in batches of one length and of one size; a smaller batch is filled up with its last item.
+
+    Args:
+        model: Model from `load_model`.
+        lengths: Rows of each item.
+        embed_batch: Returns the vectors (batch_size, e) of the items at some positions.
+        batch_size: Number of items per forward pass; None is `CPU_BATCH` or `GPU_BATCH`.
+
+    Returns:
+        (number of items, e) float32.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+    batches = list(group_by_length(lengths, size))
+    rows = [embed_batch(batch + batch[-1:] * (size - len(batch)))[: len(batch)] for batch in batches]
+    vectors = np.concatenate(rows)
+    vectors[np.concatenate(batches)] = vectors.copy()
+    return vectors
 
 
 def caption_field(model: nn.Module) -> str:
@@ -82,11 +121,17 @@ def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> np.ndarray
     Raises:
         ValueError: There are no captions, or features have another size than in training.
     """
-    lengths = np.array([len(rows) for rows in captions], np.int64)
-    if caption_field(model) == "token_ids":
-        return forward_captions(model, pad_captions(np.concatenate(captions), lengths))
-    check_dim("token", captions, model.token_dim)
-    return forward_captions(model, pad_captions(to_stored_precision(captions), lengths))
+    is_ids = caption_field(model) == "token_ids"
+    if not is_ids:
+        check_dim("token", captions, model.token_dim)
+    lengths = [len(rows) for rows in captions]
+
+    def embed_batch(positions: list[int]) -> np.ndarray:
+        part = [captions[i] for i in positions]
+        rows = np.concatenate(part) if is_ids else to_stored_precision(part)
+        return forward_captions(model, pad_captions(rows, np.array([len(item) for item in part], np.int64)))
+
+    return _embed(model, lengths, embed_batch)
 
 
 def embed_new_images(
@@ -105,11 +150,15 @@ def embed_new_images(
     Raises:
         ValueError: Features have another size than in training.
     """
-    features, boxes, sizes, scores = zip(*images, strict=True)
-    check_dim("region", features, model.region_dim)
-    lengths = np.array([len(rows) for rows in features], np.int64)
-    rest = np.concatenate(boxes), np.array(sizes), np.concatenate(scores)
-    return forward_images(model, pad_images(to_stored_precision(features), *rest, lengths))
+    check_dim("region", [features for features, *_ in images], model.region_dim)
+
+    def embed_batch(positions: list[int]) -> np.ndarray:
+        features, boxes, sizes, scores = zip(*(images[i] for i in positions), strict=True)
+        lengths = np.array([len(rows) for rows in features], np.int64)
+        rest = np.concatenate(boxes), np.array(sizes), np.concatenate(scores)
+        return forward_images(model, pad_images(to_stored_precision(features), *rest, lengths))
+
+    return _embed(model, [len(features) for features, *_ in images], embed_batch)
 
 
 def to_stored_precision(items: Sequence[np.ndarray]) -> np.ndarray:

@@ -5,6 +5,7 @@ The sub-package does not know what is trained.
 
 from tern.parallel.device import resolve_device
 from tern.parallel.group import is_main_process, is_torchrun, main_process_first, process_group
+from tern.parallel.threads import torch_threads
 from tern.parallel.torchrun import run_torchrun
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "process_group",
     "resolve_device",
     "run_torchrun",
+    "torch_threads",
 ]

@@ -13,9 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 
 from data.io import TRANSIENT_ERRNOS
+from data.text import LinesError, printable
 
 ERROR_LINES = 20  # last lines of output that an error message quotes
 BUFFERED_LINES = 200  # last lines that are searched for the cause of a failure; torchrun itself adds about 40
+# The last line of a traceback, except for the ranks that lost their connection because another one had failed.
+ERROR_LINE = re.compile(
+    r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Exception): (?!\[.*(?:gloo|c10d|nccl)).+)", re.IGNORECASE
+)
 
 
 def run_torchrun(num_processes: int, module: str, *args: str) -> Iterator[str]:
@@ -61,17 +66,19 @@ def make_failure_error(what: str, lines: Sequence[str]) -> Exception:
 
     Returns:
         BrokenExecutor if the first process to fail was killed; OSError with its number for a transient I/O error in a
-        process. Both may be retried. Otherwise ValueError with the last lines of the processes.
+        process. Both may be retried. Otherwise ValueError with the error of the process, or with its last lines.
     """
     text = "\n".join(lines)
     if killed := re.search(r"Root Cause.*?exitcode *: -(\d+)", text, re.DOTALL):
         return BrokenExecutor(f"{what}: signal {killed[1]} ended a process. Run the command again to resume.")
     end = next((at for at, line in enumerate(lines) if "torch/distributed/elastic/" in line), len(lines))
-    quoted = "\n".join(lines[max(0, end - ERROR_LINES) : end])
-    errnos = [int(number) for number in re.findall(r"Error: \[Errno (\d+)\]", quoted)]
-    if errno := next((number for number in errnos if number in TRANSIENT_ERRNOS), None):
-        return OSError(errno, f"{what}; its last lines:\n{quoted}")
-    return ValueError(f"{what}; its last lines:\n{quoted}")
+    quoted = lines[max(0, end - ERROR_LINES) : end]
+    causes = [printable(match[1]) for line in quoted if (match := ERROR_LINE.match(line))]
+    for cause in causes:
+        errno = re.search(r"\[Errno (\d+)\]", cause)
+        if errno and int(errno[1]) in TRANSIENT_ERRNOS:
+            return OSError(int(errno[1]), f"{what}: {cause}")
+    return ValueError(f"{what}: {causes[0]}") if causes else LinesError(f"{what}; its last lines:", *quoted)
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ A training that was killed at any moment resumes, and ends on a CPU with the sam
 sub-package does not know plans, extractors or indexes.
 """
 
-from tern.training.history import HISTORY, Epoch, EpochProgress
+from tern.training.history import HISTORY, Epoch, EpochProgress, read_history
 from tern.training.inputs import TrainingInputs
-from tern.training.train import OnEpoch, fingerprint, train
+from tern.training.train import OnEpoch, describe_hardware, fingerprint, train
 
 __all__ = [
     "HISTORY",
@@ -14,6 +14,8 @@ __all__ = [
     "EpochProgress",
     "OnEpoch",
     "TrainingInputs",
+    "describe_hardware",
     "fingerprint",
+    "read_history",
     "train",
 ]

@@ -7,21 +7,28 @@ and `ema.safetensors`, the EMA weights.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile
 
 import torch
 
-from data.io import atomic_write
+from data.io import atomic_write, is_out_of_memory
 from tern.model.folder import WEIGHTS, save_weights
 from tern.parallel.group import broadcast_from_rank0, get_rank_and_world_size
 from tern.training.curves import CURVES, plot_curves
 from tern.training.history import HISTORY, Epoch, write_history
 from tern.training.trainer import Trainer
 
+log = logging.getLogger(__name__)
 STATE = "last.pt"
 LAST = "last.safetensors"
 EMA = "ema.safetensors"
+# What torch.load and load_state_dict raise for a file that is not a checkpoint or is incomplete.
+DAMAGED = (RuntimeError, KeyError, TypeError, AttributeError, EOFError, IndexError, UnpicklingError, BadZipFile)
 CURVES_SECONDS = 60  # minimum time between two drawings of the curves
 
 
@@ -72,8 +79,9 @@ class CheckpointManager:
         state = {name: part.state_dict() for name, part in trainer.stateful_parts().items()}
         position = {"epoch": trainer.epoch, "step": trainer.step, "losses": trainer.losses}
         history = [epoch.flat() for epoch in trainer.history]
-        with atomic_write(self.folder / STATE) as path:
-            torch.save(state | position | {"history": history, "key": self.key}, path)
+        # Into a file of Python: its errors have a number, those of torch's own writer have not ("unexpected pos").
+        with atomic_write(self.folder / STATE) as path, open(path, "wb") as file:
+            torch.save(state | position | {"history": history, "key": self.key}, file)
 
     def save_final(self) -> None:
         """Write what a finished training leaves besides its best weights."""
@@ -94,21 +102,40 @@ def load_checkpoint(folder: Path, key: str, trainer: Trainer) -> None:
         trainer: Training that takes over the state.
 
     Raises:
-        ValueError: The folder belongs to another training, or the processes do not see the same folder.
+        ValueError: The folder belongs to another training, the checkpoint is damaged, or the processes do not see the
+            same folder.
     """
     if (folder / STATE).is_file():
-        state = torch.load(folder / STATE, map_location=trainer.device, weights_only=True)
-        check_fingerprint(state["key"], key, folder)
-        for name, part in trainer.stateful_parts().items():
-            part.load_state_dict(state[name])
-        trainer.epoch, trainer.step = state["epoch"], state["step"]
-        trainer.losses, trainer.history = state["losses"], [Epoch.from_flat(row) for row in state["history"]]
+        try:
+            _restore(torch.load(folder / STATE, map_location=trainer.device, weights_only=True), key, folder, trainer)
+        except DAMAGED as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{folder / STATE} is not a readable checkpoint ({type(error).__name__}: {reason}). Restore the file, "
+                "or delete it to train from the first epoch."
+            ) from error
     position = [trainer.epoch, trainer.step]
     if broadcast_from_rank0(position) != position:
         raise ValueError(
             f"Process {get_rank_and_world_size()[0]} does not see the checkpoint in {folder}. Use a folder that all "
             "processes share."
         )
+
+
+def _restore(state: Any, key: str, folder: Path, trainer: Trainer) -> None:
+    check_fingerprint(state["key"], key, folder)
+    for name, part in trainer.stateful_parts().items():
+        part.load_state_dict(state[name])
+    trainer.epoch, trainer.step = state["epoch"], state["step"]
+    trainer.losses, trainer.history = state["losses"], [Epoch.from_flat(row) for row in state["history"]]
+    log.info(
+        "The training in %s resumes after epoch %s of %s; the finished ones are kept.",
+        folder,
+        trainer.epoch,
+        trainer.config.epochs,
+    )
 
 
 def check_fingerprint(actual: str, key: str, folder: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from data.io import atomic_write
+from data.text import read_lines
 from tern.evaluation.results import RetrievalMetrics
 
 HISTORY = "history.csv"
+RESTORE_HINT = "Restore the file, or delete the folder of the model and train again."
 
 
 class Epoch(BaseModel):
@@ -62,3 +64,23 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Read the history that `write_history` wrote.
+
+    Raises:
+        ValueError: The file is not UTF-8 or has no epochs, or a line lacks a column or has something else than numbers.
+    """
+    names, *lines = read_lines(path)
+    epochs = []
+    for number, line in enumerate(lines, 2):
+        try:
+            values = zip(names.split(","), map(float, line.split(",")), strict=True)
+            epochs.append(Epoch.from_flat(dict(values)))
+        except (KeyError, ValueError) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+            raise ValueError(f"{path}, line {number}: {reason}. {RESTORE_HINT}") from error
+    if not epochs:
+        raise ValueError(f"{path} has no epochs. {RESTORE_HINT}")
+    return epochs

@@ -19,6 +19,7 @@ from data.io import digest, remove_stale_temporaries, write_lock
 from tern.card import MODEL_CARD, ModelCard, read_model_card, write_model_card
 from tern.config import TrainConfig
 from tern.parallel.group import barrier, broadcast_from_rank0, get_rank_and_world_size
+from tern.parallel.threads import torch_threads
 from tern.training.checkpoint import CheckpointManager, check_fingerprint, load_checkpoint
 from tern.training.curves import TensorBoardLogger
 from tern.training.history import EpochProgress
@@ -47,6 +48,15 @@ def fingerprint(inputs: TrainingInputs, config: TrainConfig) -> str:
     return digest([VERSION, config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT), contents])
 
 
+def describe_hardware(device: str) -> str:
+    """Return what `fingerprint` leaves out of the numbers of a training: device and number of processes.
+
+    It is empty for one process on a CPU, else such as `-cuda` or `-cuda-4-processes`.
+    """
+    kind, (_, world) = device.partition(":")[0], get_rank_and_world_size()
+    return (f"-{kind}" if kind != "cpu" else "") + (f"-{world}-processes" if world > 1 else "")
+
+
 def train(
     inputs: TrainingInputs,
     config: TrainConfig,
@@ -65,7 +75,7 @@ def train(
         config: Settings of the training.
         folder: Folder of the training. A finished one is returned at once, an interrupted one is resumed.
         on_epoch: Called after each epoch that this call runs.
-        device: `cpu` or `cuda`. Like the number of processes, it is not part of the digest that names the training.
+        device: `cpu` or `cuda`. Like the number of processes, it is not part of the digest; see `describe_hardware`.
         text_encoder: Text encoder of the token store, for `fine_tune`: (ids (b, l), mask (b, l)) -> (b, l, d).
 
     Returns:
@@ -95,7 +105,8 @@ def train(
         # Two processes that train in one folder independently would mix their weights.
         with nullcontext() if get_rank_and_world_size()[0] else write_lock(folder):
             if not is_finished():
-                run_training(Trainer(inputs, config, device, text_encoder), folder, key, on_epoch)
+                with torch_threads(config.num_threads):
+                    run_training(Trainer(inputs, config, device, text_encoder), folder, key, on_epoch)
             barrier()
     check_fingerprint(read_model_card(folder).fingerprint, key, folder)
     return folder

@@ -326,8 +326,13 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
     [
         (None, "0 4 * * *", "Pass --nightly PLAN too"),
         ("nobody", None, "Plan .nobody. does not exist"),
-        ("demo", "nonsense", "cron expression 'nonsense' is not valid: .*nvalid.*Write five fields"),
-        ("demo", "0 24 * * *", "cron expression '0 24"),
+        ("demo", "nonsense", "cron line 'nonsense' is not valid: it has one field: write five"),
+        ("demo", "0 24 * * *", "cron line '0 24 .* is not valid: .*nvalid.*Write five fields"),
+        ("demo", "0 3 30 2 *", "cron line '0 3 30 2 .*: there is no such day"),
+        ("demo", "0 0 3 * * *", "cron line '0 0 3 .* is not valid: it has six fields: write five"),
+        ("demo", "", "cron line '' is not valid: it has no fields: write five"),
+        (None, "", "Pass --nightly PLAN too"),
+        ("", None, "Plan '' does not exist"),
     ],
 )
 def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reason, monkeypatch):

@@ -16,8 +16,9 @@ import pytest
 from data.config import ImportConfig, ReadOptions
 from data.exchange.region_export import export_regions
 from data.exchange.region_import import import_regions
-from data.formats.arrays import Npz, load_npy, map_npy
+from data.formats.arrays import load_npy, map_npy
 from data.formats.catalogue import FORMATS
+from data.formats.npz import Npz
 from data.store.store import Store
 from data.unpickle import load_restricted
 from tests.helpers.region_files import b64, fill, line, some, target

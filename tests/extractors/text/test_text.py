@@ -60,11 +60,34 @@ def test_text_extractor_keeps_only_the_layers_it_needs(folder: Path) -> None:
 
 @pytest.mark.parametrize("layer", [-1, "mean-last-4"])
 def test_text_extractor_features_do_not_depend_on_the_batch(folder: Path, layer: int | str) -> None:
-    alone = TextExtractor(TextConfig(model=str(folder), layer=layer, batch_size=1))(TEXTS)
-    together = TextExtractor(TextConfig(model=str(folder), layer=layer, batch_size=4))(TEXTS[::-1])[::-1]
-    for one, other in zip(alone, together, strict=True):
+    extractor = TextExtractor(TextConfig(model=str(folder), layer=layer))
+    texts = [*TEXTS, *(f"two dogs {letter}" for letter in LETTERS)]
+    together = extractor(texts[::-1])[::-1]
+    for text, other in zip(texts, together, strict=True):
+        one = extractor([text])[0]
         np.testing.assert_array_equal(one.token_ids, other.token_ids)
-        np.testing.assert_allclose(one.features, other.features, atol=1e-3)
+        np.testing.assert_array_equal(one.features, other.features, err_msg=text)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_text_extractor_features_are_close_for_every_batch_size(folder: Path, batch_size: int) -> None:
+    one, other = (TextExtractor(TextConfig(model=str(folder), batch_size=size)) for size in (None, batch_size))
+    for a, b in zip(one(TEXTS), other(TEXTS), strict=True):
+        np.testing.assert_allclose(a.features, b.features, atol=1e-3)
+    assert (one.recipe == other.recipe) == (batch_size == 4)
+
+
+@pytest.mark.parametrize("marker", ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"])
+def test_text_extractor_reads_the_name_of_a_special_token_as_plain_text(folder: Path, marker: str) -> None:
+    extractor = TextExtractor(TextConfig(model=str(folder)))
+    special = {WORDS.index(name) for name in WORDS[:5]}
+    (tokens,) = extractor([f"dog x{marker.lower().strip('[]')} {marker}{marker} dogs"])
+    inside = tokens.token_ids[1:-1].tolist()
+    # This vocabulary has no brackets, so each of them is an unknown word; the letters are known.
+    letters = [WORDS.index(piece) for piece in (marker[1].lower(), *(f"##{x}" for x in marker[2:-1].lower()))]
+    unknown = WORDS.index("[UNK]")
+    assert special & set(inside) == {unknown}
+    assert inside[-2 * len(letters) - 5 : -1] == 2 * [unknown, *letters, unknown]
 
 
 def test_text_extractor_in_bfloat16_is_close_and_has_its_own_recipe(folder: Path) -> None:
@@ -103,9 +126,10 @@ def test_text_extractor_truncates_like_transformers_and_counts_all_tokens(folder
         texts.append("".join(rng.choice(list(letters), int(rng.integers(0, 60)))))
     ids, whole = extractor._tokenize(texts)
     assert "longer than" not in capfd.readouterr().err, "a truncated caption must not cause a warning"
-    theirs = BertTokenizer.from_pretrained(folder)
-    assert ids == theirs(texts, truncation=True, max_length=limit)["input_ids"]
-    assert whole == [len(row) for row in theirs(texts, truncation=False)["input_ids"]]
+    theirs = BertTokenizer.from_pretrained(folder, split_special_tokens=True)
+    assert ids == theirs(texts, truncation=True, max_length=limit, split_special_tokens=True)["input_ids"]
+    complete = theirs(texts, truncation=False, split_special_tokens=True)["input_ids"]
+    assert whole == [len(row) for row in complete]
     assert [tokens.full_length for tokens in extractor(texts[:2])] == [602, 2]
 
 
@@ -122,9 +146,11 @@ def test_text_extractor_truncates_like_transformers_and_counts_all_tokens(folder
         ("\ud83d\ude00", "\U0001f600"),  # both halves are the character
         ("caf\u00e9", "cafe\u0301"),
         ("\u4f60\u597d", "\u4f60 \u597d"),
-        ("\u0645\u0631\u062d\u0628\u0627", "[UNK]"),
-        ("\u0928\u092e\u0938\u094d\u0924\u0947 dog", "[UNK] dog"),
-        ("\U0001f469\u200d\U0001f467 dog", "[UNK] dog"),
+        ("\u0645\u0631\u062d\u0628\u0627", "\u4e2d"),
+        ("\u0928\u092e\u0938\u094d\u0924\u0947 dog", "\u4e2d dog"),
+        ("\U0001f469\u200d\U0001f467 dog", "\u4e2d dog"),
+        ("dog [SEP]", "dog [ sep ]"),
+        ("[CLS][PAD] [MASK]", "[ cls ] [ pad ] [ mask ]"),
     ],
 )
 def test_text_extractor_reads_text_of_any_script(folder: Path, text: str, same: str) -> None:
@@ -141,7 +167,8 @@ def test_text_extractor_recipe_changes_with_everything_that_changes_the_features
         return TextExtractor(TextConfig(model=str(folder), **settings)).recipe
 
     plain = recipe()
-    assert plain == recipe(batch_size=3, layer=4)
+    assert plain == recipe(batch_size=4, layer=4)
+    assert plain != recipe(batch_size=3), "the last bits depend on the shape of a batch"
     assert str(folder) not in str(plain)
     assert plain["weights_sha256"] != recipe(layer=2)["weights_sha256"]
     assert plain != recipe(max_tokens=9)

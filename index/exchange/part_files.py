@@ -1,0 +1,79 @@
+"""Files of a folder of vectors: which file of metadata belongs to which file of vectors."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.formats import map_npy
+from index.exchange.metadata_rows import count_rows
+
+
+def list_files(folder: Path, suffix: str) -> list[Path]:
+    """List files in the order of the numbers in their names, so that part 10 follows part 9."""
+
+    def sort_key(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+    return sorted(folder.glob(f"*.{suffix}"), key=sort_key)
+
+
+def map_vectors(path: Path) -> np.ndarray:
+    """Map a .npy file of (n, d) floats read-only.
+
+    Raises:
+        ValueError: It is not such a file.
+    """
+    try:
+        array = map_npy(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
+    if array.dtype.kind == "f" and array.size == 0:  # a part without rows, saved as (0,) or (0, d)
+        return array.reshape(0, array.shape[1] if array.ndim == 2 else 0)
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise ValueError(
+            f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats. Save it again."
+        )
+    return array
+
+
+def check_pairs(arrays: Sequence[Path], tables: Sequence[Path]) -> None:
+    """Check that files of vectors and of metadata belong together: by the numbers in their names, and by their counts.
+
+    Numbers may differ by a constant. Names without a number pair in their order.
+
+    Raises:
+        ValueError: A file has no partner, or the counts of a pair differ.
+    """
+    numbers, table_numbers = ([_find_number(path) for path in paths] for paths in (arrays, tables))
+    if len(arrays) != len(tables) or not _are_parallel(numbers, table_numbers):
+        problems = [f"{path} has no metadata" for path in _find_unpaired(arrays, numbers, table_numbers)]
+        problems += [f"{path} has no vectors" for path in _find_unpaired(tables, table_numbers, numbers)]
+        raise ValueError(
+            f"{arrays[0].parent} has {len(arrays)} files of vectors, but there are {len(tables)} metadata files that "
+            f"belong to them by their numbers or order: {', and '.join(problems[:3])}. Complete the folder."
+        )
+    for array, table in zip(arrays, tables, strict=True):
+        num_vectors, num_rows = len(map_vectors(array)), count_rows(table)
+        if num_vectors != num_rows:
+            raise ValueError(f"{array} has {num_vectors} vectors, but {table} has {num_rows} rows. Export both again.")
+
+
+def _find_number(path: Path) -> int | None:
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def _are_parallel(numbers: Sequence[int | None], table_numbers: Sequence[int | None]) -> bool:
+    """Return whether the numbers differ by a constant; files without a number pair in their order."""
+    pairs = list(zip(numbers, table_numbers, strict=True))
+    differences = {table - array for array, table in pairs if array is not None and table is not None}
+    return any(number is None for pair in pairs for number in pair) or len(differences) <= 1
+
+
+def _find_unpaired(paths: Sequence[Path], numbers: Sequence[int | None], others: Sequence[int | None]) -> list[Path]:
+    """Find the files whose number no other file has; of files without numbers, those that are too many."""
+    if None in (*numbers, *others):
+        return list(paths[len(others) :])
+    return [path for path, number in zip(paths, numbers, strict=True) if number not in others]
