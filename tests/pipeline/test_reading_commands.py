@@ -153,3 +153,13 @@ def test_model_must_be_named_if_several_have_vectors_and_none_is_published(works
     assert read_vectors(plan, name).model.name == name
     with pytest.raises(FileNotFoundError, match="no trained model 'tern-0'"):
         read_vectors(plan, "tern-0")
+
+
+@pytest.mark.parametrize("workspace", ["drawn"], indirect=True)
+def test_missing_text_model_is_reported_before_regions_are_extracted(workspace):
+    plan = load_plan(str(small_plan(workspace.parent)), ("text.model=someone/no-such-model",))
+    runner = PipelineRunner(plan)
+    dataset = runner.load_dataset()
+    with pytest.raises(FileNotFoundError, match='"minilm"'):
+        runner.extract(dataset)
+    assert not (workspace / "stores").exists()
