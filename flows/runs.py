@@ -17,9 +17,9 @@ from data.datasets import Dataset
 from data.settings import read_settings
 from flows.parameters import load_plan_with
 from flows.reporting import artifacts
-from flows.reporting.keys import artifact_keys_of
 from flows.reporting.logs import forward_logs_to_run
 from flows.server.schedule import describe_rollback, make_nothing_to_do_state
+from flows.tasks.artifact_keys import artifact_keys_of
 from flows.tasks.retries import retry, wait_for_lock
 from flows.tasks.shards import make_epoch_callback, make_task_map_factory
 from index.versions import RejectedError, manifest_path, read_pinned_version

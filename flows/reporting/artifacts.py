@@ -8,7 +8,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.store import Store
-from flows.reporting.keys import make_key
+from flows.tasks.artifact_keys import make_key
 from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri

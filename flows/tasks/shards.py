@@ -14,7 +14,7 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from flows.reporting.keys import make_key
+from flows.tasks.artifact_keys import make_key
 from flows.tasks.retries import JITTER, RETRY_DELAYS, is_retryable
 from flows.tasks.task_runners import GPU_TAG, read_task_runner_name, request_gpu
 from flows.tasks.worker_pool import WorkerPool

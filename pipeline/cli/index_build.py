@@ -167,8 +167,7 @@ def update(
 
     [dim]Example: tern index update --plan flickr30k[/dim]
     """
-    from pipeline.contents import check_published
-    from pipeline.workspace import Workspace
+    from pipeline.workspace import Workspace, check_published
 
     workspace = Workspace(load_selected_plan(plan, overrides).workspace)
     check_published(workspace)  # before torch is imported
@@ -197,14 +196,17 @@ def _print_pin(root: Path) -> None:
 def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None) -> None:
     """Merge delta shards and remove deleted rows; ids and search results stay the same.
 
+    Makes a version and publishes it if it passes the gate. Publishing ends a rollback.
+
     [dim]Example: tern index compact --plan flickr30k[/dim]
     """
+    loaded, root = load_selected_plan(plan, overrides), resolve_index_root(plan, overrides, index)
+    _print_pin(root)
     from index.building import compact_index
     from index.quality import make_gate
 
     # Without held-out queries, the gate checks only the rows and their vectors.
-    gate = make_gate(load_selected_plan(plan, overrides).gate, {}, {})
-    echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
+    echo(f"index  {compact_index(root, gate=make_gate(loaded.gate, {}, {}))}")
 
 
 def register_commands(app: typer.Typer) -> None:

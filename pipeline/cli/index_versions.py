@@ -31,11 +31,11 @@ def verify(
 
     [dim]Example: tern index verify --plan demo[/dim]
     """
+    root = resolve_index_root(plan, overrides, index)
     from index.quality import audit_version
     from index.search import Index
     from index.versions import iter_refs, verify_version
 
-    root = resolve_index_root(plan, overrides, index)
     manifest = verify_version(root, resolve_version_option(root, version))
     with Index.open(root, manifest.version) as opened:
         max_rows = max(shard.rows for collection in manifest.collections.values() for shard in collection.shards)
@@ -243,9 +243,9 @@ def export(
 
     [dim]Example: tern index export exported --plan flickr30k --version prod[/dim]
     """
+    root = resolve_index_root(plan, overrides, index)
     from index.exchange import export_index
 
-    root = resolve_index_root(plan, overrides, index)
     for path in export_index(root, output, resolve_version_option(root, version), force):
         echo(f"wrote  {path}")
 

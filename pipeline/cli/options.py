@@ -89,8 +89,7 @@ def print_preview(
 
 def read_existing_vectors(plan: "Plan", model: str) -> "Vectors":
     """Read the vectors that the workspace of a plan has of a model, or of the published version if it is empty."""
-    from pipeline.contents import check_has_vectors
-    from pipeline.workspace import Workspace
+    from pipeline.workspace import Workspace, check_has_vectors
 
     check_has_vectors(Workspace(plan.workspace))  # before torch is imported
     from pipeline.runs import read_vectors

@@ -25,8 +25,7 @@ def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
 
     [dim]Example: tern report --plan flickr8k[/dim]
     """
-    from pipeline.contents import check_published
-    from pipeline.workspace import Workspace
+    from pipeline.workspace import Workspace, check_published
 
     loaded = load_selected_plan(plan, overrides)
     check_published(Workspace(loaded.workspace))

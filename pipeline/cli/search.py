@@ -77,8 +77,7 @@ def _check_query(plan: "Plan", image: Path | None, where: str | None, version: s
     """Check everything that needs no model, before torch is imported; return the number of the version."""
     from index.metadata import parse_filter
     from index.versions import read_version_manifest
-    from pipeline.contents import check_published
-    from pipeline.workspace import Workspace
+    from pipeline.workspace import Workspace, check_published
 
     workspace = Workspace(plan.workspace)
     number = resolve_version_option(workspace.index, version)
@@ -104,8 +103,7 @@ def serve(
 
     [dim]Example: tern serve --plan demo --port 8080[/dim]
     """
-    from pipeline.contents import check_published
-    from pipeline.workspace import Workspace
+    from pipeline.workspace import Workspace, check_published
 
     loaded = load_selected_plan(plan, overrides)
     check_published(Workspace(loaded.workspace))  # before torch is imported

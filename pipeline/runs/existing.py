@@ -12,7 +12,6 @@ from data.datasets import Dataset
 from data.manifest import is_store, store_path
 from data.store import Store
 from index.versions import read_current
-from pipeline.contents import check_published, describe_missing_vectors
 from pipeline.plans.plan import Plan
 from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.runner import Finished
@@ -22,7 +21,7 @@ from pipeline.stages.embed import make_vector_recipe
 from pipeline.stages.evaluate import find_metrics_file, read_or_compute_evaluation
 from pipeline.stages.index import find_served_version
 from pipeline.stages.results import Features, Vectors
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, check_published, describe_missing_vectors
 from tern.card import read_model_card
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from tests.helpers.small_plan import small_plan
 pytest.importorskip("prefect")
 
 from flows import flows, runs
-from flows.reporting import artifacts, keys
+from flows.reporting import artifacts
+from flows.tasks import artifact_keys as keys
 
 
 class Log:
