@@ -1,4 +1,4 @@
-"""Datasets on disk in, records and stores of features or vectors out; knows nothing of models.
+"""Datasets on disk in, records and stores of features or vectors out; independent of models.
 
 text, settings, config: safe text, environment variables, settings of a plan.
 io: atomic writes, locks, digests.

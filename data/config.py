@@ -94,7 +94,7 @@ class ImportConfig(BaseModel):
     format: str = "auto"
     """Name of the format; `auto` detects it."""
     name: str = ""
-    """Name of the features: imports with the same name extend one store; empty means the file names of the sources."""
+    """Name of the features: imports with the same name extend one store; empty means the paths of the sources."""
     id_template: str = "{id}"
     """Template of the image ids, see data/formats/names.py."""
     float16: bool = False

@@ -15,9 +15,9 @@ from prefect.plugins import register_hook
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Hook of Prefect at its start.
+    """Replace a method of the client when the `prefect` command starts.
 
-    It changes the client of the `prefect` command only, not of runs or notebooks.
+    Prefect calls this hook in every process; runs and notebooks keep the original client.
     """
     if not _is_command_line():
         return
@@ -47,19 +47,19 @@ def accept_bare_name(read_by_name: Any) -> Any:
     """
 
     @functools.wraps(read_by_name)
-    async def read(client: Any, name: str) -> Any:
+    async def read_deployment(client: Any, name: str) -> Any:
         if not name or "/" in name:
             return await read_by_name(client, name)
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName  # lazy: as above
 
-        named = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
-        found = [
-            (await client.read_flow(d.flow_id)).name for d in await client.read_deployments(deployment_filter=named)
+        by_name = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
+        flow_names = [
+            (await client.read_flow(d.flow_id)).name for d in await client.read_deployments(deployment_filter=by_name)
         ]
-        if len(found) > 1 and name not in found:
-            several = ", ".join(sorted(f"{flow}/{name}" for flow in found))
-            raise ValueError(f"{name!r} is the name of several deployments. Pass one of {several}.")
-        flow = name if name in found or not found else found[0]
+        if len(flow_names) > 1 and name not in flow_names:
+            candidates = ", ".join(sorted(f"{flow}/{name}" for flow in flow_names))
+            raise ValueError(f"{name!r} is the name of several deployments. Pass one of {candidates}.")
+        flow = name if name in flow_names or not flow_names else flow_names[0]
         return await read_by_name(client, f"{flow}/{name}")  # without a match, the client reports "not found"
 
-    return read
+    return read_deployment

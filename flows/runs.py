@@ -196,7 +196,10 @@ def _train(runner: PipelineRunner, features: Features) -> Path:
 
 
 def _embed(runner: PipelineRunner, features: Features, model: Path) -> Vectors:
-    return wait_for_lock("embedding", lambda: runner.embed(features, model))
+    vectors = wait_for_lock("embedding", lambda: runner.embed(features, model))
+    if vectors.features.invalid_records != features.invalid_records:
+        retry("the tables of the stores", lambda: artifacts.create_store_tables(vectors.features, runner.workspace))
+    return vectors
 
 
 def _make_vectors(runner: PipelineRunner, model: Path | None) -> Vectors:

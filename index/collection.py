@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -55,6 +55,20 @@ class Collection:
         for start in range(0, len(ids), BLOCK):
             block = ids[start : start + BLOCK]
             yield block, self.read(block)
+
+    def find_unusable(self) -> dict[str, str]:
+        """Read every vector once. Returns by id why a vector has no direction: it is not finite, or has length 0."""
+        problems = {}
+        for names, vectors in self.iter_blocks():
+            is_finite = np.isfinite(vectors).all(axis=1)
+            for row in np.flatnonzero(~is_finite | ~vectors.any(axis=1)):
+                problems[names[row]] = "its vector has length 0" if is_finite[row] else "its vector is not finite"
+        return problems
+
+    def exclude(self, ids: Container[str]) -> "Collection":
+        """Return the collection without some ids."""
+        rows = [row for row in self.metadata if row.id not in ids]
+        return Collection([name for name in self.ids if name not in ids], self.read, rows)
 
     def check(self, kind: str) -> None:
         """Raise ValueError if the collection is invalid.

@@ -11,12 +11,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.io import read_json, write_json
+from data.io import describe_other_version, read_json, write_json
 from data.text import describe_validation_error
 from tern.config import ModelConfig, TrainConfig
 
 MODEL_CARD = "model.json"
-SCHEMA_VERSION: Literal[8] = 8  # the training version that wrote the first card with a `schema`
+SCHEMA_VERSION: Literal[9] = 9  # of the keys of the card; raise it when they change
+READABLE_SCHEMAS = (8, SCHEMA_VERSION)  # a card of schema 8 has no `network`, and is of network version 1
+NETWORK_VERSION = 1  # raise it when the names or shapes of weights change, or what a network computes from them
 
 
 class ModelCard(BaseModel):
@@ -27,8 +29,10 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal[8] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[8, 9] = Field(SCHEMA_VERSION, alias="schema")
     """Version of the card's fields."""
+    network: int = NETWORK_VERSION
+    """Version of the network: of the names and shapes of its weights, and of what it computes."""
     fingerprint: str
     """Digest (12 hex digits) of everything that determines the weights."""
     checkpoint: str | None = None
@@ -68,17 +72,30 @@ def read_model_card(folder: Path) -> ModelCard:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: training has not finished in {folder}. Run `tern train` again.")
     content = read_json(path)
+    keep = f"Delete {folder} and run `tern train`; the stores and the published index stay usable."
     if isinstance(content, dict) and "schema" not in content and "fingerprint" in content:
         raise ValueError(
             f"{path} was written by version 0.1 of this program (training version 7); this version reads version "
-            f"{SCHEMA_VERSION}. Delete {folder} and train again."
+            f"{SCHEMA_VERSION}. {keep}"
         )
+    if isinstance(content, dict):
+        for what, found, readable in (
+            ("card schema", content.get("schema"), READABLE_SCHEMAS),
+            ("network version", content.get("network", 1), (NETWORK_VERSION,)),
+        ):
+            if found not in readable:
+                raise ValueError(f"{describe_other_version(path, what, found, readable[-1])} {keep}")
     try:
         return ModelCard.model_validate(content)
     except ValidationError as error:
+        problem = describe_validation_error(error)
+        if {entry["type"] for entry in error.errors()} <= {"missing", "extra_forbidden"}:
+            raise ValueError(
+                f"{path} has other keys than the cards of this version, so another version of this program wrote it: "
+                f"{problem}. {keep}"
+            ) from error
         raise ValueError(
-            f"{path} is not a model card of version {SCHEMA_VERSION}: {describe_validation_error(error)}. Restore the "
-            f"file, or delete {folder} and train again."
+            f"{path} is not a model card of version {SCHEMA_VERSION}: {problem}. Restore the file. Or: {keep}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Datasets: annotation files in, images and captions with ids and splits out; knows nothing of pixels or features."""
+"""Datasets: annotation files in, images and captions with ids and splits out; independent of pixels or features."""
 
 from data.datasets.load import load_dataset
 from data.datasets.records import Caption, Dataset, Image, InvalidRecord

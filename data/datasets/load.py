@@ -74,7 +74,7 @@ def _check_entries(config: DatasetConfig, annotations: Annotations) -> Dataset:
         raise ValueError(f"{config.annotations}: none of its {len(invalid)} images is valid.{first}")
     note = _complete_splits(images, captions, drawn)
     notes = (*annotations.notes, note) if note else annotations.notes
-    return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(invalid), notes)
+    return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(invalid), notes, len(drawn))
 
 
 def _complete_splits(images: dict[str, Image], captions: Sequence[Caption], drawn: Collection[str]) -> str:
@@ -120,6 +120,8 @@ def _find_caption_problem(text: Any) -> str:
         return "the caption has half a character (a lone surrogate): it was cut or converted wrongly"
     if not any(map(_is_visible, text)):
         return "the caption is empty"
+    if "\0" in text:  # at which SQLite's `like` and other C libraries end a text
+        return "the caption contains the character NUL"
     if len(text) > MAX_CAPTION_CHARACTERS:
         return f"the caption has {len(text):,} characters; at most {MAX_CAPTION_CHARACTERS:,} are allowed"
     return ""

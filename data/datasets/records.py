@@ -61,6 +61,8 @@ class Dataset:
     invalid_records: tuple[InvalidRecord, ...] = ()
     notes: tuple[str, ...] = ()
     """What was ignored or chosen while the dataset was read, one sentence each, for display."""
+    num_drawn: int = 0
+    """Number of images in the annotations and the folder whose split was drawn by the name of the file."""
 
     @cached_property
     def images_by_id(self) -> dict[str, Image]:

@@ -1,4 +1,4 @@
-"""Demo dataset: a random seed in, images, boxes and captions out; knows nothing of stores or models."""
+"""Demo dataset: a random seed in, images, boxes and captions out; independent of stores or models."""
 
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene

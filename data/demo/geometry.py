@@ -1,4 +1,4 @@
-"""Scene with positions, and the approximate boxes with which things are arranged."""
+"""Scene with positions, and the approximate boxes by which the layout places its things."""
 
 from dataclasses import dataclass
 
@@ -108,25 +108,25 @@ def place_box(place: str, horizon: float) -> Box:
 
 def approximate_box(thing: Thing) -> Box:
     """Estimate the box of a thing, pixels."""
-    wide, tall = thing.height * 0.42, thing.height
+    width, height = thing.height * 0.42, thing.height
     kind = KINDS[thing.kind]
     if kind.family != "person":
-        wide = thing.height * aspect_ratio(thing.kind)
+        width = thing.height * aspect_ratio(thing.kind)
     elif thing.action.startswith("ride:"):
         mount = thing.action[5:]
-        wide = max(wide, MOUNT[mount] * thing.height * aspect_ratio(mount))
-        tall = thing.height * (MOUNT[mount] * SEAT[mount] + (1.0 if mount == "skateboard" else 0.72))
+        width = max(width, MOUNT[mount] * thing.height * aspect_ratio(mount))
+        height = thing.height * (MOUNT[mount] * SEAT[mount] + (1.0 if mount == "skateboard" else 0.72))
     else:
-        wide = thing.height * (0.66 if thing.action in GRIPS else WIDTH.get(thing.action, 0.42))
-        tall *= 1.15 if thing.action == "jump" else 1.3 if thing.action in OVERHEAD else 1.0
-    return (thing.x - wide / 2, thing.y - tall, thing.x + wide / 2, thing.y)
+        width = thing.height * (0.66 if thing.action in GRIPS else WIDTH.get(thing.action, 0.42))
+        height *= 1.15 if thing.action == "jump" else 1.3 if thing.action in OVERHEAD else 1.0
+    return (thing.x - width / 2, thing.y - height, thing.x + width / 2, thing.y)
 
 
 def intersection_area(a: Box, b: Box) -> float:
     """Compute the area of the intersection of two boxes."""
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    tall = min(a[3], b[3]) - max(a[1], b[1])
-    return max(wide, 0.0) * max(tall, 0.0)
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def intersection_over_min_area(a: Box, b: Box) -> float:

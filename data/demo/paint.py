@@ -14,7 +14,7 @@ from data.demo.geometry import MOUNT, SEAT, Scene, Thing, place_box
 from data.demo.scenes.kinds import CLASSES, KINDS
 from data.demo.scenes.scene import PAINT, make_rng
 
-MIN_VISIBLE_FRACTION = 0.35  # a thing of which less is visible has no box
+MIN_VISIBLE_FRACTION = 0.35  # a thing has no box if a smaller fraction of it is visible
 ALPHA_THRESHOLD = 96  # minimum alpha of a pixel that belongs to a thing
 LIGHTS = {"plain": (1.0, 1.0, 1.0), "warm": (1.06, 0.98, 0.84), "cool": (0.88, 0.97, 1.07), "dim": (0.7, 0.72, 0.8)}
 Layer = tuple[str, Image.Image, int, int]  # kind of thing (empty for shadows and the like), RGBA image, left, top
@@ -49,7 +49,7 @@ def render_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _paste_layer(picture: Image.Image, top_layer: np.ndarray, layer: Layer, number: int) -> int:
-    """Paste one layer, mark its pixels in the map, and return its area with nothing in front of it."""
+    """Paste one layer, mark its pixels in the map, and return the area that it has if nothing hides it."""
     name, image, left, top = layer
     picture.paste(image, (left, top), image)
     solid = np.asarray(image.getchannel("A")) >= ALPHA_THRESHOLD
@@ -141,25 +141,25 @@ def _make_layer(name: str, image: Image.Image, x: float, y: float) -> Layer:
 
 
 def _render_shadow(thing: Thing) -> Layer:
-    wide = max(6, round(thing.height * 0.55 if KINDS[thing.kind].family != "person" else thing.height * 0.4))
-    image = Image.new("RGBA", (wide, max(3, wide // 6)))
+    width = max(6, round(thing.height * 0.55 if KINDS[thing.kind].family != "person" else thing.height * 0.4))
+    image = Image.new("RGBA", (width, max(3, width // 6)))
     ImageDraw.Draw(image).ellipse((0, 0, image.width - 1, image.height - 1), fill=(0, 0, 0, 70))
     return _make_layer("", image, thing.x, thing.y + image.height * 0.5)
 
 
 def _render_dust(thing: Thing, away: int) -> Layer:
     """Render dust and speed lines behind a moving thing; `away` is -1 on the left, 1 on the right."""
-    tall = thing.height
-    image = Image.new("RGBA", (round(tall * 0.5), round(tall * 0.7)))
+    height = thing.height
+    image = Image.new("RGBA", (round(height * 0.5), round(height * 0.7)))
     pen = ImageDraw.Draw(image)
     w, h = image.size
     for x, y, r in ((0.2, 0.9, 0.09), (0.45, 0.88, 0.07), (0.68, 0.92, 0.05)):
         spot = x if away > 0 else 1 - x
         pen.ellipse((spot * w - r * h, y * h - r * h, spot * w + r * h, y * h + r * h), fill=(236, 230, 218, 190))
-    for y, long in ((0.25, 0.55), (0.45, 0.75), (0.65, 0.5)):
-        ends = (0.15 * w, (0.15 + long) * w) if away > 0 else ((0.85 - long) * w, 0.85 * w)
+    for y, length in ((0.25, 0.55), (0.45, 0.75), (0.65, 0.5)):
+        ends = (0.15 * w, (0.15 + length) * w) if away > 0 else ((0.85 - length) * w, 0.85 * w)
         pen.line((ends[0], y * h, ends[1], y * h), fill=(250, 250, 250, 170), width=2)
-    return _make_layer("", image, thing.x + away * tall * 0.62, thing.y + 2)
+    return _make_layer("", image, thing.x + away * height * 0.62, thing.y + 2)
 
 
 def _render_snore(thing: Thing) -> Layer:

@@ -1,4 +1,4 @@
-"""Exchange of region features: files of other software in, stores out, and back; knows nothing of plans or models."""
+"""Exchange of region features: files of other software in, stores out, and back; independent of plans or models."""
 
 from data.exchange.import_recipe import count_images, detect_formats
 from data.exchange.region_export import export_regions

@@ -8,7 +8,7 @@ from data.formats.catalogue import detect_format, get_format
 from data.manifest.schema import FeatureDtype, Recipe
 from data.text import read_lines
 
-VERSION = 2  # raise it when equal settings give other numbers: it is part of the recipe
+VERSION = 3  # raise it when equal settings give other numbers: it is part of the recipe
 MAX_VOCABULARY_BYTES = 16 << 20
 
 
@@ -36,13 +36,14 @@ def count_images(config: ImportConfig) -> int:
 def make_import_recipe(config: ImportConfig, formats: list[Format]) -> Recipe:
     """Return the recipe of the store: name of the features and settings that change numbers or ids.
 
-    The content of the files is in the hashes of the items, so that a second file of the same features can be added.
+    Without a name the paths of the sources stand for it: two folders `features` of two models share no store. The
+    content of the files is in the hashes of the items, so that a second file of the same features can be added.
     """
     options = config.options
     return {
         "extractor": "import",
         "version": VERSION,
-        "source": config.name or "+".join(path.name for path in config.sources),
+        "source": config.name or "+".join(str(path.resolve()) for path in config.sources),
         "formats": sorted({kind.name for kind in formats}),
         "ids": config.id_template,
         "dtype": get_feature_dtype(config),

@@ -7,6 +7,7 @@ from data.formats.base import ExportRows, Format, export_marker
 from data.formats.catalogue import get_format
 from data.formats.names import Template
 from data.io.files import read_json, remove_stale_temporaries, write_json
+from data.store.intact import iter_intact_columns
 from data.store.store import Store
 
 MARKER = ".tern-export.json"  # in a folder with one file per image: identifies the export, so that it can be resumed
@@ -39,7 +40,7 @@ def export_regions(
         The number of images.
 
     Raises:
-        ValueError: The store has no regions, or ids or rows do not fit the format.
+        ValueError: The store has no regions, rows are damaged, or ids or rows do not fit the format.
         FileExistsError: The target exists.
     """
     kind, store = get_format(format), Store(folder)
@@ -50,6 +51,8 @@ def export_regions(
     if not names:
         raise ValueError(f"{folder} has no images to export. Pass other ids, or run extraction first.")
     rows = ExportRows(store, names, _rename_ids(names, id_template), progress)
+    for _ in iter_intact_columns(store, names):  # before the first file is written
+        pass
     if kind.is_folder:
         _export_to_folder(kind, target, rows, id_template, force)
     else:

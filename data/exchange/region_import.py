@@ -1,33 +1,24 @@
 """Import region features of other software into a store, record by record, with one shard in memory."""
 
-import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from data.config import ImportConfig
-from data.exchange.checks import fill_missing_fields, find_problem
 from data.exchange.import_recipe import detect_formats, get_feature_dtype, make_import_recipe
-from data.exchange.photo_sizes import find_image_size
-from data.formats.base import Format, InvalidSourceRecord
-from data.formats.names import Template
-from data.io.digests import sha256_text
+from data.exchange.record_items import ItemConverter, ItemRow, name_record
+from data.formats.base import Format
 from data.io.limits import MAX_SHARD_BYTES
 from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import open_or_create_store, read_store_manifest
-from data.manifest.schema import REGION_FIELDS, Item, ShardPlan
-from data.store.columns import Columns
+from data.manifest.schema import Item, ShardPlan
 from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.writing import commit, write_next_manifest
 from data.text import escape_invalid_text
 
 Progress = Callable[[int], None]
-ItemRow = dict[str, Any] | str  # the fields of an image, or why it is invalid
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,12 @@ class ImportResult:
     """Number of images that this import stored."""
     num_unchanged: int
     """Number of images that the store had before, with equal content."""
+    num_replaced: int
+    """Number of the imported images that the store had before, with other content."""
     invalid_records: tuple[tuple[str, str], ...]
     """(name and location, reason) of each invalid record."""
+    warnings: tuple[str, ...]
+    """One line per kind of value that the files cannot mean, such as boxes between 0 and 1."""
 
 
 def import_regions(
@@ -75,10 +70,11 @@ def _import_records(
     config: ImportConfig, formats: list[Format], folder: Path, progress: Progress, stop_after: int | None
 ) -> ImportResult:
     store, pending = Store(folder), deque[tuple[Item, ItemRow]]()
-    stored_hashes, location_by_id = _read_stored_hashes(store), dict[str, str]()
-    num_imported = num_unchanged = num_shards = pending_bytes = 0
+    stored_hashes = _read_stored_hashes(store)
+    num_imported = num_unchanged = num_replaced = num_shards = pending_bytes = 0
     invalid: list[tuple[str, str]] = []
-    for item, row in _iter_items(config, formats, store.dim if len(store) else None, location_by_id):
+    converter = ItemConverter(config, formats, store.dim if len(store) else None)
+    for item, row in converter.iter_items():
         progress(1)
         is_valid = not isinstance(row, str)
         if isinstance(row, str):
@@ -87,6 +83,7 @@ def _import_records(
             num_unchanged += is_valid
             continue
         num_imported += is_valid
+        num_replaced += is_valid and item.id in store
         pending.append((item, row))
         pending_bytes += sum(values.nbytes for values in row.values()) if not isinstance(row, str) else 0
         if len(pending) == config.images_per_shard or pending_bytes >= MAX_SHARD_BYTES:
@@ -97,12 +94,24 @@ def _import_records(
     if pending and num_shards != stop_after:
         _write_pending(folder, pending)
     if stop_after is None:
-        _forget_fixed_items(folder, config, {name for name, _ in invalid}, location_by_id)
+        _forget_fixed_items(folder, config, {name for name, _ in invalid}, converter.location_by_id)
     if not num_imported + num_unchanged:
-        sources = ", ".join(map(str, config.sources))
-        reason = f"The first record, {invalid[0][0]}: {invalid[0][1]}." if invalid else "There is no record."
-        raise ValueError(f"{sources}: no valid record could be imported. {reason}")
-    return ImportResult(folder, tuple(kind.name for kind in formats), num_imported, num_unchanged, tuple(invalid))
+        raise ValueError(_describe_failure(config, invalid))
+    return ImportResult(
+        folder=folder,
+        formats=tuple(kind.name for kind in formats),
+        num_imported=num_imported,
+        num_unchanged=num_unchanged,
+        num_replaced=num_replaced,
+        invalid_records=tuple(invalid),
+        warnings=converter.plausibility.warnings(),
+    )
+
+
+def _describe_failure(config: ImportConfig, invalid: list[tuple[str, str]]) -> str:
+    sources = ", ".join(map(str, config.sources))
+    reason = f"The first record, {invalid[0][0]}: {invalid[0][1]}." if invalid else "There is no record."
+    return f"{sources}: no valid record could be imported. {reason}"
 
 
 def _forget_fixed_items(
@@ -115,7 +124,7 @@ def _forget_fixed_items(
     valid_names = {
         escape_invalid_text(name)
         for image_id, location in location_by_id.items()
-        for name in (_name_record(image_id, location), location)
+        for name in (name_record(image_id, location), location)
     }
     with manifest_lock(folder):
         old = read_store_manifest(folder)
@@ -125,11 +134,6 @@ def _forget_fixed_items(
             if item.id in invalid_names or (config.name and item.id not in valid_names)
         )
         write_next_manifest(folder, old, invalid_items=invalid_items)
-
-
-def _name_record(image_id: str, location: str) -> str:
-    """Return the name of an invalid record in the manifest."""
-    return f"{image_id} ({location})" if image_id else location
 
 
 def _read_stored_hashes(store: Store) -> dict[str, str]:
@@ -145,59 +149,13 @@ def _write_pending(folder: Path, pending: deque[tuple[Item, ItemRow]]) -> None:
     pending.clear()  # if an interrupted run had finished the shard, its rows were not read
 
 
-def _iter_items(
-    config: ImportConfig, formats: list[Format], dim: int | None, location_by_id: dict[str, str]
-) -> Iterator[tuple[Item, ItemRow]]:
-    """Convert each record to an item with its fields, or, for an invalid record, with the reason.
-
-    The id of an invalid item is the name of its record. `location_by_id` receives the location of each valid id.
-    """
-    rename = Template(config.id_template)
-    for kind, source in zip(formats, config.sources, strict=True):
-        for record in kind.read(source, config.options):
-            name = record.id
-            try:
-                if isinstance(record, InvalidSourceRecord):
-                    name = _rename_if_possible(record, rename)
-                    raise ValueError(record.reason)
-                name = rename(record.id, record.split)
-                if name in location_by_id:
-                    raise ValueError(f"the id {name!r} is a duplicate of {location_by_id[name]}")
-                row = fill_missing_fields(record.fields, find_image_size(config, name, record), config.boxes)
-                if problem := find_problem(row, get_feature_dtype(config), dim):
-                    raise ValueError(problem)
-            except ValueError as error:
-                record_name = escape_invalid_text(_name_record(name, record.location))
-                reason = escape_invalid_text(str(error))
-                yield Item(record_name, sha256_text(reason)), reason
-                continue
-            location_by_id[name], dim = record.location, row["features"].shape[1]
-            row = {key: np.ascontiguousarray(row[key], _get_stored_dtype(key, config)) for key in REGION_FIELDS}
-            yield Item(name, _hash_row(row)), row
-
-
-def _rename_if_possible(record: InvalidSourceRecord, rename: Template) -> str:
-    """Return the new id of an invalid record, so that a plan can report why the image is missing."""
-    try:
-        return rename(record.id, record.split)
-    except ValueError:
-        return record.id
-
-
-def _get_stored_dtype(field: str, config: ImportConfig) -> str:
-    return get_feature_dtype(config) if field == "features" else REGION_FIELDS[field].dtype
-
-
-def _hash_row(row: Columns) -> str:
-    hasher = hashlib.sha256()
-    for name, values in row.items():
-        hasher.update(f"{name} {values.dtype.str} {values.shape};".encode())
-        hasher.update(np.ascontiguousarray(values).data)
-    return hasher.hexdigest()
-
-
 def find_missing_images(store: Store, ids: list[str]) -> dict[str, str]:
-    """Return id -> reason of the images that have no rows in a store."""
+    """Return id -> reason of the images that have no rows in a store, or no size, without which boxes mean nothing."""
     invalid = store.invalid_items
     reasons = {name.rpartition(" (")[0]: reason for name, reason in invalid.items()} | invalid
-    return {name: reasons.get(name, f"not in the store {store.folder}") for name in ids if name not in store}
+    missing = {name: reasons.get(name, f"not in the store {store.folder}") for name in ids if name not in store}
+    stored = [name for name in ids if name in store]
+    for name, (width, height) in zip(stored, store.read("size", stored), strict=True):
+        if min(width, height) < 1:  # of a store that an older version of this program wrote
+            missing[name] = f"its size in the store {store.folder} is {width}x{height} pixels"
+    return missing

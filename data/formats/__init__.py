@@ -1,4 +1,4 @@
-"""Region feature files of other software: files in, records of rows out, and back; knows no stage and no model.
+"""Region feature files of other software: files in, records of rows out, and back; independent of stages and models.
 
 One module per family of formats; `catalogue.FORMATS` lists all of them (docs/reference/region-formats.md).
 """

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.config import ReadOptions
 from data.io.files import fsync_path, write_json
-from data.manifest.schema import REGION_FIELDS
+from data.store.intact import iter_intact_columns
 from data.store.store import Store
 
 
@@ -74,7 +74,8 @@ class Format:
 class ExportRows:
     """Images of a region store to export; iterating reads one image at a time.
 
-    An iteration gives (id in the file, fields), with float32 features (r, d) and `size` (2,): width, height, pixels.
+    An iteration gives (id in the file, fields), with float32 features (r, d) and `size` (2,): width, height, pixels. It
+    raises ValueError for damaged rows.
     """
 
     store: Store
@@ -88,10 +89,8 @@ class ExportRows:
         return len(self.names)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        for name, exported_id in zip(self.names, self.ids, strict=True):
-            fields = {key: self.store.read(key, [name]) for key in REGION_FIELDS}
-            fields["features"] = fields["features"].astype("<f4")
-            yield exported_id, {**fields, "size": fields["size"][0]}
+        for exported_id, columns in zip(self.ids, iter_intact_columns(self.store, self.names), strict=True):
+            yield exported_id, {**columns, "features": columns["features"].astype("<f4")}
             self.on_progress(1)
 
     @cached_property

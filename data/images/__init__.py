@@ -1,4 +1,4 @@
-"""Image files: paths in, RGB pixels and content hashes out; knows nothing of datasets or models."""
+"""Image files: paths in, RGB pixels and content hashes out; independent of datasets or models."""
 
 from data.images.decode import MAX_ASPECT_RATIO, load_image
 from data.images.folder import ImageFolder, find_path_problem, scan_image_folder

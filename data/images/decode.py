@@ -78,7 +78,7 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Read the file here: an I/O error inside a decoder would look like a damaged image."""
+    """Read a file before it is decoded: an I/O error inside a decoder would look like a damaged image."""
     if not path.is_file():  # a pipe would block
         raise FileNotFoundError(printable(f"No image at {path}. Check the dataset's folder of images."))
     if (size := path.stat().st_size) > MAX_BYTES:

@@ -1,4 +1,4 @@
-"""Files: atomic writes, locks and digests; knows nothing of what is in the files."""
+"""Files: atomic writes, locks and digests; independent of the content of the files."""
 
 from data.io.digests import digest, sha256_file, sha256_text
 from data.io.errors import WriteError, describe_error, find_os_error, is_out_of_memory
@@ -18,6 +18,7 @@ from data.io.files import (
 from data.io.json_text import parse_json
 from data.io.limits import MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
+from data.io.schema import describe_other_version
 
 __all__ = [
     "MAX_TEXT_BYTES",
@@ -31,6 +32,7 @@ __all__ = [
     "check_limit",
     "check_output_file",
     "describe_error",
+    "describe_other_version",
     "digest",
     "find_os_error",
     "fsync_path",

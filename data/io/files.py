@@ -51,7 +51,7 @@ def temporary_path(path: Path) -> Path:
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Add the path to OSErrors that lack one, and report a full disk as `WriteError`, whichever library wraps it.
+    """Add the path to an OSError without one, and report a full disk as `WriteError`, whichever library wraps it.
 
     torch raises RuntimeError, safetensors its own type, SQLite and faiss others.
     """
@@ -96,7 +96,7 @@ def fsync_path(path: Path) -> None:
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Return whether a path is a folder or is below it, also through links; the path need not exist."""
+    """Return whether a path is `folder` or below it, with links resolved; the path need not exist."""
     target, resolved = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     return any(
         parent == target or (target.exists() and parent.exists() and parent.samefile(target))
@@ -105,14 +105,14 @@ def is_within(path: Path, folder: Path) -> bool:
 
 
 def check_output_file(path: Path, force: bool = False) -> None:
-    """Check that a file which a user names as an output may be written; call it before any work is done.
+    """Check that an output file of a user may be written; call it before any work is done.
 
     Args:
         force: Whether an existing file may be overwritten.
 
     Raises:
         FileExistsError: The file exists, and `force` is false.
-        ValueError: The path is not one of a file.
+        ValueError: The path is a folder or a device, or a parent of it is a file.
     """
     if (path.exists() and not path.is_file()) or any(p.exists() and not p.is_dir() for p in path.parents):
         raise ValueError(f"{path} is not the path of a file: a folder, a device or a file is there. Pass another name.")
@@ -141,5 +141,5 @@ def read_json(path: Path) -> Any:
     check_limit(str(path), Path(path).stat().st_size, MAX_JSON_BYTES)
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
+    except ValueError as error:  # invalid JSON or UTF-8
         raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, V
 from data.io.digests import digest
 from data.io.files import read_json, write_json
 from data.io.locks import manifest_lock
+from data.io.schema import describe_other_version
 from data.manifest.schema import FIELDS, FeatureDtype, Field, Kind, Recipe
 from data.text import describe_validation_error
 
 SCHEMA_VERSION = 3
-OLD_SCHEMA_VERSION = 2  # of version 0.1 of this program
+PROGRAM_BY_SCHEMA = {2: "0.1"}  # version of this program that wrote an older schema
 MANIFEST = "manifest.json"
 
 # Not strict: JSON has only lists, and an immutable model has tuples.
@@ -160,16 +161,11 @@ def read_store_manifest(folder: Path) -> StoreManifest:
         )
     content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema == OLD_SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has store schema {schema}, written by version 0.1 of this program; this version reads schema "
-            f"{SCHEMA_VERSION}. Delete {folder} and run the command again to recompute it, or install version 0.1."
-        )
     if schema != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has store schema {schema!r}; this version of the program reads schema {SCHEMA_VERSION}. Open the "
-            f"store with the version that wrote it, or delete {folder} and run the command again."
-        )
+        program = PROGRAM_BY_SCHEMA.get(schema, "") if isinstance(schema, int) else ""
+        message = describe_other_version(path, "store schema", schema, SCHEMA_VERSION, program)
+        writer = f"version {program}" if program else "that version"
+        raise ValueError(f"{message} Delete {folder} and run the command again to recompute it, or install {writer}.")
     try:
         return StoreManifest.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Feature and vector stores: rows by item in, rows by id out; knows nothing of images, text or models."""
+"""Feature and vector stores: rows of items in, rows by item id out; independent of images, text or models."""
 
 from data.store.columns import Columns
 from data.store.compact import compact_store
@@ -6,6 +6,7 @@ from data.store.loader import Batch, iter_batches, prefetch_map
 from data.store.shard_file import Problem
 from data.store.shard_writer import write_shard
 from data.store.store import Store
+from data.store.token_counts import count_truncated, count_unknown
 from data.store.verify import find_problems, unlist_damaged_shards, verify_store
 from data.store.writing import ShardJob, commit, plan_shards, store_update
 
@@ -17,6 +18,8 @@ __all__ = [
     "Store",
     "commit",
     "compact_store",
+    "count_truncated",
+    "count_unknown",
     "find_problems",
     "iter_batches",
     "plan_shards",

@@ -1,6 +1,6 @@
 """Merge small shards of a store into full ones, and delete unreferenced rows."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -8,8 +8,8 @@ from pathlib import Path
 from data.io.files import fsync_path, remove_stale_temporaries
 from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import StoreManifest, read_store_manifest
-from data.manifest.schema import Item, ShardPlan, split_into_shards
-from data.store.columns import Columns, compute_crc32
+from data.manifest.schema import Item, split_into_shards
+from data.store.intact import iter_intact_columns
 from data.store.shard_file import read_shard_entry, read_unlisted_shard_hashes
 from data.store.shard_writer import write_shard
 from data.store.store import Store
@@ -68,25 +68,13 @@ def compact_store(
 
 def write_compacted_shard(job: CompactJob) -> str:
     """Write one full shard, and return its file name."""
-    return write_shard(job.folder, job.plan, _iter_rows(_open_source(job.folder, job.generation), job.plan))
+    store, ids = _open_source(job.folder, job.generation), [item.id for item in job.plan.items]
+    return write_shard(job.folder, job.plan, iter_intact_columns(store, ids))
 
 
 @lru_cache(maxsize=1)
 def _open_source(folder: Path, generation: int) -> Store:
     return Store(folder)
-
-
-def _iter_rows(store: Store, plan: ShardPlan) -> Iterator[Columns]:
-    ids = [item.id for item in plan.items]
-    for name, checksum in zip(ids, store.checksums(ids), strict=True):
-        columns = {field: store.read(field, [name]) for field in store.fields}
-        columns |= {field: columns[field][0] for field, definition in store.fields.items() if definition.per == "item"}
-        if compute_crc32(columns, store.fields) != checksum:  # a new checksum would hide the damage forever
-            raise ValueError(
-                f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
-                "Nothing was changed. Restore the file, or delete the store's folder and extract again."
-            )
-        yield columns
 
 
 def _needs_compaction(manifest: StoreManifest, num_items: int, items_per_shard: int) -> bool:

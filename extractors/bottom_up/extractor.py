@@ -137,8 +137,8 @@ class BottomUpExtractor(RegionExtractor):
             boxes = apply_deltas(boxes, self._model.deltas(features[keep], class_ids + 1), size)
         attr_ids, attr_scores = self._best_attributes(kept)
         rows = to_cpu([features[keep].half(), boxes, class_ids.int(), class_scores, attr_ids, attr_scores])
-        f, b, c, s, ai, av = (x.numpy() for x in rows)
-        return Regions(f, b, c, s, ai, av, size)
+        vectors, corners, ids, probabilities, attribute_ids, attribute_probabilities = (row.numpy() for row in rows)
+        return Regions(vectors, corners, ids, probabilities, attribute_ids, attribute_probabilities, size)
 
     def _select(self, boxes: Tensor, scores: RoIScores) -> tuple[Tensor, Tensor]:
         """Return the rows to keep, and rows whose choice may be wrong due to rounding.

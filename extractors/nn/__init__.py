@@ -1,4 +1,4 @@
-"""Weights files become state dicts, and networks become fast at inference; nothing here knows images or captions."""
+"""Weights files become state dicts, and networks become fast at inference; independent of images or captions."""
 
 from extractors.nn.state_dict import parse_names, read_safetensors_metadata
 

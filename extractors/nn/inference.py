@@ -77,8 +77,8 @@ def optimize_for_inference(model: Network, dtype: torch.dtype, device: str = "cp
 
     Args:
         model: Network to change.
-        dtype: dtype of its weights: float32 or bfloat16.
-        device: `cpu` or `cuda`.
+        dtype: dtype of its weights, from `choose_dtype`.
+        device: Name of the device, such as "cpu" or "cuda:1".
 
     Returns:
         The same model, in eval mode.

@@ -1,4 +1,4 @@
-"""Images of any size become rows of region features; nothing here knows stores, datasets or plans.
+"""Images of any size become rows of region features; independent of stores, datasets or plans.
 
 Only `extractors.registry` imports the module of a kind of extractor, so that this sub-package can be imported without
 torchvision.

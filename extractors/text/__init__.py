@@ -1,4 +1,4 @@
-"""Captions become rows of token features of a BERT-like model; nothing here knows stores, datasets or plans."""
+"""Captions become rows of token features of a BERT-like model; independent of stores, datasets or plans."""
 
 from extractors.text.extractor import TextEncoder, TextExtractor
 from extractors.text.models import MEAN_LAST_4

@@ -118,10 +118,10 @@ class TextExtractor:
                 tokens[i] = Tokens(features, np.array(ids[i], np.int32), full_lengths[i])
         return [tokens[i] for i in range(len(texts))]
 
-    def count_unknown(self, tokens: Tokens) -> tuple[int, int]:
+    def count_unknown(self, text: str) -> tuple[int, int]:
         """Count the unknown tokens of a text, and all of its tokens except [CLS] and [SEP]."""
-        ids = tokens.token_ids[1:-1]
-        return int((ids == self._unknown_id).sum()), len(ids)
+        ids = self._tokenize([text])[0][0][1:-1]
+        return ids.count(self._unknown_id) if self._unknown_id is not None else 0, len(ids)
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
         """Return the token ids of each text, and the lengths before truncation.

@@ -13,10 +13,11 @@ from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
 from pipeline.plans import Plan
-from pipeline.runs import write_invalid_records
+from pipeline.runs import describe_chance, describe_training, write_invalid_records
 from pipeline.search import Hit, Searcher
 from pipeline.stages import Features
 from pipeline.workspace import Workspace
+from tern.card import read_model_card
 from tern.evaluation import RECALL_CUTOFFS, Evaluation
 from tern.training import read_history
 
@@ -27,8 +28,9 @@ LEADING_COLUMNS = (
     "split",
     "epoch",
     "loss",
-    *(f"{way}_r{cut}" for way in ("t2i", "i2t") for cut in RECALL_CUTOFFS),
+    *(f"{direction}_r{cutoff}" for direction in ("t2i", "i2t") for cutoff in RECALL_CUTOFFS),
     "rsum",
+    "chance_rsum",
 )
 # Prefect's pages render cells as Markdown and HTML: a file named `![](http://...)` would make the browser fetch it.
 CELL_ESCAPES = str.maketrans("<>[]`|", "‹›()'¦")  # characters of every font, unlike the full-width ones
@@ -47,10 +49,10 @@ def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None
         key: Key of the artifact in Prefect.
         description: Text above the table; the total number of rows is appended if some are left out.
     """
-    more = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
+    suffix = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
-    shown = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
-    create_table_artifact(shown, key=make_key(key), description=f"{escape_cell(description)}{more}")
+    cells = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
+    create_table_artifact(cells, key=make_key(key), description=f"{escape_cell(description)}{suffix}")
 
 
 def create_store_tables(features: Features, workspace: Workspace) -> None:
@@ -72,8 +74,12 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
 
     An imported checkpoint has only metrics.
     """
-    rows = [{"split": name, **split.flat()} for name, split in evaluation.splits.items()]
-    create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}")
+    rows = [
+        {"split": name, "chance_rsum": split.chance.rsum if split.chance else "", **split.flat()}
+        for name, split in evaluation.splits.items()
+    ]
+    notes = " ".join([*describe_chance(evaluation), *describe_training(read_model_card(model))])
+    create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}. {notes}")
     if (history := model / "history.csv").is_file():
         epochs = [_format_row(epoch.flat()) for epoch in read_history(history)]
         create_table(epochs, "epochs", "Loss and validation recall by epoch")
@@ -101,7 +107,8 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     """
     searcher = Searcher(plan)
     manifest = searcher.index.manifest
-    results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in plan.report.queries]
+    known = [query for query in plan.report.queries if searcher.knows(query)]
+    results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in known]
     rows = [_make_collection_row(kind, collection) for kind, collection in manifest.collections.items()]
     create_table(rows, "index", f"Index version {version.stem}")
     create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)

@@ -31,7 +31,7 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, BrokenExecutor) or (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS)
 
 
-def retry(what: str, call: Callable[[], T]) -> T:
+def retry(stage: str, call: Callable[[], T]) -> T:
     """Call a stage that is not a task, with the same retries as a shard.
 
     It also waits for locks (`wait_for_lock`).
@@ -39,7 +39,7 @@ def retry(what: str, call: Callable[[], T]) -> T:
     The stages resume: a training from its last checkpoint, an index from the shards that are already written.
 
     Args:
-        what: Name of the stage for the log.
+        stage: Name of the stage for the log.
         call: The call.
 
     Raises:
@@ -47,21 +47,21 @@ def retry(what: str, call: Callable[[], T]) -> T:
     """
     for delay in RETRY_DELAYS:
         try:
-            return wait_for_lock(what, call)
-        except Exception as error:  # whether it may be retried is decided by its kind
+            return wait_for_lock(stage, call)
+        except Exception as error:  # its kind decides whether it is retried
             if not is_retryable(error):
                 raise
             seconds = delay * (1 + random.uniform(0, JITTER))
-            log.warning("%s: %s; next try in %.0f s", what, error, seconds)
+            log.warning("%s: %s; next try in %.0f s", stage, error, seconds)
         time.sleep(seconds)
-    return wait_for_lock(what, call)
+    return wait_for_lock(stage, call)
 
 
-def wait_for_lock(what: str, call: Callable[[], T]) -> T:
+def wait_for_lock(stage: str, call: Callable[[], T]) -> T:
     """Call a stage, and repeat the call while another process writes to the same store, model or index.
 
     Args:
-        what: Name of the stage for the log.
+        stage: Name of the stage for the log.
         call: The call.
 
     Raises:
@@ -75,6 +75,6 @@ def wait_for_lock(what: str, call: Callable[[], T]) -> T:
             if time.monotonic() - start >= timeout_seconds:
                 raise
             if not is_logged:
-                log.warning("%s waits, at most %.0f min: %s", what, timeout_seconds / 60, error)
+                log.warning("%s waits, at most %.0f min: %s", stage, timeout_seconds / 60, error)
             is_logged = True
         time.sleep(LOCK_POLL_SECONDS)

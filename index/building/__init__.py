@@ -1,6 +1,7 @@
 """Write versions of an index: full builds, updates by delta shards, compaction, and publication behind the gate.
 
-In: collections of vectors and metadata. Out: the path of a published manifest. It knows nothing of models and datasets.
+In: collections of vectors and metadata. Out: the path of a published manifest. It is independent of models and
+datasets.
 """
 
 from index.building.build import build_index

@@ -160,7 +160,10 @@ class _ArrayReader:
         for i in np.unique(array_numbers):
             selected = array_numbers == i
             vectors[selected] = self.arrays[i][positions[selected] - starts[i]]
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if self.normalize else vectors
+        if not self.normalize:
+            return vectors
+        with np.errstate(all="ignore"):  # a vector without a direction becomes one of NaN, which the import lists
+            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def choose_queries(
@@ -212,7 +215,7 @@ class IndexImport:
     manifest: Path
     """manifest of the published version"""
     invalid_rows: tuple[tuple[str, str], ...]
-    """as of `VectorFolder`"""
+    """as of `VectorFolder`, and each item whose vector is not finite or has length 0, with the reason"""
     warnings: tuple[str, ...]
     """as of `VectorFolder`"""
 
@@ -234,10 +237,13 @@ def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportO
     check_index_target(Path(root))  # before the vectors are read, which may take minutes
     check_same_origin(Path(root), is_imported=True)
     content = read_vector_folder(folder, options.normalize, options.id_column)
-    collections = content.collections
+    problems = {kind: collection.find_unusable() for kind, collection in content.collections.items()}
+    collections = {kind: collection.exclude(problems[kind]) for kind, collection in content.collections.items()}
+    unusable = [(f"{kind} {name}", reason) for kind in problems for name, reason in problems[kind].items()]
     queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed)
     held_out = {kind: HeldOutQueries(array) for kind, array in queries.items()}
     gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
     path = Path(folder).resolve()
     inputs = IndexInputs(collections, queries, {IMPORTED: path.name, "folder": str(path)})
-    return IndexImport(build_index(config, inputs, root, gate=gate), content.invalid_rows, content.warnings)
+    manifest = build_index(config, inputs, root, gate=gate)
+    return IndexImport(manifest, (*content.invalid_rows, *unusable), content.warnings)

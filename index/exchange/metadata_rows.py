@@ -192,6 +192,8 @@ def convert_text(value: Any) -> str:
         raise ValueError(f"{str(value)[:60]} is not a text")
     if len(value) > MAX_TEXT_BYTES:
         raise ValueError(f"the text has {len(value):,} bytes; at most {MAX_TEXT_BYTES:,} are read")
+    if b"\0" in value:  # at which SQLite's `like` ends a text
+        raise ValueError(f"{value[:30]!r} contains the character NUL")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -212,10 +214,10 @@ def convert_id(value: Any) -> str:
         if not value.is_integer() or abs(value) > MAX_EXACT_FLOAT:
             raise ValueError(f"{value} is not a text or a whole number that a float holds exactly")
         value = int(value)
-    name = str(value) if isinstance(value, int) else convert_text(value)
-    if not name or "\0" in name:
-        raise ValueError(f"{name[:60]!r} is not an id; an id has at least one character, and no NUL")
-    return name
+    if isinstance(value, bytes) and (not value or b"\0" in value):
+        name = value[:60].decode("utf-8", "replace")
+        raise ValueError(f"{name!r} is not an id; an id has at least one character, and no NUL")
+    return str(value) if isinstance(value, int) else convert_text(value)
 
 
 def convert_size(value: Any) -> int:

@@ -1,6 +1,6 @@
 """Metadata of the vectors in an index.
 
-In: rows, SQL conditions and filter expressions. Out: Parquet and SQLite files, rows and keys. It knows nothing of
+In: rows, SQL conditions and filter expressions. Out: Parquet and SQLite files, rows and keys. It is independent of
 vectors or versions.
 """
 

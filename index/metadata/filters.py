@@ -111,6 +111,8 @@ class _Parser:
     def __init__(self, text: str):
         self.text, self.next, self.depth, self.num_caption_tests = text, 0, 0, 0
         self.tokens: list[tuple[str, str, int]] = []
+        if "\0" in text:  # SQLite's `like` ends a text there, and its `=` does not
+            self.fail(text.index("\0"), "the character NUL has no meaning here")
         position, end = 0, len(text.rstrip())
         while position < end:
             match = TOKEN.match(text, position)

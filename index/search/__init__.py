@@ -1,6 +1,6 @@
 """Open versions of an index and query them.
 
-In: query vectors. Out: ids, scores and metadata. It knows nothing of models and of how a version is built.
+In: query vectors. Out: ids, scores and metadata. It is independent of models and of how a version is built.
 """
 
 from index.search.hot_reload import HotReloader

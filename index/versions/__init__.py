@@ -1,6 +1,6 @@
 """Versions of an index on disk: manifests, the published version, tags, events and garbage collection.
 
-In: an index folder. Out: typed manifests and switches of the published version. It knows nothing of vectors: it
+In: an index folder. Out: typed manifests and switches of the published version. It is independent of vectors: it
 imports neither numpy nor faiss.
 """
 

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from data.io import (
     add_path_to_errors,
+    describe_other_version,
     fsync_path,
     read_json,
     sha256_file,
@@ -112,16 +113,17 @@ def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
     if not path.is_file():
         named_by = "CURRENT names version" if version is None else "There is no version"
         raise FileNotFoundError(f"{named_by} {number}: {path} is missing. {recovery_hint(root)}")
+    content = read_json(path)
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA_VERSION:  # before the hash, so that an index of another version is not called damaged
+        raise ValueError(_schema_message(root, path, schema))
     if pointer and pointer.version == number and sha256_file(path) != pointer.manifest_sha256:
         raise ValueError(f"{path} is not the manifest that CURRENT names (its sha256 differs). {recovery_hint(root)}")
-    return _parse_manifest(root, path, number)
+    return _parse_manifest(root, path, number, content)
 
 
-def _parse_manifest(root: Path, path: Path, number: int) -> Manifest:
-    content, text = read_json(path), path.read_text(encoding="utf-8")
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA_VERSION:
-        raise ValueError(_schema_message(root, path, schema))
+def _parse_manifest(root: Path, path: Path, number: int, content: object) -> Manifest:
+    text = path.read_text(encoding="utf-8")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -135,14 +137,12 @@ def _parse_manifest(root: Path, path: Path, number: int) -> Manifest:
 
 
 def _schema_message(root: Path, path: Path, schema: object) -> str:
+    program = PROGRAM_BY_SCHEMA.get(schema, "") if isinstance(schema, int) else ""
+    message = describe_other_version(root, "index schema", schema, SCHEMA_VERSION, program)
     if not isinstance(schema, int) or schema > SCHEMA_VERSION:
-        return f"{path} has schema {schema!r}; this version reads schema {SCHEMA_VERSION}. {recovery_hint(root)}"
-    program = PROGRAM_BY_SCHEMA.get(schema)
-    written_by = f"version {program}" if program else "an older version"
-    return (
-        f"{root} has index schema {schema}, written by {written_by} of this program; this version reads schema "
-        f"{SCHEMA_VERSION}. Delete {root} and run 'tern index' again, or install {written_by}."
-    )
+        return f"{message} {recovery_hint(root)}"
+    writer = f"version {program}" if program else "an older version"
+    return f"{message} Delete {root} and run 'tern index' again, or install {writer}."
 
 
 def insert_checksum(text: str) -> str:

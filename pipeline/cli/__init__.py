@@ -1,6 +1,6 @@
 """The command line `tern`: parses options, calls one public function per command, and prints the result.
 
-Its modules import the heavy libraries inside the commands, so that `tern --help` starts at once. It knows nothing of
+Its modules import the heavy libraries inside the commands, so that `tern --help` starts at once. It is independent of
 Prefect: `flows` adds its commands through the entry points `tern.commands`.
 """
 

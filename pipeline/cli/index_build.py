@@ -139,7 +139,7 @@ def import_(
     limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
     options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
     imported = import_index(IndexConfig(**values), folder, output, options)
-    print_invalid_records(imported.invalid_rows, "check the metadata")
+    print_invalid_records(imported.invalid_rows, "check the metadata and the vectors")
     for warning in imported.warnings:
         print_warning(warning)
     echo(f"index  {imported.manifest}")

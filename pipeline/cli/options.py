@@ -151,7 +151,8 @@ def print_epoch(progress: "EpochProgress") -> None:
     metrics = epoch.validation
     left = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
     recall = (
-        f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f}"
+        f"val R@1 {metrics.t2i.r1:5.1f} text to image, {metrics.i2t.r1:5.1f} image to text, rsum {metrics.rsum:5.1f} "
+        f"(chance {progress.chance_rsum:.1f}, {progress.val_images:,} images, {progress.val_captions:,} captions)"
     )
     head = f"epoch {epoch.epoch:>3}/{progress.num_epochs}  loss {epoch.loss:9.3f}"
     echo(f"{head}  {recall}  {progress.seconds:4.1f} s, {left} left", err=True)

@@ -8,6 +8,8 @@ from pipeline.cli.options import DryRunOption, PlanOption, SetOption, make_runne
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.runs import PipelineRunner
     from pipeline.stages import Features
     from tern.evaluation import Evaluation
@@ -42,8 +44,10 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     features = runner.extract(runner.load_dataset())
     _print_invalid_records(runner, features)
     vectors = runner.embed(features, runner.train(features))
+    if len(vectors.features.invalid_records) > len(features.invalid_records):
+        _print_invalid_records(runner, vectors.features)
     evaluation = runner.evaluate(vectors)
-    _print_metrics(evaluation)
+    _print_metrics(evaluation, vectors.model)
     index = runner.publish_index(vectors)
     echo(f"index   {index}")
     finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
@@ -84,6 +88,10 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRu
     model = train_together(runner)
     if is_main_process():
         echo(f"model  {model}")
+        from pipeline.runs import describe_extractor, describe_training
+        from tern.card import read_model_card
+
+        _print_notes([*describe_extractor(runner.plan), *describe_training(read_model_card(model))])
 
 
 def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -98,17 +106,26 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
         print_preview(plan, overrides, (*EXTRACTION, "training", "embedding", "evaluation"))
         return
     runner = make_runner(plan, overrides)
-    _print_metrics(runner.evaluate(make_vectors(runner)))
+    vectors = make_vectors(runner)
+    _print_invalid_records(runner, vectors.features)
+    _print_metrics(runner.evaluate(vectors), vectors.model)
 
 
 def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
-    from pipeline.runs import count_truncated_captions, write_invalid_records
+    from pipeline.runs import (
+        count_truncated_captions,
+        count_unknown_captions,
+        describe_extractor,
+        describe_splits,
+        write_invalid_records,
+    )
 
     records = features.invalid_records
     for note in features.input_dataset.notes:
         echo(f"note       {note}", color="yellow", err=True)
     for record in records[:MAX_INVALID_PRINTED]:
         echo(f"invalid    {record.name}: {record.reason}", color="yellow", err=True)
+    _print_notes([*describe_splits(features.input_dataset), *describe_extractor(runner.plan)])
     path = write_invalid_records(features, runner.workspace)
     if records:
         hidden = len(records) - MAX_INVALID_PRINTED
@@ -117,9 +134,16 @@ def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> No
     if truncated := count_truncated_captions(features):
         count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
         echo(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", color="yellow", err=True)
+    if unknown := count_unknown_captions(features):
+        count = len(features.input_dataset.captions)
+        message = f"{unknown:,} of {count:,} captions: the tokenizer knows no part of them, so they are all alike"
+        echo(f"unknown    {message}", color="yellow", err=True)
 
 
-def _print_metrics(evaluation: "Evaluation") -> None:
+def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
+    from pipeline.runs import describe_chance, describe_training
+    from tern.card import read_model_card
+
     echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
     for split, split_evaluation in evaluation.splits.items():
         metrics = split_evaluation.metrics
@@ -130,6 +154,14 @@ def _print_metrics(evaluation: "Evaluation") -> None:
         for key, value in split_evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
                 echo(f"{split:<7} {key:<24} {value:8.3f}")
+    for note in describe_chance(evaluation):
+        echo(note)
+    _print_notes(describe_training(read_model_card(model)))
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        echo(f"note       {note}", color="yellow", err=True)
 
 
 def register_commands(app: typer.Typer) -> None:

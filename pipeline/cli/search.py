@@ -64,6 +64,8 @@ def search(
     else:
         assert image is not None
         title, hits = image.name, searcher.search_image(image, k, where)
+    if text is not None and (note := searcher.describe_unknown(text)):
+        echo(note, color="yellow", err=True)
     for rank, hit in enumerate(hits, 1):
         caption = hit.captions[0] if hit.captions else ""
         echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {caption}")

@@ -29,6 +29,8 @@ def info(folder: StoreArgument) -> None:
 
 
 def _describe_store(store: "Store") -> Iterator[tuple[str, str]]:
+    from data.store import count_truncated, count_unknown
+
     shards, invalid, removed = store.manifest.shards, store.invalid_items, store.manifest.removed_ids
     yield "store", str(store.folder)
     yield "kind", f"{store.kind}, generation {store.generation}"
@@ -40,8 +42,8 @@ def _describe_store(store: "Store") -> Iterator[tuple[str, str]]:
     waste = f", including {unreferenced:,} unreferenced items: run `tern store compact`" if unreferenced else ""
     yield "shards", f"{len(shards):,}, {sum(entry.bytes for entry in shards):,} bytes{waste}"
     if store.kind == "tokens" and len(store):
-        truncated = int((store.read("full_length", store.ids) > store.lengths(store.ids)).sum())
-        yield "truncated", f"{truncated:,} captions have more tokens than the store holds"
+        yield "truncated", f"{count_truncated(store, store.ids):,} captions have more tokens than the store holds"
+        yield "unknown", f"{count_unknown(store, store.ids):,} captions have no token that the tokenizer knows"
     yield "invalid items", f"{len(invalid):,}"
     yield from (("", f"{name}: {reason}") for name, reason in list(invalid.items())[:MAX_SHOWN])
     yield "removed ids", f"{len(removed):,}" + (" that are no longer in the dataset" if removed else "")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import ForceOption, StoreArgument, print_invalid_records, resolve_store_folder
+from pipeline.cli.options import ForceOption, StoreArgument, print_invalid_records, print_warning, resolve_store_folder
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
@@ -110,8 +110,12 @@ def import_(
 def _print_import(result: "ImportResult") -> None:
     records = result.invalid_records
     print_invalid_records(records, "the manifest of the store lists all of them")
+    for warning in result.warnings:
+        print_warning(warning)
     unchanged = f", {result.num_unchanged:,} unchanged" if result.num_unchanged else ""
     echo(f"images   {result.num_imported:,} imported{unchanged}, {len(records):,} invalid")
+    if result.num_replaced:
+        print_warning(f"{result.num_replaced:,} of {result.num_imported:,} images replace others of the same id")
     echo(f"regions  {result.folder}")
     echo(f'plan     regions_store = "{result.folder}"')
 

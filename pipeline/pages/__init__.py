@@ -1,6 +1,6 @@
 """Results in, HTML pages and images out: report, misses, galleries and tuning tables. Every page is one file.
 
-The sub-package knows nothing of the command line and of Prefect.
+The sub-package is independent of the command line and of Prefect.
 """
 
 from pipeline.pages.cards import to_data_uri

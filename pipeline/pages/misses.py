@@ -16,7 +16,14 @@ from pipeline.pages.render import render_page
 from pipeline.search.hits import Hit
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import VectorStores
-from tern.evaluation import RetrievalMetrics, compute_ranks, encode_image_ids, summarize_ranks
+from tern.evaluation import (
+    MissedQueries,
+    RetrievalMetrics,
+    chance_recalls,
+    compute_ranks,
+    encode_image_ids,
+    summarize_ranks,
+)
 
 MAX_HIGHER_RANKED = 4  # shown per miss
 MAX_CACHED_THUMBNAILS = 1000
@@ -53,9 +60,10 @@ class MissReport:
     """Misses of a split: all of them are counted, the worst are listed.
 
     Attributes:
-        num_queries: by direction
+        num_queries: by direction, with those that have no vector, which are missed
         num_missed: by direction
         worst: by direction, largest rank first
+        chance: recalls of a random ranking, as of `chance_recalls`; None if they were not computed
     """
 
     split: str
@@ -64,6 +72,7 @@ class MissReport:
     num_queries: dict[str, int]
     num_missed: dict[str, int]
     worst: dict[str, tuple[Miss, ...]]
+    chance: dict[str, float] | None = None
 
 
 def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
@@ -82,19 +91,23 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
         ValueError: The split has no images or no captions.
     """
     images, captions = _read_split(vectors, dataset, split)
+    part = dataset.select_split(split)
+    invalid = _count_missed(images, captions, part)
     i2t_ranks, t2i_ranks = compute_ranks(images.vectors, captions.vectors, images.labels, captions.labels)
     directions = {"t2i": (t2i_ranks, captions, images), "i2t": (i2t_ranks, images, captions)}
     worst = {}
     for direction, (ranks, queries, items) in directions.items():
         missed = [i for i in np.argsort(-ranks, kind="stable")[:limit] if ranks[i] >= k]
         worst[direction] = tuple(_make_miss(direction, queries, items, i, int(ranks[i])) for i in missed)
+    num_invalid = invalid._asdict()
     return MissReport(
         split,
         k,
-        summarize_ranks(i2t_ranks, t2i_ranks),
-        num_queries={direction: int((ranks >= 0).sum()) for direction, (ranks, *_) in directions.items()},
-        num_missed={direction: int((ranks >= k).sum()) for direction, (ranks, *_) in directions.items()},
+        summarize_ranks(i2t_ranks, t2i_ranks, invalid),
+        num_queries={name: int((ranks >= 0).sum()) + num_invalid[name] for name, (ranks, *_) in directions.items()},
+        num_missed={name: int((ranks >= k).sum()) + num_invalid[name] for name, (ranks, *_) in directions.items()},
         worst=worst,
+        chance=chance_recalls([len(texts) for texts in part.captions_by_image_id.values()]),
     )
 
 
@@ -115,7 +128,7 @@ class _Items:
 def _read_split(vectors: VectorStores, dataset: Dataset, split: str) -> tuple[_Items, _Items]:
     """Read the images and the captions of a split."""
     images, captions = Store(vectors.images), Store(vectors.captions)
-    image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, split)
+    image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, captions, split)
     if not caption_ids:
         raise ValueError(
             f"{dataset.name}: no image of split {split!r} has a caption; the splits have "
@@ -125,6 +138,13 @@ def _read_split(vectors: VectorStores, dataset: Dataset, split: str) -> tuple[_I
     caption_vectors = captions.read("features", caption_ids).astype("float32")
     image_labels, caption_labels = encode_image_ids(image_vectors, image_ids, caption_vectors, caption_image_ids)
     return _Items(image_ids, image_vectors, image_labels), _Items(caption_ids, caption_vectors, caption_labels)
+
+
+def _count_missed(images: _Items, captions: _Items, part: Dataset) -> MissedQueries:
+    """Count the queries of a split without a vector, which are missed and cannot be shown."""
+    answered = set(captions.labels.tolist())
+    num_image_queries = len({caption.image_id for caption in part.captions})
+    return MissedQueries(num_image_queries - len(answered), len(part.captions) - len(captions.ids))
 
 
 def _make_miss(direction: str, queries: _Items, items: _Items, query: int, rank: int) -> Miss:

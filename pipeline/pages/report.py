@@ -9,6 +9,7 @@ from data.text import printable
 from index.versions import Manifest
 from pipeline.pages.cards import (
     CollectionRow,
+    HitCard,
     PhotoCard,
     ScoredCaption,
     StageRow,
@@ -19,7 +20,8 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
-from pipeline.runs.invalid_records import count_truncated_captions
+from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
+from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -45,9 +47,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     """
     plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
-    galleries = [
-        (query, make_cards(searcher.search_text(query, plan.report.hits_per_query))) for query in plan.report.queries
-    ]
+    galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
     misses, misses_page = _find_misses(finished), ""
     if misses and with_misses_page:
         misses_page = write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name
@@ -58,6 +58,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         num_images=len(features.input_dataset.images),
         num_captions=len(features.input_dataset.captions),
         headline=_make_headline(evaluation),
+        notes=_list_notes(finished),
         galleries=galleries,
         photos=_make_photo_cards(finished, searcher),
         splits=evaluation.splits,
@@ -73,17 +74,39 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     return write_text(finished.workspace.report, page)
 
 
-def _make_headline(evaluation: Evaluation) -> list[tuple[str, float]]:
+def _make_gallery(searcher: Searcher, query: str, k: int) -> tuple[str, tuple[HitCard, ...], str]:
+    """Return the query, its hits, and why there are none."""
+    try:
+        return query, make_cards(searcher.search_text(query, k)), ""
+    except ValueError as error:
+        return query, (), str(error)
+
+
+def _list_notes(finished: Finished) -> list[str]:
+    return [
+        *describe_extractor(finished.plan),
+        *describe_training(read_model_card(finished.model)),
+        *describe_chance(finished.evaluation),
+        *describe_splits(finished.features.input_dataset),
+        *map(printable, finished.features.input_dataset.notes),
+    ]
+
+
+def _make_headline(evaluation: Evaluation) -> list[tuple[str, float, str]]:
+    """Return label, value and context of each tile."""
     if SPLIT not in evaluation.splits:
         return []
-    metrics = evaluation.splits[SPLIT].metrics
-    return [
-        ("text to image R@1", metrics.t2i.r1),
-        ("text to image R@10", metrics.t2i.r10),
-        ("image to text R@1", metrics.i2t.r1),
-        ("image to text R@10", metrics.i2t.r10),
-        ("rsum (of 600)", metrics.rsum),
+    result = evaluation.splits[SPLIT]
+    metrics, chance = result.metrics, result.chance
+    items = f"{SPLIT}: {result.images:,} images, {result.captions:,} captions"
+    tiles = [
+        ("text to image R@1", metrics.t2i.r1, chance and chance.t2i_r1),
+        ("text to image R@10", metrics.t2i.r10, chance and chance.t2i_r10),
+        ("image to text R@1", metrics.i2t.r1, chance and chance.i2t_r1),
+        ("image to text R@10", metrics.i2t.r10, chance and chance.i2t_r10),
+        ("rsum (of 600)", metrics.rsum, chance and chance.rsum),
     ]
+    return [(label, value, items if level is None else f"chance {level:.1f}; {items}") for label, value, level in tiles]
 
 
 def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]:
@@ -91,7 +114,8 @@ def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]
     features, num_images = finished.features, finished.plan.report.num_images
     if not splits_with_captions(features.dataset, (SPLIT,)):
         return []
-    images = features.dataset.select_split(SPLIT).images
+    store = Store(finished.vectors.images)
+    images = [image for image in features.dataset.select_split(SPLIT).images if image.id in store]
     step = max(1, len(images) // max(1, num_images))
     cards = []
     for image in images[::step][:num_images]:
@@ -114,13 +138,14 @@ def _find_misses(finished: Finished) -> MissReport | None:
 def _make_stage_rows(finished: Finished) -> list[StageRow]:
     features = finished.features
     regions, tokens = Store(features.regions), Store(features.tokens)
-    truncated = count_truncated_captions(features)
+    truncated, unknown = count_truncated_captions(features), count_unknown_captions(features)
     limit = finished.plan.text.max_tokens
     descriptions = {
         "dataset": f"{printable(features.dataset.name)}: {_count_splits(features.input_dataset)}",
         "region features": f"{len(regions):,} images, {regions.dim:,} features per region",
         "token features": f"{len(tokens):,} captions, {tokens.dim:,} features per token"
-        + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else ""),
+        + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else "")
+        + (f"; {unknown:,} captions of which the tokenizer knows nothing" if unknown else ""),
         "training": _describe_model(read_model_card(finished.model)),
         "embedding": "one unit vector per image and per caption",
         "evaluation": "recall on the held-out splits",

@@ -1,7 +1,7 @@
 """A plan file in, a validated `Plan` out: the settings of dataset, extractors, training, index and report.
 
-Imports the settings of all packages, but none of their code, so that a plan loads without torch and faiss. It knows
-nothing of stages and workspaces.
+Imports the settings of all packages, but none of their code, so that a plan loads without torch and faiss. It is
+independent of stages and workspaces.
 """
 
 from pipeline.plans.load import load_plan

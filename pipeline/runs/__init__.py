@@ -7,7 +7,8 @@ records, train under torchrun, and apply a stage to its jobs in worker processes
 from pipeline.runs.dry_run import StagePreview, preview_stages
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
 from pipeline.runs.existing import read_finished, read_vectors
-from pipeline.runs.invalid_records import count_truncated_captions, write_invalid_records
+from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions, write_invalid_records
+from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
 from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
 from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
@@ -20,6 +21,11 @@ __all__ = [
     "StageEntry",
     "StagePreview",
     "count_truncated_captions",
+    "count_unknown_captions",
+    "describe_chance",
+    "describe_extractor",
+    "describe_splits",
+    "describe_training",
     "estimate_extraction",
     "estimate_undrawn_demo",
     "preview_stages",

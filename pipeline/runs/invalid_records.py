@@ -6,7 +6,7 @@ from pathlib import Path
 from data.datasets import Dataset, InvalidRecord
 from data.exchange import find_missing_images
 from data.io import write_text
-from data.store import Store
+from data.store import Store, count_truncated, count_unknown
 from pipeline.stages.results import Features
 from pipeline.workspace import Workspace
 
@@ -53,5 +53,10 @@ def count_truncated_captions(features: Features) -> int:
     They are stored without their last tokens.
     """
     store = Store(features.tokens)
-    ids = [name for name in features.input_dataset.captions_by_id if name in store]
-    return int((store.read("full_length", ids) > store.lengths(ids)).sum())
+    return count_truncated(store, [name for name in features.input_dataset.captions_by_id if name in store])
+
+
+def count_unknown_captions(features: Features) -> int:
+    """Count the captions of which the tokenizer knows nothing. They are trained on, and all have the same features."""
+    store = Store(features.tokens)
+    return count_unknown(store, [name for name in features.input_dataset.captions_by_id if name in store])

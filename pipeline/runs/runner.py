@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from pipeline.plans.plan import Plan
 from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
 from pipeline.stages.dataset import load_plan_dataset, select_valid
-from pipeline.stages.embed import embed_dataset
+from pipeline.stages.embed import embed_dataset, list_invalid_vectors
 from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, get_extractor, select_splits
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
@@ -143,7 +143,9 @@ class PipelineRunner:
         inputs = (model, features.regions, features.tokens, features.dataset, self.workspace)
         map_fn = self._make_map_fn("embedding")
         stores = self._timed("embedding", lambda: embed_dataset(*inputs, map_fn, self.plan.text))
-        return Vectors(stores.images, stores.captions, model, features)
+        # Later stages list these records with the others; evaluation counts their queries as missed.
+        records = (*features.invalid_records, *list_invalid_vectors(stores, features.dataset))
+        return Vectors(stores.images, stores.captions, model, replace(features, invalid_records=records))
 
     def evaluate(self, vectors: Vectors) -> Evaluation:
         """Compute the metrics of the held-out splits."""

@@ -9,6 +9,7 @@ import numpy as np
 from data.images import load_image
 from data.io import digest
 from data.manifest import Recipe
+from data.text import printable
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
@@ -47,8 +48,8 @@ class QueryEncoder:
             Vector (1, e), float32 of unit length.
 
         Raises:
-            ValueError: The text is empty or longer than `MAX_QUERY_CHARACTERS`, or the text extractor of the plan is
-                not the one of the index.
+            ValueError: The text is empty or longer than `MAX_QUERY_CHARACTERS`, the model knows no part of it, or the
+                text extractor of the plan is not the one of the index.
         """
         text = " ".join(text.split())
         if not text or len(text) > MAX_QUERY_CHARACTERS:
@@ -56,8 +57,23 @@ class QueryEncoder:
                 f"The query has {len(text):,} characters; it must have 1 to {MAX_QUERY_CHARACTERS:,} characters. "
                 "Enter a longer or shorter text."
             )
+        if not self.knows(text):  # every such text has the same vector
+            raise ValueError(
+                f"The model knows no part of the query {printable(text[:80])!r}, so that any hit would be arbitrary. "
+                "Describe the image in words of the language of the text model."
+            )
         (tokens,) = self._text_extractor([text])
         return embed_new_captions(self._model, [getattr(tokens, caption_field(self._model))])
+
+    def knows(self, text: str) -> bool:
+        """Return whether the model knows a part of a text."""
+        num_unknown, num_tokens = self._text_extractor.count_unknown(text)
+        return num_unknown < num_tokens
+
+    def describe_unknown(self, text: str) -> str:
+        """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
+        num_unknown, num_tokens = self._text_extractor.count_unknown(text)
+        return f"The model does not know {num_unknown} of the {num_tokens} parts of the query." if num_unknown else ""
 
     @torch_threads(1)  # as for stored items
     def embed_photo(self, path: Path) -> np.ndarray:

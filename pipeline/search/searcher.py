@@ -90,6 +90,14 @@ class Searcher:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
         return self._encoder.embed_text(text)
 
+    def knows(self, text: str) -> bool:
+        """Return whether the model knows a part of a query; `search_text` raises otherwise."""
+        return self._encoder.knows(text)
+
+    def describe_unknown(self, text: str) -> str:
+        """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
+        return self._encoder.describe_unknown(text)
+
     def embed_image(self, path: Path) -> np.ndarray:
         """Embed a photo.
 

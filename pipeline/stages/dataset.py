@@ -77,8 +77,10 @@ def splits_with_captions(dataset: Dataset, splits: Sequence[str]) -> list[str]:
     return [name for name in splits if name in dataset.count_images_by_split() and dataset.select_split(name).captions]
 
 
-def held_out_ids(dataset: Dataset, images: Store, split: str) -> tuple[list[str], list[str], list[str]]:
-    """List the ids of one split whose images are in a store.
+def held_out_ids(
+    dataset: Dataset, images: Store, captions: Store, split: str
+) -> tuple[list[str], list[str], list[str]]:
+    """List the ids of one split that have vectors: images of one store, and their captions of the other one.
 
     Args:
         dataset: All images and captions.
@@ -91,5 +93,5 @@ def held_out_ids(dataset: Dataset, images: Store, split: str) -> tuple[list[str]
     part = dataset.select_split(split)
     image_ids = [image.id for image in part.images if image.id in images]
     known_images = set(image_ids)
-    captions = [caption for caption in part.captions if caption.image_id in known_images]
-    return image_ids, [caption.id for caption in captions], [caption.image_id for caption in captions]
+    known = [caption for caption in part.captions if caption.image_id in known_images and caption.id in captions]
+    return image_ids, [caption.id for caption in known], [caption.image_id for caption in known]

@@ -7,7 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data.datasets import Dataset
+import numpy as np
+
+from data.datasets import Dataset, InvalidRecord
 from data.io import digest
 from data.manifest import Item, Recipe, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
@@ -21,6 +23,7 @@ from tern.card import read_model_card
 from tern.model import embed_captions, embed_images, load_model
 from tern.parallel import torch_threads
 
+NORM_TOLERANCE = 1e-2  # as of the index
 VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
 
 
@@ -105,7 +108,26 @@ def embed_shard(job: EmbeddingJob) -> str:
     embed = {"image": embed_images, "caption": embed_captions}[job.modality]
     model, ids = load_trained_model(job.model, job.text), [item.id for item in job.plan.items]
     batches = embed(model, Store(job.source), ids)
-    return write_shard(job.folder, job.plan, ({"features": row[None]} for _, rows in batches for row in rows))
+    rows = (row for _, vectors in batches for row in vectors)
+    columns = (find_vector_problem(row) or {"features": row[None]} for row in rows)
+    return write_shard(job.folder, job.plan, columns)
+
+
+def find_vector_problem(vector: np.ndarray) -> str:
+    """Return why a vector (e,) cannot be searched, or an empty text."""
+    if not np.isfinite(vector).all():
+        return "its vector is not finite: look for infinite or very large values in its features"
+    length = float(np.linalg.norm(vector))
+    return "" if abs(length - 1) <= NORM_TOLERANCE else f"its vector has length {length:.4g}, not 1"
+
+
+def list_invalid_vectors(vectors: VectorStores, dataset: Dataset) -> tuple[InvalidRecord, ...]:
+    """List the images and captions of a dataset whose vectors cannot be used, with the reason."""
+    images, captions = Store(vectors.images).invalid_items, Store(vectors.captions).invalid_items
+    names = [image.id for image in dataset.images if image.id in images]
+    records = [InvalidRecord(name, images[name]) for name in names]
+    names = [caption.id for caption in dataset.captions if caption.id in captions]
+    return (*records, *(InvalidRecord(name, captions[name]) for name in names))
 
 
 @lru_cache(maxsize=1)  # a process loads the model once for all jobs

@@ -1,12 +1,15 @@
 """Evaluation stage: retrieval metrics of the held-out splits, into a JSON file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from data.datasets import Dataset
 from data.io import digest
 from data.store import Store
-from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
+from pipeline.stages.dataset import HELD_OUT, splits_with_captions
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
@@ -18,6 +21,8 @@ from tern.evaluation import (
     read_evaluation,
     write_evaluation,
 )
+
+SCHEMA_VERSION = 2  # of the metrics file; raise it when the same inputs give other keys or numbers
 
 
 def evaluate_splits(
@@ -71,18 +76,25 @@ def _compute_evaluation(
     """Compute the metrics; `folder` keeps the relevances of ROUGE-L."""
     images, captions = Store(vectors.images), Store(vectors.captions)
     evaluations: dict[str, SplitEvaluation] = {}
-    texts = {caption.id: caption.text for caption in dataset.captions}
     for name in splits_with_captions(dataset, splits):
-        image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, name)
+        part = dataset.select_split(name)
         split = SplitVectors(
-            images.read("features", image_ids).astype("float32"),
-            captions.read("features", caption_ids).astype("float32"),
-            image_ids,
-            caption_image_ids,
-            [texts[caption_id] for caption_id in caption_ids],
+            _read_vectors(images, [image.id for image in part.images]),
+            _read_vectors(captions, [caption.id for caption in part.captions]),
+            [image.id for image in part.images],
+            [caption.image_id for caption in part.captions],
+            [caption.text for caption in part.captions],
         )
         evaluations[name] = evaluate_vectors(config, split, name, folder)
     return Evaluation(splits=evaluations)
+
+
+def _read_vectors(store: Store, ids: Sequence[str]) -> np.ndarray:
+    """Read vectors (n, e) as float32; NaN for an item without one."""
+    vectors = np.full((len(ids), store.dim), np.nan, np.float32)
+    rows = [row for row, name in enumerate(ids) if name in store]
+    vectors[rows] = store.read("features", [ids[row] for row in rows])
+    return vectors
 
 
 def _digest_inputs(
@@ -94,7 +106,7 @@ def _digest_inputs(
     gallery = sorted((image.id, image.split) for image in dataset.images if image.id in images)
     is_default = config == EvaluationConfig()
     settings = [] if is_default else [config.model_dump(mode="json"), _read_relevance_stamps(config, splits)]
-    return digest([content, pairs, gallery, splits, *settings])
+    return digest([SCHEMA_VERSION, content, pairs, gallery, splits, *settings])
 
 
 def _read_relevance_stamps(config: EvaluationConfig, splits: tuple[str, ...]) -> list[tuple[int, int]]:

@@ -151,7 +151,8 @@ def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind:
     all_splits = tuple(dataset.count_images_by_split())
     splits = splits_with_captions(dataset, HELD_OUT) or splits_with_captions(dataset, all_splits)
     position = 1 if kind == "caption" else 0
-    ids = [name for split in splits for name in held_out_ids(dataset, stores["image"], split)[position]]
+    ids_by_split = [held_out_ids(dataset, stores["image"], stores["caption"], split) for split in splits]
+    ids = [name for part in ids_by_split for name in part[position]]
     if kind == "caption":
         relevant_ids = [{dataset.image_id_by_caption_id[name]} for name in ids]
     else:

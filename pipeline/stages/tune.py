@@ -70,7 +70,7 @@ def advise_index_settings(
             "Assign some images with captions to val or test."
         )
     stores = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
-    ids_by_split = [held_out_ids(dataset, stores["image"], split) for split in splits]
+    ids_by_split = [held_out_ids(dataset, stores["image"], stores["caption"], split) for split in splits]
     query_ids = {
         "image": [image_id for image_ids, _, _ in ids_by_split for image_id in image_ids],
         "text": [caption_id for _, caption_ids, _ in ids_by_split for caption_id in caption_ids],

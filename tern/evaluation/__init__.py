@@ -3,16 +3,18 @@
 The sub-package does not know where vectors come from.
 """
 
-from tern.evaluation.baselines import chance_recall, fit_ridge
+from tern.evaluation.baselines import chance_recall, chance_recalls, fit_ridge, is_near_chance
 from tern.evaluation.evaluate import SplitVectors, evaluate_vectors
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
+    MissedQueries,
     compute_ranks,
     encode_image_ids,
     retrieval_metrics,
     summarize_ranks,
 )
 from tern.evaluation.results import (
+    ChanceRecalls,
     DirectionMetrics,
     Evaluation,
     RetrievalMetrics,
@@ -20,19 +22,25 @@ from tern.evaluation.results import (
     read_evaluation,
     write_evaluation,
 )
+from tern.evaluation.usable import measure_usable
 
 __all__ = [
     "RECALL_CUTOFFS",
+    "ChanceRecalls",
     "DirectionMetrics",
     "Evaluation",
+    "MissedQueries",
     "RetrievalMetrics",
     "SplitEvaluation",
     "SplitVectors",
     "chance_recall",
+    "chance_recalls",
     "compute_ranks",
     "encode_image_ids",
     "evaluate_vectors",
     "fit_ridge",
+    "is_near_chance",
+    "measure_usable",
     "read_evaluation",
     "retrieval_metrics",
     "summarize_ranks",

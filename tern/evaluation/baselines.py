@@ -3,6 +3,9 @@ features."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -19,13 +22,44 @@ def chance_recall(num_images: int, captions_per_image: int) -> dict[str, float]:
     Returns:
         Recall@1, 5 and 10 in percent as `t2i_r1`, `i2t_r1` ..., and their sum as `rsum`.
     """
-    total = num_images * captions_per_image
+    return chance_recalls([captions_per_image] * num_images)
+
+
+def chance_recalls(captions_by_image: Sequence[int]) -> dict[str, float]:
+    """Compute what `chance_recall` computes for images with different numbers of captions.
+
+    Args:
+        captions_by_image: Number of captions of each image; an image without captions is not a query.
+
+    Returns:
+        As `chance_recall`.
+    """
+    num_images, total = len(captions_by_image), sum(captions_by_image)
+    num_queries = sum(count > 0 for count in captions_by_image)
     recalls: dict[str, float] = {}
     for k in (1, 5, 10):
         recalls[f"t2i_r{k}"] = 100 * min(1.0, k / num_images)
-        missed = np.prod([max(0, total - captions_per_image - i) / (total - i) for i in range(min(k, total))])
-        recalls[f"i2t_r{k}"] = 100 * (1 - float(missed))
+        missed = 0.0
+        for count, num_equal in Counter(captions_by_image).items():
+            if count:
+                missed += num_equal * np.prod([max(0, total - count - i) / (total - i) for i in range(min(k, total))])
+        recalls[f"i2t_r{k}"] = 100 * (1 - missed / num_queries)
     return {**recalls, "rsum": sum(recalls.values())}
+
+
+def is_near_chance(recall: float, chance: float, num_queries: int) -> bool:
+    """Return whether the 95 % interval of a recall contains chance: Wilson's score interval of a share of queries.
+
+    Args:
+        recall: Recall in percent.
+        chance: Recall of a random ranking, in percent.
+        num_queries: Number of independent queries.
+    """
+    share, z = recall / 100, 1.96
+    center = share + z**2 / (2 * num_queries)
+    half_width = z * (share * (1 - share) / num_queries + z**2 / (4 * num_queries**2)) ** 0.5
+    scaled_chance = chance / 100 * (1 + z**2 / num_queries)
+    return abs(scaled_chance - center) <= half_width + 1e-12
 
 
 def fit_ridge(images: np.ndarray, captions: np.ndarray, image_index: np.ndarray, penalty: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 
 from data.io import digest
 from tern.config import EvaluationConfig
-from tern.evaluation.metrics import average_metrics, make_folds, retrieval_metrics
+from tern.evaluation.baselines import chance_recalls
+from tern.evaluation.metrics import average_metrics, make_folds
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
-from tern.evaluation.results import RetrievalMetrics, SplitEvaluation
+from tern.evaluation.results import ChanceRecalls, RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
+from tern.evaluation.usable import find_usable_rows, measure_usable
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,13 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
     if config.folds:
         parts = make_folds(vectors.image_ids, vectors.caption_image_ids, config.folds)
         folds = average_metrics([_measure(vectors, relevances, *part) for part in parts])
+    counts = Counter(vectors.caption_image_ids)
     return SplitEvaluation(
-        images=len(vectors.image_ids), captions=len(vectors.caption_image_ids), metrics=metrics, folds=folds
+        images=len(vectors.image_ids),
+        captions=len(vectors.caption_image_ids),
+        metrics=metrics,
+        folds=folds,
+        chance=ChanceRecalls(**chance_recalls([counts[name] for name in vectors.image_ids])),
     )
 
 
@@ -64,12 +72,20 @@ def _measure(
     images, captions = vectors.images[image_rows], vectors.captions[caption_rows]
     image_ids = [vectors.image_ids[k] for k in image_rows]
     caption_image_ids = [vectors.caption_image_ids[k] for k in caption_rows]
-    metrics = retrieval_metrics(images, image_ids, captions, caption_image_ids)
+    metrics = measure_usable(images, image_ids, captions, caption_image_ids)
     values: dict[str, dict[str, float]] = {"i2t": {}, "t2i": {}}
+    used_images, used_captions = find_usable_rows(images, image_ids, captions, caption_image_ids)
+    used_ids, used_names = [image_ids[k] for k in used_images], [caption_image_ids[k] for k in used_captions]
+    shares = {
+        "i2t": len(set(used_names)) / len(set(caption_image_ids)),
+        "t2i": len(used_names) / len(caption_image_ids),
+    }
     for method, matrix in relevances.items():
-        means = ndcg(images, image_ids, captions, caption_image_ids, matrix, caption_rows, image_rows)
-        for direction in values:
-            values[direction][method] = means[f"{direction}_ndcg"]
+        rows, columns = caption_rows[used_captions], image_rows[used_images]
+        inputs = images[used_images], used_ids, captions[used_captions], used_names
+        means = ndcg(*inputs, matrix, rows, columns) if used_names else {}
+        for direction, share in shares.items():  # the NDCG of a missed query is 0
+            values[direction][method] = share * means.get(f"{direction}_ndcg", 0.0)
     i2t = metrics.i2t.model_copy(update={"ndcg": values["i2t"]})
     return metrics.model_copy(update={"i2t": i2t, "t2i": metrics.t2i.model_copy(update={"ndcg": values["t2i"]})})
 

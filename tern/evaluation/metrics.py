@@ -15,6 +15,7 @@ Shapes: N images, M captions, q queries, g gallery rows, s rows of a block, e em
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,13 +26,24 @@ TIE_TOLERANCE = 1e-6  # difference of two cosines
 BLOCK_BYTES = 64 * 2**20  # of a block of scores, so that memory does not grow with queries times gallery
 
 
+class MissedQueries(NamedTuple):
+    """Numbers of queries without a usable vector, which are missed at every rank."""
+
+    i2t: int = 0
+    t2i: int = 0
+
+
 def retrieval_metrics(
-    images: np.ndarray, image_ids: Sequence[str], captions: np.ndarray, caption_image_ids: Sequence[str]
+    images: np.ndarray,
+    image_ids: Sequence[str],
+    captions: np.ndarray,
+    caption_image_ids: Sequence[str],
+    missed: MissedQueries = MissedQueries(),  # noqa: B008  # immutable
 ) -> RetrievalMetrics:
     """Compute recalls in percent and ranks from 1, in both directions.
 
-    Chance at N images and 5N captions has an rsum close to 0; the maximum is 600. `medr` is floor(median) + 1, as in
-    the code of the TERN authors. An image without captions is not a query, but stays in the gallery.
+    The maximum of rsum is 600; `chance_recalls` computes the level of chance. `medr` is floor(median) + 1, as in the
+    code of the TERN authors. An image without captions is not a query, but stays in the gallery.
 
     Args:
         images: (N, e) vectors; scores are dot products.
@@ -43,26 +55,32 @@ def retrieval_metrics(
         ValueError: A vector is not finite, the numbers of ids and vectors differ, an image id occurs twice, or the
             image of a caption is missing.
     """
-    return summarize_ranks(
-        *compute_ranks(images, captions, *encode_image_ids(images, image_ids, captions, caption_image_ids))
-    )
+    ranks = compute_ranks(images, captions, *encode_image_ids(images, image_ids, captions, caption_image_ids))
+    return summarize_ranks(*ranks, missed)
 
 
-def summarize_ranks(i2t: np.ndarray, t2i: np.ndarray) -> RetrievalMetrics:
+def summarize_ranks(
+    i2t: np.ndarray,
+    t2i: np.ndarray,
+    missed: MissedQueries = MissedQueries(),  # noqa: B008  # immutable
+) -> RetrievalMetrics:
     """Compute the metrics of ranks from `compute_ranks`.
 
     Args:
         i2t: (N,) ranks from 0; -1 for an image that is not a query.
         t2i: (M,) ranks from 0.
+        missed: Further queries, of which no recall counts; in median and mean they have the last rank.
     """
     values: dict[str, float] = {}
-    directions = {"i2t": i2t[i2t >= 0], "t2i": t2i}
-    for direction, ranks in directions.items():
+    num_items = {"i2t": len(t2i) + missed.t2i, "t2i": len(i2t) + missed.i2t}
+    for direction, answered in (("i2t", i2t[i2t >= 0]), ("t2i", t2i)):
+        num_missed = getattr(missed, direction)
+        ranks = np.concatenate([answered, np.full(num_missed, num_items[direction] - 1, np.int64)])
         for cutoff in RECALL_CUTOFFS:
-            values[f"{direction}_r{cutoff}"] = 100 * float(np.mean(ranks < cutoff))
+            values[f"{direction}_r{cutoff}"] = 100 * (int((answered < cutoff).sum()) / len(ranks))
         values[f"{direction}_medr"] = float(np.floor(np.median(ranks)) + 1)
         values[f"{direction}_meanr"] = float(np.mean(ranks) + 1)
-    values["rsum"] = sum(values[f"{direction}_r{cutoff}"] for direction in directions for cutoff in RECALL_CUTOFFS)
+    values["rsum"] = sum(values[f"{direction}_r{cutoff}"] for direction in num_items for cutoff in RECALL_CUTOFFS)
     return RetrievalMetrics.from_flat(values)
 
 
@@ -104,7 +122,9 @@ def average_metrics(results: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
 def encode_image_ids(
     images: np.ndarray, image_ids: Sequence[str], captions: np.ndarray, caption_image_ids: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number the image ids in sorted order. The arguments are those of `retrieval_metrics`.
+    """Number the image ids in sorted order.
+
+    The arguments are those of `retrieval_metrics`.
 
     Returns:
         Labels of the images (N,) and of the captions (M,), int64.

@@ -13,6 +13,7 @@ from data.io import read_json, write_json
 RANK_METRICS = ("r1", "r5", "r10", "medr", "meanr")
 NDCG = "ndcg_"
 FOLD = "fold_"
+CHANCE = "chance"
 
 
 class _Record(BaseModel):
@@ -73,6 +74,18 @@ class RetrievalMetrics(_Record):
         return cls(**directions, rsum=values["rsum"])
 
 
+class ChanceRecalls(_Record):
+    """Expected recalls in percent of a random ranking of a split, and their sum."""
+
+    t2i_r1: float
+    t2i_r5: float
+    t2i_r10: float
+    i2t_r1: float
+    i2t_r5: float
+    i2t_r10: float
+    rsum: float
+
+
 class SplitEvaluation(_Record):
     """Evaluation of one split."""
 
@@ -84,21 +97,24 @@ class SplitEvaluation(_Record):
     """Metrics of the complete split."""
     folds: RetrievalMetrics | None = None
     """Means over the folds; None if the configuration has no folds."""
+    chance: ChanceRecalls | None = None
+    """Level of chance of the complete split; None if it was not computed."""
 
     def flat(self) -> dict[str, Any]:
-        """Return counts and metrics by the names that files use; those of the folds start with `fold_`."""
+        """Return counts and metrics by the names that files use, without chance; those of folds start with `fold_`."""
         folds = {} if self.folds is None else {f"{FOLD}{name}": value for name, value in self.folds.flat().items()}
         return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **folds}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> SplitEvaluation:
-        """Build the evaluation from what `flat` returns."""
+        """Build the evaluation from what `flat` returns, and from the object `chance` of a file."""
         folds = {name.removeprefix(FOLD): value for name, value in values.items() if name.startswith(FOLD)}
         return cls(
             images=values["images"],
             captions=values["captions"],
             metrics=RetrievalMetrics.from_flat(values),
             folds=RetrievalMetrics.from_flat(folds) if folds else None,
+            chance=values.get(CHANCE),
         )
 
 
@@ -110,8 +126,12 @@ class Evaluation(_Record):
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> Path:
-    """Write an evaluation as JSON, one object of flat names per split, and return the path."""
-    return write_json(path, {name: split.flat() for name, split in evaluation.splits.items()})
+    """Write an evaluation as JSON, one object of flat names and of chance per split, and return the path."""
+    return write_json(path, {name: split.flat() | _dump_chance(split) for name, split in evaluation.splits.items()})
+
+
+def _dump_chance(split: SplitEvaluation) -> dict[str, dict[str, float]]:
+    return {} if split.chance is None else {CHANCE: split.chance.model_dump()}
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.io import atomic_write
-from tern.card import MODEL_CARD, read_model_card
+from tern.card import MODEL_CARD, NETWORK_VERSION, read_model_card
 from tern.networks.build import build_trainable
 
 WEIGHTS = "best.safetensors"
@@ -39,7 +39,14 @@ def load_model(folder: Path, device: str = "cpu", text: nn.Module | None = None)
         raise ValueError(f"fine_tuned is {card.fine_tuned} in {Path(folder) / MODEL_CARD}. {rule}")
     model = build_trainable(card.model, card.region_dim, card.token_dim, text)
     try:
-        model.load_state_dict(load_file(weights))
+        state = load_file(weights)
+        if other := sorted(state.keys() ^ model.state_dict().keys()):
+            raise ValueError(
+                f"{weights} has other weights than network version {NETWORK_VERSION}, the first is {other[0]!r}, so "
+                f"another version of this program wrote it. Delete {folder} and run `tern train`; the stores and the "
+                "published index stay usable."
+            )
+        model.load_state_dict(state)
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"{weights} does not fit {MODEL_CARD} in the same folder: {error}. Delete {folder} and train again."

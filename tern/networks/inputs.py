@@ -1,4 +1,4 @@
-"""Padded batches: what a network reads.
+"""Padded batches, the inputs of the networks.
 
 Shapes: b images, n captions, r regions, l tokens, d features.
 """
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The regions of b images, padded to the image with the most.
+    """The regions of b images, padded to the largest number of regions.
 
     Attributes:
         features: (b, r, d) float32.

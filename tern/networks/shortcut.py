@@ -21,7 +21,7 @@ class ImageShortcut(nn.Module):
     """Map the first region, the mean by score and the maximum of an image to the embedding.
 
     A detector returns its maximum number of boxes even if the image contains fewer things; weighted by score, the last
-    boxes hardly count. The maximum keeps what only one small region has, of which a mean keeps little.
+    boxes hardly count. The maximum keeps the features of a single small region, which hardly change a mean.
 
     The buffers `mean` and `std` (3d,) are not parameters: `tern.training.normalization.fit_normalization` computes them
     from the training set.

@@ -55,6 +55,12 @@ class EpochProgress(BaseModel):
     """Duration of the epoch, with its validation."""
     seconds_left: float
     """Estimated time for the remaining steps, in seconds."""
+    val_images: int
+    """Images of `val`, of which the metrics are."""
+    val_captions: int
+    """Captions of `val`."""
+    chance_rsum: float
+    """Level of chance of the rsum on `val`."""
 
 
 def write_history(path: Path, history: Sequence[Epoch]) -> None:

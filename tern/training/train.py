@@ -18,6 +18,7 @@ from torch import nn
 from data.io import digest, remove_stale_temporaries, write_lock
 from tern.card import MODEL_CARD, ModelCard, read_model_card, write_model_card
 from tern.config import TrainConfig
+from tern.evaluation.baselines import chance_recalls
 from tern.parallel.group import barrier, broadcast_from_rank0, get_rank_and_world_size
 from tern.parallel.threads import torch_threads
 from tern.training.checkpoint import CheckpointManager, check_fingerprint, load_checkpoint
@@ -144,6 +145,7 @@ def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch |
     if trainer.config.tensorboard and not trainer.rank:
         board = TensorBoardLogger(manager.folder, trainer.epoch * trainer.batches_per_epoch + 1)
     total_steps = trainer.config.epochs * trainer.steps_per_epoch
+    captions_by_image = [len(captions) for captions in trainer.validation.captions_by_image_id.values()]
     while not trainer.is_finished:
         start, first_step = time.perf_counter(), trainer.global_step
         num_items = sum(len(batch.images) + len(batch.captions) for batch in trainer.plan_batches(trainer.epoch))
@@ -161,6 +163,9 @@ def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch |
                     num_items=num_items,
                     seconds=seconds,
                     seconds_left=seconds_left,
+                    val_images=len(trainer.validation.images),
+                    val_captions=len(trainer.validation.captions),
+                    chance_rsum=chance_recalls(captions_by_image)["rsum"],
                 )
             )
     if board:

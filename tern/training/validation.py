@@ -7,8 +7,8 @@ from torch import nn
 
 from data.datasets import Dataset
 from data.store import Store
-from tern.evaluation.metrics import retrieval_metrics
 from tern.evaluation.results import RetrievalMetrics
+from tern.evaluation.usable import measure_usable
 from tern.model.embed import embed_captions, embed_images
 
 
@@ -25,4 +25,4 @@ def evaluate_split(model: nn.Module, regions: Store, tokens: Store, dataset: Dat
     image_vectors = np.concatenate([rows for _, rows in embed_images(model, regions, image_ids)])
     caption_vectors = np.concatenate([rows for _, rows in embed_captions(model, tokens, caption_ids)])
     caption_image_ids = [dataset.image_id_by_caption_id[name] for name in caption_ids]
-    return retrieval_metrics(image_vectors, image_ids, caption_vectors, caption_image_ids)
+    return measure_usable(image_vectors, image_ids, caption_vectors, caption_image_ids)

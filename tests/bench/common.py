@@ -15,19 +15,19 @@ T = TypeVar("T")
 def cpu(function: Callable[[], object], repeats: int = REPEATS) -> float:
     """Return the median CPU seconds of a call, after one call to warm up."""
     function()
-    spent = []
+    seconds = []
     for _ in range(repeats):
-        began = time.process_time()
+        start = time.process_time()
         function()
-        spent.append(time.process_time() - began)
-    return float(np.median(spent))
+        seconds.append(time.process_time() - start)
+    return float(np.median(seconds))
 
 
 def cpu_of(function: Callable[[], T]) -> tuple[float, T]:
     """Return the CPU seconds of one call, and its result."""
-    began = time.process_time()
+    start = time.process_time()
     result = function()
-    return time.process_time() - began, result
+    return time.process_time() - start, result
 
 
 def show(title: str, rows: list[tuple[str, float, str]]) -> None:

@@ -22,14 +22,14 @@ def shard(seconds: float) -> str:
     return "made"
 
 
-def took(call: Callable[[], object]) -> float:
+def measure_seconds(call: Callable[[], object]) -> float:
     """Return the wall-clock seconds of a call."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def sleeping() -> dict[str, list[float]]:
+def measure_sleeping_shards() -> dict[str, list[float]]:
     """Measure seconds of `SHARDS` sleeping shards, plain and as tasks, and of an empty flow; `RUNS` of each."""
     from prefect import flow
 
@@ -46,11 +46,14 @@ def sleeping() -> dict[str, list[float]]:
         return make_task_map_factory(2, "bench")("bench")(shard, [SECONDS] * SHARDS)
 
     empty()
-    plain = [took(lambda: make_process_map(2, "bench")(shard, [SECONDS] * SHARDS)) for _ in range(RUNS)]
-    return {"plain": plain, **{found.name: [took(found) for _ in range(RUNS)] for found in (empty, mapped)}}
+    plain = [measure_seconds(lambda: make_process_map(2, "bench")(shard, [SECONDS] * SHARDS)) for _ in range(RUNS)]
+    return {
+        "plain": plain,
+        **{tested_flow.name: [measure_seconds(tested_flow) for _ in range(RUNS)] for tested_flow in (empty, mapped)},
+    }
 
 
-def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
+def measure_stages(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """Measure (plain, flow) seconds of the stages of the small plan, from scratch and with finished stages."""
     from flows import flows
     from pipeline.pages.report import write_report
@@ -83,7 +86,7 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
     def time_from_scratch(call: Callable[[], object]) -> float:
         shutil.rmtree(stores, ignore_errors=True)
-        return took(call)
+        return measure_seconds(call)
 
     _ = publish(), flows.build_index(plan, SMALL)
     stages = {
@@ -96,42 +99,44 @@ def staged(folder: Path) -> dict[str, list[tuple[float, float]]]:
     fresh = [tuple(time_from_scratch(call) for call in stages["extract-flickr"]) for _ in range(RUNS)]
     return {
         "from scratch": fresh,
-        **{name: [tuple(map(took, calls)) for _ in range(RUNS)] for name, calls in stages.items()},
+        **{name: [tuple(map(measure_seconds, calls)) for _ in range(RUNS)] for name, calls in stages.items()},
     }
 
 
 def flows(folder: Path) -> None:
     """Measure real stages, sleeping shards, an empty run and a deployed run; wall clock, minimum of `RUNS`."""
     with up(folder / "home") as server:
-        real = _measured(server, f"staged(Path({str(folder)!r}))")
-        idle = {name: min(times) for name, times in _measured(server, "sleeping()").items()}
-        waits = took(lambda: _deployed(server))
-    least = {name: [min(times) for times in zip(*pairs, strict=True)] for name, pairs in real.items()}
+        stages = _run_in_fork(server, f"measure_stages(Path({str(folder)!r}))")
+        sleeping = {name: min(times) for name, times in _run_in_fork(server, "measure_sleeping_shards()").items()}
+        deployed_seconds = measure_seconds(lambda: _run_deployment(server))
+    minimum = {name: [min(times) for times in zip(*pairs, strict=True)] for name, pairs in stages.items()}
     shards = 72
     table = Table("what", "plain", "flow", "", title="flows, seconds of wall clock", title_justify="left")
-    runs = {name: pair[1] - pair[0] for name, pair in least.items() if name != "from scratch"}
+    runs = {name: pair[1] - pair[0] for name, pair in minimum.items() if name != "from scratch"}
     for name, added in runs.items():
-        table.add_row(f"{name}, all finished", *(f"{s:.2f}" for s in least[name]), f"{added:.2f} s more")
-    added = 1000 * (least["from scratch"][1] - least["from scratch"][0] - runs["extract-flickr"]) / shards
+        table.add_row(f"{name}, all finished", *(f"{s:.2f}" for s in minimum[name]), f"{added:.2f} s more")
+    added = 1000 * (minimum["from scratch"][1] - minimum["from scratch"][0] - runs["extract-flickr"]) / shards
     table.add_row(
-        f"extraction, {shards} shards", *(f"{s:.2f}" for s in least["from scratch"]), f"{added:.0f} ms more per shard"
+        f"extraction, {shards} shards", *(f"{s:.2f}" for s in minimum["from scratch"]), f"{added:.0f} ms more per shard"
     )
-    added = 1000 * (idle["mapped"] - idle["empty"] - idle["plain"]) / SHARDS
+    added = 1000 * (sleeping["mapped"] - sleeping["empty"] - sleeping["plain"]) / SHARDS
     note = f"{added:.0f} ms more per shard"
-    table.add_row(f"{SHARDS} shards of {SECONDS} s", f"{idle['plain']:.2f}", f"{idle['mapped']:.2f}", note)
-    table.add_row("an empty flow", "", f"{idle['empty']:.2f}", "Prefect's own second at the end of a run")
-    table.add_row("a deployed run", "", f"{waits:.2f}", "click to end: the worker's poll, a new process, imports")
+    table.add_row(f"{SHARDS} shards of {SECONDS} s", f"{sleeping['plain']:.2f}", f"{sleeping['mapped']:.2f}", note)
+    table.add_row("an empty flow", "", f"{sleeping['empty']:.2f}", "Prefect's own second at the end of a run")
+    table.add_row(
+        "a deployed run", "", f"{deployed_seconds:.2f}", "click to end: the worker's poll, a new process, imports"
+    )
     Console().print(table)
 
 
-def _measured(server: Server, call: str) -> dict[str, list]:
+def _run_in_fork(server: Server, call: str) -> dict[str, list]:
     code = f"import json, sys; from pathlib import Path; from tests.bench.flows import *; print(json.dumps({call}))"
-    ended = server.forks.run(code, seconds=1200)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    process = server.forks.run(code, seconds=1200)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def _deployed(server: Server) -> None:
+def _run_deployment(server: Server) -> None:
     deployment_id = server.get("/deployments/name/reindex/reindex")["id"]
     run = server.post(f"/deployments/{deployment_id}/create_flow_run", {"parameters": {"plan": "gone.toml"}})
     while server.get(f"/flow_runs/{run['id']}")["state"]["type"] not in ("FAILED", "COMPLETED"):

@@ -14,7 +14,7 @@ import yaml
 from data.store.store import Store
 from index.versions.folder import manifest_path, read_version_manifest
 from pipeline.plans.load import load_plan
-from tests.helpers.flow_server import await_, free_port
+from tests.helpers.flow_server import free_port, wait_until
 from tests.helpers.forks import ROOT
 from tests.helpers.small_plan import small_plan
 
@@ -23,57 +23,55 @@ prefect = pytest.importorskip("prefect")
 pytestmark = pytest.mark.slow
 NAMES = ["build-index", "extract-flickr", "pipeline", "reindex", "train-tern"]
 KEYS = {"name", "entrypoint", "description", "tags", "parameters", "work_pool", "concurrency_limit", "schedules"}
-
-
 KEYS |= {"triggers"}
 
 
-def test_prefect_yaml_has_no_key_that_prefect_would_drop_silently():
+def test_prefect_yaml_has_only_keys_that_prefect_reads():
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert set(content) == {"name", "pull", "deployments"}
     assert sorted(entry["name"] for entry in content["deployments"]) == NAMES
     for entry in content["deployments"]:
         assert set(entry) <= KEYS, entry["name"]
         module, _, function = entry["entrypoint"].rpartition(".")
-        found = getattr(__import__(module, fromlist=[function]), function)
-        assert found.name == entry["name"], "flow and deployment share a name"
-        assert set(entry["parameters"]) <= set(found.parameters.properties)
+        flow = getattr(__import__(module, fromlist=[function]), function)
+        assert flow.name == entry["name"], "flow and deployment share a name"
+        assert set(entry["parameters"]) <= set(flow.parameters.properties)
         assert set(entry["work_pool"]) == {"name"}
         assert set(entry["concurrency_limit"]) == {"limit", "collision_strategy"}
         for schedule in entry.get("schedules", []):
             assert set(schedule) <= {"cron", "timezone", "slug", "active", "parameters"}
-            assert schedule["slug"], "by which one that is on is found when all is deployed again"
+            assert schedule["slug"], "a new deployment finds the active schedule by its slug"
         for trigger in entry.get("triggers", []):
             assert set(trigger) <= {"name", "description", "enabled", "match", "expect", "parameters"}
 
 
-def test_prefect_toml_and_the_quiet_settings_are_settings_that_prefect_has():
+def test_prefect_toml_and_environment_have_only_settings_of_prefect():
     from prefect.settings import Settings
 
     from flows.server.environment import PREFECT_SETTINGS
 
-    def known(part, keys):
-        assert set(keys) <= set(part.model_fields), part
-        part.model_validate(keys)
-        for name, below in keys.items():
-            if isinstance(below, dict):
-                known(part.model_fields[name].annotation, below)
+    def check_known(model, values):
+        assert set(values) <= set(model.model_fields), model
+        model.model_validate(values)
+        for name, nested in values.items():
+            if isinstance(nested, dict):
+                check_known(model.model_fields[name].annotation, nested)
 
     content = tomllib.loads((ROOT / "prefect.toml").read_text())
-    known(Settings, content)
-    assert content["api"]["url"].startswith("http://127.0.0.1:"), "loopback alone"
+    check_known(Settings, content)
+    assert content["api"]["url"].startswith("http://127.0.0.1:"), "the server listens on loopback only"
     assert content["server"]["ui"] == {"v2_enabled": False}
     assert set(PREFECT_SETTINGS) - {"DO_NOT_TRACK", "RAY_USAGE_STATS_ENABLED"} <= set(
         Settings().to_environment_variables()
     )
 
 
-def test_every_parameter_has_a_description_and_bounds_that_the_form_shows():
+def test_every_flow_parameter_has_a_description_and_bounds():
     from flows import flows
 
     for flow in (flows.extract_flickr, flows.train_tern, flows.build_index, flows.reindex, flows.pipeline):
-        for name, shown in flow.parameters.properties.items():
-            assert shown.get("description"), f"{flow.name}: {name}"
+        for name, schema in flow.parameters.properties.items():
+            assert schema.get("description"), f"{flow.name}: {name}"
     assert "flickr30k" in flows.reindex.parameters.properties["plan"]["pattern"]
     assert flows.extract_flickr.parameters.properties["workers"]["anyOf"][0]["maximum"] == 256
 
@@ -83,130 +81,136 @@ def plan(tmp_path_factory) -> Path:
     return small_plan(tmp_path_factory.mktemp("plan"), workers=2)
 
 
-def edges_of(tasks: list[dict]) -> list[dict]:
-    return [i for task in tasks for inputs in task["task_inputs"].values() for i in inputs if "id" in i]
+def list_edges(tasks: list[dict]) -> list[dict]:
+    return [edge for task in tasks for inputs in task["task_inputs"].values() for edge in inputs if "id" in edge]
 
 
-def test_both_forms_of_the_users_command_run_and_make_the_stores_of_the_command_line(server, finished_pipeline, plan):
-    """At the same time, so that one run waits for the other."""
-    assert sorted(found["name"] for found in server.post("/deployments/filter", {})) == NAMES
-    # The first form is the plugin's, the second stock; runs work in the folder that was deployed.
+def test_deployment_runs_by_both_forms_of_its_name_and_writes_the_stores_of_the_command_line(
+    server, finished_pipeline, plan
+):
+    """Both start at the same time, so that one run waits for the other."""
+    assert sorted(deployment["name"] for deployment in server.post("/deployments/filter", {})) == NAMES
+    # The first form needs the plugin, the second does not; runs work in the folder that was deployed.
     forms = (("extract-flickr", plan), ("extract-flickr/extract-flickr", os.path.relpath(plan, ROOT)))
-    words = [["deployment", "run", name, "--param", f"plan={where}", "--watch"] for name, where in forms]
-    for begun in [server.begun("prefect", *each) for each in words]:
-        said, _ = begun.communicate(timeout=240)
-        assert begun.returncode == 0, said
-    first, again = sorted(server.runs("extract-flickr")[:2], key=lambda run: run["start_time"])  # others ran before
-    states = [server.get(f"/flow_run_states/?flow_run_id={run['id']}") for run in (first, again)]
-    assert any(s["name"] == "AwaitingConcurrencySlot" for each in states for s in each), "one waits for the other"
-    assert first["end_time"] < again["start_time"]
+    commands = [["deployment", "run", name, "--param", f"plan={path}", "--watch"] for name, path in forms]
+    for process in [server.start("prefect", *command) for command in commands]:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    first, second = sorted(server.runs("extract-flickr")[:2], key=lambda run: run["start_time"])  # others ran before
+    states = [server.get(f"/flow_run_states/?flow_run_id={run['id']}") for run in (first, second)]
+    assert any(s["name"] == "AwaitingConcurrencySlot" for history in states for s in history), "one waits for the other"
+    assert first["end_time"] < second["start_time"]
     assert (first["state"]["type"], first["name"][:20]) == ("COMPLETED", "extract-flickr demo ")
     names = sorted(task["name"] for task in server.tasks(first) if task["name"].startswith(("region", "token")))
     stages = ("region-features", "token-features")
     assert names == [f"{stage} demo {number:03d}" for stage in stages for number in range(4)]
     assert {task["state"]["type"] for task in server.tasks(first)} == {"COMPLETED"}
-    assert edges_of(server.tasks(first)) == [], "shards do not depend on each other"
-    assert server.tasks(again) == [], "finished work is not repeated"
+    assert list_edges(server.tasks(first)) == [], "shards do not depend on each other"
+    assert server.tasks(second) == [], "finished work is not repeated"
     workspace = load_plan(str(plan)).workspace
-    for ours in (workspace / "stores").iterdir():
-        theirs = finished_pipeline.plan.workspace / "stores" / ours.name
-        assert Store(ours).ids == Store(theirs).ids, "flow and command line make the same stores"
+    for folder in (workspace / "stores").iterdir():
+        expected = finished_pipeline.plan.workspace / "stores" / folder.name
+        assert Store(folder).ids == Store(expected).ids, "flow and command line write the same stores"
     ended = server.prefect("deployment", "run", "nobody")
     assert ended.returncode == 1
     assert "not found" in ended.stdout + ended.stderr
 
 
-def test_tern_run_follows_a_pipeline_to_its_end_and_the_run_can_be_looked_at(server, plan):
+def test_tern_run_follows_a_pipeline_and_its_artifacts_are_on_the_server(server, plan):
     from flows.runs import MODEL_CREATED
 
-    ended = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "epoch 2 of 2" in ended.stdout, "the terminal shows the progress"
-    assert "state   Completed" in ended.stdout
+    process = server.tern("run", "pipeline", "--plan", str(plan), "--set", "train.epochs=2", "--port", str(server.port))
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "epoch 2 of 2" in process.stdout, "the terminal shows the progress"
+    assert "state   Completed" in process.stdout
     extract, train, index = (server.runs(name)[0] for name in ("extract-flickr", "train-tern", "build-index"))
     for run in (extract, train, index):
         assert set(server.artifacts(run)) >= {"stores", "invalid-records"}
-    made = server.artifacts(train)
-    assert set(made) >= {"metrics", "epochs", "curves", "training-progress"}
-    assert made["training-progress"]["data"] == 100
-    rows = json.loads(made["epochs"]["data"])
+    artifacts = server.artifacts(train)
+    assert set(artifacts) >= {"metrics", "epochs", "curves", "training-progress"}
+    assert artifacts["training-progress"]["data"] == 100
+    rows = json.loads(artifacts["epochs"]["data"])
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert list(rows[0])[:3] == ["epoch", "loss", "t2i_r1"], "what one looks for is seen without scrolling"
+    assert list(rows[0])[:3] == ["epoch", "loss", "t2i_r1"], "the most important columns come first"
     assert all(len(str(value)) <= 9 for value in rows[0].values())
     epochs = [t for t in server.tasks(train) if t["name"].startswith("epoch")]
     assert sorted(t["name"] for t in epochs) == ["epoch demo 001", "epoch demo 002"]
-    assert edges_of(epochs) == [], "a row of one epoch is no input of the next"
-    asked = {"filter": {"event": {"name": [MODEL_CREATED]}}}
-    told = lambda: [e for e in server.post("/events/filter", asked)["events"] if e["resource"]["plan"] == str(plan)]  # noqa: E731
-    assert told() == [], "a pipeline builds the index itself"
+    assert list_edges(epochs) == [], "epochs do not depend on each other"
+    event_filter = {"filter": {"event": {"name": [MODEL_CREATED]}}}
+    events = server.post("/events/filter", event_filter)["events"]
+    assert [event for event in events if event["resource"]["plan"] == str(plan)] == [], (
+        "a pipeline builds the index itself"
+    )
     lines = [(line["level"], line["message"]) for line in server.logs(train)]
     assert any(level == 20 and "epoch 2 of 2" in message for level, message in lines), lines
-    shown = server.artifacts(index)
-    assert set(shown) >= {"index", "published", "gallery", "lineage"}
-    assert "data:image/jpeg;base64," in shown["gallery"]["data"]
-    assert "v00000001" in shown["lineage"]["data"]
-    assert "```mermaid\ngraph LR\n" in shown["lineage"]["data"]
+    index_artifacts = server.artifacts(index)
+    assert set(index_artifacts) >= {"index", "published", "gallery", "lineage"}
+    assert "data:image/jpeg;base64," in index_artifacts["gallery"]["data"]
+    assert "v00000001" in index_artifacts["lineage"]["data"]
+    assert "```mermaid\ngraph LR\n" in index_artifacts["lineage"]["data"]
     assert (load_plan(str(plan)).workspace / "report.html").is_file()
 
 
-def test_a_night_without_news_says_so_and_a_wrong_value_makes_no_run(server, plan):
+def test_reindex_without_changes_ends_as_nothing_to_do_and_invalid_values_create_no_run(server, plan):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.server.follow import follow_run
 
-    told, known = ("--set", "train.epochs=2"), server.runs("reindex")
-    with server.begun(
-        "pipeline.cli", "run", "reindex", "--plan", str(plan), *told, "--port", str(server.port)
-    ) as night:
-        begun = lambda: [r for r in server.since("reindex", known) if r["state_type"] == "PENDING"]  # noqa: E731
-        (run,) = await_(begun, 60, "no worker took the run")
-        asked = f"/deployments/{run['deployment_id']}/create_flow_run"
-        second = server.post(asked, {"parameters": run["parameters"]})
+    settings_arguments, runs_before = ("--set", "train.epochs=2"), server.runs("reindex")
+    with server.start(
+        "pipeline.cli", "run", "reindex", "--plan", str(plan), *settings_arguments, "--port", str(server.port)
+    ) as process:
+        list_pending = lambda: [r for r in server.new_runs("reindex", runs_before) if r["state_type"] == "PENDING"]  # noqa: E731
+        (run,) = wait_until(list_pending, 60, "no worker took the run")
+        url = f"/deployments/{run['deployment_id']}/create_flow_run"
+        second = server.post(url, {"parameters": run["parameters"]})
         state = lambda: server.get(f"/flow_runs/{second['id']}")["state"]["type"]  # noqa: E731
-        await_(lambda: state() in ("COMPLETED", "CANCELLED"), 60, "the second run did not end")
-        assert state() == "CANCELLED", "a run that would overlap is refused"
-        said, _ = night.communicate(timeout=120)
-    assert night.returncode == 0, said
+        wait_until(lambda: state() in ("COMPLETED", "CANCELLED"), 60, "the second run did not end")
+        assert state() == "CANCELLED", "an overlapping run is cancelled"
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
     run = server.get(f"/flow_runs/{run['id']}")
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "NothingToDo")
     assert "nothing to do: v00000001 holds all that demo has" in run["state"]["message"]
-    assert "NothingToDo" in said
+    assert "NothingToDo" in output
     current = load_plan(str(plan)).workspace / "index" / "CURRENT"
     assert json.loads(current.read_text())["version"] == 1
 
-    wrong = [{"plan": "nobody"}, {"workers": 0}, {"workers": "two"}, {"overrides": ["train.seed"]}]
-    wrong += [{"overrides": [f"{key}=1"]} for key in ("trian.seed", "train.sead", "train.seed.x", "demo.splits.a.b")]
+    invalid_parameters = [{"plan": "nobody"}, {"workers": 0}, {"workers": "two"}, {"overrides": ["train.seed"]}]
+    invalid_parameters += [
+        {"overrides": [f"{key}=1"]} for key in ("trian.seed", "train.sead", "train.seed.x", "demo.splits.a.b")
+    ]
     values = ["train.epochs=0", "train.seed=x", "train.bf16=perhaps", "index.target_recall=1.5", "train.schedule=cosin"]
-    wrong += [{"overrides": ["train.seed=1", value]} for value in values]
-    before = server.runs("extract-flickr")
-    asked = server.get("/deployments/name/extract-flickr/extract-flickr")["id"]
-    for parameters in wrong:
-        with pytest.raises(urllib.error.HTTPError, match="409") as refused:
-            server.post(f"/deployments/{asked}/create_flow_run", {"parameters": parameters})
+    invalid_parameters += [{"overrides": ["train.seed=1", value]} for value in values]
+    extractions_before = server.runs("extract-flickr")
+    deployment = server.get("/deployments/name/extract-flickr/extract-flickr")["id"]
+    for parameters in invalid_parameters:
+        with pytest.raises(urllib.error.HTTPError, match="409") as caught:
+            server.post(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
         if "train.epochs=0" in parameters.get("overrides", ()):
-            assert "KEY=VALUE with a whole number at least 1" in json.load(refused.value)["detail"]
+            assert "KEY=VALUE with a whole number at least 1" in json.load(caught.value)["detail"]
     assert server.prefect("deployment", "run", "extract-flickr/extract-flickr", "-p", "threads=3").returncode != 0
     with temporary_settings({PREFECT_API_URL: server.url}):
-        for plan_name, settings, given, reason in (
+        for plan_name, settings, arguments, reason in (
             ("demo", (), ("workers=0",), "no run was created"),
             ("demo", (), ("threads=3",), r"has no parameter threads\. Its parameters are"),
             ("demo", ("trian.seed=1",), (), "did you mean"),
         ):
             with pytest.raises(ValueError, match=reason):
-                follow_run("extract-flickr", plan_name, settings, given, print)
+                follow_run("extract-flickr", plan_name, settings, arguments, print)
         with pytest.raises(
             ValueError, match=r"no deployment 'nobody/nobody'\. The server has build-index, extract-flickr"
         ):
             follow_run("nobody", "demo", (), (), print)
-    assert server.since("extract-flickr", before) == []
-    assert server.outside() == "", "nothing but this machine is called"
-    assert server.listens_at() == {"0100007F"}, "loopback alone"
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ui-settings") as answer:
-        assert json.load(answer)["default_ui"] == "v1", "the pages of V2 load a script from an analytics host"
+    assert server.new_runs("extract-flickr", extractions_before) == []
+    assert server.outside_connections() == "", "no other machine is contacted"
+    assert server.listening_addresses() == {"0100007F"}, "the server listens on loopback only"
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ui-settings") as response:
+        assert json.load(response)["default_ui"] == "v1", "the pages of V2 load a script from an analytics host"
 
 
-# A caption changes; the gate first asks for what nothing can give. A stage warns, and speaks from a plain thread.
-NEWS = """
+# A caption changes; the first run has a limit that no version can keep. A stage warns, and logs from a plain thread.
+UPDATE_CODE = """
 import json, logging, sys, threading, warnings
 from pathlib import Path
 from flows import flows
@@ -215,7 +219,7 @@ from pipeline.runs import runner
 from pipeline.workspace import Workspace
 
 def noisy(*inputs, real=runner.publish_index_update, **settings):
-    warnings.warn("the loss stands at two margins", stacklevel=1)
+    warnings.warn("the loss is at two margins", stacklevel=1)
     thread = threading.Thread(target=lambda: logging.getLogger("index.thread").info("from a plain thread"))
     thread.start()
     thread.join()
@@ -240,57 +244,60 @@ print(flows.pipeline(sys.argv[1], ["train.epochs=2"], start_at="index"))
 """
 
 
-def test_a_failed_gate_leaves_what_is_served_with_its_report_and_a_passed_one_publishes_a_delta(server, plan):
+def test_failed_gate_keeps_the_served_version_and_passed_gate_publishes_a_delta(server, plan):
     root = load_plan(str(plan)).workspace / "index"
     before = json.loads((root / "CURRENT").read_text())
-    storage = lambda: {path for path in (server.home / "storage").rglob("*") if path.is_file()}  # noqa: E731
-    others = storage()  # errors of flows that other tests made of their own
-    ended = server.python(NEWS, str(plan), str(root))
-    assert ended.returncode == 0, ended.stderr
-    refused, *current, made, from_first, whole = ended.stdout.splitlines()
-    assert "Version 2 did not pass its gate: " in refused
+    list_stored = lambda: {path for path in (server.home / "storage").rglob("*") if path.is_file()}  # noqa: E731
+    stored_before = list_stored()  # errors of flows of other tests
+    process = server.python(UPDATE_CODE, str(plan), str(root))
+    assert process.returncode == 0, process.stderr
+    rejection, *current, updated, from_first, from_pipeline = process.stdout.splitlines()
+    assert "Version 2 did not pass its gate: " in rejection
     assert json.loads("".join(current)) == before
-    _, again, run = server.runs("reindex")[:3]
+    _, second_run, run = server.runs("reindex")[:3]
     assert run["state"]["type"] == "FAILED"
     assert "image latency" in run["state"]["message"]
-    shown = server.artifacts(run)
-    assert f"Still served: `v{before['version']:08d}`" in shown["rejected"]["data"]
-    rows = {row["check"]: row for row in json.loads(shown["gate"]["data"])}
+    artifacts = server.artifacts(run)
+    assert f"Still served: `v{before['version']:08d}`" in artifacts["rejected"]["data"]
+    rows = {row["check"]: row for row in json.loads(artifacts["gate"]["data"])}
     assert (rows["image latency"]["passed"], rows["image recall"]["passed"]) == (False, True)
     assert len({tuple(row) for row in rows.values()}) == 1, "one set of columns"
-    lines = await_(lambda: [x for x in server.logs(run) if x["name"] == "index.thread"], 30, "no line")
+    lines = wait_until(lambda: [x for x in server.logs(run) if x["name"] == "index.thread"], 30, "no line")
     assert [(line["level"], line["message"]) for line in lines] == [(20, "from a plain thread")]
     assert any(x["level"] == 30 and "two margins" in x["message"] for x in server.logs(run))
-    told = [json.loads(path.read_text())["message"] for path in storage() - others]
-    assert any("image latency" in message for message in told), "Prefect keeps the error; no pickle of it"
+    messages = [json.loads(path.read_text())["message"] for path in list_stored() - stored_before]
+    assert any("image latency" in message for message in messages), (
+        "Prefect stores the message of the error, not a pickle of it"
+    )
 
-    assert again["state"]["type"] == "COMPLETED"
-    assert made == str(manifest_path(root, 3))
+    assert second_run["state"]["type"] == "COMPLETED"
+    assert updated == str(manifest_path(root, 3))
     roles = {
-        k: [shard.role for shard in about.shards] for k, about in read_version_manifest(root, 3).collections.items()
+        k: [shard.role for shard in collection.shards]
+        for k, collection in read_version_manifest(root, 3).collections.items()
     }
     assert roles == {"image": ["base", "base"], "caption": ["base", "base", "delta"]}
-    names = [sorted(task["name"] for task in server.tasks(some)) for some in (run, again)]
+    names = [sorted(task["name"] for task in server.tasks(flow_run)) for flow_run in (run, second_run)]
     assert names == [["embedding demo 000", "token-features demo 000"], []], "one caption, extracted and embedded once"
-    shown = server.artifacts(again)
-    assert set(shown) >= {"index", "gate", "published", "gallery", "lineage"}
-    table = {row["kind"]: (row["delta shards"], row["deleted rows"]) for row in json.loads(shown["index"]["data"])}
+    artifacts = server.artifacts(second_run)
+    assert set(artifacts) >= {"index", "gate", "published", "gallery", "lineage"}
+    table = {row["kind"]: (row["delta shards"], row["deleted rows"]) for row in json.loads(artifacts["index"]["data"])}
     assert table == {"image": (0, 0), "caption": (1, 1)}
 
-    # From version 1 on, both captions are new to it: one delta, and none of version 3's.
-    assert (from_first, whole) == tuple(str(manifest_path(root, version)) for version in (4, 5))
+    # Both captions are new to version 1: version 4 has one delta shard, and not that of version 3.
+    assert (from_first, from_pipeline) == tuple(str(manifest_path(root, version)) for version in (4, 5))
     first, fourth = (read_version_manifest(root, version).collections["caption"] for version in (1, 4))
     assert [shard.role for shard in fourth.shards] == ["base", "base", "delta"]
     assert fourth.shards[:2] == first.shards
     assert (fourth.shards[2].rows, fourth.counts.deleted) == (2, 2)
-    # `start_at="index"` is that run alone; the new training set makes it train a model first.
+    # With `start_at="index"` only that flow runs; it trains a model first, because the training set has changed.
     parent, child = server.runs("pipeline")[0], server.runs("build-index")[0]
     assert server.get(f"/task_runs/{child['parent_task_run_id']}")["flow_run_id"] == parent["id"]
     children = {"flow_runs": {"parent_flow_run_id": {"any_": [parent["id"]]}}}
-    assert [found["id"] for found in server.post("/flow_runs/filter", children)] == [child["id"]]
+    assert [child_run["id"] for child_run in server.post("/flow_runs/filter", children)] == [child["id"]]
 
 
-TRAINED = """
+EVENT_CODE = """
 import sys
 from prefect.events import emit_event
 model, told = "tern-0123456789ab", {"overrides": ["train.seed=1", "dataset.name=a 'b' <c>"]}
@@ -299,26 +306,28 @@ emit_event(sys.argv[1], resource, payload=told)
 """
 
 
-def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_with_the_reason(server, tmp_path):
+def test_new_model_event_starts_an_index_build_and_missing_plan_fails_it_with_the_reason(server, tmp_path):
     from flows.runs import MODEL_CREATED
 
     (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "build-index-after-training"]
-    assert not trigger["enabled"], "until someone wants it"
+    assert not trigger["enabled"], "disabled until a user enables it"
     server.patch(f"/automations/{trigger['id']}", {"enabled": True})
-    before, gone = server.runs("build-index"), str(tmp_path / "gone.toml")
-    assert server.python(TRAINED, MODEL_CREATED, gone).returncode == 0
-    (found,) = await_(lambda: server.since("build-index", before), 60, "no run")
+    runs_before, missing_plan = server.runs("build-index"), str(tmp_path / "gone.toml")
+    assert server.python(EVENT_CODE, MODEL_CREATED, missing_plan).returncode == 0
+    (run,) = wait_until(lambda: server.new_runs("build-index", runs_before), 60, "no run")
     server.patch(f"/automations/{trigger['id']}", {"enabled": False})
     settings = ["train.seed=1", "dataset.name=a 'b' <c>"]
-    assert found["parameters"] == {"plan": gone, "model": "tern-0123456789ab", "overrides": settings}
-    state = lambda: server.get(f"/flow_runs/{found['id']}")["state"]  # noqa: E731
-    await_(lambda: state()["type"] == "FAILED", 150, "not failed")
+    assert run["parameters"] == {"plan": missing_plan, "model": "tern-0123456789ab", "overrides": settings}
+    state = lambda: server.get(f"/flow_runs/{run['id']}")["state"]  # noqa: E731
+    wait_until(lambda: state()["type"] == "FAILED", 150, "not failed")
     assert "does not exist" in state()["message"]
-    (told,) = await_(
-        lambda: [facts for facts in server.told() if facts["id"] == found["id"]], 30, "the failure command did not run"
+    (report,) = wait_until(
+        lambda: [facts for facts in server.failure_reports() if facts["id"] == run["id"]],
+        30,
+        "the failure command did not run",
     )
-    assert (told["flow"], told["state"]) == ("build-index", "Failed")
-    assert "does not exist" in told["message"]
+    assert (report["flow"], report["state"]) == ("build-index", "Failed")
+    assert "does not exist" in report["message"]
 
 
 @pytest.mark.parametrize(
@@ -335,31 +344,31 @@ def test_a_new_checkpoint_starts_an_index_and_a_plan_that_is_gone_fails_the_run_
         ("", None, "Plan '' does not exist"),
     ],
 )
-def test_up_refuses_a_wrong_night_before_it_starts_anything(nightly, cron, reason, monkeypatch):
+def test_up_rejects_an_invalid_schedule_before_it_starts_a_process(nightly, cron, reason, monkeypatch):
     from flows.server import up as server
     from flows.server.up import run_server_and_worker
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(server, "apply_environment", lambda port: None)  # this process has its settings
-    begun = SimpleNamespace(Popen=lambda *told, **more: pytest.fail("something was started"))
-    monkeypatch.setattr(server, "subprocess", begun)
+    monkeypatch.setattr(server, "apply_environment", lambda port: None)  # this process has its own settings
+    fake_subprocess = SimpleNamespace(Popen=lambda *arguments, **options: pytest.fail("a process was started"))
+    monkeypatch.setattr(server, "subprocess", fake_subprocess)
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
         run_server_and_worker(free_port(), nightly, cron)
 
 
-def test_up_says_so_when_its_port_is_taken(monkeypatch):
+def test_up_names_a_port_that_is_in_use(monkeypatch):
     from flows.server.up import run_server_and_worker
 
     monkeypatch.chdir(ROOT)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as other_socket:
+        other_socket.bind(("127.0.0.1", 0))
+        other_socket.listen()
         with pytest.raises(ValueError, match="is in use"):
-            run_server_and_worker(taken.getsockname()[1])
+            run_server_and_worker(other_socket.getsockname()[1])
 
 
-# `prefect deploy --all` takes seconds: what it does to a schedule and a trigger that are there stands in for it.
-DEPLOYED = """
+# Replaces `prefect deploy --all`, which takes seconds, by its effect on an existing schedule and trigger.
+DEPLOY_CODE = """
 import os
 from types import SimpleNamespace
 from prefect.client.orchestration import get_client
@@ -382,26 +391,28 @@ with get_client(sync_client=True) as client:
 """
 
 
-def test_nightly_switches_the_schedule_on_and_what_is_on_stays_on_when_all_is_deployed_again(server, plan):
+def test_nightly_schedule_and_automation_stay_enabled_after_another_deployment(server, plan):
     code = "import sys; from flows.server.schedule import enable_nightly; enable_nightly(sys.argv[1], '30 2 * * *')"
-    ended = server.python(code, str(plan))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    process = server.python(code, str(plan))
+    assert process.returncode == 0, process.stdout + process.stderr
     schedule = server.get("/deployments/name/reindex/reindex")["schedules"][0]
     assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "30 2 * * *")
     assert schedule["parameters"] == {"plan": str(plan)}
-    ended = server.python(DEPLOYED)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.splitlines() == [
+    process = server.python(DEPLOY_CODE)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.splitlines() == [
         "off",
         "the schedule nightly of reindex, 30 2 * * *",
         "the automation build-index-after-training",
     ]
-    again = server.get("/deployments/name/reindex/reindex")["schedules"][0]
-    assert {key: again[key] for key in ("active", "schedule", "parameters")} == {
+    schedule_after = server.get("/deployments/name/reindex/reindex")["schedules"][0]
+    assert {key: schedule_after[key] for key in ("active", "schedule", "parameters")} == {
         key: schedule[key] for key in ("active", "schedule", "parameters")
     }
     (trigger,) = [a for a in server.post("/automations/filter", {}) if a["name"] == "build-index-after-training"]
     assert trigger["enabled"]
     server.patch(f"/automations/{trigger['id']}", {"enabled": False})
-    planned = await_(lambda: [r for r in server.runs("reindex") if r["auto_scheduled"]], 90, "no run was scheduled")
-    assert planned[0]["parameters"]["plan"] == str(plan)
+    scheduled_runs = wait_until(
+        lambda: [r for r in server.runs("reindex") if r["auto_scheduled"]], 90, "no run was scheduled"
+    )
+    assert scheduled_runs[0]["parameters"]["plan"] == str(plan)

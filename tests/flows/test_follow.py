@@ -1,4 +1,4 @@
-"""How `tern run` ends when its server or its user leaves it: it says what becomes of the run, and what to do."""
+"""Messages, exit status and log lines of `tern run` when the server stops, the user leaves or the run ends."""
 
 import re
 from contextlib import nullcontext
@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("prefect")
 RUN = SimpleNamespace(id=UUID(int=7), name="reindex demo")
-GONE = httpx.ConnectError("connection refused")
+CONNECTION_ERROR = httpx.ConnectError("connection refused")
 
 
 class Client:
-    """A client whose deployment `there` can be run; then looking at the run meets `end`."""
+    """A client that creates a run; reading the deployment raises `start`, and reading the run raises `end`."""
 
     def __init__(self, end: BaseException, start: BaseException | None = None):
         self.end, self.start = end, start
@@ -33,47 +33,47 @@ class Client:
 
 
 @pytest.mark.parametrize(
-    ("client", "told"),
+    ("client", "message"),
     [
-        (Client(GONE, start=GONE), r"No Prefect server answers at .*\. Run `tern up`"),
-        (Client(GONE, start=RuntimeError("Failed to reach API")), "No Prefect server answers"),
-        (Client(GONE), rf"The run reindex demo may still be running\. .*flow-run watch {RUN.id}"),
+        (Client(CONNECTION_ERROR, start=CONNECTION_ERROR), r"No Prefect server answers at .*\. Run `tern up`"),
+        (Client(CONNECTION_ERROR, start=RuntimeError("Failed to reach API")), "No Prefect server answers"),
+        (Client(CONNECTION_ERROR), rf"The run reindex demo may still be running\. .*flow-run watch {RUN.id}"),
         (Client(httpx.ReadError("reset")), "stopped answering"),
         (Client(KeyboardInterrupt()), rf"the run continues; `prefect flow-run watch {RUN.id}` follows it"),
     ],
 )
-def test_a_server_that_is_gone_and_a_user_who_leaves_are_told_apart(client, told, monkeypatch):
+def test_follow_run_distinguishes_a_stopped_server_from_an_interrupt(client, message, monkeypatch):
     from flows.server import follow
 
     monkeypatch.setattr(follow, "get_client", lambda sync_client: nullcontext(client))
-    said = []
+    lines = []
     if isinstance(client.end, KeyboardInterrupt):
-        assert follow.follow_run("reindex", "demo", (), (), said.append) == 130
-        assert re.search(told, said[-1])
+        assert follow.follow_run("reindex", "demo", (), (), lines.append) == 130
+        assert re.search(message, lines[-1])
     else:
-        with pytest.raises(ValueError, match=told):
-            follow.follow_run("reindex", "demo", (), (), said.append)
+        with pytest.raises(ValueError, match=message):
+            follow.follow_run("reindex", "demo", (), (), lines.append)
 
 
-@pytest.mark.parametrize(("state", "verdict"), [("Completed", 0), ("Failed", 1), ("Crashed", 1), ("Cancelled", 1)])
-def test_the_verdict_of_the_run_is_that_of_the_command(state, verdict, monkeypatch):
+@pytest.mark.parametrize(("state", "status"), [("Completed", 0), ("Failed", 1), ("Crashed", 1), ("Cancelled", 1)])
+def test_exit_status_follows_the_state_of_the_run(state, status, monkeypatch):
     from prefect import states
 
     from flows.server import follow
 
-    ended = SimpleNamespace(id=RUN.id, state=getattr(states, state)(message="so it went"))
-    client = SimpleNamespace(read_flow_run=lambda number: ended)
+    run = SimpleNamespace(id=RUN.id, state=getattr(states, state)(message="so it went"))
+    client = SimpleNamespace(read_flow_run=lambda number: run)
     monkeypatch.setattr(follow, "_children", lambda client, number: [])
-    monkeypatch.setattr(follow, "_progress", lambda client, ids, told, say: None)
+    monkeypatch.setattr(follow, "_progress", lambda client, ids, positions, echo: None)
     monkeypatch.setattr(follow.LogTail, "echo_new", lambda self, ids: 0)
     monkeypatch.setattr(follow.LogTail, "echo_remaining", lambda self, number, ids: None)
-    said = []
-    assert follow._watch(client, RUN.id, said.append) == verdict
-    assert said == [f"state   {state}  so it went"]
+    lines = []
+    assert follow._watch(client, RUN.id, lines.append) == status
+    assert lines == [f"state   {state}  so it went"]
 
 
 class Logs:
-    """A client whose lines arrive at given looks, in any order of their times; one may arrive between two pages."""
+    """A client whose log lines arrive with given calls, in any order of their times."""
 
     def __init__(self, *arrivals: list[tuple[float, str]]):
         self.arrivals, self.lines = list(arrivals), []
@@ -81,40 +81,40 @@ class Logs:
     def read_logs(self, log_filter, limit, offset, sort):
         if self.arrivals:
             for seconds, message in self.arrivals.pop(0):
-                at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-                about = {"message": message, "name": "n", "flow_run_id": RUN.id, "task_run_id": None}
-                self.lines.append(SimpleNamespace(id=uuid4(), timestamp=at, **about))
+                timestamp = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+                fields = {"message": message, "name": "n", "flow_run_id": RUN.id, "task_run_id": None}
+                self.lines.append(SimpleNamespace(id=uuid4(), timestamp=timestamp, **fields))
         after = log_filter.timestamp and log_filter.timestamp.after_
-        found = sorted((x for x in self.lines if not after or x.timestamp >= after), key=lambda x: x.timestamp)
-        return found[offset : offset + limit]
+        lines = sorted((x for x in self.lines if not after or x.timestamp >= after), key=lambda x: x.timestamp)
+        return lines[offset : offset + limit]
 
 
-def test_late_lines_are_told_once_and_the_last_are_waited_for(monkeypatch):
+def test_log_tail_prints_late_lines_once_and_waits_for_the_last_ones(monkeypatch):
     from flows.server import follow
 
     monkeypatch.setattr(follow, "PAGE_LINES", 2)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     first = [(0, "a"), (10, "d"), (10, "e")]
     late = [[(5, "b")], [], [(9, "c"), (10, "f")], [], [], [(60, "g")], [], [(61, "h")], [(62, "Finished in state X")]]
-    client, said = Logs(first, *late), []
-    lines = follow.LogTail(client, said.append)
-    assert lines.echo_new([RUN.id]) == 3, "b came between two pages, before what the first had: the next look finds it"
-    lines.echo_remaining(RUN.id, [RUN.id])
-    assert sorted(line[-1] for line in said) == list("abcdefgh"), "none lost, none twice"
+    client, printed = Logs(first, *late), []
+    tail = follow.LogTail(client, printed.append)
+    assert tail.echo_new([RUN.id]) == 3, "b arrived between two pages with an earlier time: the next poll finds it"
+    tail.echo_remaining(RUN.id, [RUN.id])
+    assert sorted(line[-1] for line in printed) == list("abcdefgh"), "no line is lost, none is printed twice"
     monkeypatch.setattr(follow, "END_OF_LOG_SECONDS", 0.05)
-    follow.LogTail(Logs([(0, "a")]), said.append).echo_remaining(RUN.id, [RUN.id])
-    assert said[-1] == "log     a", "a run that was killed says no last word"
+    follow.LogTail(Logs([(0, "a")]), printed.append).echo_remaining(RUN.id, [RUN.id])
+    assert printed[-1] == "log     a", "the log of a killed run has no last line"
 
 
-def test_of_a_message_of_many_lines_the_first_is_told():
+def test_log_tail_prints_the_first_line_of_a_message():
     from flows.server.follow import LogTail
 
-    said = []
-    assert LogTail(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), said.append).echo_new([RUN.id]) == 3
-    assert [text.split(maxsplit=1)[1:] for text in said] == [["one"], ["it failed ..."], []]
+    printed = []
+    assert LogTail(Logs([(0, "one"), (1, "it failed\nTraceback"), (2, "")]), printed.append).echo_new([RUN.id]) == 3
+    assert [text.split(maxsplit=1)[1:] for text in printed] == [["one"], ["it failed ..."], []]
 
 
-def test_a_server_elsewhere_is_followed_unless_a_port_of_this_machine_is_given(monkeypatch):
+def test_make_environment_keeps_a_remote_server_unless_a_port_is_passed(monkeypatch):
     from flows.server.environment import make_environment
 
     monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.7:4200/api")

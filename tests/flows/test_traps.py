@@ -1,4 +1,4 @@
-"""Settings that prevent silent errors of Prefect; the tests check that they are set and need no server."""
+"""Settings that prevent silent errors of Prefect. These tests need no server."""
 
 import asyncio
 import inspect
@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.helpers.flow_server import await_, free_port, marked
+from tests.helpers.flow_server import free_port, list_processes_with, wait_until
 from tests.helpers.forks import ROOT
 
 prefect = pytest.importorskip("prefect")
@@ -22,32 +22,34 @@ prefect = pytest.importorskip("prefect")
 pytestmark = pytest.mark.slow
 
 
-def test_tasks_have_no_cache_no_kept_results_no_tags_and_no_timeout():
+def test_tasks_have_no_cache_results_tags_or_timeout():
     from prefect.cache_policies import NO_CACHE
 
     from flows.tasks import shards as tasks
 
     for task in (tasks.shard, tasks.epoch):
-        assert task.cache_policy is NO_CACHE, "Prefect's key has no task in it: tokens would be taken for regions"
-        assert task.persist_result is False, "a cache policy of one's own switches it on"
-        assert not task.tags, "each costs seconds at the first wave"
-        assert task.timeout_seconds is None, "on threads it fires only when the blocking call has ended"
-        assert not task.isasync, "called from a plain flow it would give a coroutine that nobody awaits"
+        assert task.cache_policy is NO_CACHE, (
+            "Prefect's cache key does not contain the task: tokens would be mistaken for regions"
+        )
+        assert task.persist_result is False, "an explicit cache policy enables it"
+        assert not task.tags, "each tag costs seconds when the first tasks start"
+        assert task.timeout_seconds is None, "on threads it takes effect only after the blocking call"
+        assert not task.isasync, "a plain flow would receive a coroutine that is never awaited"
 
 
-def test_flows_are_plain_limited_not_retried_and_their_hooks_take_the_keywords_they_are_called_with():
+def test_flows_have_a_time_limit_no_retries_and_one_hook_per_failure_state():
     from flows import flows
 
     for flow in (flows.extract_flickr, flows.train_tern, flows.build_index, flows.reindex, flows.pipeline):
         assert (flow.isasync, flow.retries, flow.timeout_seconds) == (False, 0, flows.RUN_TIMEOUT_SECONDS)
         assert not flow.persist_result
         hooks = [flow.on_failure_hooks, flow.on_crashed_hooks, flow.on_cancellation_hooks]
-        assert [len(of_a_kind) for of_a_kind in hooks] == [1, 1, 1]
+        assert [len(hooks_of_state) for hooks_of_state in hooks] == [1, 1, 1]
         for (hook,) in hooks:
             assert list(inspect.signature(hook).parameters) == ["flow", "flow_run", "state"]
 
 
-def test_no_array_crosses_the_border_of_a_task(finished_jobs):
+def test_tasks_receive_and_return_no_arrays(finished_jobs):
     import numpy as np
 
     from flows.tasks import shards as tasks
@@ -57,26 +59,26 @@ def test_no_array_crosses_the_border_of_a_task(finished_jobs):
     assert inspect.signature(tasks.shard.fn).return_annotation is str
     for job in (ExtractionJob, EmbeddingJob):
         assert not [a for a in job.__dataclass_fields__.values() if "ndarray" in str(a.type) or a.type is np.ndarray]
-    assert finished_jobs, "the fixture's stages have been watched"
+    assert finished_jobs, "the fixture recorded the jobs"
     for label, job, result in finished_jobs:
         assert isinstance(result, str), label
         assert isinstance(job, (ExtractionJob, EmbeddingJob)), label
 
 
-def test_no_page_takes_text_of_the_data_for_markup():
+def test_escape_cell_removes_markup():
     from flows.reporting.artifacts import escape_cell
 
     for text in ("![](http://there/x.png)", "<img src=//there>", "[click](//there)", "`code`", "a | b"):
-        assert not set(escape_cell(text)) & set("<>[]`|"), "a page would fetch it, or break its table"
+        assert not set(escape_cell(text)) & set("<>[]`|"), "the page would load it, or its table would break"
     assert escape_cell(0.5) == 0.5
 
 
-def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks(monkeypatch):
+def test_gate_table_has_every_column_in_its_first_row(monkeypatch):
     from flows.reporting import artifacts
     from index.versions import GateCheck
 
-    made = {}
-    monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: made.update({key: rows}))
+    tables = {}
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: tables.update({key: rows}))
     checks = {
         "rows": GateCheck(passed=True, problem=""),
         "recall": GateCheck(passed=True, value=0.98765, min=0.9),
@@ -84,52 +86,52 @@ def test_a_table_has_every_column_in_its_first_row_which_is_where_the_page_looks
     }
     artifacts.create_gate_table("refused", checks, "v00000002")
     names = ["check", "passed", "value", "max", "unit", "problem", "min"]
-    assert [list(row) for row in made["gate"]] == [names] * 3
-    assert [row["check"] for row in made["gate"]] == ["latency", "rows", "recall"], "what failed is read first"
-    assert made["gate"][2] == dict(zip(names, ["recall", True, 0.98765, "", "", "", 0.9], strict=True))
+    assert [list(row) for row in tables["gate"]] == [names] * 3
+    assert [row["check"] for row in tables["gate"]] == ["latency", "rows", "recall"], "failed checks come first"
+    assert tables["gate"][2] == dict(zip(names, ["recall", True, 0.98765, "", "", "", 0.9], strict=True))
 
 
 class Client:
-    """A client of a server with some deployments, as (flow, deployment)."""
+    """A client of a server with some deployments, given as (flow, deployment)."""
 
-    def __init__(self, *there: tuple[str, str]):
-        self.there = there
+    def __init__(self, *deployments: tuple[str, str]):
+        self.deployments = deployments
 
     async def read_deployments(self, deployment_filter):
         (name,) = deployment_filter.name.any_
-        return [SimpleNamespace(flow_id=flow) for flow, deployed in self.there if deployed == name]
+        return [SimpleNamespace(flow_id=flow) for flow, deployment in self.deployments if deployment == name]
 
     async def read_flow(self, flow_id):
         return SimpleNamespace(name=flow_id)
 
 
 @pytest.mark.parametrize(
-    ("name", "there", "asked"),
+    ("name", "deployments", "expected"),
     [
         ("reindex", [("reindex", "reindex")], "reindex/reindex"),
         ("nightly", [("reindex", "nightly")], "reindex/nightly"),
         ("reindex", [("other", "reindex"), ("reindex", "reindex")], "reindex/reindex"),
-        ("nobody", [("reindex", "reindex")], "nobody/nobody"),  # the stock answer: not found
+        ("nobody", [("reindex", "reindex")], "nobody/nobody"),  # as without the plugin: not found
         ("a/b", [], "a/b"),
         ("", [], ""),
         ("nightly", [("one", "nightly"), ("two", "nightly")], "several deployments. Pass one of one/nightly, two/"),
     ],
 )
-def test_a_bare_name_is_the_deployment_that_it_can_only_mean(name, there, asked):
+def test_accept_bare_name_finds_the_only_deployment_of_that_name(name, deployments, expected):
     from flows.plugin import accept_bare_name
 
-    async def stock(client, found):
-        return found
+    async def return_name(client, name):
+        return name
 
-    if "several" in asked:
-        with pytest.raises(ValueError, match=asked):
-            asyncio.run(accept_bare_name(stock)(Client(*there), name))
+    if "several" in expected:
+        with pytest.raises(ValueError, match=expected):
+            asyncio.run(accept_bare_name(return_name)(Client(*deployments), name))
     else:
-        assert asyncio.run(accept_bare_name(stock)(Client(*there), name)) == asked
+        assert asyncio.run(accept_bare_name(return_name)(Client(*deployments), name)) == expected
 
 
-def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
-    """Those of Prefect's default, in memory, do not: a slot of a run that dies meanwhile would stay taken."""
+def test_concurrency_leases_survive_a_server_restart(tmp_path):
+    """Prefect keeps leases in memory by default, so a restarted server would never free the slot of a killed run."""
     from datetime import timedelta
     from importlib import import_module
     from uuid import uuid4
@@ -137,19 +139,21 @@ def test_the_slots_that_a_server_has_lent_outlive_it(tmp_path):
     from flows.server.environment import PREFECT_SETTINGS
 
     module = import_module(PREFECT_SETTINGS["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
-    lent = asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).create_lease([uuid4()], timedelta(seconds=-1)))
-    again = module.ConcurrencyLeaseStorage(tmp_path)
-    assert asyncio.run(again.read_expired_lease_ids()) == [lent.id], "the next server knows it, and gives it back"
-    assert asyncio.run(again.renew_lease(lent.id, timedelta(minutes=5))), "and a run that lives keeps it"
-    assert asyncio.run(again.read_expired_lease_ids()) == []
+    lease = asyncio.run(module.ConcurrencyLeaseStorage(tmp_path).create_lease([uuid4()], timedelta(seconds=-1)))
+    restarted = module.ConcurrencyLeaseStorage(tmp_path)
+    assert asyncio.run(restarted.read_expired_lease_ids()) == [lease.id], (
+        "the next server finds the lease and frees the slot"
+    )
+    assert asyncio.run(restarted.renew_lease(lease.id, timedelta(minutes=5))), "a live run keeps its slot"
+    assert asyncio.run(restarted.read_expired_lease_ids()) == []
 
 
-# Replacements of server and worker, which print how often they received a signal to end.
-SIGNALED = """
+# Replaces server and worker; prints how often it received a signal to end.
+CHILD_CODE = """
 import os, signal, time
 signals = []
 signal.signal(signal.SIGINT, lambda *_: signals.append(1))
-say = lambda words: os.write(1, f"{words}\\n".encode())  # a line at once: both write to one file
+say = lambda text: os.write(1, f"{text}\\n".encode())  # one call per line: both processes write to one file
 say("begun")
 while not signals:
     time.sleep(0.05)
@@ -157,11 +161,11 @@ say("heard")
 time.sleep(2)
 say(f"signals {len(signals)}")
 """
-UP = """
+UP_CODE = """
 import signal, sys
 from types import SimpleNamespace
 from flows.server import up
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or the tests fail under nohup, which `tern up` minds
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores the signal, and `tern up` keeps that
 up.prefect_command = lambda *words: [sys.executable, "-c", sys.argv[1]]
 up.wait_until_healthy = lambda port, child: None
 sys.modules["flows.server.deploy"] = SimpleNamespace(deploy_all=lambda env: ())
@@ -170,45 +174,47 @@ up.run_server_and_worker(int(sys.argv[2]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_children_of_up_are_told_to_end_once_for_the_worker_kills_itself_at_the_second(number, tmp_path):
+def test_up_sends_its_children_one_signal_only(number, tmp_path):
     with open(tmp_path / "log", "w") as log:
-        command, ways = (
-            [sys.executable, "-c", UP, SIGNALED, str(free_port())],
+        command, options = (
+            [sys.executable, "-c", UP_CODE, CHILD_CODE, str(free_port())],
             {"stdout": log, "start_new_session": True},
         )
-        up = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TERN_UP": str(tmp_path)}, **ways)
-        said = lambda: (tmp_path / "log").read_text()  # noqa: E731
-        await_(lambda: said().count("begun") == 2 and "ready" in said(), 90, "not up")
+        up = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TERN_UP": str(tmp_path)}, **options)
+        read_log = lambda: (tmp_path / "log").read_text()  # noqa: E731
+        wait_until(lambda: read_log().count("begun") == 2 and "ready" in read_log(), 90, "not up")
         os.killpg(up.pid, number)  # as a terminal does, for Ctrl-C and when it is closed
-        await_(lambda: "heard" in said(), 30, "no signal arrived")
-        os.killpg(up.pid, number)  # by someone who cannot wait
+        wait_until(lambda: "heard" in read_log(), 30, "no signal arrived")
+        os.killpg(up.pid, number)  # a second time, as by an impatient user
         assert up.wait(60) == 0
-    assert said().count("signals 1") == 2, said()
-    assert marked(f"TERN_UP={tmp_path}") == []
+    assert read_log().count("signals 1") == 2, read_log()
+    assert list_processes_with(f"TERN_UP={tmp_path}") == []
 
 
-def test_the_plugin_leaves_the_client_alone_outside_of_the_command_line(monkeypatch):
+def test_plugin_changes_the_client_only_in_the_command_line(monkeypatch):
     from prefect.client.orchestration import PrefectClient
 
     from flows.plugin import setup_environment
     from flows.server.environment import PREFECT_SETTINGS
 
-    stock = PrefectClient.read_deployment_by_name
+    original = PrefectClient.read_deployment_by_name
     setup_environment(ctx=None)
-    assert PrefectClient.read_deployment_by_name is stock
-    assert PREFECT_SETTINGS["PREFECT_PLUGINS_ENABLED"] == "false", "workers and their runs"
+    assert PrefectClient.read_deployment_by_name is original
+    assert PREFECT_SETTINGS["PREFECT_PLUGINS_ENABLED"] == "false", "workers and their runs do without the plugin"
 
 
-def test_the_constraints_keep_the_bounds_that_prefect_needs():
+def test_constraints_satisfy_the_bounds_of_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
+    requirements = project["dependencies"] + [
+        line for extra in project["optional-dependencies"].values() for line in extra
+    ]
     lines = re.findall(r"^([\w.\-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     pinned = {canonicalize_name(name): version for name, version in lines}
-    for line in asked:
+    for line in requirements:
         requirement = Requirement(line)
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is None or requirement.specifier.contains(version), f"{line}, but constraints.txt has {version}"
-    bounded = {Requirement(line).name: str(Requirement(line).specifier) for line in asked}
-    assert {name: bounded[name] for name in ("prefect", "fastapi")} == {"prefect": "<4,>=3.9.1", "fastapi": "<0.151"}
-    assert "sqlalchemy" not in bounded, "the scheduler of Prefect 3.9.1 creates runs with sqlalchemy 2.1 too"
+    bounds = {Requirement(line).name: str(Requirement(line).specifier) for line in requirements}
+    assert {name: bounds[name] for name in ("prefect", "fastapi")} == {"prefect": "<4,>=3.9.1", "fastapi": "<0.151"}
+    assert "sqlalchemy" not in bounds, "the scheduler of Prefect 3.9.1 creates runs with sqlalchemy 2.1 too"
     assert {"prefect", "fastapi", "sqlalchemy"} <= set(pinned)

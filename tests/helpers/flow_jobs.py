@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-def counted(job: Path) -> str:
+def run_counted(job: Path) -> str:
     """Add a line to the job's file, then behave as its name says: die, fail, sleep or wait."""
     with open(job, "a") as file:
         file.write("called\n")
@@ -21,11 +21,11 @@ def counted(job: Path) -> str:
     if job.name == "slow":
         time.sleep(60)
     if job.name.startswith("waits"):
-        appears(job.with_name(f"go-{job.name}"))
+        wait_for_file(job.with_name(f"go-{job.name}"))
     return job.name
 
 
-def appears(path: Path) -> None:
+def wait_for_file(path: Path) -> None:
     """Wait until a file exists. Raises RuntimeError after two minutes."""
     for _ in range(12_000):
         if path.exists():
@@ -43,7 +43,7 @@ class OnDevice:
     uses_gpu = True
 
 
-def alone(job: OnDevice) -> str:
+def run_alone(job: OnDevice) -> str:
     """Run a job; raise FileExistsError if another one runs in this process at the same time."""
     taken = job.folder / f"taken-{os.getpid()}"
     taken.touch(exist_ok=False)
@@ -52,8 +52,8 @@ def alone(job: OnDevice) -> str:
     return str(job.number)
 
 
-def together(job: OnDevice) -> str:
+def run_together(job: OnDevice) -> str:
     """Run one of two jobs; raise RuntimeError if the other one does not run at the same time."""
     (job.folder / f"met-{job.number}").touch()
-    appears(job.folder / f"met-{1 - job.number}")
+    wait_for_file(job.folder / f"met-{1 - job.number}")
     return str(job.number)

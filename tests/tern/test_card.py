@@ -22,15 +22,29 @@ def test_model_card_is_read_back_as_written(tmp_path, extra):
     assert path.name == MODEL_CARD
     assert read_model_card(tmp_path) == card
     content = json.loads(path.read_text())
-    assert content["schema"] == 8
-    assert content.keys() == {"schema", *FIELDS, *extra}, "fields without a value are left out"
+    assert content["schema"] == 9
+    assert content.keys() == {"schema", "network", *FIELDS, *extra}, "fields without a value are left out"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 9}, "model card of version 8: schema"),
-        ({"regions": "a" * 12}, "regions"),
+        (
+            {"schema": 7},
+            r"card schema 7, written by an older version of this program; this version reads schema 9\.",
+        ),
+        ({"schema": 10}, "card schema 10, written by a newer version of this program"),
+        ({"schema": None}, "card schema None, which no version of this program writes"),
+        (
+            {"network": 0},
+            "network version 0, written by an older version of this program; this version reads",
+        ),
+        ({"network": 2}, "network version 2, written by a newer version"),
+        ({"regions": "a" * 12}, "another version of this program wrote it: regions"),
+        (
+            {"model": {"gating": True}},
+            r"another version of this program wrote it: model\.gating.*the stores and",
+        ),
         ({"region_dim": "many"}, "region_dim"),
         ({"model": {"architecture": "modern"}}, "model.architecture"),
     ],
@@ -40,6 +54,21 @@ def test_model_card_that_does_not_fit_is_rejected(tmp_path, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
         read_model_card(tmp_path)
+
+
+def test_model_card_without_a_key_is_of_another_version(tmp_path):
+    path = write_model_card(tmp_path, ModelCard(**FIELDS, **TRAINED))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "token_dim"}))
+    with pytest.raises(ValueError, match=r"another version of this program wrote it: token_dim.*run `tern train`"):
+        read_model_card(tmp_path)
+
+
+def test_model_card_of_schema_8_is_of_network_version_1(tmp_path):
+    path = write_model_card(tmp_path, ModelCard(**FIELDS, **TRAINED))
+    content = json.loads(path.read_text()) | {"schema": 8}
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "network"}))
+    assert read_model_card(tmp_path).network == 1
 
 
 def test_folder_without_model_card_is_rejected(tmp_path):

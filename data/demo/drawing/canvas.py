@@ -63,23 +63,26 @@ class Canvas:
         """
         positions = self.rng.random((count, 3))
         for x, y, stretch in positions.tolist():
-            near = size * (0.4 + 0.9 * y)
-            at, row = x * self.w, top + y * (bottom - top)
-            self.draw.ellipse((at, row, at + near * (1 + 2 * stretch), row + near * 0.5), fill=self.jitter_color(color))
+            scaled_size = size * (0.4 + 0.9 * y)
+            left, row = x * self.w, top + y * (bottom - top)
+            self.draw.ellipse(
+                (left, row, left + scaled_size * (1 + 2 * stretch), row + scaled_size * 0.5),
+                fill=self.jitter_color(color),
+            )
 
-    def draw_ridge(self, base: int, tall: float, color: Color, steps: int = 9) -> list[tuple[float, float]]:
+    def draw_ridge(self, base: int, height: float, color: Color, steps: int = 9) -> list[tuple[float, float]]:
         """Draw a line of hills over the whole width.
 
         Args:
             base: Row on which the hills stand, in pixels.
-            tall: Maximum height of a hill, in pixels; the minimum is 35 percent of it.
+            height: Maximum height of a hill, in pixels; the minimum is 35 percent of it.
             color: Color of the hills.
             steps: Number of straight pieces of the upper edge.
 
         Returns:
             Points (x, y) of the upper edge, in pixels, from left to right.
         """
-        tops = [(self.w * i / steps, base - tall * self.uniform(0.35, 1.0)) for i in range(steps + 1)]
+        tops = [(self.w * i / steps, base - height * self.uniform(0.35, 1.0)) for i in range(steps + 1)]
         self.draw.polygon([(0, base), *tops, (self.w, base)], fill=color)
         return tops
 
@@ -87,8 +90,8 @@ class Canvas:
         """Draw a white cloud in the upper sky."""
         x, y, r = self.uniform(0, self.w), self.uniform(0.03, 0.5) * self.hz, self.uniform(0.02, 0.04) * self.w
         for i in range(4):
-            at, up = x + i * r * 1.1, self.uniform(0.5, 1.1) * r
-            self.draw.ellipse((at - r * 1.2, y - up, at + r * 1.2, y + r * 0.5), fill=(250, 250, 252))
+            center, height = x + i * r * 1.1, self.uniform(0.5, 1.1) * r
+            self.draw.ellipse((center - r * 1.2, y - height, center + r * 1.2, y + r * 0.5), fill=(250, 250, 252))
 
     def draw_sky(self, top: Color = (88, 164, 236), low: Color = (206, 232, 250), clouds: int = 3) -> None:
         """Draw the sky above the horizon.
@@ -123,18 +126,18 @@ class Canvas:
             x = self.w * (i + self.uniform(0, 1)) / count
             draw_tree(x, base, self.uniform(*heights), self.jitter_color(*color))
 
-    def draw_round_tree(self, x: float, base: float, tall: float, color: Color) -> None:
+    def draw_round_tree(self, x: float, base: float, height: float, color: Color) -> None:
         """Draw a distant tree with a round crown.
 
         Args:
             x: x coordinate of the trunk, in pixels.
             base: y coordinate of the ground, in pixels.
-            tall: Height, in pixels.
+            height: Height, in pixels.
             color: Color of the crown.
         """
-        self.draw.rectangle((x - tall * 0.06, base - tall * 0.4, x + tall * 0.06, base), fill=(98, 72, 50))
-        self.draw.ellipse((x - tall * 0.38, base - tall, x + tall * 0.38, base - tall * 0.25), fill=color)
+        self.draw.rectangle((x - height * 0.06, base - height * 0.4, x + height * 0.06, base), fill=(98, 72, 50))
+        self.draw.ellipse((x - height * 0.38, base - height, x + height * 0.38, base - height * 0.25), fill=color)
 
-    def draw_fir(self, x: float, base: float, tall: float, color: Color) -> None:
+    def draw_fir(self, x: float, base: float, height: float, color: Color) -> None:
         """Draw a distant fir; the arguments are those of `draw_round_tree`."""
-        self.draw.polygon([(x, base - tall), (x - tall * 0.26, base), (x + tall * 0.26, base)], fill=color)
+        self.draw.polygon([(x, base - height), (x - height * 0.26, base), (x + height * 0.26, base)], fill=color)

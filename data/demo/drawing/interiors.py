@@ -56,9 +56,9 @@ def draw_living_room(canvas: Canvas) -> None:
     cloth = canvas.jitter_color((190, 84, 84) if canvas.uniform(0, 1) < 0.5 else (84, 120, 170), 20)
     for side in (x - 44, x + 190):
         canvas.draw.rectangle((side, 26, side + 54, floor - 60), fill=cloth)
-    at = (x + canvas.w * 0.5) % (canvas.w - 130)
+    frame = (x + canvas.w * 0.5) % (canvas.w - 130)
     canvas.draw.rectangle(
-        (at, 70, at + 110, 150), fill=canvas.jitter_color((120, 150, 130), 50), outline=DARK_WOOD, width=8
+        (frame, 70, frame + 110, 150), fill=canvas.jitter_color((120, 150, 130), 50), outline=DARK_WOOD, width=8
     )
     rug = canvas.uniform(0.15, 0.4) * canvas.w
     canvas.draw.ellipse(
@@ -143,8 +143,8 @@ def draw_soccer_field(canvas: Canvas) -> None:
     goal = 0.04 * canvas.w if canvas.uniform(0, 1) < 0.5 else 0.74 * canvas.w
     canvas.draw.rectangle((goal, canvas.hz - 74, goal + 0.22 * canvas.w, canvas.hz + 30), outline=white, width=7)
     for i in range(1, 10):
-        at = goal + 0.022 * canvas.w * i
-        canvas.draw.line((at, canvas.hz - 70, at, canvas.hz + 28), fill=(214, 222, 220), width=1)
+        post = goal + 0.022 * canvas.w * i
+        canvas.draw.line((post, canvas.hz - 70, post, canvas.hz + 28), fill=(214, 222, 220), width=1)
 
 
 DRAW_FUNCTIONS: dict[str, Callable[[Canvas], None]] = {

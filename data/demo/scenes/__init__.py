@@ -1,1 +1,1 @@
-"""Content of demo scenes: a random seed in, a place and groups of things out; knows nothing of pixels."""
+"""Content of demo scenes: a random seed in, a place and groups of things out; independent of pixels."""

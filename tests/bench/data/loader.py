@@ -31,8 +31,8 @@ def loader(folder: Path) -> None:
     sources = BatchReader(regions, tokens, region_drop=0.2, token_drop=0.1, groups=3)
     table = Table("batch", "batches per second", "CPU ms per batch", "Flickr30k, s per epoch", title=loader.__doc__)
     for images in (128, 1024):
-        found = [_round(sources, plan_batches(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
-        seconds, cpu = np.median(found, axis=0)
+        measured = [_round(sources, plan_batches(captions_of, images, CAPTIONS, 0, k)) for k in range(ROUNDS)]
+        seconds, cpu = np.median(measured, axis=0)
         steps = -(-FLICKR30K // images)
         name = f"{images} images, {CAPTIONS * images} captions"
         table.add_row(name, f"{1 / seconds:.1f}", f"{1000 * cpu:.0f}", f"{steps * seconds:.0f}")
@@ -41,30 +41,30 @@ def loader(folder: Path) -> None:
 
 def _round(sources: BatchReader, plans: list) -> tuple[float, float]:
     """Measure wall seconds and CPU seconds (all threads) per batch."""
-    began, cpu = time.perf_counter(), time.process_time()
-    read = prefetch_map(
+    start, cpu = time.perf_counter(), time.process_time()
+    steps = prefetch_map(
         lambda numbered: sources.read(numbered[1], np.random.default_rng(numbered[0])),
         enumerate(plans),
         prefetch=PREFETCH,
     )
-    for step in read:
+    for step in steps:
         del step
-    return (time.perf_counter() - began) / len(plans), (time.process_time() - cpu) / len(plans)
+    return (time.perf_counter() - start) / len(plans), (time.process_time() - cpu) / len(plans)
 
 
 def _write(folder: Path) -> tuple[Store, Store]:
-    draw, flat = np.random.default_rng(0), np.zeros(REGIONS)
+    rng, flat = np.random.default_rng(0), np.zeros(REGIONS)
     boxes = np.tile([0.0, 0.0, 64.0, 64.0], (REGIONS, 1))
-    rest = {"boxes": boxes, "class_ids": flat, "scores": flat + 0.5, "attr_ids": flat, "attr_scores": flat}
+    other_columns = {"boxes": boxes, "class_ids": flat, "scores": flat + 0.5, "attr_ids": flat, "attr_scores": flat}
     names = [f"{k}.jpg" for k in range(IMAGES)]
-    looks = draw.normal(size=(64, REGIONS, WIDTH)).astype("float16")
+    features = rng.normal(size=(64, REGIONS, WIDTH)).astype("float16")
 
     def image(name: str) -> dict:
-        return {"features": looks[int(name[:-4]) % 64], **rest, "size": np.array([640, 480])}
+        return {"features": features[int(name[:-4]) % 64], **other_columns, "size": np.array([640, 480])}
 
     def caption(name: str) -> dict:
-        count = int(draw.integers(*WORDS))
-        rows = draw.normal(size=(count, TOKEN)).astype("float16")
+        count = int(rng.integers(*WORDS))
+        rows = rng.normal(size=(count, TOKEN)).astype("float16")
         return {"features": rows, "token_ids": np.arange(count), "full_length": count}
 
     stores = []

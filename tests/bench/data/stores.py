@@ -35,9 +35,9 @@ def stores(folder: Path) -> None:
     lists = [[NAMES[i] for i in batch] for batch in order]
     store = Store(next(folder.glob("regions-*")))
     maps = _Maps(store)
-    ways: dict[str, Callable[[], Batches]] = {
-        "one .npy an image": lambda: (_stack_npy(folder, ids) for ids in lists),
-        "h5, a chunk an image, read_direct": lambda: _chunked(folder, order),
+    methods: dict[str, Callable[[], Batches]] = {
+        "one .npy per image": lambda: (_stack_npy(folder, ids) for ids in lists),
+        "h5, one chunk per image, read_direct": lambda: _chunked(folder, order),
         "memory map of the shards": lambda: (maps.stack(ids) for ids in lists),
         "the store, read": lambda: (store.read("features", ids) for ids in lists),
         "the store, batches, 2 threads": lambda: iter_batches(store, ["features"], lists),
@@ -49,39 +49,47 @@ def stores(folder: Path) -> None:
         ),
     }
 
-    def forget() -> None:
+    def drop_caches() -> None:
         maps.close()  # the page cache keeps mapped pages
-        _forget(folder)
+        _drop_page_cache(folder)
 
     columns = ("warm, as written", "CPU ms", "cold", "CPU ms", "warm, after cold", "CPU ms")
     table = Table("batches per second", *columns, title=stores.__doc__)
-    warm, cold = _rounds(ways, len(lists), 5), _rounds(ways, len(lists), 3, forget)
-    after = _rounds(ways, len(lists), 4)
-    forget()
+    warm, cold = _rounds(methods, len(lists), 5), _rounds(methods, len(lists), 3, drop_caches)
+    warm_after_cold = _rounds(methods, len(lists), 4)
+    drop_caches()
     store.preload()
-    preloaded = {"the store, read, preloaded": ways["the store, read"]}
-    after |= _rounds(preloaded, len(lists), 4)
-    for name in [*ways, *preloaded]:
-        parts = [_medians(found[name][1:]) if name in found else ("", "") for found in (warm, cold, after)]
-        table.add_row(name, *(f"{value:,.1f}" if value else "" for part in parts for value in part))
+    preloaded = {"the store, read, preloaded": methods["the store, read"]}
+    warm_after_cold |= _rounds(preloaded, len(lists), 4)
+    for name in [*methods, *preloaded]:
+        usages = [
+            _medians(results[name][1:]) if name in results else ("", "") for results in (warm, cold, warm_after_cold)
+        ]
+        table.add_row(name, *(f"{value:,.1f}" if value else "" for part in usages for value in part))
     Console(width=120).print(table)
 
 
 def _rounds(
-    ways: dict[str, Callable[[], Batches]], count: int, rounds: int, before: Callable[[], None] = lambda: None
+    methods: dict[str, Callable[[], Batches]], count: int, rounds: int, prepare: Callable[[], None] = lambda: None
 ) -> dict[str, list[tuple[float, float]]]:
     """Measure all methods in turn, round by round, so that other work on the machine affects all of them."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     for _ in range(rounds):
-        for name, way in ways.items():
-            found[name].append(_spent(way, count, before))
-    return found
+        for name, method in methods.items():
+            results[name].append(_measure(method, count, prepare))
+    return results
 
 
 def _write(folder: Path) -> None:
     rng = np.random.default_rng(0)
     flat = np.zeros(REGIONS)
-    rest = {"boxes": np.ones((REGIONS, 4)), "class_ids": flat, "scores": flat, "attr_ids": flat, "attr_scores": flat}
+    other_columns = {
+        "boxes": np.ones((REGIONS, 4)),
+        "class_ids": flat,
+        "scores": flat,
+        "attr_ids": flat,
+        "attr_scores": flat,
+    }
     (folder / "npy").mkdir()
     target = open_or_create_store(folder, "regions", {"bench": 1})
     with h5py.File(folder / "chunked.h5", "w") as file:
@@ -92,7 +100,7 @@ def _write(folder: Path) -> None:
             features = np.maximum(rng.normal(0.41, 1, shape), 0).astype("float16")
             np.save(folder / "npy" / f"{NAMES[number]}.npy", features)
             dataset[number] = features
-            return {"features": features, **rest, "size": np.array([640, 480])}
+            return {"features": features, **other_columns, "size": np.array([640, 480])}
 
         number_of = {name: number for number, name in enumerate(NAMES)}
         plans = plan_shards(target, [Item(name, "0" * 64) for name in NAMES], 250)
@@ -100,7 +108,7 @@ def _write(folder: Path) -> None:
     os.sync()
 
 
-def _forget(folder: Path) -> None:
+def _drop_page_cache(folder: Path) -> None:
     """Drop every file from the page cache of the operating system."""
     for path in folder.rglob("*"):
         if path.is_file():
@@ -109,23 +117,23 @@ def _forget(folder: Path) -> None:
             os.close(handle)
 
 
-def _spent(way: Callable[[], Batches], count: int, before: Callable[[], None]) -> tuple[float, float]:
+def _measure(method: Callable[[], Batches], count: int, prepare: Callable[[], None]) -> tuple[float, float]:
     """Measure batches per second and CPU ms per batch of an epoch, including start and end of the workers."""
-    before()
-    cpu, began = _cpu(), time.perf_counter()
-    for batch in way():
+    prepare()
+    cpu, start = _cpu(), time.perf_counter()
+    for batch in method():
         del batch
-    return count / (time.perf_counter() - began), 1000 * (_cpu() - cpu) / count
+    return count / (time.perf_counter() - start), 1000 * (_cpu() - cpu) / count
 
 
 def _cpu() -> float:
     """Return the CPU seconds of this process and of its finished children."""
-    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts)
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in usages)
 
 
-def _medians(found: list[tuple[float, float]]) -> tuple[float, float]:
-    return float(np.median([rate for rate, _ in found])), float(np.median([cpu for _, cpu in found]))
+def _medians(results: list[tuple[float, float]]) -> tuple[float, float]:
+    return float(np.median([rate for rate, _ in results])), float(np.median([cpu for _, cpu in results]))
 
 
 def _stack_npy(folder: Path, ids: list[str]) -> np.ndarray:
@@ -135,10 +143,10 @@ def _stack_npy(folder: Path, ids: list[str]) -> np.ndarray:
 def _chunked(folder: Path, order: np.ndarray) -> Batches:
     with h5py.File(folder / "chunked.h5") as file:
         for batch in order:
-            out = np.empty((len(batch), REGIONS, WIDTH), "float16")
-            for to, number in enumerate(batch):
-                file["features"].read_direct(out, np.s_[number], np.s_[to])
-            yield out
+            batch_rows = np.empty((len(batch), REGIONS, WIDTH), "float16")
+            for row, number in enumerate(batch):
+                file["features"].read_direct(batch_rows, np.s_[number], np.s_[row])
+            yield batch_rows
 
 
 class _Maps:
@@ -149,7 +157,7 @@ class _Maps:
         self.close()
 
     def close(self) -> None:
-        self._place: dict[str, np.ndarray] = {}
+        self._rows: dict[str, np.ndarray] = {}
 
     def _open(self) -> None:
         for entry in self._store.manifest.shards:
@@ -157,15 +165,15 @@ class _Maps:
             with h5py.File(path) as file:
                 offset, ids = file["features"].id.get_offset(), file["ids"].asstr()[:]
             rows = np.asarray(np.memmap(path, "float16", "r", offset, (len(ids), REGIONS, WIDTH)))
-            self._place |= {name: rows[number] for number, name in enumerate(ids)}
+            self._rows |= {name: rows[number] for number, name in enumerate(ids)}
 
     def stack(self, ids: list[str]) -> np.ndarray:
-        if not self._place:
+        if not self._rows:
             self._open()
-        out = np.empty((len(ids), REGIONS, WIDTH), "float16")
-        for to, name in enumerate(ids):
-            out[to] = self._place[name]
-        return out
+        batch_rows = np.empty((len(ids), REGIONS, WIDTH), "float16")
+        for row, name in enumerate(ids):
+            batch_rows[row] = self._rows[name]
+        return batch_rows
 
 
 class _Batches(Dataset):

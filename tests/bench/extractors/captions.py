@@ -15,12 +15,12 @@ def tokens() -> None:
     rows = []
     for dtype in ("float32", "bfloat16"):
         extractor = TextExtractor(TextConfig(model="minilm", dtype=dtype))
-        ways = {
+        methods = {
             "one at a time": lambda e=extractor: [e([text]) for text in texts],
             "64, padded to the limit": lambda e=extractor: _padded(e, texts),
             "64 of similar length": lambda e=extractor: e(texts),
         }
-        rows += [(f"{way}, {dtype}", cpu(run) / len(texts), "per caption") for way, run in ways.items()]
+        rows += [(f"{method}, {dtype}", cpu(run) / len(texts), "per caption") for method, run in methods.items()]
     show("token features", rows)
 
 
@@ -28,7 +28,9 @@ def _padded(extractor: TextExtractor, texts: list[str]) -> None:
     """Extract as other ports do: 64 captions in the order given, padded to 64 tokens."""
     low = extractor.config.dtype == "bfloat16"
     for start in range(0, len(texts), 64):
-        part = texts[start : start + 64]
-        batch = extractor._tokenizer(part, padding="max_length", truncation=True, max_length=64, return_tensors="pt")
+        batch_texts = texts[start : start + 64]
+        batch = extractor._tokenizer(
+            batch_texts, padding="max_length", truncation=True, max_length=64, return_tensors="pt"
+        )
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
             extractor._model(**batch).last_hidden_state.half().numpy()

@@ -35,12 +35,15 @@ PARTS = ("prepare", "train", "shards", "tune", "gate")  # of a build, CPU second
 SIZED = ("codes", "vectors", "metadata")  # of a version, bytes
 
 
-def block(number: int) -> np.ndarray:
+def make_block(number: int) -> np.ndarray:
     """Return (BLOCK, DIM) float32 unit vectors of intrinsic dimension 64 around 3,000 centers."""
-    rng, fixed = np.random.default_rng(number + 1), np.random.default_rng(0)
-    centers, turn = fixed.standard_normal((3000, 64), np.float32), fixed.standard_normal((64, DIM), np.float32)
-    found = (centers[rng.integers(0, 3000, BLOCK)] + rng.standard_normal((BLOCK, 64), np.float32)) @ turn
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    rng, fixed_rng = np.random.default_rng(number + 1), np.random.default_rng(0)
+    centers, projection = (
+        fixed_rng.standard_normal((3000, 64), np.float32),
+        fixed_rng.standard_normal((64, DIM), np.float32),
+    )
+    result = (centers[rng.integers(0, 3000, BLOCK)] + rng.standard_normal((BLOCK, 64), np.float32)) @ projection
+    return result / np.linalg.norm(result, axis=1, keepdims=True)
 
 
 class Rows(Sequence):
@@ -62,37 +65,38 @@ class Rows(Sequence):
 
 def large(folder: Path) -> None:
     """Measure builds with factory `auto` and a gate, and predict larger ones by the cost model."""
-    measured = [_apart(folder / f"{rows}", rows) for rows in SIZES]
-    small, more, big = measured
-    names = [*(f"{part} CPU s" for part in PARTS), *(f"{part} MB" for part in SIZED)]
+    measured = [_run_in_new_process(folder / f"{rows}", rows) for rows in SIZES]
+    small, medium, large_result = measured
+    names = [*(f"{name} CPU s" for name in PARTS), *(f"{name} MB" for name in SIZED)]
     table = Table("rows", "lists", *names, "peak MiB", "", title=f"x {DIM}, {small['code']}, {small['parts']} shards")
-    for found in measured:
-        table.add_row(*_cells(found), f"{found['peak']:,.0f}", "measured")
-    for rows in (big["rows"], *FURTHER):
-        table.add_row(*_cells(_model(small, more, rows)), "", "model")
+    for result in measured:
+        table.add_row(*_cells(result), f"{result['peak']:,.0f}", "measured")
+    for rows in (large_result["rows"], *FURTHER):
+        table.add_row(*_cells(_predict(small, medium, rows)), "", "model")
     Console(width=160).print(table)
-    for found in measured:
+    for result in measured:
         print(
-            f"{found['rows']:,} rows: recall@10 {found['recall']:.3f}, target 0.99, {found['nprobe']} lists probed; "
-            f"CPU ms per query {found['single']:.2f}, {found['batch']:.2f} at 64"
+            f"{result['rows']:,} rows: recall@10 {result['recall']:.3f}, target 0.99, {result['nprobe']} lists probed; "
+            f"CPU ms per query {result['single']:.2f}, {result['batch']:.2f} at 64"
         )
 
 
-def _apart(folder: Path, rows: int) -> dict[str, Any]:
-    """Run `one` in a new process, so that its peak memory can be measured."""
-    code = f"from pathlib import Path; from tests.bench.index.large import one; one(Path({str(folder)!r}), {rows})"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def _run_in_new_process(folder: Path, rows: int) -> dict[str, Any]:
+    """Run `measure_build` in a new process, so that its peak memory can be measured."""
+    code = "from pathlib import Path; from tests.bench.index.large import measure_build; "
+    code += f"measure_build(Path({str(folder)!r}), {rows})"
+    process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def one(folder: Path, rows: int) -> None:
+def measure_build(folder: Path, rows: int) -> None:
     """Build an index of `rows` rows in this process; print its costs as a line of JSON."""
     faiss.omp_set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "vectors", "wb") as file:
         for number in range(rows // BLOCK):
-            block(number).astype(np.float16).tofile(file)
-    queries = block(rows // BLOCK)[:1000]  # from the distribution of the rows, but none of the rows
+            make_block(number).astype(np.float16).tofile(file)
+    queries = make_block(rows // BLOCK)[:1000]  # from the distribution of the rows, but none of the rows
     with open(folder / "vectors", "rb") as file:
 
         def read(names: list[str]) -> np.ndarray:  # not mapped, because mapped pages would count as memory
@@ -100,12 +104,12 @@ def one(folder: Path, rows: int) -> None:
             return np.frombuffer(b"".join(pieces), np.float16).reshape(len(names), DIM)
 
         source = Collection([f"{number:010d}" for number in range(rows)], read, Rows(rows))
-        found = _built(folder / "index", source, queries) | {"rows": rows}
-    found["peak"] = _peak()
+        result = _measure_parts(folder / "index", source, queries) | {"rows": rows}
+    result["peak"] = _peak()
     with Index.open(folder / "index") as index:
-        found["single"] = 1e3 * cpu(lambda: [index.search(queries[i : i + 1], 10) for i in range(64)]) / 64
-        found["batch"] = 1e3 * cpu(lambda: [index.search(queries[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
-    print(json.dumps(found))
+        result["single"] = 1e3 * cpu(lambda: [index.search(queries[i : i + 1], 10) for i in range(64)]) / 64
+        result["batch"] = 1e3 * cpu(lambda: [index.search(queries[i : i + 64], 10) for i in range(0, 256, 64)]) / 256
+    print(json.dumps(result))
 
 
 def _peak() -> float:
@@ -114,7 +118,7 @@ def _peak() -> float:
     return int(line.split()[1]) / 1024
 
 
-def _built(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any]:
+def _measure_parts(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any]:
     """Return CPU seconds of the parts of a build, bytes of the parts of its result, and the settings that it chose."""
 
     def prepare() -> None:
@@ -123,25 +127,31 @@ def _built(root: Path, source: Collection, queries: np.ndarray) -> dict[str, Any
         build_table("image", source.metadata)
 
     prepared, _ = cpu_of(prepare)
-    ended, began = {}, time.process_time()
+    end_times, start = {}, time.process_time()
     gate = make_gate(GateConfig(), {"image": HeldOutQueries(queries)}, {"image": source})
-    seen = lambda step: ended.update({step: time.process_time() - began})  # noqa: E731
-    build_index(IndexConfig(), IndexInputs({"image": source}, {"image": queries}), root, on_step=seen, gate=gate)
-    whole, template, tuned = time.process_time() - began, ended["image/trained-index"], ended["image/tuned"]
-    shards = max(at for step, at in ended.items() if "/shard-" in step)
-    costs = (prepared, template - prepared, shards - template, tuned - shards, whole - tuned)
-    about, some = read_version_manifest(root).collections["image"], block(0)
-    trained = faiss.read_index(str(object_path(root, about.trained_index)))
-    assign, _ = cpu_of(lambda: trained.quantizer.assign(some, 1))
-    kept = ("inverted_lists", "vectors", "metadata", "lookup")
-    codes, vectors, *said = (sum(getattr(shard, part).bytes for shard in about.shards) for part in kept)
-    found = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
-    found |= dict(zip(SIZED, (codes + about.trained_index.bytes, vectors, sum(said)), strict=True))
-    found |= {"nlist": about.nlist, "code": about.factory.split(",")[-1], "parts": len(about.shards)}
-    return found | {"recall": about.recall.recall, "nprobe": about.search.nprobe}
+    record_step = lambda step: end_times.update({step: time.process_time() - start})  # noqa: E731
+    build_index(IndexConfig(), IndexInputs({"image": source}, {"image": queries}), root, on_step=record_step, gate=gate)
+    total, trained_end, tuned_end = (
+        time.process_time() - start,
+        end_times["image/trained-index"],
+        end_times["image/tuned"],
+    )
+    shards = max(seconds for step, seconds in end_times.items() if "/shard-" in step)
+    costs = (prepared, trained_end - prepared, shards - trained_end, tuned_end - shards, total - tuned_end)
+    collection, sample = read_version_manifest(root).collections["image"], make_block(0)
+    trained = faiss.read_index(str(object_path(root, collection.trained_index)))
+    assign, _ = cpu_of(lambda: trained.quantizer.assign(sample, 1))
+    object_names = ("inverted_lists", "vectors", "metadata", "lookup")
+    codes, vectors, *metadata_bytes = (
+        sum(getattr(shard, name).bytes for shard in collection.shards) for name in object_names
+    )
+    result = dict(zip(PARTS, costs, strict=True)) | {"assign": assign / BLOCK}
+    result |= dict(zip(SIZED, (codes + collection.trained_index.bytes, vectors, sum(metadata_bytes)), strict=True))
+    result |= {"nlist": collection.nlist, "code": collection.factory.split(",")[-1], "parts": len(collection.shards)}
+    return result | {"recall": collection.recall.recall, "nprobe": collection.search.nprobe}
 
 
-def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, Any]:
+def _predict(small: dict[str, Any], medium: dict[str, Any], rows: int) -> dict[str, Any]:
     """Predict the cost of a size from those of two smaller ones.
 
     Training is a product of points and centroids, and a row is compared with every centroid; all else is a constant and
@@ -152,18 +162,18 @@ def _model(small: dict[str, Any], more: dict[str, Any], rows: int) -> dict[str, 
     def products(count: int, nlist: int) -> int:
         return min(count, max(IndexConfig().train_rows, POINTS_PER_LIST * nlist), POINTS * nlist) * nlist
 
-    def line(part: str) -> float:
-        slope = (more[part] - small[part]) / (more["rows"] - small["rows"])
-        return small[part] + slope * (rows - small["rows"])
+    def line(name: str) -> float:
+        slope = (medium[name] - small[name]) / (medium["rows"] - small["rows"])
+        return small[name] + slope * (rows - small["rows"])
 
     lists = parse_nlist(choose_factory("auto", None, rows, DIM))
-    found = {"rows": rows, "nlist": lists} | {part: line(part) for part in (*PARTS, *SIZED)}
-    found["train"] = more["train"] * products(rows, lists) / products(more["rows"], more["nlist"])
-    found["shards"] += more["assign"] * rows * (lists / more["nlist"] - 1)
-    found["codes"] = DIM // 8 * (rows + 16 * lists * more["parts"]) + 8 * rows + 4 * DIM * lists
-    return found
+    result = {"rows": rows, "nlist": lists} | {name: line(name) for name in (*PARTS, *SIZED)}
+    result["train"] = medium["train"] * products(rows, lists) / products(medium["rows"], medium["nlist"])
+    result["shards"] += medium["assign"] * rows * (lists / medium["nlist"] - 1)
+    result["codes"] = DIM // 8 * (rows + 16 * lists * medium["parts"]) + 8 * rows + 4 * DIM * lists
+    return result
 
 
-def _cells(found: dict[str, Any]) -> list[str]:
-    costs, sizes = [found[part] for part in PARTS], [found[part] / 1e6 for part in SIZED]
-    return [f"{found['rows']:,}", f"{found['nlist']:,}", *(f"{number:,.1f}" for number in (*costs, *sizes))]
+def _cells(result: dict[str, Any]) -> list[str]:
+    costs, sizes = [result[name] for name in PARTS], [result[name] / 1e6 for name in SIZED]
+    return [f"{result['rows']:,}", f"{result['nlist']:,}", *(f"{number:,.1f}" for number in (*costs, *sizes))]

@@ -34,20 +34,22 @@ def index_update(folder: Path) -> None:
         (f"{ADDED:,} rows changed", collection(vectors, everything, ADDED)),
         (f"{ADDED:,} rows removed", collection(vectors, everything[:-ADDED], ADDED)),
     )
-    first = collection(vectors, everything[:-ADDED])
+    original = collection(vectors, everything[:-ADDED])
     table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
     judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(queries["text"])}, {"image": source})  # noqa: E731
     for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
         gate = judge if gated else lambda source: None
-        inputs = IndexInputs({"image": first}, {"image": queries["text"]})
-        whole, _ = cpu_of(lambda: build_index(config, inputs, root, gate=gate(first)))  # noqa: B023
-        table.add_row(f"build, {config.shards} shards{gated}", f"{whole:.2f}", "100 %")
-        for name, grown in steps:
+        inputs = IndexInputs({"image": original}, {"image": queries["text"]})
+        build_seconds, _ = cpu_of(lambda: build_index(config, inputs, root, gate=gate(original)))  # noqa: B023
+        table.add_row(f"build, {config.shards} shards{gated}", f"{build_seconds:.2f}", "100 %")
+        for name, changed in steps:
             _cached_sha256.cache_clear()  # as in a process of its own
-            spent, _ = cpu_of(lambda: update_index(config, IndexInputs({"image": grown}), root, gate=gate(grown)))  # noqa: B023
-            moved = measure_drift(read_version_manifest(root).collections["image"])
-            table.add_row(f"update, {name}{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %, drift {moved:.3f}")
-        spent, _ = cpu_of(lambda: compact_index(root, gate=gate(steps[-1][1])))  # noqa: B023
-        table.add_row(f"compaction{gated}", f"{spent:.2f}", f"{100 * spent / whole:.1f} %")
+            seconds, _ = cpu_of(lambda: update_index(config, IndexInputs({"image": changed}), root, gate=gate(changed)))  # noqa: B023
+            drift = measure_drift(read_version_manifest(root).collections["image"])
+            table.add_row(
+                f"update, {name}{gated}", f"{seconds:.2f}", f"{100 * seconds / build_seconds:.1f} %, drift {drift:.3f}"
+            )
+        seconds, _ = cpu_of(lambda: compact_index(root, gate=gate(steps[-1][1])))  # noqa: B023
+        table.add_row(f"compaction{gated}", f"{seconds:.2f}", f"{100 * seconds / build_seconds:.1f} %")
         verify_version(root)
     Console().print(table)

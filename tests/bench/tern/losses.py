@@ -82,22 +82,24 @@ def losses() -> None:
     """Measure each loss in a new process, so that its memory can be measured."""
     rows = []
     for name in LOSSES:
-        found = subprocess.run([sys.executable, "-m", "tests.bench.tern.losses", name], capture_output=True, text=True)
-        if found.returncode:
-            print(f"{name} ended with {found.returncode}: {found.stderr[-300:]}")
+        process = subprocess.run(
+            [sys.executable, "-m", "tests.bench.tern.losses", name], capture_output=True, text=True
+        )
+        if process.returncode:
+            print(f"{name} ended with {process.returncode}: {process.stderr[-300:]}")
             continue
-        seconds, megabytes = map(float, found.stdout.split())
+        seconds, megabytes = map(float, process.stdout.split())
         # the imports alone have a peak of some hundred megabytes, so that smaller peaks are not visible
         rows.append((name, seconds, f"{megabytes / 1024:.1f} GB" if megabytes > 100 else ""))
     show(f"a loss, forward and backward, {BATCH} x {BATCH}, {DIM} wide", rows)
 
 
-def one(name: str) -> tuple[float, float]:
+def measure_loss(name: str) -> tuple[float, float]:
     """Return CPU seconds and megabytes of one loss."""
     torch.set_num_threads(1)
-    draw = torch.Generator().manual_seed(0)
-    base = torch.randn(BATCH, DIM, generator=draw)
-    rows = [F.normalize(base + torch.randn(BATCH, DIM, generator=draw), dim=1).requires_grad_() for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(BATCH, DIM, generator=generator)
+    rows = [F.normalize(base + torch.randn(BATCH, DIM, generator=generator), dim=1).requires_grad_() for _ in range(2)]
     labels, loss = torch.arange(BATCH), build_loss(LossConfig(**LOSSES[name]))
     for _ in range(8 if "memory" in name else 0):  # fills the memory
         loss(*rows, labels, labels)
@@ -107,4 +109,4 @@ def one(name: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    print(*one(sys.argv[1]))
+    print(*measure_loss(sys.argv[1]))

@@ -6,12 +6,12 @@ from tern.evaluation.metrics import encode_image_ids, rank_queries, retrieval_me
 from tern.evaluation.ndcg import ndcg
 from tern.evaluation.rouge import rouge_l
 from tests.bench.common import cpu, cpu_of, show
-from tests.bench.index.search import unit
+from tests.bench.index.search import make_unit_vectors
 
 
 def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
     """Make image vectors and ids, five caption vectors close to each image, and the image ids of the captions."""
-    image_vectors = unit(images, 1024, 3)
+    image_vectors = make_unit_vectors(images, 1024, 3)
     caption_vectors = np.repeat(image_vectors, 5, axis=0) + 0.05 * np.random.default_rng(4).normal(
         size=(5 * images, 1024)
     )
@@ -24,13 +24,15 @@ def split(images: int) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
     )
 
 
-def two_products(image_vectors: np.ndarray, ids: list[str], caption_vectors: np.ndarray, owners: list[str]) -> None:
+def rank_by_two_products(
+    image_vectors: np.ndarray, ids: list[str], caption_vectors: np.ndarray, owners: list[str]
+) -> None:
     """Rank each direction with its own matrix product."""
     y, z = encode_image_ids(image_vectors, ids, caption_vectors, owners)
     rank_queries(image_vectors, y, caption_vectors, z), rank_queries(caption_vectors, z, image_vectors, y)
 
 
-def sorts(image_vectors: np.ndarray, caption_vectors: np.ndarray) -> None:
+def rank_by_sorting(image_vectors: np.ndarray, caption_vectors: np.ndarray) -> None:
     """Rank both directions as the authors of TERN and TERAN do: sort all candidates of each query."""
     scores = image_vectors @ caption_vectors.T
     np.argsort(scores, axis=1), np.argsort(scores.T, axis=1)
@@ -40,23 +42,27 @@ def metrics() -> None:
     """Measure the metrics at the sizes of Flickr30k's and COCO's test splits."""
     for images in (1000, 5000):
         data = split(images)
-        once = cpu_of if images > 1000 else lambda f: (cpu(f, 3), None)
-        product = once(lambda d=data: d[0] @ d[2].T)[0]
-        rows = [("ours", once(lambda d=data: retrieval_metrics(*d))[0], "both directions, ranks, no sort")]
-        rows += [("two products", once(lambda d=data: two_products(*d))[0], "a direction at a time")]
+        measure = cpu_of if images > 1000 else lambda f: (cpu(f, 3), None)
+        product = measure(lambda d=data: d[0] @ d[2].T)[0]
+        rows = [("ours", measure(lambda d=data: retrieval_metrics(*d))[0], "both directions, ranks, no sort")]
+        rows += [("two products", measure(lambda d=data: rank_by_two_products(*d))[0], "one product per direction")]
         if images == 1000:  # 1 GB and half a minute at COCO's size
-            rows += [("a sort a query", once(lambda d=data: sorts(d[0], d[2]))[0], "ranks not yet read off")]
+            rows += [
+                ("one sort per query", measure(lambda d=data: rank_by_sorting(d[0], d[2]))[0], "ranks not yet read off")
+            ]
         show(f"recall and ranks, {images:,} x {5 * images:,}", [*rows, ("the product alone", product, "")])
     relevances()
 
 
 def relevances() -> None:
     """Measure ROUGE-L of 1,000 images and 5,000 captions of 8 to 17 words, and NDCG with it."""
-    draw = np.random.default_rng(0)
-    often = 1 / np.arange(1, 2001)
-    said = [" ".join(draw.choice(2000, draw.integers(8, 18), p=often / often.sum()).astype(str)) for _ in range(5000)]
+    rng = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 2001)
+    texts = [
+        " ".join(rng.choice(2000, rng.integers(8, 18), p=weights / weights.sum()).astype(str)) for _ in range(5000)
+    ]
     owners = [k // 5 for k in range(5000)]
-    spent, matrix = cpu_of(lambda: np.concatenate(list(rouge_l(said, said, owners, 1000))))
+    seconds, matrix = cpu_of(lambda: np.concatenate(list(rouge_l(texts, texts, owners, 1000))))
     data = split(1000)
-    rows = [("ROUGE-L, 25 M pairs", spent, f"{1e9 * spent / 25e6:.0f} ns a pair")]
+    rows = [("ROUGE-L, 25 M pairs", seconds, f"{1e9 * seconds / 25e6:.0f} ns per pair")]
     show("NDCG, 1,000 x 5,000", [*rows, ("NDCG@25, both directions", cpu(lambda: ndcg(*data, matrix), 3), "")])

@@ -24,7 +24,7 @@ def step() -> None:
     """CPU seconds of a complete step over 128 captions on one thread; minimum of two rounds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    ways: dict[str, Callable[[], tuple[Callable[[int], None], int]]] = {
+    methods: dict[str, Callable[[], tuple[Callable[[int], None], int]]] = {
         "specification, float32, one image per caption": _make_specification,
         "paper, 128 images, 1 caption each": lambda: _make_preset("paper", 1),
         "paper, 64 images, 2 captions each": lambda: _make_preset("paper", 2),
@@ -33,19 +33,19 @@ def step() -> None:
         "default, 64 images, 2 captions each": lambda: _make_preset("default", 2),
         "default, 64 images, 2 captions each, bf16": lambda: _make_preset("default", 2, bf16=True),
     }
-    runs, parameters, least = {}, {}, {}
-    for name, build in ways.items():
+    runs, parameters, minimum = {}, {}, {}
+    for name, build in methods.items():
         torch.manual_seed(0)
         runs[name], parameters[name] = build()
         runs[name](4)
     for _ in range(ROUNDS):
         for name, run in runs.items():
             seconds, _ = cpu_of(lambda run=run: run(PAIRS))
-            least[name] = min(seconds, least.get(name, seconds))
+            minimum[name] = min(seconds, minimum.get(name, seconds))
     table = Table("what", "parameters, M", "CPU s per step", "of the first", title=step.__doc__)
-    first = next(iter(least.values()))
-    for name, seconds in least.items():
-        table.add_row(name, f"{parameters[name] / 1e6:.2f}", f"{seconds:.2f}", f"{seconds / first:.3f}")
+    reference_seconds = next(iter(minimum.values()))
+    for name, seconds in minimum.items():
+        table.add_row(name, f"{parameters[name] / 1e6:.2f}", f"{seconds:.2f}", f"{seconds / reference_seconds:.3f}")
     Console(width=120).print(table)
     torch.set_num_threads(threads)
 
@@ -71,7 +71,7 @@ def _make_specification() -> tuple[Callable[[int], None], int]:
 def _make_preset(preset: str, captions_per_image: int, **changes: object) -> tuple[Callable[[int], None], int]:
     config = TrainConfig(preset=preset, **changes)
     model, loss_of = build_model(config.model, WIDTH, TOKENS).train(), build_loss(config.loss)
-    optimizer, averaged = build_optimizer(config, model, loss_of), copy.deepcopy(model)
+    optimizer, ema_model = build_optimizer(config, model, loss_of), copy.deepcopy(model)
 
     def run(pairs: int) -> None:
         images, words = pairs // captions_per_image, torch.randn(pairs, WORDS, TOKENS)
@@ -83,7 +83,7 @@ def _make_preset(preset: str, captions_per_image: int, **changes: object) -> tup
         labels = torch.arange(images)
         loss = loss_of(image_vectors, caption_vectors, labels, labels.repeat_interleave(captions_per_image))
         _update(model, optimizer, loss, config.max_grad_norm)
-        update_ema(averaged, model, config.ema)
+        update_ema(ema_model, model, config.ema)
 
     return run, sum(p.numel() for p in model.parameters())
 

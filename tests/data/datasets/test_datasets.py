@@ -244,3 +244,12 @@ def test_captions_file_without_required_columns_raises(photos):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             load_dataset(DatasetConfig(name="m", format="folder", annotations=path, images=photos))
+
+
+def test_caption_with_nul_is_one_invalid_caption(photos):
+    """SQLite's `like` ends a text at NUL, and its `=` does not."""
+    found = load_dataset(karpathy(photos, record(texts=("a dog", "dog\0 cat"))))
+    assert [c.text for c in found.captions] == ["a dog"]
+    assert [(r.name, r.reason) for r in found.invalid_records] == [
+        ("a.jpg#1", "the caption contains the character NUL")
+    ]

@@ -165,7 +165,11 @@ def damage_file(kind: str, folder: Path) -> None:
         ("missing", FileNotFoundError, "listed in the manifest, but the file is missing"),
         ("swapped", ValueError, "not the file that the manifest lists"),
         ("manifest", ValueError, "not valid JSON"),
-        ("schema", ValueError, "store schema 99; this version of the program reads schema 3"),
+        (
+            "schema",
+            ValueError,
+            "store schema 99, written by a newer version of this program; this version reads",
+        ),
         ("none", FileNotFoundError, "Run the stage that writes the store"),
     ],
 )

@@ -236,3 +236,16 @@ def test_minilm_captions_of_equal_meaning_are_similar() -> None:
     assert extractor.dim == 384
     assert means[0] @ means[1] > 0.7
     assert means[0] @ means[2] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("two dogs", (0, 2)),
+        ("dogs \U0001f984", (1, 2)),
+        ("\U0001f984 \u16a0\u16a2", (2, 2)),
+        ("\u200b\0\ufffd", (0, 0)),
+    ],
+)
+def test_text_extractor_counts_unknown_tokens(folder: Path, text: str, counts: tuple[int, int]) -> None:
+    assert TextExtractor(TextConfig(model=str(folder))).count_unknown(text) == counts

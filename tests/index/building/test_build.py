@@ -83,7 +83,9 @@ def test_build_reads_rows_in_blocks_without_effect_on_bytes(tmp_path, monkeypatc
         lazy = {kind: Collection(c.ids, c.vectors, counted[kind]) for kind, c in collections.items()}
         build_index(IndexConfig(nlist=4), IndexInputs(lazy, queries), tmp_path / f"{block}")
         manifest = read_version_manifest(tmp_path / f"{block}")
-        shards.append([shard for about in manifest.collections.values() for shard in about.shards])
+        shards.append(
+            [shard for collection_manifest in manifest.collections.values() for shard in collection_manifest.shards]
+        )
         max_alive.append(max(rows.max_alive for rows in counted.values()))
     assert shards[0] == shards[1], "equal bytes"
     assert max_alive[0] <= 2 * 7 < 240 <= max_alive[1], "rows in memory at the same time"

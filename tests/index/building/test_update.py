@@ -34,10 +34,10 @@ def test_update_equals_exact_search_and_reads_only_new_vectors(root):
     assert world.read_ids == {"0003.jpg#0", "0004.jpg#1", "new-0001.jpg", "new-0002.jpg", "new-0001.jpg#0"}
     world.check(root)
     second = read_version_manifest(root)
-    for kind, about in second.collections.items():
-        assert about.shards[:2] == first.collections[kind].shards, "base shards do not change"
-        assert [shard.role for shard in about.shards] == ["base", "base", "delta"]
-        assert (about.trained_index, about.vector_space) == (
+    for kind, collection_manifest in second.collections.items():
+        assert collection_manifest.shards[:2] == first.collections[kind].shards, "base shards do not change"
+        assert [shard.role for shard in collection_manifest.shards] == ["base", "base", "delta"]
+        assert (collection_manifest.trained_index, collection_manifest.vector_space) == (
             first.collections[kind].trained_index,
             first.collections[kind].vector_space,
         )
@@ -87,20 +87,25 @@ def test_compaction_equals_fresh_build_on_same_centroids(root, tmp_path):
     compacted, fresh = read_version_manifest(root), tmp_path / "fresh"
     staging = Staging(fresh, "fresh")
     for kind, collection in world.collections().items():
-        about = compacted.collections[kind]
-        assert (about.deleted, about.counts.deleted) == (None, 0)
-        trained_index = object_path(fresh, about.trained_index)
+        collection_manifest = compacted.collections[kind]
+        assert (collection_manifest.deleted, collection_manifest.counts.deleted) == (None, 0)
+        trained_index = object_path(fresh, collection_manifest.trained_index)
         trained_index.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(object_path(root, about.trained_index), trained_index)
+        shutil.copy(object_path(root, collection_manifest.trained_index), trained_index)
         rows = build_table(kind, collection.metadata)
         shard_numbers = rows["key"].to_numpy() % 2
         shards = [
             build_shard(
-                staging, f"{kind}-{n}", collection, rows.filter(shard_numbers == n), about.trained_index, role="base"
+                staging,
+                f"{kind}-{n}",
+                collection,
+                rows.filter(shard_numbers == n),
+                collection_manifest.trained_index,
+                role="base",
             )
             for n in range(2)
         ]
-        assert about.shards == shards, "equal bytes: lists, vectors, metadata"
+        assert collection_manifest.shards == shards, "equal bytes: lists, vectors, metadata"
     assert compact_index(root) == path, "a second compaction does nothing"
 
 
@@ -207,8 +212,8 @@ def test_update_publishes_vectors_corrected_since_failed_attempt(end, root):
             for name, (_, row) in items.items()
             if name.startswith("new-") or (row.content_hash or "").startswith("changed")
         ]
-        wrong = [items[name][0] for name in new[1:] + new[:1]]
-        items.update({name: (vector, items[name][1]) for name, vector in zip(new, wrong, strict=True)})
+        exchanged = [items[name][0] for name in new[1:] + new[:1]]
+        items.update({name: (vector, items[name][1]) for name, vector in zip(new, exchanged, strict=True)})
 
     def crash(step: str) -> None:
         if step.endswith("/delta") and end != "rejected":
@@ -231,11 +236,11 @@ def test_update_publishes_vectors_corrected_since_failed_attempt(end, root):
 def test_index_that_outgrows_its_lists_is_retrained(tmp_path):
     build_index(IndexConfig(), World().inputs(), tmp_path)
     manifest = read_version_manifest(tmp_path)
-    about = manifest.collections["image"]
-    assert about.nlist == 1, "exact search"
+    collection_manifest = manifest.collections["image"]
+    assert collection_manifest.nlist == 1, "exact search"
 
     def find_due(**changes):
-        changed = manifest.model_copy(update={"collections": {"image": about.model_copy(update=changes)}})
+        changed = manifest.model_copy(update={"collections": {"image": collection_manifest.model_copy(update=changes)}})
         return find_due_maintenance(changed, MaintenanceConfig())
 
     assert find_due(counts=RowCounts(live=100_001, deleted=0)) is None, "a build makes one list up to 50,000 rows"
@@ -243,7 +248,7 @@ def test_index_that_outgrows_its_lists_is_retrained(tmp_path):
         "retrain",
         "100,002 images have outgrown 1 lists: a build would choose 512 lists for 1/2 of them",
     )
-    far = [shard.model_copy(update={"coarse_error": 9.0}) for shard in about.shards]
+    far = [shard.model_copy(update={"coarse_error": 9.0}) for shard in collection_manifest.shards]
     assert find_due(shards=far) is None, "one list has no drift"
 
 
@@ -257,20 +262,20 @@ def test_gate_rejects_small_delta_with_exchanged_vectors(count, base, tmp_path):
     assert {"image alignment", "image unchanged"} <= checks.keys()
     assert checks["image alignment"].count == count, "the new rows"
 
-    root, wrong = shutil.copytree(base, tmp_path / "other"), World()
-    wrong.add("image", *names)
-    items = wrong.items["image"]
+    root, exchanged = shutil.copytree(base, tmp_path / "other"), World()
+    exchanged.add("image", *names)
+    items = exchanged.items["image"]
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         items[f"new-{name}"] = (correct.items["image"][f"new-{other}"][0], items[f"new-{name}"][1])
     with pytest.raises(RejectedError, match=rf"image alignment: 0 over {count}, minimum 0\.99"):
-        wrong.update(root, gate=make_gate(GateConfig(max_sampled_rows=10), {}, correct.collections()))
+        exchanged.update(root, gate=make_gate(GateConfig(max_sampled_rows=10), {}, correct.collections()))
     World().check(root)
 
 
 def test_drift_equals_numpy_and_maintenance_reports_action_and_reason(root):
     world = World()
-    about = read_version_manifest(root).collections["image"]
-    trained_index = faiss.read_index(str(object_path(root, about.trained_index)))
+    collection_manifest = read_version_manifest(root).collections["image"]
+    trained_index = faiss.read_index(str(object_path(root, collection_manifest.trained_index)))
     centroids = trained_index.quantizer.reconstruct_n(0, 4)
 
     def mean_distance(names) -> float:
@@ -281,7 +286,7 @@ def test_drift_equals_numpy_and_maintenance_reports_action_and_reason(root):
         return find_due_maintenance(read_version_manifest(root), MaintenanceConfig(**limits))
 
     first = mean_distance(world.items["image"])
-    assert about.coarse_error == pytest.approx(first, abs=2e-6)
+    assert collection_manifest.coarse_error == pytest.approx(first, abs=2e-6)
     assert find_due() is None
 
     far = -centroids.mean(0) / np.linalg.norm(centroids.mean(0))

@@ -150,7 +150,7 @@ def test_kill_9_at_random_moments_of_updates_and_compactions(root):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
     command = [sys.executable, "-c", KILL_SCRIPT, str(root), str(NUM_KILLS)]
     folder = Path(__file__).parents[3]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=20 * NUM_KILLS, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert process.returncode == 0, process.stderr[-3000:]

@@ -180,9 +180,9 @@ def test_invalid_folder_is_rejected_by_name(case, tmp_path):
 
 def test_index_commands(root, tmp_path):
     def run(*arguments: str) -> str:
-        done = CliRunner().invoke(command_line(), ["index", *arguments, "--index", str(root)])
-        assert done.exit_code == 0, f"{done.output} {done.exception!r}"
-        return done.output
+        result = CliRunner().invoke(command_line(), ["index", *arguments, "--index", str(root)])
+        assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+        return result.output
 
     assert "version 2 is intact" in run("verify")
     output = run("info")

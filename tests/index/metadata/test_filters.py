@@ -88,14 +88,14 @@ def random_test(rng, kind, captions):
             return [getattr(row, column)]
         return [row.text] if kind == "caption" else [c.text for c in captions if c.image_id == row.id]
 
-    how = rng.choice(["compare", "like", "in", "null"])
-    if how == "like" and column not in ("width", "height"):
+    operator = rng.choice(["compare", "like", "in", "null"])
+    if operator == "like" and column not in ("width", "height"):
         pattern = rng.choice(["%dog%", "%DOG", "a%", "_ dog", "50%", "%off_peak", "%ünï", "%Ünï%", "%;%"])
         word, check = f"LIKE {quote(pattern, rng)}", lambda v: like(v, pattern)
-    elif how == "in":
+    elif operator == "in":
         subset = rng.sample(pool, rng.randint(1, 3))
         word, check = f"in ( {' , '.join(quote(v, rng) for v in subset)})", lambda v: v in subset
-    elif how == "null":
+    elif operator == "null":
         word, check = "is not null", lambda v: True
         if rng.random() < 0.5:
             return f"{column} is NULL", lambda row: all(v is None for v in values(row))
@@ -110,7 +110,7 @@ def random_test(rng, kind, captions):
         word, check = f"{sign}{quote(value, rng)}", order.get(sign, lambda v: v == value)
         if sign in ("=", "==") and rng.random() < 0.4:
             return f"{column}!={quote(value, rng)}", lambda row: not any(v == value for v in values(row))
-    if how in ("like", "in") and word[0] in "Li" and rng.random() < 0.3:
+    if operator in ("like", "in") and word[0] in "Li" and rng.random() < 0.3:
         return f"{column} not {word}", lambda row: not any(v is not None and check(v) for v in values(row))
     return f"{column} {word}", lambda row: any(v is not None and check(v) for v in values(row))
 
@@ -190,12 +190,12 @@ def test_not_binds_before_and_and_before_or(text, same):
 def test_error_shows_its_position(text, problem, position):
     with pytest.raises(ValueError, match="The filter is not valid: ") as error:
         parse_filter(text)
-    first, shown, caret = str(error.value).split("\n")
-    assert problem in first
+    message, text_line, caret = str(error.value).split("\n")
+    assert problem in message
     if position is not None:
-        assert (shown, caret) == (f"  {text}", " " * (position + 2) + "^")
+        assert (text_line, caret) == (f"  {text}", " " * (position + 2) + "^")
     else:
-        assert shown[caret.index("^")] in "n("
+        assert text_line[caret.index("^")] in "n("
 
 
 def test_invalid_text_is_not_a_filter():
@@ -270,16 +270,25 @@ def test_deleted_rows_and_their_captions_never_match(exact, indexed, tmp_path, m
     root, rows, collections, queries = indexed
     root = shutil.copytree(root, tmp_path / "index")
     is_kept = {"image": lambda row: row.key % 3 > 0, "caption": lambda row: "dog" not in (row.text or "").lower()}
-    kept = {}
+    kept_collections = {}
     for kind, old in collections.items():
         positions = [i for i, row in enumerate(rows[kind]) if is_kept[kind](row)]
         kept_rows = [old.metadata[i] for i in positions]
-        kept[kind] = Collection([old.ids[i] for i in positions], old.vectors[positions], kept_rows)
-    update_index(CONFIG, IndexInputs(kept), root)
+        kept_collections[kind] = Collection([old.ids[i] for i in positions], old.vectors[positions], kept_rows)
+    update_index(CONFIG, IndexInputs(kept_collections), root)
     with Index.open(root) as index:
         assert index.manifest.collections["image"].deleted.rows == len(rows["image"]) / 3
         assert index.count_matching("caption like '%dog%'") == index.count_matching("text like '%dog%'", "caption") == 0
         for where, is_wide in (("width = 640", True), ("not width = 640", False)):
-            expected = {row.id for row in kept["image"].metadata if (row.width == 640) == is_wide}
+            expected = {row.id for row in kept_collections["image"].metadata if (row.width == 640) == is_wide}
             hits = index.search(queries["image"], 900, where=where)
             assert all({hit.id for hit in line} == expected for line in hits)
+
+
+@pytest.mark.parametrize("text", ["caption like '%\0'", "split like 'test\0zzz'", "id = 'a\0b'", "id in ('x', '\0')"])
+def test_filter_with_nul_is_rejected_with_its_place(text):
+    with pytest.raises(ValueError, match="NUL has no meaning here") as error:
+        parse_filter(text)
+    line, caret = str(error.value).split("\n")[1:]
+    assert line[caret.index("^")] == " "
+    assert caret.index("^") == 2 + text.index("\0")

@@ -121,7 +121,7 @@ def test_served_version_is_not_measured_again_with_the_same_queries(root, monkey
     assert first.query_digests == second.query_digests
     for kind in collections:
         assert second.checks[f"{kind} recall"].served_value == first.checks[f"{kind} recall"].value
-    other_queries = {kind: HeldOutQueries(some.vectors) for kind, some in held_out.items()}
+    other_queries = {kind: HeldOutQueries(query_set.vectors) for kind, query_set in held_out.items()}
     publish(root, drop_last(collections, 19), queries, other_queries)
     assert len(calls) == 6, "other queries are run on both versions"
 
@@ -158,13 +158,13 @@ def test_check_share_needs_many_values_to_reject():
 
 
 def with_shuffled_source(collections, queries, held_out):
-    wrong = {kind: shuffle_vectors(collection) for kind, collection in collections.items()}
-    return {"collections": wrong, "queries": queries, "held_out": held_out, "source": collections}
+    damaged = {kind: shuffle_vectors(collection) for kind, collection in collections.items()}
+    return {"collections": damaged, "queries": queries, "held_out": held_out, "source": collections}
 
 
 def with_shuffled_input(collections, queries, held_out):
-    wrong = collections | {"image": shuffle_vectors(collections["image"])}
-    return {"collections": wrong, "queries": queries, "held_out": held_out}
+    damaged = collections | {"image": shuffle_vectors(collections["image"])}
+    return {"collections": damaged, "queries": queries, "held_out": held_out}
 
 
 def with_coarse_quantizer(collections, queries, held_out):
@@ -174,8 +174,8 @@ def with_coarse_quantizer(collections, queries, held_out):
 
 def with_bad_model(collections, queries, held_out):
     noise = {kind: make(9, images=IMAGES)[0][kind].vectors for kind in collections}
-    wrong = {kind: replace(collection, vectors=noise[kind]) for kind, collection in collections.items()}
-    return {"collections": wrong, "queries": queries, "held_out": held_out, "model": "another model"}
+    damaged = {kind: replace(collection, vectors=noise[kind]) for kind, collection in collections.items()}
+    return {"collections": damaged, "queries": queries, "held_out": held_out, "model": "another model"}
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_broken_candidate_is_kept_with_its_verdict_and_current_does_not_change(m
 
 def test_shuffled_candidate_is_rejected_without_served_version(tmp_path):
     collections, queries, held_out = scene()
-    wrong = collections | {"caption": shuffle_vectors(collections["caption"])}
+    damaged = collections | {"caption": shuffle_vectors(collections["caption"])}
     with pytest.raises(RejectedError, match=r"caption alignment.*nothing is published"):
-        publish(tmp_path, wrong, queries, held_out, source=collections)
+        publish(tmp_path, damaged, queries, held_out, source=collections)
     assert read_current(tmp_path) is None
 
 
@@ -223,10 +223,12 @@ def test_limits_are_settings(root):
 def test_audit_finds_part_of_another_version(part, root):
     publish(root, *scene(drop=10))
     first, second = (read_version_manifest(root, version) for version in (1, 2))
-    about = second.collections["image"]
+    collection_manifest = second.collections["image"]
     other_part = getattr(first.collections["image"].shards[0], part)
-    shards = [about.shards[0].model_copy(update={part: other_part}), *about.shards[1:]]
-    mixed = second.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
+    shards = [collection_manifest.shards[0].model_copy(update={part: other_part}), *collection_manifest.shards[1:]]
+    mixed = second.model_copy(
+        update={"collections": {"image": collection_manifest.model_copy(update={"shards": shards})}}
+    )
     problems = audit_version(Index(root, mixed))
     assert problems["objects"] == ""
     assert problems["image rows"].startswith("shard 0: ")
@@ -235,27 +237,36 @@ def test_audit_finds_part_of_another_version(part, root):
 @pytest.mark.parametrize("part", ["inverted_lists", "vectors", "metadata", "lookup"])
 def test_audit_finds_parts_exchanged_between_shards(part, root):
     first = read_version_manifest(root, 1)
-    about = first.collections["image"]
-    one, two = about.shards
-    other = {part: getattr(two, part)}, {part: getattr(one, part)}
-    shards = [shard.model_copy(update=update) for shard, update in zip((one, two), other, strict=True)]
-    wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
-    with Index(root, wrong) as index:
+    collection_manifest = first.collections["image"]
+    first_shard, second_shard = collection_manifest.shards
+    updates = {part: getattr(second_shard, part)}, {part: getattr(first_shard, part)}
+    shards = [
+        shard.model_copy(update=update) for shard, update in zip((first_shard, second_shard), updates, strict=True)
+    ]
+    mixed = first.model_copy(
+        update={"collections": {"image": collection_manifest.model_copy(update={"shards": shards})}}
+    )
+    with Index(root, mixed) as index:
         assert audit_version(index)["image rows"].startswith("shard 0: ")
 
 
 @pytest.mark.parametrize("part", ["metadata", "lookup"])
 def test_audit_finds_rows_under_other_keys(part, root, tmp_path):
     first = read_version_manifest(root, 1)
-    about = first.collections["image"]
-    table = pq.read_table(object_path(root, about.shards[1].metadata))
+    collection_manifest = first.collections["image"]
+    table = pq.read_table(object_path(root, collection_manifest.shards[1].metadata))
     order = np.random.default_rng(0).permutation(table.num_rows)
     mixed = table.take(order).set_column(0, table.schema.field("key"), table["key"])
     write = {"metadata": write_parquet, "lookup": write_lookup}[part]
     write(tmp_path / "mixed", mixed)
-    shards = [about.shards[0], about.shards[1].model_copy(update={part: store_object(root, tmp_path / "mixed")})]
-    wrong = first.model_copy(update={"collections": {"image": about.model_copy(update={"shards": shards})}})
-    with Index(root, wrong) as index:
+    shards = [
+        collection_manifest.shards[0],
+        collection_manifest.shards[1].model_copy(update={part: store_object(root, tmp_path / "mixed")}),
+    ]
+    mixed_manifest = first.model_copy(
+        update={"collections": {"image": collection_manifest.model_copy(update={"shards": shards})}}
+    )
+    with Index(root, mixed_manifest) as index:
         problem = audit_version(index)["image rows"]
     assert problem.startswith(f"shard 1: in its {part} '0")
     assert "has the key of another row" in problem
@@ -280,18 +291,20 @@ def test_compaction_must_give_results_of_its_source(root):
     assert checks["image results"].value == checks["caption results"].value == 1
 
     compacted = read_version_manifest(root)
-    about = compacted.collections["image"]
-    index = faiss.read_index(str(object_path(root, about.trained_index)))
-    stored = ShardVectors(object_path(root, about.shards[0].vectors))
+    collection_manifest = compacted.collections["image"]
+    index = faiss.read_index(str(object_path(root, collection_manifest.trained_index)))
+    stored = ShardVectors(object_path(root, collection_manifest.shards[0].vectors))
     index.add_with_ids(np.roll(stored.vectors, 1, axis=0).astype(np.float32), np.array(stored.keys))
     with _open_writer(root / "lists") as writer:
         faiss.write_InvertedLists(index.invlists, writer)
     parts = [
-        about.shards[0].model_copy(update={"inverted_lists": store_object(root, root / "lists")}),
-        *about.shards[1:],
+        collection_manifest.shards[0].model_copy(update={"inverted_lists": store_object(root, root / "lists")}),
+        *collection_manifest.shards[1:],
     ]
     mixed = compacted.model_copy(
-        update={"collections": compacted.collections | {"image": about.model_copy(update={"shards": parts})}}
+        update={
+            "collections": compacted.collections | {"image": collection_manifest.model_copy(update={"shards": parts})}
+        }
     )
     with Index(root, mixed) as candidate, Index.open(root) as served:
         verdict = judge(candidate, served)

@@ -63,7 +63,11 @@ def update(root: Path, on_step=lambda step: None) -> None:
 
 def list_objects(root: Path, part: str | None = None) -> set[Path]:
     """Return the paths of all shard objects of the published version, or of one part."""
-    shards = [shard for about in read_version_manifest(root).collections.values() for shard in about.shards]
+    shards = [
+        shard
+        for collection_manifest in read_version_manifest(root).collections.values()
+        for shard in collection_manifest.shards
+    ]
     return {object_path(root, getattr(shard, name)) for shard in shards for name in PARTS if part in (None, name)}
 
 
@@ -73,8 +77,8 @@ def test_gate_of_update_reads_old_objects_only_if_modified(root, hashed):
     os.utime(touched)
     same_shard = next(
         {object_path(root, getattr(shard, name)) for name in PARTS}
-        for about in read_version_manifest(root).collections.values()
-        for shard in about.shards
+        for collection_manifest in read_version_manifest(root).collections.values()
+        for shard in collection_manifest.shards
         if object_path(root, shard.vectors) == touched
     )
     update(root)

@@ -45,8 +45,8 @@ def root(data, tmp_path_factory) -> Path:
 
 def trained_index_path(root: Path, kind: str, version: int = 1) -> Path:
     """Return the file of the trained index, found in the raw manifest."""
-    about = json.loads(manifest_path(root, version).read_text())["collections"][kind]
-    return object_path(root, ObjectRef(**about["trained_index"]))
+    collection_manifest = json.loads(manifest_path(root, version).read_text())["collections"][kind]
+    return object_path(root, ObjectRef(**collection_manifest["trained_index"]))
 
 
 @pytest.mark.parametrize("filtered", [False, True])
@@ -105,7 +105,7 @@ def test_search_returns_k_hits_wherever_k_exist(num_allowed, k, data, root):
 def test_recall_in_manifest_equals_reference(kind, data, root):
     collections, queries = data
     with Index.open(root) as index:
-        about = index.manifest.collections[kind]
+        collection_manifest = index.manifest.collections[kind]
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(queries[kind]))
 
         def recall(half: np.ndarray, nprobe: int) -> float:
@@ -114,7 +114,7 @@ def test_recall_in_manifest_equals_reference(kind, data, root):
             return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, ids, strict=True)]))
 
         tuning_queries, test_queries = queries[kind][order[::2]], queries[kind][order[1::2]]
-        nprobe, report = about.search.nprobe, about.recall
+        nprobe, report = collection_manifest.search.nprobe, collection_manifest.recall
         assert 1 < nprobe < 16, "too easy: the data do not test the choice"
         assert recall(tuning_queries, nprobe - 1) < 0.99 <= recall(tuning_queries, nprobe)
         assert report.tuning_recall == pytest.approx(recall(tuning_queries, nprobe))
@@ -125,17 +125,19 @@ def test_recall_in_manifest_equals_reference(kind, data, root):
 def test_codes_too_coarse_for_target_do_not_probe_every_list(data, tmp_path):
     build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ"), IndexInputs(*data), tmp_path)
     with Index.open(tmp_path) as index:
-        about = index.manifest.collections["caption"]
-    assert about.recall.recall < 0.9, "too easy: one bit per number cannot be this good"
-    assert (about.recall.target_reached, about.search.nprobe < 16) == (False, True)
+        collection_manifest = index.manifest.collections["caption"]
+    assert collection_manifest.recall.recall < 0.9, "too easy: one bit per number cannot be this good"
+    assert (collection_manifest.recall.target_reached, collection_manifest.search.nprobe < 16) == (False, True)
     build_index(IndexConfig(nlist=16, factory="IVF{nlist},RaBitQ", rescore=100), IndexInputs(*data), tmp_path)
     with Index.open(tmp_path) as index:
-        about = index.manifest.collections["caption"]
-        assert (about.recall.target_reached, about.search.rescore) == (True, 100), "rescoring reaches the target"
+        collection_manifest = index.manifest.collections["caption"]
+        assert (collection_manifest.recall.target_reached, collection_manifest.search.rescore) == (True, 100), (
+            "rescoring reaches the target"
+        )
         hit = index.search(data[1]["caption"][:1], 1, "caption")[0][0]
         exact_score = data[0]["caption"].read([hit.id])[0] @ data[1]["caption"][0]
         assert hit.score == pytest.approx(exact_score, abs=1e-6)
-        assert about.recall.tuning_recall >= 0.99
+        assert collection_manifest.recall.tuning_recall >= 0.99
 
 
 def test_equal_vectors_both_count_as_found(tmp_path):
@@ -152,7 +154,8 @@ def test_order_of_shards_does_not_matter(data, root):
     """A key is looked for in the shard that its number selects, and then in every shard."""
     manifest = read_version_manifest(root)
     reversed_shards = {
-        kind: about.model_copy(update={"shards": about.shards[::-1]}) for kind, about in manifest.collections.items()
+        kind: collection_manifest.model_copy(update={"shards": collection_manifest.shards[::-1]})
+        for kind, collection_manifest in manifest.collections.items()
     }
     queries, allowed_ids = data[1]["image"], data[0]["image"].ids[:90]
     other_manifest = manifest.model_copy(update={"collections": reversed_shards})
@@ -211,10 +214,10 @@ def test_every_code_of_auto_factory_reaches_target_recall(rows, dim, code, resco
     )
     build_index(IndexConfig(), inputs, tmp_path)
     with Index.open(tmp_path) as index:
-        about = index.manifest.collections["image"]
-    assert about.factory.split(",")[1] == code
-    assert about.search.rescore == rescore
-    assert about.recall.target_reached
+        collection_manifest = index.manifest.collections["image"]
+    assert collection_manifest.factory.split(",")[1] == code
+    assert collection_manifest.search.rescore == rescore
+    assert collection_manifest.recall.target_reached
 
 
 def test_two_faiss_wheels_are_rejected(root, monkeypatch):

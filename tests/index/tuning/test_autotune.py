@@ -68,8 +68,8 @@ def test_choice_is_least_work_within_limits_and_reproducible(points, data):
     chosen = choose_point(points, LIMITS, "text")
     fit = [p for p in points if p.query_kind == "text" and p.recall >= 0.9 and p.memory_bytes <= 1e9]
     assert chosen.work_us == min(point.work_us for point in fit)
-    again, untimed = measure_candidates(*data, LIMITS), {"latency_s": 0, "cpu_s_single": 0, "cpu_s_batch": 0}
-    assert [replace(point, **untimed) for point in again] == [replace(point, **untimed) for point in points]
+    repeated, untimed = measure_candidates(*data, LIMITS), {"latency_s": 0, "cpu_s_single": 0, "cpu_s_batch": 0}
+    assert [replace(point, **untimed) for point in repeated] == [replace(point, **untimed) for point in points]
     tight = replace(LIMITS, max_memory_bytes=min(p.memory_bytes for p in fit))
     assert choose_point(points, tight, "text").memory_bytes == tight.max_memory_bytes
 

@@ -77,9 +77,9 @@ def test_fifty_kills_at_random_moments_lose_nothing(tmp_path):
     root = tmp_path / "index"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
     command = [sys.executable, "-c", KILL_SCRIPT, str(root), "50"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["kills"] == 50
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert json.loads(process.stdout.splitlines()[-1])["kills"] == 50
     for version in list_versions(root):
         verify_version(root, version)
     collect_garbage(root)
@@ -177,7 +177,9 @@ def test_two_writers_never_share_a_number(built, tmp_path):
     root = shutil.copytree(built, tmp_path / "index")
     seeds = (("2", "3", "4", "5"), ("6", "7", "8", "9"))
     options = {"cwd": REPOSITORY, "stdout": subprocess.PIPE}
-    writers = [subprocess.Popen([sys.executable, "-c", PUBLISH_SCRIPT, root, *own], **options) for own in seeds]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", PUBLISH_SCRIPT, root, *arguments], **options) for arguments in seeds
+    ]
     assert [process.communicate()[1] or process.returncode for process in writers] == [0, 0]
     assert list_versions(root) == list(range(1, 10))
     seeds = sorted(verify_version(root, version).provenance["seed"] for version in list_versions(root))

@@ -52,14 +52,19 @@ class Reader:
 
     def read_live_rows(self, kind: str) -> list[tuple[int, np.ndarray, dict]]:
         """Return (key, vector, row) of all live rows."""
-        about = self.manifest["collections"][kind]
-        deleted = about["deleted"]
+        collection_manifest = self.manifest["collections"][kind]
+        deleted = collection_manifest["deleted"]
         deleted_keys = set(parse_npy(self.read_object(deleted["keys"]))[0].tolist()) if deleted else set()
         live = []
-        for shard in about["shards"]:
+        for shard in collection_manifest["shards"]:
             keys, rest = parse_npy(self.read_object(shard["vectors"]))
             vectors, rest = parse_npy(rest)
-            assert (rest, vectors.shape, keys.dtype, vectors.dtype) == (b"", (len(keys), about["dim"]), "<i8", "<f2")
+            assert (rest, vectors.shape, keys.dtype, vectors.dtype) == (
+                b"",
+                (len(keys), collection_manifest["dim"]),
+                "<i8",
+                "<f2",
+            )
             assert (np.diff(keys) > 0).all()
             self.read_object(shard["lookup"])
             path = self.root / "objects" / shard["lookup"]["sha256"][:2] / shard["lookup"]["sha256"]
@@ -71,7 +76,7 @@ class Reader:
                 if key not in deleted_keys:
                     live.append((key, vector, row))
             assert not values, "rows without a vector"
-        assert len(live) == about["counts"]["live"]
+        assert len(live) == collection_manifest["counts"]["live"]
         return live
 
 

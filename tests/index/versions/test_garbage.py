@@ -134,10 +134,12 @@ def test_open_retries_if_version_is_deleted_after_current_moved_on(root, monkeyp
 
 
 def test_version_is_kept_while_it_is_exported(root, tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(export, "check_objects", lambda root, manifest: kept.append(collect_garbage(root, keep=1).kept))
+    kept_by_run = []
+    monkeypatch.setattr(
+        export, "check_objects", lambda root, manifest: kept_by_run.append(collect_garbage(root, keep=1).kept)
+    )
     export_index(root, tmp_path / "out", 2)
-    assert kept[0][2] == "open in a reader"
+    assert kept_by_run[0][2] == "open in a reader"
 
 
 def test_newer_version_can_be_served_after_rollback(root):
@@ -165,8 +167,10 @@ def test_tags_name_versions(root):
 
 
 def test_temporary_files_of_killed_processes_are_ignored_and_deleted(root):
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
-    name = f"{platform.node()}-{int(ended.stdout)}.tmp.json"
+    process = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True
+    )
+    name = f"{platform.node()}-{int(process.stdout)}.tmp.json"
     (root / "tags").mkdir()
     temporaries = [root / "tags" / f".prod.{name}", root / "versions" / f".v00000007.{name}"]
     for path in temporaries:
@@ -175,11 +179,11 @@ def test_temporary_files_of_killed_processes_are_ignored_and_deleted(root):
     assert list_tags(root) == {}
     assert collect_garbage(root, dry_run=True).kept
     assert [path.exists() for path in temporaries] == [False, False]
-    own = temporary_path(manifest_path(root, 7))
-    own.write_text("of an earlier process with this process id")
-    own.chmod(0o444)
+    stale_file = temporary_path(manifest_path(root, 7))
+    stale_file.write_text("of an earlier process with this process id")
+    stale_file.chmod(0o444)
     publish(root, 8)
-    assert (list_versions(root)[-1], own.exists()) == (7, False)
+    assert (list_versions(root)[-1], stale_file.exists()) == (7, False)
 
 
 @pytest.mark.parametrize(

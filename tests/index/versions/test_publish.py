@@ -168,8 +168,8 @@ def test_kill_9_keeps_published_version_and_next_build_resumes(kill_at, built, u
     root = shutil.copytree(built, tmp_path / "index")
     before = first_hit(root)
     repository = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", KILL_SCRIPT, root, kill_at], cwd=repository, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILL_SCRIPT, root, kill_at], cwd=repository, check=False)
+    assert process.returncode == -signal.SIGKILL
     assert first_hit(root) == before
     publish(root, 2)
     assert bytes_of(root) == uninterrupted
@@ -256,8 +256,11 @@ def find_target(root: Path, target: str) -> Path:
     if target == "manifest":
         return manifest_path(root, 2)
     kind, part = target.split()
-    about = manifest["collections"][kind]
-    return object_path(root, ObjectRef(**(about[part] if part == "trained_index" else about["shards"][1][part])))
+    collection_manifest = manifest["collections"][kind]
+    return object_path(
+        root,
+        ObjectRef(**(collection_manifest[part] if part == "trained_index" else collection_manifest["shards"][1][part])),
+    )
 
 
 # target, damage, whether `Index.open` must find it (otherwise only `verify_version` does), message

@@ -108,6 +108,12 @@ def test_page_shows_images_and_escapes_query(client):
         (lambda c: c.get("/search", params={"q": "a", "k": 0}), 422, "greater than or equal to 1"),
         (lambda c: c.get("/search", params={"q": "a", "k": 1000}), 422, "less than or equal to 100"),
         (lambda c: c.get("/search"), 422, "Field required"),
+        (lambda c: c.get("/search", params={"q": "\U0001f984"}), 422, "The model knows no part of the query"),
+        (lambda c: c.get("/search", params={"q": "\u16a0\u16a2 \u200b"}), 422, "The model knows no part of the query"),
+        (lambda c: c.get("/search", params={"q": "\u202e"}), 422, "The model knows no part of the query"),
+        (lambda c: c.get("/search", params={"q": "\ufffd"}), 422, "The model knows no part of the query"),
+        (lambda c: c.get("/", params={"q": "\U0001f984"}), 200, "The model knows no part of the query"),
+        (lambda c: c.get("/search", params={"q": "a", "where": "caption like '%\0'"}), 422, "NUL has no meaning here"),
         (lambda c: c.get("/search", params={"q": "a", "where": "splt = 'x'"}), 422, "did you mean 'split'?"),
         (lambda c: c.get("/", params={"q": "a", "where": "width = <b>"}), 200, "a number is expected"),
         (lambda c: c.get("/search", params={"q": "a", "version": "99"}), 404, "The index has no version '99'"),
@@ -160,3 +166,14 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     missing = CliRunner().invoke(build_app(), [*arguments, "--version", "new"])
     assert "'new' is not a version and not a tag of" in str(missing.exception)
     assert "its tags are: old" in str(missing.exception)
+
+
+def test_command_says_which_part_of_a_query_the_model_does_not_know(finished_pipeline):
+    plan = ["--plan", str(small_plan(finished_pipeline.plan.workspace.parent)), "-k", "2"]
+    result = CliRunner().invoke(build_app(), ["search", "dogs \U0001f984", *plan])
+    assert result.exit_code == 0
+    assert "The model does not know 1 of the 2 parts of the query." in result.stderr
+    assert len(result.stdout.splitlines()) == 2
+    result = CliRunner().invoke(build_app(), ["search", "\U0001f984", *plan])
+    assert isinstance(result.exception, ValueError), "`main` prints it and exits with 1"
+    assert "knows no part of the query '\U0001f984'" in str(result.exception)

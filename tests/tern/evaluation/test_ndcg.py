@@ -78,10 +78,10 @@ def test_ndcg_uses_constant_memory(monkeypatch, tmp_path):
     relevances[:] = draw.random((3000, 600), np.float32)
     monkeypatch.setattr(metrics, "BLOCK_BYTES", 2**17)
     tracemalloc.start()
-    found = ndcg(images, ids, captions, ids * 5, relevances)
+    values = ndcg(images, ids, captions, ids * 5, relevances)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0 < found["t2i_ndcg"] < 1
+    assert 0 < values["t2i_ndcg"] < 1
     assert peak < 3 * 2**20
 
 
@@ -89,10 +89,10 @@ def test_ndcg_of_a_fold_reads_only_its_rows_and_columns():
     image_vectors, ids, caption_vectors, owners = scene(8, 30, ties=False)
     relevance = np.random.default_rng(2).random((len(caption_vectors), 30)).astype(np.float32)
     (i, c) = metrics.make_folds(ids, owners, 3)[1]
-    part = (image_vectors[i], [ids[k] for k in i], caption_vectors[c], [owners[k] for k in c])
-    others = np.full_like(relevance, -1)  # would be rejected
-    others[np.ix_(c, i)] = relevance[np.ix_(c, i)]
-    assert ndcg(*part, others, c, i) == pytest.approx(slow_both(*part, relevance[np.ix_(c, i)]), abs=1e-6)
+    fold = (image_vectors[i], [ids[k] for k in i], caption_vectors[c], [owners[k] for k in c])
+    fold_only = np.full_like(relevance, -1)  # -1 outside the fold would be rejected
+    fold_only[np.ix_(c, i)] = relevance[np.ix_(c, i)]
+    assert ndcg(*fold, fold_only, c, i) == pytest.approx(slow_both(*fold, relevance[np.ix_(c, i)]), abs=1e-6)
 
 
 def test_ndcg_of_a_perfect_ranking_is_one():
@@ -107,11 +107,11 @@ def test_relevances_are_written_as_floats_without_header_and_read_back(tmp_path)
     matrix = np.random.default_rng(0).random((10, 2)).astype(np.float32)
     path = write_relevances(tmp_path / "coco-test-spice.npy", (matrix[:7], matrix[7:]))
     assert path.read_bytes() == matrix.tobytes()
-    theirs = np.memmap(tmp_path / "theirs.npy", dtype=np.float32, shape=(10, 2), mode="w+")  # as the authors write it
-    theirs[:] = matrix
-    theirs.flush()
-    np.save(tmp_path / "real.npy", matrix)
-    for name in (path.name, "theirs.npy", "real.npy"):
+    mapped = np.memmap(tmp_path / "mapped.npy", dtype=np.float32, shape=(10, 2), mode="w+")  # as the authors write it
+    mapped[:] = matrix
+    mapped.flush()
+    np.save(tmp_path / "saved.npy", matrix)
+    for name in (path.name, "mapped.npy", "saved.npy"):
         assert np.array_equal(read_relevances(tmp_path / name, 10, 2), matrix)
 
 

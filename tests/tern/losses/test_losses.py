@@ -28,17 +28,17 @@ def test_hinge_equals_a_double_loop(negatives, margin, reduction):
 def test_infonce_equals_a_double_loop(temperature, reduction):
     images, captions, y, z = batch(seed=6)
     y[2] = 1000  # an image without captions in the batch, and captions without their image
-    found = build_loss(LossConfig(name="infonce", temperature=temperature, reduction=reduction))(images, captions, y, z)
-    assert found.item() == pytest.approx(slow_infonce(images, captions, y, z, temperature, reduction), rel=1e-5)
+    value = build_loss(LossConfig(name="infonce", temperature=temperature, reduction=reduction))(images, captions, y, z)
+    assert value.item() == pytest.approx(slow_infonce(images, captions, y, z, temperature, reduction), rel=1e-5)
 
 
 def test_semihard_hinge_equals_the_library_with_one_positive_per_anchor():
     images, captions, y, z = batch(captions=(1, 1, 1, 1, 1), seed=8)
     distance = distances.CosineSimilarity()
     hinge = losses.TripletMarginLoss(margin=0.5, distance=distance, reducer=reducers.SumReducer())
-    mine = miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard", distance=distance)
-    expected = hinge(images, y, mine(images, y, captions, z), captions, z)
-    expected = expected + hinge(captions, z, mine(captions, z, images, y), images, y)
+    miner = miners.BatchEasyHardMiner(pos_strategy="hard", neg_strategy="semihard", distance=distance)
+    expected = hinge(images, y, miner(images, y, captions, z), captions, z)
+    expected = expected + hinge(captions, z, miner(captions, z, images, y), images, y)
     config = LossConfig(name="hinge", reduction="sum", negatives="semihard", margin=0.5)
     torch.testing.assert_close(build_loss(config)(images, captions, y, z), expected)
 
@@ -48,8 +48,8 @@ def test_hinge_equals_the_library(hardest):
     images, captions, y, z = batch(seed=3)
     distance = distances.CosineSimilarity()
     hinge = losses.TripletMarginLoss(margin=0.2, distance=distance, reducer=reducers.SumReducer())
-    mine = miners.BatchEasyHardMiner(pos_strategy="all", neg_strategy="hard", distance=distance)
-    pairs = [mine(images, y, captions, z), mine(captions, z, images, y)] if hardest else [None, None]
+    miner = miners.BatchEasyHardMiner(pos_strategy="all", neg_strategy="hard", distance=distance)
+    pairs = [miner(images, y, captions, z), miner(captions, z, images, y)] if hardest else [None, None]
     expected = hinge(images, y, pairs[0], captions, z) + hinge(captions, z, pairs[1], images, y)
     config = LossConfig(name="hinge", reduction="sum", negatives="hardest" if hardest else "all")
     torch.testing.assert_close(build_loss(config)(images, captions, y, z), expected)
@@ -66,27 +66,27 @@ def test_hinge_of_the_library_equals_hinge():
 
 def test_infonce_equals_cross_entropy_with_an_even_target_over_positives():
     images, captions, y, z = batch(seed=1)
-    found = build_loss(LossConfig(name="infonce", temperature=0.05))(images, captions, y, z)
+    value = build_loss(LossConfig(name="infonce", temperature=0.05))(images, captions, y, z)
     scores, positive = images @ captions.T / 0.05, (y[:, None] == z).float()
-    one = F.cross_entropy(scores, positive / positive.sum(1, keepdim=True))
-    torch.testing.assert_close(found, one + F.cross_entropy(scores.T, positive.T))
+    i2t_loss = F.cross_entropy(scores, positive / positive.sum(1, keepdim=True))
+    torch.testing.assert_close(value, i2t_loss + F.cross_entropy(scores.T, positive.T))
 
 
 def test_infonce_equals_supcon_of_the_library():
     data = batch(seed=2)
-    plain = build_loss(LossConfig(name="infonce", temperature=0.1))(*data)
+    infonce = build_loss(LossConfig(name="infonce", temperature=0.1))(*data)
     torch.testing.assert_close(
-        plain, build_loss(LossConfig(name="SupConLoss", params={"temperature": 0.1}))(*data), rtol=1e-4, atol=1e-5
+        infonce, build_loss(LossConfig(name="SupConLoss", params={"temperature": 0.1}))(*data), rtol=1e-4, atol=1e-5
     )
 
 
 def test_contrastive_of_the_library_equals_a_double_loop():
     images, captions, y, z = data = batch(seed=4)
-    found = build_loss(LossConfig(name="ContrastiveLoss", reduction="sum"))(*data)
+    value = build_loss(LossConfig(name="ContrastiveLoss", reduction="sum"))(*data)
     far = torch.cdist(images, captions).detach()
     pairs = itertools.product(range(len(y)), range(len(z)))
     one_direction = sum(far[i, j] if y[i] == z[j] else max(0.0, 1 - far[i, j]) for i, j in pairs)
-    assert found.item() == pytest.approx(2 * one_direction.item(), abs=1e-4)
+    assert value.item() == pytest.approx(2 * one_direction.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", [4, 5])
@@ -122,9 +122,9 @@ def test_half_precision_and_autocast_are_computed_in_float32(name):
     images, captions, y, z = batch(seed=7)
     loss, half = build_loss(LossConfig(name=name)), [rows.bfloat16() for rows in (images, captions)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = loss(*half, y, z)
-    torch.testing.assert_close(found, loss(*(rows.float() for rows in half), y, z), rtol=0, atol=0)
-    assert found.dtype == torch.float32
+        value = loss(*half, y, z)
+    torch.testing.assert_close(value, loss(*(rows.float() for rows in half), y, z), rtol=0, atol=0)
+    assert value.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ def batches(count, dim=16):
 
 def slow_memory(name, data, size):
     """The loss of the last batch: its rows against those of the other modality and the last `size` earlier ones."""
-    rows = [[(row, int(label)) for row, label in zip(one[k].detach().double().numpy(), one[k + 2], strict=True)]
-            for one in data for k in (0, 1)]  # fmt: skip
+    rows = [[(row, int(label)) for row, label in zip(arrays[k].detach().double().numpy(), arrays[k + 2], strict=True)]
+            for arrays in data for k in (0, 1)]  # fmt: skip
     total = 0.0
-    for own, other in ((0, 1), (1, 0)):
-        earlier = [pair for part in rows[other:-2:2] for pair in part][-size:] if size else []
-        total += SLOW[name](*zip(*rows[own - 2], strict=True), *zip(*(rows[other - 2] + earlier), strict=True))
+    for anchors, others in ((0, 1), (1, 0)):
+        earlier = [pair for pairs in rows[others:-2:2] for pair in pairs][-size:] if size else []
+        total += SLOW[name](*zip(*rows[anchors - 2], strict=True), *zip(*(rows[others - 2] + earlier), strict=True))
     return total
 
 
@@ -39,27 +39,27 @@ def slow_memory(name, data, size):
 def test_memory_equals_a_double_loop_over_all_rows_so_far(name, size):
     data = batches(4)
     loss = build_loss(LossConfig(name=name, memory_size=size))
-    for count, one in enumerate(data, 1):
-        assert loss(*one).item() == pytest.approx(slow_memory(name, data[:count], size), rel=1e-4)
+    for count, arrays in enumerate(data, 1):
+        assert loss(*arrays).item() == pytest.approx(slow_memory(name, data[:count], size), rel=1e-4)
 
 
 def test_memory_is_filled_from_the_first_batch_and_read_after_start_batch():
     data = batches(4)
     loss = build_loss(LossConfig(name="SupConLoss", memory_size=100, memory_start_batch=2))
-    for count, one in enumerate(data, 1):
+    for count, arrays in enumerate(data, 1):
         size = 100 if count > 2 else 0
-        assert loss(*one).item() == pytest.approx(slow_memory("SupConLoss", data[:count], size), rel=1e-4)
+        assert loss(*arrays).item() == pytest.approx(slow_memory("SupConLoss", data[:count], size), rel=1e-4)
 
 
 @pytest.mark.parametrize("config", [{"name": "infonce", "temperature": 0.1}, {"name": "SupConLoss"}])
 def test_infonce_with_memory_equals_the_library(config):
     data = batches(4)
-    loss, theirs = (
+    loss, library_loss = (
         build_loss(LossConfig(**config, memory_size=7)),
         build_loss(LossConfig(name="SupConLoss", memory_size=7)),
     )
-    for one in data:
-        torch.testing.assert_close(loss(*one), theirs(*one), rtol=1e-4, atol=1e-5)
+    for arrays in data:
+        torch.testing.assert_close(loss(*arrays), library_loss(*arrays), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["hinge", "infonce", *FITTING])
@@ -82,20 +82,21 @@ def test_queues_do_not_change_in_eval_mode():
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
-@pytest.mark.parametrize("wrapped", [0, 0.1])
-def test_memory_resumes_from_its_state_bit_for_bit(tmp_path, stop, wrapped):
+@pytest.mark.parametrize("vicreg_weight", [0, 0.1])
+def test_memory_resumes_from_its_state_bit_for_bit(tmp_path, stop, vicreg_weight):
     data = batches(6)
-    config = LossConfig(memory_size=9, memory_start_batch=2, vicreg_weight=wrapped)
-    whole, half = build_loss(config), build_loss(config)
-    expected = [whole(*one) for one in data]
-    for one in data[:stop]:
-        half(*one)
-    torch.save(half.state_dict(), tmp_path / "state.pt")
+    config = LossConfig(memory_size=9, memory_start_batch=2, vicreg_weight=vicreg_weight)
+    uninterrupted, interrupted = build_loss(config), build_loss(config)
+    expected = [uninterrupted(*arrays) for arrays in data]
+    for arrays in data[:stop]:
+        interrupted(*arrays)
+    torch.save(interrupted.state_dict(), tmp_path / "state.pt")
     resumed = build_loss(config)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert [resumed(*one).item() for one in data[stop:]] == [value.item() for value in expected[stop:]]
+    assert [resumed(*arrays).item() for arrays in data[stop:]] == [value.item() for value in expected[stop:]]
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(uninterrupted.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
 
 
@@ -117,20 +118,20 @@ def test_memory_rejects_vectors_of_another_width():
 )
 def test_training_with_memory_resumes_to_the_same_files(world, tmp_path, epoch, extra):
     config = TrainConfig(**(CONFIG | {"epochs": 3} | extra))
-    plain = TrainConfig(**(CONFIG | {"epochs": 3} | {"loss": extra["loss"] | {"memory_size": 0}}))
+    without_memory = TrainConfig(**(CONFIG | {"epochs": 3} | {"loss": extra["loss"] | {"memory_size": 0}}))
 
     def kill(row):
         if row.epoch.epoch == epoch:
             raise Killed
 
-    whole = train(world, config, tmp_path / "whole")
+    uninterrupted = train(world, config, tmp_path / "whole")
     with pytest.raises(Killed):
         train(world, config, tmp_path / "broken", kill)
     train(world, config, tmp_path / "broken")
     for name in ("best.safetensors", "history.csv", "model.json"):
-        assert (tmp_path / "broken" / name).read_bytes() == (whole / name).read_bytes(), name
-    curve = (train(world, plain, tmp_path / "plain") / "history.csv").read_text()
-    assert curve != (whole / "history.csv").read_text()  # the memory is in use
+        assert (tmp_path / "broken" / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+    curve = (train(world, without_memory, tmp_path / "plain") / "history.csv").read_text()
+    assert curve != (uninterrupted / "history.csv").read_text()  # the memory is in use
 
 
 def test_vicreg_loss_equals_a_loop_over_entries():
@@ -148,10 +149,10 @@ def test_vicreg_loss_equals_the_library_with_one_caption_per_image():
 
 def test_vicreg_term_is_weighted_and_penalizes_a_collapse():
     images, captions, y, z = data = batch(seed=2)
-    plain, both = (build_loss(LossConfig(vicreg_weight=weight))(*data) for weight in (0, 0.5))
-    torch.testing.assert_close(both - plain, 0.5 * vicreg_loss(*data))
+    without_term, with_term = (build_loss(LossConfig(vicreg_weight=weight))(*data) for weight in (0, 0.5))
+    torch.testing.assert_close(with_term - without_term, 0.5 * vicreg_loss(*data))
     point = F.normalize(torch.ones(1, 16), dim=1)
     assert vicreg_loss(point.expand_as(images), point.expand_as(captions), y, z) > 24
-    alone = [rows[:1].detach().requires_grad_() for rows in (images, captions)]
-    vicreg_loss(*alone, y[:1], y[:1]).backward()
-    assert all(rows.grad.isfinite().all() for rows in alone)
+    single_rows = [rows[:1].detach().requires_grad_() for rows in (images, captions)]
+    vicreg_loss(*single_rows, y[:1], y[:1]).backward()
+    assert all(rows.grad.isfinite().all() for rows in single_rows)

@@ -108,18 +108,18 @@ def test_every_miner_works_with_every_loss_and_selects_true_pairs(miner, name):
     """Both labels are one tensor object and each image has one caption: the diagonal must not be dropped."""
     images, captions, y, _ = batch(captions=(1, 1, 1, 1, 1), seed=2)
     loss = build_loss(LossConfig(name=name, miner=miner))
-    selected, mine = [], loss.miner.forward
-    loss.miner.forward = lambda *data: selected.append((data[1], data[3], mine(*data))) or selected[-1][2]
+    selected, original_forward = [], loss.miner.forward
+    loss.miner.forward = lambda *data: selected.append((data[1], data[3], original_forward(*data))) or selected[-1][2]
     torch.manual_seed(0)
     loss(images, captions, y, y).backward()
     assert all(rows.grad is None or rows.grad.isfinite().all() for rows in (images, captions))
     assert len(selected) == (4 if loss.needs_joint_set else 2)
-    for own, other, indices in selected:
-        assert own is not other
+    for anchor_labels, other_labels, indices in selected:
+        assert anchor_labels is not other_labels
         a, p = indices[:2]
         b, n = indices[-2:] if len(indices) == 4 else (indices[0], indices[2])
-        assert (own[a] == other[p]).all()
-        assert (own[b] != other[n]).all()
+        assert (anchor_labels[a] == other_labels[p]).all()
+        assert (anchor_labels[b] != other_labels[n]).all()
 
 
 def test_every_miner_of_the_library_is_listed_as_supported_or_not():

@@ -28,8 +28,8 @@ def test_random_text_encoder_learns_the_meaning_of_words(world, tmp_path):
     torch.manual_seed(0)
     folder = train(world, config, tmp_path, text_encoder=Words())
     model = load_model(folder, text=Words())
-    found = evaluate_split(model, regions, tokens, dataset.select_split("test"))
-    assert found.t2i.r5 > 80  # chance is 25
+    metrics = evaluate_split(model, regions, tokens, dataset.select_split("test"))
+    assert metrics.t2i.r5 > 80  # chance is 25
     name = dataset.select_split("test").captions[0].id
     stored = next(embed_captions(model, tokens, [name]))[1][0]
     new = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]

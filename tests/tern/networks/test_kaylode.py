@@ -29,16 +29,16 @@ def model():
     return built.eval()
 
 
-def to_torch_layer(layer):
+def convert_to_torch_layer(layer):
     """Convert a layer to one of torch."""
-    theirs = nn.TransformerEncoderLayer(16, 4, 20, 0.1, "gelu", batch_first=True, norm_first=True).eval()
+    torch_layer = nn.TransformerEncoderLayer(16, 4, 20, 0.1, "gelu", batch_first=True, norm_first=True).eval()
     state = {}
     for name, value in layer.state_dict().items():
-        for ours, other in LAYER_NAMES.items():
-            name = name.replace(ours, other) if name.startswith(ours) else name
+        for prefix, torch_prefix in LAYER_NAMES.items():
+            name = name.replace(prefix, torch_prefix) if name.startswith(prefix) else name
         state[name] = value
-    theirs.load_state_dict(state)
-    return theirs
+    torch_layer.load_state_dict(state)
+    return torch_layer
 
 
 def test_vectors_of_a_padded_batch_equal_torch_layers_item_by_item(model):
@@ -54,7 +54,7 @@ def test_vectors_of_a_padded_batch_equal_torch_layers_item_by_item(model):
         rows = model.region_proj(features[i, :r]) + model.box_proj(b)
         x = torch.cat([model.image_cls.sum(0, keepdim=True), rows])[None]
         for layer in model.visual:
-            x = to_torch_layer(layer)(x)
+            x = convert_to_torch_layer(layer)(x)
         x = model.image_out(F.relu(model.image_mid(model.norm(x))))[0].mean(0)
         y = model.caption_out(F.relu(model.caption_mid(words[i, :n]))).mean(0)
         torch.testing.assert_close(images[i], x / x.norm(), atol=1e-5, rtol=0)
@@ -77,9 +77,9 @@ def test_kaylode_loss_compares_only_across_modalities():
         for j in range(9):
             score = float(images[i] @ captions[j])
             (positive if a[i] == b[j] else negative).append(max(0.0, 1 - score if a[i] == b[j] else score))
-    one = sum(sum(part) / max(1, sum(value > 0 for value in part)) for part in (positive, negative))
+    one_direction = sum(sum(values) / max(1, sum(value > 0 for value in values)) for values in (positive, negative))
     value = build_loss(TrainConfig(preset="kaylode").loss)(images, captions, a, b)
-    assert float(value) == pytest.approx(2 * one, abs=1e-4)  # both directions have the same pairs
+    assert float(value) == pytest.approx(2 * one_direction, abs=1e-4)  # both directions have the same pairs
 
 
 @pytest.mark.parametrize("preset", ["paper", "kaylode"])

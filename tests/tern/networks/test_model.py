@@ -110,27 +110,27 @@ def test_every_parameter_is_used():
 
 def test_transformer_layer_equals_that_of_torch():
     config = ModelConfig(**SMALL, dropout=0)
-    ours = TransformerLayer(config).eval()
-    theirs = torch.nn.TransformerEncoderLayer(16, 2, 24, 0, "gelu", batch_first=True, norm_first=True).eval()
+    layer = TransformerLayer(config).eval()
+    torch_layer = torch.nn.TransformerEncoderLayer(16, 2, 24, 0, "gelu", batch_first=True, norm_first=True).eval()
     names = {
         "self_attn.in_proj_weight": "qkv.weight", "self_attn.in_proj_bias": "qkv.bias",
         "self_attn.out_proj.weight": "out.weight", "self_attn.out_proj.bias": "out.bias",
         "linear1.weight": "feed.0.weight", "linear1.bias": "feed.0.bias",
         "linear2.weight": "feed.2.weight", "linear2.bias": "feed.2.bias",
     }  # fmt: skip
-    state = ours.state_dict()
-    theirs.load_state_dict({name: state[names.get(name, name)] for name in theirs.state_dict()})
+    state = layer.state_dict()
+    torch_layer.load_state_dict({name: state[names.get(name, name)] for name in torch_layer.state_dict()})
     x, mask = torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True, True, True, False, False]])
-    expected = theirs(x, src_key_padding_mask=~mask)
-    torch.testing.assert_close(ours(x, mask)[mask], expected[mask], atol=1e-5, rtol=1e-5)
+    expected = torch_layer(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(layer(x, mask)[mask], expected[mask], atol=1e-5, rtol=1e-5)
 
 
 def test_pool_rows_equals_plain_arithmetic():
     x, lengths = torch.randn(3, 6, 4), [6, 1, 3]
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
-    real = [x[i, :n] for i, n in enumerate(lengths)]
-    torch.testing.assert_close(pool_rows(x, mask, "mean"), torch.stack([rows.mean(0) for rows in real]))
-    torch.testing.assert_close(pool_rows(x, mask, "max"), torch.stack([rows.amax(0) for rows in real]))
+    real_rows = [x[i, :n] for i, n in enumerate(lengths)]
+    torch.testing.assert_close(pool_rows(x, mask, "mean"), torch.stack([rows.mean(0) for rows in real_rows]))
+    torch.testing.assert_close(pool_rows(x, mask, "max"), torch.stack([rows.amax(0) for rows in real_rows]))
     torch.testing.assert_close(pool_rows(x, mask, "cls"), x[:, 0])
 
 
@@ -168,9 +168,9 @@ def test_image_without_regions_has_a_finite_vector():
 
 def test_pad_rows_keeps_every_row_of_every_item():
     lengths, rows = np.array([2, 0, 3]), np.arange(10, dtype=np.float16).reshape(5, 2)
-    out, mask = pad_rows(rows, lengths)
+    padded, mask = pad_rows(rows, lengths)
     assert mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
-    assert out.tolist() == [[[0, 1], [2, 3], [0, 0]], [[0, 0]] * 3, [[4, 5], [6, 7], [8, 9]]]
+    assert padded.tolist() == [[[0, 1], [2, 3], [0, 0]], [[0, 0]] * 3, [[4, 5], [6, 7], [8, 9]]]
 
 
 def test_sample_kept_rows_drops_the_fraction_and_never_the_first_row():
@@ -194,8 +194,8 @@ def test_plan_batches_has_every_image_once_and_rotates_captions():
             used += plan.captions
     full = captions_by_image_id["i6"]
     assert set(full) == {name for name in used if name.startswith("i6#")}  # 3 epochs x 2 = all 6
-    again, other = (plan_batches(captions_by_image_id, 16, 2, seed, 2) for seed in (5, 6))
-    assert plans == again != other
+    same_seed, other_seed = (plan_batches(captions_by_image_id, 16, 2, seed, 2) for seed in (5, 6))
+    assert plans == same_seed != other_seed
 
 
 @pytest.mark.parametrize(

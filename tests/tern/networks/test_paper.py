@@ -30,7 +30,7 @@ def tiny_bert(seed):
     ).eval()
 
 
-def save_checkpoint(path, extra=None, **how):
+def save_checkpoint(path, extra=None, **save_options):
     """Save a checkpoint with everything that train.py of the authors saves; return its model."""
     torch.manual_seed(1)
     slow = SlowTern(**SMALL).eval()
@@ -40,8 +40,8 @@ def save_checkpoint(path, extra=None, **how):
     state = {f"img_txt_enc.{name}": value for name, value in slow.state_dict().items()} | (extra or {})
     state |= {f"img_txt_enc.txt_enc.bert_model.{name}": value for name, value in tiny_bert(3).state_dict().items()}
     state["img_txt_enc.txt_enc.word_embeddings.weight"] = torch.ones(4, 3)
-    rest = {"best_ndcg": np.mean([0.5, 0.7]), "best_rsum": 1.0, "opt": argparse.Namespace(num_epochs=30)}
-    torch.save({"epoch": 3, "model": state, "config": {"model": {"layers": 2}}, **rest}, path, **how)
+    other_entries = {"best_ndcg": np.mean([0.5, 0.7]), "best_rsum": 1.0, "opt": argparse.Namespace(num_epochs=30)}
+    torch.save({"epoch": 3, "model": state, "config": {"model": {"layers": 2}}, **other_entries}, path, **save_options)
     return slow
 
 
@@ -59,46 +59,46 @@ def make_mask(lengths):
 
 
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "as torch 1.3 wrote"])
-def test_checkpoint_of_the_authors_gives_the_vectors_of_a_slow_forward_pass(tmp_path, how):
-    slow = save_checkpoint(tmp_path / "model_best_rsum.pth.tar", **how)
-    ours, bert = load_paper_checkpoint(tmp_path / "model_best_rsum.pth.tar")
+def test_checkpoint_of_the_authors_gives_the_vectors_of_a_slow_forward_pass(tmp_path, save_options):
+    slow = save_checkpoint(tmp_path / "model_best_rsum.pth.tar", **save_options)
+    model, bert = load_paper_checkpoint(tmp_path / "model_best_rsum.pth.tar")
     features, boxes, sizes, regions, words, lengths = make_batch()
     with torch.no_grad():
         images, captions = slow(features, boxes, sizes, regions, words, lengths)
         batch = ImageBatch(features, boxes, sizes, make_mask(regions))
-        torch.testing.assert_close(ours.embed_images(batch), images, atol=1e-5, rtol=0)
-        torch.testing.assert_close(ours.embed_captions(words, make_mask(lengths)), captions, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.embed_images(batch), images, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.embed_captions(words, make_mask(lengths)), captions, atol=1e-5, rtol=0)
     assert images.std(0).min() > 1e-2, "equal vectors would agree in any case"
-    theirs, loaded, ids = tiny_bert(3), tiny_bert(4), torch.tensor([[1, 5, 2]])
+    expected_bert, loaded, ids = tiny_bert(3), tiny_bert(4), torch.tensor([[1, 5, 2]])
     loaded.load_state_dict(bert)
-    torch.testing.assert_close(loaded(ids).last_hidden_state, theirs(ids).last_hidden_state)
+    torch.testing.assert_close(loaded(ids).last_hidden_state, expected_bert(ids).last_hidden_state)
 
 
 def test_loss_and_gradients_equal_a_slow_forward_pass(tmp_path):
     slow = save_checkpoint(tmp_path / "one.pth.tar")
-    ours, _ = load_paper_checkpoint(tmp_path / "one.pth.tar")
+    model, _ = load_paper_checkpoint(tmp_path / "one.pth.tar")
     features, boxes, sizes, regions, words, lengths = make_batch()
-    theirs = hinge(*slow(features, boxes, sizes, regions, words, lengths))
-    theirs.backward()
-    images = ours.embed_images(ImageBatch(features, boxes, sizes, make_mask(regions)))
-    captions = ours.embed_captions(words, make_mask(lengths))
-    mine = build_loss(TrainConfig(preset="paper").loss)(images, captions, torch.arange(5), torch.arange(5))
-    mine.backward()
-    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
+    expected_loss = hinge(*slow(features, boxes, sizes, regions, words, lengths))
+    expected_loss.backward()
+    images = model.embed_images(ImageBatch(features, boxes, sizes, make_mask(regions)))
+    captions = model.embed_captions(words, make_mask(lengths))
+    loss = build_loss(TrainConfig(preset="paper").loss)(images, captions, torch.arange(5), torch.arange(5))
+    loss.backward()
+    torch.testing.assert_close(loss, expected_loss, atol=1e-4, rtol=0)
     names = {f"img_txt_enc.{name}": p.grad for name, p in slow.named_parameters() if p.grad is not None}
     expected, _ = convert_state_dict(names)
-    for name, parameter in ours.named_parameters():
+    for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-3, rtol=1e-3, msg=name)
 
 
 def test_paper_network_has_131_7_million_parameters_without_the_unused_ones():
     with torch.device("meta"):
-        ours = build_model(TrainConfig(preset="paper").model, 2048, 768)
-        theirs = SlowTern()
-    unused = sum(p.numel() for part in (theirs.img_enc.fc, theirs.txt_enc.map) for p in part.parameters())
-    total, mine = (sum(p.numel() for p in model.parameters()) for model in (theirs, ours))
+        network = build_model(TrainConfig(preset="paper").model, 2048, 768)
+        slow = SlowTern()
+    unused = sum(p.numel() for layer in (slow.img_enc.fc, slow.txt_enc.map) for p in layer.parameters())
+    total, num_parameters = (sum(p.numel() for p in model.parameters()) for model in (slow, network))
     assert (round(total / 1e6, 1), round(unused / 1e6, 2)) == (131.7, 2.89)
-    assert mine == total - unused
+    assert num_parameters == total - unused
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,15 @@ def test_default_architecture_is_tern():
 def test_dropout_is_where_torch_layers_have_it(tmp_path):
     """In training, over many draws, mean and standard deviation of a layer's output equal those of torch's layer."""
     torch.manual_seed(0)
-    theirs = nn.TransformerEncoderLayer(16, 4, 20, 0.4, "relu", batch_first=True)
-    mine = PaperLayer(16, 4, 20, 0.4)
-    state = {f"transformer_encoder_1.layers.0.{name}": value for name, value in theirs.state_dict().items()}
-    mine.load_state_dict(
+    torch_layer = nn.TransformerEncoderLayer(16, 4, 20, 0.4, "relu", batch_first=True)
+    layer = PaperLayer(16, 4, 20, 0.4)
+    state = {f"transformer_encoder_1.layers.0.{name}": value for name, value in torch_layer.state_dict().items()}
+    layer.load_state_dict(
         {name.removeprefix("shared.0."): value for name, value in convert_state_dict(state)[0].items()}
     )
     rows, mask = torch.randn(1, 6, 16).expand(40_000, -1, -1), torch.ones(40_000, 6, dtype=torch.bool)
     with torch.no_grad():
-        torch.testing.assert_close(mine.train()(rows, mask).mean(0), theirs.train()(rows).mean(0), atol=0.03, rtol=0)
-        torch.testing.assert_close(mine(rows, mask).std(0), theirs(rows).std(0), atol=0.03, rtol=0)
+        torch.testing.assert_close(
+            layer.train()(rows, mask).mean(0), torch_layer.train()(rows).mean(0), atol=0.03, rtol=0
+        )
+        torch.testing.assert_close(layer(rows, mask).std(0), torch_layer(rows).std(0), atol=0.03, rtol=0)

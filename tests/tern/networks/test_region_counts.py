@@ -43,26 +43,28 @@ def test_counts_equal_a_slow_loop_and_do_not_depend_on_the_batch():
     rows = torch.from_numpy(np.stack([features, np.zeros_like(features)]))  # another image with two rows, then padding
     mask = torch.tensor([[True] * 7, [True] * 2 + [False] * 5])
     all_scores = torch.from_numpy(np.stack([scores, np.zeros(7, np.float32)]))
-    found = count_similar_regions(rows, mask, all_scores, torch.from_numpy(feature_mean).float())
-    np.testing.assert_allclose(found[0], slow(features, scores, feature_mean), atol=1e-3)
-    np.testing.assert_allclose(found[0].round(), [4, 4, 4, 4, 1, 2, 2])
-    np.testing.assert_allclose(found[1, :2], 2, atol=0.1)  # without scores, each region counts as one
+    counts = count_similar_regions(rows, mask, all_scores, torch.from_numpy(feature_mean).float())
+    np.testing.assert_allclose(counts[0], slow(features, scores, feature_mean), atol=1e-3)
+    np.testing.assert_allclose(counts[0].round(), [4, 4, 4, 4, 1, 2, 2])
+    np.testing.assert_allclose(counts[1, :2], 2, atol=0.1)  # without scores, each region counts as one
     unscored = count_similar_regions(rows[:1], mask[:1], None, torch.from_numpy(feature_mean).float())
     np.testing.assert_allclose(unscored[0].round(), [4, 4, 4, 4, 1, 2, 2])
 
 
 def test_four_similar_regions_are_one_four_not_four_fours():
     counts, mask = torch.tensor([[4.0, 4, 4, 4, 2, 2, 9]]), torch.tensor([[True] * 7])
-    part = RegionCounts(5, 8, 6)
-    region_part, image_part = part(counts, mask, None)
-    goal = np.zeros(MAX_COUNT)
-    goal[[3, 1]] = 1
-    goal[MAX_COUNT - 1] = 1 / 9  # nine is treated as the maximum
+    layer = RegionCounts(5, 8, 6)
+    region_output, image_output = layer(counts, mask, None)
+    expected = np.zeros(MAX_COUNT)
+    expected[[3, 1]] = 1
+    expected[MAX_COUNT - 1] = 1 / 9  # nine is treated as the maximum
     np.testing.assert_allclose(
-        image_part[0].detach(), part.image.weight.detach().numpy() @ goal + part.image.bias.detach().numpy(), atol=1e-5
+        image_output[0].detach(),
+        layer.image.weight.detach().numpy() @ expected + layer.image.bias.detach().numpy(),
+        atol=1e-5,
     )
-    assert torch.equal(region_part[0, 0], region_part[0, 3])
-    assert not torch.allclose(region_part[0, 0], region_part[0, 4])
+    assert torch.equal(region_output[0, 0], region_output[0, 3])
+    assert not torch.allclose(region_output[0, 0], region_output[0, 4])
 
 
 def test_regions_left_out_of_a_batch_are_counted(world):
@@ -77,14 +79,14 @@ def test_regions_left_out_of_a_batch_are_counted(world):
     reader = BatchReader(regions, tokens, region_drop=0.5, feature_mean=feature_mean)
     batch = reader.read(plan, np.random.default_rng(0))
     keep = np.random.default_rng(0).random(int(regions.lengths(plan.images).sum())) >= 0.5
-    begin = 0
-    for name, counts, real in zip(plan.images, batch.images.counts, batch.images.mask, strict=True):
+    start = 0
+    for name, counts, row_mask in zip(plan.images, batch.images.counts, batch.images.mask, strict=True):
         features = regions.read("features", [name]).astype(np.float32)
-        kept = keep[begin : begin + len(features)].copy()
-        kept[0] = True  # the first row of an item always stays
-        begin += len(features)
-        expected = np.array(slow(features, regions.read("scores", [name]), feature_mean.numpy()))[kept]
-        np.testing.assert_allclose(counts[: real.sum()], expected, atol=2e-3)
+        is_kept = keep[start : start + len(features)].copy()
+        is_kept[0] = True  # the first row of an item always stays
+        start += len(features)
+        expected = np.array(slow(features, regions.read("scores", [name]), feature_mean.numpy()))[is_kept]
+        np.testing.assert_allclose(counts[: row_mask.sum()], expected, atol=2e-3)
     assert (
         BatchReader(regions, tokens, feature_mean=feature_mean).read(plan, np.random.default_rng(0)).images.counts
         is None

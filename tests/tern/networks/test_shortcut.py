@@ -31,15 +31,15 @@ def test_initial_vectors_equal_numpy_on_pooled_features():
         for scores in (draw.uniform(size=rows).astype(np.float32), np.zeros(rows, np.float32)):
             weights = scores if scores.any() else None
             pooled = np.concatenate([features[0], np.average(features, axis=0, weights=weights), features.max(0)])
-            goal = (pooled - images.mean.numpy()) / images.std.numpy() @ images.map.weight.detach().numpy().T
+            expected = (pooled - images.mean.numpy()) / images.std.numpy() @ images.map.weight.detach().numpy().T
             longer = (draw.normal(size=(9, 10)), np.zeros((9, 4)), (9, 9), np.ones(9))  # another image in the batch
-            found = embed_new_images(model, [(features, np.zeros((rows, 4)), (9, 9), scores), longer])[0]
-            np.testing.assert_allclose(found, goal / np.linalg.norm(goal), atol=1e-4)
+            vectors = embed_new_images(model, [(features, np.zeros((rows, 4)), (9, 9), scores), longer])[0]
+            np.testing.assert_allclose(vectors, expected / np.linalg.norm(expected), atol=1e-4)
         tokens = draw.normal(size=(rows, 6)).astype(np.float16).astype(np.float32)
         unit = tokens.mean(0) / np.linalg.norm(tokens.mean(0)) - captions.mean.numpy()
-        found = embed_new_captions(model, [tokens, draw.normal(size=(3, 6))])  # another caption in the batch
-        goal = captions.map.weight.detach().numpy() @ unit
-        np.testing.assert_allclose(found[0], goal / np.linalg.norm(goal), atol=1e-5)
+        vectors = embed_new_captions(model, [tokens, draw.normal(size=(3, 6))])  # another caption in the batch
+        expected = captions.map.weight.detach().numpy() @ unit
+        np.testing.assert_allclose(vectors[0], expected / np.linalg.norm(expected), atol=1e-5)
 
 
 def test_initial_caption_map_keeps_the_angles_of_the_text_encoder():

@@ -56,9 +56,9 @@ def run_process(rank, folder, configs, regions, tokens, dataset):
     inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
     steps = [run_one_step(config, inputs) for config in configs]
     torch.save(steps, folder / f"{rank}.pt")
-    own = torch.arange(6.0).view(3, 2)[: 1 + rank].requires_grad_()
-    (all_gather_with_grad(own, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
-    torch.save(own.grad, folder / f"gathered-{rank}.pt")
+    rows = torch.arange(6.0).view(3, 2)[: 1 + rank].requires_grad_()
+    (all_gather_with_grad(rows, [1, 2]) * torch.tensor([[2.0], [3.0], [5.0]])).sum().backward()
+    torch.save(rows.grad, folder / f"gathered-{rank}.pt")
     train(inputs, configs[0], folder / "run", lambda row: (folder / f"epoch-{rank}-{row.epoch.epoch}").touch())
     dist.destroy_process_group()
 
@@ -110,32 +110,32 @@ def test_training_in_two_processes_equals_one_up_to_rounding(world, pair, tmp_pa
     files = [(run / "history.csv").read_text().splitlines() for run in (folder / "run", tmp_path)]
     rows = [list(csv.DictReader(lines)) for lines in files]
     assert len(rows[0]) == len(rows[1]) == configs[0].epochs
-    for one, two in zip(*rows, strict=True):
-        assert float(one["loss"]) == pytest.approx(float(two["loss"]), rel=1e-3)
+    for parallel, single in zip(*rows, strict=True):
+        assert float(parallel["loss"]) == pytest.approx(float(single["loss"]), rel=1e-3)
     # Vectors are compared, not weights: the gradient of the bias of the keys is rounding only, and Adam amplifies it.
     names = [caption.id for caption in world.dataset.select_split("val").captions]
     models = [load_model(run) for run in (folder / "run", tmp_path)]
-    one, two = (np.concatenate([rows for _, rows in embed_captions(m, world.tokens, names)]) for m in models)
-    np.testing.assert_allclose(one, two, atol=5e-3)
+    parallel, single = (np.concatenate([rows for _, rows in embed_captions(m, world.tokens, names)]) for m in models)
+    np.testing.assert_allclose(parallel, single, atol=5e-3)
     assert {path.name for path in folder.glob("epoch-*")} == {"epoch-0-1", "epoch-0-2"}
 
 
 def test_torchrun_trains_a_plan(finished_pipeline, tmp_path):
-    for part in ("dataset", "stores"):
-        shutil.copytree(finished_pipeline.plan.workspace / part, tmp_path / "run" / part)
+    for folder in ("dataset", "stores"):
+        shutil.copytree(finished_pipeline.plan.workspace / folder, tmp_path / "run" / folder)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    words = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("model ") == found.stderr.count("epoch   1/1") == 1
-    assert (Path(found.stdout.split()[-1]) / "model.json").is_file()
+    command = [*launch, "pipeline.cli", "train", "--plan", str(small_plan(tmp_path)), "--set", "train.epochs=1"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("model ") == process.stderr.count("epoch   1/1") == 1
+    assert (Path(process.stdout.split()[-1]) / "model.json").is_file()
 
 
 def test_other_commands_reject_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    found = CliRunner().invoke(build_app(), ["evaluate", "--plan", str(small_plan(tmp_path))])
-    assert isinstance(found.exception, ValueError)
-    assert "Only `train` can run under torchrun" in str(found.exception)
+    result = CliRunner().invoke(build_app(), ["evaluate", "--plan", str(small_plan(tmp_path))])
+    assert isinstance(result.exception, ValueError)
+    assert "Only `train` can run under torchrun" in str(result.exception)
 
 
 # Output of torchrun 2.x for a process that was killed, and for one whose disk failed; shortened in the middle.

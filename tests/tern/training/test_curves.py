@@ -25,11 +25,11 @@ def test_tensorboard_has_one_curve_of_an_interrupted_training(world, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(world, config, tmp_path, stop)
     train(world, config, tmp_path, rows.append)
-    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in found.Scalars("validation/rsum")] == pytest.approx(
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("validation/rsum")] == pytest.approx(
         [row.epoch.validation.rsum for row in rows]
     )
-    losses = found.Scalars("loss/batch")
+    losses = events.Scalars("loss/batch")
     assert [event.step for event in losses] == list(range(1, 25))
     means = np.array([event.value for event in losses]).reshape(3, 8).mean(axis=1)
     assert means == pytest.approx([row.epoch.loss for row in rows])

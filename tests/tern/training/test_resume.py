@@ -37,11 +37,11 @@ def run_until(moment, config, regions, tokens, dataset, folder):
     torch.set_num_threads(1)
     passed = itertools.count()
 
-    def kill_at_moment(real):
+    def kill_at_moment(original):
         def call(*args):
             if next(passed) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args)
+            return original(*args)
 
         return call
 
@@ -85,12 +85,12 @@ def test_training_killed_at_ten_random_moments_ends_with_the_same_files(world, t
 
 def test_training_resumes_in_the_middle_of_an_epoch(world, tmp_path, monkeypatch):
     """It does not repeat the epoch: only the remaining steps run."""
-    config, real, done = TrainConfig(**RESUMED_CONFIG), Trainer.train_step, []
+    config, original, steps = TrainConfig(**RESUMED_CONFIG), Trainer.train_step, []
 
     def stop(self, *rest):
         if self.global_step == 6:
             raise KeyboardInterrupt
-        real(self, *rest)
+        original(self, *rest)
 
     monkeypatch.setattr(Trainer, "train_step", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -99,12 +99,12 @@ def test_training_resumes_in_the_middle_of_an_epoch(world, tmp_path, monkeypatch
     assert (state["epoch"], state["step"], len(state["losses"])) == (1, 2, 4)
 
     def count(self, *rest):
-        done.append(self.global_step)
-        real(self, *rest)
+        steps.append(self.global_step)
+        original(self, *rest)
 
     monkeypatch.setattr(Trainer, "train_step", count)
     train(world, config, tmp_path)
-    assert done == list(range(6, 5 * STEPS))
+    assert steps == list(range(6, 5 * STEPS))
 
 
 def test_batch_equals_a_slow_loop_over_items(world):
@@ -119,26 +119,30 @@ def test_batch_equals_a_slow_loop_over_items(world):
             rows = store.read("features", [name])
             keep = [chances.pop(0) >= drop or k == 0 for k in range(len(rows))]
             expected.append(rows[keep])
-    found = []
-    whole = run.reader.read(plan, np.random.default_rng(5))
+    parts = []
+    full_batch = run.reader.read(plan, np.random.default_rng(5))
     halves = [run.reader.read(plan, np.random.default_rng(5), (rank, 2)) for rank in range(2)]
-    for steps in ([whole], halves):
+    for steps in ([full_batch], halves):
         images = [row[mask] for step in steps for row, mask in zip(step.images.features, step.images.mask, strict=True)]
         captions = []
         for step in steps:
             rows = [row[mask] for group in step.captions for row, mask in zip(group.features, group.mask, strict=True)]
             captions += [rows[index] for index in step.order]
-        found.append(images + captions)
-    for actual in found:
+        parts.append(images + captions)
+    for actual in parts:
         assert len(actual) == len(expected)
         for rows, truth in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(rows.numpy(), truth.astype(np.float32))
 
 
 def test_length_groups_change_the_loss_only_by_rounding(world):
-    still = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "gradient_accumulation_steps": 1}
+    no_dropout = {
+        "model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0},
+        "gradient_accumulation_steps": 1,
+    }
     runs = [
-        Trainer(world, TrainConfig(**(RESUMED_CONFIG | still | {"length_groups": count})), "cpu") for count in (1, 4)
+        Trainer(world, TrainConfig(**(RESUMED_CONFIG | no_dropout | {"length_groups": count})), "cpu")
+        for count in (1, 4)
     ]
     plan = runs[0].plan_batches(0)[0]
     losses = [run.compute_loss(plan, 0, run.read_batch((0, plan))) for run in runs]
@@ -150,8 +154,8 @@ def test_length_groups_change_the_loss_only_by_rounding(world):
 
 
 def test_gradient_accumulation_averages_the_gradients_of_its_batches(world):
-    still = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "max_grad_norm": 1e9}
-    run = Trainer(world, TrainConfig(**(RESUMED_CONFIG | still)), "cpu")
+    no_dropout = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0}, "max_grad_norm": 1e9}
+    run = Trainer(world, TrainConfig(**(RESUMED_CONFIG | no_dropout)), "cpu")
     plans = run.plan_batches(0)[:2]
     for number, plan in enumerate(plans):
         (run.compute_loss(plan, number, run.read_batch((number, plan))) / 2).backward()
@@ -164,9 +168,9 @@ def test_gradient_accumulation_averages_the_gradients_of_its_batches(world):
 @pytest.mark.parametrize(("clip", "ema"), [(1e9, 0.0), (0.05, 0.9)])
 def test_step_equals_the_update_formulas(world, clip, ema):
     """Warmup, clipping, AdamW by its formula, the encoder at a tenth of the learning rate, and the EMA."""
-    still = RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}
+    no_dropout = RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}
     settings = {"gradient_accumulation_steps": 1, "max_grad_norm": clip, "ema": ema, "weight_decay": 0.1}
-    c = TrainConfig(**(RESUMED_CONFIG | settings | {"model": still}), fine_tune=True, warmup=2)
+    c = TrainConfig(**(RESUMED_CONFIG | settings | {"model": no_dropout}), fine_tune=True, warmup=2)
     run = Trainer(world, c, "cpu", Words())
     slow = {name: p.detach().double() for name, p in run.model.named_parameters()}
     mean, first, second = dict(slow), *({name: torch.zeros_like(p) for name, p in slow.items()} for _ in range(2))
@@ -198,11 +202,11 @@ def test_step_equals_the_update_formulas(world, clip, ema):
 
 
 def test_first_epochs_use_the_hinge_loss_over_all_negatives(world):
-    still = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}}
+    no_dropout = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}}
 
     def compute_loss(negatives, all_negatives_epochs, epoch):
         hinge = {"loss": {"name": "hinge", "negatives": negatives}, "all_negatives_epochs": all_negatives_epochs}
-        run = Trainer(world, TrainConfig(**(RESUMED_CONFIG | still | hinge)), "cpu")
+        run = Trainer(world, TrainConfig(**(RESUMED_CONFIG | no_dropout | hinge)), "cpu")
         plan = run.plan_batches(0)[0]
         step = run.read_batch((0, plan))
         run.epoch = epoch
@@ -231,9 +235,9 @@ def test_finished_training_leaves_its_last_and_its_ema_weights(world, tmp_path):
     train(world, TrainConfig(**RESUMED_CONFIG), tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
     for file, part in (("last.safetensors", "model"), ("ema.safetensors", "averaged")):
-        kept = load_file(tmp_path / file)
-        assert kept.keys() == state[part].keys()
-        assert all(torch.equal(kept[name], value) for name, value in state[part].items())
+        saved = load_file(tmp_path / file)
+        assert saved.keys() == state[part].keys()
+        assert all(torch.equal(saved[name], value) for name, value in state[part].items())
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -35,11 +35,11 @@ def test_training_learns(world, tmp_path):
     rows = []
     model = load_model(train(world, TrainConfig(**(CONFIG | {"epochs": 20})), tmp_path, rows.append))
     regions, tokens, dataset = world
-    found = evaluate_split(model, regions, tokens, dataset.select_split("test"))
+    metrics = evaluate_split(model, regions, tokens, dataset.select_split("test"))
     # On 20 images, chance is about 25 at R@5, and a recall moves in steps of 5; the sum of six recalls is less noisy.
-    assert found.t2i.r5 > 80
-    assert found.i2t.r5 > 60
-    assert found.rsum > 440
+    assert metrics.t2i.r5 > 80
+    assert metrics.i2t.r5 > 60
+    assert metrics.rsum > 440
     assert rows[-1].epoch.loss < 0.7 * rows[0].epoch.loss
 
 
@@ -58,7 +58,7 @@ def test_epoch_progress_estimates_the_remaining_time(straight, capsys):
 @pytest.mark.parametrize("extra", [{}, {"loss": {"name": "hinge"}, "ema": 0.0}])
 def test_training_killed_after_an_epoch_resumes_to_the_same_files(world, tmp_path, straight, epoch, extra):
     config = TrainConfig(**(CONFIG | extra))
-    whole = train(world, config, tmp_path / "whole") if extra else straight[0]
+    uninterrupted = train(world, config, tmp_path / "whole") if extra else straight[0]
 
     def kill(row):
         if row.epoch.epoch == epoch:
@@ -71,18 +71,18 @@ def test_training_killed_after_an_epoch_resumes_to_the_same_files(world, tmp_pat
     train(world, config, broken, rows.append)
     assert [row.epoch.epoch for row in rows] == list(range(epoch + 1, 6))
     for name in ("best.safetensors", "history.csv", "model.json"):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (broken / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.pt", "history.csv"])
 def test_training_killed_while_it_writes_a_file_resumes_to_the_same_files(world, tmp_path, straight, monkeypatch, name):
-    real, is_target = os.replace, []
+    original, is_target = os.replace, []
 
     def replace(source, target):
         is_target.append(str(target).endswith(name))
         if sum(is_target) == 2 and is_target[-1]:
             raise Killed
-        real(source, target)
+        original(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(Killed):
@@ -107,8 +107,8 @@ def test_model_card_describes_the_best_epoch(world, straight):
     assert card["epoch"] == 1 + np.argmax(means)
     assert card["metrics"]["rsum"] == rows[card["epoch"] - 1].epoch.validation.rsum
     regions, tokens, dataset = world
-    again = evaluate_split(load_model(folder), regions, tokens, dataset.select_split("val"))
-    assert again.flat() == pytest.approx(card["metrics"])
+    repeated = evaluate_split(load_model(folder), regions, tokens, dataset.select_split("val"))
+    assert repeated.flat() == pytest.approx(card["metrics"])
     names = dict(load_model(folder).named_parameters())  # without the buffers of the shortcut
     arrays = load_file(folder / "best.safetensors")
     assert card["num_parameters"] == sum(arrays[name].size for name in names)
@@ -159,11 +159,11 @@ def test_loss_that_is_not_finite_stops_training_and_names_the_images(world, tmp_
 
 
 def test_gradient_that_is_not_finite_stops_training_before_a_checkpoint(world, tmp_path, monkeypatch):
-    real, calls = Trainer.compute_loss, []
+    original, calls = Trainer.compute_loss, []
 
     def poisoned(self, *rest):
         calls.append(None)
-        loss = real(self, *rest)
+        loss = original(self, *rest)
         if len(calls) == 3:
             loss.register_hook(lambda gradient: gradient * float("inf"))
         return loss
@@ -173,8 +173,8 @@ def test_gradient_that_is_not_finite_stops_training_before_a_checkpoint(world, t
         patch.setattr(Trainer, "compute_loss", poisoned)
         with pytest.raises(ValueError, match=r"(?s)gradient's norm is (nan|inf).*epoch 1, batch 3.*\.jpg"):
             train(world, config, tmp_path)
-    kept = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert all(value.isfinite().all() for value in kept["model"].values() if value.is_floating_point())
+    checkpoint = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in checkpoint["model"].values() if value.is_floating_point())
     assert load_model(train(world, config, tmp_path)), "the training resumes from there"
 
 
@@ -217,11 +217,11 @@ def test_preset_resumes_to_the_same_weights_and_loads_its_network(preset, world,
 
     with pytest.raises(Killed):
         train(world, config, tmp_path / "killed", kill)
-    again = train(world, config, tmp_path / "killed", rows.append)
-    whole = train(world, config, tmp_path / "whole")
-    weights = [load_file(folder / WEIGHTS) for folder in (again, whole)]
+    repeated = train(world, config, tmp_path / "killed", rows.append)
+    uninterrupted = train(world, config, tmp_path / "whole")
+    weights = [load_file(folder / WEIGHTS) for folder in (repeated, uninterrupted)]
     assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert type(load_model(whole)).__name__ == {"paper": "PaperTern", "kaylode": "KaylodeTern"}[preset]
+    assert type(load_model(uninterrupted)).__name__ == {"paper": "PaperTern", "kaylode": "KaylodeTern"}[preset]
     assert rows[-1].epoch.epoch == 5
     assert rows[-1].epoch.loss < rows[0].epoch.loss
 

@@ -1,0 +1,25 @@
+"""Read items and compare their rows with the checksum that they were written with: before a copy of them is made."""
+
+from collections.abc import Iterator, Sequence
+
+from data.store.columns import Columns, compute_crc32
+from data.store.store import Store
+
+
+def iter_intact_columns(store: Store, ids: Sequence[str]) -> Iterator[Columns]:
+    """Read all columns of items, one item at a time, in the order of `ids`.
+
+    A copy gets a checksum of its own, so a copy of damaged rows would hide the damage forever.
+
+    Raises:
+        ValueError: The rows of an item are damaged; the message has file and item.
+    """
+    for name, checksum in zip(ids, store.checksums(ids), strict=True):
+        columns = {field: store.read(field, [name]) for field in store.fields}
+        columns |= {field: columns[field][0] for field, definition in store.fields.items() if definition.per == "item"}
+        if compute_crc32(columns, store.fields) != checksum:
+            raise ValueError(
+                f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
+                "Nothing was changed. Restore the file, or delete the store's folder and extract again."
+            )
+        yield columns

@@ -1,0 +1,77 @@
+"""Notes about figures that mean little: recalls near chance, a best epoch that is the first, an unsuitable detector."""
+
+from pathlib import Path
+
+from data.datasets import Dataset
+from extractors.config import TorchvisionConfig
+from pipeline.plans.plan import Plan
+from tern.card import ModelCard
+from tern.evaluation import Evaluation, is_near_chance
+
+DEMO_DETECTOR = "demo"
+DIRECTION_LABELS = {"t2i": "text to image", "i2t": "image to text"}
+
+
+def describe_chance(evaluation: Evaluation) -> list[str]:
+    """Describe, per split, the number of items and the level of chance, and name the recalls that are near it."""
+    notes = []
+    for split, result in evaluation.splits.items():
+        if result.chance is None:
+            continue
+        chance = result.chance.model_dump()
+        levels = "; ".join(
+            f"{label} R@1 {chance[f'{key}_r1']:.1f}, R@5 {chance[f'{key}_r5']:.1f}, R@10 {chance[f'{key}_r10']:.1f}"
+            for key, label in DIRECTION_LABELS.items()
+        )
+        notes.append(
+            f"{split}: {result.images:,} images, {result.captions:,} captions. Chance: {levels}; rsum "
+            f"{chance['rsum']:.1f}."
+        )
+        metrics = result.metrics.flat()
+        near = [
+            f"{label} R@{k}"
+            for key, label in DIRECTION_LABELS.items()
+            for k in (1, 5, 10)
+            if is_near_chance(metrics[f"{key}_r{k}"], chance[f"{key}_r{k}"], result.images)
+        ]
+        if near:
+            notes.append(
+                f"{split}: {', '.join(near)} cannot be distinguished from chance: the 95 % interval of "
+                f"{result.images:,} images contains it. Evaluate more images."
+            )
+    return notes
+
+
+def describe_splits(dataset: Dataset) -> list[str]:
+    """Return a note about the splits if some of them were drawn."""
+    if not dataset.num_drawn:
+        return []
+    counts = ", ".join(f"{count:,} {name}" for name, count in dataset.count_images_by_split().items())
+    return [
+        f"The split of {dataset.num_drawn:,} images was drawn by their file names, because the annotations have none. "
+        f"The dataset has {counts} images."
+    ]
+
+
+def describe_training(card: ModelCard) -> list[str]:
+    """Return a note if the first of several epochs is the best."""
+    if card.config is None or card.epoch != 1 or card.config.epochs == 1:
+        return []
+    return [
+        f"The best of {card.config.epochs} epochs is the first: training did not improve the model on val. Check the "
+        "captions and the regions, use more images, or lower train.lr."
+    ]
+
+
+def describe_extractor(plan: Plan) -> list[str]:
+    """Return a note if the detector of the drawn demo scenes gets other images."""
+    config = plan.regions
+    if plan.demo is not None or plan.regions_file is not None or plan.regions_store is not None:
+        return []
+    if not isinstance(config, TorchvisionConfig) or config.model != DEMO_DETECTOR:
+        return []
+    weights = "" if config.weights == DEMO_DETECTOR else f" (here with the weights {Path(config.weights).name})"
+    return [
+        f"The demo detector{weights} was made for drawn scenes, not for photographs: its regions, and all figures that "
+        "rest on them, mean little here. Set `[regions]` to another extractor; see docs/how-to/region-features.md."
+    ]
