@@ -9,12 +9,12 @@ from data.manifest import store_path
 from data.store import Store
 from index.versions import read_current, read_pinned_version
 from pipeline.plans.plan import Plan
-from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
+from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo, find_finished_items
 from pipeline.runs.stage_log import longest_seconds
 from pipeline.stages.dataset import HELD_OUT, read_plan_dataset, select_valid
 from pipeline.stages.embed import make_vector_recipe
 from pipeline.stages.evaluate import find_metrics_file
-from pipeline.stages.extract import find_plan_stores, open_store_or_none
+from pipeline.stages.extract import find_plan_stores
 from pipeline.stages.results import VectorStores
 from pipeline.stages.train import find_trained_model
 from pipeline.workspace import Workspace
@@ -146,11 +146,8 @@ class _Preview:
         assert self.dataset is not None, "the dataset is extracted"
         valid, source = select_valid(self.dataset, self.regions, self.tokens), Store(features)
         ids = [item.id for item in (valid.images if modality == "image" else valid.captions)]
-        if (vectors := open_store_or_none(folder)) is None:
-            return len(ids)
-        known = [name for name in ids if name in vectors]
-        pairs = zip(source.content_hashes(known), vectors.content_hashes(known), strict=True)
-        return len(ids) - sum(one == other for one, other in pairs)
+        hashes = dict(zip(ids, source.content_hashes(ids), strict=True))
+        return len(ids) - len(find_finished_items(folder, hashes))
 
     def _preview_evaluation(self, vectors: VectorStores | None) -> StagePreview:
         if vectors is None or self.dataset is None:

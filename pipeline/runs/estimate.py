@@ -1,6 +1,6 @@
 """Estimates of an extraction: how many items are missing, and how long they take. Nothing is extracted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,15 +90,25 @@ def estimate_undrawn_demo(plan: Plan, splits: Sequence[str] | None) -> list[Esti
     return estimates if plan.regions_store is None else estimates[1:]
 
 
+def find_finished_items(folder: Path, hashes: Mapping[str, str]) -> set[str]:
+    """Find the items that a store has, or knows to be invalid, with their current content.
+
+    Args:
+        folder: Folder of the store, which need not exist.
+        hashes: Current content hash of each item by id.
+    """
+    if (store := open_store_or_none(folder)) is None:
+        return set()
+    stored = [name for name in hashes if name in store]
+    pairs = zip(stored, store.content_hashes(stored), strict=True)
+    unchanged = {name for name, stored_hash in pairs if stored_hash == hashes[name]}
+    return unchanged | {item.id for item in store.manifest.invalid_items if item.hash == hashes.get(item.id)}
+
+
 def _estimate_stage(plan: Plan, stage: str, folder: Path, hashes: dict[str, str], items_per_shard: int) -> Estimate:
     """Estimate one stage. `hashes` has the current content hash of each item by id."""
-    unchanged, invalid = set[str](), set[str]()
-    if (store := open_store_or_none(folder)) is not None:
-        stored = [name for name in hashes if name in store]
-        pairs = zip(stored, store.content_hashes(stored), strict=True)
-        unchanged = {name for name, stored_hash in pairs if stored_hash == hashes[name]}
-        invalid = {item.id for item in store.manifest.invalid_items if item.hash == hashes.get(item.id)}
-    num_missing = len(set(hashes) - unchanged - invalid)
+    num_existing = len(find_finished_items(folder, hashes))
+    num_missing = len(hashes) - num_existing
     seconds = seconds_per_item(Workspace(plan.workspace), stage, folder.name)
     total = None if seconds is None else seconds * num_missing
-    return Estimate(folder.name, len(unchanged | invalid), num_missing, -(-num_missing // items_per_shard), total)
+    return Estimate(folder.name, num_existing, num_missing, -(-num_missing // items_per_shard), total)

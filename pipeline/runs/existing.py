@@ -17,10 +17,10 @@ from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.runner import Finished
 from pipeline.runs.stage_log import StageEntry, read_stage_seconds
 from pipeline.stages.dataset import HELD_OUT, read_plan_dataset, select_valid
-from pipeline.stages.embed import make_vector_recipe
+from pipeline.stages.embed import list_invalid_vectors, make_vector_recipe
 from pipeline.stages.evaluate import find_metrics_file, read_or_compute_evaluation
 from pipeline.stages.index import find_served_version
-from pipeline.stages.results import Features, Vectors
+from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.workspace import Workspace, check_published, describe_missing_vectors
 from tern.card import read_model_card
 
@@ -73,7 +73,10 @@ def read_vectors(plan: Plan, model: str | None = None, on_message: Callable[[str
     regions = _check_store(plan.regions_store or workspace.stores / f"regions-{card.region_recipe}", "tern extract")
     tokens = _check_store(workspace.stores / f"tokens-{card.token_recipe}", "tern extract")
     dataset = read_plan_dataset(plan)
-    records = list_invalid_records(dataset, regions, tokens, is_external_store=plan.regions_store is not None)
+    records = (
+        *list_invalid_records(dataset, regions, tokens, is_external_store=plan.regions_store is not None),
+        *list_invalid_vectors(VectorStores(images, captions), dataset),
+    )
     invalid = {record.name for record in records}
     known = _select_known(dataset, Store(images), Store(captions), invalid)
     num_images, num_captions = len(dataset.images) - len(known.images), len(dataset.captions) - len(known.captions)
