@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import re
 import sys
 import traceback
 import unicodedata
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MIN_SIMILARITY = 0.7  # of a suggested name; a worse one would only mislead
+MARKUP = str.maketrans("<>[]`|*", "‹›()'¦∗")  # characters of every font, unlike the full-width ones
+ENTITY = re.compile(r"&(?=#?\w{1,31};)")
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
 MAX_ID_CHARACTERS = 1_000
 MAX_LINE_CHARACTERS = 1 << 24
@@ -39,6 +42,8 @@ def printable(text: str) -> str:
 
     A file name from any source must not move the cursor of a terminal, hide other text or be invalid UTF-8.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -58,6 +63,14 @@ def suggest_name(name: str, names: Iterable[str], lead: str) -> str:
 def printable_lines(text: str) -> str:
     """Make each line of a text visible, as `printable` does, and keep its line breaks."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def escape_markdown(text: str) -> str:
+    """Make a text one visible line that a page shows as it is, and not as Markdown or HTML.
+
+    A file named `![](http://...)` would make the browser fetch it. Only entities are changed at `&`.
+    """
+    return ENTITY.sub("&amp;", printable(text).translate(MARKUP))
 
 
 class LinesError(ValueError):
@@ -83,13 +96,13 @@ def describe_validation_error(error: "ValidationError") -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file.
+    """Read the lines of a UTF-8 text file, without a byte order mark.
 
     Raises:
         ValueError: The file is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
@@ -118,10 +131,10 @@ def make_logs_printable() -> None:
 
 
 def show_logs() -> None:
-    """Print the project's log lines from INFO, and those of other libraries from WARNING, on standard error."""
+    """Print log lines on standard error: from INFO what the stages and the training resume, others from WARNING."""
     make_logs_printable()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for package in PACKAGES:
+    for package in ("pipeline", "tern"):
         logging.getLogger(package).setLevel(logging.INFO)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from data.text import printable
 from flows.setting_schema import setting_schema
 from pipeline.plan_files import shipped_plans
 from pipeline.plans import Plan, load_plan
@@ -59,5 +60,10 @@ def dataset_name(plan: str, overrides: Sequence[str] | None = ()) -> str:
     try:
         loaded = load_plan(plan, tuple(overrides or ()))
     except (ValueError, OSError):
-        return Path(plan).stem  # the run itself reports the error
-    return loaded.dataset.name if loaded.dataset else "demo"
+        return printable(Path(plan).stem)  # the run itself reports the error
+    return get_dataset_name(loaded)
+
+
+def get_dataset_name(plan: Plan) -> str:
+    """Return the name of the dataset of a plan as visible characters, for names and descriptions."""
+    return printable(plan.dataset.name) if plan.dataset else "demo"

@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from data.datasets import Dataset
+from data.io import describe_error, is_out_of_memory
 from data.settings import read_settings
-from flows.parameters import load_plan_with
+from flows.parameters import get_dataset_name, load_plan_with
 from flows.reporting import artifacts
 from flows.reporting.logs import forward_logs_to_run
 from flows.server.schedule import describe_rollback, make_nothing_to_do_state
@@ -50,13 +51,24 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
         typed_parameters: Settings as parameters of the flow; `__` in a name stands for a dot.
     """
     loaded = load_plan_with(plan, overrides, **typed_parameters)
-    dataset = loaded.dataset.name if loaded.dataset else "demo"
-    with forward_logs_to_run(), artifact_keys_of(loaded):
+    dataset = get_dataset_name(loaded)
+    with forward_logs_to_run(), artifact_keys_of(loaded), _describe_exhausted_memory():
         yield PipelineRunner(
             loaded,
             make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
             make_epoch_callback(dataset),
         )
+
+
+@contextmanager
+def _describe_exhausted_memory() -> Iterator[None]:
+    """Replace the message of a library, such as torch's, by the cause and the next step, for the state of the run."""
+    try:
+        yield
+    except Exception as error:  # libraries raise RuntimeError or a type of their own
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(describe_error(error)) from error
 
 
 def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bool) -> list[str]:
@@ -102,7 +114,7 @@ def run_training(runner: PipelineRunner, plan: str, overrides: tuple[str, ...], 
         The folder of the model.
     """
     models_before = runner.workspace.list_models()
-    features = _extract(runner, _load_dataset(runner))
+    features = _extract(runner, _load_trainable_dataset(runner))
     if processes and processes > 1:
         callbacks = make_epoch_callback(features.dataset.name), get_run_logger().info
         retry("training", lambda: train_with_torchrun(processes, plan, overrides, *callbacks))
@@ -183,6 +195,10 @@ def _load_dataset(runner: PipelineRunner, splits: Sequence[str] = (), model_is_g
     return retry("reading of the dataset", lambda: runner.load_dataset(splits, model_is_given=model_is_given))
 
 
+def _load_trainable_dataset(runner: PipelineRunner) -> Dataset:
+    return retry("reading of the dataset", runner.load_trainable_dataset)
+
+
 def _extract(runner: PipelineRunner, dataset: Dataset) -> Features:
     """Extract both stores and create their tables. The shards are tasks with retries of their own."""
     features = wait_for_lock("extraction", lambda: runner.extract(dataset))
@@ -204,7 +220,8 @@ def _embed(runner: PipelineRunner, features: Features, model: Path) -> Vectors:
 
 def _make_vectors(runner: PipelineRunner, model: Path | None) -> Vectors:
     """Run all stages before the index. Without a model, train the model of the plan."""
-    features = _extract(runner, _load_dataset(runner, model_is_given=model is not None))
+    dataset = _load_trainable_dataset(runner) if model is None else _load_dataset(runner, model_is_given=True)
+    features = _extract(runner, dataset)
     return _embed(runner, features, model or _train(runner, features))
 
 

@@ -46,7 +46,7 @@ class Lineage:
         lines = []
         for node in self.nodes:
             inputs = f"  <- {', '.join(map(printable, node.inputs))}" if node.inputs else ""
-            lines.append(f"{node.kind:<8} {printable(node.name):<{width}}  {node.description}{inputs}\n")
+            lines.append(f"{node.kind:<8} {printable(node.name):<{width}}  {printable(node.description)}{inputs}\n")
         return "".join(lines)
 
     def to_mermaid(self) -> str:
@@ -100,7 +100,7 @@ def _draw_arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
 def _draw_box(x: int, y: int, node: Node) -> str:
     lines = ((20, 15, "#111", f"{node.kind} {node.name}"), (42, 12, "#555", node.description))
     texts = [
-        f'<text x="{x + 10}" y="{y + dy}" font-size="{size}" fill="{color}">{escape(text)}</text>'
+        f'<text x="{x + 10}" y="{y + dy}" font-size="{size}" fill="{color}">{escape(printable(text))}</text>'
         for dy, size, color, text in lines
     ]
     box = f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="#eef3fb" stroke="#2a6fdb"/>'

@@ -19,6 +19,8 @@ HINTS = {
     errno.EISDIR: "Pass the path of a file, or move the folder away",
     errno.ENOTDIR: "Pass a path whose parents are folders",
     errno.ENOENT: "Check the path",
+    errno.EEXIST: "Choose another path, or move the file or folder away",
+    errno.ENOTEMPTY: "Choose another path, or move the files away",
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ELOOP: "Replace the symbolic links that point to each other",
     errno.ESTALE: "Mount the network file system again",
@@ -84,9 +86,10 @@ def _find_quoted_number(text: str) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is exhausted: MemoryError, or how torch, HDF5 and faiss report it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | OSError)
-        and (getattr(error, "errno", None) == errno.ENOMEM or bool(_OUT_OF_MEMORY.search(str(error))))
+        isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
     )
 
 

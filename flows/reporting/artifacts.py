@@ -8,6 +8,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.store import Store
+from data.text import escape_markdown
 from flows.tasks.artifact_keys import make_key
 from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
@@ -32,13 +33,11 @@ LEADING_COLUMNS = (
     "rsum",
     "chance_rsum",
 )
-# Prefect's pages render cells as Markdown and HTML: a file named `![](http://...)` would make the browser fetch it.
-CELL_ESCAPES = str.maketrans("<>[]`|", "‹›()'¦")  # characters of every font, unlike the full-width ones
 
 
 def escape_cell(value: Any) -> Any:
-    """Replace the characters of a text that a page would render as markup."""
-    return value.translate(CELL_ESCAPES) if isinstance(value, str) else value
+    """Replace the characters of a text that a page would render as markup: Prefect renders cells as Markdown."""
+    return escape_markdown(value) if isinstance(value, str) else value
 
 
 def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
@@ -51,8 +50,8 @@ def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None
     """
     suffix = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
-    cells = [{name: escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
-    create_table_artifact(cells, key=make_key(key), description=f"{escape_cell(description)}{suffix}")
+    cells = [{escape_cell(name): escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
+    create_table_artifact(cells, key=make_key(key), description=f"{escape_markdown(description)}{suffix}")
 
 
 def create_store_tables(features: Features, workspace: Workspace) -> None:
@@ -112,7 +111,7 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     rows = [_make_collection_row(kind, collection) for kind, collection in manifest.collections.items()]
     create_table(rows, "index", f"Index version {version.stem}")
     create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)
-    text = f"Index `{version}`\n\nReport `{report}`\n"
+    text = f"Index `{escape_markdown(str(version))}`\n\nReport `{escape_markdown(str(report))}`\n"
     create_markdown_artifact(text, key=make_key("published"), description="What is served now")
     galleries = "\n\n".join(_render_gallery(query, hits) for query, hits in results[:MAX_GALLERIES])
     create_markdown_artifact(galleries, key=make_key("gallery"), description=f"What {version.stem} finds")
@@ -144,7 +143,7 @@ def _make_collection_row(kind: str, collection: CollectionManifest) -> dict[str,
 def _render_gallery(query: str, hits: list[Hit]) -> str:
     sheet = render_contact_sheet(query, hits)
     sheet.thumbnail((GALLERY_WIDTH, GALLERY_WIDTH * 4))
-    return f"![{escape_cell(query)}]({to_data_uri(sheet)})"
+    return f"![{escape_markdown(query)}]({to_data_uri(sheet)})"
 
 
 def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: str) -> None:
@@ -171,7 +170,7 @@ def create_rejection_artifacts(error: ValueError, served: str) -> None:
     create_gate_table(
         "rejected", getattr(error, "checks", {}), "the candidate" if version is None else f"v{version:08d}"
     )
-    text = f"**Rejected.** {escape_cell(str(error))}\n\nStill served: `{escape_cell(served)}`\n"
+    text = f"**Rejected.** {escape_markdown(str(error))}\n\nStill served: `{escape_markdown(served)}`\n"
     create_markdown_artifact(text, key=make_key("rejected"), description="A version that did not pass its gate")
 
 

@@ -87,7 +87,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise ValueError(f"--param {text!r} has no KEY. Write KEY=VALUE, such as workers=8.")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 

@@ -60,6 +60,6 @@ def read_events(root: Path) -> list[Event]:
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
             events.append(Event.model_validate(json.loads(line)))
-        except (ValueError, ValidationError):
+        except (ValueError, ValidationError, RecursionError):
             continue
     return events

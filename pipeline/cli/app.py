@@ -49,7 +49,7 @@ class LightGroup(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:  # typer has moved the base class of its usage errors between releases
             if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
-                error.message = printable_lines(error.message)
+                vars(error)["message"] = printable_lines(error.message)
             raise
 
     def get_help_option(self, ctx: Any) -> Any:

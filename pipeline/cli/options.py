@@ -104,7 +104,7 @@ def print_message(text: str) -> None:
 
 def make_vectors(runner: "PipelineRunner") -> "Vectors":
     """Run the stages of a plan from the dataset to the vectors."""
-    features = runner.extract(runner.load_dataset())
+    features = runner.extract(runner.load_trainable_dataset())
     return runner.embed(features, runner.train(features))
 
 

@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline.cli.options import DryRunOption, PlanOption, SetOption, make_runner, make_vectors, print_preview
+from pipeline.cli.options import (
+    DryRunOption,
+    PlanOption,
+    SetOption,
+    make_runner,
+    make_vectors,
+    print_preview,
+    print_warning,
+)
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     from pipeline.pages.report import write_report
     from pipeline.runs import Finished
 
-    features = runner.extract(runner.load_dataset())
+    features = runner.extract(runner.load_trainable_dataset())
     _print_invalid_records(runner, features)
     vectors = runner.embed(features, runner.train(features))
     if len(vectors.features.invalid_records) > len(features.invalid_records):
@@ -65,7 +73,12 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dry
         print_preview(plan, overrides, EXTRACTION)
         return
     runner = make_runner(plan, overrides)
-    features = runner.extract(runner.load_dataset())
+    from pipeline.stages import find_training_problem
+
+    dataset = runner.load_dataset()
+    if runner.plan.checkpoint is None and (problem := find_training_problem(dataset)):
+        print_warning(problem)
+    features = runner.extract(dataset)
     _print_invalid_records(runner, features)
     echo(f"regions  {features.regions}", f"tokens   {features.tokens}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from data.io import atomic_write, write_text
+from data.text import printable
 from pipeline.pages.cards import THUMBNAIL, make_cards, make_thumbnail
 from pipeline.pages.render import render_page
 from pipeline.search.hits import Hit
@@ -51,11 +52,11 @@ def render_contact_sheet(query: str, hits: Sequence[Hit], columns: int = 4) -> I
     rows = -(-len(hits) // columns)
     sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, HEADER + rows * cell), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((14, 12), query, fill="black", font_size=22)
+    draw.text((14, 12), printable(query), fill="black", font_size=22)
     for number, hit in enumerate(hits):
         x, y = MARGIN + number % columns * (width + MARGIN), HEADER + number // columns * cell
         sheet.paste(make_thumbnail(hit), (x, y))
-        text = textwrap.fill(hit.captions[0] if hit.captions else hit.id, 50, max_lines=2, placeholder=" …")
+        text = textwrap.fill(printable(hit.captions[0] if hit.captions else hit.id), 50, max_lines=2, placeholder=" …")
         draw.text((x, y + height + 4), f"{number + 1}.  {hit.score:.3f}", fill="#666666", font_size=13)
         draw.multiline_text((x, y + height + 21), text, fill="black", font_size=13)
     return sheet

@@ -2,6 +2,14 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from data.text import printable_lines
+
+
+def _make_visible(value: object) -> object:
+    """Make a text of a data file visible; a value that a template has escaped itself (`|e`) stays as it is."""
+    return printable_lines(value) if type(value) is str else value
+
+
 # Captions and file names come from data files, so everything is escaped. A name that a template misspells raises.
 _TEMPLATES = Environment(
     loader=PackageLoader("pipeline.pages"),
@@ -9,6 +17,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=StrictUndefined,
+    finalize=_make_visible,
 )
 
 

@@ -24,7 +24,7 @@ def describe_problem(problem: "ErrorDetails") -> str:
         return f"{where}.kind: unknown value {tag!r}; {suggest_name(tag, kinds, 'use one of')}"
     if not keys:
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {problem['msg']}; the value is {problem['input']!r}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}; the value is {problem['input']!r}"
 
 
 def _find_keys(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

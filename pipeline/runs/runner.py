@@ -14,7 +14,7 @@ from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
-from pipeline.stages.dataset import load_plan_dataset, select_valid
+from pipeline.stages.dataset import check_trainable, load_plan_dataset, select_valid
 from pipeline.stages.embed import embed_dataset, list_invalid_vectors
 from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, get_extractor, select_splits
@@ -101,6 +101,15 @@ class PipelineRunner:
             check_checkpoint(plan.checkpoint, plan.text, self.workspace)
         dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn("draw scenes")))
         return select_splits(dataset, plan, splits) if splits else dataset
+
+    def load_trainable_dataset(self) -> Dataset:
+        """Load the dataset, and check before the extraction, which may take hours, that a model can be trained on it.
+
+        Raises:
+            ValueError: The plan trains a model, but `train` or `val` has too few images with captions.
+        """
+        dataset = self.load_dataset()
+        return check_trainable(dataset) if self.plan.checkpoint is None else dataset
 
     def extract(self, dataset: Dataset) -> Features:
         """Extract the region and token features of all images and captions that are new or changed."""
@@ -200,7 +209,7 @@ class PipelineRunner:
 
     def run_all(self) -> Finished:
         """Run all stages in order: dataset, features, model, vectors, evaluation, index."""
-        features = self.extract(self.load_dataset())
+        features = self.extract(self.load_trainable_dataset())
         vectors = self.embed(features, self.train(features))
         evaluation = self.evaluate(vectors)
         index = self.publish_index(vectors)
@@ -238,6 +247,7 @@ class PipelineRunner:
 
     def _timed(self, stage: str, call: Callable[[], T]) -> T:
         """Run a stage, and append its duration and the name of its output to the stage log."""
+        self.workspace.claim(self.plan.dataset.name if self.plan.dataset else "demo")
         start = time.perf_counter()
         output = call()
         seconds, name = round(time.perf_counter() - start, 3), _name(output)

@@ -18,7 +18,7 @@ def train_together(runner: PipelineRunner) -> Path:
     """
     with process_group():
         with main_process_first():
-            features = runner.extract(runner.load_dataset())
+            features = runner.extract(runner.load_trainable_dataset())
             if runner.plan.checkpoint is not None:
                 return runner.train(features)
         return runner.train(features)

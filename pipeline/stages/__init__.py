@@ -4,7 +4,13 @@ Each stage may be called again: it finds finished output by name and does not re
 their order and of Prefect; `pipeline.runs` calls them.
 """
 
-from pipeline.stages.dataset import held_out_ids, load_plan_dataset, read_plan_dataset, splits_with_captions
+from pipeline.stages.dataset import (
+    find_training_problem,
+    held_out_ids,
+    load_plan_dataset,
+    read_plan_dataset,
+    splits_with_captions,
+)
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.extract import select_splits
 from pipeline.stages.index import find_served_version
@@ -21,6 +27,7 @@ __all__ = [
     "Vectors",
     "advise_index_settings",
     "find_served_version",
+    "find_training_problem",
     "held_out_ids",
     "load_plan_dataset",
     "load_trained_model",

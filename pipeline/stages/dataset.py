@@ -1,5 +1,6 @@
 """The dataset of a plan: loading it, its valid part, and its held-out splits."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 
 HELD_OUT = ("val", "test")
+MIN_CAPTIONED = {"train": 2, "val": 1}
+"""Minimum number of images with captions that a training needs, by split."""
 
 
 def load_plan_dataset(plan: Plan, map_fn: MapFn = map) -> Dataset:
@@ -70,6 +73,30 @@ def check_splits(splits: Iterable[str], known_splits: Iterable[str], dataset_nam
         raise ValueError(
             f"{dataset_name} has no split {', '.join(unknown)}; it has {', '.join(known_splits)}. Choose one of them."
         )
+
+
+def find_training_problem(dataset: Dataset) -> str:
+    """Find why no model can be trained on a dataset; an empty text if one can."""
+    captions = dataset.captions_by_image_id
+    counts = Counter(image.split for image in dataset.images if captions[image.id])
+    missing = [f"{split!r} has {counts[split]}" for split, minimum in MIN_CAPTIONED.items() if counts[split] < minimum]
+    if not missing:
+        return ""
+    return (
+        f"{dataset.name} cannot train a model: it needs 2 images with captions in 'train' and 1 in 'val', but "
+        f"{' and '.join(missing)}. Add captions, or assign images to the splits with a field `split` in the annotations"
+    )
+
+
+def check_trainable(dataset: Dataset) -> Dataset:
+    """Return a dataset if a model can be trained on it.
+
+    Raises:
+        ValueError: `train` has fewer than two images with captions, or `val` has none.
+    """
+    if problem := find_training_problem(dataset):
+        raise ValueError(f"{problem}.")
+    return dataset
 
 
 def splits_with_captions(dataset: Dataset, splits: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 
+MIN_QUERIES = 2
 log = logging.getLogger(__name__)
 
 
@@ -146,13 +147,16 @@ def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, HeldOutQue
 def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind: Kind) -> HeldOutQueries:
     """Make queries of one kind from the held-out splits.
 
-    If no held-out split has captions, from all splits.
+    If they have fewer than two, from all splits: one half of the queries chooses nprobe, the other half measures it.
     """
-    all_splits = tuple(dataset.count_images_by_split())
-    splits = splits_with_captions(dataset, HELD_OUT) or splits_with_captions(dataset, all_splits)
     position = 1 if kind == "caption" else 0
-    ids_by_split = [held_out_ids(dataset, stores["image"], stores["caption"], split) for split in splits]
-    ids = [name for part in ids_by_split for name in part[position]]
+    ids: list[str] = []
+    for known_splits in (HELD_OUT, tuple(dataset.count_images_by_split())):
+        splits = splits_with_captions(dataset, known_splits)
+        ids_by_split = [held_out_ids(dataset, stores["image"], stores["caption"], split) for split in splits]
+        ids = [name for part in ids_by_split for name in part[position]]
+        if len(ids) >= MIN_QUERIES:
+            break
     if kind == "caption":
         relevant_ids = [{dataset.image_id_by_caption_id[name]} for name in ids]
     else:
