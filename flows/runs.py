@@ -143,14 +143,12 @@ def find_kept_rollback(runner: PipelineRunner, keep: bool) -> State | None:
     Returns:
         The state NothingToDo if the pinned version stays; None if the run may publish.
     """
-    root = runner.workspace.index
-    pinned = read_pinned_version(root)
-    if pinned is None:
+    if (pinned := read_pinned_version(runner.workspace.index)) is None:
         return None
     text = describe_rollback(pinned, keep)
     get_run_logger().warning(text)
     artifacts.create_rollback_artifact(text)
-    return make_nothing_to_do_state(manifest_path(root, pinned), text) if keep else None
+    return make_nothing_to_do_state(manifest_path(runner.workspace.index, pinned), text) if keep else None
 
 
 def run_publish(runner: PipelineRunner, model: str | None = None) -> str:
