@@ -4,10 +4,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.io.limits import MAX_IMAGE_ROWS
+from data.io.limits import MAX_IMAGE_ROWS, MAX_SIDE
 from data.manifest.schema import REGION_FIELDS
 
-MAX_SIDE = 2**31 - 1  # pixels
 # Values of the fields that a format does not have.
 MISSING_VALUES = {"class_ids": -1, "scores": 0.0, "attr_ids": -1, "attr_scores": 0.0}
 INT32 = np.iinfo("int32")
@@ -61,7 +60,7 @@ def find_problem(fields: dict[str, Any], dtype: str, dim: int | None) -> str:
         if fields[name].shape != shape or fields[name].dtype.kind not in "fiu":
             return f"its {name} are {fields[name].dtype} {fields[name].shape}; they must be numbers of shape {shape}"
         if REGION_FIELDS[name].dtype == "int32" and not _fits_int32(fields[name]):
-            return f"its {name} are not integers that fit into 32 bits"
+            return f"its {name} are not integers that fit into 32 bits: {fields[name].ravel()[:4].tolist()}"
     if not (fields["size"].min() >= 1 and fields["size"].max() <= MAX_SIDE):
         return f"its size is {'x'.join(str(side) for side in fields['size'])} pixels"
     with np.errstate(over="ignore", invalid="ignore"):

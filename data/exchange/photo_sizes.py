@@ -8,6 +8,7 @@ from data.config import ImportConfig
 from data.formats.base import SourceRecord
 from data.images.decode import read_image_size
 from data.images.folder import READABLE_SUFFIXES
+from data.io.limits import MAX_SIDE
 
 
 def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tuple[int, int] | None:
@@ -31,6 +32,8 @@ def find_image_size(config: ImportConfig, name: str, record: SourceRecord) -> tu
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
             raise ValueError("--sizes boxes requires boxes, but the record has no valid ones")
         right, bottom = np.ceil(boxes[:, 2:].max(0))
+        if max(right, bottom) > MAX_SIDE:
+            raise ValueError(f"its boxes end at {right:g}, {bottom:g}, which is no size of an image")
         return max(1, int(right)), max(1, int(bottom))
     return None if config.images is None else _read_image_size(config.images, name)
 

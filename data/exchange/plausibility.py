@@ -9,6 +9,7 @@ import numpy as np
 
 MIN_WORDS = 8  # numbers from which a number type is guessed
 MAX_WORDS = 1 << 16  # numbers that are looked at
+NULLS = ("none", "nan", "null")
 FLOAT32_FORMATS = ("lxmert-tsv", "butd-tsv")  # bytes without a number type, which the reader takes for float32
 
 
@@ -18,15 +19,17 @@ class Plausibility:
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, int]] = {}
 
-    def check(self, location: str, row: Mapping[str, np.ndarray], format: str) -> None:
-        """Look at the fields of one image.
+    def check(self, name: str, location: str, row: Mapping[str, np.ndarray], format: str) -> None:
+        """Look at the id and the fields of one image.
 
         Args:
+            name: Id of the image in the file.
             location: File and line or key.
             row: All fields of a region store, as in the file.
             format: Name of the format.
         """
-        problems = [*_find_feature_problems(row["features"], format), *_find_box_problems(row["boxes"], row["size"])]
+        problems = [f"the id is {name!r}, which programs write for a missing one"] if name.lower() in NULLS else []
+        problems += [*_find_feature_problems(row["features"], format), *_find_box_problems(row["boxes"], row["size"])]
         if any(_is_outside(row[name], 0, 1) for name in ("scores", "attr_scores")):
             problems.append("the scores are not between 0 and 1")
         for problem in problems:
@@ -62,7 +65,7 @@ def _find_feature_problems(features: np.ndarray, format: str) -> Iterator[str]:
 
 
 def guess_number_type(values: np.ndarray) -> str:
-    """Guess the number type of numbers whose bytes were taken for float32: float64, float16, or "" for float32.
+    """Guess the number type of numbers whose bytes were taken for float32; "" for float32.
 
     The lower half of a float64 is 0 or random, so that every second number is 0 or spread over all powers of ten. In a
     float32 the lower 16 bits are 0 or random; in two float16 they are alike the upper ones.
@@ -76,7 +79,9 @@ def guess_number_type(values: np.ndarray) -> str:
     if is_rounded or (_share_extreme(low) > 0.3 and _share_extreme(high) < 0.05):
         return "float64"
     halves = words.view("<u2")
-    return "float16" if _are_alike(halves[0::2], halves[1::2]) else ""
+    if _are_alike(halves[0::2], halves[1::2]):
+        return "float16"
+    return "integers or numbers in big-endian order" if _share_extreme(words) > 0.5 else ""
 
 
 def _share_extreme(words: np.ndarray) -> float:

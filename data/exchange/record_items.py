@@ -69,7 +69,7 @@ class ItemConverter:
             reason = escape_invalid_text(str(error))
             return Item(record_name, sha256_text(reason)), reason
         self.location_by_id[name], self._dim = record.location, row["features"].shape[1]
-        self.plausibility.check(record.location, row, kind.name)
+        self.plausibility.check(record.id, record.location, row, kind.name)
         row = {key: np.ascontiguousarray(row[key], self._get_stored_dtype(key)) for key in REGION_FIELDS}
         return Item(name, _hash_row(row)), row
 

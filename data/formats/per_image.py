@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data.config import ReadOptions
-from data.formats.arrays import READ_ERRORS, is_transient_error, load_npy
+from data.formats.arrays import READ_ERRORS, is_transient_error, load_npy, write_header
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
 from data.formats.names import safe_join
 from data.formats.npz import Npz, write_npz
@@ -101,13 +101,20 @@ def _read_x_fields(path: Path, options: ReadOptions) -> dict[str, Any]:
             info = info.item() if isinstance(info, np.ndarray) and info.size == 1 else info
             if not isinstance(info, dict):
                 raise ValueError(f"{path}: info is {type(info).__name__}, not a dict")
-            fields |= {name: np.asarray(info[key]) for name, key in INFO.items() if key in info}
+            fields |= {name: _make_info_array(path, key, info[key]) for name, key in INFO.items() if key in info}
     return fields
+
+
+def _make_info_array(path: Path, key: str, values: object) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: info[{key!r}] is not an array of numbers ({error})") from error
 
 
 def _read_num_boxes(archive: Npz, rows: int | None) -> int:
     values = archive.read("num_bbox").reshape(-1)
-    if len(values) != 1 or values.dtype.kind not in "fiu" or values[0] != int(values[0]):
+    if len(values) != 1 or values.dtype.kind not in "fiu" or not float(values[0]).is_integer():
         raise ValueError(f"{archive.path}: num_bbox is {values[:3].tolist()}, not one whole number")
     if rows is not None and rows != values[0]:
         raise ValueError(f"{archive.path}: num_bbox is {int(values[0])}, but there are {rows} boxes")
@@ -172,6 +179,8 @@ def read_att(source: Path, options: ReadOptions) -> Iterator[SourceRecord | Inva
             )  # the cells of a grid are rows
             if box.is_dir():
                 flat, packed = box / f"{name}.npy", box / f"{name}.npz"
+                if not flat.exists() and not packed.exists():
+                    raise ValueError(f"it has no boxes: {flat} and {packed.name} are missing")
                 fields["boxes"] = (
                     load_npy(flat, MAX_IMAGE_BYTES)
                     if flat.exists()
@@ -192,11 +201,11 @@ def _read_one_array(path: Path, names: tuple[str, ...]) -> np.ndarray:
         return archive.read(known[0])
 
 
-def write_x(transposed: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
-    """Write `ID.npz` with x, bbox, num_bbox, image_h, image_w; existing files are kept unless `overwrite`."""
+def write_x(transposed: bool, target: Path, rows: ExportRows) -> None:
+    """Write `ID.npz` with x, bbox, num_bbox, image_h, image_w; existing files are kept."""
     for name, fields in rows:
         path = safe_join(target, name, ".npz")
-        if overwrite or not path.exists():
+        if not path.exists():
             x = np.ascontiguousarray(fields["features"].T) if transposed else fields["features"]
             width, height = map(int, fields["size"])
             arrays = {
@@ -210,7 +219,7 @@ def write_x(transposed: bool, target: Path, rows: ExportRows, overwrite: bool) -
                 write_npz(file, arrays)
 
 
-def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
+def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows) -> None:
     """Write `PREFIX_att/ID.npz`, `PREFIX_box/ID.npy` and, with `mean`, `PREFIX_fc/ID.npy`; see `write_x`."""
     for name, fields in rows:
         outputs: dict[Path, Any] = {safe_join(target / f"{prefix}_box", name, ".npy"): fields["boxes"]}
@@ -218,9 +227,13 @@ def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows, overwrite
             outputs[safe_join(target / f"{prefix}_fc", name, ".npy")] = fields["features"].mean(0)
         outputs[safe_join(target / f"{prefix}_att", name, ".npz")] = {"feat": fields["features"]}
         for path, value in outputs.items():
-            if overwrite or not path.exists():
+            if not path.exists():
                 with atomic_write(path) as temporary, open(temporary, "wb") as file:
-                    write_npz(file, value) if isinstance(value, dict) else np.save(file, value)
+                    if isinstance(value, dict):
+                        write_npz(file, value)
+                        continue
+                    write_header(file, value.shape, value.dtype.str)
+                    file.write(value.tobytes())  # `np.save` would hide the cause of a write error
 
 
 _X = frozenset({"size", "boxes"})

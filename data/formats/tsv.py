@@ -6,6 +6,7 @@ airsplay/py-bottom-up-attention: no header, lines end in CR LF, arrays are littl
 
 import base64
 import binascii
+import codecs
 import csv
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from data.io.files import atomic_write
 
 CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^"\t][^\t]*|))(?=\t|$)')
 MAX_LINE = 64 << 20  # bytes; 100 rows of 2,048 numbers have 1.1 MB
+GZIP = b"\x1f\x8b"
 MAX_TABS = 100  # in a line: 9 between the columns, and those within quotation marks
 CAFFE = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
@@ -42,6 +44,9 @@ ARRAYS = {
 def read(columns: tuple[str, ...], path: Path, options: ReadOptions) -> Iterator[SourceRecord | InvalidSourceRecord]:
     """Read one record per line, with one line in memory; an invalid line becomes an `InvalidSourceRecord`."""
     with open(path, "rb") as file:
+        if file.read(len(GZIP)) == GZIP:
+            raise ValueError(f"{path} is compressed (gzip). Decompress it first.")
+        file.seek(0)
         for number, line in enumerate(_iter_lines(file), 1):
             location, cells = f"{path.name} line {number}", [""]
             try:
@@ -69,7 +74,7 @@ def _decode_line(line: bytes | None) -> list[str]:
         raise ValueError(f"the line has more than {MAX_LINE:,} bytes")
     if (tabs := line.count(b"\t")) > MAX_TABS:
         raise ValueError(f"it has {tabs + 1:,} columns")
-    return _split_cells(line.decode("utf-8"))  # UnicodeDecodeError is a ValueError
+    return _split_cells(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))  # UnicodeDecodeError is a ValueError
 
 
 def _split_cells(text: str) -> list[str]:
@@ -121,7 +126,7 @@ def _decode_array(column: str, text: str, dtype: str, rows: int, per_row: int) -
     return values.reshape(rows, -1) if per_row else values
 
 
-def write(columns: tuple[str, ...], target: Path, rows: ExportRows, overwrite: bool) -> None:
+def write(columns: tuple[str, ...], target: Path, rows: ExportRows) -> None:
     """Write one line per image, atomically."""
     with atomic_write(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t")

@@ -12,6 +12,7 @@ FREE_BYTES = 64 << 20  # a file of any size may decompress to this
 MAX_EXPANSION = 50  # bytes that one byte of a larger file may decompress to; features compress to a third
 MAX_SHARED_TENSORS = 4  # tensors of a checkpoint per byte of its file: some share their values, such as embeddings
 MAX_ARRAY_BYTES = 1 << 30  # of an array that is read at once
+MAX_SIDE = 2**31 - 1  # pixels of an image: stores and indexes have 32 bits
 MAX_IMAGE_ROWS = 10_000  # regions of an image; detectors give 10 to 100, grids about 600
 MAX_IMAGE_BYTES = 256 << 20  # of all arrays of an image: 10,000 rows of 2,048 float32 numbers have 82 MB
 MAX_SHARD_BYTES = 256 << 20  # of the rows that an import holds before it writes them

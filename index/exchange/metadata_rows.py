@@ -12,11 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.io import MAX_TEXT_BYTES, check_expansion
+from data.io import MAX_SIDE, MAX_TEXT_BYTES, check_expansion
 from index.metadata.schema import Row
 
 BATCH_ROWS = 16_384  # rows that are decoded at the same time
-MAX_SIDE = 2**31 - 1  # pixels
 MAX_EXACT_FLOAT = 2**53  # floats above it do not have every whole number
 Convert = Callable[[Any], Any]  # of one value that is not null; raises ValueError with the reason
 

@@ -51,8 +51,8 @@ def check_pairs(arrays: Sequence[Path], tables: Sequence[Path]) -> None:
         problems = [f"{path} has no metadata" for path in _find_unpaired(arrays, numbers, table_numbers)]
         problems += [f"{path} has no vectors" for path in _find_unpaired(tables, table_numbers, numbers)]
         raise ValueError(
-            f"{arrays[0].parent} has {len(arrays)} files of vectors, but there are {len(tables)} metadata files that "
-            f"belong to them by their numbers or order: {', and '.join(problems[:3])}. Complete the folder."
+            f"{arrays[0].parent} has {len(arrays)} files of vectors, but there are {len(tables)} metadata files, and "
+            f"by their names they do not belong together: {', and '.join(problems[:3])}. Complete the folder."
         )
     for array, table in zip(arrays, tables, strict=True):
         num_vectors, num_rows = len(map_vectors(array)), count_rows(table)

@@ -24,7 +24,7 @@ def describe_problem(problem: "ErrorDetails") -> str:
         return f"{where}.kind: unknown value {tag!r}; {_suggest(tag, kinds)}"
     if not keys:
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {problem['msg']}; the value is {problem['input']!r}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}; the value is {problem['input']!r}"
 
 
 def _suggest(name: str, known: list[str]) -> str:
