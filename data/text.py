@@ -96,13 +96,14 @@ def describe_validation_error(error: "ValidationError") -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file, without a byte order mark.
+    """Read the lines of a text file: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        ValueError: The file is not UTF-8.
+        ValueError: The file is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        text = path.read_text(encoding=detect_encoding(path)).removeprefix("\ufeff")
+        return text.removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
