@@ -210,8 +210,8 @@ def test_index_commands(root, tmp_path):
     assert "deleted: versions 1, 3" in run("gc")
     assert "image.index" in run("export", str(tmp_path))
     repeated = CliRunner().invoke(command_line(), ["index", "export", str(tmp_path), "--index", str(root)])
-    assert isinstance(repeated.exception, ValueError)
-    assert "already exists. Pass another folder, or --force" in str(repeated.exception)
+    assert isinstance(repeated.exception, FileExistsError)
+    assert "already exists. Pass another name, or --force" in str(repeated.exception)
     for arguments in (["rollback", "0"], ["info", "v0"], ["export", str(tmp_path / "to"), "--version", "0"]):
         rejected = CliRunner().invoke(command_line(), ["index", *arguments, "--index", str(root)])
         assert "is not a version" in str(rejected.exception), arguments
