@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from data.io import is_within, read_json, write_json
+from index.versions import read_current
 
 MARKER = ".tern-workspace.json"  # names a folder as a workspace, and the dataset that it belongs to
 SCHEMA_VERSION = 1  # of the marker
 IGNORED = re.compile(r"\..*\.tmp(\..*)?|\.DS_Store|\.gitkeep|lost\+found")  # names that a new workspace may have
+
+PATTERNS = {
+    "region features": "stores/regions-*/manifest.json",
+    "token features": "stores/tokens-*/manifest.json",
+    "a trained model": "models/*/model.json",
+    "vectors": "vectors/*/manifest.json",
+}
+"""Files that exist where a stage has begun or finished, relative to the root of the workspace."""
 
 
 class _Child:
@@ -183,3 +192,36 @@ def _has_stages(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return re.search(r'^\{"stage": ?"[^\n]*"seconds": ?\d[^\n]*\}$', text, re.MULTILINE) is not None
+
+
+def describe_contents(workspace: Workspace) -> str:
+    """Describe in one sentence which outputs a workspace has and which it lacks."""
+    present = [name for name, pattern in PATTERNS.items() if any(workspace.root.glob(pattern))]
+    missing = [name for name in PATTERNS if name not in present]
+    if not present:
+        return f"{workspace.root} has no outputs yet."
+    lacks = f", but not {' and '.join(missing)}" if missing else ""
+    return f"{workspace.root} has {', '.join(present)}{lacks}."
+
+
+def check_has_vectors(workspace: Workspace) -> None:
+    """Raise FileNotFoundError if there is no vector store."""
+    if not any(workspace.root.glob(PATTERNS["vectors"])):
+        raise FileNotFoundError(describe_missing_vectors(workspace))
+
+
+def describe_missing_vectors(workspace: Workspace) -> str:
+    """Describe what there is in place of vectors, and which command makes them."""
+    return (
+        f"There are no vectors of a trained model in {workspace.vectors}. {describe_contents(workspace)} Run "
+        "`tern evaluate`, which makes what is missing, or `tern index`, which publishes too."
+    )
+
+
+def check_published(workspace: Workspace) -> None:
+    """Raise FileNotFoundError if no index is published; the message says what there is and which command makes it."""
+    if read_current(workspace.index) is None:
+        raise FileNotFoundError(
+            f"No index is published in {workspace.index}. {describe_contents(workspace)} Run `tern index`, which makes "
+            "what is missing and publishes."
+        )

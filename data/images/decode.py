@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data.images.jpeg import MAX_SCANS, check_completeness, read_structure
 from data.images.png import check_png
-from data.images.tiff import open_full_page
+from data.images.tiff import check_jpeg_parts, open_full_page
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
 
@@ -96,6 +96,8 @@ def _decode(content: bytes, max_pixels: int) -> np.ndarray:
             _check_size(image.size, max_pixels)
             if image.format == "PNG":
                 check_png(content)
+            if image.format == "TIFF":
+                check_jpeg_parts(content, image)
             structure = read_structure(content) if image.format in ("JPEG", "MPO") else None
             if structure and structure.num_scans > MAX_SCANS:
                 raise ValueError(f"its {structure.num_scans:,} scans are more than {MAX_SCANS}")

@@ -15,7 +15,7 @@ from data.io.files import (
     write_json,
     write_text,
 )
-from data.io.json_text import parse_json
+from data.io.json_text import describe_parse_error, parse_json
 from data.io.limits import MAX_SIDE, MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 from data.io.schema import describe_other_version
@@ -36,6 +36,7 @@ __all__ = [
     "check_output_file",
     "describe_error",
     "describe_other_version",
+    "describe_parse_error",
     "digest",
     "find_os_error",
     "fsync_path",

@@ -1,6 +1,6 @@
 """Garbage collection: delete versions that are no longer needed, then objects that no manifest lists."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from index.versions.folder import (
     read_current,
     read_version_manifest,
 )
-from index.versions.index_folder import index_write_lock
+from index.versions.index_folder import check_is_index, index_write_lock
 from index.versions.manifest import Manifest
 from index.versions.objects import iter_refs, list_objects, list_staged, object_path, remove_staged
 from index.versions.reader_lock import is_in_use
@@ -60,7 +60,8 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
     root = Path(root)
     if keep < 1:
         raise ValueError(f"keep is {keep}, but the served version always stays. Pass 1 or more.")
-    with index_write_lock(root):
+    check_is_index(root)
+    with nullcontext() if dry_run else index_write_lock(root):  # the lock is a file, and a dry run writes nothing
         manifests = {number: read_version_manifest(root, number) for number in list_versions(root)}
         _check_named_versions(root, manifests)
         report = GarbageReport(kept=_find_kept(root, manifests, keep))

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.io import describe_parse_error
 from data.text import LinesError
 from pipeline.plan_files import read_plan_text
 from pipeline.plans.errors import describe_problem
@@ -40,7 +41,7 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of TOML, of a number with too many digits, of too deep nesting
-        raise ValueError(f"{path} is not valid TOML: {error}. Correct the file.") from error
+        raise ValueError(f"{path} is not valid TOML: {describe_parse_error(error)}. Correct the file.") from error
     for override in overrides:
         _apply_override(content, override)
     try:

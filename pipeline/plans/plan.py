@@ -60,8 +60,9 @@ class Plan(BaseModel):
     """what a version of the index must reach to be published"""
     report: ReportConfig = ReportConfig()
     """contents of the report"""
-    images_per_shard: int = Field(1000, ge=1)
-    """images per shard of a region store; a crash repeats at most one shard per worker"""
+    images_per_shard: int = Field(250, ge=1)
+    """images per shard of a region store; a crash repeats at most one shard per worker, and fewer shards than `workers`
+    leave cores idle"""
     captions_per_shard: int = Field(10_000, ge=1)
     """captions per shard of a token store"""
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)

@@ -13,6 +13,7 @@ from index.versions import resolve_version
 from pipeline.pages.cards import make_cards
 from pipeline.pages.render import render_page
 from pipeline.plans.plan import Plan
+from pipeline.runs import describe_extractor
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 
@@ -42,11 +43,12 @@ def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse)
     def show_page(q: str = "", k: K = 12, where: Where = "", version: Version = "") -> str:
-        hits, problem = [], ""
+        hits, problem, notes = [], "", []
         with _borrow_searcher(reloader, version) as searcher:
             if q.strip():
                 try:
                     hits = searcher.search_text(q, k, where.strip() or None)
+                    notes = [note for note in [searcher.describe_unknown(q)] if note]
                 except ValueError as error:
                     problem = str(error)
             return render_page(
@@ -57,11 +59,12 @@ def create_app(reloader: HotReloader[Searcher]) -> FastAPI:
                 version=searcher.index.version,
                 cards=make_cards(hits),
                 problem=problem,
+                notes=[*notes, *describe_extractor(searcher.plan)],
             )
 
     @app.get("/search")
     def search_text(q: str, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
-        return _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None))
+        return _answer(reloader, version, lambda searcher: searcher.search_text(q, k, where.strip() or None), q)
 
     @app.post("/search/image")
     async def search_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
@@ -101,14 +104,18 @@ async def _save_body(request: Request, path: Path) -> None:
             file.write(chunk)
 
 
-def _answer(reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
-    """Run a search; HTTP 422 if the query or the filter is invalid."""
+def _answer(
+    reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]], text: str = ""
+) -> dict[str, Any]:
+    """Run a search; HTTP 422 if the query or the filter is invalid. Notes which part of a text query is unknown."""
     with _borrow_searcher(reloader, version) as searcher:
         try:
             hits = search(searcher)
         except ValueError as error:
             raise HTTPException(422, re.sub(r"/\S+/photo", "the photo", str(error))) from error
-        return {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
+        note = searcher.describe_unknown(text) if text else ""
+        answer = {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
+        return answer | ({"note": note} if note else {})
 
 
 def _to_json(hit: Hit) -> dict[str, Any]:
