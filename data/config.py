@@ -1,10 +1,82 @@
 """Settings of a dataset, of the demo dataset, and of region features from other software."""
 
+import os
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format and half characters, line separators
+
+
+def expand_path(value: Any) -> Any:
+    """Expand `~`, `~user`, `$NAME` and `${NAME}` in a path of a plan as a shell does; other types are returned.
+
+    A path with `$` that exists as it is written is returned unchanged.
+
+    Raises:
+        ValueError: The path is empty, starts or ends with a blank, has a control character, or cannot be expanded.
+    """
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if not text:
+        raise ValueError("the path is empty. Write the path of a file or folder")
+    if text != text.strip():
+        raise ValueError("the path starts or ends with a blank. Remove it")
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text):
+        raise ValueError("the path has a control character or a line break. Remove it")
+    if "$" in text and not os.path.lexists(text):
+        for found in _VARIABLE.finditer(text):
+            if os.path.expandvars(found[0]) in ("", found[0]):
+                raise ValueError(f"the variable {found[0]} of the path is not set. Set it, or write the path out")
+        text = os.path.expandvars(text)
+    if text.startswith("~"):
+        user = text.partition("/")[0]
+        home = os.path.expanduser(user)
+        if not home.startswith("/") or (user == "~" and not os.path.expandvars("$HOME")):
+            raise ValueError(f"{user} of the path names no home folder. Write the path out")
+        text = os.path.expanduser(text)
+    return text
+
+
+def check_new_folder(path: Path) -> Path:
+    """Check that the name of a folder to create is one that a user can mean, and can remove without a surprise.
+
+    Raises:
+        ValueError: A part of the path is `~`, starts with `-`, or has blanks at its ends, quotes, patterns of a shell,
+            backslashes or invisible characters, or the path is an address.
+    """
+    text = str(path)
+    if re.match(r"[\w.+@-]+:/|[A-Za-z]:$|file:|//", text) or re.search(r"%\w+%", text) or "\\" in text:
+        raise ValueError("it is an address or a path of another system, not a folder of this machine")
+    for part in path.parts:
+        if part != part.strip() or part[0] in "\"'`" or part[-1] in "\"'`":
+            raise ValueError(f"its part {part!r} starts or ends with a blank or a quotation mark. Remove it")
+        if part[0] in "~-" or set(part) & set("*?<>|{}$"):
+            raise ValueError(f"its part {part!r} has another meaning for a shell. Choose another name")
+        if any(unicodedata.category(character) in _INVISIBLE for character in part):
+            raise ValueError(f"its part {part!a} has an invisible character. Choose another name")
+    return path
+
+
+PlanPath = Annotated[Path, BeforeValidator(expand_path)]
+"""Path of an existing file or folder in a plan; a relative one starts in the current folder."""
+NewFolder = Annotated[Path, BeforeValidator(expand_path), AfterValidator(check_new_folder)]
+"""Path of a folder that this program creates."""
+
+
+def expand_name_or_path(value: Any) -> Any:
+    """Expand a text that is a name or a path, as `expand_path` does; an empty one is returned."""
+    return expand_path(value) if value else value
+
+
+NameOrPath = Annotated[str, BeforeValidator(expand_name_or_path)]
+"""Name of a model or of weights, or path of a file or folder."""
 
 
 class DatasetConfig(BaseModel):
@@ -16,9 +88,9 @@ class DatasetConfig(BaseModel):
     """Name of the dataset, for messages and reports."""
     format: Literal["karpathy", "folder"] = "karpathy"
     """Format of the annotations: a Karpathy JSON file, or a .jsonl or .csv file with image, caption(s) and split."""
-    annotations: Path
+    annotations: PlanPath
     """Path of the annotation file."""
-    images: Path
+    images: PlanPath
     """Folder of the images; file names in the annotations are relative to it."""
 
 
@@ -62,7 +134,7 @@ class RegionFileConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path
+    path: PlanPath
     """Path of the file."""
     feature_arrays: tuple[str, ...] = Field(min_length=1)
     """Names of the arrays that are concatenated, in this order, to the feature."""

@@ -57,7 +57,8 @@ def read_settings() -> Settings:
         if name not in variables and not name.startswith(FOREIGN_PREFIXES):
             nearest = get_close_matches(name, variables, n=1, cutoff=0)[0]
             raise ValueError(
-                f"The environment variable {name} is unknown; the nearest known one is {nearest}. Rename it."
+                f"The environment variable {name} is unknown; the nearest known one is {nearest}. Rename it; "
+                f"the variables are {', '.join(variables)}."
             )
     try:
         return Settings.model_validate({field: values[name] for name, field in variables.items() if values.get(name)})

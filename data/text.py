@@ -7,13 +7,15 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+MIN_SIMILARITY = 0.7  # of a suggested name; a worse one would only mislead
 MARKUP = str.maketrans("<>[]`|*", "‹›()'¦∗")  # characters of every font, unlike the full-width ones
 ENTITY = re.compile(r"&(?=#?\w{1,31};)")
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
@@ -43,6 +45,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def suggest_name(name: str, names: Iterable[str], lead: str) -> str:
+    """List the names that exist, after the one that is nearly equal to an unknown name, if there is one.
+
+    Args:
+        name: The unknown name.
+        names: The names that exist.
+        lead: Words in front of the list, such as `columns are`.
+    """
+    names = list(names)
+    matches = get_close_matches(name, names, 1, MIN_SIMILARITY)
+    return f"{f'did you mean {matches[0]!r}? ' if matches else ''}{lead} {', '.join(names) or 'none'}"
 
 
 def printable_lines(text: str) -> str:
@@ -81,13 +96,14 @@ def describe_validation_error(error: "ValidationError") -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file, without a byte order mark.
+    """Read the lines of a text file: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        ValueError: The file is not UTF-8.
+        ValueError: The file is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        text = path.read_text(encoding=detect_encoding(path)).removeprefix("\ufeff")
+        return text.removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 

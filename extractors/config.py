@@ -6,10 +6,11 @@ import.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from data.config import NameOrPath, PlanPath
 
 Anchors = Literal["caffe", "detectron2"]
 
@@ -33,7 +34,7 @@ class TorchvisionConfig(_NetworkConfig):
     """Name of this kind of extractor."""
     model: str = "fasterrcnn_resnet50_fpn"
     """Name of a torchvision builder of a Faster R-CNN, or "demo"."""
-    weights: str = "DEFAULT"
+    weights: NameOrPath = "DEFAULT"
     """Name of weights that torchvision publishes, path of a weights file (.safetensors, .pth, .pt, .bin or .pkl), or
     "demo"."""
     max_regions: int = Field(36, ge=1)
@@ -60,7 +61,7 @@ class GridConfig(_NetworkConfig):
     """Name of this kind of extractor."""
     model: str = "resnet50"
     """Name of a torchvision builder of a classification network."""
-    weights: str = "DEFAULT"
+    weights: NameOrPath = "DEFAULT"
     """Name of weights that torchvision publishes, or path of a weights file of the complete model."""
     layer: str = "layer4"
     """Name of the child module whose output is used; "features" in MobileNets and EfficientNets."""
@@ -79,11 +80,11 @@ class BottomUpConfig(_NetworkConfig):
 
     kind: Literal["bottom-up"] = "bottom-up"
     """Name of this kind of extractor."""
-    weights: Path
+    weights: PlanPath
     """Path of the weights: a .safetensors file of `tern weights convert`, or a .pkl, .pth or .bin file of a port."""
     anchors: Anchors | None = None
     """Anchors of a port's file that does not contain any: "caffe" or "detectron2"; None if the file contains them."""
-    vocabulary_dir: Path | None = None
+    vocabulary_dir: PlanPath | None = None
     """Folder with objects_vocab.txt and attributes_vocab.txt; None uses the names in the weights file."""
     min_regions: int = Field(36, ge=1, le=300)
     """Minimum number of regions per image; an image with fewer proposals gives fewer."""
@@ -119,9 +120,9 @@ class Detectron2Config(BaseModel):
 
     kind: Literal["detectron2"] = "detectron2"
     """Name of this kind of extractor."""
-    model: str
+    model: NameOrPath
     """Path of a .yaml file, or a name of detectron2's model zoo such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml."""
-    weights: Path
+    weights: PlanPath
     """Path of a .pkl, .pth or .safetensors file with detectron2's parameter names."""
     max_regions: int = Field(36, ge=1)
     """Maximum number of regions per image, not counting the whole-image region."""
@@ -140,7 +141,7 @@ class TextConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = "bert-base-uncased"
+    model: NameOrPath = "bert-base-uncased"
     """Name on the Hugging Face hub, path of a folder, or "minilm" for the copy in an installed package."""
     layer: int | Literal["mean-last-4"] = -1
     """Hidden state that is stored: -1 for the last layer, 0 for the embeddings, k for the k-th layer, or "mean-last-4"

@@ -60,6 +60,9 @@ def run(
     [dim]Examples: tern run pipeline --plan demo
     tern run extract-flickr --set workers=4 --param images_per_shard=500[/dim]
     """
+    from pipeline.plans import load_plan
+
+    load_plan(plan, tuple(overrides or ()))  # before Prefect is imported: an invalid plan is reported at once
     from flows.server.environment import apply_environment
 
     apply_environment(port)

@@ -131,7 +131,8 @@ def build_index(
     shards: Shards = None,
     target_recall: Recall = None,
     model: ModelName = None,
-) -> str:
+    keep_rollback: bool = False,
+) -> str | State:
     """Build an index version, publish it if it passes the gate, and write the report.
 
     Args:
@@ -140,36 +141,43 @@ def build_index(
         shards: Number of shards per collection; that of the plan if empty.
         target_recall: Recall@10 against exact search that sets nprobe, 0 to 1; that of the plan if empty.
         model: Name of a trained model of the workspace, such as tern-0123456789ab; that of the plan if empty.
+        keep_rollback: Publish nothing while a rollback pins the published version.
     """
     from flows import runs
 
     typed = {"index__shards": shards, "index__target_recall": target_recall}
     with runs.run_context(plan, overrides, **typed) as runner:
-        return runs.run_publish(runner, model)
+        return runs.find_kept_rollback(runner, keep_rollback) or runs.run_publish(runner, model)
 
 
 @flow(name="reindex", **FLOW_OPTIONS)
 def reindex(
-    plan: PlanName = "flickr30k", overrides: Settings = (), model: ModelName = None, version: Version = None
+    plan: PlanName = "flickr30k",
+    overrides: Settings = (),
+    model: ModelName = None,
+    version: Version = None,
+    keep_rollback: bool = True,
 ) -> str | State:
     """Update the index with the changes of the dataset, with the model that the index was built with.
 
-    The update is a delta if possible. Another model, or other settings of the index, need a full build.
+    The update is a delta if possible. Another model, or other settings of the index, need a full build. Nothing is done
+    while a rollback pins the published version.
 
     Args:
         plan: Path of a plan file (.toml), or the name of a shipped plan.
         overrides: Settings of the plan to change, each KEY=VALUE, such as workers=8.
         model: Name of a trained model of the workspace; that of the index if empty.
         version: Number of the version to update, such as 3; the published version if empty.
+        keep_rollback: Do nothing while a rollback pins the published version; false ends the rollback.
     """
     from flows import runs
 
     with runs.run_context(plan, overrides) as runner:
-        return runs.run_reindex(runner, model, version)
+        return runs.find_kept_rollback(runner, keep_rollback) or runs.run_reindex(runner, model, version)
 
 
 @flow(name="pipeline", **FLOW_OPTIONS)
-def pipeline(plan: PlanName = "flickr30k", overrides: Settings = (), start_at: StartAt = "extract") -> str:
+def pipeline(plan: PlanName = "flickr30k", overrides: Settings = (), start_at: StartAt = "extract") -> str | State:
     """Run extraction, training and index, one after another.
 
     Args:

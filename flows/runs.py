@@ -19,10 +19,11 @@ from data.settings import read_settings
 from flows.parameters import get_dataset_name, load_plan_with
 from flows.reporting import artifacts
 from flows.reporting.logs import forward_logs_to_run
-from flows.server.schedule import make_nothing_to_do_state
+from flows.server.schedule import describe_rollback, make_nothing_to_do_state
+from flows.tasks.artifact_keys import artifact_keys_of
 from flows.tasks.retries import retry, wait_for_lock
 from flows.tasks.shards import make_epoch_callback, make_task_map_factory
-from index.versions import RejectedError
+from index.versions import RejectedError, manifest_path, read_pinned_version
 from pipeline.pages import write_report
 from pipeline.runs import (
     Estimate,
@@ -32,7 +33,7 @@ from pipeline.runs import (
     estimate_undrawn_demo,
     train_with_torchrun,
 )
-from pipeline.stages import Features, Vectors, find_served_version
+from pipeline.stages import Features, Vectors, find_served_version, read_plan_dataset, select_splits
 from pipeline.workspace import Workspace
 
 MODEL_CREATED = "tern.model.created"  # event of a new model; it may start `build-index` (see prefect.yaml)
@@ -51,7 +52,7 @@ def run_context(plan: str, overrides: Sequence[str], **typed_parameters: Any) ->
     """
     loaded = load_plan_with(plan, overrides, **typed_parameters)
     dataset = get_dataset_name(loaded)
-    with forward_logs_to_run(), _describe_exhausted_memory():
+    with forward_logs_to_run(), artifact_keys_of(loaded), _describe_exhausted_memory():
         yield PipelineRunner(
             loaded,
             make_task_map_factory(loaded.workers, dataset, 60 * read_settings().shard_timeout_minutes),
@@ -83,9 +84,11 @@ def run_extraction(runner: PipelineRunner, splits: list[str] | None, dry_run: bo
     """
     if dry_run and (estimates := estimate_undrawn_demo(runner.plan, splits)):
         return _report_estimates(estimates, "demo")
-    dataset = _load_dataset(runner, splits or ())
     if dry_run:
-        return _report_estimates(estimate_extraction(runner.plan, dataset), dataset.name)
+        dataset = read_plan_dataset(runner.plan)
+        selected = select_splits(dataset, runner.plan, splits) if splits else dataset
+        return _report_estimates(estimate_extraction(runner.plan, selected), dataset.name)
+    dataset = _load_dataset(runner, splits or ())
     features = _extract(runner, dataset)
     return [str(features.regions), str(features.tokens)]
 
@@ -130,6 +133,24 @@ def run_training(runner: PipelineRunner, plan: str, overrides: tuple[str, ...], 
     return str(model)
 
 
+def find_kept_rollback(runner: PipelineRunner, keep: bool) -> State | None:
+    """Decide what a run that publishes does about a rollback, and say it in the log and in an artifact.
+
+    Args:
+        runner: The runner of the plan.
+        keep: Whether the version that a rollback pinned stays published.
+
+    Returns:
+        The state NothingToDo if the pinned version stays; None if the run may publish.
+    """
+    if (pinned := read_pinned_version(runner.workspace.index)) is None:
+        return None
+    text = describe_rollback(pinned, keep)
+    get_run_logger().warning(text)
+    artifacts.create_rollback_artifact(text)
+    return make_nothing_to_do_state(manifest_path(runner.workspace.index, pinned), text) if keep else None
+
+
 def run_publish(runner: PipelineRunner, model: str | None = None) -> str:
     """Build an index version, publish it, and write the report. Returns the manifest.
 
@@ -162,7 +183,8 @@ def run_reindex(runner: PipelineRunner, model: str | None = None, version: int |
     vectors = _make_vectors(runner, model_folder)
     published = _publish(runner, vectors, lambda: runner.update_index(vectors, version, allow_full_build=True))
     if published == before:
-        return make_nothing_to_do_state(before, vectors.features.dataset.name)
+        text = f"{before.stem} holds all that {vectors.features.dataset.name} has"
+        return make_nothing_to_do_state(before, text)
     _write_report(runner, vectors, published)
     return str(published)
 

@@ -8,6 +8,12 @@ Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
+def check_kind(kind: str) -> None:
+    """Raise ValueError if there are no collections of a kind."""
+    if kind not in KINDS:
+        raise ValueError(f"Unknown kind {kind!r}; --kind must be one of {', '.join(KINDS)}.")
+
+
 class IndexConfig(BaseModel):
     """Settings of a build."""
 
@@ -83,6 +89,11 @@ class GateConfig(BaseModel):
     """maximum loss of success@10 against the served version"""
     max_latency_ms: float = Field(1000.0, gt=0)
     """maximum median time of single queries, in ms"""
+    max_removed_fraction: float = Field(0.2, ge=0, le=1)
+    """maximum fraction, 0 to 1, of the images and of the captions of the served version that a version no longer has;
+    1: no limit"""
+    max_removed_rows: int | None = Field(None, ge=0)
+    """maximum number of these images and of these captions; None: only the fraction is limited"""
     max_queries: int = Field(250, ge=1)
     """maximum number of queries per direction"""
     max_update_queries: int = Field(32, ge=1)

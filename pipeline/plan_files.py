@@ -1,8 +1,9 @@
 """Files of plans: finds the shipped ones and reads the text of one, without importing any settings."""
 
-import difflib
 import os
 from pathlib import Path
+
+from data.text import suggest_name
 
 MAX_PLAN_BYTES = 1 << 20
 _FOLDER = Path(__file__).parent / "plans" / "toml"
@@ -37,9 +38,8 @@ def read_plan_text(name: str) -> tuple[Path, str]:
     if path is not None and path.is_dir():
         raise IsADirectoryError(f"The plan {path} is a folder. Pass the path of a .toml file.")
     if path is None or not path.is_file():
-        matches = difflib.get_close_matches(name, shipped_plans(), 1)
-        hint = f"did you mean {matches[0]!r}?" if matches else f"shipped plans are {', '.join(shipped_plans())}."
-        raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}")
+        hint = suggest_name(name, shipped_plans(), "shipped plans are")
+        raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}.")
     if (size := path.stat().st_size) > MAX_PLAN_BYTES:
         raise ValueError(f"{path} has {size:,} bytes; a plan has at most {MAX_PLAN_BYTES:,}. Pass another file.")
     try:

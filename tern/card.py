@@ -70,7 +70,7 @@ def read_model_card(folder: Path) -> ModelCard:
     """
     path = Path(folder) / MODEL_CARD
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: training has not finished in {folder}. Run the training again.")
+        raise FileNotFoundError(f"{path} is missing: training has not finished in {folder}. Run `tern train` again.")
     content = read_json(path)
     keep = f"Delete {folder} and run `tern train`; the stores and the published index stay usable."
     if isinstance(content, dict) and "schema" not in content and "fingerprint" in content:

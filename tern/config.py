@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data.config import NameOrPath
 from tern.presets import apply_preset
 
 
@@ -19,7 +20,7 @@ class EvaluationConfig(BaseModel):
     disables it."""
     ndcg: bool = False
     """Whether to compute NDCG@25 with ROUGE-L relevances, reported as `*_ndcg_rougeL`."""
-    spice_file: str = ""
+    spice_file: NameOrPath = ""
     """Path of a file with relevances in the format of the TERN authors, for NDCG@25 reported as `*_ndcg_spice`.
     `{split}` stands for the name of the split; empty disables it."""
 

@@ -82,12 +82,16 @@ def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[...
         `folder`.
 
     Raises:
-        ValueError: The folder holds a dataset of other settings or of another version of this program.
+        ValueError: The folder holds a dataset of other settings or of another version of this program, or other files.
     """
     folder = Path(folder)
     if is_generated(config, folder):
         return folder
     images_folder = folder / "images"
+    if not (folder / MANIFEST).exists() and (found := next(_iter_files(folder), None)) is not None:
+        raise ValueError(
+            f"{folder} holds other files, such as {found}, and no demo dataset. Move them, or set another workspace."
+        )
     images_folder.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(folder)
     remove_stale_temporaries(images_folder)
@@ -102,6 +106,10 @@ def generate_demo_dataset(config: DemoConfig, folder: Path, map_fn: Callable[...
     write_json(folder / ANNOTATIONS, {"dataset": "demo", "images": records})
     _write_manifest(config, folder, complete=True)
     return folder
+
+
+def _iter_files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if not path.is_dir() and not path.name.startswith("."))
 
 
 def is_generated(config: DemoConfig, folder: Path) -> bool:

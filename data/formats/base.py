@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from data.config import ReadOptions
-from data.io.files import fsync_path, write_json
 from data.store.intact import iter_intact_columns
 from data.store.store import Store
 
@@ -52,8 +51,8 @@ class Format:
     name: str
     title: str
     read: Reader
-    write: Callable[[Path, "ExportRows", bool], None]
-    """Function of target, rows, and whether to overwrite existing files."""
+    write: Callable[[Path, "ExportRows"], None]
+    """Function of target and rows. A file is replaced with its sidecar files; in a folder existing files are kept."""
     count: Callable[[Path], int]
     """Function that counts the images of a file or folder, for progress bars; may be an estimate."""
     fields: frozenset[str]
@@ -121,20 +120,3 @@ class ExportRows:
                 f"images have the same number of rows. {hint}"
             )
         return rows
-
-
-def export_marker(target: Path) -> Path:
-    """Return the path of the marker file that exists while a file and its sidecar files are exported."""
-    return target.with_name(f".{target.name}.exporting")
-
-
-def start_export(target: Path) -> None:
-    """Write the marker of an export and delete the old target.
-
-    Call it after all checks, before the first sidecar file.
-
-    New sidecar files must never exist next to the old target: a reader would combine their ids with its rows.
-    """
-    write_json(export_marker(target), {"target": target.name})
-    target.unlink(missing_ok=True)
-    fsync_path(target.parent)

@@ -121,7 +121,7 @@ def _join_parts(
     return {**fields, "size": size, "scores": fill_nan_scores(fields["scores"]), "features": joined}
 
 
-def write(target: Path, rows: ExportRows, overwrite: bool) -> None:
+def write(target: Path, rows: ExportRows) -> None:
     """Write all images, array by array, with one image in memory; the feature array is named `features`."""
     store, names, total = rows.store, rows.names, int(rows.lengths.sum())
     with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data.config import ReadOptions
-from data.formats.arrays import READ_ERRORS, is_transient_error, load_npy
+from data.formats.arrays import READ_ERRORS, is_transient_error, load_npy, write_header
 from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
 from data.formats.names import safe_join
 from data.formats.npz import Npz, write_npz
@@ -201,11 +201,11 @@ def _read_one_array(path: Path, names: tuple[str, ...]) -> np.ndarray:
         return archive.read(known[0])
 
 
-def write_x(transposed: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
-    """Write `ID.npz` with x, bbox, num_bbox, image_h, image_w; existing files are kept unless `overwrite`."""
+def write_x(transposed: bool, target: Path, rows: ExportRows) -> None:
+    """Write `ID.npz` with x, bbox, num_bbox, image_h, image_w; existing files are kept."""
     for name, fields in rows:
         path = safe_join(target, name, ".npz")
-        if overwrite or not path.exists():
+        if not path.exists():
             x = np.ascontiguousarray(fields["features"].T) if transposed else fields["features"]
             width, height = map(int, fields["size"])
             arrays = {
@@ -219,7 +219,7 @@ def write_x(transposed: bool, target: Path, rows: ExportRows, overwrite: bool) -
                 write_npz(file, arrays)
 
 
-def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
+def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows) -> None:
     """Write `PREFIX_att/ID.npz`, `PREFIX_box/ID.npy` and, with `mean`, `PREFIX_fc/ID.npy`; see `write_x`."""
     for name, fields in rows:
         outputs: dict[Path, Any] = {safe_join(target / f"{prefix}_box", name, ".npy"): fields["boxes"]}
@@ -227,9 +227,13 @@ def write_att(prefix: str, mean: bool, target: Path, rows: ExportRows, overwrite
             outputs[safe_join(target / f"{prefix}_fc", name, ".npy")] = fields["features"].mean(0)
         outputs[safe_join(target / f"{prefix}_att", name, ".npz")] = {"feat": fields["features"]}
         for path, value in outputs.items():
-            if overwrite or not path.exists():
+            if not path.exists():
                 with atomic_write(path) as temporary, open(temporary, "wb") as file:
-                    write_npz(file, value) if isinstance(value, dict) else np.save(file, value)
+                    if isinstance(value, dict):
+                        write_npz(file, value)
+                        continue
+                    write_header(file, value.shape, value.dtype.str)
+                    file.write(value.tobytes())  # `np.save` would hide the cause of a write error
 
 
 _X = frozenset({"size", "boxes"})

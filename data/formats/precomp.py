@@ -12,8 +12,8 @@ import numpy as np
 
 from data.config import ReadOptions
 from data.formats.arrays import check_image_shape, map_npy, write_header
-from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord, start_export
-from data.io.files import atomic_write, write_text
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
+from data.io.together import atomic_write_together
 from data.text import read_lines
 
 SUFFIX = "_ims.npy"
@@ -80,24 +80,26 @@ def _read_ids(source: Path, images: int) -> list[str]:
     return ids
 
 
-def write(target: Path, rows: ExportRows, overwrite: bool) -> None:
-    """Write ids, boxes and sizes to sidecar files, then `{split}_ims.npy`."""
+def write(target: Path, rows: ExportRows) -> None:
+    """Write `{split}_ims.npy` with ids, boxes and sizes in sidecar files."""
     if not target.name.endswith(SUFFIX):
         raise ValueError(f"{target} does not end in {SUFFIX}. Pass, for example, --output test{SUFFIX}.")
     number = rows.fixed_rows("Export in another format, such as lxmert-tsv or vqa-h5-adaptive.")
-    store, names = rows.store, rows.names
-    start_export(target)
-    write_text(_sidecar_path(target, "_ids.txt"), "".join(f"{name}\n" for name in rows.ids))
-    for suffix, field, shape in (("_boxes.npy", "boxes", (number, 4)), ("_img_sizes.npy", "size", (2,))):
-        dtype = "<f4" if field == "boxes" else "<i4"
-        with atomic_write(_sidecar_path(target, suffix)) as temporary, open(temporary, "wb") as file:
-            write_header(file, (len(rows), *shape), dtype)
-            for name in names:
-                file.write(store.read(field, [name]).astype(dtype).tobytes())
-    with atomic_write(target) as temporary, open(temporary, "wb") as file:
-        write_header(file, (len(rows), number, rows.dim), "<f4")
-        for _, fields in rows:
-            file.write(fields["features"].tobytes())
+    with atomic_write_together([*_list_sidecar_files(target), target]) as (ids, boxes, sizes, features):
+        ids.write_text("".join(f"{name}\n" for name in rows.ids), encoding="utf-8")
+        for path, field, shape, dtype in ((boxes, "boxes", (number, 4), "<f4"), (sizes, "size", (2,), "<i4")):
+            with open(path, "wb") as file:
+                write_header(file, (len(rows), *shape), dtype)
+                for name in rows.names:
+                    file.write(rows.store.read(field, [name]).astype(dtype).tobytes())
+        with open(features, "wb") as file:
+            write_header(file, (len(rows), number, rows.dim), "<f4")
+            for _, fields in rows:
+                file.write(fields["features"].tobytes())
+
+
+def _list_sidecar_files(target: Path) -> list[Path]:
+    return [_sidecar_path(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")]
 
 
 def count(path: Path) -> int:
@@ -112,9 +114,7 @@ PRECOMP = Format(
     write,
     count,
     frozenset({"boxes", "size"}),
-    sidecar_files=lambda target: [
-        _sidecar_path(target, suffix) for suffix in ("_ids.txt", "_boxes.npy", "_img_sizes.npy")
-    ],
+    sidecar_files=_list_sidecar_files,
     suffix=SUFFIX,
     fixed_rows=True,
 )

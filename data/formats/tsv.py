@@ -126,7 +126,7 @@ def _decode_array(column: str, text: str, dtype: str, rows: int, per_row: int) -
     return values.reshape(rows, -1) if per_row else values
 
 
-def write(columns: tuple[str, ...], target: Path, rows: ExportRows, overwrite: bool) -> None:
+def write(columns: tuple[str, ...], target: Path, rows: ExportRows) -> None:
     """Write one line per image, atomically."""
     with atomic_write(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t")

@@ -17,10 +17,12 @@ import numpy as np
 
 from data.config import ReadOptions
 from data.formats.arrays import check_image_shape, is_transient_error
-from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord, start_export
+from data.formats.base import ExportRows, Format, InvalidSourceRecord, SourceRecord
 from data.formats.sidecar import read_sidecar, sidecar_paths
-from data.io.files import atomic_write, write_json
+from data.io.error_keeping_file import ErrorKeepingFile
+from data.io.files import format_json
 from data.io.limits import MAX_CHUNK_BYTES, check_expansion, check_limit
+from data.io.together import atomic_write_together
 
 NAMES = ("image_features", "image_bb", "spatial_features")
 
@@ -178,8 +180,8 @@ def spatial_features(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.stack([x, y, x + w, y + h, w, h], axis=1).astype("f4")
 
 
-def write(adaptive: bool, target: Path, rows: ExportRows, overwrite: bool) -> None:
-    """Write `*_imgid2idx.json`, then the file, image by image.
+def write(adaptive: bool, target: Path, rows: ExportRows) -> None:
+    """Write the file, image by image, and `*_imgid2idx.json`.
 
     Raises:
         ValueError: The images have different numbers of rows and the file is not adaptive, or there are too many rows.
@@ -189,24 +191,28 @@ def write(adaptive: bool, target: Path, rows: ExportRows, overwrite: bool) -> No
         raise ValueError(
             f"{shape[0]:,} rows do not fit into the 32 bits of pos_boxes. Export in parts, with --ids-file."
         )
-    start_export(target)
-    write_json(sidecar_paths(target)[0], {name: number for number, name in enumerate(rows.ids)})
-    with atomic_write(target) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-        datasets = {name: file.create_dataset(name, (*shape, width), "f4") for name, width in _get_widths(rows).items()}
-        if adaptive:
-            ends = np.cumsum(rows.lengths)
-            file["pos_boxes"] = np.stack([ends - rows.lengths, ends], axis=1).astype("int32")
-        end = 0
-        for number, (_, fields) in enumerate(rows):
-            start, end = end, end + len(fields["boxes"])
-            index = slice(start, end) if adaptive else number
-            datasets["image_features"][index] = fields["features"]
-            datasets["image_bb"][index] = fields["boxes"]
-            datasets["spatial_features"][index] = spatial_features(fields["boxes"], fields["size"])
+    with atomic_write_together([sidecar_paths(target)[0], target]) as (sidecar, temporary):
+        sidecar.write_text(format_json({name: number for number, name in enumerate(rows.ids)}), encoding="utf-8")
+        with ErrorKeepingFile(temporary) as output, h5py.File(output, "w", libver=("earliest", "v110")) as file:
+            _write_datasets(file, output, shape, rows)
 
 
-def _get_widths(rows: ExportRows) -> dict[str, int]:
-    return dict(zip(NAMES, (rows.dim, 4, 6), strict=True))
+def _write_datasets(file: h5py.File, output: ErrorKeepingFile, shape: tuple[int, ...], rows: ExportRows) -> None:
+    """Write the rows; `shape` is (images, rows per image), or (rows,) if the file is adaptive."""
+    widths = zip(NAMES, (rows.dim, 4, 6), strict=True)
+    datasets = {name: file.create_dataset(name, (*shape, width), "f4") for name, width in widths}
+    if len(shape) == 1:
+        ends = np.cumsum(rows.lengths)
+        file["pos_boxes"] = np.stack([ends - rows.lengths, ends], axis=1).astype("int32")
+    end = 0
+    for number, (_, fields) in enumerate(rows):
+        start, end = end, end + len(fields["boxes"])
+        index = slice(start, end) if len(shape) == 1 else number
+        datasets["image_features"][index] = fields["features"]
+        datasets["image_bb"][index] = fields["boxes"]
+        datasets["spatial_features"][index] = spatial_features(fields["boxes"], fields["size"])
+        if output.error is not None:
+            return
 
 
 def count(path: Path) -> int:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.images.jpeg import MAX_SCANS, check_completeness, read_structure
 from data.images.png import check_png
-from data.images.tiff import open_full_page
+from data.images.tiff import check_jpeg_parts, open_full_page
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
 
@@ -149,6 +149,8 @@ def _decode(content: bytes, limits: DecodeLimits, max_size: tuple[int, int] | No
             max_size = None if size[0] * size[1] <= min_pixels else max_size
             if image.format == "PNG":
                 check_png(content)
+            if image.format == "TIFF":
+                check_jpeg_parts(content, image)
             if structure:
                 _check_scans(structure.num_scans, size, limits)
                 if max_size is not None and (scale := max(max_size) / max(size)) < 1:  # a square: it may yet be turned

@@ -29,14 +29,18 @@ class FileHashCache:
         self.path, self._clock = Path(workspace) / FILE, clock
         self._entries = _load_cache(self.path)
 
-    def get_hashes(self, paths: Iterable[Path]) -> list[str]:
+    def get_hashes(self, paths: Iterable[Path], save: bool = True) -> list[str]:
         """Return the hash of each file, or `unreadable: REASON`.
 
         Entries of other files are removed from the cache.
+
+        Args:
+            paths: The files.
+            save: Whether to write the cache file; false writes nothing.
         """
         entries: dict[str, list[Any]] = {}
         hashes = [self._get_hash(os.path.abspath(path), entries) for path in paths]
-        if entries != self._entries:
+        if save and entries != self._entries:
             write_json(self.path, {"version": VERSION, "files": entries})
             self._entries = entries
         return hashes

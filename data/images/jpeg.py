@@ -58,6 +58,18 @@ def read_structure(content: bytes) -> JpegStructure:
     return structure
 
 
+def check_part(content: bytes) -> None:
+    """Check that a JPEG inside another file has data for all of its pixels.
+
+    Raises:
+        ValueError: The data end before the last pixel.
+    """
+    structure = read_structure(content)
+    if structure.end < 0:
+        raise ValueError("the picture ends too early: a part has no end marker; copy the file again")
+    check_completeness(content, structure, _decode(content, 1))
+
+
 def check_completeness(content: bytes, structure: JpegStructure, image: Image.Image, reduction: int = 1) -> None:
     """Check that a JPEG has data for all of its pixels.
 

@@ -5,7 +5,10 @@ import struct
 
 from PIL import Image, UnidentifiedImageError
 
+from data.images.jpeg import check_part
+
 NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, SUB_IFDS = 254, 255, 330  # tags; TIFF 6.0, section 8, and TIFF technical note 1
+COMPRESSION, JPEG_TABLES, JPEG = 259, 347, 7  # tags, and a value; TIFF technical note 2
 REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 OLD_REDUCED = 2
 MAX_PAGES = 64
@@ -42,6 +45,21 @@ def open_full_page(content: bytes, image: Image.Image) -> Image.Image:
         raise ValueError("its first page is a reduced copy, and its full page cannot be read; save it as TIFF or JPEG")
     image.seek(0)
     return image
+
+
+def check_jpeg_parts(content: bytes, image: Image.Image) -> None:
+    """Check the strips or tiles of a page that are compressed as JPEG; libtiff reads half of one as gray.
+
+    Raises:
+        ValueError: The data of a strip or tile end before its last pixel.
+    """
+    tags = image.tag_v2  # type: ignore[attr-defined]  # of a TiffImageFile
+    if tags.get(COMPRESSION) != JPEG:
+        return
+    tables = tags.get(JPEG_TABLES, b"\xff\xd8\xff\xd9")
+    offsets, counts = (tags.get(strip, tags.get(tile, ())) for strip, tile in ((273, 324), (279, 325)))
+    for offset, count in zip(offsets, counts, strict=False):
+        check_part(tables[:-2] + content[offset + 2 : offset + count])
 
 
 def _open_at(content: bytes, offset: int) -> Image.Image | None:

@@ -15,10 +15,11 @@ from data.io.files import (
     write_json,
     write_text,
 )
-from data.io.json_text import parse_json
+from data.io.json_text import describe_parse_error, parse_json
 from data.io.limits import MAX_SIDE, MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 from data.io.schema import describe_other_version
+from data.io.together import atomic_write_together, restore_together
 
 __all__ = [
     "MAX_SIDE",
@@ -28,12 +29,14 @@ __all__ = [
     "WriteLockError",
     "add_path_to_errors",
     "atomic_write",
+    "atomic_write_together",
     "check_checkpoint",
     "check_expansion",
     "check_limit",
     "check_output_file",
     "describe_error",
     "describe_other_version",
+    "describe_parse_error",
     "digest",
     "find_os_error",
     "fsync_path",
@@ -43,6 +46,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "remove_stale_temporaries",
+    "restore_together",
     "sha256_file",
     "sha256_text",
     "temporary_path",

@@ -19,6 +19,8 @@ HINTS = {
     errno.EISDIR: "Pass the path of a file, or move the folder away",
     errno.ENOTDIR: "Pass a path whose parents are folders",
     errno.ENOENT: "Check the path",
+    errno.EEXIST: "Choose another path, or move the file or folder away",
+    errno.ENOTEMPTY: "Choose another path, or move the files away",
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ELOOP: "Replace the symbolic links that point to each other",
     errno.ESTALE: "Mount the network file system again",

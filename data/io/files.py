@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,20 @@ def add_path_to_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def remove_stale_temporaries(folder: Path) -> None:
-    """Remove the temporary files in a folder that killed processes of this machine left."""
+def remove_stale_temporaries(folder: Path, paths: Iterable[Path] | None = None) -> None:
+    """Remove the temporary files in a folder that killed processes of this machine left.
+
+    Args:
+        paths: The files whose temporary files are removed, for a folder of a user; None removes those of any file, in
+            a folder that belongs to this program.
+    """
+    stems = None if paths is None else {(path.stem, path.suffix) for path in paths}
+    pattern = re.compile(rf"\.(?P<stem>.+)\.{re.escape(platform.node())}-(?P<process>\d+)\.tmp(?P<suffix>(\.[^.]*)?)")
     for path in Path(folder).glob(".*.tmp*"):
-        found = re.search(rf"\.{re.escape(platform.node())}-(\d+)\.tmp", path.name)
-        if found and not _is_alive(int(found[1])):
+        found = pattern.fullmatch(path.name)
+        if found is None or not path.is_file() or path.is_symlink() or _is_alive(int(found["process"])):
+            continue
+        if stems is None or (found["stem"], found["suffix"]) in stems:
             path.unlink(missing_ok=True)
 
 
@@ -129,7 +138,12 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, obj: Any) -> Path:
     """Write JSON with sorted keys, atomically: equal objects give equal bytes; return the path."""
-    return write_text(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, format_json(obj))
+
+
+def format_json(obj: Any) -> str:
+    """Return the text that `write_json` writes."""
+    return json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

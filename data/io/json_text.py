@@ -18,12 +18,15 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_make_object)
     except json.JSONDecodeError:
         raise
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    except ValueError as error:
-        if "set_int_max_str_digits" not in str(error):
-            raise
-        raise ValueError(f"a number has more than {MAX_DIGITS:,} digits") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(describe_parse_error(error)) from error
+
+
+def describe_parse_error(error: Exception) -> str:
+    """Describe why a text cannot be parsed, without advice for programmers such as that of Python on long numbers."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"a number has more than {MAX_DIGITS:,} digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def write_lock(folder: Path) -> Iterator[None]:
     Raises:
         WriteLockError: Another process holds the lock; the message names the process.
     """
-    with open(Path(folder) / ".writer", "a+", encoding="utf-8") as file:
+    with open(Path(folder) / ".writer", "a+", encoding="utf-8", opener=_open_no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,6 +47,11 @@ def write_lock(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a lock file, but not what a link in its place names: a lock file is emptied."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _read_holder(file: TextIO) -> str:
     """Describe the process that holds the lock, with its age in minutes from the file's modification time."""
     file.seek(0)
@@ -61,6 +66,6 @@ def manifest_lock(folder: Path) -> Iterator[None]:
 
     Other processes wait.
     """
-    with open(Path(folder) / ".lock", "w") as file:
+    with open(Path(folder) / ".lock", "a", opener=_open_no_link) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

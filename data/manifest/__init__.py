@@ -1,6 +1,14 @@
 """Store manifests: a folder in, a typed list of its shards out; opens no shard and imports neither numpy nor h5py."""
 
-from data.manifest.manifest import InvalidItem, ShardEntry, StoreManifest, open_or_create_store, read_store_manifest
+from data.manifest.manifest import (
+    InvalidItem,
+    ShardEntry,
+    StoreManifest,
+    is_store,
+    open_or_create_store,
+    read_store_manifest,
+    store_path,
+)
 from data.manifest.schema import Field, Item, Recipe, ShardPlan, split_into_shards
 
 __all__ = [
@@ -11,7 +19,9 @@ __all__ = [
     "ShardEntry",
     "ShardPlan",
     "StoreManifest",
+    "is_store",
     "open_or_create_store",
     "read_store_manifest",
     "split_into_shards",
+    "store_path",
 ]

@@ -90,6 +90,16 @@ class StoreManifest(_ManifestModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
+def is_store(folder: Path) -> bool:
+    """Return whether a folder has the manifest of a store."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def store_path(root: Path, kind: Kind, recipe: Recipe) -> Path:
+    """Return the folder `root/<kind>-<digest of the recipe>`, which need not exist."""
+    return Path(root) / f"{kind}-{digest(recipe)}"
+
+
 def open_or_create_store(root: Path, kind: Kind, recipe: Recipe, dtype: FeatureDtype = "float16") -> Path:
     """Return the folder `root/<kind>-<digest of the recipe>`.
 
@@ -104,7 +114,7 @@ def open_or_create_store(root: Path, kind: Kind, recipe: Recipe, dtype: FeatureD
     Raises:
         ValueError: The folder holds a store of another recipe: it was copied, or its manifest was edited.
     """
-    folder = Path(root) / f"{kind}-{digest(recipe)}"
+    folder = store_path(root, kind, recipe)
     if not (folder / MANIFEST).exists():  # an existing store needs no lock: its folder may be read-only
         folder.mkdir(parents=True, exist_ok=True)
         with manifest_lock(folder):
@@ -145,7 +155,10 @@ def read_store_manifest(folder: Path) -> StoreManifest:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"No store at {folder}: {MANIFEST} is missing. Run the stage that writes the store.")
+        raise FileNotFoundError(
+            f"No store at {folder}: {MANIFEST} is missing. Run the stage that writes the store: `tern extract` writes "
+            "features, `tern evaluate` vectors."
+        )
     content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA_VERSION:

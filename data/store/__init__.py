@@ -1,7 +1,8 @@
 """Feature and vector stores: rows of items in, rows by item id out; independent of images, text or models."""
 
 from data.store.columns import Columns
-from data.store.compact import compact_store
+from data.store.compact import check_removed_fraction, compact_store, list_foreign_files
+from data.store.intact import read_intact_vectors
 from data.store.loader import Batch, iter_batches, prefetch_map
 from data.store.shard_file import Problem
 from data.store.shard_writer import write_shard
@@ -16,14 +17,17 @@ __all__ = [
     "Problem",
     "ShardJob",
     "Store",
+    "check_removed_fraction",
     "commit",
     "compact_store",
     "count_truncated",
     "count_unknown",
     "find_problems",
     "iter_batches",
+    "list_foreign_files",
     "plan_shards",
     "prefetch_map",
+    "read_intact_vectors",
     "store_update",
     "unlist_damaged_shards",
     "verify_store",

@@ -13,7 +13,7 @@ from data.store.intact import iter_intact_columns
 from data.store.shard_file import read_shard_entry, read_unlisted_shard_hashes
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import ShardJob, listed_hashes, unlisted_shards, write_next_manifest
+from data.store.writing import SHARD_NAME, ShardJob, listed_hashes, unlisted_shards, write_next_manifest
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,37 @@ def compact_store(
     folder: Path,
     items_per_shard: int,
     map_fn: Callable[[Callable[[CompactJob], str], Iterable[CompactJob]], Iterable[str]] = map,
+    max_removed_fraction: float = 1.0,
 ) -> StoreManifest:
     """Rewrite the listed items, in their order, into full shards, and delete removed and superseded rows.
 
     The old shards are deleted only after one manifest lists all new ones, so an interruption loses no data. Finished
-    shards of an interrupted extraction are kept for its next run. A compact store is not changed. Needs memory for two
-    shards.
+    shards of an interrupted extraction are kept for its next run, and so is every file that is not a shard of this
+    program. A compact store is not changed. Needs memory for two shards.
 
     Args:
         folder: Folder of the store.
         items_per_shard: Number of items in a full shard; at least 1.
         map_fn: Function with the signature of the built-in `map`, applied to the jobs.
+        max_removed_fraction: Maximum fraction of the items that the dataset no longer has and that are deleted.
 
     Returns:
         The manifest after compaction.
 
     Raises:
-        ValueError: Rows are damaged (the message has file and item), or the store changed meanwhile.
+        FileNotFoundError: The folder is not a store; nothing in it is touched.
+        ValueError: More items than `max_removed_fraction` would be deleted, rows are damaged (the message has file and
+            item), or the store changed meanwhile.
         WriteLockError: Another process writes to the store.
     """
     folder = Path(folder)
     if items_per_shard < 1:
         raise ValueError(f"items_per_shard is {items_per_shard}; it must be at least 1.")
+    read_store_manifest(folder)  # before the lock writes a file: the folder may be something else
     with write_lock(folder):
         remove_stale_temporaries(folder)
         manifest = read_store_manifest(folder)
+        check_removed_fraction(manifest, max_removed_fraction)
         with Store(folder, manifest) as store:
             items = [Item(*pair) for pair in zip(store.ids, store.content_hashes(store.ids), strict=True)]
         if _needs_compaction(manifest, len(items), items_per_shard):
@@ -64,6 +70,24 @@ def compact_store(
                 _open_source.cache_clear()  # open descriptors would keep the disk space of the deleted files
         _delete_unreferenced_files(folder, manifest)
     return manifest
+
+
+def check_removed_fraction(manifest: StoreManifest, maximum: float) -> None:
+    """Raise ValueError if a compaction would delete a larger fraction of the items than `maximum`."""
+    removed = len(manifest.removed_ids)
+    # Superseded rows count as items too, so that the fraction is a lower bound.
+    total = sum(entry.items for entry in manifest.shards) + len(manifest.invalid_items)
+    if removed > maximum * total:
+        raise ValueError(
+            f"{removed:,} of {total:,} items are no longer in the dataset, more than {maximum:.0%}, and their rows "
+            "would be deleted for good. If the dataset was not complete at the last run, run `tern extract` first; "
+            "else pass --force."
+        )
+
+
+def list_foreign_files(folder: Path) -> list[Path]:
+    """List the files that are named like shards but not by this program; nothing deletes them."""
+    return [path for path in sorted(Path(folder).glob("shard-*.h5")) if not SHARD_NAME.fullmatch(path.name)]
 
 
 def write_compacted_shard(job: CompactJob) -> str:

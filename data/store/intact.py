@@ -1,9 +1,25 @@
 """Read items and compare their rows with the checksum that they were written with: before a copy of them is made."""
 
+import zlib
 from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from data.store.columns import Columns, compute_crc32
 from data.store.store import Store
+
+
+def read_intact_vectors(store: Store, ids: Sequence[str]) -> np.ndarray:
+    """Read the vectors of items of a vector store, (n, e), in the order of `ids`.
+
+    Raises:
+        ValueError: A vector is damaged; the message has file and item.
+    """
+    vectors = store.read("features", ids)
+    for name, vector, checksum in zip(ids, vectors, store.checksums(ids), strict=True):
+        if zlib.crc32(vector.tobytes()) != checksum:
+            raise ValueError(_describe_damage(store, name))
+    return vectors
 
 
 def iter_intact_columns(store: Store, ids: Sequence[str]) -> Iterator[Columns]:
@@ -18,8 +34,12 @@ def iter_intact_columns(store: Store, ids: Sequence[str]) -> Iterator[Columns]:
         columns = {field: store.read(field, [name]) for field in store.fields}
         columns |= {field: columns[field][0] for field, definition in store.fields.items() if definition.per == "item"}
         if compute_crc32(columns, store.fields) != checksum:
-            raise ValueError(
-                f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
-                "Nothing was changed. Restore the file, or delete the store's folder and extract again."
-            )
+            raise ValueError(_describe_damage(store, name))
         yield columns
+
+
+def _describe_damage(store: Store, name: str) -> str:
+    return (
+        f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
+        "Nothing was changed. Restore the file, or delete the store's folder and extract again."
+    )

@@ -84,15 +84,22 @@ def unlist_damaged_shards(folder: Path, problems: Iterable[Problem]) -> list[Sha
     """
     folder = Path(folder)
     damaged = {problem.path.name for problem in problems if not problem.message.endswith(UNREFERENCED)}
+    read_store_manifest(folder)  # before the lock writes a file: the folder may be something else
     with write_lock(folder), manifest_lock(folder):
         old = read_store_manifest(folder)
         removed = [entry for entry in old.shards if entry.file in damaged]
         for path in (folder / entry.file for entry in removed):
             if path.exists():  # before the manifest: after a crash the shard is missing, and is unlisted the next time
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
+                os.replace(path, _free_name(path))
         fsync_path(folder)
         write_next_manifest(folder, old, shards=tuple(entry for entry in old.shards if entry.file not in damaged))
     return removed
+
+
+def _free_name(path: Path) -> Path:
+    """Return the name that a damaged shard is kept under: it may have been damaged before."""
+    names = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in ("", *(f"-{i}" for i in range(2, 10_000))))
+    return next(name for name in names if not name.exists())
 
 
 def _find_file_problems(path: Path, entry: ShardEntry, fields: Mapping[str, Field]) -> list[Problem]:

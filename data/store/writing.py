@@ -4,6 +4,7 @@ A shard's name is the digest of its items (ids and content hashes), so writing i
 leaves finished shards that no manifest lists; the next plan adopts those that hold current content.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from data.store.shard_file import (
     read_shard_hashes,
     read_unlisted_shard_hashes,
 )
+
+SHARD_NAME = re.compile(r"shard-[0-9a-f]{12}\.h5")  # as `ShardPlan.file` makes it: nothing else is read or deleted
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,10 @@ class _OrderedPlan:
 
 
 def unlisted_shards(folder: Path, manifest: StoreManifest) -> list[Path]:
-    """List the shards in the folder that the manifest does not list."""
+    """List the shards in the folder that the manifest does not list, by the form of their names."""
     listed = {shard.file for shard in manifest.shards}
-    return [path for path in sorted(Path(folder).glob("shard-*.h5")) if path.name not in listed]
+    paths = sorted(Path(folder).glob("shard-*.h5"))
+    return [path for path in paths if SHARD_NAME.fullmatch(path.name) and path.name not in listed]
 
 
 def _adopt_shards(folder: Path, positions: Mapping[Item, int], hashes: dict[str, str]) -> list[_OrderedPlan]:

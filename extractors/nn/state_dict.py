@@ -99,8 +99,8 @@ def parse_names(value: str, key: str, path: Path) -> tuple[str, ...]:
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
-            return {key: file.get_tensor(key) for key in sorted(file.keys())}, tuple(classes)
+            classes = parse_names((file.metadata() or {}).get("classes", "[]"), "classes", path)
+            return {key: file.get_tensor(key) for key in sorted(file.keys())}, classes
     if path.suffix == ".pkl":
         return _to_tensors(load_restricted(path, MAX_PICKLE_BYTES)), ()
     check_checkpoint(path)

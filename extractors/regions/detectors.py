@@ -5,13 +5,13 @@ Used by `TorchvisionExtractor` and by the training of the demo detector.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from torch import nn
 from torchvision import models
 from torchvision.models.detection import FasterRCNN
 
+from data.text import suggest_name
 from extractors.nn.state_dict import SUFFIXES, load_state_dict_file, load_state_dict_strict
 from extractors.regions.demo_network import build_demo_detector
 from extractors.regions.torchvision_zoo import load_torchvision_weights
@@ -48,10 +48,7 @@ def _check_model(model: str) -> None:
     names = [name for name in models.list_models(module=models.detection) if name.startswith("fasterrcnn")]
     names.append("demo")
     if model not in names:
-        nearest = difflib.get_close_matches(model, names, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"Unknown detector {model!r}: did you mean {nearest!r}? Set `model` to one of {', '.join(names)}."
-        )
+        raise ValueError(f"Unknown detector {model!r}: {suggest_name(model, names, 'set `model` to one of')}.")
 
 
 def _build_from_file(model: str, path: Path) -> tuple[FasterRCNN, tuple[str, ...]]:

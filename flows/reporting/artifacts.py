@@ -1,4 +1,4 @@
-"""Artifacts of a flow run: tables, curves, galleries, the verdict of the gate. Keys are the same in every run."""
+"""Artifacts of a flow run: tables, curves, galleries, the verdict of the gate. The runs of a plan use the same keys."""
 
 import base64
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.store import Store
 from data.text import escape_markdown
+from flows.tasks.artifact_keys import make_key
 from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
@@ -50,7 +51,7 @@ def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None
     suffix = f" (the first {MAX_ROWS:,} of {len(rows):,})" if len(rows) > MAX_ROWS else ""
     names = list(dict.fromkeys(name for row in rows for name in row))  # the page reads the columns off the first row
     cells = [{escape_cell(name): escape_cell(row.get(name, "")) for name in names} for row in rows[:MAX_ROWS]]
-    create_table_artifact(cells, key=key, description=f"{escape_markdown(description)}{suffix}")
+    create_table_artifact(cells, key=make_key(key), description=f"{escape_markdown(description)}{suffix}")
 
 
 def create_store_tables(features: Features, workspace: Workspace) -> None:
@@ -83,7 +84,7 @@ def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
         create_table(epochs, "epochs", "Loss and validation recall by epoch")
     if (curves := model / "curves.png").is_file():
         uri = "data:image/png;base64," + base64.b64encode(curves.read_bytes()).decode()
-        create_markdown_artifact(f"![curves]({uri})\n", key="curves", description=f"Curves of {model.name}")
+        create_markdown_artifact(f"![curves]({uri})\n", key=make_key("curves"), description=f"Curves of {model.name}")
 
 
 def _format_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -111,15 +112,15 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     create_table(rows, "index", f"Index version {version.stem}")
     create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)
     text = f"Index `{escape_markdown(str(version))}`\n\nReport `{escape_markdown(str(report))}`\n"
-    create_markdown_artifact(text, key="published", description="What is served now")
+    create_markdown_artifact(text, key=make_key("published"), description="What is served now")
     galleries = "\n\n".join(_render_gallery(query, hits) for query, hits in results[:MAX_GALLERIES])
-    create_markdown_artifact(galleries, key="gallery", description=f"What {version.stem} finds")
+    create_markdown_artifact(galleries, key=make_key("gallery"), description=f"What {version.stem} finds")
     lineage = read_lineage(plan.workspace)
     # Both an SVG image and Mermaid: version 1 of Prefect's pages does not render Mermaid.
     uri = "data:image/svg+xml;base64," + base64.b64encode(lineage.to_svg().encode()).decode()
     create_markdown_artifact(
         f"![lineage]({uri})\n\n```mermaid\n{lineage.to_mermaid()}```\n",
-        key="lineage",
+        key=make_key("lineage"),
         description=f"Where {version.stem} came from",
     )
 
@@ -170,4 +171,9 @@ def create_rejection_artifacts(error: ValueError, served: str) -> None:
         "rejected", getattr(error, "checks", {}), "the candidate" if version is None else f"v{version:08d}"
     )
     text = f"**Rejected.** {escape_markdown(str(error))}\n\nStill served: `{escape_markdown(served)}`\n"
-    create_markdown_artifact(text, key="rejected", description="A version that did not pass its gate")
+    create_markdown_artifact(text, key=make_key("rejected"), description="A version that did not pass its gate")
+
+
+def create_rollback_artifact(text: str) -> None:
+    """Create the artifact of a run that found a version that a rollback pinned."""
+    create_markdown_artifact(f"**Rollback.** {text}\n", key=make_key("rollback"), description="A pinned version")

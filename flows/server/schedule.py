@@ -20,10 +20,19 @@ CRON_FIELDS = "minute, hour, day of month, month, day of week"
 NOTHING_TO_DO = "NothingToDo"
 
 
-def make_nothing_to_do_state(version: Path, dataset: str) -> State:
-    """Make the state of a run without changes: completed, with a name of its own that lists of runs show."""
-    message = f"nothing to do: {version.stem} holds all that {dataset} has"
-    return Completed(name=NOTHING_TO_DO, message=message, data=str(version))
+def make_nothing_to_do_state(version: Path, reason: str) -> State:
+    """Make the state of a run that publishes nothing: completed, with a name of its own that lists of runs show."""
+    return Completed(name=NOTHING_TO_DO, message=f"nothing to do: {reason}", data=str(version))
+
+
+def describe_rollback(version: int, is_kept: bool) -> str:
+    """Say what a run does about a version that a rollback pinned."""
+    if not is_kept:
+        return f"version {version} is pinned by a rollback, which ends if this run publishes a version"
+    return (
+        f"version {version} is pinned by a rollback and stays published. To publish again, run `tern index update` or "
+        "`tern index`, or start this flow with keep_rollback=false"
+    )
 
 
 def parse_cron(cron: str, timezone: str = "UTC") -> CronSchedule:

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
 from data.text import escape_markdown
+from flows.tasks.artifact_keys import make_key
 from flows.tasks.retries import JITTER, RETRY_DELAYS, is_retryable
 from flows.tasks.task_runners import GPU_TAG, read_task_runner_name, request_gpu
 from flows.tasks.worker_pool import WorkerPool
@@ -165,6 +166,6 @@ def _show_progress(stage: str, futures: list[Any], sizes: list[int]) -> None:
 
 
 def _create_progress(key: str, percent: float, text: str) -> UUID:
-    artifact = create_progress_artifact(percent, key=key, description=escape_markdown(text))
+    artifact = create_progress_artifact(percent, key=make_key(key), description=escape_markdown(text))
     assert isinstance(artifact, UUID)  # a coroutine only in an asynchronous flow
     return artifact

@@ -6,7 +6,7 @@ image.npy, image.parquet, caption.npy, ...           written by `index.exchange.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import numpy as np
 from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import KINDS, GateConfig, IndexConfig
-from index.exchange.metadata_rows import Columns, MetadataRows, count_rows, read_metadata_rows
-from index.exchange.part_files import check_pairs, list_files, map_vectors
+from index.exchange.metadata_rows import ColumnChoice, ImportedRows, count_rows, read_metadata_rows
+from index.exchange.part_files import check_export, check_pairs, list_files, map_vectors
 from index.metadata.schema import Row
 from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
@@ -87,6 +87,7 @@ def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> Vector
             raise ValueError(
                 f"{path} has {len(map_vectors(path))} vectors for {num_rows} rows of {table}. Export both again."
             )
+        check_export(path, table)
         rows = read_metadata_rows([table], _choose_exported_columns)
         collections[kind] = _make_collection(kind, [path], rows, normalize, suffix="")
         invalid += rows.invalid_rows
@@ -94,20 +95,20 @@ def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> Vector
     return VectorFolder(collections, tuple(invalid), tuple(warnings))
 
 
-def _choose_columns(id_column: str, path: Path, names: list[str]) -> Columns:
+def _choose_exported_columns(path: Path, names: list[str]) -> ColumnChoice:
+    return replace(_choose_columns("id", path, names), texts=EXPORTED_TEXTS, numbers=EXPORTED_NUMBERS)
+
+
+def _choose_columns(id_column: str, path: Path, names: list[str]) -> ColumnChoice:
     if id_column and id_column not in names:
         raise ValueError(f"{path} has no column {id_column!r}; the columns are {', '.join(names)}.")
-    return Columns(id_column or next((name for name in ID_COLUMNS if name in names), ""), TEXT_COLUMNS, NUMBER_COLUMNS)
-
-
-def _choose_exported_columns(path: Path, names: list[str]) -> Columns:
-    if "id" not in names:
-        raise ValueError(f"{path} has no column 'id'; the columns are {', '.join(names)}.")
-    return Columns("id", EXPORTED_TEXTS, EXPORTED_NUMBERS)
+    return ColumnChoice(
+        id_column or next((name for name in ID_COLUMNS if name in names), ""), TEXT_COLUMNS, NUMBER_COLUMNS
+    )
 
 
 def _make_collection(
-    kind: str, paths: Sequence[Path], metadata: MetadataRows | None, normalize: bool, suffix: str | None = None
+    kind: str, paths: Sequence[Path], metadata: ImportedRows | None, normalize: bool, suffix: str | None = None
 ) -> Collection:
     """Make the collection of some vector files.
 

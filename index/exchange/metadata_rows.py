@@ -21,7 +21,7 @@ Convert = Callable[[Any], Any]  # of one value that is not null; raises ValueErr
 
 
 @dataclass
-class MetadataRows:
+class ImportedRows:
     """Rows of some files, and what was wrong in them."""
 
     rows: list[Row | None] = field(default_factory=list)
@@ -48,7 +48,7 @@ class MetadataRows:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnChoice:
     """Which columns of a file fill which columns of a row; of several candidates the first value that is not null."""
 
     id: str
@@ -57,7 +57,9 @@ class Columns:
     numbers: Mapping[str, Sequence[str]]
 
 
-def read_metadata_rows(paths: Sequence[Path], choose_columns: Callable[[Path, list[str]], Columns]) -> MetadataRows:
+def read_metadata_rows(
+    paths: Sequence[Path], choose_columns: Callable[[Path, list[str]], ColumnChoice]
+) -> ImportedRows:
     """Read the rows of Parquet files; memory for text is bounded by the sizes of the files.
 
     Args:
@@ -68,7 +70,7 @@ def read_metadata_rows(paths: Sequence[Path], choose_columns: Callable[[Path, li
         ValueError: A file cannot be read, a column has another type than its values need, or a file decompresses to
             more than `data.io.limits` allows.
     """
-    result = MetadataRows()
+    result = ImportedRows()
     for path in paths:
         result.locations.append((path, len(result.rows)))
         try:
@@ -93,7 +95,7 @@ def count_rows(path: Path) -> int:
         raise ValueError(f"The metadata in {path} cannot be read: {error}. Write the file again.") from error
 
 
-def _read_file(path: Path, file: pq.ParquetFile, columns: Columns, result: MetadataRows) -> None:
+def _read_file(path: Path, file: pq.ParquetFile, columns: ColumnChoice, result: ImportedRows) -> None:
     candidates = {name for names in (*columns.texts.values(), *columns.numbers.values()) for name in names}
     names = [name for name in file.schema_arrow.names if name in candidates | {columns.id}]
     number_names = {name for names in columns.numbers.values() for name in names}
@@ -148,7 +150,9 @@ def _decode(column: pa.Array) -> list[Any]:
     return [None if i is None else distinct[i] for i in column.indices.to_pylist()]
 
 
-def _make_row(path: Path, number: int, values: Mapping[str, Any], columns: Columns, result: MetadataRows) -> Row | None:
+def _make_row(
+    path: Path, number: int, values: Mapping[str, Any], columns: ColumnChoice, result: ImportedRows
+) -> Row | None:
     name = f"{len(result.rows):09d}"
     if columns.id:
         try:
@@ -161,7 +165,7 @@ def _make_row(path: Path, number: int, values: Mapping[str, Any], columns: Colum
 
 
 def _convert_values(
-    path: Path, number: int, values: Mapping[str, Any], columns: Columns, result: MetadataRows
+    path: Path, number: int, values: Mapping[str, Any], columns: ColumnChoice, result: ImportedRows
 ) -> Iterator[tuple[str, Any]]:
     """Convert the first value of each target; one that is not valid is None and is listed in `result`."""
     for candidates, convert in ((columns.texts, convert_text), (columns.numbers, convert_size)):

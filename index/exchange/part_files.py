@@ -1,13 +1,18 @@
 """Files of a folder of vectors: which file of metadata belongs to which file of vectors."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from data.formats import map_npy
+from index.exchange.export import VECTORS_SHA256
 from index.exchange.metadata_rows import count_rows
+
+BLOCK_ROWS = 16_384  # vectors that are hashed at a time
 
 
 def list_files(folder: Path, suffix: str) -> list[Path]:
@@ -36,6 +41,22 @@ def map_vectors(path: Path) -> np.ndarray:
             f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats. Save it again."
         )
     return array
+
+
+def check_export(array: Path, table: Path) -> None:
+    """Check that KIND.npy and KIND.parquet are of one export, if the footer of the Parquet file has the hash.
+
+    Raises:
+        ValueError: They are of different exports, for example because the second one was interrupted.
+    """
+    expected = (pq.read_metadata(table).metadata or {}).get(VECTORS_SHA256.encode())
+    if expected is None:
+        return
+    vectors, hasher = map_vectors(array), hashlib.sha256()
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        hasher.update(np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]).data)
+    if hasher.hexdigest() != expected.decode():
+        raise ValueError(f"{array} and {table} are of different exports. Export both again.")
 
 
 def check_pairs(arrays: Sequence[Path], tables: Sequence[Path]) -> None:

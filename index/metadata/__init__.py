@@ -4,6 +4,7 @@ In: rows, SQL conditions and filter expressions. Out: Parquet and SQLite files, 
 vectors or versions.
 """
 
+from index.metadata.filters import parse_filter
 from index.metadata.schema import Row
 
-__all__ = ["Row"]
+__all__ = ["Row", "parse_filter"]

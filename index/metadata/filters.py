@@ -14,7 +14,6 @@ in either case. `caption` is the text of a caption, and for an image the text of
 No part of a filter's text becomes part of an SQL statement: columns come from a list, values are parameters.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from data.text import LinesError
+from data.text import LinesError, suggest_name
 from index.metadata.schema import COLUMNS, SCHEMA
 
 CAPTION = "caption"
@@ -203,9 +202,7 @@ class _Parser:
         if kind != "name":
             self.fail_expected(f"a column ({', '.join(FILTER_COLUMNS)}), `not` or `(`")
         if column not in FILTER_COLUMNS:
-            near = difflib.get_close_matches(column, FILTER_COLUMNS, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"columns are {', '.join(FILTER_COLUMNS)}"
-            self.fail(position, f"there is no column {column!r}: {hint}")
+            self.fail(position, f"there is no column {column!r}: {suggest_name(column, FILTER_COLUMNS, 'columns are')}")
         self.next += 1
         self.num_caption_tests += column == CAPTION
         if self.num_caption_tests > MAX_CAPTION_TESTS:

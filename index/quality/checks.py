@@ -11,6 +11,7 @@ import numpy as np
 
 from data.io import digest
 from index.collection import Collection
+from index.config import GateConfig
 from index.ivf.vectors import is_in_sorted
 from index.search.index import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
@@ -131,6 +132,39 @@ def measure_queries(collection: OpenCollection, queries: HeldOutQueries) -> tupl
             ]
         )
     return values, latency_ms
+
+
+def count_removed(served: OpenCollection, candidate: OpenCollection | None) -> int:
+    """Count the live ids of a served collection that a candidate no longer has; None: it has no such collection.
+
+    Only the metadata of rows that changed or disappeared is read: equal rows have equal keys.
+    """
+    keys = live_keys(served)
+    if candidate is None:
+        return len(keys)
+    missing_keys = keys[~is_in_sorted(keys, live_keys(candidate))]
+    ids = {row.id for row in served.rows.by_key(missing_keys.tolist()).values()}
+    return len(ids) - len(candidate.rows.by_id(list(ids)))
+
+
+def check_removed(config: GateConfig, kind: str, num_removed: int, num_served: int) -> GateCheck:
+    """Compare the rows of the served version that a version no longer has with the limits."""
+    limit = config.max_removed_fraction
+    if config.max_removed_rows is not None:
+        limit = min(limit, config.max_removed_rows / num_served)
+    passed = num_removed <= limit * num_served
+    problem = (
+        f"{num_removed:,} of {num_served:,} {kind}s of the served version are gone: check that the folder of the "
+        "dataset is mounted and complete, and run the same command again. If they were removed on purpose, set "
+        "gate.max_removed_fraction"
+    )
+    return GateCheck(
+        passed=passed,
+        value=round(num_removed / num_served, 4),
+        max=round(limit, 4),
+        count=num_served,
+        problem=None if passed else problem,
+    )
 
 
 def check_latency(latency_ms: float, max_latency_ms: float) -> GateCheck:

@@ -16,7 +16,9 @@ from index.quality.audit import audit_version
 from index.quality.checks import (
     HeldOutQueries,
     check_latency,
+    check_removed,
     check_share,
+    count_removed,
     live_keys,
     match_served_results,
     match_served_vectors,
@@ -57,8 +59,11 @@ def make_gate(
         problems = audit_version(candidate, verified_shards=verified_shards)
         checks = {name: GateCheck(passed=not problem, problem=problem) for name, problem in problems.items()}
         query_digests: dict[str, str] = {}
+        is_intact = all(check.passed for check in checks.values())
+        if is_intact and served is not None:
+            checks |= _check_removed_rows(config, candidate, served)
         kinds = [kind for kind in candidate.kinds if candidate.collection(kind).manifest.counts.live]
-        for kind in kinds if all(check.passed for check in checks.values()) else ():
+        for kind in kinds if is_intact else ():
             comparison = _Comparison(config, candidate, served, kind)
             checks |= comparison.check_vectors(source.get(kind))
             test_queries = _select_queries(comparison.max_queries, queries.get(kind), index_config)
@@ -78,6 +83,17 @@ def make_gate(
         return verdict
 
     return judge
+
+
+def _check_removed_rows(config: GateConfig, candidate: Index, served: Index) -> dict[str, GateCheck]:
+    """Limit what disappears from each collection of the served version, whatever model it was built with."""
+    checks = {}
+    for kind in served.kinds:
+        if num_served := served.collection(kind).manifest.counts.live:
+            new = candidate.collection(kind) if kind in candidate.kinds else None
+            num_removed = count_removed(served.collection(kind), new)
+            checks[f"{kind} removed"] = check_removed(config, kind, num_removed, num_served)
+    return checks
 
 
 def _describe_failures(checks: Mapping[str, GateCheck]) -> str:

@@ -5,7 +5,14 @@ imports neither numpy nor faiss.
 """
 
 from index.versions.events import Event, read_events
-from index.versions.folder import Pointer, list_versions, manifest_path, read_current, read_version_manifest
+from index.versions.folder import (
+    Pointer,
+    list_versions,
+    manifest_path,
+    read_current,
+    read_pinned_version,
+    read_version_manifest,
+)
 from index.versions.garbage import GarbageReport, collect_garbage
 from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, Manifest, RecallReport
 from index.versions.objects import iter_refs
@@ -30,6 +37,7 @@ __all__ = [
     "manifest_path",
     "read_current",
     "read_events",
+    "read_pinned_version",
     "read_version_manifest",
     "remove_tag",
     "resolve_version",

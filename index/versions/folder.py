@@ -1,6 +1,7 @@
 """Files of an index folder: manifests, and the pointer CURRENT to the published version.
 
 root/CURRENT                      {"version": 3, "manifest_sha256": "..."}
+root/PINNED                       the same, if a rollback chose the published version; valid while it equals CURRENT
 root/versions/v00000003.json      manifest: written atomically under an unused number and never changed
 """
 
@@ -172,13 +173,33 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     return path
 
 
-def set_current(root: Path, version: int) -> bool:
-    """Point CURRENT at a version by one rename; return whether it named another one before."""
-    pointer = make_pointer(root, version)
-    if read_current_or_none(root) == pointer:
-        return False
-    write_json(Path(root) / "CURRENT", pointer.model_dump())
-    return True
+def set_current(root: Path, version: int, pin: bool = False) -> bool:
+    """Point CURRENT at a version by one rename; return whether it named another one before.
+
+    Args:
+        pin: Whether the version is pinned. Else the pin of an earlier rollback is removed.
+    """
+    pointer, pin_path = make_pointer(root, version), Path(root) / "PINNED"
+    is_other = read_current_or_none(root) != pointer
+    if pin:  # before CURRENT: a pin that does not equal CURRENT has no effect
+        write_json(pin_path, pointer.model_dump())
+    if is_other:
+        write_json(Path(root) / "CURRENT", pointer.model_dump())
+    if not pin:
+        pin_path.unlink(missing_ok=True)
+    return is_other
+
+
+def read_pinned_version(root: Path) -> int | None:
+    """Return the number of the published version if a rollback pinned it; None if it is not pinned.
+
+    Whoever publishes without being asked to, such as the nightly run, keeps a pinned version.
+    """
+    path, pointer = Path(root) / "PINNED", read_current_or_none(root)
+    try:
+        return pointer.version if pointer is not None and read_pointer(path) == pointer else None
+    except (ValueError, FileNotFoundError):
+        return None
 
 
 def check_objects(

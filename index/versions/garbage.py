@@ -1,6 +1,6 @@
 """Garbage collection: delete versions that are no longer needed, then objects that no manifest lists."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from index.versions.folder import (
     read_current,
     read_version_manifest,
 )
-from index.versions.index_folder import index_write_lock
+from index.versions.index_folder import check_is_index, index_write_lock
 from index.versions.manifest import Manifest
 from index.versions.objects import iter_refs, list_objects, list_staged, object_path, remove_staged
 from index.versions.reader_lock import is_in_use
@@ -53,14 +53,17 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
         dry_run: Only report what would be deleted.
 
     Raises:
-        FileNotFoundError: The folder is not an index; nothing in it is touched.
+        FileNotFoundError: The folder is not an index, or a version that CURRENT or a tag names is missing; nothing is
+            deleted.
         ValueError: `keep` is below 1, or a manifest cannot be read and its objects are therefore unknown.
     """
     root = Path(root)
     if keep < 1:
         raise ValueError(f"keep is {keep}, but the served version always stays. Pass 1 or more.")
-    with index_write_lock(root):
+    check_is_index(root)
+    with nullcontext() if dry_run else index_write_lock(root):  # the lock is a file, and a dry run writes nothing
         manifests = {number: read_version_manifest(root, number) for number in list_versions(root)}
+        _check_named_versions(root, manifests)
         report = GarbageReport(kept=_find_kept(root, manifests, keep))
         for number in manifests.keys() - report.kept.keys():
             if is_in_use(manifest_path(root, number), remove=not dry_run):
@@ -84,6 +87,20 @@ def collect_garbage(root: Path, keep: int = KEEP, dry_run: bool = False) -> Garb
             facts = {"removed": report.versions, "objects": report.objects, "bytes": report.bytes}
             record_event(root, "garbage_collected", None, **facts)
     return report
+
+
+def _check_named_versions(root: Path, manifests: dict[int, Manifest]) -> None:
+    """Raise FileNotFoundError if a version that CURRENT or a tag names is missing: its objects would be deleted."""
+    pointer = read_current(root)
+    named = {"CURRENT": pointer.version} if pointer else {}
+    named |= {f"the tag {name}": number for name, number in list_tags(root).items()}
+    for name, number in named.items():
+        if number not in manifests:
+            raise FileNotFoundError(
+                f"{name[0].upper()}{name[1:]} names version {number}, but {manifest_path(root, number)} is missing, so "
+                "that its files look like garbage. Restore the manifest, or publish another version or "
+                "remove the tag."
+            )
 
 
 def _find_kept(root: Path, manifests: dict[int, Manifest], keep: int) -> dict[int, str]:

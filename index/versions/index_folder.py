@@ -10,7 +10,7 @@ from index.versions.folder import list_used_numbers, manifest_path, read_current
 from index.versions.objects import list_objects, list_staged
 
 OWN_NAMES = re.compile(  # of everything that an index folder can have, except for the files below objects and staging
-    r"CURRENT|versions|versions/v\d{8,18}(\.json)?|tags|tags/[A-Za-z][A-Za-z0-9._-]{0,63}\.json|objects|staging"
+    r"CURRENT|PINNED|versions|versions/v\d{8,18}(\.json)?|tags|tags/[A-Za-z][A-Za-z0-9._-]{0,63}\.json|objects|staging"
     r"|events\.jsonl|verified\.json|\.writer|(versions/|tags/)?\.[^/]*\.tmp(\.json)?"
 )
 
@@ -52,6 +52,15 @@ def check_index_target(root: Path) -> None:
         )
 
 
+def check_is_index(root: Path) -> None:
+    """Raise FileNotFoundError if a folder is not an index."""
+    if not is_index(root):
+        raise FileNotFoundError(
+            f"{root} is not an index: no index is published in it (no CURRENT), and it has no readable "
+            "versions/v*.json. Pass the folder of an index, or run `tern index` first."
+        )
+
+
 @contextmanager
 def index_write_lock(root: Path, create: bool = False) -> Iterator[None]:
     """Hold the write lock of an index; it ends with the process.
@@ -69,11 +78,8 @@ def index_write_lock(root: Path, create: bool = False) -> Iterator[None]:
     if create:
         check_index_target(root)
         root.mkdir(parents=True, exist_ok=True)
-    elif not is_index(root):
-        raise FileNotFoundError(
-            f"{root} is not an index: no index is published in it (no CURRENT), and it has no readable "
-            "versions/v*.json. Pass the folder of an index, or run `tern index` first."
-        )
+    else:
+        check_is_index(root)
     with write_lock(root):
         for folder in (root, root / "tags", root / "versions"):
             remove_stale_temporaries(folder)

@@ -124,7 +124,7 @@ class GateCheck(ManifestModel):
     Attributes:
         count: number of rows or queries that `value` is the mean of
         served_value: the same measurement of the served version
-        problem: of a check that measures nothing: what is wrong; empty if it passed
+        problem: what is wrong; of a check that measures nothing, empty if it passed
     """
 
     passed: bool
@@ -146,7 +146,8 @@ class GateCheck(ManifestModel):
             return self.problem or "matches the manifest"
         value = f"{self.value:g} over {self.count}" if self.count is not None else f"{self.value:g} {self.unit or ''}"
         limits = {"minimum": self.min, "maximum": self.max, "served version": self.served_value}
-        return ", ".join([value.strip(), *(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)])
+        parts = [value.strip(), *(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)]
+        return f"{', '.join(parts)}{f'; {self.problem}' if self.problem else ''}"
 
 
 class GateVerdict(ManifestModel):

@@ -85,8 +85,12 @@ def check_same_origin(root: Path, is_imported: bool) -> None:
         )
 
 
-def rollback(root: Path, version: int) -> Path:
+def rollback(root: Path, version: int, pin: bool = True) -> Path:
     """Publish an existing version, older or newer, after verifying it; return the path of its manifest.
+
+    Args:
+        pin: Pin the version if a newer one has passed its gate: `read_pinned_version` returns it until somebody
+            publishes a version.
 
     Raises:
         RejectedError: The gate rejected it.
@@ -97,9 +101,20 @@ def rollback(root: Path, version: int) -> Path:
         manifest = verify_version(root, version)
         check_not_rejected(root, manifest)
         check_same_origin(root, IMPORTED in manifest.provenance)
-        set_current(root, version)
+        set_current(root, version, pin and _has_newer_accepted(root, version))
         record_event(root, "rolled_back", version)
     return manifest_path(root, version)
+
+
+def _has_newer_accepted(root: Path, version: int) -> bool:
+    """Return whether a version above a number has passed its gate."""
+    for number in reversed(list_versions(root)):
+        try:
+            if number > version and not read_version_manifest(root, number).is_rejected:
+                return True
+        except (ValueError, FileNotFoundError):
+            continue  # damaged: it can neither be published nor derived from
+    return False
 
 
 def rejection_message(root: Path, manifest: Manifest, verdict: GateVerdict) -> str:

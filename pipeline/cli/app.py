@@ -20,7 +20,9 @@ DEBUG = "--debug"
 HELP = """Find images by text and captions by photo.
 
 A plan configures a pipeline: dataset, extractors, model and index. It is a TOML file or the name of a shipped plan.
-Every command first runs the stages that it needs and that are not finished. Finished stages are not run again.
+`extract`, `train`, `evaluate`, `index` and `pipeline` first run the stages that they need and that are not finished.
+Finished stages are not run again. Only `index` and `pipeline` publish. All other commands work with what exists: they
+say what is missing and which command makes it. The help of each command says what it writes.
 """
 
 

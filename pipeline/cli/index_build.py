@@ -6,39 +6,56 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.options import (
+    DryRunOption,
     IndexOption,
+    ModelOption,
     PlanOption,
     SetOption,
     load_selected_plan,
     make_runner,
     make_vectors,
     print_invalid_records,
+    print_message,
+    print_preview,
     print_warning,
+    read_existing_vectors,
     resolve_index_root,
 )
 from pipeline.cli.output import echo
 
+EMBEDDING = ("dataset", "region features", "token features", "embedding")
 
-def index(context: typer.Context, plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+
+def index(
+    context: typer.Context,
+    plan: PlanOption = "demo",
+    overrides: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
     """Build a version of the index and publish it if it passes the gate.
 
-    A model is trained first if the training set has changed.
+    Makes a version, and before it the feature stores, the model and the vectors where they are not finished. A model is
+    trained first if the training set has changed. Publishing ends a rollback.
 
     [dim]Example: tern index --set index.shards=8[/dim]
     """
     if context.invoked_subcommand:
-        if plan != "demo" or overrides:
+        if plan != "demo" or overrides or dry_run:
             raise ValueError(f"--plan and --set come before {context.invoked_subcommand!r}. Pass them after it.")
         return
-    build(plan, overrides)
+    build(plan, overrides, dry_run)
 
 
-def build(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Build and publish a version, as `tern index` does.
+def build(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
+    """Build and publish a version, as `tern index` does, with everything that it is made from.
 
     [dim]Example: tern index build --plan flickr30k[/dim]
     """
+    if dry_run:
+        print_preview(plan, overrides, (*EMBEDDING[:3], "training", "embedding", "index"))
+        return
     runner = make_runner(plan, overrides)
+    _print_pin(runner.workspace.index)
     echo(f"index  {runner.publish_index(make_vectors(runner))}")
 
 
@@ -53,25 +70,33 @@ def tune(
         float, typer.Option(min=0, help="Maximum latency of one query on this machine, in ms.")
     ] = 5,
     kind: Annotated[str, typer.Option(help="Collection to tune: image or caption.")] = "image",
+    model: ModelOption = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Measure index settings on held-out queries and recommend one.
 
+    Reads the vectors that exist, and writes a plot to the workspace and nothing else. `tern evaluate` makes vectors.
+
     [dim]Example: tern index tune --min-recall 0.95 --max-memory-gb 8 --max-latency-ms 5[/dim]
     """
+    from index.config import check_kind
+
+    check_kind(kind)
+    loaded = load_selected_plan(plan, overrides)
+    vectors = read_existing_vectors(loaded, model)
     from index.tuning import TuningLimits
     from pipeline.pages.tuning import format_table, plot_advice
     from pipeline.stages.tune import advise_index_settings
+    from pipeline.workspace import Workspace
 
-    runner, limits = make_runner(plan, overrides), TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
-    vectors = make_vectors(runner)
-    advice = advise_index_settings(kind, limits, vectors, vectors.features.dataset, runner.plan.index.seed)
+    limits = TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
+    advice = advise_index_settings(kind, limits, vectors, vectors.features.dataset, loaded.index.seed)
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    plot = runner.workspace.tuning_plot(kind)
+    plot = Workspace(loaded.workspace).tuning_plot(kind)
     plot_advice(advice, limits, plot)
     echo(
         "> recommended for this kind of query, * on the Pareto front; "
@@ -128,39 +153,60 @@ def update(
     version: Annotated[
         int | None, typer.Option(min=1, help="Number of the version to update; by default, the published version.")
     ] = None,
+    dry_run: DryRunOption = False,
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Add, replace and delete the rows of the index whose items changed in the dataset.
+
+    Makes a version and publishes it if it passes the gate, and before it the features and vectors of new and changed
+    items. It trains no model. Publishing ends a rollback.
 
     The index is compacted or retrained as the table `maintenance` of the plan says. Another model or other settings of
     the index require a full build: `tern index`.
 
     [dim]Example: tern index update --plan flickr30k[/dim]
     """
-    from functools import partial
+    from pipeline.workspace import Workspace, check_published
 
+    workspace = Workspace(load_selected_plan(plan, overrides).workspace)
+    check_published(workspace)  # before torch is imported
     from pipeline.stages import find_served_version
 
+    before, model_of_index = find_served_version(workspace, version)
+    model_folder = workspace.model(model) if model else model_of_index
+    if dry_run:
+        print_preview(plan, overrides, (*EMBEDDING, "index"), model_folder)
+        return
     runner = make_runner(plan, overrides)
-    before, model_of_index = find_served_version(runner.workspace, version)
-    model_folder = runner.workspace.model(model) if model else model_of_index
+    _print_pin(workspace.index)
     vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
-    updated = runner.update_index(vectors, version, on_message=partial(echo, err=True))
+    updated = runner.update_index(vectors, version, on_message=print_message)
     echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
+
+
+def _print_pin(root: Path) -> None:
+    """Say that a rollback ends, if there is one."""
+    from index.versions import read_pinned_version
+
+    if (pinned := read_pinned_version(root)) is not None:
+        print_message(f"rollback  version {pinned} is pinned by a rollback, which ends if a version is published now")
 
 
 def compact(plan: PlanOption = "demo", overrides: SetOption = None, index: IndexOption = None) -> None:
     """Merge delta shards and remove deleted rows; ids and search results stay the same.
 
+    Makes a version and publishes it if it passes the gate. Publishing ends a rollback.
+
     [dim]Example: tern index compact --plan flickr30k[/dim]
     """
+    loaded, root = load_selected_plan(plan, overrides), resolve_index_root(plan, overrides, index)
+    _print_pin(root)
     from index.building import compact_index
     from index.quality import make_gate
 
     # Without held-out queries, the gate checks only the rows and their vectors.
-    gate = make_gate(load_selected_plan(plan, overrides).gate, {}, {})
-    echo(f"index  {compact_index(resolve_index_root(plan, overrides, index), gate=gate)}")
+    echo(f"index  {compact_index(root, gate=make_gate(loaded.gate, {}, {}))}")
 
 
 def register_commands(app: typer.Typer) -> None:

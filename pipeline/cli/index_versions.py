@@ -31,11 +31,11 @@ def verify(
 
     [dim]Example: tern index verify --plan demo[/dim]
     """
+    root = resolve_index_root(plan, overrides, index)
     from index.quality import audit_version
     from index.search import Index
     from index.versions import iter_refs, verify_version
 
-    root = resolve_index_root(plan, overrides, index)
     manifest = verify_version(root, resolve_version_option(root, version))
     with Index.open(root, manifest.version) as opened:
         max_rows = max(shard.rows for collection in manifest.collections.values() for shard in collection.shards)
@@ -57,14 +57,22 @@ def info(
     [dim]Examples: tern index info
     tern index info prod --plan flickr30k[/dim]
     """
-    from index.versions import list_tags, list_versions, read_current, read_events, read_version_manifest
+    from index.versions import (
+        list_tags,
+        list_versions,
+        read_current,
+        read_events,
+        read_pinned_version,
+        read_version_manifest,
+    )
 
     root = resolve_index_root(plan, overrides, index)
     versions_by_tag = list_tags(root)
-    pointer = read_current(root)
+    pointer, pinned = read_current(root), read_pinned_version(root)
     published = pointer.version if pointer else 0
     for number in list_versions(root):
         marks = ["published"] if number == published else []
+        marks += ["pinned by a rollback"] if number == pinned else []
         marks += [tag for tag, tagged in versions_by_tag.items() if tagged == number]
         try:
             marks += ["rejected"] if read_version_manifest(root, number).is_rejected else []
@@ -115,7 +123,7 @@ def publish(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """Verify an existing version and publish it.
+    """Verify an existing version and publish it. This ends a rollback.
 
     [dim]Examples: tern index publish 12
     tern index publish 12 --override-gate "half of the images were removed on purpose"[/dim]
@@ -131,7 +139,7 @@ def publish(
     else:
         from index.versions import rollback as publish_version
 
-        echo(f"published  {publish_version(root, number)}")
+        echo(f"published  {publish_version(root, number, pin=False)}")
 
 
 def rollback(
@@ -142,11 +150,14 @@ def rollback(
     overrides: SetOption = None,
     index: IndexOption = None,
 ) -> None:
-    """Verify an earlier version and publish it again.
+    """Verify an earlier version, publish it again, and pin it.
+
+    The pinned version stays until somebody publishes another one: with `tern index`, `index update`, `index compact`,
+    `index publish` or `pipeline`. The flow `reindex`, which runs every night, then publishes nothing.
 
     [dim]Example: tern index rollback --plan flickr30k[/dim]
     """
-    from index.versions import read_version_manifest
+    from index.versions import read_pinned_version, read_version_manifest
     from index.versions import rollback as publish_version
 
     root = resolve_index_root(plan, overrides, index)
@@ -154,6 +165,8 @@ def rollback(
     if number is None:
         raise ValueError(f"The published version in {root} has no parent. Pass the version to publish.")
     echo(f"published  {publish_version(root, number)}")
+    if read_pinned_version(root) == number:
+        echo(f"pinned     version {number} stays until you publish another one, such as with `tern index`")
 
 
 def tags(
@@ -230,9 +243,9 @@ def export(
 
     [dim]Example: tern index export exported --plan flickr30k --version prod[/dim]
     """
+    root = resolve_index_root(plan, overrides, index)
     from index.exchange import export_index
 
-    root = resolve_index_root(plan, overrides, index)
     for path in export_index(root, output, resolve_version_option(root, version), force):
         echo(f"wrote  {path}")
 

@@ -1,5 +1,6 @@
 """Options that several commands share, and functions that resolve their values: plan, runner, index, version, store."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,8 +9,6 @@ import typer
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.plans.plan import Plan
     from pipeline.runs import PipelineRunner
     from pipeline.stages import Vectors
@@ -40,6 +39,15 @@ StoreArgument = Annotated[
 ]
 
 
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print which stages have work to do, why and how long, and do nothing.")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="Name of a trained model with vectors; by default, that of the published version."),
+]
+
+
 def load_selected_plan(plan: str, overrides: list[str] | None) -> "Plan":
     """Load the plan that `--plan` names, with the settings that `--set` changes."""
     from pipeline.plans.load import load_plan
@@ -53,6 +61,7 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
     Raises:
         ValueError: The process was started by `torchrun`, and the command does not support it.
     """
+    loaded = load_selected_plan(plan, overrides)  # before torch is imported: an invalid plan is reported at once
     from pipeline.runs import PipelineRunner
     from pipeline.workers import make_process_map
     from tern.parallel import is_torchrun
@@ -61,8 +70,36 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
         raise ValueError(
             "Only `train` can run under torchrun. Train with torchrun first, then run this command without torchrun."
         )
-    loaded = load_selected_plan(plan, overrides)
     return PipelineRunner(loaded, lambda stage: make_process_map(loaded.workers, stage), print_epoch)
+
+
+def print_preview(
+    plan: str, overrides: list[str] | None, stages: Sequence[str] = (), model: Path | None = None
+) -> None:
+    """Print what the stages of a run would do; all stages if none is named."""
+    loaded = load_selected_plan(plan, overrides)
+    from pipeline.runs import preview_stages
+
+    rows = [preview.row() for preview in preview_stages(loaded, stages, model)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    echo("dry run: nothing was written")
+
+
+def read_existing_vectors(plan: "Plan", model: str) -> "Vectors":
+    """Read the vectors that the workspace of a plan has of a model, or of the published version if it is empty."""
+    from pipeline.workspace import Workspace, check_has_vectors
+
+    check_has_vectors(Workspace(plan.workspace))  # before torch is imported
+    from pipeline.runs import read_vectors
+
+    return read_vectors(plan, model or None, print_message)
+
+
+def print_message(text: str) -> None:
+    """Print a line about the work on standard error."""
+    echo(text, err=True)
 
 
 def make_vectors(runner: "PipelineRunner") -> "Vectors":

@@ -7,24 +7,32 @@ import typer
 
 from pipeline.cli.options import (
     ForceOption,
+    ModelOption,
     PlanOption,
     SetOption,
     check_page_option,
     load_selected_plan,
-    make_runner,
-    make_vectors,
+    print_message,
+    read_existing_vectors,
 )
 from pipeline.cli.output import echo
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Write the report of a plan: metrics, curves, galleries.
+    """Write the report of what is published: metrics, curves, galleries.
+
+    Writes report.html in the workspace and nothing else; it neither trains nor publishes.
 
     [dim]Example: tern report --plan flickr8k[/dim]
     """
-    from pipeline.pages.report import write_report
+    from pipeline.workspace import Workspace, check_published
 
-    echo(f"report  {write_report(make_runner(plan, overrides).run_all())}")
+    loaded = load_selected_plan(plan, overrides)
+    check_published(Workspace(loaded.workspace))
+    from pipeline.pages.report import write_report
+    from pipeline.runs import read_finished
+
+    echo(f"report  {write_report(read_finished(loaded, print_message), with_misses_page=False)}")
 
 
 def misses(
@@ -39,27 +47,33 @@ def misses(
         Path | None, typer.Option(help="Page to write (.html); by default, misses-SPLIT.html in the workspace.")
     ] = None,
     force: ForceOption = False,
+    model: ModelOption = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Write a page of missed queries: those whose relevant item is not among the first k results.
 
+    Reads the vectors that exist, and writes the page and nothing else. `tern evaluate` makes vectors.
+
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
     """
+    loaded = load_selected_plan(plan, overrides)
+    if output is not None:
+        check_page_option(output, (".html",), force, loaded)
+    vectors = read_existing_vectors(loaded, model)
     from pipeline.pages.misses import DIRECTIONS, find_misses, write_misses
     from pipeline.progress import progress_bar
+    from pipeline.workspace import Workspace
 
-    runner = make_runner(plan, overrides)
-    if output is not None:
-        check_page_option(output, (".html",), force, runner.plan)
-    vectors = make_vectors(runner)
     found = find_misses(vectors, vectors.features.dataset, split, k, limit)
     for direction, label in DIRECTIONS.items():
         missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
         echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(output or runner.workspace.misses(split), found, vectors.features.dataset, advance)
+        page = write_misses(
+            output or Workspace(loaded.workspace).misses(split), found, vectors.features.dataset, advance
+        )
     echo(f"misses  {page}")
 
 
@@ -82,7 +96,7 @@ def lineage(
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Output as a Mermaid flow chart.")] = False,
     overrides: SetOption = None,
 ) -> None:
-    """Print what the published index was made from: stores, model, vectors.
+    """Print what the published index was made from: stores, model, vectors. Writes nothing.
 
     [dim]Example: tern lineage --plan demo --all[/dim]
     """

@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline.cli.options import PlanOption, SetOption, make_runner, make_vectors, print_warning
+from pipeline.cli.options import (
+    DryRunOption,
+    PlanOption,
+    SetOption,
+    make_runner,
+    make_vectors,
+    print_preview,
+    print_warning,
+)
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
@@ -15,25 +23,32 @@ if TYPE_CHECKING:
     from tern.evaluation import Evaluation
 
 MAX_INVALID_PRINTED = 20
+EXTRACTION = ("dataset", "region features", "token features")
 
 
-def demo(overrides: SetOption = None) -> None:
-    """Run the whole pipeline on the demo dataset and write a report.
+def demo(overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
+    """Run the whole pipeline on the demo dataset: all stages, the published index and a report.
 
     [dim]Example: tern demo[/dim]
     """
-    pipeline("demo", overrides)
+    pipeline("demo", overrides, dry_run)
 
 
-def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
-    """Run all stages of a plan, publish the index and write the report.
+def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
+    """Run all stages of a plan that are not finished, publish the index and write the report.
 
-    [dim]Example: tern pipeline --plan flickr30k[/dim]
+    Makes the feature stores, the model, the vectors, the metrics, a version of the index, the report and the page of
+    misses.
+
+    [dim]Example: tern pipeline --plan flickr30k --dry-run[/dim]
     """
+    if dry_run:
+        print_preview(plan, overrides)
+        return
+    runner = make_runner(plan, overrides)
     from pipeline.pages.report import write_report
     from pipeline.runs import Finished
 
-    runner = make_runner(plan, overrides)
     features = runner.extract(runner.load_trainable_dataset())
     _print_invalid_records(runner, features)
     vectors = runner.embed(features, runner.train(features))
@@ -47,14 +62,19 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     echo(f"report  {write_report(finished)}")
 
 
-def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
     """Extract region and token features into stores.
+
+    Makes both feature stores, and the images of the demo dataset.
 
     [dim]Example: tern extract --plan flickr30k --set workers=8[/dim]
     """
+    if dry_run:
+        print_preview(plan, overrides, EXTRACTION)
+        return
+    runner = make_runner(plan, overrides)
     from pipeline.stages import find_training_problem
 
-    runner = make_runner(plan, overrides)
     dataset = runner.load_dataset()
     if runner.plan.checkpoint is None and (problem := find_training_problem(dataset)):
         print_warning(problem)
@@ -63,16 +83,21 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
     echo(f"regions  {features.regions}", f"tokens   {features.tokens}")
 
 
-def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+def train(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
     """Train the model of a plan, in one process or under torchrun.
+
+    Makes the model, and before it the feature stores where they are not finished.
 
     [dim]Examples: tern train --set train.seed=1 --set train.epochs=40
     torchrun --nproc-per-node 2 -m pipeline.cli train --plan flickr30k[/dim]
     """
+    if dry_run:
+        print_preview(plan, overrides, (*EXTRACTION, "training"))
+        return
+    runner = make_runner(plan, overrides, allow_torchrun=True)
     from pipeline.runs import train_together
     from tern.parallel import is_main_process
 
-    runner = make_runner(plan, overrides, allow_torchrun=True)
     model = train_together(runner)
     if is_main_process():
         echo(f"model  {model}")
@@ -82,11 +107,17 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
         _print_notes([*describe_extractor(runner.plan), *describe_training(read_model_card(model))])
 
 
-def evaluate(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
+def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
     """Print recall in both directions on the held-out splits.
+
+    Makes the vectors and the metrics, and before them the feature stores and the model where they are not finished.
+    Publishes nothing.
 
     [dim]Example: tern evaluate --plan flickr8k[/dim]
     """
+    if dry_run:
+        print_preview(plan, overrides, (*EXTRACTION, "training", "embedding", "evaluation"))
+        return
     runner = make_runner(plan, overrides)
     vectors = make_vectors(runner)
     _print_invalid_records(runner, vectors.features)

@@ -1,7 +1,7 @@
 """Commands that query the published index: `tern search` and `tern serve`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,12 @@ from pipeline.cli.options import (
     VersionOption,
     check_page_option,
     load_selected_plan,
+    resolve_version_option,
 )
 from pipeline.cli.output import echo
+
+if TYPE_CHECKING:
+    from pipeline.plans.plan import Plan
 
 
 def search(
@@ -39,7 +43,7 @@ def search(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """Search the published index with a text or a photo.
+    """Search the published index with a text or a photo. Writes nothing but the file of --gallery.
 
     [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
     tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
@@ -47,14 +51,14 @@ def search(
     """
     if (text is None) == (image is None):
         raise typer.BadParameter("pass either a text query or --image, not both")
-    from index.versions import resolve_version
-    from pipeline.pages.gallery import write_gallery
-    from pipeline.search.searcher import Searcher
-
     loaded = load_selected_plan(plan, overrides)
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)
-    searcher = Searcher(loaded, resolve_version(loaded.workspace / "index", version) if version else None)
+    number = _check_query(loaded, image, where, version)
+    from pipeline.pages.gallery import write_gallery
+    from pipeline.search.searcher import Searcher
+
+    searcher = Searcher(loaded, number)
     if text is not None:
         title, hits = text, searcher.search_text(text, k, where)
     else:
@@ -69,6 +73,24 @@ def search(
         echo("No row matches the filter." if where else "The index is empty.", err=True)
     if gallery:
         echo(f"gallery  {write_gallery(gallery, title, hits)}")
+
+
+def _check_query(plan: "Plan", image: Path | None, where: str | None, version: str) -> int | None:
+    """Check everything that needs no model, before torch is imported; return the number of the version."""
+    from index.metadata import parse_filter
+    from index.versions import read_version_manifest
+    from pipeline.workspace import Workspace, check_published
+
+    workspace = Workspace(plan.workspace)
+    number = resolve_version_option(workspace.index, version)
+    if number is None:
+        check_published(workspace)
+    read_version_manifest(workspace.index, number)
+    if where is not None:
+        parse_filter(where)
+    if image is not None and not image.is_file():
+        raise FileNotFoundError(f"The photo {image} does not exist. Pass an image file.")
+    return number
 
 
 def serve(
@@ -87,13 +109,17 @@ def serve(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Serve a search page and a JSON API until Ctrl-C.
+    """Serve a search page and a JSON API until Ctrl-C. Writes nothing.
 
     [dim]Example: tern serve --plan demo --port 8080[/dim]
     """
+    from pipeline.workspace import Workspace, check_published
+
+    loaded = load_selected_plan(plan, overrides)
+    check_published(Workspace(loaded.workspace))  # before torch is imported
     from pipeline.service.server import serve
 
-    serve(load_selected_plan(plan, overrides), host, port, allowed_host or ())
+    serve(loaded, host, port, allowed_host or ())
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from data.store import Store
 
 
+MAX_REMOVED_FRACTION = 0.2  # of the items; more of them usually means that a disk was not mounted
 MAX_SHOWN = 5  # reasons of invalid items, and entries of a list in a recipe
 
 
@@ -98,19 +99,36 @@ def compact(
     items_per_shard: Annotated[
         int, typer.Option(min=1, help="Number of items per shard: images, captions or vectors.")
     ] = 1000,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete removed items even if they are more than 20 % of the store.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted and change nothing.")] = False,
 ) -> None:
     """Merge small shards and delete unreferenced rows. Open readers are not affected.
 
-    [dim]Example: tern store compact runs/demo/stores/regions-* --items-per-shard 2000[/dim]
+    The rows of items that the dataset no longer has are deleted for good.
+
+    [dim]Examples: tern store compact runs/demo/stores/regions-* --dry-run
+    tern store compact runs/demo/stores/regions-* --items-per-shard 2000[/dim]
     """
     from data.manifest import read_store_manifest
-    from data.store import compact_store
+    from data.store import check_removed_fraction, compact_store, list_foreign_files
+    from data.text import printable
     from pipeline.progress import map_with_progress
 
     folder = resolve_store_folder(folder)
     before = read_store_manifest(folder)
+    removed = before.removed_ids
+    examples = ", ".join(map(printable, removed[:MAX_SHOWN])) + (", ..." if len(removed) > MAX_SHOWN else "")
+    typer.echo(f"removed items: {len(removed):,}" + (f" ({examples})" if removed else ""))
+    for path in list_foreign_files(folder):
+        typer.echo(f"kept: {printable(path.name)} is not a shard of the store")
+    maximum = 1.0 if force else MAX_REMOVED_FRACTION
+    if dry_run:
+        check_removed_fraction(before, maximum)
+        return
     # One process is enough: the disk limits the speed, and memory stays at the rows of two shards.
-    after = compact_store(folder, items_per_shard, map_with_progress("compact"))
+    after = compact_store(folder, items_per_shard, map_with_progress("compact"), maximum)
     (num_before, bytes_before), (num_after, bytes_after) = _measure(before), _measure(after)
     if after.generation == before.generation:
         echo(f"already compact: {num_before:,} shards, {bytes_before:,} bytes")

@@ -34,10 +34,13 @@ MAX_MISSES = 4
 CAPTIONS_PER_PHOTO = 5
 
 
-def write_report(finished: Finished) -> Path:
+def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     """Write the report of a run to `report.html` in its workspace, as one page that needs no other file.
 
-    The report links to the page with all misses of the test split, which is written to the same folder.
+    Args:
+        finished: Results of the run.
+        with_misses_page: Whether to write the page with all misses of the test split to the same folder, and to link
+            to it. Else the report is the only file that is written.
 
     Returns:
         The path of the report.
@@ -45,7 +48,9 @@ def write_report(finished: Finished) -> Path:
     plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
     galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
-    misses = _find_misses(finished)
+    misses, misses_page = _find_misses(finished), ""
+    if misses and with_misses_page:
+        misses_page = write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name
     history = finished.model / "history.csv"
     page = render_page(
         "report.html",
@@ -60,7 +65,8 @@ def write_report(finished: Finished) -> Path:
         directions=DIRECTIONS,
         curves=plot_history(history) if history.is_file() else "",
         misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset) if misses else (),
-        misses_page=write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name if misses else "",
+        has_misses=misses is not None,
+        misses_page=misses_page,
         stages=_make_stage_rows(finished),
         invalid_records=[(printable(record.name), printable(record.reason)) for record in features.invalid_records],
         collections=_make_collection_rows(searcher.index.manifest),

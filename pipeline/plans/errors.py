@@ -1,10 +1,10 @@
 """Describe the validation errors of a plan in terms of its keys. Used by `pipeline.plans.load`."""
 
-import difflib
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel
 
+from data.text import suggest_name
 from extractors.config import REGION_CONFIGS
 from pipeline.plans.plan import Plan
 
@@ -17,19 +17,14 @@ def describe_problem(problem: "ErrorDetails") -> str:
     keys, known = _find_keys(problem["loc"])
     where = ".".join(keys) or "plan"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown setting; {_suggest(keys[-1], known)}"
+        return f"{where}: unknown setting; {suggest_name(keys[-1], known, 'use one of')}"
     if problem["type"] == "union_tag_invalid":
         tag = problem["ctx"]["tag"]
         kinds = [config.model_fields["kind"].default for config in REGION_CONFIGS]
-        return f"{where}.kind: unknown value {tag!r}; {_suggest(tag, kinds)}"
+        return f"{where}.kind: unknown value {tag!r}; {suggest_name(tag, kinds, 'use one of')}"
     if not keys:
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {problem['msg']}; the value is {problem['input']!r}"
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-    return f"did you mean {matches[0]!r}?" if matches else f"use one of {', '.join(known)}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}; the value is {problem['input']!r}"
 
 
 def _find_keys(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.io import describe_parse_error
 from data.text import LinesError
 from pipeline.plan_files import read_plan_text
 from pipeline.plans.errors import describe_problem
 from pipeline.plans.plan import Plan
+from pipeline.workspace import Workspace
 
 
 def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
@@ -32,22 +34,25 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
     Raises:
         FileNotFoundError: The plan does not exist.
         ValueError: The file is not valid TOML, an override is not `KEY=VALUE`, or settings are invalid. The message
-            lists every invalid setting, and the most similar name of an unknown one.
+            lists every invalid setting, and the most similar name of an unknown one. Or the workspace is at a place
+            where outputs do not belong, such as the folder of images.
     """
     path, text = read_plan_text(name)
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of TOML, of a number with too many digits, of too deep nesting
-        raise ValueError(f"{path} is not valid TOML: {error}. Correct the file.") from error
+        raise ValueError(f"{path} is not valid TOML: {describe_parse_error(error)}. Correct the file.") from error
     for override in overrides:
         _apply_override(content, override)
     try:
-        return Plan.model_validate(content)
+        plan = Plan.model_validate(content)
     except ValidationError as error:
         lines = (f"  {describe_problem(problem)}" for problem in error.errors())
         raise LinesError(
             f"{path} is not a valid plan. Correct these settings in the file or in --set:", *lines
         ) from None
+    Workspace(plan.workspace).check_location(plan.dataset.images if plan.dataset else None)
+    return plan
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

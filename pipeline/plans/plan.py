@@ -1,11 +1,10 @@
 """`Plan`: the settings of one pipeline, as a TOML file holds them."""
 
 import os
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.config import DatasetConfig, DemoConfig, RegionFileConfig
+from data.config import DatasetConfig, DemoConfig, NewFolder, PlanPath, RegionFileConfig
 from extractors.config import RegionsConfig, TextConfig, TorchvisionConfig
 from index.config import GateConfig, IndexConfig, MaintenanceConfig
 from tern.config import EvaluationConfig, TrainConfig
@@ -32,8 +31,9 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workspace: Path
-    """folder that all outputs of the plan are written to"""
+    workspace: NewFolder
+    """folder of all outputs of the plan: a new or an empty one, or that of earlier runs on this dataset; relative paths
+    start in the current folder"""
     demo: DemoConfig | None = None
     """the demo dataset, which is drawn by code; None: `dataset` is set"""
     dataset: DatasetConfig | None = None
@@ -42,13 +42,13 @@ class Plan(BaseModel):
     """extractor of region features"""
     regions_file: RegionFileConfig | None = None
     """file of region features to use instead of an extractor; None: an extractor or a store"""
-    regions_store: Path | None = None
+    regions_store: PlanPath | None = None
     """folder of an existing region store, such as `tern store import` writes; None: an extractor or a file"""
     text: TextConfig = TextConfig()
     """extractor of token features"""
     train: TrainConfig = TrainConfig()
     """training of the model"""
-    checkpoint: Path | None = None
+    checkpoint: PlanPath | None = None
     """published checkpoint of the TERN paper to use as the model, without training; None: the model is trained"""
     evaluate: EvaluationConfig = EvaluationConfig()
     """metrics of the held-out splits"""
@@ -60,8 +60,9 @@ class Plan(BaseModel):
     """what a version of the index must reach to be published"""
     report: ReportConfig = ReportConfig()
     """contents of the report"""
-    images_per_shard: int = Field(1000, ge=1)
-    """images per shard of a region store; a crash repeats at most one shard per worker"""
+    images_per_shard: int = Field(250, ge=1)
+    """images per shard of a region store; a crash repeats at most one shard per worker, and fewer shards than `workers`
+    leave cores idle"""
     captions_per_shard: int = Field(10_000, ge=1)
     """captions per shard of a token store"""
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)

@@ -4,7 +4,9 @@
 records, train under torchrun, and apply a stage to its jobs in worker processes.
 """
 
+from pipeline.runs.dry_run import StagePreview, preview_stages
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
+from pipeline.runs.existing import read_finished, read_vectors
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions, write_invalid_records
 from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
 from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
@@ -17,6 +19,7 @@ __all__ = [
     "OnEpoch",
     "PipelineRunner",
     "StageEntry",
+    "StagePreview",
     "count_truncated_captions",
     "count_unknown_captions",
     "describe_chance",
@@ -25,6 +28,9 @@ __all__ = [
     "describe_training",
     "estimate_extraction",
     "estimate_undrawn_demo",
+    "preview_stages",
+    "read_finished",
+    "read_vectors",
     "train_together",
     "train_with_torchrun",
     "write_invalid_records",

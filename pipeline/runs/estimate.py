@@ -1,16 +1,16 @@
 """Estimates of an extraction: how many items are missing, and how long they take. Nothing is extracted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from data.datasets import Dataset
 from data.demo import is_generated
 from data.images import FileHashCache
 from data.io import sha256_text
-from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.runs.stage_log import seconds_per_item
-from pipeline.stages.extract import check_splits, open_plan_stores
+from pipeline.stages.extract import check_splits, find_plan_stores, open_store_or_none
 from pipeline.workspace import Workspace
 
 CAPTIONS_PER_SCENE = 5  # of the demo dataset
@@ -50,9 +50,9 @@ def estimate_extraction(plan: Plan, dataset: Dataset) -> list[Estimate]:
         The estimates of the region store and the token store; without the region store if the plan names an external
         one (`regions_store`), because no regions are extracted then.
     """
-    regions, tokens = (Store(folder) for folder in open_plan_stores(plan))
+    regions, tokens = find_plan_stores(plan)
     paths = {image.id: image.path for image in dataset.images}
-    hashes = dict(zip(paths, FileHashCache(plan.workspace).get_hashes(paths.values()), strict=True))
+    hashes = dict(zip(paths, FileHashCache(plan.workspace).get_hashes(paths.values(), save=False), strict=True))
     texts = {caption.id: sha256_text(caption.text) for caption in dataset.captions}
     estimates = [_estimate_stage(plan, "token features", tokens, texts, plan.captions_per_shard)]
     if plan.regions_store is None:
@@ -83,23 +83,32 @@ def estimate_undrawn_demo(plan: Plan, splits: Sequence[str] | None) -> list[Esti
         ("region features", num_images, plan.images_per_shard),
         ("token features", CAPTIONS_PER_SCENE * num_images, plan.captions_per_shard),
     )
-    for (stage, num_items, items_per_shard), folder in zip(stages, open_plan_stores(plan), strict=True):
+    for (stage, num_items, items_per_shard), folder in zip(stages, find_plan_stores(plan), strict=True):
         seconds = seconds_per_item(workspace, stage, folder.name)
         total = None if seconds is None else seconds * num_items
         estimates.append(Estimate(folder.name, 0, num_items, -(-num_items // items_per_shard), total))
     return estimates if plan.regions_store is None else estimates[1:]
 
 
-def _estimate_stage(plan: Plan, stage: str, store: Store, hashes: dict[str, str], items_per_shard: int) -> Estimate:
-    """Estimate one stage. `hashes` has the current content hash of each item by id."""
+def find_finished_items(folder: Path, hashes: Mapping[str, str]) -> set[str]:
+    """Find the items that a store has, or knows to be invalid, with their current content.
+
+    Args:
+        folder: Folder of the store, which need not exist.
+        hashes: Current content hash of each item by id.
+    """
+    if (store := open_store_or_none(folder)) is None:
+        return set()
     stored = [name for name in hashes if name in store]
-    unchanged = {
-        name
-        for name, stored_hash in zip(stored, store.content_hashes(stored), strict=True)
-        if stored_hash == hashes[name]
-    }
-    invalid = {item.id for item in store.manifest.invalid_items if item.hash == hashes.get(item.id)}
-    num_missing = len(set(hashes) - unchanged - invalid)
-    seconds = seconds_per_item(Workspace(plan.workspace), stage, store.folder.name)
+    pairs = zip(stored, store.content_hashes(stored), strict=True)
+    unchanged = {name for name, stored_hash in pairs if stored_hash == hashes[name]}
+    return unchanged | {item.id for item in store.manifest.invalid_items if item.hash == hashes.get(item.id)}
+
+
+def _estimate_stage(plan: Plan, stage: str, folder: Path, hashes: dict[str, str], items_per_shard: int) -> Estimate:
+    """Estimate one stage. `hashes` has the current content hash of each item by id."""
+    num_existing = len(find_finished_items(folder, hashes))
+    num_missing = len(hashes) - num_existing
+    seconds = seconds_per_item(Workspace(plan.workspace), stage, folder.name)
     total = None if seconds is None else seconds * num_missing
-    return Estimate(store.folder.name, len(unchanged | invalid), num_missing, -(-num_missing // items_per_shard), total)
+    return Estimate(folder.name, num_existing, num_missing, -(-num_missing // items_per_shard), total)

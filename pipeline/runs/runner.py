@@ -17,7 +17,7 @@ from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
 from pipeline.stages.dataset import check_trainable, load_plan_dataset, select_valid
 from pipeline.stages.embed import embed_dataset, list_invalid_vectors
 from pipeline.stages.evaluate import evaluate_splits
-from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
+from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, get_extractor, select_splits
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
 from pipeline.stages.origin import Origin
 from pipeline.stages.results import Features, Vectors, VectorStores
@@ -114,6 +114,7 @@ class PipelineRunner:
     def extract(self, dataset: Dataset) -> Features:
         """Extract the region and token features of all images and captions that are new or changed."""
         plan = self.plan
+        get_extractor(plan.text)  # raises now if its model is missing: the region features may take hours
         regions = self._timed("region features", lambda: self._extract_regions(dataset))
         map_fn = self._counting_map("token features")
         tokens = self._timed(
@@ -246,6 +247,7 @@ class PipelineRunner:
 
     def _timed(self, stage: str, call: Callable[[], T]) -> T:
         """Run a stage, and append its duration and the name of its output to the stage log."""
+        self.workspace.claim(self.plan.dataset.name if self.plan.dataset else "demo")
         start = time.perf_counter()
         output = call()
         seconds, name = round(time.perf_counter() - start, 3), _name(output)

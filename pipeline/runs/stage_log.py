@@ -45,6 +45,11 @@ def read_stage_seconds(workspace: Workspace) -> dict[tuple[str, str], float]:
     return seconds
 
 
+def longest_seconds(workspace: Workspace, stage: str) -> float | None:
+    """Return the seconds of the longest run of a stage, whatever it returned; None if there was none."""
+    return max((entry.seconds for entry in _iter_entries(workspace.stage_log) if entry.stage == stage), default=None)
+
+
 def seconds_per_item(workspace: Workspace, stage: str, output: str) -> float | None:
     """Compute the mean extraction time per item of one output over all runs in the stage log.
 

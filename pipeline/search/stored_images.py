@@ -9,7 +9,7 @@ from data.io import digest, sha256_file
 from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.search.encode import ImageRegions
-from pipeline.stages.dataset import load_plan_dataset
+from pipeline.stages.dataset import read_plan_dataset
 from pipeline.workspace import Workspace
 
 
@@ -63,7 +63,7 @@ class StoredImages:
 
     @cached_property
     def _path_by_id(self) -> dict[str, Path]:
-        return {image.id: image.path for image in load_plan_dataset(self._plan).images if image.id in self.store}
+        return {image.id: image.path for image in read_plan_dataset(self._plan).images if image.id in self.store}
 
     @cached_property
     def _ids_by_file_size(self) -> dict[int, list[str]]:

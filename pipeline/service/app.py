@@ -11,6 +11,7 @@ from index.search import HotReloader
 from index.versions import resolve_version
 from pipeline.pages.cards import make_linked_card
 from pipeline.pages.render import render_page
+from pipeline.runs import describe_extractor
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 
@@ -90,7 +91,7 @@ def _add_search_routes(app: FastAPI, reloader: HotReloader[Searcher], queries: W
         def search(searcher: Searcher) -> list[Hit]:
             return searcher.search_text(q, k, where.strip() or None)
 
-        return await queries.run(lambda: _answer(reloader, version, search))
+        return await queries.run(lambda: _answer(reloader, version, search, q))
 
     @app.post("/search/image")
     async def search_image(request: Request, k: K = 10, where: Where = "", version: Version = "") -> dict[str, Any]:
@@ -138,9 +139,11 @@ def _add_health_routes(app: FastAPI, reloader: HotReloader[Searcher]) -> None:
 def _render_page(reloader: HotReloader[Searcher], query: str, k: int, where: str, version: str) -> str:
     hits, problem = [], ""
     with _borrow_searcher(reloader, version) as searcher:
+        notes = [*describe_extractor(searcher.plan)]
         if query.strip():
             try:
                 hits = searcher.search_text(query, k, where.strip() or None)
+                notes = [note for note in [searcher.describe_unknown(query)] if note] + notes
             except ValueError as error:
                 problem = str(error)
         return render_page(
@@ -151,6 +154,7 @@ def _render_page(reloader: HotReloader[Searcher], query: str, k: int, where: str
             version=searcher.index.version,
             cards=tuple(make_linked_card(hit, _get_address(hit, version)) for hit in hits),
             problem=problem,
+            notes=notes,
         )
 
 
@@ -173,14 +177,18 @@ def _borrow_searcher(reloader: HotReloader[Searcher], version: str) -> Iterator[
         yield searcher
 
 
-def _answer(reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]]) -> dict[str, Any]:
-    """Run a search; HTTP 422 if the query or the filter is invalid."""
+def _answer(
+    reloader: HotReloader[Searcher], version: str, search: Callable[[Searcher], list[Hit]], text: str = ""
+) -> dict[str, Any]:
+    """Run a search; HTTP 422 if the query or the filter is invalid. Notes which part of a text query is unknown."""
     with _borrow_searcher(reloader, version) as searcher:
         try:
             hits = search(searcher)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        return {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
+        note = searcher.describe_unknown(text) if text else ""
+        answer = {"version": searcher.index.version, "hits": [_to_json(hit) for hit in hits]}
+        return answer | ({"note": note} if note else {})
 
 
 def _to_json(hit: Hit) -> dict[str, Any]:

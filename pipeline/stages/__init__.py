@@ -4,8 +4,15 @@ Each stage may be called again: it finds finished output by name and does not re
 their order and of Prefect; `pipeline.runs` calls them.
 """
 
-from pipeline.stages.dataset import find_training_problem, held_out_ids, load_plan_dataset, splits_with_captions
+from pipeline.stages.dataset import (
+    find_training_problem,
+    held_out_ids,
+    load_plan_dataset,
+    read_plan_dataset,
+    splits_with_captions,
+)
 from pipeline.stages.embed import load_trained_model
+from pipeline.stages.extract import select_splits
 from pipeline.stages.index import find_served_version
 from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.results import Features, Vectors, VectorStores
@@ -25,5 +32,7 @@ __all__ = [
     "load_plan_dataset",
     "load_trained_model",
     "read_origin",
+    "read_plan_dataset",
+    "select_splits",
     "splits_with_captions",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.config import DatasetConfig
 from data.datasets import Dataset, load_dataset
-from data.demo import generate_demo_dataset
+from data.demo import generate_demo_dataset, is_generated
 from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.workers import MapFn
@@ -31,6 +31,17 @@ def load_plan_dataset(plan: Plan, map_fn: MapFn = map) -> Dataset:
     folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=map_fn)
     annotations = folder / "dataset_demo.json"
     return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
+
+
+def read_plan_dataset(plan: Plan) -> Dataset:
+    """Load the dataset of a plan. Nothing is written: the demo dataset is not drawn.
+
+    Raises:
+        FileNotFoundError: A file of the dataset does not exist, or the demo dataset is not drawn yet.
+    """
+    if plan.demo is not None and not is_generated(plan.demo, folder := Workspace(plan.workspace).dataset):
+        raise FileNotFoundError(f"The images of the demo dataset are not in {folder}. Run `tern extract` first.")
+    return load_plan_dataset(plan)
 
 
 def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:

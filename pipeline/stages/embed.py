@@ -11,7 +11,7 @@ import numpy as np
 
 from data.datasets import Dataset, InvalidRecord
 from data.io import digest
-from data.manifest import Item, open_or_create_store
+from data.manifest import Item, Recipe, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
@@ -73,7 +73,7 @@ def embed_dataset(
     folders, jobs = {}, []
     with ExitStack() as updates:
         for modality, source in sources.items():
-            recipe = {"model": model.name, "modality": modality}
+            recipe = make_vector_recipe(model, modality)
             folder = folders[modality] = open_or_create_store(workspace.vectors, "vectors", recipe)
             hashes = source.content_hashes(ids[modality])
             items = [Item(name, content_hash) for name, content_hash in zip(ids[modality], hashes, strict=True)]
@@ -82,6 +82,11 @@ def embed_dataset(
             jobs += [EmbeddingJob(folder, plan, model, source.folder, modality, text) for plan in plans]
         list(map_fn(embed_shard, jobs))
     return VectorStores(folders["image"], folders["caption"])
+
+
+def make_vector_recipe(model: Path, modality: str) -> Recipe:
+    """Return the recipe of the vector store of a model: of its `image` or its `caption` vectors."""
+    return {"model": model.name, "modality": modality}
 
 
 def _check_features(model: Path, sources: Mapping[str, Store]) -> None:

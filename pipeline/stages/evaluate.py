@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -12,7 +13,14 @@ from pipeline.stages.dataset import HELD_OUT, splits_with_captions
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
-from tern.evaluation import Evaluation, SplitEvaluation, SplitVectors, evaluate_vectors, write_evaluation
+from tern.evaluation import (
+    Evaluation,
+    SplitEvaluation,
+    SplitVectors,
+    evaluate_vectors,
+    read_evaluation,
+    write_evaluation,
+)
 
 SCHEMA_VERSION = 2  # of the metrics file; raise it when the same inputs give other keys or numbers
 
@@ -37,10 +45,36 @@ def evaluate_splits(
         The JSON file. Its name is a digest of all inputs; an existing file is not computed again.
     """
     config = config or EvaluationConfig()
-    images, captions = Store(vectors.images), Store(vectors.captions)
-    path = workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
+    path = find_metrics_file(vectors, dataset, workspace, splits, config)
     if path.exists():
         return path
+    return write_evaluation(path, _compute_evaluation(vectors, dataset, splits, config, workspace.evaluation))
+
+
+def read_or_compute_evaluation(
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, config: EvaluationConfig
+) -> Evaluation:
+    """Return the metrics of the held-out splits as `evaluate_splits` computes them; nothing stays on the disk."""
+    path = find_metrics_file(vectors, dataset, workspace, HELD_OUT, config)
+    if path.exists():
+        return read_evaluation(path)
+    with TemporaryDirectory() as folder:
+        return _compute_evaluation(vectors, dataset, HELD_OUT, config, Path(folder))
+
+
+def find_metrics_file(
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, splits: tuple[str, ...], config: EvaluationConfig
+) -> Path:
+    """Return the path of the metrics file of some inputs, which need not exist."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
+    return workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
+
+
+def _compute_evaluation(
+    vectors: VectorStores, dataset: Dataset, splits: tuple[str, ...], config: EvaluationConfig, folder: Path
+) -> Evaluation:
+    """Compute the metrics; `folder` keeps the relevances of ROUGE-L."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
     evaluations: dict[str, SplitEvaluation] = {}
     for name in splits_with_captions(dataset, splits):
         part = dataset.select_split(name)
@@ -51,8 +85,8 @@ def evaluate_splits(
             [caption.image_id for caption in part.captions],
             [caption.text for caption in part.captions],
         )
-        evaluations[name] = evaluate_vectors(config, split, name, workspace.evaluation)
-    return write_evaluation(path, Evaluation(splits=evaluations))
+        evaluations[name] = evaluate_vectors(config, split, name, folder)
+    return Evaluation(splits=evaluations)
 
 
 def _read_vectors(store: Store, ids: Sequence[str]) -> np.ndarray:

@@ -13,7 +13,7 @@ from data.datasets import Dataset
 from data.exchange import RegionFile
 from data.images import FileHashCache, load_image
 from data.io import sha256_text
-from data.manifest import Item, ShardPlan, open_or_create_store
+from data.manifest import Item, ShardPlan, is_store, open_or_create_store, store_path
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
@@ -191,15 +191,18 @@ def check_region_store(folder: Path, dataset: Dataset) -> Path:
     return folder
 
 
-def open_plan_stores(plan: Plan) -> tuple[Path, Path]:
-    """Return the folders of the region store and the token store of a plan; new stores are created empty."""
+def find_plan_stores(plan: Plan) -> tuple[Path, Path]:
+    """Return the folders of the region store and the token store of a plan, which need not exist."""
     stores = Workspace(plan.workspace).stores
-    if plan.regions_store is not None:
-        regions = plan.regions_store
-    else:
-        extractor = get_extractor(plan.regions_file or plan.regions)
-        regions = open_or_create_store(stores, "regions", extractor.recipe)
-    return regions, open_or_create_store(stores, "tokens", get_extractor(plan.text).recipe)
+    regions = plan.regions_store
+    if regions is None:
+        regions = store_path(stores, "regions", get_extractor(plan.regions_file or plan.regions).recipe)
+    return regions, store_path(stores, "tokens", get_extractor(plan.text).recipe)
+
+
+def open_store_or_none(folder: Path) -> Store | None:
+    """Open a store; None if it does not exist yet."""
+    return Store(folder) if is_store(folder) else None
 
 
 def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Dataset:
@@ -216,7 +219,7 @@ def select_splits(dataset: Dataset, plan: Plan, splits: Sequence[str]) -> Datase
         ValueError: The dataset has no split of this name.
     """
     check_splits(splits, dataset.count_images_by_split(), dataset.name)
-    regions, tokens = (Store(folder) for folder in open_plan_stores(plan))
+    regions, tokens = (open_store_or_none(folder) or () for folder in find_plan_stores(plan))
     selected = {image.id for image in dataset.images if image.split in splits}
     images = tuple(image for image in dataset.images if image.id in selected or image.id in regions)
     listed = {image.id for image in images}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import overload
 
 from data.datasets import Caption, Dataset, Image
-from data.store import Store
+from data.store import Store, read_intact_vectors
 from index.collection import Collection
 from index.config import Kind
 from index.metadata import Row
@@ -24,7 +24,7 @@ def make_collection(
         size_by_image_id: (width, height) of each image, in pixels.
     """
     rows = MetadataRows(dataset, vectors, kind, size_by_image_id)
-    return Collection(ids=rows.ids, vectors=partial(vectors.read, "features"), metadata=rows)
+    return Collection(ids=rows.ids, vectors=partial(read_intact_vectors, vectors), metadata=rows)
 
 
 def read_image_sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]:

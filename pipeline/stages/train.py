@@ -38,7 +38,7 @@ def train_model(
         The folder of the model.
     """
     inputs, device = TrainingInputs(Store(regions), Store(tokens), dataset), resolve_device(config.device)
-    folder = _choose_model_folder(workspace.models / f"tern-{fingerprint(inputs, config)}", device)
+    folder = find_trained_model(config, regions, tokens, dataset, workspace)
     encoder = TextEncoder(text) if config.fine_tune and text else None
     return train(inputs, config, folder, on_epoch, device, encoder)
 
@@ -53,6 +53,15 @@ def _choose_model_folder(base: Path, device: str) -> Path:
         return folder
     finished = (path.parent for path in sorted(base.parent.glob(f"{base.name}*/{MODEL_CARD}")))
     return next(finished, folder)
+
+
+def find_trained_model(
+    config: TrainConfig, regions: Path, tokens: Path, dataset: Dataset, workspace: Workspace
+) -> Path:
+    """Return the folder of the model that `train_model` returns for the same arguments; it need not exist."""
+    inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
+    name = f"tern-{fingerprint(inputs, config)}"
+    return _choose_model_folder(workspace.models / name, resolve_device(config.device))
 
 
 def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.datasets import Dataset
 from data.store import Store
-from index.config import KINDS
+from index.config import check_kind
 from index.tuning import OperatingPoint, TuningLimits, choose_point, measure_candidates
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
@@ -62,8 +62,7 @@ def advise_index_settings(
         ValueError: The kind is unknown, no held-out split has captions, there are too few items, or no measured
             setting keeps the limits.
     """
-    if kind not in KINDS:
-        raise ValueError(f"Unknown kind {kind!r}; --kind must be one of {', '.join(KINDS)}.")
+    check_kind(kind)
     splits = splits_with_captions(dataset, HELD_OUT)
     if not splits:
         raise ValueError(

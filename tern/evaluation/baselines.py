@@ -42,7 +42,8 @@ def chance_recalls(captions_by_image: Sequence[int]) -> dict[str, float]:
         missed = 0.0
         for count, num_equal in Counter(captions_by_image).items():
             if count:
-                missed += num_equal * np.prod([max(0, total - count - i) / (total - i) for i in range(min(k, total))])
+                factors = [max(0, total - count - i) / (total - i) for i in range(min(k, total))]
+                missed += num_equal * float(np.prod(factors))
         recalls[f"i2t_r{k}"] = 100 * (1 - missed / num_queries)
     return {**recalls, "rsum": sum(recalls.values())}
 

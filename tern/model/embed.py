@@ -68,8 +68,11 @@ def _embed_windows(
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     for start in range(0, len(ids), WINDOW):
         part = list(ids[start : start + WINDOW])
-        lengths = store.lengths(part)
-        yield part, _embed(model, lengths, lambda at, part=part: embed_part([part[i] for i in at]), batch_size)
+
+        def embed_batch(positions: list[int], part: list[str] = part) -> np.ndarray:
+            return embed_part([part[i] for i in positions])
+
+        yield part, _embed(model, store.lengths(part).tolist(), embed_batch, batch_size)
 
 
 def _embed(

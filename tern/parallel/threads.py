@@ -15,6 +15,9 @@ def torch_threads(num_threads: int) -> Iterator[None]:
     torch cuts a sum into one part per thread, so another number of threads gives other last bits.
     """
     previous = torch.get_num_threads()
+    if previous == num_threads:  # setting it clears the kernels that oneDNN has prepared
+        yield
+        return
     torch.set_num_threads(num_threads)
     try:
         yield

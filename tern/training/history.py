@@ -84,7 +84,7 @@ def read_history(path: Path) -> list[Epoch]:
         try:
             values = zip(names.split(","), map(float, line.split(",")), strict=True)
             epochs.append(Epoch.from_flat(dict(values)))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             reason = f"no column {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
             raise ValueError(f"{path}, line {number}: {reason}. {RESTORE_HINT}") from error
     if not epochs:

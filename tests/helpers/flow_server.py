@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -73,9 +74,9 @@ class Server:
         return [run for run in self.runs(flow) if run["id"] not in ids]
 
     def artifacts(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Return the artifacts of a run by key."""
+        """Return the artifacts of a run by key, without the prefix of its plan."""
         found = self.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
-        return {artifact["key"]: artifact for artifact in found}
+        return {re.sub(r"^[a-z0-9-]*?-[0-9a-f]{6}-", "", artifact["key"]): artifact for artifact in found}
 
     def logs(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the lines of the log of a run."""

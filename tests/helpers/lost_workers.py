@@ -5,7 +5,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.flow_jobs import appears
+from tests.helpers.flow_jobs import wait_for_file
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ def work(job: Job) -> str:
     """Return the name of a job at once; or end the process as its name says, when the file `go` exists."""
     if job.name == "waits":
         (job.folder / f"started-{os.getpid()}").touch()
-        appears(job.folder / "never")
+        wait_for_file(job.folder / "never")
     if job.name.startswith("dies"):
-        appears(job.folder / "go")
+        wait_for_file(job.folder / "go")
     if job.name == "dies-killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.name == "dies-crashed":

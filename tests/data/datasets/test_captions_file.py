@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from data.config import DatasetConfig
 from data.datasets import Dataset, load_dataset
+from data.text import read_lines
 
 NAMES = [f"{letter}.jpg" for letter in "abcdef"]
 
@@ -242,3 +243,10 @@ def test_karpathy_and_folder_name_the_other_format(photos: Path) -> None:
         load_dataset(DatasetConfig(name="x", format="karpathy", annotations=path, images=photos))
     with pytest.raises(ValueError, match='format = "karpathy"'):
         load(photos, json.dumps({"images": []}), "c.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_read_lines_reads_lists_of_every_editor(tmp_path: Path, encoding: str, end: str) -> None:
+    (tmp_path / "classes.txt").write_bytes(f"dog{end}café{end}".encode(encoding))
+    assert read_lines(tmp_path / "classes.txt") == ["dog", "café"]

@@ -11,7 +11,12 @@ from data.exchange.region_export import export_regions
 from data.exchange.region_file import RegionFile
 from data.exchange.region_import import find_missing_images, import_regions
 from data.formats.catalogue import FORMATS
+from data.manifest.manifest import open_or_create_store
+from data.manifest.schema import Item, ShardPlan
+from data.store.intact import read_intact_vectors
+from data.store.shard_writer import write_shard
 from data.store.store import Store
+from data.store.writing import commit
 from pipeline.cli.app import build_app
 from tests.helpers.region_files import fill, some, target
 
@@ -105,3 +110,17 @@ def test_image_without_a_size_in_a_given_store_is_missing(tmp_path):
         "7": f"its size in the store {store.folder} is 0x5 pixels",
         "x": f"not in the store {store.folder}",
     }
+
+
+def test_damaged_vector_is_named_before_it_is_indexed(tmp_path):
+    folder = open_or_create_store(tmp_path, "vectors", {"model": "test"}, "float32")
+    vectors = np.eye(4, 16, dtype="f4") + np.arange(1, 5, dtype="f4")[:, None]
+    plan = ShardPlan(tuple(Item(name, "0" * 64) for name in "abcd"))
+    commit(folder, [write_shard(folder, plan, [{"features": vector[None]} for vector in vectors])])
+    assert np.array_equal(read_intact_vectors(Store(folder), ["c", "a"]), vectors[[2, 0]])
+    (shard,) = folder.glob("shard-*.h5")
+    content, value = shard.read_bytes(), vectors[2].tobytes()
+    shard.write_bytes(content.replace(value, value[:-1] + bytes([value[-1] ^ 1])))
+    assert np.array_equal(read_intact_vectors(Store(folder), ["b"]), vectors[[1]])
+    with pytest.raises(ValueError, match="the rows of c do not have the checksum"):
+        read_intact_vectors(Store(folder), ["a", "c"])

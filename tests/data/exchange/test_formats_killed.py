@@ -133,7 +133,8 @@ def test_interrupted_export_leaves_no_partial_file_and_is_resumed(name, tmp_path
             export_regions(other, path, name)
         with pytest.raises(Stop):
             export_regions(other, path, name, force=True, progress=stopping(2))
-        with pytest.raises(FileExistsError, match="or --force to overwrite"):  # the folder now holds files of both
+        assert all(p.stat().st_mtime_ns == stamp for p, stamp in before.items()), "the old files stay"
+        with pytest.raises(FileExistsError, match="or --force to overwrite"):
             export_regions(other, path, name)
     else:
         assert not path.exists()
@@ -141,12 +142,12 @@ def test_interrupted_export_leaves_no_partial_file_and_is_resumed(name, tmp_path
         with pytest.raises(FileExistsError, match="or --force to overwrite"):
             export_regions(folder, path, name)
         turned = fill(tmp_path / "b", dict(reversed(some(6, rows=lambda i: 2).items())))
+        files = [path, *FORMATS[name].sidecar_files(path)]
+        before = [sha256_file(file) for file in files]
         with pytest.raises(Stop):
             export_regions(turned, path, name, force=True, progress=stopping(2))
-        if FORMATS[name].sidecar_files(path):
-            assert not path.exists(), "the old rows would be read with the new ids of the sidecar file"
-            path.unlink(missing_ok=True)
-        export_regions(turned, path, name, force=path.exists())
+        assert [sha256_file(file) for file in files] == before, "the old rows and their ids stay together"
+        export_regions(turned, path, name, force=True)
     export_regions(folder, path, name, force=True)
     assert import_regions(ImportConfig(sources=(path,), sizes="boxes"), tmp_path / "s").num_imported == 6
     assert not [p for p in tmp_path.rglob("*.tmp*") if p.name != MARKER]

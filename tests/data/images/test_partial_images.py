@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.config import ImportConfig
 from data.exchange.photo_sizes import find_image_size
@@ -157,3 +158,15 @@ def test_tiff_gives_its_first_full_page(tmp_path: Path, pages, num_sub, expected
     assert read_image_size(path) == expected.shape[1::-1]
     config = ImportConfig(sources=(path,), images=tmp_path)
     assert find_image_size(config, "a", SourceRecord("a", {}, "")) == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_tiff_with_half_a_jpeg_in_a_strip_is_an_error(tmp_path: Path, share: float) -> None:
+    whole = saved("TIFF", LARGE, compression="jpeg")
+    assert load(tmp_path / "a.tif", whole).shape == LARGE.shape
+    with Image.open(tmp_path / "a.tif") as image:
+        (offset, *_), (count, *_) = image.tag_v2[273], image.tag_v2[279]
+    position = offset + int(count * share)
+    cut = whole[:position] + END + bytes(offset + count - position - 2) + whole[offset + count :]
+    with pytest.raises(ValueError, match="ends too early"):
+        load(tmp_path / "a.tif", cut)

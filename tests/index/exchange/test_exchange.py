@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import faiss
@@ -70,6 +71,14 @@ def test_exported_folder_can_be_imported(root, exported, tmp_path):
     with Index.open(root) as old, Index.open(tmp_path / "index") as new:
         for kind, queries in make(2, images=60)[1].items():
             assert new.search(queries, 5, kind, nprobe=99) == old.search(queries, 5, kind, nprobe=99)
+
+
+def test_files_of_two_exports_are_not_imported_together(exported, tmp_path):
+    folder = Path(shutil.copytree(exported, tmp_path / "mixed"))
+    vectors = np.load(folder / "image.npy")
+    np.save(folder / "image.npy", vectors[::-1])
+    with pytest.raises(ValueError, match=r"image\.npy and .*image\.parquet are of different exports"):
+        import_index(CONFIG, folder, tmp_path / "index")
 
 
 def write_clip_retrieval(folder: Path, parts: int = 11, rows: int = 6) -> tuple[np.ndarray, list[str]]:
@@ -210,8 +219,8 @@ def test_index_commands(root, tmp_path):
     assert "deleted: versions 1, 3" in run("gc")
     assert "image.index" in run("export", str(tmp_path))
     repeated = CliRunner().invoke(command_line(), ["index", "export", str(tmp_path), "--index", str(root)])
-    assert isinstance(repeated.exception, ValueError)
-    assert "already exists. Pass another folder, or --force" in str(repeated.exception)
+    assert isinstance(repeated.exception, FileExistsError)
+    assert "already exists. Pass another name, or --force" in str(repeated.exception)
     for arguments in (["rollback", "0"], ["info", "v0"], ["export", str(tmp_path / "to"), "--version", "0"]):
         rejected = CliRunner().invoke(command_line(), ["index", *arguments, "--index", str(root)])
         assert "is not a version" in str(rejected.exception), arguments

@@ -85,7 +85,7 @@ def test_good_version_passes_with_figures_of_reference(root):
     assert set(checks) == {"objects"} | {
         f"{kind} {name}"
         for kind in collections
-        for name in ("rows", "alignment", "unchanged", "recall", "success@10", "latency")
+        for name in ("rows", "alignment", "unchanged", "removed", "recall", "success@10", "latency")
     }
     with Index.open(root) as index, Index.open(root, 1) as before:
         for kind, collection in collections.items():

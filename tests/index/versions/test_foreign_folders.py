@@ -174,3 +174,17 @@ def test_index_whose_objects_lie_on_another_disk_is_collected(root, tmp_path):
     write_files(root, {UNREFERENCED: "x"})
     assert collect_garbage(root, keep=2).objects == 1
     assert verify_version(root).version == 2
+
+
+@pytest.mark.parametrize(("tag", "lost"), [(None, (1, 2)), (None, (2,)), ("prod", (1,))])
+def test_objects_of_a_version_whose_manifest_is_missing_are_not_garbage(tag, lost, root):
+    """The folder `versions` is on a disk that is not mounted, or was restored from a copy that is too old."""
+    if tag:
+        add_tag(root, tag, 1)
+    for number in lost:
+        manifest_path(root, number).unlink()
+    before = {path for path in (root / "objects").rglob("*") if path.is_file()}
+    for dry_run in (True, False):
+        with pytest.raises(FileNotFoundError, match=f"names version {lost[-1]}, but .* is missing"):
+            collect_garbage(root, keep=1, dry_run=dry_run)
+    assert {path for path in (root / "objects").rglob("*") if path.is_file()} == before

@@ -178,6 +178,8 @@ def test_temporary_files_of_killed_processes_are_ignored_and_deleted(root):
         path.chmod(0o444)
     assert list_tags(root) == {}
     assert collect_garbage(root, dry_run=True).kept
+    assert [path.exists() for path in temporaries] == [True, True], "a dry run writes nothing"
+    assert collect_garbage(root, keep=9).versions == []
     assert [path.exists() for path in temporaries] == [False, False]
     stale_file = temporary_path(manifest_path(root, 7))
     stale_file.write_text("of an earlier process with this process id")

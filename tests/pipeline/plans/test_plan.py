@@ -78,7 +78,13 @@ def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("dmo", "did you mean 'demo'"), ("gone.toml", "does not exist"), ("zz", "shipped plans are")]
+    ("name", "message"),
+    [
+        ("dmo", "did you mean 'demo'.* shipped plans are coco, demo, flickr30k"),
+        ("gone.toml", "does not exist"),
+        ("zz", "shipped plans are coco, demo, flickr30k"),
+        ("nope", "the name of a plan; shipped plans are coco, demo, flickr30k"),
+    ],
 )
 def test_missing_plan_raises_with_a_suggestion(name, message):
     with pytest.raises(FileNotFoundError, match=message):
@@ -90,3 +96,11 @@ def test_loaded_plan_is_frozen(tmp_path):
     with pytest.raises(ValueError, match="frozen"):
         loaded.workers = 3
     assert Plan.model_validate(loaded.model_dump()) == loaded
+
+
+def test_plan_with_an_endless_number_is_named_without_advice_for_programmers(tmp_path):
+    path = tmp_path / "p.toml"
+    path.write_text("images_per_shard = " + "9" * 5000)
+    with pytest.raises(ValueError, match=r"p\.toml is not valid TOML: a number has more than 4,300 digits") as error:
+        load_plan(str(path))
+    assert "set_int_max_str_digits" not in str(error.value)

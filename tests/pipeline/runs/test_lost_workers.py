@@ -13,9 +13,12 @@ import pytest
 
 from data.io import describe_error
 from pipeline import workers
+from pipeline.plans import load_plan
+from pipeline.runs import PipelineRunner
 from pipeline.workers import make_process_map
 from tests.helpers.forks import ROOT
 from tests.helpers.lost_workers import Job, work
+from tests.helpers.small_plan import small_plan
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +65,7 @@ from pathlib import Path
 from pipeline.cli import app
 from pipeline.workers import make_process_map
 from tests.helpers.lost_workers import Job, work
+from tests.helpers.small_plan import small_plan
 
 if __name__ == "__main__":
     jobs = [Job(Path(sys.argv.pop()), "waits")] * 4
@@ -85,3 +89,23 @@ def test_interrupted_stage_ends_at_once_without_a_traceback(tmp_path):
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
+
+
+def test_next_run_says_what_an_interrupted_one_has_left(tmp_path, caplog):
+    def stop_after_one(function, jobs):
+        for number, job in enumerate(jobs):
+            if number == 1 and hasattr(job, "plan"):  # a shard, and not a scene to draw
+                raise BrokenExecutor("killed")
+            yield function(job)
+
+    plan = load_plan(str(small_plan(tmp_path)))
+    runner = PipelineRunner(plan, lambda stage: stop_after_one)
+    dataset = runner.load_dataset()
+    with pytest.raises(BrokenExecutor):
+        runner.extract(dataset)
+    with caplog.at_level("INFO", "pipeline"):
+        PipelineRunner(plan).extract(dataset)
+        PipelineRunner(plan).extract(dataset)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("regions-")
+    assert message.endswith(": 10 of 36 are there, 26 are left")

@@ -243,3 +243,10 @@ def test_command_says_which_part_of_a_query_the_model_does_not_know(finished_pip
     result = CliRunner().invoke(build_app(), ["search", "\U0001f984", *plan])
     assert isinstance(result.exception, ValueError), "`main` prints it and exits with 1"
     assert "knows no part of the query '\U0001f984'" in str(result.exception)
+
+
+def test_answer_says_which_part_of_a_query_the_model_does_not_know(client):
+    note = "The model does not know 1 of the 2 parts of the query."
+    assert client.get("/search", params={"q": "dogs \U0001f984"}).json()["note"] == note
+    assert note in client.get("/", params={"q": "dogs \U0001f984"}).text
+    assert "note" not in client.get("/search", params={"q": "dogs"}).json()

@@ -1,0 +1,104 @@
+"""A command that cannot do its work says so before it imports the heavy libraries."""
+
+from pathlib import Path
+
+import pytest
+
+from index.versions import rollback
+from tests.helpers.light_starts import make_workspace, run_code, run_commands
+from tests.helpers.small_plan import small_plan
+
+pytestmark = pytest.mark.slow
+
+RUN = """
+import sys
+from pipeline.cli.app import main
+sys.argv, sys.stderr = ["tern", *WORDS], sys.stdout
+try:
+    main()
+except SystemExit as end:
+    assert end.code, "the command succeeded"
+"""
+HEAVY = "numpy torch torchvision faiss h5py transformers PIL matplotlib prefect fastapi"
+SEARCH = HEAVY.replace("numpy ", "")  # a filter is parsed with pyarrow, which imports numpy
+PLANS = "shipped plans are coco, demo, flickr30k-bottom-up, flickr30k, flickr8k"
+COMMANDS = (
+    "search x",
+    "serve",
+    "report",
+    "misses",
+    "lineage",
+    "extract",
+    "train",
+    "evaluate",
+    "pipeline",
+    "index",
+    "index build",
+    "index update",
+    "index tune",
+    "index info",
+    "index compact",
+    "extract --dry-run",
+    "run reindex",
+)
+
+
+def refuse(words: list[str], allowed_libraries: str = HEAVY) -> str:
+    """Run a command that fails; return its message."""
+    start = run_code(f"WORDS = {words!r}{RUN}")
+    assert start.imported(allowed_libraries) == [], words
+    return start.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_plan_is_answered_with_the_plans_at_once(command):
+    if command.startswith("run"):
+        pytest.importorskip("prefect")
+    assert PLANS in refuse([*command.split(), "--plan", "nope"])
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> str:
+    """A plan whose workspace has stores and an index of two versions, but no model."""
+    folder = tmp_path_factory.mktemp("refusals")
+    make_workspace(folder / "run")
+    return str(small_plan(folder))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["search", "x", "--where", "splitt = 'a'"], "columns are id, image_id, text, path, split, width, height"),
+        (["search", "x", "--where", "a = "], "there is no column 'a': columns are"),
+        (["search", "x", "--version", "9"], "There is no version 9"),
+        (["search", "x", "--version", "prod"], "is not a version and not a tag"),
+        (["search", "--image", "gone.jpg"], "The photo gone.jpg does not exist"),
+        (["misses"], "There are no vectors of a trained model"),
+        (["index", "tune"], "There are no vectors of a trained model"),
+        (["index", "tune", "--kind", "video"], "--kind must be one of image, caption"),
+    ],
+)
+def test_request_that_no_model_can_answer_is_refused_at_once(command, message, plan):
+    assert message in refuse([*command, "--plan", plan], SEARCH)
+
+
+@pytest.mark.parametrize("command", ["search x", "serve", "report", "index update", "misses"])
+def test_empty_workspace_is_described_at_once(command, tmp_path):
+    plan = small_plan(tmp_path)
+    message = refuse([*command.split(), "--plan", str(plan)])
+    assert f"{tmp_path / 'run'} has no outputs yet. Run `tern " in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_contents_of_a_workspace_are_named(tmp_path):
+    make_workspace(tmp_path / "run")
+    (tmp_path / "run" / "index" / "CURRENT").unlink()
+    message = refuse(["report", "--plan", str(small_plan(tmp_path))])
+    assert "has region features, token features, but not a trained model and vectors. Run `tern index`" in message
+
+
+def test_pinned_version_is_marked(tmp_path):
+    root: Path = make_workspace(tmp_path / "run") / "index"
+    rollback(root, 1)
+    start = run_commands(["index", "info", "--index", root])
+    assert "version 1    published, pinned by a rollback" in start.output
