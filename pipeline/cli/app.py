@@ -48,8 +48,9 @@ class LightGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:  # typer has moved the base class of its usage errors between releases
-            if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
-                vars(error)["message"] = printable_lines(error.message)
+            message = getattr(error, "message", None)
+            if hasattr(error, "format_message") and isinstance(message, str):
+                vars(error)["message"] = printable_lines(message)
             raise
 
     def get_help_option(self, ctx: Any) -> Any:

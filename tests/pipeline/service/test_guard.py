@@ -21,12 +21,16 @@ class FakeSearcher:
 
     def __init__(self, error: BaseException | None = None):
         self.index = SimpleNamespace(version=7, manifest=SimpleNamespace(is_rejected=False))
+        self.plan = SimpleNamespace(demo=True, regions=None)
         self._error, self.photos = error, []
 
     def search_text(self, *_):
         if self._error is not None:
             raise self._error
         return []
+
+    def describe_unknown(self, _):
+        return ""
 
     def search_image(self, photo, *_):
         self.photos.append(photo)
