@@ -196,9 +196,7 @@ def read_image_size(path: Path) -> tuple[int, int]:
 
 
 def _turn_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    return (height, width) if is_turned else (width, height)
+    return image.size[::-1] if _read_transpose(image) in QUARTER_TURNS else image.size
 
 
 def _get_reason(error: Exception) -> str:

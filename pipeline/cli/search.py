@@ -77,7 +77,6 @@ def search(
 
 def _check_query(plan: "Plan", image: Path | None, where: str | None, version: str) -> int | None:
     """Check everything that needs no model, before torch is imported; return the number of the version."""
-    from index.metadata import parse_filter
     from index.versions import read_version_manifest
     from pipeline.workspace import Workspace, check_published
 
@@ -87,6 +86,8 @@ def _check_query(plan: "Plan", image: Path | None, where: str | None, version: s
         check_published(workspace)
     read_version_manifest(workspace.index, number)
     if where is not None:
+        from index.metadata import parse_filter  # imports pyarrow and numpy
+
         parse_filter(where)
     if image is not None and not image.is_file():
         raise FileNotFoundError(f"The photo {image} does not exist. Pass an image file.")
