@@ -307,7 +307,7 @@ def test_only_gate_rejections_create_rejection_artifacts(error, reports, monkeyp
     class Runner:
         workspace, plan = Workspace(tmp_path), SimpleNamespace(workspace=tmp_path)
 
-        def load_dataset(self, splits, model_is_given):
+        def load_trainable_dataset(self):
             if read_errors:
                 raise read_errors.pop()
 
@@ -340,7 +340,7 @@ def test_new_model_event_is_sent_before_the_evaluation(parent, events, monkeypat
     class Runner:
         workspace = Workspace(tmp_path)
 
-        def load_dataset(self, splits, model_is_given):
+        def load_trainable_dataset(self):
             pass
 
         def extract(self, dataset):
