@@ -312,12 +312,12 @@ def test_only_gate_rejections_create_rejection_artifacts(error, reports, monkeyp
                 raise read_errors.pop()
 
         def extract(self, dataset):
-            pass
+            return SimpleNamespace(invalid_records=())
 
         train = extract
 
         def embed(self, features, model):
-            pass
+            return SimpleNamespace(features=features)
 
         def publish_index(self, vectors):
             raise error
@@ -344,13 +344,13 @@ def test_new_model_event_is_sent_before_the_evaluation(parent, events, monkeypat
             pass
 
         def extract(self, dataset):
-            pass
+            return SimpleNamespace(invalid_records=())
 
         def train(self, features):
             return tmp_path / "models" / "tern-0123456789ab"
 
         def embed(self, features, model):
-            pass
+            return SimpleNamespace(features=features)
 
         def evaluate(self, vectors):
             raise ValueError("the run ends here")
