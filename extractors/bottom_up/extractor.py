@@ -27,7 +27,7 @@ from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid, selec
 from extractors.bottom_up.selection import select_regions
 from extractors.bottom_up.weights import MEAN, load_bottom_up
 from extractors.config import BottomUpConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, fold_batch_norms, to_cpu, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms, network_recipe, to_cpu, to_device
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 
@@ -64,13 +64,8 @@ class BottomUpExtractor(RegionExtractor):
         self._model = optimized.to(config.device)
 
     def _settings_recipe(self) -> dict[str, Any]:
-        settings = self.config.model_dump(exclude={"kind", "weights", "anchors", "vocabulary_dir", "device"})
-        numerics = {
-            "dtype": DTYPE_NAMES[self._dtype],
-            "weights_sha256": self._weights_sha256,
-            **device_recipe(self.config.device),
-        }
-        return {"extractor": "bottom-up", "version": VERSION, **settings, **numerics}
+        numerics = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        return network_recipe(self.config, "bottom-up", VERSION, ("anchors", "vocabulary_dir"), **numerics)
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Subtract the mean from the BGR pixels and resize them linearly, as cv2.resize does.

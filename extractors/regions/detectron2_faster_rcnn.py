@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.io import digest
 from extractors.config import Detectron2Config
-from extractors.nn.inference import choose_dtype, device_recipe, to_device
+from extractors.nn.inference import choose_dtype, network_recipe, to_device
 from extractors.nn.state_dict import load_state_dict_file, load_state_dict_strict, state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.selection import select_regions
@@ -70,13 +70,8 @@ class Detectron2Extractor(RegionExtractor):
         self.classes = _find_class_names(cfg)
 
     def _settings_recipe(self) -> dict[str, Any]:
-        settings = self.config.model_dump(exclude={"kind", "model", "weights", "device"})
-        numerics = {
-            "settings": self._settings,
-            "weights_sha256": self._weights_sha256,
-            **device_recipe(self.config.device),
-        }
-        return {"extractor": "detectron2", "version": VERSION, **settings, **numerics}
+        numerics = {"settings": self._settings, "weights_sha256": self._weights_sha256}
+        return network_recipe(self.config, "detectron2", VERSION, ("model",), **numerics)
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Resize an (h, w, 3) uint8 RGB image by detectron2's augmentation and normalize it.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from extractors.config import TorchvisionConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, optimize_for_inference, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, network_recipe, optimize_for_inference, to_device
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.detectors import build_detector
@@ -55,13 +55,8 @@ class TorchvisionExtractor(RegionExtractor):
 
         The dtype depends on the machine, so machines with different abilities never share a store.
         """
-        settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        numerics = {
-            "dtype": DTYPE_NAMES[self._dtype],
-            "weights_sha256": self._weights_sha256,
-            **device_recipe(self.config.device),
-        }
-        return {"extractor": "torchvision", "version": VERSION, **settings, **numerics}
+        numerics = {"dtype": DTYPE_NAMES[self._dtype], "weights_sha256": self._weights_sha256}
+        return network_recipe(self.config, "torchvision", VERSION, **numerics)
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Normalize and resize an (h, w, 3) uint8 RGB image as torchvision's transform does it.

@@ -18,7 +18,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 from data.text import suggest_name
 from extractors.config import GridConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, device_recipe, optimize_for_inference, to_cpu, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, network_recipe, optimize_for_inference, to_cpu, to_device
 from extractors.nn.state_dict import SUFFIXES, load_state_dict_file, load_state_dict_strict, state_sha256
 from extractors.regions.base import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.torchvision_zoo import load_torchvision_weights
@@ -54,13 +54,8 @@ class GridExtractor(RegionExtractor):
         self.num_loaders = 1 if torch.device(config.device).type == "cpu" else GPU_LOADERS
 
     def _settings_recipe(self) -> dict[str, Any]:
-        settings = self.config.model_dump(exclude={"kind", "weights", "device"})
-        numerics = {
-            "dtype": DTYPE_NAMES[self._dtype],
-            "weights_sha256": self._weights_sha256,
-            **device_recipe(self.config.device),
-        }
-        return {"extractor": "grid", "version": VERSION, **settings, **numerics}
+        dtype, weights_sha256 = DTYPE_NAMES[self._dtype], self._weights_sha256
+        return network_recipe(self.config, "grid", VERSION, dtype=dtype, weights_sha256=weights_sha256)
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Normalize an (h, w, 3) uint8 RGB image and resize it bilinearly, keeping its aspect ratio.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class TextExtractor:
         self._unknown_id: int | None = self._tokenizer.unk_token_id
         self._batch_size = config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
 
-    @property
+    @cached_property  # it hashes all weights
     def recipe(self) -> dict[str, Any]:
         """Return all settings and hashes that determine the stored rows; its digest names the store."""
         tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())  # vocabulary, normalizer, templates

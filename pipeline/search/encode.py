@@ -43,8 +43,8 @@ class EncoderPool:
         self._plan, self._lock = plan, threading.Lock()
         self._models: WeakValueDictionary[str, Any] = WeakValueDictionary()
         # Each extractor with the names of its stores: a recipe contains the hash of all weights, which takes 0.1 s.
-        self._text: tuple[TextExtractor, Sequence[str]] | None = None
-        self._regions: tuple[RegionExtractor, Sequence[str]] | None = None
+        self._text: TextExtractor | None = None
+        self._regions: RegionExtractor | None = None
 
     def get_model(self, name: str) -> Any:
         """Return the model of that name, in eval mode.
@@ -66,24 +66,16 @@ class EncoderPool:
             ValueError: It is not the one that made the token store `name`.
         """
         with self._lock:
-            if self._text is None:
-                extractor = TextExtractor(self._plan.text)
-                self._text = extractor, _list_store_names("tokens", extractor.recipe)
-        _check_extractor(self._text[1], name, "text")
-        return self._text[0]
+            self._text = self._text or TextExtractor(self._plan.text)
+        _check_extractor("tokens", self._text.recipe, name, "text")
+        return self._text
 
     def get_region_extractor(self, name: str) -> RegionExtractor:
-        """Return the region extractor of the plan.
-
-        Raises:
-            ValueError: It is not the one that made the region store `name`.
-        """
+        """Return the region extractor of the plan; it must have made the region store `name`."""
         with self._lock:
-            if self._regions is None:
-                extractor = build_region_extractor(self._plan.regions)
-                self._regions = extractor, _list_store_names("regions", extractor.recipe)
-        _check_extractor(self._regions[1], name, "regions")
-        return self._regions[0]
+            self._regions = self._regions or build_region_extractor(self._plan.regions)
+        _check_extractor("regions", self._regions.recipe, name, "regions")
+        return self._regions
 
 
 class QueryEncoder:
@@ -200,8 +192,9 @@ def _list_store_names(kind: str, recipe: Recipe) -> tuple[str, ...]:
     return tuple(f"{kind}-{digest(variant)}" for variant in (recipe, cpu_recipe, cpu_recipe | {"device": "cuda"}))
 
 
-def _check_extractor(names: Sequence[str], expected: str, table: str) -> None:
+def _check_extractor(kind: str, recipe: Recipe, expected: str, table: str) -> None:
     """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on."""
+    names = _list_store_names(kind, recipe)
     if expected not in names:
         raise ValueError(
             f"The index was built from {expected}, but the table [{table}] of the plan configures another extractor "

@@ -9,6 +9,24 @@ if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
     from pipeline.stages.results import Features
 
+DEMO_EXTRACTORS = """
+[regions]
+model = "demo"
+weights = "demo"
+min_score = 0.3
+
+[text]
+model = "minilm"
+"""
+TINY_TRAINING = """
+[train]
+epochs = 1
+
+[train.model]
+width = 32
+feedforward_dim = 64
+embed_dim = 32
+"""
 SMALL = """
 workspace = "{workspace}"
 images_per_shard = 10

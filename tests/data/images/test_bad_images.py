@@ -26,6 +26,7 @@ from data.text import escape_invalid_text, printable
 from pipeline.cli.app import build_app
 from tests.helpers.image_bytes import saved
 from tests.helpers.image_table import Case, cases
+from tests.helpers.small_plan import DEMO_EXTRACTORS, TINY_TRAINING
 
 pytestmark = pytest.mark.slow
 
@@ -93,23 +94,6 @@ format = "{form}"
 annotations = "{root}/{annotations}"
 images = "{root}/photos"
 
-[regions]
-model = "demo"
-weights = "demo"
-min_score = 0.3
-
-[text]
-model = "minilm"
-max_tokens = 16
-
-[train]
-epochs = 1
-
-[train.model]
-width = 32
-feedforward_dim = 64
-embed_dim = 32
-
 [report]
 queries = ["a picture called <b>two</b>"]
 hits_per_query = 2
@@ -128,7 +112,8 @@ def test_pipeline_skips_invalid_images_and_reports_their_number(photos: Path, fo
     ]:
         form = "karpathy" if annotations == "karpathy.json" else "folder"
         plan = photos.parent / f"{form}.toml"
-        plan.write_text(PLAN.format(root=photos.parent, form=form, annotations=annotations))
+        text = PLAN.format(root=photos.parent, form=form, annotations=annotations)
+        plan.write_text(text + DEMO_EXTRACTORS + "max_tokens = 16\n" + TINY_TRAINING)
         run = CliRunner().invoke(build_app(), [command, "--plan", str(plan)])
         assert run.exit_code == 0, run.output
         reasons = [

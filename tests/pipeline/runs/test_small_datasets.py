@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from data.store import Store
 from pipeline.cli.app import build_app
 from tests.helpers.image_bytes import picture, saved
+from tests.helpers.small_plan import DEMO_EXTRACTORS, TINY_TRAINING
 
 PLAN = """
 workspace = "{root}/ws"
@@ -19,22 +20,6 @@ name = "mine"
 format = "folder"
 annotations = "{root}/photos/captions.csv"
 images = "{root}/photos"
-
-[regions]
-model = "demo"
-weights = "demo"
-min_score = 0.3
-
-[text]
-model = "minilm"
-
-[train]
-epochs = 1
-
-[train.model]
-width = 32
-feedforward_dim = 64
-embed_dim = 32
 """
 
 
@@ -49,7 +34,7 @@ def album(root: Path, num_images: int, splits: tuple[str, ...] = (), captions: i
             (root / "photos" / name).write_bytes(saved("JPEG", picture(number, 90, 120)))
             if captions is None or number < captions:
                 writer.writerow([name, f"picture number {number} of the album", *splits[number : number + 1]])
-    (root / "plan.toml").write_text(PLAN.format(root=root))
+    (root / "plan.toml").write_text(PLAN.format(root=root) + DEMO_EXTRACTORS + TINY_TRAINING)
     return str(root / "plan.toml")
 
 
