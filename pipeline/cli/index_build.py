@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli.dataset_notes import print_dataset_notes
 from pipeline.cli.options import (
     DryRunOption,
     IndexOption,
@@ -56,7 +57,9 @@ def build(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRu
         return
     runner = make_runner(plan, overrides)
     _print_pin(runner.workspace.index)
-    echo(f"index  {runner.publish_index(make_vectors(runner))}")
+    vectors = make_vectors(runner)
+    print_dataset_notes(runner, vectors.features)
+    echo(f"index  {runner.publish_index(vectors)}")
 
 
 def tune(
@@ -181,6 +184,7 @@ def update(
     runner = make_runner(plan, overrides)
     _print_pin(workspace.index)
     vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
+    print_dataset_notes(runner, vectors.features)
     updated = runner.update_index(vectors, version, on_message=print_message)
     echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
 

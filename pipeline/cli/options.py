@@ -40,7 +40,12 @@ StoreArgument = Annotated[
 
 
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print which stages have work to do, why and how long, and do nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print which stages have work to do, why and how long, and write nothing to the workspace. Missing "
+        "weights are downloaded.",
+    ),
 ]
 ModelOption = Annotated[
     str,
@@ -74,13 +79,13 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
 
 
 def print_preview(
-    plan: str, overrides: list[str] | None, stages: Sequence[str] = (), model: Path | None = None
+    plan: str, overrides: list[str] | None, stages: Sequence[str] | None = None, model: Path | None = None
 ) -> None:
-    """Print what the stages of a run would do; all stages if none is named."""
+    """Print what the stages of a run would do; all stages if `stages` is None."""
     loaded = load_selected_plan(plan, overrides)
-    from pipeline.runs import preview_stages
+    from pipeline.runs import ALL_STAGES, preview_stages
 
-    rows = [preview.row() for preview in preview_stages(loaded, stages, model)]
+    rows = [preview.row() for preview in preview_stages(loaded, ALL_STAGES if stages is None else stages, model)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,9 +1,11 @@
 """Commands that run the stages of a plan: `tern demo`, `pipeline`, `extract`, `train` and `evaluate`."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
+from pipeline.cli.dataset_notes import print_dataset_notes, print_notes
 from pipeline.cli.options import (
     DryRunOption,
     PlanOption,
@@ -18,11 +20,8 @@ from pipeline.cli.output import echo
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.runs import PipelineRunner
-    from pipeline.stages import Features
     from tern.evaluation import Evaluation
 
-MAX_INVALID_PRINTED = 20
 EXTRACTION = ("dataset", "region features", "token features")
 
 
@@ -50,10 +49,10 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     from pipeline.runs import Finished
 
     features = runner.extract(runner.load_trainable_dataset())
-    _print_invalid_records(runner, features)
+    print_dataset_notes(runner, features)
     vectors = runner.embed(features, runner.train(features))
     if len(vectors.features.invalid_records) > len(features.invalid_records):
-        _print_invalid_records(runner, vectors.features)
+        print_dataset_notes(runner, vectors.features)
     evaluation = runner.evaluate(vectors)
     _print_metrics(evaluation, vectors.model)
     index = runner.publish_index(vectors)
@@ -79,7 +78,7 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dry
     if runner.plan.checkpoint is None and (problem := find_training_problem(dataset)):
         print_warning(problem)
     features = runner.extract(dataset)
-    _print_invalid_records(runner, features)
+    print_dataset_notes(runner, features)
     echo(f"regions  {features.regions}", f"tokens   {features.tokens}")
 
 
@@ -98,13 +97,13 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRu
     from pipeline.runs import train_together
     from tern.parallel import is_main_process
 
-    model = train_together(runner)
+    model = train_together(runner, partial(print_dataset_notes, runner))
     if is_main_process():
         echo(f"model  {model}")
-        from pipeline.runs import describe_extractor, describe_training
+        from pipeline.runs import describe_training
         from tern.card import read_model_card
 
-        _print_notes([*describe_extractor(runner.plan), *describe_training(read_model_card(model))])
+        print_notes(describe_training(read_model_card(model)))
 
 
 def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -120,37 +119,8 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
         return
     runner = make_runner(plan, overrides)
     vectors = make_vectors(runner)
-    _print_invalid_records(runner, vectors.features)
+    print_dataset_notes(runner, vectors.features)
     _print_metrics(runner.evaluate(vectors), vectors.model)
-
-
-def _print_invalid_records(runner: "PipelineRunner", features: "Features") -> None:
-    from pipeline.runs import (
-        count_truncated_captions,
-        count_unknown_captions,
-        describe_extractor,
-        describe_splits,
-        write_invalid_records,
-    )
-
-    records = features.invalid_records
-    for note in features.input_dataset.notes:
-        echo(f"note       {note}", color="yellow", err=True)
-    for record in records[:MAX_INVALID_PRINTED]:
-        echo(f"invalid    {record.name}: {record.reason}", color="yellow", err=True)
-    _print_notes([*describe_splits(features.input_dataset), *describe_extractor(runner.plan)])
-    path = write_invalid_records(features, runner.workspace)
-    if records:
-        hidden = len(records) - MAX_INVALID_PRINTED
-        more = f"; {hidden:,} are not shown" if hidden > 0 else ""
-        echo(f"invalid    {len(records):,} in total{more}; {path} lists all of them", color="yellow", err=True)
-    if truncated := count_truncated_captions(features):
-        count, limit = len(features.input_dataset.captions), runner.plan.text.max_tokens
-        echo(f"truncated  {truncated:,} of {count:,} captions, to {limit} tokens", color="yellow", err=True)
-    if unknown := count_unknown_captions(features):
-        count = len(features.input_dataset.captions)
-        message = f"{unknown:,} of {count:,} captions: the tokenizer knows no part of them, so they are all alike"
-        echo(f"unknown    {message}", color="yellow", err=True)
 
 
 def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
@@ -169,12 +139,7 @@ def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
                 echo(f"{split:<7} {key:<24} {value:8.3f}")
     for note in describe_chance(evaluation):
         echo(note)
-    _print_notes(describe_training(read_model_card(model)))
-
-
-def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        echo(f"note       {note}", color="yellow", err=True)
+    print_notes(describe_training(read_model_card(model)))
 
 
 def register_commands(app: typer.Typer) -> None:

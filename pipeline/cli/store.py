@@ -120,9 +120,9 @@ def compact(
     before = read_store_manifest(folder)
     removed = before.removed_ids
     examples = ", ".join(map(printable, removed[:MAX_SHOWN])) + (", ..." if len(removed) > MAX_SHOWN else "")
-    typer.echo(f"removed items: {len(removed):,}" + (f" ({examples})" if removed else ""))
+    echo(f"removed items: {len(removed):,}" + (f" ({examples})" if removed else ""))
     for path in list_foreign_files(folder):
-        typer.echo(f"kept: {printable(path.name)} is not a shard of the store")
+        echo(f"kept: {path.name} is not a shard of the store")
     maximum = 1.0 if force else MAX_REMOVED_FRACTION
     if dry_run:
         check_removed_fraction(before, maximum)

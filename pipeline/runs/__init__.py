@@ -4,7 +4,7 @@
 records, train under torchrun, and apply a stage to its jobs in worker processes.
 """
 
-from pipeline.runs.dry_run import StagePreview, preview_stages
+from pipeline.runs.dry_run import ALL_STAGES, StagePreview, preview_stages
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
 from pipeline.runs.existing import read_finished, read_vectors
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions, write_invalid_records
@@ -14,6 +14,7 @@ from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
 
 __all__ = [
+    "ALL_STAGES",
     "Estimate",
     "Finished",
     "OnEpoch",

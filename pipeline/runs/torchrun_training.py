@@ -6,19 +6,26 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.runs.runner import PipelineRunner
-from tern.parallel import main_process_first, process_group, run_torchrun
+from pipeline.stages.results import Features
+from tern.parallel import is_main_process, main_process_first, process_group, run_torchrun
 from tern.training import EpochProgress, OnEpoch
 
 
-def train_together(runner: PipelineRunner) -> Path:
+def train_together(runner: PipelineRunner, on_features: Callable[[Features], None] | None = None) -> Path:
     """Extract features and train, in each process that torchrun started. Returns the folder of the model.
 
     The main process extracts the features first; the others wait, and then find the stores finished. The same holds
     for the import of a checkpoint. Without torchrun this process does all of it.
+
+    Args:
+        runner: Runner of the plan.
+        on_features: Called by the main process after the extraction.
     """
     with process_group():
         with main_process_first():
             features = runner.extract(runner.load_trainable_dataset())
+            if on_features is not None and is_main_process():
+                on_features(features)
             if runner.plan.checkpoint is not None:
                 return runner.train(features)
         return runner.train(features)

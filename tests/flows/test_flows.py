@@ -317,7 +317,13 @@ def test_new_model_event_starts_an_index_build_and_missing_plan_fails_it_with_th
     (run,) = wait_until(lambda: server.new_runs("build-index", runs_before), 60, "no run")
     server.patch(f"/automations/{trigger['id']}", {"enabled": False})
     settings = ["train.seed=1", "dataset.name=a 'b' <c>"]
-    assert run["parameters"] == {"plan": missing_plan, "model": "tern-0123456789ab", "overrides": settings}
+    model = "tern-0123456789ab"
+    assert run["parameters"] == {
+        "plan": missing_plan,
+        "model": model,
+        "overrides": settings,
+        "keep_rollback": True,
+    }
     state = lambda: server.get(f"/flow_runs/{run['id']}")["state"]  # noqa: E731
     wait_until(lambda: state()["type"] == "FAILED", 150, "not failed")
     assert "does not exist" in state()["message"]

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from data.store import Store
 from pipeline.cli.app import build_app
+from pipeline.runs import ALL_STAGES
 from tests.helpers.image_bytes import picture, saved
 from tests.helpers.small_plan import DEMO_EXTRACTORS, TINY_TRAINING
 
@@ -53,6 +54,22 @@ def test_album_of_ten_images_is_trained_indexed_and_searched(tmp_path: Path, spl
     search = run("search", "picture number 3", "--plan", plan)
     assert search.exit_code == 0, search.output
     assert search.stdout.count(".jpg") >= 8
+    with open(tmp_path / "photos/captions.csv", "a") as file:
+        file.write("P100000.jpg,one,two,three,four\n")
+    for command in ("update", "build"):
+        index = run("index", command, "--plan", plan)
+        assert index.exit_code == 0, index.output
+        assert "invalid    P100000.jpg at line 12 of captions.csv: the row has more fields" in index.stderr, command
+
+
+def test_dry_run_of_the_pipeline_lists_all_of_its_stages(tmp_path: Path) -> None:
+    previewed = run("pipeline", "--dry-run", "--plan", album(tmp_path, 10))
+    assert previewed.exit_code == 0, previewed.output
+    assert [line.split("  ")[0] for line in previewed.stdout.splitlines()] == [
+        *ALL_STAGES,
+        "dry run: nothing was written",
+    ]
+    assert not (tmp_path / "ws").exists()
 
 
 @pytest.mark.parametrize(
