@@ -113,12 +113,17 @@ def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
     if not path.is_file():
         named_by = "CURRENT names version" if version is None else "There is no version"
         raise FileNotFoundError(f"{named_by} {number}: {path} is missing. {recovery_hint(root)}")
-    content = read_json(path)
+    is_changed = pointer is not None and pointer.version == number and sha256_file(path) != pointer.manifest_sha256
+    changed = f"{path} is not the manifest that CURRENT names (its sha256 differs). {recovery_hint(root)}"
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(changed if is_changed else f"{error} {recovery_hint(root)}") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA_VERSION:  # before the hash, so that an index of another version is not called damaged
         raise ValueError(_schema_message(root, path, schema))
-    if pointer and pointer.version == number and sha256_file(path) != pointer.manifest_sha256:
-        raise ValueError(f"{path} is not the manifest that CURRENT names (its sha256 differs). {recovery_hint(root)}")
+    if is_changed:
+        raise ValueError(changed)
     return _parse_manifest(root, path, number, content)
 
 

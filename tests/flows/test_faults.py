@@ -307,17 +307,17 @@ def test_only_gate_rejections_create_rejection_artifacts(error, reports, monkeyp
     class Runner:
         workspace, plan = Workspace(tmp_path), SimpleNamespace(workspace=tmp_path)
 
-        def load_dataset(self, splits, model_is_given):
+        def load_trainable_dataset(self):
             if read_errors:
                 raise read_errors.pop()
 
         def extract(self, dataset):
-            pass
+            return SimpleNamespace(invalid_records=())
 
         train = extract
 
         def embed(self, features, model):
-            pass
+            return SimpleNamespace(features=features)
 
         def publish_index(self, vectors):
             raise error
@@ -340,17 +340,17 @@ def test_new_model_event_is_sent_before_the_evaluation(parent, events, monkeypat
     class Runner:
         workspace = Workspace(tmp_path)
 
-        def load_dataset(self, splits, model_is_given):
+        def load_trainable_dataset(self):
             pass
 
         def extract(self, dataset):
-            pass
+            return SimpleNamespace(invalid_records=())
 
         def train(self, features):
             return tmp_path / "models" / "tern-0123456789ab"
 
         def embed(self, features, model):
-            pass
+            return SimpleNamespace(features=features)
 
         def evaluate(self, vectors):
             raise ValueError("the run ends here")

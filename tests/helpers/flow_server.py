@@ -76,7 +76,8 @@ class Server:
     def artifacts(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the artifacts of a run by key, without the prefix of its plan."""
         found = self.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
-        return {re.sub(r"^[a-z0-9-]*?-[0-9a-f]{6}-", "", artifact["key"]): artifact for artifact in found}
+        keyed = [artifact for artifact in found if artifact["key"]]  # a stored result has none
+        return {re.sub(r"^[a-z0-9-]*?-[0-9a-f]{6}-", "", artifact["key"]): artifact for artifact in keyed}
 
     def logs(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the lines of the log of a run."""

@@ -326,7 +326,7 @@ DAMAGE = {
         "manifest",
         edit_manifest(lambda m: m.update(schema=4)),
         True,
-        r"has schema 4; this version reads schema 3",
+        r"index has index schema 4, written by a newer version of this program; this version reads schema 3",
     ),
     "other number": (
         "manifest",

@@ -63,9 +63,7 @@ def test_only_new_and_changed_images_are_opened_and_extracted(tmp_path, opened, 
     photos.mkdir()
     for name in NAMES:
         (photos / name).write_bytes(name.encode() * 30)
-    monkeypatch.setattr(
-        RegionFile, "_get_fields", lambda self, number: extracted.append(NAMES[number]) or real(self, number)
-    )
+    monkeypatch.setattr(RegionFile, "_get_fields", lambda self, name: extracted.append(name) or real(self, name))
     config = make_file(tmp_path / "regions.npz")
 
     def run(names) -> tuple[list[str], list[str]]:
