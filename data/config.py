@@ -82,7 +82,7 @@ NameOrPath = Annotated[str, BeforeValidator(expand_name_or_path)]
 class DatasetConfig(BaseModel):
     """Location and format of a dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     """Name of the dataset, for messages and reports."""
@@ -97,9 +97,9 @@ class DatasetConfig(BaseModel):
 class DemoConfig(BaseModel):
     """Scenes of the demo dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(2020, ge=0)
+    seed: int = Field(2020, ge=0, lt=2**31)
     """Random seed of the scenes; two seeds have no scene in common."""
     images: int = Field(1200, ge=1)
     """Number of images; each has five captions."""
@@ -132,7 +132,7 @@ class DemoConfig(BaseModel):
 class RegionFileConfig(BaseModel):
     """A .npz file of region features that replaces an extractor."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: PlanPath
     """Path of the file."""
@@ -159,7 +159,7 @@ class ReadOptions:
 class ImportConfig(BaseModel):
     """Sources of an import of region features, and what their format leaves open."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sources: tuple[Path, ...] = Field(min_length=1)
     """Files, folders or prefixes of folders."""

@@ -18,7 +18,7 @@ Anchors = Literal["caffe", "detectron2"]
 class _NetworkConfig(BaseModel):
     """Settings that the extractors share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     full_precision: bool = False
     """Whether to compute in float32, which gives the same numbers on every machine; false uses half precision where the
@@ -116,7 +116,7 @@ class BottomUpConfig(_NetworkConfig):
 class Detectron2Config(BaseModel):
     """Region features of a Faster R-CNN of detectron2."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["detectron2"] = "detectron2"
     """Name of this kind of extractor."""
@@ -139,7 +139,7 @@ class Detectron2Config(BaseModel):
 class TextConfig(BaseModel):
     """Token features of a BERT-like model of transformers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: NameOrPath = "bert-base-uncased"
     """Name on the Hugging Face hub, path of a folder, or "minilm" for the copy in an installed package."""

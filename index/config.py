@@ -17,7 +17,7 @@ def check_kind(kind: str) -> None:
 class IndexConfig(BaseModel):
     """Settings of a build."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     factory: str = "auto"
     """FAISS factory string of an IVF index; "{nlist}" is replaced by the number of lists. auto: float16 codes in one
@@ -53,7 +53,7 @@ class IndexConfig(BaseModel):
 class MaintenanceConfig(BaseModel):
     """Thresholds from which an update compacts or retrains the index."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_delta_shards: int = Field(8, ge=1)
     """maximum number of delta shards per collection; each query reads all of them"""
@@ -74,7 +74,7 @@ class MaintenanceConfig(BaseModel):
 class GateConfig(BaseModel):
     """Limits that a version must keep to be published."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_recall: float = Field(0.9, ge=0, le=1)
     """minimum recall@10 against exact search, 0 to 1, for text queries and for image queries"""

@@ -118,6 +118,19 @@ class Workspace:
     def claim(self, dataset: str) -> None:
         """Make the root folder a workspace, or check that it is that of a dataset; call it before anything is written.
 
+        Args:
+            dataset: Name of the dataset.
+
+        Raises:
+            ValueError: As in `check_claim`.
+        """
+        self.check_claim(dataset)
+        if not (self.root / MARKER).exists():
+            write_json(self.root / MARKER, {"schema": SCHEMA_VERSION, "dataset": dataset})
+
+    def check_claim(self, dataset: str) -> None:
+        """Check that `claim` accepts the root folder for a dataset; nothing is written.
+
         A workspace has a marker. A folder without one becomes a workspace if it does not exist, is empty, or is a
         workspace of an earlier version of this program.
 
@@ -137,7 +150,6 @@ class Workspace:
                 f"{self.root} is not a workspace: it holds other files, such as {foreign[0]!r}. Set `workspace` to a "
                 f"new or an empty folder, such as {self.root / 'tern'}."
             )
-        write_json(self.root / MARKER, {"schema": SCHEMA_VERSION, "dataset": dataset})
 
     def _check_owner(self, dataset: str) -> None:
         path = self.root / MARKER

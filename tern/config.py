@@ -13,7 +13,7 @@ from tern.presets import apply_preset
 class EvaluationConfig(BaseModel):
     """What an evaluation measures in addition to recalls and ranks of the complete split."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     folds: int = Field(0, ge=0, le=1000)
     """Number of equal parts of the split; the mean over the parts is reported as `fold_*`. COCO's 1K protocol has 5; 0
@@ -28,7 +28,7 @@ class EvaluationConfig(BaseModel):
 class LossConfig(BaseModel):
     """Loss and its settings. A loss ignores the settings of other losses (docs/reference/losses.md)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = "infonce"
     """Name of the loss: `infonce`, `hinge`, or a class of `pytorch_metric_learning.losses` such as `SupConLoss`."""
@@ -78,7 +78,7 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
 class ModelConfig(BaseModel):
     """Shape of the network. The sizes of the input features are not settings: they come from the stores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: Literal["default", "paper", "kaylode"] = "default"
     """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py) or `kaylode`
@@ -143,12 +143,12 @@ class ModelConfig(BaseModel):
 class TrainConfig(BaseModel):
     """Settings of one training run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     preset: Literal["default", "small-data", "paper", "kaylode"] = "default"
     """Values of the settings that the plan does not set: the defaults below, those for some hundred images, those of
     the paper, or those of kaylode/tern (tern/presets.py)."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     """Random seed of initial weights, batches and dropout."""
     epochs: int = Field(30, ge=1)
     """Number of passes over the training images."""

@@ -14,8 +14,7 @@ _PREFIX: ContextVar[str] = ContextVar("artifact_key_prefix", default="")
 
 def make_key_prefix(plan: Plan) -> str:
     """Return the prefix of the keys of a plan: name of its dataset, and 6 digits of the path of its workspace."""
-    name = plan.dataset.name if plan.dataset else "demo"
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60]  # what Prefect accepts as a key
+    slug = re.sub(r"[^a-z0-9]+", "-", plan.dataset_name.lower()).strip("-")[:60]  # what Prefect accepts as a key
     return f"{slug or 'dataset'}-{digest(str(Path(plan.workspace).resolve()))[:6]}-"
 
 

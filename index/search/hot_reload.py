@@ -121,6 +121,7 @@ class HotReloader(Generic[T]):
         try:
             pointer = read_current(self.root)
             if pointer == self._pointer:
+                self.last_error = None
                 return
             entry = _Entry(self._open_version(None))
         except Exception as error:  # whatever is wrong with a new version, the previous one still works

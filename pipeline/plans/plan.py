@@ -13,7 +13,7 @@ from tern.config import EvaluationConfig, TrainConfig
 class ReportConfig(BaseModel):
     """What the report shows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     queries: tuple[str, ...] = ("two dogs are running along the street", "the woman is holding a violin")
     """text queries that images are shown for"""
@@ -29,7 +29,7 @@ class Plan(BaseModel):
     Exactly one of `demo` and `dataset` is set, and at most one of `regions`, `regions_file` and `regions_store`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     workspace: NewFolder
     """folder of all outputs of the plan: a new or an empty one, or that of earlier runs on this dataset; relative paths
@@ -85,3 +85,8 @@ class Plan(BaseModel):
                 "`--set train={}` empties the [train] of a plan."
             )
         return self
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset."""
+        return self.dataset.name if self.dataset else "demo"

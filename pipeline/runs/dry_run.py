@@ -52,7 +52,8 @@ def preview_stages(plan: Plan, stages: Sequence[str] = ALL_STAGES, model: Path |
         model: Folder of the model that is embedded with; None: the model of the plan.
 
     Raises:
-        ValueError: The dataset or a store cannot be read, as in the run itself.
+        ValueError: The dataset or a store cannot be read, or the workspace is that of another dataset or of somebody
+            else, as in the run itself.
         FileNotFoundError: A file of the dataset does not exist.
     """
     previews = _Preview(plan, model).list_all()
@@ -64,6 +65,7 @@ class _Preview:
 
     def __init__(self, plan: Plan, model: Path | None):
         self.plan, self.workspace, self.given_model = plan, Workspace(plan.workspace), model
+        self.workspace.check_claim(plan.dataset_name)
         self.estimates = estimate_undrawn_demo(plan, None)
         self.dataset: Dataset | None = None
         if not self.estimates:

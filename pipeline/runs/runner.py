@@ -247,7 +247,7 @@ class PipelineRunner:
 
     def _timed(self, stage: str, call: Callable[[], T]) -> T:
         """Run a stage, and append its duration and the name of its output to the stage log."""
-        self.workspace.claim(self.plan.dataset.name if self.plan.dataset else "demo")
+        self.workspace.claim(self.plan.dataset_name)
         start = time.perf_counter()
         output = call()
         seconds, name = round(time.perf_counter() - start, 3), _name(output)

@@ -25,10 +25,11 @@ async def receive_upload(request: Request, budget: ByteBudget) -> AsyncIterator[
     """Read the body of a request. Its bytes count against the budget until the block ends.
 
     Raises:
-        HTTPException: The body is too large (413) or too slow (408).
+        HTTPException: The body is too large (413) or too slow (408), or is a form or compressed (415).
         BusyError: The bodies of all requests are too large together.
         UploadAbortedError: The client closed the connection.
     """
+    _check_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
     if (declared := request.headers.get("content-length", "")).isdecimal() and len(declared) < 20:
         _check_size(int(declared))
     pieces: list[bytes] = []
@@ -43,6 +44,17 @@ async def receive_upload(request: Request, budget: ByteBudget) -> AsyncIterator[
         yield body
     finally:
         budget.give_back(taken)
+
+
+def _check_type(content_type: str, encoding: str) -> None:
+    kind = "a form" if content_type.strip().lower().startswith("multipart/") else ""
+    if encoding.strip().lower() not in ("", "identity"):
+        kind = "compressed"
+    if kind:
+        raise HTTPException(
+            415,
+            f"The body is {kind}. Send the bytes of the photo as the body, as `curl --data-binary @photo.jpg` does.",
+        )
 
 
 async def _iter_body(request: Request) -> AsyncIterator[bytes]:

@@ -249,7 +249,7 @@ def test_folder_with_files_of_somebody_else_is_refused_and_keeps_them(name, fold
         (folder / "ws" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "ws" / path).write_text(text)
     before = snapshot(folder)
-    for words in (["pipeline"], ["extract"], ["index"]):
+    for words in (["pipeline"], ["extract"], ["index"], ["extract", "--dry-run"]):
         result = CliRunner().invoke(build_app(), [*words, "--plan", write_plan(folder, "ws")])
         assert result.exit_code == 1
         assert "ws is not a workspace: it holds other files, such as" in str(result.exception)

@@ -141,6 +141,18 @@ def test_previous_version_is_served_after_any_error_of_a_new_one(error, root):
         assert (index.version, reloader.last_error) == (2, None)
 
 
+def test_error_ends_when_served_version_is_current_again(root):
+    reloader = HotReloader(root, lambda version: Index.open(root, version), poll_seconds=0)
+    content = (root / "CURRENT").read_bytes()
+    (root / "CURRENT").unlink()
+    with reloader.borrow() as index:
+        assert index.version == 1
+    assert "No index is published" in reloader.last_error
+    (root / "CURRENT").write_bytes(content)
+    with reloader.borrow() as index:
+        assert (index.version, reloader.last_error) == (1, None)
+
+
 def test_previous_version_is_served_if_new_one_is_damaged(root, caplog):
     reloader = HotReloader(root, lambda version: Index.open(root, version), poll_seconds=0)
     publish(root, 2)

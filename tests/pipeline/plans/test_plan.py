@@ -70,6 +70,11 @@ def test_kind_of_regions_selects_their_settings(tmp_path):
         ('workspace = "w"\n' + DATASET, ("train.sed=1",), "did you mean 'seed'"),
         ('workspace = "w"\nworkers = 0\n' + DATASET, (), "workers: .*greater than or equal"),
         ("#" * (2 << 20), (), "a plan has at most"),
+        ('workspace = "w"\n[train]\nlr = inf\n' + DATASET, (), "train.lr: .*finite number"),
+        ('workspace = "w"\n' + DATASET, ("train.weight_decay=nan",), "train.weight_decay: .*finite number"),
+        ('workspace = "w"\n' + DATASET, ("train.loss.margin=inf",), "train.loss.margin: .*finite number"),
+        ('workspace = "w"\n' + DATASET, ("gate.max_latency_ms=inf",), "gate.max_latency_ms: .*finite number"),
+        ('workspace = "w"\n' + DATASET, (f"train.seed={2**64}",), "train.seed: .*less than"),
     ],
 )
 def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message):

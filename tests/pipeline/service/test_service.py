@@ -143,6 +143,8 @@ def test_page_shows_images_and_escapes_query(client, searcher):
         (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the image the photo"),
         (lambda c: c.post("/search/image", content=b""), 422, "cannot use the image the photo"),
         (lambda c: c.post("/search/image", content=bytes(26 << 20)), 413, "larger than"),
+        (lambda c: c.post("/search/image", files={"file": b"\xff\xd8"}), 415, "The body is a form. Send the bytes"),
+        (lambda c: c.post("/search/image", headers={"Content-Encoding": "gzip"}, content=b"x"), 415, "is compressed"),
     ],
 )
 def test_invalid_request_is_rejected_with_reason(client, send, status, text):
