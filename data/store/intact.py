@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data.store.columns import Columns, compute_crc32
+from data.store.shard_file import RESTORE_HINT
 from data.store.store import Store
 
 
@@ -41,5 +42,5 @@ def iter_intact_columns(store: Store, ids: Sequence[str]) -> Iterator[Columns]:
 def _describe_damage(store: Store, name: str) -> str:
     return (
         f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
-        "Nothing was changed. Restore the file, or delete the store's folder and extract again."
+        f"Nothing was changed. {RESTORE_HINT}"
     )

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from data.manifest.schema import Field
-from data.store.shard_file import open_shard
+from data.store.shard_file import RESTORE_HINT, open_shard
 
 MAX_BUFFERS = 1024  # of one preadv: IOV_MAX of Linux
 PRELOAD_BLOCK = 1 << 17  # bytes; at this size Linux caches large pages, random reads of 4 kB pages are 2.6 x slower
@@ -141,7 +141,7 @@ class ShardReader:
                 if self._read(request, 0) == 0:
                     raise ValueError(
                         f"{self.path} ends inside the {request.field} of {self._find_item(request)}: it was truncated "
-                        "after it was opened. Restore the file, or delete the store's folder."
+                        f"after it was opened. {RESTORE_HINT}"
                     )
 
     def _find_item(self, request: ReadRequest) -> str:

@@ -25,7 +25,10 @@ ROW_COLUMNS = {name for fields in FIELDS.values() for name, field in fields.item
 COLUMNS_OF_ALL = {"offsets", "ids", "hashes", "crc32"}  # every shard has these, whatever its kind
 TRAILER_BYTES = hashlib.sha256().digest_size  # bytes
 READ_BLOCK = 1 << 20  # bytes read at a time
-RESTORE_HINT = "Restore the file, or delete the store's folder."
+RESTORE_HINT = (  # the other shards of the store are kept
+    "Restore the file, or run `tern store verify FOLDER --unlist-damaged`, which keeps the other shards, and extract "
+    "or import again."
+)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class QueryEncoder:
             )
         if not self.knows(text):  # every such text has the same vector
             raise ValueError(
-                f"The model knows no part of the query {printable(text[:80])!r}, so that any hit would be arbitrary. "
+                f"The model knows no part of the query '{printable(text[:80])}', so that any hit would be arbitrary. "
                 "Describe the image in words of the language of the text model."
             )
         (tokens,) = self._pool.get_text_extractor(self._origin.tokens)([text])
@@ -205,5 +205,5 @@ def _check_extractor(names: Sequence[str], expected: str, table: str) -> None:
     if expected not in names:
         raise ValueError(
             f"The index was built from {expected}, but the table [{table}] of the plan configures another extractor "
-            f"({names[0]}). Run `tern index` with this plan first."
+            f"({names[0]}), or an older version of this program built the index. Run `tern index` with this plan first."
         )

@@ -122,5 +122,5 @@ def test_damaged_vector_is_named_before_it_is_indexed(tmp_path):
     content, value = shard.read_bytes(), vectors[2].tobytes()
     shard.write_bytes(content.replace(value, value[:-1] + bytes([value[-1] ^ 1])))
     assert np.array_equal(read_intact_vectors(Store(folder), ["b"]), vectors[[1]])
-    with pytest.raises(ValueError, match="the rows of c do not have the checksum"):
+    with pytest.raises(ValueError, match=r"the rows of c do not have the checksum .*--unlist-damaged"):
         read_intact_vectors(Store(folder), ["a", "c"])

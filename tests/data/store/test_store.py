@@ -161,7 +161,7 @@ def damage_file(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        ("truncated", ValueError, "shard-.*Restore the file, or delete"),
+        ("truncated", ValueError, "shard-.*Restore the file, or run `tern store verify FOLDER --unlist-damaged`"),
         ("missing", FileNotFoundError, "listed in the manifest, but the file is missing"),
         ("swapped", ValueError, "not the file that the manifest lists"),
         ("manifest", ValueError, "not valid JSON"),
