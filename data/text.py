@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MIN_SIMILARITY = 0.7  # of a suggested name; a worse one would only mislead
+MAX_LISTED = 12  # more names hide the suggested one
 MARKUP = str.maketrans("<>[]`|*", "‹›()'¦∗")  # characters of every font, unlike the full-width ones
 ENTITY = re.compile(r"&(?=#?\w{1,31};)")
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
@@ -48,7 +49,9 @@ def printable(text: str) -> str:
 
 
 def suggest_name(name: str, names: Iterable[str], lead: str) -> str:
-    """List the names that exist, after the one that is nearly equal to an unknown name, if there is one.
+    """Suggest the name that is nearly equal to an unknown name, and list the names that exist.
+
+    If there is a nearly equal name, a list of more than `MAX_LISTED` names is left out.
 
     Args:
         name: The unknown name.
@@ -57,7 +60,10 @@ def suggest_name(name: str, names: Iterable[str], lead: str) -> str:
     """
     names = list(names)
     matches = get_close_matches(name, names, 1, MIN_SIMILARITY)
-    return f"{f'did you mean {matches[0]!r}? ' if matches else ''}{lead} {', '.join(names) or 'none'}"
+    if not matches:
+        return f"{lead} {', '.join(names) or 'none'}"
+    hint = f"did you mean {matches[0]!r}?"
+    return hint if len(names) > MAX_LISTED else f"{hint} {lead[:1].upper()}{lead[1:]} {', '.join(names)}"
 
 
 def printable_lines(text: str) -> str:

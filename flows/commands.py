@@ -57,6 +57,8 @@ def run(
 ) -> None:
     """Start a run of a deployment, print its progress, and exit with 0 if it completes.
 
+    Without --plan, the plan is `flickr30k`, as in the flows; all other commands have `demo`.
+
     [dim]Examples: tern run pipeline --plan demo
     tern run extract-flickr --set workers=4 --param images_per_shard=500[/dim]
     """

@@ -11,6 +11,7 @@ from data.io import digest
 from data.manifest import StoreManifest, read_store_manifest
 from data.text import printable
 from index.versions import list_versions, manifest_path, read_current, read_version_manifest
+from pipeline.workspace import DEFAULT_PLAN_NOTE
 from tern.card import read_model_card
 
 KINDS = ("store", "model", "vectors", "index")  # upstream first
@@ -122,10 +123,15 @@ def read_lineage(workspace: Path, include_unused: bool = False) -> Lineage:
     if not include_unused:
         pointer = read_current(workspace / "index")
         if pointer is None:
-            raise FileNotFoundError(f"No index is published in {workspace}. Run `tern index`, or pass --all.")
+            raise FileNotFoundError(
+                f"No index is published in {workspace}. Run `tern index --plan PLAN`, or pass --all. "
+                f"{DEFAULT_PLAN_NOTE}"
+            )
         nodes = _select_upstream(nodes, manifest_path(workspace / "index", pointer.version).stem)
     if not nodes:
-        raise FileNotFoundError(f"The workspace {workspace} is empty. Run `tern pipeline`.")
+        raise FileNotFoundError(
+            f"The workspace {workspace} is empty. Run `tern pipeline --plan PLAN`. {DEFAULT_PLAN_NOTE}"
+        )
     return Lineage(tuple(sorted(nodes.values(), key=lambda node: (KINDS.index(node.kind), node.name))))
 
 

@@ -11,6 +11,7 @@ from index.versions import read_current
 
 MARKER = ".tern-workspace.json"  # names a folder as a workspace, and the dataset that it belongs to
 SCHEMA_VERSION = 1  # of the marker
+DEFAULT_PLAN_NOTE = "Without --plan, the plan is `demo`."
 IGNORED = re.compile(r"\..*\.tmp(\..*)?|\.DS_Store|\.gitkeep|lost\+found")  # names that a new workspace may have
 
 PATTERNS = {
@@ -79,7 +80,7 @@ class Workspace:
         if name not in names:
             raise FileNotFoundError(
                 f"{self.root} has no trained model {name!r}; its trained models: {', '.join(names) or 'none'}. "
-                "Choose one of them, or run `tern train`."
+                f"Choose one of them, or run `tern train --plan PLAN`. {DEFAULT_PLAN_NOTE}"
             )
         return self.models / name
 
@@ -226,7 +227,8 @@ def describe_missing_vectors(workspace: Workspace) -> str:
     """Describe what there is in place of vectors, and which command makes them."""
     return (
         f"There are no vectors of a trained model in {workspace.vectors}. {describe_contents(workspace)} Run "
-        "`tern evaluate`, which makes what is missing, or `tern index`, which publishes too."
+        "`tern evaluate --plan PLAN`, which makes what is missing, or `tern index --plan PLAN`, which publishes too. "
+        f"{DEFAULT_PLAN_NOTE}"
     )
 
 
@@ -234,6 +236,6 @@ def check_published(workspace: Workspace) -> None:
     """Raise FileNotFoundError if no index is published; the message says what there is and which command makes it."""
     if read_current(workspace.index) is None:
         raise FileNotFoundError(
-            f"No index is published in {workspace.index}. {describe_contents(workspace)} Run `tern index`, which makes "
-            "what is missing and publishes."
+            f"No index is published in {workspace.index}. {describe_contents(workspace)} Run `tern index --plan "
+            f"PLAN`, which makes what is missing and publishes. {DEFAULT_PLAN_NOTE}"
         )

@@ -143,7 +143,8 @@ def _describe_ignored_files(root: Path, folder: ImageFolder) -> str:
         return ""
     names = ", ".join(map(printable, folder.first_ignored))
     more = ", ..." if folder.num_ignored > len(folder.first_ignored) else ""
-    return f"ignored {folder.num_ignored:,} files in {root} whose names do not end like images: {names}{more}"
+    files, what = ("file", "is not an image") if folder.num_ignored == 1 else ("files", "are not images")
+    return f"Ignored {folder.num_ignored:,} {files} in {root} that {what}: {names}{more}"
 
 
 def _iter_rows(path: Path) -> Iterator[_Row]:

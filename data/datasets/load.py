@@ -71,7 +71,9 @@ def _check_entries(config: DatasetConfig, annotations: Annotations) -> Dataset:
                 captions.append(Caption(name, entry.id, " ".join(text.split())))
     if not images:
         first = f" The first one: {printable(f'{invalid[0].name}: {invalid[0].reason}')}." if invalid else ""
-        raise ValueError(f"{config.annotations}: none of its {len(invalid)} images is valid.{first}")
+        raise ValueError(
+            f"{config.annotations}: none of its {len(invalid)} images is valid.{first} Correct the file or `images`."
+        )
     note = _complete_splits(images, captions, drawn)
     notes = (*annotations.notes, note) if note else annotations.notes
     return Dataset(config.name, root, tuple(images.values()), tuple(captions), tuple(invalid), notes, len(drawn))

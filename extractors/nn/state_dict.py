@@ -41,13 +41,13 @@ def load_state_dict_file(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"The weights file {path} does not exist. Set `weights` to a file, or to a name of weights that "
-            "torchvision publishes."
+            f"The weights file {path} does not exist. Set `regions.weights` to a file, or to a name of weights "
+            "that torchvision publishes."
         )
     if path.suffix not in SUFFIXES:
         raise ValueError(
-            f"The weights file {path} ends in {path.suffix!r}. Set `weights` to a .safetensors, .pth, .pt, .bin or "
-            ".pkl file."
+            f"The weights file {path} ends in {path.suffix!r}. Set `regions.weights` to a .safetensors, .pth, .pt, "
+            ".bin or .pkl file."
         )
     try:
         state, classes = _read(path)

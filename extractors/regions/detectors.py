@@ -38,7 +38,7 @@ def build_detector(model: str, weights: str) -> tuple[FasterRCNN, tuple[str, ...
     if path.suffix in SUFFIXES:
         detector, classes = _build_from_file(model, path)
     elif model == "demo":
-        raise ValueError(f'The model "demo" has no weights {weights!r}. Set `weights` to "demo" or to a file.')
+        raise ValueError(f'The model "demo" has no weights {weights!r}. Set `regions.weights` to "demo" or to a file.')
     else:
         detector, classes = _build_from_torchvision(model, weights)
     return detector.eval(), classes
@@ -57,7 +57,7 @@ def _build_from_file(model: str, path: Path) -> tuple[FasterRCNN, tuple[str, ...
     if bias is None:
         raise ValueError(
             f"The weights {path} lack 'roi_heads.box_predictor.cls_score.bias', so they are not those of a Faster "
-            "R-CNN. Set `weights` to another file."
+            "R-CNN. Set `regions.weights` to another file."
         )
     if classes and len(classes) != len(bias):
         raise ValueError(

@@ -24,8 +24,8 @@ def load_torchvision_weights(model: str, weights: str) -> tuple[dict[str, Tensor
     names = [*known.__members__]
     if weights not in names:
         raise ValueError(
-            f"{model} has no weights {weights!r}. Set `weights` to one of {', '.join(names)}, or to a .safetensors or "
-            ".pth file."
+            f"{model} has no weights {weights!r}. Set `regions.weights` to one of {', '.join(names)}, or to a "
+            ".safetensors or .pth file."
         )
     entry = known[weights]
     try:
@@ -34,5 +34,5 @@ def load_torchvision_weights(model: str, weights: str) -> tuple[dict[str, Tensor
     except OSError as error:  # torch.hub could not download the file
         raise FileNotFoundError(
             f"The weights {weights} of {model} are not on this machine and could not be downloaded ({error}). Download "
-            f"{entry.url} on another machine and set `weights` to the file."
+            f"{entry.url} on another machine, and set `regions.weights` to the file or pass --set regions.weights=FILE."
         ) from error

@@ -129,15 +129,15 @@ def _check_compatible(
     parent: Manifest, config: IndexConfig, collections: Mapping[str, Collection], provenance: dict[str, Any]
 ) -> None:
     for what, old, new in (
-        ("provenance", parent.provenance, provenance),
-        ("settings", _resolve_rescore(parent, parent.config), _resolve_rescore(parent, config.model_dump(mode="json"))),
-        ("collections", dict.fromkeys(parent.collections, "present"), dict.fromkeys(collections, "present")),
+        ("", parent.provenance, provenance),
+        ("", _resolve_rescore(parent, parent.config), _resolve_rescore(parent, config.model_dump(mode="json"))),
+        ("collection ", dict.fromkeys(parent.collections, "present"), dict.fromkeys(collections, "present")),
     ):
         different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if different:
             name = different[0]
             raise IncompatibleUpdateError(
-                f"Version {parent.version} was built with {what} {name} = {old.get(name)!r}, but now it is "
+                f"Version {parent.version} was built with {what}{name} = {old.get(name)!r}; the plan now has "
                 f"{new.get(name)!r}. An update cannot change it. Build a new version with `tern index build`."
             )
 

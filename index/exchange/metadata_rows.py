@@ -77,7 +77,9 @@ def read_metadata_rows(
             with pq.ParquetFile(path) as file:
                 _read_file(path, file, choose_columns(path, file.schema_arrow.names), result)
         except MemoryError as error:
-            raise ValueError(f"The metadata in {path} needs more memory than there is: {error}") from error
+            raise ValueError(
+                f"The metadata in {path} needs more memory than there is: {error}. Split the file."
+            ) from error
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"The metadata in {path} cannot be read: {error}. Write the file again.") from error
     return result

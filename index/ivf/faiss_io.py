@@ -93,7 +93,10 @@ def train_ivf(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray
     try:
         index = faiss.index_factory(sample.shape[1], factory, METRIC)
     except RuntimeError as error:
-        raise ValueError(f"FAISS does not accept factory {factory!r}: {error}") from error
+        raise ValueError(
+            f"FAISS does not accept factory {factory!r}: {error}. Set `index.factory` to an IVF index such as "
+            "'IVF{nlist},SQ8'."
+        ) from error
     if not isinstance(index, faiss.IndexIVF):
         raise ValueError(
             f"Factory {factory!r} creates {type(index).__name__}, which cannot be sharded by lists. "

@@ -236,10 +236,10 @@ class _Parser:
     def parse_value(self, column: str) -> str | int | float:
         """Parse a number or a quoted text, whichever the column holds."""
         kind, value, position = self.tokens[self.next]
-        if kind not in ("number", "text"):
+        if kind in ("number", "name") and column not in NUMBERS:
+            self.fail(position, f"a text must be in quotes: '{value}'")
+        if kind != ("number" if column in NUMBERS else "text"):
             self.fail_expected("a number" if column in NUMBERS else "a text in quotes")
-        if (kind == "number") != (column in NUMBERS):
-            self.fail(position, f"{column} is a {'number, not a text' if kind == 'text' else 'text: put it in quotes'}")
         self.next += 1
         if kind == "text":
             return value[1:-1].replace(value[0] * 2, value[0])

@@ -57,7 +57,9 @@ def _build_block(kind: str, rows: list[Row]) -> pa.Table:
         keys = np.fromiter((compute_key(Row(*values)) for values in content), np.int64, len(rows))
         return pa.Table.from_arrays([pa.array(keys), *arrays], schema=SCHEMA)
     except CONVERSION_ERRORS as error:
-        raise ValueError(f"A metadata row does not fit the columns {', '.join(COLUMNS)}: {error}") from error
+        raise ValueError(
+            f"A metadata row does not fit the columns {', '.join(COLUMNS)}: {error}. Pass values of their types."
+        ) from error
 
 
 def table_digest(table: pa.Table) -> str:

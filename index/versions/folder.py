@@ -106,7 +106,7 @@ def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
     pointer = read_current(root) if version is None else read_current_or_none(root)
     number = version if pointer is None or version is not None else pointer.version
     if number is None:
-        raise FileNotFoundError(f"No index is published in {root}. Run `tern index` first.")
+        raise FileNotFoundError(f"No index is published in {root}. Run `tern index --plan PLAN` first.")
     path = manifest_path(root, number)
     if path.with_suffix("").is_dir():  # schema 1 had a folder per version
         raise ValueError(_schema_message(root, path, 1))

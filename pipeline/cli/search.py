@@ -43,14 +43,16 @@ def search(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """Search the published index with a text or a photo. Writes nothing but the file of --gallery.
+    """Search the published index with a text or a photo. Writes only the file that --gallery names.
 
     [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
     tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
     tern search --image photo.jpg[/dim]
     """
-    if (text is None) == (image is None):
-        raise typer.BadParameter("pass either a text query or --image, not both")
+    if text is None and image is None:
+        raise typer.BadParameter("Pass a text query or --image.")
+    if text is not None and image is not None:
+        raise typer.BadParameter("Pass a text query or --image, not both.")
     loaded = load_selected_plan(plan, overrides)
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)

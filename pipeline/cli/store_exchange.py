@@ -77,7 +77,7 @@ def import_(
         ("--boxes", boxes, ("file", "image")),
     ):
         if value not in choices:
-            raise typer.BadParameter(f"{option} is {value!r}; it must be one of {', '.join(choices)}")
+            raise typer.BadParameter(f"{option} is {value!r}. Pass one of {', '.join(choices)}.")
     options = ReadOptions(
         transposed={"auto": None, "yes": True, "no": False}[transposed],
         arrays=tuple(part for part in feature_arrays.split(",") if part),

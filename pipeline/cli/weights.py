@@ -34,9 +34,9 @@ def convert(
     from extractors.bottom_up import convert_weights
 
     if anchors not in (None, "caffe", "detectron2"):
-        raise typer.BadParameter(f"--anchors is {anchors!r}; it must be caffe or detectron2")
+        raise typer.BadParameter(f"--anchors is {anchors!r}. Pass caffe or detectron2.")
     if target.suffix != ".safetensors":
-        raise typer.BadParameter(f"{target} does not end in .safetensors; pass another name")
+        raise typer.BadParameter(f"{target} does not end in .safetensors. Pass another name.")
     check_output_file(target, force)
     anchor_layout = cast(Literal["caffe", "detectron2"] | None, anchors)
     echo(f"sha256  {convert_weights(source, target, anchor_layout, vocabulary)}")

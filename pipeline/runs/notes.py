@@ -28,17 +28,17 @@ def describe_chance(evaluation: Evaluation) -> list[str]:
             f"{chance['rsum']:.1f}."
         )
         metrics = result.metrics.flat()
-        near = [
-            f"{label} R@{k}"
+        near = {
+            label: [
+                k for k in (1, 5, 10) if is_near_chance(metrics[f"{key}_r{k}"], chance[f"{key}_r{k}"], result.images)
+            ]
             for key, label in DIRECTION_LABELS.items()
-            for k in (1, 5, 10)
-            if is_near_chance(metrics[f"{key}_r{k}"], chance[f"{key}_r{k}"], result.images)
-        ]
-        if near:
-            notes.append(
-                f"{split}: {', '.join(near)} cannot be distinguished from chance: the 95 % interval of "
-                f"{result.images:,} images contains it. Evaluate more images."
-            )
+        }
+        names = "; ".join(
+            f"{label} {', '.join(f'R@{k}' for k in cutoffs)}" for label, cutoffs in near.items() if cutoffs
+        )
+        if names:
+            notes.append(f"{split}: too few images ({result.images:,}) to tell these from chance: {names}.")
     return notes
 
 
@@ -48,8 +48,8 @@ def describe_splits(dataset: Dataset) -> list[str]:
         return []
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.count_images_by_split().items())
     return [
-        f"The split of {dataset.num_drawn:,} images was drawn by their file names, because the annotations have none. "
-        f"The dataset has {counts} images."
+        f"The split of {dataset.num_drawn:,} images was chosen by a hash of their file names, because the annotations "
+        f"have none. The dataset has {counts} images."
     ]
 
 

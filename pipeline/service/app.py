@@ -19,7 +19,9 @@ try:
     from fastapi import FastAPI, HTTPException, Query, Request, Response
     from fastapi.responses import HTMLResponse, JSONResponse
 except ImportError as error:
-    raise ImportError("The search service needs the extra `serve`. Run `pip install -e '.[serve]'`.") from error
+    raise ImportError(
+        "The search service needs the extra `serve`. Run `python -m pip install -c constraints.txt -e '.[serve]'`."
+    ) from error
 
 from pipeline.service.guard import LOOPBACK_HOSTS, Guard
 from pipeline.service.limits import MAX_BUFFERED_BYTES, ByteBudget, WorkQueue

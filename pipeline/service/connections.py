@@ -58,7 +58,7 @@ class BoundedConnection(h11.Connection):
             self._num_bytes += len(event.data)
             # Tiny pieces cost as much as large ones.
             if self._num_pieces > FREE_CHUNKS and self._num_bytes < MIN_CHUNK_BYTES * self._num_pieces:
-                raise h11.RemoteProtocolError("The pieces of the body are too small.")
+                raise h11.RemoteProtocolError("The pieces of the body are too small. Send larger chunks.")
         if self.status != HTTPStatus.BAD_REQUEST:
             raise h11.RemoteProtocolError("The head of the request is too large.")
         return event

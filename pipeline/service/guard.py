@@ -74,8 +74,8 @@ class Guard:
         except asyncio.CancelledError:  # the service ends, and does not wait for this request any longer
             await exchange.fail(503, "The service is ending. Try again later.")
         except UploadAbortedError as error:
-            await exchange.fail(400, f"The upload ended after {error}.")
-            log.info("%s left %s after %s", _get_client(scope), _get_path(scope), error)
+            await exchange.fail(400, str(error))
+            log.info("%s left %s: %s", _get_client(scope), _get_path(scope), error)
             return
         except Exception as error:
             await exchange.fail(*_explain(error))

@@ -13,7 +13,9 @@ from pipeline.search.searcher import open_searchers
 try:
     import uvicorn
 except ImportError as error:
-    raise ImportError("The search service needs the extra `serve`. Run `pip install -e '.[serve]'`.") from error
+    raise ImportError(
+        "The search service needs the extra `serve`. Run `python -m pip install -c constraints.txt -e '.[serve]'`."
+    ) from error
 
 from pipeline.service.app import create_app
 from pipeline.service.connections import BoundedProtocol

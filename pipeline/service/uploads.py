@@ -70,7 +70,7 @@ async def _iter_body(request: Request) -> AsyncIterator[bytes]:
                 408, f"{size:,} bytes of the photo arrived in {seconds:.0f} s. Send it faster, or send a smaller one."
             ) from None
         if message["type"] == "http.disconnect":
-            raise UploadAbortedError(f"{size:,} bytes")
+            raise UploadAbortedError(f"The upload ended after {size:,} bytes. Send the photo again.")
         size += len(message.get("body", b""))
         _check_size(size)
         yield message.get("body", b"")

@@ -113,7 +113,7 @@ def log_existing(folder: Path, num_items: int, plans: Sequence[ShardPlan]) -> No
     """Log how many items of a store an earlier run has finished, if it is some of them and not all."""
     num_missing = sum(len(plan.items) for plan in plans)
     if 0 < num_missing < num_items:
-        log.info(f"{folder.name}: {num_items - num_missing:,} of {num_items:,} are there, {num_missing:,} are left")
+        log.info(f"{folder.name}: {num_items - num_missing:,} of {num_items:,} are done, {num_missing:,} to do")
 
 
 def _make_jobs(

@@ -68,7 +68,7 @@ def plan(tmp_path_factory) -> str:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["search", "x", "--where", "splitt = 'a'"], "columns are id, image_id, text, path, split, width, height"),
+        (["search", "x", "--where", "splitt = 'a'"], "Columns are id, image_id, text, path, split, width, height"),
         (["search", "x", "--where", "a = "], "there is no column 'a': columns are"),
         (["search", "x", "--version", "9"], "There is no version 9"),
         (["search", "x", "--version", "prod"], "is not a version and not a tag"),
@@ -94,7 +94,7 @@ def test_contents_of_a_workspace_are_named(tmp_path):
     make_workspace(tmp_path / "run")
     (tmp_path / "run" / "index" / "CURRENT").unlink()
     message = refuse(["report", "--plan", str(small_plan(tmp_path))])
-    assert "has region features, token features, but not a trained model and vectors. Run `tern index`" in message
+    assert "has region features, token features, but not a trained model and vectors. Run `tern index" in message
 
 
 def test_pinned_version_is_marked(tmp_path):

@@ -210,7 +210,7 @@ def test_unknown_fields_and_files_are_noted_once(photos: Path) -> None:
     path.write_text("image,caption,photographer,image_id\na.jpg,a dog,Ann,1\nb.jpg,a cat,Bob,2\n")
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
     assert any("'photographer', 'image_id'" in note for note in found.notes)
-    assert any("ignored 3 files" in note and note.endswith("e.jpg_large, f.JPG~, m") for note in found.notes)
+    assert any("Ignored 3 files" in note and note.endswith("e.jpg_large, f.JPG~, m") for note in found.notes)
     assert reasons(found) == {"d.dng": "files of the format .dng cannot be read; convert it to JPEG, PNG or TIFF"}
     assert "g.MPO" in found.images_by_id
 

@@ -52,7 +52,7 @@ def test_build_detector_reads_weights_from_safetensors_and_pth(tmp_path: Path) -
         ({"model": "fasterrcnn_resnet50_fnp"}, ValueError, "did you mean 'fasterrcnn_resnet50_fpn'"),
         ({"model": "retinanet_resnet50_fpn"}, ValueError, "Unknown detector 'retinanet_resnet50_fpn'"),
         ({"model": MOBILE, "weights": "COCO_V9"}, ValueError, "COCO_V1"),
-        ({"model": "demo", "weights": "DEFAULT"}, ValueError, 'Set `weights` to "demo" or to a file'),
+        ({"model": "demo", "weights": "DEFAULT"}, ValueError, 'Set `regions.weights` to "demo" or to a file'),
         ({"weights": "gone.safetensors"}, FileNotFoundError, "The weights file gone.safetensors does not exist"),
         ({"model": MOBILE}, ValueError, "lack 'backbone.body.0.0.weight'"),
     ],

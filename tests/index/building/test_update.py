@@ -147,10 +147,10 @@ INVALID = {
     "another model": (
         with_another_model,
         IncompatibleUpdateError,
-        "model = 'abc', but now it is 'other'. An update cannot change it. Build a new version",
+        "built with model = 'abc'; the plan now has 'other'. An update cannot change it. Build a new version",
     ),
-    "other settings": (with_three_shards, IncompatibleUpdateError, "settings shards = 2, but now it is 3"),
-    "no captions": (without_captions, IncompatibleUpdateError, "collections caption = 'present', but now it is None"),
+    "other settings": (with_three_shards, IncompatibleUpdateError, "built with shards = 2; the plan now has 3"),
+    "no captions": (without_captions, IncompatibleUpdateError, "collection caption = 'present'; the plan now has None"),
     "another dimension": (with_longer_vector, IncompatibleUpdateError, "25 numbers, those of the published version 24"),
     "not finite": (with_nan, ValueError, "0003.jpg' has length nan"),
     "another kind": (lambda world: replace_row(world, kind="video"), ValueError, "'0003.jpg' has kind 'video'"),
@@ -177,7 +177,7 @@ def test_update_compares_effective_rescore(root):
     def update(rescore: int):
         return update_index(CONFIG.model_copy(update={"rescore": rescore}), world.inputs(), root)
 
-    with pytest.raises(IncompatibleUpdateError, match="settings rescore = '0', but now it is '5'"):
+    with pytest.raises(IncompatibleUpdateError, match="rescore = '0'; the plan now has '5'"):
         update(5)
     update(0)  # the default for these codes, which are uncompressed
     world.check(root)

@@ -202,7 +202,7 @@ def test_rollback_leaves_open_reader_on_its_version(tmp_path):
 
 
 def test_open_requires_published_version(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Run `tern index` first"):
+    with pytest.raises(FileNotFoundError, match="Run `tern index --plan PLAN` first"):
         Index.open(tmp_path)
 
 

@@ -46,7 +46,11 @@ def test_kind_of_regions_selects_their_settings(tmp_path):
     ("text", "overrides", "message"),
     [
         ('workspce = "w"\n' + DATASET, (), "workspce: unknown setting; did you mean 'workspace'"),
-        ('workspace = "w"\n[train]\nepoch = 3\n' + DATASET, (), "train.epoch: unknown setting; did you mean 'epochs'"),
+        (
+            'workspace = "w"\n[train]\nepoch = 3\n' + DATASET,
+            (),
+            r"train.epoch: .*; did you mean 'epochs'\?(?! Use)",
+        ),
         ('workspace = "w"\n[train.loss]\nmargn = 1\n' + DATASET, (), "train.loss.margn: .*did you mean 'margin'"),
         ('workspace = "w"\n[index]\nzzzz = 1\n' + DATASET, (), "index.zzzz: unknown setting; use one of factory"),
         (
@@ -85,7 +89,7 @@ def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dmo", "did you mean 'demo'.* shipped plans are coco, demo, flickr30k"),
+        ("dmo", "did you mean 'demo'.* Shipped plans are coco, demo, flickr30k"),
         ("gone.toml", "does not exist"),
         ("zz", "shipped plans are coco, demo, flickr30k"),
         ("nope", "the name of a plan; shipped plans are coco, demo, flickr30k"),

@@ -108,4 +108,4 @@ def test_next_run_says_what_an_interrupted_one_has_left(tmp_path, caplog):
         PipelineRunner(plan).extract(dataset)
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("regions-")
-    assert message.endswith(": 10 of 36 are there, 26 are left")
+    assert message.endswith(": 10 of 36 are done, 26 to do")

@@ -89,7 +89,9 @@ def test_broken_off_uploads_write_one_line_each(service):
     time.sleep(1)
     lines = service.log[size:].splitlines()
     assert len(lines) <= 20  # fewer if other tests wrote many lines of this kind just before
-    assert all(re.search(r"127\.0\.0\.1 left /search/image after [\d,]+ bytes$", line) for line in lines)
+    assert all(
+        re.search(r"127\.0\.0\.1 left /search/image: The upload ended after [\d,]+ bytes", line) for line in lines
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
