@@ -87,7 +87,7 @@ def test_broken_off_uploads_write_one_line_each(service):
         with service.connect(UPLOAD + b"Content-Length: 1000000\r\n\r\n" + bytes(1000)):
             pass
     time.sleep(1)
-    lines = service.log[size:].splitlines()
+    lines = [line for line in service.log[size:].splitlines() if "/health" not in line]  # of the start of the service
     assert len(lines) <= 20  # fewer if other tests wrote many lines of this kind just before
     assert all(
         re.search(r"127\.0\.0\.1 left /search/image: The upload ended after [\d,]+ bytes", line) for line in lines
