@@ -18,7 +18,7 @@ demo: $(STAMP)  ## create the environment, run the whole pipeline on the demo da
 install: $(STAMP)  ## create the environment only
 
 test: $(STAMP)  ## create the environment, run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 test-fast: $(STAMP)  ## run the tests that need no server, no kills and no long training
 	$(BIN)/python -m pytest -n 2 -m "not slow and not server"

@@ -58,7 +58,9 @@ def make_mask(lengths):
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
-@pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "as torch 1.3 wrote"])
+@pytest.mark.parametrize(
+    "save_options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "as torch 1.3 wrote"]
+)
 def test_checkpoint_of_the_authors_gives_the_vectors_of_a_slow_forward_pass(tmp_path, save_options):
     slow = save_checkpoint(tmp_path / "model_best_rsum.pth.tar", **save_options)
     model, bert = load_paper_checkpoint(tmp_path / "model_best_rsum.pth.tar")
