@@ -135,7 +135,7 @@ def _replace_files(kind: Format, target: Path, rows: ExportRows, export: Mapping
         for path in destinations:
             if path.is_dir() or not path.parent.resolve().is_relative_to(target.resolve()):
                 raise ValueError(f"{path} is a folder, or it would leave {target} through a link. Remove it.")
-    except Exception:
+    except Exception:  # any error; after Ctrl-C or a kill the same export resumes from the folder
         shutil.rmtree(staged)
         raise
     # An export that is killed while it moves files leaves files of both; the folder does not count as finished.

@@ -63,7 +63,7 @@ def _rename_all(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
         for temporary, path in zip(temporaries, paths, strict=True):
             os.replace(temporary, path)
         fsync_path(paths[-1].parent)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: the old files must be back before anything else happens
         restore_together(paths)
         raise
     _marker_path(paths).unlink()  # from here on the new files count

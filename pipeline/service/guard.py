@@ -77,7 +77,7 @@ class Guard:
             await exchange.fail(400, str(error))
             log.info("%s left %s: %s", _get_client(scope), _get_path(scope), error)
             return
-        except Exception as error:
+        except Exception as error:  # any error of a request is answered, and logged with its status
             await exchange.fail(*_explain(error))
         log.info(
             '%s "%s %s" %s %.0f ms',

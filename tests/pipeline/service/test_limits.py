@@ -67,6 +67,7 @@ def test_pieces_are_counted_per_request():
         connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
         connection.send(h11.EndOfMessage())
         connection.start_next_cycle()
+        assert connection.their_state is connection.our_state is h11.IDLE, "ready for the next request"
 
 
 @pytest.fixture
