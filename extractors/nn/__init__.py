@@ -1,6 +1,6 @@
 """Weights files become state dicts, and networks become fast at inference; independent of images or captions."""
 
-from extractors.nn.recipes import machine_independent
+from extractors.config import machine_independent
 from extractors.nn.state_dict import parse_names, read_safetensors_metadata
 
 __all__ = [

@@ -44,6 +44,7 @@ EXCEPTIONS = {
     "data/store/store.py:Store.__getstate__": STATE,
     "data/store/store.py:Store.__setstate__": STATE,
     "extractors/bottom_up/extractor.py:BottomUpExtractor._settings_recipe": RECIPE,
+    "extractors/config.py:machine_independent": RECIPE,
     "extractors/regions/base.py:RegionExtractor.recipe": RECIPE,
     "extractors/regions/base.py:RegionExtractor._settings_recipe": RECIPE,
     "extractors/regions/detectron2_faster_rcnn.py:Detectron2Extractor._settings_recipe": RECIPE,
