@@ -7,13 +7,17 @@ STAMP := $(VENV)/.installed
 DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo install test test-fast test-faults lint format bench docs reference clean clean-runs help
+.PHONY: demo photos install test test-fast test-faults lint format bench docs reference clean clean-runs help
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 demo: $(STAMP)  ## create the environment, run the whole pipeline on the demo dataset, write a report
 	$(BIN)/tern demo
+
+photos: $(STAMP)  ## create the environment, index a folder of photographs and open the search page: FOLDER=~/Pictures
+	@if [ -z "$(FOLDER)" ]; then echo "Pass the folder of your photographs: make photos FOLDER=~/Pictures" >&2; exit 1; fi
+	$(BIN)/tern photos "$(FOLDER)" --serve
 
 install: $(STAMP)  ## create the environment only
 

@@ -1,4 +1,4 @@
-"""Settings of the process, read from environment variables: `TERN_*`, and the cache folder of the user."""
+"""Settings of the process, read from environment variables: `TERN_*`, and the user's folders for data and caches."""
 
 import os
 from difflib import get_close_matches
@@ -46,8 +46,17 @@ def find_cache_folder() -> Path:
 
     As the XDG Base Directory Specification says, a relative path in the variable does not count.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (folder if folder.is_absolute() else Path.home() / ".cache") / "tern"
+    return _find_user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def find_data_folder() -> Path:
+    """Return the folder of this program for data to keep: `tern` below `$XDG_DATA_HOME` or `~/.local/share`."""
+    return _find_user_folder("XDG_DATA_HOME", ".local/share")
+
+
+def _find_user_folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ""))
+    return (folder if folder.is_absolute() else Path.home() / default) / "tern"
 
 
 def variable_name(field: str) -> str:

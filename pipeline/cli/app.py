@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from data.text import printable_lines, show_logs
-from pipeline.cli import index_build, index_versions, model, pages, run, search, store, store_exchange, weights
+from pipeline.cli import index_build, index_versions, model, pages, photos, run, search, store, store_exchange, weights
 from pipeline.cli.errors import report_error
 from pipeline.cli.output import echo
 
@@ -91,7 +91,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(options)
-    for module in (run, search, pages):
+    for module in (run, photos, search, pages):
         module.register_commands(app)
     index = typer.Typer()
     stores = typer.Typer(help="Inspect, verify, compact, import and export feature stores.", no_args_is_help=True)

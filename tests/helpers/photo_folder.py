@@ -1,0 +1,22 @@
+"""Small photographs for the tests of `tern photos`: drawn, each with a content of its own."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def draw_photo(path: Path, seed: int, side: int = 48) -> Path:
+    """Write a small JPEG of blurred noise whose content the seed determines."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse.resize((side, side + seed % 7), Image.Resampling.BICUBIC).save(path, "JPEG", quality=90)
+    return path
+
+
+def draw_folder(folder: Path, count: int) -> Path:
+    """Write photographs into a folder and two of its subfolders. Returns the folder."""
+    for seed in range(count):
+        draw_photo(folder / ("", "a", "a/b")[seed % 3] / f"{seed:03d}.jpg", seed)
+    return folder
