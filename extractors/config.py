@@ -6,6 +6,7 @@ import.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
@@ -199,5 +200,9 @@ def machine_independent(recipe: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         recipe: Recipe of any extractor, or of a store.
+
+    Returns:
+        The recipe as JSON has it: a recipe that was read from a file has lists in the place of tuples.
     """
-    return {key: value for key, value in recipe.items() if key not in MACHINE_KEYS}
+    plain: dict[str, Any] = json.loads(json.dumps(recipe))
+    return {key: value for key, value in plain.items() if key not in MACHINE_KEYS}
