@@ -11,7 +11,7 @@ import numpy as np
 
 from data.io import digest
 from index.collection import Collection
-from index.config import GateConfig
+from index.config import GateConfig, QuerySource
 from index.ivf.vectors import is_in_sorted
 from index.search.index import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
@@ -22,13 +22,15 @@ TIMED_QUERIES = 16  # queries run one at a time to measure latency
 
 
 @dataclass(frozen=True)
-class HeldOutQueries:
-    """Held-out queries of one direction."""
+class GateQueries:
+    """Queries of one collection."""
 
     vectors: np.ndarray
-    """(q, d) unit vectors of the other kind: captions search images, images search captions"""
+    """(q, d) unit vectors, of the other kind where there are some: captions search images, images search captions"""
     relevant_ids: Sequence[Ids[str]] | None = None
     """per query the ids of its relevant items; None: unknown"""
+    source: QuerySource = "held-out"
+    """where they come from; relevant items are known of held-out queries and of those of the dataset"""
 
     @property
     def count(self) -> int:
@@ -113,8 +115,8 @@ def _search_timed(collection: OpenCollection, queries: np.ndarray) -> tuple[np.n
     return np.concatenate(keys), 1e3 * float(np.median(seconds))
 
 
-def measure_queries(collection: OpenCollection, queries: HeldOutQueries) -> tuple[dict[str, np.ndarray], float]:
-    """Run held-out queries on a collection.
+def measure_queries(collection: OpenCollection, queries: GateQueries) -> tuple[dict[str, np.ndarray], float]:
+    """Run queries on a collection.
 
     Returns:
         By measure, one value per query: "recall", the share of the exact best 10 that is found, and "success@10",

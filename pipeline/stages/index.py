@@ -10,7 +10,7 @@ from data.store import Store
 from index.building import IncompatibleUpdateError, build_index, compact_index, find_due_maintenance, update_index
 from index.collection import Collection, IndexInputs
 from index.config import GateConfig, IndexConfig, Kind, MaintenanceConfig
-from index.quality import HeldOutQueries, make_gate
+from index.quality import GateQueries, make_gate
 from index.search import Index
 from index.versions import read_version_manifest
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
@@ -128,7 +128,7 @@ def find_served_version(workspace: Workspace, version: int | None = None) -> tup
         return index.path, workspace.models / read_origin(index).model
 
 
-def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, HeldOutQueries]]:
+def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, GateQueries]]:
     """Return what is indexed, and the queries of the gate with their relevant items."""
     dataset, sizes = source.dataset, read_image_sizes(source.regions, source.dataset)
     stores: dict[Kind, Store] = {"image": Store(source.vectors.images), "caption": Store(source.vectors.captions)}
@@ -144,7 +144,7 @@ def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, HeldOutQue
     return IndexInputs(collections, query_vectors, provenance), queries
 
 
-def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind: Kind) -> HeldOutQueries:
+def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind: Kind) -> GateQueries:
     """Make queries of one kind from the held-out splits.
 
     If they have fewer than two, from all splits: one half of the queries chooses nprobe, the other half measures it.
@@ -161,4 +161,4 @@ def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind:
         relevant_ids = [{dataset.image_id_by_caption_id[name]} for name in ids]
     else:
         relevant_ids = [{caption.id for caption in dataset.captions_by_image_id[name]} for name in ids]
-    return HeldOutQueries(stores[kind].read("features", ids).astype("float32"), relevant_ids)
+    return GateQueries(stores[kind].read("features", ids).astype("float32"), relevant_ids)
