@@ -125,14 +125,13 @@ def prepare_builds(config: IndexConfig, inputs: IndexInputs) -> dict[str, Collec
     Raises:
         ValueError: An item cannot be indexed; the message names the first.
     """
-    for kind in inputs.collections:
+    vector_digests, dims = {}, {}
+    for kind, collection in inputs.collections.items():
+        collection.check(kind)
         if kind not in inputs.queries:
             raise ValueError(
                 f"There are no queries for {kind!r}. Pass held-out vectors of the other kind to measure recall."
             )
-    vector_digests, dims = {}, {}
-    for kind, collection in inputs.collections.items():
-        collection.check(kind)
         vector_digests[kind], dims[kind] = collection.hash_vectors(kind)
     if len(set(dims.values())) > 1:
         all_dims = ", ".join(f"{name} {d}" for name, d in dims.items())

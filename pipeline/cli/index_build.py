@@ -94,7 +94,8 @@ def tune(
     from pipeline.workspace import Workspace
 
     limits = TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
-    advice = advise_index_settings(kind, limits, vectors, vectors.features.dataset, loaded.index.seed)
+    dataset = vectors.features.dataset
+    advice = advise_index_settings(kind, limits, vectors, dataset, loaded.index.seed, vectors.model)
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -105,6 +106,8 @@ def tune(
         "> recommended for this kind of query, * on the Pareto front; "
         f"measured on {advice.num_sampled} of {advice.num_rows} rows"
     )
+    for query_kind in advice.calibrated:
+        echo(f"note   the {query_kind} queries are from the calibration of the model: the dataset has few held-out ones")
     echo(f"plot   {plot}")
     settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
     echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
