@@ -1,15 +1,25 @@
-"""Training stage: train a model on the stores, or import a published checkpoint."""
+"""Training stage: train a model on the stores, or import a model package or a published checkpoint."""
 
 from pathlib import Path
 
 from data.datasets import Dataset
+from data.manifest import Recipe
 from data.store import Store
 from extractors.config import TextConfig
+from extractors.nn import machine_independent
 from extractors.text import MEAN_LAST_4, TextEncoder
+from pipeline.plans.plan import Plan
+from pipeline.stages.extract import get_extractor
 from pipeline.workspace import Workspace
-from tern.card import MODEL_CARD, read_model_card
+from tern.card import MODEL_CARD, ModelPackage, PackageExtractor, read_model_card
 from tern.config import TrainConfig
-from tern.model import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
+from tern.model import (
+    check_checkpoint_file,
+    import_checkpoint,
+    import_package,
+    load_bert_weights,
+    load_paper_checkpoint,
+)
 from tern.parallel import resolve_device
 from tern.training import OnEpoch, TrainingInputs, describe_hardware, fingerprint, train
 
@@ -108,3 +118,59 @@ def import_paper_checkpoint(
         The folder of the model.
     """
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))
+
+
+def check_package(package: ModelPackage, plan: Plan) -> None:
+    """Check, before features are extracted, that the extractors of a plan are those of its model package.
+
+    Raises:
+        ValueError: They are others: the features would mean nothing to the model.
+    """
+    if plan.regions_store is None and plan.regions_file is None:
+        _check_same_extractor(package, "regions", get_extractor(plan.regions).recipe)
+    _check_same_extractor(package, "text", get_extractor(plan.text).recipe)
+
+
+def import_model_package(
+    package: ModelPackage, regions: Path, tokens: Path, workspace: Workspace, text: TextConfig
+) -> Path:
+    """Import a model package as a model, without training.
+
+    Args:
+        package: The package.
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+        workspace: Workspace of the model.
+        text: Config of the text extractor.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        ValueError: The package is damaged, or the stores come from other extractors.
+    """
+    stores = Store(regions), Store(tokens)
+    for table, store in zip(("regions", "text"), stores, strict=True):
+        _check_same_extractor(package, table, store.recipe)
+    return import_package(package, workspace.models, *stores, lambda: TextEncoder(text))
+
+
+def _check_same_extractor(package: ModelPackage, table: str, recipe: Recipe) -> None:
+    """Raise ValueError if the recipe of an extractor is not that of a package, apart from what machines decide."""
+    extractor: PackageExtractor = getattr(package.extractors, table)
+    if extractor.settings is None:  # features of another program, whose recipe names their files
+        return
+    expected, actual = machine_independent(extractor.recipe), machine_independent(recipe)
+    differing = sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"The features of [{table}] are not those of the model package {package.name}: {key} is "
+            f"{_shorten(actual.get(key))}, but {_shorten(expected.get(key))} is expected. Use the extractor and the "
+            "weights that the package names, or another model."
+        )
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.io import check_checkpoint, digest, remove_stale_temporaries, sha256_file, write_lock
+from data.io import check_checkpoint, digest, sha256_file
 from data.store import Store
-from tern.card import MODEL_CARD, ModelCard, write_model_card
+from tern.card import MODEL_CARD, ModelCard
 from tern.config import ModelConfig
-from tern.model.folder import WEIGHTS, save_weights
+from tern.model.folder import write_model_folder
 from tern.networks.finetune import TernWithTextEncoder
 from tern.networks.paper import PaperTern
 
@@ -88,12 +88,7 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
         fine_tuned=bool(bert),
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_lock(folder):
-        if not (folder / MODEL_CARD).is_file():  # another process may have written it in the meantime
-            remove_stale_temporaries(folder)  # of a process that was killed while it wrote
-            save_weights(folder / WEIGHTS, model)
-            write_model_card(folder, card)
+    write_model_folder(folder, model, card)
     return folder
 
 

@@ -37,8 +37,8 @@ def test_overrides_set_nested_keys_and_keep_types(tmp_path):
 def test_kind_of_regions_selects_their_settings(tmp_path):
     path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
     assert load_plan(path).regions == TorchvisionConfig()
-    loaded = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
-    assert loaded.regions == GridConfig(max_grid_size=5)
+    loaded = load_plan(path, ("regions.kind=grid", "regions.grid_size=5"))
+    assert loaded.regions == GridConfig(grid_size=5)
     assert Plan.model_validate(loaded.model_dump()) == loaded
 
 
@@ -60,8 +60,16 @@ def test_kind_of_regions_selects_their_settings(tmp_path):
         ),
         (
             'workspace = "w"\n' + DATASET,
-            ("regions.kind=grid", "regions.max_grid=3"),
-            "regions.max_grid: .*mean 'max_grid_size'",
+            ("regions.kind=grid", "regions.grid_siz=3"),
+            "regions.grid_siz: .*mean 'grid_size'",
+        ),
+        *(
+            (
+                'workspace = "w"\n' + DATASET,
+                ("regions.kind=grid", f"regions.{old}=300"),
+                f"regions.{old}: unknown.*{new}",
+            )
+            for old, new in {"max_grid_size": "grid_size", "min_size": "image_size", "max_size": "image_size"}.items()
         ),
         ('workspace = "w"\n' + DATASET, ("regions.kind=gird",), "regions.kind: unknown value 'gird'; .*mean 'grid'"),
         ('workspace = "w"\n[train]\nepochs = "many"\n' + DATASET, (), "train.epochs: .*integer.*'many'"),
