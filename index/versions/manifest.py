@@ -192,6 +192,13 @@ class GateVerdict(ManifestModel):
     override_reason: str | None = None
     rejected_version: int | None = None
 
+    def describe_not_checked(self) -> list[str]:
+        """Return one line per reason, with the checks that could not be made."""
+        names_by_reason: dict[str, list[str]] = {}
+        for name, reason in self.not_checked.items():
+            names_by_reason.setdefault(reason, []).append(name)
+        return [f"{', '.join(names)}: {reason}" for reason, names in names_by_reason.items()]
+
     @model_serializer(mode="wrap")
     def _omit_override(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         optional = ("override_reason", "rejected_version")

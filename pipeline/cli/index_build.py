@@ -107,7 +107,9 @@ def tune(
         f"measured on {advice.num_sampled} of {advice.num_rows} rows"
     )
     for query_kind in advice.calibrated:
-        echo(f"note   the {query_kind} queries are from the calibration of the model: the dataset has few held-out ones")
+        echo(
+            f"note   the {query_kind} queries are from the calibration of the model: the dataset has few held-out ones"
+        )
     echo(f"plot   {plot}")
     settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
     echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))

@@ -129,6 +129,11 @@ def _read_split(vectors: VectorStores, dataset: Dataset, split: str) -> tuple[_I
     """Read the images and the captions of a split."""
     images, captions = Store(vectors.images), Store(vectors.captions)
     image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, captions, split)
+    if not dataset.captions:
+        raise ValueError(
+            f"{dataset.name} has no captions, so it is unknown what a query should find. Add captions, and run "
+            "`tern index update`."
+        )
     if not caption_ids:
         raise ValueError(
             f"{dataset.name}: no image of split {split!r} has a caption; the splits have "
