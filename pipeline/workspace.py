@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.io import is_within, read_json, write_json
-from index.versions import Candidate, read_current
+from index.versions import Manifest, read_current
 
 MARKER = ".tern-workspace.json"  # names a folder as a workspace, and the dataset that it belongs to
 SCHEMA_VERSION = 1  # of the marker
@@ -241,7 +241,7 @@ def check_published(workspace: Workspace) -> None:
         )
 
 
-def check_has_captions(manifest: Candidate) -> None:
+def check_has_captions(manifest: Manifest) -> None:
     """Raise ValueError if a version of the index has no captions, so that a photo has nothing to search."""
     if "caption" not in manifest.collections:
         raise ValueError(

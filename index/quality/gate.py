@@ -10,15 +10,17 @@ import numpy as np
 
 from index.building.publish import GateFn
 from index.collection import Collection
-from index.config import KINDS, QUERY_SOURCES, GateConfig, IndexConfig
+from index.config import GateConfig, IndexConfig
 from index.ivf.vectors import is_in_sorted
 from index.quality.audit import audit_version
 from index.quality.checks import (
+    QUERY_MEASURES,
     GateQueries,
     check_latency,
     check_removed,
     check_share,
     count_removed,
+    list_not_checked,
     live_keys,
     match_served_results,
     match_served_vectors,
@@ -33,7 +35,6 @@ from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, 
 OVERRIDE_HINT = (
     " (change the limits in [gate], or publish it anyway with `tern index publish VERSION --override-gate REASON`)"
 )
-QUERY_MEASURES = ("recall", "success@10")
 log = logging.getLogger(__name__)
 
 
@@ -56,8 +57,7 @@ def make_gate(
         verified_shards = _find_verified_shards(candidate, served)
         # Before the objects are read: whatever changes meanwhile is noticed at the next gate.
         stamps = read_stamps(candidate.root, [candidate.collection(kind).manifest for kind in candidate.kinds])
-        problems = audit_version(candidate, verified_shards=verified_shards)
-        checks = {name: GateCheck(passed=not problem, problem=problem) for name, problem in problems.items()}
+        checks = _check_files(candidate, verified_shards)
         test_queries: dict[str, GateQueries] = {}
         is_intact = all(check.passed for check in checks.values())
         if is_intact and served is not None:
@@ -67,7 +67,7 @@ def make_gate(
             comparison = _Comparison(config, candidate, served, kind)
             checks |= comparison.check_vectors(source.get(kind))
             selected = _select_queries(comparison.max_queries, queries.get(kind), index_config)
-            if selected is not None and selected.count:
+            if selected is not None:
                 test_queries[kind] = selected
                 checks |= comparison.check_queries(selected)
         verdict = GateVerdict(
@@ -76,7 +76,7 @@ def make_gate(
             checks=checks,
             query_digests={kind: selected.digest for kind, selected in test_queries.items()},
             query_sources={kind: selected.source for kind, selected in test_queries.items()},
-            not_checked=_list_not_checked(kinds, test_queries) if is_intact else {},
+            not_checked=list_not_checked(kinds, test_queries) if is_intact else {},
             compared_with=served.version if served else None,
             config=config.model_dump(mode="json"),
         )
@@ -87,26 +87,9 @@ def make_gate(
     return judge
 
 
-def _list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries]) -> dict[str, str]:
-    """Return why a check was not made, by the name of the check.
-
-    Args:
-        kinds: Kinds of the collections that have rows.
-        queries: By kind, the queries that were run.
-    """
-    reasons: dict[str, str] = {}
-    for kind in KINDS:
-        if kind not in kinds:
-            names, reason = ("alignment", *QUERY_MEASURES, "latency"), f"the version has no {kind}s"
-        elif kind not in queries:
-            names, reason = (*QUERY_MEASURES, "latency"), f"there are no queries to search {kind}s with"
-        elif queries[kind].relevant_ids is None:
-            source = QUERY_SOURCES[queries[kind].source]
-            names, reason = ("success@10",), f"which {kind}s are relevant is unknown of {source}"
-        else:
-            continue
-        reasons |= {f"{kind} {name}": reason for name in names}
-    return reasons
+def _check_files(candidate: Index, verified_shards: Sequence[ShardManifest]) -> dict[str, GateCheck]:
+    problems = audit_version(candidate, verified_shards=verified_shards)
+    return {name: GateCheck(passed=not problem, problem=problem) for name, problem in problems.items()}
 
 
 def _check_removed_rows(config: GateConfig, candidate: Index, served: Index) -> dict[str, GateCheck]:
@@ -129,8 +112,8 @@ def _describe_failures(checks: Mapping[str, GateCheck]) -> str:
 
 
 def _select_queries(max_queries: int, queries: GateQueries | None, index_config: IndexConfig) -> GateQueries | None:
-    """Return at most `max_queries` of the queries that did not choose nprobe."""
-    if queries is None:
+    """Return at most `max_queries` of the queries that did not choose nprobe; None without any."""
+    if queries is None or queries.count < 2:
         return None
     _, test_half = split_queries(queries.count, index_config.seed, index_config.tuning_queries)
     positions = test_half[:max_queries]

@@ -195,7 +195,7 @@ class GateVerdict(ManifestModel):
     def describe_not_checked(self) -> list[str]:
         """Return one line per reason, with the checks that could not be made."""
         names_by_reason: dict[str, list[str]] = {}
-        for name, reason in self.not_checked.items():
+        for name, reason in sorted(self.not_checked.items()):
             names_by_reason.setdefault(reason, []).append(name)
         return [f"{', '.join(names)}: {reason}" for reason, names in names_by_reason.items()]
 

@@ -102,15 +102,9 @@ def tune(
         echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     plot = Workspace(loaded.workspace).tuning_plot(kind)
     plot_advice(advice, limits, plot)
-    echo(
-        "> recommended for this kind of query, * on the Pareto front; "
-        f"measured on {advice.num_sampled} of {advice.num_rows} rows"
-    )
-    for query_kind in advice.calibrated:
-        echo(
-            f"note   the {query_kind} queries are from the calibration of the model: the dataset has few held-out ones"
-        )
-    echo(f"plot   {plot}")
+    measured = f"measured on {advice.num_sampled} of {advice.num_rows} rows"
+    echo(f"> recommended for this kind of query, * on the Pareto front; {measured}")
+    echo(*(f"note   {note}" for note in advice.notes), f"plot   {plot}")
     settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
     echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
 

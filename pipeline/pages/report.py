@@ -153,9 +153,8 @@ def _make_stage_rows(finished: Finished) -> list[StageRow]:
     descriptions = {
         "dataset": f"{printable(features.dataset.name)}: {_count_splits(features.input_dataset)}",
         "region features": f"{len(regions):,} images, {regions.dim:,} features per region",
-        "token features": (
-            f"{len(tokens):,} captions, {tokens.dim:,} features per token" if len(tokens) else "no captions"
-        )
+        "token features": f"{len(tokens):,} captions"
+        + (f", {tokens.dim:,} features per token" if len(tokens) else "")
         + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else "")
         + (f"; {unknown:,} captions of which the tokenizer knows nothing" if unknown else ""),
         "training": _describe_model(read_model_card(finished.model)),

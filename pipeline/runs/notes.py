@@ -48,8 +48,8 @@ def describe_missing_captions(dataset: Dataset, evaluation: Evaluation) -> list[
         return []
     if dataset.captions:
         return [
-            "No image of val or test has a caption, so there are no metrics. Assign images with captions to them with a "
-            "field `split` in the annotations."
+            "No image of val or test has a caption, so there are no metrics. Assign images with captions to these "
+            "splits with a field `split` in the annotations."
         ]
     return [
         "The dataset has no captions, so there are no metrics and no photo queries. Text queries work. Add captions to "

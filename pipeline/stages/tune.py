@@ -38,6 +38,14 @@ class TuningAdvice:
     """Kinds of queries that are from the calibration of the model, because the dataset has few held-out ones."""
 
     @property
+    def notes(self) -> list[str]:
+        """Say which queries are not those of the dataset."""
+        return [
+            f"the {kind} queries are from the calibration of the model, because few are held out"
+            for kind in self.calibrated
+        ]
+
+    @property
     def settings(self) -> list[str]:
         """Recommended settings of the index, each `KEY=VALUE` for `--set`.
 
@@ -83,11 +91,12 @@ def advise_index_settings(
     queries, calibrated = {}, []
     for query_kind in QUERY_KINDS[kind]:
         item_kind: Kind = "caption" if query_kind == "text" else "image"
-        vectors_of_model = select_calibrated(calibration, item_kind, len(held_out[query_kind]))
+        num_held_out = len(held_out[query_kind])
+        vectors_of_model = select_calibrated(calibration, item_kind, num_held_out) if query_kind != own_kind else None
         if vectors_of_model is not None:
             queries[query_kind] = vectors_of_model
             calibrated.append(query_kind)
-        elif len(held_out[query_kind]) >= MIN_QUERIES:
+        elif num_held_out >= MIN_QUERIES:
             queries[query_kind] = _sample_vectors(stores[item_kind], held_out[query_kind], MAX_QUERIES, seed)
     sample, num_rows = _sample_vectors(stores[kind], indexed_ids, MAX_SAMPLE_ROWS, seed), len(stores[kind])
     points = measure_candidates(sample, queries, limits, num_rows, seed)

@@ -90,7 +90,7 @@ def test_store_of_another_version_says_what_to_do(schema, writer, workspace):
         read_store_manifest(path.parent)
 
 
-@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (4, "a newer")])
+@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (5, "a newer")])
 def test_index_of_another_version_is_not_called_damaged(schema, writer, workspace):
     (path,) = (workspace / "index" / "versions").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
