@@ -82,6 +82,16 @@ class GridConfig(_NetworkConfig):
     image_size: int | None = Field(None, ge=32, le=2048)
     """Side of the square network input, or its short side, in pixels; None uses the size of the model."""
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of their features."""
+        return (self.layer,) if isinstance(self.layer, str) else self.layer
+
+    @property
+    def grid_sizes(self) -> tuple[int, ...]:
+        """Sizes of the grids, in the order of their cells."""
+        return (self.grid_size,) if isinstance(self.grid_size, int) else self.grid_size
+
 
 class BottomUpConfig(_NetworkConfig):
     """Bottom-up features of the Visual Genome model: 36 regions per image, or 10 to 100."""

@@ -12,31 +12,15 @@ from typing import Any
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from data.text import suggest_name
 from extractors.config import GridConfig
 from extractors.nn.backbone_weights import PHOTOS_MEAN, PHOTOS_STD, load_weights_file
-from extractors.nn.image_fit import ImageFit
+from extractors.nn.image_fit import BackboneInfo, ImageFit
 from extractors.nn.packaged import PHOTOS
 from extractors.nn.state_dict import state_sha256
-
-
-class BackboneInfo(BaseModel):
-    """What must be known of a loaded backbone to prepare its inputs and to name its features."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fit: ImageFit
-    """Size and colors of the network input."""
-    channels: tuple[int, ...]
-    """Number of channels of the map of each layer."""
-    map_side: int
-    """Smallest number of rows or columns of the maps of a square input."""
-    weights_sha256: str
-    """SHA-256 of the weights, see `state_sha256`."""
 
 
 class Backbone(nn.Module):
@@ -121,7 +105,7 @@ def load_backbone(config: GridConfig, weights_file: Path | None) -> tuple[Backbo
     fit = fit.model_copy(update={"patch_size": max(patch_size)})
     if weights_file is not None:
         load_weights_file(model, weights_file, config)
-    layers = list_layers(config)
+    layers = config.layers
     names = [name for name, _ in model.named_modules() if name]
     for layer in layers:
         if layer not in names:
@@ -129,24 +113,12 @@ def load_backbone(config: GridConfig, weights_file: Path | None) -> tuple[Backbo
             raise ValueError(f"{config.model} does not have the layer {layer!r}: {hint}. Set `layer` to one.")
     backbone = Backbone(model, layers, fit)
     shapes = _probe_shapes(backbone, fit, config.model)
-    map_side = min(min(shape[2:]) for shape in shapes)
-    if max(list_grid_sizes(config)) > map_side:
-        raise ValueError(
-            f"grid_size {max(list_grid_sizes(config))} is above the {map_side} rows of the map of {', '.join(layers)} "
-            f"at {fit.image_size} pixels. Set `grid_size` to {map_side} or less, or a larger `image_size`."
-        )
-    channels = tuple(shape[1] for shape in shapes)
-    return backbone, BackboneInfo(fit=fit, channels=channels, map_side=map_side, weights_sha256=state_sha256(model))
-
-
-def list_layers(config: GridConfig) -> tuple[str, ...]:
-    """Return the names of the layers of a configuration."""
-    return (config.layer,) if isinstance(config.layer, str) else config.layer
-
-
-def list_grid_sizes(config: GridConfig) -> tuple[int, ...]:
-    """Return the sizes of the grids of a configuration."""
-    return (config.grid_size,) if isinstance(config.grid_size, int) else config.grid_size
+    return backbone, BackboneInfo(
+        fit=fit,
+        channels=tuple(shape[1] for shape in shapes),
+        map_side=min(min(shape[2:]) for shape in shapes),
+        weights_sha256=state_sha256(model),
+    )
 
 
 def _find_fit(config: GridConfig) -> ImageFit:
@@ -154,11 +126,7 @@ def _find_fit(config: GridConfig) -> ImageFit:
     if not timm.is_model(config.model):
         hint = suggest_name(config.model, timm.list_models(), "the models of timm are")
         raise ValueError(f"Unknown backbone {config.model!r}: {hint}. Set `model` to one.")
-    try:
-        model_config = timm.get_pretrained_cfg(config.model)
-    except RuntimeError as error:  # the name has a tag of other weights
-        raise ValueError(f"Unknown backbone {config.model!r}: {error}. Set `model` to one.") from error
-    values = resolve_model_data_config(None, pretrained_cfg=model_config.to_dict())
+    values = resolve_model_data_config(None, pretrained_cfg=_find_published(config.model).to_dict())
     if config.weights == PHOTOS.name:
         values |= {"mean": PHOTOS_MEAN, "std": PHOTOS_STD}
     return ImageFit(
@@ -172,10 +140,18 @@ def _find_fit(config: GridConfig) -> ImageFit:
     )
 
 
+def _find_published(name: str) -> Any:
+    """Return what timm publishes with a model: its preprocessing and the place of its weights."""
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:  # the name has a tag of other weights
+        raise ValueError(f"Unknown backbone {name!r}: {error}. Set `model` to one.") from error
+
+
 def _create_model(config: GridConfig, fit: ImageFit, is_published: bool) -> nn.Module:
     """Build a model of timm without its classifier, with the weights that timm publishes or with random ones."""
     sizes: dict[str, Any] = {}
-    if timm.get_pretrained_cfg(config.model).fixed_input_size:
+    if _find_published(config.model).fixed_input_size:
         sizes = {"img_size": fit.image_size} if fit.is_square else {"dynamic_img_size": True}
     try:
         return timm.create_model(config.model, pretrained=is_published, num_classes=0, **sizes).eval()

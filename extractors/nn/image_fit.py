@@ -92,3 +92,18 @@ class ImageFit(BaseModel):
         """Return the left and top edge of the central square, as `torchvision.transforms.CenterCrop` rounds them."""
         left, top = (round((side - self.image_size) / 2) for side in size)
         return left, top
+
+
+class BackboneInfo(BaseModel):
+    """What must be known of a loaded backbone to prepare its inputs and to name its features."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fit: ImageFit
+    """Size and colors of the network input."""
+    channels: tuple[int, ...]
+    """Number of channels of the map of each layer."""
+    map_side: int
+    """Smallest number of rows or columns of the maps of a square input."""
+    weights_sha256: str
+    """SHA-256 of the weights, see `state_sha256`."""

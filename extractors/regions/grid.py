@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from extractors.config import GridConfig
-from extractors.nn.backbone import list_grid_sizes, list_layers, load_backbone
-from extractors.nn.backbone_weights import find_weights_file
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, network_recipe, to_cpu, to_device
+from extractors.nn.backbone_runtime import load_runtime
+from extractors.nn.inference import DTYPE_NAMES, network_recipe, to_cpu, to_device
 from extractors.regions.base import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, Regions
 
 VERSION = 3  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
-GPU_LOADERS = 16
+GPU_LOADERS, GPU_BATCH = 16, 32
 NOT_IN_RECIPE = ("full_precision", "layer", "grid_size", "image_size")  # in another form, or in the dtype
 
 
@@ -37,19 +36,25 @@ class GridExtractor(RegionExtractor):
             FileNotFoundError: The weights do not exist.
         """
         self.config = config
-        self._dtype = choose_dtype(config.device, config.full_precision)
-        backbone, self._info = load_backbone(config, find_weights_file(config))
-        self._backbone = backbone.to(device=config.device, memory_format=torch.channels_last)
-        self._backbone.model.to(self._dtype)
-        self.dim = sum(self._info.channels)
-        self._grid_sizes = list_grid_sizes(config)
-        self.num_loaders = 1 if torch.device(config.device).type == "cpu" else GPU_LOADERS
+        self._backbone = load_runtime(config)
+        self._info = info = self._backbone.info
+        if max(config.grid_sizes) > info.map_side:
+            raise ValueError(
+                f"grid_size {max(config.grid_sizes)} is above the {info.map_side} rows of the map of "
+                f"{', '.join(config.layers)} at {info.fit.image_size} pixels. Set `grid_size` to {info.map_side} or "
+                "less, or a larger `image_size`."
+            )
+        self.dim = sum(info.channels)
+        if torch.device(config.device).type != "cpu":
+            self.num_loaders = GPU_LOADERS
+            self.batch_size = GPU_BATCH if info.fit.is_square else 1
 
     def _settings_recipe(self) -> dict[str, Any]:
-        info, layers = self._info, list(list_layers(self.config))
-        settings = {"layers": layers, "grid_sizes": list(self._grid_sizes), **info.fit.model_dump(mode="json")}
-        numerics = {"weights_sha256": info.weights_sha256, "dtype": DTYPE_NAMES[self._dtype], "runtime": "torch"}
-        return network_recipe(self.config, "grid", VERSION, NOT_IN_RECIPE, **settings, **numerics)
+        config, info = self.config, self._info
+        settings = {"layers": list(config.layers), "grid_sizes": list(config.grid_sizes), **info.fit.model_dump()}
+        numerics = {"dtype": DTYPE_NAMES[self._backbone.dtype], "runtime": self._backbone.name}
+        settings["weights_sha256"] = info.weights_sha256
+        return network_recipe(config, "grid", VERSION, NOT_IN_RECIPE, **settings, **numerics)
 
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:
         """Resize and crop an (h, w, 3) uint8 RGB image as timm's transforms do.
@@ -63,14 +68,19 @@ class GridExtractor(RegionExtractor):
 
     @torch.inference_mode()
     def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
-        """Extract the cells of images whose inputs have the same shape."""
-        maps = self._backbone(torch.stack([image.input for image in batch]))  # per layer (b, d, h, w)
+        """Extract the cells of images whose inputs have the same shape.
+
+        A batch on a GPU always has the same size, because the last bits depend on it.
+        """
+        num_filled = self.batch_size - len(batch)
+        inputs = torch.stack([image.input for image in [*batch, *batch[-1:] * num_filled]])  # (b, height, width, 3)
+        maps = self._backbone.run(inputs)  # per layer (b, d, h, w)
         features = to_cpu([self._pool(maps).half()])[0].numpy()  # (b, r, d)
-        return [self._make_regions(rows, image.size) for rows, image in zip(features, batch, strict=True)]
+        return [self._make_regions(rows, image.size) for rows, image in zip(features, batch, strict=False)]
 
     def _pool(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Average the maps of the layers over the cells of the grids: (b, r, d of all layers)."""
-        sizes = (1, *self._grid_sizes) if self.config.whole_image else self._grid_sizes
+        sizes = (1, *self.config.grid_sizes) if self.config.whole_image else self.config.grid_sizes
         layers = []
         for features in maps:
             cells = torch.cat([adaptive_avg_pool2d(features.float(), size).flatten(2) for size in sizes], dim=2)
@@ -80,8 +90,11 @@ class GridExtractor(RegionExtractor):
 
     def _make_regions(self, features: np.ndarray, size: tuple[int, int]) -> Regions:
         left, top, right, bottom = seen = self._info.fit.seen_box(size)
-        grids = [cell_boxes(n, n, right - left, bottom - top) + np.float32([left, top] * 2) for n in self._grid_sizes]
-        boxes = np.concatenate([np.float32([seen]), *grids] if self.config.whole_image else grids)
+        grids = [
+            cell_boxes(n, n, right - left, bottom - top) + np.array([left, top, left, top], np.float32)
+            for n in self.config.grid_sizes
+        ]
+        boxes = np.concatenate([np.array([seen], np.float32), *grids] if self.config.whole_image else grids)
         no_ids = np.full(len(boxes), WHOLE_IMAGE, np.int32)
         ones = np.ones(len(boxes), np.float32)
         return Regions(features, boxes, no_ids, ones, attr_ids=no_ids, attr_scores=np.zeros_like(ones), size=size)

@@ -88,7 +88,7 @@ LATE_IMPORTS = ("pipeline/cli/", "flows/commands.py", "flows/flows.py", "extract
 OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "prefect_ray", "torch.utils.tensorboard"}
 # The environment is read in data/settings.py, except for variables of other programs.
 READS_ENVIRONMENT = {
-    "data/settings.py": "TERN_*",
+    "data/settings.py": "TERN_*, XDG_*",
     "pipeline/cli/app.py": "OMP_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",
