@@ -210,6 +210,7 @@ def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries]) -
         queries: By kind, the queries that were run.
     """
     reasons: dict[str, str] = {}
+    names: tuple[str, ...]
     for kind in KINDS:
         if kind not in kinds:
             names, reason = ("alignment", *QUERY_MEASURES, "latency"), f"the version has no {kind}s"

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.datasets import Dataset
 from data.store import Store
 from index.building import IncompatibleUpdateError, build_index, compact_index, find_due_maintenance, update_index
-from index.collection import IndexInputs
+from index.collection import Collection, IndexInputs
 from index.config import GateConfig, IndexConfig, Kind, MaintenanceConfig
 from index.quality import GateQueries, make_gate
 from index.search import Index
@@ -138,15 +138,15 @@ def _make_inputs(
     """
     dataset, sizes = source.dataset, read_image_sizes(source.regions, source.dataset)
     stores: dict[Kind, Store] = {"image": Store(source.vectors.images), "caption": Store(source.vectors.captions)}
-    collections = {kind: make_collection(dataset, store, kind, sizes) for kind, store in stores.items()}
-    if not collections["caption"].ids:
-        del collections["caption"]
     calibration = None if source.origin is None else read_calibration(workspace.models / source.origin.model)
-    queries: dict[str, GateQueries] = {
-        kind: choose_queries(kind, collection, dataset, stores, calibration, config)
-        for kind, collection in collections.items()
-        if collection.ids  # an empty collection of images is an error of the build
-    }
+    collections: dict[str, Collection] = {}
+    queries: dict[str, GateQueries] = {}
+    for kind, store in stores.items():
+        collection = make_collection(dataset, store, kind, sizes)
+        if collection.ids:
+            queries[kind] = choose_queries(kind, collection, dataset, stores, calibration, config)
+        if collection.ids or kind == "image":  # an empty collection of images is an error of the build
+            collections[kind] = collection
     return IndexInputs(
         collections,
         {kind: one.vectors for kind, one in queries.items()},

@@ -82,11 +82,10 @@ def advise_index_settings(
         raise ValueError(f"{dataset.name} has no captions, so there are no captions to tune. Pass --kind image.")
     stores: dict[Kind, Store] = {"image": Store(vectors.images), "caption": Store(vectors.captions)}
     held_out = _list_held_out_ids(dataset, stores)
-    own_kind = QUERY_KINDS[kind][1]
+    store, own_kind = stores["image" if kind == "image" else "caption"], QUERY_KINDS[kind][1]
     if len(held_out[own_kind]) < MIN_QUERIES:  # then some rows become queries instead
-        count = max(MIN_QUERIES, min(MAX_QUERIES, len(stores[kind]) // 10))
-        held_out[own_kind] = _sample_ids(stores[kind].ids, count, seed)
-    indexed_ids = sorted(set(stores[kind].ids) - set(held_out[own_kind]))
+        held_out[own_kind] = _sample_ids(store.ids, max(MIN_QUERIES, min(MAX_QUERIES, len(store) // 10)), seed)
+    indexed_ids = sorted(set(store.ids) - set(held_out[own_kind]))
     calibration = None if model is None else read_calibration(model)
     queries, calibrated = {}, []
     for query_kind in QUERY_KINDS[kind]:
@@ -98,7 +97,7 @@ def advise_index_settings(
             calibrated.append(query_kind)
         elif num_held_out >= MIN_QUERIES:
             queries[query_kind] = _sample_vectors(stores[item_kind], held_out[query_kind], MAX_QUERIES, seed)
-    sample, num_rows = _sample_vectors(stores[kind], indexed_ids, MAX_SAMPLE_ROWS, seed), len(stores[kind])
+    sample, num_rows = _sample_vectors(store, indexed_ids, MAX_SAMPLE_ROWS, seed), len(store)
     points = measure_candidates(sample, queries, limits, num_rows, seed)
     chosen = {query_kind: choose_point(points, limits, query_kind) for query_kind in queries}
     return TuningAdvice(kind, len(sample), num_rows, points, chosen, tuple(calibrated))
