@@ -1,8 +1,6 @@
 """All stages from the embedding on with no captions, few captions, and captions that appear and vanish."""
 
 import re
-import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +11,16 @@ from index.building import publish
 from index.collection import Collection
 from index.config import IndexConfig
 from index.quality.checks import live_keys
-from index.search import Index
+from index.search import HotReloader, Index
 from index.tuning import TuningLimits
 from index.versions import folder, read_current, read_version_manifest, verify_version
 from index.versions.switch import RejectedError
 from pipeline.pages.misses import find_misses
 from pipeline.pages.report import write_report
-from pipeline.runs.runner import Finished, PipelineRunner
 from pipeline.search.searcher import Searcher
 from pipeline.stages.tune import advise_index_settings
-from tern.model import Calibration, CalibrationQueries, write_calibration
+from tern.model import write_calibration
+from tests.helpers.uncaptioned import copy_without_index, keep_captions, make_calibration, run_stages
 from tests.reference.index import exact_ids
 
 pytestmark = pytest.mark.slow
@@ -30,40 +28,10 @@ LISTS = {"index": IndexConfig(shards=2, nlist=4, factory="IVF{nlist},Flat", targ
 QUERY = "two dogs are running along the street"
 
 
-def make_dataset(finished, num_captions: int):
-    """Return the dataset of the finished run with its first captions; the first images are of `train`."""
-    dataset = finished.features.input_dataset
-    return replace(dataset, captions=dataset.captions[:num_captions])
-
-
-def run_stages(plan, dataset, model, is_update: bool = False) -> Finished:
-    """Run the stages of an uncaptioned dataset: extraction, embedding, evaluation, and a build or an update."""
-    runner = PipelineRunner(plan)
-    vectors = runner.embed(runner.extract(dataset), model)
-    index = runner.update_index(vectors) if is_update else runner.publish_index(vectors)
-    return Finished(plan, vectors, runner.evaluate(vectors), index, runner.list_finished_stages())
-
-
-def make_calibration(finished) -> Calibration:
-    """Make a calibration from the vectors of the training split, which the uncaptioned dataset does not ask."""
-
-    def read(folder, ids):
-        vectors, zeros = Store(folder).read("features", ids).astype(np.float32), np.zeros(len(ids), np.float32)
-        return CalibrationQueries(tuple(ids), vectors, zeros, zeros - 1)
-
-    part = finished.features.dataset.select_split("train")
-    captions = read(finished.vectors.captions, [caption.id for caption in part.captions][:40])
-    images = read(finished.vectors.images, [image.id for image in part.images][:20])
-    return Calibration("train", len(part.images), len(part.captions), captions, images)
-
-
 @pytest.fixture
 def copy(finished_pipeline, tmp_path):
     """(plan, model) of a copy of the finished workspace without its index."""
-    root = tmp_path / "run"
-    shutil.copytree(finished_pipeline.plan.workspace, root, ignore=shutil.ignore_patterns("index", "*.html"))
-    plan = finished_pipeline.plan.model_copy(update={"workspace": root})
-    return plan, root / "models" / finished_pipeline.model.name
+    return copy_without_index(finished_pipeline, tmp_path / "run")
 
 
 CASES = [
@@ -82,7 +50,7 @@ CASES = [
 def test_index_of_few_captions_names_its_queries_and_their_recall(
     num_captions, is_calibrated, images, captions, copy, finished_pipeline
 ):
-    (plan, model), dataset = copy, make_dataset(finished_pipeline, num_captions)
+    (plan, model), dataset = copy, keep_captions(finished_pipeline, num_captions)
     plan = plan.model_copy(update=LISTS)
     if is_calibrated:
         write_calibration(model, make_calibration(finished_pipeline))
@@ -119,7 +87,7 @@ def _make_plain(collection):
 
 def test_everything_works_or_says_why_not_without_captions(copy, finished_pipeline):
     plan, model = copy
-    dataset = make_dataset(finished_pipeline, 0)
+    dataset = keep_captions(finished_pipeline, 0)
     finished = run_stages(plan, dataset, model)
     assert len(Store(finished.vectors.captions)) == 0
     assert read_version_manifest(plan.workspace / "index").collections["image"].is_exact
@@ -155,15 +123,15 @@ def test_captions_vanish_and_appear_again(is_update, copy, finished_pipeline):
     run_stages(plan, finished_pipeline.features.input_dataset, model)
     root, before = plan.workspace / "index", Searcher(plan).search_text(QUERY, 5)
     with pytest.raises(RejectedError, match="captions of the served version are gone"):
-        run_stages(plan, make_dataset(finished_pipeline, 0), model, is_update)
+        run_stages(plan, keep_captions(finished_pipeline, 0), model, is_update)
     assert read_current(root).version == 1, "the version with captions is still served"
     allowed = plan.model_copy(update={"gate": plan.gate.model_copy(update={"max_removed_fraction": 1})})
-    run_stages(allowed, make_dataset(finished_pipeline, 0), model, is_update)
+    run_stages(allowed, keep_captions(finished_pipeline, 0), model, is_update)
     version = read_current(root).version
     assert list(verify_version(root, version).collections) == ["image"]
     hits = Searcher(plan).search_text(QUERY, 5)
     assert [(hit.id, hit.score) for hit in hits] == [(hit.id, hit.score) for hit in before]
-    assert run_stages(allowed, make_dataset(finished_pipeline, 0), model, is_update).index.stem == f"v{version:08d}"
+    assert run_stages(allowed, keep_captions(finished_pipeline, 0), model, is_update).index.stem == f"v{version:08d}"
     finished = run_stages(plan, finished_pipeline.features.input_dataset, model, is_update)
     assert Searcher(plan).search_text(QUERY, 5) == before, "ids, scores, captions and regions"
     assert finished.evaluation == finished_pipeline.evaluation
@@ -197,7 +165,7 @@ def test_kill_in_an_update_after_which_captions_are_gone(copy, finished_pipeline
             for place, name in places:
                 patch.setattr(place, name, die_after(getattr(place, name)))
             try:
-                finished = run_stages(plan, make_dataset(finished_pipeline, 0), model, is_update=True)
+                finished = run_stages(plan, keep_captions(finished_pipeline, 0), model, is_update=True)
                 break
             except Killed:
                 has_captions = bool(Searcher(plan).search_text(QUERY, 1)[0].captions)
@@ -206,3 +174,41 @@ def test_kill_in_an_update_after_which_captions_are_gone(copy, finished_pipeline
     assert num_kills >= 4, "in both stores, after the manifest and after the switch"
     assert list(verify_version(plan.workspace / "index").collections) == ["image"]
     assert len(Store(finished.vectors.captions)) == 0
+
+
+def test_flow_artifacts_say_what_an_index_without_captions_lacks(copy, finished_pipeline, monkeypatch):
+    pytest.importorskip("prefect")
+    from flows.reporting import artifacts
+
+    (plan, model), tables, texts = copy, {}, {}
+    finished = run_stages(plan, keep_captions(finished_pipeline, 0), model)
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, key, description: tables.update({key: rows}))
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, key, description: texts.update({key: text}))
+    artifacts.create_store_tables(finished.vectors.features, finished.workspace)
+    artifacts.create_training_artifacts(model, finished.evaluation)
+    artifacts.create_publish_artifacts(plan, finished.index, finished.workspace.report)
+    assert [row["items"] for row in tables["stores"]] == [36, 0]
+    assert "metrics" not in tables, "a table without rows"
+    (row,) = tables["index"]
+    assert (row["kind"], row["exact search"]) == ("image", True)
+    assert row["measured with"] == "18 vectors of the collection itself"
+    reasons = {row["check"]: row["problem"] for row in tables["gate"] if row["passed"] == "not checked"}
+    assert reasons["caption recall"] == "the version has no captions"
+    assert "36 images, published" in texts["lineage"]
+    assert texts["gallery"].count("data:image/jpeg") == 1
+
+
+def test_service_answers_texts_and_refuses_photos_without_captions(copy, finished_pipeline):
+    testclient, service = (pytest.importorskip(name) for name in ("fastapi.testclient", "pipeline.service.app"))
+    plan, model = copy
+    dataset = keep_captions(finished_pipeline, 0)
+    run_stages(plan, dataset, model)
+    searcher = Searcher(plan)
+    app = service.create_app(HotReloader(searcher.index.root, searcher.with_version, poll_seconds=0))
+    client = testclient.TestClient(app, base_url="http://localhost")
+    hits = client.get("/search", params={"q": QUERY, "k": 3}).json()["hits"]
+    assert [(hit["id"], hit["captions"]) for hit in hits] == [(hit.id, []) for hit in searcher.search_text(QUERY, 3)]
+    assert client.get("/", params={"q": QUERY, "k": 3}).text.count("<figure") == 3
+    answer = client.post("/search/image", content=dataset.images[0].path.read_bytes())
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("The index has no captions, and a photo is compared with captions.")
