@@ -119,8 +119,7 @@ def _make_collection(
         normalize: Scale vectors to unit length when they are read.
         suffix: Text after each id; None: that of the kind, so that a caption has another id than its image.
     """
-    arrays = [array for array in map(map_vectors, paths) if len(array)]
-    folder = paths[0].parent
+    arrays, folder = [array for array in map(map_vectors, paths) if len(array)], paths[0].parent
     if len(dims := sorted({array.shape[1] for array in arrays})) > 1:
         raise ValueError(f"The vectors in {folder} have different dimensions: {dims}. Import vectors of one model.")
     if metadata is None:
@@ -140,8 +139,9 @@ def _make_collection(
     if not position_by_id and metadata is not None and metadata.invalid_rows:
         where, reason = metadata.invalid_rows[0]
         raise ValueError(f"No row of the metadata of {folder} has a valid id. The first, {where}: {reason}.")
-    reader = _ArrayReader(arrays, position_by_id, normalize)
-    return Collection(list(position_by_id), reader.read, [row for row in rows if row is not None])
+    if not position_by_id:
+        raise ValueError(f"The files in {folder} hold no vectors. Export them again.")
+    return Collection([*position_by_id], _ArrayReader(arrays, position_by_id, normalize).read, [*filter(None, rows)])
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ BLOCK_ROWS = 16_384  # vectors that are hashed at a time
 
 
 def list_files(folder: Path, suffix: str) -> list[Path]:
-    """List files in the order of the numbers in their names, so that part 10 follows part 9."""
+    """List files in the order of the numbers in their names, so that part 10 follows part 9; no hidden files."""
 
     def sort_key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
-    return sorted(folder.glob(f"*.{suffix}"), key=sort_key)
+    # Hidden files are those of the system, such as `._part_0.npy` of macOS.
+    return sorted((path for path in folder.glob(f"*.{suffix}") if path.name[0] != "."), key=sort_key)
 
 
 def map_vectors(path: Path) -> np.ndarray:
@@ -94,7 +95,6 @@ def _are_parallel(numbers: Sequence[int | None], table_numbers: Sequence[int | N
 
 
 def _find_unpaired(paths: Sequence[Path], numbers: Sequence[int | None], others: Sequence[int | None]) -> list[Path]:
-    """Find the files whose number no other file has; of files without numbers, those that are too many."""
-    if None in (*numbers, *others):
-        return list(paths[len(others) :])
-    return [path for path, number in zip(paths, numbers, strict=True) if number not in others]
+    """Find the files whose number no other file has; of files without or of one number, those that are too many."""
+    unpaired = [path for path, number in zip(paths, numbers, strict=True) if number not in others]
+    return list(paths[len(others) :]) if None in (*numbers, *others) or not unpaired else unpaired
