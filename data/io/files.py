@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             fsync_path(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a file system that is read-only, it would hide the error of the block
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,34 @@ def map_vectors(path: Path) -> np.ndarray:
             f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats. Save it again."
         )
     return array
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads vectors by id from consecutive arrays."""
+
+    arrays: Sequence[np.ndarray]
+    position_by_id: Mapping[str, int]
+    normalize: bool
+
+    def read(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the (m, d) float32 vectors of some ids."""
+        starts = np.cumsum([0, *map(len, self.arrays)])
+        positions = np.array([self.position_by_id[name] for name in ids])
+        array_numbers = np.searchsorted(starts, positions, side="right") - 1
+        vectors = np.empty((len(positions), self.arrays[0].shape[1]), np.float32)
+        for i in np.unique(array_numbers):
+            selected = array_numbers == i
+            vectors[selected] = self.arrays[i][positions[selected] - starts[i]]
+        if not self.normalize:
+            return vectors
+        return scale_to_unit(vectors)
+
+
+def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale (n, d) vectors to unit length; one without a direction becomes one of NaN, which the import lists."""
+    with np.errstate(all="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def check_export(array: Path, table: Path) -> None:

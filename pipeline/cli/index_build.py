@@ -1,10 +1,12 @@
 """Commands of `tern index` that write a version: `build`, `tune`, `import`, `update` and `compact`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data.text import suggest_name
 from pipeline.cli.dataset_notes import print_dataset_notes
 from pipeline.cli.options import (
     DryRunOption,
@@ -23,6 +25,9 @@ from pipeline.cli.options import (
     resolve_index_root,
 )
 from pipeline.cli.output import echo
+
+if TYPE_CHECKING:
+    from index.config import GateConfig, IndexConfig
 
 EMBEDDING = ("dataset", "region features", "token features", "embedding")
 
@@ -112,7 +117,7 @@ def tune(
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of .npy and Parquet files.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder of the index; created if it does not exist.")],
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to unit length.")] = False,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors and queries to unit length.")] = False,
     queries: Annotated[
         Path | None, typer.Option(help="Queries (.npy) to measure recall with; by default, vectors of the other kind.")
     ] = None,
@@ -134,17 +139,30 @@ def import_(
 
     [dim]Example: tern index import embeddings --output runs/clip/index --set shards=8[/dim]
     """
-    from index.config import GateConfig, IndexConfig
     from index.exchange import ImportOptions, import_index
 
-    values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
-    limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
-    options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
-    imported = import_index(IndexConfig(**values), folder, output, options)
+    config, limits = _parse_import_settings(settings or ())
+    imported = import_index(config, folder, output, ImportOptions(normalize, queries, id_column, limits))
     print_invalid_records(imported.invalid_rows, "check the metadata and the vectors")
     for warning in imported.warnings:
         print_warning(warning)
     echo(f"index  {imported.manifest}")
+
+
+def _parse_import_settings(settings: Sequence[str]) -> "tuple[IndexConfig, GateConfig]":
+    from index.config import GateConfig, IndexConfig
+
+    values: dict[str, dict[str, str]] = {"": {}, "gate.": {}}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        prefix = "gate." if key.startswith("gate.") else ""
+        name, known = key.removeprefix(prefix), (GateConfig if prefix else IndexConfig).model_fields
+        if not equals:
+            raise typer.BadParameter(f"--set {setting!r} is not a setting. Write KEY=VALUE, such as shards=8.")
+        if name not in known:
+            raise typer.BadParameter(f"--set {key}: unknown setting; {suggest_name(name, known, 'use one of')}")
+        values[prefix][name] = value
+    return IndexConfig.model_validate(values[""]), GateConfig.model_validate(values["gate."])
 
 
 def update(

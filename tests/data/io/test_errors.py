@@ -39,3 +39,13 @@ def test_temporary_file_of_a_long_name_is_removed_when_its_process_has_ended(tmp
     assert stale.exists()
     remove_stale_temporaries(tmp_path, [path])
     assert not stale.exists()
+
+
+def test_file_on_a_read_only_file_system_is_named_and_not_its_temporary_file(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(WriteError) as error, atomic_write(tmp_path / "report.html") as temporary:
+        refuse(temporary)
+    assert f"{tmp_path / 'report.html'} cannot be written: Read-only file system. Mount" in str(error.value)
