@@ -188,7 +188,8 @@ RegionsConfig = Annotated[
 REGION_CONFIGS: tuple[type[BaseModel], ...] = (TorchvisionConfig, GridConfig, BottomUpConfig, Detectron2Config)
 """The classes of `RegionsConfig`."""
 
-_MACHINE_KEYS = ("device", "dtype", "runtime", "full_precision", "batch_size")
+MACHINE_KEYS = ("device", "dtype", "runtime", "full_precision", "batch_size")
+"""Keys of a recipe, and settings of an extractor, that only the machine decides or that only round differently."""
 
 
 def machine_independent(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -199,4 +200,4 @@ def machine_independent(recipe: dict[str, Any]) -> dict[str, Any]:
     Args:
         recipe: Recipe of any extractor, or of a store.
     """
-    return {key: value for key, value in recipe.items() if key not in _MACHINE_KEYS}
+    return {key: value for key, value in recipe.items() if key not in MACHINE_KEYS}

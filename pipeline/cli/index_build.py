@@ -169,7 +169,10 @@ def _parse_import_settings(settings: Sequence[str]) -> "tuple[IndexConfig, GateC
 def update(
     model: Annotated[
         str | None,
-        typer.Option(help="Name of a trained model of the workspace; by default, the model of the published version."),
+        typer.Option(
+            help="Name of a trained model of the workspace; by default, the model package of the plan, or without one "
+            "the model of the published version."
+        ),
     ] = None,
     version: Annotated[
         int | None, typer.Option(min=1, help="Number of the version to update; by default, the published version.")
@@ -190,18 +193,20 @@ def update(
     """
     from pipeline.workspace import Workspace, check_published
 
-    workspace = Workspace(load_selected_plan(plan, overrides).workspace)
+    loaded = load_selected_plan(plan, overrides)
+    workspace = Workspace(loaded.workspace)
     check_published(workspace)  # before torch is imported
     from pipeline.stages import find_served_version
 
     before, model_of_index = find_served_version(workspace, version)
-    model_folder = workspace.model(model) if model else model_of_index
+    model_folder = workspace.model(model) if model else None if loaded.model else model_of_index
     if dry_run:
         print_preview(plan, overrides, (*EMBEDDING, "index"), model_folder)
         return
     runner = make_runner(plan, overrides)
     _print_pin(workspace.index)
-    vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
+    features = runner.extract(runner.load_dataset(model_is_given=model_folder is not None))
+    vectors = runner.embed(features, model_folder or runner.train(features))
     print_dataset_notes(runner, vectors.features)
     updated = runner.update_index(vectors, version, on_message=print_message)
     echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")
