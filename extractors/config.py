@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from data.config import NameOrPath, PlanPath
+from data.config import NameOrPath, PlanPath, SettingsTable
 
 Anchors = Literal["caffe", "detectron2"]
 GridSize = Annotated[int, Field(ge=1, le=64)]
 
 
-class _NetworkConfig(BaseModel):
+class _NetworkConfig(SettingsTable):
     """Settings that the extractors share."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     full_precision: bool = False
     """Whether to compute in float32, which gives the same numbers on every machine; false uses half precision where the
@@ -131,10 +129,8 @@ class BottomUpConfig(_NetworkConfig):
         return self
 
 
-class Detectron2Config(BaseModel):
+class Detectron2Config(SettingsTable):
     """Region features of a Faster R-CNN of detectron2."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["detectron2"] = "detectron2"
     """Name of this kind of extractor."""
@@ -154,10 +150,8 @@ class Detectron2Config(BaseModel):
     """Device of the network: "cpu", "cuda" or "cuda:1"."""
 
 
-class TextConfig(BaseModel):
+class TextConfig(SettingsTable):
     """Token features of a BERT-like model of transformers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: NameOrPath = "bert-base-uncased"
     """Name on the Hugging Face hub, path of a folder, or "minilm" for the copy in an installed package."""
@@ -194,7 +188,8 @@ RegionsConfig = Annotated[
 REGION_CONFIGS: tuple[type[BaseModel], ...] = (TorchvisionConfig, GridConfig, BottomUpConfig, Detectron2Config)
 """The classes of `RegionsConfig`."""
 
-_MACHINE_KEYS = ("device", "dtype", "runtime", "full_precision", "batch_size")
+MACHINE_KEYS = ("device", "dtype", "runtime", "full_precision", "batch_size")
+"""Keys of a recipe, and settings of an extractor, that only the machine decides or that only round differently."""
 
 
 def machine_independent(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -205,4 +200,4 @@ def machine_independent(recipe: dict[str, Any]) -> dict[str, Any]:
     Args:
         recipe: Recipe of any extractor, or of a store.
     """
-    return {key: value for key, value in recipe.items() if key not in _MACHINE_KEYS}
+    return {key: value for key, value in recipe.items() if key not in MACHINE_KEYS}

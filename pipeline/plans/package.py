@@ -13,12 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from data.config import expand_name_or_path, expand_path
-from data.text import LinesError, describe_validation_error, suggest_name
-from extractors.config import RegionsConfig, TextConfig
-from tern.card import ModelPackage, PackageExtractor, read_package
+from data.text import LinesError, suggest_name
+from extractors.config import MACHINE_KEYS, RegionsConfig, TextConfig
+from pipeline.plans.errors import describe_problem
+from tern.card import EXTRACTORS, ModelPackage, PackageExtractor, read_package
 
-MACHINE_SETTINGS = frozenset({"device", "full_precision", "batch_size", "dtype"})
-"""Settings of an extractor that change its features by rounding only, so that each machine may choose them."""
 CONFIGS: dict[str, TypeAdapter[Any]] = {"regions": TypeAdapter(RegionsConfig), "text": TypeAdapter(TextConfig)}
 _SHIPPED = Path(__file__).parents[1] / "models"
 _OTHER_REGIONS = ("regions_store", "regions_file")
@@ -111,10 +110,11 @@ def _read_settings(table: str, extractor: PackageExtractor, package: ModelPackag
     try:
         CONFIGS[table].validate_python({**settings, **missing})
     except ValidationError as error:
+        problem = error.errors()[0]
+        problem["loc"] = (table, *problem["loc"])
         raise ValueError(
-            f"The model package {package.folder} has an extractor in {table} of extractors.json that this version of "
-            f"the program does not know: {describe_validation_error(error)}. Use the version that wrote it, or export "
-            "the model again."
+            f"{package.folder / EXTRACTORS} has an extractor that this version of the program does not know: "
+            f"{describe_problem(problem)}. Use the version that wrote it, or export the model again."
         ) from error
     return settings
 
@@ -131,7 +131,7 @@ def _find_contradictions(
     ]
     for key, value in chosen.items():
         # A path may name the same weights: their hash is part of the recipe, which is compared before extraction.
-        if key in MACHINE_SETTINGS or key in extractor.paths or key not in settings or _names_a_path(value):
+        if key in MACHINE_KEYS or key in extractor.paths or key not in settings or _names_a_path(value):
             continue
         if value != settings[key]:
             problems.append(f"{table}.{key}: the plan has {value!r}, the model package {name} {settings[key]!r}")

@@ -2,18 +2,16 @@
 
 import os
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from data.config import DatasetConfig, DemoConfig, NameOrPath, NewFolder, PlanPath, RegionFileConfig
+from data.config import DatasetConfig, DemoConfig, NameOrPath, NewFolder, PlanPath, RegionFileConfig, SettingsTable
 from extractors.config import RegionsConfig, TextConfig, TorchvisionConfig
 from index.config import GateConfig, IndexConfig, MaintenanceConfig
 from tern.config import EvaluationConfig, TrainConfig
 
 
-class ReportConfig(BaseModel):
+class ReportConfig(SettingsTable):
     """What the report shows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     queries: tuple[str, ...] = ("two dogs are running along the street", "the woman is holding a violin")
     """text queries that images are shown for"""
@@ -23,13 +21,11 @@ class ReportConfig(BaseModel):
     """images of the test split that the best captions are shown for; 0: none"""
 
 
-class Plan(BaseModel):
+class Plan(SettingsTable):
     """Settings of one pipeline: dataset, extractors, training, index and report.
 
     Exactly one of `demo` and `dataset` is set, and at most one of `regions`, `regions_file` and `regions_store`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     workspace: NewFolder
     """folder of all outputs of the plan: a new or an empty one, or that of earlier runs on this dataset; relative paths

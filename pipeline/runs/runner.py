@@ -23,7 +23,7 @@ from pipeline.stages.origin import Origin
 from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.stages.train import (
     check_checkpoint,
-    check_package,
+    check_extractors,
     import_model_package,
     import_paper_checkpoint,
     train_model,
@@ -106,7 +106,8 @@ class PipelineRunner:
         if plan.checkpoint is not None and not model_is_given:
             check_checkpoint(plan.checkpoint, plan.text, self.workspace)
         if plan.model is not None and not model_is_given:
-            check_package(open_package(plan.model), plan)
+            package = open_package(plan.model)
+            check_extractors(package.extractors, f"the model package {package.name}", plan)
         dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn("draw scenes")))
         return select_splits(dataset, plan, splits) if splits else dataset
 

@@ -11,7 +11,7 @@ from extractors.text import MEAN_LAST_4, TextEncoder
 from pipeline.plans.plan import Plan
 from pipeline.stages.extract import get_extractor
 from pipeline.workspace import Workspace
-from tern.card import MODEL_CARD, ModelPackage, PackageExtractor, read_model_card
+from tern.card import MODEL_CARD, ModelPackage, PackageExtractor, PackageExtractors, read_model_card
 from tern.config import TrainConfig
 from tern.model import (
     check_checkpoint_file,
@@ -120,15 +120,20 @@ def import_paper_checkpoint(
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))
 
 
-def check_package(package: ModelPackage, plan: Plan) -> None:
-    """Check, before features are extracted, that the extractors of a plan are those of its model package.
+def check_extractors(extractors: PackageExtractors, model: str, plan: Plan) -> None:
+    """Check, before features are extracted, that the extractors of a plan are those of a model.
+
+    Args:
+        extractors: Extractors of the model.
+        model: What the model is, for the message.
+        plan: The plan.
 
     Raises:
         ValueError: They are others: the features would mean nothing to the model.
     """
     if plan.regions_store is None and plan.regions_file is None:
-        _check_same_extractor(package, "regions", get_extractor(plan.regions).recipe)
-    _check_same_extractor(package, "text", get_extractor(plan.text).recipe)
+        _check_same_extractor(extractors.regions, model, "regions", get_extractor(plan.regions).recipe)
+    _check_same_extractor(extractors.text, model, "text", get_extractor(plan.text).recipe)
 
 
 def import_model_package(
@@ -149,15 +154,14 @@ def import_model_package(
     Raises:
         ValueError: The package is damaged, or the stores come from other extractors.
     """
-    stores = Store(regions), Store(tokens)
-    for table, store in zip(("regions", "text"), stores, strict=True):
-        _check_same_extractor(package, table, store.recipe)
+    stores, name = (Store(regions), Store(tokens)), f"the model package {package.name}"
+    _check_same_extractor(package.extractors.regions, name, "regions", stores[0].recipe)
+    _check_same_extractor(package.extractors.text, name, "text", stores[1].recipe)
     return import_package(package, workspace.models, *stores, lambda: TextEncoder(text))
 
 
-def _check_same_extractor(package: ModelPackage, table: str, recipe: Recipe) -> None:
-    """Raise ValueError if the recipe of an extractor is not that of a package, apart from what machines decide."""
-    extractor: PackageExtractor = getattr(package.extractors, table)
+def _check_same_extractor(extractor: PackageExtractor, model: str, table: str, recipe: Recipe) -> None:
+    """Raise ValueError if a recipe is not that of an extractor of a model, apart from what machines decide."""
     if extractor.settings is None:  # features of another program, whose recipe names their files
         return
     expected, actual = machine_independent(extractor.recipe), machine_independent(recipe)
@@ -165,9 +169,9 @@ def _check_same_extractor(package: ModelPackage, table: str, recipe: Recipe) -> 
     if differing:
         key = differing[0]
         raise ValueError(
-            f"The features of [{table}] are not those of the model package {package.name}: {key} is "
-            f"{_shorten(actual.get(key))}, but {_shorten(expected.get(key))} is expected. Use the extractor and the "
-            "weights that the package names, or another model."
+            f"The features of [{table}] are not those of {model}: {key} is {_shorten(actual.get(key))}, but "
+            f"{_shorten(expected.get(key))} is expected. Use the extractor and the weights of the model, or another "
+            "model."
         )
 
 

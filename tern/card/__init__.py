@@ -1,7 +1,14 @@
 """The model card of a trained model, and the records of a model package; imports no torch."""
 
 from tern.card.model_card import MODEL_CARD, NETWORK_VERSION, ModelCard, read_model_card, write_model_card
-from tern.card.package import ModelPackage, is_package, read_package, verify_package
+from tern.card.package import (
+    ModelPackage,
+    is_package,
+    read_package,
+    read_package_config,
+    read_package_metrics,
+    verify_package,
+)
 from tern.card.package_records import (
     CALIBRATION,
     DETECTOR,
@@ -43,6 +50,8 @@ __all__ = [
     "is_package",
     "read_model_card",
     "read_package",
+    "read_package_config",
+    "read_package_metrics",
     "verify_package",
     "write_model_card",
 ]

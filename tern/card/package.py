@@ -21,6 +21,7 @@ from tern.card.model_card import NETWORK_VERSION
 from tern.card.package_records import (
     EXTRACTORS,
     FORMAT,
+    METRICS,
     PACKAGE_CONFIG,
     PACKAGE_SCHEMA,
     TEXT_ENCODER,
@@ -31,6 +32,7 @@ from tern.card.package_records import (
 
 VERSION = 1  # raise it when the same package gives other vectors
 MAX_JSON_BYTES = 16 << 20  # of one JSON file of a package; a recipe with the names of 1,600 classes has 0.1 MB
+_RESTORE = "Copy or download the package again."
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -65,6 +67,16 @@ def is_package(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
+def read_package_config(folder: Path) -> PackageConfig | None:
+    """Read the config of the package that a model was imported from, in its folder; None if there is none.
+
+    Raises:
+        ValueError: The file is damaged, or another version of this program wrote it.
+    """
+    path = Path(folder) / PACKAGE_CONFIG
+    return _read_config(path) if path.is_file() else None
+
+
 def read_package(folder: Path, name: str = "", link_root: Path | None = None) -> ModelPackage:
     """Read the records of a package, and check that all its files are there with their sizes.
 
@@ -84,19 +96,7 @@ def read_package(folder: Path, name: str = "", link_root: Path | None = None) ->
         what = "is not a model package: it has no config.json" if folder.is_dir() else "is not a folder"
         raise FileNotFoundError(f"{folder} {what}. Pass a folder that `tern model export` wrote.")
     _check_regular_file(path, link_root)
-    content = _read_small_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not that of a model package. Pass a folder that `tern model export` wrote.")
-    for what, found, expected in (
-        ("package schema", content.get("schema"), PACKAGE_SCHEMA),
-        ("network version", content.get("network"), NETWORK_VERSION),
-    ):
-        if found != expected:
-            raise ValueError(
-                f"{describe_other_version(path, what, found, expected)} Use the version that wrote it, or export the "
-                "model again."
-            )
-    config = _validate(PackageConfig, content, path)
+    config = _read_config(path)
     if config.fine_tuned != (TEXT_ENCODER in config.files):
         raise ValueError(
             f"{path}: fine_tuned is {config.fine_tuned}, which does not fit to its list of files. {_RESTORE}"
@@ -111,6 +111,23 @@ def read_package(folder: Path, name: str = "", link_root: Path | None = None) ->
     return ModelPackage(folder, name, sha256_file(path), config, extractors)
 
 
+def read_package_metrics(package: ModelPackage) -> dict[str, dict[str, float]]:
+    """Read the figures of a package by split and by the names of `SplitEvaluation.flat`; only numbers are returned.
+
+    Raises:
+        ValueError: The file has changed, or does not hold figures.
+    """
+    path = package.folder / METRICS
+    _check_hash(path, package.config.files[METRICS])
+    content = _read_small_json(path)
+    if not isinstance(content, dict) or not all(isinstance(values, dict) for values in content.values()):
+        raise ValueError(f"{path} does not hold figures by split. {_RESTORE}")
+    return {
+        split: {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        for split, values in content.items()
+    }
+
+
 def verify_package(package: ModelPackage) -> Iterator[str]:
     """Compare every file of a package with its hash; yield the name of each file that is intact.
 
@@ -122,7 +139,20 @@ def verify_package(package: ModelPackage) -> Iterator[str]:
         yield name
 
 
-_RESTORE = "Copy or download the package again."
+def _read_config(path: Path) -> PackageConfig:
+    content = _read_small_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not that of a model package. Pass a folder that `tern model export` wrote.")
+    for what, found, expected in (
+        ("package schema", content.get("schema"), PACKAGE_SCHEMA),
+        ("network version", content.get("network"), NETWORK_VERSION),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"{describe_other_version(path, what, found, expected)} Use the version that wrote it, or export the "
+                "model again."
+            )
+    return _validate(PackageConfig, content, path)
 
 
 def _validate(record: type[Record], content: Any, path: Path) -> Record:

@@ -89,7 +89,7 @@ class PackageConfig(_PackageRecord):
     num_parameters: NonNegativeInt
     """Number of parameters, with those of the text encoder."""
     weights_dtype: Literal["float32", "float16"] = "float32"
-    """Number type of the stored weights; they are computed with in float32."""
+    """Number type of the stored matrices; other weights are float32, and all are used in float32."""
     origin: PackageOrigin = PackageOrigin()
     """Where the weights come from."""
     files: dict[str, PackageFile]

@@ -14,6 +14,7 @@ from data.io import digest
 from data.store import Store
 from tern.card import (
     CALIBRATION,
+    METRICS,
     MODEL_CARD,
     PACKAGE_CONFIG,
     TEXT_ENCODER,
@@ -27,6 +28,8 @@ from tern.model.calibration import read_calibration
 from tern.model.folder import write_model_folder
 from tern.networks.build import build_model, build_trainable
 
+DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
+"""Number types in the header of a file."""
 INNER, ENCODER = "tern.", "text."  # prefixes of the parameters of a `TernWithTextEncoder`
 
 
@@ -37,15 +40,15 @@ def save_package_weights(folder: Path, model: nn.Module, fine_tuned: bool, half:
         folder: Folder of the package.
         model: The model.
         fine_tuned: Whether it has a text encoder, which gets a file of its own.
-        half: Whether to store float16 numbers.
+        half: Whether to store matrices in float16.
 
     Raises:
         ValueError: A weight is too large for float16.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if half:
-        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-        if bad := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        state = {name: value.half() if _is_halved(value) else value for name, value in state.items()}
+        if bad := [name for name, value in state.items() if _is_halved(value) and not torch.isfinite(value).all()]:
             raise ValueError(f"{bad[0]!r} of the model is too large for float16. Leave out --half.")
     if not fine_tuned:
         save_file(state, folder / WEIGHTS)
@@ -100,7 +103,7 @@ def import_package(
         fine_tuned=config.fine_tuned,
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
-    files = {PACKAGE_CONFIG: package.folder / PACKAGE_CONFIG}
+    files = {name: package.folder / name for name in (PACKAGE_CONFIG, METRICS)}
     if (calibration := package.find(CALIBRATION)) is not None:
         read_calibration(package.folder)  # raises if it is damaged
         files[CALIBRATION] = calibration
@@ -132,7 +135,7 @@ def _load_package_model(package: ModelPackage, text: Callable[[], nn.Module]) ->
 
 def _check_header(path: Path, expected: Mapping[str, Tensor], config: PackageConfig) -> None:
     """Compare names, shapes and number types in the header of a file with those of a network."""
-    dtype = {"float16": "F16", "float32": "F32"}[config.weights_dtype]
+    is_half = config.weights_dtype == "float16"
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         if other := sorted(names ^ expected.keys()):
@@ -140,11 +143,17 @@ def _check_header(path: Path, expected: Mapping[str, Tensor], config: PackageCon
         for name in sorted(names):
             part = file.get_slice(name)
             shape, known = tuple(part.get_shape()), expected[name]
-            if shape != tuple(known.shape) or (known.is_floating_point() and part.get_dtype() != dtype):
+            dtype = "F16" if is_half and _is_halved(known) else DTYPES.get(known.dtype, "")
+            if shape != tuple(known.shape) or part.get_dtype() != dtype:
                 raise ValueError(
                     f"{path.name} has {name!r} as {part.get_dtype()} {shape}, but {dtype} {tuple(known.shape)} is "
                     "expected"
                 )
+
+
+def _is_halved(value: Tensor) -> bool:
+    """Return whether a weight is stored in float16: matrices are; biases, means and deviations need the range."""
+    return value.is_floating_point() and value.ndim >= 2
 
 
 def _to_float(value: Tensor) -> Tensor:
