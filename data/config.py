@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from data.text import compile_globs
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format and half characters, line separators
@@ -79,19 +81,56 @@ NameOrPath = Annotated[str, BeforeValidator(expand_name_or_path)]
 """Name of a model or of weights, or path of a file or folder."""
 
 
+def check_glob(pattern: str) -> str:
+    """Check that a pattern selects paths below a folder.
+
+    Raises:
+        ValueError: It is empty or absolute, has a part `..` or a backslash, or a set of characters that is not valid.
+    """
+    if not pattern.strip("/") or pattern.startswith("/") or ".." in pattern.split("/") or "\\" in pattern:
+        raise ValueError("it is not a pattern of paths below `images`. Write one such as *.jpg or holidays/**")
+    compile_globs((pattern,))
+    return pattern
+
+
+Glob = Annotated[str, AfterValidator(check_glob)]
+"""Pattern of paths below a folder; see `data.text.compile_globs`."""
+
+
 class DatasetConfig(BaseModel):
-    """Location and format of a dataset."""
+    """Location and format of a dataset: a folder of images, with or without captions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     """Name of the dataset, for messages and reports."""
-    format: Literal["karpathy", "folder"] = "karpathy"
-    """Format of the annotations: a Karpathy JSON file, or a .jsonl or .csv file with image, caption(s) and split."""
-    annotations: PlanPath
-    """Path of the annotation file."""
+    format: Literal["karpathy", "folder"] | None = None
+    """Format of the annotations: a Karpathy JSON file, or a .jsonl or .csv file with image, caption(s) and split; None:
+    `karpathy`."""
+    annotations: PlanPath | None = None
+    """Path of the annotation file; None: the images of the folder and its subfolders, without captions."""
     images: PlanPath
     """Folder of the images; file names in the annotations are relative to it."""
+    include: tuple[Glob, ...] = ()
+    """Patterns of the images to take, such as `*.jpg` or `holidays/**`, upper or lower case; empty: all."""
+    exclude: tuple[Glob, ...] = ()
+    """Patterns of images and folders to leave out, such as `thumbnails` or `2019/raw/*`, upper or lower case."""
+    max_depth: int | None = Field(None, ge=1)
+    """Levels of folders that are searched: 1 is the folder `images` without its subfolders; None: all."""
+
+    @model_validator(mode="after")
+    def _check_annotations(self) -> "DatasetConfig":
+        if self.annotations is None and self.format is not None:
+            raise ValueError(
+                f"format is {self.format!r}, but annotations is not set. Set annotations, or remove format: a folder "
+                "of images without captions needs neither"
+            )
+        selecting = [name for name in ("include", "exclude", "max_depth") if getattr(self, name)]
+        if selecting and self.annotations is not None and self.format != "folder":
+            raise ValueError(
+                f"{' and '.join(selecting)} cannot be used with format = 'karpathy', which lists all images"
+            )
+        return self
 
 
 class DemoConfig(BaseModel):

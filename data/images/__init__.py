@@ -1,16 +1,19 @@
 """Image files: paths in, RGB pixels and content hashes out; independent of datasets or models."""
 
 from data.images.decode import MAX_ASPECT_RATIO, DecodeLimits, ReducedImage, load_image, load_reduced_image
-from data.images.folder import ImageFolder, find_path_problem, scan_image_folder
-from data.images.hash_cache import FileHashCache
+from data.images.folder import ImageFolder, ImagePaths, Selection, scan_image_folder
+from data.images.hash_cache import FileHashCache, hash_files, is_content_hash
 
 __all__ = [
     "MAX_ASPECT_RATIO",
     "DecodeLimits",
     "FileHashCache",
     "ImageFolder",
+    "ImagePaths",
     "ReducedImage",
-    "find_path_problem",
+    "Selection",
+    "hash_files",
+    "is_content_hash",
     "load_image",
     "load_reduced_image",
     "scan_image_folder",

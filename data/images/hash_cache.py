@@ -1,17 +1,36 @@
 """Cache of file hashes: a file that has not changed since it was hashed is not read again."""
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.io.digests import sha256_file
-from data.io.files import read_json, write_json
+from data.io.files import read_json, write_text
 
 VERSION = 1
 FILE = "hashes.json"
 MIN_AGE_NS = 2 * 10**9  # nanoseconds; twice the coarsest clock of a file system (even seconds of FAT)
+MAX_JOB_FILES, MAX_JOB_BYTES = 1_000, 256 << 20  # of the files that one job hashes
+JOBS_PER_SAVE = 64  # a killed run hashes at most so many jobs again: 64,000 files or 17 GB
+UNREADABLE = "unreadable: "
+Stat = list[int]
+"""Size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
+
+
+@dataclass(frozen=True)
+class HashJob:
+    """Files to hash; picklable, so that any `map_fn` can send it to another process."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def num_items(self) -> int:
+        """Return the number of files, for progress bars."""
+        return len(self.paths)
 
 
 class FileHashCache:
@@ -29,41 +48,100 @@ class FileHashCache:
         self.path, self._clock = Path(workspace) / FILE, clock
         self._entries = _load_cache(self.path)
 
-    def get_hashes(self, paths: Iterable[Path], save: bool = True) -> list[str]:
+    def get_hashes(
+        self,
+        paths: Iterable[Path],
+        save: bool = True,
+        map_fn: Callable[[Callable[[HashJob], Any], Iterable[HashJob]], Iterable[Any]] = map,
+    ) -> list[str]:
         """Return the hash of each file, or `unreadable: REASON`.
-
-        Entries of other files are removed from the cache.
 
         Args:
             paths: The files.
-            save: Whether to write the cache file; false writes nothing.
+            save: Whether to write the cache file where files were hashed; entries of files that no longer exist are
+                removed then. False writes nothing.
+            map_fn: Function with the signature of the built-in `map`, applied to the jobs that hash files.
         """
-        entries: dict[str, list[Any]] = {}
-        hashes = [self._get_hash(os.path.abspath(path), entries) for path in paths]
-        if save and entries != self._entries:
-            write_json(self.path, {"version": VERSION, "files": entries})
-            self._entries = entries
-        return hashes
+        names = [os.path.abspath(path) for path in paths]
+        hashes, changed = self._find_unchanged(names)
+        for jobs in _split_into_rounds(changed):
+            start, before = self._clock(), self._entries.copy()
+            for job, results in zip(jobs, map_fn(hash_job_files, jobs), strict=True):
+                for name, (stat, value) in zip(job.paths, results, strict=True):
+                    hashes[name] = value
+                    self._entries.pop(name, None)
+                    if stat and max(stat[1:3]) + MIN_AGE_NS < start:
+                        self._entries[name] = [*stat, value]
+            if save and self._entries != before:
+                self._write()
+        return [hashes[name] for name in names]
 
-    def _get_hash(self, path: str, entries: dict[str, list[Any]]) -> str:
-        """Return the hash of a file, and add its entry to `entries`."""
-        try:
-            stat = _read_stat(path)
-            entry = self._entries.get(path)
+    def _find_unchanged(self, names: Sequence[str]) -> tuple[dict[str, str], dict[str, int]]:
+        """Return the hashes of unchanged and missing files, and the sizes of the others, in bytes."""
+        hashes: dict[str, str] = {}
+        changed: dict[str, int] = {}
+        for name in names:
+            try:
+                stat = _read_stat(name)
+            except OSError as error:  # extraction lists the item as invalid, with its own reason
+                hashes[name] = f"{UNREADABLE}{error.strerror}"
+                continue
+            entry = self._entries.get(name)
             if entry is not None and entry[:-1] == stat:
-                entries[path] = entry
-                return entry[-1]
-            start = self._clock()
-            value = sha256_file(Path(path))
-            if stat == _read_stat(path) and max(stat[1:3]) + MIN_AGE_NS < start:
-                entries[path] = [*stat, value]
-            return value
-        except OSError as error:  # extraction lists the item as invalid, with its own reason
-            return f"unreadable: {error.strerror}"
+                hashes[name] = entry[-1]
+            else:
+                changed[name] = stat[0]
+        return hashes, changed
+
+    def _write(self) -> None:
+        """Write the cache file; without line breaks, which take ten times as long."""
+        files = {name: entry for name, entry in self._entries.items() if os.path.lexists(name)}
+        write_text(self.path, json.dumps({"version": VERSION, "files": files}, separators=(",", ":")) + "\n")
 
 
-def _read_stat(path: str) -> list[int]:
-    """Return size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
+def hash_files(paths: Iterable[Path]) -> list[str]:
+    """Hash files without a cache; returns the hash of each file, or `unreadable: REASON`."""
+    return [value for _, value in hash_job_files(HashJob(tuple(map(str, paths))))]
+
+
+def is_content_hash(value: str) -> bool:
+    """Return whether a value of `get_hashes` is the hash of a file, not the reason why there is none."""
+    return not value.startswith(UNREADABLE)
+
+
+def hash_job_files(job: HashJob) -> list[tuple[Stat | None, str]]:
+    """Hash files; returns what `get_hashes` compares, or None if the file changed meanwhile, and the hash."""
+    return [_hash_file(path) for path in job.paths]
+
+
+def _hash_file(path: str) -> tuple[Stat | None, str]:
+    try:
+        stat = _read_stat(path)
+        value = sha256_file(Path(path))
+        return stat if stat == _read_stat(path) else None, value
+    except OSError as error:
+        return None, f"{UNREADABLE}{error.strerror}"
+
+
+def _split_into_rounds(sizes: dict[str, int]) -> Iterator[list[HashJob]]:
+    """Yield the jobs for files of these sizes, so many at a time as are hashed before the cache is written."""
+    jobs: list[HashJob] = []
+    names: list[str] = []
+    num_bytes = 0
+    for name, size in sizes.items():
+        if names and (len(names) == MAX_JOB_FILES or num_bytes + size > MAX_JOB_BYTES):
+            jobs.append(HashJob(tuple(names)))
+            names, num_bytes = [], 0
+        if len(jobs) == JOBS_PER_SAVE:
+            yield jobs
+            jobs = []
+        names.append(name)
+        num_bytes += size
+    if names:
+        yield [*jobs, HashJob(tuple(names))]
+
+
+def _read_stat(path: str) -> Stat:
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
