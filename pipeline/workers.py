@@ -17,6 +17,9 @@ from pipeline.progress import progress_bar
 
 MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 """The signature of the built-in `map`, as stages use it."""
+MakeMapFn = Callable[[str], MapFn]
+"""Returns the map function for the jobs of a stage, given the name of the stage."""
+DRAW_SCENES, HASH_IMAGES = "draw scenes", "hash images"  # stages whose jobs return objects, not names of files
 JOIN_SECONDS = 5.0  # a broken pool ends its workers at once
 JOBS_PER_GPU = 2  # one job extracts while the other one writes its shard
 
@@ -98,6 +101,11 @@ def make_lost_worker_error(processes: Sequence[BaseProcess], done: str = "") -> 
         f"A worker process {cause}{f'; {done}' if done else ''}. Run the same command again: finished shards are kept. "
         "If it happens again, pass `--set workers=1` or a smaller `images_per_shard`."
     )
+
+
+def use_builtin_map(stage: str) -> MapFn:
+    """Run the jobs of every stage one after the other in this process, without progress."""
+    return map
 
 
 def open_pool(jobs: list[Any], num_workers: int) -> AbstractContextManager[Executor]:

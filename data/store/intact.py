@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def read_intact_vectors(store: Store, ids: Sequence[str]) -> np.ndarray:
     vectors = store.read("features", ids)
     for name, vector, checksum in zip(ids, vectors, store.checksums(ids), strict=True):
         if zlib.crc32(vector.tobytes()) != checksum:
-            raise ValueError(_describe_damage(store, name))
+            raise ValueError(describe_damage(store.shard_path(name), name))
     return vectors
 
 
@@ -35,12 +36,13 @@ def iter_intact_columns(store: Store, ids: Sequence[str]) -> Iterator[Columns]:
         columns = {field: store.read(field, [name]) for field in store.fields}
         columns |= {field: columns[field][0] for field, definition in store.fields.items() if definition.per == "item"}
         if compute_crc32(columns, store.fields) != checksum:
-            raise ValueError(_describe_damage(store, name))
+            raise ValueError(describe_damage(store.shard_path(name), name))
         yield columns
 
 
-def _describe_damage(store: Store, name: str) -> str:
+def describe_damage(path: Path, name: str) -> str:
+    """Describe that the rows of an item of a shard are damaged, and what to do."""
     return (
-        f"{store.shard_path(name)}: the rows of {name} do not have the checksum they were written with. "
+        f"{path}: the rows of {name} do not have the checksum they were written with. "
         f"Nothing was changed. {RESTORE_HINT}"
     )

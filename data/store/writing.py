@@ -1,11 +1,6 @@
-"""Update a store: which shards must be written, and the next manifest, which is written last.
+"""Update a store: plan its shards, and list them in the next manifest, which is written last."""
 
-A shard's name is the digest of its items (ids and content hashes), so writing it twice is harmless. An interrupted run
-leaves finished shards that no manifest lists; the next plan adopts those that hold current content.
-"""
-
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +14,9 @@ from data.manifest.manifest import (
     read_store_manifest,
     write_store_manifest,
 )
-from data.manifest.schema import Item, ShardPlan, split_into_shards
-from data.store.shard_file import (
-    check_metadata_crc,
-    find_shard_damage,
-    read_shard_entry,
-    read_shard_hashes,
-    read_unlisted_shard_hashes,
-)
-
-SHARD_NAME = re.compile(r"shard-[0-9a-f]{12}\.h5")  # as `ShardPlan.file` makes it: nothing else is read or deleted
+from data.manifest.schema import Item, ShardPlan
+from data.store.planning import is_up_to_date, plan_shards, read_hashes
+from data.store.shard_file import read_shard_entry
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,9 @@ class ShardJob:
 
 
 @contextmanager
-def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
+def store_update(
+    folder: Path, items: Sequence[Item], items_per_shard: int, is_copied: Callable[[str], bool] | None = None
+) -> Iterator[list[ShardPlan]]:
     """Update a store so that it lists exactly these items.
 
     Holds the write lock unless there is nothing to do.
@@ -55,9 +45,10 @@ def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> I
         folder: Folder of the store.
         items: All items of the dataset, with their current content hashes.
         items_per_shard: Maximum number of items in a new shard.
+        is_copied: As in `plan_shards`.
 
     Yields:
-        Plans of the shards that the block must write.
+        Plans of the shards that the block must write: those with `sources` last, by `copy_shard`.
 
     Raises:
         WriteLockError: Another process writes to the store.
@@ -66,96 +57,9 @@ def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> I
         yield []
         return
     with write_lock(folder):
-        plans = plan_shards(folder, items, items_per_shard)
-        yield [plan for plan in plans if not plan.existing_file]
+        plans = plan_shards(folder, items, items_per_shard, is_copied)
+        yield sorted((plan for plan in plans if not plan.existing_file), key=lambda plan: bool(plan.sources))
         commit(folder, [plan.file for plan in plans], dataset_ids=[item.id for item in items])
-
-
-def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> list[ShardPlan]:
-    """Plan the shards that a commit must add so that the store holds all items with their current content.
-
-    Plans follow the order of the dataset, so that a resumed run commits the same manifest as an uninterrupted one.
-    Invalid items are planned again only if their content has changed.
-
-    Args:
-        folder: Folder of the store.
-        items: All items that the store must hold, in the order of the dataset.
-        items_per_shard: Maximum number of items per new shard; at least 1.
-
-    Returns:
-        One plan per shard; those with an `existing_file` were finished by an interrupted run.
-    """
-    hashes = listed_hashes(folder, read_store_manifest(folder))
-    positions = {item: position for position, item in enumerate(items)}
-    plans = _adopt_shards(Path(folder), positions, hashes)
-    missing = [item for item in items if hashes.get(item.id) != item.hash]
-    plans += [_OrderedPlan(False, positions[p.items[0]], p) for p in split_into_shards(missing, items_per_shard)]
-    return [ordered.plan for ordered in sorted(plans, key=lambda plan: (not plan.has_old_content, plan.position))]
-
-
-def is_up_to_date(folder: Path, items: Sequence[Item]) -> bool:
-    """Return whether the store lists exactly these items with this content."""
-    manifest = read_store_manifest(folder)
-    hashes = listed_hashes(folder, manifest)
-    removed = tuple(sorted(set(hashes) - {item.id for item in items}))
-    return all(hashes.get(item.id) == item.hash for item in items) and manifest.removed_ids == removed
-
-
-def listed_hashes(folder: Path, manifest: StoreManifest) -> dict[str, str]:
-    """Read id -> content hash of everything that a manifest lists: the newest shard of an id decides."""
-    return _read_hashes(folder, manifest.shards, manifest.invalid_items)
-
-
-def _read_hashes(folder: Path, shards: Iterable[ShardEntry], invalid_items: Iterable[InvalidItem]) -> dict[str, str]:
-    hashes: dict[str, str] = {}
-    for shard in shards:
-        check_metadata_crc(Path(folder) / shard.file, shard)
-        hashes.update(read_shard_hashes(Path(folder) / shard.file))
-    hashes.update({item.id: item.hash for item in invalid_items})
-    return hashes
-
-
-@dataclass(frozen=True)
-class _OrderedPlan:
-    has_old_content: bool  # such a shard must be listed before those with newer content of the same items
-    position: int  # in the dataset, of the first item that the shard is needed for
-    plan: ShardPlan
-
-
-def unlisted_shards(folder: Path, manifest: StoreManifest) -> list[Path]:
-    """List the shards in the folder that the manifest does not list, by the form of their names."""
-    listed = {shard.file for shard in manifest.shards}
-    paths = sorted(Path(folder).glob("shard-*.h5"))
-    return [path for path in paths if SHARD_NAME.fullmatch(path.name) and path.name not in listed]
-
-
-def _adopt_shards(folder: Path, positions: Mapping[Item, int], hashes: dict[str, str]) -> list[_OrderedPlan]:
-    """Plan the undamaged, unlisted shards that hold missing content; add what they hold to `hashes`."""
-    manifest = read_store_manifest(folder)
-    current = {item.id: item.hash for item in positions}
-    candidates = []
-    for path in unlisted_shards(folder, manifest):
-        shard_hashes = _read_hashes_or_nothing(path)
-        places = [positions[item] for item in (Item(*pair) for pair in shard_hashes.items()) if item in positions]
-        if places:
-            candidates.append((min(places), path, shard_hashes))
-    adopted = []
-    for first, path, shard_hashes in sorted(candidates):
-        is_needed = any(current.get(name) == value != hashes.get(name) for name, value in shard_hashes.items())
-        old_content = {name for name, value in shard_hashes.items() if name in current and current[name] != value}
-        # Listed last, the shard would replace current content by its older content.
-        is_harmful = any(hashes.get(name) == current[name] for name in old_content)
-        if is_needed and not is_harmful and not find_shard_damage(path, manifest.fields()):
-            hashes.update(shard_hashes)
-            adopted.append(_OrderedPlan(bool(old_content), first, ShardPlan((), existing_file=path.name)))
-    return adopted
-
-
-def _read_hashes_or_nothing(path: Path) -> dict[str, str]:
-    try:
-        return read_unlisted_shard_hashes(path)
-    except (OSError, ValueError, KeyError):  # the items are extracted again
-        return {}
 
 
 def commit(folder: Path, files: Iterable[str], dataset_ids: Iterable[str] | None = None) -> StoreManifest:
@@ -185,7 +89,7 @@ def commit(folder: Path, files: Iterable[str], dataset_ids: Iterable[str] | None
             invalid_items.update({item.id: item for item in invalid})
             removed -= {*ids, *(item.id for item in invalid)}
         if dataset_ids is not None:
-            removed = set(_read_hashes(folder, shards.values(), invalid_items.values())) - set(dataset_ids)
+            removed = set(read_hashes(folder, shards.values(), invalid_items.values())) - set(dataset_ids)
         return write_next_manifest(
             folder,
             old,

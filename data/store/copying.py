@@ -1,0 +1,59 @@
+"""Write a shard from rows of other shards of the same store: items whose content the store has under another id."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from data.manifest.manifest import ShardEntry, read_store_manifest
+from data.manifest.schema import Field, RowSource
+from data.store.columns import Columns, compute_crc32
+from data.store.intact import describe_damage
+from data.store.shard_file import check_metadata_crc, has_valid_trailer, open_shard, read_invalid_items
+from data.store.shard_writer import write_shard
+from data.store.writing import ShardJob
+
+
+def copy_shard(job: ShardJob) -> str:
+    """Write one shard whose plan has `sources`; the shards of these exist. Returns its file name.
+
+    Raises:
+        FileNotFoundError: A shard is missing.
+        ValueError: A shard or the rows of an item are damaged; the message has file and item.
+    """
+    return write_shard(job.folder, job.plan, _iter_rows(job.folder, job.plan.sources))
+
+
+def _iter_rows(folder: Path, sources: Sequence[RowSource]) -> Iterator[Columns | str]:
+    """Yield the columns of each source, or the reason why it has none."""
+    manifest = read_store_manifest(folder)
+    entries, fields, checked = {entry.file: entry for entry in manifest.shards}, manifest.fields(), set()
+    for file, group in groupby(sources, key=lambda source: source.file):
+        if file not in checked:
+            _check_file(folder / file, entries.get(file))
+            checked.add(file)
+        yield from _iter_shard_rows(folder / file, [source.id for source in group], fields)
+
+
+def _check_file(path: Path, entry: ShardEntry | None) -> None:
+    """Check a shard before HDF5 opens it: a listed one by its entry, one of this update by its trailer."""
+    if entry is not None:
+        check_metadata_crc(path, entry)
+    elif not has_valid_trailer(path):
+        raise ValueError(f"{path} is damaged: its trailer is not the SHA-256 of its content. Run the stage again.")
+
+
+def _iter_shard_rows(path: Path, ids: Sequence[str], fields: Mapping[str, Field]) -> Iterator[Columns | str]:
+    reasons = {item.id: item.reason for item in read_invalid_items(path)}
+    with open_shard(path) as file:
+        numbers = {name: number for number, name in enumerate(file["ids"].asstr()[:])}
+        offsets, checksums = file["offsets"][:], file["crc32"][:]
+        for name in ids:
+            if name not in numbers:
+                yield f"its content is that of {name}: {reasons[name]}"
+                continue
+            number = numbers[name]
+            rows = slice(offsets[number], offsets[number + 1])
+            columns = {field: file[field][rows if fields[field].per == "row" else number] for field in fields}
+            if compute_crc32(columns, fields) != checksums[number]:
+                raise ValueError(describe_damage(path, name))
+            yield columns
