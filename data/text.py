@@ -7,7 +7,7 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -102,7 +102,7 @@ def describe_validation_error(error: "ValidationError") -> str:
     return f"{key}: {first['msg']}" if key else first["msg"]
 
 
-def compile_globs(patterns: Iterable[str]) -> re.Pattern[str] | None:
+def compile_globs(patterns: Sequence[str]) -> re.Pattern[str] | None:
     """Compile patterns of paths with `/`, as .gitignore has them, into one that is applied by `fullmatch`.
 
     `*` and `?` match within a name, `**` any number of folders, `[ab]` and `[!ab]` one character. A pattern without `/`
@@ -122,7 +122,8 @@ def compile_globs(patterns: Iterable[str]) -> re.Pattern[str] | None:
     try:
         return re.compile("|".join(alternatives), re.DOTALL | re.IGNORECASE) if alternatives else None
     except re.error as error:
-        raise ValueError(f"its set of characters in brackets is not valid: {error}") from error
+        names = ", ".join(patterns)
+        raise ValueError(f"A set of characters in {names} is not valid: {error}. Correct the pattern.") from error
 
 
 def _translate_token(token: str) -> str:

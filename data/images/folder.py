@@ -136,7 +136,7 @@ class _Scan:
             subfolders[:] = [name for name, is_searched in folders.items() if is_searched]
             for name in names:
                 if name not in folders or _get_suffix(name) in IMAGE_SUFFIXES:
-                    self._add_file(folder, prefix, name)
+                    self._add_file(folder, prefix, name, is_folder=name in folders)
                 elif folders[name] and os.path.islink(_join(folder, name)):
                     self.found.problems[_join(prefix, name)] = self._describe_link()
         for error in errors:
@@ -165,13 +165,13 @@ class _Scan:
             self.included.add(path)
         return True
 
-    def _add_file(self, folder: str, prefix: str, name: str) -> None:
+    def _add_file(self, folder: str, prefix: str, name: str, is_folder: bool) -> None:
         """Add a file, or a folder that is named like an image, or count it."""
         path, is_image = _join(prefix, name), _get_suffix(name) in IMAGE_SUFFIXES
         if name.startswith("."):
-            self.found.num_hidden += is_image
+            self.found.num_hidden += is_image and not is_folder
         elif is_image and not self._is_selected(prefix, path):
-            self.found.num_excluded += 1
+            self.found.num_excluded += not is_folder
         elif is_image or (name.lower() not in SYSTEM_FILES and _join(folder, name) != self.captions_file):
             self.found.add_file(path)
 

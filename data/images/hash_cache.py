@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.io.digests import sha256_file
 from data.io.files import read_json, write_text
@@ -26,6 +26,8 @@ class HashJob:
     """Files to hash; picklable, so that any `map_fn` can send it to another process."""
 
     paths: tuple[str, ...]
+    is_io_bound: ClassVar[bool] = True
+    """Threads are as fast as processes, which would have to start: reading and hashing do not hold Python's lock."""
 
     @property
     def num_items(self) -> int:

@@ -2,20 +2,19 @@
 
 from data.store.columns import Columns
 from data.store.compact import check_removed_fraction, compact_store, list_foreign_files
-from data.store.copying import copy_shard
-from data.store.intact import read_intact_vectors
+from data.store.intact import CopyJob, copy_shard, read_intact_vectors
 from data.store.loader import Batch, iter_batches, prefetch_map
-from data.store.planning import plan_shards
 from data.store.shard_file import Problem
 from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.token_counts import count_truncated, count_unknown
 from data.store.verify import find_problems, unlist_damaged_shards, verify_store
-from data.store.writing import ShardJob, commit, store_update
+from data.store.writing import ShardJob, commit, plan_shards, store_update
 
 __all__ = [
     "Batch",
     "Columns",
+    "CopyJob",
     "Problem",
     "ShardJob",
     "Store",

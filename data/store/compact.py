@@ -10,11 +10,10 @@ from data.io.locks import manifest_lock, write_lock
 from data.manifest.manifest import StoreManifest, read_store_manifest
 from data.manifest.schema import Item, split_into_shards
 from data.store.intact import iter_intact_columns
-from data.store.planning import SHARD_NAME, listed_hashes, unlisted_shards
 from data.store.shard_file import read_shard_entry, read_unlisted_shard_hashes
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import ShardJob, write_next_manifest
+from data.store.writing import SHARD_NAME, ShardJob, listed_hashes, unlisted_shards, write_next_manifest
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import pytest
 from data.datasets.records import Caption, Dataset, Image
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item
-from data.store.planning import plan_shards
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import commit
+from data.store.writing import commit, plan_shards
 from tern.training.inputs import TrainingInputs
 from tests.helpers.tern_world import THINGS
 

@@ -11,10 +11,9 @@ from rich.table import Table
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item
 from data.store.loader import prefetch_map
-from data.store.planning import plan_shards
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import commit
+from data.store.writing import commit, plan_shards
 from tern.batching.plan import plan_batches
 from tern.batching.read import BatchReader
 from tern.training.trainer import PREFETCH

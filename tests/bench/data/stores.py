@@ -19,10 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from data.manifest.manifest import open_or_create_store
 from data.manifest.schema import Item
 from data.store.loader import iter_batches
-from data.store.planning import plan_shards
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import commit
+from data.store.writing import commit, plan_shards
 
 IMAGES, REGIONS, WIDTH, BATCH = 2000, 36, 2048, 128
 NAMES = [f"image {i}.jpg" for i in range(IMAGES)]

@@ -8,10 +8,10 @@ import pytest
 from data.manifest.manifest import read_store_manifest
 from data.manifest.schema import Item
 from data.store.compact import compact_store
-from data.store.copying import copy_shard
+from data.store.intact import CopyJob, copy_shard
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import ShardJob, store_update
+from data.store.writing import store_update
 from tests.helpers.stores import SHARD, content, open_store, spoil
 
 UNREADABLE = "unreadable: Permission denied"
@@ -40,7 +40,7 @@ def update(root: Path, targets: list[Item], stop_after: int | None = None, inval
             if number == stop_after:
                 raise KeyboardInterrupt
             if plan.sources:
-                copy_shard(ShardJob(folder, plan))
+                copy_shard(CopyJob(folder, plan))
             else:
                 write_shard(folder, plan, map(compute, plan.items))
     return computed

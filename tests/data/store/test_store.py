@@ -14,11 +14,10 @@ from data.io.digests import digest, sha256_file
 from data.io.files import atomic_write
 from data.manifest.manifest import open_or_create_store, read_store_manifest
 from data.manifest.schema import Item, ShardPlan
-from data.store.planning import plan_shards
 from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.verify import verify_store
-from data.store.writing import commit
+from data.store.writing import commit, plan_shards
 from tests.helpers.stores import spoil
 
 ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}

@@ -18,10 +18,9 @@ from data.io.locks import manifest_lock, write_lock
 from data.manifest.schema import Item
 from data.store import shard_file
 from data.store.compact import compact_store
-from data.store.planning import plan_shards
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import commit
+from data.store.writing import commit, plan_shards
 from tests.helpers.stores import FORK, SHARD, check, content, crash, extract, items, open_store
 
 pytestmark = pytest.mark.slow

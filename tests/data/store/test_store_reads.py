@@ -18,11 +18,10 @@ from data.manifest.manifest import open_or_create_store, read_store_manifest, wr
 from data.manifest.schema import Item
 from data.store import reader
 from data.store.loader import iter_batches
-from data.store.planning import plan_shards
 from data.store.shard_file import read_shard_entry
 from data.store.shard_writer import write_shard
 from data.store.store import Store
-from data.store.writing import commit
+from data.store.writing import commit, plan_shards
 
 NAMES = [f"photo {i}.jpg" for i in range(37)]
 
