@@ -109,9 +109,10 @@ def use_builtin_map(stage: str) -> MapFn:
 
 
 def open_pool(jobs: list[Any], num_workers: int) -> AbstractContextManager[Executor]:
-    """Open worker processes for jobs, or threads of this process for jobs that share a GPU."""
-    if uses_gpu(jobs[0]):
-        return ThreadPoolExecutor(min(num_workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
+    """Open worker processes for jobs, or threads of this process for jobs that share a GPU or only read and write."""
+    if uses_gpu(jobs[0]) or getattr(jobs[0], "is_io_bound", False):
+        num_threads = min(num_workers, len(jobs), JOBS_PER_GPU if uses_gpu(jobs[0]) else num_workers)
+        return ThreadPoolExecutor(num_threads, thread_name_prefix="shard")
     modules = [type(jobs[0]).__module__]
     if preload := getattr(jobs[0], "preload", None):
         modules.append(preload)

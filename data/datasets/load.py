@@ -77,6 +77,7 @@ def _check_entries(
     paths, records = ImagePaths(root), _Records()
     for entry in annotations.entries:
         _add_entry(entry, root, paths, records)
+    annotations.entries.clear()  # the memory of hashes is needed next
     images, invalid = records.images, records.invalid
     if not images:
         first = f" The first one: {printable(f'{invalid[0].name}: {invalid[0].reason}')}." if invalid else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a dataset may have millions of them
 class Image:
     """An image of a dataset.
 
@@ -21,7 +21,7 @@ class Image:
     split: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A caption of an image.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data.io.digests import sha256_file
-from data.io.files import read_json, write_text
+from data.io.files import atomic_write
+from data.io.json_text import parse_json
+from data.text import iter_lines
 
-VERSION = 1
+VERSION = 2
 FILE = "hashes.json"
+HEAD, TAIL = f'{{"version":{VERSION},"files":{{\n', "}}\n"  # lines between them hold one entry each
+ENTRY = re.compile(r"(\d+ ){4}[0-9a-f]{64}")
 MIN_AGE_NS = 2 * 10**9  # nanoseconds; twice the coarsest clock of a file system (even seconds of FAT)
 MAX_JOB_FILES, MAX_JOB_BYTES = 1_000, 256 << 20  # of the files that one job hashes
 JOBS_PER_SAVE = 64  # a killed run hashes at most so many jobs again: 64,000 files or 17 GB
 UNREADABLE = "unreadable: "
-Stat = list[int]
-"""Size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class FileHashCache:
     """SHA-256 of files by path, stored in `workspace/hashes.json` with size, times and inode of each file.
 
     An entry is valid while size, times and inode are equal. As in git's index, a file that changed shortly before it
-    was hashed is not cached: a change within the same tick of the clock would be invisible.
+    was hashed is not cached: a change within the same tick of the clock would be invisible. An entry is one text, and
+    is read line by line, because there may be millions of them.
 
     Args:
         workspace: Folder of the cache file.
@@ -67,14 +71,15 @@ class FileHashCache:
         names = [os.path.abspath(path) for path in paths]
         hashes, changed = self._find_unchanged(names)
         for jobs in _split_into_rounds(changed):
-            start, before = self._clock(), self._entries.copy()
+            start, has_changed = self._clock(), False
             for job, results in zip(jobs, map_fn(hash_job_files, jobs), strict=True):
                 for name, (stat, value) in zip(job.paths, results, strict=True):
                     hashes[name] = value
-                    self._entries.pop(name, None)
-                    if stat and max(stat[1:3]) + MIN_AGE_NS < start:
-                        self._entries[name] = [*stat, value]
-            if save and self._entries != before:
+                    has_changed |= self._entries.pop(name, None) is not None
+                    if stat is not None and max(stat.st_mtime_ns, stat.st_ctime_ns) + MIN_AGE_NS < start:
+                        self._entries[name] = f"{_format_stat(stat)} {value}"
+                        has_changed = True
+            if save and has_changed:
                 self._write()
         return [hashes[name] for name in names]
 
@@ -84,21 +89,25 @@ class FileHashCache:
         changed: dict[str, int] = {}
         for name in names:
             try:
-                stat = _read_stat(name)
+                stat = os.stat(name)
             except OSError as error:  # extraction lists the item as invalid, with its own reason
                 hashes[name] = f"{UNREADABLE}{error.strerror}"
                 continue
-            entry = self._entries.get(name)
-            if entry is not None and entry[:-1] == stat:
-                hashes[name] = entry[-1]
+            known, _, value = self._entries.get(name, "").rpartition(" ")
+            if known == _format_stat(stat):
+                hashes[name] = value
             else:
-                changed[name] = stat[0]
+                changed[name] = stat.st_size
         return hashes, changed
 
     def _write(self) -> None:
-        """Write the cache file; without line breaks, which take ten times as long."""
-        files = {name: entry for name, entry in self._entries.items() if os.path.lexists(name)}
-        write_text(self.path, json.dumps({"version": VERSION, "files": files}, separators=(",", ":")) + "\n")
+        """Write the entries of files that exist."""
+        entries = (entry for entry in self._entries.items() if os.path.lexists(entry[0]))
+        with atomic_write(self.path) as temporary, open(temporary, "w", encoding="ascii") as file:
+            file.write(HEAD)
+            for number, (name, entry) in enumerate(entries):
+                file.write(f"{',' if number else ''}{json.dumps(name)}:{json.dumps(entry)}\n")
+            file.write(TAIL)
 
 
 def hash_files(paths: Iterable[Path]) -> list[str]:
@@ -111,16 +120,16 @@ def is_content_hash(value: str) -> bool:
     return not value.startswith(UNREADABLE)
 
 
-def hash_job_files(job: HashJob) -> list[tuple[Stat | None, str]]:
-    """Hash files; returns what `get_hashes` compares, or None if the file changed meanwhile, and the hash."""
+def hash_job_files(job: HashJob) -> list[tuple[os.stat_result | None, str]]:
+    """Hash files; returns the stat of each file, or None if it changed meanwhile, and the hash."""
     return [_hash_file(path) for path in job.paths]
 
 
-def _hash_file(path: str) -> tuple[Stat | None, str]:
+def _hash_file(path: str) -> tuple[os.stat_result | None, str]:
     try:
-        stat = _read_stat(path)
+        stat = os.stat(path)
         value = sha256_file(Path(path))
-        return stat if stat == _read_stat(path) else None, value
+        return stat if _format_stat(stat) == _format_stat(os.stat(path)) else None, value
     except OSError as error:
         return None, f"{UNREADABLE}{error.strerror}"
 
@@ -143,21 +152,25 @@ def _split_into_rounds(sizes: dict[str, int]) -> Iterator[list[HashJob]]:
         yield [*jobs, HashJob(tuple(names))]
 
 
-def _read_stat(path: str) -> Stat:
-    stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+def _format_stat(stat: os.stat_result) -> str:
+    """Return size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
-def _load_cache(path: Path) -> dict[str, list[Any]]:
+def _load_cache(path: Path) -> dict[str, str]:
     """Read the valid entries of a cache file; a missing or damaged file is an empty cache."""
+    entries: dict[str, str] = {}
     try:
-        content = read_json(path)
-        entries = content["files"] if content["version"] == VERSION else {}
-        return {name: entry for name, entry in entries.items() if _is_entry(entry)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _is_entry(entry: Any) -> bool:
-    has_stat = isinstance(entry, list) and len(entry) == 5 and all(isinstance(value, int) for value in entry[:4])
-    return has_stat and isinstance(entry[4], str) and len(entry[4]) == 64
+        with open(path, encoding="ascii") as file:
+            lines = iter_lines(file)
+            if next(lines, None) != HEAD:
+                return {}
+            for line in lines:
+                if line == TAIL:
+                    return entries
+                ((name, entry),) = parse_json("{" + (line or "").removeprefix(",") + "}").items()
+                if ENTRY.fullmatch(entry):
+                    entries[name] = entry
+    except (OSError, ValueError, TypeError):
+        pass
+    return {}

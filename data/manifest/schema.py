@@ -40,7 +40,7 @@ VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row per item, u
 FIELDS: dict[Kind, dict[str, Field]] = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a store may have millions of them
 class Item:
     """What a store holds rows for: an id, and the hash of the content that the rows are computed from."""
 
@@ -48,7 +48,7 @@ class Item:
     hash: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowSource:
     """An item of a shard in the same store, whose content is that of another item."""
 

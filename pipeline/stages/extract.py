@@ -14,7 +14,7 @@ from data.exchange import RegionFile
 from data.images import FileHashCache, is_content_hash, load_image
 from data.io import sha256_text
 from data.manifest import Item, ShardPlan, is_store, open_or_create_store, store_path
-from data.store import ShardJob, Store, copy_shard, store_update, write_shard
+from data.store import CopyJob, ShardJob, Store, copy_shard, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
 from extractors.registry import build_region_extractor
@@ -89,12 +89,12 @@ def extract_regions(
     # A file of regions has them by the name of the image, so that equal images may have other regions.
     is_copied = None if isinstance(config, RegionFileConfig) else is_content_hash
     with _store_update(folder, items, images_per_shard, is_copied) as plans:
-        copied = [ShardJob(folder, plan) for plan in plans if plan.sources]
+        copied = [CopyJob(folder, plan) for plan in plans if plan.sources]
         jobs = _make_jobs(config, folder, [plan for plan in plans if not plan.sources], paths)
         list(map_fn(extract_region_shard, jobs))
         if copied:
             list(map_fn(copy_shard, copied))
-    if plans:
+    if copied:
         num_extracted, num_copied = (sum(job.num_items for job in part) for part in (jobs, copied))
         log.info(f"{folder.name}: {num_extracted:,} extracted, {num_copied:,} moved or copied")
     return folder
