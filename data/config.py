@@ -5,9 +5,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format and half characters, line separators
@@ -94,10 +94,35 @@ Glob = Annotated[str, AfterValidator(check_glob)]
 """Pattern of paths below a folder; see `data.text.compile_globs`."""
 
 
-class DatasetConfig(BaseModel):
-    """Location and format of a dataset: a folder of images, with or without captions."""
+class SettingsTable(BaseModel):
+    """Base of the tables of a plan: unknown settings, and numbers that are booleans or not finite, are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_no_boolean_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a boolean in the place of a number: pydantic would read `workers = true` as 1."""
+        kinds = set(_list_kinds(cls.model_fields[str(info.field_name)].annotation))
+        if bool not in kinds and kinds & {int, float} and _has_boolean(value):
+            raise ValueError("true and false are not numbers. Write a number")
+        return value
+
+
+def _list_kinds(annotation: Any) -> list[Any]:
+    """List the types that an annotation is made of, such as int and float for `tuple[int, float]`."""
+    parts = get_args(annotation)
+    return [kind for part in parts for kind in _list_kinds(part)] if parts else [annotation]
+
+
+def _has_boolean(value: Any) -> bool:
+    if isinstance(value, list | tuple | dict):
+        return any(map(_has_boolean, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)
+
+
+class DatasetConfig(SettingsTable):
+    """Location and format of a dataset: a folder of images, with or without captions."""
 
     name: str
     """Name of the dataset, for messages and reports."""
@@ -115,8 +140,12 @@ class DatasetConfig(BaseModel):
     max_depth: int | None = Field(None, ge=1)
     """Levels of folders that are searched: 1 is the folder `images` without its subfolders; None: all."""
 
-    @model_validator(mode="after")
-    def _check_annotations(self) -> "DatasetConfig":
+    def model_post_init(self, context: Any) -> None:
+        """Check that the settings that choose among images, and the format, have a use.
+
+        Raises:
+            ValueError: One of them has none.
+        """
         if self.annotations is None and self.format is not None:
             raise ValueError(
                 f"format is {self.format!r}, but annotations is not set. Set annotations, or remove format: a folder "
@@ -127,19 +156,16 @@ class DatasetConfig(BaseModel):
             raise ValueError(
                 f"{' and '.join(selecting)} cannot be used with format = 'karpathy', which lists all images"
             )
-        return self
 
 
-class DemoConfig(BaseModel):
+class DemoConfig(SettingsTable):
     """Scenes of the demo dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(2020, ge=0, lt=2**31)
     """Random seed of the scenes; two seeds have no scene in common."""
     images: int = Field(1200, ge=1)
     """Number of images; each has five captions."""
-    splits: dict[str, int] = {"train": 1000, "val": 100, "test": 100}
+    splits: dict[Literal["train", "val", "test"], int] = {"train": 1000, "val": 100, "test": 100}
     """Number of images per split, in the order of the scenes; the sum must be `images`."""
 
     def model_post_init(self, context: Any) -> None:
@@ -165,10 +191,8 @@ class DemoConfig(BaseModel):
         raise ValueError(f"Scene {index} does not exist; the demo dataset has {self.images} scenes.")
 
 
-class RegionFileConfig(BaseModel):
+class RegionFileConfig(SettingsTable):
     """A .npz file of region features that replaces an extractor."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: PlanPath
     """Path of the file."""
@@ -192,10 +216,8 @@ class ReadOptions:
     """Names of arrays of a .npz that may be a pickle of plain values."""
 
 
-class ImportConfig(BaseModel):
+class ImportConfig(SettingsTable):
     """Sources of an import of region features, and what their format leaves open."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sources: tuple[Path, ...] = Field(min_length=1)
     """Files, folders or prefixes of folders."""

@@ -1,7 +1,8 @@
-"""Settings of the process, read from `TERN_*` environment variables; this package does not use them."""
+"""Settings of the process, read from environment variables: `TERN_*`, and the cache folder of the user."""
 
 import os
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,6 +39,15 @@ class Settings(BaseModel):
     """Command to run when a flow run fails, crashes or is cancelled; an empty text runs none."""
     index_device: Literal["auto", "cpu"] = "auto"
     """Device for k-means, list assignment and exact search: a GPU if there is one, or the CPU."""
+
+
+def find_cache_folder() -> Path:
+    """Return the folder of this program for files that it can recompute: `tern` below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    As the XDG Base Directory Specification says, a relative path in the variable does not count.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (folder if folder.is_absolute() else Path.home() / ".cache") / "tern"
 
 
 def variable_name(field: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "site"
+MARKER = SITE / ".made-by-build_site"  # nothing else is removed
 # Hosts that the theme's script names for features that this site does not use (diagrams, lightbox, repository facts).
 UNUSED_HOSTS = re.compile(r"https://(?:unpkg\.com|cdn\.jsdelivr\.net|api\.github\.com)/")
 # Attributes and rules that make a browser load something; links (<a href>) are not among them.
@@ -28,12 +29,17 @@ ITEM, TEXT = re.compile(r"[-*] |\d+\. "), re.compile(r"[^\s#|>-]")  # how a line
 
 def main() -> None:
     """Build, remove unused hosts from the theme's script, and check every page, style sheet and script."""
+    if not is_own_site():
+        sys.exit(f"{SITE} was not made by `make docs`. Move it away, or remove it, and run `make docs` again.")
     shutil.rmtree(SITE, ignore_errors=True)
+    SITE.mkdir()
+    MARKER.touch()  # also of a build that fails
     zensical = Path(sys.executable).with_name("zensical")
     build = subprocess.run(
         [zensical, "build", "--strict", "--clean"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
+    MARKER.touch()
     if build.returncode:
         print(re.sub(r"\x1b\[[0-9;]*m", "", build.stdout).partition("Traceback (most recent call last)")[0])
         sys.exit("The documentation site was not built. Fix the messages above and run `make docs` again.")
@@ -47,6 +53,15 @@ def main() -> None:
     if problems:
         sys.exit("\n".join(problems))
     print(f"{len(list(SITE.rglob('*.html')))} pages in {SITE / 'index.html'}")
+
+
+def is_own_site() -> bool:
+    """Return whether the folder of the site is missing, empty, or made by this program."""
+    if SITE.is_symlink() or not SITE.is_dir():
+        return not SITE.is_symlink() and not SITE.exists()
+    index = SITE / "index.html"
+    is_older = index.is_file() and 'content="zensical' in index.read_text(encoding="utf-8", errors="replace")
+    return MARKER.exists() or is_older or not any(SITE.iterdir())
 
 
 def find_unlisted() -> list[str]:

@@ -270,6 +270,9 @@ def make_environment_page() -> str:
     intro = """\
 Set these variables where the process starts: for flows, where `tern up` or the worker starts. They are read when they
 are needed, not when a module is imported. A plan holds all other settings ([Plan settings](config.md)).
+
+Files that can be recomputed, such as the graphs of backbones, are in the folder `tern` below `$XDG_CACHE_HOME`, or
+below `~/.cache` without that variable. It may be deleted at any time.
 """
     texts = _field_texts(Settings)
     rows = [

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from data.config import NameOrPath, PlanPath
+from data.config import NameOrPath, PlanPath, SettingsTable
 
 Anchors = Literal["caffe", "detectron2"]
+GridSize = Annotated[int, Field(ge=1, le=64)]
 
 
-class _NetworkConfig(BaseModel):
+class _NetworkConfig(SettingsTable):
     """Settings that the extractors share."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     full_precision: bool = False
     """Whether to compute in float32, which gives the same numbers on every machine; false uses half precision where the
@@ -55,24 +54,41 @@ class TorchvisionConfig(_NetworkConfig):
 
 
 class GridConfig(_NetworkConfig):
-    """Grid features: the cells of a feature map of a torchvision classification network."""
+    """Grid features: the cells of feature maps of a backbone of timm, convolutional or ViT."""
 
     kind: Literal["grid"] = "grid"
     """Name of this kind of extractor."""
     model: str = "resnet50"
-    """Name of a torchvision builder of a classification network."""
+    """Name of a model of timm, such as "convnext_tiny" or "vit_small_patch16_224.augreg_in1k"."""
     weights: NameOrPath = "DEFAULT"
-    """Name of weights that torchvision publishes, or path of a weights file of the complete model."""
-    layer: str = "layer4"
-    """Name of the child module whose output is used; "features" in MobileNets and EfficientNets."""
-    max_grid_size: int | None = Field(7, ge=1, le=64)
-    """Maximum number of rows and of columns of the grid; larger maps are averaged; None keeps every map position."""
+    """"DEFAULT" for the weights that timm publishes under the name of the model, "photos" for those of
+    tf_efficientnet_lite2 in the package of the extra `photos`, or path of a weights file (.safetensors, .pth, .pt, .bin
+    or .pkl)."""
+    layer: str | Annotated[tuple[str, ...], Field(min_length=1)] = "layer4"
+    """Name of the module whose output is used, such as "layer4", "blocks.6" or "norm"; the features of several modules
+    stand side by side in one row."""
+    grid_size: GridSize | Annotated[tuple[GridSize, ...], Field(min_length=1)] = 7
+    """Number of rows and of columns of the grid; several numbers are a pyramid of grids, whose cells follow one
+    another."""
+    normalize: bool = False
+    """Whether the features of each layer of a row are scaled to unit length."""
     whole_image: bool = False
     """Whether row 0 is the whole-image region, which is the average of the map."""
-    min_size: int = Field(600, ge=64)
-    """Short side of the network input, in pixels."""
-    max_size: int = Field(1000, ge=64)
-    """Maximum long side of the network input, in pixels."""
+    fit: Literal["squash", "short side", "center crop"] = "squash"
+    """How an image becomes a network input: resized to a square; resized to a short side of `image_size`, with a long
+    side of at most four times that; or resized and cropped to the central square, as timm evaluates the model."""
+    image_size: int | None = Field(None, ge=32, le=2048)
+    """Side of the square network input, or its short side, in pixels; None uses the size of the model."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of their features."""
+        return (self.layer,) if isinstance(self.layer, str) else self.layer
+
+    @property
+    def grid_sizes(self) -> tuple[int, ...]:
+        """Sizes of the grids, in the order of their cells."""
+        return (self.grid_size,) if isinstance(self.grid_size, int) else self.grid_size
 
 
 class BottomUpConfig(_NetworkConfig):
@@ -113,10 +129,8 @@ class BottomUpConfig(_NetworkConfig):
         return self
 
 
-class Detectron2Config(BaseModel):
+class Detectron2Config(SettingsTable):
     """Region features of a Faster R-CNN of detectron2."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["detectron2"] = "detectron2"
     """Name of this kind of extractor."""
@@ -136,10 +150,8 @@ class Detectron2Config(BaseModel):
     """Device of the network: "cpu", "cuda" or "cuda:1"."""
 
 
-class TextConfig(BaseModel):
+class TextConfig(SettingsTable):
     """Token features of a BERT-like model of transformers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: NameOrPath = "bert-base-uncased"
     """Name on the Hugging Face hub, path of a folder, or "minilm" for the copy in an installed package."""
@@ -175,3 +187,17 @@ RegionsConfig = Annotated[
 
 REGION_CONFIGS: tuple[type[BaseModel], ...] = (TorchvisionConfig, GridConfig, BottomUpConfig, Detectron2Config)
 """The classes of `RegionsConfig`."""
+
+MACHINE_KEYS = ("device", "dtype", "runtime", "full_precision", "batch_size")
+"""Keys of a recipe, and settings of an extractor, that only the machine decides or that only round differently."""
+
+
+def machine_independent(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of an extractor without what only the machine decides or what only rounds differently.
+
+    Two extractors give a model the same features, apart from rounding, if these recipes are equal.
+
+    Args:
+        recipe: Recipe of any extractor, or of a store.
+    """
+    return {key: value for key, value in recipe.items() if key not in MACHINE_KEYS}

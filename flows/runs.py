@@ -172,14 +172,13 @@ def run_reindex(runner: PipelineRunner, model: str | None = None, version: int |
 
     Args:
         runner: The runner of the plan.
-        model: Name of a trained model of the workspace; the model of the index if None.
+        model: Name of a trained model of the workspace; None: that of the package of the plan, or that of the index.
         version: Version to update; the published one if None.
     """
-    if model:
-        model_folder = runner.workspace.model(model)
-    else:
-        _, model_folder = find_served_version(runner.workspace, version)
     before, _ = find_served_version(runner.workspace)
+    _, served_model = find_served_version(runner.workspace, version)
+    # The package of the plan decides, also after it was replaced by another one.
+    model_folder = runner.workspace.model(model) if model else None if runner.plan.model else served_model
     vectors = _make_vectors(runner, model_folder)
     published = _publish(runner, vectors, lambda: runner.update_index(vectors, version, allow_full_build=True))
     if published == before:

@@ -91,10 +91,11 @@ def _boolean(schema: Schema) -> Value:
 
 
 def _list(schema: Schema) -> Value:
-    """Describe a list of texts or numbers in TOML; the range of the numbers is not checked."""
+    """Describe a list of texts or numbers in TOML; only the range of whole numbers is checked."""
     items = schema.get("prefixItems", [schema.get("items")])
     quoted, number = r"""("([^"\\\n]|\\.)*"|'[^'\n]*')""", _quoted(r"[+-]?(\.?\d[\w.+-]*|inf|nan)")
-    kinds, item = {"string": ("texts in quotes", quoted), "number": ("numbers", number)}[items[0]["type"]]
+    described = {"string": ("texts in quotes", quoted), "number": ("numbers", number)}
+    kinds, item = described.get(items[0]["type"]) or ("whole numbers", _integer(items[0])[0])
     min_items, max_items = schema.get("minItems", 0), schema.get("maxItems")
     more_items = f"{max(min_items, 1) - 1},{'' if max_items is None else max_items - 1}"
     listed = rf"\s*{item}\s*(,\s*{item}\s*){{{more_items}}},?"
@@ -104,7 +105,10 @@ def _list(schema: Schema) -> Value:
 
 
 def _table(schema: Schema) -> Value:
-    return r"\{.*\}", "a table in braces"
+    names: list[str] = schema.get("propertyNames", {}).get("enum", [])
+    if not names:
+        return r"\{.*\}", "a table in braces"
+    return rf"\{{(\s*({'|'.join(names)})\s*=[^,{{}}]*,?)*\s*\}}", f"a table in braces with {', '.join(names)}"
 
 
 def _text(schema: Schema) -> Value:

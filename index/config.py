@@ -2,7 +2,9 @@
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from data.config import SettingsTable
 
 Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -14,10 +16,8 @@ def check_kind(kind: str) -> None:
         raise ValueError(f"Unknown kind {kind!r}; --kind must be one of {', '.join(KINDS)}.")
 
 
-class IndexConfig(BaseModel):
+class IndexConfig(SettingsTable):
     """Settings of a build."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     factory: str = "auto"
     """FAISS factory string of an IVF index; "{nlist}" is replaced by the number of lists. auto: float16 codes in one
@@ -50,10 +50,8 @@ class IndexConfig(BaseModel):
         return self
 
 
-class MaintenanceConfig(BaseModel):
+class MaintenanceConfig(SettingsTable):
     """Thresholds from which an update compacts or retrains the index."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_delta_shards: int = Field(8, ge=1)
     """maximum number of delta shards per collection; each query reads all of them"""
@@ -71,10 +69,8 @@ class MaintenanceConfig(BaseModel):
     is rebuilt"""
 
 
-class GateConfig(BaseModel):
+class GateConfig(SettingsTable):
     """Limits that a version must keep to be published."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_recall: float = Field(0.9, ge=0, le=1)
     """minimum recall@10 against exact search, 0 to 1, for text queries and for image queries"""

@@ -12,7 +12,7 @@ from data.manifest import StoreManifest, read_store_manifest
 from data.text import printable
 from index.versions import list_versions, manifest_path, read_current, read_version_manifest
 from pipeline.workspace import DEFAULT_PLAN_NOTE
-from tern.card import read_model_card
+from tern.card import PACKAGE_CONFIG, read_model_card
 
 KINDS = ("store", "model", "vectors", "index")  # upstream first
 COLUMN_WIDTH, ROW_HEIGHT, MARGIN = 320, 90, 20  # pixels of the drawing
@@ -178,7 +178,8 @@ def _make_model_node(folder: Path, stores_by_recipe: dict[str, str]) -> Node:
         stores_by_recipe.get(recipe, f"{kind}-{recipe}")
         for kind, recipe in (("regions", card.region_recipe), ("tokens", card.token_recipe))
     )
-    origin = f"epoch {card.epoch}" if card.checkpoint is None else f"checkpoint {printable(card.checkpoint)}"
+    source = "package" if (folder / PACKAGE_CONFIG).is_file() else "checkpoint"
+    origin = f"epoch {card.epoch}" if card.checkpoint is None else f"{source} {printable(card.checkpoint)}"
     return Node("model", folder.name, f"{origin}, {card.num_parameters / 1e6:.2f} M parameters", inputs)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from data.config import NameOrPath
+from data.config import NameOrPath, SettingsTable
 from tern.presets import apply_preset
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
-class EvaluationConfig(BaseModel):
+
+class EvaluationConfig(SettingsTable):
     """What an evaluation measures in addition to recalls and ranks of the complete split."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     folds: int = Field(0, ge=0, le=1000)
     """Number of equal parts of the split; the mean over the parts is reported as `fold_*`. COCO's 1K protocol has 5; 0
@@ -25,10 +25,8 @@ class EvaluationConfig(BaseModel):
     `{split}` stands for the name of the split; empty disables it."""
 
 
-class LossConfig(BaseModel):
+class LossConfig(SettingsTable):
     """Loss and its settings. A loss ignores the settings of other losses (docs/reference/losses.md)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = "infonce"
     """Name of the loss: `infonce`, `hinge`, or a class of `pytorch_metric_learning.losses` such as `SupConLoss`."""
@@ -48,9 +46,9 @@ class LossConfig(BaseModel):
     """Miner of a library loss: a class of `pytorch_metric_learning.miners`; empty for none."""
     distance: Literal["", "cosine", "lp"] = ""
     """Distance of a library loss; empty for the default of its class."""
-    params: dict[str, float | int | str | bool] = {}
+    params: dict[str, float | int | str | bool] = Field({})
     """Further arguments of the class of a library loss."""
-    miner_params: dict[str, float | int | str | bool] = {}
+    miner_params: dict[str, float | int | str | bool] = Field({})
     """Arguments of the miner."""
     memory_size: int = Field(0, ge=0, le=1 << 20)
     """Vectors per modality of earlier batches that every loss also compares with; 0 disables the memory."""
@@ -75,10 +73,8 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(SettingsTable):
     """Shape of the network. The sizes of the input features are not settings: they come from the stores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: Literal["default", "paper", "kaylode"] = "default"
     """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py) or `kaylode`
@@ -140,10 +136,8 @@ class ModelConfig(BaseModel):
         return self
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(SettingsTable):
     """Settings of one training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     preset: Literal["default", "small-data", "paper", "kaylode"] = "default"
     """Values of the settings that the plan does not set: the defaults below, those for some hundred images, those of
@@ -158,7 +152,7 @@ class TrainConfig(BaseModel):
     """Captions per image in a batch; they rotate from epoch to epoch."""
     lr: float = Field(1e-3, gt=0)
     """Maximum learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of AdamW's averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
     """Term that AdamW adds to the denominator."""

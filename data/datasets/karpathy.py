@@ -58,7 +58,7 @@ def read_karpathy(config: DatasetConfig) -> Annotations:
 def _read_images(path: Path) -> list[Any]:
     if path.suffix.lower() in CAPTIONS_SUFFIXES:
         raise ValueError(f'{path} is a captions file. Set `format = "folder"` in the table [dataset] of the plan.')
-    content = read_json(path)
+    content = read_json(path, "Correct the file, or set `annotations` to another one")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f"{path} has no list `images`. Set `annotations` to a Karpathy JSON file.")
     if isinstance(content.get("annotations"), list):

@@ -95,8 +95,9 @@ class Dataset:
         """
         images = tuple(image for image in self.images if image.split == name)
         if not images:
+            sizes = ", ".join(f"{split} ({count:,} images)" for split, count in self.count_images_by_split().items())
             raise ValueError(
-                f"{self.name} has no image in split {name!r}. Its splits are {self.count_images_by_split() or 'empty'}."
+                f"{self.name} has no image in split {name!r}. Choose one of its splits: {sizes or 'none'}."
             )
         return self._with_images(images)
 

@@ -78,6 +78,8 @@ def guess_number_type(values: np.ndarray) -> str:
     is_rounded = not (low & 0x1FFFFFFF).any() and bool((high & 0x1FFFFFFF).any())  # was float32 before
     if is_rounded or (_share_extreme(low) > 0.3 and _share_extreme(high) < 0.05):
         return "float64"
+    if not (words & 0x1FFF).any():  # float16 or bfloat16 values, stored as float32
+        return ""
     halves = words.view("<u2")
     if _are_alike(halves[0::2], halves[1::2]):
         return "float16"

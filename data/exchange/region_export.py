@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.formats.base import ExportRows, Format
 from data.formats.catalogue import get_format
-from data.formats.names import Template
+from data.formats.names import Template, safe_join
 from data.io.files import check_output_file, is_within, read_json, remove_stale_temporaries, write_json
 from data.io.together import restore_together
 from data.store.intact import iter_intact_columns
@@ -116,6 +116,8 @@ def _write_folder(kind: Format, folder: Path, rows: ExportRows) -> None:
     """Write the missing files of an export into a folder that belongs to it."""
     for subfolder in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         remove_stale_temporaries(subfolder)
+    for name in rows.ids:  # before the first file is written
+        safe_join(folder, name, ".npz")
     kind.write(folder, rows)
 
 

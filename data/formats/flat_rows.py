@@ -63,15 +63,19 @@ def check_shapes(path: Path, offset: np.ndarray, shapes: dict[str, tuple[int, ..
     Raises:
         ValueError: Shapes do not fit each other, or the offsets do not increase from 0.
     """
-    images = shapes["filename"][0] if shapes["filename"] else -1
-    rows = int(offset[-1]) if offset.ndim == 1 and len(offset) and offset.dtype.kind in "iu" else -1
+    if offset.ndim != 1 or not len(offset) or offset.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: offset is {offset.dtype} {offset.shape}; it must be whole numbers of shape (images + 1,). Write "
+            "the file again."
+        )
+    images, rows = shapes["filename"][0] if shapes["filename"] else -1, int(offset[-1])
     expected = {"offset": (images + 1,), "size": (images, 2), "boxes": (rows, 4), "score": (rows,), "cls": (rows,)}
     expected |= {name: (rows,) for name in EXTRA if name in shapes}
     problems = [f"{name} is {shapes[name]}, not {shape}" for name, shape in expected.items() if shapes[name] != shape]
     problems += [
         f"{name} is {shapes[name]}" for name in features if shapes[name][:1] != (rows,) or len(shapes[name]) != 2
     ]
-    if rows >= 0 and (offset[0] != 0 or (offset[1:] < offset[:-1]).any()):
+    if offset[0] != 0 or (offset[1:] < offset[:-1]).any():
         problems.append("offset does not increase from 0")
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems)}. Write the file again.")

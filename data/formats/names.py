@@ -2,7 +2,6 @@
 
 import ast
 import os
-import platform
 import re
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -47,6 +46,8 @@ class Template:
         Raises:
             ValueError: The id has no number for the template, or the new id is not valid.
         """
+        if not name:
+            check_id(name)  # a template would hide that it is empty
         digits = re.findall(r"\d+", name)
         values = {"id": name, "stem": strip_suffix(name), "number": digits[-1] if digits else "", "split": split}
         return check_id(FIELD.sub(lambda match: _format_field(name, values, match[1]), self.text))
@@ -110,13 +111,14 @@ def safe_join(root: Path, name: str, suffix: str) -> Path:
         ValueError: The path would leave the folder, directly or through a link, or a part is too long for a file name.
     """
     parts = name.split("/")
-    # `atomic_write` adds the names of the machine and the process to the name of its temporary file.
-    max_part_bytes = 255 - len(os.fsencode(platform.node())) - len(suffix) - 24
-    leaves_root = name.startswith("/") or "\\" in name or ":" in parts[0][1:2] or {"", ".", ".."} & set(parts)
+    max_part_bytes = 255 - len(suffix)
+    leaves_root = (
+        name.startswith("/") or "\\" in name or (len(parts) > 1 and parts[0][1:] == ":") or {"", ".", ".."} & set(parts)
+    )
     if leaves_root or any(len(os.fsencode(part)) > max_part_bytes for part in parts):
         raise ValueError(
             f"the id {name[:80]!r} is not a file name below {root} (parts of 1 to {max_part_bytes} bytes, no `..`, no "
-            "leading slash); rename it with --id-template"
+            "backslash, no drive, no leading slash); rename it with --id-template"
         )
     path = Path(root, PurePosixPath(name + suffix))
     if not path.parent.resolve().is_relative_to(Path(root).resolve()):

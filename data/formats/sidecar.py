@@ -22,7 +22,7 @@ def read_sidecar(path: Path) -> dict[str, int]:
         names = " or ".join(p.name for p in sidecar_paths(path))
         raise FileNotFoundError(f"{path} has no image ids. Put {names} (image id -> row) into the same folder.")
     try:
-        content = read_json(sidecar) if sidecar.suffix == ".json" else load_restricted(sidecar)
+        content = read_json(sidecar, "Write it again") if sidecar.suffix == ".json" else load_restricted(sidecar)
     except ValueError as error:
         raise ValueError(f"{sidecar} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -120,8 +120,8 @@ def load_reduced_image(
     except DECODE_ERRORS as error:
         if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
             raise
-        name = source if isinstance(source, Path) else "the photo"
-        raise ValueError(printable(f"cannot use the image {name}: {_get_reason(error)}")) from error
+        name = f"the image {source}" if isinstance(source, Path) else "the photo"
+        raise ValueError(printable(f"cannot use {name}: {_get_reason(error)}")) from error
 
 
 def _read_bytes(source: Path | bytes) -> bytes:

@@ -4,11 +4,12 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 HINTS = {
     errno.ENOSPC: "Free disk space",
     errno.EDQUOT: "Free space in your disk quota",
-    errno.EFBIG: "Raise the limit on the file size (`ulimit -f`) or set a smaller `images_per_shard`",
+    errno.EFBIG: "Raise the limit on the file size (`ulimit -f`)",
     errno.ENOMEM: "Free memory",
     errno.EMFILE: "Raise the limit on open files (`ulimit -n`)",
     errno.ENFILE: "Close other programs, because the machine has too many open files",
@@ -45,9 +46,12 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         """Return one line with the file, the cause and the next step."""
+        hint = HINTS.get(self.errno or 0, "Remove the cause")
+        if self.errno == errno.EFBIG and Path(str(self.filename)).name.startswith("shard-"):
+            hint += " or make shards smaller (`images_per_shard`, `captions_per_shard`)"
         return (
-            f"[Errno {self.errno}] {self.filename} cannot be written: {self.strerror}. "
-            f"{HINTS.get(self.errno or 0, 'Remove the cause')} and run the same command again: finished work is kept."
+            f"[Errno {self.errno}] {self.filename} cannot be written: {self.strerror}. {hint} and run the same command "
+            "again: finished work is kept."
         )
 
 

@@ -1,12 +1,13 @@
 """Atomic writes: write to a temporary file, fsync, rename. A reader sees the old file or the new one, never a part."""
 
 import errno
+import hashlib
 import json
 import os
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ TRANSIENT_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
     *(errno.EBUSY, errno.ENOTCONN, errno.ETIMEDOUT),
 }
+
+MAX_STEM_BYTES = 100  # of a file name of at most 255 bytes
 
 
 @contextmanager
@@ -40,13 +43,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             fsync_path(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a file system that is read-only, it would hide the error of the block
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
     """Return the temporary path of this process for a file; `remove_stale_temporaries` knows the pattern."""
     # The suffix stays last: writers such as Pillow and Matplotlib choose the format by it.
-    return path.with_name(f".{path.stem}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
+    return path.with_name(f".{_shorten(path.stem)}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
+
+
+def _shorten(stem: str) -> str:
+    """Return a name for a temporary file, which also has the names of the machine and the process."""
+    return stem if len(os.fsencode(stem)) <= MAX_STEM_BYTES else hashlib.sha256(os.fsencode(stem)).hexdigest()
 
 
 @contextmanager
@@ -75,7 +84,7 @@ def remove_stale_temporaries(folder: Path, paths: Iterable[Path] | None = None) 
         paths: The files whose temporary files are removed, for a folder of a user; None removes those of any file, in
             a folder that belongs to this program.
     """
-    stems = None if paths is None else {(path.stem, path.suffix) for path in paths}
+    stems = None if paths is None else {(_shorten(path.stem), path.suffix) for path in paths}
     pattern = re.compile(rf"\.(?P<stem>.+)\.{re.escape(platform.node())}-(?P<process>\d+)\.tmp(?P<suffix>(\.[^.]*)?)")
     for path in Path(folder).glob(".*.tmp*"):
         found = pattern.fullmatch(path.name)
@@ -146,8 +155,12 @@ def format_json(obj: Any) -> str:
     return json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, advice: str = "Restore the file, or delete it and run again") -> Any:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        advice: What to do if it is not valid; a file that this program did not write is never to be deleted.
 
     Raises:
         ValueError: The file is too large or not valid JSON, or an object has a key twice; the message has the file.
@@ -156,4 +169,4 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # invalid JSON or UTF-8
-        raise ValueError(f"{path} is not valid JSON: {error}. Restore the file, or delete it and run again.") from error
+        raise ValueError(f"{path} is not valid JSON: {error}. {advice}.") from error

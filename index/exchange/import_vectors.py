@@ -16,7 +16,7 @@ from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import KINDS, GateConfig, IndexConfig
 from index.exchange.metadata_rows import ColumnChoice, ImportedRows, count_rows, read_metadata_rows
-from index.exchange.part_files import check_export, check_pairs, list_files, map_vectors
+from index.exchange.part_files import ArrayReader, check_export, check_pairs, list_files, map_vectors, scale_to_unit
 from index.metadata.schema import Row
 from index.quality.checks import HeldOutQueries
 from index.quality.gate import make_gate
@@ -59,6 +59,8 @@ def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "
         ValueError: A file is not an array of vectors, files do not belong together, or an id occurs twice.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder. Pass a folder of .npy and Parquet files.")
     exported = {kind: folder / f"{kind}.npy" for kind in KINDS if (folder / f"{kind}.npy").is_file()}
     if exported:
         return _read_exported_folder(exported, normalize)
@@ -119,8 +121,7 @@ def _make_collection(
         normalize: Scale vectors to unit length when they are read.
         suffix: Text after each id; None: that of the kind, so that a caption has another id than its image.
     """
-    arrays = [array for array in map(map_vectors, paths) if len(array)]
-    folder = paths[0].parent
+    arrays, folder = [array for array in map(map_vectors, paths) if len(array)], paths[0].parent
     if len(dims := sorted({array.shape[1] for array in arrays})) > 1:
         raise ValueError(f"The vectors in {folder} have different dimensions: {dims}. Import vectors of one model.")
     if metadata is None:
@@ -140,47 +141,28 @@ def _make_collection(
     if not position_by_id and metadata is not None and metadata.invalid_rows:
         where, reason = metadata.invalid_rows[0]
         raise ValueError(f"No row of the metadata of {folder} has a valid id. The first, {where}: {reason}.")
-    reader = _ArrayReader(arrays, position_by_id, normalize)
-    return Collection(list(position_by_id), reader.read, [row for row in rows if row is not None])
-
-
-@dataclass(frozen=True)
-class _ArrayReader:
-    """Reads vectors by id from consecutive arrays."""
-
-    arrays: Sequence[np.ndarray]
-    position_by_id: Mapping[str, int]
-    normalize: bool
-
-    def read(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the (m, d) float32 vectors of some ids."""
-        starts = np.cumsum([0, *map(len, self.arrays)])
-        positions = np.array([self.position_by_id[name] for name in ids])
-        array_numbers = np.searchsorted(starts, positions, side="right") - 1
-        vectors = np.empty((len(positions), self.arrays[0].shape[1]), np.float32)
-        for i in np.unique(array_numbers):
-            selected = array_numbers == i
-            vectors[selected] = self.arrays[i][positions[selected] - starts[i]]
-        if not self.normalize:
-            return vectors
-        with np.errstate(all="ignore"):  # a vector without a direction becomes one of NaN, which the import lists
-            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not position_by_id:
+        raise ValueError(f"The files in {folder} hold no vectors. Export them again.")
+    return Collection([*position_by_id], ArrayReader(arrays, position_by_id, normalize).read, [*filter(None, rows)])
 
 
 def choose_queries(
-    collections: Mapping[str, Collection], path: Path | None, max_queries: int, seed: int = 0
+    collections: Mapping[str, Collection], path: Path | None, max_queries: int, seed: int = 0, normalize: bool = False
 ) -> dict[str, np.ndarray]:
     """Return queries by the kind that is searched: random vectors of the other kind, or those of a file.
 
     Args:
         path: .npy file of (q, d) floats; None: use the vectors of the other kind.
         max_queries: Maximum number of vectors of the other kind.
+        seed: Random seed of their choice.
+        normalize: Scale the queries of a file to unit length.
 
     Raises:
         ValueError: There are neither; recall is not measured with the vectors that are searched.
     """
     if path is not None:
-        return dict.fromkeys(collections, np.asarray(map_vectors(path), np.float32))
+        vectors = np.asarray(map_vectors(path), np.float32)
+        return dict.fromkeys(collections, scale_to_unit(vectors) if normalize else vectors)
     if len(collections) < 2:
         raise ValueError(
             f"There are only {next(iter(collections))} vectors, and no queries to measure recall with. Pass --queries: "
@@ -240,8 +222,12 @@ def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportO
     content = read_vector_folder(folder, options.normalize, options.id_column)
     problems = {kind: collection.find_unusable() for kind, collection in content.collections.items()}
     collections = {kind: collection.exclude(problems[kind]) for kind, collection in content.collections.items()}
+    for kind, collection in collections.items():
+        if not collection.ids:
+            name, reason = next(iter(problems[kind].items()))
+            raise ValueError(f"No {kind} vector of {folder} can be used. The first, {name!r}: {reason}. Embed again.")
     unusable = [(f"{kind} {name}", reason) for kind in problems for name, reason in problems[kind].items()]
-    queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed)
+    queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed, options.normalize)
     held_out = {kind: HeldOutQueries(array) for kind, array in queries.items()}
     gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
     path = Path(folder).resolve()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.io import MAX_SIDE, MAX_TEXT_BYTES, check_expansion
+from data.text import find_id_problem
 from index.metadata.schema import Row
 
 BATCH_ROWS = 16_384  # rows that are decoded at the same time
@@ -81,7 +82,9 @@ def read_metadata_rows(
                 f"The metadata in {path} needs more memory than there is: {error}. Split the file."
             ) from error
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"The metadata in {path} cannot be read: {error}. Write the file again.") from error
+            raise ValueError(
+                f"The metadata in {path} cannot be read: {str(error).rstrip('.')}. Write the file again."
+            ) from error
     return result
 
 
@@ -94,12 +97,16 @@ def count_rows(path: Path) -> int:
     try:
         return pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"The metadata in {path} cannot be read: {error}. Write the file again.") from error
+        raise ValueError(
+            f"The metadata in {path} cannot be read: {str(error).rstrip('.')}. Write the file again."
+        ) from error
 
 
 def _read_file(path: Path, file: pq.ParquetFile, columns: ColumnChoice, result: ImportedRows) -> None:
     candidates = {name for names in (*columns.texts.values(), *columns.numbers.values()) for name in names}
     names = [name for name in file.schema_arrow.names if name in candidates | {columns.id}]
+    if duplicate := next((name for name in names if names.count(name) > 1), ""):
+        raise ValueError(f"{path} has the column {duplicate!r} more than once. Remove or rename all but one of them.")
     number_names = {name for names in columns.numbers.values() for name in names}
     for name in names:
         kind = "id" if name == columns.id else "size" if name in number_names else "text"
@@ -219,10 +226,10 @@ def convert_id(value: Any) -> str:
         if not value.is_integer() or abs(value) > MAX_EXACT_FLOAT:
             raise ValueError(f"{value} is not a text or a whole number that a float holds exactly")
         value = int(value)
-    if isinstance(value, bytes) and (not value or b"\0" in value):
-        name = value[:60].decode("utf-8", "replace")
-        raise ValueError(f"{name!r} is not an id; an id has at least one character, and no NUL")
-    return str(value) if isinstance(value, int) else convert_text(value)
+    name = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if problem := find_id_problem(name):
+        raise ValueError(f"{name[:60]!r} is not an id: {problem}")
+    return name if isinstance(value, int) else convert_text(value)
 
 
 def convert_size(value: Any) -> int:

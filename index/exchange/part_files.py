@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ BLOCK_ROWS = 16_384  # vectors that are hashed at a time
 
 
 def list_files(folder: Path, suffix: str) -> list[Path]:
-    """List files in the order of the numbers in their names, so that part 10 follows part 9."""
+    """List files in the order of the numbers in their names, so that part 10 follows part 9; no hidden files."""
 
     def sort_key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
-    return sorted(folder.glob(f"*.{suffix}"), key=sort_key)
+    # Hidden files are those of the system, such as `._part_0.npy` of macOS.
+    return sorted((path for path in folder.glob(f"*.{suffix}") if path.name[0] != "."), key=sort_key)
 
 
 def map_vectors(path: Path) -> np.ndarray:
@@ -41,6 +43,34 @@ def map_vectors(path: Path) -> np.ndarray:
             f"{path} has an array {array.dtype} of shape {array.shape}; vectors are (n, d) floats. Save it again."
         )
     return array
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads vectors by id from consecutive arrays."""
+
+    arrays: Sequence[np.ndarray]
+    position_by_id: Mapping[str, int]
+    normalize: bool
+
+    def read(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the (m, d) float32 vectors of some ids."""
+        starts = np.cumsum([0, *map(len, self.arrays)])
+        positions = np.array([self.position_by_id[name] for name in ids])
+        array_numbers = np.searchsorted(starts, positions, side="right") - 1
+        vectors = np.empty((len(positions), self.arrays[0].shape[1]), np.float32)
+        for i in np.unique(array_numbers):
+            selected = array_numbers == i
+            vectors[selected] = self.arrays[i][positions[selected] - starts[i]]
+        if not self.normalize:
+            return vectors
+        return scale_to_unit(vectors)
+
+
+def scale_to_unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale (n, d) vectors to unit length; one without a direction becomes one of NaN, which the import lists."""
+    with np.errstate(all="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def check_export(array: Path, table: Path) -> None:
@@ -94,7 +124,6 @@ def _are_parallel(numbers: Sequence[int | None], table_numbers: Sequence[int | N
 
 
 def _find_unpaired(paths: Sequence[Path], numbers: Sequence[int | None], others: Sequence[int | None]) -> list[Path]:
-    """Find the files whose number no other file has; of files without numbers, those that are too many."""
-    if None in (*numbers, *others):
-        return list(paths[len(others) :])
-    return [path for path, number in zip(paths, numbers, strict=True) if number not in others]
+    """Find the files whose number no other file has; of files without or of one number, those that are too many."""
+    unpaired = [path for path, number in zip(paths, numbers, strict=True) if number not in others]
+    return list(paths[len(others) :]) if None in (*numbers, *others) or not unpaired else unpaired

@@ -30,7 +30,8 @@ def check_unit_norm(vectors: np.ndarray, description: str, names: Sequence[Any])
         first = int(np.argmax(invalid))
         raise ValueError(
             f"The {description} {names[first]!r} has length {np.sqrt(squares[first]):.4g}, not 1 "
-            f"({int(invalid.sum())} such vectors in this block). Normalize the vectors, and check the model for NaN."
+            f"({int(invalid.sum())} such vectors in this block). Normalize the vectors (`tern index import "
+            "--normalize`), and check the model for NaN."
         )
 
 

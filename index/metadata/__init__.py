@@ -5,6 +5,7 @@ vectors or versions.
 """
 
 from index.metadata.filters import parse_filter
+from index.metadata.lookup import FilterTimeoutError, limit_filter_time
 from index.metadata.schema import Row
 
-__all__ = ["Row", "parse_filter"]
+__all__ = ["FilterTimeoutError", "Row", "limit_filter_time", "parse_filter"]

@@ -2,7 +2,10 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,29 @@ import numpy as np
 from index.metadata.schema import Row
 
 MAX_PARAMETERS = 500  # parameters per SQL statement; the limit of old SQLite versions is 999
+PROGRESS_STEPS = 1_000  # of SQLite between two looks at the clock; a row with `like` takes about 10
 SELECT = f"SELECT {', '.join(Row._fields)} FROM"
+_max_filter_seconds: ContextVar[float | None] = ContextVar("max_filter_seconds", default=None)
+
+
+class FilterTimeoutError(ValueError):
+    """A filter takes longer than `limit_filter_time` allows."""
+
+
+@contextmanager
+def limit_filter_time(seconds: float) -> Iterator[None]:
+    """Limit the time of each filter in this block and thread; a filter that takes longer is a `FilterTimeoutError`."""
+    token = _max_filter_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _max_filter_seconds.reset(token)
+
+
+def compute_filter_deadline() -> float | None:
+    """Return the time of `time.monotonic` until which a filter that starts now may run; None: as long as it takes."""
+    seconds = _max_filter_seconds.get()
+    return None if seconds is None else time.monotonic() + seconds
 
 
 @lru_cache(maxsize=MAX_PARAMETERS)
@@ -39,10 +64,26 @@ class ShardLookup:
         """Close the file."""
         self._connection.close()
 
-    def query(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Run a SELECT over the table `items`; values are bound as parameters, never part of the statement."""
+    def query(self, statement: str, values: Sequence[Any], deadline: float | None = None) -> list[tuple[Any, ...]]:
+        """Run a SELECT over the table `items`; values are bound as parameters, never part of the statement.
+
+        Raises:
+            FilterTimeoutError: It runs at `deadline`, a time of `time.monotonic`.
+        """
         with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+            if deadline is None:
+                return self._connection.execute(statement, values).fetchall()
+            self._connection.set_progress_handler(lambda: time.monotonic() >= deadline, PROGRESS_STEPS)
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise
+                raise FilterTimeoutError(
+                    "The filter takes too long. Use fewer tests with `like` and `caption`, and shorter patterns."
+                ) from error
+            finally:
+                self._connection.set_progress_handler(None, 0)
 
     def query_in(self, columns: str, column: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
         """Select `columns` of the rows whose text `column` is among `values`.
@@ -126,20 +167,20 @@ class MetadataLookup:
         keys = [key for lookup in self.lookups for (key,) in lookup.query_in("key", "id", ids)]
         return np.unique(np.asarray([key for key in keys if key not in self._deleted_keys], np.int64))
 
-    def find_keys(self, condition: str, values: Sequence[Any]) -> np.ndarray:
+    def find_keys(self, condition: str, values: Sequence[Any], deadline: float | None = None) -> np.ndarray:
         """Return the (m,) int64 keys, sorted, of the rows that match an SQL condition.
 
-        `index.metadata.filters` makes the condition.
+        `index.metadata.filters` makes the condition. `deadline` is that of `ShardLookup.query`.
         """
         statement = f"SELECT key FROM items WHERE {condition}"
-        keys = [key for lookup in self.lookups for (key,) in lookup.query(statement, values)]
+        keys = [key for lookup in self.lookups for (key,) in lookup.query(statement, values, deadline)]
         deleted_keys = np.fromiter(self._deleted_keys, np.int64, len(self._deleted_keys))
         return np.setdiff1d(np.asarray(keys, np.int64), deleted_keys)
 
-    def find_image_ids(self, condition: str, values: Sequence[Any]) -> set[str]:
-        """Return the ids of the images that the rows matching an SQL condition belong to."""
+    def find_image_ids(self, condition: str, values: Sequence[Any], deadline: float | None = None) -> set[str]:
+        """Return the ids of the images that the rows matching an SQL condition belong to; see `find_keys`."""
         statement = f"SELECT key, image_id FROM items WHERE {condition}"
-        pairs = (pair for lookup in self.lookups for pair in lookup.query(statement, values))
+        pairs = (pair for lookup in self.lookups for pair in lookup.query(statement, values, deadline))
         return {image_id for key, image_id in pairs if image_id is not None and key not in self._deleted_keys}
 
     def find_by_image(self, image_id: str) -> list[Row]:

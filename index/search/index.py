@@ -16,7 +16,7 @@ from index.ivf.faiss_io import check_single_faiss_wheel
 from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.filters import CAPTION, parse_filter
-from index.metadata.lookup import MetadataLookup
+from index.metadata.lookup import MetadataLookup, compute_filter_deadline
 from index.metadata.schema import Row
 from index.versions.folder import check_objects, manifest_path
 from index.versions.manifest import CollectionManifest, Manifest
@@ -229,6 +229,7 @@ class Index:
 
 def _find_filter_keys(collections: Mapping[str, OpenCollection], kind: str, where: str) -> np.ndarray:
     """Return the (m,) int64 keys, sorted, of the live rows of a kind that match a filter."""
-    captions = collections.get(CAPTION)
-    condition, values = parse_filter(where).sql(kind, captions.rows.find_image_ids if captions else lambda *_: ())
-    return collections[kind].rows.find_keys(condition, values)
+    captions, deadline = collections.get(CAPTION), compute_filter_deadline()
+    find_image_ids = partial(captions.rows.find_image_ids, deadline=deadline) if captions else lambda *_: ()
+    condition, values = parse_filter(where).sql(kind, find_image_ids)
+    return collections[kind].rows.find_keys(condition, values, deadline)

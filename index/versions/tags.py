@@ -75,7 +75,7 @@ def resolve_version(root: Path, name: str) -> int:
     Raises:
         ValueError: The name is neither a number from 1 nor a tag.
     """
-    if re.fullmatch(r"v?\d{1,18}", name):
+    if re.fullmatch(r"v?[0-9]{1,18}", name):
         if (number := int(name.removeprefix("v"))) < 1:
             raise ValueError(f"{name!r} is not a version of {root}: versions are counted from 1.")
         return number

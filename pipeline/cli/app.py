@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from data.text import printable_lines, show_logs
-from pipeline.cli import index_build, index_versions, pages, run, search, store, store_exchange, weights
+from pipeline.cli import index_build, index_versions, model, pages, run, search, store, store_exchange, weights
 from pipeline.cli.errors import report_error
 from pipeline.cli.output import echo
 
@@ -96,8 +96,14 @@ def build_app() -> typer.Typer:
     index = typer.Typer()
     stores = typer.Typer(help="Inspect, verify, compact, import and export feature stores.", no_args_is_help=True)
     weight_files = typer.Typer(help="Convert and inspect weights of the bottom-up model.", no_args_is_help=True)
-    groups = {"index": index, "store": stores, "weights": weight_files}
-    modules = {"index": (index_build, index_versions), "store": (store, store_exchange), "weights": (weights,)}
+    models = typer.Typer(help="Export, import, inspect and verify model packages.", no_args_is_help=True)
+    groups = {"index": index, "model": models, "store": stores, "weights": weight_files}
+    modules = {
+        "index": (index_build, index_versions),
+        "model": (model,),
+        "store": (store, store_exchange),
+        "weights": (weights,),
+    }
     for name, group in groups.items():
         for module in modules[name]:
             module.register_commands(group)

@@ -1,10 +1,12 @@
 """Commands of `tern index` that write a version: `build`, `tune`, `import`, `update` and `compact`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data.text import suggest_name
 from pipeline.cli.dataset_notes import print_dataset_notes
 from pipeline.cli.options import (
     DryRunOption,
@@ -23,6 +25,9 @@ from pipeline.cli.options import (
     resolve_index_root,
 )
 from pipeline.cli.output import echo
+
+if TYPE_CHECKING:
+    from index.config import GateConfig, IndexConfig
 
 EMBEDDING = ("dataset", "region features", "token features", "embedding")
 
@@ -113,7 +118,7 @@ def tune(
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of .npy and Parquet files.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder of the index; created if it does not exist.")],
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors to unit length.")] = False,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors and queries to unit length.")] = False,
     queries: Annotated[
         Path | None, typer.Option(help="Queries (.npy) to measure recall with; by default, vectors of the other kind.")
     ] = None,
@@ -135,23 +140,39 @@ def import_(
 
     [dim]Example: tern index import embeddings --output runs/clip/index --set shards=8[/dim]
     """
-    from index.config import GateConfig, IndexConfig
     from index.exchange import ImportOptions, import_index
 
-    values: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings or ())
-    limits = {name.removeprefix("gate."): values.pop(name) for name in list(values) if name.startswith("gate.")}
-    options = ImportOptions(normalize, queries, id_column, GateConfig(**limits))
-    imported = import_index(IndexConfig(**values), folder, output, options)
+    config, limits = _parse_import_settings(settings or ())
+    imported = import_index(config, folder, output, ImportOptions(normalize, queries, id_column, limits))
     print_invalid_records(imported.invalid_rows, "check the metadata and the vectors")
     for warning in imported.warnings:
         print_warning(warning)
     echo(f"index  {imported.manifest}")
 
 
+def _parse_import_settings(settings: Sequence[str]) -> "tuple[IndexConfig, GateConfig]":
+    from index.config import GateConfig, IndexConfig
+
+    values: dict[str, dict[str, str]] = {"": {}, "gate.": {}}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        prefix = "gate." if key.startswith("gate.") else ""
+        name, known = key.removeprefix(prefix), (GateConfig if prefix else IndexConfig).model_fields
+        if not equals:
+            raise typer.BadParameter(f"--set {setting!r} is not a setting. Write KEY=VALUE, such as shards=8.")
+        if name not in known:
+            raise typer.BadParameter(f"--set {key}: unknown setting; {suggest_name(name, known, 'use one of')}")
+        values[prefix][name] = value
+    return IndexConfig.model_validate(values[""]), GateConfig.model_validate(values["gate."])
+
+
 def update(
     model: Annotated[
         str | None,
-        typer.Option(help="Name of a trained model of the workspace; by default, the model of the published version."),
+        typer.Option(
+            help="Name of a trained model of the workspace; by default, the model package of the plan, or without one "
+            "the model of the published version."
+        ),
     ] = None,
     version: Annotated[
         int | None, typer.Option(min=1, help="Number of the version to update; by default, the published version.")
@@ -172,18 +193,20 @@ def update(
     """
     from pipeline.workspace import Workspace, check_published
 
-    workspace = Workspace(load_selected_plan(plan, overrides).workspace)
+    loaded = load_selected_plan(plan, overrides)
+    workspace = Workspace(loaded.workspace)
     check_published(workspace)  # before torch is imported
     from pipeline.stages import find_served_version
 
     before, model_of_index = find_served_version(workspace, version)
-    model_folder = workspace.model(model) if model else model_of_index
+    model_folder = workspace.model(model) if model else None if loaded.model else model_of_index
     if dry_run:
         print_preview(plan, overrides, (*EMBEDDING, "index"), model_folder)
         return
     runner = make_runner(plan, overrides)
     _print_pin(workspace.index)
-    vectors = runner.embed(runner.extract(runner.load_dataset(model_is_given=True)), model_folder)
+    features = runner.extract(runner.load_dataset(model_is_given=model_folder is not None))
+    vectors = runner.embed(features, model_folder or runner.train(features))
     print_dataset_notes(runner, vectors.features)
     updated = runner.update_index(vectors, version, on_message=print_message)
     echo(f"index  {updated}{'  nothing to do' if updated == before else ''}")

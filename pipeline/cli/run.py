@@ -75,7 +75,7 @@ def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dry
     from pipeline.stages import find_training_problem
 
     dataset = runner.load_dataset()
-    if runner.plan.checkpoint is None and (problem := find_training_problem(dataset)):
+    if runner.plan.trains_model and (problem := find_training_problem(dataset)):
         print_warning(problem)
     features = runner.extract(dataset)
     print_dataset_notes(runner, features)

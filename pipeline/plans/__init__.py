@@ -5,10 +5,12 @@ independent of stages and workspaces.
 """
 
 from pipeline.plans.load import load_plan
+from pipeline.plans.package import open_package
 from pipeline.plans.plan import Plan, ReportConfig
 
 __all__ = [
     "Plan",
     "ReportConfig",
     "load_plan",
+    "open_package",
 ]

@@ -17,6 +17,7 @@ from data.io import describe_parse_error
 from data.text import LinesError
 from pipeline.plan_files import read_plan_text
 from pipeline.plans.errors import describe_problem
+from pipeline.plans.package import apply_package, find_plan_package
 from pipeline.plans.plan import Plan
 from pipeline.workspace import Workspace
 
@@ -32,10 +33,12 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
         The plan, which cannot be changed.
 
     Raises:
-        FileNotFoundError: The plan does not exist.
+        FileNotFoundError: The plan or its model package does not exist.
         ValueError: The file is not valid TOML, an override is not `KEY=VALUE`, or settings are invalid. The message
             lists every invalid setting, and the most similar name of an unknown one. Or the workspace is at a place
-            where outputs do not belong, such as the folder of images.
+            where outputs do not belong, such as the folder of images. Or the model package of the plan is damaged,
+            or the plan contradicts it.
+        ConnectionError: The model package is on the Hugging Face hub, which cannot be reached.
     """
     path, text = read_plan_text(name)
     try:
@@ -44,6 +47,8 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
         raise ValueError(f"{path} is not valid TOML: {describe_parse_error(error)}. Correct the file.") from error
     for override in overrides:
         _apply_override(content, override)
+    if (package := find_plan_package(content)) is not None:
+        content = apply_package(content, package)
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:

@@ -2,18 +2,16 @@
 
 import os
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from data.config import DatasetConfig, DemoConfig, NewFolder, PlanPath, RegionFileConfig
+from data.config import DatasetConfig, DemoConfig, NameOrPath, NewFolder, PlanPath, RegionFileConfig, SettingsTable
 from extractors.config import RegionsConfig, TextConfig, TorchvisionConfig
 from index.config import GateConfig, IndexConfig, MaintenanceConfig
 from tern.config import EvaluationConfig, TrainConfig
 
 
-class ReportConfig(BaseModel):
+class ReportConfig(SettingsTable):
     """What the report shows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     queries: tuple[str, ...] = ("two dogs are running along the street", "the woman is holding a violin")
     """text queries that images are shown for"""
@@ -23,13 +21,11 @@ class ReportConfig(BaseModel):
     """images of the test split that the best captions are shown for; 0: none"""
 
 
-class Plan(BaseModel):
+class Plan(SettingsTable):
     """Settings of one pipeline: dataset, extractors, training, index and report.
 
     Exactly one of `demo` and `dataset` is set, and at most one of `regions`, `regions_file` and `regions_store`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     workspace: NewFolder
     """folder of all outputs of the plan: a new or an empty one, or that of earlier runs on this dataset; relative paths
@@ -50,6 +46,9 @@ class Plan(BaseModel):
     """training of the model"""
     checkpoint: PlanPath | None = None
     """published checkpoint of the TERN paper to use as the model, without training; None: the model is trained"""
+    model: NameOrPath | None = None
+    """model package to use without training: folder of `tern model export`, `owner/name` or `owner/name@revision` of
+    the Hugging Face hub, or name of a shipped model; `regions` and `text` come from it; None: the model is trained"""
     evaluate: EvaluationConfig = EvaluationConfig()
     """metrics of the held-out splits"""
     index: IndexConfig = IndexConfig()
@@ -79,12 +78,20 @@ class Plan(BaseModel):
             raise ValueError(
                 f"A plan has one source of regions, but {' and '.join(selected)} are set. Keep one of them."
             )
-        if self.checkpoint is not None and self.train != TrainConfig():
+        models = [name for name in ("model", "checkpoint") if getattr(self, name) is not None]
+        if len(models) > 1:
+            raise ValueError("A plan has one model, but model and checkpoint are set. Remove one of the two.")
+        if models and self.train != TrainConfig():
             raise ValueError(
-                "A plan with a checkpoint trains no model, but [train] is set. Remove one of the two; "
+                f"A plan with a {models[0]} trains no model, but [train] is set. Remove one of the two; "
                 "`--set train={}` empties the [train] of a plan."
             )
         return self
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether the model is trained; otherwise it comes from a package or a checkpoint."""
+        return self.model is None and self.checkpoint is None
 
     @property
     def dataset_name(self) -> str:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.datasets import Dataset
+from data.io import digest
 from data.manifest import store_path
 from data.store import Store
 from index.versions import read_current, read_pinned_version
-from pipeline.plans.plan import Plan
+from pipeline.plans import Plan, open_package
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo, find_finished_items
 from pipeline.runs.stage_log import longest_seconds
 from pipeline.stages.dataset import HELD_OUT, read_plan_dataset, select_valid
@@ -102,24 +103,35 @@ class _Preview:
 
     def _find_model(self) -> Path | None:
         """Return the folder of the model, which need not exist; None if features decide it that are missing."""
-        if self.given_model is not None or self.plan.checkpoint is not None:
-            return self.given_model or self._find_imported(self.plan.checkpoint)
+        if self.given_model is not None or not self.plan.trains_model:
+            return self.given_model or self._find_imported()
         if self.dataset is None or not self.is_extracted:
             return None
         valid = select_valid(self.dataset, self.regions, self.tokens)
         return find_trained_model(self.plan.train, self.regions, self.tokens, valid, self.workspace)
 
-    def _find_imported(self, checkpoint: Path | None) -> Path | None:
+    def _find_imported(self) -> Path | None:
+        """Return the folder of the model of the package, which need not exist, or of the checkpoint."""
+        if self.plan.model is not None:
+            package = open_package(self.plan.model)
+            recipes = self._find_recipe(self.regions), self._find_recipe(self.tokens)
+            return self.workspace.models / package.name_model(*recipes)
         folders = [self.workspace.models / name for name in self.workspace.list_models()]
+        checkpoint = self.plan.checkpoint
         named = (folder for folder in folders if checkpoint and read_model_card(folder).checkpoint == checkpoint.name)
         return next(named, None)
+
+    def _find_recipe(self, folder: Path) -> str:
+        """Return the digest of the recipe of a store. Only an external one has another name, and it exists."""
+        return digest(Store(folder).recipe) if folder == self.plan.regions_store else folder.name.partition("-")[2]
 
     def _preview_training(self, model: Path | None) -> StagePreview:
         seconds = self._longest("training")
         if model is not None and (model / MODEL_CARD).is_file():
             return StagePreview("training", "", f"{model.name} is finished")
-        if self.plan.checkpoint is not None:
-            return StagePreview("training", "a model", f"{self.plan.checkpoint} is not imported yet", seconds)
+        if not self.plan.trains_model:
+            source = self.plan.model or self.plan.checkpoint
+            return StagePreview("training", "a model", f"{source} is not imported yet", seconds)
         epochs = f"a model of {self.plan.train.epochs:,} epochs"
         if model is None:
             return StagePreview("training", f"{epochs}, if it is new", "features of its dataset are missing", seconds)

@@ -11,7 +11,7 @@ from data.config import RegionFileConfig
 from data.datasets import Dataset
 from data.io import digest
 from data.store import Store
-from pipeline.plans.plan import Plan
+from pipeline.plans import Plan, open_package
 from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
 from pipeline.stages.dataset import check_trainable, load_plan_dataset, select_valid
@@ -21,7 +21,13 @@ from pipeline.stages.extract import check_region_store, extract_regions, extract
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
 from pipeline.stages.origin import Origin
 from pipeline.stages.results import Features, Vectors, VectorStores
-from pipeline.stages.train import check_checkpoint, import_paper_checkpoint, train_model
+from pipeline.stages.train import (
+    check_checkpoint,
+    check_extractors,
+    import_model_package,
+    import_paper_checkpoint,
+    train_model,
+)
 from pipeline.workers import HASH_IMAGES, MakeMapFn, MapFn, use_builtin_map
 from pipeline.workspace import Workspace
 from tern.evaluation import Evaluation, read_evaluation
@@ -93,16 +99,19 @@ class PipelineRunner:
         Args:
             splits: Splits to extract; all if empty. Items of other splits are included as far as the stores already
                 have them, so that extraction does not remove them.
-            model_is_given: Whether a trained model is embedded with later. Otherwise the checkpoint of the plan, if it
-                has one, is checked now, because extraction may take hours.
+            model_is_given: Whether a trained model is embedded with later. Otherwise the package or the checkpoint of
+                the plan, if it has one, is checked now, because extraction may take hours.
 
         Raises:
-            ValueError: A split is unknown, or the checkpoint does not fit the plan.
-            FileNotFoundError: A file of the dataset, or the checkpoint, does not exist.
+            ValueError: A split is unknown, or the model package or the checkpoint does not fit the plan.
+            FileNotFoundError: A file of the dataset, the model package or the checkpoint does not exist.
         """
         plan = self.plan
         if plan.checkpoint is not None and not model_is_given:
             check_checkpoint(plan.checkpoint, plan.text, self.workspace)
+        if plan.model is not None and not model_is_given:
+            package = open_package(plan.model)
+            check_extractors(package.extractors, f"the model package {package.name}", plan)
         dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn))
         return select_splits(dataset, plan, splits) if splits else dataset
 
@@ -113,7 +122,7 @@ class PipelineRunner:
             ValueError: The plan trains a model, but `train` or `val` has too few images with captions.
         """
         dataset = self.load_dataset()
-        return check_trainable(dataset) if self.plan.checkpoint is None else dataset
+        return check_trainable(dataset) if self.plan.trains_model else dataset
 
     def extract(self, dataset: Dataset) -> Features:
         """Extract the region and token features of all images and captions that are new or changed."""
@@ -139,17 +148,19 @@ class PipelineRunner:
         return extract_regions(config, dataset, self.workspace, plan.images_per_shard, map_fn, hash_map_fn)
 
     def train(self, features: Features) -> Path:
-        """Train the model, or import the checkpoint of the plan. Returns the folder of the model.
+        """Train the model, or import the model package or the checkpoint of the plan. Returns the folder of the model.
 
         Under torchrun use `pipeline.runs.train_together`.
         """
-        plan = self.plan
+        plan, stores = self.plan, (features.regions, features.tokens)
+        if plan.model is not None:
+            package = open_package(plan.model)
+            return self._timed("training", lambda: import_model_package(package, *stores, self.workspace, plan.text))
         if (checkpoint := plan.checkpoint) is not None:
-            stores = features.regions, features.tokens
             return self._timed(
                 "training", lambda: import_paper_checkpoint(checkpoint, *stores, self.workspace, plan.text)
             )
-        inputs = (plan.train, features.regions, features.tokens, features.dataset, self.workspace)
+        inputs = (plan.train, *stores, features.dataset, self.workspace)
         return self._timed("training", lambda: train_model(*inputs, self._on_epoch, plan.text))
 
     def embed(self, features: Features, model: Path) -> Vectors:

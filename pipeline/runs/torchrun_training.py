@@ -15,7 +15,7 @@ def train_together(runner: PipelineRunner, on_features: Callable[[Features], Non
     """Extract features and train, in each process that torchrun started. Returns the folder of the model.
 
     The main process extracts the features first; the others wait, and then find the stores finished. The same holds
-    for the import of a checkpoint. Without torchrun this process does all of it.
+    for the import of a package or a checkpoint. Without torchrun this process does all of it.
 
     Args:
         runner: Runner of the plan.
@@ -26,7 +26,7 @@ def train_together(runner: PipelineRunner, on_features: Callable[[Features], Non
             features = runner.extract(runner.load_trainable_dataset())
             if on_features is not None and is_main_process():
                 on_features(features)
-            if runner.plan.checkpoint is not None:
+            if not runner.plan.trains_model:
                 return runner.train(features)
         return runner.train(features)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from data.images import DecodeLimits, load_reduced_image
 from data.io import digest
-from data.manifest import Recipe
+from data.manifest import Recipe, is_store, read_store_manifest
 from data.text import printable
+from extractors.nn import machine_independent
 from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
@@ -67,15 +68,33 @@ class EncoderPool:
         """
         with self._lock:
             self._text = self._text or TextExtractor(self._plan.text)
-        _check_extractor("tokens", self._text.recipe, name, "text")
+        self._check_extractor(self._text.recipe, name, "text")
         return self._text
 
     def get_region_extractor(self, name: str) -> RegionExtractor:
         """Return the region extractor of the plan; it must have made the region store `name`."""
         with self._lock:
             self._regions = self._regions or build_region_extractor(self._plan.regions)
-        _check_extractor("regions", self._regions.recipe, name, "regions")
+        self._check_extractor(self._regions.recipe, name, "regions")
         return self._regions
+
+    def _check_extractor(self, recipe: Recipe, store: str, table: str) -> None:
+        """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on.
+
+        A model package is made for other machines: for it, the extractor may also compute in another precision.
+        """
+        names = _list_store_names(store.partition("-")[0], recipe)
+        if store in names or (self._plan.model is not None and self._is_variant(recipe, store)):
+            return
+        raise ValueError(
+            f"The index was built from {store}, but the table [{table}] of the plan configures another extractor "
+            f"({names[0]}), or an older version of this program built the index. Run `tern index` with this plan first."
+        )
+
+    def _is_variant(self, recipe: Recipe, store: str) -> bool:
+        folder = Workspace(self._plan.workspace).stores / store
+        stored = read_store_manifest(folder).recipe if is_store(folder) else None
+        return stored is not None and machine_independent(stored) == machine_independent(recipe)
 
 
 class QueryEncoder:
@@ -190,13 +209,3 @@ def _list_store_names(kind: str, recipe: Recipe) -> tuple[str, ...]:
     """List the names of the stores of an extractor: that of its recipe first, then those of other devices."""
     cpu_recipe = {key: value for key, value in recipe.items() if key != "device"}
     return tuple(f"{kind}-{digest(variant)}" for variant in (recipe, cpu_recipe, cpu_recipe | {"device": "cuda"}))
-
-
-def _check_extractor(kind: str, recipe: Recipe, expected: str, table: str) -> None:
-    """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on."""
-    names = _list_store_names(kind, recipe)
-    if expected not in names:
-        raise ValueError(
-            f"The index was built from {expected}, but the table [{table}] of the plan configures another extractor "
-            f"({names[0]}), or an older version of this program built the index. Run `tern index` with this plan first."
-        )

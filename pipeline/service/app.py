@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urlencode
 
+from index.metadata import FilterTimeoutError, limit_filter_time
 from index.search import HotReloader
 from index.versions import resolve_version
 from pipeline.pages.cards import make_linked_card
@@ -16,15 +17,15 @@ from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 
 try:
-    from fastapi import FastAPI, HTTPException, Query, Request, Response
+    from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
     from fastapi.responses import HTMLResponse, JSONResponse
 except ImportError as error:
     raise ImportError(
         "The search service needs the extra `serve`. Run `python -m pip install -c constraints.txt -e '.[serve]'`."
     ) from error
 
-from pipeline.service.guard import LOOPBACK_HOSTS, Guard
-from pipeline.service.limits import MAX_BUFFERED_BYTES, ByteBudget, WorkQueue
+from pipeline.service.guard import LOOPBACK_HOSTS, Guard, check_parameters
+from pipeline.service.limits import FILTER_SECONDS, MAX_BUFFERED_BYTES, ByteBudget, WorkQueue
 from pipeline.service.thumbnails import ThumbnailCache
 from pipeline.service.uploads import receive_upload
 
@@ -60,7 +61,14 @@ def create_app(reloader: HotReloader[Searcher], allowed_hosts: Collection[str] =
         photos.close()
         reloader.close()
 
-    app = FastAPI(title="TERN search", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=follow_index)
+    app = FastAPI(
+        title="TERN search",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=follow_index,
+        dependencies=[Depends(check_parameters)],
+    )
     app.add_middleware(Guard, allowed_hosts=frozenset(allowed_hosts))
     _add_search_routes(app, reloader, queries, photos)
     _add_thumbnail_route(app, reloader)
@@ -144,7 +152,8 @@ def _render_page(reloader: HotReloader[Searcher], query: str, k: int, where: str
         notes = [*describe_extractor(searcher.plan)]
         if query.strip():
             try:
-                hits = searcher.search_text(query, k, where.strip() or None)
+                with limit_filter_time(FILTER_SECONDS):
+                    hits = searcher.search_text(query, k, where.strip() or None)
                 notes = [note for note in [searcher.describe_unknown(query)] if note] + notes
             except ValueError as error:
                 problem = str(error)
@@ -185,7 +194,10 @@ def _answer(
     """Run a search; HTTP 422 if the query or the filter is invalid. Notes which part of a text query is unknown."""
     with _borrow_searcher(reloader, version) as searcher:
         try:
-            hits = search(searcher)
+            with limit_filter_time(FILTER_SECONDS):
+                hits = search(searcher)
+        except FilterTimeoutError as error:
+            raise HTTPException(400, f"{error} It may take {FILTER_SECONDS} seconds.") from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         note = searcher.describe_unknown(text) if text else ""

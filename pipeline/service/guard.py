@@ -6,11 +6,14 @@ import ipaddress
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.text import suggest_name
 from pipeline.service.limits import DISCARD_SECONDS, MAX_PARAMETERS, RETRY_SECONDS, BusyError
 from pipeline.service.uploads import UploadAbortedError
 
@@ -31,6 +34,23 @@ SECURITY_HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
+
+
+async def check_parameters(request: Request) -> None:
+    """Check the parameters of the URL: a misspelled or a second one would be ignored silently.
+
+    Raises:
+        HTTPException: 422 for a parameter that the route does not have, or that occurs twice.
+    """
+    route, counts = request.scope["route"], Counter(name for name, _ in request.query_params.multi_items())
+    known = [parameter.alias for parameter in route.dependant.query_params] if isinstance(route, APIRoute) else []
+    for name, count in counts.items() if known else ():  # a route without parameters ignores all
+        if name not in known:
+            raise HTTPException(
+                422, f"The parameter {name[:60]!r} is unknown; {suggest_name(name[:60], known, 'parameters are')}."
+            )
+        if count > 1:
+            raise HTTPException(422, f"The parameter {name!r} occurs {count} times. Send it once.")
 
 
 def list_allowed_hosts(host: str, others: Collection[str] = ()) -> frozenset[str]:

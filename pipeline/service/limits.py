@@ -25,6 +25,9 @@ MAX_HEAD_BYTES = 16_000
 MAX_HEADERS = 100
 MAX_PARAMETERS = 32
 
+# Filters
+FILTER_SECONDS = 3  # the 2 threads of all searches are few, and a filter reads the metadata of all items
+
 # Request bodies
 MAX_UPLOAD_BYTES = 25 << 20
 MAX_BUFFERED_BYTES = 128 << 20  # of all uploads together

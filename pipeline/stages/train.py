@@ -1,15 +1,25 @@
-"""Training stage: train a model on the stores, or import a published checkpoint."""
+"""Training stage: train a model on the stores, or import a model package or a published checkpoint."""
 
 from pathlib import Path
 
 from data.datasets import Dataset
+from data.manifest import Recipe
 from data.store import Store
 from extractors.config import TextConfig
+from extractors.nn import machine_independent
 from extractors.text import MEAN_LAST_4, TextEncoder
+from pipeline.plans.plan import Plan
+from pipeline.stages.extract import get_extractor
 from pipeline.workspace import Workspace
-from tern.card import MODEL_CARD, read_model_card
+from tern.card import MODEL_CARD, ModelPackage, PackageExtractor, PackageExtractors, read_model_card
 from tern.config import TrainConfig
-from tern.model import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
+from tern.model import (
+    check_checkpoint_file,
+    import_checkpoint,
+    import_package,
+    load_bert_weights,
+    load_paper_checkpoint,
+)
 from tern.parallel import resolve_device
 from tern.training import OnEpoch, TrainingInputs, describe_hardware, fingerprint, train
 
@@ -108,3 +118,63 @@ def import_paper_checkpoint(
         The folder of the model.
     """
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))
+
+
+def check_extractors(extractors: PackageExtractors, model: str, plan: Plan) -> None:
+    """Check, before features are extracted, that the extractors of a plan are those of a model.
+
+    Args:
+        extractors: Extractors of the model.
+        model: What the model is, for the message.
+        plan: The plan.
+
+    Raises:
+        ValueError: They are others: the features would mean nothing to the model.
+    """
+    if plan.regions_store is None and plan.regions_file is None:
+        _check_same_extractor(extractors.regions, model, "regions", get_extractor(plan.regions).recipe)
+    _check_same_extractor(extractors.text, model, "text", get_extractor(plan.text).recipe)
+
+
+def import_model_package(
+    package: ModelPackage, regions: Path, tokens: Path, workspace: Workspace, text: TextConfig
+) -> Path:
+    """Import a model package as a model, without training.
+
+    Args:
+        package: The package.
+        regions: Folder of the region store.
+        tokens: Folder of the token store.
+        workspace: Workspace of the model.
+        text: Config of the text extractor.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        ValueError: The package is damaged, or the stores come from other extractors.
+    """
+    stores, name = (Store(regions), Store(tokens)), f"the model package {package.name}"
+    _check_same_extractor(package.extractors.regions, name, "regions", stores[0].recipe)
+    _check_same_extractor(package.extractors.text, name, "text", stores[1].recipe)
+    return import_package(package, workspace.models, *stores, lambda: TextEncoder(text))
+
+
+def _check_same_extractor(extractor: PackageExtractor, model: str, table: str, recipe: Recipe) -> None:
+    """Raise ValueError if a recipe is not that of an extractor of a model, apart from what machines decide."""
+    if extractor.settings is None:  # features of another program, whose recipe names their files
+        return
+    expected, actual = machine_independent(extractor.recipe), machine_independent(recipe)
+    differing = sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"The features of [{table}] are not those of {model}: {key} is {_shorten(actual.get(key))}, but "
+            f"{_shorten(expected.get(key))} is expected. Use the extractor and the weights of the model, or another "
+            "model."
+        )
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -3,11 +3,29 @@
 The sub-package does not know how a model is trained.
 """
 
-from tern.model.convert import check_checkpoint_file, import_checkpoint, load_bert_weights, load_paper_checkpoint
+from tern.model.calibration import (
+    Calibration,
+    CalibrationQueries,
+    read_calibration,
+    select_by_hash,
+    write_calibration,
+)
+from tern.model.convert import (
+    FeatureSource,
+    check_checkpoint_file,
+    import_checkpoint,
+    load_bert_weights,
+    load_checkpoint_model,
+    load_paper_checkpoint,
+)
 from tern.model.embed import caption_field, embed_captions, embed_images, embed_new_captions, embed_new_images
 from tern.model.folder import load_model
+from tern.model.package import import_package, save_package_weights
 
 __all__ = [
+    "Calibration",
+    "CalibrationQueries",
+    "FeatureSource",
     "caption_field",
     "check_checkpoint_file",
     "embed_captions",
@@ -15,7 +33,13 @@ __all__ = [
     "embed_new_captions",
     "embed_new_images",
     "import_checkpoint",
+    "import_package",
     "load_bert_weights",
+    "load_checkpoint_model",
     "load_model",
     "load_paper_checkpoint",
+    "read_calibration",
+    "save_package_weights",
+    "select_by_hash",
+    "write_calibration",
 ]

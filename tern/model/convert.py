@@ -6,17 +6,19 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.io import check_checkpoint, digest, remove_stale_temporaries, sha256_file, write_lock
+from data.io import check_checkpoint, digest, sha256_file
+from data.manifest import Recipe
 from data.store import Store
-from tern.card import MODEL_CARD, ModelCard, write_model_card
+from tern.card import MODEL_CARD, ModelCard
 from tern.config import ModelConfig
-from tern.model.folder import WEIGHTS, save_weights
+from tern.model.folder import write_model_folder
 from tern.networks.finetune import TernWithTextEncoder
 from tern.networks.paper import PaperTern
 
@@ -38,6 +40,17 @@ LAYER_NAMES = {
     "linear1.": "feed.0.",
     "linear2.": "feed.3.",
 }
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Where features come from: a store or an extractor."""
+
+    name: str
+    """Name for messages."""
+    recipe: Recipe
+    dim: int
+    """Numbers per row."""
 
 
 def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, text: Callable[[], nn.Module]) -> Path:
@@ -62,39 +75,45 @@ def import_checkpoint(path: Path, models: Path, regions: Store, tokens: Store, t
         FileNotFoundError: The file is missing.
         ValueError: As `load_paper_checkpoint`, or a store or the text encoder has another shape.
     """
-    check_checkpoint_file(path)
-    sha, recipes = sha256_file(path), {"region_recipe": digest(regions.recipe), "token_recipe": digest(tokens.recipe)}
-    key = digest(["checkpoint", VERSION, sha, recipes])
-    folder = Path(models) / f"tern-{key}"
-    if (folder / MODEL_CARD).is_file():
-        return folder
+    region_source, token_source = (FeatureSource(str(s.folder), s.recipe, s.dim) for s in (regions, tokens))
+    sha = sha256_file(check_checkpoint_file(path))
+    folder = Path(models) / f"tern-{_make_key(sha, region_source, token_source)}"
+    if not (folder / MODEL_CARD).is_file():
+        write_model_folder(folder, *load_checkpoint_model(path, region_source, token_source, text))
+    return folder
+
+
+def load_checkpoint_model(
+    path: Path, regions: FeatureSource, tokens: FeatureSource, text: Callable[[], nn.Module]
+) -> tuple[nn.Module, ModelCard]:
+    """Load the model of a checkpoint, and make its card; arguments and errors are those of `import_checkpoint`."""
+    sha = sha256_file(check_checkpoint_file(path))
     tern, bert = load_paper_checkpoint(path)
-    for kind, store, dim in (("regions", regions, tern.region_dim), ("tokens", tokens, tern.token_dim)):
-        if store.dim != dim:
+    for kind, source, dim in (("regions", regions, tern.region_dim), ("tokens", tokens, tern.token_dim)):
+        if source.dim != dim:
             raise ValueError(
-                f"{path} reads {kind} of {dim:,} numbers, but {store.folder} has {store.dim:,}. Extract them as the "
+                f"{path} reads {kind} of {dim:,} numbers, but {source.name} has {source.dim:,}. Extract them as the "
                 "authors did (kind bottom-up; text.model bert-base-uncased, text.layer 6)."
             )
     model = TernWithTextEncoder(tern, load_bert_weights(text(), bert, path)) if bert else tern
     card = ModelCard(
-        fingerprint=key,
+        fingerprint=_make_key(sha, regions, tokens),
         checkpoint=Path(path).name,
         sha256=sha,
         model=tern.config,
         region_dim=regions.dim,
         token_dim=tokens.dim,
-        region_recipe=recipes["region_recipe"],
-        token_recipe=recipes["token_recipe"],
+        region_recipe=digest(regions.recipe),
+        token_recipe=digest(tokens.recipe),
         fine_tuned=bool(bert),
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_lock(folder):
-        if not (folder / MODEL_CARD).is_file():  # another process may have written it in the meantime
-            remove_stale_temporaries(folder)  # of a process that was killed while it wrote
-            save_weights(folder / WEIGHTS, model)
-            write_model_card(folder, card)
-    return folder
+    return model, card
+
+
+def _make_key(sha256: str, regions: FeatureSource, tokens: FeatureSource) -> str:
+    recipes = {"region_recipe": digest(regions.recipe), "token_recipe": digest(tokens.recipe)}
+    return digest(["checkpoint", VERSION, sha256, recipes])
 
 
 def check_checkpoint_file(path: Path) -> Path:

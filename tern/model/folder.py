@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from data.io import atomic_write
-from tern.card import MODEL_CARD, NETWORK_VERSION, read_model_card
+from data.io import atomic_write, remove_stale_temporaries, write_lock
+from tern.card import MODEL_CARD, NETWORK_VERSION, ModelCard, read_model_card, write_model_card
 from tern.networks.build import build_trainable
 
 WEIGHTS = "best.safetensors"
@@ -19,6 +21,28 @@ def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of a model as safetensors, with an atomic write."""
     with atomic_write(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+
+
+def write_model_folder(
+    folder: Path, model: nn.Module, card: ModelCard, files: Mapping[str, Path] | None = None
+) -> None:
+    """Write the folder of a model that was not trained here; a finished folder is left as it is.
+
+    Args:
+        folder: The folder; created if it does not exist.
+        model: The model.
+        card: Its card, which is written last.
+        files: Files to copy into the folder, by their names there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_lock(folder):
+        if not (folder / MODEL_CARD).is_file():  # another process may have written it in the meantime
+            remove_stale_temporaries(folder)  # of a process that was killed while it wrote
+            save_weights(folder / WEIGHTS, model)
+            for name, path in (files or {}).items():
+                with atomic_write(folder / name) as temporary:
+                    shutil.copyfile(path, temporary)
+            write_model_card(folder, card)
 
 
 def load_model(folder: Path, device: str = "cpu", text: nn.Module | None = None) -> nn.Module:

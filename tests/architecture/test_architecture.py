@@ -44,7 +44,14 @@ LAYERS = {
 DEMO_LAYERS = ("scenes", "drawing")  # of data/demo, before its other files
 HOMES = {  # library -> the only files and folders that import it
     "h5py": ("data/store/", "data/formats/vqa_hdf5.py"),
-    "PIL": ("data/images/", "data/exchange/", "data/demo/", "extractors/demo_detector/", "pipeline/pages/"),
+    "PIL": (
+        "data/images/",
+        "data/exchange/",
+        "data/demo/",
+        "extractors/nn/image_fit.py",
+        "extractors/demo_detector/",
+        "pipeline/pages/",
+    ),
     "torch": (
         "extractors/",
         "tern/networks/",
@@ -55,6 +62,8 @@ HOMES = {  # library -> the only files and folders that import it
         "tern/training/",
     ),
     "torchvision": ("extractors/regions/", "extractors/bottom_up/", "extractors/demo_detector/"),
+    "timm": ("extractors/nn/backbone.py",),
+    "onnxruntime": ("extractors/nn/onnx_graph.py",),
     "detectron2": ("extractors/regions/detectron2_faster_rcnn.py",),
     "transformers": ("extractors/text/models.py",),
     "safetensors": ("extractors/", "tern/model/", "tern/training/"),
@@ -79,7 +88,7 @@ LATE_IMPORTS = ("pipeline/cli/", "flows/commands.py", "flows/flows.py", "extract
 OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "prefect_ray", "torch.utils.tensorboard"}
 # The environment is read in data/settings.py, except for variables of other programs.
 READS_ENVIRONMENT = {
-    "data/settings.py": "TERN_*",
+    "data/settings.py": "TERN_*, XDG_*",
     "pipeline/cli/app.py": "OMP_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",

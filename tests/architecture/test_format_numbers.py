@@ -18,7 +18,8 @@ from data.manifest.schema import FIELDS
 from index.metadata.schema import SCHEMA
 from index.versions.manifest import SCHEMA_VERSION as INDEX_SCHEMA
 from index.versions.manifest import Manifest
-from tern import card
+from tern.card import model_card as card
+from tern.card import package_records as package
 from tern.config import ModelConfig
 from tern.networks.build import build_trainable
 
@@ -64,6 +65,16 @@ FORMATS = {
     ),
     "index": (INDEX_SCHEMA, lambda: [strip_documentation(Manifest.model_json_schema()), str(SCHEMA)]),
     "card": (card.SCHEMA_VERSION, describe_card),
+    "package": (
+        package.PACKAGE_SCHEMA,
+        lambda: [
+            sorted(record.model_fields)
+            for record in (
+                *(package.PackageConfig, package.PackageFile, package.PackageOrigin),
+                *(package.PackageExtractors, package.PackageExtractor, package.PackagePath),
+            )
+        ],
+    ),
     "network": (card.NETWORK_VERSION, describe_networks),
     "demo": (demo.VERSION, lambda: sorted(DemoConfig.model_fields)),
 }

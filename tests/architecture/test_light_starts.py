@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from pipeline.cli.app import build_app
 from tests.helpers.light_starts import make_workspace, run_code, run_commands
+from tests.helpers.packages import write_small_package
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +72,23 @@ def test_store_command_starts_light(command, workspace):
     start = run_commands(["store", command, store])
     assert start.output
     assert start.imported(STORES) == []
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_model_command_starts_light(command, tmp_path):
+    package = write_small_package(tmp_path / "package")
+    start = run_commands(["model", command, package.folder])
+    assert package.digest[:12] in start.output
+    assert start.imported(MANIFESTS) == []
+
+
+def test_plan_with_a_model_package_loads_light(tmp_path):
+    package = write_small_package(tmp_path / "package")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'workspace = "w"\nmodel = "{package.folder}"\n[demo]\n')
+    start = run_code(f"from pipeline.plans import load_plan; print(load_plan({str(plan)!r}).regions.max_regions)\n")
+    assert start.output == "12"
+    assert start.imported(f"{MANIFESTS} huggingface_hub") == []
 
 
 def test_store_export_and_import_start_light(workspace, tmp_path):

@@ -1,4 +1,4 @@
-"""CPU time per image of torchvision's detectors, plain and optimized, and of a grid extractor."""
+"""CPU time per image of torchvision's detectors, plain and optimized."""
 
 import resource
 import tempfile
@@ -17,11 +17,10 @@ from data.datasets.load import load_dataset
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene
 from data.store.store import Store
-from extractors.config import Detectron2Config, GridConfig, TorchvisionConfig
+from extractors.config import Detectron2Config, TorchvisionConfig
 from extractors.regions.detectors import build_detector
 from extractors.regions.detectron2_faster_rcnn import Detectron2Extractor, find_config_file
 from extractors.regions.faster_rcnn import TorchvisionExtractor
-from extractors.regions.grid import GridExtractor
 from pipeline.stages.extract import extract_regions
 from pipeline.workers import make_process_map
 from pipeline.workspace import Workspace
@@ -41,13 +40,6 @@ def detectors() -> None:
         for name in DETECTORS:
             weights = str(_weights(name, Path(folder)))
             show(f"{name}, 640x480, random weights", _detector_rows(name, weights, photo, 2))
-        weights = str(_weights("resnet50", Path(folder)))
-        kinds = {
-            label: GridExtractor(GridConfig(weights=weights, full_precision=label == "exact"))
-            for label in ("exact", "fast")
-        }
-        rows = [(label, cpu(lambda e=e: e([photo]), 2), e.recipe["dtype"]) for label, e in kinds.items()]
-        show("grid of resnet50's layer4, 640x480 at 800x600", rows)
 
 
 def _detector_rows(model: str, weights: str, image: np.ndarray, repeats: int) -> list[tuple[str, float, str]]:

@@ -14,7 +14,7 @@ from tests.helpers.region_files import fill, same, some
 
 @pytest.mark.parametrize("kind", ["milvlg", "tern"])
 @pytest.mark.parametrize(
-    "name", ["../x", "/x", "a/../../x", "a//b", "a/./b", ".", "..", "x" * 250, "ä" * 130, "a\\..\\x", "C:/x"]
+    "name", ["../x", "/x", "a/../../x", "a//b", "a/./b", ".", "..", "x" * 252, "ä" * 130, "a\\..\\x", "C:/x"]
 )
 def test_export_rejects_ids_that_leave_the_folder(name, kind, tmp_path):
     folder = fill(tmp_path / "a", {name: some(1)["7"]})
@@ -22,6 +22,22 @@ def test_export_rejects_ids_that_leave_the_folder(name, kind, tmp_path):
         export_regions(folder, tmp_path / "out" / "in", kind)
     files = [p for p in tmp_path.rglob("*") if p.is_file() and "regions-" not in str(p)]
     assert [p.name for p in files] == [MARKER]
+
+
+@pytest.mark.parametrize("kind", ["milvlg", "tern", "ruotianluo"])
+def test_names_that_a_file_may_have_are_exported_and_imported(kind, tmp_path):
+    content = {name: some(1, seed=i)["7"] for i, name in enumerate(["a:b.jpg", "x" * 251, "ä" * 125, "x:", "日:1"])}
+    export_regions(fill(tmp_path / "a", content), tmp_path / "out", kind)
+    result = import_regions(ImportConfig(sources=(tmp_path / "out",), sizes="boxes"), tmp_path / "s")
+    assert sorted(Store(result.folder).ids) == sorted(content)
+    assert not list((tmp_path / "out").rglob("*.tmp*"))
+
+
+def test_one_id_that_is_no_file_name_stops_an_export_before_its_first_file(tmp_path):
+    folder = fill(tmp_path / "a", {"good": some(1)["7"], "../x": some(1, seed=1)["7"]})
+    with pytest.raises(ValueError, match=r"'\.\./x' is not a file name below"):
+        export_regions(folder, tmp_path / "out", "milvlg", image_ids=["good", "../x"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [MARKER]
 
 
 def test_ids_with_slashes_make_subfolders_and_links_are_rejected(tmp_path):
@@ -56,6 +72,8 @@ def test_ids_with_slashes_make_subfolders_and_links_are_rejected(tmp_path):
         ("{id", "a", None),
         ("a.jpg", "a", None),
         ("{id}\n", "a", None),
+        ("{id}.jpg", "", None),
+        ("x{split}", "", None),
     ],
 )
 def test_template_renames_ids_or_raises(template, name, expected):

@@ -99,15 +99,17 @@ def test_format_is_detected_and_half_precision_becomes_float32(name, tmp_path):
 
 def read_tsv(path: Path, columns: list[str], types: dict[str, str]) -> dict[str, dict]:
     """As lxmert src/utils.py and bottom-up-attention tools/read_tsv.py do."""
-    csv.field_size_limit(sys.maxsize)
-    found = {}
-    with open(path) as file:
-        for item in csv.DictReader(file, columns, delimiter="\t"):
-            rows = int(item["num_boxes"])
-            for key, dtype in types.items():
-                item[key] = np.frombuffer(base64.b64decode(item[key]), dtype=dtype).reshape(rows, -1)
-            found[item[columns[0]]] = item
-    return found
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with open(path) as file:
+            items = list(csv.DictReader(file, columns, delimiter="\t"))
+    finally:
+        csv.field_size_limit(limit)
+    for item in items:
+        rows = int(item["num_boxes"])
+        for key, dtype in types.items():
+            item[key] = np.frombuffer(base64.b64decode(item[key]), dtype=dtype).reshape(rows, -1)
+    return {item[columns[0]]: item for item in items}
 
 
 LXMERT = ["img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes"]

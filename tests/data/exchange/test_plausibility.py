@@ -41,6 +41,17 @@ def run_import(path, **options):
     return import_regions(ImportConfig(sources=(path,), **options), path.parent / "out")
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.6, 0.98])
+@pytest.mark.parametrize("seed", range(5))
+def test_half_precision_stored_as_float32_is_float32(sparsity, seed):
+    """`tern store export` writes the float16 features of a detector, most of them 0, as float32."""
+    generator = np.random.default_rng(seed)
+    values = np.maximum(generator.normal(size=(6, 256)), 0) * (generator.random((6, 256)) >= sparsity)
+    half = values.astype("f2").astype("f4")
+    assert guess_number_type(half) == ""
+    assert guess_number_type((half.view("u4") & 0xFFFF0000).view("f4")) == "", "bfloat16"
+
+
 @pytest.mark.parametrize("dtype", ["f8", "f2"])
 def test_import_warns_of_tsv_features_of_another_number_type(dtype, tmp_path):
     cell, boxes = b64(np.full((2, 8), 1.5), dtype), b64([[0, 0, 9, 9]] * 2, "f4")

@@ -181,7 +181,7 @@ def test_photo_beyond_a_limit_is_rejected_before_it_is_decoded(form: str, limits
     buffer = io.BytesIO()
     Image.new("RGB", (10, 10)).save(buffer, form, progressive=True)
     if says:
-        with pytest.raises(ValueError, match=f"cannot use the image the photo: .*{says}"):
+        with pytest.raises(ValueError, match=f"cannot use the photo: .*{says}"):
             load_reduced_image(buffer.getvalue(), (5, 5), limits)
     else:
         load_reduced_image(buffer.getvalue(), (5, 5), limits)

@@ -10,8 +10,9 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
 from extractors.config import TextConfig
+from extractors.nn.packaged import check_sha256
 from extractors.text.extractor import TextExtractor
-from extractors.text.models import MINILM_PACKAGE, check_sha256
+from extractors.text.models import MINILM
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), "dog", "dogs", "two"]
@@ -227,7 +228,7 @@ def test_check_sha256_rejects_other_bytes(tmp_path: Path) -> None:
         check_sha256(file, "0" * 64)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(MINILM_PACKAGE) is None, reason="the extra demo is not installed")
+@pytest.mark.skipif(importlib.util.find_spec(MINILM.package) is None, reason="the extra demo is not installed")
 def test_minilm_captions_of_equal_meaning_are_similar() -> None:
     extractor = TextExtractor(TextConfig(model="minilm"))
     texts = ["two dogs run along the street", "a pair of dogs racing down a road", "interest rates fell in March"]

@@ -52,6 +52,9 @@ def read_columns(folder: Path, **columns):
         (list(range(N)), list(map(str, range(N))), ""),
         (["", *PATHS[1:]], PATHS[1:], "'' is not an id"),
         (["a\0b", *PATHS[1:]], PATHS[1:], r"'a\x00b' is not an id"),
+        (["a\nb.jpg", *PATHS[1:]], PATHS[1:], r"'a\nb.jpg' is not an id: it has the control character \n"),
+        (["\u202ea.jpg", *PATHS[1:]], PATHS[1:], r"it has the control character \u202e"),
+        (["x" * 1001, *PATHS[1:]], PATHS[1:], "it has 1,001 characters; at most 1,000 are allowed"),
         (pa.array(PATHS).dictionary_encode(), PATHS, ""),
         (pa.array(PATHS, pa.large_string()), PATHS, ""),
     ],
@@ -124,6 +127,7 @@ def test_import_refuses_columns_that_cannot_be_what_they_claim(column, values, m
         ((0, 1), (0, 2), r"img_emb_1\.npy has no metadata, and .*metadata_2\.parquet has no vectors"),
         ((0, 1, 2), (0, 1), r"3 files of vectors, but there are 2 metadata files.*img_emb_2\.npy has no metadata"),
         ((3, 5), (0, 1), r"img_emb_3\.npy has no metadata"),
+        (("a_0", "b_0"), (0,), r"img_emb_b_0\.npy has no metadata"),
     ],
 )
 def test_parts_belong_together_by_their_numbers(parts, tables, message, tmp_path):
@@ -148,6 +152,26 @@ def test_empty_part_is_no_error(tmp_path):
     empty = pa.table({"image_path": pa.array([], pa.string()), "caption": pa.array([], pa.string())})
     pq.write_table(empty, tmp_path / "metadata/metadata_1.parquet")
     assert read_vector_folder(tmp_path).collections["image"].ids == [f"0/{path}" for path in PATHS]
+
+
+def test_import_of_parts_without_any_vector_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"The files in .* hold no vectors\. Export them again"):
+        read_vector_folder(write_folder(tmp_path, rows=0))
+
+
+def test_hidden_files_of_the_system_are_no_parts(tmp_path):
+    write_folder(tmp_path)
+    for name in ("img_emb/._img_emb_0.npy", "text_emb/._text_emb_0.npy", "metadata/._metadata_0.parquet"):
+        (tmp_path / name).write_bytes(b"\0\5\26\7 of macOS")
+    assert read_vector_folder(tmp_path).collections["image"].ids == [f"0/{path}" for path in PATHS]
+
+
+def test_column_that_occurs_twice_is_an_error(tmp_path):
+    write_folder(tmp_path)
+    table = pa.table([pa.array(PATHS), pa.array(TEXTS), pa.array(TEXTS)], ["image_path", "caption", "caption"])
+    pq.write_table(table, tmp_path / "metadata/metadata_0.parquet")
+    with pytest.raises(ValueError, match=r"metadata_0\.parquet has the column 'caption' more than once"):
+        read_vector_folder(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [">f4", "<f2", "f8"])

@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from index.config import IndexConfig
 from index.exchange import ImportOptions, import_index
 from index.search import Index
+from pipeline.cli.app import build_app
 
 
 def write_folder(folder: Path, images: np.ndarray) -> Path:
@@ -43,6 +45,30 @@ def test_vectors_that_are_only_not_of_unit_length_are_an_error(tmp_path: Path) -
     folder = write_folder(tmp_path / "vectors", 3 * np.eye(6, 16, dtype=np.float32))
     with pytest.raises(ValueError, match="has length 3, not 1"):
         import_index(IndexConfig(), folder, tmp_path / "index")
+
+
+def test_import_without_any_usable_vector_says_why(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "vectors", np.zeros((6, 16), np.float32))
+    with pytest.raises(ValueError, match=r"No image vector of .* can be used\. The first, 'im0': .*length 0"):
+        import_index(IndexConfig(), folder, tmp_path / "index")
+
+
+def test_normalize_scales_the_queries_of_a_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "vectors", 3 * np.eye(6, 16, dtype=np.float32))
+    np.save(tmp_path / "queries.npy", 5 * np.eye(6, 16, dtype=np.float32))
+    options = ImportOptions(normalize=True, queries=tmp_path / "queries.npy")
+    assert import_index(IndexConfig(), folder, tmp_path / "index", options).invalid_rows == ()
+
+
+@pytest.mark.parametrize("setting", ["gate.min_recal=1", "shard=2", "shards"])
+def test_import_command_names_an_unknown_setting(setting: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "vectors", np.eye(6, 16, dtype=np.float32))
+    arguments = ["index", "import", str(folder), "--output", str(tmp_path / "index"), "--set", setting]
+    result = CliRunner().invoke(build_app(), arguments, env={"COLUMNS": "200"})
+    assert result.exit_code != 0
+    expected = {"shards": "Write KEY=VALUE", "shard=2": "did you mean 'shards'", "gate.min_recal=1": "'min_recall'"}
+    assert expected[setting] in result.output
+    assert not (tmp_path / "index").exists()
 
 
 def test_caption_with_nul_is_unknown_and_named(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from index.building.build import build_index
 from index.building.update import update_index
 from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
+from index.metadata import lookup as lookup_module
 from index.metadata.filters import parse_filter
+from index.metadata.lookup import FilterTimeoutError, limit_filter_time
 from index.metadata.schema import COLUMNS, Row
 from index.search import index as search_module
 from index.search.index import Index
@@ -292,3 +294,16 @@ def test_filter_with_nul_is_rejected_with_its_place(text):
     line, caret = str(error.value).split("\n")[1:]
     assert line[caret.index("^")] == " "
     assert caret.index("^") == 2 + text.index("\0")
+
+
+@pytest.mark.parametrize("kind", ["image", "caption"])
+def test_filter_of_limited_time_is_an_error_and_is_not_remembered(kind, indexed, monkeypatch):
+    monkeypatch.setattr(lookup_module, "PROGRESS_STEPS", 1)
+    index, where = Index.open(indexed[0]), f"caption like '%d%o%g%' or width > {333 + len(kind)}"
+    with limit_filter_time(0), pytest.raises(FilterTimeoutError, match="Use fewer tests with `like`"):
+        index.count_matching(where, kind)
+    with limit_filter_time(60):
+        count = index.count_matching(where, kind)
+    assert count == index.count_matching(f"({where})", kind) > 0, "without a limit"
+    with limit_filter_time(0):  # rows by key are no filter
+        assert index.get_metadata(["0.jpg"])

@@ -37,8 +37,8 @@ def test_overrides_set_nested_keys_and_keep_types(tmp_path):
 def test_kind_of_regions_selects_their_settings(tmp_path):
     path = write_plan(tmp_path, 'workspace = "w"\n' + DATASET)
     assert load_plan(path).regions == TorchvisionConfig()
-    loaded = load_plan(path, ("regions.kind=grid", "regions.max_grid_size=5"))
-    assert loaded.regions == GridConfig(max_grid_size=5)
+    loaded = load_plan(path, ("regions.kind=grid", "regions.grid_size=5"))
+    assert loaded.regions == GridConfig(grid_size=5)
     assert Plan.model_validate(loaded.model_dump()) == loaded
 
 
@@ -60,8 +60,16 @@ def test_kind_of_regions_selects_their_settings(tmp_path):
         ),
         (
             'workspace = "w"\n' + DATASET,
-            ("regions.kind=grid", "regions.max_grid=3"),
-            "regions.max_grid: .*mean 'max_grid_size'",
+            ("regions.kind=grid", "regions.grid_siz=3"),
+            "regions.grid_siz: .*mean 'grid_size'",
+        ),
+        *(
+            (
+                'workspace = "w"\n' + DATASET,
+                ("regions.kind=grid", f"regions.{old}=300"),
+                f"regions.{old}: unknown.*{new}",
+            )
+            for old, new in {"max_grid_size": "grid_size", "min_size": "image_size", "max_size": "image_size"}.items()
         ),
         ('workspace = "w"\n' + DATASET, ("regions.kind=gird",), "regions.kind: unknown value 'gird'; .*mean 'grid'"),
         ('workspace = "w"\n[train]\nepochs = "many"\n' + DATASET, (), "train.epochs: .*integer.*'many'"),
@@ -79,6 +87,18 @@ def test_kind_of_regions_selects_their_settings(tmp_path):
         ('workspace = "w"\n' + DATASET, ("train.loss.margin=inf",), "train.loss.margin: .*finite number"),
         ('workspace = "w"\n' + DATASET, ("gate.max_latency_ms=inf",), "gate.max_latency_ms: .*finite number"),
         ('workspace = "w"\n' + DATASET, (f"train.seed={2**64}",), "train.seed: .*less than"),
+        ('workspace = "w"\nworkers = true\n' + DATASET, (), "workers: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("images_per_shard=true",), "images_per_shard: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("train.warmup=true",), "train.warmup: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("train.betas=[true, 0.9]",), "train.betas: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("train.betas=[0.9, 1.0]",), "train.betas.1: .*less than 1"),
+        ('workspace = "w"\n' + DATASET, ("regions.max_regions=true",), "regions.max_regions: true and false are not"),
+        ('workspace = "w"\n' + DATASET, ("text.layer=false",), "text.layer: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("index.nlist=true",), "index.nlist: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("gate.min_recall=true",), "gate.min_recall: true and false are not numbers"),
+        ('workspace = "w"\n' + DATASET, ("train.fine_tune=7",), "train.fine_tune: Input should be a valid boolean"),
+        ('workspace = "w"\n[demo]\nsplits = {train = true}\n', (), "demo.splits: true and false are not numbers"),
+        ('workspace = "w"\n[demo]\nsplits = {dev = 1200}\n', (), "demo.splits.dev.*'train', 'val' or 'test'"),
     ],
 )
 def test_invalid_plan_raises_with_the_setting(tmp_path, text, overrides, message):

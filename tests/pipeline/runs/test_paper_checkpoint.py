@@ -21,6 +21,7 @@ from pipeline.plans.plan import Plan
 from pipeline.runs.runner import PipelineRunner
 from pipeline.runs.torchrun_training import train_together
 from pipeline.search.searcher import Searcher
+from tern.card import read_package
 from tern.model.convert import import_checkpoint
 from tests.helpers.small_plan import extract_features, small_plan
 from tests.reference.tern import SlowTern
@@ -205,3 +206,36 @@ def test_flow_run_shows_metrics_but_no_epochs(made, tmp_path, monkeypatch):
     finished = PipelineRunner(with_checkpoint(path, tmp_path / "x.pth.tar")).run_all()
     artifacts.create_training_artifacts(finished.model, finished.evaluation)
     assert shown == [("metrics", 2)]
+
+
+@pytest.mark.parametrize("has_bert", [True, False], ids=["with its BERT", "on stored features"])
+def test_package_of_a_checkpoint_gives_the_same_vectors(made, tmp_path, has_bert):
+    path, dim = made
+    checkpoint(tmp_path / "best.pth.tar", dim, tuned(load_plan(str(path)).text) if has_bert else None)
+    command = [
+        "model",
+        "import",
+        str(tmp_path / "best.pth.tar"),
+        "--plan",
+        str(path),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    result = CliRunner().invoke(build_app(), command)
+    assert not result.exception, result.output
+    package = read_package(tmp_path / "out")
+    assert package.config.fine_tuned is has_bert
+    assert ("text-encoder.safetensors" in package.config.files) is has_bert
+    assert package.config.origin.checkpoint == "best.pth.tar"
+    text = path.read_text()
+    plan_file = tmp_path / "package.toml"
+    without_extractors = text[: text.index("[regions]")] + text[text.index("[index]") :]
+    plan_file.write_text(f'model = "{tmp_path / "out"}"\n{without_extractors}')
+    vectors = []
+    for plan in (with_checkpoint(path, tmp_path / "best.pth.tar"), load_plan(str(plan_file))):
+        runner = PipelineRunner(plan)
+        features = runner.extract(runner.load_dataset())
+        made_vectors = runner.embed(features, runner.train(features))
+        ids = sorted(Store(made_vectors.captions).ids)
+        vectors.append(Store(made_vectors.captions).read("features", ids))
+    np.testing.assert_array_equal(*vectors)

@@ -12,6 +12,7 @@ from PIL import Image as Picture
 from PIL import ImageOps
 from typer.testing import CliRunner
 
+from index.metadata import lookup
 from index.search.hot_reload import HotReloader
 from index.versions.switch import rollback
 from index.versions.tags import add_tag
@@ -129,6 +130,14 @@ def test_page_shows_images_and_escapes_query(client, searcher):
         (lambda c: c.get("/search", params={"q": "a", "k": 0}), 422, "greater than or equal to 1"),
         (lambda c: c.get("/search", params={"q": "a", "k": 1000}), 422, "less than or equal to 100"),
         (lambda c: c.get("/search"), 422, "Field required"),
+        (lambda c: c.get("/search?q=a&K=3"), 422, "'K' is unknown; parameters are q, k, where, version."),
+        (lambda c: c.get("/search?q=a&were=width"), 422, "'were' is unknown; did you mean 'where'?"),
+        (lambda c: c.get("/search?q=a&k=1&k=2"), 422, "The parameter 'k' occurs 2 times. Send it once."),
+        (lambda c: c.get("/search?q=a&q=b"), 422, "The parameter 'q' occurs 2 times"),
+        (lambda c: c.get("/?query=a"), 422, "'query' is unknown; parameters are q, k, where, version."),
+        (lambda c: c.post("/search/image?q=a", content=b"x"), 422, "'q' is unknown; parameters are k, where, version."),
+        (lambda c: c.get("/thumbnails/a.jpg?size=9"), 422, "'size' is unknown; parameters are version."),
+        (lambda c: c.get("/search", params={"q": "a", "version": "\u0661"}), 404, "The index has no version"),
         (lambda c: c.get("/search", params={"q": "\U0001f984"}), 422, "The model knows no part of the query"),
         (lambda c: c.get("/search", params={"q": "\u16a0\u16a2 \u200b"}), 422, "The model knows no part of the query"),
         (lambda c: c.get("/search", params={"q": "\u202e"}), 422, r"no part of the query '\\u202e'"),
@@ -140,8 +149,8 @@ def test_page_shows_images_and_escapes_query(client, searcher):
         (lambda c: c.get("/search", params={"q": "a", "version": "99"}), 404, "The index has no version '99'"),
         (lambda c: c.get("/search", params={"q": "a", "version": "../x"}), 404, "The index has no version '../x'"),
         (lambda c: c.get("/", params={"version": "prod"}), 404, "The index has no version 'prod'"),
-        (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the image the photo"),
-        (lambda c: c.post("/search/image", content=b""), 422, "cannot use the image the photo"),
+        (lambda c: c.post("/search/image", content=b"no picture"), 422, "cannot use the photo"),
+        (lambda c: c.post("/search/image", content=b""), 422, "cannot use the photo"),
         (lambda c: c.post("/search/image", content=bytes(26 << 20)), 413, "larger than"),
         (lambda c: c.post("/search/image", files={"file": b"\xff\xd8"}), 415, "The body is a form. Send the bytes"),
         (lambda c: c.post("/search/image", headers={"Content-Encoding": "gzip"}, content=b"x"), 415, "is compressed"),
@@ -151,6 +160,16 @@ def test_invalid_request_is_rejected_with_reason(client, send, status, text):
     answer = send(client)
     assert answer.status_code == status
     assert text in answer.text
+
+
+def test_filter_that_takes_too_long_is_ended(client, monkeypatch):
+    monkeypatch.setattr(service, "FILTER_SECONDS", 0)
+    monkeypatch.setattr(lookup, "PROGRESS_STEPS", 1)
+    parameters = {"q": "a dog", "where": "caption like '%a%b%c%' or not caption like '%d%'"}
+    answer = client.get("/search", params=parameters)
+    assert (answer.status_code, "The filter takes too long" in answer.text) == (400, True)
+    assert "The filter takes too long" in client.get("/", params=parameters).text
+    assert client.get("/search", params={"q": "a dog"}).status_code == 200
 
 
 def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipeline, tmp_path):
