@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from index.config import KINDS, QuerySource
 from index.ivf.distance import check_unit_norm
 from index.metadata.schema import Row
 
@@ -112,9 +113,20 @@ class IndexInputs:
     """by kind, image and caption (either may be missing); equal dimension d"""
     queries: Mapping[str, np.ndarray] = field(default_factory=dict)
     """by the kind that is searched, (q, d) unit vectors, q at least 2, held out from training: caption vectors for
-    "image", image vectors for "caption". They choose nprobe and measure recall@10; an update does not need them."""
+    "image", image vectors for "caption". They choose nprobe and measure recall@10; an update needs those of a kind that
+    the version to update does not have."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """what the vectors were computed from (digests of model and stores), JSON-serializable; kept in the manifest"""
+    query_sources: Mapping[str, QuerySource] = field(default_factory=dict)
+    """by kind, where its queries come from; "held-out" if missing; kept in the manifest"""
+
+    def check_kinds(self) -> None:
+        """Raise ValueError if there are no collections, or one of an unknown kind."""
+        if not self.collections:
+            raise ValueError("There are no collections to index. Pass the vectors of images, captions or both.")
+        for kind in self.collections:
+            if kind not in KINDS:
+                raise ValueError(f"There is no kind {kind!r}; a collection is one of {', '.join(KINDS)}.")
 
 
 def _check_rows(kind: str, ids: Mapping[str, int], rows: Sequence[Row]) -> None:

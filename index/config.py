@@ -8,6 +8,16 @@ from data.config import SettingsTable
 
 Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
+QuerySource = Literal["held-out", "calibration", "dataset", "self"]
+QUERY_SOURCES: dict[QuerySource, str] = {
+    "held-out": "held-out queries",
+    "calibration": "calibration queries of the model package",
+    "dataset": "queries of all splits, the training split included",
+    "self": "vectors of the collection itself",
+}
+"""Where the queries that choose nprobe and measure recall come from, in words."""
+
+EXACT_CODES = ("SQfp16", "Flat")  # codes that lose nothing of the float16 vectors of a shard
 
 
 def check_kind(kind: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.io import is_within, read_json, write_json
-from index.versions import read_current
+from index.versions import Manifest, read_current
 
 MARKER = ".tern-workspace.json"  # names a folder as a workspace, and the dataset that it belongs to
 SCHEMA_VERSION = 1  # of the marker
@@ -238,4 +238,13 @@ def check_published(workspace: Workspace) -> None:
         raise FileNotFoundError(
             f"No index is published in {workspace.index}. {describe_contents(workspace)} Run `tern index --plan "
             f"PLAN`, which makes what is missing and publishes. {DEFAULT_PLAN_NOTE}"
+        )
+
+
+def check_has_captions(manifest: Manifest) -> None:
+    """Raise ValueError if a version of the index has no captions, so that a photo has nothing to search."""
+    if "caption" not in manifest.collections:
+        raise ValueError(
+            "The index has no captions, and a photo is compared with captions. Search images with a text query, or add "
+            "captions to the dataset and run `tern index update`."
         )

@@ -109,7 +109,9 @@ def translate_read_errors(path: Path, array: str = "") -> Iterator[None]:
         if is_transient_error(error):
             raise
         location = f"{path}: array {array!r}" if array else str(path)
-        raise ValueError(f"{location} cannot be read: {error}") from error
+        is_no_zip = isinstance(error, zipfile.BadZipFile) and "not a zip file" in str(error)
+        reason = "it is not an .npz file, or a part of one; write or copy it again" if is_no_zip else error
+        raise ValueError(f"{location} cannot be read: {reason}") from error
 
 
 def load_npy(path: Path, max_bytes: int = MAX_ARRAY_BYTES) -> np.ndarray:

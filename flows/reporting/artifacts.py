@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from data.store import Store
 from data.text import escape_markdown
 from flows.tasks.artifact_keys import make_key
+from index.config import QUERY_SOURCES
 from index.versions import CollectionManifest, GateCheck
 from pipeline.lineage import read_lineage
 from pipeline.pages import render_contact_sheet, to_data_uri
@@ -71,14 +72,15 @@ def create_store_tables(features: Features, workspace: Workspace) -> None:
 def create_training_artifacts(model: Path, evaluation: Evaluation) -> None:
     """Create tables of the metrics and epochs, and an image of the curves.
 
-    An imported checkpoint has only metrics.
+    An imported checkpoint has only metrics. Without held-out captions there are no metrics.
     """
     rows = [
         {"split": name, "chance_rsum": split.chance.rsum if split.chance else "", **split.flat()}
         for name, split in evaluation.splits.items()
     ]
     notes = " ".join([*describe_chance(evaluation), *describe_training(read_model_card(model))])
-    create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}. {notes}")
+    if rows:
+        create_table([_format_row(row) for row in rows], "metrics", f"Held-out metrics of {model.name}. {notes}")
     if (history := model / "history.csv").is_file():
         epochs = [_format_row(epoch.flat()) for epoch in read_history(history)]
         create_table(epochs, "epochs", "Loss and validation recall by epoch")
@@ -110,7 +112,8 @@ def create_publish_artifacts(plan: Plan, version: Path, report: Path) -> None:
     results = [(query, searcher.search_text(query, plan.report.hits_per_query)) for query in known]
     rows = [_make_collection_row(kind, collection) for kind, collection in manifest.collections.items()]
     create_table(rows, "index", f"Index version {version.stem}")
-    create_gate_table("passed", manifest.gate.checks if manifest.gate else {}, version.stem)
+    if manifest.gate is not None:
+        create_gate_table("passed", manifest.gate.checks, version.stem, manifest.gate.not_checked)
     text = f"Index `{escape_markdown(str(version))}`\n\nReport `{escape_markdown(str(report))}`\n"
     create_markdown_artifact(text, key=make_key("published"), description="What is served now")
     galleries = "\n\n".join(_render_gallery(query, hits) for query, hits in results[:MAX_GALLERIES])
@@ -137,6 +140,8 @@ def _make_collection_row(kind: str, collection: CollectionManifest) -> dict[str,
         "delta shards": sum(shard.role == "delta" for shard in collection.shards),
         "deleted rows": collection.counts.deleted,
         "recall@10": round(collection.recall.recall, 4),
+        "measured with": f"{collection.recall.num_test_queries:,} {QUERY_SOURCES[collection.recall.query_source]}",
+        "exact search": collection.is_exact,
     }
 
 
@@ -146,18 +151,22 @@ def _render_gallery(query: str, hits: list[Hit]) -> str:
     return f"![{escape_markdown(query)}]({to_data_uri(sheet)})"
 
 
-def create_gate_table(verdict: str, checks: Mapping[str, GateCheck], version: str) -> None:
+def create_gate_table(
+    verdict: str, checks: Mapping[str, GateCheck], version: str, not_checked: Mapping[str, str] | None = None
+) -> None:
     """Create the table of the checks of a gate, failed ones first; no table without checks.
 
     Args:
         verdict: Verdict for the heading, such as "passed".
         checks: Checks by name.
         version: Name of the version that was judged.
+        not_checked: Why a check could not be made, by its name; None: all were made. They come last.
     """
     if not checks:
         return
     rows = [{"check": name, **check.model_dump(mode="json")} for name, check in checks.items()]
     rows.sort(key=lambda row: row["passed"])
+    rows += [{"check": name, "passed": "not checked", "problem": why} for name, why in (not_checked or {}).items()]
     create_table(rows, "gate", f"The gate of {version}: {verdict}")
 
 

@@ -18,7 +18,7 @@ from index.config import KINDS, GateConfig, IndexConfig
 from index.exchange.metadata_rows import ColumnChoice, ImportedRows, count_rows, read_metadata_rows
 from index.exchange.part_files import ArrayReader, check_export, check_pairs, list_files, map_vectors, scale_to_unit
 from index.metadata.schema import Row
-from index.quality.checks import HeldOutQueries
+from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
 from index.versions.index_folder import check_index_target
 from index.versions.switch import IMPORTED, check_same_origin
@@ -228,7 +228,7 @@ def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportO
             raise ValueError(f"No {kind} vector of {folder} can be used. The first, {name!r}: {reason}. Embed again.")
     unusable = [(f"{kind} {name}", reason) for kind in problems for name, reason in problems[kind].items()]
     queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed, options.normalize)
-    held_out = {kind: HeldOutQueries(array) for kind, array in queries.items()}
+    held_out = {kind: GateQueries(array) for kind, array in queries.items()}
     gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
     path = Path(folder).resolve()
     inputs = IndexInputs(collections, queries, {IMPORTED: path.name, "folder": str(path)})

@@ -9,6 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from index.config import EXACT_CODES
 from index.ivf.distance import METRIC
 from index.ivf.gpu import make_add_fn, train_ivf_on_device
 
@@ -20,6 +21,7 @@ WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-g
 EXACT_ROWS, FAST_ROWS = 50_000, 100_000
 DEFAULT_RESCORE = 200  # rows with fast-scan codes that are rescored: a recall of 0.99 needs them
 POINTS_PER_LIST = 39  # FAISS warns if k-means has fewer training rows per centroid
+EXACT_CODE = EXACT_CODES[0]
 
 
 def check_single_faiss_wheel() -> None:
@@ -44,7 +46,8 @@ def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
     """Return the FAISS factory string for a number of vectors; "auto" and "{nlist}" are replaced.
 
     The number of lists is 4 sqrt(rows), after FAISS's guideline, with at least 39 rows per list, rounded down to a
-    power of two. For "auto" it is 1 up to `EXACT_ROWS`, which is exact search.
+    power of two. For "auto" it is 1 up to `EXACT_ROWS`, which is exact search. A collection with fewer rows than the
+    settings need for training, such as a few captions of many images, is searched exactly too.
 
     Args:
         factory: "auto", or a factory string in which "{nlist}" may stand for the number of lists.
@@ -57,8 +60,15 @@ def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
         max_lists = 1 if is_exact else max(1, min(int(4 * rows**0.5), rows // POINTS_PER_LIST))
         nlist = 1 << (max_lists.bit_length() - 1)
     if factory == "auto":
-        factory = "IVF{nlist}," + ("SQfp16" if is_exact else "SQ8" if rows < FAST_ROWS else _fast_scan_code(dim))
-    return factory.replace("{nlist}", str(nlist))
+        factory = "IVF{nlist}," + (EXACT_CODE if is_exact else "SQ8" if rows < FAST_ROWS else _fast_scan_code(dim))
+    factory = factory.replace("{nlist}", str(nlist))
+    return f"IVF1,{EXACT_CODE}" if rows < _count_training_rows(factory) else factory
+
+
+def _count_training_rows(factory: str) -> int:
+    """Return the number of rows that FAISS needs to train an IVF index: one per centroid of lists and of PQ codes."""
+    code = re.search(r",PQ\d+(?:x(\d+))?", factory)
+    return max(parse_nlist(factory), 2 ** int(code[1] or 8) if code else 1) if parse_nlist(factory) else 0
 
 
 def parse_nlist(factory: str) -> int:

@@ -4,11 +4,11 @@ In: an open version, its source vectors and held-out queries. Out: a verdict. It
 """
 
 from index.quality.audit import audit_version
-from index.quality.checks import HeldOutQueries
+from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
 
 __all__ = [
-    "HeldOutQueries",
+    "GateQueries",
     "audit_version",
     "make_gate",
 ]

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Collection as Ids
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -11,24 +11,27 @@ import numpy as np
 
 from data.io import digest
 from index.collection import Collection
-from index.config import GateConfig
+from index.config import KINDS, QUERY_SOURCES, GateConfig, QuerySource
 from index.ivf.vectors import is_in_sorted
 from index.search.index import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
 from index.versions.manifest import GateCheck
 
 COSINE_TOLERANCE = 2e-3  # two float16 roundings of one unit vector are closer
+QUERY_MEASURES = ("recall", "success@10")  # that queries are needed for
 TIMED_QUERIES = 16  # queries run one at a time to measure latency
 
 
 @dataclass(frozen=True)
-class HeldOutQueries:
-    """Held-out queries of one direction."""
+class GateQueries:
+    """Queries of one collection."""
 
     vectors: np.ndarray
-    """(q, d) unit vectors of the other kind: captions search images, images search captions"""
+    """(q, d) unit vectors, of the other kind where there are some: captions search images, images search captions"""
     relevant_ids: Sequence[Ids[str]] | None = None
     """per query the ids of its relevant items; None: unknown"""
+    source: QuerySource = "held-out"
+    """where they come from; relevant items are known of held-out queries and of those of the dataset"""
 
     @property
     def count(self) -> int:
@@ -113,8 +116,8 @@ def _search_timed(collection: OpenCollection, queries: np.ndarray) -> tuple[np.n
     return np.concatenate(keys), 1e3 * float(np.median(seconds))
 
 
-def measure_queries(collection: OpenCollection, queries: HeldOutQueries) -> tuple[dict[str, np.ndarray], float]:
-    """Run held-out queries on a collection.
+def measure_queries(collection: OpenCollection, queries: GateQueries) -> tuple[dict[str, np.ndarray], float]:
+    """Run queries on a collection.
 
     Returns:
         By measure, one value per query: "recall", the share of the exact best 10 that is found, and "success@10",
@@ -197,3 +200,26 @@ def check_share(
         count=count,
         served_value=None if served_value is None else round(served_value, 4),
     )
+
+
+def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries]) -> dict[str, str]:
+    """Return why a check was not made, by the name of the check.
+
+    Args:
+        kinds: Kinds of the collections that have rows.
+        queries: By kind, the queries that were run.
+    """
+    reasons: dict[str, str] = {}
+    names: tuple[str, ...]
+    for kind in KINDS:
+        if kind not in kinds:
+            names, reason = ("alignment", *QUERY_MEASURES, "latency"), f"the version has no {kind}s"
+        elif kind not in queries:
+            names, reason = (*QUERY_MEASURES, "latency"), f"there are no queries to search {kind}s with"
+        elif queries[kind].relevant_ids is None:
+            source = QUERY_SOURCES[queries[kind].source]
+            names, reason = ("success@10",), f"the relevant {kind}s are unknown, because the queries are {source}"
+        else:
+            continue
+        reasons |= {f"{kind} {name}": reason for name in names}
+    return reasons

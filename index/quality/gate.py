@@ -4,7 +4,7 @@ Measurements of the served version are taken from its own verdict where they ans
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from index.config import GateConfig, IndexConfig
 from index.ivf.vectors import is_in_sorted
 from index.quality.audit import audit_version
 from index.quality.checks import (
-    HeldOutQueries,
+    QUERY_MEASURES,
+    GateQueries,
     check_latency,
     check_removed,
     check_share,
     count_removed,
+    list_not_checked,
     live_keys,
     match_served_results,
     match_served_vectors,
@@ -33,13 +35,12 @@ from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, 
 OVERRIDE_HINT = (
     " (change the limits in [gate], or publish it anyway with `tern index publish VERSION --override-gate REASON`)"
 )
-QUERY_MEASURES = ("recall", "success@10")
 log = logging.getLogger(__name__)
 
 
 def make_gate(
     config: GateConfig,
-    queries: Mapping[str, HeldOutQueries],
+    queries: Mapping[str, GateQueries],
     source: Mapping[str, Collection],
     index_config: IndexConfig | None = None,
 ) -> GateFn:
@@ -56,9 +57,8 @@ def make_gate(
         verified_shards = _find_verified_shards(candidate, served)
         # Before the objects are read: whatever changes meanwhile is noticed at the next gate.
         stamps = read_stamps(candidate.root, [candidate.collection(kind).manifest for kind in candidate.kinds])
-        problems = audit_version(candidate, verified_shards=verified_shards)
-        checks = {name: GateCheck(passed=not problem, problem=problem) for name, problem in problems.items()}
-        query_digests: dict[str, str] = {}
+        checks = _check_files(candidate, verified_shards)
+        test_queries: dict[str, GateQueries] = {}
         is_intact = all(check.passed for check in checks.values())
         if is_intact and served is not None:
             checks |= _check_removed_rows(config, candidate, served)
@@ -66,15 +66,17 @@ def make_gate(
         for kind in kinds if is_intact else ():
             comparison = _Comparison(config, candidate, served, kind)
             checks |= comparison.check_vectors(source.get(kind))
-            test_queries = _select_queries(comparison.max_queries, queries.get(kind), index_config)
-            if test_queries is not None and test_queries.count:
-                query_digests[kind] = test_queries.digest
-                checks |= comparison.check_queries(test_queries)
+            selected = _select_queries(comparison.max_queries, queries.get(kind), index_config)
+            if selected is not None:
+                test_queries[kind] = selected
+                checks |= comparison.check_queries(selected)
         verdict = GateVerdict(
             passed=all(check.passed for check in checks.values()),
             reason=_describe_failures(checks),
             checks=checks,
-            query_digests=query_digests,
+            query_digests={kind: selected.digest for kind, selected in test_queries.items()},
+            query_sources={kind: selected.source for kind, selected in test_queries.items()},
+            not_checked=list_not_checked(kinds, test_queries) if is_intact else {},
             compared_with=served.version if served else None,
             config=config.model_dump(mode="json"),
         )
@@ -83,6 +85,11 @@ def make_gate(
         return verdict
 
     return judge
+
+
+def _check_files(candidate: Index, verified_shards: Sequence[ShardManifest]) -> dict[str, GateCheck]:
+    problems = audit_version(candidate, verified_shards=verified_shards)
+    return {name: GateCheck(passed=not problem, problem=problem) for name, problem in problems.items()}
 
 
 def _check_removed_rows(config: GateConfig, candidate: Index, served: Index) -> dict[str, GateCheck]:
@@ -104,16 +111,15 @@ def _describe_failures(checks: Mapping[str, GateCheck]) -> str:
     return "; ".join(failed) + OVERRIDE_HINT if failed else ""
 
 
-def _select_queries(
-    max_queries: int, queries: HeldOutQueries | None, index_config: IndexConfig
-) -> HeldOutQueries | None:
-    """Return at most `max_queries` of the queries that did not choose nprobe."""
-    if queries is None:
+def _select_queries(max_queries: int, queries: GateQueries | None, index_config: IndexConfig) -> GateQueries | None:
+    """Return at most `max_queries` of the queries that did not choose nprobe; None without any."""
+    if queries is None or queries.count < 2:
         return None
     _, test_half = split_queries(queries.count, index_config.seed, index_config.tuning_queries)
     positions = test_half[:max_queries]
     relevant_ids = None if queries.relevant_ids is None else [queries.relevant_ids[i] for i in positions]
-    return HeldOutQueries(np.ascontiguousarray(queries.vectors[positions], np.float32), relevant_ids)
+    vectors = np.ascontiguousarray(queries.vectors[positions], np.float32)
+    return GateQueries(vectors, relevant_ids, queries.source)
 
 
 def _has_same_model(candidate: Index, served: Index | None, kind: str) -> bool:
@@ -189,7 +195,7 @@ class _Comparison:
             checks[f"{self._kind} results"] = check_share(matches, config.min_alignment, is_complete=is_complete)
         return checks
 
-    def check_queries(self, queries: HeldOutQueries) -> dict[str, GateCheck]:
+    def check_queries(self, queries: GateQueries) -> dict[str, GateCheck]:
         """Check recall against exact search, success@10 and latency, also against the served version."""
         config = self._config
         values_by_measure, latency_ms = measure_queries(self._collection, queries)
@@ -207,20 +213,19 @@ class _Comparison:
             checks[f"{self._kind} {measure}"] = check_share(values, minimum, served_value)
         return checks | {f"{self._kind} latency": check_latency(latency_ms, config.max_latency_ms)}
 
-    def _measure_served(self, queries: HeldOutQueries) -> dict[str, float]:
+    def _measure_served(self, queries: GateQueries) -> dict[str, float]:
         """Return recall and success@10 of the served version.
 
         They are read from its verdict if its vectors are of another model, if it was judged by the same queries, or if
-        the candidate is an update of it; else the queries are run on it.
+        the candidate is an update of it; else the queries are run on it. Values of queries from another source, such as
+        captions that the dataset no longer has, are not compared.
         """
         recorded: dict[str, float] = {}
-        for measure in QUERY_MEASURES:
-            check = self._served_gate.checks.get(f"{self._kind} {measure}") if self._served_gate else None
-            if check is not None and check.value is not None:
-                recorded[measure] = check.value
-        has_same_queries = (
-            self._served_gate is not None and self._served_gate.query_digests.get(self._kind) == queries.digest
-        )
+        gate, kind = self._served_gate, self._kind
+        if gate is not None and gate.query_sources.get(kind, "held-out") == queries.source:
+            checks = {measure: gate.checks.get(f"{kind} {measure}") for measure in QUERY_MEASURES}
+            recorded = {name: one.value for name, one in checks.items() if one is not None and one.value is not None}
+        has_same_queries = gate is not None and gate.query_digests.get(kind) == queries.digest
         if self._served is None or has_same_queries or (recorded and self._is_update):
             return recorded
         measured, _ = measure_queries(self._served, queries)

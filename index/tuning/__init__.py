@@ -5,6 +5,7 @@ In: vectors and held-out queries. Out: settings with measured recall, work and m
 
 from index.tuning.autotune import measure_candidates
 from index.tuning.choice import OperatingPoint, TuningLimits, choose_point, pareto_front
+from index.tuning.nprobe import sample_rows
 
 __all__ = [
     "OperatingPoint",
@@ -12,4 +13,5 @@ __all__ = [
     "choose_point",
     "measure_candidates",
     "pareto_front",
+    "sample_rows",
 ]

@@ -24,7 +24,15 @@ from data.io import (
     write_json,
 )
 from data.text import describe_validation_error
-from index.versions.manifest import CHECKSUM_PLACEHOLDER, PARTS, SCHEMA_VERSION, Candidate, Manifest, ShardManifest
+from index.versions.manifest import (
+    CHECKSUM_PLACEHOLDER,
+    PARTS,
+    READABLE_SCHEMAS,
+    SCHEMA_VERSION,
+    Candidate,
+    Manifest,
+    ShardManifest,
+)
 from index.versions.objects import ManifestModel, check_object, iter_refs
 
 PROGRAM_BY_SCHEMA = {2: "0.1"}  # versions of this program that wrote the older schemas
@@ -120,7 +128,7 @@ def read_version_manifest(root: Path, version: int | None = None) -> Manifest:
     except ValueError as error:
         raise ValueError(changed if is_changed else f"{error} {recovery_hint(root)}") from error
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA_VERSION:  # before the hash, so that an index of another version is not called damaged
+    if schema not in READABLE_SCHEMAS:  # before the hash, so that an index of another version is not called damaged
         raise ValueError(_schema_message(root, path, schema))
     if is_changed:
         raise ValueError(changed)

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
-from index.config import KINDS
+from index.config import EXACT_CODES, KINDS, QUERY_SOURCES, QuerySource
 from index.versions.objects import ManifestModel, ObjectRef
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+READABLE_SCHEMAS = (3, SCHEMA_VERSION)  # schema 3 lacks the sources of queries and the checks that were not made
 CHECKSUM_PLACEHOLDER = "0" * 64
 KindName = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]
 PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a shard
@@ -65,6 +66,7 @@ class RecallReport(ManifestModel):
         tuning_recall: the same on the tuning queries, which chose nprobe
         target: recall that was aimed at
         target_reached: whether the tuning queries reach the target; lossy codes may miss it with every list probed
+        query_source: where the queries come from, a key of `QUERY_SOURCES`
     """
 
     nprobe: int
@@ -75,6 +77,14 @@ class RecallReport(ManifestModel):
     num_tuning_queries: int
     target: float
     target_reached: bool
+    query_source: QuerySource = "held-out"
+
+    def describe(self) -> str:
+        """Return recall and queries in words."""
+        return (
+            f"recall@{self.k} {self.recall:.3f} of {self.num_test_queries:,} {QUERY_SOURCES[self.query_source]}; "
+            f"{self.num_tuning_queries:,} others chose nprobe"
+        )
 
 
 class CollectionManifest(ManifestModel):
@@ -92,6 +102,11 @@ class CollectionManifest(ManifestModel):
     recall: RecallReport
     coarse_error: float = Field(ge=0)
     """mean distance to the nearest centroid of the rows of the full build; the drift of later rows is relative to it"""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every query is compared with all vectors as they are stored."""
+        return self.nlist == 1 and self.factory.split(",")[-1] in EXACT_CODES
 
     @model_validator(mode="after")
     def _check_counts(self) -> "CollectionManifest":
@@ -158,6 +173,8 @@ class GateVerdict(ManifestModel):
     Attributes:
         reason: the failed checks in words; empty if it passed
         query_digests: by kind, digest of the queries that were run
+        query_sources: by kind, where these queries come from
+        not_checked: by check, why it could not be made; such a check does not count
         compared_with: the served version at that time; None if there was none
         config: the `GateConfig`, as JSON
         override_reason: why this version is served although the gate rejected it; None if it was not overridden
@@ -168,10 +185,19 @@ class GateVerdict(ManifestModel):
     reason: str = ""
     checks: dict[str, GateCheck] = Field(default_factory=dict)
     query_digests: dict[str, str] = Field(default_factory=dict)
+    query_sources: dict[str, QuerySource] = Field(default_factory=dict)
+    not_checked: dict[str, str] = Field(default_factory=dict)
     compared_with: int | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     override_reason: str | None = None
     rejected_version: int | None = None
+
+    def describe_not_checked(self) -> list[str]:
+        """Return one line per reason, with the checks that could not be made."""
+        names_by_reason: dict[str, list[str]] = {}
+        for name, reason in sorted(self.not_checked.items()):
+            names_by_reason.setdefault(reason, []).append(name)
+        return [f"{', '.join(names)}: {reason}" for reason, names in names_by_reason.items()]
 
     @model_serializer(mode="wrap")
     def _omit_override(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -188,7 +214,7 @@ class Manifest(Candidate):
         gate: verdict of the gate; None if there was no gate
     """
 
-    schema_: Literal[3] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[3, 4] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
     version: int = Field(ge=1)
     parent: int | None

@@ -99,18 +99,17 @@ def tune(
     from pipeline.workspace import Workspace
 
     limits = TuningLimits(min_recall, max_memory_gb * 1e9, max_latency_ms / 1e3)
-    advice = advise_index_settings(kind, limits, vectors, vectors.features.dataset, loaded.index.seed)
+    dataset = vectors.features.dataset
+    advice = advise_index_settings(kind, limits, vectors, dataset, loaded.index.seed, vectors.model)
     rows = format_table(advice)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     plot = Workspace(loaded.workspace).tuning_plot(kind)
     plot_advice(advice, limits, plot)
-    echo(
-        "> recommended for this kind of query, * on the Pareto front; "
-        f"measured on {advice.num_sampled} of {advice.num_rows} rows"
-    )
-    echo(f"plot   {plot}")
+    measured = f"measured on {advice.num_sampled} of {advice.num_rows} rows"
+    echo(f"> recommended for this kind of query, * on the Pareto front; {measured}")
+    echo(*(f"note   {note}" for note in advice.notes), f"plot   {plot}")
     settings = [*advice.settings, f"index.target_recall={min_recall:g}"]
     echo("build  tern index " + " ".join(f"--set '{setting}'" for setting in settings))
 

@@ -100,13 +100,15 @@ def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         of_which = f", of which {deltas} are delta shards" if deltas else ""
         yield "", f"{collection.factory}, {len(collection.shards)} shards{of_which}"
         settings = f"nprobe {collection.search.nprobe} of {collection.nlist} lists, rescore {collection.search.rescore}"
-        yield "", f"{settings}, recall@{collection.recall.k} {collection.recall.recall:.3f}"
+        yield "", f"{settings}{', exact search' if collection.is_exact else ''}"
+        yield "", collection.recall.describe()
     if manifest.gate is not None:
         result = "passed" if manifest.gate.passed else "rejected"
         yield "gate", f"{result} {manifest.gate.reason}".rstrip()
         for name, check in manifest.gate.checks.items():
             if check.passed and check.value is not None:
                 yield "", f"{name} {check}"
+        yield from (("not checked", line) for line in manifest.gate.describe_not_checked())
 
 
 def publish(

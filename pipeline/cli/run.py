@@ -18,8 +18,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pipeline.stages import Vectors
     from tern.evaluation import Evaluation
 
 EXTRACTION = ("dataset", "region features", "token features")
@@ -54,7 +53,7 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     if len(vectors.features.invalid_records) > len(features.invalid_records):
         print_dataset_notes(runner, vectors.features)
     evaluation = runner.evaluate(vectors)
-    _print_metrics(evaluation, vectors.model)
+    _print_metrics(evaluation, vectors)
     index = runner.publish_index(vectors)
     echo(f"index   {index}")
     finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
@@ -120,13 +119,16 @@ def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     runner = make_runner(plan, overrides)
     vectors = make_vectors(runner)
     print_dataset_notes(runner, vectors.features)
-    _print_metrics(runner.evaluate(vectors), vectors.model)
+    _print_metrics(runner.evaluate(vectors), vectors)
 
 
-def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
-    from pipeline.runs import describe_chance, describe_training
+def _print_metrics(evaluation: "Evaluation", vectors: "Vectors") -> None:
+    from pipeline.runs import describe_chance, describe_missing_captions, describe_training
     from tern.card import read_model_card
 
+    print_notes(describe_missing_captions(vectors.features.dataset, evaluation))
+    if not evaluation.splits:
+        return
     echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
     for split, split_evaluation in evaluation.splits.items():
         metrics = split_evaluation.metrics
@@ -139,7 +141,7 @@ def _print_metrics(evaluation: "Evaluation", model: "Path") -> None:
                 echo(f"{split:<7} {key:<24} {value:8.3f}")
     for note in describe_chance(evaluation):
         echo(note)
-    print_notes(describe_training(read_model_card(model)))
+    print_notes(describe_training(read_model_card(vectors.model)))
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -80,13 +80,15 @@ def search(
 def _check_query(plan: "Plan", image: Path | None, where: str | None, version: str) -> int | None:
     """Check everything that needs no model, before torch is imported; return the number of the version."""
     from index.versions import read_version_manifest
-    from pipeline.workspace import Workspace, check_published
+    from pipeline.workspace import Workspace, check_has_captions, check_published
 
     workspace = Workspace(plan.workspace)
     number = resolve_version_option(workspace.index, version)
     if number is None:
         check_published(workspace)
-    read_version_manifest(workspace.index, number)
+    manifest = read_version_manifest(workspace.index, number)
+    if image is not None:
+        check_has_captions(manifest)
     if where is not None:
         from index.metadata import parse_filter  # imports pyarrow and numpy
 

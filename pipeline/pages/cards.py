@@ -121,7 +121,11 @@ class CollectionRow:
     nlist: int
     nprobe: int
     recall: float
-    """recall@10 of held-out queries against exact search, 0 to 1"""
+    """recall@10 against exact search, 0 to 1"""
+    queries: str
+    """number and source of the queries that recall was measured with"""
+    is_exact: bool
+    """whether every query is compared with all vectors"""
 
 
 def load_thumbnail(path: Path) -> ReducedImage | None:

@@ -130,10 +130,9 @@ def _read_split(vectors: VectorStores, dataset: Dataset, split: str) -> tuple[_I
     images, captions = Store(vectors.images), Store(vectors.captions)
     image_ids, caption_ids, caption_image_ids = held_out_ids(dataset, images, captions, split)
     if not caption_ids:
-        raise ValueError(
-            f"{dataset.name}: no image of split {split!r} has a caption; the splits have "
-            f"{dataset.count_images_by_split()} images. Choose another --split."
-        )
+        hint = f"the splits have {dataset.count_images_by_split()} images. Choose another --split."
+        hint = hint if dataset.captions else "the dataset has no captions. Add some to measure what a query finds."
+        raise ValueError(f"{dataset.name}: no image of split {split!r} has a caption; {hint}")
     image_vectors = images.read("features", image_ids).astype("float32")
     caption_vectors = captions.read("features", caption_ids).astype("float32")
     image_labels, caption_labels = encode_image_ids(image_vectors, image_ids, caption_vectors, caption_image_ids)

@@ -6,6 +6,7 @@ from data.datasets import Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
+from index.config import QUERY_SOURCES
 from index.versions import Manifest
 from pipeline.pages.cards import (
     CollectionRow,
@@ -21,7 +22,13 @@ from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
-from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
+from pipeline.runs.notes import (
+    describe_chance,
+    describe_extractor,
+    describe_missing_captions,
+    describe_splits,
+    describe_training,
+)
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
@@ -47,6 +54,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     """
     plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
+    manifest = searcher.index.manifest
     galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
     misses, misses_page = _find_misses(finished), ""
     if misses and with_misses_page:
@@ -69,7 +77,8 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         misses_page=misses_page,
         stages=_make_stage_rows(finished),
         invalid_records=[(printable(record.name), printable(record.reason)) for record in features.invalid_records],
-        collections=_make_collection_rows(searcher.index.manifest),
+        collections=_make_collection_rows(manifest),
+        not_checked=manifest.gate.describe_not_checked() if manifest.gate else (),
     )
     return write_text(finished.workspace.report, page)
 
@@ -86,6 +95,7 @@ def _list_notes(finished: Finished) -> list[str]:
     return [
         *describe_extractor(finished.plan),
         *describe_training(read_model_card(finished.model)),
+        *describe_missing_captions(finished.features.dataset, finished.evaluation),
         *describe_chance(finished.evaluation),
         *describe_splits(finished.features.input_dataset),
         *map(printable, finished.features.input_dataset.notes),
@@ -112,7 +122,7 @@ def _make_headline(evaluation: Evaluation) -> list[tuple[str, float, str]]:
 def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]:
     """Search captions for images of the test split, taken at equal distances."""
     features, num_images = finished.features, finished.plan.report.num_images
-    if not splits_with_captions(features.dataset, (SPLIT,)):
+    if not splits_with_captions(features.dataset, (SPLIT,)) or "caption" not in searcher.index.kinds:
         return []
     store = Store(finished.vectors.images)
     images = [image for image in features.dataset.select_split(SPLIT).images if image.id in store]
@@ -137,18 +147,19 @@ def _find_misses(finished: Finished) -> MissReport | None:
 
 def _make_stage_rows(finished: Finished) -> list[StageRow]:
     features = finished.features
-    regions, tokens = Store(features.regions), Store(features.tokens)
+    regions, tokens, captions = Store(features.regions), Store(features.tokens), features.dataset.captions
     truncated, unknown = count_truncated_captions(features), count_unknown_captions(features)
     limit = finished.plan.text.max_tokens
     descriptions = {
         "dataset": f"{printable(features.dataset.name)}: {_count_splits(features.input_dataset)}",
         "region features": f"{len(regions):,} images, {regions.dim:,} features per region",
-        "token features": f"{len(tokens):,} captions, {tokens.dim:,} features per token"
+        "token features": f"{len(tokens):,} captions"
+        + (f", {tokens.dim:,} features per token" if len(tokens) else "")
         + (f"; {truncated:,} captions truncated to {limit} tokens" if truncated else "")
         + (f"; {unknown:,} captions of which the tokenizer knows nothing" if unknown else ""),
         "training": _describe_model(read_model_card(finished.model)),
-        "embedding": "one unit vector per image and per caption",
-        "evaluation": "recall on the held-out splits",
+        "embedding": f"one unit vector per image{' and per caption' if captions else ''}",
+        "evaluation": "recall on the held-out splits" if finished.evaluation.splits else "nothing to measure",
         "index": f"version {finished.index.stem} published",
     }
     return [StageRow(entry.stage, descriptions[entry.stage], entry.output, entry.seconds) for entry in finished.stages]
@@ -173,6 +184,8 @@ def _make_collection_rows(manifest: Manifest) -> list[CollectionRow]:
             nlist=collection.nlist,
             nprobe=collection.search.nprobe,
             recall=collection.recall.recall,
+            queries=f"{collection.recall.num_test_queries:,} {QUERY_SOURCES[collection.recall.query_source]}",
+            is_exact=collection.is_exact,
         )
         for kind, collection in manifest.collections.items()
     ]

@@ -47,7 +47,9 @@ def plot_advice(advice: TuningAdvice, limits: TuningLimits, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, query_kind in zip(figure.subplots(1, 2), QUERY_KINDS[advice.kind], strict=True):
+    query_kinds = [query_kind for query_kind in QUERY_KINDS[advice.kind] if query_kind in advice.chosen]
+    panels = figure.subplots(1, len(query_kinds), squeeze=False)[0]
+    for axes, query_kind in zip(panels, query_kinds, strict=True):
         points = [point for point in advice.points if point.query_kind == query_kind]
         for code in dict.fromkeys(point.factory.split(",")[1] for point in points):
             with_code = [point for point in points if point.factory.endswith(f",{code}")]

@@ -8,7 +8,13 @@ from pipeline.runs.dry_run import ALL_STAGES, StagePreview, preview_stages
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo
 from pipeline.runs.existing import read_finished, read_vectors
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions, write_invalid_records
-from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
+from pipeline.runs.notes import (
+    describe_chance,
+    describe_extractor,
+    describe_missing_captions,
+    describe_splits,
+    describe_training,
+)
 from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
 from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
@@ -25,6 +31,7 @@ __all__ = [
     "count_unknown_captions",
     "describe_chance",
     "describe_extractor",
+    "describe_missing_captions",
     "describe_splits",
     "describe_training",
     "estimate_extraction",

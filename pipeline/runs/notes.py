@@ -1,4 +1,4 @@
-"""Notes about figures that mean little: recalls near chance, a best epoch that is the first, an unsuitable detector."""
+"""Notes about figures that are missing or mean little: no captions, recalls near chance, an unsuitable detector."""
 
 from pathlib import Path
 
@@ -40,6 +40,21 @@ def describe_chance(evaluation: Evaluation) -> list[str]:
         if names:
             notes.append(f"{split}: too few images ({result.images:,}) to tell these from chance: {names}.")
     return notes
+
+
+def describe_missing_captions(dataset: Dataset, evaluation: Evaluation) -> list[str]:
+    """Return a note if captions are missing, so that there are no metrics."""
+    if evaluation.splits:
+        return []
+    if dataset.captions:
+        return [
+            "No image of val or test has a caption, so there are no metrics. Assign images with captions to these "
+            "splits with a field `split` in the annotations."
+        ]
+    return [
+        "The dataset has no captions, so there are no metrics and no photo queries. Text queries work. Add captions to "
+        "measure recall."
+    ]
 
 
 def describe_splits(dataset: Dataset) -> list[str]:

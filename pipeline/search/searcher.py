@@ -12,7 +12,7 @@ from pipeline.search.encode import EncoderPool, QueryEncoder
 from pipeline.search.hits import Hit, Region
 from pipeline.search.stored_images import StoredImages
 from pipeline.stages.origin import read_origin
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, check_has_captions
 
 REGIONS_PER_HIT = 2
 HITS_PER_PASS = 16  # whose regions are embedded in one forward pass
@@ -88,8 +88,10 @@ class Searcher:
             The best captions, best first.
 
         Raises:
-            ValueError: The photo or the filter is invalid, or no regions of the photo are known (see `embed_image`).
+            ValueError: The photo or the filter is invalid, the index has no captions, or no regions of the photo are
+                known (see `embed_image`).
         """
+        check_has_captions(self.index.manifest)
         found = self.index.search(self.embed_image(photo), k, "caption", where=where)[0]
         return [Hit(hit.id, hit.score, self._get_path(hit.metadata), (hit.metadata.text or "",)) for hit in found]
 
@@ -137,10 +139,13 @@ class Searcher:
 
     def _make_image_hits(self, group: Sequence[IndexHit], query: np.ndarray) -> Iterator[Hit]:
         for found, regions in zip(group, self._find_matching_regions(group, query), strict=True):
-            captions = tuple(row.text or "" for row in self.index.get_image_metadata("caption", found.id))
+            captions = tuple(row.text or "" for row in self._find_captions(found.id))
             row = found.metadata
             size = (row.width, row.height) if row.width and row.height else None
             yield Hit(found.id, found.score, self._get_path(row), captions, regions, size)
+
+    def _find_captions(self, image_id: str) -> list[Row]:
+        return self.index.get_image_metadata("caption", image_id) if "caption" in self.index.kinds else []
 
     def _get_path(self, row: Row) -> Path:
         return self._image_root / (row.path or "")

@@ -1,7 +1,7 @@
 """Index stage: publish the vectors of a model, with metadata, as a version of the index."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from data.store import Store
 from index.building import IncompatibleUpdateError, build_index, compact_index, find_due_maintenance, update_index
 from index.collection import Collection, IndexInputs
 from index.config import GateConfig, IndexConfig, Kind, MaintenanceConfig
-from index.quality import HeldOutQueries, make_gate
+from index.quality import GateQueries, make_gate
 from index.search import Index
 from index.versions import read_version_manifest
-from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.index_rows import make_collection, read_image_sizes
 from pipeline.stages.origin import Origin, read_origin
+from pipeline.stages.queries import choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
+from tern.model import read_calibration
 
-MIN_QUERIES = 2
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +41,8 @@ def publish_full_index(
 ) -> Path:
     """Build an index over all vectors and publish it as a new version.
 
-    Recall is measured with held-out queries of the other kind: captions search images, and images search captions.
+    Recall is measured with queries of the other kind where there are some: captions search images, and images search
+    captions (see `choose_queries`).
 
     Args:
         source: What the index is built from.
@@ -55,7 +56,7 @@ def publish_full_index(
     Raises:
         RejectedError: The version did not pass the gate. It is kept, and the served version stays served.
     """
-    inputs, queries = _make_inputs(source)
+    inputs, queries = _make_inputs(source, config, workspace)
     gate_fn = None if gate is None else make_gate(gate, queries, inputs.collections, config)
     return build_index(config, inputs, workspace.index, gate=gate_fn)
 
@@ -94,7 +95,7 @@ def publish_index_update(
         FileNotFoundError: No version is published, and `allow_full_build` is False.
         RejectedError: The version did not pass the gate. It is kept, and the served version stays served.
     """
-    root, (inputs, queries) = workspace.index, _make_inputs(source)
+    root, (inputs, queries) = workspace.index, _make_inputs(source, config, workspace)
     gate_fn = None if gate is None else make_gate(gate, queries, inputs.collections, config)
     try:
         path = update_index(config, inputs, root, gate=gate_fn, version=version)
@@ -128,37 +129,27 @@ def find_served_version(workspace: Workspace, version: int | None = None) -> tup
         return index.path, workspace.models / read_origin(index).model
 
 
-def _make_inputs(source: IndexSource) -> tuple[IndexInputs, dict[str, HeldOutQueries]]:
-    """Return what is indexed, and the queries of the gate with their relevant items."""
+def _make_inputs(
+    source: IndexSource, config: IndexConfig, workspace: Workspace
+) -> tuple[IndexInputs, dict[str, GateQueries]]:
+    """Return what is indexed, and the queries of the gate with their relevant items.
+
+    A dataset without captions has only a collection of images.
+    """
     dataset, sizes = source.dataset, read_image_sizes(source.regions, source.dataset)
     stores: dict[Kind, Store] = {"image": Store(source.vectors.images), "caption": Store(source.vectors.captions)}
-    collections: dict[str, Collection] = {
-        kind: make_collection(dataset, store, kind, sizes) for kind, store in stores.items()
-    }
-    queries = {
-        "image": _make_held_out_queries(dataset, stores, "caption"),
-        "caption": _make_held_out_queries(dataset, stores, "image"),
-    }
-    query_vectors = {kind: held_out.vectors for kind, held_out in queries.items()}
-    provenance = {} if source.origin is None else source.origin.model_dump()
-    return IndexInputs(collections, query_vectors, provenance), queries
-
-
-def _make_held_out_queries(dataset: Dataset, stores: Mapping[Kind, Store], kind: Kind) -> HeldOutQueries:
-    """Make queries of one kind from the held-out splits.
-
-    If they have fewer than two, from all splits: one half of the queries chooses nprobe, the other half measures it.
-    """
-    position = 1 if kind == "caption" else 0
-    ids: list[str] = []
-    for known_splits in (HELD_OUT, tuple(dataset.count_images_by_split())):
-        splits = splits_with_captions(dataset, known_splits)
-        ids_by_split = [held_out_ids(dataset, stores["image"], stores["caption"], split) for split in splits]
-        ids = [name for part in ids_by_split for name in part[position]]
-        if len(ids) >= MIN_QUERIES:
-            break
-    if kind == "caption":
-        relevant_ids = [{dataset.image_id_by_caption_id[name]} for name in ids]
-    else:
-        relevant_ids = [{caption.id for caption in dataset.captions_by_image_id[name]} for name in ids]
-    return HeldOutQueries(stores[kind].read("features", ids).astype("float32"), relevant_ids)
+    calibration = None if source.origin is None else read_calibration(workspace.models / source.origin.model)
+    collections: dict[str, Collection] = {}
+    queries: dict[str, GateQueries] = {}
+    for kind, store in stores.items():
+        collection = make_collection(dataset, store, kind, sizes)
+        if collection.ids:
+            queries[kind] = choose_queries(kind, collection, dataset, stores, calibration, config)
+        if collection.ids or kind == "image":  # an empty collection of images is an error of the build
+            collections[kind] = collection
+    return IndexInputs(
+        collections,
+        {kind: one.vectors for kind, one in queries.items()},
+        {} if source.origin is None else source.origin.model_dump(),
+        {kind: one.source for kind, one in queries.items()},
+    ), queries

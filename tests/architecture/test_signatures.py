@@ -63,7 +63,7 @@ EXCEPTIONS = {
     "tern/training/optim.py:make_param_groups": "torch's parameter groups",
     "tern/training/trainer.py:Trainer.stateful_parts": "the keys are names in last.pt; the values have `state_dict`",
     "index/building/build.py:check_json_plain": PROVENANCE,
-    "index/building/build.py:_CollectionBuild.run": PROVENANCE,
+    "index/building/collection_build.py:CollectionBuild.run": PROVENANCE,
     "index/building/shard.py:compute_vector_space": PROVENANCE,
     "index/building/update.py:_check_compatible": PROVENANCE,
     "index/building/update.py:_resolve_rescore": "settings of an older version, which may have other names",

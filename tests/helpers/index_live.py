@@ -12,7 +12,7 @@ import numpy as np
 from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import GateConfig, IndexConfig
-from index.quality.checks import HeldOutQueries
+from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
 from index.search.hot_reload import HotReloader
 from tests.helpers.index_world import make
@@ -40,7 +40,7 @@ def referenced_hashes(root: Path) -> set[str]:
 def publish(root: Path, seed: int, gated: bool = False) -> None:
     """Build and publish the vectors of a seed."""
     collections, queries = make(seed, images=60)
-    held_out = {kind: HeldOutQueries(queries[kind]) for kind in collections}
+    held_out = {kind: GateQueries(queries[kind]) for kind in collections}
     gate = make_gate(GateConfig(max_sampled_rows=20), held_out, collections, CONFIG) if gated else None
     build_index(CONFIG, IndexInputs(collections, queries, {"seed": seed}), root, gate=gate)
 

@@ -2,7 +2,7 @@
 
 from index.building.publish import GateFn
 from index.config import GateConfig
-from index.quality.checks import HeldOutQueries
+from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
 from tests.helpers.index_updates import CONFIG, World
 
@@ -12,7 +12,7 @@ IMAGES = 80  # so that a lookup of the compaction is larger than one of the upda
 def make_world_gate(world: World) -> GateFn:
     """Make the gate of an update or a compaction, as the command line does."""
     source = world.collections()
-    queries = {kind: HeldOutQueries(world.queries[kind]) for kind in source}
+    queries = {kind: GateQueries(world.queries[kind]) for kind in source}
     return make_gate(GateConfig(max_sampled_rows=20), queries, source, CONFIG)
 
 

@@ -20,7 +20,7 @@ from index.config import GateConfig, IndexConfig
 from index.ivf.faiss_io import POINTS_PER_LIST, choose_factory, parse_nlist
 from index.metadata.schema import Row
 from index.metadata.tables import build_table
-from index.quality.checks import HeldOutQueries
+from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
 from index.search.index import Index
 from index.versions.folder import read_version_manifest
@@ -128,7 +128,7 @@ def _measure_parts(root: Path, source: Collection, queries: np.ndarray) -> dict[
 
     prepared, _ = cpu_of(prepare)
     end_times, start = {}, time.process_time()
-    gate = make_gate(GateConfig(), {"image": HeldOutQueries(queries)}, {"image": source})
+    gate = make_gate(GateConfig(), {"image": GateQueries(queries)}, {"image": source})
     record_step = lambda step: end_times.update({step: time.process_time() - start})  # noqa: E731
     build_index(IndexConfig(), IndexInputs({"image": source}, {"image": queries}), root, on_step=record_step, gate=gate)
     total, trained_end, tuned_end = (

@@ -12,7 +12,7 @@ from index.building.compact import compact_index, measure_drift
 from index.building.update import update_index
 from index.collection import IndexInputs
 from index.config import GateConfig, IndexConfig
-from index.quality.checks import HeldOutQueries
+from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
 from index.versions.folder import read_version_manifest
 from index.versions.objects import _cached_sha256
@@ -36,7 +36,7 @@ def index_update(folder: Path) -> None:
     )
     original = collection(vectors, everything[:-ADDED])
     table = Table("what", "CPU s", "of the build", title=f"index, {ROWS:,} x {DIM}", title_justify="left")
-    judge = lambda source: make_gate(GateConfig(), {"image": HeldOutQueries(queries["text"])}, {"image": source})  # noqa: E731
+    judge = lambda source: make_gate(GateConfig(), {"image": GateQueries(queries["text"])}, {"image": source})  # noqa: E731
     for gated, root in (("", folder / "plain"), (", with the gate", folder / "gated")):
         gate = judge if gated else lambda source: None
         inputs = IndexInputs({"image": original}, {"image": queries["text"]})

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.config import RegionFileConfig
+from data.config import ImportConfig, RegionFileConfig
 from data.exchange.region_file import RegionFile
+from data.exchange.region_import import import_regions
+from data.formats.flat_rows import check_shapes
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -71,3 +73,16 @@ def test_region_file_raises_for_broken_and_missing_files(tmp_path):
     file.config.path.unlink()
     with pytest.raises(FileNotFoundError, match=r"set `regions_file\.path`"):
         RegionFile(file.config)
+
+
+@pytest.mark.parametrize("content", [b"", b"img_id\timg_h", b"PK\3\4 cut"])
+def test_file_that_is_no_npz_is_named_with_what_to_do(content, tmp_path):
+    (tmp_path / "x.npz").write_bytes(content)
+    config = ImportConfig(sources=(tmp_path / "x.npz",), format="flat-npz")
+    with pytest.raises(ValueError, match=r"x\.npz cannot be read: it is not an \.npz file.*write or copy it again"):
+        import_regions(config, tmp_path / "out")
+
+
+def test_offsets_that_are_no_whole_numbers_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"x: offset is float64 \(2,\); it must be whole numbers"):
+        check_shapes(tmp_path / "x", np.array([0.0, 1.5]), {"filename": (1,)}, ())

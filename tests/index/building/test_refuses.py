@@ -78,7 +78,6 @@ INVALID = {
         {},
         r"different dimensions \(image 9, caption 24\)",
     ),
-    "lists": (lambda c, q: (c, q), {"nlist": 61}, r"61 lists, but there are 60 rows"),
     "graph": (lambda c, q: (c, q), {"factory": "HNSW32"}, r"'HNSW32' creates IndexHNSWFlat, which cannot be sharded"),
     "nonsense": (lambda c, q: (c, q), {"factory": "IVF4,Magic"}, r"FAISS does not accept factory 'IVF4,Magic'"),
     "nlist twice": (

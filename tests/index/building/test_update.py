@@ -118,9 +118,8 @@ def with_another_model(world):
     return update_index(CONFIG, world.inputs({"model": "other"}), world.root)
 
 
-def without_captions(world):
-    inputs = world.inputs()
-    return update_index(CONFIG, replace(inputs, collections={"image": inputs.collections["image"]}), world.root)
+def without_collections(world):
+    return update_index(CONFIG, replace(world.inputs(), collections={}), world.root)
 
 
 def with_longer_vector(world):
@@ -150,7 +149,7 @@ INVALID = {
         "built with model = 'abc'; the plan now has 'other'. An update cannot change it. Build a new version",
     ),
     "other settings": (with_three_shards, IncompatibleUpdateError, "built with shards = 2; the plan now has 3"),
-    "no captions": (without_captions, IncompatibleUpdateError, "collection caption = 'present'; the plan now has None"),
+    "no collections": (without_collections, ValueError, "no collections to index. Pass the vectors of images"),
     "another dimension": (with_longer_vector, IncompatibleUpdateError, "25 numbers, those of the published version 24"),
     "not finite": (with_nan, ValueError, "0003.jpg' has length nan"),
     "another kind": (lambda world: replace_row(world, kind="video"), ValueError, "'0003.jpg' has kind 'video'"),

@@ -19,7 +19,7 @@ from index.ivf.vectors import ShardVectors
 from index.metadata.tables import write_lookup, write_parquet
 from index.quality import gate
 from index.quality.audit import audit_version
-from index.quality.checks import HeldOutQueries, check_share, measure_queries
+from index.quality.checks import GateQueries, check_share, measure_queries
 from index.quality.gate import make_gate
 from index.search.index import Index
 from index.tuning import nprobe
@@ -39,7 +39,7 @@ def scene(seed: int = 1, drop: int = 0):
     if drop:
         collections = drop_last(collections, drop)
     held_out = {
-        kind: HeldOutQueries(queries[kind], exact_ids(collections[kind], queries[kind], 1)) for kind in collections
+        kind: GateQueries(queries[kind], exact_ids(collections[kind], queries[kind], 1)) for kind in collections
     }
     return collections, queries, held_out
 
@@ -121,7 +121,7 @@ def test_served_version_is_not_measured_again_with_the_same_queries(root, monkey
     assert first.query_digests == second.query_digests
     for kind in collections:
         assert second.checks[f"{kind} recall"].served_value == first.checks[f"{kind} recall"].value
-    other_queries = {kind: HeldOutQueries(query_set.vectors) for kind, query_set in held_out.items()}
+    other_queries = {kind: GateQueries(query_set.vectors) for kind, query_set in held_out.items()}
     publish(root, drop_last(collections, 19), queries, other_queries)
     assert len(calls) == 6, "other queries are run on both versions"
 
@@ -142,7 +142,7 @@ def test_gate_runs_only_queries_that_did_not_choose_nprobe(tmp_path, monkeypatch
 
     monkeypatch.setattr(nprobe, "kth_scores", record_tuning)
     monkeypatch.setattr(gate, "measure_queries", record_gate)
-    publish(tmp_path, collections, many, {kind: HeldOutQueries(array) for kind, array in many.items()}, config)
+    publish(tmp_path, collections, many, {kind: GateQueries(array) for kind, array in many.items()}, config)
     assert [len(half) for half in tuned] == [1_000] * 4
     for i, queries in enumerate(judged):
         rows = {row.tobytes() for row in queries.vectors}

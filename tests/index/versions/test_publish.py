@@ -17,13 +17,17 @@ import pytest
 from data.io.digests import sha256_file
 from index.building.build import build_index
 from index.collection import Collection, IndexInputs
+from index.config import GateConfig
+from index.quality.gate import make_gate
 from index.search.index import Index
 from index.versions.events import FILE, read_events
 from index.versions.folder import insert_checksum, list_versions, manifest_path, read_current
-from index.versions.manifest import GateCheck, GateVerdict
+from index.versions.manifest import CHECKSUM_PLACEHOLDER, GateCheck, GateVerdict
 from index.versions.objects import ObjectRef, object_path
 from index.versions.switch import RejectedError, rollback, verify_version
 from tests.helpers.index_publish import CONFIG, bytes_of, publish
+from tests.helpers.index_updates import CONFIG as UPDATE_CONFIG
+from tests.helpers.index_updates import World
 from tests.helpers.index_world import make
 
 STEPS = [
@@ -324,9 +328,9 @@ DAMAGE = {
     ),
     "other schema": (
         "manifest",
-        edit_manifest(lambda m: m.update(schema=4)),
+        edit_manifest(lambda m: m.update(schema=5)),
         True,
-        r"index has index schema 4, written by a newer version of this program; this version reads schema 3",
+        r"index has index schema 5, written by a newer version of this program; this version reads schema 4",
     ),
     "other number": (
         "manifest",
@@ -380,7 +384,7 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
     path.write_text(json.dumps(manifest))
     (root / "CURRENT").write_text(json.dumps({"version": 1, "manifest_sha256": sha256_file(path)}))
     message = (
-        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 3. "
+        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 4. "
         f"Delete {root} and run 'tern index' again, or install version 0.1."
     )
     for read in (Index.open, verify_version):
@@ -388,6 +392,27 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
             read(root)
     publish(root, 1)
     assert first_hit(root)[0] == 2
+
+
+def test_index_of_schema_3_is_read_and_updated(tmp_path):
+    """Schema 3 is schema 4 without the sources of the queries and the checks that were not made."""
+    world, gate = World(), make_gate(GateConfig(), {}, World().collections())
+    build_index(UPDATE_CONFIG, world.inputs(), tmp_path, gate=gate)
+    path = manifest_path(tmp_path, 1)
+    content = json.loads(path.read_text()) | {"schema": 3, "sha256": CHECKSUM_PLACEHOLDER}
+    for part in ("query_sources", "not_checked"):
+        del content["gate"][part]
+    for collection in content["collections"].values():
+        del collection["recall"]["query_source"]
+    path.chmod(0o644)
+    path.write_text(insert_checksum(json.dumps(content)))
+    (tmp_path / "CURRENT").write_text(json.dumps({"version": 1, "manifest_sha256": sha256_file(path)}))
+    assert verify_version(tmp_path, 1).collections["image"].recall.query_source == "held-out"
+    world.check(tmp_path)
+    world.remove("image", "0003.jpg")
+    assert world.update(tmp_path, gate=gate) == manifest_path(tmp_path, 2)
+    world.check(tmp_path)
+    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 4
 
 
 def test_rejected_candidate_is_kept_and_served_version_does_not_change(tmp_path):
