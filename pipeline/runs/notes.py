@@ -58,8 +58,8 @@ def describe_missing_captions(dataset: Dataset, evaluation: Evaluation) -> list[
 
 
 def describe_splits(dataset: Dataset) -> list[str]:
-    """Return a note about the splits if some of them were drawn."""
-    if not dataset.num_drawn:
+    """Return a note about the splits if some of them were drawn; without captions they have no effect."""
+    if not dataset.num_drawn or not dataset.captions:
         return []
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.count_images_by_split().items())
     return [

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.store import Store
+from index.versions import read_current
 from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.extract import find_plan_stores, open_store_or_none
 from pipeline.stages.results import Vectors
@@ -61,7 +61,10 @@ def update_photo_index(runner: PipelineRunner, on_message: Callable[[str], None]
     features = runner.extract(dataset)
     changes = find_changes(before, _read_hashes(runner))
     vectors = runner.embed(features, runner.train(features))
-    index = runner.update_index(vectors, allow_full_build=True, on_message=on_message)
+    if read_current(runner.workspace.index) is None:
+        index = runner.publish_index(vectors)
+    else:
+        index = runner.update_index(vectors, allow_full_build=True, on_message=on_message)
     return PhotoUpdate(changes, changes.new + changes.changed, vectors, index)
 
 
