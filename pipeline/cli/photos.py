@@ -9,7 +9,6 @@ import typer
 from pipeline.cli.options import print_message
 from pipeline.cli.output import echo
 from pipeline.photo_folders import (
-    DEFAULT_MODEL,
     PhotoFolder,
     default_workspace,
     find_plan_file,

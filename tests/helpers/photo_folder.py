@@ -1,9 +1,12 @@
-"""Small photographs for the tests of `tern photos`: drawn, each with a content of its own."""
+"""`tern photos` in this process, and small photographs for it: drawn, each with a content of its own."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline.cli.app import build_app
 
 
 def draw_photo(path: Path, seed: int, side: int = 48) -> Path:
@@ -20,3 +23,11 @@ def draw_folder(folder: Path, count: int) -> Path:
     for seed in range(count):
         draw_photo(folder / ("", "a", "a/b")[seed % 3] / f"{seed:03d}.jpg", seed)
     return folder
+
+
+def run_photos(*words: object) -> tuple[int, str]:
+    """Run `tern photos WORDS` in this process; return the exit code and all output, or the message of the error."""
+    result = CliRunner().invoke(build_app(), ["photos", "--workers", "1", *map(str, words)] if words else ["photos"])
+    error = result.exception
+    message = f"{type(error).__name__}: {error}" if error and not isinstance(error, SystemExit) else ""
+    return result.exit_code, result.output + message

