@@ -83,8 +83,8 @@ def read_photo_folder(plan_file: Path) -> PhotoFolder:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{plan_file} is not the plan of a folder of photographs ({type(error).__name__}: {error}). Remove the file "
-            "and run `tern photos FOLDER` again, with the same --workspace if it had one."
+            f"{plan_file} is not the plan of a folder of photographs ({type(error).__name__}: {error}). Remove the "
+            "file and run `tern photos FOLDER` again, with the same --workspace if it had one."
         ) from error
 
 

@@ -16,7 +16,7 @@ from pipeline.photo_folders import (
 )
 from pipeline.plans.load import load_plan
 
-NAMES = [
+NAMES = ["holiday", "ein Bild", 'with "quotes"', "back\\slash", "50% off", "émile", "日本", "a" * 200, "-rf", "a.toml"]
     "holiday",
     "ein Bild",
     'with "quotes"',
