@@ -17,18 +17,6 @@ from pipeline.photo_folders import (
 from pipeline.plans.load import load_plan
 
 NAMES = ["holiday", "ein Bild", 'with "quotes"', "back\\slash", "50% off", "émile", "日本", "a" * 200, "-rf", "a.toml"]
-    "holiday",
-    "ein Bild",
-    'with "quotes"',
-    "back\\slash",
-    "50% off",
-    "émile",
-    "日本",
-    "a" * 200,
-    "-rf",
-    "a.toml",
-    "[x]",
-]
 
 
 @pytest.fixture(autouse=True)
