@@ -5,6 +5,7 @@ of all of them, wherever its workspace is. No settings are imported: the list st
 """
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def find_plan_file(images: Path) -> Path:
 
     Its name has the name of the folder, and a digest of its path, since two folders may have one name.
     """
-    path = images.expanduser().resolve()
+    path = resolve_path(images)
     words = re.sub(r"[^\w.-]+", "-", path.name)[:MAX_NAME_CHARACTERS].strip(".-") or "photos"
     return list_root() / f"{words}-{sha256_text(str(path))[:8]}.toml"
 
@@ -88,8 +89,27 @@ def read_photo_folder(plan_file: Path) -> PhotoFolder:
         ) from error
 
 
-def write_photo_plan(folder: PhotoFolder) -> Path:
-    """Write the plan of a folder of photographs, if the file does not say the same already. Returns its path."""
+def resolve_path(path: Path) -> Path:
+    """Return the absolute path without links; the last parts may be missing, and a loop of links stays as it is."""
+    return Path(os.path.realpath(path.expanduser()))
+
+
+def check_workspace(folder: PhotoFolder) -> None:
+    """Raise ValueError if the workspace of a folder of photographs is that of another one."""
+    for plan_file in list_plan_files():
+        try:
+            other = read_photo_folder(plan_file)
+        except (OSError, ValueError):  # the list reports it
+            continue
+        if other.images != folder.images and other.workspace == folder.workspace:
+            raise ValueError(
+                f"The workspace {folder.workspace} is that of the photographs in {other.images}, which would be "
+                "removed from it. Pass another --workspace."
+            )
+
+
+def format_photo_plan(folder: PhotoFolder) -> str:
+    """Return the text of the plan of a folder of photographs."""
     lines = [
         "# Written by `tern photos`, which writes it again when its options change.",
         f"workspace = {_quote(str(folder.workspace))}",
@@ -100,8 +120,12 @@ def write_photo_plan(folder: PhotoFolder) -> Path:
         f"images = {_quote(str(folder.images))}",
         *(f"{name} = [{', '.join(map(_quote, globs))}]" for name, globs in _list_globs(folder)),
     ]
-    text = "\n".join(lines) + "\n"
-    path = folder.plan_file
+    return "\n".join(lines) + "\n"
+
+
+def write_photo_plan(folder: PhotoFolder) -> Path:
+    """Write the plan of a folder of photographs, if the file does not say the same already. Returns its path."""
+    text, path = format_photo_plan(folder), folder.plan_file
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)

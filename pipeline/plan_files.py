@@ -1,9 +1,11 @@
-"""Files of plans: finds the shipped ones and reads the text of one, without importing any settings."""
+"""Files of plans: finds that of a name or a folder and reads its text, without importing any settings."""
 
 import os
+import shlex
 from pathlib import Path
 
 from data.text import suggest_name
+from pipeline.photo_folders import find_plan_file
 
 MAX_PLAN_BYTES = 1 << 20
 _FOLDER = Path(__file__).parent / "plans" / "toml"
@@ -24,25 +26,43 @@ def read_plan_text(name: str) -> tuple[Path, str]:
     """Read the text of a plan.
 
     Args:
-        name: Path that ends in `.toml`, or name of a shipped plan.
+        name: Path that ends in `.toml`, name of a shipped plan, or a folder that `tern photos` has indexed.
 
     Returns:
         The path and the text of the plan.
 
     Raises:
-        FileNotFoundError: The plan does not exist.
+        FileNotFoundError: The plan does not exist, or the folder is not indexed.
         IsADirectoryError: The path is a folder.
         ValueError: The file has more than `MAX_PLAN_BYTES` bytes, or is not UTF-8 text.
     """
-    path = Path(os.path.expanduser(name)) if name.endswith(".toml") else shipped_plans().get(name)
-    if path is not None and path.is_dir():
-        raise IsADirectoryError(f"The plan {path} is a folder. Pass the path of a .toml file.")
-    if path is None or not path.is_file():
-        hint = suggest_name(name, shipped_plans(), "shipped plans are")
-        raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}.")
+    path = find_plan(name)
     if (size := path.stat().st_size) > MAX_PLAN_BYTES:
         raise ValueError(f"{path} has {size:,} bytes; a plan has at most {MAX_PLAN_BYTES:,}. Pass another file.")
     try:
         return path, path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"The plan {path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+
+
+def find_plan(name: str) -> Path:
+    """Return the file of a plan; see `read_plan_text`."""
+    path = shipped_plans().get(name, Path(os.path.expanduser(name)))
+    if not name.endswith(".toml") and name not in shipped_plans() and name and path.is_dir():
+        return _find_folder_plan(path)
+    if name.endswith(".toml") and path.is_dir():
+        raise IsADirectoryError(f"The plan {path} is a folder. Pass the path of a .toml file.")
+    if path.suffix != ".toml" or not path.is_file():
+        hint = suggest_name(name, shipped_plans(), "shipped plans are")
+        raise FileNotFoundError(f"Plan {name!r} does not exist. Pass a .toml file or the name of a plan; {hint}.")
+    return path
+
+
+def _find_folder_plan(folder: Path) -> Path:
+    """Return the plan that `tern photos` has written for a folder."""
+    if not (path := find_plan_file(folder)).is_file():
+        raise FileNotFoundError(
+            f"The folder {folder} has no plan: `tern photos` has not indexed it. Run `tern photos "
+            f"{shlex.quote(str(folder))}`, or pass a .toml file or the name of a plan."
+        )
+    return path

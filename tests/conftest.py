@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # The files whose tests use the fixture `server`, which costs half a minute of CPU to start and some to keep. A list by
 # marker would be better, but `--dist loadgroup` of pytest-xdist 3.8 does nothing with pytest 9.2.
-SERVER_TESTS = ("backfill", "faults", "flows", "kills", "stale_runs", "task_runners")
+SERVER_TESTS = ("backfill", "faults", "flows", "kills", "photo_reindex", "stale_runs", "task_runners")
 SERVER_FILES = {f"tests/flows/test_{name}.py" for name in SERVER_TESTS}
 
 

@@ -11,6 +11,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Completed, State
 from pydantic import ValidationError
 
+from pipeline.plan_files import find_plan, shipped_plans
 from pipeline.plans import load_plan
 
 REINDEX, NIGHTLY = "reindex", "nightly"  # deployment and slug of the schedule in prefect.yaml
@@ -109,7 +110,7 @@ def enable_nightly(plan: str, cron: str | None = None, timezone: str = "UTC") ->
     """Enable the nightly schedule of the deployment `reindex`.
 
     Args:
-        plan: Plan file, or the name of a shipped plan.
+        plan: Plan file, name of a shipped plan, or folder that `tern photos` has indexed.
         cron: Cron expression; None keeps the one of the schedule.
         timezone: Time zone of `cron`.
 
@@ -119,7 +120,7 @@ def enable_nightly(plan: str, cron: str | None = None, timezone: str = "UTC") ->
             changed.
     """
     load_plan(plan)
-    where = str(Path(plan).resolve()) if plan.endswith(".toml") else plan
+    where = plan if plan in shipped_plans() else str(find_plan(plan).resolve())
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("reindex/reindex")
         found = next((s for s in deployment.schedules if s.slug == NIGHTLY), None)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from flows.server.environment import (
     prefect_command,
 )
 from pipeline.cli import echo
+from pipeline.cli.options import check_port_is_free
 from pipeline.plans import load_plan
 
 START_TIMEOUT_SECONDS = 120.0  # the first start creates the database
@@ -101,9 +101,7 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
 def _check(port: int) -> None:
     if importlib.util.find_spec("prefect") is None:
         raise ImportError("The flows need the extra `flows`. Run `pip install -e '.[flows]'`.")
-    with socket.socket() as client:
-        if client.connect_ex((HOST, port)) == 0:
-            raise ValueError(f"Port {port} is in use. Stop the program that listens there, or pass another --port.")
+    check_port_is_free(HOST, port)
 
 
 def _end(child: subprocess.Popen) -> None:

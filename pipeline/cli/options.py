@@ -1,6 +1,8 @@
 """Options that several commands share, and functions that resolve their values: plan, runner, index, version, store."""
 
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 MAX_INVALID_PRINTED = 20
-PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, or name of a shipped plan.")]
+PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, name of a shipped plan, or folder that `tern photos` indexed.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -58,6 +60,12 @@ def load_selected_plan(plan: str, overrides: list[str] | None) -> "Plan":
     from pipeline.plans.load import load_plan
 
     return load_plan(plan, tuple(overrides or ()))
+
+
+def check_port_is_free(host: str, port: int) -> None:
+    """Raise ValueError if a program listens on a port."""
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        raise ValueError(f"Port {port} is in use. Stop the program that listens there, or pass another --port.")
 
 
 def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = False) -> "PipelineRunner":

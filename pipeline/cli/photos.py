@@ -1,28 +1,31 @@
 """Command `tern photos`: index a folder of photographs with a model that exists, and search it."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import print_message
+from pipeline.cli.options import check_port_is_free, print_message
 from pipeline.cli.output import echo
 from pipeline.photo_folders import (
     PhotoFolder,
+    check_workspace,
     default_workspace,
     find_plan_file,
+    format_photo_plan,
     list_plan_files,
     list_root,
     read_photo_folder,
+    resolve_path,
     write_photo_plan,
 )
 
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
 
-MIN_SHARD, MAX_SHARD = 32, 1000
-SHARDS_PER_WORKER = 16  # so that the progress bar moves and the workers end together
+HOST = "127.0.0.1"
 
 
 def photos(
@@ -70,9 +73,9 @@ def photos(
         _list_folders()
         return
     selected = _select(folder, model, workspace, include, exclude)
-    plan_file = write_photo_plan(selected)
-    plan = _load(plan_file, workers)
-    _update(plan, plan_file)
+    if serve:
+        check_port_is_free(HOST, port)
+    _update(selected, plan := _make_plan(selected, workers))
     if serve:
         _serve(plan, port)
 
@@ -81,51 +84,65 @@ def _select(
     folder: Path, model: str | None, workspace: Path | None, include: list[str] | None, exclude: list[str] | None
 ) -> PhotoFolder:
     """Return the settings of a folder: those of the command line, else those of its last run, else the defaults."""
-    images = folder.resolve()
+    images = resolve_path(folder)
     if not images.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder. Pass the folder of your photographs.")
+        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        raise FileNotFoundError(f"{folder} {what}. Pass the folder of your photographs.")
     plan_file = find_plan_file(images)
     last = read_photo_folder(plan_file) if plan_file.is_file() else None
     base = last or PhotoFolder(images, default_workspace(images))
     if model is not None and Path(model).is_dir():
         model = str(Path(model).resolve())  # the plan is used from other folders too
-    return PhotoFolder(
+    selected = PhotoFolder(
         images,
-        base.workspace if workspace is None else workspace.resolve(),
+        base.workspace if workspace is None else resolve_path(workspace),
         base.model if model is None else model,
         base.include if include is None else tuple(include),
         base.exclude if exclude is None else tuple(exclude),
     )
+    check_workspace(selected)
+    return selected
 
 
-def _load(plan_file: Path, workers: int | None) -> "Plan":
-    from pipeline.plans.load import load_plan
+def _make_plan(folder: PhotoFolder, workers: int | None) -> "Plan":
+    """Make the plan of a folder, which is written when the folder was read: a mistake is not kept for the next run."""
+    from data.config import check_glob
+    from pipeline.plans.load import parse_plan
 
-    return load_plan(str(plan_file), () if workers is None else (f"workers={workers}",))
+    for option, patterns in (("--include", folder.include), ("--exclude", folder.exclude)):
+        for pattern in patterns:
+            try:
+                check_glob(pattern)
+            except ValueError as error:
+                raise ValueError(f"{option} {pattern!r}: {error}.") from error
+    overrides = () if workers is None else (f"workers={workers}",)
+    return parse_plan(folder.plan_file, format_photo_plan(folder), overrides)
 
 
-def _update(plan: "Plan", plan_file: Path) -> None:
+def _update(folder: PhotoFolder, plan: "Plan") -> None:
     from pipeline.cli.dataset_notes import print_dataset_notes
     from pipeline.runs import PipelineRunner
     from pipeline.runs.photos import update_photo_index
     from pipeline.workers import make_process_map
 
     runner = PipelineRunner(plan, lambda stage: make_process_map(plan.workers, stage))
-    update = update_photo_index(runner, print_message)
+    dataset = runner.load_dataset()
+    write_photo_plan(folder)
+    update = update_photo_index(runner, dataset, print_message)
     print_dataset_notes(runner, update.vectors.features)
     echo(
         f"found    {update.changes}",
         f"work     {update.num_extracted:,} extracted",
         f"index    {update.index}",
-        f'search   tern search --plan {_quote(plan_file)} "children playing on a beach"',
-        f"page     tern serve --plan {_quote(plan_file)}",
+        f'search   tern search --plan {_quote(folder.images)} "children playing on a beach"',
+        f"page     tern serve --plan {_quote(folder.images)}",
     )
 
 
 def _serve(plan: "Plan", port: int) -> None:
     from pipeline.service.server import serve
 
-    serve(plan, "127.0.0.1", port)
+    serve(plan, HOST, port)
 
 
 def _list_folders() -> None:

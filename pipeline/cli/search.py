@@ -11,6 +11,7 @@ from pipeline.cli.options import (
     SetOption,
     VersionOption,
     check_page_option,
+    check_port_is_free,
     load_selected_plan,
     resolve_version_option,
 )
@@ -122,6 +123,7 @@ def serve(
 
     loaded = load_selected_plan(plan, overrides)
     check_published(Workspace(loaded.workspace))  # before torch is imported
+    check_port_is_free(host, port)
     from pipeline.service.server import serve
 
     serve(loaded, host, port, allowed_host or ())

@@ -9,6 +9,7 @@ images = "datasets/flickr30k/images"
 """
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,7 +41,17 @@ def load_plan(name: str, overrides: tuple[str, ...] = ()) -> Plan:
             or the plan contradicts it.
         ConnectionError: The model package is on the Hugging Face hub, which cannot be reached.
     """
-    path, text = read_plan_text(name)
+    return parse_plan(*read_plan_text(name), overrides)
+
+
+def parse_plan(path: Path, text: str, overrides: tuple[str, ...] = ()) -> Plan:
+    """Validate the text of a plan, which need not be written yet; see `load_plan`.
+
+    Args:
+        path: File of the plan, for the messages.
+        text: Its content.
+        overrides: Settings to change.
+    """
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of TOML, of a number with too many digits, of too deep nesting

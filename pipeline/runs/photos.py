@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.datasets import Dataset
 from index.versions import read_current
 from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.extract import find_plan_stores, open_store_or_none
@@ -45,18 +46,18 @@ class PhotoUpdate:
     """Manifest of the published version; that of before if nothing changed."""
 
 
-def update_photo_index(runner: PipelineRunner, on_message: Callable[[str], None]) -> PhotoUpdate:
+def update_photo_index(runner: PipelineRunner, dataset: Dataset, on_message: Callable[[str], None]) -> PhotoUpdate:
     """Extract what is new in a folder, embed it with the model of the plan, and publish the changes.
 
     Args:
         runner: Runner of a plan with a model package.
+        dataset: The photographs, as the runner has loaded them.
         on_message: Called with a line of text when more than an update of the index is done, with the reason.
 
     Raises:
         ValueError: No photograph can be read, or the model package does not fit.
         RejectedError: The new version did not pass the gate, for instance since most photographs are gone.
     """
-    dataset = runner.load_dataset()
     before = _read_hashes(runner)
     features = runner.extract(dataset)
     changes = find_changes(before, _read_hashes(runner))

