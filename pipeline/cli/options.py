@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 MAX_INVALID_PRINTED = 20
-PlanOption = Annotated[str, typer.Option("--plan", "-p", help="Plan: path of a .toml file, name of a shipped plan, or folder that `tern photos` indexed.")]
+PlanOption = Annotated[
+    str,
+    typer.Option(
+        "--plan", "-p", help="Plan: path of a .toml file, name of a shipped plan, or folder that `tern photos` indexed."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

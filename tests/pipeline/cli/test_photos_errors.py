@@ -43,6 +43,11 @@ class Case:
     patch: pytest.MonkeyPatch
     undo: ExitStack
     run: Callable[..., tuple[int, str]]
+    is_indexed: bool = False
+    """Whether a good run was before, whose model is that of the next one."""
+
+    files: dict[str, tuple[int, int]] | None = None
+    """Files of the folder of photographs, if they can no longer be listed."""
 
     @property
     def photos(self) -> Path:
@@ -80,11 +85,12 @@ class Case:
         """Index the folder."""
         code, output = self.run(self.photos, "--model", self.package)
         assert code == 0, output
+        self.is_indexed = True
         return self.photos
 
     def fail_in(self, function: str, folder: Path) -> None:
         """Let a function of `os` fail for want of permission below a folder, as it does not for root."""
-        original = getattr(os, function)
+        original, self.files = getattr(os, function), list_files(self.photos)
 
         def fail(path, *args, **kwargs):
             if str(path).startswith(str(folder)):
@@ -136,27 +142,27 @@ def fill_with_text(case: Case) -> list[object]:
 
 def forbid_search(case: Case) -> list[object]:
     case.fail_in("scandir", case.photos)
-    return [case.photos, "--model", case.package]
+    return [case.photos]
 
 
 def forbid_data_folder(case: Case) -> list[object]:
     case.patch.setenv("XDG_DATA_HOME", str(case.root / "locked"))
     case.fail_in("mkdir", case.root / "locked")
-    return [case.photos, "--model", case.package]
+    return [case.photos]
 
 
 def limit_file_sizes(case: Case) -> list[object]:
-    """Let files have 100 bytes: less than any shard."""
+    """Let files have at most 2,000 bytes, less than any shard."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     case.undo.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    return [case.photos, "--model", case.package]
+    return [case.photos]
 
 
 def set_data_folder(name: str) -> Callable[[Case], list[object]]:
     def prepare(case: Case) -> list[object]:
         case.patch.setenv("XDG_DATA_HOME", str(case.make_file(name)))
-        return [case.photos, "--model", case.package]
+        return [case.photos]
 
     return prepare
 
@@ -164,25 +170,25 @@ def set_data_folder(name: str) -> Callable[[Case], list[object]]:
 def use_home(case: Case) -> list[object]:
     (case.root / "home").mkdir()
     case.patch.setenv("HOME", str(case.root / "home"))
-    return [case.photos, "--workspace", case.root / "home", "--model", case.package]
+    return [case.photos, "--workspace", case.root / "home"]
 
 
 def use_folder_with_files(case: Case) -> list[object]:
     (case.root / "other").mkdir()
     case.make_file("other/thesis.txt")
-    return [case.photos, "--workspace", case.root / "other", "--model", case.package]
+    return [case.photos, "--workspace", case.root / "other"]
 
 
 def use_workspace_of_dataset(case: Case) -> list[object]:
     (case.root / "flickr").mkdir()
     (case.root / "flickr" / ".tern-workspace.json").write_text('{"schema": 1, "dataset": "flickr30k"}')
-    return [case.photos, "--workspace", case.root / "flickr", "--model", case.package]
+    return [case.photos, "--workspace", case.root / "flickr"]
 
 
 def use_workspace_of_photos(case: Case) -> list[object]:
     case.index()
     draw_folder(case.root / "b" / "photos", 3)
-    return [case.root / "b" / "photos", "--workspace", case.workspace, "--model", case.package]
+    return [case.root / "b" / "photos", "--workspace", case.workspace]
 
 
 def damage_plan(case: Case) -> list[object]:
@@ -231,12 +237,13 @@ def move_folder_away(case: Case) -> list[object]:
 def delete_package(case: Case) -> list[object]:
     folder = case.copy_package()
     assert case.run(case.photos, "--model", folder)[0] == 0
+    case.is_indexed = True
     shutil.rmtree(folder)
     return [case.photos]
 
 
 def add(*words: str) -> Callable[[Case], list[object]]:
-    return lambda case: [case.photos, "--model", case.package, *words]
+    return lambda case: [case.photos, *words]
 
 
 CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
@@ -253,36 +260,45 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
     "only HEIC": (lambda c: [c.replace_photos(a_heic=b"x", b_HEIC=b"x")], r"has no image: it holds 2 .*heic.*Set"),
     "10,000 texts": (fill_with_text, r"has no image: it holds 10,000 files.*folder of the images"),
     "broken images": (
-        lambda c: [c.replace_photos(a_jpg=b"x", b_png=b""), "--model", c.package],
-        r"2 images .*(cannot be read|invalid)",
+        lambda c: [c.replace_photos(a_jpg=b"x", b_png=b"")],
+        r"None of 2 items could be extracted .*a\.jpg: it cannot be read as any of JPEG.*Check the dataset",
     ),
     "moved away": (move_folder_away, r"photos does not exist\. Pass the folder"),
     "all deleted": (delete_all, "has no image"),
     "most deleted": (delete_most, r"did not pass its gate: .*vanished|removed"),
-    "include nothing": (add("--include", "2031/**"), r"has no image: it holds .*left out"),
-    "exclude all": (add("--exclude", "**"), r"has no image: it holds .*left out"),
+    "include nothing": (
+        add("--include", "2031/**"),
+        r"has no image: it holds .*that the settings leave out\. Correct `include`, `exclude`",
+    ),
+    "exclude all": (
+        add("--exclude", "**"),
+        r"has no image: it holds .*that the settings leave out\. Correct `include`, `exclude`",
+    ),
     "pattern out of the folder": (add("--include", "../x"), r"--include '\.\./x': it is not a pattern .*Write one"),
     "empty pattern": (add("--exclude", ""), r"--exclude '': it is not a pattern .*Write one"),
     "bad set in a pattern": (add("--include", "[z-a].jpg"), r"\[z-a\]\.jpg is not valid: .*Correct the pattern"),
     "workspace in the folder": (
-        lambda c: [c.photos, "--workspace", c.photos / "tern", "--model", c.package],
+        lambda c: [c.photos, "--workspace", c.photos / "tern"],
         r"The workspace .*tern is inside the folder of images .*outside of it",
     ),
     "workspace is the folder": (
-        lambda c: [c.photos, "--workspace", c.photos, "--model", c.package],
+        lambda c: [c.photos, "--workspace", c.photos],
         r"The workspace .*photos is the folder of images .*outside of it",
     ),
     "workspace holds the folder": (
-        lambda c: [c.photos, "--workspace", c.root, "--model", c.package],
+        lambda c: [c.photos, "--workspace", c.root],
         r"The workspace .* holds the folder of images .*folder of its own",
     ),
     "workspace is home": (use_home, r"The workspace .*home is your home folder .*to a new folder"),
     "workspace is a file": (
-        lambda c: [c.photos, "--workspace", c.make_file("file"), "--model", c.package],
+        lambda c: [c.photos, "--workspace", c.make_file("file")],
         r"The workspace .*file is a file or a broken link\. Set `workspace` to a folder",
     ),
     "workspace with other files": (use_folder_with_files, r"other is not a workspace: .*'thesis\.txt'\. Set"),
-    "workspace of a dataset": (use_workspace_of_dataset, r"belongs to the dataset 'flickr30k', .*Set another workspace"),
+    "workspace of a dataset": (
+        use_workspace_of_dataset,
+        r"belongs to the dataset 'flickr30k', .*Set another workspace",
+    ),
     "workspace of other photographs": (
         use_workspace_of_photos,
         r"that of the photographs in .*photos, which would be removed .*Pass another --workspace",
@@ -290,7 +306,10 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
     "model is another folder": (lambda c: [c.photos, "--model", c.root], r"is not a model package: .*Pass a folder"),
     "model is missing": (lambda c: [c.photos, "--model", "./gone"], r"gone is not a folder\. Pass a folder that"),
     "model of no known name": (lambda c: [c.photos, "--model", "fotos"], r"'fotos' does not exist\. .*shipped model"),
-    "model of the hub, offline": (lambda c: [c.photos, "--model", "nobody/none"], r"nobody/none is not on this machine"),
+    "model of the hub, offline": (
+        lambda c: [c.photos, "--model", "nobody/none"],
+        r"nobody/none is not on this machine",
+    ),
     "model has gone": (delete_package, r"package is not a folder\. Pass a folder"),
     "package without weights": (break_package(lambda f: (f / "model.safetensors").unlink()), r"model\.safetensors"),
     "package cut off": (break_package(lambda f: cut(f / "model.safetensors")), r"model\.safetensors .*bytes.*again"),
@@ -303,7 +322,7 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
     ),
     "package of another extractor": (
         break_package(change_extractor(recipe_weights_sha256="c" * 64)),
-        r"the model package package .*weights_sha256",
+        r"not those of the model package package: weights_sha256 is .* Use the extractor and the weights",
     ),
     "plan damaged": (damage_plan, r"\.toml is not the plan of a folder .*Remove the file and run `tern photos"),
     "index damaged": (damage_index, r"CURRENT"),
@@ -331,11 +350,13 @@ def test_photos_names_what_is_wrong_and_the_next_run_is_good(name, package, tmp_
     backup = shutil.copytree(tmp_path / "photos", tmp_path / "backup" / "photos")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as undo:
         words = prepare(case := Case(tmp_path, package, patch, undo, run))
-        before = list_files(tmp_path / "photos")
-        code, output = run(*words)
+        before = list_files(case.photos) if case.files is None else case.files
+        is_default = case.is_indexed or "--model" in words
+        code, output = run(*words, *([] if is_default else ["--model", package]))
     assert code == 1, output
     *_, error = output.splitlines()
     assert error.startswith("error: "), output
+    open("/tmp/scratch/attackphotos/msgs", "a").write(f"{name}: {output}\n")
     assert "internal error" not in error
     assert re.search(message, error), error
     assert list_files(tmp_path / "photos") == before, "the folder of the user was changed"
