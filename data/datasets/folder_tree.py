@@ -16,9 +16,10 @@ def read_folder_tree(config: DatasetConfig) -> Annotations:
     if reason := folder.problems.get("."):
         raise ValueError(f"{config.images}: {reason}. Change its permissions, or set `images` to another folder.")
     if not folder.images and not folder.problems:
+        selecting = "Correct `include`, `exclude` or `max_depth`, or set" if folder.num_excluded else "Set"
         raise ValueError(
-            f"{config.images} has no image: it holds {folder.describe_files()}. Set `images` to the folder of the "
-            "images."
+            f"{config.images} has no image: it holds {folder.describe_files()}. {selecting} `images` to the folder of "
+            "the images."
         )
     entries = [Entry(name, name, None) for name in folder.images]
     problems = [make_invalid_entry(name, text) for name, text in folder.problems.items()]

@@ -73,7 +73,7 @@ def test_folder_tree_has_the_images_that_are_selected(tmp_path: Path, settings, 
     write(tmp_path, TREE)
     expected = names.split(" ") if names else []
     if not expected:
-        with pytest.raises(ValueError, match=r"that the settings leave out\. Set `images`"):
+        with pytest.raises(ValueError, match=r"that the settings leave out\. Correct `include`"):
             load(tmp_path, **settings)
         return
     found = load(tmp_path, **settings)

@@ -257,15 +257,18 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
         lambda c: [c.replace_photos(**{".a_jpg": b"x"})],
         r"has no image: it holds .*1 hidden.*folder of the images",
     ),
-    "only HEIC": (lambda c: [c.replace_photos(a_heic=b"x", b_HEIC=b"x")], r"has no image: it holds 2 .*heic.*Set"),
-    "10,000 texts": (fill_with_text, r"has no image: it holds 10,000 files.*folder of the images"),
+    "only HEIC": (
+        lambda c: [c.replace_photos(a_heic=b"x", b_HEIC=b"x")],
+        r"none of its 2 images is valid\. .*a\.heic: .*convert it to JPEG",
+    ),
+    "10,000 texts": (fill_with_text, r"has no image: it holds 10,000 other files.*Set `images`"),
     "broken images": (
         lambda c: [c.replace_photos(a_jpg=b"x", b_png=b"")],
         r"None of 2 items could be extracted .*a\.jpg: it cannot be read as any of JPEG.*Check the dataset",
     ),
     "moved away": (move_folder_away, r"photos does not exist\. Pass the folder"),
     "all deleted": (delete_all, "has no image"),
-    "most deleted": (delete_most, r"did not pass its gate: .*vanished|removed"),
+    "most deleted": (delete_most, r"Version 2 did not pass its gate: image removed: .*6 of 9 .*check that the folder"),
     "include nothing": (
         add("--include", "2031/**"),
         r"has no image: it holds .*that the settings leave out\. Correct `include`, `exclude`",
@@ -297,7 +300,7 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
     "workspace with other files": (use_folder_with_files, r"other is not a workspace: .*'thesis\.txt'\. Set"),
     "workspace of a dataset": (
         use_workspace_of_dataset,
-        r"belongs to the dataset 'flickr30k', .*Set another workspace",
+        r"belongs to .* 'flickr30k', .*Set another",
     ),
     "workspace of other photographs": (
         use_workspace_of_photos,
@@ -308,7 +311,7 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
     "model of no known name": (lambda c: [c.photos, "--model", "fotos"], r"'fotos' does not exist\. .*shipped model"),
     "model of the hub, offline": (
         lambda c: [c.photos, "--model", "nobody/none"],
-        r"nobody/none is not on this machine",
+        r"nobody/none is not on this .*Connect",
     ),
     "model has gone": (delete_package, r"package is not a folder\. Pass a folder"),
     "package without weights": (break_package(lambda f: (f / "model.safetensors").unlink()), r"model\.safetensors"),
@@ -325,8 +328,8 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
         r"not those of the model package package: weights_sha256 is .* Use the extractor and the weights",
     ),
     "plan damaged": (damage_plan, r"\.toml is not the plan of a folder .*Remove the file and run `tern photos"),
-    "index damaged": (damage_index, r"CURRENT"),
-    "data folder is a file": (set_data_folder("file"), r"file.*"),
+    "index damaged": (damage_index, r"CURRENT is not valid JSON: .*Roll back"),
+    "data folder is a file": (set_data_folder("file"), r"Not a directory: .*Pass a path whose parents are folders"),
     "data folder not writable": (forbid_data_folder, r"Permission denied.*Change the permissions"),
     "disk full": (limit_file_sizes, r"cannot be written: .*run the same command again"),
     "two at once": (hold_lock, r"is being written by .*Wait until it ends"),
@@ -356,7 +359,6 @@ def test_photos_names_what_is_wrong_and_the_next_run_is_good(name, package, tmp_
     assert code == 1, output
     *_, error = output.splitlines()
     assert error.startswith("error: "), output
-    open("/tmp/scratch/attackphotos/msgs", "a").write(f"{name}: {output}\n")
     assert "internal error" not in error
     assert re.search(message, error), error
     assert list_files(tmp_path / "photos") == before, "the folder of the user was changed"
