@@ -168,6 +168,8 @@ def _read_manifests(root: Path) -> dict[str, StoreManifest]:
 
 def _describe_rows(manifest: StoreManifest) -> str:
     rows, shards = sum(shard.rows for shard in manifest.shards), len(manifest.shards)
+    if not manifest.shards:
+        return "empty"
     return f"{rows:,} rows in {shards:,} shard{'s' * (shards != 1)}, generation {manifest.generation}"
 
 

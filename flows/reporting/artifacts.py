@@ -58,7 +58,7 @@ def create_table(rows: list[dict[str, Any]], key: str, description: str) -> None
 def create_store_tables(features: Features, workspace: Workspace) -> None:
     """Create the tables of the feature stores and of the invalid records."""
     rows = []
-    for folder in (features.regions, features.tokens):
+    for folder in (features.regions, *([features.tokens] if features.input_dataset.captions else [])):
         store = Store(folder)
         shards = len(store.manifest.shards)
         rows.append({"store": folder.name, "items": len(store), "shards": shards, "generation": store.generation})
