@@ -1,8 +1,14 @@
 """Image files: paths in, RGB pixels and content hashes out; independent of datasets or models."""
 
-from data.images.decode import MAX_ASPECT_RATIO, DecodeLimits, ReducedImage, load_image, load_reduced_image
+from data.images.decode import (
+    ReducedImage,
+    load_image,
+    load_image_of_side,
+    load_reduced_image,
+)
 from data.images.folder import ImageFolder, find_path_problem, scan_image_folder
 from data.images.hash_cache import FileHashCache
+from data.images.limits import MAX_ASPECT_RATIO, DecodeLimits
 
 __all__ = [
     "MAX_ASPECT_RATIO",
@@ -12,6 +18,7 @@ __all__ = [
     "ReducedImage",
     "find_path_problem",
     "load_image",
+    "load_image_of_side",
     "load_reduced_image",
     "scan_image_folder",
 ]

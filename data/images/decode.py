@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
-from data.images.jpeg import MAX_SCANS, check_completeness, read_structure
+from data.images.avif import check_frames
+from data.images.colors import to_rgb
+from data.images.jpeg import check_completeness, read_structure
+from data.images.limits import MAX_PIXELS, DecodeLimits
 from data.images.png import check_png
 from data.images.tiff import check_jpeg_parts, open_full_page
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
 
-MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 << 20  # of a file: 64 million pixels of six bytes, uncompressed, are 384 MB
-MAX_ASPECT_RATIO = 50  # long side by short side; a detector would scale a thinner strip to nothing
 # Named formats only: otherwise Pillow tries every plug-in, and one of them starts Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as all decoders here: images are decoded in as many processes as there are
 # Pillow's decoders raise all of these on damaged files.
 DECODE_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, AttributeError, struct.error),
@@ -38,23 +40,6 @@ EXIF_TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 QUARTER_TURNS = [EXIF_TRANSPOSES[orientation] for orientation in (5, 6, 7, 8)]  # width and height are exchanged
-
-# TIFF
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """Bounds on the work that one image may cause, and what is checked."""
-
-    max_pixels: int = MAX_PIXELS
-    """Maximum width times height."""
-    max_full_pixels: int = MAX_PIXELS
-    """Maximum width times height of a format that cannot be reduced while it is decoded: all except JPEG."""
-    max_scanned_pixels: int = MAX_SCANS * MAX_PIXELS
-    """Maximum width times height times scans of a JPEG: the decoder processes all pixels once per scan."""
-    is_complete: bool = True
-    """Whether a JPEG must have data for all of its pixels; the check decodes it twice more."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +76,27 @@ def load_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         ValueError: The file cannot be decoded; the message has the reason.
         OSError: A transient I/O error occurred, such as a failing disk or too many open files.
     """
-    return load_reduced_image(Path(path), None, DecodeLimits(max_pixels, max_pixels)).pixels
+    return load_image_of_side(Path(path), None, DecodeLimits(max_pixels, max_pixels)).pixels
+
+
+def load_image_of_side(source: Path | bytes, min_side: int | None, limits: DecodeLimits | None = None) -> ReducedImage:
+    """Decode an image as `load_image` does, but a large JPEG at 1/2, 1/4 or 1/8 of each side.
+
+    Args:
+        source: Image file, or the content of one.
+        min_side: Number of pixels that width and height keep at least; None does not reduce.
+        limits: Bounds on size and scans; those of `load_image` if None.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The image cannot be decoded or exceeds a limit; the message has the reason.
+        OSError: A transient I/O error occurred.
+    """
+    return _load(source, limits, _Reduction(min_side=min_side))
 
 
 def load_reduced_image(
-    source: Path | bytes, max_size: tuple[int, int] | None, limits: DecodeLimits | None = None, min_pixels: int = 0
+    source: Path | bytes, max_size: tuple[int, int], limits: DecodeLimits | None = None, min_pixels: int = 0
 ) -> ReducedImage:
     """Decode an image so that it fits into a box. An image that fits already is as `load_image` returns it.
 
@@ -104,7 +105,7 @@ def load_reduced_image(
 
     Args:
         source: Image file, or the content of one.
-        max_size: Maximum width and height of the upright result, in pixels; None does not reduce.
+        max_size: Maximum width and height of the upright result, in pixels.
         limits: Bounds on size and scans; those of `load_image` if None.
         min_pixels: An image of at most this width times height is not reduced.
 
@@ -113,8 +114,37 @@ def load_reduced_image(
         ValueError: The image cannot be decoded or exceeds a limit; the message has the reason.
         OSError: A transient I/O error occurred.
     """
+    return _load(source, limits, _Reduction(max_size, min_pixels))
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """How far an image is reduced, see `load_reduced_image` and `load_image_of_side`."""
+
+    max_size: tuple[int, int] | None = None
+    min_pixels: int = 0
+    min_side: int | None = None
+
+    def draft_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the size that a JPEG keeps at least while it is decoded; None does not reduce it."""
+        if self.min_side is not None:
+            return (self.min_side, self.min_side)
+        if self.max_size is None or size[0] * size[1] <= self.min_pixels:
+            return None
+        scale = max(self.max_size) / max(size)  # a square: the image may yet be turned
+        return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))) if scale < 1 else None
+
+    def fit(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """Return an upright image that fits into `max_size`; `size` is the one before it was reduced."""
+        box = self.max_size
+        if box is None or size[0] * size[1] <= self.min_pixels or (image.width <= box[0] and image.height <= box[1]):
+            return image
+        return ImageOps.contain(image, box)
+
+
+def _load(source: Path | bytes, limits: DecodeLimits | None, reduction: _Reduction) -> ReducedImage:
     try:
-        return _decode(_read_bytes(source), limits or DecodeLimits(), max_size, min_pixels)
+        return _decode(_read_bytes(source), limits or DecodeLimits(), reduction)
     except FileNotFoundError:
         raise
     except DECODE_ERRORS as error:
@@ -140,29 +170,28 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _decode(content: bytes, limits: DecodeLimits, max_size: tuple[int, int] | None, min_pixels: int) -> ReducedImage:
+def _decode(content: bytes, limits: DecodeLimits, reduction: _Reduction) -> ReducedImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of its own size limit and of unusual EXIF; neither matters here
         with _open_picture(content) as image:
             structure, size = read_structure(content) if image.format in ("JPEG", "MPO") else None, image.size
-            _check_size(size, limits.max_pixels if structure else min(limits.max_pixels, limits.max_full_pixels))
-            max_size = None if size[0] * size[1] <= min_pixels else max_size
+            limits.check_size(size, is_reducible=structure is not None)
             if image.format == "PNG":
                 check_png(content)
             if image.format == "TIFF":
                 check_jpeg_parts(content, image)
+            if image.format == "AVIF":
+                check_frames(content, min(limits.max_pixels, limits.max_full_pixels))
             if structure:
-                _check_scans(structure.num_scans, size, limits)
-                if max_size is not None and (scale := max(max_size) / max(size)) < 1:  # a square: it may yet be turned
-                    image.draft(None, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
+                limits.check_scans(structure.num_scans, size)
+                if draft_size := reduction.draft_size(size):
+                    image.draft(None, draft_size)
             image.load()  # before the EXIF tag is read: Pillow transposes a TIFF itself, and then removes the tag
             if structure and limits.is_complete:
                 check_completeness(content, structure, image, round(size[0] / image.width))
-            transpose, rgb = _read_transpose(image), _to_rgb(image)
+            transpose, rgb = _read_transpose(image), to_rgb(image)
             size = size if structure else image.size
-            upright = rgb if transpose is None else rgb.transpose(transpose)
-            if max_size is not None and (upright.width > max_size[0] or upright.height > max_size[1]):
-                upright = ImageOps.contain(upright, max_size)
+            upright = reduction.fit(rgb if transpose is None else rgb.transpose(transpose), size)
             return ReducedImage(np.array(upright), size[::-1] if transpose in QUARTER_TURNS else size)
 
 
@@ -203,48 +232,9 @@ def _get_reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if min(size) < 1:
-        raise ValueError(f"{width}x{height} has no pixels")
-    if width * height > max_pixels:
-        raise ValueError(f"{width}x{height} is more than {max_pixels} pixels; shrink it or raise max_pixels")
-    if max(size) > MAX_ASPECT_RATIO * min(size):
-        raise ValueError(f"{width}x{height} is thinner than 1:{MAX_ASPECT_RATIO}; crop it")
-
-
-def _check_scans(num_scans: int, size: tuple[int, int], limits: DecodeLimits) -> None:
-    max_scans = min(MAX_SCANS, limits.max_scanned_pixels // (size[0] * size[1]))
-    if num_scans > max_scans:
-        raise ValueError(f"its {num_scans:,} scans are more than {max_scans}")
-
-
 def _read_transpose(image: Image.Image) -> Image.Transpose | None:
     """Read the EXIF orientation; the rest of the EXIF is often malformed and is not read."""
     try:
         return EXIF_TRANSPOSES.get(image.getexif().get(ORIENTATION, 1))
     except DECODE_ERRORS:
         return None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow's mode of a 16-bit gray PNG or PGM is I;16 or I, depending on the release.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return Image.fromarray(_scale_gray_to_8_bits(image)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode} (32 bits per pixel) has no defined white level; save it with 8 or 16 bits")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scale_gray_to_8_bits(image: Image.Image) -> np.ndarray:
-    """Scale gray of over 8 bits to (h, w) uint8.
-
-    Pillow clips at 255, so that nearly all pixels become white.
-    """
-    tags = getattr(image, "tag_v2", {})  # of a TIFF, which may have 12 bits, or 0 for white
-    white = (1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
-    gray = (np.asarray(image).astype(np.uint32) * 255 // white).astype(np.uint8)
-    return 255 - gray if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else gray

@@ -10,13 +10,13 @@ from data.io.files import TRANSIENT_ERRNOS
 
 READABLE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".jps", ".pjpeg", ".pjp", ".mpo"),
-    *(".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".png", ".apng", ".webp", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pnm", ".pbm", ".pam", ".pfm"),
 )
 # `load_image` cannot read these: files without captions become invalid records with that reason, instead of being
 # ignored. Where the captions file names such a file, its content decides.
 UNREADABLE_SUFFIXES = (
-    *(".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".avifs"),
+    *(".heic", ".heics", ".heif", ".heifs", ".hif"),
     *(".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".j2c", ".jpc", ".jxl", ".jxr", ".wdp", ".hdp"),
     *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".raw", ".dcr", ".kdc", ".x3f", ".3fr", ".iiq", ".erf", ".mrw", ".exr", ".hdr", ".dds", ".qoi", ".flif", ".jng"),

@@ -1,7 +1,9 @@
 """Find out whether a JPEG has data for all of its pixels. Pillow does not report libjpeg's warnings.
 
-libjpeg fills missing data with gray and warns "premature end of data segment". Such a file is found by appending random
-data to its last scan: a decoder that has all data ignores them, one that lacks data changes the picture.
+libjpeg fills missing data with gray and warns "premature end of data segment". Most files are checked by a header with
+one more row of blocks: where all data are there, the first block of that row begins with the color of the block before
+it; where a bit is missing, libjpeg has noticed, and the row is gray. A file for which this says nothing is checked by
+random data after its last scan: a decoder that has all data ignores them, one that lacks data changes the picture.
 """
 
 import io
@@ -19,6 +21,8 @@ NOISE = bytes(random.Random(0).choices(range(255), k=2048))  # without 0xFF, whi
 # Where the data stop before a restart marker, the decoder skips noise up to the next one.
 FILLER = NOISE + 2 * b"".join(bytes((0xFF, 0xD0 + number)) + NOISE[:256] for number in range(8))
 NUM_ZEROS = 64  # bytes before the end marker; a valid file may have some, as padding
+MAX_HEIGHT = 65_535  # of a frame header
+GRAY = 128  # a block without data
 DRAFT_SCALE = 8  # a draft needs one of 64 coefficients of a baseline file, and a tenth of the time
 
 
@@ -31,14 +35,20 @@ class JpegStructure:
     num_scans: int = 0
     end: int = -1
     """Position of the end marker; -1 if there is none."""
+    height_position: int = 0
+    """Position of the height in the frame header, of two bytes."""
+    block_rows: int = 1
+    """Number of rows of eight pixels of the blocks that stand together in the data; 1 for a gray image."""
     missing_bits: dict[int, list[int]] = field(default_factory=dict)
     """By component, the number of low bits of each of the 64 coefficients that no scan has; 99 for all bits."""
 
-    def add_segment(self, marker: int, data: bytes) -> None:
-        """Add a marker and the bytes after its length."""
+    def add_segment(self, marker: int, data: bytes, position: int) -> None:
+        """Add a marker and the bytes after its length, which begin at a position of the file."""
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and not self.frame:
-            self.frame = marker
+            self.frame, self.height_position = marker, position + 1
             self.missing_bits = {component: [99] * 64 for component in data[6::3]}
+            if len(self.missing_bits) > 1:
+                self.block_rows = max(factors & 15 for factors in data[7::3])
         elif marker == START_OF_SCAN and len(data) >= 4:
             self.num_scans += 1
             components, (first, last, bits) = data[1 : 1 + 2 * data[0] : 2], data[-3:]
@@ -54,7 +64,7 @@ def read_structure(content: bytes) -> JpegStructure:
             structure.end = marker.start()
             break
         position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-        structure.add_segment(marker[0][1], content[marker.end() + 2 : position])
+        structure.add_segment(marker[0][1], content[marker.end() + 2 : position], marker.end() + 2)
     return structure
 
 
@@ -86,13 +96,30 @@ def check_completeness(content: bytes, structure: JpegStructure, image: Image.Im
         return  # Pillow reports a missing end marker; arithmetic coding leaves out the last data if they are zero
     if structure.frame == PROGRESSIVE and any(any(missing) for missing in structure.missing_bits.values()):
         raise ValueError("the picture ends too early: scans of the progressive JPEG are missing; copy the file again")
-    scale = reduction if structure.frame == PROGRESSIVE else DRAFT_SCALE
-    decoded = image if scale == reduction else _decode(content, scale)
-    if not _is_equal(decoded, content[: structure.end], scale):
-        raise ValueError("the picture ends too early: the JPEG data stop before the last pixel; copy the file again")
     data_end = structure.end - NUM_ZEROS
-    if not content[data_end : structure.end].strip(b"\0") and _is_equal(decoded, content[:data_end], scale):
+    ends_in_zeros = not content[data_end : structure.end].strip(b"\0")
+    if not ends_in_zeros and _has_row_after_last(content, structure):
+        return
+    if not _is_equal(image, content[: structure.end], reduction):
+        raise ValueError("the picture ends too early: the JPEG data stop before the last pixel; copy the file again")
+    if ends_in_zeros and _is_equal(image, content[:data_end], reduction):
         raise ValueError("the picture ends too early: zeros replace the end of the JPEG data; copy the file again")
+
+
+def _has_row_after_last(content: bytes, structure: JpegStructure) -> bool:
+    """Return whether a decoder begins one more row of blocks, for which it must have all data before; exact if true."""
+    if structure.frame not in BASELINE or structure.num_scans != 1:
+        return False
+    start = structure.height_position
+    height = int.from_bytes(content[start : start + 2], "big")
+    num_rows = -(-height // (8 * structure.block_rows)) * structure.block_rows  # in rows of eight pixels
+    taller = 8 * (num_rows + structure.block_rows)
+    if taller > MAX_HEIGHT:
+        return False
+    extended = content[:start] + taller.to_bytes(2, "big") + content[start + 2 : structure.end] + b"\xff\xd9"
+    image = _decode(extended, DRAFT_SCALE, "L")
+    first = image.crop((0, num_rows, 1, num_rows + 1))
+    return first.getextrema() != (GRAY, GRAY)
 
 
 def _is_equal(decoded: Image.Image, data: bytes, scale: int) -> bool:
@@ -101,9 +128,9 @@ def _is_equal(decoded: Image.Image, data: bytes, scale: int) -> bool:
     return ImageChops.difference(decoded, extended).getbbox(alpha_only=False) is None
 
 
-def _decode(content: bytes, scale: int) -> Image.Image:
+def _decode(content: bytes, scale: int, mode: str | None = None) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=("JPEG",))
     if scale > 1:
-        image.draft(image.mode, (image.width // scale, image.height // scale))
+        image.draft(mode or image.mode, (image.width // scale, image.height // scale))
     image.load()
     return image

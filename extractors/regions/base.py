@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import MAX_ASPECT_RATIO
+from data.images import MAX_ASPECT_RATIO, DecodeLimits, ReducedImage, load_image_of_side
 
 WHOLE_IMAGE = -1  # class id of a row that is not a detection
 
@@ -70,6 +71,8 @@ class RegionExtractor(ABC):
     bits of the features of an image would otherwise depend on the other images of its batch."""
     num_loaders: int = 1
     """Number of images that are decoded and preprocessed at the same time, in threads."""
+    min_decoded_side: int | None = None
+    """Number of pixels that both sides of a JPEG keep at least while it is decoded; None decodes all pixels."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -83,6 +86,24 @@ class RegionExtractor(ABC):
     @abstractmethod
     def _settings_recipe(self) -> dict[str, Any]:
         """Return the settings and the hash of the weights that determine the numbers; no path and no device."""
+
+    def load(self, source: Path | bytes, limits: DecodeLimits | None = None) -> ReducedImage:
+        """Decode an image at the size that this extractor needs; see `load_image_of_side`."""
+        return load_image_of_side(source, self.min_decoded_side, limits)
+
+    def preprocess_reduced(self, image: ReducedImage) -> PreprocessedImage:
+        """Turn an image into the network input; boxes are in pixels of the image before it was reduced."""
+        return replace(self.preprocess(image.pixels), size=image.size)
+
+    @torch.inference_mode()
+    def extract_reduced(self, image: ReducedImage) -> Regions:
+        """Extract the regions of one image.
+
+        Raises:
+            ValueError: The image is too narrow.
+        """
+        check_image(image.pixels)
+        return self.extract([self.preprocess_reduced(image)])[0]
 
     @abstractmethod
     def preprocess(self, pixels: np.ndarray) -> PreprocessedImage:

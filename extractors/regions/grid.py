@@ -45,6 +45,7 @@ class GridExtractor(RegionExtractor):
                 "less, or a larger `image_size`."
             )
         self.dim = sum(info.channels)
+        self.min_decoded_side = info.fit.min_decoded_side
         if torch.device(config.device).type != "cpu":
             self.num_loaders = GPU_LOADERS
             self.batch_size = GPU_BATCH if info.fit.is_square else 1

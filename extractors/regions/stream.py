@@ -12,8 +12,7 @@ from itertools import islice
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
+from data.images import ReducedImage
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions, check_image
 
 DEVICE_LOCK = Lock()
@@ -23,7 +22,7 @@ DEVICE_LOCK = Lock()
 def extract_from_paths(
     extractor: RegionExtractor,
     paths: Iterable[Any],
-    load: Callable[[Any], np.ndarray],
+    load: Callable[[Any], ReducedImage],
     threads: int | None = None,
     prefetch: int | None = None,
 ) -> Iterator[Regions | str]:
@@ -35,7 +34,7 @@ def extract_from_paths(
     Args:
         extractor: Extractor to use.
         paths: Paths, or any other values that `load` accepts.
-        load: Function that returns the pixels of a path, (h, w, 3) uint8 RGB. If it raises ValueError or
+        load: Function that decodes the image of a path, such as `extractor.load`. If it raises ValueError or
             FileNotFoundError, the image is invalid. Every other error, such as the OSError of a failing disk, ends the
             iteration.
         threads: Number of threads that load and preprocess; None uses `extractor.num_loaders`, or as many as images in
@@ -52,10 +51,11 @@ def extract_from_paths(
 
     def load_and_preprocess(path: Any) -> PreprocessedImage | str:
         try:
-            pixels = check_image(load(path))
+            image = load(path)
+            check_image(image.pixels)
         except (ValueError, FileNotFoundError) as error:
             return str(error)
-        return extractor.preprocess(pixels)
+        return extractor.preprocess_reduced(image)
 
     rest = iter(paths)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")

@@ -162,7 +162,7 @@ class QueryEncoder:
         """Detect the regions of a photo and embed it.
 
         A photo of more than `MAX_PHOTO_PIXELS` is reduced while it is decoded, to a size above the input of the
-        detector.
+        detector. For an extractor with a smaller input it is decoded as the stored images were, with the same result.
 
         Args:
             photo: Image file, or its content.
@@ -175,8 +175,11 @@ class QueryEncoder:
                 is not the one of the index.
         """
         extractor = self._pool.get_region_extractor(self._origin.regions)
-        image = load_reduced_image(photo, (self._photo_side, self._photo_side), PHOTO_LIMITS, MAX_PHOTO_PIXELS)
-        regions = extractor([image.pixels])[0]
+        if extractor.min_decoded_side is None:  # a detector takes more memory per pixel than the decoder
+            image = load_reduced_image(photo, (self._photo_side, self._photo_side), PHOTO_LIMITS, MAX_PHOTO_PIXELS)
+        else:
+            image = extractor.load(photo, PHOTO_LIMITS)
+        regions = extractor.extract_reduced(image)
         return self.embed_regions([(regions.features, regions.boxes, regions.size, regions.scores)])
 
     @torch_threads(1)  # as for stored items

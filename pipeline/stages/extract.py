@@ -11,7 +11,7 @@ from typing import Any
 from data.config import RegionFileConfig
 from data.datasets import Dataset
 from data.exchange import RegionFile
-from data.images import FileHashCache, load_image
+from data.images import FileHashCache
 from data.io import sha256_text
 from data.manifest import Item, ShardPlan, is_store, open_or_create_store, store_path
 from data.store import ShardJob, Store, store_update, write_shard
@@ -153,7 +153,7 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
     if isinstance(extractor, RegionFile):
         yield from extractor.rows([item.id for item in job.plan.items])
         return
-    extracted = extract_from_paths(extractor, job.sources, load_image)
+    extracted = extract_from_paths(extractor, job.sources, extractor.load)
     with closing(extracted):  # type: ignore[type-var]  # it is a generator, which has `close`
         for regions in extracted:
             yield regions if isinstance(regions, str) else vars(regions)

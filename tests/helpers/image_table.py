@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from tests.helpers.image_bytes import (
+    AVIF,
     FINE,
     RGB,
+    avif_claiming,
     gif_claiming,
     inflated,
     laced,
@@ -120,6 +122,11 @@ def _modes() -> list[Case]:
         Case("lab.tif", tiff(lab, (90, 60), 8, 8, 3), lab_to_srgb(lab * [100 / 255, 1, 1]), 1),
         Case("ycbcr.tif", tiff(ycc.astype(np.uint8), (90, 60), 8, 6, 3), ycc_rgb, 1),
         Case("lossless.webp", saved("WEBP", lossless=True), RGB),
+        Case("plain.avif", saved("AVIF", **AVIF), RGB, 3),
+        Case("gray.avif", saved("AVIF", GRAY, **AVIF), gray, 3),
+        Case("rgba.avif", saved("AVIF", rgba, **AVIF), on_white(RGB, rgba[..., 3:]), 3),
+        Case("no avif.jpg", saved("AVIF", **AVIF), RGB, 3),
+        Case("moving.avifs", saved("AVIF", **AVIF, save_all=True, append_images=[Image.fromarray(255 - RGB)]), RGB, 3),
         Case("plain.gif", saved("GIF", palette), table),
         Case("see-through.gif", saved("GIF", palette, transparency=3),
              np.where(np.asarray(palette)[..., None] == 3, 255, table)),
@@ -144,6 +151,9 @@ def _turns() -> list[Case]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         found.append(Case(f"turn {orientation}.png", saved("PNG", exif=exif), turned(RGB, orientation)))
+        if 1 <= orientation <= 8:  # Pillow writes it as the rotation and mirror of the file
+            avif = saved("AVIF", exif=exif, **AVIF)
+            found.append(Case(f"turn {orientation}.avif", avif, turned(RGB, orientation), 3))
         found.append(
             Case(
                 f"turn {orientation}.tif",
@@ -155,7 +165,8 @@ def _turns() -> list[Case]:
 
 
 def _broken() -> list[Case]:
-    jpeg, valid_png, read = saved("JPEG"), saved("PNG"), "cannot be read as any of JPEG"
+    jpeg, valid_png, avif = saved("JPEG"), saved("PNG"), saved("AVIF")
+    read = "cannot be read as any of JPEG"
     crc = valid_png.index(b"IDAT") - 4 + 8 + struct.unpack(">I", valid_png[valid_png.index(b"IDAT") - 4 :][:4])[0]
     huge = png([], (100_000, 100_000), 8, 2)
     return [
@@ -168,6 +179,11 @@ def _broken() -> list[Case]:
         Case("drawing.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', reason=read),
         Case("layers.jpg", b"8BPS\0\1" + bytes(40), reason=read),
         Case("icon.jpg", saved("ICO"), reason=read),
+        Case("cut.avif", avif[:-40], reason="Truncated data"),
+        Case("header.avif", avif[:200], reason=read),
+        Case("changed.avif", rewritten(avif, avif.index(b"mdat") + 20, b"\xff" * 40), reason="decode"),
+        Case("huge.avif", avif_claiming(9_000, 8_000), reason="9000x8000 is more than"),
+        Case("strip.avif", avif_claiming(6_000, 60), reason="6000x60 is thinner than 1:50"),
         Case("phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0", reason=read),
         Case("float.tif", tiff(np.zeros((40, 50), "<f4"), (50, 40), 32, 1, kind=3), reason="no defined white level"),
         Case("long.tif", tiff(np.zeros((40, 50), "<u4"), (50, 40), 32, 1), reason="no defined white level"),

@@ -168,10 +168,13 @@ def test_load_image_rejects_bombs_without_memory(photos: Path, tmp_path: Path) -
     for case in CASES:
         if case.name.startswith("huge") or "bomb" in case.name or case.name == "large.png":
             case.make(tmp_path)
-    sound = [str(photos / name) for name in ("baseline.jpg", "rgba.png", "plain.gif", "lossless.webp", "plain.ppm")]
+    sound = [
+        str(photos / name)
+        for name in ("baseline.jpg", "rgba.png", "plain.gif", "lossless.webp", "plain.ppm", "plain.avif")
+    ]
     command = [sys.executable, "-c", CONSTANT, str(tmp_path), *sound]
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
-    assert len(list(tmp_path.iterdir())) == 9
+    assert len(list(tmp_path.iterdir())) == 10
     assert int(out.stdout) < 24_000, "kilobytes; the smallest of them would fill 190,000"
 
 

@@ -2,6 +2,7 @@
 
 import io
 import resource
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.images.decode import DecodeLimits, load_image, load_reduced_image
+from data.images.decode import load_image, load_image_of_side, load_reduced_image
+from data.images.limits import DecodeLimits
 from tests.helpers.image_bytes import RGB, picture, png, saved
 
 
@@ -96,7 +98,7 @@ def test_load_image_rejects_extreme_aspect_ratios(tmp_path: Path) -> None:
 FORMS = {form: {} for form in ("JPEG", "PNG", "GIF", "BMP", "PPM")}
 
 
-FORMS |= {"TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
+FORMS |= {"TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}, "AVIF": {"speed": 10}}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -137,7 +139,7 @@ def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     assert load_image(tmp_path / "a.jpg").shape == RGB.shape
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_reduced_image_fits_its_box_and_shows_the_same(tmp_path: Path, form: str, orientation: int) -> None:
     small = np.random.default_rng(0).integers(0, 255, (15, 20, 3), dtype=np.uint8)
@@ -145,7 +147,7 @@ def test_reduced_image_fits_its_box_and_shows_the_same(tmp_path: Path, form: str
     exif = image.getexif()
     exif[0x0112] = orientation
     path = tmp_path / "image"
-    image.save(path, form, exif=exif)
+    image.save(path, form, exif=exif, **({"speed": 10} if form == "AVIF" else {}))
     full, reduced = load_image(path), load_reduced_image(path, (200, 160))
     height, width = full.shape[:2]
     assert reduced.size == (width, height)
@@ -158,6 +160,40 @@ def test_reduced_image_fits_its_box_and_shows_the_same(tmp_path: Path, form: str
         assert np.array_equal(same.pixels, full), "an image that is small enough is not changed"
 
 
+@pytest.mark.parametrize(
+    ("size", "min_side", "expected"),
+    [
+        ((400, 300), None, (400, 300)),
+        ((400, 300), 151, (400, 300)),
+        ((400, 300), 150, (200, 150)),
+        ((400, 300), 76, (200, 150)),
+        ((400, 300), 75, (100, 75)),
+        ((300, 400), 38, (75, 100)),
+        ((400, 300), 9, (50, 38)),
+        ((401, 303), 75, (101, 76)),
+        ((300, 200), 768, (300, 200)),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_image_of_side_keeps_both_sides_at_least(size, min_side, expected, orientation) -> None:
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8))
+    image = small.resize(size, Image.Resampling.BILINEAR)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    content = saved("JPEG", image, exif=exif, quality=90)
+    found = load_image_of_side(content, min_side)
+    width, height = expected if orientation == 1 else expected[::-1]
+    assert found.pixels.shape == (height, width, 3)
+    assert found.size == (size if orientation == 1 else size[::-1])
+    whole = load_image_of_side(content, None).pixels
+    shrunk = np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.BOX))
+    assert np.abs(shrunk.astype(int) - found.pixels).mean() < 4
+    if min_side is None or min(size) < 2 * min_side:
+        np.testing.assert_array_equal(found.pixels, whole)
+    png = load_image_of_side(saved("PNG", image), min_side)
+    assert png.pixels.shape[1::-1] == size, "only a JPEG can be reduced while it is decoded"
+
+
 def test_reduced_jpeg_of_64_megapixels_needs_no_memory_for_all_pixels() -> None:
     buffer = io.BytesIO()
     Image.new("L", (7990, 7990), 128).save(buffer, "JPEG", quality=20)
@@ -165,6 +201,21 @@ def test_reduced_jpeg_of_64_megapixels_needs_no_memory_for_all_pixels() -> None:
     reduced = load_reduced_image(buffer.getvalue(), (1600, 1600))
     assert (reduced.pixels.shape, reduced.size) == ((1600, 1600, 3), (7990, 7990))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB; all pixels are 187 MiB as RGB
+
+
+@pytest.mark.parametrize("is_sequence", [False, True])
+def test_avif_whose_frame_is_larger_than_its_header_is_rejected_before_it_is_decoded(is_sequence: bool) -> None:
+    """libavif would decode the frame, and scale it to the size of the header."""
+    more = {"save_all": True, "append_images": [Image.new("RGB", (640, 480))]} if is_sequence else {}
+    whole = saved("AVIF", Image.new("RGB", (640, 480)), speed=10, **more)
+    limits = DecodeLimits(max_full_pixels=100_000)
+    load_image_of_side(whole, None, DecodeLimits(max_full_pixels=640 * 480))
+    small = whole.replace(struct.pack(">II", 640, 480), struct.pack(">II", 64, 48))
+    small = small.replace(struct.pack(">HH", 640, 480), struct.pack(">HH", 64, 48))  # of the sample entry of a track
+    small = small.replace(struct.pack(">II", 640 << 16, 480 << 16), struct.pack(">II", 64 << 16, 48 << 16))
+    assert load_image_of_side(small, None).pixels.shape == (48, 64, 3), "Pillow reads it"
+    with pytest.raises(ValueError, match="640x480 of a frame is more than 100000 pixels"):
+        load_image_of_side(small, None, limits)
 
 
 @pytest.mark.parametrize(

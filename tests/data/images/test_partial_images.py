@@ -49,6 +49,35 @@ def test_jpeg_cut_before_an_end_marker_gives_correct_pixels_or_an_error(tmp_path
     assert num_errors > 0.9 * len(positions)
 
 
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("side", [0, 1])
+def test_jpeg_that_lacks_its_last_bytes_gives_correct_pixels_or_an_error(tmp_path: Path, kind: str, side: int) -> None:
+    """Every number of missing bytes up to 40, of a picture of whole blocks and of one with a part of a block."""
+    options = {"quality": 85} | JPEGS[kind]
+    pixels = options.pop("pixels", RGB)[: 64 + side, : 96 + side]
+    whole, path = saved("JPEG", pixels, **options), tmp_path / "a.jpg"
+    expected, num_errors = load(path, whole), 0
+    for num_missing in range(1, 41):
+        path.write_bytes(whole[: -2 - num_missing] + END)
+        try:
+            found = load_image(path)
+        except ValueError:
+            num_errors += 1
+        else:
+            np.testing.assert_array_equal(found, expected)
+    assert num_errors > 30
+
+
+def test_dark_and_gray_jpegs_are_complete(tmp_path: Path) -> None:
+    """A last block of the color of missing data, or of its brightness, is decided by the slower check."""
+    for level in (0, 127, 128, 129, 255):
+        for kind in JPEGS:
+            pixels = np.full((40, 56, 3), level, np.uint8)
+            options = {key: value for key, value in JPEGS[kind].items() if key != "pixels"}
+            image = load(tmp_path / "a.jpg", saved("JPEG", pixels, quality=85, **options))
+            assert abs(image.astype(int) - level).max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["baseline", "progressive"])
 @pytest.mark.parametrize("share", [0.4, 0.5, 0.6])
 def test_jpeg_whose_end_is_zeros_is_an_error(tmp_path: Path, kind: str, share: float) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
 
+from data.images import load_image
 from extractors.config import GridConfig
 from extractors.nn.backbone import load_backbone
 from extractors.nn.packaged import PHOTOS, find_package_file
 from extractors.regions.grid import GridExtractor, cell_boxes
+from extractors.regions.stream import extract_from_paths
 from extractors.registry import build_region_extractor
+from pipeline.search.encode import QueryEncoder
 from tests.helpers.image_bytes import picture
 from tests.helpers.random_networks import calibrated, pictures
 from tests.reference.efficientnet_lite import lite2_maps
@@ -142,6 +146,39 @@ def test_short_side_keeps_the_aspect_ratio_up_to_a_limit(weights: Path) -> None:
     extractor = grid(weights, "vit_small_patch14_reg4_dinov2", fit="short side", grid_size=2)
     assert extractor.preprocess(picture(3, 150, 210)).input.shape == (98, 140, 3), "whole patches"
     assert np.isfinite(extractor([picture(3, 150, 210)])[0].features).all()
+
+
+@pytest.mark.parametrize("fit", ["squash", "short side", "center crop"])
+def test_large_photo_is_reduced_while_decoded_and_equal_as_image_and_as_query(
+    weights: Path, tmp_path: Path, fit: str
+) -> None:
+    """The same bits from a file and from its bytes; boxes in pixels of the file; rows close to those of all pixels."""
+    extractor = grid(weights, fit=fit, grid_size=(1, 2))
+    pixels = np.array(Image.fromarray(picture(5, 150, 200)).resize((1600, 1200), Image.Resampling.BICUBIC))
+    file, query = tmp_path / "photo.jpg", GridQueryEncoder(extractor)
+    Image.fromarray(pixels).save(file, quality=92)
+    assert extractor.load(file).pixels.shape == (300, 400, 3), "more than twice the input of 128 pixels"
+    (stored,) = extract_from_paths(extractor, [file], extractor.load)
+    for photo in (file, file.read_bytes()):
+        np.testing.assert_array_equal(query.embed_photo(photo), stored.features)
+        np.testing.assert_array_equal(query.boxes, stored.boxes)
+    (whole,) = extractor([load_image(file)])
+    assert stored.size == whole.size == (1600, 1200)
+    np.testing.assert_allclose(stored.boxes, whole.boxes, atol=8)
+    a, b = stored.features.astype(float), whole.features.astype(float)
+    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.99
+
+
+class GridQueryEncoder(QueryEncoder):
+    """A query encoder without a model, whose vectors are the rows of the regions."""
+
+    def __init__(self, extractor: GridExtractor) -> None:
+        self._pool = SimpleNamespace(get_region_extractor=lambda name: extractor)
+        self._origin = SimpleNamespace(regions="")
+
+    def embed_regions(self, images):
+        ((features, self.boxes, _, _),) = images
+        return features
 
 
 @pytest.mark.parametrize(("rows", "columns", "width", "height"), [(7, 7, 640, 480), (3, 5, 101, 67), (1, 1, 3, 2)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.images import ReducedImage
 from data.manifest.schema import ShardPlan
 from extractors.config import GridConfig, TextConfig, TorchvisionConfig
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
@@ -54,13 +55,17 @@ def _row(value: int, mates: int, size: tuple[int, int]) -> Regions:
     return Regions(features, boxes, one.astype(np.int32), one, one.astype(np.int32), one, size)
 
 
-def pixels(number: int) -> np.ndarray:
+def as_read(pixels: np.ndarray) -> ReducedImage:
+    return ReducedImage(pixels, pixels.shape[1::-1])
+
+
+def pixels(number: int) -> ReducedImage:
     """Three sizes of five images each; every seventh image is invalid, and one does not exist."""
     if number % 7 == 3:
         raise ValueError(f"broken {number}")
     if number == 8:
         raise FileNotFoundError("no image 8")
-    return np.full((4 + number // 5 % 3, 6, 3), number, np.uint8)
+    return as_read(np.full((4 + number // 5 % 3, 6, 3), number, np.uint8))
 
 
 def test_extract_from_paths_equals_single_images_with_a_real_network() -> None:
@@ -69,7 +74,7 @@ def test_extract_from_paths_equals_single_images_with_a_real_network() -> None:
     )
     images = [picture(0, 120, 160), picture(1, 160, 120), picture(2, 120, 160)]
     extractor.batch_size = 1
-    for image, found in zip(images, extract_from_paths(extractor, images, lambda image: image, 2, 3), strict=True):
+    for image, found in zip(images, extract_from_paths(extractor, images, as_read, 2, 3), strict=True):
         alone = extractor([image])[0]
         for name, value in vars(alone).items():
             np.testing.assert_array_equal(value, getattr(found, name))
@@ -98,9 +103,9 @@ def test_extract_from_paths_keeps_order_and_forms_the_same_batches_every_time(
 def test_extract_from_paths_loads_at_most_prefetch_images() -> None:
     begun: list[int] = []
 
-    def load(number: int) -> np.ndarray:
+    def load(number: int) -> ReducedImage:
         begun.append(number)
-        return np.full((4, 4, 3), number, np.uint8)
+        return as_read(np.full((4, 4, 3), number, np.uint8))
 
     for done, _ in enumerate(extract_from_paths(Echo(2), range(30), load, threads=3, prefetch=6)):
         time.sleep(0.002)  # enough time for the threads to load more
@@ -118,26 +123,27 @@ def test_extract_from_paths_decodes_while_the_model_works() -> None:
             assert decoded[min(number + 1, 3)].wait(PATIENCE), "the next image is decoded while this one is extracted"
             return super().extract(batch)
 
-    def load(number: int) -> np.ndarray:
+    def load(number: int) -> ReducedImage:
         if number:
             assert working[number - 1].wait(PATIENCE), "the previous image is extracted while this one is decoded"
         decoded[number].set()
-        return np.full((4, 4, 3), number, np.uint8)
+        return as_read(np.full((4, 4, 3), number, np.uint8))
 
     assert len(list(extract_from_paths(Waits(), range(4), load, threads=1, prefetch=2))) == 4
 
 
 def test_extract_from_paths_ends_at_an_os_error_and_closing_ends_its_threads() -> None:
-    def load(number: int) -> np.ndarray:
+    def load(number: int) -> ReducedImage:
         if number == 5:
             raise OSError(errno.EIO, "the disk is failing")
-        return np.full((4, 4, 3), number, np.uint8)
+        return as_read(np.full((4, 4, 3), number, np.uint8))
 
     found = extract_from_paths(Echo(), range(20), load, threads=2, prefetch=4)
     assert [next(found).features[0, 0] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(OSError, match="the disk is failing"):
         next(found)
-    endless = extract_from_paths(Echo(), iter(int, 1), lambda _: np.zeros((4, 4, 3), np.uint8), threads=2, prefetch=4)
+    zeros = as_read(np.zeros((4, 4, 3), np.uint8))
+    endless = extract_from_paths(Echo(), iter(int, 1), lambda _: zeros, threads=2, prefetch=4)
     next(endless)
     endless.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
