@@ -26,7 +26,7 @@ def describe_extractor(config: BaseModel, recipe: Recipe, include_weights: bool 
         include_weights: Whether the file of its weights is copied into the package.
     """
     settings = config.model_dump(mode="json", exclude=set(MACHINE_KEYS))
-    paths = {key: str(settings[key]) for key in PATH_SETTINGS if _is_path(settings.get(key))}
+    paths = {key: str(settings[key]) for key in PATH_SETTINGS if _is_path(getattr(config, key, None))}
     weights = "model" if isinstance(config, TextConfig) else "weights"
     return PackageExtractor(
         settings={key: value for key, value in settings.items() if key not in paths},

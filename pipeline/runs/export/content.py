@@ -48,6 +48,9 @@ class PackageContent:
     extractors: PackageExtractors
     origin: PackageOrigin
     evaluation: Evaluation
+    """Figures on the dataset `evaluated_on`."""
+    evaluated_on: str = ""
+    """Name of the dataset of the figures and of the calibration queries."""
     calibration: Calibration | None = None
     detector: Path | None = None
     """File of the weights of the region extractor, to copy; None: it is not copied."""
@@ -71,14 +74,19 @@ def describe_extractors(plan: Plan, regions: Recipe, tokens: Recipe, with_detect
     return PackageExtractors(regions=region_extractor, text=describe_extractor(plan.text, tokens))
 
 
-def find_detector(plan: Plan) -> Path | None:
-    """Return the file of the weights of the region extractor, for a copy in the package; None if they have a name.
+def find_detector(plan: Plan) -> Path:
+    """Return the file of the weights of the region extractor, for a copy in the package.
 
     Raises:
-        ValueError: The file may not be in a package.
+        ValueError: There is no such file, or it may not be in a package.
     """
     path = None if plan.regions_store or plan.regions_file else find_weights_file(plan.regions)
-    if path is not None and path.suffix != ".safetensors":
+    if path is None:
+        raise ValueError(
+            "The weights of the region extractor have a published name instead of a path, so every machine finds them "
+            "by that name. Leave out --with-detector."
+        )
+    if path.suffix != ".safetensors":
         raise ValueError(
             f"{path} is not a .safetensors file, and a package contains no pickles. Convert it (`tern weights "
             "convert`), or leave out --with-detector."

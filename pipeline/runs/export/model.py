@@ -23,11 +23,12 @@ from pipeline.stages.dataset import HELD_OUT, splits_with_captions
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.evaluate import read_or_compute_evaluation
 from pipeline.stages.extract import get_extractor
+from pipeline.stages.results import Vectors
 from pipeline.stages.train import check_extractors
 from pipeline.workspace import Workspace
-from tern.card import ModelPackage, PackageOrigin, read_model_card
-from tern.evaluation import Evaluation
-from tern.model import FeatureSource, check_checkpoint_file, load_checkpoint_model, read_calibration
+from tern.card import METRICS, ModelPackage, PackageOrigin, read_model_card
+from tern.evaluation import Evaluation, read_evaluation
+from tern.model import Calibration, FeatureSource, check_checkpoint_file, load_checkpoint_model, read_calibration
 
 
 def export_model(
@@ -57,19 +58,31 @@ def export_model(
     recipes = Store(vectors.features.regions).recipe, Store(vectors.features.tokens).recipe
     extractors = describe_extractors(plan, *recipes, detector is not None)
     check_extractors(extractors, f"the model {vectors.model.name}", plan)
-    evaluation = Evaluation(splits={})
-    if splits_with_captions(dataset, HELD_OUT):
-        evaluation = read_or_compute_evaluation(vectors, dataset, Workspace(plan.workspace), plan.evaluate)
+    evaluation, calibration = _measure(plan, vectors)
+    origin = describe_origin(vectors.model, card, dataset)
     content = PackageContent(
         model=load_trained_model(vectors.model, plan.text),
         card=card,
         extractors=extractors,
-        origin=describe_origin(vectors.model, card, dataset),
+        origin=origin,
         evaluation=evaluation,
-        calibration=make_calibration(vectors, dataset) or read_calibration(vectors.model),
+        evaluated_on=origin.dataset or dataset.name,
+        calibration=calibration,
         detector=detector,
     )
     return write_package(output, content, options)
+
+
+def _measure(plan: Plan, vectors: Vectors) -> tuple[Evaluation, Calibration | None]:
+    """Return the figures and the calibration queries of a model: those of its package if it was imported from one."""
+    path = vectors.model / METRICS
+    if path.is_file() and (carried := read_evaluation(path)).splits:
+        return carried, read_calibration(vectors.model)
+    dataset = vectors.features.dataset
+    if not splits_with_captions(dataset, HELD_OUT):
+        return Evaluation(splits={}), None
+    evaluation = read_or_compute_evaluation(vectors, dataset, Workspace(plan.workspace), plan.evaluate)
+    return evaluation, make_calibration(vectors, dataset)
 
 
 def export_checkpoint(plan: Plan, checkpoint: Path, output: Path, options: ExportOptions) -> ModelPackage:

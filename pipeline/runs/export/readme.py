@@ -61,7 +61,7 @@ def _format_metadata(name: str, content: PackageContent, license_name: str) -> s
         metadata["datasets"] = [re.sub(r"[^\w.-]+", "-", content.origin.dataset)]
     if content.evaluation.splits:
         results = [
-            _make_result(content.origin.dataset or UNKNOWN, split, evaluation)
+            _make_result(content.evaluated_on or UNKNOWN, split, evaluation)
             for split, evaluation in content.evaluation.splits.items()
         ]
         metadata["model-index"] = [{"name": name, "results": results}]
@@ -102,6 +102,7 @@ def _format_figures(content: PackageContent) -> str:
     if not content.evaluation.splits:
         return "None were measured: there were no captions.\n"
     rows = [
+        f"Measured on {escape_markdown(content.evaluated_on or UNKNOWN)}; chance is a random ranking.\n",
         "| split | direction | images | captions | R@1 | R@5 | R@10 | median rank | chance R@1, R@5, R@10 | rsum |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
