@@ -79,6 +79,21 @@ NameOrPath = Annotated[str, BeforeValidator(expand_name_or_path)]
 """Name of a model or of weights, or path of a file or folder."""
 
 
+def check_glob(pattern: str) -> str:
+    """Check that a pattern selects paths below a folder.
+
+    Raises:
+        ValueError: It is empty or absolute, or has a part `..` or a backslash.
+    """
+    if not pattern.strip("/") or pattern.startswith("/") or ".." in pattern.split("/") or "\\" in pattern:
+        raise ValueError("it is not a pattern of paths below `images`. Write one such as *.jpg or holidays/**")
+    return pattern
+
+
+Glob = Annotated[str, AfterValidator(check_glob)]
+"""Pattern of paths below a folder; see `data.text.compile_globs`."""
+
+
 class SettingsTable(BaseModel):
     """Base of the tables of a plan: unknown settings, and numbers that are booleans or not finite, are errors."""
 
@@ -107,16 +122,40 @@ def _has_boolean(value: Any) -> bool:
 
 
 class DatasetConfig(SettingsTable):
-    """Location and format of a dataset."""
+    """Location and format of a dataset: a folder of images, with or without captions."""
 
     name: str
     """Name of the dataset, for messages and reports."""
-    format: Literal["karpathy", "folder"] = "karpathy"
-    """Format of the annotations: a Karpathy JSON file, or a .jsonl or .csv file with image, caption(s) and split."""
-    annotations: PlanPath
-    """Path of the annotation file."""
+    format: Literal["karpathy", "folder"] | None = None
+    """Format of the annotations: a Karpathy JSON file, or a .jsonl or .csv file with image, caption(s) and split; None:
+    `karpathy`."""
+    annotations: PlanPath | None = None
+    """Path of the annotation file; None: the images of the folder and its subfolders, without captions."""
     images: PlanPath
     """Folder of the images; file names in the annotations are relative to it."""
+    include: tuple[Glob, ...] = ()
+    """Patterns of the images to take, such as `*.jpg` or `holidays/**`, upper or lower case; empty: all."""
+    exclude: tuple[Glob, ...] = ()
+    """Patterns of images and folders to leave out, such as `thumbnails` or `2019/raw/*`, upper or lower case."""
+    max_depth: int | None = Field(None, ge=1)
+    """Levels of folders that are searched: 1 is the folder `images` without its subfolders; None: all."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Check that the settings that choose among images, and the format, have a use.
+
+        Raises:
+            ValueError: One of them has none.
+        """
+        if self.annotations is None and self.format is not None:
+            raise ValueError(
+                f"format is {self.format!r}, but annotations is not set. Set annotations, or remove format: a folder "
+                "of images without captions needs neither"
+            )
+        selecting = [name for name in ("include", "exclude", "max_depth") if getattr(self, name)]
+        if selecting and self.annotations is not None and self.format != "folder":
+            raise ValueError(
+                f"{' and '.join(selecting)} cannot be used with format = 'karpathy', which lists all images"
+            )
 
 
 class DemoConfig(SettingsTable):

@@ -7,7 +7,7 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -21,6 +21,7 @@ MARKUP = str.maketrans("<>[]`|*", "‹›()'¦∗")  # characters of every font,
 ENTITY = re.compile(r"&(?=#?\w{1,31};)")
 PACKAGES = ("data", "extractors", "tern", "index", "pipeline", "flows")
 MAX_ID_CHARACTERS = 1_000
+GLOB_TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]/]*\]|.", re.DOTALL)
 MAX_LINE_CHARACTERS = 1 << 24
 BIDI_CONTROLS = (
     "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the order in which a name is displayed
@@ -99,6 +100,39 @@ def describe_validation_error(error: "ValidationError") -> str:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     return f"{key}: {first['msg']}" if key else first["msg"]
+
+
+def compile_globs(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    """Compile patterns of paths with `/`, as .gitignore has them, into one that is applied by `fullmatch`.
+
+    `*` and `?` match within a name, `**` any number of folders, `[ab]` and `[!ab]` one character. A pattern without `/`
+    matches the name of a file or folder at any depth. Upper and lower case are equal.
+
+    Returns:
+        None without patterns.
+
+    Raises:
+        ValueError: A set of characters is not valid.
+    """
+    alternatives = []
+    for pattern in patterns:
+        path = pattern.strip("/")
+        translated = "".join(map(_translate_token, GLOB_TOKEN.findall(path)))
+        alternatives.append(translated if "/" in path else f"(?:.*/)?{translated}")
+    try:
+        return re.compile("|".join(alternatives), re.DOTALL | re.IGNORECASE) if alternatives else None
+    except re.error as error:
+        names = ", ".join(patterns)
+        raise ValueError(f"A set of characters in {names} is not valid: {error}. Correct the pattern.") from error
+
+
+def _translate_token(token: str) -> str:
+    """Translate `*`, `?`, a set of characters or one character of a pattern to a regular expression."""
+    if token.startswith("[") and len(token) > 1:
+        negated = token[1] in "!^"
+        characters = re.sub(r"([\\\[\]&~|])", r"\\\1", token[1 + negated : -1])
+        return f"[{'^/' if negated else ''}{characters}]"
+    return {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -17,6 +17,9 @@ from pipeline.progress import progress_bar
 
 MapFn = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 """The signature of the built-in `map`, as stages use it."""
+MakeMapFn = Callable[[str], MapFn]
+"""Returns the map function for the jobs of a stage, given the name of the stage."""
+DRAW_SCENES, HASH_IMAGES = "draw scenes", "hash images"  # stages whose jobs return objects, not names of files
 JOIN_SECONDS = 5.0  # a broken pool ends its workers at once
 JOBS_PER_GPU = 2  # one job extracts while the other one writes its shard
 
@@ -100,10 +103,16 @@ def make_lost_worker_error(processes: Sequence[BaseProcess], done: str = "") -> 
     )
 
 
+def use_builtin_map(stage: str) -> MapFn:
+    """Run the jobs of every stage one after the other in this process, without progress."""
+    return map
+
+
 def open_pool(jobs: list[Any], num_workers: int) -> AbstractContextManager[Executor]:
-    """Open worker processes for jobs, or threads of this process for jobs that share a GPU."""
-    if uses_gpu(jobs[0]):
-        return ThreadPoolExecutor(min(num_workers, len(jobs), JOBS_PER_GPU), thread_name_prefix="shard")
+    """Open worker processes for jobs, or threads of this process for jobs that share a GPU or only read and write."""
+    if uses_gpu(jobs[0]) or getattr(jobs[0], "is_io_bound", False):
+        num_threads = min(num_workers, len(jobs), JOBS_PER_GPU if uses_gpu(jobs[0]) else num_workers)
+        return ThreadPoolExecutor(num_threads, thread_name_prefix="shard")
     modules = [type(jobs[0]).__module__]
     if preload := getattr(jobs[0], "preload", None):
         modules.append(preload)

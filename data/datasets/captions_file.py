@@ -16,8 +16,8 @@ from data.datasets.fields import (
     find_unread_split,
     normalize_name,
 )
+from data.datasets.folder_tree import scan_dataset_folder
 from data.datasets.table_file import iter_table_rows
-from data.images.folder import ImageFolder, scan_image_folder
 from data.io.json_text import parse_json
 from data.text import detect_encoding, find_invalid_line, iter_lines, printable
 
@@ -119,32 +119,22 @@ def read_captions_file(config: DatasetConfig) -> Annotations:
             column is missing, misspelled or occurs twice, or a quotation mark is not closed.
     """
     path, reading = config.annotations, _Reading(config.images.absolute())
+    assert path is not None, "a dataset without annotations is read by `read_folder_tree`"
     for row in _iter_rows(path):
         reading.add(row)
     if reading.field_names and not set(CAPTION_FIELDS) & set(reading.field_names):
         names = ", ".join(map(printable, reading.field_names))
         raise ValueError(f"{path} has no field of captions; its fields are {names}. Rename one of them to caption.")
-    folder = scan_image_folder(config.images, config.annotations)
+    folder = scan_dataset_folder(config)
     entries = reading.make_entries()
     for name in folder.images:
         entries.setdefault(name, Entry(name, name, None))
     problems = [make_invalid_entry(name, text) for name, text in folder.problems.items() if name not in entries]
-    notes = (_describe_fields(path, reading), _describe_ignored_files(config.images, folder))
-    return Annotations([*entries.values(), *reading.invalid, *problems], tuple(note for note in notes if note))
-
-
-def _describe_fields(path: Path, reading: _Reading) -> str:
-    problem = describe_unknown(reading.field_names)
-    return f"{path.name}: {problem}" if problem else ""
-
-
-def _describe_ignored_files(root: Path, folder: ImageFolder) -> str:
-    if not folder.num_ignored:
-        return ""
-    names = ", ".join(map(printable, folder.first_ignored))
-    more = ", ..." if folder.num_ignored > len(folder.first_ignored) else ""
-    files, what = ("file", "is not an image") if folder.num_ignored == 1 else ("files", "are not images")
-    return f"Ignored {folder.num_ignored:,} {files} in {root} that {what}: {names}{more}"
+    unknown = describe_unknown(reading.field_names)
+    notes = [f"{path.name}: {unknown}"] if unknown else []
+    return Annotations(
+        [*entries.values(), *reading.invalid, *problems], (*notes, *folder.describe_left_out(config.images))
+    )
 
 
 def _iter_rows(path: Path) -> Iterator[_Row]:

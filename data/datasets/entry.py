@@ -11,7 +11,7 @@ class InvalidText:
     reason: str
 
 
-@dataclass
+@dataclass(slots=True)  # an annotation file may have millions of them
 class Entry:
     """One image of an annotation file; the values have any type until `load_dataset` has checked them."""
 

@@ -34,6 +34,7 @@ def read_karpathy(config: DatasetConfig) -> Annotations:
         ValueError: The file has no list `images`.
     """
     path = config.annotations
+    assert path is not None, "a dataset without annotations is read by `read_folder_tree`"
     records: list[_Record | Entry] = [
         _parse_record(f"images[{number}] of {path.name}", record) for number, record in enumerate(_read_images(path))
     ]

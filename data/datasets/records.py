@@ -7,7 +7,7 @@ from pathlib import Path
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a dataset may have millions of them
 class Image:
     """An image of a dataset.
 
@@ -21,7 +21,7 @@ class Image:
     split: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A caption of an image.
 
@@ -62,7 +62,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     """What was ignored or chosen while the dataset was read, one sentence each, for display."""
     num_drawn: int = 0
-    """Number of images in the annotations and the folder whose split was drawn by the name of the file."""
+    """Number of images in the annotations and the folder whose split was drawn by the content of the file."""
 
     @cached_property
     def images_by_id(self) -> dict[str, Image]:

@@ -6,8 +6,8 @@ from data.images.decode import (
     load_image_of_side,
     load_reduced_image,
 )
-from data.images.folder import ImageFolder, find_path_problem, scan_image_folder
-from data.images.hash_cache import FileHashCache
+from data.images.folder import ImageFolder, ImagePaths, Selection, scan_image_folder
+from data.images.hash_cache import FileHashCache, hash_files, is_content_hash
 from data.images.limits import MAX_ASPECT_RATIO, DecodeLimits
 
 __all__ = [
@@ -15,8 +15,11 @@ __all__ = [
     "DecodeLimits",
     "FileHashCache",
     "ImageFolder",
+    "ImagePaths",
     "ReducedImage",
-    "find_path_problem",
+    "Selection",
+    "hash_files",
+    "is_content_hash",
     "load_image",
     "load_image_of_side",
     "load_reduced_image",

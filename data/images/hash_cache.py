@@ -1,24 +1,49 @@
 """Cache of file hashes: a file that has not changed since it was hashed is not read again."""
 
+import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.io.digests import sha256_file
-from data.io.files import read_json, write_json
+from data.io.files import atomic_write
+from data.io.json_text import parse_json
+from data.text import iter_lines
 
-VERSION = 1
+VERSION = 2
 FILE = "hashes.json"
+HEAD, TAIL = f'{{"version":{VERSION},"files":{{\n', "}}\n"  # lines between them hold one entry each
+ENTRY = re.compile(r"(\d+ ){4}[0-9a-f]{64}")
 MIN_AGE_NS = 2 * 10**9  # nanoseconds; twice the coarsest clock of a file system (even seconds of FAT)
+MAX_JOB_FILES, MAX_JOB_BYTES = 1_000, 256 << 20  # of the files that one job hashes
+JOBS_PER_SAVE = 64  # a killed run hashes at most so many jobs again: 64,000 files or 17 GB
+UNREADABLE = "unreadable: "
+
+
+@dataclass(frozen=True)
+class HashJob:
+    """Files to hash; picklable, so that any `map_fn` can send it to another process."""
+
+    paths: tuple[str, ...]
+    is_io_bound: ClassVar[bool] = True
+    """Threads are as fast as processes, which would have to start: reading and hashing do not hold Python's lock."""
+
+    @property
+    def num_items(self) -> int:
+        """Return the number of files, for progress bars."""
+        return len(self.paths)
 
 
 class FileHashCache:
     """SHA-256 of files by path, stored in `workspace/hashes.json` with size, times and inode of each file.
 
     An entry is valid while size, times and inode are equal. As in git's index, a file that changed shortly before it
-    was hashed is not cached: a change within the same tick of the clock would be invisible.
+    was hashed is not cached: a change within the same tick of the clock would be invisible. An entry is one text, and
+    is read line by line, because there may be millions of them.
 
     Args:
         workspace: Folder of the cache file.
@@ -29,55 +54,123 @@ class FileHashCache:
         self.path, self._clock = Path(workspace) / FILE, clock
         self._entries = _load_cache(self.path)
 
-    def get_hashes(self, paths: Iterable[Path], save: bool = True) -> list[str]:
+    def get_hashes(
+        self,
+        paths: Iterable[Path],
+        save: bool = True,
+        map_fn: Callable[[Callable[[HashJob], Any], Iterable[HashJob]], Iterable[Any]] = map,
+    ) -> list[str]:
         """Return the hash of each file, or `unreadable: REASON`.
-
-        Entries of other files are removed from the cache.
 
         Args:
             paths: The files.
-            save: Whether to write the cache file; false writes nothing.
+            save: Whether to write the cache file where files were hashed; entries of files that no longer exist are
+                removed then. False writes nothing.
+            map_fn: Function with the signature of the built-in `map`, applied to the jobs that hash files.
         """
-        entries: dict[str, list[Any]] = {}
-        hashes = [self._get_hash(os.path.abspath(path), entries) for path in paths]
-        if save and entries != self._entries:
-            write_json(self.path, {"version": VERSION, "files": entries})
-            self._entries = entries
-        return hashes
+        names = [os.path.abspath(path) for path in paths]
+        hashes, changed = self._find_unchanged(names)
+        for jobs in _split_into_rounds(changed):
+            start, has_changed = self._clock(), False
+            for job, results in zip(jobs, map_fn(hash_job_files, jobs), strict=True):
+                for name, (stat, value) in zip(job.paths, results, strict=True):
+                    hashes[name] = value
+                    has_changed |= self._entries.pop(name, None) is not None
+                    if stat is not None and max(stat.st_mtime_ns, stat.st_ctime_ns) + MIN_AGE_NS < start:
+                        self._entries[name] = f"{_format_stat(stat)} {value}"
+                        has_changed = True
+            if save and has_changed:
+                self._write()
+        return [hashes[name] for name in names]
 
-    def _get_hash(self, path: str, entries: dict[str, list[Any]]) -> str:
-        """Return the hash of a file, and add its entry to `entries`."""
-        try:
-            stat = _read_stat(path)
-            entry = self._entries.get(path)
-            if entry is not None and entry[:-1] == stat:
-                entries[path] = entry
-                return entry[-1]
-            start = self._clock()
-            value = sha256_file(Path(path))
-            if stat == _read_stat(path) and max(stat[1:3]) + MIN_AGE_NS < start:
-                entries[path] = [*stat, value]
-            return value
-        except OSError as error:  # extraction lists the item as invalid, with its own reason
-            return f"unreadable: {error.strerror}"
+    def _find_unchanged(self, names: Sequence[str]) -> tuple[dict[str, str], dict[str, int]]:
+        """Return the hashes of unchanged and missing files, and the sizes of the others, in bytes."""
+        hashes: dict[str, str] = {}
+        changed: dict[str, int] = {}
+        for name in names:
+            try:
+                stat = os.stat(name)
+            except OSError as error:  # extraction lists the item as invalid, with its own reason
+                hashes[name] = f"{UNREADABLE}{error.strerror}"
+                continue
+            known, _, value = self._entries.get(name, "").rpartition(" ")
+            if known == _format_stat(stat):
+                hashes[name] = value
+            else:
+                changed[name] = stat.st_size
+        return hashes, changed
+
+    def _write(self) -> None:
+        """Write the entries of files that exist."""
+        entries = (entry for entry in self._entries.items() if os.path.lexists(entry[0]))
+        with atomic_write(self.path) as temporary, open(temporary, "w", encoding="ascii") as file:
+            file.write(HEAD)
+            for number, (name, entry) in enumerate(entries):
+                file.write(f"{',' if number else ''}{json.dumps(name)}:{json.dumps(entry)}\n")
+            file.write(TAIL)
 
 
-def _read_stat(path: str) -> list[int]:
-    """Return size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
-    stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+def hash_files(paths: Iterable[Path]) -> list[str]:
+    """Hash files without a cache; returns the hash of each file, or `unreadable: REASON`."""
+    return [value for _, value in hash_job_files(HashJob(tuple(map(str, paths))))]
 
 
-def _load_cache(path: Path) -> dict[str, list[Any]]:
-    """Read the valid entries of a cache file; a missing or damaged file is an empty cache."""
+def is_content_hash(value: str) -> bool:
+    """Return whether a value of `get_hashes` is the hash of a file, not the reason why there is none."""
+    return not value.startswith(UNREADABLE)
+
+
+def hash_job_files(job: HashJob) -> list[tuple[os.stat_result | None, str]]:
+    """Hash files; returns the stat of each file, or None if it changed meanwhile, and the hash."""
+    return [_hash_file(path) for path in job.paths]
+
+
+def _hash_file(path: str) -> tuple[os.stat_result | None, str]:
     try:
-        content = read_json(path)
-        entries = content["files"] if content["version"] == VERSION else {}
-        return {name: entry for name, entry in entries.items() if _is_entry(entry)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        stat = os.stat(path)
+        value = sha256_file(Path(path))
+        return stat if _format_stat(stat) == _format_stat(os.stat(path)) else None, value
+    except OSError as error:
+        return None, f"{UNREADABLE}{error.strerror}"
 
 
-def _is_entry(entry: Any) -> bool:
-    has_stat = isinstance(entry, list) and len(entry) == 5 and all(isinstance(value, int) for value in entry[:4])
-    return has_stat and isinstance(entry[4], str) and len(entry[4]) == 64
+def _split_into_rounds(sizes: dict[str, int]) -> Iterator[list[HashJob]]:
+    """Yield the jobs for files of these sizes, so many at a time as are hashed before the cache is written."""
+    jobs: list[HashJob] = []
+    names: list[str] = []
+    num_bytes = 0
+    for name, size in sizes.items():
+        if names and (len(names) == MAX_JOB_FILES or num_bytes + size > MAX_JOB_BYTES):
+            jobs.append(HashJob(tuple(names)))
+            names, num_bytes = [], 0
+        if len(jobs) == JOBS_PER_SAVE:
+            yield jobs
+            jobs = []
+        names.append(name)
+        num_bytes += size
+    if names:
+        yield [*jobs, HashJob(tuple(names))]
+
+
+def _format_stat(stat: os.stat_result) -> str:
+    """Return size, mtime, ctime and inode; ctime shows a change after which mtime was restored."""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+
+
+def _load_cache(path: Path) -> dict[str, str]:
+    """Read the valid entries of a cache file; a missing or damaged file is an empty cache."""
+    entries: dict[str, str] = {}
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = iter_lines(file)
+            if next(lines, None) != HEAD:
+                return {}
+            for line in lines:
+                if line == TAIL:
+                    return entries
+                ((name, entry),) = parse_json("{" + (line or "").removeprefix(",") + "}").items()
+                if ENTRY.fullmatch(entry):
+                    entries[name] = entry
+    except (OSError, ValueError, TypeError):
+        pass
+    return {}

@@ -9,13 +9,14 @@ from data.manifest.manifest import (
     read_store_manifest,
     store_path,
 )
-from data.manifest.schema import Field, Item, Recipe, ShardPlan, split_into_shards
+from data.manifest.schema import Field, Item, Recipe, RowSource, ShardPlan, split_into_shards
 
 __all__ = [
     "Field",
     "InvalidItem",
     "Item",
     "Recipe",
+    "RowSource",
     "ShardEntry",
     "ShardPlan",
     "StoreManifest",

@@ -1,5 +1,6 @@
 """Columns of each kind of store, the items that a store holds, and the plan of one shard."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,12 +40,21 @@ VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row per item, u
 FIELDS: dict[Kind, dict[str, Field]] = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a store may have millions of them
 class Item:
     """What a store holds rows for: an id, and the hash of the content that the rows are computed from."""
 
     id: str
     hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """An item of a shard in the same store, whose content is that of another item."""
+
+    file: str
+    """File name of the shard."""
+    id: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,9 @@ class ShardPlan:
     items: tuple[Item, ...]
     existing_file: str = ""
     """File name of a shard that an interrupted run finished; empty for a shard that must be written."""
+    sources: tuple[RowSource, ...] = ()
+    """Where the rows of each item are copied from; empty if they must be computed. The shards may not exist yet, but
+    are those of other plans then."""
 
     @property
     def file(self) -> str:
@@ -64,6 +77,16 @@ class ShardPlan:
         return self.existing_file or f"shard-{digest([[item.id, item.hash] for item in self.items])}.h5"
 
 
-def split_into_shards(items: list[Item], items_per_shard: int) -> list[ShardPlan]:
-    """Split items, in their order, into plans of at most `items_per_shard` items."""
-    return [ShardPlan(tuple(items[i : i + items_per_shard])) for i in range(0, len(items), items_per_shard)]
+def split_into_shards(
+    items: Sequence[Item], items_per_shard: int, sources: Sequence[RowSource] = ()
+) -> list[ShardPlan]:
+    """Split items, in their order, into plans of at most `items_per_shard` items.
+
+    Args:
+        items: The items.
+        items_per_shard: Maximum number of items per plan; at least 1.
+        sources: Where the rows of each item are copied from; empty if they must be computed.
+    """
+    starts = range(0, len(items), items_per_shard)
+    parts = [slice(start, start + items_per_shard) for start in starts]
+    return [ShardPlan(tuple(items[part]), sources=tuple(sources[part])) for part in parts]

@@ -2,7 +2,7 @@
 
 from data.store.columns import Columns
 from data.store.compact import check_removed_fraction, compact_store, list_foreign_files
-from data.store.intact import read_intact_vectors
+from data.store.intact import CopyJob, copy_shard, read_intact_vectors
 from data.store.loader import Batch, iter_batches, prefetch_map
 from data.store.shard_file import Problem
 from data.store.shard_writer import write_shard
@@ -14,12 +14,14 @@ from data.store.writing import ShardJob, commit, plan_shards, store_update
 __all__ = [
     "Batch",
     "Columns",
+    "CopyJob",
     "Problem",
     "ShardJob",
     "Store",
     "check_removed_fraction",
     "commit",
     "compact_store",
+    "copy_shard",
     "count_truncated",
     "count_unknown",
     "find_problems",

@@ -113,7 +113,7 @@ def read_shard_items(path: Path) -> tuple[list[str], list[str]]:
 
 def read_shard_hashes(path: Path) -> dict[str, str]:
     """Read id -> content hash of the items of a shard, invalid ones included; raises as `open_shard`."""
-    invalid = _read_invalid_items(path)
+    invalid = read_invalid_items(path)
     return dict(zip(*read_shard_items(path), strict=True)) | {item.id: item.hash for item in invalid}
 
 
@@ -145,7 +145,7 @@ def has_valid_trailer(path: Path) -> bool:
 
 def read_shard_entry(path: Path) -> tuple[ShardEntry, list[str], list[InvalidItem]]:
     """Read a finished shard's manifest entry, the ids of its items, and its invalid items."""
-    invalid = _read_invalid_items(path)
+    invalid = read_invalid_items(path)
     with open_shard(path) as file:
         ids, num_rows = list(file["ids"].asstr()[:]), int(file["offsets"][-1])
         # Rows that HDF5 has compressed or stored in chunks have no offset; they count as metadata then.
@@ -163,7 +163,8 @@ def read_shard_entry(path: Path) -> tuple[ShardEntry, list[str], list[InvalidIte
     return entry, ids, invalid
 
 
-def _read_invalid_items(path: Path) -> list[InvalidItem]:
+def read_invalid_items(path: Path) -> list[InvalidItem]:
+    """Read the invalid items of a shard; raises as `open_shard`."""
     with open_shard(path) as file:
         return [InvalidItem(**item) for item in json.loads(file.attrs["invalid_items"])]
 

@@ -5,7 +5,7 @@ leaves finished shards that no manifest lists; the next plan adopts those that h
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,13 @@ from data.manifest.manifest import (
     read_store_manifest,
     write_store_manifest,
 )
-from data.manifest.schema import Item, ShardPlan, split_into_shards
+from data.manifest.schema import Item, RowSource, ShardPlan, split_into_shards
 from data.store.shard_file import (
     check_metadata_crc,
     find_shard_damage,
     read_shard_entry,
     read_shard_hashes,
+    read_shard_items,
     read_unlisted_shard_hashes,
 )
 
@@ -46,7 +47,9 @@ class ShardJob:
 
 
 @contextmanager
-def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
+def store_update(
+    folder: Path, items: Sequence[Item], items_per_shard: int, is_copied: Callable[[str], bool] | None = None
+) -> Iterator[list[ShardPlan]]:
     """Update a store so that it lists exactly these items.
 
     Holds the write lock unless there is nothing to do.
@@ -55,9 +58,10 @@ def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> I
         folder: Folder of the store.
         items: All items of the dataset, with their current content hashes.
         items_per_shard: Maximum number of items in a new shard.
+        is_copied: As in `plan_shards`.
 
     Yields:
-        Plans of the shards that the block must write.
+        Plans of the shards that the block must write: those with `sources` last, by `copy_shard`.
 
     Raises:
         WriteLockError: Another process writes to the store.
@@ -66,12 +70,14 @@ def store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> I
         yield []
         return
     with write_lock(folder):
-        plans = plan_shards(folder, items, items_per_shard)
-        yield [plan for plan in plans if not plan.existing_file]
+        plans = plan_shards(folder, items, items_per_shard, is_copied)
+        yield sorted((plan for plan in plans if not plan.existing_file), key=lambda plan: bool(plan.sources))
         commit(folder, [plan.file for plan in plans], dataset_ids=[item.id for item in items])
 
 
-def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> list[ShardPlan]:
+def plan_shards(
+    folder: Path, items: Sequence[Item], items_per_shard: int, is_copied: Callable[[str], bool] | None = None
+) -> list[ShardPlan]:
     """Plan the shards that a commit must add so that the store holds all items with their current content.
 
     Plans follow the order of the dataset, so that a resumed run commits the same manifest as an uninterrupted one.
@@ -81,16 +87,59 @@ def plan_shards(folder: Path, items: Sequence[Item], items_per_shard: int) -> li
         folder: Folder of the store.
         items: All items that the store must hold, in the order of the dataset.
         items_per_shard: Maximum number of items per new shard; at least 1.
+        is_copied: Whether the rows of items with this content hash depend on nothing else, so that those of a second
+            item are copied; None copies no rows.
 
     Returns:
         One plan per shard; those with an `existing_file` were finished by an interrupted run.
     """
-    hashes = listed_hashes(folder, read_store_manifest(folder))
+    manifest = read_store_manifest(folder)
+    hashes = listed_hashes(folder, manifest)
     positions = {item: position for position, item in enumerate(items)}
     plans = _adopt_shards(Path(folder), positions, hashes)
     missing = [item for item in items if hashes.get(item.id) != item.hash]
-    plans += [_OrderedPlan(False, positions[p.items[0]], p) for p in split_into_shards(missing, items_per_shard)]
+    files = [*(shard.file for shard in manifest.shards), *(plan.plan.existing_file for plan in plans)]
+    copied = {item.hash for item in missing if is_copied is not None and is_copied(item.hash)}
+    sources = _find_sources([Path(folder) / file for file in files], copied) if copied else {}
+    new_plans = _plan_missing(missing, items_per_shard, copied, sources)
+    plans += [_OrderedPlan(False, positions[plan.items[0]], plan) for plan in new_plans]
     return [ordered.plan for ordered in sorted(plans, key=lambda plan: (not plan.has_old_content, plan.position))]
+
+
+def _find_sources(paths: Iterable[Path], hashes: Collection[str]) -> dict[str, RowSource]:
+    """Find the rows of contents in shards, also those of removed items and of older contents."""
+    return {
+        value: RowSource(path.name, name)
+        for path in paths
+        for name, value in zip(*read_shard_items(path), strict=True)
+        if value in hashes
+    }
+
+
+def _plan_missing(
+    missing: Sequence[Item], items_per_shard: int, copied: Collection[str], sources: Mapping[str, RowSource]
+) -> list[ShardPlan]:
+    """Plan the shards of missing items: those to compute, and those whose rows are copied.
+
+    Args:
+        missing: Items that the store does not have.
+        items_per_shard: Maximum number of items per shard.
+        copied: Content hashes whose rows are computed once at most.
+        sources: Rows that exist, by content hash.
+    """
+    first_items: dict[str, Item] = {}
+    for item in missing:
+        first_items.setdefault(item.hash, item)
+    copies = {
+        item: None
+        for item in missing
+        if item.hash in copied and (item.hash in sources or first_items[item.hash] != item)
+    }
+    computed_plans = split_into_shards([item for item in missing if item not in copies], items_per_shard)
+    new_sources = {item.hash: RowSource(plan.file, item.id) for plan in computed_plans for item in plan.items}
+    all_sources = {**new_sources, **sources}
+    copy_sources = [all_sources[item.hash] for item in copies]
+    return [*computed_plans, *split_into_shards([*copies], items_per_shard, copy_sources)]
 
 
 def is_up_to_date(folder: Path, items: Sequence[Item]) -> bool:

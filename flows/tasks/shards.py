@@ -19,7 +19,7 @@ from flows.tasks.artifact_keys import make_key
 from flows.tasks.retries import JITTER, RETRY_DELAYS, is_retryable
 from flows.tasks.task_runners import GPU_TAG, read_task_runner_name, request_gpu
 from flows.tasks.worker_pool import WorkerPool
-from pipeline.workers import MapFn, make_process_map, uses_gpu
+from pipeline.workers import DRAW_SCENES, HASH_IMAGES, MapFn, make_process_map, uses_gpu
 from tern.training import EpochProgress, OnEpoch
 
 UPDATE_SECONDS = 1.0  # between two updates of an artifact; an update costs 20 ms of the server
@@ -115,7 +115,7 @@ def make_task_map_factory(
     """
 
     def make_map_fn(label: str) -> MapFn:
-        if label == "draw scenes":  # not tasks: these jobs return objects instead of file names
+        if label in (DRAW_SCENES, HASH_IMAGES):  # not tasks: these jobs return objects instead of file names
             return make_process_map(num_workers, label)
         stage = label.replace(" ", "-")
 

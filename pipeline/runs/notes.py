@@ -63,8 +63,8 @@ def describe_splits(dataset: Dataset) -> list[str]:
         return []
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.count_images_by_split().items())
     return [
-        f"The split of {dataset.num_drawn:,} images was chosen by a hash of their file names, because the annotations "
-        f"have none. The dataset has {counts} images."
+        f"The split of {dataset.num_drawn:,} images was chosen by a hash of their content, because they name none. "
+        f"The dataset has {counts} images."
     ]
 
 

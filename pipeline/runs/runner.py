@@ -28,7 +28,7 @@ from pipeline.stages.train import (
     import_paper_checkpoint,
     train_model,
 )
-from pipeline.workers import MapFn
+from pipeline.workers import HASH_IMAGES, MakeMapFn, MapFn, use_builtin_map
 from pipeline.workspace import Workspace
 from tern.evaluation import Evaluation, read_evaluation
 from tern.training import OnEpoch
@@ -37,8 +37,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def _use_builtin_map(stage: str) -> MapFn:
-    return map
+@dataclass
+class ItemCounts:
+    """Items of a stage that a run wrote."""
+
+    extracted: int = 0
+    copied: int = 0
+    """Images whose features were copied, because the store had their content under another name."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,12 @@ class PipelineRunner:
         on_epoch: Called after each training epoch with its progress.
     """
 
-    def __init__(
-        self, plan: Plan, make_map_fn: Callable[[str], MapFn] = _use_builtin_map, on_epoch: OnEpoch | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, make_map_fn: MakeMapFn = use_builtin_map, on_epoch: OnEpoch | None = None) -> None:
         self.plan, self.workspace = plan, Workspace(plan.workspace)
         self._make_map_fn, self._on_epoch = make_map_fn, on_epoch
         self._outputs: dict[str, str] = {}  # stage -> name of its output
-        self._num_items: dict[str, int] = {}  # stage -> items in the shards that this run extracted
+        self.item_counts: dict[str, ItemCounts] = {}
+        """Items that this runner extracted and copied, by stage: `region features` and `token features`."""
 
     def load_dataset(self, splits: Sequence[str] = (), *, model_is_given: bool = False) -> Dataset:
         """Load the dataset of the plan. The demo dataset is drawn first.
@@ -108,7 +112,7 @@ class PipelineRunner:
         if plan.model is not None and not model_is_given:
             package = open_package(plan.model)
             check_extractors(package.extractors, f"the model package {package.name}", plan)
-        dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn("draw scenes")))
+        dataset = self._timed("dataset", lambda: load_plan_dataset(plan, self._make_map_fn))
         return select_splits(dataset, plan, splits) if splits else dataset
 
     def load_trainable_dataset(self) -> Dataset:
@@ -140,7 +144,8 @@ class PipelineRunner:
         config = plan.regions_file or plan.regions
         # This process reads a region file as a whole, once, instead of each worker process.
         map_fn = self._counting_map("region features", map if isinstance(config, RegionFileConfig) else None)
-        return extract_regions(config, dataset, self.workspace, plan.images_per_shard, map_fn)
+        hash_map_fn = self._make_map_fn(HASH_IMAGES)
+        return extract_regions(config, dataset, self.workspace, plan.images_per_shard, map_fn, hash_map_fn)
 
     def train(self, features: Features) -> Path:
         """Train the model, or import the model package or the checkpoint of the plan. Returns the folder of the model.
@@ -247,11 +252,13 @@ class PipelineRunner:
 
     def _counting_map(self, stage: str, map_fn: MapFn | None = None) -> MapFn:
         """Return the map function of a stage, extended to count the items of all jobs for the stage log."""
-        apply = map_fn or self._make_map_fn(stage)
+        apply, counts = map_fn or self._make_map_fn(stage), ItemCounts()
+        self.item_counts[stage] = counts
 
         def map_and_count(function: Callable[..., Any], jobs: Iterable[Any]) -> Iterable[Any]:
             jobs = list(jobs)
-            self._num_items[stage] = sum(job.num_items for job in jobs)
+            counts.copied += sum(job.num_items for job in jobs if job.plan.sources)
+            counts.extracted += sum(job.num_items for job in jobs if not job.plan.sources)
             return apply(function, jobs)
 
         return map_and_count
@@ -263,10 +270,9 @@ class PipelineRunner:
         output = call()
         seconds, name = round(time.perf_counter() - start, 3), _name(output)
         self._outputs[stage] = name
-        append_entry(
-            self.workspace,
-            StageEntry(stage=stage, seconds=seconds, output=name, items=self._num_items.get(stage)),
-        )
+        counts = self.item_counts.get(stage)
+        items, copied = (None, None) if counts is None else (counts.extracted, counts.copied or None)
+        append_entry(self.workspace, StageEntry(stage=stage, seconds=seconds, output=name, items=items, copied=copied))
         return output
 
 

@@ -21,6 +21,8 @@ class StageEntry(BaseModel):
     """Name of the folder or file that the stage returned."""
     items: int | None = None
     """Number of items that were extracted; None for stages that do not extract."""
+    copied: int | None = None
+    """Number of items that were copied, because their content was moved or copied; None: none."""
 
 
 def append_entry(workspace: Workspace, entry: StageEntry) -> None:

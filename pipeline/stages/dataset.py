@@ -8,9 +8,10 @@ from pathlib import Path
 from data.config import DatasetConfig
 from data.datasets import Dataset, load_dataset
 from data.demo import generate_demo_dataset, is_generated
+from data.images import FileHashCache
 from data.store import Store
 from pipeline.plans.plan import Plan
-from pipeline.workers import MapFn
+from pipeline.workers import DRAW_SCENES, HASH_IMAGES, MakeMapFn, use_builtin_map
 from pipeline.workspace import Workspace
 
 HELD_OUT = ("val", "test")
@@ -18,17 +19,23 @@ MIN_CAPTIONED = {"train": 2, "val": 1}
 """Minimum number of images with captions that a training needs, by split."""
 
 
-def load_plan_dataset(plan: Plan, map_fn: MapFn = map) -> Dataset:
+def load_plan_dataset(plan: Plan, make_map_fn: MakeMapFn = use_builtin_map, save_hashes: bool = True) -> Dataset:
     """Load the dataset of a plan. The demo dataset is drawn first if its images do not exist yet.
 
     Args:
         plan: The plan.
-        map_fn: Draws the scenes of the demo dataset.
+        make_map_fn: Returns the map function that draws the scenes of the demo dataset, or that hashes images whose
+            split is drawn.
+        save_hashes: Whether hashes are written to the cache of the workspace.
     """
     if plan.dataset is not None:
-        return load_dataset(plan.dataset)
+
+        def get_hashes(paths: Sequence[Path]) -> list[str]:
+            return FileHashCache(plan.workspace).get_hashes(paths, save_hashes, make_map_fn(HASH_IMAGES))
+
+        return load_dataset(plan.dataset, get_hashes)
     assert plan.demo is not None, "a plan has either a dataset or a demo"
-    folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=map_fn)
+    folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=make_map_fn(DRAW_SCENES))
     annotations = folder / "dataset_demo.json"
     return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
 
@@ -41,7 +48,7 @@ def read_plan_dataset(plan: Plan) -> Dataset:
     """
     if plan.demo is not None and not is_generated(plan.demo, folder := Workspace(plan.workspace).dataset):
         raise FileNotFoundError(f"The images of the demo dataset are not in {folder}. Run `tern extract` first.")
-    return load_plan_dataset(plan)
+    return load_plan_dataset(plan, save_hashes=False)
 
 
 def select_valid(dataset: Dataset, regions: Path, tokens: Path) -> Dataset:
@@ -77,6 +84,11 @@ def check_splits(splits: Iterable[str], known_splits: Iterable[str], dataset_nam
 
 def find_training_problem(dataset: Dataset) -> str:
     """Find why no model can be trained on a dataset; an empty text if one can."""
+    if not dataset.captions:
+        return (
+            f"{dataset.name} has no captions, so that no model can be trained on it. Set `model = ...` in the plan to "
+            "the folder of a trained model, or set `dataset.annotations` to a file with captions"
+        )
     captions = dataset.captions_by_image_id
     counts = Counter(image.split for image in dataset.images if captions[image.id])
     missing = [f"{split!r} has {counts[split]}" for split, minimum in MIN_CAPTIONED.items() if counts[split] < minimum]

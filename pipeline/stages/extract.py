@@ -1,7 +1,7 @@
 """Extraction stages: region features of images and token features of captions, into stores."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,10 +11,10 @@ from typing import Any
 from data.config import RegionFileConfig
 from data.datasets import Dataset
 from data.exchange import RegionFile
-from data.images import FileHashCache
+from data.images import FileHashCache, is_content_hash
 from data.io import sha256_text
 from data.manifest import Item, ShardPlan, is_store, open_or_create_store, store_path
-from data.store import ShardJob, Store, store_update, write_shard
+from data.store import CopyJob, ShardJob, Store, copy_shard, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
 from extractors.registry import build_region_extractor
@@ -61,18 +61,20 @@ def extract_regions(
     workspace: Workspace,
     images_per_shard: int,
     map_fn: MapFn = map,
+    hash_map_fn: MapFn = map,
 ) -> Path:
     """Extract the region features of all images that are new or changed.
 
     An unreadable image becomes an invalid item of the store, with the reason. Images that the dataset no longer has
-    are removed from the store.
+    are removed from the store. The rows of an image that was moved or copied are copied, not extracted.
 
     Args:
         config: Settings of the region extractor.
         dataset: All images that the store must hold.
         workspace: Workspace of the store.
         images_per_shard: Maximum number of images per new shard.
-        map_fn: Runs the jobs of the shards.
+        map_fn: Runs the jobs of the shards: first those that extract, then those that copy.
+        hash_map_fn: Runs the jobs that hash new and changed files.
 
     Returns:
         The folder of the store.
@@ -82,10 +84,19 @@ def extract_regions(
     """
     folder = open_or_create_store(workspace.stores, "regions", get_extractor(config).recipe)
     paths = {image.id: image.path for image in dataset.images}
-    hashes = FileHashCache(workspace.root).get_hashes(paths.values())
+    hashes = FileHashCache(workspace.root).get_hashes(paths.values(), map_fn=hash_map_fn)
     items = [Item(image_id, content_hash) for image_id, content_hash in zip(paths, hashes, strict=True)]
-    with _store_update(folder, items, images_per_shard) as plans:
-        list(map_fn(extract_region_shard, _make_jobs(config, folder, plans, paths)))
+    # A file of regions has them by the name of the image, so that equal images may have other regions.
+    is_copied = None if isinstance(config, RegionFileConfig) else is_content_hash
+    with _store_update(folder, items, images_per_shard, is_copied) as plans:
+        copied = [CopyJob(folder, plan) for plan in plans if plan.sources]
+        jobs = _make_jobs(config, folder, [plan for plan in plans if not plan.sources], paths)
+        list(map_fn(extract_region_shard, jobs))
+        if copied:
+            list(map_fn(copy_shard, copied))
+    if copied:
+        num_extracted, num_copied = (sum(job.num_items for job in part) for part in (jobs, copied))
+        log.info(f"{folder.name}: {num_extracted:,} extracted, {num_copied:,} moved or copied")
     return folder
 
 
@@ -127,9 +138,11 @@ def _make_jobs(
 
 
 @contextmanager
-def _store_update(folder: Path, items: Sequence[Item], items_per_shard: int) -> Iterator[list[ShardPlan]]:
+def _store_update(
+    folder: Path, items: Sequence[Item], items_per_shard: int, is_copied: Callable[[str], bool] | None = None
+) -> Iterator[list[ShardPlan]]:
     """Update a store as `store_update` does, and raise an error if all items turned out to be invalid."""
-    with store_update(folder, items, items_per_shard) as plans:
+    with store_update(folder, items, items_per_shard, is_copied) as plans:
         log_existing(folder, len(items), plans)
         yield plans
     store = Store(folder)

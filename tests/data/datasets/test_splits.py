@@ -1,7 +1,8 @@
-"""Drawn splits: the hash of a name decides, and small datasets get enough held-out images."""
+"""Drawn splits: the content decides, copies share a split, and small datasets get enough held-out images."""
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,23 +10,27 @@ from data.config import DatasetConfig
 from data.datasets import load_dataset
 
 
-def draw(name: str) -> str:
+def draw(content: str) -> str:
     """Independent of the code: the rule of the README, 90, 5 and 5 % by SHA-256."""
-    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 20
+    number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") % 20
     return "val" if number == 0 else "test" if number == 1 else "train"
 
 
-def splits(tmp_path, names, without_caption=(), declared=None) -> dict[str, str]:
+def splits(tmp_path, names, without_caption=(), declared=None, contents=None) -> dict[str, str]:
+    """Splits of images whose content is their name, if `contents` has no other one."""
     (tmp_path / "photos").mkdir(exist_ok=True)
+    contents = contents or {name: name for name in names}
     rows = []
     for name in names:
-        (tmp_path / "photos" / name).write_bytes(b"jpeg")
-        row = {"image": name, "caption": f"a picture of {name}"} | ({"split": declared[name]} if declared else {})
+        (tmp_path / "photos" / name).write_text(contents[name])
+        split = {"split": declared[name]} if declared and name in declared else {}
+        row = {"image": name, "caption": f"a picture of {name}"} | split
         rows += [] if name in without_caption else [json.dumps(row)]
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(rows))
     found = load_dataset(DatasetConfig(name="x", format="folder", annotations=path, images=tmp_path / "photos"))
-    assert bool(found.notes) == any(image.split != draw(image.id) for image in found.images if not declared)
+    moved = [image for image in found.images if not declared and image.split != draw(contents[image.id])]
+    assert bool(found.notes) == bool(moved)
     return {image.id: image.split for image in found.images}
 
 
@@ -83,3 +88,65 @@ def test_fewer_than_ten_images_keep_two_for_training(tmp_path, size, expected):
     names = [name for name in (f"{k}.jpg" for k in range(100)) if draw(name) == "train"][:size]
     values = list(splits(tmp_path, names).values())
     assert tuple(values.count(split) for split in ("val", "test", "train")) == expected
+
+
+@pytest.mark.parametrize("num_contents", [4, 9, 12, 60, 400])
+def test_copies_never_fall_on_both_sides(tmp_path, num_contents):
+    """Three names per content, the last one without a caption; no name says anything about the content."""
+    contents = {f"{copy}-{k}.jpg": f"content {k}" for k in range(num_contents) for copy in "abc"}
+    found = splits(tmp_path, list(contents), [name for name in contents if name.startswith("c")], contents=contents)
+    sides = {content: {found[name] for name in contents if contents[name] == content} for content in contents.values()}
+    assert all(len(names) == 1 for names in sides.values())
+    held_out = [content for content, names in sides.items() if names != {"train"}]
+    minimum = 2 if num_contents >= 10 else 1
+    assert {split: sum(sides[c] == {split} for c in held_out) >= minimum for split in ("val", "test")} == {
+        "val": True,
+        "test": True,
+    }, "contents count, not copies"
+
+
+def test_renamed_image_keeps_its_split(tmp_path):
+    names = [f"{k}.jpg" for k in range(400)]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    before = splits(tmp_path / "a", names)
+    contents = {f"renamed-{name}": name for name in names}
+    after = splits(tmp_path / "b", list(contents), contents=contents)
+    assert {contents[name]: split for name, split in after.items()} == before
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({"a.jpg": "test"}, "test"),
+        ({"a.jpg": "train"}, "train"),
+        ({"a.jpg": "train", "b.jpg": "val"}, "val"),
+        ({"a.jpg": "test", "b.jpg": "val"}, "test"),
+    ],
+)
+def test_copy_of_an_image_that_names_a_split_gets_that_split(tmp_path, declared, expected):
+    contents = dict.fromkeys(("a.jpg", "b.jpg", "z.jpg"), "equal")
+    found = splits(tmp_path, list(contents), declared=declared, contents=contents)
+    assert found["z.jpg"] == expected
+    assert {name: found[name] for name in declared} == declared
+
+
+def test_files_are_hashed_only_if_a_split_is_drawn(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    asked: list[list[str]] = []
+
+    def get_hashes(paths):
+        asked.append([path.name for path in paths])
+        return ["unreadable: Permission denied" for _ in paths]
+
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "photos" / name).write_text(name)
+    rows = [{"image": name, "caption": "a picture", "split": "train"} for name in ("a.jpg", "b.jpg")]
+    config = DatasetConfig(name="x", format="folder", annotations=tmp_path / "c.jsonl", images=tmp_path / "photos")
+    config.annotations.write_text("\n".join(map(json.dumps, rows)))
+    load_dataset(config, get_hashes)
+    assert asked == []
+    (tmp_path / "photos" / "c.jpg").write_text("c")
+    found = load_dataset(config, get_hashes)
+    assert asked == [["a.jpg", "b.jpg", "c.jpg"]]
+    assert found.images_by_id["c.jpg"].split == draw("c.jpg"), "a file that cannot be read is drawn by its name"

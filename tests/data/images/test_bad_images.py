@@ -26,6 +26,7 @@ from data.text import escape_invalid_text, printable
 from pipeline.cli.app import build_app
 from tests.helpers.image_bytes import saved
 from tests.helpers.image_table import Case, cases
+from tests.helpers.permissions import run_as_nobody
 from tests.helpers.small_plan import DEMO_EXTRACTORS, TINY_TRAINING
 
 pytestmark = pytest.mark.slow
@@ -190,7 +191,7 @@ def test_load_dataset_lists_files_and_folders_without_permission() -> None:
         load_image(root / "photos" / "sound.jpg")  # the child may not be allowed to import
         for path in ("secret.jpg", "closed", "blind"):
             (root / "photos" / path).chmod(0)
-        reasons = _as_nobody(lambda: _verdicts(root))
+        reasons = run_as_nobody(lambda: _verdicts(root))
         for path in ("closed", "blind"):
             (root / "photos" / path).chmod(0o700)
     assert reasons["sound.jpg"] == "read"
@@ -209,23 +210,6 @@ def _verdicts(root: Path) -> dict[str, str]:
             reasons[image.id] = "read"
         except ValueError as error:
             reasons[image.id] = str(error)
-    return reasons
-
-
-def _as_nobody(function) -> dict[str, str]:
-    """What a function returns in a child that has no rights of root's."""
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            if os.getuid() == 0:
-                os.setuid(65534)
-            os.write(writing, json.dumps(function()).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as file:
-        reasons = json.load(file)
-    os.waitpid(child, 0)
     return reasons
 
 

@@ -3,18 +3,21 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.config import RegionFileConfig
+from data.config import DatasetConfig, RegionFileConfig
 from data.datasets.records import Dataset, Image
 from data.exchange.region_file import RegionFile
 from data.images import hash_cache as content
 from data.images.hash_cache import MIN_AGE_NS, FileHashCache
 from data.io.digests import sha256_file
 from data.store.store import Store
+from pipeline.plans.plan import Plan
+from pipeline.stages.dataset import load_plan_dataset
 from pipeline.stages.extract import extract_regions
 from pipeline.workspace import Workspace
 
@@ -49,12 +52,12 @@ def later(monkeypatch):
     monkeypatch.setattr(FileHashCache.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
 
 
-def make_file(path: Path) -> RegionFileConfig:
+def make_file(path: Path, names: Sequence[str] = NAMES) -> RegionFileConfig:
     """Write a region file for all images, in place of an extractor with a network."""
-    rng, rows = np.random.default_rng(0), 2 * len(NAMES)
-    arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(NAMES), 2), 64), "boxes": np.ones((rows, 4))}
+    rng, rows = np.random.default_rng(0), 2 * len(names)
+    arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(names), 2), 64), "boxes": np.ones((rows, 4))}
     features = rng.normal(size=(rows, 4)).astype("f2")
-    np.savez(path, filename=NAMES, **arrays, score=np.ones(rows), cls=np.zeros(rows, int), f=features)
+    np.savez(path, filename=names, **arrays, score=np.ones(rows), cls=np.zeros(rows, int), f=features)
     return RegionFileConfig(path=path, feature_arrays=("f",))
 
 
@@ -84,7 +87,29 @@ def test_only_new_and_changed_images_are_opened_and_extracted(tmp_path, opened, 
     (photos / NAMES[7]).write_bytes(b"changed")
     assert run(NAMES) == ([NAMES[7]], [NAMES[7]])
     assert run(NAMES[10:]) == ([], [])
-    assert run(NAMES) == ([], NAMES[:10]), "images that return are hashed but not extracted"
+    assert run(NAMES) == ([], []), "images that return are neither hashed nor extracted"
+
+
+def test_second_run_of_a_folder_tree_opens_no_image(tmp_path, opened, later):
+    """The draw of the splits and the extraction need the hash of each file, which is read once in all."""
+    photos = tmp_path / "photos"
+    for number, name in enumerate(NAMES):
+        (photos / str(number % 7)).mkdir(parents=True, exist_ok=True)
+        (photos / str(number % 7) / name).write_bytes(name.encode() * 30)
+    config = make_file(tmp_path / "regions.npz", [f"{number % 7}/{name}" for number, name in enumerate(NAMES)])
+    plan = Plan(workspace=tmp_path / "run", dataset=DatasetConfig(name="photos", images=photos), regions_file=config)
+
+    def run() -> list[str]:
+        """Return the names of the images that were opened."""
+        opened.clear()
+        dataset = load_plan_dataset(plan)
+        with Store(extract_regions(config, dataset, Workspace(plan.workspace), 100)) as store:
+            assert sorted(store.ids) == sorted(image.id for image in dataset.images)
+            assert len(store) == len(NAMES)
+        return sorted(Path(path).name for path in opened if Path(path).is_file())
+
+    assert run() == NAMES
+    assert run() == []
 
 
 def hashes(folder: Path, path: Path, ahead: int = 0) -> str:
@@ -137,7 +162,9 @@ def test_changed_file_in_the_cache_is_hashed_again(tmp_path, change):
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", '{"version": 1}', '{"version": 9, "files": {}}', '{"version": 1, "files": [1]}', "\x00",
-     '{"version": 1, "files": {"A": [1, 2, 3, 4, "short"], "B": 5}}'],
+     '{"version": 1, "files": {"A": [1, 2, 3, 4, "short"], "B": 5}}',
+     '{"version":2,"files":{\n"A":"1 2 3 4 short"\n,"B":5\n}}\n', '{"version":2,"files":{\n"A"\n}}\n',
+     '{"version":2,"files":{\n"A":"1 2 3 4 ' + "0" * 64 + '"\n', '{"version":2,"files":{\né\n}}\n'],
 )  # fmt: skip
 def test_damaged_cache_file_is_replaced(tmp_path, text):
     path = tmp_path / "a.jpg"

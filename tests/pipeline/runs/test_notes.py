@@ -80,5 +80,5 @@ def test_splits_that_were_drawn_have_a_note(tmp_path: Path, column: str, num_dra
     assert dataset.num_drawn == num_drawn
     notes = describe_splits(dataset)
     assert bool(notes) == bool(num_drawn)
-    assert all(note.startswith("The split of 26 images was chosen by a hash of their file names") for note in notes)
+    assert all(note.startswith("The split of 26 images was chosen by a hash of their content") for note in notes)
     assert all(f"{count} {name}" in note for note in notes for name, count in dataset.count_images_by_split().items())
