@@ -26,7 +26,7 @@ from extractors.nn.state_dict import SUFFIXES
 # home folder, and sends them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 VERSION = 1  # raise it when the export changes: the name of a cached graph contains it
 OPSET = 17
