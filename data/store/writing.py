@@ -136,7 +136,11 @@ def _plan_missing(
         if item.hash in copied and (item.hash in sources or first_items[item.hash] != item)
     }
     computed_plans = split_into_shards([item for item in missing if item not in copies], items_per_shard)
-    new_sources = {item.hash: RowSource(plan.file, item.id) for plan in computed_plans for item in plan.items}
+    new_sources = {
+        item.hash: RowSource(file, item.id)
+        for file, plan in ((plan.file, plan) for plan in computed_plans)  # the name is a digest of all items
+        for item in plan.items
+    }
     all_sources = {**new_sources, **sources}
     copy_sources = [all_sources[item.hash] for item in copies]
     return [*computed_plans, *split_into_shards([*copies], items_per_shard, copy_sources)]

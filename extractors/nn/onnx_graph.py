@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
@@ -21,6 +21,12 @@ from data.settings import find_cache_folder
 from extractors.config import GridConfig
 from extractors.nn.image_fit import BackboneInfo
 from extractors.nn.state_dict import SUFFIXES
+
+# Read while onnxruntime is imported: without it, the library writes an id of the device and a queue of events to the
+# home folder, and sends them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
 
 VERSION = 1  # raise it when the export changes: the name of a cached graph contains it
 OPSET = 17

@@ -79,8 +79,8 @@ def _compute_evaluation(
     for name in splits_with_captions(dataset, splits):
         part = dataset.select_split(name)
         split = SplitVectors(
-            _read_vectors(images, [image.id for image in part.images]),
-            _read_vectors(captions, [caption.id for caption in part.captions]),
+            _read_vectors(images, [image.id for image in part.images], images.dim),
+            _read_vectors(captions, [caption.id for caption in part.captions], images.dim),
             [image.id for image in part.images],
             [caption.image_id for caption in part.captions],
             [caption.text for caption in part.captions],
@@ -89,11 +89,11 @@ def _compute_evaluation(
     return Evaluation(splits=evaluations)
 
 
-def _read_vectors(store: Store, ids: Sequence[str]) -> np.ndarray:
-    """Read vectors (n, e) as float32; NaN for an item without one."""
-    vectors = np.full((len(ids), store.dim), np.nan, np.float32)
-    rows = [row for row, name in enumerate(ids) if name in store]
-    vectors[rows] = store.read("features", [ids[row] for row in rows])
+def _read_vectors(store: Store, ids: Sequence[str], dim: int) -> np.ndarray:
+    """Read vectors (n, dim) as float32; NaN for an item without one, also if the store is empty."""
+    vectors = np.full((len(ids), dim), np.nan, np.float32)
+    if rows := [row for row, name in enumerate(ids) if name in store]:
+        vectors[rows] = store.read("features", [ids[row] for row in rows])
     return vectors
 
 

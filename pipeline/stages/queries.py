@@ -44,19 +44,21 @@ def choose_queries(
     calibrated = select_calibrated(calibration, query_kind, len(held_out))
     if calibrated is not None:
         return GateQueries(calibrated, None, "calibration")
-    sources: dict[QuerySource, dict[str, set[str]]] = {
-        "held-out": held_out,
-        "dataset": _find_relevant_ids(query_kind, dataset, stores, tuple(dataset.count_images_by_split())),
-    }
-    for source, relevant_ids in sources.items():
-        if len(relevant_ids) >= MIN_QUERIES:
-            vectors = stores[query_kind].read("features", list(relevant_ids)).astype(np.float32)
-            return GateQueries(vectors, list(relevant_ids.values()), source)
+    if len(held_out) >= MIN_QUERIES:
+        return _read_queries(stores[query_kind], held_out, "held-out")
+    captioned = _find_relevant_ids(query_kind, dataset, stores, tuple(dataset.count_images_by_split()))
+    if len(captioned) >= MIN_QUERIES:
+        return _read_queries(stores[query_kind], captioned, "dataset")
     ids = collection.sorted_ids
     sample = [ids[position] for position in sample_rows(len(ids), config.tuning_queries, config.seed)]
     if len(sample) < MIN_QUERIES:  # a single row both chooses nprobe and measures it
         sample *= MIN_QUERIES
     return GateQueries(collection.read(sample), None, "self")
+
+
+def _read_queries(store: Store, relevant_ids: Mapping[str, set[str]], source: QuerySource) -> GateQueries:
+    vectors = store.read("features", list(relevant_ids)).astype(np.float32)
+    return GateQueries(vectors, list(relevant_ids.values()), source)
 
 
 def select_calibrated(calibration: Calibration | None, query_kind: Kind, num_held_out: int) -> np.ndarray | None:

@@ -60,8 +60,10 @@ class ModelPackage:
 
 def is_package(folder: Path) -> bool:
     """Return whether a folder says that it is a model package; whether it can be read is not checked."""
+    path = Path(folder) / PACKAGE_CONFIG
     try:
-        content = _read_small_json(folder / PACKAGE_CONFIG)
+        _check_regular_file(path, None)
+        content = _read_small_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT

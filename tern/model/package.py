@@ -84,7 +84,7 @@ def import_package(
     if (folder / MODEL_CARD).is_file():
         return folder
     for kind, store, dim in (("regions", regions, config.region_dim), ("tokens", tokens, config.token_dim)):
-        if len(store) and store.dim != dim:  # without captions, the token store is empty
+        if len(store) and store.dim != dim:  # the token store of a dataset without captions is empty
             raise ValueError(
                 f"The model package {package.name} reads {kind} of {dim:,} numbers, but {store.folder} has "
                 f"{store.dim:,}. Extract them with the extractors of the package."

@@ -90,6 +90,7 @@ OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "
 # The environment is read in data/settings.py, except for variables of other programs.
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*, XDG_*",
+    "extractors/nn/onnx_graph.py": "ORT_*",
     "pipeline/cli/app.py": "OMP_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",

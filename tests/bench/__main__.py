@@ -15,7 +15,7 @@ import torch
 
 from tests.bench import flows, starts
 from tests.bench.data import folders, loader, stores
-from tests.bench.extractors import bottom_up, captions, detectors
+from tests.bench.extractors import backbones, bottom_up, captions, detectors
 from tests.bench.index import large as index_large
 from tests.bench.index import rivals as index
 from tests.bench.index import search
@@ -31,6 +31,7 @@ TABLES = {
     "bottom-up": bottom_up.bottom_up,
     "detectors": lambda _: detectors.detectors(),
     "detectron2": lambda _: detectors.detectron2(),
+    "backbones": lambda _: backbones.backbones(),
     "captions": lambda _: captions.tokens(),
     "search": search.search,
     "index": index.index,

@@ -86,6 +86,7 @@ def _measure(function: Callable[[Plan], None], plan: Plan) -> tuple[float, float
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_here, args=(function, plan, sender))
     process.start()
+    sender.close()  # so that `recv` ends if the process fails
     result: tuple[float, float, float] = receiver.recv()
     process.join()
     return result

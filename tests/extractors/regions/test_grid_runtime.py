@@ -207,3 +207,10 @@ def test_gpu_rows_are_close_and_do_not_depend_on_the_batch(weights: Path) -> Non
         assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.995
     assert extractor.recipe["runtime"] == "torch"
     assert extractor.recipe["device"] == "cuda"
+
+
+def test_runtime_writes_no_telemetry_to_the_home_folder(tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", "import extractors.nn.onnx_graph"]
+    run(command, check=True, env=environment, timeout=120)
+    assert list(tmp_path.rglob("*")) == []

@@ -3,18 +3,21 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.config import RegionFileConfig
+from data.config import DatasetConfig, RegionFileConfig
 from data.datasets.records import Dataset, Image
 from data.exchange.region_file import RegionFile
 from data.images import hash_cache as content
 from data.images.hash_cache import MIN_AGE_NS, FileHashCache
 from data.io.digests import sha256_file
 from data.store.store import Store
+from pipeline.plans.plan import Plan
+from pipeline.stages.dataset import load_plan_dataset
 from pipeline.stages.extract import extract_regions
 from pipeline.workspace import Workspace
 
@@ -49,12 +52,12 @@ def later(monkeypatch):
     monkeypatch.setattr(FileHashCache.__init__, "__defaults__", (lambda: real() + 3600 * 10**9,))
 
 
-def make_file(path: Path) -> RegionFileConfig:
+def make_file(path: Path, names: Sequence[str] = NAMES) -> RegionFileConfig:
     """Write a region file for all images, in place of an extractor with a network."""
-    rng, rows = np.random.default_rng(0), 2 * len(NAMES)
-    arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(NAMES), 2), 64), "boxes": np.ones((rows, 4))}
+    rng, rows = np.random.default_rng(0), 2 * len(names)
+    arrays = {"offset": np.arange(0, rows + 1, 2), "size": np.full((len(names), 2), 64), "boxes": np.ones((rows, 4))}
     features = rng.normal(size=(rows, 4)).astype("f2")
-    np.savez(path, filename=NAMES, **arrays, score=np.ones(rows), cls=np.zeros(rows, int), f=features)
+    np.savez(path, filename=names, **arrays, score=np.ones(rows), cls=np.zeros(rows, int), f=features)
     return RegionFileConfig(path=path, feature_arrays=("f",))
 
 
@@ -85,6 +88,28 @@ def test_only_new_and_changed_images_are_opened_and_extracted(tmp_path, opened, 
     assert run(NAMES) == ([NAMES[7]], [NAMES[7]])
     assert run(NAMES[10:]) == ([], [])
     assert run(NAMES) == ([], []), "images that return are neither hashed nor extracted"
+
+
+def test_second_run_of_a_folder_tree_opens_no_image(tmp_path, opened, later):
+    """The draw of the splits and the extraction need the hash of each file, which is read once in all."""
+    photos = tmp_path / "photos"
+    for number, name in enumerate(NAMES):
+        (photos / str(number % 7)).mkdir(parents=True, exist_ok=True)
+        (photos / str(number % 7) / name).write_bytes(name.encode() * 30)
+    config = make_file(tmp_path / "regions.npz", [f"{number % 7}/{name}" for number, name in enumerate(NAMES)])
+    plan = Plan(workspace=tmp_path / "run", dataset=DatasetConfig(name="photos", images=photos), regions_file=config)
+
+    def run() -> list[str]:
+        """Return the names of the images that were opened."""
+        opened.clear()
+        dataset = load_plan_dataset(plan)
+        with Store(extract_regions(config, dataset, Workspace(plan.workspace), 100)) as store:
+            assert sorted(store.ids) == sorted(image.id for image in dataset.images)
+            assert len(store) == len(NAMES)
+        return sorted(Path(path).name for path in opened if Path(path).is_file())
+
+    assert run() == NAMES
+    assert run() == []
 
 
 def hashes(folder: Path, path: Path, ahead: int = 0) -> str:

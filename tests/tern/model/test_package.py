@@ -263,3 +263,6 @@ def test_folder_is_recognized_as_a_package(folder, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert not is_package(tmp_path)
     assert not is_package(tmp_path / "missing")
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")  # reading it would wait for a writer
+    assert not is_package(tmp_path)
