@@ -151,7 +151,13 @@ class Searcher:
         return self._image_root / (row.path or "")
 
     def _find_matching_regions(self, group: Sequence[IndexHit], query: np.ndarray) -> Iterator[tuple[Region, ...]]:
-        """Find the regions of each hit whose vectors, embedded one by one, are nearest to the query (1, e)."""
+        """Find the regions of each hit whose vectors, embedded one by one, are nearest to the query (1, e).
+
+        The cells of a grid are none: their borders say nothing about the image.
+        """
+        if self._stored_images.store.recipe.get("extractor") == "grid":
+            yield from ((),) * len(group)
+            return
         # An image that became unreadable after it was indexed is not in the store.
         images = {hit.id: self._stored_images.read_regions(hit.id) for hit in group if hit.id in self._stored_images}
         vectors = iter(self._encoder.embed_single_regions(list(images.values())))
