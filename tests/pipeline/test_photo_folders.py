@@ -8,12 +8,14 @@ import pytest
 from data.settings import find_data_folder
 from pipeline.photo_folders import (
     PhotoFolder,
+    check_workspace,
     default_workspace,
     find_plan_file,
     list_plan_files,
     read_photo_folder,
     write_photo_plan,
 )
+from pipeline.plan_files import read_plan_text, shipped_plans
 from pipeline.plans.load import load_plan
 
 NAMES = ["holiday", "ein Bild", 'with "quotes"', "back\\slash", "50% off", "émile", "日本", "a" * 200, "-rf", "a.toml"]
@@ -75,3 +77,44 @@ def test_data_folder_ignores_what_the_specification_ignores(value, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", value)
     monkeypatch.setenv("HOME", "/home/x")
     assert find_data_folder() == Path("/home/x/.local/share/tern")
+
+
+def test_plan_of_an_indexed_folder_is_found_by_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    path = write_photo_plan(PhotoFolder(tmp_path / "photos", default_workspace(tmp_path / "photos")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "photos/", "~/photos", str(tmp_path / "photos"), str(path)):
+        assert read_plan_text(name) == (path, path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("other", "The folder other has no plan: .* Run `tern photos other`"),
+        ("my photos", "Run `tern photos 'my photos'`"),
+        ("gone", "Plan 'gone' does not exist"),
+        ("", "Plan '' does not exist"),
+        ("x.txt", "Plan 'x.txt' does not exist"),
+        ("demo", None),
+    ],
+)
+def test_folder_without_a_plan_is_named_with_the_command(name, message, tmp_path, monkeypatch):
+    for folder in ("other", "my photos", "demo"):  # the shipped plan of this name comes first
+        (tmp_path / folder).mkdir()
+    (tmp_path / "x.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    if message is None:
+        assert read_plan_text(name)[0] == shipped_plans()[name]
+        return
+    with pytest.raises(FileNotFoundError, match=message):
+        read_plan_text(name)
+
+
+def test_workspace_of_another_folder_is_refused(tmp_path):
+    first, second = (PhotoFolder(tmp_path / name, tmp_path / "workspace") for name in "ab")
+    check_workspace(first)
+    write_photo_plan(first)
+    check_workspace(first)
+    with pytest.raises(ValueError, match=r"is that of the photographs in .*/a, .*Pass another --workspace"):
+        check_workspace(second)
