@@ -8,21 +8,27 @@ import typer
 
 from pipeline.cli.options import print_message
 from pipeline.cli.output import echo
-from pipeline.photo_folders import (
-    PhotoFolder,
-    default_workspace,
-    find_plan_file,
-    list_plan_files,
-    list_root,
-    read_photo_folder,
-    write_photo_plan,
-)
 
 if TYPE_CHECKING:
+    from pipeline.photo_folders import PhotoFolder
     from pipeline.plans.plan import Plan
 
-MIN_SHARD, MAX_SHARD = 32, 1000
-SHARDS_PER_WORKER = 16  # so that the progress bar moves and the workers end together
+PackageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Model package: a folder, a name on the Hugging Face hub (owner/name), or `photos`, which is shipped. "
+        "By default, that of the last run, at first `photos`.",
+        show_default=False,
+    ),
+]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of everything that is made. By default, that of the last run, at first a folder in "
+        "$XDG_DATA_HOME/tern/photos.",
+        show_default=False,
+    ),
+]
 
 
 def photos(
@@ -30,22 +36,8 @@ def photos(
         Path | None, typer.Argument(help="Folder of photographs; nothing in it is written.", show_default=False)
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve the search page afterwards, until Ctrl-C.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model package: a folder, a name on the Hugging Face hub (owner/name), or `photos`, which is shipped. "
-            "By default, that of the last run, at first `photos`.",
-            show_default=False,
-        ),
-    ] = None,
-    workspace: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of everything that is made. By default, that of the last run, at first a folder in "
-            "$XDG_DATA_HOME/tern/photos.",
-            show_default=False,
-        ),
-    ] = None,
+    model: PackageOption = None,
+    workspace: WorkspaceOption = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Index only paths that match, such as '2024/**'; may be repeated."),
@@ -69,6 +61,8 @@ def photos(
     if folder is None:
         _list_folders()
         return
+    from pipeline.photo_folders import write_photo_plan
+
     selected = _select(folder, model, workspace, include, exclude)
     plan_file = write_photo_plan(selected)
     plan = _load(plan_file, workers)
@@ -79,8 +73,10 @@ def photos(
 
 def _select(
     folder: Path, model: str | None, workspace: Path | None, include: list[str] | None, exclude: list[str] | None
-) -> PhotoFolder:
+) -> "PhotoFolder":
     """Return the settings of a folder: those of the command line, else those of its last run, else the defaults."""
+    from pipeline.photo_folders import PhotoFolder, default_workspace, find_plan_file, read_photo_folder
+
     images = folder.resolve()
     if not images.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder. Pass the folder of your photographs.")
@@ -130,6 +126,7 @@ def _serve(plan: "Plan", port: int) -> None:
 
 def _list_folders() -> None:
     from index.versions import read_version_manifest
+    from pipeline.photo_folders import list_plan_files, list_root, read_photo_folder
 
     plan_files = list_plan_files()
     if not plan_files:
