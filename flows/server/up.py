@@ -18,8 +18,7 @@ from flows.server.environment import (
     make_environment,
     prefect_command,
 )
-from pipeline.cli import echo
-from pipeline.cli.options import check_port_is_free
+from pipeline.cli import check_port_is_free, echo
 from pipeline.plans import load_plan
 
 START_TIMEOUT_SECONDS = 120.0  # the first start creates the database

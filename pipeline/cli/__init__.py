@@ -4,11 +4,12 @@ Its modules import the heavy libraries inside the commands, so that `tern --help
 Prefect: `flows` adds its commands through the entry points `tern.commands`.
 """
 
-from pipeline.cli.options import PlanOption, SetOption
+from pipeline.cli.options import PlanOption, SetOption, check_port_is_free
 from pipeline.cli.output import echo
 
 __all__ = [
     "PlanOption",
     "SetOption",
+    "check_port_is_free",
     "echo",
 ]

@@ -9,23 +9,28 @@ import typer
 
 from pipeline.cli.options import check_port_is_free, print_message
 from pipeline.cli.output import echo
-from pipeline.photo_folders import (
-    PhotoFolder,
-    check_workspace,
-    default_workspace,
-    find_plan_file,
-    format_photo_plan,
-    list_plan_files,
-    list_root,
-    read_photo_folder,
-    resolve_path,
-    write_photo_plan,
-)
 
 if TYPE_CHECKING:
+    from pipeline.photo_folders import PhotoFolder
     from pipeline.plans.plan import Plan
 
 HOST = "127.0.0.1"
+PackageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Model package: a folder, a name on the Hugging Face hub (owner/name), or `photos`, which is shipped. "
+        "By default, that of the last run, at first `photos`.",
+        show_default=False,
+    ),
+]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of everything that is made. By default, that of the last run, at first a folder in "
+        "$XDG_DATA_HOME/tern/photos.",
+        show_default=False,
+    ),
+]
 
 
 def photos(
@@ -33,22 +38,8 @@ def photos(
         Path | None, typer.Argument(help="Folder of photographs; nothing in it is written.", show_default=False)
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve the search page afterwards, until Ctrl-C.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model package: a folder, a name on the Hugging Face hub (owner/name), or `photos`, which is shipped. "
-            "By default, that of the last run, at first `photos`.",
-            show_default=False,
-        ),
-    ] = None,
-    workspace: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of everything that is made. By default, that of the last run, at first a folder in "
-            "$XDG_DATA_HOME/tern/photos.",
-            show_default=False,
-        ),
-    ] = None,
+    model: PackageOption = None,
+    workspace: WorkspaceOption = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Index only paths that match, such as '2024/**'; may be repeated."),
@@ -82,8 +73,17 @@ def photos(
 
 def _select(
     folder: Path, model: str | None, workspace: Path | None, include: list[str] | None, exclude: list[str] | None
-) -> PhotoFolder:
+) -> "PhotoFolder":
     """Return the settings of a folder: those of the command line, else those of its last run, else the defaults."""
+    from pipeline.photo_folders import (
+        PhotoFolder,
+        check_workspace,
+        default_workspace,
+        find_plan_file,
+        read_photo_folder,
+        resolve_path,
+    )
+
     images = resolve_path(folder)
     if not images.is_dir():
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
@@ -104,9 +104,10 @@ def _select(
     return selected
 
 
-def _make_plan(folder: PhotoFolder, workers: int | None) -> "Plan":
+def _make_plan(folder: "PhotoFolder", workers: int | None) -> "Plan":
     """Make the plan of a folder, which is written when the folder was read: a mistake is not kept for the next run."""
     from data.config import check_glob
+    from pipeline.photo_folders import format_photo_plan
     from pipeline.plans.load import parse_plan
 
     for option, patterns in (("--include", folder.include), ("--exclude", folder.exclude)):
@@ -119,8 +120,9 @@ def _make_plan(folder: PhotoFolder, workers: int | None) -> "Plan":
     return parse_plan(folder.plan_file, format_photo_plan(folder), overrides)
 
 
-def _update(folder: PhotoFolder, plan: "Plan") -> None:
+def _update(folder: "PhotoFolder", plan: "Plan") -> None:
     from pipeline.cli.dataset_notes import print_dataset_notes
+    from pipeline.photo_folders import write_photo_plan
     from pipeline.runs import PipelineRunner
     from pipeline.runs.photos import update_photo_index
     from pipeline.workers import make_process_map
@@ -147,6 +149,7 @@ def _serve(plan: "Plan", port: int) -> None:
 
 def _list_folders() -> None:
     from index.versions import read_version_manifest
+    from pipeline.photo_folders import list_plan_files, list_root, read_photo_folder
 
     plan_files = list_plan_files()
     if not plan_files:

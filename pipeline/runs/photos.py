@@ -11,6 +11,9 @@ from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.extract import find_plan_stores, open_store_or_none
 from pipeline.stages.results import Vectors
 
+NUM_SHARDS = 64  # of a large folder, so that the progress bar moves and all workers have work until the end
+MIN_SHARD_IMAGES, MAX_SHARD_IMAGES = 32, 1000
+
 
 @dataclass(frozen=True)
 class PhotoChanges:
@@ -43,7 +46,7 @@ class PhotoUpdate:
     """Number of photographs whose features were computed."""
     vectors: Vectors
     index: Path
-    """Manifest of the published version; that of before if nothing changed."""
+    """Manifest of the published version; the earlier one if nothing changed."""
 
 
 def update_photo_index(runner: PipelineRunner, dataset: Dataset, on_message: Callable[[str], None]) -> PhotoUpdate:
@@ -58,6 +61,8 @@ def update_photo_index(runner: PipelineRunner, dataset: Dataset, on_message: Cal
         ValueError: No photograph can be read, or the model package does not fit.
         RejectedError: The new version did not pass the gate, for instance since most photographs are gone.
     """
+    size = min(max(len(dataset.images) // NUM_SHARDS, MIN_SHARD_IMAGES), MAX_SHARD_IMAGES)
+    runner.plan = runner.plan.model_copy(update={"images_per_shard": size})
     before = _read_hashes(runner)
     features = runner.extract(dataset)
     changes = find_changes(before, _read_hashes(runner))

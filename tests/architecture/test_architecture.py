@@ -38,8 +38,8 @@ LAYERS = {
     "extractors": "config nn regions bottom_up text demo_detector registry",
     "tern": "presets config card networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace progress workers photo_folders plan_files plans lineage stages runs search pages service"
-    " cli",
+    "pipeline": "workspace progress workers photo_folders plan_files plans lineage stages runs search pages service "
+    "cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }
 DEMO_LAYERS = ("scenes", "drawing")  # of data/demo, before its other files
@@ -81,7 +81,7 @@ HOMES = {  # library -> the only files and folders that import it
     "prefect": ("flows/",),
     "httpx": ("flows/",),
     "yaml": ("flows/", "extractors/regions/detectron2_faster_rcnn.py"),
-    "tomllib": ("pipeline/plans/", "pipeline/plan_files.py"),
+    "tomllib": ("pipeline/plans/", "pipeline/plan_files.py", "pipeline/photo_folders.py"),
 }
 # Files whose imports inside functions are their design: a command or a kind imports what it needs when it is chosen.
 LATE_IMPORTS = ("pipeline/cli/", "flows/commands.py", "flows/flows.py", "extractors/registry.py")

@@ -66,7 +66,7 @@ EXCEPTIONS = (
         "needs weights from the network",
     ),
     (
-        r"publish \d|--version \d|rm -r|git |embeddings|regions-\d[a-z]|photo\.jpg",
+        r"publish \d|~/Pictures|--version \d|rm -r|git |embeddings|regions-\d[a-z]|photo\.jpg",
         "needs versions or files of the reader's own",
     ),
 )

