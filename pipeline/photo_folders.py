@@ -5,18 +5,15 @@ of all of them, wherever its workspace is. No settings are imported: the list st
 """
 
 import json
-import os
-import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.io import sha256_text, write_text
-from data.settings import find_data_folder
+from data.io import write_text
+from pipeline.plan_files import find_plan_file, list_root
 
 DEFAULT_MODEL = "photos"
-MAX_NAME_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -43,21 +40,6 @@ class PhotoFolder:
     def name(self) -> str:
         """Name of the dataset."""
         return self.images.name or "photos"
-
-
-def list_root() -> Path:
-    """Return the folder of the plans and of the workspaces that have no other place; it need not exist."""
-    return find_data_folder() / "photos"
-
-
-def find_plan_file(images: Path) -> Path:
-    """Return the path of the plan of a folder of photographs; it need not exist.
-
-    Its name has the name of the folder, and a digest of its path, since two folders may have one name.
-    """
-    path = resolve_path(images)
-    words = re.sub(r"[^\w.-]+", "-", path.name)[:MAX_NAME_CHARACTERS].strip(".-") or "photos"
-    return list_root() / f"{words}-{sha256_text(str(path))[:8]}.toml"
 
 
 def default_workspace(images: Path) -> Path:
@@ -87,11 +69,6 @@ def read_photo_folder(plan_file: Path) -> PhotoFolder:
             f"{plan_file} is not the plan of a folder of photographs ({type(error).__name__}: {error}). Remove the "
             "file and run `tern photos FOLDER` again, with the same --workspace if it had one."
         ) from error
-
-
-def resolve_path(path: Path) -> Path:
-    """Return the absolute path without links; the last parts may be missing, and a loop of links stays as it is."""
-    return Path(os.path.realpath(path.expanduser()))
 
 
 def check_workspace(folder: PhotoFolder) -> None:

@@ -1,13 +1,16 @@
 """Files of plans: finds that of a name or a folder and reads its text, without importing any settings."""
 
 import os
+import re
 import shlex
 from pathlib import Path
 
+from data.io import sha256_text
+from data.settings import find_data_folder
 from data.text import suggest_name
-from pipeline.photo_folders import find_plan_file
 
 MAX_PLAN_BYTES = 1 << 20
+MAX_NAME_CHARACTERS = 40  # of a folder, in the name of its plan
 _FOLDER = Path(__file__).parent / "plans" / "toml"
 
 
@@ -66,3 +69,23 @@ def _find_folder_plan(folder: Path) -> Path:
             f"{shlex.quote(str(folder))}`, or pass a .toml file or the name of a plan."
         )
     return path
+
+
+def list_root() -> Path:
+    """Return the folder of the plans and of the workspaces that have no other place; it need not exist."""
+    return find_data_folder() / "photos"
+
+
+def find_plan_file(images: Path) -> Path:
+    """Return the path of the plan of a folder of photographs; it need not exist.
+
+    Its name has the name of the folder, and a digest of its path, since two folders may have one name.
+    """
+    path = resolve_path(images)
+    words = re.sub(r"[^\w.-]+", "-", path.name)[:MAX_NAME_CHARACTERS].strip(".-") or "photos"
+    return list_root() / f"{words}-{sha256_text(str(path))[:8]}.toml"
+
+
+def resolve_path(path: Path) -> Path:
+    """Return the absolute path without links; the last parts may be missing, and a loop of links stays as it is."""
+    return Path(os.path.realpath(path.expanduser()))

@@ -79,10 +79,9 @@ def _select(
         PhotoFolder,
         check_workspace,
         default_workspace,
-        find_plan_file,
         read_photo_folder,
-        resolve_path,
     )
+    from pipeline.plan_files import find_plan_file, resolve_path
 
     images = resolve_path(folder)
     if not images.is_dir():
@@ -149,20 +148,23 @@ def _serve(plan: "Plan", port: int) -> None:
 
 def _list_folders() -> None:
     from index.versions import read_version_manifest
-    from pipeline.photo_folders import list_plan_files, list_root, read_photo_folder
+    from pipeline.photo_folders import list_plan_files, read_photo_folder
+    from pipeline.plan_files import list_root
 
     plan_files = list_plan_files()
     if not plan_files:
         echo(f"No folder of photographs is indexed in {list_root()}. Run `tern photos FOLDER`.")
     for path in plan_files:
+        name = str(path)  # of a plan that cannot be read
         try:
             folder = read_photo_folder(path)
+            name = str(folder.images)
             manifest = read_version_manifest(folder.workspace / "index")
             count = manifest.collections["image"].counts.live
             state = f"{count:,} photographs, version {manifest.version}"
         except (OSError, ValueError) as error:
             state = f"not indexed: {error}"
-        echo(f"{folder.images}  {state}", f"    --plan {_quote(path)}")
+        echo(f"{name}  {state}", f"    --plan {_quote(path)}")
 
 
 def _quote(path: Path) -> str:

@@ -38,7 +38,7 @@ LAYERS = {
     "extractors": "config nn regions bottom_up text demo_detector registry",
     "tern": "presets config card networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace progress workers photo_folders plan_files plans lineage stages runs search pages service "
+    "pipeline": "workspace progress workers plan_files photo_folders plans lineage stages runs search pages service "
     "cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }

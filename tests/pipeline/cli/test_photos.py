@@ -78,6 +78,15 @@ def test_list_without_folders_names_the_command():
     assert "Run `tern photos FOLDER`" in output
 
 
+def test_list_has_a_plan_that_cannot_be_read(tmp_path):
+    path = find_plan_file(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text("model = 3")
+    code, output = run_photos()
+    assert code == 0
+    assert f"{path}  not indexed: {path} is not the plan of a folder of photographs" in output
+
+
 def test_workspace_and_patterns_are_those_of_the_last_run(tmp_path):
     folder = draw_folder(tmp_path / "photos", 12)
     assert run_photos(folder, "--workspace", tmp_path / "elsewhere", "--exclude", "a/*")[0] == 0
