@@ -4,7 +4,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.io import is_within, read_json, write_json
 from index.versions import Manifest, read_current
@@ -55,6 +54,8 @@ class Workspace:
     """JSON Lines file with one entry per stage that ran."""
     invalid_records = _Child("invalid_records.jsonl")
     """JSON Lines file with the name and the reason of each invalid record."""
+    package = _Child("package")
+    """Folder of the model package with which `tern demo` indexes its second dataset."""
     report = _Child("report.html")
     """HTML page with the results."""
 
@@ -177,13 +178,12 @@ class Workspace:
         models = [
             path for path in self.models.glob("*/model.json") if re.fullmatch("tern-[0-9a-f]{12}", path.parent.name)
         ]
-        dataset, current = self.dataset / "manifest.json", self.index / "CURRENT"
         logs = [self.stage_log, self.root / "journal.jsonl"]  # the second one is that of version 0.1
         return (
             any(_has_keys(path, "schema", "recipe") for path in manifests)
             or any(_has_keys(path, "model", "fingerprint") for path in models)
-            or _has_keys(dataset, "digest", "config")
-            or _has_keys(current, "version", "manifest_sha256")
+            or _has_keys(self.dataset / "manifest.json", "digest", "config")
+            or _has_keys(self.index / "CURRENT", "version", "manifest_sha256")
             or any(_has_stages(path) for path in logs)
         )
 
@@ -191,7 +191,7 @@ class Workspace:
 def _has_keys(path: Path, *keys: str) -> bool:
     """Return whether a file is a JSON object with some keys."""
     try:
-        content: Any = read_json(path)
+        content = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and all(key in content for key in keys)

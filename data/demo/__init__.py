@@ -3,9 +3,11 @@
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene
 from data.demo.scenes.kinds import CLASSES, KINDS, PLACES
-from data.demo.write import generate_demo_dataset, is_generated
+from data.demo.write import ANNOTATIONS, CAPTIONS_PER_SCENE, generate_demo_dataset, is_generated
 
 __all__ = [
+    "ANNOTATIONS",
+    "CAPTIONS_PER_SCENE",
     "CLASSES",
     "KINDS",
     "PLACES",

@@ -10,14 +10,20 @@ from pipeline.cli.options import (
     DryRunOption,
     PlanOption,
     SetOption,
+    load_selected_plan,
     make_runner,
     make_vectors,
+    print_message,
     print_preview,
     print_warning,
 )
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
+    from data.config import DemoConfig
+    from pipeline.plans import Plan
+    from pipeline.runs import Finished
+    from pipeline.runs.carried_demo import CarriedEvaluation
     from pipeline.stages import Vectors
     from tern.evaluation import Evaluation
 
@@ -27,9 +33,20 @@ EXTRACTION = ("dataset", "region features", "token features")
 def demo(overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
     """Run the whole pipeline on the demo dataset: all stages, the published index and a report.
 
+    Then indexes a second dataset, scenes of another seed without their captions, with the model of the first one, and
+    judges it with the captions. It is in the folder WORKSPACE-carried.
+
     [dim]Example: tern demo[/dim]
     """
-    pipeline("demo", overrides, dry_run)
+    if dry_run:
+        _print_second_dataset(load_selected_plan("demo", overrides))
+        print_preview("demo", overrides)
+        return
+    finished = _run_stages("demo", overrides)
+    carried = _carry_model(finished)
+    from pipeline.pages.report import write_report
+
+    echo(f"report  {write_report(finished, carried=carried)}")
 
 
 def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -43,8 +60,15 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     if dry_run:
         print_preview(plan, overrides)
         return
-    runner = make_runner(plan, overrides)
+    finished = _run_stages(plan, overrides)
     from pipeline.pages.report import write_report
+
+    echo(f"report  {write_report(finished)}")
+
+
+def _run_stages(plan: str, overrides: list[str] | None) -> "Finished":
+    """Run all stages of a plan, and print what they found and made."""
+    runner = make_runner(plan, overrides)
     from pipeline.runs import Finished
 
     features = runner.extract(runner.load_trainable_dataset())
@@ -56,8 +80,41 @@ def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: Dr
     _print_metrics(evaluation, vectors)
     index = runner.publish_index(vectors)
     echo(f"index   {index}")
-    finished = Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
-    echo(f"report  {write_report(finished)}")
+    return Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
+
+
+def _carry_model(finished: "Finished") -> "CarriedEvaluation | None":
+    """Index and judge the second dataset of the demo, and print the figures of both; None if the plan has no such."""
+    config = _print_second_dataset(finished.plan)
+    if config is None:
+        return None
+    from pipeline.runs.carried_demo import evaluate_second_dataset
+    from pipeline.workers import make_process_map
+
+    carried = evaluate_second_dataset(finished, config, partial(make_process_map, finished.plan.workers))
+    for name, result in carried.rows.items():
+        recalls = "; ".join(
+            f"{label} R@1 {direction.r1:.1f}, R@10 {direction.r10:.1f}"
+            for label, direction in (("text to image", result.metrics.t2i), ("image to text", result.metrics.i2t))
+        )
+        num_parts = result.images // carried.part_images
+        parts = f", mean of {num_parts} parts of {carried.part_images:,}" if num_parts > 1 else ""
+        echo(f"{name:<14}  {recalls} ({result.images:,} images{parts})")
+    echo(f"index   {carried.index}")
+    return carried
+
+
+def _print_second_dataset(plan: "Plan") -> "DemoConfig | None":
+    """Print what the second dataset of the demo is, and return its settings; None if the plan has no such."""
+    from pipeline.runs.carried_demo import configure_second_dataset, find_second_workspace
+
+    config = configure_second_dataset(plan)
+    if config is None:
+        print_notes(["no second dataset: the plan has no split test, or takes its regions from a store or a file"])
+        return None
+    root = find_second_workspace(plan).root
+    print_message(f"second dataset  {config.images:,} scenes of seed {config.seed}, indexed without captions in {root}")
+    return config
 
 
 def extract(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:

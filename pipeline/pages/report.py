@@ -21,6 +21,7 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
+from pipeline.runs.carried_demo import CarriedEvaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
     describe_chance,
@@ -41,13 +42,14 @@ MAX_MISSES = 4
 CAPTIONS_PER_PHOTO = 5
 
 
-def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
+def write_report(finished: Finished, with_misses_page: bool = True, carried: CarriedEvaluation | None = None) -> Path:
     """Write the report of a run to `report.html` in its workspace, as one page that needs no other file.
 
     Args:
         finished: Results of the run.
         with_misses_page: Whether to write the page with all misses of the test split to the same folder, and to link
             to it. Else the report is the only file that is written.
+        carried: Evaluation of the second dataset of the demo; None leaves its section out.
 
     Returns:
         The path of the report.
@@ -70,6 +72,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         galleries=galleries,
         photos=_make_photo_cards(finished, searcher),
         splits=evaluation.splits,
+        carried=carried,
         directions=DIRECTIONS,
         curves=plot_history(history) if history.is_file() else "",
         misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset) if misses else (),

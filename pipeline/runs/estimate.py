@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.datasets import Dataset
-from data.demo import is_generated
+from data.demo import CAPTIONS_PER_SCENE, is_generated
 from data.images import FileHashCache
 from data.io import sha256_text
 from pipeline.plans.plan import Plan
 from pipeline.runs.stage_log import seconds_per_item
 from pipeline.stages.extract import check_splits, find_plan_stores, open_store_or_none
 from pipeline.workspace import Workspace
-
-CAPTIONS_PER_SCENE = 5  # of the demo dataset
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.config import DatasetConfig
 from data.datasets import Dataset, load_dataset
-from data.demo import generate_demo_dataset, is_generated
+from data.demo import ANNOTATIONS, generate_demo_dataset, is_generated
 from data.images import FileHashCache
 from data.store import Store
 from pipeline.plans.plan import Plan
@@ -36,7 +36,7 @@ def load_plan_dataset(plan: Plan, make_map_fn: MakeMapFn = use_builtin_map, save
         return load_dataset(plan.dataset, get_hashes)
     assert plan.demo is not None, "a plan has either a dataset or a demo"
     folder = generate_demo_dataset(plan.demo, Workspace(plan.workspace).dataset, map_fn=make_map_fn(DRAW_SCENES))
-    annotations = folder / "dataset_demo.json"
+    annotations = folder / ANNOTATIONS
     return load_dataset(DatasetConfig(name="demo", annotations=annotations, images=folder / "images"))
 
 

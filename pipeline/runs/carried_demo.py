@@ -1,0 +1,144 @@
+"""A second demo dataset: indexed without its captions by the model of the first one, which they then judge."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from data.config import DatasetConfig, DemoConfig
+from data.demo import ANNOTATIONS, CAPTIONS_PER_SCENE, generate_demo_dataset
+from pipeline.plans import Plan
+from pipeline.runs.export import ExportOptions, export_model
+from pipeline.runs.runner import Finished, PipelineRunner
+from pipeline.stages.results import Vectors
+from pipeline.workers import DRAW_SCENES, MakeMapFn, use_builtin_map
+from pipeline.workspace import Workspace
+from tern.card import ModelPackage, is_package, read_package
+from tern.config import EvaluationConfig, TrainConfig
+from tern.evaluation import ChanceRecalls, SplitEvaluation, chance_recalls
+
+SPLIT: Final = "test"
+NUM_PARTS = 3
+"""The second dataset has this many times the images of the split `test`, and is judged in as many equal parts."""
+
+
+@dataclass(frozen=True)
+class CarriedEvaluation:
+    """What the model of the demo reaches on its held-out split, and on images that it met without captions."""
+
+    held_out: SplitEvaluation
+    """Evaluation of the split `test` of the demo."""
+    carried: SplitEvaluation
+    """Evaluation of the second dataset: counts of all of it, means over its parts, and chance of one part."""
+    part_images: int
+    """Images of one part, in which the queries of this part search."""
+    index: Path
+    """Manifest of the published version, which has images alone."""
+
+    @property
+    def rows(self) -> dict[str, SplitEvaluation]:
+        """Evaluations by the label of a table."""
+        return {f"demo, {SPLIT}": self.held_out, "second dataset": self.carried}
+
+
+def configure_second_dataset(plan: Plan) -> DemoConfig | None:
+    """Return the scenes of the second dataset of a plan: those of the next seed, all in the split `test`.
+
+    Returns:
+        The settings; None if the plan has no demo, no split `test`, or no extractor that extracts other images.
+    """
+    part_images = plan.demo.splits.get(SPLIT, 0) if plan.demo else 0
+    if plan.demo is None or not part_images or plan.regions_store or plan.regions_file:
+        return None
+    num_images = NUM_PARTS * part_images
+    return DemoConfig(seed=(plan.demo.seed + 1) % 2**31, images=num_images, splits={SPLIT: num_images})
+
+
+def find_second_workspace(plan: Plan) -> Workspace:
+    """Return the workspace of the second dataset of a plan, which need not exist."""
+    root = plan.workspace if plan.workspace.name not in ("", "..") else plan.workspace.resolve()
+    return Workspace(root.with_name(f"{root.name}-carried"))
+
+
+def evaluate_second_dataset(
+    finished: Finished, config: DemoConfig, make_map_fn: MakeMapFn = use_builtin_map
+) -> CarriedEvaluation:
+    """Index a second dataset without captions, with the model of a finished run, and then judge it with them.
+
+    The model travels as a package, as to any other folder of images. The captions are in a file that the plan of the
+    index does not name; they are read afterwards, in a workspace of their own, where nothing is published. What is
+    finished is not repeated.
+
+    Args:
+        finished: Results of the demo.
+        config: Scenes to draw; see `configure_second_dataset`.
+        make_map_fn: Returns the `map` function for the jobs of a stage, given the name of the stage.
+
+    Raises:
+        ValueError: The workspace of the second dataset is that of something else.
+        RejectedError: The index did not pass the gate.
+    """
+    package = _export_package(finished)
+    plan = _make_plan(finished.plan, package)
+    workspace = Workspace(plan.workspace)
+    workspace.claim(plan.dataset_name)
+    generate_demo_dataset(config, workspace.dataset, make_map_fn(DRAW_SCENES))
+    runner = PipelineRunner(plan, make_map_fn)
+    vectors = _embed(runner)
+    index = runner.publish_index(vectors)
+    judge = PipelineRunner(_make_judging_plan(plan, vectors), make_map_fn)
+    judged = judge.evaluate(_embed(judge)).splits[SPLIT]
+    assert judged.folds is not None, "the plan has folds"
+    part_images = config.images // NUM_PARTS
+    chance = ChanceRecalls(**chance_recalls([CAPTIONS_PER_SCENE] * part_images))
+    carried = judged.model_copy(update={"metrics": judged.folds, "folds": None, "chance": chance})
+    return CarriedEvaluation(finished.evaluation.splits[SPLIT], carried, part_images, index)
+
+
+def _export_package(finished: Finished) -> ModelPackage:
+    """Export the model, unless its package is there; a package of another model is replaced."""
+    folder = finished.workspace.package.absolute()
+    if is_package(folder):
+        try:
+            if (package := read_package(folder)).config.origin.model == finished.model.name:
+                return package
+        except (ValueError, FileNotFoundError):  # damaged, or of another version: it is exported again
+            pass
+    return export_model(finished.plan, folder, ExportOptions(force=True), finished.model.name, lambda _: None)
+
+
+def _embed(runner: PipelineRunner) -> Vectors:
+    features = runner.extract(runner.load_dataset())
+    return runner.embed(features, runner.train(features))
+
+
+def _make_plan(plan: Plan, package: ModelPackage) -> Plan:
+    """Return the plan of the second dataset: its images alone, with the extractors of the demo."""
+    workspace = find_second_workspace(plan)
+    dataset = DatasetConfig(name="demo-carried", images=workspace.dataset / "images")
+    return plan.model_copy(
+        update={
+            "workspace": workspace.root,
+            "demo": None,
+            "dataset": dataset,
+            "model": str(package.folder),
+            "checkpoint": None,
+            "train": TrainConfig(),
+        }
+    )
+
+
+def _make_judging_plan(plan: Plan, vectors: Vectors) -> Plan:
+    """Return a plan with the captions, in a workspace in which the index is not."""
+    assert plan.dataset is not None, "`_make_plan` sets it"
+    folder = plan.dataset.images.parent
+    dataset = DatasetConfig(
+        name=plan.dataset.name, format="karpathy", annotations=folder / ANNOTATIONS, images=plan.dataset.images
+    )
+    return plan.model_copy(
+        update={
+            "workspace": plan.workspace / "judged",
+            "dataset": dataset,
+            "regions_store": vectors.features.regions,
+            "evaluate": EvaluationConfig(folds=NUM_PARTS),
+        }
+    )

@@ -1,0 +1,170 @@
+"""The second dataset of the demo: indexed without captions by a carried model, then judged with them."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from data.config import DatasetConfig, DemoConfig
+from data.store import Store
+from index.versions import read_current, verify_version
+from pipeline.cli.app import build_app
+from pipeline.pages.report import write_report
+from pipeline.plans import Plan
+from pipeline.runs.carried_demo import configure_second_dataset, evaluate_second_dataset, find_second_workspace
+from pipeline.search import Searcher
+from pipeline.workspace import Workspace
+
+SETTINGS = (
+    "images_per_shard=10",
+    "captions_per_shard=50",
+    "workers=1",
+    "demo={images = 36, splits = {train = 24, val = 6, test = 6}}",
+    'regions={model = "demo", weights = "demo", min_score = 0.05}',
+    "train={epochs = 3, images_per_batch = 8, model = {width = 32, feedforward_dim = 64, embed_dim = 32}}",
+    "index.shards=2",
+    "report.num_images=1",
+)
+PLAN = Plan(workspace="runs/demo", demo=DemoConfig())
+DATASET = DatasetConfig(name="mine", images="photos")
+
+
+@pytest.fixture
+def finished(finished_pipeline, tmp_path):
+    """The finished run, in a copy of its workspace."""
+    shutil.copytree(finished_pipeline.plan.workspace, tmp_path / "run")
+    return replace(finished_pipeline, plan=finished_pipeline.plan.model_copy(update={"workspace": tmp_path / "run"}))
+
+
+def list_outputs(root: Path) -> dict[str, int]:
+    """Map all files below a folder, without logs, locks and the version counter, to their modification times."""
+    pattern = re.compile(r"\.writer|stages\.jsonl|hashes.*|report\.html|misses.*|invalid_records\.jsonl")
+    paths = (path for path in root.rglob("*") if path.is_file() and not pattern.fullmatch(path.name))
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in paths}
+
+
+def read_vectors(workspace: Path, modality: str) -> dict[str, np.ndarray]:
+    (store,) = (s for s in map(Store, (workspace / "vectors").iterdir()) if s.recipe["modality"] == modality)
+    return dict(zip(store.ids, store.read("features", list(store.ids)).astype(np.float64), strict=True))
+
+
+def compute_recalls(root: Path, num_parts: int) -> dict[str, float]:
+    """Compute R@1 and R@10 in percent by sorting, as means over runs of equally many images."""
+    records = json.loads((root / "dataset" / "dataset_demo.json").read_text())["images"]
+    images, captions = read_vectors(root, "image"), read_vectors(root / "judged", "caption")
+    recalls: dict[str, list[float]] = {}
+    for part in np.array_split(np.arange(len(records)), num_parts):
+        names = [records[row]["filename"] for row in part]
+        pairs = [(f"{name}#{k}", name) for name in names for k in range(5)]
+        scores = np.stack([captions[key] for key, _ in pairs]) @ np.stack([images[name] for name in names]).T
+        is_relevant = np.array([[owner == name for name in names] for _, owner in pairs])
+        for direction, lines, relevant in (("t2i", scores, is_relevant), ("i2t", scores.T, is_relevant.T)):
+            best_first = np.argsort(-lines, axis=1, kind="stable")
+            ranks = np.take_along_axis(relevant, best_first, axis=1).argmax(axis=1)
+            for k in (1, 10):
+                recalls.setdefault(f"{direction}_r{k}", []).append(100 * float(np.mean(ranks < k)))
+    return {name: float(np.mean(values)) for name, values in recalls.items()}
+
+
+@pytest.mark.slow
+def test_second_dataset_is_indexed_without_captions_and_then_judged(finished):
+    config = configure_second_dataset(finished.plan)
+    assert config == DemoConfig(seed=2021, images=18, splits={"test": 18})
+    carried = evaluate_second_dataset(finished, config)
+    root = finished.plan.workspace.with_name("run-carried")
+
+    manifest = verify_version(root / "index")
+    assert {kind: collection.counts.live for kind, collection in manifest.collections.items()} == {"image": 18}
+    assert manifest.collections["image"].recall.query_source == "calibration"
+    assert [len(Store(path)) for path in (root / "stores").glob("tokens-*")] == [0], "no caption was extracted"
+    assert read_vectors(root, "caption") == {}
+    assert read_current(root / "judged" / "index") is None, "nothing of the judging is published"
+    assert not list((root / "judged" / "stores").glob("regions-*")), "the images are extracted once"
+
+    flat = carried.carried.flat()
+    assert (carried.carried.images, carried.carried.captions, carried.part_images) == (18, 90, 6)
+    expected = compute_recalls(root, 3)
+    assert {name: flat[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert carried.held_out == finished.evaluation.splits["test"]
+    assert (carried.carried.chance.t2i_r1, carried.carried.chance.t2i_r10) == pytest.approx((100 / 6, 100))
+
+    second = finished.plan.model_copy(
+        update={"workspace": root, "demo": None, "dataset": DATASET, "model": str(Workspace(root).package)}
+    )
+    captions = read_vectors(root / "judged", "caption")
+    text = json.loads((root / "dataset" / "dataset_demo.json").read_text())["images"][0]["sentences"][0]["raw"]
+    np.testing.assert_allclose(Searcher(second).embed_text(text)[0], captions["scene-00000.jpg#0"], atol=2e-3)
+
+    before = list_outputs(root.parent)
+    assert evaluate_second_dataset(finished, config) == carried
+    assert list_outputs(root.parent) == before, "a second run finds everything finished"
+
+    page = write_report(finished, carried=carried).read_text(encoding="utf-8")
+    section = page[page.index("Carried to another dataset") : page.index("<h2>Training")]
+    assert re.findall(r"<tr><td>([^<]*)</td><td>(\d+)</td><td>(\d+)</td>", section) == [
+        ("demo, test", "6", "30"),
+        ("second dataset", "18", "90"),
+    ]
+    assert f"<td>{expected['t2i_r1']:.1f}</td>" in section
+    assert "Carried to another dataset" not in write_report(finished).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_demo_command_prints_both_datasets_and_repairs_its_package(finished, tmp_path):
+    words = [word for setting in (f"workspace={tmp_path / 'run'}", *SETTINGS) for word in ("--set", setting)]
+    result = CliRunner().invoke(build_app(), ["demo", *words])
+    assert result.exit_code == 0, f"{result.output}{result.exception}"
+    lines = re.findall(
+        r"^(demo, test|second dataset)  +text to image R@1 [\d.]+, R@10 .*\((.*)\)$", result.output, re.M
+    )
+    assert lines == [("demo, test", "6 images"), ("second dataset", "18 images, mean of 3 parts of 6")]
+    assert "Carried to another dataset" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"second dataset  18 scenes of seed 2021, indexed without captions in {tmp_path / 'run-carried'}" in (
+        result.output
+    )
+    package = Workspace(tmp_path / "run").package
+    content = {path.name: path.read_bytes() for path in package.iterdir()}
+    (package / "model.safetensors").write_bytes(content["model.safetensors"][:-1])
+    assert CliRunner().invoke(build_app(), ["demo", *words]).exit_code == 0
+    assert (package / "model.safetensors").read_bytes() == content["model.safetensors"]
+    assert len(list((tmp_path / "run-carried" / "models").iterdir())) == 1, "the same package is the same model"
+
+
+def test_dry_run_of_demo_says_what_the_second_dataset_is(tmp_path):
+    result = CliRunner().invoke(build_app(), ["demo", "--dry-run", "--set", f"workspace={tmp_path / 'run'}"])
+    assert result.exit_code == 0, result.output
+    assert f"300 scenes of seed 2021, indexed without captions in {tmp_path / 'run-carried'}" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, DemoConfig(seed=2021, images=300, splits={"test": 300})),
+        (
+            {"demo": DemoConfig(seed=2**31 - 1, images=2, splits={"train": 1, "test": 1})},
+            DemoConfig(seed=0, images=3, splits={"test": 3}),
+        ),
+        ({"demo": DemoConfig(images=2, splits={"train": 1, "val": 1})}, None),
+        ({"demo": None, "dataset": DATASET}, None),
+        ({"regions_store": Path("store")}, None),
+    ],
+)
+def test_second_dataset_has_three_times_the_images_of_the_test_split(settings, expected):
+    assert configure_second_dataset(PLAN.model_copy(update=settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("workspace", "expected"), [("runs/demo", "runs/demo-carried"), ("demo", "demo-carried"), ("..", None), (".", None)]
+)
+def test_second_workspace_is_beside_the_first(workspace, expected, tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    resolved = Path(workspace).resolve()
+    expected = Path(expected) if expected else resolved.with_name(f"{resolved.name}-carried")
+    assert find_second_workspace(PLAN.model_copy(update={"workspace": Path(workspace)})).root == expected
