@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Collection as Ids
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,16 +139,21 @@ def measure_queries(collection: OpenCollection, queries: GateQueries) -> tuple[d
 
 
 def count_removed(served: OpenCollection, candidate: OpenCollection | None) -> int:
-    """Count the live ids of a served collection that a candidate no longer has; None: it has no such collection.
+    """Count the live ids of a served collection whose content a candidate no longer has; None: no such collection.
 
-    Only the metadata of rows that changed or disappeared is read: equal rows have equal keys.
+    An item that moved to another id with the same content hash is not gone. Only the metadata of rows that changed,
+    appeared or disappeared is read: equal rows have equal keys.
     """
     keys = live_keys(served)
     if candidate is None:
         return len(keys)
-    missing_keys = keys[~is_in_sorted(keys, live_keys(candidate))]
-    ids = {row.id for row in served.rows.by_key(missing_keys.tolist()).values()}
-    return len(ids) - len(candidate.rows.by_id(list(ids)))
+    new_keys = live_keys(candidate)
+    rows = served.rows.by_key(keys[~is_in_sorted(keys, new_keys)].tolist()).values()
+    kept = candidate.rows.by_id([row.id for row in rows])
+    gone = Counter(row.content_hash for row in rows if row.id not in kept)
+    added = candidate.rows.by_key(new_keys[~is_in_sorted(new_keys, keys)].tolist()).values()
+    gone.subtract(row.content_hash for row in added if row.content_hash is not None)
+    return sum(count for count in gone.values() if count > 0)
 
 
 def check_removed(config: GateConfig, kind: str, num_removed: int, num_served: int) -> GateCheck:

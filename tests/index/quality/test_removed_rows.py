@@ -103,6 +103,21 @@ def test_rows_that_changed_or_were_added_do_not_count_as_removed(served):
     assert (checks["image removed"].value, checks["caption removed"].value) == (0, 0)
 
 
+@pytest.mark.parametrize("way", [BUILD, UPDATE])
+def test_items_that_moved_to_another_id_do_not_count_as_removed(served, way):
+    root, world = served
+    names = image_names(40)
+    for name in names:
+        vector, row = world.items["image"][name]
+        world.items["image"][name] = (vector, row._replace(content_hash=f"hash {name}"))
+    publish(root, world, UPDATE)
+    moved = world.remove("image", *names)
+    for name, (vector, row) in list(moved.items())[:35]:
+        world.items["image"][f"moved/{name}"] = (vector, row._replace(id=f"moved/{name}"))
+    publish(root, world, way)
+    assert read_version_manifest(root).gate.checks["image removed"].value == round(5 / IMAGES, 4)
+
+
 def test_limit_holds_for_a_version_of_another_model(served):
     root, world = served
     world.remove("image", *image_names(30))
