@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 from data.io import sha256_text
-from data.settings import find_data_folder
 from data.text import suggest_name
 
 MAX_PLAN_BYTES = 1 << 20
@@ -73,6 +72,8 @@ def _find_folder_plan(folder: Path) -> Path:
 
 def list_root() -> Path:
     """Return the folder of the plans and of the workspaces that have no other place; it need not exist."""
+    from data.settings import find_data_folder  # lazy: it imports pydantic, which `tern plans` does without
+
     return find_data_folder() / "photos"
 
 
