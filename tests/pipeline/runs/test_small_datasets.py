@@ -80,7 +80,7 @@ def test_dry_run_of_the_pipeline_lists_all_of_its_stages(tmp_path: Path) -> None
         (4, ("val",) * 4, None, "'train' has 0"),
         (4, ("train", "val", "val", "test"), None, "'train' has 1"),
         (4, ("train", "train", "test", "val"), 3, "'val' has 0"),
-        (4, (), 1, "'train' has 1 and 'val' has 0"),
+        (4, (), 1, "'train' has 0 and 'val' has 0"),  # the content of the image draws `test`
     ],
 )
 @pytest.mark.parametrize("command", ["pipeline", "train", "index"])
