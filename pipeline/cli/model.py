@@ -59,16 +59,13 @@ def export(
 
     [dim]Example: tern model export --plan flickr30k --output flickr30k-model --half[/dim]
     """
-    loaded, options = (
-        load_selected_plan(plan, overrides),
-        _make_options(half, with_detector, license_name, notes, force),
-    )
+    loaded = load_selected_plan(plan, overrides)
+    options = _make_options(half, with_detector, license_name, notes, force)
     from pipeline.workspace import Workspace, check_has_vectors
 
     check_has_vectors(Workspace(loaded.workspace))  # before torch is imported
     from pipeline.runs.export import export_model
 
-    options = _make_options(half, with_detector, license_name, notes, force)
     _print_package(export_model(loaded, output, options, model or None, print_message))
 
 
@@ -89,15 +86,12 @@ def import_(
 
     [dim]Example: tern model import best.pth.tar --plan my-bottom-up.toml --output tern-paper[/dim]
     """
-    loaded, options = (
-        load_selected_plan(plan, overrides),
-        _make_options(half, with_detector, license_name, notes, force),
-    )
+    loaded = load_selected_plan(plan, overrides)
+    options = _make_options(half, with_detector, license_name, notes, force)
     if not checkpoint.is_file():  # before torch is imported
         raise FileNotFoundError(f"The checkpoint {checkpoint} does not exist. Pass the .pth.tar file of the authors.")
     from pipeline.runs.export import export_checkpoint
 
-    options = _make_options(half, with_detector, license_name, notes, force)
     _print_package(export_checkpoint(loaded, checkpoint, output, options))
 
 
