@@ -123,16 +123,22 @@ class QueryEncoder:
         self._pool.get_text_extractor(self._origin.tokens)
 
     @torch_threads(1)  # as for stored items
-    def embed_text(self, text: str) -> np.ndarray:
-        """Embed a text query.
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed text queries in one pass.
 
         Returns:
-            Vector (1, e), float32 of unit length.
+            Vectors (n, e), float32 of unit length.
 
         Raises:
-            ValueError: The text is empty or longer than `MAX_QUERY_CHARACTERS`, the model knows no part of it, or the
+            ValueError: A text is empty or longer than `MAX_QUERY_CHARACTERS`, the model knows no part of it, or the
                 text extractor of the plan is not the one of the index.
         """
+        cleaned = [self._clean(text) for text in texts]
+        tokens = self._pool.get_text_extractor(self._origin.tokens)(cleaned)
+        field = caption_field(self._model)
+        return embed_new_captions(self._model, [getattr(item, field) for item in tokens])
+
+    def _clean(self, text: str) -> str:
         text = " ".join(text.split())
         if not text or len(text) > MAX_QUERY_CHARACTERS:
             raise ValueError(
@@ -144,8 +150,7 @@ class QueryEncoder:
                 f"The model knows no part of the query '{printable(text[:80])}', so that any hit would be arbitrary. "
                 "Describe the image in words of the language of the text model."
             )
-        (tokens,) = self._pool.get_text_extractor(self._origin.tokens)([text])
-        return embed_new_captions(self._model, [getattr(tokens, caption_field(self._model))])
+        return text
 
     def knows(self, text: str) -> bool:
         """Return whether the model knows a part of a text."""

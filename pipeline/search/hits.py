@@ -32,3 +32,15 @@ class Hit:
     """Regions of the image that match the query best; empty for a caption."""
     size: tuple[int, int] | None = None
     """Width and height of the image in pixels, to which the boxes of the regions refer; None for a caption."""
+    image_id: str = ""
+    """Id of the image; for a caption, the id of its image."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The results of one query."""
+
+    hits: tuple[Hit, ...]
+    """Best first."""
+    note: str = ""
+    """What a person should know of the query, such as that the model does not know a part of it; or empty."""

@@ -1,4 +1,4 @@
-"""`Searcher`: ranks the images of an index for a text, and its captions for a photo."""
+"""`Searcher`: ranks the images or the captions of an index for queries of texts, photos, images and vectors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,13 +8,15 @@ import numpy as np
 from index.metadata import Row
 from index.search import HotReloader, Index, IndexHit
 from pipeline.plans.plan import Plan
+from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import EncoderPool, QueryEncoder
-from pipeline.search.hits import Hit, Region
+from pipeline.search.explain import find_matching_regions
+from pipeline.search.hits import Answer, Hit
+from pipeline.search.query import Photo, Query, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
 from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace, check_has_captions
 
-REGIONS_PER_HIT = 2
 HITS_PER_PASS = 16  # whose regions are embedded in one forward pass
 
 
@@ -42,6 +44,7 @@ class Searcher:
         except BaseException:  # nothing else would release the version
             self.index.close()
             raise
+        self._embedder = QueryEmbedder(plan, self.index, self._encoder, self._stored_images)
         self._image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
 
     def with_version(self, version: int | None = None) -> "Searcher":
@@ -57,43 +60,41 @@ class Searcher:
         self.index.close()
         self._stored_images.store.close()
 
+    def search(self, queries: Sequence[Query], k: int = 10, offset: int = 0, where: str | None = None) -> list[Answer]:
+        """Search with several queries, whose texts are embedded in one pass.
+
+        Args:
+            queries: 1 to `MAX_QUERIES` queries.
+            k: Maximum number of hits per query.
+            offset: Number of best hits to leave out, to get the next ones of an earlier search.
+            where: Filter over the metadata of what is searched; no filter if None.
+
+        Returns:
+            Per query its hits, best first. Images come with all their captions and with the regions that match.
+
+        Raises:
+            ValueError: A query or the filter is invalid, or the index lacks what a query searches.
+        """
+        if any(query.target == "caption" for query in queries):
+            check_has_captions(self.index.manifest)  # before a photo is read
+        vectors = self._embedder.embed(queries)
+        return [self._find(query, vector, k, offset, where) for query, vector in zip(queries, vectors, strict=True)]
+
+    def _find(self, query: Query, vector: np.ndarray, k: int, offset: int, where: str | None) -> Answer:
+        left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
+        found = self.index.search(vector[None], offset + k + len(left_out), query.target, where=where)[0]
+        found = [hit for hit in found if hit.id not in left_out][offset : offset + k]
+        hits = self._make_image_hits(found, vector) if query.target == "image" else self._make_caption_hits(found)
+        notes = [note for text in query.texts if (note := self.describe_unknown(text))]
+        return Answer(tuple(hits), " ".join(notes))
+
     def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Search images with a text.
+        """Search images with a text; see `search`."""
+        return list(self.search([make_text_query(text)], k, where=where)[0].hits)
 
-        Args:
-            text: The query, 1 to 2,000 characters.
-            k: Maximum number of hits.
-            where: Filter over the metadata of the images; no filter if None.
-
-        Returns:
-            The best images, best first, with all their captions and the regions that match the query.
-
-        Raises:
-            ValueError: The text or the filter is invalid.
-        """
-        query = self.embed_text(text)
-        found = self.index.search(query, k, "image", where=where)[0]
-        groups = (found[start : start + HITS_PER_PASS] for start in range(0, len(found), HITS_PER_PASS))
-        return [hit for group in groups for hit in self._make_image_hits(group, query)]
-
-    def search_image(self, photo: Path | bytes, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Search captions with a photo.
-
-        Args:
-            photo: Image file, or its content.
-            k: Maximum number of hits.
-            where: Filter over the metadata of the captions; no filter if None.
-
-        Returns:
-            The best captions, best first.
-
-        Raises:
-            ValueError: The photo or the filter is invalid, the index has no captions, or no regions of the photo are
-                known (see `embed_image`).
-        """
-        check_has_captions(self.index.manifest)
-        found = self.index.search(self.embed_image(photo), k, "caption", where=where)[0]
-        return [Hit(hit.id, hit.score, self._get_path(hit.metadata), (hit.metadata.text or "",)) for hit in found]
+    def search_image(self, photo: Photo, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Search captions with a photo; see `search`."""
+        return list(self.search([make_photo_query(photo)], k, where=where)[0].hits)
 
     def find_image(self, image_id: str) -> Path | None:
         """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
@@ -102,7 +103,11 @@ class Searcher:
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
-        return self._encoder.embed_text(text)
+        return self._encoder.embed_texts([text])
+
+    def embed_image(self, photo: Photo) -> np.ndarray:
+        """Embed a photo as `QueryEmbedder.embed_photo` does. Returns a vector (1, e), float32 of unit length."""
+        return self._embedder.embed_photo(photo)[None]
 
     def knows(self, text: str) -> bool:
         """Return whether the model knows a part of a query; `search_text` raises otherwise."""
@@ -112,75 +117,26 @@ class Searcher:
         """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
         return self._encoder.describe_unknown(text)
 
-    def embed_image(self, photo: Path | bytes) -> np.ndarray:
-        """Embed a photo.
+    def _make_image_hits(self, found: Sequence[IndexHit], query: np.ndarray) -> Iterator[Hit]:
+        for start in range(0, len(found), HITS_PER_PASS):
+            group = found[start : start + HITS_PER_PASS]
+            matches = find_matching_regions(group, query, self._stored_images, self._encoder)
+            for hit, regions in zip(group, matches, strict=True):
+                captions = tuple(row.text or "" for row in self._find_captions(hit.id))
+                row = hit.metadata
+                size = (row.width, row.height) if row.width and row.height else None
+                yield Hit(hit.id, hit.score, self._get_path(row), captions, regions, size, hit.id)
 
-        If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
-        photos with the bytes of a stored image can be embedded.
-
-        Returns:
-            Vector (1, e), float32 of unit length.
-
-        Raises:
-            ValueError: The file is not a readable image, or there is no detector and the photo is not stored.
-        """
-        plan = self.plan
-        if plan.regions_file is None and plan.regions_store is None:
-            return self._encoder.embed_photo(photo)
-        image_id = self._stored_images.find(photo)
-        if image_id is None:
-            source = plan.regions_store or "a region file"
-            name = photo if isinstance(photo, Path) else "the photo"
-            raise ValueError(
-                f"{name} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
-                "for new photos. Choose an image of the dataset, or a plan with a detector."
-            )
-        return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])
-
-    def _make_image_hits(self, group: Sequence[IndexHit], query: np.ndarray) -> Iterator[Hit]:
-        for found, regions in zip(group, self._find_matching_regions(group, query), strict=True):
-            captions = tuple(row.text or "" for row in self._find_captions(found.id))
-            row = found.metadata
-            size = (row.width, row.height) if row.width and row.height else None
-            yield Hit(found.id, found.score, self._get_path(row), captions, regions, size)
+    def _make_caption_hits(self, found: Sequence[IndexHit]) -> Iterator[Hit]:
+        for hit in found:
+            row = hit.metadata
+            yield Hit(hit.id, hit.score, self._get_path(row), (row.text or "",), image_id=row.image_id or "")
 
     def _find_captions(self, image_id: str) -> list[Row]:
         return self.index.get_image_metadata("caption", image_id) if "caption" in self.index.kinds else []
 
     def _get_path(self, row: Row) -> Path:
         return self._image_root / (row.path or "")
-
-    def _find_matching_regions(self, group: Sequence[IndexHit], query: np.ndarray) -> Iterator[tuple[Region, ...]]:
-        """Find the regions of each hit whose vectors, embedded one by one, are nearest to the query (1, e).
-
-        The cells of a grid are none: their borders say nothing about the image.
-        """
-        if self._stored_images.store.recipe.get("extractor") == "grid":
-            yield from ((),) * len(group)
-            return
-        # An image that became unreadable after it was indexed is not in the store.
-        images = {hit.id: self._stored_images.read_regions(hit.id) for hit in group if hit.id in self._stored_images}
-        vectors = iter(self._encoder.embed_single_regions(list(images.values())))
-        for hit in group:
-            if hit.id in images:
-                yield self._select_regions(hit.id, images[hit.id][1], next(vectors) @ query[0])
-            else:
-                yield ()
-
-    def _select_regions(self, image_id: str, boxes: np.ndarray, scores: np.ndarray) -> tuple[Region, ...]:
-        """Select the regions (r) of an image with the best scores; the whole-image region is none of them."""
-        store = self._stored_images.store
-        class_ids, names = store.read("class_ids", [image_id]), store.recipe.get("classes", [])
-        # A class id below 0 marks the whole image, or regions of an imported format without classes.
-        has_classes = (class_ids >= 0).any()
-        order = [i for i in np.argsort(-scores, kind="stable") if class_ids[i] >= 0 or not has_classes]
-        labels = [names[class_id] if 0 <= class_id < len(names) else "" for class_id in class_ids]
-        return tuple(_make_region(boxes[i], labels[i], scores[i]) for i in order[:REGIONS_PER_HIT])
-
-
-def _make_region(box: np.ndarray, label: str, score: float) -> Region:
-    x1, y1, x2, y2 = map(float, box)
-    return Region((x1, y1, x2, y2), label, float(score))
 
 
 def open_searchers(plan: Plan) -> HotReloader[Searcher]:

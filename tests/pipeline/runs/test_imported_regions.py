@@ -17,6 +17,7 @@ from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
 from pipeline.plans.plan import Plan
 from pipeline.runs.runner import Finished, PipelineRunner
+from pipeline.search.explain import find_matching_regions
 from pipeline.search.searcher import Searcher
 from tests.helpers.region_files import fill, some
 from tests.helpers.small_plan import extract_features, small_plan
@@ -119,7 +120,9 @@ def test_regions_without_classes_are_matched_without_labels(finished_pipeline, i
     searcher = Searcher(imported[0])
     searcher._stored_images.store = store
     hit = IndexHit(store.ids[0], 0.0, Row("image", store.ids[0]))
-    (matched,) = searcher._find_matching_regions([hit], searcher.embed_text("a dog"))
+    (matched,) = find_matching_regions(
+        [hit], searcher.embed_text("a dog")[0], searcher._stored_images, searcher._encoder
+    )
     assert [region.label for region in matched] == ["", ""]
 
 

@@ -1,0 +1,129 @@
+"""Query vectors: each part of a query is embedded, and the weighted vectors are added."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from index.search import Index
+from pipeline.plans.plan import Plan
+from pipeline.search.encode import QueryEncoder
+from pipeline.search.query import (
+    MAX_PARTS,
+    MAX_QUERIES,
+    ImagePart,
+    Photo,
+    PhotoPart,
+    Query,
+    QueryPart,
+    TextPart,
+    VectorPart,
+)
+from pipeline.search.stored_images import StoredImages
+
+MIN_SUM_LENGTH = 1e-3  # of the sum of the parts of a query; a shorter one has no direction
+
+
+class QueryEmbedder:
+    """Embeds queries for one version of an index.
+
+    Args:
+        plan: The plan of the index.
+        index: The open version.
+        encoder: Model and extractors of its vectors.
+        stored_images: Regions of its images.
+    """
+
+    def __init__(self, plan: Plan, index: Index, encoder: QueryEncoder, stored_images: StoredImages) -> None:
+        self._plan, self._index, self._encoder, self._stored_images = plan, index, encoder, stored_images
+
+    def embed(self, queries: Sequence[Query]) -> np.ndarray:
+        """Embed queries; their texts in one pass.
+
+        Returns:
+            Vectors (n, e), float32 of unit length.
+
+        Raises:
+            ValueError: There are no queries or too many, a part of one is invalid, or its parts cancel out.
+        """
+        if not 1 <= len(queries) <= MAX_QUERIES:
+            raise ValueError(f"{len(queries):,} queries were passed. Pass 1 to {MAX_QUERIES} at a time.")
+        texts = list(dict.fromkeys(text for query in queries for text in query.texts))
+        vectors = self._encoder.embed_texts(texts) if texts else ()
+        vector_by_text = dict(zip(texts, vectors, strict=True))
+        return np.stack([self._sum_parts(query, vector_by_text) for query in queries])
+
+    def embed_photo(self, photo: Photo) -> np.ndarray:
+        """Embed a photo.
+
+        If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
+        photos with the bytes of a stored image can be embedded.
+
+        Returns:
+            Vector (e,), float32 of unit length.
+
+        Raises:
+            ValueError: The file is not a readable image, or there is no detector and the photo is not stored.
+        """
+        plan = self._plan
+        if plan.regions_file is None and plan.regions_store is None:
+            return self._encoder.embed_photo(photo)[0]
+        image_id = self._stored_images.find(photo)
+        if image_id is None:
+            source = plan.regions_store or "a region file"
+            name = photo if isinstance(photo, Path) else "the photo"
+            raise ValueError(
+                f"{name} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
+                "for new photos. Choose an image of the dataset, or a plan with a detector."
+            )
+        return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])[0]
+
+    def find_own_images(self, query: Query) -> set[str]:
+        """Find the ids of the images of the index that a query asks with; its results leave them out."""
+        ids = {part.image_id for part in query.parts if isinstance(part, ImagePart) and part.weight > 0}
+        photos = [part.photo for part in query.parts if isinstance(part, PhotoPart) and part.weight > 0]
+        return ids | {name for photo in photos if (name := self._stored_images.find(photo)) is not None}
+
+    def _sum_parts(self, query: Query, vector_by_text: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the vector (e,) of a query."""
+        if not 1 <= len(query.parts) <= MAX_PARTS:
+            raise ValueError(f"A query has {len(query.parts)} parts. Pass 1 to {MAX_PARTS}.")
+        vectors = [
+            vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part) for part in query.parts
+        ]
+        if len(vectors) == 1 and query.parts[0].weight == 1:
+            return vectors[0]
+        total = np.sum([part.weight * vector for part, vector in zip(query.parts, vectors, strict=True)], axis=0)
+        length = float(np.linalg.norm(total))
+        if not MIN_SUM_LENGTH <= length < np.inf:
+            raise ValueError("The parts of a query cancel out. Change a weight, or leave out a part.")
+        return np.asarray(total / length, np.float32)
+
+    def _embed_part(self, part: QueryPart) -> np.ndarray:
+        match part:
+            case PhotoPart(photo, None):
+                return self.embed_photo(photo)
+            case ImagePart(image_id, None):
+                return self._read_vector(image_id)
+            case VectorPart(vector):
+                return self._scale(vector)
+        raise NotImplementedError("regions")
+
+    def _read_vector(self, image_id: str) -> np.ndarray:
+        row = self._index.get_metadata([image_id]).get(image_id)
+        if row is None:
+            raise ValueError(f"The index has no image {image_id!r}. Pass the id of a hit.")
+        vectors = self._index.collection("image").vectors.get(np.array([row.key]))
+        return self._scale(vectors[0])
+
+    def _scale(self, vector: np.ndarray) -> np.ndarray:
+        """Scale a vector of the index or of a caller to unit length."""
+        dim = self._index.collection(self._index.kinds[0]).manifest.dim
+        array = np.asarray(vector, np.float32)
+        length = float(np.linalg.norm(array)) if np.isfinite(array).all() else 0.0
+        if array.shape != (dim,) or length == 0:
+            raise ValueError(
+                f"The vector has shape {array.shape}; it must have {dim} finite numbers that are not all 0. Pass a "
+                "vector of the model of the index."
+            )
+        return array / np.float32(length)

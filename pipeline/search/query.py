@@ -1,0 +1,90 @@
+"""`Query`: what a search is run with, a weighted sum of texts, photos, images of the index and vectors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Target = Literal["image", "caption"]
+Box = tuple[float, float, float, float]
+Photo = Path | bytes
+"""An image file, or its content."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A text in a query."""
+
+    text: str
+    """1 to 2,000 characters."""
+    weight: float = 1.0
+    """Factor of the vector of this part; below 0, the query avoids what the part describes."""
+
+
+@dataclass(frozen=True)
+class PhotoPart:
+    """A photo in a query, or a region of it."""
+
+    photo: Photo
+    box: Box | None = None
+    """Region x1, y1, x2, y2 in pixels of the photo as it is shown; None is the whole photo."""
+    weight: float = 1.0
+    """As of `TextPart`."""
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """An image of the index in a query, or a region of it."""
+
+    image_id: str
+    box: Box | None = None
+    """Region x1, y1, x2, y2 in pixels of the image; None is the whole image."""
+    weight: float = 1.0
+    """As of `TextPart`."""
+
+
+@dataclass(frozen=True)
+class VectorPart:
+    """An embedding in a query."""
+
+    vector: np.ndarray
+    """(e,) float32; it is scaled to unit length."""
+    weight: float = 1.0
+    """As of `TextPart`."""
+
+
+QueryPart = TextPart | PhotoPart | ImagePart | VectorPart
+
+
+@dataclass(frozen=True)
+class Query:
+    """A weighted sum of parts: the unit vectors of the parts times their weights, added and scaled to unit length.
+
+    The images that a query is made of (`ImagePart` with a weight above 0, and a `PhotoPart` whose file is an image of
+    the index) are left out of its results.
+    """
+
+    parts: tuple[QueryPart, ...]
+    """1 to `MAX_PARTS` parts."""
+    target: Target = "image"
+    """What is searched: images or captions."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of the query."""
+        return tuple(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+MAX_PARTS = 16
+MAX_QUERIES = 64  # of one pass
+
+
+def make_text_query(text: str, target: Target = "image") -> Query:
+    """Make the query of one text."""
+    return Query((TextPart(text),), target)
+
+
+def make_photo_query(photo: Photo, target: Target = "caption") -> Query:
+    """Make the query of one photo."""
+    return Query((PhotoPart(photo),), target)
