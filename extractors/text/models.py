@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from extractors.nn.packaged import PackageFile, find_package_file
+from extractors.packaged import PackageFile, find_package_file
 
 MEAN_LAST_4 = "mean-last-4"
 NUM_MEAN_LAYERS = 4

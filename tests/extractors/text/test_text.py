@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
 from extractors.config import TextConfig
-from extractors.nn.packaged import check_sha256
+from extractors.packaged import check_sha256
 from extractors.text.extractor import TextExtractor
 from extractors.text.models import MINILM
 
