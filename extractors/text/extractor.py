@@ -25,9 +25,8 @@ from extractors.text.models import (
     must_download,
     resolve_model_folder,
 )
-from extractors.torch_free import device_recipe, hash_tokenizer, join_surrogates
+from extractors.torch_free import TEXT_VERSION, device_recipe, hash_tokenizer, join_surrogates
 
-VERSION = 3  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 CPU_BATCH, GPU_BATCH = 4, 64  # captions; on a CPU, larger batches save 20 % of the time, and a query takes one batch
 
 
@@ -77,6 +76,7 @@ class TextExtractor:
             )
         self.dim: int = self._model.config.hidden_size
         self.unknown_id: int | None = self._tokenizer.unk_token_id
+        self.vocabulary_size: int = self._model.config.vocab_size
         self._batch_size = config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
 
     @property
@@ -90,7 +90,7 @@ class TextExtractor:
         """Return all settings and hashes that determine the stored rows; its digest names the store."""
         return {
             "extractor": "text",
-            "version": VERSION,
+            "version": TEXT_VERSION,
             "layer": MEAN_LAST_4 if self._mean else self._model.config.num_hidden_layers,
             "max_tokens": self.config.max_tokens,
             "batch_size": self._batch_size,
@@ -122,10 +122,9 @@ class TextExtractor:
                 tokens[i] = Tokens(features, np.array(ids[i], np.int32), full_lengths[i])
         return [tokens[i] for i in range(len(texts))]
 
-    def count_unknown(self, text: str) -> tuple[int, int]:
-        """Count the unknown tokens of a text, and all of its tokens except [CLS] and [SEP]."""
-        ids = self._tokenize([text])[0][0][1:-1]
-        return ids.count(self.unknown_id) if self.unknown_id is not None else 0, len(ids)
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Return the token ids of each text, from [CLS] to [SEP]."""
+        return self._tokenize(texts)[0]
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
         """Return the token ids of each text, and the lengths before truncation.

@@ -1,6 +1,8 @@
 """`Searcher`: ranks the images or the captions of an index for queries of texts, photos, images and vectors."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,56 +11,56 @@ from index.metadata import Row
 from index.search import HotReloader, Index, IndexHit
 from pipeline.plans.plan import Plan
 from pipeline.search.embed_queries import QueryEmbedder
-from pipeline.search.encode import EncoderPool, QueryEncoder
-from pipeline.search.explain import find_matching_regions
-from pipeline.search.hits import Answer, Hit
-from pipeline.search.query import Photo, Query, make_photo_query, make_text_query
+from pipeline.search.encode import QueryEncoder
+from pipeline.search.encoder_pool import EncoderPool, make_plan_pool
+from pipeline.search.explain import embed_regions_of_images
+from pipeline.search.hits import Answer, Hit, Region
+from pipeline.search.query import Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
 from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace, check_has_captions
 
-HITS_PER_PASS = 16  # whose regions are embedded in one forward pass
+log = logging.getLogger(__name__)
+FoundHits = list[IndexHit]
 
 
-class Searcher:
-    """A version of the index of a plan, with the model and extractors of its vectors.
+class IndexSearcher:
+    """An open version of an index, with the model of its vectors.
 
     Args:
-        plan: The plan.
-        version: Version of the index; the published one if None.
-        pool: Loaded models and extractors of the plan, to share with other versions; None loads them for this one.
-
-    Raises:
-        FileNotFoundError: No index is published, or the model or a store is missing.
-        ValueError: The extractors of the plan are not those of the index.
+        index: The version; `close` closes it.
+        encoder: Model and extractors of its vectors.
+        stored_images: Regions of its images; None if they are not there.
+        image_root: Folder that the paths in its metadata are relative to; None if it is not known.
+        region_source: See `QueryEmbedder`.
     """
 
-    def __init__(self, plan: Plan, version: int | None = None, pool: EncoderPool | None = None) -> None:
-        workspace = Workspace(plan.workspace)
-        self.plan, self.index = plan, Index.open(workspace.index, version)
-        try:
-            origin = read_origin(self.index)
-            self._pool = pool or EncoderPool(plan)
-            self._encoder = QueryEncoder(plan, origin, self._pool)
-            self._stored_images = StoredImages(plan, origin.regions)
-        except BaseException:  # nothing else would release the version
-            self.index.close()
-            raise
-        self._embedder = QueryEmbedder(plan, self.index, self._encoder, self._stored_images)
-        self._image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
+    def __init__(
+        self,
+        index: Index,
+        encoder: QueryEncoder,
+        stored_images: StoredImages | None,
+        image_root: Path | None,
+        region_source: str | None = None,
+    ) -> None:
+        self.index, self._encoder, self._stored_images = index, encoder, stored_images
+        self._image_root = image_root or Path()
+        self._embedder = QueryEmbedder(index, encoder, stored_images, region_source)
 
-    def with_version(self, version: int | None = None) -> "Searcher":
-        """Open another version of the index, the published one if None, with the models that are loaded already."""
-        return Searcher(self.plan, version, self._pool)
+    @property
+    def note(self) -> str:
+        """What a person should know of all answers; empty if there is nothing."""
+        return "" if self._stored_images else "The region features are not here, so hits come without regions."
 
-    def load_text_extractor(self) -> None:
-        """Load the text extractor now instead of at the first query."""
-        self._encoder.load_text_extractor()
+    def load_models(self) -> None:
+        """Load now what the first text query needs."""
+        self._encoder.load()
 
     def close(self) -> None:
         """Close the index and the region store."""
         self.index.close()
-        self._stored_images.store.close()
+        if self._stored_images is not None:
+            self._stored_images.store.close()
 
     def search(self, queries: Sequence[Query], k: int = 10, offset: int = 0, where: str | None = None) -> list[Answer]:
         """Search with several queries, whose texts are embedded in one pass.
@@ -75,18 +77,96 @@ class Searcher:
         Raises:
             ValueError: A query or the filter is invalid, or the index lacks what a query searches.
         """
-        if any(query.target == "caption" for query in queries):
-            check_has_captions(self.index.manifest)  # before a photo is read
-        vectors = self._embedder.embed(queries)
-        return [self._find(query, vector, k, offset, where) for query, vector in zip(queries, vectors, strict=True)]
+        answers = []
+        for answer in self.answer([SearchRequest(query, k, offset, where) for query in queries]):
+            if isinstance(answer, ValueError):
+                raise answer
+            answers.append(answer)
+        return answers
 
-    def _find(self, query: Query, vector: np.ndarray, k: int, offset: int, where: str | None) -> Answer:
-        left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
-        found = self.index.search(vector[None], offset + k + len(left_out), query.target, where=where)[0]
-        found = [hit for hit in found if hit.id not in left_out][offset : offset + k]
-        hits = self._make_image_hits(found, vector) if query.target == "image" else self._make_caption_hits(found)
-        notes = [note for text in query.texts if (note := self.describe_unknown(text))]
-        return Answer(tuple(hits), " ".join(notes))
+    def answer(self, requests: Sequence[SearchRequest]) -> list[Answer | ValueError]:
+        """Answer several requests together: one pass over their texts, and one over the regions of their hits.
+
+        Args:
+            requests: 1 to `MAX_QUERIES` requests.
+
+        Returns:
+            Per request its answer, or what is wrong with it.
+
+        Raises:
+            ValueError: There are no requests or too many.
+        """
+        vectors = self._embed(requests)
+        found = self._find(requests, vectors)
+        explained = {
+            hit.id
+            for request, hits in zip(requests, found, strict=True)
+            if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
+            for hit in hits
+        }
+        regions = embed_regions_of_images(explained, self._stored_images, self._encoder) if self._stored_images else {}
+        answers: list[Answer | ValueError] = []
+        for request, vector, hits in zip(requests, vectors, found, strict=True):
+            if isinstance(hits, ValueError) or isinstance(vector, ValueError):
+                answers.append(hits if isinstance(hits, ValueError) else ValueError(str(vector)))
+                continue
+            if request.query.target == "caption":
+                shown = [self._make_caption_hit(hit) for hit in hits]
+            else:
+                known = regions if request.explain else {}
+                matches = (known[hit.id].find_matching(vector) if hit.id in known else () for hit in hits)
+                shown = [self._make_image_hit(hit, match) for hit, match in zip(hits, matches, strict=True)]
+            notes = [note for text in request.query.texts if (note := self.describe_unknown(text))]
+            answers.append(Answer(tuple(shown), " ".join(notes)))
+        return answers
+
+    def _embed(self, requests: Sequence[SearchRequest]) -> list[np.ndarray | ValueError]:
+        """Return the vector (e,) of each request; requests that no query can satisfy are not embedded."""
+        results: list[np.ndarray | ValueError | None] = [self._find_problem(request) for request in requests]
+        possible = [i for i, problem in enumerate(results) if problem is None]
+        if possible:
+            for i, vector in zip(possible, self._embedder.embed([requests[i].query for i in possible]), strict=True):
+                results[i] = vector
+        return [ValueError("not embedded") if result is None else result for result in results]
+
+    def _find_problem(self, request: SearchRequest) -> ValueError | None:
+        try:
+            if request.query.target == "caption":
+                check_has_captions(self.index.manifest)  # before a photo is read
+            if request.k < 1 or request.offset < 0:
+                raise ValueError(
+                    f"k is {request.k} and offset is {request.offset}. Pass a k of at least 1, and an offset of at "
+                    "least 0."
+                )
+        except ValueError as error:
+            return error
+        return None
+
+    def _find(
+        self, requests: Sequence[SearchRequest], vectors: Sequence[np.ndarray | ValueError]
+    ) -> list[FoundHits | ValueError]:
+        """Return the hits of each request; requests with equal options are searched together."""
+        results: list[FoundHits | ValueError] = [[] for _ in requests]
+        groups: dict[tuple[str, str | None, int], list[tuple[int, np.ndarray, set[str]]]] = defaultdict(list)
+        for i, (request, vector) in enumerate(zip(requests, vectors, strict=True)):
+            if isinstance(vector, ValueError):
+                results[i] = vector
+                continue
+            query = request.query
+            left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
+            depth = request.offset + request.k + len(left_out)
+            groups[query.target, request.where, depth].append((i, vector, left_out))
+        for (target, where, depth), members in groups.items():
+            try:
+                found = self.index.search(np.stack([vector for _, vector, _ in members]), depth, target, where=where)
+            except ValueError as error:
+                for i, *_ in members:
+                    results[i] = error
+                continue
+            for (i, _, left_out), hits in zip(members, found, strict=True):
+                start, kept = requests[i].offset, [hit for hit in hits if hit.id not in left_out]
+                results[i] = kept[start : start + requests[i].k]
+        return results
 
     def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
         """Search images with a text; see `search`."""
@@ -103,7 +183,7 @@ class Searcher:
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
-        return self._encoder.embed_texts([text])
+        return self._encoder.embed_texts([self._encoder.check_text(text)])
 
     def embed_image(self, photo: Photo) -> np.ndarray:
         """Embed a photo as `QueryEmbedder.embed_photo` does. Returns a vector (1, e), float32 of unit length."""
@@ -117,20 +197,15 @@ class Searcher:
         """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
         return self._encoder.describe_unknown(text)
 
-    def _make_image_hits(self, found: Sequence[IndexHit], query: np.ndarray) -> Iterator[Hit]:
-        for start in range(0, len(found), HITS_PER_PASS):
-            group = found[start : start + HITS_PER_PASS]
-            matches = find_matching_regions(group, query, self._stored_images, self._encoder)
-            for hit, regions in zip(group, matches, strict=True):
-                captions = tuple(row.text or "" for row in self._find_captions(hit.id))
-                row = hit.metadata
-                size = (row.width, row.height) if row.width and row.height else None
-                yield Hit(hit.id, hit.score, self._get_path(row), captions, regions, size, hit.id)
+    def _make_image_hit(self, hit: IndexHit, regions: tuple[Region, ...]) -> Hit:
+        captions = tuple(row.text or "" for row in self._find_captions(hit.id))
+        row = hit.metadata
+        size = (row.width, row.height) if row.width and row.height else None
+        return Hit(hit.id, hit.score, self._get_path(row), captions, regions, size, hit.id)
 
-    def _make_caption_hits(self, found: Sequence[IndexHit]) -> Iterator[Hit]:
-        for hit in found:
-            row = hit.metadata
-            yield Hit(hit.id, hit.score, self._get_path(row), (row.text or "",), image_id=row.image_id or "")
+    def _make_caption_hit(self, hit: IndexHit) -> Hit:
+        row = hit.metadata
+        return Hit(hit.id, hit.score, self._get_path(row), (row.text or "",), image_id=row.image_id or "")
 
     def _find_captions(self, image_id: str) -> list[Row]:
         return self.index.get_image_metadata("caption", image_id) if "caption" in self.index.kinds else []
@@ -139,17 +214,58 @@ class Searcher:
         return self._image_root / (row.path or "")
 
 
+class Searcher(IndexSearcher):
+    """A version of the index of a plan, with the model and extractors of its vectors.
+
+    Args:
+        plan: The plan.
+        version: Version of the index; the published one if None.
+        pool: Loaded models and extractors of the plan, to share with other versions; None loads them for this one.
+
+    Raises:
+        FileNotFoundError: No index is published, or the model is missing.
+        ValueError: The model does not fit to the index.
+    """
+
+    def __init__(self, plan: Plan, version: int | None = None, pool: EncoderPool | None = None) -> None:
+        workspace = Workspace(plan.workspace)
+        self.plan, self._pool = plan, pool or make_plan_pool(plan)
+        index = Index.open(workspace.index, version)
+        try:
+            origin = read_origin(index)
+            encoder = QueryEncoder(origin, self._pool)
+            stored_images = _open_stored_images(plan, origin.regions)
+        except BaseException:  # nothing else would release the version
+            index.close()
+            raise
+        source = plan.regions_store or ("a region file" if plan.regions_file is not None else None)
+        image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
+        super().__init__(index, encoder, stored_images, image_root, None if source is None else str(source))
+
+    def with_version(self, version: int | None = None) -> "Searcher":
+        """Open another version of the index, the published one if None, with the models that are loaded already."""
+        return Searcher(self.plan, version, self._pool)
+
+
+def _open_stored_images(plan: Plan, name: str) -> StoredImages | None:
+    try:
+        return StoredImages(plan, name)
+    except FileNotFoundError:  # an index needs no features to be searched
+        log.warning(f"The region store {name} is not there, so hits come without regions.")
+        return None
+
+
 def open_searchers(plan: Plan) -> HotReloader[Searcher]:
     """Open the published version of the index of a plan, and follow what is published later.
 
     All versions share the models and extractors. The first ones are loaded now, so that no query waits for them.
 
     Raises:
-        FileNotFoundError: No index is published, or the model or a store is missing.
-        ValueError: The extractors of the plan are not those of the index.
+        FileNotFoundError: No index is published, or the model is missing.
+        ValueError: The model does not fit to the index.
     """
-    pool = EncoderPool(plan)
+    pool = make_plan_pool(plan, is_resident=True)
     searchers = HotReloader(Workspace(plan.workspace).index, lambda version: Searcher(plan, version, pool))
     with searchers.borrow() as searcher:
-        searcher.load_text_extractor()
+        searcher.load_models()
     return searchers

@@ -28,7 +28,8 @@ from pipeline.stages.train import check_extractors
 from pipeline.workspace import Workspace
 from tern.card import METRICS, ModelPackage, PackageOrigin, read_model_card
 from tern.evaluation import Evaluation, read_evaluation
-from tern.model import Calibration, FeatureSource, check_checkpoint_file, load_checkpoint_model, read_calibration
+from tern.model import FeatureSource, check_checkpoint_file, load_checkpoint_model
+from tern.query import Calibration, read_calibration
 
 
 def export_model(
