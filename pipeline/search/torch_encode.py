@@ -8,10 +8,11 @@ import numpy as np
 
 from data.manifest import Recipe
 from extractors.config import TextConfig
-from extractors.text import TextExtractor
+from extractors.text import TextEncoder, TextExtractor
+from extractors.torch_free import is_cpu
 from pipeline.search.model_encoder import ModelEncoder
 from pipeline.stages.embed import load_trained_model
-from tern.model import caption_field, embed_new_captions, embed_new_images
+from tern.model import CaptionNetwork, caption_field, embed_new_captions, embed_new_images, embed_token_ids
 from tern.parallel import torch_threads
 from tern.query import ImageRegions
 
@@ -31,6 +32,11 @@ class TorchEncoder(ModelEncoder):
         self._model: Any = load_trained_model(folder, text)
         self._extractor = TextExtractor(text)
         self.unknown_id = self._extractor.unknown_id
+        is_fine_tuned = caption_field(self._model) == "token_ids"
+        self._network: CaptionNetwork | None = None  # of an extractor that computes in bfloat16 or on a GPU
+        if is_fine_tuned or (text.dtype == "float32" and is_cpu(text.device)):
+            encoder = None if is_fine_tuned else TextEncoder(text, self._extractor)
+            self._network = CaptionNetwork(self._model, encoder).eval()
 
     @property
     def recipe(self) -> Recipe:
@@ -44,8 +50,9 @@ class TorchEncoder(ModelEncoder):
     @torch_threads(1)  # as for stored items
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts: (n, e) float32 of unit length."""
-        field = caption_field(self._model)
-        return embed_new_captions(self._model, [getattr(item, field) for item in self._extractor(list(texts))])
+        if self._network is None:
+            return embed_new_captions(self._model, [item.features for item in self._extractor(list(texts))])
+        return embed_token_ids(self._network, self.tokenize(texts))
 
     @torch_threads(1)  # as for stored items
     def embed_images(self, images: Sequence[ImageRegions]) -> np.ndarray:

@@ -15,10 +15,11 @@ from tern.model.embed import caption_field, embed_captions, embed_images, embed_
 from tern.model.folder import WEIGHTS as MODEL_WEIGHTS
 from tern.model.folder import load_model
 from tern.model.package import import_package, save_package_weights
-from tern.model.query_export import TextModel, export_query_side
+from tern.model.query_export import CaptionNetwork, TextModel, embed_token_ids, export_query_side
 
 __all__ = [
     "MODEL_WEIGHTS",
+    "CaptionNetwork",
     "FeatureSource",
     "TextModel",
     "caption_field",
@@ -27,6 +28,7 @@ __all__ = [
     "embed_images",
     "embed_new_captions",
     "embed_new_images",
+    "embed_token_ids",
     "export_query_side",
     "import_checkpoint",
     "import_package",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from data.io import atomic_write, sha256_file
 from data.onnx import OPSET, open_session
-from tern.batching.pad import pad_images
+from tern.batching.pad import pad_captions, pad_images
 from tern.model.embed import caption_field
 from tern.networks.inputs import ImageBatch
 from tern.query import (
@@ -70,19 +70,36 @@ class TextModel:
     """Size of the vocabulary."""
 
 
-class _CaptionGraph(nn.Module):
-    """Token ids to vectors, with the rounding of token features in a store."""
+class CaptionNetwork(nn.Module):
+    """Token ids to vectors. Unlike those of a store, the features of tokens are not rounded to float16.
+
+    Rounding would turn differences in the last bits, between two libraries, into larger ones.
+
+    Args:
+        model: The model.
+        encoder: Text encoder; None for a model that has one of its own.
+    """
 
     def __init__(self, model: Any, encoder: nn.Module | None) -> None:
         super().__init__()
         self.model, self.encoder = model, encoder
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Compute unit vectors: token_ids (n, l) int64, mask (n, l) bool -> (n, e)."""
         if self.encoder is None:
             vectors: Tensor = self.model.embed_captions(token_ids, mask)
         else:
-            vectors = self.model.embed_captions(self.encoder(token_ids, mask).half().float(), mask)
+            vectors = self.model.embed_captions(self.encoder(token_ids, mask), mask)
         return vectors
+
+
+@torch.inference_mode()
+def embed_token_ids(network: CaptionNetwork, captions: Sequence[Sequence[int]]) -> np.ndarray:
+    """Embed captions in torch: token ids of each, from [CLS] to [SEP] -> (n, e) float32 of unit length."""
+    lengths = np.array([len(ids) for ids in captions], np.int64)
+    batch = pad_captions(np.concatenate([np.asarray(ids, np.int64) for ids in captions]), lengths)
+    vectors: np.ndarray = network(batch.features, batch.mask).numpy()
+    return vectors
 
 
 class _ImageGraph(nn.Module):
@@ -113,7 +130,7 @@ def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequen
         ValueError: A graph cannot be exported, or it computes other vectors than the model.
     """
     is_fine_tuned = caption_field(model) == "token_ids"
-    captions = _CaptionGraph(model, None if is_fine_tuned else text.encoder)
+    captions = CaptionNetwork(model, None if is_fine_tuned else text.encoder)
     paths = {name: folder / name for name in weights}
     if not is_fine_tuned:
         paths[TEXT_SOURCE] = text.folder / text.weights

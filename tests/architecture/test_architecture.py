@@ -67,7 +67,7 @@ HOMES = {  # library -> the only files and folders that import it
     "onnxruntime": ("data/onnx/",),
     "detectron2": ("extractors/regions/detectron2_faster_rcnn.py",),
     "transformers": ("extractors/text/models.py",),
-    "safetensors": ("extractors/", "tern/model/", "tern/training/"),
+    "safetensors": ("extractors/", "tern/model/", "tern/query/", "tern/training/"),
     "pytorch_metric_learning": ("tern/losses/metric_learning.py",),
     "faiss": ("index/ivf/",),
     "pyarrow": ("index/metadata/", "index/building/", "index/quality/", "index/exchange/"),
@@ -91,7 +91,7 @@ OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*, XDG_*",
     "data/onnx/session.py": "ORT_*",
-    "pipeline/cli/app.py": "OMP_*",
+    "pipeline/cli/app.py": "OMP_*, TORCH_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",
     "flows/server/follow.py": "PREFECT_*",
