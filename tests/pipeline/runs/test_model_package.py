@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from data.io import digest, sha256_text
-from data.manifest import open_or_create_store
+from data.manifest import open_or_create_store, read_store_manifest
 from data.store import Store
 from index.building import IncompatibleUpdateError
 from index.search import Index
