@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
+from index.metadata import Row
 from index.search import Index
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.query import (
     MAX_PARTS,
     MAX_QUERIES,
+    MAX_WEIGHT,
+    Box,
     ImagePart,
     Photo,
     PhotoPart,
     Query,
-    QueryPart,
     TextPart,
     VectorPart,
 )
@@ -30,15 +32,21 @@ class QueryEmbedder:
         index: The open version.
         encoder: Model and extractors of its vectors.
         stored_images: Regions of its images; None if they are not there.
+        image_root: Folder of its images.
         region_source: File or store of regions that the index was built from instead of an extractor; None: there is
             an extractor for new photos.
     """
 
     def __init__(
-        self, index: Index, encoder: QueryEncoder, stored_images: StoredImages | None, region_source: str | None = None
+        self,
+        index: Index,
+        encoder: QueryEncoder,
+        stored_images: StoredImages | None,
+        image_root: Path,
+        region_source: str | None = None,
     ) -> None:
         self._index, self._encoder, self._stored_images = index, encoder, stored_images
-        self._region_source = region_source
+        self._image_root, self._region_source = image_root, region_source
 
     def embed(self, queries: Sequence[Query]) -> list[np.ndarray | ValueError]:
         """Embed queries; their texts in one pass.
@@ -71,28 +79,29 @@ class QueryEmbedder:
         except ValueError as error:
             return error
 
-    def embed_photo(self, photo: Photo) -> np.ndarray:
-        """Embed a photo.
+    def embed_photo(self, photo: Photo, box: Box | None = None) -> np.ndarray:
+        """Embed a photo or a region of it.
 
         If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
-        photos with the bytes of a stored image can be embedded.
+        photos with the bytes of a stored image can be embedded, from their stored regions.
 
         Returns:
             Vector (e,), float32 of unit length.
 
         Raises:
-            ValueError: The file is not a readable image, or there is no detector and the photo is not stored.
+            ValueError: The file is not a readable image, the box is not a region of it, or there is no detector and
+                the photo is not stored.
         """
         if self._region_source is None:
-            return self._encoder.embed_photo(photo)[0]
+            return self._encoder.embed_photo(photo, box)[0]
         image_id = None if self._stored_images is None else self._stored_images.find(photo)
-        if image_id is None or self._stored_images is None:
+        if image_id is None:
             name = photo if isinstance(photo, Path) else "the photo"
             raise ValueError(
                 f"{name} is not an image of this plan. The plan takes its regions from {self._region_source}, so it "
                 "has no detector for new photos. Choose an image of the dataset, or a plan with a detector."
             )
-        return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])[0]
+        return self._embed_stored_regions(image_id, box)
 
     def find_own_images(self, query: Query) -> set[str]:
         """Find the ids of the images of the index that a query asks with; its results leave them out."""
@@ -105,6 +114,11 @@ class QueryEmbedder:
         """Return the vector (e,) of a query."""
         if not 1 <= len(query.parts) <= MAX_PARTS:
             raise ValueError(f"A query has {len(query.parts)} parts. Pass 1 to {MAX_PARTS}.")
+        for part in query.parts:
+            if not abs(part.weight) <= MAX_WEIGHT:  # also not a number
+                raise ValueError(
+                    f"The weight {part.weight} is not a number from -{MAX_WEIGHT} to {MAX_WEIGHT}. Change it."
+                )
         vectors = []
         for part in query.parts:
             vector = vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part)
@@ -119,31 +133,42 @@ class QueryEmbedder:
             raise ValueError("The parts of a query cancel out. Change a weight, or leave out a part.")
         return np.asarray(total / length, np.float32)
 
-    def _embed_part(self, part: QueryPart) -> np.ndarray:
+    def _embed_part(self, part: PhotoPart | ImagePart | VectorPart) -> np.ndarray:
         match part:
-            case PhotoPart(photo, None):
-                return self.embed_photo(photo)
+            case PhotoPart(photo, box):
+                return self.embed_photo(photo, box)
             case ImagePart(image_id, None):
-                return self._read_vector(image_id)
+                key = self._get_row(image_id).key
+                return self._scale(self._index.collection("image").vectors.get(np.array([key]))[0])
+            case ImagePart(image_id, box):
+                row = self._get_row(image_id)
+                if self._region_source is None:
+                    return self._encoder.embed_photo(self._image_root / (row.path or ""), box)[0]
+                return self._embed_stored_regions(image_id, box)
             case VectorPart(vector):
                 return self._scale(vector)
-        raise NotImplementedError("regions")
 
-    def _read_vector(self, image_id: str) -> np.ndarray:
+    def _embed_stored_regions(self, image_id: str, box: Box | None) -> np.ndarray:
+        stored = self._stored_images
+        if stored is None or image_id not in stored:  # it became unreadable after it was indexed
+            raise ValueError(f"The region store has no regions of {image_id!r}. Run `tern index` first.")
+        regions = stored.read_regions(image_id) if box is None else stored.read_regions_in_box(image_id, box)
+        return self._encoder.embed_regions([regions])[0]
+
+    def _get_row(self, image_id: str) -> Row:
         row = self._index.get_metadata([image_id]).get(image_id)
         if row is None:
-            raise ValueError(f"The index has no image {image_id!r}. Pass the id of a hit.")
-        vectors = self._index.collection("image").vectors.get(np.array([row.key]))
-        return self._scale(vectors[0])
+            raise ValueError(f"The index has no image {image_id[:200]!r}. Pass the id of a hit.")
+        return row
 
     def _scale(self, vector: np.ndarray) -> np.ndarray:
         """Scale a vector of the index or of a caller to unit length."""
         dim = self._index.collection(self._index.kinds[0]).manifest.dim
-        array = np.asarray(vector, np.float32)
+        array = np.asarray(vector, np.float64)  # the length of large float32 numbers would be infinite
         length = float(np.linalg.norm(array)) if np.isfinite(array).all() else 0.0
-        if array.shape != (dim,) or length == 0:
+        if array.shape != (dim,) or not 0 < length < np.inf:
             raise ValueError(
                 f"The vector has shape {array.shape}; it must have {dim} finite numbers that are not all 0. Pass a "
                 "vector of the model of the index."
             )
-        return array / np.float32(length)
+        return (array / length).astype(np.float32)

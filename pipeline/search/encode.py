@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.images import DecodeLimits, load_reduced_image
+from data.images import DecodeLimits, crop_image, load_reduced_image
 from data.text import printable
 from pipeline.search.encoder_pool import EncoderPool
-from pipeline.search.query import Photo
+from pipeline.search.query import Box, Photo
 from pipeline.stages.origin import Origin
 from tern.query import ImageRegions
 
 MAX_QUERY_CHARACTERS = 2_000
 MAX_PHOTO_PIXELS = 6_000_000  # of a photo that is decoded at full size; a detector takes about 36 bytes per pixel
+CROPPED_PHOTO_SIDE = 2_400  # pixels; maximum side after decoding of a photo of which a region is used
 PHOTO_LIMITS = DecodeLimits(max_full_pixels=24_000_000, max_scanned_pixels=640_000_000)
 
 
@@ -81,24 +82,28 @@ class QueryEncoder:
         ids, unknown_id = self._model.tokenize([text])[0][1:-1], self._model.unknown_id
         return 0 if unknown_id is None else ids.count(unknown_id), len(ids)
 
-    def embed_photo(self, photo: Photo) -> np.ndarray:
-        """Detect the regions of a photo and embed it.
+    def embed_photo(self, photo: Photo, box: Box | None = None) -> np.ndarray:
+        """Detect the regions of a photo, or of a part of it, and embed it.
 
         A photo of more than `MAX_PHOTO_PIXELS` is reduced while it is decoded, to a size above the input of the
         detector. For an extractor with a smaller input it is decoded as the stored images were, with the same result.
 
         Args:
             photo: Image file, or its content.
+            box: Part that is cut out and embedded as if it were a photo of its own; None is the whole photo.
 
         Returns:
             Vector (1, e), float32 of unit length.
 
         Raises:
-            ValueError: The photo is not a readable image or exceeds `PHOTO_LIMITS`, or the region extractor of the plan
-                is not the one of the index.
+            ValueError: The photo is not a readable image or exceeds `PHOTO_LIMITS`, the box is not a region of it, or
+                the region extractor of the plan is not the one of the index.
         """
         extractor = self._pool.get_region_extractor(self._origin.regions)
-        if extractor.min_decoded_side is None:  # a detector takes more memory per pixel than the decoder
+        if box is not None:
+            sides = (CROPPED_PHOTO_SIDE, CROPPED_PHOTO_SIDE)
+            image = crop_image(load_reduced_image(photo, sides, PHOTO_LIMITS, MAX_PHOTO_PIXELS), box)
+        elif extractor.min_decoded_side is None:  # a detector takes more memory per pixel than the decoder
             side = self._pool.photo_side
             image = load_reduced_image(photo, (side, side), PHOTO_LIMITS, MAX_PHOTO_PIXELS)
         else:
@@ -113,19 +118,3 @@ class QueryEncoder:
             Vectors (n, e), float32 of unit length, one per image.
         """
         return self._model.embed_images(images)
-
-    def embed_single_regions(self, images: Sequence[ImageRegions]) -> list[np.ndarray]:
-        """Embed each region of some images as if it were an image of its own.
-
-        Returns:
-            Per image its vectors (r, e), float32 of unit length.
-        """
-        if not images:
-            return []
-        rows = [
-            (features[i : i + 1], boxes[i : i + 1], size, np.ones(1))
-            for features, boxes, size, _ in images
-            for i in range(len(boxes))
-        ]
-        ends = np.cumsum([len(boxes) for _, boxes, _, _ in images])[:-1]
-        return np.split(self.embed_regions(rows), ends)

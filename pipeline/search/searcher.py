@@ -13,7 +13,7 @@ from pipeline.plans.plan import Plan
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.encoder_pool import EncoderPool, make_plan_pool
-from pipeline.search.explain import embed_regions_of_images
+from pipeline.search.explain import remove_regions
 from pipeline.search.hits import Answer, Hit, Region
 from pipeline.search.query import Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
@@ -45,7 +45,7 @@ class IndexSearcher:
     ) -> None:
         self.index, self._encoder, self._stored_images = index, encoder, stored_images
         self._image_root = image_root or Path()
-        self._embedder = QueryEmbedder(index, encoder, stored_images, region_source)
+        self._embedder = QueryEmbedder(index, encoder, stored_images, self._image_root, region_source)
 
     @property
     def note(self) -> str:
@@ -104,7 +104,7 @@ class IndexSearcher:
             if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
             for hit in hits
         }
-        regions = embed_regions_of_images(explained, self._stored_images, self._encoder) if self._stored_images else {}
+        regions = remove_regions(explained, self._stored_images, self._encoder) if self._stored_images else {}
         answers: list[Answer | ValueError] = []
         for request, vector, hits in zip(requests, vectors, found, strict=True):
             if isinstance(hits, ValueError) or isinstance(vector, ValueError):
