@@ -10,7 +10,6 @@ from index.search import Index
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.query import (
     MAX_PARTS,
-    MAX_QUERIES,
     MAX_WEIGHT,
     Box,
     ImagePart,
@@ -54,12 +53,7 @@ class QueryEmbedder:
         Returns:
             Per query its vector (e,), float32 of unit length; or what is wrong with it: a part is invalid, or the parts
             cancel out.
-
-        Raises:
-            ValueError: There are no queries or too many.
         """
-        if not 1 <= len(queries) <= MAX_QUERIES:
-            raise ValueError(f"{len(queries):,} queries were passed. Pass 1 to {MAX_QUERIES} at a time.")
         vectors: dict[str, np.ndarray | ValueError] = {}
         texts: dict[str, str] = {}
         for text in dict.fromkeys(text for query in queries for text in query.texts):

@@ -15,7 +15,7 @@ from pipeline.search.encode import QueryEncoder
 from pipeline.search.encoder_pool import EncoderPool, make_plan_pool
 from pipeline.search.explain import remove_regions
 from pipeline.search.hits import Answer, Hit, Region
-from pipeline.search.query import Photo, Query, SearchRequest, make_photo_query, make_text_query
+from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
 from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace, check_has_captions
@@ -96,6 +96,8 @@ class IndexSearcher:
         Raises:
             ValueError: There are no requests or too many.
         """
+        if not 1 <= len(requests) <= MAX_QUERIES:
+            raise ValueError(f"{len(requests):,} queries were passed. Pass 1 to {MAX_QUERIES} at a time.")
         vectors = self._embed(requests)
         found = self._find(requests, vectors)
         explained = {

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,7 +84,12 @@ def test_image_that_asks_is_left_out_of_its_results(searcher, images, finished_p
         (everything,) = searcher.search([query], k=1000)
         check_hits(everything.hits, expected)
         (page,) = searcher.search([query], k=4, offset=3)
-        assert page.hits == everything.hits[3:7]
+        assert [replace(hit, regions=()) for hit in page.hits] == [
+            replace(hit, regions=()) for hit in everything.hits[3:7]
+        ]
+        for hit, same in zip(page.hits, everything.hits[3:7], strict=True):
+            assert [region.box for region in hit.regions] == [region.box for region in same.regions]
+            assert [r.score for r in hit.regions] == pytest.approx([r.score for r in same.regions], abs=1e-6)
         (last,) = searcher.search([query], k=4, offset=len(ids) - 3)
         assert last.hits == everything.hits[-2:]
         assert searcher.search([query], k=4, offset=len(ids))[0].hits == ()

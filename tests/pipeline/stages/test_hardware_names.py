@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data.io import digest
-from extractors.nn.inference import device_recipe
-from pipeline.search.encode import EncoderPool
+from extractors.torch_free import device_recipe
+from pipeline.search.encoder_pool import EncoderPool
 from pipeline.stages.train import _choose_model_folder
 from tern.card import MODEL_CARD
 from tern.training import describe_hardware
