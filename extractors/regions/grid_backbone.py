@@ -11,7 +11,7 @@ from extractors.config import GridConfig
 from extractors.torch_free import Graph, GraphCache, OnnxBackbone, find_weights_file, is_cpu
 
 if TYPE_CHECKING:
-    from extractors.nn.torch_backbone import TorchBackbone
+    from extractors.nn.torch_backbone import TorchBackbone  # lazy: torch takes seconds to import
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,10 @@ def load_grid_backbone(config: GridConfig) -> OnnxBackbone | TorchBackbone:
 def _load_from_weights(
     config: GridConfig, file: Path | None, on_cpu: bool, cache: GraphCache | None
 ) -> OnnxBackbone | TorchBackbone:
-    # lazy: timm and torch take seconds to import, and a cached graph needs neither
-    from extractors.nn.backbone import load_backbone
-    from extractors.nn.inference import parse_device
-    from extractors.nn.onnx_export import export_graph
-    from extractors.nn.torch_backbone import TorchBackbone
+    from extractors.nn.backbone import load_backbone  # lazy: torch takes seconds to import
+    from extractors.nn.inference import parse_device  # lazy: torch takes seconds to import
+    from extractors.nn.onnx_export import export_graph  # lazy: torch takes seconds to import
+    from extractors.nn.torch_backbone import TorchBackbone  # lazy: torch takes seconds to import
 
     parse_device(config.device)
     backbone, info = load_backbone(config, file)

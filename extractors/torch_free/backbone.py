@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -59,7 +60,11 @@ class GraphCache:
         Raises:
             OSError: The cache folder cannot be written.
         """
-        self._file.write(lambda path: path.write_bytes(graph.content), graph.info.model_dump(mode="json"))
+
+        def write_content(path: Path) -> None:
+            path.write_bytes(graph.content)
+
+        self._file.write(write_content, graph.info.model_dump(mode="json"))
 
 
 class OnnxBackbone:

@@ -17,7 +17,8 @@ from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
 from pipeline.stages.dataset import check_trainable, load_plan_dataset, select_valid
 from pipeline.stages.embed import embed_dataset, list_invalid_vectors
 from pipeline.stages.evaluate import evaluate_splits
-from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, get_recipe, select_splits
+from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
+from pipeline.stages.extractors import get_recipe
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
 from pipeline.stages.origin import Origin
 from pipeline.stages.query_side import ensure_query_side

@@ -24,7 +24,7 @@ def train_together(runner: PipelineRunner, on_features: Callable[[Features], Non
         on_features: Called by the main process after the extraction.
     """
     # lazy: torch takes seconds to import, and other runs need none
-    from tern.parallel import is_main_process, main_process_first, process_group
+    from tern.parallel import is_main_process, main_process_first, process_group  # lazy: torch takes seconds to import
 
     with process_group():
         with main_process_first():

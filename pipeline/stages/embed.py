@@ -174,7 +174,7 @@ def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
         text: Config of the text encoder; used only if the text encoder was fine-tuned with the model.
     """
     from extractors.text import TextEncoder  # lazy: torch and transformers take seconds to import
-    from tern.model import load_model
+    from tern.model import load_model  # lazy: torch takes seconds to import
 
     encoder = TextEncoder(text) if text and read_model_card(folder).fine_tuned else None
     return load_model(folder, text=encoder)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,18 @@ from data.datasets import Dataset
 from data.exchange import RegionFile
 from data.images import FileHashCache, is_content_hash
 from data.io import sha256_text
-from data.manifest import Item, Recipe, ShardPlan, is_store, open_or_create_store, store_path
+from data.manifest import Item, ShardPlan, is_store, open_or_create_store, store_path
 from data.store import CopyJob, ShardJob, Store, copy_shard, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
-from extractors.registry import build_region_extractor
-from extractors.torch_free import TextRecipeCache
 from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
+from pipeline.stages.extractors import ExtractorConfig, get_extractor, get_recipe
 from pipeline.stages.threads import one_torch_thread
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
-ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,6 @@ class ExtractionJob(ShardJob):
     def uses_gpu(self) -> bool:
         """Whether the jobs must run in threads of one process, because the GPU holds one copy of the detector."""
         return getattr(self.config, "device", "cpu") != "cpu"
-
-
-@lru_cache(maxsize=2)  # one region extractor and one text extractor: a process loads their weights once for all jobs
-def get_extractor(config: ExtractorConfig) -> Any:
-    """Return the extractor of a config; each process builds it once."""
-    if isinstance(config, RegionFileConfig):
-        return RegionFile(config)
-    if isinstance(config, TextConfig):
-        from extractors.text import TextExtractor  # lazy: transformers takes seconds to import
-
-        return TextExtractor(config)
-    return build_region_extractor(config)
-
-
-def get_recipe(config: ExtractorConfig) -> Recipe:
-    """Return the recipe of the extractor of a config; a text extractor is not loaded if its recipe is known."""
-    if not isinstance(config, TextConfig):
-        recipe: Recipe = get_extractor(config).recipe
-        return recipe
-    cache = TextRecipeCache(config)
-    cached = cache.read()
-    if cached is None:
-        cached = get_extractor(config).recipe
-        cache.write(cached)
-    return cached
 
 
 def extract_regions(

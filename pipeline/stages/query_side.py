@@ -32,7 +32,7 @@ def ensure_query_side(model: Path, text: TextConfig) -> None:
     except ValueError:  # of another version of this program
         pass
     from tern.model import MODEL_WEIGHTS  # lazy: torch takes seconds to import, and the query side is mostly there
-    from tern.parallel import is_main_process
+    from tern.parallel import is_main_process  # lazy: torch takes seconds to import
 
     if not is_main_process():
         return
@@ -55,7 +55,7 @@ def write_query_side(folder: Path, model: Any, text: TextConfig, weights: Sequen
         ValueError: It cannot be exported.
     """
     from extractors.text import TextEncoder, TextExtractor  # lazy: as above
-    from tern.model import TextModel, export_query_side
+    from tern.model import TextModel, export_query_side  # lazy: torch takes seconds to import
 
     if text.dtype != "float32":
         raise ValueError(f"text.dtype is {text.dtype}, which ONNX Runtime does not compute in on a CPU")

@@ -9,13 +9,13 @@ from data.manifest import Recipe
 from data.store import Store
 from extractors.config import TextConfig, machine_independent
 from pipeline.plans.plan import Plan
-from pipeline.stages.extract import get_recipe
+from pipeline.stages.extractors import get_recipe
 from pipeline.workspace import Workspace
 from tern.card import MODEL_CARD, ModelPackage, PackageExtractor, PackageExtractors, read_model_card
 from tern.config import TrainConfig
 
 if TYPE_CHECKING:
-    from tern.training import OnEpoch
+    from tern.training import OnEpoch  # lazy: torch takes seconds to import
 
 
 def train_model(
@@ -42,8 +42,8 @@ def train_model(
         The folder of the model.
     """
     from extractors.text import TextEncoder  # lazy: torch takes seconds to import, and not every run trains
-    from tern.parallel import resolve_device
-    from tern.training import TrainingInputs, train
+    from tern.parallel import resolve_device  # lazy: torch takes seconds to import
+    from tern.training import TrainingInputs, train  # lazy: torch takes seconds to import
 
     inputs, device = TrainingInputs(Store(regions), Store(tokens), dataset), resolve_device(config.device)
     folder = find_trained_model(config, regions, tokens, dataset, workspace)
@@ -70,7 +70,7 @@ def find_trained_model(
 ) -> Path:
     """Return the folder of the model that `train_model` returns for the same arguments; it need not exist."""
     from tern.parallel import resolve_device  # lazy: as in `train_model`
-    from tern.training import TrainingInputs, fingerprint
+    from tern.training import TrainingInputs, fingerprint  # lazy: torch takes seconds to import
 
     inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
     name = f"tern-{fingerprint(inputs, config)}"
@@ -92,7 +92,11 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
         ValueError: The file cannot be read, its BERT is not the one of `text`, or `text` averages several layers.
     """
     from extractors.text import MEAN_LAST_4, TextEncoder  # lazy: as in `train_model`
-    from tern.model import check_checkpoint_file, load_bert_weights, load_paper_checkpoint
+    from tern.model import (  # lazy: torch takes seconds to import
+        check_checkpoint_file,
+        load_bert_weights,
+        load_paper_checkpoint,
+    )
 
     check_checkpoint_file(checkpoint)
     if text.layer == MEAN_LAST_4:
@@ -124,7 +128,7 @@ def import_paper_checkpoint(
         The folder of the model.
     """
     from extractors.text import TextEncoder  # lazy: as in `train_model`
-    from tern.model import import_checkpoint
+    from tern.model import import_checkpoint  # lazy: torch takes seconds to import
 
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))
 
@@ -170,7 +174,7 @@ def import_model_package(
     if (folder / MODEL_CARD).is_file():
         return folder
     from extractors.text import TextEncoder  # lazy: as in `train_model`
-    from tern.model import import_package
+    from tern.model import import_package  # lazy: torch takes seconds to import
 
     return import_package(package, workspace.models, *stores, lambda: TextEncoder(text))
 

@@ -164,7 +164,7 @@ class QuerySide:
 def _stack(images: Sequence[ImageRegions]) -> dict[str, np.ndarray]:
     """Stack images with equal numbers of regions into the inputs of the graph."""
     features, boxes, sizes, scores = zip(*images, strict=True)
-    inputs = {
+    inputs: dict[str, np.ndarray] = {
         "features": np.stack(features).astype(np.float16),
         "boxes": np.stack(boxes).astype(np.float32),
         "sizes": np.array(sizes, np.float32),

@@ -22,7 +22,7 @@ from pipeline.runs.export.folder import check_output, write_package
 from pipeline.stages.dataset import HELD_OUT, splits_with_captions
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.evaluate import read_or_compute_evaluation
-from pipeline.stages.extract import get_extractor
+from pipeline.stages.extractors import get_extractor
 from pipeline.stages.results import Vectors
 from pipeline.stages.train import check_extractors
 from pipeline.workspace import Workspace
