@@ -1,5 +1,6 @@
 """Image files: paths in, RGB pixels and content hashes out; independent of datasets or models."""
 
+from data.images.crop import check_box, crop_image
 from data.images.decode import (
     ReducedImage,
     load_image,
@@ -18,6 +19,8 @@ __all__ = [
     "ImagePaths",
     "ReducedImage",
     "Selection",
+    "check_box",
+    "crop_image",
     "hash_files",
     "is_content_hash",
     "load_image",

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
+from index.metadata import Row
 from index.search import Index
 from pipeline.plans.plan import Plan
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.query import (
     MAX_PARTS,
     MAX_QUERIES,
+    MAX_WEIGHT,
+    Box,
     ImagePart,
     Photo,
     PhotoPart,
     Query,
-    QueryPart,
     TextPart,
     VectorPart,
 )
@@ -32,10 +34,14 @@ class QueryEmbedder:
         index: The open version.
         encoder: Model and extractors of its vectors.
         stored_images: Regions of its images.
+        image_root: Folder of its images.
     """
 
-    def __init__(self, plan: Plan, index: Index, encoder: QueryEncoder, stored_images: StoredImages) -> None:
+    def __init__(
+        self, plan: Plan, index: Index, encoder: QueryEncoder, stored_images: StoredImages, image_root: Path
+    ) -> None:
         self._plan, self._index, self._encoder, self._stored_images = plan, index, encoder, stored_images
+        self._image_root, self._has_detector = image_root, plan.regions_file is None and plan.regions_store is None
 
     def embed(self, queries: Sequence[Query]) -> np.ndarray:
         """Embed queries; their texts in one pass.
@@ -53,30 +59,30 @@ class QueryEmbedder:
         vector_by_text = dict(zip(texts, vectors, strict=True))
         return np.stack([self._sum_parts(query, vector_by_text) for query in queries])
 
-    def embed_photo(self, photo: Photo) -> np.ndarray:
-        """Embed a photo.
+    def embed_photo(self, photo: Photo, box: Box | None = None) -> np.ndarray:
+        """Embed a photo or a region of it.
 
         If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
-        photos with the bytes of a stored image can be embedded.
+        photos with the bytes of a stored image can be embedded, from their stored regions.
 
         Returns:
             Vector (e,), float32 of unit length.
 
         Raises:
-            ValueError: The file is not a readable image, or there is no detector and the photo is not stored.
+            ValueError: The file is not a readable image, the box is not a region of it, or there is no detector and
+                the photo is not stored.
         """
-        plan = self._plan
-        if plan.regions_file is None and plan.regions_store is None:
-            return self._encoder.embed_photo(photo)[0]
+        if self._has_detector:
+            return self._encoder.embed_photo(photo, box)[0]
         image_id = self._stored_images.find(photo)
         if image_id is None:
-            source = plan.regions_store or "a region file"
+            source = self._plan.regions_store or "a region file"
             name = photo if isinstance(photo, Path) else "the photo"
             raise ValueError(
                 f"{name} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
                 "for new photos. Choose an image of the dataset, or a plan with a detector."
             )
-        return self._encoder.embed_regions([self._stored_images.read_regions(image_id)])[0]
+        return self._embed_stored_regions(image_id, box)
 
     def find_own_images(self, query: Query) -> set[str]:
         """Find the ids of the images of the index that a query asks with; its results leave them out."""
@@ -88,6 +94,11 @@ class QueryEmbedder:
         """Return the vector (e,) of a query."""
         if not 1 <= len(query.parts) <= MAX_PARTS:
             raise ValueError(f"A query has {len(query.parts)} parts. Pass 1 to {MAX_PARTS}.")
+        for part in query.parts:
+            if not abs(part.weight) <= MAX_WEIGHT:  # also not a number
+                raise ValueError(
+                    f"The weight {part.weight} is not a number from -{MAX_WEIGHT} to {MAX_WEIGHT}. Change it."
+                )
         vectors = [
             vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part) for part in query.parts
         ]
@@ -99,31 +110,42 @@ class QueryEmbedder:
             raise ValueError("The parts of a query cancel out. Change a weight, or leave out a part.")
         return np.asarray(total / length, np.float32)
 
-    def _embed_part(self, part: QueryPart) -> np.ndarray:
+    def _embed_part(self, part: PhotoPart | ImagePart | VectorPart) -> np.ndarray:
         match part:
-            case PhotoPart(photo, None):
-                return self.embed_photo(photo)
+            case PhotoPart(photo, box):
+                return self.embed_photo(photo, box)
             case ImagePart(image_id, None):
-                return self._read_vector(image_id)
+                key = self._get_row(image_id).key
+                return self._scale(self._index.collection("image").vectors.get(np.array([key]))[0])
+            case ImagePart(image_id, box):
+                row = self._get_row(image_id)
+                if self._has_detector:
+                    return self._encoder.embed_photo(self._image_root / (row.path or ""), box)[0]
+                return self._embed_stored_regions(image_id, box)
             case VectorPart(vector):
                 return self._scale(vector)
-        raise NotImplementedError("regions")
 
-    def _read_vector(self, image_id: str) -> np.ndarray:
+    def _embed_stored_regions(self, image_id: str, box: Box | None) -> np.ndarray:
+        if image_id not in self._stored_images:  # it became unreadable after it was indexed
+            raise ValueError(f"The region store has no regions of {image_id!r}. Run `tern index` first.")
+        stored = self._stored_images
+        regions = stored.read_regions(image_id) if box is None else stored.read_regions_in_box(image_id, box)
+        return self._encoder.embed_regions([regions])[0]
+
+    def _get_row(self, image_id: str) -> Row:
         row = self._index.get_metadata([image_id]).get(image_id)
         if row is None:
-            raise ValueError(f"The index has no image {image_id!r}. Pass the id of a hit.")
-        vectors = self._index.collection("image").vectors.get(np.array([row.key]))
-        return self._scale(vectors[0])
+            raise ValueError(f"The index has no image {image_id[:200]!r}. Pass the id of a hit.")
+        return row
 
     def _scale(self, vector: np.ndarray) -> np.ndarray:
         """Scale a vector of the index or of a caller to unit length."""
         dim = self._index.collection(self._index.kinds[0]).manifest.dim
-        array = np.asarray(vector, np.float32)
+        array = np.asarray(vector, np.float64)  # the length of large float32 numbers would be infinite
         length = float(np.linalg.norm(array)) if np.isfinite(array).all() else 0.0
-        if array.shape != (dim,) or length == 0:
+        if array.shape != (dim,) or not 0 < length < np.inf:
             raise ValueError(
                 f"The vector has shape {array.shape}; it must have {dim} finite numbers that are not all 0. Pass a "
                 "vector of the model of the index."
             )
-        return array / np.float32(length)
+        return (array / length).astype(np.float32)

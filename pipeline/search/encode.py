@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from data.images import DecodeLimits, load_reduced_image
+from data.images import DecodeLimits, crop_image, load_reduced_image
 from data.io import digest
 from data.manifest import Recipe, is_store, read_store_manifest
 from data.text import printable
@@ -17,6 +17,7 @@ from extractors.regions import RegionExtractor
 from extractors.registry import build_region_extractor
 from extractors.text import TextExtractor
 from pipeline.plans.plan import Plan
+from pipeline.search.query import Box
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.origin import Origin
 from pipeline.workspace import Workspace
@@ -26,6 +27,7 @@ from tern.parallel import torch_threads
 MAX_QUERY_CHARACTERS = 2_000
 MAX_PHOTO_PIXELS = 6_000_000  # of a photo that is decoded at full size; a detector takes about 36 bytes per pixel
 MIN_PHOTO_SIDE = 1_600  # pixels; maximum side of a larger photo after decoding
+CROPPED_PHOTO_SIDE = 2_400  # pixels; that of a larger photo of which a region is used
 PHOTO_LIMITS = DecodeLimits(max_full_pixels=24_000_000, max_scanned_pixels=640_000_000)
 ImageRegions = tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]
 """Features (r, d), boxes (r, 4) in pixels, (width, height) in pixels, and scores (r,) of the regions of one image."""
@@ -163,24 +165,28 @@ class QueryEncoder:
         return f"The model does not know {num_unknown} of the {num_tokens} parts of the query." if num_unknown else ""
 
     @torch_threads(1)  # as for stored items
-    def embed_photo(self, photo: Path | bytes) -> np.ndarray:
-        """Detect the regions of a photo and embed it.
+    def embed_photo(self, photo: Path | bytes, box: Box | None = None) -> np.ndarray:
+        """Detect the regions of a photo, or of a part of it, and embed it.
 
         A photo of more than `MAX_PHOTO_PIXELS` is reduced while it is decoded, to a size above the input of the
         detector. For an extractor with a smaller input it is decoded as the stored images were, with the same result.
 
         Args:
             photo: Image file, or its content.
+            box: Part that is cut out and embedded as if it were a photo of its own; None is the whole photo.
 
         Returns:
             Vector (1, e), float32 of unit length.
 
         Raises:
-            ValueError: The photo is not a readable image or exceeds `PHOTO_LIMITS`, or the region extractor of the plan
-                is not the one of the index.
+            ValueError: The photo is not a readable image or exceeds `PHOTO_LIMITS`, the box is not a region of it, or
+                the region extractor of the plan is not the one of the index.
         """
         extractor = self._pool.get_region_extractor(self._origin.regions)
-        if extractor.min_decoded_side is None:  # a detector takes more memory per pixel than the decoder
+        if box is not None:
+            sides = (CROPPED_PHOTO_SIDE, CROPPED_PHOTO_SIDE)
+            image = crop_image(load_reduced_image(photo, sides, PHOTO_LIMITS, MAX_PHOTO_PIXELS), box)
+        elif extractor.min_decoded_side is None:  # a detector takes more memory per pixel than the decoder
             image = load_reduced_image(photo, (self._photo_side, self._photo_side), PHOTO_LIMITS, MAX_PHOTO_PIXELS)
         else:
             image = extractor.load(photo, PHOTO_LIMITS)
@@ -195,22 +201,6 @@ class QueryEncoder:
             Vectors (n, e), float32 of unit length, one per image.
         """
         return embed_new_images(self._model, images)
-
-    def embed_single_regions(self, images: Sequence[ImageRegions]) -> list[np.ndarray]:
-        """Embed each region of some images as if it were an image of its own.
-
-        Returns:
-            Per image its vectors (r, e), float32 of unit length.
-        """
-        if not images:
-            return []
-        rows = [
-            (features[i : i + 1], boxes[i : i + 1], size, np.ones(1))
-            for features, boxes, size, _ in images
-            for i in range(len(boxes))
-        ]
-        ends = np.cumsum([len(boxes) for _, boxes, _, _ in images])[:-1]
-        return np.split(self.embed_regions(rows), ends)
 
 
 def _list_store_names(kind: str, recipe: Recipe) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ class TextPart:
     text: str
     """1 to 2,000 characters."""
     weight: float = 1.0
-    """Factor of the vector of this part; below 0, the query avoids what the part describes."""
+    """Factor of the vector of this part, -100 to 100; below 0, the query avoids what the part describes."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Query:
 
 
 MAX_PARTS = 16
+MAX_WEIGHT = 100
 MAX_QUERIES = 64  # of one pass
 
 

@@ -44,8 +44,8 @@ class Searcher:
         except BaseException:  # nothing else would release the version
             self.index.close()
             raise
-        self._embedder = QueryEmbedder(plan, self.index, self._encoder, self._stored_images)
         self._image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
+        self._embedder = QueryEmbedder(plan, self.index, self._encoder, self._stored_images, self._image_root)
 
     def with_version(self, version: int | None = None) -> "Searcher":
         """Open another version of the index, the published one if None, with the models that are loaded already."""

@@ -5,12 +5,18 @@ from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
+from data.images import check_box
 from data.io import digest, sha256_file
 from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.search.encode import ImageRegions
+from pipeline.search.query import Box
 from pipeline.stages.dataset import read_plan_dataset
 from pipeline.workspace import Workspace
+
+MIN_FRACTION_IN_BOX = 0.5  # of the area of a region that belongs to a box
 
 
 class StoredImages:
@@ -43,6 +49,26 @@ class StoredImages:
         )
         return features, boxes, tuple(size[0]), scores
 
+    def read_regions_in_box(self, image_id: str, box: Box) -> ImageRegions:
+        """Read the regions of an image with at least half of their area in a box, cut to the box.
+
+        Returns:
+            The regions as those of an image of the size of the box.
+
+        Raises:
+            ValueError: The box is not a region of the image, or there is no region in it.
+        """
+        features, boxes, size, scores = self.read_regions(image_id)
+        x1, y1, x2, y2 = check_box(box, (int(size[0]), int(size[1])))
+        cut = np.clip(boxes, (x1, y1, x1, y1), (x2, y2, x2, y2)) - np.float32((x1, y1, x1, y1))
+        is_in_box = _compute_areas(cut) >= MIN_FRACTION_IN_BOX * np.maximum(_compute_areas(boxes), 1e-6)
+        if not is_in_box.any():
+            raise ValueError(
+                f"No region of {image_id!r} has at least half of its area in the box {x1},{y1},{x2},{y2}. Pass a "
+                "larger box."
+            )
+        return features[is_in_box], cut[is_in_box], (x2 - x1, y2 - y1), scores[is_in_box]
+
     def find(self, photo: Path | bytes) -> str | None:
         """Find the image whose file has the same bytes as a photo: a file, whatever its name is, or its content.
 
@@ -73,3 +99,9 @@ class StoredImages:
             if path.is_file():
                 ids[path.stat().st_size].append(image_id)
         return ids
+
+
+def _compute_areas(boxes: np.ndarray) -> np.ndarray:
+    """Compute the areas (r,) of boxes (r, 4)."""
+    areas: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas

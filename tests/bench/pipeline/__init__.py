@@ -1,1 +1,1 @@
-"""Benchmarks of `pipeline`: the search service under load."""
+"""Benchmarks of `pipeline`: the search service under load, and a plain service to compare it with."""
