@@ -44,7 +44,7 @@ class Answer:
 
     hits: tuple[Hit, ...]
     """Best first."""
-    weak: tuple[Hit, ...] = ()
-    """Hits below the minimum probability of the request, best first."""
     note: str = ""
     """What a person should know of the query, such as that the model does not know a part of it; or empty."""
+    weak: tuple[Hit, ...] = ()
+    """Hits below the minimum probability of the request, best first."""

@@ -166,7 +166,7 @@ class BoundedProtocol(H11Protocol):
     def _make_last_answer(self) -> None:
         """Close the connection after the answer to the current request, and announce it."""
         self.cycle.keep_alive = False
-        self.cycle.scope["headers"].append(CLOSE_HEADER)  # as if the client had asked for it
+        self.headers.append(CLOSE_HEADER)  # of the request, as if the client had asked for it
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser rejected, with the status of the reason."""

@@ -36,7 +36,7 @@ FILTER_SECONDS = 3  # the 2 threads of all searches are few, and a filter reads 
 
 # Request bodies
 MAX_UPLOAD_BYTES = 25 << 20
-MAX_JSON_BYTES = 8 << 20  # a parsed body takes up to 30 times as much
+MAX_JSON_BYTES = 8 << 20  # a parsed body needs up to 30 times as much
 MAX_BUFFERED_BYTES = 128 << 20  # of all uploads together
 MIN_CHUNK_BYTES = 256  # on average, after `FREE_CHUNKS`; the size of the smallest network packets is 536
 FREE_CHUNKS = 1_000

@@ -34,7 +34,7 @@ class BodyKind:
     """How to send the body"""
 
 
-# `curl --data-binary` sends every body as a form in a URL unless it is told otherwise.
+# Without a header of its own, `curl --data-binary` declares every body as a form.
 PHOTO = BodyKind(
     "photo",
     MAX_UPLOAD_BYTES,

@@ -48,8 +48,8 @@ class Backend:
         self.uploads = ByteBudget(MAX_BUFFERED_BYTES)
         self.is_warm = False
         """Whether one query was answered"""
-        for name, queue in (("file", self.files), ("body", self.bodies)):
-            metrics.add_queue(name, lambda queue=queue: queue.num_calls)
+        metrics.add_queue("file", lambda: self.files.num_calls)
+        metrics.add_queue("body", lambda: self.bodies.num_calls)
 
     async def read(self, version: str, function: Callable[[Searcher], T]) -> T:
         """Call a function with the searcher of a version, in a thread for files."""

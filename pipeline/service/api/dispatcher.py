@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from fastapi import HTTPException
 
-from index.metadata import FilterTimeoutError, limit_filter_time
+from index.metadata import limit_filter_time
 from pipeline.search.hits import Answer
 from pipeline.search.query import SearchRequest
 from pipeline.search.searcher import Searcher
@@ -92,11 +92,11 @@ class Dispatcher:
 
         Raises:
             BusyError: Too much waits.
-            HTTPException: There is no such version (404), the filter takes too long (400) or the answer (504).
+            HTTPException: There is no such version (404), or the answer takes too long (504).
         """
         job = _Job(version, requests, finish, cost)
         with self._changed:
-            if self._waiting and self._cost + cost > self._max_waiting:
+            if self._is_closed or (self._waiting and self._cost + cost > self._max_waiting):
                 raise BusyError
             self._cost += cost
             self._waiting.append(job)
@@ -164,7 +164,7 @@ class Dispatcher:
             pending = [job for job in jobs if not job.future.done()]
             for job in pending:
                 if len(pending) == 1 or isinstance(error, HTTPException):  # there is no such version
-                    job.future.set_exception(_translate(error))
+                    job.future.set_exception(error)
                 else:
                     self._answer([job])
 
@@ -182,15 +182,6 @@ def answer_requests(searcher: Searcher, requests: Sequence[SearchRequest]) -> Re
 
 def _finish(job: _Job, searcher: Searcher, results: Results) -> None:
     try:
-        timeout = next((result for result in results if isinstance(result, FilterTimeoutError)), None)
-        if timeout is not None:
-            raise timeout
         job.future.set_result(job.finish(searcher, results))
     except Exception as error:  # of this request only
-        job.future.set_exception(_translate(error))
-
-
-def _translate(error: BaseException) -> BaseException:
-    if isinstance(error, FilterTimeoutError):
-        return HTTPException(400, f"{error} It may take {FILTER_SECONDS} seconds.")
-    return error
+        job.future.set_exception(error)

@@ -43,7 +43,7 @@ def add_image_routes(app: FastAPI, backend: Backend) -> None:
             200: {"content": {"image/*": {"schema": p.BINARY}}},
             206: {
                 "content": {"image/*": {"schema": p.BINARY}},
-                "description": "The part that the header `Range` names.",
+                "description": "The part that `Range` names.",
             },
             **p.make_error_responses(304, 404, 416),
         },

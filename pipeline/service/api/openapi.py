@@ -63,7 +63,7 @@ def install_openapi(app: FastAPI) -> None:
             app.openapi_schema = document
         return app.openapi_schema
 
-    app.openapi = make_document  # type: ignore[method-assign] - as FastAPI documents it
+    app.openapi = make_document  # type: ignore[method-assign]  # as FastAPI documents it
 
 
 def _add_schemas(schemas: dict[str, Any], models: Sequence[type[BaseModel]]) -> None:

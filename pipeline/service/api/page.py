@@ -71,9 +71,8 @@ def add_page_routes(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/api/v1/docs", include_in_schema=False)
     async def show_api() -> HTMLResponse:
-        return HTMLResponse(
-            render_page("api.html", introduction=INTRODUCTION, operations=list_operations(app.openapi()))
-        )
+        operations = list_operations(app.openapi())
+        return HTMLResponse(render_page("api.html", introduction=INTRODUCTION, operations=operations))
 
 
 def _render_results(form: PageForm, searcher: Searcher, results: Results) -> str:

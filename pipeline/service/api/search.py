@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
+from index.metadata import FilterTimeoutError
 from pipeline.search.hits import Answer
 from pipeline.search.query import PhotoPart, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.searcher import Searcher
@@ -12,7 +13,7 @@ from pipeline.service.api.answer_body import AnswersBody, SingleAnswerBody, make
 from pipeline.service.api.backend import Backend
 from pipeline.service.api.dispatcher import Results
 from pipeline.service.api.query_body import TARGETS, SearchBody, make_queries, parse_search_body
-from pipeline.service.limits import MAX_UPLOAD_BYTES
+from pipeline.service.limits import FILTER_SECONDS, MAX_UPLOAD_BYTES
 from pipeline.service.problems import InvalidRequestError, InvalidValue
 from pipeline.service.uploads import JSON, PHOTO, receive_upload
 
@@ -90,6 +91,7 @@ def _finish_single(searcher: Searcher, results: Results) -> str:
     """Make the JSON of the only answer; HTTP 422 if there is none."""
     result = results[0]
     if isinstance(result, ValueError):
+        _check_filter_time(results)
         raise HTTPException(422, str(result)) from result
     body = make_answer_body(result)
     return SingleAnswerBody(**dict(body), version=searcher.index.version).model_dump_json()
@@ -103,9 +105,17 @@ def _finish_many(searcher: Searcher, results: Results) -> str:
         if isinstance(result, ValueError)
     ]
     if errors:
+        _check_filter_time(results)
         raise InvalidRequestError(errors)
     answers = [make_answer_body(result) for result in results if isinstance(result, Answer)]
     return AnswersBody(version=searcher.index.version, answers=answers).model_dump_json()
+
+
+def _check_filter_time(results: Results) -> None:
+    """Raise HTTPException with status 400 if the filter of a request takes too long."""
+    for result in results:
+        if isinstance(result, FilterTimeoutError):
+            raise HTTPException(400, f"{result} It may take {FILTER_SECONDS} seconds.") from result
 
 
 def _make_response(content: str) -> Response:
