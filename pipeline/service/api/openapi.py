@@ -1,6 +1,7 @@
 """The OpenAPI document of the service, and its operations as the pages that describe the API show them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ def _make_operation(path: str, method: str, operation: Schema, schemas: Schema) 
     content = operation.get("requestBody", {}).get("content", {})
     reference = next((schema for kind in content.values() if (schema := kind["schema"].get("$ref"))), "")
     model = schemas.get(reference.rpartition("/")[2], {})
-    examples = tuple(json.dumps(example, indent=2) for example in model.get("examples", ()))
+    examples = tuple(map(_format, model.get("examples", ())))
     answer = operation["responses"]["200"].get("content", {}).get("application/json", {}).get("schema", {})
     return Operation(
         method=method.upper(),
@@ -98,8 +99,16 @@ def _make_operation(path: str, method: str, operation: Schema, schemas: Schema) 
         body_type=" or ".join(content),
         body_examples=examples,
         command=_make_command(path, operation, model),
-        answer_example=json.dumps(make_example(answer, schemas), indent=2) if answer else "",
+        answer_example=_format(make_example(answer, schemas)) if answer else "",
         errors=tuple((status, r["description"]) for status, r in operation["responses"].items() if status != "200"),
+    )
+
+
+def _format(value: Any) -> str:
+    """Format JSON for people: objects over several lines, lists of numbers on one."""
+    text = json.dumps(value, indent=2)
+    return re.sub(
+        r"\[[-\d.,\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text
     )
 
 
