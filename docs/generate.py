@@ -54,9 +54,8 @@ def make_http_page() -> str:
     from pipeline.service.api.openapi import INTRODUCTION, list_operations
 
     operations = list_operations(create_app(None).openapi())
-    parts = [
-        f"# HTTP API\n\n{NOTE}\n{INTRODUCTION}\n\n[Serve searches over HTTP](../how-to/serve.md) says how to start it.\n"
-    ]
+    parts = [f"# HTTP API\n\n{NOTE}\n{INTRODUCTION}\n"]
+    parts.append("[Serve searches over HTTP](../how-to/serve.md) says how to start the service.\n")
     for operation in operations:
         parts.append(f"## {operation.method} {operation.path}\n\n{operation.summary}.\n")
         rows = [(f"`{p.name}`", p.location, p.type, p.default, _cell(p.description)) for p in operation.parameters]
