@@ -202,22 +202,6 @@ class QueryEncoder:
         """
         return embed_new_images(self._model, images)
 
-    def embed_single_regions(self, images: Sequence[ImageRegions]) -> list[np.ndarray]:
-        """Embed each region of some images as if it were an image of its own.
-
-        Returns:
-            Per image its vectors (r, e), float32 of unit length.
-        """
-        if not images:
-            return []
-        rows = [
-            (features[i : i + 1], boxes[i : i + 1], size, np.ones(1))
-            for features, boxes, size, _ in images
-            for i in range(len(boxes))
-        ]
-        ends = np.cumsum([len(boxes) for _, boxes, _, _ in images])[:-1]
-        return np.split(self.embed_regions(rows), ends)
-
 
 def _list_store_names(kind: str, recipe: Recipe) -> tuple[str, ...]:
     """List the names of the stores of an extractor: that of its recipe first, then those of other devices."""

@@ -6,14 +6,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Region:
-    """A region of a hit that matches the query."""
+    """A region of a hit that raises its score."""
 
     box: tuple[float, float, float, float]
     """Box x1, y1, x2, y2 in pixels of the image."""
     label: str
     """Class that the detector predicted; empty if the regions have no classes."""
     score: float
-    """Cosine between the query and the region embedded alone, -1 to 1."""
+    """How much the region raises the score: that of the image minus that of the image without the region."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Hit:
     captions: tuple[str, ...]
     """All captions of the image; for a caption, its text."""
     regions: tuple[Region, ...] = ()
-    """Regions of the image that match the query best; empty for a caption."""
+    """Regions of the image that raise the score most, at most two; empty for a caption."""
     size: tuple[int, int] | None = None
     """Width and height of the image in pixels, to which the boxes of the regions refer; None for a caption."""
     image_id: str = ""

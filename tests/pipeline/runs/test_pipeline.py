@@ -196,7 +196,7 @@ def test_hits_are_exact_and_have_path_captions_and_regions(finished_pipeline, se
         )
         width, height = Image.open(hit.path).size
         assert all(0 <= r.box[0] < r.box[2] <= width and 0 <= r.box[1] < r.box[3] <= height for r in hit.regions)
-        assert len(hit.regions) == 2
+        assert len(hit.regions) <= 2
     assert len(searcher.search_image(hits[0].path, 7)) == 7
 
 

@@ -1,0 +1,78 @@
+"""Regions that explain a hit, with a model whose vectors are sums: what a region adds is known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from index.metadata.schema import Row
+from index.search import IndexHit
+from pipeline.search.explain import MAX_CANDIDATES, REGIONS_PER_HIT, find_matching_regions
+
+QUERY = np.array([1, 0], np.float32)
+
+
+class FakeStore:
+    """A region store of images whose region features are given; detector scores fall from region to region."""
+
+    def __init__(self, features, class_ids=None, recipe=None):
+        self.features = {name: np.array(rows, np.float32) for name, rows in features.items()}
+        self.class_ids = class_ids or {name: [-1, *range(len(rows) - 1)] for name, rows in features.items()}
+        self.recipe = {"classes": ["dog", "cat", "tree"]} if recipe is None else recipe
+        self.store = self
+
+    def __contains__(self, name):
+        return name in self.features
+
+    def read(self, field, names):
+        assert field == "class_ids"
+        return np.array(self.class_ids[names[0]])
+
+    def read_regions(self, name):
+        rows = self.features[name]
+        boxes = np.arange(4 * len(rows), dtype=np.float32).reshape(-1, 4)
+        return rows, boxes, (640, 480), np.linspace(1, 0.5, len(rows))
+
+
+ENCODER = SimpleNamespace(embed_regions=lambda images: np.stack([rows.sum(axis=0) for rows, *_ in images]))
+
+
+def find(store, *names):
+    return find_matching_regions([IndexHit(name, 0.0, Row("image", name)) for name in names], QUERY, store, ENCODER)
+
+
+def test_regions_are_those_that_raise_the_score_and_their_score_is_the_gain():
+    rows = [[0.5, 0], [0.1, 9], [-0.3, 0], [0.4, 0]]  # whole image, dog, cat (lowers), tree
+    (regions,) = find(FakeStore({"a": rows}), "a")
+    assert [region.label for region in regions] == ["tree", "dog"]
+    assert [region.score for region in regions] == pytest.approx([0.4, 0.1], abs=1e-6)
+    assert regions[0].box == (12, 13, 14, 15)
+
+
+@pytest.mark.parametrize(
+    ("rows", "class_ids", "labels"),
+    [
+        pytest.param([[0.9, 0], [-0.1, 0], [0, 1]], None, [], id="no region raises it"),
+        pytest.param([[0.9, 0], [0.001, 0]], None, [], id="a gain too small to show"),
+        pytest.param([[0.9, 0], [0.3, 0]], [-1, -1], ["", ""], id="regions without classes"),
+        pytest.param([[0.9, 0]], [0], [], id="an only region cannot be removed"),
+        pytest.param([[0, 0]] + [[0.1, 0]] * 30, [-1] + [0] * 30, ["dog", "dog"], id="many regions"),
+        pytest.param([[0, 0]] + [[0, 0]] * MAX_CANDIDATES + [[1, 0]], None, [], id="an uncertain region"),
+    ],
+)
+def test_no_box_is_drawn_without_a_reason(rows, class_ids, labels):
+    store = FakeStore({"a": rows}, class_ids and {"a": class_ids}, {"classes": ["dog"] * 99})
+    (regions,) = find(store, "a")
+    assert [region.label for region in regions] == labels
+    assert len(regions) <= REGIONS_PER_HIT
+
+
+def test_each_hit_gets_its_own_regions():
+    store = FakeStore({"a": [[0, 1], [0.2, 0]], "b": [[0, 1], [0, 1], [0.7, 0], [0.1, 0]]})
+    a, missing, b = find(store, "a", "gone", "b")
+    assert missing == ()
+    assert [(r.label, round(r.score, 3)) for r in a] == [("dog", 0.2)]
+    assert [(r.label, round(r.score, 3)) for r in b] == [("cat", 0.7), ("tree", 0.1)]
+    assert find(FakeStore({"a": [[1, 1], [1, 1]]}, recipe={"extractor": "grid"}), "a") == [()]
+    assert find(store, "gone") == [()]
+    assert find(store) == []
