@@ -40,7 +40,7 @@ class IndexConfig(SettingsTable):
     """number of base shards per collection; the 64-bit key of a row selects its shard"""
     rescore: int | None = Field(None, ge=0, le=100_000)
     """number of best rows by code per query that are rescored with their uncompressed vectors; 0: the scores of the
-    codes are final; None: 0, but for fast-scan codes the smallest of 50, 100, 200, 400, 800 and 1,600 that reaches
+    codes are final; None: 0, and for fast-scan codes the smallest of 50, 100, 200, 400, 800 and 1,600 that reaches
     `target_recall` with half of the misses it allows, if all lists are probed"""
     target_recall: float = Field(0.99, gt=0, le=1)
     """recall@10 against exact search, 0 to 1, that nprobe is chosen for"""

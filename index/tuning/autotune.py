@@ -53,10 +53,7 @@ class ArrayVectors:
 
 
 def candidate_configs(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
-    """List (nlist, factory, rescoring depths): exact float16, SQ8, then RaBitQ and PQ fast-scan.
-
-    Fast-scan codes of 2 bits per number are tried in one list, which has no list that a query could miss.
-    """
+    """List (nlist, factory, rescoring depths): exact float16, PQ of 2 bits per number, SQ8, RaBitQ and PQ of 1 bit."""
     default_nlist = int(choose_factory("{nlist}", None, rows, dim))
     configs: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
     if dim % 2 == 0 and rows >= POINTS_PER_LIST * PQ_CENTROIDS:
