@@ -50,8 +50,8 @@ def generate_pages() -> dict[Path, str]:
 
 def make_http_page() -> str:
     """Describe every route of the search service, of its OpenAPI document."""
-    from pipeline.service import create_app
     from pipeline.service.api.openapi import INTRODUCTION, list_operations
+    from pipeline.service.app import create_app
 
     operations = list_operations(create_app(None).openapi())
     parts = [f"# HTTP API\n\n{NOTE}\n{INTRODUCTION}\n"]

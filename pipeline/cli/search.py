@@ -176,7 +176,7 @@ def serve(
     [dim]Examples: tern serve --plan demo --port 8080
     tern serve --host 0.0.0.0 --tokens tokens.txt --workers 2[/dim]
     """
-    from pipeline.bearer_tokens import check_exposure, read_tokens
+    from pipeline.service.access.bearer_tokens import check_exposure, read_tokens
     from pipeline.workspace import Workspace, check_published
 
     loaded = load_selected_plan(plan, overrides)
@@ -193,7 +193,7 @@ def serve(
     if workers == 1:
         serve_until_signal(None)
         return
-    from pipeline.supervisor import Supervisor
+    from pipeline.service.supervisor import Supervisor
 
     if not Supervisor(serve_until_signal, workers).run():
         raise typer.Exit(1)

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from index.search import HotReloader
-from pipeline.bearer_tokens import BearerTokens
 from pipeline.search.searcher import Searcher
+from pipeline.service.access.bearer_tokens import BearerTokens
 
 try:
     from fastapi import Depends, FastAPI, Request, Response
@@ -18,13 +18,13 @@ except ImportError as error:
         "The search service needs the extra `serve`. Run `python -m pip install -c constraints.txt -e '.[serve]'`."
     ) from error
 
+from pipeline.service.access.guard import LOOPBACK_HOSTS, Guard, check_parameters
 from pipeline.service.api.backend import Backend
 from pipeline.service.api.images import add_image_routes
 from pipeline.service.api.openapi import install_openapi
 from pipeline.service.api.page import add_page_routes
 from pipeline.service.api.search import add_search_routes
 from pipeline.service.api.status import add_status_routes
-from pipeline.service.guard import LOOPBACK_HOSTS, Guard, check_parameters
 from pipeline.service.metrics import Metrics
 from pipeline.service.problems import InvalidRequestError, explain_error, make_problem_response
 
@@ -44,7 +44,7 @@ def create_app(
 
     Args:
         reloader: Provides the searcher of the published version, or of a version that a request names.
-        allowed_hosts: Hosts that requests may name, see `pipeline.service.guard.list_allowed_hosts`.
+        allowed_hosts: Hosts that requests may name, see `pipeline.service.access.guard.list_allowed_hosts`.
         tokens: Tokens of which each request must have one; None answers requests without a token.
         metrics_folder: Folder in which several processes of the service keep their metrics; None: this process only.
     """

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from pipeline.bearer_tokens import BearerTokens
 from pipeline.plans.plan import Plan
 from pipeline.search.searcher import open_searchers
+from pipeline.service.access.bearer_tokens import BearerTokens
 
 try:
     import uvicorn
@@ -20,9 +20,9 @@ except ImportError as error:
         "The search service needs the extra `serve`. Run `python -m pip install -c constraints.txt -e '.[serve]'`."
     ) from error
 
+from pipeline.service.access.guard import list_allowed_hosts
 from pipeline.service.app import create_app
 from pipeline.service.connections import BoundedProtocol
-from pipeline.service.guard import list_allowed_hosts
 from pipeline.service.limits import BACKLOG, EXIT_SECONDS, KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS
 from pipeline.service.logs import make_log_config
 

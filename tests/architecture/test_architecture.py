@@ -38,7 +38,7 @@ LAYERS = {
     "extractors": "config nn regions bottom_up text demo_detector registry",
     "tern": "presets config card networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace progress workers supervisor bearer_tokens plan_files photo_folders plans lineage stages "
+    "pipeline": "workspace progress workers plan_files photo_folders plans lineage stages "
     "runs search pages service cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }
@@ -93,7 +93,7 @@ READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*, XDG_*",
     "extractors/nn/onnx_graph.py": "ORT_*",
     "pipeline/cli/app.py": "OMP_*",
-    "pipeline/supervisor.py": "PROMETHEUS_*",
+    "pipeline/service/supervisor.py": "PROMETHEUS_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",
     "flows/server/follow.py": "PREFECT_*",

@@ -16,8 +16,8 @@ testclient = pytest.importorskip("fastapi.testclient")
 
 from pipeline.search.hits import Answer  # noqa: E402
 from pipeline.service import uploads  # noqa: E402 - needs the extra
+from pipeline.service.access.guard import list_allowed_hosts  # noqa: E402
 from pipeline.service.app import create_app  # noqa: E402
-from pipeline.service.guard import list_allowed_hosts  # noqa: E402
 from pipeline.service.limits import BusyError, ByteBudget, WorkQueue  # noqa: E402
 
 

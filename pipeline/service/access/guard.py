@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.text import suggest_name
-from pipeline.bearer_tokens import BearerTokens
+from pipeline.service.access.bearer_tokens import BearerTokens
 from pipeline.service.limits import DISCARD_SECONDS, MAX_PARAMETERS
 from pipeline.service.metrics import Metrics
 from pipeline.service.problems import MEDIA_TYPE, Problem, describe_status, explain_error, make_headers, make_problem

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -16,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from data.text import printable
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -79,7 +80,7 @@ class Supervisor:
             self._work(folder)
             status = 0
         except Exception as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            log.error("A worker cannot start: %s", printable(str(error)))
         finally:
             os._exit(status)
 
