@@ -64,6 +64,8 @@ class QueryOptions:
         for photo in self.images:
             if not photo.is_file():
                 raise FileNotFoundError(f"The photo {photo} does not exist. Pass an image file.")
+        if self.vector is not None and not self.vector.is_file():
+            raise FileNotFoundError(f"The file of vectors {self.vector} does not exist. Pass a .npy file.")
         if self.queries is not None and self.queries != STDIN and not Path(self.queries).exists():
             raise FileNotFoundError(f"The file of queries {self.queries} does not exist. Pass a text file, or - .")
 

@@ -149,7 +149,7 @@ def test_search_without_hits_succeeds_and_says_so(search):
         (["--like", "scene-00000.jpg", "--box", "0,0,9999,9"], "is not a region of an image of"),
         (["--image", "gone.jpg"], "The photo gone.jpg does not exist"),
         (["--queries", "gone.txt"], "The file of queries gone.txt does not exist"),
-        (["--vector", "gone.npy"], "gone.npy"),
+        (["--vector", "gone.npy"], "The file of vectors gone.npy does not exist"),
         (["a dog", "--also", "a dog^0.5", "--without", "a dog^1.5"], "cancel out"),
         (["a dog", "--also", "a cat^101"], "The weight 101.0 is not a number from -100 to 100"),
         (["a dog", *["--also", "a cat"] * 16], "A query has 17 parts"),
