@@ -1,7 +1,8 @@
 """`IndexSearcher`: answers queries from one open version of an index."""
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
-from pipeline.search.explain import remove_regions
+from pipeline.search.explain import RemovedRegions, remove_regions
 from pipeline.search.hits import Answer, Hit, Region
 from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
 from pipeline.workspace import check_has_captions
 
 FoundHits = list[IndexHit]
+OnStage = Callable[[str, float], None]
 
 
 class IndexSearcher:
@@ -79,11 +81,14 @@ class IndexSearcher:
             answers.append(answer)
         return answers
 
-    def answer(self, requests: Sequence[SearchRequest]) -> list[Answer | ValueError]:
+    def answer(
+        self, requests: Sequence[SearchRequest], on_stage: OnStage = lambda stage, seconds: None
+    ) -> list[Answer | ValueError]:
         """Answer several requests together: one pass over their texts, and one over the regions of their hits.
 
         Args:
             requests: 1 to `MAX_QUERIES` requests.
+            on_stage: Called with the name and the seconds of each stage: `embed`, `search` and `explain`.
 
         Returns:
             Per request its answer, or what is wrong with it.
@@ -93,29 +98,52 @@ class IndexSearcher:
         """
         if not 1 <= len(requests) <= MAX_QUERIES:
             raise ValueError(f"{len(requests):,} queries were passed. Pass 1 to {MAX_QUERIES} at a time.")
+        start = time.perf_counter()
         vectors = self._embed(requests)
+        embedded = time.perf_counter()
         found = self._find(requests, vectors)
-        explained = {
+        searched = time.perf_counter()
+        regions = self._explain(requests, found)
+        on_stage("embed", embedded - start)
+        on_stage("search", searched - embedded)
+        on_stage("explain", time.perf_counter() - searched)
+        return [
+            self._make_answer(request, vector, hits, regions if request.explain else {})
+            for request, vector, hits in zip(requests, vectors, found, strict=True)
+        ]
+
+    def _explain(
+        self, requests: Sequence[SearchRequest], found: Sequence[FoundHits | ValueError]
+    ) -> dict[str, RemovedRegions]:
+        """Embed the images of all hits without each of their regions, in one pass."""
+        if self._stored_images is None:
+            return {}
+        explained = [
             hit.id
             for request, hits in zip(requests, found, strict=True)
             if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
             for hit in hits
-        }
-        regions = remove_regions(explained, self._stored_images, self._encoder) if self._stored_images else {}
-        answers: list[Answer | ValueError] = []
-        for request, vector, hits in zip(requests, vectors, found, strict=True):
-            if isinstance(hits, ValueError) or isinstance(vector, ValueError):
-                answers.append(hits if isinstance(hits, ValueError) else ValueError(str(vector)))
-                continue
-            if request.query.target == "caption":
-                shown = [self._make_caption_hit(hit) for hit in hits]
-            else:
-                known = regions if request.explain else {}
-                matches = (known[hit.id].find_matching(vector) if hit.id in known else () for hit in hits)
-                shown = [self._make_image_hit(hit, match) for hit, match in zip(hits, matches, strict=True)]
-            notes = [note for text in request.query.texts if (note := self.describe_unknown(text))]
-            answers.append(Answer(tuple(shown), " ".join(notes)))
-        return answers
+        ]
+        return remove_regions(explained, self._stored_images, self._encoder)
+
+    def _make_answer(
+        self,
+        request: SearchRequest,
+        vector: np.ndarray | ValueError,
+        found: FoundHits | ValueError,
+        regions: Mapping[str, RemovedRegions],
+    ) -> Answer | ValueError:
+        if isinstance(vector, ValueError):
+            return vector
+        if isinstance(found, ValueError):
+            return found
+        if request.query.target == "caption":
+            hits = [self._make_caption_hit(hit) for hit in found]
+        else:
+            matches = (regions[hit.id].find_matching(vector) if hit.id in regions else () for hit in found)
+            hits = [self._make_image_hit(hit, match) for hit, match in zip(found, matches, strict=True)]
+        notes = [note for text in request.query.texts if (note := self.describe_unknown(text))]
+        return Answer(tuple(hits), " ".join(notes))
 
     def _embed(self, requests: Sequence[SearchRequest]) -> list[np.ndarray | ValueError]:
         """Return the vector (e,) of each request; requests that no query can satisfy are not embedded."""

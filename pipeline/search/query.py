@@ -76,21 +76,6 @@ class Query:
         return tuple(part.text for part in self.parts if isinstance(part, TextPart))
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """A query and which of its results are wanted."""
-
-    query: Query
-    k: int = 10
-    """Maximum number of hits."""
-    offset: int = 0
-    """Number of best hits to leave out, to get the next ones of an earlier search."""
-    where: str | None = None
-    """Filter over the metadata of what is searched; None is no filter."""
-    explain: bool = True
-    """Whether hits come with the regions that match."""
-
-
 MAX_PARTS = 16
 MAX_WEIGHT = 100
 MAX_QUERIES = 64  # of one pass
