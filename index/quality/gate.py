@@ -16,9 +16,6 @@ from index.quality.audit import audit_version
 from index.quality.checks import (
     QUERY_MEASURES,
     GateQueries,
-    check_latency,
-    check_removed,
-    check_share,
     count_removed,
     list_not_checked,
     live_keys,
@@ -27,6 +24,7 @@ from index.quality.checks import (
     match_source_vectors,
     measure_queries,
 )
+from index.quality.limits import check_calibration, check_latency, check_removed, check_share
 from index.quality.verified import find_unmodified, read_stamps, save_stamps
 from index.search.index import Index, OpenCollection
 from index.tuning.nprobe import split_queries
@@ -63,7 +61,10 @@ def make_gate(
         if is_intact and served is not None:
             checks |= _check_removed_rows(config, candidate, served)
         kinds = [kind for kind in candidate.kinds if candidate.collection(kind).manifest.counts.live]
+        calibrated_kinds = [kind for kind in kinds if candidate.collection(kind).manifest.calibration is not None]
         for kind in kinds if is_intact else ():
+            if (calibration := candidate.collection(kind).manifest.calibration) is not None:
+                checks[f"{kind} calibration"] = check_calibration(calibration, config.max_calibration_error)
             comparison = _Comparison(config, candidate, served, kind)
             checks |= comparison.check_vectors(source.get(kind))
             selected = _select_queries(comparison.max_queries, queries.get(kind), index_config)
@@ -76,7 +77,7 @@ def make_gate(
             checks=checks,
             query_digests={kind: selected.digest for kind, selected in test_queries.items()},
             query_sources={kind: selected.source for kind, selected in test_queries.items()},
-            not_checked=list_not_checked(kinds, test_queries) if is_intact else {},
+            not_checked=list_not_checked(kinds, test_queries, calibrated_kinds) if is_intact else {},
             compared_with=served.version if served else None,
             config=config.model_dump(mode="json"),
         )
