@@ -245,6 +245,6 @@ def check_has_captions(manifest: Manifest) -> None:
     """Raise ValueError if a version of the index has no captions, so that a photo has nothing to search."""
     if "caption" not in manifest.collections:
         raise ValueError(
-            "The index has no captions, and a photo is compared with captions. Search images with a text query, or add "
-            "captions to the dataset and run `tern index update`."
+            "The index has no captions, and a photo is compared with captions. Search for images (`--for images`), or "
+            "add captions to the dataset and run `tern index update`."
         )

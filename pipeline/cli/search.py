@@ -1,7 +1,7 @@
 """Commands that query the published index: `tern search` and `tern serve`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,12 +13,10 @@ from pipeline.cli.options import (
     check_page_option,
     check_port_is_free,
     load_selected_plan,
-    resolve_version_option,
 )
-from pipeline.cli.output import echo
-
-if TYPE_CHECKING:
-    from pipeline.plans.plan import Plan
+from pipeline.cli.search_output import SearchOutput
+from pipeline.cli.search_queries import QueryOptions, iter_queries, open_vectors
+from pipeline.cli.search_run import HitOptions, check_search, run_search
 
 
 def search(
@@ -26,9 +24,51 @@ def search(
         str | None, typer.Argument(help="Text query that images are ranked for.", show_default=False)
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="Photo that captions are ranked for, instead of a text query.")
+        list[Path] | None,
+        typer.Option(help="Photo to search with; repeatable. Alone, it ranks captions.", metavar="FILE"),
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(help="Image of the index to search with, by its id; repeatable.", metavar="ID"),
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(help="Region of the --image or --like, in pixels of the image as shown.", metavar="X1,Y1,X2,Y2"),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text to add to the query; repeatable. TEXT^1.5 has the weight 1.5 in place of 1.", metavar="TEXT"
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text to avoid; repeatable. TEXT^2 has the weight 2 in place of 0.5 beside a text query, and of 1 "
+            "otherwise.",
+            metavar="TEXT",
+        ),
+    ] = None,
+    vector: Annotated[
+        Path | None,
+        typer.Option(help="File .npy with an embedding (e,), or with one query per row (n, e).", metavar="FILE"),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            help="File with one text query per line, any number of them; - is standard input.", metavar="FILE"
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--for", help="What to rank: images or captions. By default, captions for --image alone, otherwise images."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 8,
+    offset: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Number of best hits to leave out, to see the next ones.")
+    ] = 0,
     where: Annotated[
         str | None,
         typer.Option(
@@ -36,6 +76,11 @@ def search(
             metavar="FILTER",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print only the paths of the images, one per line.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="End each path of --paths with a null byte, as `xargs -0` expects.")
+    ] = False,
     gallery: Annotated[
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
@@ -44,59 +89,54 @@ def search(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """Search the published index with a text or a photo. Writes only the file that --gallery names.
+    """Search the published index with texts, photos, images of the index, embeddings, or a sum of them.
+
+    Writes only the file that --gallery names. Without hits, the exit status is 0.
 
     [dim]Examples: tern search "two dogs are running along the street" --gallery dogs.png
     tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
-    tern search --image photo.jpg[/dim]
+    tern search "a dog" --also "in the snow" --without "people"
+    tern search --image photo.jpg --box 20,10,180,150 --for images
+    tern search --like scene-00012.jpg --without "a street" --offset 8
+    tern search "a red car" --paths -0 | xargs -0 cp -t found/
+    tern search --queries queries.txt --json[/dim]
     """
-    if text is None and image is None:
-        raise typer.BadParameter("Pass a text query or --image.")
-    if text is not None and image is not None:
-        raise typer.BadParameter("Pass a text query or --image, not both.")
+    options = QueryOptions(
+        text,
+        images=tuple(image or ()),
+        likes=tuple(like or ()),
+        box=box,
+        also=tuple(also or ()),
+        without=tuple(without or ()),
+        queries=queries,
+        vector=vector,
+        target=target,
+    )
+    options.check()
+    if sum((as_json, paths, gallery is not None)) > 1:
+        raise typer.BadParameter("Pass only one of --json, --paths and --gallery.")
+    if null and not paths:
+        raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
+    hits = HitOptions(k, offset, where)
     loaded = load_selected_plan(plan, overrides)
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)
-    number = _check_query(loaded, image, where, version)
-    from pipeline.pages.gallery import write_gallery
-    from pipeline.search.searcher import Searcher
+    number = check_search(loaded, options, hits, version)
+    vectors = None if vector is None else open_vectors(vector)
+    is_many = queries is not None or (vectors is not None and vectors.ndim == 2)
+    if gallery is not None and is_many:
+        raise typer.BadParameter("--gallery shows the hits of one query. Pass one text or vector.")
+    output = SearchOutput(
+        "json" if as_json else "paths" if paths else "text",
+        end="\0" if null else "\n",
+        is_many=is_many,
+        offset=offset,
+        no_hits=hits.describe_no_hits(),
+        gallery=gallery,
+    )
+    from pipeline.search import Searcher
 
-    searcher = Searcher(loaded, number)
-    if text is not None:
-        title, hits = text, searcher.search_text(text, k, where)
-    else:
-        assert image is not None
-        title, hits = image.name, searcher.search_image(image, k, where)
-    if text is not None and (note := searcher.describe_unknown(text)):
-        echo(note, color="yellow", err=True)
-    for rank, hit in enumerate(hits, 1):
-        caption = hit.captions[0] if hit.captions else ""
-        echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {caption}")
-    if not hits:
-        echo("No row matches the filter." if where else "The index is empty.", err=True)
-    if gallery:
-        echo(f"gallery  {write_gallery(gallery, title, hits)}")
-
-
-def _check_query(plan: "Plan", image: Path | None, where: str | None, version: str) -> int | None:
-    """Check everything that needs no model, before torch is imported; return the number of the version."""
-    from index.versions import read_version_manifest
-    from pipeline.workspace import Workspace, check_has_captions, check_published
-
-    workspace = Workspace(plan.workspace)
-    number = resolve_version_option(workspace.index, version)
-    if number is None:
-        check_published(workspace)
-    manifest = read_version_manifest(workspace.index, number)
-    if image is not None:
-        check_has_captions(manifest)
-    if where is not None:
-        from index.metadata import parse_filter  # imports pyarrow and numpy
-
-        parse_filter(where)
-    if image is not None and not image.is_file():
-        raise FileNotFoundError(f"The photo {image} does not exist. Pass an image file.")
-    return number
+    run_search(Searcher(loaded, number), iter_queries(options, vectors), hits, output)
 
 
 def serve(

@@ -60,7 +60,7 @@ class StoredImages:
         """
         features, boxes, size, scores = self.read_regions(image_id)
         x1, y1, x2, y2 = check_box(box, (int(size[0]), int(size[1])))
-        cut = np.clip(boxes, (x1, y1, x1, y1), (x2, y2, x2, y2)) - np.float32((x1, y1, x1, y1))
+        cut = np.clip(boxes, (x1, y1, x1, y1), (x2, y2, x2, y2)) - np.array((x1, y1, x1, y1), np.float32)
         is_in_box = _compute_areas(cut) >= MIN_FRACTION_IN_BOX * np.maximum(_compute_areas(boxes), 1e-6)
         if not is_in_box.any():
             raise ValueError(

@@ -73,6 +73,8 @@ def plan(tmp_path_factory) -> str:
         (["search", "x", "--version", "9"], "There is no version 9"),
         (["search", "x", "--version", "prod"], "is not a version and not a tag"),
         (["search", "--image", "gone.jpg"], "The photo gone.jpg does not exist"),
+        (["search", "--queries", "gone.txt", "--where", "id = 'a'"], "The file of queries gone.txt does not exist"),
+        (["search", "--vector", "gone.npy", "--like", "a"], "The file of vectors gone.npy does not exist"),
         (["misses"], "There are no vectors of a trained model"),
         (["index", "tune"], "There are no vectors of a trained model"),
         (["index", "tune", "--kind", "video"], "--kind must be one of image, caption"),

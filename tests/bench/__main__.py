@@ -20,7 +20,7 @@ from tests.bench.index import large as index_large
 from tests.bench.index import rivals as index
 from tests.bench.index import search
 from tests.bench.index import update as index_update
-from tests.bench.pipeline import service
+from tests.bench.pipeline import neighbors, service
 from tests.bench.tern import baselines, losses, metrics
 from tests.bench.tern import step as tern
 
@@ -38,6 +38,7 @@ TABLES = {
     "index-large": index_large.large,
     "index-update": index_update.index_update,
     "service": service.service,
+    "neighbors": neighbors.neighbors,
     "metrics": lambda _: metrics.metrics(),
     "losses": lambda _: losses.losses(),
     "losses-demo": losses.losses_demo,

@@ -95,7 +95,7 @@ def test_everything_works_or_says_why_not_without_captions(copy, finished_pipeli
     hits, expected = searcher.search_text(QUERY, 5), Searcher(finished_pipeline.plan).search_text(QUERY, 5)
     assert [(hit.id, hit.score) for hit in hits] == [(hit.id, hit.score) for hit in expected]
     assert all(hit.captions == () and len(hit.regions) <= 2 for hit in hits)
-    with pytest.raises(ValueError, match=r"index has no captions.*Search images with a text query, or add captions"):
+    with pytest.raises(ValueError, match=r"index has no captions.*Search for images .*, or add captions"):
         searcher.search_image(dataset.images[0].path)
     assert not searcher.search_text(QUERY, 5, "caption like '%dog%'"), "no image has such a caption"
     with pytest.raises(ValueError, match=r"the dataset has no captions\. Add some to measure what a query finds"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.images import load_image
 from data.store.store import Store
-from pipeline.search import ImagePart, PhotoPart, Query, Searcher, TextPart, VectorPart, make_photo_query
+from pipeline.search import ImagePart, PhotoPart, Query, Searcher, TextPart, VectorPart, encode, make_photo_query
 from pipeline.search.query import MAX_PARTS, MAX_QUERIES
 
 pytestmark = pytest.mark.slow
@@ -112,6 +112,16 @@ def test_region_of_a_photo_is_embedded_as_a_photo_of_its_own(searcher, images, f
     whole = searcher._embedder.embed([Query((PhotoPart(path, (0, 0, width, height)),))])
     np.testing.assert_allclose(whole, searcher.embed_image(path), atol=1e-6)
     assert images[0][3] not in {hit.id for answer in searcher.search(queries[::2], 50) for hit in answer.hits}
+
+
+def test_region_of_a_large_photo_is_cut_from_few_pixels(searcher, monkeypatch):
+    file = io.BytesIO()
+    Image.new("RGB", (8000, 5000), "green").save(file, "jpeg")
+    sizes = []
+    crop = encode.crop_image
+    monkeypatch.setattr(encode, "crop_image", lambda image, box: sizes.append(image.pixels.size) or crop(image, box))
+    searcher.search([Query((PhotoPart(file.getvalue(), (4000, 1000, 7000, 5000)),))])
+    assert sizes[0] <= 3 * encode.MAX_PHOTO_PIXELS
 
 
 def test_queries_of_one_pass_give_the_answers_of_single_ones(searcher, images):

@@ -1,0 +1,90 @@
+"""Print the answers of `tern search`: as a table for people, as JSON, or as paths for other programs."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from pipeline.cli.output import echo
+
+if TYPE_CHECKING:
+    from pipeline.search.hits import Answer, Hit
+
+Format = Literal["text", "json", "paths"]
+
+
+@dataclass(frozen=True)
+class SearchOutput:
+    """How answers are printed."""
+
+    format: Format
+    end: str
+    """Character after each path."""
+    is_many: bool
+    """Whether there may be several queries, so that each answer has to name its own."""
+    offset: int
+    """Number of best hits that are left out."""
+    no_hits: str
+    """What to print on standard error where a query has no hits."""
+    gallery: Path | None
+    """Page or picture to write too."""
+
+    def print_answer(self, number: int, name: str, answer: "Answer") -> None:
+        """Print the answer of one query on standard output, and what a person should know of it on standard error.
+
+        Args:
+            number: Number of the query, from 1.
+            name: Description of the query.
+            answer: Its hits and its note.
+
+        Raises:
+            ValueError: A path has a line break, and paths are separated by line breaks.
+        """
+        prefix = f"query {number}: " if self.is_many else ""
+        if answer.note:
+            echo(prefix + answer.note, color="yellow", err=True)
+        if not answer.hits:
+            echo(prefix + self.no_hits, err=True)
+        if self.format == "json":
+            hits = [{"rank": self.offset + rank, **asdict(hit)} for rank, hit in enumerate(answer.hits, 1)]
+            self._print_json(number, name, **{**asdict(answer), "hits": hits})
+        elif self.format == "paths":
+            self._print_paths(answer.hits)
+        else:
+            self._print_table(number, name, answer.hits)
+        if self.gallery is not None:
+            from pipeline.pages.gallery import write_gallery
+
+            echo(f"gallery  {write_gallery(self.gallery, name, answer.hits)}")
+
+    def print_problem(self, number: int, name: str, problem: str) -> None:
+        """Print why one of several queries has no answer."""
+        echo(f"error: query {number}: {problem}", err=True, color="red")
+        if self.format == "json":
+            self._print_json(number, name, error=problem)
+
+    def _print_json(self, number: int, query: str, **fields: object) -> None:
+        # ASCII, so that no locale and no terminal changes a character of it.
+        typer.echo(json.dumps({"number": number, "query": query, **fields}, default=os.fspath, allow_nan=False))
+
+    def _print_paths(self, hits: Sequence["Hit"]) -> None:
+        for path in dict.fromkeys(hit.path for hit in hits):  # several captions may have one image
+            content = os.fsencode(path)
+            if self.end == "\n" and (b"\n" in content or b"\r" in content):
+                raise ValueError(f"The path {path} has a line break. Pass -0, and read paths that end in a null byte.")
+            if self.end == "\n" and sys.stdout.isatty():
+                echo(str(path))
+            else:
+                typer.echo(content + self.end.encode(), nl=False)
+
+    def _print_table(self, number: int, name: str, hits: Sequence["Hit"]) -> None:
+        if self.is_many:
+            echo(f"query {number}  {name}")
+        for rank, hit in enumerate(hits, self.offset + 1):
+            caption = hit.captions[0] if hit.captions else ""
+            echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {caption}")
