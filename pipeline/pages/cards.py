@@ -41,6 +41,7 @@ class HitCard:
         rank: number in front of the score; None: the position of the card in its row
         size: width and height in pixels of the image that the outlines refer to
         outlines: boxes to draw over the thumbnail; empty if it has them already
+        probability: chance that the hit is right, 0 to 1; None if it is unknown
     """
 
     image: str
@@ -52,6 +53,7 @@ class HitCard:
     rank: int | None = None
     size: tuple[int, int] | None = None
     outlines: tuple[Outline, ...] = ()
+    probability: float | None = None
 
     @property
     def caption(self) -> str:
@@ -177,7 +179,7 @@ def make_card(hit: Hit, is_relevant: bool = False, rank: int | None = None, imag
     """
     labels = tuple((r.label, color) for r, color in zip(hit.regions, REGION_COLORS, strict=False) if r.label)
     image = image or to_data_uri(make_thumbnail(hit))
-    return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank)
+    return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank, probability=hit.probability)
 
 
 def make_linked_card(hit: Hit, address: str) -> HitCard:
