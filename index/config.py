@@ -31,16 +31,17 @@ class IndexConfig(SettingsTable):
 
     factory: str = "auto"
     """FAISS factory string of an IVF index; "{nlist}" is replaced by the number of lists. auto: float16 codes in one
-    list up to 50,000 rows (exact search), one byte per number below 100,000 rows, then PQ fast-scan codes with
-    rescoring (RaBitQ fast-scan if the dimension is not a multiple of 4)."""
+    list up to 5,000 rows (exact search), then PQ fast-scan codes with rescoring: 2 bits per number in one list up to
+    50,000 rows, 1 bit per number in lists above (RaBitQ fast-scan if the dimension is not a multiple of 2 or 4)."""
     nlist: int | None = Field(None, ge=1)
-    """number of inverted lists per collection; None: 4 sqrt(rows), at least 39 rows per list, rounded down to a power
-    of two"""
+    """number of inverted lists per collection; None: 1 with factory auto up to 50,000 rows, sqrt(rows) with auto above,
+    4 sqrt(rows) with another factory; at least 39 rows per list, rounded down to a power of two"""
     shards: int = Field(4, ge=1, le=4096)
     """number of base shards per collection; the 64-bit key of a row selects its shard"""
     rescore: int | None = Field(None, ge=0, le=100_000)
     """number of best rows by code per query that are rescored with their uncompressed vectors; 0: the scores of the
-    codes are final; None: 200 for fast-scan codes, 0 for others"""
+    codes are final; None: 0, and for fast-scan codes the smallest of 50, 100, 200, 400, 800 and 1,600 that reaches
+    `target_recall` with half of the misses it allows, if all lists are probed"""
     target_recall: float = Field(0.99, gt=0, le=1)
     """recall@10 against exact search, 0 to 1, that nprobe is chosen for"""
     train_rows: int = Field(262_144, ge=1)
@@ -75,8 +76,8 @@ class MaintenanceConfig(SettingsTable):
     min_drift_fraction: float = Field(0.01, ge=0, le=1)
     """fraction of the rows in delta shards from which `max_drift` applies, so that a few outliers do not count"""
     max_growth: float = Field(2.0, ge=1)
-    """maximum number of live rows, relative to the number for which a build would choose more lists; above it the index
-    is rebuilt"""
+    """maximum number of live rows, relative to the number for which a build would choose more lists, or codes instead
+    of exact search; above it the index is rebuilt"""
 
 
 class GateConfig(SettingsTable):

@@ -12,13 +12,13 @@ from index.building.calibration import CalibrationStep, prepare_calibration
 from index.building.publish import OnStep
 from index.building.shard import build_shard, compute_vector_space, mean_coarse_error
 from index.collection import Collection, IndexInputs
-from index.config import IndexConfig, QuerySource
+from index.config import EXACT_CODES, IndexConfig, QuerySource
 from index.ivf import faiss_io
 from index.ivf.distance import check_unit_norm
 from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.tables import build_table, table_digest
-from index.tuning.nprobe import sample_rows, tune_nprobe
+from index.tuning.nprobe import SearchTuner, sample_rows
 from index.versions.manifest import CollectionManifest, RecallReport, RowCounts, SearchParams, ShardManifest
 from index.versions.objects import ManifestModel, ObjectRef, Staging, object_path
 
@@ -55,13 +55,21 @@ class CollectionBuild:
     @property
     def facts(self) -> dict[str, str]:
         """Digests of the inputs: equal facts give equal files."""
-        return {
+        facts = {
             "vectors": self.vector_digest,
             "queries": sha256(self.queries.tobytes()).hexdigest(),
             "metadata": table_digest(self.rows),
             "query_source": self.query_source,
             "calibration": "" if self.calibration is None else self.calibration.digest,
         }
+        if self.config.factory == "auto" and not self.factory.endswith(EXACT_CODES):
+            facts["factory"] = self.factory  # the choice may change with the program
+        return facts
+
+    @property
+    def factory(self) -> str:
+        """The factory string, with "auto" and "{nlist}" replaced."""
+        return faiss_io.choose_factory(self.config.factory, self.config.nlist, self.rows.num_rows, self.dim)
 
     def run(self, staging: Staging, on_step: OnStep, provenance: dict[str, Any]) -> CollectionManifest:
         """Write the objects of the collection; return its part of the manifest."""
@@ -92,8 +100,7 @@ class CollectionBuild:
         )
 
     def _train(self, staging: Staging, name: str) -> _TrainedIndex:
-        config, ids = self.config, self.collection.sorted_ids
-        factory = faiss_io.choose_factory(config.factory, config.nlist, len(ids), self.dim)
+        config, ids, factory = self.config, self.collection.sorted_ids, self.factory
         max_rows = max(config.train_rows, faiss_io.POINTS_PER_LIST * faiss_io.parse_nlist(factory))
         sampled_ids = [ids[position] for position in sample_rows(len(ids), max_rows, config.seed)]
         sample = np.concatenate([block for _, block in self.collection.iter_blocks(sampled_ids)])
@@ -113,10 +120,11 @@ class CollectionBuild:
 
     def _tune(self, lists: ShardedIVF, factory: str) -> _Tuning:
         id_by_key = dict(zip(self.rows["key"].to_pylist(), self.rows["id"].to_pylist(), strict=True))
-        rescore = faiss_io.choose_rescore(self.config.rescore, factory)
-        target, seed = self.config.target_recall, self.config.seed
-        recall = tune_nprobe(self.collection, id_by_key, lists, self.queries, target, seed, rescore)
-        recall = recall.model_copy(update={"query_source": self.query_source})
+        tuner = SearchTuner(self.collection, id_by_key, lists, self.queries, self.config.seed)
+        target, rescore = self.config.target_recall, self.config.rescore
+        if rescore is None:
+            rescore = tuner.choose_rescore(target) if faiss_io.is_fast_scan(factory) else 0
+        recall = tuner.tune_nprobe(target, rescore).model_copy(update={"query_source": self.query_source})
         return _Tuning(search=SearchParams(nprobe=recall.nprobe, rescore=rescore), recall=recall)
 
 
@@ -171,4 +179,4 @@ def _select_queries(kind: str, queries: np.ndarray, dims: Mapping[str, int], con
     check_unit_norm(array, f"query for {kind!r} in row", range(len(array)))
     if len(array) <= config.tuning_queries:
         return array
-    return array[sample_rows(len(array), config.tuning_queries, config.seed)]  # `tune_nprobe` splits them into halves
+    return array[sample_rows(len(array), config.tuning_queries, config.seed)]  # `SearchTuner` splits them

@@ -11,7 +11,7 @@ from index.building.publish import GateFn, OnStep, build_and_publish, no_progres
 from index.building.shard import build_shard, mean_coarse_error, read_metadata
 from index.building.update import make_successor
 from index.collection import Collection
-from index.config import MaintenanceConfig
+from index.config import EXACT_CODES, MaintenanceConfig
 from index.ivf.deleted_keys import read_deleted_keys
 from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_factory, parse_nlist
 from index.ivf.vectors import MappedVectors
@@ -60,12 +60,14 @@ def _find_retraining_reason(
             f"new {kind}s are {drift:.2f} times as far from their centroids as those of the full build, more than "
             f"{config.max_drift:g} times"
         )
-    num_lists = _choose_nlist(version, manifest.counts.live / config.max_growth, manifest.dim)
+    factory = _choose_factory(version, manifest.counts.live / config.max_growth, manifest.dim)
+    num_lists, chosen = parse_nlist(factory), f"a build would choose {{}} for 1/{config.max_growth:g} of them"
     if num_lists > manifest.nlist:
-        return (
-            f"{manifest.counts.live:,} {kind}s have outgrown {manifest.nlist:,} lists: a build would choose "
-            f"{num_lists:,} lists for 1/{config.max_growth:g} of them"
+        return f"{manifest.counts.live:,} {kind}s have outgrown {manifest.nlist:,} lists: " + chosen.format(
+            f"{num_lists:,} lists"
         )
+    if manifest.is_exact and not factory.endswith(EXACT_CODES):
+        return f"{manifest.counts.live:,} {kind}s have outgrown exact search: " + chosen.format(factory)
     return None
 
 
@@ -86,9 +88,9 @@ def _delta_fraction(manifest: CollectionManifest) -> float:
     return rows / max(1, manifest.counts.live + manifest.counts.deleted)
 
 
-def _choose_nlist(version: Candidate, rows: float, dim: int) -> int:
-    """Return the number of lists that a build with the settings of a version would choose for `rows` rows."""
-    return parse_nlist(choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)), dim))
+def _choose_factory(version: Candidate, rows: float, dim: int) -> str:
+    """Return the factory string that a build with the settings of a version would choose for `rows` rows."""
+    return choose_factory(version.config["factory"], version.config["nlist"], max(1, int(rows)), dim)
 
 
 def compact_index(root: Path, on_step: OnStep = no_progress, gate: GateFn | None = None) -> Path:

@@ -15,7 +15,7 @@ from index.building.shard import build_shard
 from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
 from index.ivf.deleted_keys import write_deleted_keys
-from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_rescore
+from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel
 from index.metadata.tables import table_digest
 from index.versions.folder import check_objects, read_version_manifest
 from index.versions.index_folder import index_write_lock
@@ -169,7 +169,8 @@ def _check_compatible(parent: Manifest, config: IndexConfig, provenance: dict[st
 
 def _resolve_rescore(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
     """Replace `rescore` by its effective value: None may mean the same as a number."""
-    depths = {choose_rescore(config.get("rescore"), manifest.factory) for manifest in parent.collections.values()}
+    rescore = config.get("rescore")
+    depths = {manifest.search.rescore for manifest in parent.collections.values()} if rescore is None else {rescore}
     return {**config, "rescore": " or ".join(map(str, sorted(depths)))}
 
 

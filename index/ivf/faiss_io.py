@@ -16,10 +16,9 @@ from index.ivf.gpu import make_add_fn, train_ivf_on_device
 FAISS_VERSION: str = faiss.__version__
 TrainedIVF = faiss.IndexIVF
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
-# Limits of factory "auto" (measured in docs/decisions/027 and 028): up to EXACT_ROWS rows exact search with float16
-# codes in one list; below FAST_ROWS one byte per number, memory-mapped; above it 4-bit codes in memory, rescored.
-EXACT_ROWS, FAST_ROWS = 50_000, 100_000
-DEFAULT_RESCORE = 200  # rows with fast-scan codes that are rescored: a recall of 0.99 needs them
+# Limits of factory "auto" (docs/decisions/027 and 047): up to EXACT_ROWS rows exact search with float16 codes; up
+# to ONE_LIST_ROWS rescored fast-scan codes of 2 bits per number, all in one list; above it 1 bit per number, in lists.
+EXACT_ROWS, ONE_LIST_ROWS = 5_000, 50_000
 POINTS_PER_LIST = 39  # FAISS warns if k-means has fewer training rows per centroid
 EXACT_CODE = EXACT_CODES[0]
 
@@ -45,9 +44,10 @@ def _is_installed(name: str) -> bool:
 def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
     """Return the FAISS factory string for a number of vectors; "auto" and "{nlist}" are replaced.
 
-    The number of lists is 4 sqrt(rows), after FAISS's guideline, with at least 39 rows per list, rounded down to a
-    power of two. For "auto" it is 1 up to `EXACT_ROWS`, which is exact search. A collection with fewer rows than the
-    settings need for training, such as a few captions of many images, is searched exactly too.
+    The number of lists of a given factory is 4 sqrt(rows), after FAISS's guideline. That of "auto" is 1 up to
+    `ONE_LIST_ROWS` and sqrt(rows) above it: a list of fast-scan codes costs more to start than hundreds of its rows to
+    scan. Both have at least 39 rows per list and are rounded down to a power of two. A collection with fewer rows than
+    the settings need for training, such as a few captions of many images, is searched exactly.
 
     Args:
         factory: "auto", or a factory string in which "{nlist}" may stand for the number of lists.
@@ -55,12 +55,13 @@ def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
         rows: Number of vectors.
         dim: Numbers per vector.
     """
-    is_exact = factory == "auto" and rows <= EXACT_ROWS
+    is_auto = factory == "auto"
     if nlist is None:
-        max_lists = 1 if is_exact else max(1, min(int(4 * rows**0.5), rows // POINTS_PER_LIST))
+        factor = 4 if not is_auto else 0 if rows <= ONE_LIST_ROWS else 1
+        max_lists = max(1, min(int(factor * rows**0.5), rows // POINTS_PER_LIST))
         nlist = 1 << (max_lists.bit_length() - 1)
-    if factory == "auto":
-        factory = "IVF{nlist}," + (EXACT_CODE if is_exact else "SQ8" if rows < FAST_ROWS else _fast_scan_code(dim))
+    if is_auto:
+        factory = "IVF{nlist}," + _choose_code(rows, dim)
     factory = factory.replace("{nlist}", str(nlist))
     return f"IVF1,{EXACT_CODE}" if rows < _count_training_rows(factory) else factory
 
@@ -77,17 +78,17 @@ def parse_nlist(factory: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _fast_scan_code(dim: int) -> str:
-    """The code that was cheapest to search; RaBitQ for dimensions that are not a multiple of 4."""
-    return "RaBitQfs" if dim % 4 else f"PQ{dim // 4}x4fs"
+def _choose_code(rows: int, dim: int) -> str:
+    """Return the code of "auto": exact, or the one that was cheapest to search and rescore."""
+    if rows <= EXACT_ROWS:
+        return EXACT_CODE
+    numbers_per_code = 2 if rows <= ONE_LIST_ROWS else 4
+    return "RaBitQfs" if dim % numbers_per_code else f"PQ{dim // numbers_per_code}x4fs"
 
 
-def choose_rescore(rescore: int | None, factory: str) -> int:
-    """Return the number of rows to rescore.
-
-    None means `DEFAULT_RESCORE` for fast-scan codes and 0 for others.
-    """
-    return rescore if rescore is not None else DEFAULT_RESCORE * factory.split(",")[-1].endswith(("fs", "fsr"))
+def is_fast_scan(factory: str) -> bool:
+    """Return whether a factory string has fast-scan codes, whose best rows must be rescored."""
+    return factory.split(",")[-1].endswith(("fs", "fsr"))
 
 
 def train_ivf(factory: str, sample: np.ndarray, seed: int, centroids: np.ndarray | None = None) -> faiss.IndexIVF:

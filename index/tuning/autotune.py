@@ -38,6 +38,7 @@ NS_PER_RESCORED_BYTE = 1.1
 NS_PER_CODE_BYTE = {"SQfp16": 0.10, "SQ8": 0.23}
 NS_PER_FAST_SCAN_BYTE = 0.05
 KEY_BYTES = 8
+PQ_CENTROIDS = 16  # per sub-quantizer of a 4-bit code
 
 
 class ArrayVectors:
@@ -52,9 +53,11 @@ class ArrayVectors:
 
 
 def candidate_configs(rows: int, dim: int) -> list[tuple[int, str, tuple[int, ...]]]:
-    """List (nlist, factory, rescoring depths): exact float16, SQ8, then RaBitQ and PQ fast-scan."""
+    """List (nlist, factory, rescoring depths): exact float16, PQ of 2 bits per number, SQ8, RaBitQ and PQ of 1 bit."""
     default_nlist = int(choose_factory("{nlist}", None, rows, dim))
     configs: list[tuple[int, str, tuple[int, ...]]] = [(1, "IVF1,SQfp16", (0,))]
+    if dim % 2 == 0 and rows >= POINTS_PER_LIST * PQ_CENTROIDS:
+        configs.append((1, f"IVF1,PQ{dim // 2}x4fs", RESCORE_DEPTHS))
     for nlist in (default_nlist // 4, default_nlist // 2, default_nlist, 2 * default_nlist):
         if nlist < 2 or nlist * POINTS_PER_LIST > 2 * rows:
             continue

@@ -1,4 +1,4 @@
-"""Choose nprobe on one half of the held-out queries and measure its recall on the other, against exact search."""
+"""Choose nprobe and the rescoring depth on one half of the held-out queries; measure the recall on the other half."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from index.ivf.sharded_ivf import ShardedIVF
 from index.versions.manifest import RecallReport
 
 RECALL_K = 10  # recall at this number of results
+RESCORE_DEPTHS = (50, 100, 200, 400, 800, 1600)  # rows that a build may rescore per query
 SCORE_TOLERANCE = 1e-5  # closer inner products are equal: float32 sums depend on the order of addition
 
 
@@ -39,52 +40,76 @@ def exact_search(collection: Collection, queries: np.ndarray, k: int) -> tuple[n
     return scores, [[collection.sorted_ids[position] for position in line] for line in positions]
 
 
-def tune_nprobe(
-    collection: Collection,
-    id_by_key: Mapping[int, str],
-    lists: ShardedIVF,
-    queries: np.ndarray,
-    target: float,
-    seed: int,
-    rescore: int = 0,
-) -> RecallReport:
-    """Choose the smallest nprobe whose recall@10 reaches `target` on a random half of the queries.
-
-    The other half measures it. Recall almost never falls as nprobe grows, so bisection finds the smallest. If lossy
-    codes miss the target with every list probed, the aim is `target` times their best recall, because the last lists
-    would cost much and gain nothing.
+class SearchTuner:
+    """Chooses the search parameters of a collection on one random half of its queries; the other half measures them.
 
     Args:
+        collection: The vectors.
+        id_by_key: Ids of the 64-bit keys.
+        lists: The inverted lists of all vectors.
         queries: (q, d) unit vectors.
-        target: Recall@10, 0 to 1.
-        rescore: Number of rows that are rescored with their uncompressed vectors.
+        seed: Random seed of the halves.
     """
-    tuning_queries, test_queries = (queries[half] for half in split_queries(len(queries), seed, len(queries)))
-    tuning_scores, test_scores = (kth_scores(collection, half) for half in (tuning_queries, test_queries))
 
-    def read(keys: np.ndarray) -> np.ndarray:
-        return collection.read([id_by_key[key] for key in keys.tolist()])
+    def __init__(
+        self,
+        collection: Collection,
+        id_by_key: Mapping[int, str],
+        lists: ShardedIVF,
+        queries: np.ndarray,
+        seed: int,
+    ):
+        self._collection, self._id_by_key, self._lists = collection, id_by_key, lists
+        halves = (queries[half] for half in split_queries(len(queries), seed, len(queries)))
+        self._tuning_half, self._test_half = ((half, kth_scores(collection, half)) for half in halves)
 
-    def measure(nprobe: int, half: np.ndarray, kth: np.ndarray) -> float:
-        _, keys = lists.search(half, RECALL_K, nprobe, rescore=rescore)
-        return float(np.mean(recall_by_score(read, half, kth, keys)))
+    def choose_rescore(self, target: float) -> int:
+        """Choose the smallest of `RESCORE_DEPTHS` that misses at most half of what `target` allows.
 
-    candidates = range(1, lists.nlist + 1)
-    best_recall = measure(lists.nlist, tuning_queries, tuning_scores)
-    aim = target if best_recall >= target else target * best_recall
-    position = bisect_left(candidates, aim, key=lambda nprobe: measure(nprobe, tuning_queries, tuning_scores))
-    nprobe = candidates[min(position, len(candidates) - 1)]
-    tuning_recall = measure(nprobe, tuning_queries, tuning_scores)
-    return RecallReport(
-        nprobe=nprobe,
-        recall=measure(nprobe, test_queries, test_scores),
-        tuning_recall=tuning_recall,
-        k=min(RECALL_K, len(collection.ids)),
-        num_test_queries=len(test_queries),
-        num_tuning_queries=len(tuning_queries),
-        target=target,
-        target_reached=tuning_recall >= target,
-    )
+        Every list is probed, so the other half is left to `tune_nprobe`.
+        """
+        aim, nlist = (1 + target) / 2, self._lists.nlist
+        return next(
+            (depth for depth in RESCORE_DEPTHS if self._measure(nlist, depth, self._tuning_half) >= aim),
+            RESCORE_DEPTHS[-1],
+        )
+
+    def tune_nprobe(self, target: float, rescore: int = 0) -> RecallReport:
+        """Choose the smallest nprobe whose recall@10 reaches `target` on the tuning half.
+
+        Recall almost never falls as nprobe grows, so bisection finds the smallest. If lossy codes miss the target with
+        every list probed, the aim is `target` times their best recall, because the last lists would cost much and gain
+        nothing.
+
+        Args:
+            target: Recall@10, 0 to 1.
+            rescore: Number of rows that are rescored with their uncompressed vectors.
+        """
+        candidates = range(1, self._lists.nlist + 1)
+        best_recall = self._measure(self._lists.nlist, rescore, self._tuning_half)
+        aim = target if best_recall >= target else target * best_recall
+        position = bisect_left(candidates, aim, key=lambda nprobe: self._measure(nprobe, rescore, self._tuning_half))
+        nprobe = candidates[min(position, len(candidates) - 1)]
+        tuning_recall = self._measure(nprobe, rescore, self._tuning_half)
+        return RecallReport(
+            nprobe=nprobe,
+            recall=self._measure(nprobe, rescore, self._test_half),
+            tuning_recall=tuning_recall,
+            k=min(RECALL_K, len(self._collection.ids)),
+            num_test_queries=len(self._test_half[0]),
+            num_tuning_queries=len(self._tuning_half[0]),
+            target=target,
+            target_reached=tuning_recall >= target,
+        )
+
+    def _measure(self, nprobe: int, rescore: int, half: tuple[np.ndarray, np.ndarray]) -> float:
+        """Return the mean recall of queries with their k-th exact scores."""
+        queries, kth = half
+        _, keys = self._lists.search(queries, RECALL_K, nprobe, rescore=rescore)
+        return float(np.mean(recall_by_score(self._read, queries, kth, keys)))
+
+    def _read(self, keys: np.ndarray) -> np.ndarray:
+        return self._collection.read([self._id_by_key[key] for key in keys.tolist()])
 
 
 def sample_rows(rows: int, max_rows: int, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from index.building.compact import compact_index, find_due_maintenance
 from index.building.shard import build_shard
 from index.building.update import IncompatibleUpdateError, update_index
 from index.config import GateConfig, IndexConfig, MaintenanceConfig
+from index.ivf import faiss_io
 from index.metadata.schema import Row
 from index.metadata.tables import build_table
 from index.quality.gate import make_gate
@@ -52,6 +53,24 @@ def test_update_equals_exact_search_and_reads_only_new_vectors(root):
     world.update(root)
     assert world.read_ids == {"0007.jpg"}, "an item that returns unchanged is live again; of the other the row changed"
     world.check(root)
+
+
+def test_updates_of_one_list_of_codes_equal_exact_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(faiss_io, "EXACT_ROWS", 20)
+    config, world = IndexConfig(shards=2, rescore=200), World()  # more rescored rows than there are rows
+    build_index(config, world.inputs(), tmp_path)
+    collections = read_version_manifest(tmp_path).collections
+    assert {manifest.factory for manifest in collections.values()} == {"IVF1,PQ12x4fs"}
+    assert not any(manifest.is_exact for manifest in collections.values())
+    world.check(tmp_path)
+    edit(world)
+    update_index(config, world.inputs(), tmp_path)
+    world.check(tmp_path)
+    world.remove("image", "0011.jpg")
+    update_index(config, world.inputs(), tmp_path)
+    world.check(tmp_path)
+    compact_index(tmp_path)
+    world.check(tmp_path)
 
 
 def test_key_never_stands_for_two_contents(root):
@@ -242,10 +261,16 @@ def test_index_that_outgrows_its_lists_is_retrained(tmp_path):
         changed = manifest.model_copy(update={"collections": {"image": collection_manifest.model_copy(update=changes)}})
         return find_due_maintenance(changed, MaintenanceConfig())
 
-    assert find_due(counts=RowCounts(live=100_001, deleted=0)) is None, "a build makes one list up to 50,000 rows"
-    assert find_due(counts=RowCounts(live=100_002, deleted=0)) == (
+    assert find_due(counts=RowCounts(live=10_001, deleted=0)) is None, "a build is exact up to 5,000 rows"
+    assert find_due(counts=RowCounts(live=10_002, deleted=0)) == (
         "retrain",
-        "100,002 images have outgrown 1 lists: a build would choose 512 lists for 1/2 of them",
+        "10,002 images have outgrown exact search: a build would choose IVF1,PQ12x4fs for 1/2 of them",
+    )
+    codes = {"factory": "IVF1,PQ12x4fs"}
+    assert find_due(**codes, counts=RowCounts(live=100_001, deleted=0)) is None, "one list up to 50,000 rows"
+    assert find_due(**codes, counts=RowCounts(live=100_002, deleted=0)) == (
+        "retrain",
+        "100,002 images have outgrown 1 lists: a build would choose 128 lists for 1/2 of them",
     )
     far = [shard.model_copy(update={"coarse_error": 9.0}) for shard in collection_manifest.shards]
     assert find_due(shards=far) is None, "one list has no drift"

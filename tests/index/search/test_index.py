@@ -188,36 +188,48 @@ def test_get_metadata_returns_rows_by_id(root, data):
     ("rows", "expected"),
     [
         (5, "IVF1,SQfp16"),
-        (50_000, "IVF1,SQfp16"),
-        (50_001, "IVF512,SQ8"),
-        (99_999, "IVF1024,SQ8"),
-        (100_000, "IVF1024,PQ128x4fs"),
-        (1_000_000, "IVF2048,PQ128x4fs"),
+        (5_000, "IVF1,SQfp16"),
+        (5_001, "IVF1,PQ256x4fs"),
+        (50_000, "IVF1,PQ256x4fs"),
+        (50_001, "IVF128,PQ128x4fs"),
+        (155_000, "IVF256,PQ128x4fs"),
+        (1_000_000, "IVF512,PQ128x4fs"),
     ],
 )
 def test_auto_factory_depends_on_rows_and_dimension(rows, expected):
     assert choose_factory("auto", None, rows, 512) == expected
-    assert choose_factory("auto", None, rows, 510) == re.sub("PQ.*", "RaBitQfs", expected)
+    assert choose_factory("auto", None, rows, 510) == expected.replace("PQ256", "PQ255").replace(
+        "PQ128x4fs", "RaBitQfs"
+    )
+    assert choose_factory("auto", None, rows, 511) == re.sub("PQ.*", "RaBitQfs", expected)
 
 
 @pytest.mark.parametrize(
     ("rows", "dim", "code", "rescore"),
-    [(120, 24, "SQfp16", 0), (250, 24, "SQ8", 0), (500, 24, "PQ6x4fs", 200), (500, 22, "RaBitQfs", 200)],
+    [(120, 24, "SQfp16", 0), (250, 24, "PQ12x4fs", 50), (500, 24, "PQ6x4fs", 100), (500, 22, "RaBitQfs", 200)],
 )
 def test_every_code_of_auto_factory_reaches_target_recall(rows, dim, code, rescore, tmp_path, monkeypatch):
     monkeypatch.setattr(faiss_io, "EXACT_ROWS", 200)
-    monkeypatch.setattr(faiss_io, "FAST_ROWS", 400)
+    monkeypatch.setattr(faiss_io, "ONE_LIST_ROWS", 400)
     collections, queries = make(images=rows)
     images = collections["image"]
-    inputs = IndexInputs(
-        {"image": replace(images, vectors=unit(images.vectors[:, :dim]))}, {"image": unit(queries["image"][:, :dim])}
-    )
-    build_index(IndexConfig(), inputs, tmp_path)
+    images, queries = replace(images, vectors=unit(images.vectors[:, :dim])), unit(queries["image"][:, :dim])
+    build_index(IndexConfig(), IndexInputs({"image": images}, {"image": queries}), tmp_path)
     with Index.open(tmp_path) as index:
         collection_manifest = index.manifest.collections["image"]
-    assert collection_manifest.factory.split(",")[1] == code
-    assert collection_manifest.search.rescore == rescore
-    assert collection_manifest.recall.target_reached
+        assert collection_manifest.factory.split(",")[1] == code
+        assert collection_manifest.search.rescore == rescore
+        assert collection_manifest.recall.target_reached
+        tuning_queries = queries[np.random.Generator(np.random.PCG64(0)).permutation(len(queries))[::2]]
+        expected = exact_ids(images, tuning_queries, 10)
+
+        def measure_recall(depth: int) -> float:
+            hits = index.search(tuning_queries, 10, nprobe=collection_manifest.nlist, rescore=depth)
+            ids = split_hits(hits)[0]
+            return np.mean([len({*one} & {*other}) / 10 for one, other in zip(ids, expected, strict=True)])
+
+        assert measure_recall(rescore) >= 0.995, "half of the misses that a target of 0.99 allows"
+        assert rescore <= 50 or measure_recall(rescore // 2) < 0.995, "the smallest depth"
 
 
 def test_two_faiss_wheels_are_rejected(root, monkeypatch):
