@@ -47,7 +47,7 @@ def update_index(
 
     Args:
         inputs: All items of the new version, not only the new ones. The queries of a kind are used if it is built, or
-            if its size has changed so much that its calibration is fitted anew.
+            if its size has changed so much that its calibration is fitted again.
         on_step: Called with the name of each finished step.
         gate: Judges the version before it is published; None: it is not judged.
         version: Number of the version to start from; None: the published one.

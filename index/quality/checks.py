@@ -166,15 +166,13 @@ def count_removed(served: OpenCollection, candidate: OpenCollection | None) -> i
     return sum(count for count in gone.values() if count > 0)
 
 
-def list_not_checked(
-    kinds: Sequence[str], queries: Mapping[str, GateQueries], calibrated_kinds: Sequence[str] = ()
-) -> dict[str, str]:
+def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries], checks: Ids[str] = ()) -> dict[str, str]:
     """Return why a check was not made, by the name of the check.
 
     Args:
         kinds: Kinds of the collections that have rows.
         queries: By kind, the queries that were run.
-        calibrated_kinds: Kinds whose scores are calibrated.
+        checks: Names of the checks that were made.
     """
     reasons: dict[str, str] = {}
     names: tuple[str, ...]
@@ -189,6 +187,6 @@ def list_not_checked(
         else:
             continue
         reasons |= {f"{kind} {name}": reason for name in names}
-    uncalibrated = [kind for kind in kinds if kind not in calibrated_kinds]
+    uncalibrated = [kind for kind in kinds if f"{kind} calibration" not in checks]
     too_few = "too few queries have known relevant"
     return reasons | {f"{kind} calibration": f"{too_few} {kind}s" for kind in uncalibrated}

@@ -61,12 +61,9 @@ def make_gate(
         if is_intact and served is not None:
             checks |= _check_removed_rows(config, candidate, served)
         kinds = [kind for kind in candidate.kinds if candidate.collection(kind).manifest.counts.live]
-        calibrated_kinds = [kind for kind in kinds if candidate.collection(kind).manifest.calibration is not None]
         for kind in kinds if is_intact else ():
-            if (calibration := candidate.collection(kind).manifest.calibration) is not None:
-                checks[f"{kind} calibration"] = check_calibration(calibration, config.max_calibration_error)
             comparison = _Comparison(config, candidate, served, kind)
-            checks |= comparison.check_vectors(source.get(kind))
+            checks |= comparison.check_vectors(source.get(kind)) | comparison.check_calibration()
             selected = _select_queries(comparison.max_queries, queries.get(kind), index_config)
             if selected is not None:
                 test_queries[kind] = selected
@@ -77,7 +74,7 @@ def make_gate(
             checks=checks,
             query_digests={kind: selected.digest for kind, selected in test_queries.items()},
             query_sources={kind: selected.source for kind, selected in test_queries.items()},
-            not_checked=list_not_checked(kinds, test_queries, calibrated_kinds) if is_intact else {},
+            not_checked=list_not_checked(kinds, test_queries, checks) if is_intact else {},
             compared_with=served.version if served else None,
             config=config.model_dump(mode="json"),
         )
@@ -195,6 +192,11 @@ class _Comparison:
             matches = match_served_results(collection, self._served, sample)
             checks[f"{self._kind} results"] = check_share(matches, config.min_alignment, is_complete=is_complete)
         return checks
+
+    def check_calibration(self) -> dict[str, GateCheck]:
+        """Check the error of the probabilities of hits, if the collection is calibrated."""
+        calibration, max_error = self._collection.manifest.calibration, self._config.max_calibration_error
+        return {} if calibration is None else {f"{self._kind} calibration": check_calibration(calibration, max_error)}
 
     def check_queries(self, queries: GateQueries) -> dict[str, GateCheck]:
         """Check recall against exact search, success@10 and latency, also against the served version."""

@@ -1,4 +1,4 @@
-"""Fit the chance that a hit is right to queries whose right hits are known, and judge it on queries it has not seen.
+"""Fit the chance that a hit is right to queries whose right hits are known, and judge it on other queries.
 
 Shapes: q queries, k hits, n random directions.
 """

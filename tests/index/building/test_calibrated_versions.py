@@ -1,4 +1,4 @@
-"""The calibration of a version: written by a build, kept by what keeps its rows, and fitted anew when they change."""
+"""The calibration of a version: written by a build, kept by what keeps its rows, and fitted again when they change."""
 
 from dataclasses import replace
 
