@@ -174,7 +174,9 @@ def answer_requests(searcher: Searcher, requests: Sequence[SearchRequest]) -> Re
     results: list[Answer | ValueError] = []
     for request in requests:
         try:
-            results += searcher.search([request.query], request.k, request.offset, request.where)
+            results += searcher.search(
+                [request.query], request.k, request.offset, request.where, request.min_probability
+            )
         except ValueError as error:
             results.append(error)
     return results
