@@ -23,6 +23,7 @@ class HitOptions:
     k: int
     offset: int
     where: str | None
+    min_probability: float | None = None
 
     def describe_no_hits(self) -> str:
         """Say why a query has no hits."""
@@ -62,7 +63,7 @@ def run_search(searcher: "Searcher", queries: Iterator["Query"], hits: HitOption
 
     count, has_failed = 0, False
     while chunk := list(islice(queries, MAX_QUERIES)):
-        requests = [SearchRequest(query, hits.k, hits.offset, hits.where) for query in chunk]
+        requests = [SearchRequest(query, hits.k, hits.offset, hits.where, hits.min_probability) for query in chunk]
         for query, answer in zip(chunk, searcher.answer(requests), strict=True):
             count += 1
             if not isinstance(answer, ValueError):

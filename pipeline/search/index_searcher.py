@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from pipeline.search.explain import RemovedRegions, remove_regions
 from pipeline.search.hits import Answer, Hit, Region
 from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
+from pipeline.search.weak_hits import compute_hit_probabilities, find_calibration, set_weak_hits_apart
 from pipeline.workspace import check_has_captions
 
-FoundHits = list[IndexHit]
+FoundHits = list[tuple[IndexHit, float | None]]
+"""Hits with their probabilities."""
 OnStage = Callable[[str, float], None]
 
 
@@ -59,7 +62,14 @@ class IndexSearcher:
         if self._stored_images is not None:
             self._stored_images.store.close()
 
-    def search(self, queries: Sequence[Query], k: int = 10, offset: int = 0, where: str | None = None) -> list[Answer]:
+    def search(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        offset: int = 0,
+        where: str | None = None,
+        min_probability: float | None = None,
+    ) -> list[Answer]:
         """Search with several queries, whose texts are embedded in one pass.
 
         Args:
@@ -67,15 +77,18 @@ class IndexSearcher:
             k: Maximum number of hits per query.
             offset: Number of best hits to leave out, to get the next ones of an earlier search.
             where: Filter over the metadata of what is searched; no filter if None.
+            min_probability: Smallest probability of a hit that is not weak, 0 to 1; that of the index if None.
 
         Returns:
-            Per query its hits, best first. Images come with all their captions and with the regions that match.
+            Per query its hits, best first, and apart from them those that are weak. Images come with all their captions
+            and with the regions that match.
 
         Raises:
             ValueError: A query or the filter is invalid, or the index lacks what a query searches.
         """
         answers = []
-        for answer in self.answer([SearchRequest(query, k, offset, where) for query in queries]):
+        requests = [SearchRequest(query, k, offset, where, min_probability) for query in queries]
+        for answer in self.answer(requests):
             if isinstance(answer, ValueError):
                 raise answer
             answers.append(answer)
@@ -122,7 +135,7 @@ class IndexSearcher:
             hit.id
             for request, hits in zip(requests, found, strict=True)
             if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
-            for hit in hits
+            for hit, _ in hits
         ]
         return remove_regions(explained, self._stored_images, self._encoder)
 
@@ -137,13 +150,22 @@ class IndexSearcher:
             return vector
         if isinstance(found, ValueError):
             return found
-        if request.query.target == "caption":
-            hits = [self._make_caption_hit(hit) for hit in found]
-        else:
-            matches = (regions[hit.id].find_matching(vector) if hit.id in regions else () for hit in found)
-            hits = [self._make_image_hit(hit, match) for hit, match in zip(found, matches, strict=True)]
-        notes = [note for text in request.query.texts if (note := self.describe_unknown(text))]
-        return Answer(tuple(hits), " ".join(notes))
+        query = request.query
+        hits = []
+        for found_hit, probability in found:
+            if query.target == "caption":
+                hit = self._make_caption_hit(found_hit)
+            else:
+                removed = regions.get(found_hit.id)
+                hit = self._make_image_hit(found_hit, removed.find_matching(vector) if removed else ())
+            hits.append(replace(hit, probability=probability))
+        notes = [note for text in query.texts if (note := self.describe_unknown(text))]
+        answer = Answer(tuple(hits), " ".join(notes))
+        try:
+            calibration = find_calibration(self.index, query)
+            return set_weak_hits_apart(answer, calibration, request.min_probability, request.offset)
+        except ValueError as error:
+            return error
 
     def _embed(self, requests: Sequence[SearchRequest]) -> list[np.ndarray | ValueError]:
         """Return the vector (e,) of each request; requests that no query can satisfy are not embedded."""
@@ -179,7 +201,8 @@ class IndexSearcher:
                 continue
             query = request.query
             left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
-            depth = request.offset + request.k + len(left_out)
+            calibration = find_calibration(self.index, query)
+            depth = max(request.offset + request.k, calibration.depth if calibration else 0) + len(left_out)
             groups[query.target, request.where, depth].append((i, vector, left_out))
         for (target, where, depth), members in groups.items():
             try:
@@ -189,17 +212,20 @@ class IndexSearcher:
                     results[i] = error
                 continue
             for (i, _, left_out), hits in zip(members, found, strict=True):
-                start, kept = requests[i].offset, [hit for hit in hits if hit.id not in left_out]
-                results[i] = kept[start : start + requests[i].k]
+                request, kept = requests[i], [hit for hit in hits if hit.id not in left_out]
+                calibration = find_calibration(self.index, request.query)
+                probabilities = compute_hit_probabilities(calibration, [hit.score for hit in kept])
+                pairs = list(zip(kept, probabilities, strict=True))
+                results[i] = pairs[request.offset : request.offset + request.k]
         return results
 
     def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Search images with a text; see `search`."""
-        return list(self.search([make_text_query(text)], k, where=where)[0].hits)
+        """Search images with a text, weak hits included; see `search`."""
+        return list(self.search([make_text_query(text)], k, where=where, min_probability=0)[0].hits)
 
     def search_image(self, photo: Photo, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Search captions with a photo; see `search`."""
-        return list(self.search([make_photo_query(photo)], k, where=where)[0].hits)
+        """Search captions with a photo, weak hits included; see `search`."""
+        return list(self.search([make_photo_query(photo)], k, where=where, min_probability=0)[0].hits)
 
     def find_image(self, image_id: str) -> Path | None:
         """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
