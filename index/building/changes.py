@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from index.building.shard import read_metadata
 from index.ivf.deleted_keys import read_deleted_keys
 from index.ivf.vectors import is_in_sorted
-from index.metadata.schema import CONTENT_COLUMNS, SCHEMA, Row
+from index.metadata.arrow_schema import SCHEMA
+from index.metadata.schema import CONTENT_COLUMNS, Row
 from index.metadata.tables import CONVERSION_ERRORS, build_table, iter_blocks
 from index.versions.manifest import CollectionManifest
 

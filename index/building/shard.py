@@ -13,7 +13,7 @@ from index.collection import Collection
 from index.ivf.distance import float16_to_float32
 from index.ivf.faiss_io import compute_coarse_error, read_dim, write_inverted_lists
 from index.ivf.vectors import ShardVectors, write_vectors
-from index.metadata.schema import SCHEMA
+from index.metadata.arrow_schema import SCHEMA
 from index.metadata.tables import write_lookup, write_parquet
 from index.versions.manifest import CollectionManifest, ShardManifest
 from index.versions.objects import ObjectRef, Staging, check_object, object_path

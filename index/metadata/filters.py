@@ -20,13 +20,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import pyarrow as pa
-
 from data.text import LinesError, suggest_name
-from index.metadata.schema import COLUMNS, SCHEMA
+from index.metadata.schema import COLUMNS, NUMBERS
 
 CAPTION = "caption"
-NUMBERS = frozenset(name for name in COLUMNS if pa.types.is_integer(SCHEMA.field(name).type))
 FILTER_COLUMNS = (*(name for name in COLUMNS if name not in ("key", "kind")), CAPTION)
 MAX_CHARACTERS = 2_000  # length of a filter
 MAX_DEPTH = 40  # nested brackets and nots

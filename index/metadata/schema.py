@@ -1,10 +1,8 @@
-"""Metadata columns of an index: the row type, the Arrow schema, and the 64-bit key of a row."""
+"""Metadata columns of an index: the row type, and the 64-bit key of a row."""
 
 import hashlib
 import json
 from typing import NamedTuple
-
-import pyarrow as pa
 
 
 class Row(NamedTuple):
@@ -32,21 +30,8 @@ class Row(NamedTuple):
     key: int | None = None
 
 
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.int64(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("image_id", pa.string()),
-        pa.field("text", pa.string()),
-        pa.field("path", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("content_hash", pa.string()),
-    ]
-)
-COLUMNS = tuple(SCHEMA.names)  # in the order of files: key first
+COLUMNS = ("key", *(name for name in Row._fields if name != "key"))  # in the order of files: key first
+NUMBERS = frozenset(("key", "width", "height"))
 CONTENT_COLUMNS = COLUMNS[1:]  # in the order of `Row`
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.metadata.schema import COLUMNS, CONTENT_COLUMNS, SCHEMA, Row, compute_key
+from index.metadata.arrow_schema import SCHEMA
+from index.metadata.schema import COLUMNS, CONTENT_COLUMNS, Row, compute_key
 
 BLOCK_ROWS = 32_768  # rows that are Python objects at the same time
 ROW_GROUP_ROWS = 16_384  # rows per Parquet row group

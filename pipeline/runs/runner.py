@@ -11,6 +11,7 @@ from data.config import RegionFileConfig
 from data.datasets import Dataset
 from data.io import digest
 from data.store import Store
+from pipeline.origin import Origin
 from pipeline.plans import Plan, open_package
 from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
@@ -20,7 +21,6 @@ from pipeline.stages.evaluate import evaluate_splits
 from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
 from pipeline.stages.extractors import get_recipe
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
-from pipeline.stages.origin import Origin
 from pipeline.stages.query_side import ensure_query_side
 from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.stages.train import (

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.images import DecodeLimits, crop_image, load_reduced_image
 from data.text import printable
+from pipeline.origin import Origin
 from pipeline.search.encoder_pool import EncoderPool
 from pipeline.search.query import Box, Photo
-from pipeline.stages.origin import Origin
 from tern.query import ImageRegions
 
 MAX_QUERY_CHARACTERS = 2_000
 MAX_PHOTO_PIXELS = 6_000_000  # of a photo that is decoded at full size; a detector takes about 36 bytes per pixel
 CROPPED_PHOTO_SIDE = 2_400  # pixels; maximum side after decoding of a photo of which a region is used
-PHOTO_LIMITS = DecodeLimits(max_full_pixels=24_000_000, max_scanned_pixels=640_000_000)
+MAX_FULL_PIXELS, MAX_SCANNED_PIXELS = 24_000_000, 640_000_000  # of a photo, see `data.images.DecodeLimits`
 
 
 class QueryEncoder:
@@ -96,18 +95,21 @@ class QueryEncoder:
             Vector (1, e), float32 of unit length.
 
         Raises:
-            ValueError: The photo is not a readable image or exceeds `PHOTO_LIMITS`, the box is not a region of it, or
+            ValueError: The photo is not a readable image or exceeds the limits, the box is not a region of it, or
                 the region extractor of the plan is not the one of the index.
         """
+        from data.images import DecodeLimits, crop_image, load_reduced_image  # lazy: Pillow is for photos
+
+        limits = DecodeLimits(MAX_FULL_PIXELS, MAX_SCANNED_PIXELS)
         extractor = self._pool.get_region_extractor(self._origin.regions)
         if box is not None:
             sides = (CROPPED_PHOTO_SIDE, CROPPED_PHOTO_SIDE)
-            image = crop_image(load_reduced_image(photo, sides, PHOTO_LIMITS, MAX_PHOTO_PIXELS), box)
+            image = crop_image(load_reduced_image(photo, sides, limits, MAX_PHOTO_PIXELS), box)
         elif extractor.min_decoded_side is None:  # a detector takes more memory per pixel than the decoder
             side = self._pool.photo_side
-            image = load_reduced_image(photo, (side, side), PHOTO_LIMITS, MAX_PHOTO_PIXELS)
+            image = load_reduced_image(photo, (side, side), limits, MAX_PHOTO_PIXELS)
         else:
-            image = extractor.load(photo, PHOTO_LIMITS)
+            image = extractor.load(photo, limits)
         regions = extractor.extract_reduced(image)
         return self.embed_regions([(regions.features, regions.boxes, regions.size, regions.scores)])
 

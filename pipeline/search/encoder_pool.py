@@ -3,18 +3,20 @@
 import logging
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from data.io import digest
 from data.manifest import Recipe, is_store, read_store_manifest
 from extractors.config import RegionsConfig, TextConfig, machine_independent
-from extractors.regions import RegionExtractor
-from extractors.registry import build_region_extractor
+from pipeline.origin import Origin
 from pipeline.plans.plan import Plan
 from pipeline.search.model_encoder import ModelEncoder, OnnxEncoder
-from pipeline.stages.origin import Origin
 from pipeline.workspace import Workspace
 from tern.query import read_query_record
+
+if TYPE_CHECKING:
+    from extractors.regions import RegionExtractor
 
 log = logging.getLogger(__name__)
 MIN_PHOTO_SIDE = 1_600  # pixels
@@ -88,7 +90,7 @@ class EncoderPool:
         self._check_extractor(encoder.recipe, origin.tokens, "text")
         return encoder
 
-    def get_region_extractor(self, name: str) -> RegionExtractor:
+    def get_region_extractor(self, name: str) -> "RegionExtractor":
         """Return the region extractor; it must have made the region store `name`.
 
         Raises:
@@ -97,7 +99,7 @@ class EncoderPool:
         if self._regions_config is None:
             raise ValueError("There is no extractor for new photos here. Search with a text or with an image by id.")
         with self._lock:
-            self._regions = self._regions or build_region_extractor(self._regions_config)
+            self._regions = self._regions or _build(self._regions_config)
         self._check_extractor(self._regions.recipe, name, "regions")
         return self._regions
 
@@ -135,3 +137,9 @@ def _list_store_names(kind: str, recipe: Recipe) -> tuple[str, ...]:
     """List the names of the stores of an extractor: that of its recipe first, then those of other devices."""
     cpu_recipe = {key: value for key, value in recipe.items() if key != "device"}
     return tuple(f"{kind}-{digest(variant)}" for variant in (recipe, cpu_recipe, cpu_recipe | {"device": "cuda"}))
+
+
+def _build(config: RegionsConfig) -> "RegionExtractor":
+    from extractors.registry import build_region_extractor  # lazy: photos are rare, and Pillow takes time to import
+
+    return build_region_extractor(config)

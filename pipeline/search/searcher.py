@@ -3,12 +3,12 @@
 import logging
 
 from index.search import HotReloader, Index
+from pipeline.origin import read_origin
 from pipeline.plans.plan import Plan
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.encoder_pool import EncoderPool, make_plan_pool
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.stored_images import StoredImages
-from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)

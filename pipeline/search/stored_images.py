@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import check_box
 from data.io import digest, sha256_file
 from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.search.query import Box
-from pipeline.stages.dataset import read_plan_dataset
-from pipeline.stages.embed import read_image_regions
 from pipeline.workspace import Workspace
-from tern.query import ImageRegions
+from tern.query import ImageRegions, read_image_regions
 
 MIN_FRACTION_IN_BOX = 0.5  # of the area of a region that belongs to a box
 
@@ -75,6 +72,8 @@ class StoredImages:
         Raises:
             ValueError: The box is not a region of the image, or there is no region in it.
         """
+        from data.images import check_box  # lazy: Pillow is for searches with photos
+
         features, boxes, size, scores = self.read_regions(image_id)
         x1, y1, x2, y2 = check_box(box, (int(size[0]), int(size[1])))
         cut = np.clip(boxes, (x1, y1, x1, y1), (x2, y2, x2, y2)) - np.array((x1, y1, x1, y1), np.float32)
@@ -106,6 +105,8 @@ class StoredImages:
 
     @cached_property
     def _path_by_id(self) -> dict[str, Path]:
+        from pipeline.stages import read_plan_dataset  # lazy: most searches need no dataset
+
         return {image.id: image.path for image in read_plan_dataset(self._plan).images if image.id in self.store}
 
     @cached_property

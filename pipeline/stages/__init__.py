@@ -14,14 +14,12 @@ from pipeline.stages.dataset import (
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.extract import select_splits
 from pipeline.stages.index import find_served_version
-from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.stages.tune import QUERY_KINDS, TuningAdvice, advise_index_settings
 
 __all__ = [
     "QUERY_KINDS",
     "Features",
-    "Origin",
     "TuningAdvice",
     "VectorStores",
     "Vectors",
@@ -31,7 +29,6 @@ __all__ = [
     "held_out_ids",
     "load_plan_dataset",
     "load_trained_model",
-    "read_origin",
     "read_plan_dataset",
     "select_splits",
     "splits_with_captions",

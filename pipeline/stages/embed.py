@@ -1,6 +1,6 @@
 """Embedding stage: one unit vector per image and caption, into two vector stores; and loading of a trained model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ from pipeline.stages.threads import one_torch_thread
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
-from tern.query import ImageRegions, QuerySide, read_query_record
+from tern.query import QuerySide, read_image_regions, read_query_record
 
 NORM_TOLERANCE = 1e-2  # as of the index
 IMAGES_PER_RUN, IMAGES_PER_WINDOW = 8, 1024  # images in a forward pass, and with regions in memory
@@ -138,14 +138,6 @@ def _open_query_side(model: Path) -> QuerySide:
     record = read_query_record(model)
     assert record is not None
     return QuerySide(model, record, find_text_folder, is_resident=True)
-
-
-def read_image_regions(store: Store, ids: Sequence[str]) -> list[ImageRegions]:
-    """Read the regions of images of a region store, each column of all of them at once."""
-    ends = np.cumsum(store.lengths(ids))[:-1]
-    features, boxes, scores = (np.split(store.read(field, ids), ends) for field in ("features", "boxes", "scores"))
-    sizes = [(int(width), int(height)) for width, height in store.read("size", ids)]
-    return list(zip(features, boxes, sizes, scores, strict=True))
 
 
 def find_vector_problem(vector: np.ndarray) -> str:

@@ -13,8 +13,8 @@ from index.config import GateConfig, IndexConfig, Kind, MaintenanceConfig
 from index.quality import GateQueries, make_gate
 from index.search import Index
 from index.versions import read_version_manifest
+from pipeline.origin import Origin, read_origin
 from pipeline.stages.index_rows import make_collection, read_image_sizes
-from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.queries import choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace

@@ -26,6 +26,7 @@ from tern.query.record import (
     write_query_record,
 )
 from tern.query.side import ImageRegions, QuerySide
+from tern.query.stored import read_image_regions
 from tern.query.weights import read_tensors
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "TextModelRecord",
     "has_query_side",
     "read_calibration",
+    "read_image_regions",
     "read_query_record",
     "read_tensors",
     "select_by_hash",

@@ -38,7 +38,7 @@ LAYERS = {
     "extractors": "config packaged torch_free nn regions bottom_up text demo_detector registry",
     "tern": "presets config card query networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace progress workers plan_files photo_folders plans lineage stages "
+    "pipeline": "workspace origin progress workers plan_files photo_folders plans lineage stages "
     "runs search pages service cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }

@@ -15,7 +15,7 @@ from data.demo import write as demo
 from data.io.digests import digest
 from data.manifest import manifest as store
 from data.manifest.schema import FIELDS
-from index.metadata.schema import SCHEMA
+from index.metadata.arrow_schema import SCHEMA
 from index.versions.manifest import SCHEMA_VERSION as INDEX_SCHEMA
 from index.versions.manifest import Manifest
 from tern.card import model_card as card

@@ -19,6 +19,7 @@ from index.search import Index
 from index.versions import read_version_manifest
 from pipeline.cli.app import build_app
 from pipeline.lineage import read_lineage
+from pipeline.origin import read_origin
 from pipeline.pages.report import write_report
 from pipeline.plans.load import load_plan
 from pipeline.runs.export import ExportOptions, export_model
@@ -30,7 +31,6 @@ from pipeline.runs.runner import PipelineRunner
 from pipeline.search import Searcher
 from pipeline.search.encoder_pool import make_plan_pool
 from pipeline.stages.embed import load_trained_model
-from pipeline.stages.origin import read_origin
 from tern.card import is_package, read_model_card, read_package
 from tests.helpers.packages import make_content, rewrite, write_small_package
 from tests.helpers.small_plan import SMALL

@@ -17,10 +17,10 @@ from index.metadata.schema import Row
 from index.search.index import Index
 from index.versions.folder import list_versions, read_version_manifest
 from pipeline.cli.app import build_app
+from pipeline.origin import read_origin
 from pipeline.plans.load import load_plan
 from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.index import IndexSource, find_served_version, publish_index_update
-from pipeline.stages.origin import read_origin
 from pipeline.stages.results import Vectors
 from pipeline.workers import HASH_IMAGES
 from pipeline.workspace import Workspace

@@ -17,11 +17,11 @@ from index.search.hot_reload import HotReloader
 from index.versions.switch import rollback
 from index.versions.tags import add_tag
 from pipeline.cli.app import build_app
+from pipeline.origin import read_origin
 from pipeline.search import encoder_pool
 from pipeline.search.query import make_text_query
 from pipeline.search.searcher import Searcher, open_searchers
 from pipeline.stages.index import IndexSource, publish_full_index
-from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace
 from tests.helpers.small_plan import small_plan
 
