@@ -65,15 +65,13 @@ def write_query_side(folder: Path, model: Any, text: TextConfig, weights: Sequen
     if not (folder_of_text / TEXT_WEIGHTS).is_file():
         raise ValueError(f"{folder_of_text} keeps the weights of the text model in several files")
     rules = extractor.tokenizer_rules
-    sha256 = hash_tokenizer(rules)
     described = TextModel(
         encoder=TextEncoder(config, extractor).eval(),
         name=config.model,
         folder=folder_of_text,
         weights=TEXT_WEIGHTS,
         tokenizer_rules=rules,
-        tokenizer_sha256=sha256,
-        has_tokenizer_file=_has_rules(folder_of_text / TOKENIZER, sha256),
+        has_tokenizer_file=_has_rules(folder_of_text / TOKENIZER, rules),
         max_tokens=config.max_tokens,
         unknown_id=extractor.unknown_id,
         num_tokens=extractor.vocabulary_size,
@@ -82,9 +80,9 @@ def write_query_side(folder: Path, model: Any, text: TextConfig, weights: Sequen
     export_query_side(folder, model, described, weights)
 
 
-def _has_rules(path: Path, sha256: str) -> bool:
+def _has_rules(path: Path, rules: str) -> bool:
     try:
-        return hash_tokenizer(path.read_text(encoding="utf-8")) == sha256
+        return hash_tokenizer(path.read_text(encoding="utf-8")) == hash_tokenizer(rules)
     except (OSError, ValueError):
         return False
 

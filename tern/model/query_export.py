@@ -59,8 +59,6 @@ class TextModel:
     """Name of the file of its weights."""
     tokenizer_rules: str
     """JSON of the tokenizer."""
-    tokenizer_sha256: str
-    """SHA-256 of the rules."""
     has_tokenizer_file: bool
     """Whether a file tokenizer.json in `folder` has these rules."""
     max_tokens: int
@@ -155,7 +153,7 @@ def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequen
         images=records[IMAGES_GRAPH],
         files={name: sha256_file(folder / name) for name in weights},
         text=TextModelRecord(model=text.name, weights=text.weights, sha256=sha256_file(text.folder / text.weights)),
-        tokenizer_sha256=text.tokenizer_sha256,
+        tokenizer_sha256=sha256_file((text.folder if text.has_tokenizer_file else folder) / TOKENIZER),
         max_tokens=text.max_tokens,
         unknown_id=text.unknown_id,
         region_dim=model.region_dim,
