@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extractors.torch_free import Tokenizer, find_text_folder, hash_tokenizer
+from data.io import sha256_file
+from extractors.torch_free import Tokenizer, find_text_folder
 from tern.query import TOKENIZER, ImageRegions, QueryRecord, QuerySide
 
 
@@ -50,10 +51,9 @@ class OnnxEncoder(ModelEncoder):
         self._side = QuerySide(folder, record, find_text_folder, is_resident=is_resident)
         own = folder / TOKENIZER
         path = own if own.is_file() else find_text_folder(record.text.model) / TOKENIZER
-        rules = path.read_text(encoding="utf-8")
-        if hash_tokenizer(rules) != record.tokenizer_sha256:
+        if not path.is_file() or sha256_file(path) != record.tokenizer_sha256:
             raise ValueError(f"{path} is not the tokenizer of the model {folder.name}. Restore the file.")
-        self._tokenizer = Tokenizer(rules, record.max_tokens)
+        self._tokenizer = Tokenizer(path.read_text(encoding="utf-8"), record.max_tokens)
         self.unknown_id = record.unknown_id
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

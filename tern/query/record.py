@@ -73,7 +73,7 @@ class QueryRecord(_Record):
     text: TextModelRecord
     """The text model; its weights are not read if `captions` has none of its tensors."""
     tokenizer_sha256: Sha256
-    """SHA-256 of the rules of the tokenizer, see `extractors.torch_free.hash_tokenizer`."""
+    """SHA-256 of tokenizer.json: of that in the folder, or else of that of the text model."""
     max_tokens: int = Field(ge=2, le=1 << 20)
     """Maximum number of tokens of a text, with [CLS] and [SEP]."""
     unknown_id: int | None
