@@ -8,7 +8,8 @@ import numpy as np
 
 from data.io import sha256_file
 from extractors.torch_free import Tokenizer, find_text_folder
-from tern.query import TOKENIZER, ImageRegions, QueryRecord, QuerySide
+from tern.card import TOKENIZER
+from tern.query import ImageRegions, QueryRecord, QuerySide
 
 
 class ModelEncoder(ABC):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from extractors.config import TextConfig
 from extractors.torch_free import Tokenizer, find_text_folder, hash_tokenizer
 from pipeline.stages.embed import load_trained_model
-from tern.query import TOKENIZER, read_query_record
+from tern.card import TOKENIZER
+from tern.query import read_query_record
 
 if TYPE_CHECKING:
     from extractors.text import TextExtractor

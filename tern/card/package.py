@@ -23,7 +23,7 @@ from tern.card.package_records import (
     FORMAT,
     METRICS,
     PACKAGE_CONFIG,
-    PACKAGE_SCHEMA,
+    READABLE_PACKAGES,
     TEXT_ENCODER,
     PackageConfig,
     PackageExtractors,
@@ -145,14 +145,14 @@ def _read_config(path: Path) -> PackageConfig:
     content = _read_small_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not that of a model package. Pass a folder that `tern model export` wrote.")
-    for what, found, expected in (
-        ("package schema", content.get("schema"), PACKAGE_SCHEMA),
-        ("network version", content.get("network"), NETWORK_VERSION),
+    for what, found, readable in (
+        ("package schema", content.get("schema"), READABLE_PACKAGES),
+        ("network version", content.get("network"), (NETWORK_VERSION,)),
     ):
-        if found != expected:
+        if found not in readable:
             raise ValueError(
-                f"{describe_other_version(path, what, found, expected)} Use the version that wrote it, or export the "
-                "model again."
+                f"{describe_other_version(path, what, found, readable[-1])} Use the version that wrote it, or export "
+                "the model again."
             )
     return _validate(PackageConfig, content, path)
 

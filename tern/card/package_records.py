@@ -20,11 +20,14 @@ CALIBRATION = "calibration.safetensors"
 METRICS = "metrics.json"
 README = "README.md"
 REQUIRED_FILES = (WEIGHTS, EXTRACTORS, METRICS, README)
-FILE_NAMES = (*REQUIRED_FILES, TEXT_ENCODER, DETECTOR, CALIBRATION)  # that `config.json` may list
+QUERY_RECORD, CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER = "query.json", "captions.onnx", "images.onnx", "tokenizer.json"
+QUERY_FILES = (CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER, QUERY_RECORD)  # see `tern.query`
+FILE_NAMES = (*REQUIRED_FILES, TEXT_ENCODER, DETECTOR, CALIBRATION, *QUERY_FILES)  # that `config.json` may list
 PACKAGE_FILES = (PACKAGE_CONFIG, *FILE_NAMES)
 
 FORMAT: Literal["tern-model-package"] = "tern-model-package"
-PACKAGE_SCHEMA: Literal[1] = 1  # of `config.json` and `extractors.json`; raise it when their keys change
+PACKAGE_SCHEMA: Literal[2] = 2  # of `config.json` and `extractors.json`; raise it when their keys change
+READABLE_PACKAGES = (1, PACKAGE_SCHEMA)  # a package of schema 1 has no query side
 MAX_FILE_BYTES = 4 << 30  # of one file of weights
 MAX_DIM = 1 << 16  # of a feature or a layer: a recipe of three maps side by side has 6,144
 MAX_LAYERS = 256
@@ -72,7 +75,7 @@ class PackageOrigin(_PackageRecord):
 class PackageConfig(_PackageRecord):
     """Content of `config.json`."""
 
-    schema_: Literal[1] = Field(PACKAGE_SCHEMA, alias="schema")
+    schema_: Literal[1, 2] = Field(PACKAGE_SCHEMA, alias="schema")
     """Version of the fields of a package."""
     format: Literal["tern-model-package"] = FORMAT
     """Name of the format."""

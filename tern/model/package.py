@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bo
 INNER, ENCODER = "tern.", "text."  # prefixes of the parameters of a `TernWithTextEncoder`
 
 
-def save_package_weights(folder: Path, model: nn.Module, fine_tuned: bool, half: bool) -> None:
+def save_package_weights(folder: Path, model: nn.Module, fine_tuned: bool, half: bool) -> nn.Module:
     """Write the weights of a model into the folder of a package.
 
     Args:
@@ -41,6 +42,9 @@ def save_package_weights(folder: Path, model: nn.Module, fine_tuned: bool, half:
         model: The model.
         fine_tuned: Whether it has a text encoder, which gets a file of its own.
         half: Whether to store matrices in float16.
+
+    Returns:
+        The model with the weights that the files have.
 
     Raises:
         ValueError: A weight is too large for float16.
@@ -50,12 +54,15 @@ def save_package_weights(folder: Path, model: nn.Module, fine_tuned: bool, half:
         state = {name: value.half() if _is_halved(value) else value for name, value in state.items()}
         if bad := [name for name, value in state.items() if _is_halved(value) and not torch.isfinite(value).all()]:
             raise ValueError(f"{bad[0]!r} of the model is too large for float16. Leave out --half.")
-    if not fine_tuned:
-        save_file(state, folder / WEIGHTS)
-        return
-    for file, prefix in ((WEIGHTS, INNER), (TEXT_ENCODER, ENCODER)):
+    parts = ((WEIGHTS, INNER), (TEXT_ENCODER, ENCODER)) if fine_tuned else ((WEIGHTS, ""),)
+    for file, prefix in parts:
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         save_file(part, folder / file)
+    if not half:
+        return model
+    rounded = copy.deepcopy(model)
+    rounded.load_state_dict({name: _to_float(value) for name, value in state.items()})
+    return rounded
 
 
 def import_package(

@@ -18,20 +18,11 @@ from torch import Tensor, nn
 from data.io import atomic_write, sha256_file
 from data.onnx import open_session
 from tern.batching.pad import pad_captions, pad_images
+from tern.card import CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER
 from tern.model.embed import caption_field
 from tern.model.graph_export import export_graph, index_tensors
 from tern.networks.inputs import ImageBatch
-from tern.query import (
-    CAPTIONS_GRAPH,
-    IMAGES_GRAPH,
-    TEXT_SOURCE,
-    TOKENIZER,
-    GraphRecord,
-    QueryRecord,
-    TextModelRecord,
-    read_tensors,
-    write_query_record,
-)
+from tern.query import TEXT_SOURCE, GraphRecord, QueryRecord, TextModelRecord, read_tensors, write_query_record
 
 Dims = Mapping[str, tuple[str, ...]]
 MAX_ERROR = 1e-5  # of a number of a vector, to that of torch

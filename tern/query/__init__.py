@@ -11,12 +11,7 @@ from tern.query.calibration import (
     write_calibration,
 )
 from tern.query.record import (
-    CAPTIONS_GRAPH,
-    IMAGES_GRAPH,
-    QUERY_FILES,
-    QUERY_RECORD,
     TEXT_SOURCE,
-    TOKENIZER,
     GraphRecord,
     QueryRecord,
     TensorRef,
@@ -30,12 +25,7 @@ from tern.query.stored import read_image_regions
 from tern.query.weights import read_tensors
 
 __all__ = [
-    "CAPTIONS_GRAPH",
-    "IMAGES_GRAPH",
-    "QUERY_FILES",
-    "QUERY_RECORD",
     "TEXT_SOURCE",
-    "TOKENIZER",
     "Calibration",
     "CalibrationQueries",
     "GraphRecord",

@@ -13,10 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from data.io import describe_other_version, read_json, write_json
 from data.text import describe_validation_error
-from tern.card import NETWORK_VERSION
+from tern.card import NETWORK_VERSION, QUERY_RECORD
 
-QUERY_RECORD, CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER = "query.json", "captions.onnx", "images.onnx", "tokenizer.json"
-QUERY_FILES = (CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER, QUERY_RECORD)
 SCHEMA_VERSION: Literal[1] = 1  # of the record; raise it when its fields or the inputs of the graphs change
 TEXT_SOURCE = "text"  # the weights of the text model, outside the folder
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

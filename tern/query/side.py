@@ -16,7 +16,8 @@ import numpy as np
 from data.batches import group_by_length
 from data.io import sha256_file
 from data.onnx import CachedGraph, open_mapped_session, open_session, write_optimized_graph
-from tern.query.record import CAPTIONS_GRAPH, IMAGES_GRAPH, TEXT_SOURCE, GraphRecord, QueryRecord
+from tern.card import CAPTIONS_GRAPH, IMAGES_GRAPH
+from tern.query.record import TEXT_SOURCE, GraphRecord, QueryRecord
 from tern.query.weights import read_tensors
 
 CACHE_VERSION = 1  # raise it when the optimized graphs change: their names contain it

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.datasets import Dataset
 from data.manifest import Recipe
+from extractors.config import TextConfig
 from pipeline.plans import Plan
 from pipeline.plans.extractor_settings import describe_extractor, describe_imported_features, find_weights_file
 from tern.card import (
@@ -52,6 +53,8 @@ class PackageContent:
     evaluated_on: str = ""
     """Name of the dataset of the figures and of the calibration queries."""
     calibration: Calibration | None = None
+    text: TextConfig | None = None
+    """Config of the text extractor, for the query side; None: the package gets none."""
     detector: Path | None = None
     """File of the weights of the region extractor, to copy; None: it is not copied."""
 

@@ -5,14 +5,18 @@ A killed export leaves a folder `.NAME.incomplete`, which the next export of the
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from data.io import add_path_to_errors, fsync_path, is_within, sha256_file, write_json, write_lock, write_text
+from extractors.config import TextConfig
 from pipeline.plans import Plan
 from pipeline.runs.export.content import ExportOptions, PackageContent
 from pipeline.runs.export.readme import format_readme
+from pipeline.stages.query_side import write_query_side
 from tern.card import (
     DETECTOR,
     EXTRACTORS,
@@ -20,6 +24,8 @@ from tern.card import (
     PACKAGE_CONFIG,
     PACKAGE_FILES,
     README,
+    TEXT_ENCODER,
+    WEIGHTS,
     ModelPackage,
     PackageConfig,
     PackageFile,
@@ -30,6 +36,7 @@ from tern.evaluation import write_evaluation
 from tern.model import save_package_weights
 from tern.query import write_calibration
 
+log = logging.getLogger(__name__)
 LOCK = ".writer"
 
 
@@ -88,7 +95,9 @@ def write_package(output: Path, content: PackageContent, options: ExportOptions)
 def _write_files(folder: Path, name: str, content: PackageContent, options: ExportOptions) -> None:
     """Write all files of a package, `config.json` last."""
     card = content.card
-    save_package_weights(folder, content.model, card.fine_tuned, options.half)
+    stored = save_package_weights(folder, content.model, card.fine_tuned, options.half)
+    if content.text is not None:
+        _write_query_side(folder, stored, content.text, card.fine_tuned)
     write_json(folder / EXTRACTORS, content.extractors.model_dump(mode="json"))
     write_evaluation(folder / METRICS, content.evaluation)
     if content.calibration is not None:
@@ -115,6 +124,16 @@ def _write_files(folder: Path, name: str, content: PackageContent, options: Expo
         files=files,
     )
     write_json(folder / PACKAGE_CONFIG, config.model_dump(mode="json", by_alias=True))
+
+
+def _write_query_side(folder: Path, model: Any, text: TextConfig, is_fine_tuned: bool) -> None:
+    if os.path.lexists(text.model):  # a path of this machine
+        log.warning("The package has no query side, because `text.model` is a path: queries need torch.")
+        return
+    try:
+        write_query_side(folder, model, text, (WEIGHTS, TEXT_ENCODER) if is_fine_tuned else (WEIGHTS,))
+    except ValueError as error:
+        log.warning(f"The package has no query side, so queries need torch: {error}.")
 
 
 def _swap(incomplete: Path, output: Path) -> None:

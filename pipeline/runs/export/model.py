@@ -69,6 +69,7 @@ def export_model(
         evaluation=evaluation,
         evaluated_on=origin.dataset or dataset.name,
         calibration=calibration,
+        text=plan.text,
         detector=detector,
     )
     return write_package(output, content, options)
@@ -119,6 +120,7 @@ def export_checkpoint(plan: Plan, checkpoint: Path, output: Path, options: Expor
         extractors=describe_extractors(plan, regions.recipe, tokens.recipe, detector is not None),
         origin=PackageOrigin(program=version("tern-retrieval"), checkpoint=card.checkpoint, sha256=card.sha256),
         evaluation=Evaluation(splits={}),
+        text=plan.text,
         detector=detector,
     )
     return write_package(output, content, options)
