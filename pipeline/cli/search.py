@@ -13,6 +13,7 @@ from pipeline.cli.options import (
     check_page_option,
     check_port_is_free,
     load_selected_plan,
+    resolve_index_root,
 )
 from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, iter_queries, open_vectors
@@ -96,6 +97,22 @@ def search(
     ] = None,
     force: ForceOption = False,
     version: VersionOption = "",
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an index that no plan made, or of a copy; in place of --plan.", metavar="FOLDER"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model of --index: folder of a model or of a model package, or name of a package. By default, that in "
+            "the workspace of the index.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images of --index; by default, the current folder.", metavar="FOLDER"),
+    ] = None,
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
@@ -109,7 +126,8 @@ def search(
     tern search --image photo.jpg --box 20,10,180,150 --for images
     tern search --like scene-00012.jpg --without "a street" --offset 8
     tern search "a red car" --paths -0 | xargs -0 cp -t found/
-    tern search --queries queries.txt --json[/dim]
+    tern search --queries queries.txt --json
+    tern search "a red car" --index copy/index --model copy/package[/dim]
     """
     options = QueryOptions(
         text,
@@ -128,10 +146,13 @@ def search(
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
     hits = HitOptions(k, offset, where, min_probability)
-    loaded = load_selected_plan(plan, overrides)
+    if index is None and (model is not None or images is not None):
+        raise typer.BadParameter("--model and --images belong to --index. Pass --index, or the plan alone.")
+    loaded = load_selected_plan(plan, overrides) if index is None else None
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)
-    number = check_search(loaded, options, hits, version)
+    root = loaded.workspace / "index" if loaded is not None else resolve_index_root(plan, overrides, index)
+    number = check_search(root, options, hits, version)
     vectors = None if vector is None else open_vectors(vector)
     is_many = queries is not None or (vectors is not None and vectors.ndim == 2)
     if gallery is not None and is_many:
@@ -144,9 +165,10 @@ def search(
         no_hits=hits.describe_no_hits(),
         gallery=gallery,
     )
-    from pipeline.search import Searcher
+    from pipeline.search import Searcher, open_index_searcher
 
-    run_search(Searcher(loaded, number), iter_queries(options, vectors), hits, output)
+    searcher = Searcher(loaded, number) if loaded is not None else open_index_searcher(root, model, images, number)
+    run_search(searcher, iter_queries(options, vectors), hits, output)
 
 
 def serve(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,8 +13,7 @@ from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, describe_query
 
 if TYPE_CHECKING:
-    from pipeline.plans.plan import Plan
-    from pipeline.search import Query, Searcher
+    from pipeline.search import IndexSearcher, Query
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,15 @@ class HitOptions:
         return "There are no more hits." if self.offset else "The index is empty."
 
 
-def check_search(plan: "Plan", options: QueryOptions, hits: HitOptions, version: str) -> int | None:
+def check_search(root: Path, options: QueryOptions, hits: HitOptions, version: str) -> int | None:
     """Check everything that needs no model, before a model is loaded; return the number of the version."""
     from index.versions import read_version_manifest
     from pipeline.workspace import Workspace, check_has_captions, check_published
 
-    workspace = Workspace(plan.workspace)
-    number = resolve_version_option(workspace.index, version)
+    number = resolve_version_option(root, version)
     if number is None:
-        check_published(workspace)
-    manifest = read_version_manifest(workspace.index, number)
+        check_published(Workspace(root.parent))
+    manifest = read_version_manifest(root, number)
     if options.searched == "caption":
         check_has_captions(manifest)
     if hits.where is not None:
@@ -52,7 +51,7 @@ def check_search(plan: "Plan", options: QueryOptions, hits: HitOptions, version:
     return number
 
 
-def run_search(searcher: "Searcher", queries: Iterator["Query"], hits: HitOptions, output: SearchOutput) -> None:
+def run_search(searcher: "IndexSearcher", queries: Iterator["Query"], hits: HitOptions, output: SearchOutput) -> None:
     """Answer all queries and print the answers, up to `MAX_QUERIES` in one pass.
 
     Raises:

@@ -5,7 +5,7 @@ independent of stages and workspaces.
 """
 
 from pipeline.plans.load import load_plan
-from pipeline.plans.package import open_package
+from pipeline.plans.package import open_package, read_region_config
 from pipeline.plans.plan import Plan, ReportConfig
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "ReportConfig",
     "load_plan",
     "open_package",
+    "read_region_config",
 ]

@@ -102,6 +102,19 @@ def apply_package(content: Mapping[str, Any], package: ModelPackage) -> dict[str
     return applied
 
 
+def read_region_config(package: ModelPackage) -> RegionsConfig | None:
+    """Return the config of the region extractor of a package; None if another program or other files are needed.
+
+    Raises:
+        ValueError: This version of the program does not know the extractor.
+    """
+    extractor = package.extractors.regions
+    if extractor.settings is None or any(path.file is None for path in extractor.paths.values()):
+        return None
+    config: RegionsConfig = CONFIGS["regions"].validate_python(_read_settings("regions", extractor, package))
+    return config
+
+
 def _read_settings(table: str, extractor: PackageExtractor, package: ModelPackage) -> dict[str, Any]:
     """Return the settings of an extractor of a package, with the paths of files that are in the package."""
     paths = {key: str(package.folder / path.file) for key, path in extractor.paths.items() if path.file}

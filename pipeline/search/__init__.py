@@ -1,6 +1,7 @@
 """Search of a published index: queries go in, hits come out. Knows nothing of HTTP and of pages."""
 
 from pipeline.search.hits import Answer, Hit, Region
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import (
     ImagePart,
     PhotoPart,
@@ -12,11 +13,13 @@ from pipeline.search.query import (
     make_text_query,
 )
 from pipeline.search.searcher import Searcher, open_searchers
+from pipeline.search.without_plan import open_index_searcher
 
 __all__ = [
     "Answer",
     "Hit",
     "ImagePart",
+    "IndexSearcher",
     "PhotoPart",
     "Query",
     "QueryPart",
@@ -26,5 +29,6 @@ __all__ = [
     "VectorPart",
     "make_photo_query",
     "make_text_query",
+    "open_index_searcher",
     "open_searchers",
 ]

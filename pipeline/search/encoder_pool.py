@@ -35,6 +35,7 @@ class EncoderPool:
         allow_variants: Whether extractors may compute in another precision than those of the stores: a model package
             is made for other machines.
         is_resident: Whether many queries will follow, so that loading may take longer to make each of them faster.
+        region_recipe: Recipe of the regions that the model was trained on, if the stores are not known.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class EncoderPool:
         stores: Path | None,
         allow_variants: bool = False,
         is_resident: bool = False,
+        region_recipe: Recipe | None = None,
     ) -> None:
+        self._region_recipe = region_recipe
         self._models_folder, self._text_config, self._regions_config = models, text, regions
         self._stores, self._allow_variants, self._is_resident = stores, allow_variants, is_resident
         self._lock = threading.Lock()
@@ -106,7 +109,7 @@ class EncoderPool:
     def _check_extractor(self, recipe: Recipe, store: str, table: str) -> None:
         """Raise ValueError if an extractor is not the one of a store, apart from the device it runs on."""
         names = _list_store_names(store.partition("-")[0], recipe)
-        if store in names or (self._allow_variants and self._is_variant(recipe, store)):
+        if store in names or ((self._allow_variants or self._region_recipe) and self._is_variant(recipe, store)):
             return
         raise ValueError(
             f"The index was built from {store}, but the table [{table}] of the plan configures another extractor "
@@ -114,6 +117,8 @@ class EncoderPool:
         )
 
     def _is_variant(self, recipe: Recipe, store: str) -> bool:
+        if self._region_recipe is not None:
+            return machine_independent(self._region_recipe) == machine_independent(recipe)
         folder = None if self._stores is None else self._stores / store
         stored = read_store_manifest(folder).recipe if folder is not None and is_store(folder) else None
         return stored is not None and machine_independent(stored) == machine_independent(recipe)

@@ -201,7 +201,7 @@ def test_commands_export_show_and_verify(finished_pipeline, carried, tmp_path):
     rsum = finished_pipeline.evaluation.splits["test"].metrics.rsum
     assert f"{rsum:6.1f}" in shown
     verified = CliRunner().invoke(build_app(), ["model", "verify", str(tmp_path / "out")]).stdout
-    assert "all 5 files are intact" in verified
+    assert "all 8 files are intact" in verified
     front, _, text = (tmp_path / "out" / "README.md").read_text().removeprefix("---\n").partition("---\n")
     metadata = yaml.safe_load(front)
     assert (metadata["license"], metadata["library_name"]) == ("cc0-1.0", "tern-retrieval")

@@ -1,0 +1,70 @@
+"""Searcher of an index that no plan made, or that was copied to another machine: the index and a model are enough."""
+
+from pathlib import Path
+
+from index.search import Index
+from pipeline.origin import Origin, read_origin
+from pipeline.plans import open_package, read_region_config
+from pipeline.search.encode import QueryEncoder
+from pipeline.search.encoder_pool import EncoderPool
+from pipeline.search.index_searcher import IndexSearcher
+from tern.card import MODEL_CARD, is_package, read_package
+from tern.query import read_query_record
+
+MODELS = "models"  # folder of the models beside the index, in a workspace
+
+
+def open_index_searcher(
+    index: Path, model: str | None = None, images: Path | None = None, version: int | None = None
+) -> IndexSearcher:
+    """Open a version of an index without its plan.
+
+    Args:
+        index: Folder of the index.
+        model: Model of its vectors: folder of a model or of a model package, name of a shipped package, or `owner/name`
+            of the Hugging Face hub. None: the model in the workspace of the index.
+        images: Folder that the paths of the images are relative to; None: the current folder.
+        version: Version of the index; the published one if None.
+
+    Raises:
+        FileNotFoundError: There is no such index or model, or the model has no query side.
+        ValueError: The model makes vectors of another size.
+    """
+    opened = Index.open(index, version)
+    try:
+        folder = _find_model(opened, index, model)
+        record = read_query_record(folder)
+        if record is None:
+            raise FileNotFoundError(
+                f"{folder} has no query side (query.json). Pass a package that this version of `tern model export` "
+                "wrote, or run `tern train` in its workspace."
+            )
+        dim = opened.collection(opened.kinds[0]).manifest.dim
+        if record.embed_dim != dim:
+            raise ValueError(
+                f"The model {folder} makes vectors of {record.embed_dim} numbers, but those of {index} have {dim}. "
+                "Pass the model of the index."
+            )
+        package = read_package(folder) if is_package(folder) else None
+        regions = None if package is None else read_region_config(package)
+        recipe = None if package is None else package.extractors.regions.recipe
+        pool = EncoderPool(folder.parent, None, regions, None, region_recipe=recipe)
+        encoder = QueryEncoder(Origin(model=folder.name, regions="", tokens=""), pool)
+    except BaseException:  # nothing else would release the version
+        opened.close()
+        raise
+    return IndexSearcher(opened, encoder, None, images)
+
+
+def _find_model(opened: Index, index: Path, model: str | None) -> Path:
+    if model is not None:
+        return Path(model) if (Path(model) / MODEL_CARD).is_file() else open_package(model).folder
+    try:
+        folder = Path(index).absolute().parent / MODELS / read_origin(opened).model
+    except ValueError:
+        raise FileNotFoundError(
+            f"The model of {index} is not known, because no plan made the index. Pass its model."
+        ) from None
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}, the model of {index}, is not there. Pass a copy of it, or its package.")
+    return folder
