@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 MAX_ASPECT_RATIO = 4  # of a network input that keeps the aspect ratio; thinner images are squashed to it
@@ -54,6 +53,8 @@ class ImageFit(BaseModel):
         Returns:
             (network height, network width, 3) uint8.
         """
+        from PIL import Image  # lazy: queries in words need no Pillow
+
         height, width = pixels.shape[:2]
         image = Image.fromarray(pixels)
         size = self._resized_size(width, height)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline.cli.options import resolve_version_option
+from pipeline.cli.output import echo
 from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, describe_query
 
@@ -60,6 +61,8 @@ def run_search(searcher: "IndexSearcher", queries: Iterator["Query"], hits: HitO
     """
     from pipeline.search.query import MAX_QUERIES, SearchRequest
 
+    if searcher.note:
+        echo(searcher.note, color="yellow", err=True)
     count, has_failed = 0, False
     while chunk := list(islice(queries, MAX_QUERIES)):
         requests = [SearchRequest(query, hits.k, hits.offset, hits.where, hits.min_probability) for query in chunk]

@@ -1,7 +1,5 @@
 """`Searcher`: the searcher of the index of a plan, with the model and extractors of its vectors."""
 
-import logging
-
 from index.search import HotReloader, Index
 from pipeline.origin import read_origin
 from pipeline.plans.plan import Plan
@@ -10,8 +8,6 @@ from pipeline.search.encoder_pool import EncoderPool, make_plan_pool
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.stored_images import StoredImages
 from pipeline.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 
 class Searcher(IndexSearcher):
@@ -51,7 +47,6 @@ def _open_stored_images(plan: Plan, name: str) -> StoredImages | None:
     try:
         return StoredImages(plan, name)
     except FileNotFoundError:  # an index needs no features to be searched
-        log.warning(f"The region store {name} is not there, so hits come without regions.")
         return None
 
 

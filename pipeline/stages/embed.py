@@ -24,7 +24,7 @@ from tern.card import read_model_card
 from tern.query import QuerySide, read_image_regions, read_query_record
 
 NORM_TOLERANCE = 1e-2  # as of the index
-IMAGES_PER_RUN, IMAGES_PER_WINDOW = 8, 1024  # images in a forward pass, and with regions in memory
+IMAGES_PER_WINDOW = 1024  # whose regions are in memory at once
 VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
 
 
@@ -120,7 +120,7 @@ def _embed_images(job: EmbeddingJob) -> Iterator[np.ndarray]:
     ids = [item.id for item in job.plan.items]
     for start in range(0, len(ids), IMAGES_PER_WINDOW):
         images = read_image_regions(store, ids[start : start + IMAGES_PER_WINDOW])
-        yield side.embed_images(images, batch_size=IMAGES_PER_RUN)
+        yield side.embed_images(images, in_single_runs=True)
 
 
 def _embed_in_torch(job: EmbeddingJob) -> Iterator[np.ndarray]:

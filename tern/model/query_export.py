@@ -22,7 +22,15 @@ from tern.card import CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER
 from tern.model.embed import caption_field
 from tern.model.graph_export import export_graph, index_tensors
 from tern.networks.inputs import ImageBatch
-from tern.query import TEXT_SOURCE, GraphRecord, QueryRecord, TextModelRecord, read_tensors, write_query_record
+from tern.query import (
+    TEXT_SOURCE,
+    GraphRecord,
+    QueryRecord,
+    TextModelRecord,
+    read_tensors,
+    run_graph,
+    write_query_record,
+)
 
 Dims = Mapping[str, tuple[str, ...]]
 MAX_ERROR = 1e-5  # of a number of a vector, to that of torch
@@ -155,10 +163,10 @@ def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequen
 
 
 def _draw_captions(text: TextModel) -> list[dict[str, Tensor]]:
-    """Draw batches of token ids with padding: a single caption, some, and one of the maximum length."""
+    """Draw batches of token ids with padding: more and fewer captions and lengths than the traced batch has."""
     draw = np.random.default_rng(0)
     batches = []
-    for lengths in ([7, 3, 12], [5], [2, 2], [min(text.max_tokens, 64), 4]):
+    for lengths in ([7, 3, 12], [5], [2, 2], [min(text.max_tokens, 64), 9, 4, 6, 2, 9, 3]):
         ids = draw.integers(0, text.num_tokens, (len(lengths), max(lengths)))
         mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
         batches.append({"token_ids": torch.from_numpy(np.where(mask, ids, 0)), "mask": torch.from_numpy(mask)})
@@ -166,10 +174,10 @@ def _draw_captions(text: TextModel) -> list[dict[str, Tensor]]:
 
 
 def _draw_images(dim: int) -> list[dict[str, Tensor]]:
-    """Draw batches of regions: some images, one, single regions, and images without scores."""
+    """Draw batches of regions: more and fewer images and lengths than the traced batch, and images without scores."""
     draw = np.random.default_rng(0)
     batches = []
-    for lengths in ([5, 2, 9], [36], [1, 1, 1, 1], [4, 4]):
+    for lengths in ([5, 2, 9], [36], [1, 1, 1, 1], [4, 4], [3, 7, 1, 8, 2, 11, 6, 7]):
         total, corners = sum(lengths), draw.uniform(0, 100, (sum(lengths), 2))
         boxes = np.hstack([corners, corners + draw.uniform(1, 200, (total, 2))]).astype(np.float32)
         features = draw.standard_normal((total, dim)).astype(np.float16)
@@ -196,7 +204,7 @@ def _compare(
     session = open_session(content, tensors)
     for sample in samples:
         expected = module(**sample).numpy()
-        vectors = session.run(None, {key: value.numpy() for key, value in sample.items()})[0]
+        vectors = run_graph(session, {key: value.numpy() for key, value in sample.items()})
         error = float(np.abs(vectors - expected).max())
         if not error <= MAX_ERROR:
             raise ValueError(f"{name} differs by {error:.2g} from torch on inputs of {len(expected)} items")

@@ -87,7 +87,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, rate: f
     Returns:
         (b, m, w).
     """
-    b, w = len(q), q.shape[-1]
+    b, w = q.shape[0], q.shape[-1]
     if q.device.type != "cpu" or not rate or torch.compiler.is_compiling():
         q, k, v = (part.view(b, -1, heads, w // heads).transpose(1, 2) for part in (q, k, v))  # (b, h, n, w/h)
         values = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=rate)

@@ -80,7 +80,7 @@ class GPO(nn.Module):
 
     def weights(self, lengths: Tensor, n: int) -> Tensor:
         """Compute the weights (k, n) of items with `lengths` (k,) rows; each row sums to 1 over its length."""
-        codes = sinusoidal_positions(n, self.size, lengths.device).expand(len(lengths), -1, -1)  # (k, n, size)
+        codes = sinusoidal_positions(n, self.size, lengths.device).expand(lengths.shape[0], -1, -1)  # (k, n, size)
         packed = nn.utils.rnn.pack_padded_sequence(codes, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
         forward, backward = states.chunk(2, dim=-1)  # (k, n, size) twice
@@ -150,7 +150,7 @@ class Tern(nn.Module):
             region_part, image_part = self.counts(counts, mask, scores)  # (b, r, w), (b, e)
             x, linear = x + region_part, linear + image_part
         if self.image_cls is not None:
-            x = torch.cat([self.image_cls.expand(len(x), 1, -1), x], dim=1)  # (b, 1 + r, w)
+            x = torch.cat([self.image_cls.expand(x.shape[0], 1, -1), x], dim=1)  # (b, 1 + r, w)
             mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
         for block in self.visual:
             x = block(x, mask)

@@ -43,7 +43,7 @@ class KaylodeTern(nn.Module):
     def embed_images(self, batch: ImageBatch) -> Tensor:
         """Compute unit vectors of images: (b, e). Scores and counts are ignored."""
         x = self.region_proj(batch.features) + self.box_proj(box_features(batch.boxes, batch.sizes))  # (b, r, w)
-        x = torch.cat([self.image_cls.sum(0).to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (b, 1 + r, w)
+        x = torch.cat([self.image_cls.sum(0).to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # (b, 1 + r, w)
         mask = F.pad(batch.mask, (1, 0), value=True)  # (b, 1 + r)
         for layer in self.visual:
             x = layer(x, mask)

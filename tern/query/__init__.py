@@ -20,7 +20,7 @@ from tern.query.record import (
     read_query_record,
     write_query_record,
 )
-from tern.query.side import ImageRegions, QuerySide
+from tern.query.side import ImageRegions, QuerySide, run_graph
 from tern.query.stored import read_image_regions
 from tern.query.weights import read_tensors
 
@@ -39,6 +39,7 @@ __all__ = [
     "read_image_regions",
     "read_query_record",
     "read_tensors",
+    "run_graph",
     "select_by_hash",
     "write_calibration",
     "write_query_record",

@@ -6,7 +6,7 @@ Shapes: n captions, b images, l tokens, r regions, d features, e embedding.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,17 @@ class QuerySide:
             mask = np.arange(lengths.max()) < lengths[:, None]
             token_ids = np.zeros(mask.shape, np.int64)
             token_ids[mask] = np.concatenate([captions[i] for i in members])
-            vectors[members] = session.run(None, {"token_ids": token_ids, "mask": mask})[0]
+            vectors[members] = run_graph(session, {"token_ids": token_ids, "mask": mask})
         return vectors
 
-    def embed_images(self, images: Sequence[ImageRegions], batch_size: int | None = None) -> np.ndarray:
+    def embed_images(self, images: Sequence[ImageRegions], in_single_runs: bool = False) -> np.ndarray:
         """Embed images whose regions are known.
 
-        Images with equal numbers of regions share a run.
+        Images with equal numbers of regions share a run, which changes the last bits of their vectors.
 
         Args:
             images: Regions of each image; features are rounded to float16, as those of a store are.
-            batch_size: Number of images per run; a smaller run is filled up with its last image, so that the vector of
-                an image does not depend on the others. None: runs of any size.
+            in_single_runs: Whether each image has a run of its own, so that its vector depends on nothing else.
 
         Returns:
             (b, e) float32 of unit length.
@@ -102,12 +101,9 @@ class QuerySide:
         vectors = np.empty((len(images), self.record.embed_dim), np.float32)
         lengths = [max(1, len(features)) for features, *_ in images]
         longest = max(lengths, default=1)
-        size = batch_size or max(1, min(IMAGES_PER_RUN, MAX_ROWS_PER_RUN // longest))
-        if batch_size is None and longest == 1:
-            size = MAX_ROWS_PER_RUN
+        size = 1 if in_single_runs else max(1, min(IMAGES_PER_RUN, MAX_ROWS_PER_RUN // longest))
         for members in group_by_length(lengths, size):
-            filled = members + members[-1:] * (size - len(members) if batch_size else 0)
-            vectors[members] = session.run(None, _stack([images[i] for i in filled]))[0][: len(members)]
+            vectors[members] = run_graph(session, _stack([images[i] for i in members]))
         return vectors
 
     def open_captions(self) -> Any:
@@ -160,6 +156,13 @@ class QuerySide:
             if sha256_file(path) != expected:
                 raise ValueError(f"{path} has other weights than those that the model was trained with. Restore it.")
         return paths
+
+
+def run_graph(session: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Run a graph: inputs by name -> (n, e) float32. A network may leave inputs unused, and its graph has only others."""
+    names = {argument.name for argument in session.get_inputs()}
+    vectors: np.ndarray = session.run(None, {name: value for name, value in inputs.items() if name in names})[0]
+    return vectors
 
 
 def _stack(images: Sequence[ImageRegions]) -> dict[str, np.ndarray]:
