@@ -230,6 +230,8 @@ def test_every_code_of_auto_factory_reaches_target_recall(rows, dim, code, resco
 
         assert measure_recall(rescore) >= 0.995, "half of the misses that a target of 0.99 allows"
         assert rescore <= 50 or measure_recall(rescore // 2) < 0.995, "the smallest depth"
+        alone = [index.search(query[None], 10)[0] for query in queries]
+        assert index.search(queries, 10) == alone, "the same bits alone and in a batch"
 
 
 def test_two_faiss_wheels_are_rejected(root, monkeypatch):
