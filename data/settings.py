@@ -37,6 +37,8 @@ class Settings(BaseModel):
     """Maximum time to wait for another process that holds a write lock, in minutes; 0 fails at once."""
     on_failure: str = ""
     """Command to run when a flow run fails, crashes or is cancelled; an empty text runs none."""
+    tokens: str = ""
+    """Bearer tokens that `tern serve` accepts, separated by spaces; used together with those of `--tokens`."""
     index_device: Literal["auto", "cpu"] = "auto"
     """Device for k-means, list assignment and exact search: a GPU if there is one, or the CPU."""
 

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -37,9 +38,37 @@ def generate_pages() -> dict[Path, str]:
     pages = {"cli.md": make_cli_page(), "config.md": make_config_page(), "python.md": make_python_page()}
     if (ROOT / "data" / "settings.py").is_file():
         pages["environment.md"] = make_environment_page()
+    if find_spec("fastapi"):  # of the extra `serve`
+        pages["api.md"] = make_http_page()
     for package in PACKAGES:
         pages[f"python-{package}.md"] = make_api_page(package)
     return {PAGES / name: text for name, text in pages.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- HTTP API
+
+
+def make_http_page() -> str:
+    """Describe every route of the search service, of its OpenAPI document."""
+    from pipeline.service.api.openapi import INTRODUCTION, list_operations
+    from pipeline.service.app import create_app
+
+    operations = list_operations(create_app(None).openapi())
+    parts = [f"# HTTP API\n\n{NOTE}\n{INTRODUCTION}\n"]
+    parts.append("[Serve searches over HTTP](../how-to/serve.md) says how to start the service.\n")
+    for operation in operations:
+        parts.append(f"## {operation.method} {operation.path}\n\n{operation.summary}.\n")
+        rows = [(f"`{p.name}`", p.location, p.type, p.default, _cell(p.description)) for p in operation.parameters]
+        if rows:
+            parts.append(_table(("parameter", "in", "type", "default", "meaning"), rows))
+        if operation.body_type:
+            parts.append(f"Body: {operation.body_type}.\n")
+        parts += [f"```text\n{example}\n```\n" for example in operation.body_examples]
+        parts.append(f"```bash\n{operation.command}\n```\n")
+        if operation.answer_example:
+            parts.append(f"```text\n{operation.answer_example}\n```\n")
+        parts.append(_table(("status", "meaning"), list(operation.errors)))
+    return "\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------- command line

@@ -141,9 +141,9 @@ def _update(folder: "PhotoFolder", plan: "Plan") -> None:
 
 
 def _serve(plan: "Plan", port: int) -> None:
-    from pipeline.service.server import serve
+    from pipeline.service.server import ServiceOptions, serve
 
-    serve(plan, HOST, port)
+    serve(plan, ServiceOptions(HOST, port))
 
 
 def _list_folders() -> None:

@@ -153,20 +153,50 @@ def serve(
             metavar="NAME",
         ),
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the bearer tokens that requests must have, one per line; TERN_TOKENS adds more.",
+            metavar="FILE",
+        ),
+    ] = None,
+    allow_anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--allow-anonymous", help="Answer without tokens although other machines can reach the address of --host."
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that share the port and the files of the index.")
+    ] = 1,
     overrides: SetOption = None,
 ) -> None:
-    """Serve a search page and a JSON API until Ctrl-C. Writes nothing.
+    """Serve a search page and an API of JSON until Ctrl-C. Writes nothing to the workspace.
 
-    [dim]Example: tern serve --plan demo --port 8080[/dim]
+    [dim]Examples: tern serve --plan demo --port 8080
+    tern serve --host 0.0.0.0 --tokens tokens.txt --workers 2[/dim]
     """
+    from pipeline.service.access.bearer_tokens import check_exposure, read_tokens
     from pipeline.workspace import Workspace, check_published
 
     loaded = load_selected_plan(plan, overrides)
-    check_published(Workspace(loaded.workspace))  # before torch is imported
+    accepted_tokens = read_tokens(tokens)
+    check_exposure(host, accepted_tokens, allow_anonymous)
+    check_published(Workspace(loaded.workspace))  # before heavy libraries are imported
     check_port_is_free(host, port)
-    from pipeline.service.server import serve
 
-    serve(loaded, host, port, allowed_host or ())
+    def serve_until_signal(metrics_folder: Path | None) -> None:
+        from pipeline.service.server import ServiceOptions, serve
+
+        serve(loaded, ServiceOptions(host, port, tuple(allowed_host or ()), accepted_tokens, metrics_folder))
+
+    if workers == 1:
+        serve_until_signal(None)
+        return
+    from pipeline.service.supervisor import Supervisor
+
+    if not Supervisor(serve_until_signal, workers).run():
+        raise typer.Exit(1)
 
 
 def register_commands(app: typer.Typer) -> None:

@@ -41,6 +41,8 @@ class HitCard:
         rank: number in front of the score; None: the position of the card in its row
         size: width and height in pixels of the image that the outlines refer to
         outlines: boxes to draw over the thumbnail; empty if it has them already
+        probability: chance that the hit is right, 0 to 1; None if it is not known
+        similar: address of a search for similar images; empty if there is none
     """
 
     image: str
@@ -52,6 +54,8 @@ class HitCard:
     rank: int | None = None
     size: tuple[int, int] | None = None
     outlines: tuple[Outline, ...] = ()
+    probability: float | None = None
+    similar: str = ""
 
     @property
     def caption(self) -> str:
@@ -128,10 +132,10 @@ class CollectionRow:
     """whether every query is compared with all vectors"""
 
 
-def load_thumbnail(path: Path) -> ReducedImage | None:
+def load_thumbnail(path: Path, size: tuple[int, int] = THUMBNAIL) -> ReducedImage | None:
     """Decode an image file at the size of a thumbnail; None if the file is unreadable."""
     try:
-        return load_reduced_image(path, THUMBNAIL, DecodeLimits(is_complete=False))
+        return load_reduced_image(path, size, DecodeLimits(is_complete=False))
     except (ValueError, OSError):
         return None
 
@@ -149,9 +153,9 @@ def make_thumbnail(hit: Hit) -> Image.Image:
     return small
 
 
-def encode_thumbnail(path: Path) -> bytes | None:
+def encode_thumbnail(path: Path, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
     """Return the thumbnail of an image file as a JPEG, without outlines; None if the file is unreadable."""
-    image = load_thumbnail(path)
+    image = load_thumbnail(path, size)
     return None if image is None else _encode_jpeg(Image.fromarray(image.pixels))
 
 
@@ -177,13 +181,19 @@ def make_card(hit: Hit, is_relevant: bool = False, rank: int | None = None, imag
     """
     labels = tuple((r.label, color) for r, color in zip(hit.regions, REGION_COLORS, strict=False) if r.label)
     image = image or to_data_uri(make_thumbnail(hit))
-    return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank)
+    return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank, probability=hit.probability)
 
 
-def make_linked_card(hit: Hit, address: str) -> HitCard:
-    """Make the card of a hit whose thumbnail has an address of its own; its regions are drawn by the page."""
+def make_linked_card(hit: Hit, address: str, similar: str) -> HitCard:
+    """Make the card of a hit whose thumbnail has an address of its own; its regions are drawn by the page.
+
+    Args:
+        hit: Image or caption that was found.
+        address: Address of its thumbnail.
+        similar: Address of a search for images like it.
+    """
     outlines = () if hit.size is None else tuple(map(_make_outline, hit.regions, REGION_COLORS))
-    return replace(make_card(hit, image=address), size=hit.size, outlines=outlines)
+    return replace(make_card(hit, image=address), size=hit.size, outlines=outlines, similar=similar)
 
 
 def _make_outline(region: Region, color: str) -> Outline:

@@ -34,6 +34,8 @@ class Hit:
     """Width and height of the image in pixels, to which the boxes of the regions refer; None for a caption."""
     image_id: str = ""
     """Id of the image; for a caption, the id of its image."""
+    probability: float | None = None
+    """Chance that the hit is right, 0 to 1; None if the version has no calibration."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,5 @@ class Answer:
     """Best first."""
     note: str = ""
     """What a person should know of the query, such as that the model does not know a part of it; or empty."""
+    weak: tuple[Hit, ...] = ()
+    """Hits below the minimum probability of the request, best first."""

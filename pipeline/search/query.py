@@ -89,3 +89,20 @@ def make_text_query(text: str, target: Target = "image") -> Query:
 def make_photo_query(photo: Photo, target: Target = "caption") -> Query:
     """Make the query of one photo."""
     return Query((PhotoPart(photo),), target)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """A query with its options."""
+
+    query: Query
+    k: int = 10
+    """Maximum number of hits."""
+    offset: int = 0
+    """Number of best hits to leave out."""
+    where: str | None = None
+    """Filter over the metadata; None is no filter."""
+    min_probability: float | None = None
+    """Hits with a smaller chance of being right are weak; None has no weak hits."""
+    explain: bool = True
+    """Whether hits come with the regions that match."""

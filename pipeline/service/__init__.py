@@ -1,9 +1,1 @@
-"""Search service over HTTP: a plan goes in, a page and a JSON API come out. Needs the extra `serve`."""
-
-from pipeline.service.app import create_app
-from pipeline.service.server import serve
-
-__all__ = [
-    "create_app",
-    "serve",
-]
+"""Search service over HTTP: a plan goes in, a page and an API of JSON come out. Needs the extra `serve`."""

@@ -5,7 +5,6 @@ uvicorn bounds none of these: it waits for the first request of a connection wit
 """
 
 import asyncio
-import json
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.service.limits import (
     DISCARD_SECONDS,
+    DRAIN_SECONDS,
     FREE_CHUNKS,
     HEAD_SECONDS,
     MAX_HEAD_BYTES,
@@ -21,10 +21,11 @@ from pipeline.service.limits import (
     MAX_TARGET_BYTES,
     MIN_CHUNK_BYTES,
     REQUEST_SECONDS,
-    RETRY_SECONDS,
     compute_max_connections,
 )
+from pipeline.service.problems import MEDIA_TYPE, describe_status, make_headers, make_problem
 
+CLOSE_HEADER = (b"connection", b"close")
 MAX_DISCARDED_BYTES = 64 << 20  # of a request that was rejected
 
 
@@ -96,6 +97,7 @@ class BoundedProtocol(H11Protocol):
         self._max_connections = compute_max_connections()
         self._last_byte = self.loop.time()
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_ending = False  # the service ends: the next answer is the last one
         self._num_discarded: int | None = None  # bytes after a request that was rejected; None: none was
 
     @property
@@ -138,6 +140,8 @@ class BoundedProtocol(H11Protocol):
         super().handle_events()
         if self.cycle is not cycle and not self.transport.is_closing():
             self._set_deadline(REQUEST_SECONDS)
+            if self._is_ending:
+                self._make_last_answer()
 
     def on_response_complete(self) -> None:
         """Start the deadline of the next request."""
@@ -146,11 +150,23 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
 
     def shutdown(self) -> None:
-        """End the connection; a request that is being answered gets its answer first."""
+        """End the connection; a request that is being answered, or is on its way, gets its answer first.
+
+        A client may have sent a request on an idle connection, or a part of one, that this process has not read yet.
+        """
+        self._is_ending = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._make_last_answer()
+        self.loop.call_later(DRAIN_SECONDS, self._drop_if_waiting)
+
+    def _drop_if_waiting(self) -> None:
         if self.waits_for_client:
             self.drop()
-        else:
-            super().shutdown()
+
+    def _make_last_answer(self) -> None:
+        """Close the connection after the answer to the current request, and announce it."""
+        self.cycle.keep_alive = False
+        self.headers.append(CLOSE_HEADER)  # of the request, as if the client had asked for it
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser rejected, with the status of the reason."""
@@ -175,19 +191,19 @@ class BoundedProtocol(H11Protocol):
         It is read for some seconds more: a client that still sends would get a reset in place of the answer (RFC 9112,
         section 9.6).
         """
-        content = json.dumps({"detail": f"{status.phrase}: {status.description}."}).encode()
+        content = make_problem(status, describe_status(status)).model_dump_json(exclude_none=True)
         head = [
             f"HTTP/1.1 {status} {status.phrase}",
-            "content-type: application/json",
+            f"content-type: {MEDIA_TYPE}",
             f"content-length: {len(content)}",
             "connection: close",
             "x-content-type-options: nosniff",
-            *([f"retry-after: {RETRY_SECONDS}"] if status == HTTPStatus.SERVICE_UNAVAILABLE else []),
+            *(f"{name}: {value}" for name, value in make_headers(status).items()),
         ]
         self._num_discarded = 0
         self._unset_keepalive_if_required()
         self._set_deadline(DISCARD_SECONDS)
-        self.transport.write("\r\n".join([*head, "", ""]).encode() + content)
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + content.encode())
         self.transport.write_eof()
         self.transport.resume_reading()
         if self.cycle is not None and not self.cycle.response_complete:  # its application waits for the rest

@@ -15,6 +15,8 @@ DESCRIPTORS_PER_CONNECTION = 4  # of the limit of open files; the others are for
 BACKLOG = 128  # connections that the operating system holds, and that are accepted at a time
 HEAD_SECONDS = 10  # from the connection or the previous answer to the end of a request head
 REQUEST_SECONDS = 60  # from the end of a request head to the last byte of the answer
+ANSWER_SECONDS = 30  # from the end of a request to its answer
+DRAIN_SECONDS = 1  # after SIGTERM, for a request that is on its way on an open connection
 KEEP_ALIVE_SECONDS = 5  # without a byte of the next request
 SHUTDOWN_SECONDS = 8  # for requests that are being answered
 EXIT_SECONDS = 13  # from SIGTERM to the end of the process, whatever happens
@@ -25,11 +27,16 @@ MAX_HEAD_BYTES = 16_000
 MAX_HEADERS = 100
 MAX_PARAMETERS = 32
 
-# Filters
+# Searches
+MAX_HITS = 1_000  # of all queries of a request together
+MAX_PHOTOS = 8  # in a request; each takes a detector some tenths of a second
+MAX_WAITING_QUERIES = 512
+MAX_WAITING_PHOTOS = 8
 FILTER_SECONDS = 3  # the 2 threads of all searches are few, and a filter reads the metadata of all items
 
 # Request bodies
 MAX_UPLOAD_BYTES = 25 << 20
+MAX_JSON_BYTES = 8 << 20  # a parsed body needs up to 30 times as much
 MAX_BUFFERED_BYTES = 128 << 20  # of all uploads together
 MIN_CHUNK_BYTES = 256  # on average, after `FREE_CHUNKS`; the size of the smallest network packets is 536
 FREE_CHUNKS = 1_000
@@ -64,6 +71,11 @@ class WorkQueue:
     def __init__(self, name: str, num_threads: int, max_waiting: int) -> None:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
         self._max_calls, self._num_calls, self._lock = num_threads + max_waiting, 0, threading.Lock()
+
+    @property
+    def num_calls(self) -> int:
+        """Number of calls that run or wait."""
+        return self._num_calls
 
     def check_room(self) -> None:
         """Raise `BusyError` if another call would not be accepted."""

@@ -2,13 +2,16 @@
 
 import logging
 import os
+import socket
 import threading
-from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from pipeline.plans.plan import Plan
 from pipeline.search.searcher import open_searchers
+from pipeline.service.access.bearer_tokens import BearerTokens
 
 try:
     import uvicorn
@@ -17,9 +20,9 @@ except ImportError as error:
         "The search service needs the extra `serve`. Run `python -m pip install -c constraints.txt -e '.[serve]'`."
     ) from error
 
+from pipeline.service.access.guard import list_allowed_hosts
 from pipeline.service.app import create_app
 from pipeline.service.connections import BoundedProtocol
-from pipeline.service.guard import list_allowed_hosts
 from pipeline.service.limits import BACKLOG, EXIT_SECONDS, KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS
 from pipeline.service.logs import make_log_config
 
@@ -27,24 +30,39 @@ log = logging.getLogger(__name__)
 EXIT_STATUS = 143  # 128 + SIGTERM
 
 
-def serve(plan: Plan, host: str, port: int, allowed_hosts: Collection[str] = ()) -> None:
+@dataclass(frozen=True)
+class ServiceOptions:
+    """How the service is reached."""
+
+    host: str
+    """Address to listen on."""
+    port: int
+    """TCP port to listen on."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that requests may use for the service, besides `host` and those of the loopback interface."""
+    tokens: BearerTokens | None = None
+    """Tokens of which each request must have one; None needs none."""
+    metrics_folder: Path | None = None
+    """Folder in which the worker processes of the service keep their metrics; None: there is one process."""
+
+
+def serve(plan: Plan, options: ServiceOptions) -> None:
     """Run the service until SIGTERM or Ctrl-C. A version that is published meanwhile is served within a second.
 
     Args:
         plan: Plan whose index is served.
-        host: Address to listen on.
-        port: TCP port to listen on.
-        allowed_hosts: Names that requests may use for the service, besides `host` and those of the loopback interface.
+        options: How the service is reached.
 
     Raises:
         FileNotFoundError: No index is published, or the model or a store is missing.
         ValueError: The extractors of the plan are not those of the index.
     """
-    app = create_app(open_searchers(plan), list_allowed_hosts(host, allowed_hosts))
+    hosts = list_allowed_hosts(options.host, options.allowed_hosts)
+    app = create_app(open_searchers(plan), hosts, options.tokens, options.metrics_folder)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
+        host=options.host,
+        port=options.port,
         http=BoundedProtocol,
         ws="none",
         log_config=make_log_config(),
@@ -56,7 +74,18 @@ def serve(plan: Plan, host: str, port: int, allowed_hosts: Collection[str] = ())
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the shutdown
-        _Server(config).run()
+        _Server(config).run(
+            None if options.metrics_folder is None else [open_shared_socket(options.host, options.port)]
+        )
+
+
+def open_shared_socket(host: str, port: int) -> socket.socket:
+    """Open a socket on a port that several processes listen on; the operating system deals connections out to them."""
+    shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    shared.bind((host, port))
+    return shared
 
 
 class _Server(uvicorn.Server):

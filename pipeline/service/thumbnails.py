@@ -28,20 +28,28 @@ class ThumbnailCache:
 
     def __init__(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._max_bytes, self._num_bytes, self._lock = max_bytes, 0, threading.Lock()
-        self._thumbnails: OrderedDict[tuple[Path, int, int, int, int], Thumbnail] = OrderedDict()
+        self._thumbnails: OrderedDict[tuple[Path, int, int, int, int, int], Thumbnail] = OrderedDict()
 
-    def get(self, path: Path) -> Thumbnail | None:
-        """Return the thumbnail of an image file; None if the file cannot be read."""
+    def get(self, path: Path, width: int) -> Thumbnail | None:
+        """Return the thumbnail of an image file.
+
+        Args:
+            path: Image file.
+            width: Maximum width in pixels; the height is at most 3/4 of it.
+
+        Returns:
+            The thumbnail; None if the file cannot be read.
+        """
         try:
             stat = path.stat()
         except (OSError, ValueError):
             return None
-        key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        key = (path, width, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         with self._lock:
             if key in self._thumbnails:
                 self._thumbnails.move_to_end(key)
                 return self._thumbnails[key]
-        content = encode_thumbnail(path)
+        content = encode_thumbnail(path, (width, width * 3 // 4))
         if content is None:
             return None
         thumbnail = Thumbnail(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')

@@ -38,8 +38,8 @@ LAYERS = {
     "extractors": "config nn regions bottom_up text demo_detector registry",
     "tern": "presets config card networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
-    "pipeline": "workspace progress workers plan_files photo_folders plans lineage stages runs search pages service "
-    "cli",
+    "pipeline": "workspace progress workers plan_files photo_folders plans lineage stages "
+    "runs search pages service cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }
 DEMO_LAYERS = ("scenes", "drawing")  # of data/demo, before its other files
@@ -78,6 +78,7 @@ HOMES = {  # library -> the only files and folders that import it
     "typer": ("pipeline/cli/", "flows/commands.py"),
     "fastapi": ("pipeline/service/",),
     "uvicorn": ("pipeline/service/",),
+    "prometheus_client": ("pipeline/service/metrics.py",),
     "prefect": ("flows/",),
     "httpx": ("flows/",),
     "yaml": ("flows/", "extractors/regions/detectron2_faster_rcnn.py"),
@@ -92,6 +93,7 @@ READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*, XDG_*",
     "extractors/nn/onnx_graph.py": "ORT_*",
     "pipeline/cli/app.py": "OMP_*",
+    "pipeline/service/supervisor.py": "PROMETHEUS_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",
     "flows/server/follow.py": "PREFECT_*",

@@ -19,6 +19,7 @@ VALUES = {  # field: text of the variable, value
     "shard_timeout_minutes": ("90", 90.0),
     "lock_timeout_minutes": ("0", 0.0),
     "on_failure": ("mail -s failed me", "mail -s failed me"),
+    "tokens": ("a-token-of-letters another-long-token", "a-token-of-letters another-long-token"),
     "index_device": ("cpu", "cpu"),
 }
 INVALID = {  # variable: text, what the message says

@@ -112,7 +112,7 @@ def run_service(
             assert process.poll() is None, service.log
             assert time.monotonic() < end, f"the service does not answer: {service.log}"
             with suppress(OSError):
-                if service.request("GET", "/health")[0] == 200:
+                if service.request("GET", "/healthz")[0] == 200:
                     break
             time.sleep(0.2)
         yield service
@@ -137,7 +137,7 @@ def upload_from_many_clients(service: ServiceProcess, photo: bytes, num_clients:
     def upload() -> None:
         while time.monotonic() < end:
             try:
-                status, body = service.request("POST", "/search/image?k=3", photo)
+                status, body = service.request("POST", "/api/v1/search/photo?k=3", photo)
                 assert json.loads(body)
             except (OSError, http.client.HTTPException, ValueError):
                 status = 0

@@ -36,7 +36,9 @@ def service(folder: Path) -> None:
         ):
             before = running.cpu_seconds
             add(what, measure(running), before)
-        half = running.connect(b"POST /search/image HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\nhalf")
+        half = running.connect(
+            b"POST /api/v1/search/photo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\nhalf"
+        )
         start = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         running.process.wait(timeout=60)
@@ -60,7 +62,7 @@ def upload_many(running: ServiceProcess) -> str:
     def ask() -> None:
         while not stop.wait(0.5):
             start = time.monotonic()
-            if running.request("GET", "/search?q=two+dogs&k=3")[0] == 200:
+            if running.request("GET", "/api/v1/search?q=two+dogs&k=3")[0] == 200:
                 seconds.append(time.monotonic() - start)
 
     thread = threading.Thread(target=ask)
@@ -88,7 +90,7 @@ def ask_beside_idle_connections(running: ServiceProcess) -> str:
     """Ask a query while many connections say nothing."""
     idle = [running.connect() for _ in range(IDLE)]
     start = time.monotonic()
-    status, _ = running.request("GET", "/search?q=two+dogs&k=3")
+    status, _ = running.request("GET", "/api/v1/search?q=two+dogs&k=3")
     seconds = time.monotonic() - start
     for connection in idle:
         connection.close()

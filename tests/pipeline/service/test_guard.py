@@ -2,17 +2,22 @@
 
 import asyncio
 import errno
+import re
 import threading
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
+from urllib.parse import urljoin
 
 import pytest
 
 testclient = pytest.importorskip("fastapi.testclient")
 
+from pipeline.search.hits import Answer  # noqa: E402
 from pipeline.service import uploads  # noqa: E402 - needs the extra
+from pipeline.service.access.guard import list_allowed_hosts  # noqa: E402
 from pipeline.service.app import create_app  # noqa: E402
-from pipeline.service.guard import list_allowed_hosts  # noqa: E402
 from pipeline.service.limits import BusyError, ByteBudget, WorkQueue  # noqa: E402
 
 
@@ -22,19 +27,12 @@ class FakeSearcher:
     def __init__(self, error: BaseException | None = None):
         self.index = SimpleNamespace(version=7, manifest=SimpleNamespace(is_rejected=False))
         self.plan = SimpleNamespace(demo=True, regions=None)
-        self._error, self.photos = error, []
+        self._error = error
 
-    def search_text(self, *_):
+    def search(self, queries, *_):
         if self._error is not None:
             raise self._error
-        return []
-
-    def describe_unknown(self, _):
-        return ""
-
-    def search_image(self, photo, *_):
-        self.photos.append(photo)
-        return self.search_text()
+        return [Answer(())] * len(queries)
 
 
 class FakeReloader:
@@ -82,15 +80,24 @@ def make_client(tmp_path):
 )
 def test_host_is_answered_only_if_it_is_a_name_of_the_service(make_client, host, options, status):
     client = make_client(hosts=list_allowed_hosts(*options))
-    for path in ("/search?q=dogs", "/", "/health", "/search/?q=dogs"):
+    for path in ("/api/v1/search?q=dogs", "/", "/healthz", "/api/v1/search/?q=dogs"):
         answer = client.get(path, headers={"Host": host}, follow_redirects=False)
-        assert answer.status_code == (404 if status == 200 and path == "/search/?q=dogs" else status)
+        assert answer.status_code == (404 if status == 200 and path == "/api/v1/search/?q=dogs" else status)
         assert "location" not in answer.headers
 
 
 def test_every_answer_has_security_headers(make_client):
     client = make_client(OSError(errno.EIO, "Input/output error", "/secret/place"))
-    paths = {"/": 200, "/?q=dogs": 503, "/search?q=a": 503, "/search": 422, "/no": 404, "/openapi.json": 200}
+    paths = {
+        "/": 200,
+        "/?q=dogs": 503,
+        "/api/v1/search?q=a": 503,
+        "/api/v1/search": 422,
+        "/no": 404,
+        "/page.css": 200,
+        "/api/v1/docs": 200,
+        "/api/v1/openapi.json": 200,
+    }
     for path, status in paths.items():
         answer = client.get(path)
         assert answer.status_code == status
@@ -102,22 +109,32 @@ def test_every_answer_has_security_headers(make_client):
         assert "/secret/place" not in answer.text
 
 
-def test_nothing_is_loaded_from_another_host(make_client):
+def test_pages_load_nothing_from_another_host_and_have_no_inline_code(make_client):
     client = make_client()
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
-    assert "http://" not in client.get("/").text
-    assert "https://" not in client.get("/").text
+    for path in ("/", "/api/v1/docs"):
+        page = client.get(path).text
+        loaded = re.findall(r'<(?:link|script|img)[^>]+(?:href|src)="([^"]*)"', page)
+        assert [urljoin(f"http://localhost{path}", address) for address in loaded] == ["http://localhost/page.css"]
+        assert not re.search(r"<script|<style|style=| on[a-z]+=|javascript:", page)
+    assert "url(" not in client.get("/page.css").text
 
 
 def test_health_and_head_requests_are_answered(make_client):
     client = make_client()
-    assert client.get("/health").json() == {"status": "alive", "version": 7}
-    assert client.get("/ready").json() == {"status": "ready", "version": 7}
-    for path in ("/", "/search?q=dogs", "/health"):
+    assert client.get("/healthz").json() == {"status": "alive", "version": 7}
+    assert client.get("/readyz").status_code == 503, "before the first query"
+    with client:
+        end = time.monotonic() + 20
+        while (ready := client.get("/readyz")).status_code != 200 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert ready.json() == {"status": "ready", "version": 7}
+    client = make_client()
+    for path in ("/", "/api/v1/search?q=dogs", "/healthz"):
         head, get = client.head(path), client.get(path)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == get.headers["content-length"]
-    assert client.head("/search/image").status_code == 405
+    assert client.head("/api/v1/search/photo").status_code == 405
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_health_and_head_requests_are_answered(make_client):
     ],
 )
 def test_error_of_a_search_is_json_without_paths(make_client, caplog, error, status, text):
-    answer = make_client(error).get("/search?q=dogs")
+    answer = make_client(error).get("/api/v1/search?q=dogs")
     assert answer.status_code == status
     assert text in answer.json()["detail"]
     assert "/secret" not in answer.text
@@ -143,7 +160,7 @@ def test_error_of_a_search_is_json_without_paths(make_client, caplog, error, sta
 @pytest.mark.parametrize("count", [32, 33, 1000])
 def test_number_of_parameters_is_limited(make_client, count):
     query = "&".join(["q=dogs", *(f"p{i}=1" for i in range(count - 1))])
-    assert make_client().get(f"/health?{query}").status_code == (200 if count <= 32 else 400)
+    assert make_client().get(f"/healthz?{query}").status_code == (200 if count <= 32 else 400)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +175,10 @@ def test_number_of_parameters_is_limited(make_client, count):
 )
 def test_upload_from_a_page_of_another_host_is_rejected(make_client, origin, status):
     headers = {} if origin is None else {"Origin": origin}
-    assert make_client().post("/search/image", content=b"x", headers=headers).status_code == status
+    assert make_client().post("/api/v1/search/photo", content=b"x", headers=headers).status_code == status
 
 
-def run_upload(messages, headers=(), budget=1 << 30):
+def run_upload(messages, headers=(), budget=1 << 30, max_bytes=10):
     """Read an upload of ASGI messages; a number in their place is a pause in seconds."""
     stream = iter(messages)
 
@@ -175,7 +192,9 @@ def run_upload(messages, headers=(), budget=1 << 30):
     async def read():
         scope = {"type": "http", "headers": list(headers), "method": "POST", "path": "/"}
         request = uploads.Request(scope, receive)
-        async with uploads.receive_upload(request, ByteBudget(budget)) as body:
+        async with uploads.receive_upload(
+            request, ByteBudget(budget), replace(uploads.PHOTO, max_bytes=max_bytes)
+        ) as body:
             return body
 
     return asyncio.run(read())
@@ -191,7 +210,6 @@ def test_upload_is_read_in_any_pieces():
 
 
 def test_upload_beyond_a_limit_ends_with_its_status(monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 10)
     monkeypatch.setattr(uploads, "FREE_BODY_SECONDS", 0.05)
     monkeypatch.setattr(uploads, "BODY_SECONDS", 0.2)
     with pytest.raises(uploads.HTTPException) as caught:

@@ -13,7 +13,7 @@ from pipeline.service import logs  # noqa: E402 - needs the extra
 from pipeline.service.connections import BoundedConnection  # noqa: E402
 from pipeline.service.thumbnails import ThumbnailCache  # noqa: E402
 
-HEAD = b"POST /search/image HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = b"POST /api/v1/search/photo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def parse(data: bytes) -> int:
@@ -124,21 +124,21 @@ def test_thumbnail_is_made_once_per_content_and_memory_is_bounded(tmp_path, monk
 
     made: list[str] = []
     encode = thumbnails.encode_thumbnail
-    monkeypatch.setattr(thumbnails, "encode_thumbnail", lambda path: made.append(path.name) or encode(path))
+    monkeypatch.setattr(thumbnails, "encode_thumbnail", lambda path, size: made.append(path.name) or encode(path, size))
     for number in range(4):
         Image.new("RGB", (4000, 3000), (40 * number, 0, 0)).save(tmp_path / f"{number}.jpg")
     cache = ThumbnailCache()
-    first = cache.get(tmp_path / "0.jpg")
-    assert cache.get(tmp_path / "0.jpg") is first
+    first = cache.get(tmp_path / "0.jpg", 360)
+    assert cache.get(tmp_path / "0.jpg", 360) is first
     assert made == ["0.jpg"]
     Image.new("RGB", (4000, 3000), "white").save(tmp_path / "0.jpg")
     os.utime(tmp_path / "0.jpg", ns=(1, 1))
-    assert cache.get(tmp_path / "0.jpg").etag != first.etag, "a changed file gets another thumbnail"
+    assert cache.get(tmp_path / "0.jpg", 360).etag != first.etag, "a changed file gets another thumbnail"
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    assert [cache.get(tmp_path / name) for name in ("broken.jpg", "missing.jpg", "a\0b")] == [None] * 3
+    assert [cache.get(tmp_path / name, 360) for name in ("broken.jpg", "missing.jpg", "a\0b")] == [None] * 3
 
     small = ThumbnailCache(max_bytes=int(2.5 * len(first.content)))
     made.clear()
     for number in (1, 2, 1, 3, 1, 2):
-        small.get(tmp_path / f"{number}.jpg")
+        small.get(tmp_path / f"{number}.jpg", 360)
     assert made == ["1.jpg", "2.jpg", "3.jpg", "2.jpg"], "the least recently used one is dropped"

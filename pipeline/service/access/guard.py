@@ -1,9 +1,7 @@
 """What holds for every request of the search service: hosts, number of parameters, security headers, errors, log."""
 
 import asyncio
-import errno
 import ipaddress
-import json
 import logging
 import time
 from collections import Counter
@@ -14,18 +12,24 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.text import suggest_name
-from pipeline.service.limits import DISCARD_SECONDS, MAX_PARAMETERS, RETRY_SECONDS, BusyError
+from pipeline.service.access.bearer_tokens import BearerTokens
+from pipeline.service.limits import DISCARD_SECONDS, MAX_PARAMETERS
+from pipeline.service.metrics import Metrics
+from pipeline.service.problems import MEDIA_TYPE, Problem, describe_status, explain_error, make_headers, make_problem
 from pipeline.service.uploads import UploadAbortedError
 
 log = logging.getLogger(__name__)
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+METHODS = frozenset({"GET", "HEAD", "POST"})
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})  # probes have no token, and learn nothing of the images
+PAGE_PATHS = frozenset({"/", "/page.css", "/api/v1/docs"})  # of which a browser asks for a password
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # of --host: the service listens on all addresses of the machine
 MAX_LOGGED_PATH = 200  # characters
 SECURITY_HEADERS = [
-    # The pages have their style inside, no script, and load nothing from another host.
+    # The pages have no script, their style is a file of its own, and they load nothing from another host.
     (
         b"content-security-policy",
-        b"default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+        b"default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; base-uri 'none'; "
         b"frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
@@ -43,7 +47,8 @@ async def check_parameters(request: Request) -> None:
         HTTPException: 422 for a parameter that the route does not have, or that occurs twice.
     """
     route, counts = request.scope["route"], Counter(name for name, _ in request.query_params.multi_items())
-    known = [parameter.alias for parameter in route.dependant.query_params] if isinstance(route, APIRoute) else []
+    dependants = [route.dependant, *route.dependant.dependencies] if isinstance(route, APIRoute) else []
+    known = [parameter.alias for dependant in dependants for parameter in dependant.query_params]
     for name, count in counts.items() if known else ():  # a route without parameters ignores all
         if name not in known:
             raise HTTPException(
@@ -74,10 +79,14 @@ class Guard:
     Args:
         app: The application.
         allowed_hosts: What `list_allowed_hosts` returns.
+        tokens: Tokens of which each request must have one, except for health; None needs none.
+        metrics: Metrics of the service.
     """
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str]) -> None:
-        self._app, self._allowed_hosts = app, allowed_hosts
+    def __init__(
+        self, app: ASGIApp, allowed_hosts: Collection[str], tokens: BearerTokens | None, metrics: Metrics
+    ) -> None:
+        self._app, self._allowed_hosts, self._tokens, self._metrics = app, allowed_hosts, tokens, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -85,40 +94,47 @@ class Guard:
             await self._app(scope, receive, send)
             return
         start, exchange = time.monotonic(), _Exchange(scope, receive, send)
+        # A HEAD request is a GET request without a body (RFC 9110, section 9.3.2).
+        inner = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         try:
-            if (problem := self._find_problem(scope)) is not None:
-                raise problem
-            # A HEAD request is a GET request without a body (RFC 9110, section 9.3.2).
-            method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            await self._app({**scope, "method": method}, exchange.receive, exchange.send)
+            self._check(scope)
+            await self._app(inner, exchange.receive, exchange.send)
         except asyncio.CancelledError:  # the service ends, and does not wait for this request any longer
-            await exchange.fail(503, "The service is ending. Try again later.")
+            await exchange.fail(make_problem(503, "The service is ending. Try again later."))
         except UploadAbortedError as error:
-            await exchange.fail(400, str(error))
+            await exchange.fail(make_problem(400, str(error)))
             log.info("%s left %s: %s", _get_client(scope), _get_path(scope), error)
             return
         except Exception as error:  # any error of a request is answered, and logged with its status
-            await exchange.fail(*_explain(error))
+            await exchange.fail(explain_error(error), _get_challenge(scope) if _is_denied(error) else "")
+        seconds = time.monotonic() - start
+        self._metrics.count_request(_get_route(inner), _get_method(scope), exchange.status, seconds)
         log.info(
             '%s "%s %s" %s %.0f ms',
             _get_client(scope),
             scope["method"],
             _get_path(scope),
             exchange.status or "no answer",
-            1000 * (time.monotonic() - start),
+            1000 * seconds,
         )
 
-    def _find_problem(self, scope: Scope) -> HTTPException | None:
+    def _check(self, scope: Scope) -> None:
+        """Raise HTTPException if the request is not for this service, from another page, or has no token."""
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._is_allowed(host):
-            return HTTPException(400, f"The service does not answer for the host {host[:100]!r}. See --allowed-host.")
+            raise HTTPException(400, f"The service does not answer for the host {host[:100]!r}. See --allowed-host.")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if scope["method"] == "POST" and origin and not self._is_allowed(origin.partition("://")[2]):
-            return HTTPException(403, "The service does not accept uploads from pages of other hosts.")
+        if origin and not self._is_allowed(origin.partition("://")[2]):
+            raise HTTPException(403, "The service does not answer pages of other hosts. See --allowed-host.")
+        if self._tokens is not None and scope["path"] not in PUBLIC_PATHS:
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            if not self._tokens.accept(authorization):
+                raise HTTPException(
+                    401, "The request has no valid token. Send the header `Authorization: Bearer TOKEN`."
+                )
         if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-            return HTTPException(400, f"The URL has more than {MAX_PARAMETERS} parameters. Send fewer.")
-        return None
+            raise HTTPException(400, f"The URL has more than {MAX_PARAMETERS} parameters. Send fewer.")
 
     def _is_allowed(self, host: str) -> bool:
         name = host.lower()
@@ -136,6 +152,7 @@ class _Exchange:
         # A client that sent `Expect` waits with its body for an answer.
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         self._is_sending, self.status = has_body and b"expect" not in headers, 0
+        self._is_replaced = False
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -143,7 +160,13 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
+        if self._is_replaced:  # the rest of an answer in another form
+            return
         if message["type"] == "http.response.start":
+            if message["status"] >= 400 and not _has_type(message, MEDIA_TYPE):  # of Starlette, such as for a range
+                await self.fail(make_problem(message["status"], describe_status(message["status"])))
+                self._is_replaced = True
+                return
             self.status = message["status"]
             names = {name for name, _ in message["headers"]}
             more = [(name, value) for name, value in SECURITY_HEADERS if name not in names]
@@ -156,15 +179,21 @@ class _Exchange:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
 
-    async def fail(self, status: int, detail: str) -> None:
-        """Answer with an error, unless the answer has begun."""
+    async def fail(self, problem: Problem, challenge: str = "") -> None:
+        """Answer with an error, unless the answer has begun.
+
+        Args:
+            problem: Body of the answer.
+            challenge: Header `WWW-Authenticate` (RFC 9110, section 11.6.1); empty for none.
+        """
         if self.status:
             return
-        content = json.dumps({"detail": detail}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        if status == 503:
-            headers.append((b"retry-after", str(RETRY_SECONDS).encode()))
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        content = problem.model_dump_json(exclude_none=True).encode()
+        headers = {"content-type": MEDIA_TYPE, "content-length": str(len(content)), **make_headers(problem.status)}
+        if challenge:
+            headers["www-authenticate"] = challenge
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": problem.status, "headers": pairs})
         await self.send({"type": "http.response.body", "body": content, "more_body": False})
 
     async def _discard_rest(self) -> None:
@@ -177,21 +206,26 @@ class _Exchange:
             pass
 
 
-def _explain(error: Exception) -> tuple[int, str]:
-    """Return the status and the text of an error. Paths of this machine are in the log only."""
-    if isinstance(error, HTTPException):
-        return error.status_code, str(error.detail)
-    if isinstance(error, BusyError):
-        return 503, f"The service is busy. Try again in {RETRY_SECONDS} seconds."
-    if isinstance(error, MemoryError):
-        log.error("Out of memory")
-        return 503, "The service has too little memory for this request now."
-    if isinstance(error, OSError):
-        log.error("%s: %s", error.strerror or type(error).__name__, error.filename or error)
-        reason = errno.errorcode.get(error.errno or 0, "unknown")
-        return 503, f"A file or a resource of the machine cannot be used now ({error.strerror or reason})."
-    log.error("Internal error", exc_info=error)
-    return 500, "The service has an internal error. Its log has the details."
+def _has_type(message: Message, media_type: str) -> bool:
+    return any(name == b"content-type" and value.startswith(media_type.encode()) for name, value in message["headers"])
+
+
+def _is_denied(error: Exception) -> bool:
+    return isinstance(error, HTTPException) and error.status_code == 401
+
+
+def _get_challenge(scope: Scope) -> str:
+    """Return what a client is asked for: a browser that opens a page asks its user for a password, the token."""
+    return 'Basic realm="TERN", charset="UTF-8"' if scope["path"] in PAGE_PATHS else 'Bearer realm="TERN"'
+
+
+def _get_route(scope: Scope) -> str:
+    """Return the path of the route of a request, without values, so that their number is bounded."""
+    return str(getattr(scope.get("route"), "path", "none"))
+
+
+def _get_method(scope: Scope) -> str:
+    return str(scope["method"]) if scope["method"] in METHODS else "other"
 
 
 def _get_client(scope: Scope) -> str:

@@ -1,0 +1,133 @@
+"""Bodies that the API answers with; they make its OpenAPI document."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.search.hits import Answer, Hit
+from pipeline.search.query import Box
+
+
+class RegionBody(BaseModel):
+    """A region of a hit that matches the query."""
+
+    box: Box = Field(description="x1, y1, x2, y2 in pixels of an image of `size`.")
+    label: str = Field(description="Class that the detector predicted, or empty.")
+    score: float = Field(description="How much of the score of the image is due to the region.")
+
+
+class HitBody(BaseModel):
+    """An image or a caption that a search returned."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "scene-00320.jpg",
+                    "image_id": "scene-00320.jpg",
+                    "score": 0.812,
+                    "probability": 0.74,
+                    "captions": ["Two dogs are running on a beach."],
+                    "regions": [{"box": [12.5, 80.0, 140.0, 190.5], "label": "dog", "score": 0.21}],
+                    "size": [400, 300],
+                }
+            ]
+        }
+    )
+
+    id: str = Field(description="Id of the image or the caption.")
+    image_id: str = Field(description="Id of the image; for a caption, of its image.")
+    score: float = Field(description="Cosine between the query and the item, -1 to 1.")
+    probability: float | None = Field(description="Chance that the hit is right; null without a calibration.")
+    captions: list[str] = Field(description="All captions of the image; for a caption, its text.")
+    regions: list[RegionBody] = Field(description="Regions of the image that match best; none for a caption.")
+    size: tuple[int, int] | None = Field(description="Width and height of the image in pixels; null for a caption.")
+
+
+class AnswerBody(BaseModel):
+    """The results of one query."""
+
+    hits: list[HitBody] = Field(description="Best first.")
+    weak: list[HitBody] = Field(description="Hits below `min_probability`, best first.", examples=[[]])
+    note: str = Field(description="What a person should know of the query; empty if nothing.", examples=[""])
+
+
+class SingleAnswerBody(AnswerBody):
+    """The results of a query, and the version that gave them."""
+
+    version: int = Field(description="Number of the version that answered.")
+
+
+class AnswersBody(BaseModel):
+    """The results of several queries, and the version that gave them."""
+
+    version: int = Field(description="Number of the version that answered.")
+    answers: list[AnswerBody] = Field(description="One per query, in their order.")
+
+
+def make_answer_body(answer: Answer) -> AnswerBody:
+    """Convert the results of a query, without paths of this machine."""
+    return AnswerBody(
+        hits=[_make_hit_body(hit) for hit in answer.hits],
+        weak=[_make_hit_body(hit) for hit in answer.weak],
+        note=answer.note,
+    )
+
+
+def _make_hit_body(hit: Hit) -> HitBody:
+    return HitBody(
+        id=hit.id,
+        image_id=hit.image_id,
+        score=hit.score,
+        probability=hit.probability,
+        captions=list(hit.captions),
+        regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
+        size=hit.size,
+    )
+
+
+class CaptionBody(BaseModel):
+    """A caption of an image."""
+
+    id: str = Field(examples=["scene-00320.jpg#0"])
+    text: str = Field(examples=["Two dogs are running on a beach."])
+
+
+class ItemBody(BaseModel):
+    """The metadata of an image or a caption of the index."""
+
+    kind: str = Field(description="image or caption", examples=["image"])
+    id: str = Field(examples=["scene-00320.jpg"])
+    image_id: str = Field(description="Id of the image; for a caption, of its image.", examples=["scene-00320.jpg"])
+    text: str | None = Field(description="Text of a caption; null for an image.", examples=[None])
+    split: str | None = Field(examples=["test"])
+    width: int | None = Field(description="Width of the image in pixels.", examples=[400])
+    height: int | None = Field(description="Height of the image in pixels.", examples=[300])
+    captions: list[CaptionBody] = Field(description="Captions of an image; empty for a caption.")
+    version: int = Field(description="Number of the version that answered.")
+
+
+class VersionBody(BaseModel):
+    """A version of the index."""
+
+    version: int
+    tags: list[str] = Field(examples=[["prod"]])
+    counts: dict[str, int] = Field(
+        description="Number of items by kind: image, caption.", examples=[{"image": 1200, "caption": 6000}]
+    )
+    is_served: bool = Field(description="Whether requests without a version get this one.")
+    is_rejected: bool = Field(
+        description="Whether the version did not pass its gate; then it is not served.", examples=[False]
+    )
+
+
+class VersionsBody(BaseModel):
+    """The versions of the index."""
+
+    served: int = Field(description="Number of the version that requests without a version get.")
+    versions: list[VersionBody] = Field(description="Oldest first.")
+
+
+class StatusBody(BaseModel):
+    """State of the service."""
+
+    status: str = Field(examples=["ready"])
+    version: int = Field(description="Number of the served version.")

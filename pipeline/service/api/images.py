@@ -1,0 +1,147 @@
+"""Images by id over HTTP: the original file, a small one, and the metadata. No request names a path."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from index.metadata import Row
+from index.search import Index
+from pipeline.search.searcher import Searcher
+from pipeline.service.api import parameters as p
+from pipeline.service.api.answer_body import CaptionBody, ItemBody
+from pipeline.service.api.backend import Backend
+from pipeline.service.thumbnails import ThumbnailCache
+
+CACHE_SECONDS = 300  # for which a browser does not ask for an image again
+MEDIA_TYPES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"P5", "image/x-portable-anymap"),
+    (b"P6", "image/x-portable-anymap"),
+)
+NUM_HEAD_BYTES = 32  # of a file, in which its format shows
+SIZE = Query(ge=16, le=1_024, description="Maximum width in pixels; the height is at most 3/4 of it.")
+NO_IMAGE = "The index has no image with this id, or its file cannot be read. Use the `image_id` of a hit."
+
+
+def add_image_routes(app: FastAPI, backend: Backend) -> None:
+    """Add `GET /api/v1/images/{id}`, `/api/v1/thumbnails/{id}` and `/api/v1/items/{id}`."""
+    thumbnails = ThumbnailCache()
+
+    @app.get(
+        "/api/v1/images/{image_id:path}",
+        tags=["images"],
+        summary="The file of an image, with ETag and Range",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/*": {"schema": p.BINARY}}},
+            206: {
+                "content": {"image/*": {"schema": p.BINARY}},
+                "description": "The part that `Range` names.",
+            },
+            **p.make_error_responses(304, 404, 416),
+        },
+    )
+    async def send_image(request: Request, image_id: str, version: p.Version = "") -> Response:
+        return await backend.read(version, lambda searcher: _open_image(request, searcher, image_id))
+
+    @app.get(
+        "/api/v1/thumbnails/{image_id:path}",
+        tags=["images"],
+        summary="A small JPEG of an image, with ETag",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {"schema": p.BINARY}}}, **p.make_error_responses(304, 404)},
+    )
+    async def send_thumbnail(
+        request: Request, image_id: str, size: Annotated[int, SIZE] = 360, version: p.Version = ""
+    ) -> Response:
+        def make_response(searcher: Searcher) -> Response:
+            path = searcher.find_image(image_id)
+            thumbnail = None if path is None else thumbnails.get(path, size)
+            if thumbnail is None:
+                raise HTTPException(404, NO_IMAGE)
+            headers = _make_cache_headers(thumbnail.etag)
+            if _is_known(request, thumbnail.etag):
+                return Response(status_code=304, headers=headers)
+            return Response(thumbnail.content, media_type="image/jpeg", headers=headers)
+
+        return await backend.read(version, make_response)
+
+    @app.get(
+        "/api/v1/items/{item_id:path}",
+        tags=["images"],
+        summary="The metadata of an image or a caption",
+        responses={200: {"model": ItemBody}, **p.make_error_responses(404)},
+    )
+    async def show_item(item_id: str, version: p.Version = "") -> ItemBody:
+        return await backend.read(version, lambda searcher: _read_item(searcher.index, item_id))
+
+
+def _open_image(request: Request, searcher: Searcher, image_id: str) -> Response:
+    path = searcher.find_image(image_id)
+    media_type = None if path is None else _find_media_type(path)
+    if path is None or media_type is None:
+        raise HTTPException(404, NO_IMAGE)
+    stat = path.stat()
+    headers = _make_cache_headers(f'"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"')
+    if _is_known(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, headers=headers, media_type=media_type, stat_result=stat)
+
+
+def _find_media_type(path: Path) -> str | None:
+    """Find the media type of a file in its bytes; None if it is not a readable image.
+
+    The name says nothing: a file that is no image is never sent, whatever the metadata of an index name.
+    """
+    try:
+        if not path.is_file():  # a pipe would block
+            return None
+        with open(path, "rb") as file:
+            head = file.read(NUM_HEAD_BYTES)
+    except (OSError, ValueError):
+        return None
+    for start, media_type in MEDIA_TYPES:
+        if head.startswith(start):
+            return media_type
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return "image/avif" if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1") else None
+
+
+def _make_cache_headers(etag: str) -> dict[str, str]:
+    return {"ETag": etag, "Cache-Control": f"private, max-age={CACHE_SECONDS}"}
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    return etag in request.headers.get("if-none-match", "")
+
+
+def _read_item(index: Index, item_id: str) -> ItemBody:
+    for kind in index.kinds:
+        row = index.get_metadata([item_id], kind).get(item_id)
+        if row is not None:
+            return _make_item_body(index, row)
+    raise HTTPException(404, "The index has no item with this id. Use the `id` of a hit.")
+
+
+def _make_item_body(index: Index, row: Row) -> ItemBody:
+    has_captions = row.kind == "image" and "caption" in index.kinds
+    captions = index.get_image_metadata("caption", row.id) if has_captions else []
+    return ItemBody(
+        kind=row.kind,
+        id=row.id,
+        image_id=row.image_id or row.id,
+        text=row.text,
+        split=row.split,
+        width=row.width,
+        height=row.height,
+        captions=[CaptionBody(id=caption.id, text=caption.text or "") for caption in captions],
+        version=index.version,
+    )

@@ -1,0 +1,46 @@
+"""The searchers of an index by the number or the tag of a version."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from fastapi import HTTPException
+
+from index.search import HotReloader
+from index.versions import resolve_version
+from pipeline.search.searcher import Searcher
+
+
+class VersionedSearchers:
+    """Lends the searcher of a version.
+
+    Args:
+        reloader: Provides the searcher of the published version, or of one by its number.
+    """
+
+    def __init__(self, reloader: HotReloader[Searcher]) -> None:
+        self._reloader = reloader
+
+    @contextmanager
+    def borrow(self, version: str) -> Iterator[Searcher]:
+        """Lend the searcher of a version.
+
+        Args:
+            version: Number or tag; empty for the published version.
+
+        Raises:
+            HTTPException: 404; the version does not exist, or did not pass its gate.
+        """
+        with ExitStack() as stack:
+            try:
+                number = resolve_version(self._reloader.root, version) if version else None
+                searcher = stack.enter_context(self._reloader.borrow(number))
+            except (ValueError, FileNotFoundError) as error:
+                # The text of the error contains paths of this machine, so the answer does not repeat it.
+                raise HTTPException(
+                    404, f"The index has no version {version!r}. GET /api/v1/versions lists them."
+                ) from error
+            if searcher.index.manifest.is_rejected:
+                raise HTTPException(
+                    404, f"Version {version!r} did not pass its gate. GET /api/v1/versions lists others."
+                )
+            yield searcher
