@@ -18,7 +18,7 @@ from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.queries import choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
-from tern.model import read_calibration
+from tern.query import read_calibration
 
 log = logging.getLogger(__name__)
 
@@ -152,4 +152,5 @@ def _make_inputs(
         {kind: one.vectors for kind, one in queries.items()},
         {} if source.origin is None else source.origin.model_dump(),
         {kind: one.source for kind, one in queries.items()},
+        {kind: labels for kind, one in queries.items() if (labels := one.labels) is not None},
     ), queries
