@@ -38,8 +38,16 @@ class ServiceProcess:
     @property
     def peak_memory(self) -> int:
         """Maximum resident memory so far, in bytes."""
+        return self._read_status("VmHWM")
+
+    @property
+    def memory(self) -> int:
+        """Resident memory now, in bytes."""
+        return self._read_status("VmRSS")
+
+    def _read_status(self, key: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(key))
 
     @property
     def cpu_seconds(self) -> float:
@@ -78,6 +86,17 @@ class ServiceProcess:
             connection.close()
 
 
+def find_children(process_id: int) -> list[int]:
+    """Return the ids of the child processes that have not ended."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == process_id and fields[0] != "Z":
+                children.append(int(stat.parent.name))
+    return sorted(children)
+
+
 @contextmanager
 def run_service(
     plan: Path | str, log_file: Path, *options: str, max_open_files: int = 1024, **environment: str
@@ -112,7 +131,7 @@ def run_service(
             assert process.poll() is None, service.log
             assert time.monotonic() < end, f"the service does not answer: {service.log}"
             with suppress(OSError):
-                if service.request("GET", "/healthz")[0] == 200:
+                if service.request("GET", "/readyz")[0] == 200:
                     break
             time.sleep(0.2)
         yield service

@@ -15,6 +15,7 @@ from index.metadata import limit_filter_time
 from pipeline.search.hits import Answer
 from pipeline.search.query import SearchRequest
 from pipeline.search.searcher import Searcher
+from pipeline.search.stage_times import observe_stages
 from pipeline.service.api.searchers import VersionedSearchers
 from pipeline.service.limits import ANSWER_SECONDS, FILTER_SECONDS, BusyError
 from pipeline.service.metrics import Metrics
@@ -154,8 +155,8 @@ class Dispatcher:
         try:
             with self._searchers.borrow(jobs[0].version) as searcher:
                 requests = [request for job in jobs for request in job.requests]
-                with limit_filter_time(FILTER_SECONDS):
-                    results = iter(answer_requests(searcher, requests) if requests else ())
+                with limit_filter_time(FILTER_SECONDS), observe_stages(self._metrics.observe_stage):
+                    results = iter(searcher.answer(requests) if requests else ())
                 if requests:
                     self._metrics.batch_queries.observe(len(requests))
                 for job in jobs:
@@ -167,17 +168,6 @@ class Dispatcher:
                     job.future.set_exception(error)
                 else:
                     self._answer([job])
-
-
-def answer_requests(searcher: Searcher, requests: Sequence[SearchRequest]) -> Results:
-    """Answer requests one by one."""
-    results: list[Answer | ValueError] = []
-    for request in requests:
-        try:
-            results += searcher.search([request.query], request.k, request.offset, request.where)
-        except ValueError as error:
-            results.append(error)
-    return results
 
 
 def _finish(job: _Job, searcher: Searcher, results: Results) -> None:
