@@ -3,12 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection as Ids
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from data.io import digest
 from index.config import KINDS, QuerySource
 from index.ivf.distance import check_unit_norm
 from index.metadata.schema import Row
@@ -106,6 +108,27 @@ class Collection:
 
 
 @dataclass(frozen=True)
+class QueryLabels:
+    """The relevant items of queries, in their order: by id, or by score if the collection does not have them."""
+
+    relevant_ids: Sequence[Ids[str]] | None = None
+    """per query the ids of its relevant items"""
+    relevant_scores: np.ndarray | None = None
+    """(q,) per query the score of its best relevant item, which is not in the collection"""
+
+    def get_group(self, row: int) -> str:
+        """Return a name that queries for the same items share."""
+        return str(row) if self.relevant_ids is None else min(self.relevant_ids[row], default="")
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the labels."""
+        ids = None if self.relevant_ids is None else [sorted(line) for line in self.relevant_ids]
+        scores = None if self.relevant_scores is None else np.asarray(self.relevant_scores, np.float64).tolist()
+        return digest([ids, scores])
+
+
+@dataclass(frozen=True)
 class IndexInputs:
     """Everything that a build or an update indexes."""
 
@@ -119,6 +142,8 @@ class IndexInputs:
     """what the vectors were computed from (digests of model and stores), JSON-serializable; kept in the manifest"""
     query_sources: Mapping[str, QuerySource] = field(default_factory=dict)
     """by kind, where its queries come from; "held-out" if missing; kept in the manifest"""
+    labels: Mapping[str, QueryLabels] = field(default_factory=dict)
+    """by kind, the relevant items of its queries, which calibrate the scores; without them there is no calibration"""
 
     def check_kinds(self) -> None:
         """Raise ValueError if there are no collections, or one of an unknown kind."""

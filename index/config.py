@@ -94,6 +94,8 @@ class GateConfig(SettingsTable):
     """minimum success@10: share of held-out queries with a relevant item among the first 10 results"""
     max_success_drop: float = Field(0.05, ge=0, le=1)
     """maximum loss of success@10 against the served version"""
+    max_calibration_error: float = Field(0.2, ge=0, le=1)
+    """maximum expected calibration error of the probabilities of hits, 0 to 1; it is large for a few dozen queries"""
     max_latency_ms: float = Field(1000.0, gt=0)
     """maximum median time of single queries, in ms"""
     max_removed_fraction: float = Field(0.2, ge=0, le=1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.building.calibration import CalibrationStep, prepare_calibration
 from index.building.publish import OnStep
 from index.building.shard import build_shard, compute_vector_space, mean_coarse_error
 from index.collection import Collection, IndexInputs
@@ -49,6 +50,7 @@ class CollectionBuild:
     dim: int
     vector_digest: str
     """SHA-256 of ids and vectors"""
+    calibration: CalibrationStep | None
 
     @property
     def facts(self) -> dict[str, str]:
@@ -58,6 +60,7 @@ class CollectionBuild:
             "queries": sha256(self.queries.tobytes()).hexdigest(),
             "metadata": table_digest(self.rows),
             "query_source": self.query_source,
+            "calibration": "" if self.calibration is None else self.calibration.digest,
         }
         if self.config.factory == "auto" and not self.factory.endswith(EXACT_CODES):
             facts["factory"] = self.factory  # the choice may change with the program
@@ -92,6 +95,7 @@ class CollectionBuild:
             counts=RowCounts(live=self.rows.num_rows, deleted=0),
             search=tuning.search,
             recall=tuning.recall,
+            calibration=None if self.calibration is None else self.calibration.run(staging, on_step),
             coarse_error=mean_coarse_error(shards),
         )
 
@@ -154,6 +158,7 @@ def prepare_builds(config: IndexConfig, inputs: IndexInputs) -> dict[str, Collec
             query_source=inputs.query_sources.get(kind, "held-out"),
             dim=dims[kind],
             vector_digest=vector_digests[kind],
+            calibration=prepare_calibration(kind, inputs, config.seed),
         )
         for kind, collection in inputs.collections.items()
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.io import digest
 from index.building.build import check_json_plain
+from index.building.calibration import CalibrationStep, is_outgrown, prepare_calibration
 from index.building.changes import Changes, find_changes, has_changes
 from index.building.collection_build import CollectionBuild, prepare_builds
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress, republish
@@ -45,7 +46,8 @@ def update_index(
     under its old key. Without changes nothing is written. An interrupted update resumes.
 
     Args:
-        inputs: All items of the new version, not only the new ones; only the queries of a kind that is built are used.
+        inputs: All items of the new version, not only the new ones. The queries of a kind are used if it is built, or
+            if its size has changed so much that its calibration is fitted again.
         on_step: Called with the name of each finished step.
         gate: Judges the version before it is published; None: it is not judged.
         version: Number of the version to start from; None: the published one.
@@ -72,14 +74,18 @@ def update_index(
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
         builds = _prepare_new_collections(config, inputs, parent)
-        inputs_digest = _digest_changes(parent, inputs, changes, builds)
+        calibrations = _prepare_calibrations(config, inputs, parent, changes)
+        inputs_digest = _digest_changes(parent, inputs, changes, builds, calibrations)
 
         def make(staging: Staging) -> Candidate:
             def make_collection(kind: str) -> CollectionManifest:
                 if kind in builds:
                     return builds[kind].run(staging, on_step, parent.provenance)
-                collection = inputs.collections[kind]
-                return _apply_changes(staging, kind, parent.collections[kind], collection, changes[kind], on_step)
+                manifest, collection = parent.collections[kind], inputs.collections[kind]
+                manifest = _apply_changes(staging, kind, manifest, collection, changes[kind], on_step)
+                if kind not in calibrations:
+                    return manifest
+                return manifest.model_copy(update={"calibration": calibrations[kind].run(staging, on_step)})
 
             return make_successor(parent, inputs_digest, {kind: make_collection(kind) for kind in inputs.collections})
 
@@ -105,8 +111,24 @@ def _prepare_new_collections(config: IndexConfig, inputs: IndexInputs, parent: M
     return builds
 
 
+def _prepare_calibrations(
+    config: IndexConfig, inputs: IndexInputs, parent: Manifest, changes: Mapping[str, Changes]
+) -> dict[str, CalibrationStep]:
+    """Prepare the calibration of the collections that have outgrown theirs; the others keep it."""
+    steps = {
+        kind: prepare_calibration(kind, inputs, config.seed)
+        for kind, change in changes.items()
+        if is_outgrown(parent.collections[kind], change.num_live_rows)
+    }
+    return {kind: step for kind, step in steps.items() if step is not None}
+
+
 def _digest_changes(
-    parent: Manifest, inputs: IndexInputs, changes: Mapping[str, Changes], builds: Mapping[str, CollectionBuild]
+    parent: Manifest,
+    inputs: IndexInputs,
+    changes: Mapping[str, Changes],
+    builds: Mapping[str, CollectionBuild],
+    calibrations: Mapping[str, CalibrationStep],
 ) -> str:
     """Return the digest of everything that determines the updated version."""
     digests = {
@@ -118,6 +140,7 @@ def _digest_changes(
         for kind, change in changes.items()
     }
     facts = {"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "parent": parent.sha256, "changes": digests}
+    facts["calibrations"] = {kind: step.digest for kind, step in calibrations.items()}
     return digest(facts | {"built": {kind: build.facts for kind, build in builds.items()}})
 
 

@@ -1,6 +1,5 @@
-"""Measurements of the gate on one collection, and their comparison with limits."""
+"""Measurements of the gate on one collection of a candidate."""
 
-import math
 import time
 from collections import Counter
 from collections.abc import Collection as Ids
@@ -11,12 +10,11 @@ from hashlib import sha256
 import numpy as np
 
 from data.io import digest
-from index.collection import Collection
-from index.config import KINDS, QUERY_SOURCES, GateConfig, QuerySource
+from index.collection import Collection, QueryLabels
+from index.config import KINDS, QUERY_SOURCES, QuerySource
 from index.ivf.vectors import is_in_sorted
 from index.search.index import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
-from index.versions.manifest import GateCheck
 
 COSINE_TOLERANCE = 2e-3  # two float16 roundings of one unit vector are closer
 QUERY_MEASURES = ("recall", "success@10")  # that queries are needed for
@@ -33,6 +31,18 @@ class GateQueries:
     """per query the ids of its relevant items; None: unknown"""
     source: QuerySource = "held-out"
     """where they come from; relevant items are known of held-out queries and of those of the dataset"""
+    relevant_scores: np.ndarray | None = None
+    """(q,) scores of relevant items that are not in the collection, of calibration queries; None: unknown"""
+
+    @property
+    def labels(self) -> QueryLabels | None:
+        """What calibrates the scores of the collection.
+
+        Queries of all splits do not: the model was trained with them, so that it is too certain of their hits.
+        """
+        if self.source == "held-out" and self.relevant_ids is not None:
+            return QueryLabels(relevant_ids=self.relevant_ids)
+        return None if self.relevant_scores is None else QueryLabels(relevant_scores=self.relevant_scores)
 
     @property
     def count(self) -> int:
@@ -156,64 +166,13 @@ def count_removed(served: OpenCollection, candidate: OpenCollection | None) -> i
     return sum(count for count in gone.values() if count > 0)
 
 
-def check_removed(config: GateConfig, kind: str, num_removed: int, num_served: int) -> GateCheck:
-    """Compare the rows of the served version that a version no longer has with the limits."""
-    limit = config.max_removed_fraction
-    if config.max_removed_rows is not None:
-        limit = min(limit, config.max_removed_rows / num_served)
-    passed = num_removed <= limit * num_served
-    problem = (
-        f"{num_removed:,} of {num_served:,} {kind}s of the served version are gone: check that the folder of the "
-        "dataset is mounted and complete, and run the same command again. If they were removed on purpose, set "
-        "gate.max_removed_fraction"
-    )
-    return GateCheck(
-        passed=passed,
-        value=round(num_removed / num_served, 4),
-        max=round(limit, 4),
-        count=num_served,
-        problem=None if passed else problem,
-    )
-
-
-def check_latency(latency_ms: float, max_latency_ms: float) -> GateCheck:
-    """Compare the time of a query with its limit."""
-    value = round(latency_ms, 3)
-    return GateCheck(passed=latency_ms <= max_latency_ms, value=value, max=max_latency_ms, unit="ms per query")
-
-
-def check_share(
-    values: np.ndarray, minimum: float, served_value: float | None = None, is_complete: bool = False
-) -> GateCheck:
-    """Compare the mean of values from 0 to 1 with its limit.
-
-    The check fails if the mean plus two standard errors is below the limit.
-
-    The variance is that of the values and one more, at a distance of 1 from their mean: three equal values are no
-    certainty.
-
-    Args:
-        served_value: The mean in the served version, for the report.
-        is_complete: The values are all that exist and not a sample, so there is no standard error.
-    """
-    values = values.astype(np.float64)
-    mean, count = float(values.mean()), len(values)
-    margin = 0.0 if is_complete else 2 * math.sqrt(((values - mean) ** 2).sum() + 1) / count
-    return GateCheck(
-        passed=mean + margin >= minimum,
-        value=round(mean, 4),
-        min=round(minimum, 4),
-        count=count,
-        served_value=None if served_value is None else round(served_value, 4),
-    )
-
-
-def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries]) -> dict[str, str]:
+def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries], checks: Ids[str] = ()) -> dict[str, str]:
     """Return why a check was not made, by the name of the check.
 
     Args:
         kinds: Kinds of the collections that have rows.
         queries: By kind, the queries that were run.
+        checks: Names of the checks that were made.
     """
     reasons: dict[str, str] = {}
     names: tuple[str, ...]
@@ -228,4 +187,6 @@ def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries]) -
         else:
             continue
         reasons |= {f"{kind} {name}": reason for name in names}
-    return reasons
+    uncalibrated = [kind for kind in kinds if f"{kind} calibration" not in checks]
+    too_few = "too few queries have known relevant"
+    return reasons | {f"{kind} calibration": f"{too_few} {kind}s" for kind in uncalibrated}

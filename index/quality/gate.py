@@ -16,9 +16,6 @@ from index.quality.audit import audit_version
 from index.quality.checks import (
     QUERY_MEASURES,
     GateQueries,
-    check_latency,
-    check_removed,
-    check_share,
     count_removed,
     list_not_checked,
     live_keys,
@@ -27,6 +24,7 @@ from index.quality.checks import (
     match_source_vectors,
     measure_queries,
 )
+from index.quality.limits import check_calibration, check_latency, check_removed, check_share
 from index.quality.verified import find_unmodified, read_stamps, save_stamps
 from index.search.index import Index, OpenCollection
 from index.tuning.nprobe import split_queries
@@ -65,7 +63,7 @@ def make_gate(
         kinds = [kind for kind in candidate.kinds if candidate.collection(kind).manifest.counts.live]
         for kind in kinds if is_intact else ():
             comparison = _Comparison(config, candidate, served, kind)
-            checks |= comparison.check_vectors(source.get(kind))
+            checks |= comparison.check_vectors(source.get(kind)) | comparison.check_calibration()
             selected = _select_queries(comparison.max_queries, queries.get(kind), index_config)
             if selected is not None:
                 test_queries[kind] = selected
@@ -76,7 +74,7 @@ def make_gate(
             checks=checks,
             query_digests={kind: selected.digest for kind, selected in test_queries.items()},
             query_sources={kind: selected.source for kind, selected in test_queries.items()},
-            not_checked=list_not_checked(kinds, test_queries) if is_intact else {},
+            not_checked=list_not_checked(kinds, test_queries, checks) if is_intact else {},
             compared_with=served.version if served else None,
             config=config.model_dump(mode="json"),
         )
@@ -194,6 +192,11 @@ class _Comparison:
             matches = match_served_results(collection, self._served, sample)
             checks[f"{self._kind} results"] = check_share(matches, config.min_alignment, is_complete=is_complete)
         return checks
+
+    def check_calibration(self) -> dict[str, GateCheck]:
+        """Check the error of the probabilities of hits, if the collection is calibrated."""
+        calibration, max_error = self._collection.manifest.calibration, self._config.max_calibration_error
+        return {} if calibration is None else {f"{self._kind} calibration": check_calibration(calibration, max_error)}
 
     def check_queries(self, queries: GateQueries) -> dict[str, GateCheck]:
         """Check recall against exact search, success@10 and latency, also against the served version."""

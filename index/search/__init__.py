@@ -5,9 +5,11 @@ In: query vectors. Out: ids, scores and metadata. It is independent of models an
 
 from index.search.hot_reload import HotReloader
 from index.search.index import Index, IndexHit
+from index.search.probabilities import compute_probabilities
 
 __all__ = [
     "HotReloader",
     "Index",
     "IndexHit",
+    "compute_probabilities",
 ]

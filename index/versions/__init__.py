@@ -4,6 +4,7 @@ In: an index folder. Out: typed manifests and switches of the published version.
 imports neither numpy nor faiss.
 """
 
+from index.versions.calibration import ReliabilityBin, ScoreCalibration
 from index.versions.events import Event, read_events
 from index.versions.folder import (
     Pointer,
@@ -29,6 +30,8 @@ __all__ = [
     "Pointer",
     "RecallReport",
     "RejectedError",
+    "ReliabilityBin",
+    "ScoreCalibration",
     "add_tag",
     "collect_garbage",
     "iter_refs",

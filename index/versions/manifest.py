@@ -5,10 +5,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
 from index.config import EXACT_CODES, KINDS, QUERY_SOURCES, QuerySource
+from index.versions.calibration import ScoreCalibration
 from index.versions.objects import ManifestModel, ObjectRef
 
-SCHEMA_VERSION: Final = 4
-READABLE_SCHEMAS = (3, SCHEMA_VERSION)  # schema 3 lacks the sources of queries and the checks that were not made
+SCHEMA_VERSION: Final = 5
+READABLE_SCHEMAS = (3, 4, SCHEMA_VERSION)  # 3 lacks the sources of queries and the checks not made; 4 the calibration
 CHECKSUM_PLACEHOLDER = "0" * 64
 KindName = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]
 PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a shard
@@ -100,6 +101,8 @@ class CollectionManifest(ManifestModel):
     counts: RowCounts
     search: SearchParams
     recall: RecallReport
+    calibration: ScoreCalibration | None = None
+    """the chance that a hit is right; None if there were no queries with known answers"""
     coarse_error: float = Field(ge=0)
     """mean distance to the nearest centroid of the rows of the full build; the drift of later rows is relative to it"""
 
@@ -214,7 +217,7 @@ class Manifest(Candidate):
         gate: verdict of the gate; None if there was no gate
     """
 
-    schema_: Literal[3, 4] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[3, 4, 5] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
     version: int = Field(ge=1)
     parent: int | None

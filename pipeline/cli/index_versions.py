@@ -102,6 +102,8 @@ def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         settings = f"nprobe {collection.search.nprobe} of {collection.nlist} lists, rescore {collection.search.rescore}"
         yield "", f"{settings}{', exact search' if collection.is_exact else ''}"
         yield "", collection.recall.describe()
+        if collection.calibration is not None:
+            yield "", collection.calibration.describe()
     if manifest.gate is not None:
         result = "passed" if manifest.gate.passed else "rejected"
         yield "gate", f"{result} {manifest.gate.reason}".rstrip()

@@ -76,6 +76,16 @@ def search(
             metavar="FILTER",
         ),
     ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Probability below which hits are weak and listed apart; 0 for none. By default, what keeps 95 % of "
+            "the right hits of held-out queries.",
+            metavar="P",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print only the paths of the images, one per line.")] = False,
     null: Annotated[
@@ -117,7 +127,7 @@ def search(
         raise typer.BadParameter("Pass only one of --json, --paths and --gallery.")
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
-    hits = HitOptions(k, offset, where)
+    hits = HitOptions(k, offset, where, min_probability)
     loaded = load_selected_plan(plan, overrides)
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)

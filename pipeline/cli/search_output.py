@@ -48,19 +48,21 @@ class SearchOutput:
         prefix = f"query {number}: " if self.is_many else ""
         if answer.note:
             echo(prefix + answer.note, color="yellow", err=True)
-        if not answer.hits:
+        if not answer.hits and not answer.weak:
             echo(prefix + self.no_hits, err=True)
         if self.format == "json":
-            hits = [{"rank": self.offset + rank, **asdict(hit)} for rank, hit in enumerate(answer.hits, 1)]
-            self._print_json(number, name, **{**asdict(answer), "hits": hits})
+            first_weak = self.offset + len(answer.hits) + 1
+            hits = [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(answer.hits, self.offset + 1)]
+            weak = [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(answer.weak, first_weak)]
+            self._print_json(number, name, **{**asdict(answer), "hits": hits, "weak": weak})
         elif self.format == "paths":
             self._print_paths(answer.hits)
         else:
-            self._print_table(number, name, answer.hits)
+            self._print_table(number, name, answer)
         if self.gallery is not None:
             from pipeline.pages.gallery import write_gallery
 
-            echo(f"gallery  {write_gallery(self.gallery, name, answer.hits)}")
+            echo(f"gallery  {write_gallery(self.gallery, name, answer.hits, answer.weak)}")
 
     def print_problem(self, number: int, name: str, problem: str) -> None:
         """Print why one of several queries has no answer."""
@@ -82,9 +84,11 @@ class SearchOutput:
             else:
                 typer.echo(content + self.end.encode(), nl=False)
 
-    def _print_table(self, number: int, name: str, hits: Sequence["Hit"]) -> None:
+    def _print_table(self, number: int, name: str, answer: "Answer") -> None:
         if self.is_many:
             echo(f"query {number}  {name}")
-        for rank, hit in enumerate(hits, self.offset + 1):
+        for rank, hit in enumerate((*answer.hits, *answer.weak), self.offset + 1):
             caption = hit.captions[0] if hit.captions else ""
-            echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {caption}")
+            chance = "" if hit.probability is None else f"{hit.probability:4.0%}  "
+            weak = "weak  " if rank > self.offset + len(answer.hits) else ""
+            echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {chance}{weak}{caption}")

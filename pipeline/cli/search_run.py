@@ -23,6 +23,7 @@ class HitOptions:
     k: int
     offset: int
     where: str | None
+    min_probability: float | None = None
 
     def describe_no_hits(self) -> str:
         """Say why a query has no hits."""
@@ -77,7 +78,7 @@ def run_search(searcher: "Searcher", queries: Iterator["Query"], hits: HitOption
 
 def _answer(searcher: "Searcher", queries: Sequence["Query"], options: HitOptions) -> Iterator["Answer | ValueError"]:
     try:
-        yield from searcher.search(queries, options.k, options.offset, options.where)
+        yield from searcher.search(queries, options.k, options.offset, options.where, options.min_probability)
     except ValueError as error:
         if len(queries) == 1:
             yield error

@@ -15,13 +15,14 @@ from pipeline.search.hits import Hit
 MARGIN, HEADER, CAPTION = 12, 48, 62  # pixels: around a cell, above the cells, below a thumbnail
 
 
-def write_gallery(path: Path, query: str, hits: Sequence[Hit]) -> Path:
+def write_gallery(path: Path, query: str, hits: Sequence[Hit], weak: Sequence[Hit] = ()) -> Path:
     """Write the hits of a query to a page or an image.
 
     Args:
         path: File to write; it ends in `.html` or `.png`.
         query: Title.
         hits: Hits, best first.
+        weak: Further hits that are probably not right; a page has them apart.
 
     Returns:
         The path.
@@ -31,11 +32,12 @@ def write_gallery(path: Path, query: str, hits: Sequence[Hit]) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() == ".html":
-        return write_text(path, render_page("gallery.html", query=query, cards=make_cards(hits)))
+        page = render_page("gallery.html", query=query, hits=make_cards(hits), weak=make_cards(weak))
+        return write_text(path, page)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} ends in neither .html nor .png. Pass a name with one of these endings.")
     with atomic_write(path) as temporary:
-        render_contact_sheet(query, hits).save(temporary)
+        render_contact_sheet(query, (*hits, *weak)).save(temporary)
     return path
 
 

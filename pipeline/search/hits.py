@@ -35,7 +35,7 @@ class Hit:
     image_id: str = ""
     """Id of the image; for a caption, the id of its image."""
     probability: float | None = None
-    """Chance that the hit is right, 0 to 1; None if the version has no calibration."""
+    """Chance that the hit is right, 0 to 1; None if it is unknown (see `find_calibration`)."""
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ class Answer:
     note: str = ""
     """What a person should know of the query, such as that the model does not know a part of it; or empty."""
     weak: tuple[Hit, ...] = ()
-    """Hits below the minimum probability of the request, best first."""
+    """Further hits, best first, that are probably not right: their probability is below a minimum."""

@@ -1,12 +1,14 @@
 """`Searcher`: ranks the images or the captions of an index for queries of texts, photos, images and vectors."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from index.metadata import Row
 from index.search import HotReloader, Index, IndexHit
+from index.versions import ScoreCalibration
 from pipeline.plans.plan import Plan
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import EncoderPool, QueryEncoder
@@ -14,6 +16,7 @@ from pipeline.search.explain import find_matching_regions
 from pipeline.search.hits import Answer, Hit
 from pipeline.search.query import Photo, Query, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
+from pipeline.search.weak_hits import compute_hit_probabilities, find_calibration, set_weak_hits_apart
 from pipeline.stages.origin import read_origin
 from pipeline.workspace import Workspace, check_has_captions
 
@@ -60,7 +63,14 @@ class Searcher:
         self.index.close()
         self._stored_images.store.close()
 
-    def search(self, queries: Sequence[Query], k: int = 10, offset: int = 0, where: str | None = None) -> list[Answer]:
+    def search(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        offset: int = 0,
+        where: str | None = None,
+        min_probability: float | None = None,
+    ) -> list[Answer]:
         """Search with several queries, whose texts are embedded in one pass.
 
         Args:
@@ -68,9 +78,11 @@ class Searcher:
             k: Maximum number of hits per query.
             offset: Number of best hits to leave out, to get the next ones of an earlier search.
             where: Filter over the metadata of what is searched; no filter if None.
+            min_probability: Smallest probability of a hit that is not weak, 0 to 1; that of the index if None.
 
         Returns:
-            Per query its hits, best first. Images come with all their captions and with the regions that match.
+            Per query its hits, best first, and apart from them those that are weak. Images come with all their captions
+            and with the regions that match.
 
         Raises:
             ValueError: A query or the filter is invalid, or the index lacks what a query searches.
@@ -78,23 +90,40 @@ class Searcher:
         if any(query.target == "caption" for query in queries):
             check_has_captions(self.index.manifest)  # before a photo is read
         vectors = self._embedder.embed(queries)
-        return [self._find(query, vector, k, offset, where) for query, vector in zip(queries, vectors, strict=True)]
+        answers = []
+        for query, vector in zip(queries, vectors, strict=True):
+            calibration = find_calibration(self.index, query)
+            answer = self._find(query, vector, calibration, k, offset, where)
+            answers.append(set_weak_hits_apart(answer, calibration, min_probability, offset))
+        return answers
 
-    def _find(self, query: Query, vector: np.ndarray, k: int, offset: int, where: str | None) -> Answer:
+    def _find(
+        self,
+        query: Query,
+        vector: np.ndarray,
+        calibration: ScoreCalibration | None,
+        k: int,
+        offset: int,
+        where: str | None,
+    ) -> Answer:
         left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
-        found = self.index.search(vector[None], offset + k + len(left_out), query.target, where=where)[0]
-        found = [hit for hit in found if hit.id not in left_out][offset : offset + k]
+        depth = max(offset + k, calibration.depth if calibration else 0)
+        found = self.index.search(vector[None], depth + len(left_out), query.target, where=where)[0]
+        found = [hit for hit in found if hit.id not in left_out]
+        probabilities = compute_hit_probabilities(calibration, [hit.score for hit in found])[offset : offset + k]
+        found = found[offset : offset + k]
         hits = self._make_image_hits(found, vector) if query.target == "image" else self._make_caption_hits(found)
         notes = [note for text in query.texts if (note := self.describe_unknown(text))]
-        return Answer(tuple(hits), " ".join(notes))
+        pairs = zip(hits, probabilities, strict=True)
+        return Answer(tuple(replace(hit, probability=value) for hit, value in pairs), " ".join(notes))
 
     def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Search images with a text; see `search`."""
-        return list(self.search([make_text_query(text)], k, where=where)[0].hits)
+        """Search images with a text, weak hits included; see `search`."""
+        return list(self.search([make_text_query(text)], k, where=where, min_probability=0)[0].hits)
 
     def search_image(self, photo: Photo, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Search captions with a photo; see `search`."""
-        return list(self.search([make_photo_query(photo)], k, where=where)[0].hits)
+        """Search captions with a photo, weak hits included; see `search`."""
+        return list(self.search([make_photo_query(photo)], k, where=where, min_probability=0)[0].hits)
 
     def find_image(self, image_id: str) -> Path | None:
         """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""

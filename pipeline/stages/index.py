@@ -152,4 +152,5 @@ def _make_inputs(
         {kind: one.vectors for kind, one in queries.items()},
         {} if source.origin is None else source.origin.model_dump(),
         {kind: one.source for kind, one in queries.items()},
+        {kind: labels for kind, one in queries.items() if (labels := one.labels) is not None},
     ), queries

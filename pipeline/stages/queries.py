@@ -42,8 +42,8 @@ def choose_queries(
     query_kind = OTHER_KIND[kind]
     held_out = _find_relevant_ids(query_kind, dataset, stores, HELD_OUT)
     calibrated = select_calibrated(calibration, query_kind, len(held_out))
-    if calibrated is not None:
-        return GateQueries(calibrated, None, "calibration")
+    if calibration is not None and calibrated is not None:
+        return GateQueries(calibrated, None, "calibration", calibration.get(query_kind).relevant_scores)
     if len(held_out) >= MIN_QUERIES:
         return _read_queries(stores[query_kind], held_out, "held-out")
     captioned = _find_relevant_ids(query_kind, dataset, stores, tuple(dataset.count_images_by_split()))

@@ -63,7 +63,7 @@ def test_model_of_version_0_1_is_recognized(workspace):
 
 def test_index_of_version_0_1_is_recognized(workspace):
     root = workspace / "index"
-    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 4."
+    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 5."
     pattern = f"^{re.escape(message)} Delete .* and run .tern index. again, or install version 0.1.$"
     for version in (None, 1):
         with pytest.raises(ValueError, match=pattern):
@@ -90,7 +90,7 @@ def test_store_of_another_version_says_what_to_do(schema, writer, workspace):
         read_store_manifest(path.parent)
 
 
-@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (5, "a newer")])
+@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (6, "a newer")])
 def test_index_of_another_version_is_not_called_damaged(schema, writer, workspace):
     (path,) = (workspace / "index" / "versions").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))

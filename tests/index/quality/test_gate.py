@@ -19,8 +19,9 @@ from index.ivf.vectors import ShardVectors
 from index.metadata.tables import write_lookup, write_parquet
 from index.quality import gate
 from index.quality.audit import audit_version
-from index.quality.checks import GateQueries, check_share, measure_queries
+from index.quality.checks import GateQueries, measure_queries
 from index.quality.gate import make_gate
+from index.quality.limits import check_share
 from index.search.index import Index
 from index.tuning import nprobe
 from index.versions.folder import manifest_path, read_current, read_version_manifest

@@ -328,9 +328,9 @@ DAMAGE = {
     ),
     "other schema": (
         "manifest",
-        edit_manifest(lambda m: m.update(schema=5)),
+        edit_manifest(lambda m: m.update(schema=6)),
         True,
-        r"index has index schema 5, written by a newer version of this program; this version reads schema 4",
+        r"index has index schema 6, written by a newer version of this program; this version reads schema 5",
     ),
     "other number": (
         "manifest",
@@ -384,7 +384,7 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
     path.write_text(json.dumps(manifest))
     (root / "CURRENT").write_text(json.dumps({"version": 1, "manifest_sha256": sha256_file(path)}))
     message = (
-        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 4. "
+        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 5. "
         f"Delete {root} and run 'tern index' again, or install version 0.1."
     )
     for read in (Index.open, verify_version):
@@ -394,16 +394,19 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
     assert first_hit(root)[0] == 2
 
 
-def test_index_of_schema_3_is_read_and_updated(tmp_path):
-    """Schema 3 is schema 4 without the sources of the queries and the checks that were not made."""
+@pytest.mark.parametrize("schema", [3, 4])
+def test_index_of_schemas_3_and_4_is_read_and_updated(schema, tmp_path):
+    """Schema 4 lacks calibrations, schema 3 also the sources of the queries and the checks that were not made."""
     world, gate = World(), make_gate(GateConfig(), {}, World().collections())
     build_index(UPDATE_CONFIG, world.inputs(), tmp_path, gate=gate)
     path = manifest_path(tmp_path, 1)
-    content = json.loads(path.read_text()) | {"schema": 3, "sha256": CHECKSUM_PLACEHOLDER}
-    for part in ("query_sources", "not_checked"):
+    content = json.loads(path.read_text()) | {"schema": schema, "sha256": CHECKSUM_PLACEHOLDER}
+    for part in ("query_sources", "not_checked") if schema == 3 else ():
         del content["gate"][part]
     for collection in content["collections"].values():
-        del collection["recall"]["query_source"]
+        del collection["calibration"]
+        if schema == 3:
+            del collection["recall"]["query_source"]
     path.chmod(0o644)
     path.write_text(insert_checksum(json.dumps(content)))
     (tmp_path / "CURRENT").write_text(json.dumps({"version": 1, "manifest_sha256": sha256_file(path)}))
@@ -412,7 +415,7 @@ def test_index_of_schema_3_is_read_and_updated(tmp_path):
     world.remove("image", "0003.jpg")
     assert world.update(tmp_path, gate=gate) == manifest_path(tmp_path, 2)
     world.check(tmp_path)
-    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 4
+    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 5
 
 
 def test_rejected_candidate_is_kept_and_served_version_does_not_change(tmp_path):

@@ -1,0 +1,70 @@
+"""Probabilities of hits, and the hits whose probability is too low to be shown with the others."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from index.search import Index, compute_probabilities
+from index.versions import ScoreCalibration
+from pipeline.search.hits import Answer
+from pipeline.search.query import ImagePart, PhotoPart, Query, TextPart
+
+
+def find_calibration(index: Index, query: Query) -> ScoreCalibration | None:
+    """Find the calibration of the hits of a query.
+
+    Probabilities are fitted to captions that search images, and to images that search captions. They are known for one
+    text that searches images, and for one whole photo or image that searches captions.
+    """
+    (part, *others) = query.parts
+    if others or part.weight <= 0:
+        return None
+    if query.target == "image":
+        is_fitted = isinstance(part, TextPart)
+    else:
+        is_fitted = isinstance(part, PhotoPart | ImagePart) and part.box is None
+    return index.collection(query.target).manifest.calibration if is_fitted else None
+
+
+def compute_hit_probabilities(calibration: ScoreCalibration | None, scores: Sequence[float]) -> list[float | None]:
+    """Compute the probabilities of the hits of one query, from the first one on.
+
+    Args:
+        calibration: Calibration of the query; None: all are unknown.
+        scores: Scores, highest first.
+    """
+    if calibration is None or not scores:
+        return [None] * len(scores)
+    return compute_probabilities(calibration, np.array([scores]))[0].tolist()
+
+
+def set_weak_hits_apart(
+    answer: Answer, calibration: ScoreCalibration | None, min_probability: float | None, offset: int = 0
+) -> Answer:
+    """Move the hits below a probability to `Answer.weak`, and say so if all hits of a query are below it.
+
+    Args:
+        answer: Hits with their probabilities, best first.
+        calibration: Calibration of the query. If it is None, no hit is weak.
+        min_probability: Smallest probability of the other hits, 0 to 1; None: that of the calibration.
+        offset: Number of better hits that are not in the answer.
+
+    Raises:
+        ValueError: `min_probability` is not between 0 and 1.
+    """
+    if min_probability is not None and not 0 <= min_probability <= 1:
+        raise ValueError(f"min_probability is {min_probability:g}. Pass a number from 0 to 1.")
+    if calibration is None:
+        note = "The probabilities of hits are unknown for this query, so that no hit is weak."
+        return _add_note(answer, note) if min_probability else answer
+    limit = calibration.min_probability if min_probability is None else min_probability
+    weak = tuple(hit for hit in answer.hits if hit.probability is not None and hit.probability < limit)
+    answer = replace(answer, hits=answer.hits[: len(answer.hits) - len(weak)], weak=weak)
+    if answer.hits or not weak or offset:
+        return answer
+    return _add_note(answer, f"Nothing in the index matches the query with a probability of at least {limit:.1%}.")
+
+
+def _add_note(answer: Answer, note: str) -> Answer:
+    return replace(answer, note=f"{answer.note} {note}".strip())
