@@ -1,4 +1,4 @@
-"""The API over a finished pipeline: queries of every kind, images and metadata by id, versions, metrics, its document."""
+"""The API over a finished pipeline: queries of every kind, images and metadata by id, versions, its own document."""
 
 import base64
 import io
