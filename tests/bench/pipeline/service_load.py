@@ -23,7 +23,10 @@ CLIENTS = (1, 8, 32, 64)
 SECONDS = 10.0
 WARM_UP_SECONDS = 2.0
 MANY_REQUESTS = 20_000
-WORDS = [
+WORDS = (
+    *("dog", "cat", "boat", "child", "woman", "man", "horse", "bicycle"),
+    *("street", "beach", "park", "room", "red", "blue", "two", "three"),
+)
     "dog",
     "cat",
     "boat",
