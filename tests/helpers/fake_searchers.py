@@ -23,7 +23,7 @@ class FakeSearcher:
         self.plan = SimpleNamespace(demo=True, regions=None)
         self.error, self.passes = error, []
 
-    def answer(self, requests):
+    def answer(self, requests, on_stage=None):
         self.passes.append([request.query for request in requests])
         if isinstance(self.error, ValueError):
             return [self.error] * len(requests)

@@ -27,25 +27,6 @@ WORDS = (
     *("dog", "cat", "boat", "child", "woman", "man", "horse", "bicycle"),
     *("street", "beach", "park", "room", "red", "blue", "two", "three"),
 )
-    "dog",
-    "cat",
-    "boat",
-    "child",
-    "woman",
-    "man",
-    "horse",
-    "bicycle",
-    "street",
-    "beach",
-    "park",
-    "room",
-    "red",
-    "blue",
-    "two",
-    "three",
-    "running",
-    "standing",
-]
 
 
 @dataclass(frozen=True)

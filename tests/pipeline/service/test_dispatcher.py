@@ -30,7 +30,7 @@ class Gate:
             raise HTTPException(404, "no such version")
         yield self
 
-    def answer(self, requests):
+    def answer(self, requests, on_stage=None):
         self.passes.append([request.query.texts[0] for request in requests])
         self.started.set()
         assert self.release.wait(20)
