@@ -15,7 +15,6 @@ from index.metadata import limit_filter_time
 from pipeline.search.hits import Answer
 from pipeline.search.query import SearchRequest
 from pipeline.search.searcher import Searcher
-from pipeline.search.stage_times import observe_stages
 from pipeline.service.api.searchers import VersionedSearchers
 from pipeline.service.limits import ANSWER_SECONDS, FILTER_SECONDS, BusyError
 from pipeline.service.metrics import Metrics
@@ -155,8 +154,8 @@ class Dispatcher:
         try:
             with self._searchers.borrow(jobs[0].version) as searcher:
                 requests = [request for job in jobs for request in job.requests]
-                with limit_filter_time(FILTER_SECONDS), observe_stages(self._metrics.observe_stage):
-                    results = iter(searcher.answer(requests) if requests else ())
+                with limit_filter_time(FILTER_SECONDS):
+                    results = iter(searcher.answer(requests, self._metrics.observe_stage) if requests else ())
                 if requests:
                     self._metrics.batch_queries.observe(len(requests))
                 for job in jobs:
