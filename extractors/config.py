@@ -13,6 +13,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from data.config import NameOrPath, PlanPath, SettingsTable
 
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")  # of weights files; other values are published names
 Anchors = Literal["caffe", "detectron2"]
 GridSize = Annotated[int, Field(ge=1, le=64)]
 

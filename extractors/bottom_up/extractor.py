@@ -27,9 +27,10 @@ from extractors.bottom_up.proposals import apply_deltas, make_anchor_grid, selec
 from extractors.bottom_up.selection import select_regions
 from extractors.bottom_up.weights import MEAN, load_bottom_up
 from extractors.config import BottomUpConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms, network_recipe, to_cpu, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, fold_batch_norms, to_cpu, to_device
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
+from extractors.torch_free import network_recipe
 
 VERSION = 2  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 ROI_CHUNK = 24  # RoIs at a time on a CPU: their maps stay in its cache

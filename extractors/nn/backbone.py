@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from data.text import suggest_name
 from extractors.config import GridConfig
 from extractors.nn.backbone_weights import PHOTOS_MEAN, PHOTOS_STD, load_weights_file
-from extractors.nn.image_fit import BackboneInfo, ImageFit
-from extractors.nn.packaged import PHOTOS
 from extractors.nn.state_dict import state_sha256
+from extractors.packaged import PHOTOS
+from extractors.torch_free import BackboneInfo, ImageFit
 
 
 class Backbone(nn.Module):

@@ -8,10 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from extractors.config import GridConfig
-from extractors.nn.packaged import PHOTOS, find_package_file
-from extractors.nn.state_dict import SUFFIXES, load_state_dict_file, load_state_dict_strict
+from extractors.nn.state_dict import load_state_dict_file, load_state_dict_strict
+from extractors.packaged import PHOTOS
 
-PHOTOS_MODEL = "tf_efficientnet_lite2"
 # The weights were trained in TensorFlow with (x - 127) / 128, see docs/decisions/045-backbones.md.
 PHOTOS_MEAN, PHOTOS_STD = (127 / 255,) * 3, (128 / 255,) * 3
 STAGE_DEPTHS = (1, 3, 3, 4, 4, 5, 1)  # of EfficientNet-Lite2, whose package numbers the blocks of all stages
@@ -19,31 +18,6 @@ OTHER_NAMES = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_hea
 BLOCK_NAMES = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
 BLOCK_NAMES |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
 FIRST_BLOCK_NAMES = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def find_weights_file(config: GridConfig) -> Path | None:
-    """Return the file of the weights of a configuration; None for weights that timm downloads.
-
-    Raises:
-        ValueError: The name of the weights is unknown, or they are those of another model.
-        FileNotFoundError: The package of the weights is not installed.
-    """
-    if config.weights.endswith(SUFFIXES):
-        return Path(config.weights)
-    if config.weights == PHOTOS.name:
-        if config.model != PHOTOS_MODEL:
-            raise ValueError(
-                f'The weights "{PHOTOS.name}" are those of {PHOTOS_MODEL}, not of {config.model}. Set '
-                f'`regions.model` to "{PHOTOS_MODEL}".'
-            )
-        return find_package_file(PHOTOS)
-    if config.weights != "DEFAULT":
-        raise ValueError(
-            f'Unknown weights {config.weights!r}. Set `regions.weights` to "DEFAULT", to "{PHOTOS.name}" or to a '
-            ".safetensors or .pth file; other published weights have a name of their own, such as "
-            '`regions.model` "resnet50.a1_in1k".'
-        )
-    return None
 
 
 def load_weights_file(model: nn.Module, path: Path, config: GridConfig) -> None:

@@ -6,15 +6,12 @@ Used by all region extractors.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-
-from data.manifest import Recipe
 
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 Network = TypeVar("Network", bound=nn.Module)
@@ -67,26 +64,6 @@ def parse_device(device: str) -> torch.device:
             'Set `device` to one of them, or to "cpu".'
         )
     return parsed
-
-
-def network_recipe(config: Any, name: str, version: int, excluded: Collection[str] = (), **numerics: Any) -> Recipe:
-    """Return the settings of an extractor that determine its numbers.
-
-    Args:
-        config: Settings, with `kind`, `weights` and `device`: a path of weights does not determine numbers.
-        name: Name of the extractor.
-        version: Version of its code.
-        excluded: Other settings that do not determine numbers.
-        numerics: What else does, such as the dtype and the hash of the weights.
-    """
-    settings = config.model_dump(exclude={"kind", "weights", "device", *excluded})
-    return {"extractor": name, "version": version, **settings, **numerics, **device_recipe(config.device)}
-
-
-def device_recipe(device: str) -> dict[str, str]:
-    """Return the part of a recipe that a device determines: its type, or nothing for a CPU."""
-    kind = torch.device(device).type
-    return {} if kind == "cpu" else {"device": kind}
 
 
 def optimize_for_inference(model: Network, dtype: torch.dtype, device: str = "cpu") -> Network:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from data.io import check_checkpoint
 from data.unpickle import load_restricted
+from extractors.config import SUFFIXES
 
 MAX_PICKLE_BYTES = 2 << 30  # the file of the original bottom-up model has 0.26 GB
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")  # of weights files; other values are published names
 
 
 def load_state_dict_file(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

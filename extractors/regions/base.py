@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data.images import MAX_ASPECT_RATIO, DecodeLimits, ReducedImage, load_image_of_side
 
@@ -47,8 +45,9 @@ class Regions:
 class PreprocessedImage:
     """Network input of one image. Only images with inputs of the same shape share a batch."""
 
-    input: Tensor
-    """(3, network height, network width), as `RegionExtractor.preprocess` makes it from the pixels"""
+    input: Any
+    """Tensor or array that `RegionExtractor.preprocess` makes from the pixels, (3, network height, network width) or
+    (network height, network width, 3)"""
     size: tuple[int, int]
     """Width and height of the original image, in pixels."""
 
@@ -95,7 +94,6 @@ class RegionExtractor(ABC):
         """Turn an image into the network input; boxes are in pixels of the image before it was reduced."""
         return replace(self.preprocess(image.pixels), size=image.size)
 
-    @torch.inference_mode()
     def extract_reduced(self, image: ReducedImage) -> Regions:
         """Extract the regions of one image.
 
@@ -116,7 +114,6 @@ class RegionExtractor(ABC):
         The device has read the inputs on return.
         """
 
-    @torch.inference_mode()
     def __call__(self, images: list[np.ndarray]) -> list[Regions]:
         """Extract the regions of images of any sizes.
 

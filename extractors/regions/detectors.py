@@ -12,7 +12,8 @@ from torchvision import models
 from torchvision.models.detection import FasterRCNN
 
 from data.text import suggest_name
-from extractors.nn.state_dict import SUFFIXES, load_state_dict_file, load_state_dict_strict
+from extractors.config import SUFFIXES
+from extractors.nn.state_dict import load_state_dict_file, load_state_dict_strict
 from extractors.regions.demo_network import build_demo_detector
 from extractors.regions.torchvision_zoo import load_torchvision_weights
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from data.io import digest
 from extractors.config import Detectron2Config
-from extractors.nn.inference import choose_dtype, network_recipe, to_device
+from extractors.nn.inference import choose_dtype, to_device
 from extractors.nn.state_dict import load_state_dict_file, load_state_dict_strict, state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.selection import select_regions
+from extractors.torch_free import network_recipe
 
 VERSION = 2  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 INSTALL_HINT = (

@@ -13,12 +13,13 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from extractors.config import TorchvisionConfig
-from extractors.nn.inference import DTYPE_NAMES, choose_dtype, network_recipe, optimize_for_inference, to_device
+from extractors.nn.inference import DTYPE_NAMES, choose_dtype, optimize_for_inference, to_device
 from extractors.nn.state_dict import state_sha256
 from extractors.regions.base import PreprocessedImage, RegionExtractor, Regions
 from extractors.regions.detectors import build_detector
 from extractors.regions.fast_faster_rcnn import roi_align_by_lookup, select_proposals
 from extractors.regions.selection import select_regions
+from extractors.torch_free import network_recipe
 
 VERSION = 3  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 GPU_LOADERS = 8

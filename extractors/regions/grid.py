@@ -9,14 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from extractors.config import GridConfig
-from extractors.nn.backbone_runtime import load_runtime
-from extractors.nn.inference import DTYPE_NAMES, network_recipe, to_cpu, to_device
 from extractors.regions.base import WHOLE_IMAGE, PreprocessedImage, RegionExtractor, Regions
+from extractors.regions.grid_backbone import load_grid_backbone
+from extractors.torch_free import OnnxBackbone, is_cpu, network_recipe
 
 VERSION = 3  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 GPU_LOADERS, GPU_BATCH = 16, 32
@@ -36,7 +33,7 @@ class GridExtractor(RegionExtractor):
             FileNotFoundError: The weights do not exist.
         """
         self.config = config
-        self._backbone = load_runtime(config)
+        self._backbone = load_grid_backbone(config)
         self._info = info = self._backbone.info
         if max(config.grid_sizes) > info.map_side:
             raise ValueError(
@@ -46,14 +43,14 @@ class GridExtractor(RegionExtractor):
             )
         self.dim = sum(info.channels)
         self.min_decoded_side = info.fit.min_decoded_side
-        if torch.device(config.device).type != "cpu":
+        if not is_cpu(config.device):
             self.num_loaders = GPU_LOADERS
             self.batch_size = GPU_BATCH if info.fit.is_square else 1
 
     def _settings_recipe(self) -> dict[str, Any]:
         config, info = self.config, self._info
         settings = {"layers": list(config.layers), "grid_sizes": list(config.grid_sizes), **info.fit.model_dump()}
-        numerics = {"dtype": DTYPE_NAMES[self._backbone.dtype], "runtime": self._backbone.name}
+        numerics = {"dtype": self._backbone.dtype_name, "runtime": self._backbone.name}
         settings["weights_sha256"] = info.weights_sha256
         return network_recipe(config, "grid", VERSION, NOT_IN_RECIPE, **settings, **numerics)
 
@@ -64,30 +61,24 @@ class GridExtractor(RegionExtractor):
             (network height, network width, 3) uint8 on the device; the network normalizes the colors.
         """
         height, width = pixels.shape[:2]
-        inputs = torch.from_numpy(self._info.fit.prepare(pixels))
-        return PreprocessedImage(to_device(inputs, self.config.device), (width, height))
+        inputs: Any = self._info.fit.prepare(pixels)
+        if not isinstance(self._backbone, OnnxBackbone):
+            inputs = self._backbone.to_device(inputs)
+        return PreprocessedImage(inputs, (width, height))
 
-    @torch.inference_mode()
     def extract(self, batch: list[PreprocessedImage]) -> list[Regions]:
         """Extract the cells of images whose inputs have the same shape.
 
         A batch on a GPU always has the same size, because the last bits depend on it.
         """
-        num_filled = self.batch_size - len(batch)
-        inputs = torch.stack([image.input for image in [*batch, *batch[-1:] * num_filled]])  # (b, height, width, 3)
-        maps = self._backbone.run(inputs)  # per layer (b, d, h, w)
-        features = to_cpu([self._pool(maps).half()])[0].numpy()  # (b, r, d)
-        return [self._make_regions(rows, image.size) for rows, image in zip(features, batch, strict=False)]
-
-    def _pool(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Average the maps of the layers over the cells of the grids: (b, r, d of all layers)."""
         sizes = (1, *self.config.grid_sizes) if self.config.whole_image else self.config.grid_sizes
-        layers = []
-        for features in maps:
-            cells = torch.cat([adaptive_avg_pool2d(features.float(), size).flatten(2) for size in sizes], dim=2)
-            rows = cells.transpose(1, 2)  # (b, r, d)
-            layers.append(normalize(rows, dim=2) if self.config.normalize else rows)
-        return torch.cat(layers, dim=2)
+        inputs = [image.input for image in batch]
+        if isinstance(self._backbone, OnnxBackbone):
+            features = [self._backbone.compute_rows(pixels, sizes, self.config.normalize) for pixels in inputs]
+        else:
+            inputs += inputs[-1:] * (self.batch_size - len(batch))
+            features = list(self._backbone.compute_rows(inputs, sizes, self.config.normalize))
+        return [self._make_regions(rows, image.size) for rows, image in zip(features, batch, strict=False)]
 
     def _make_regions(self, features: np.ndarray, size: tuple[int, int]) -> Regions:
         left, top, right, bottom = seen = self._info.fit.seen_box(size)

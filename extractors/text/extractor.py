@@ -5,8 +5,6 @@ Shapes: l tokens of a caption including [CLS] and [SEP], d feature size, b capti
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 
 from data.batches import group_by_length
 from extractors.config import TextConfig
-from extractors.nn.inference import device_recipe, parse_device
+from extractors.nn.inference import parse_device
 from extractors.nn.state_dict import state_sha256
 from extractors.text.models import (
     MEAN_LAST_4,
@@ -27,8 +25,8 @@ from extractors.text.models import (
     must_download,
     resolve_model_folder,
 )
+from extractors.torch_free import TEXT_VERSION, device_recipe, hash_tokenizer, join_surrogates
 
-VERSION = 3  # raise it when equal settings give other numbers: the recipe, and so the store name, contains it
 CPU_BATCH, GPU_BATCH = 4, 64  # captions; on a CPU, larger batches save 20 % of the time, and a query takes one batch
 
 
@@ -77,25 +75,30 @@ class TextExtractor:
                 "Lower `text.max_tokens`."
             )
         self.dim: int = self._model.config.hidden_size
-        self._unknown_id: int | None = self._tokenizer.unk_token_id
+        self.unknown_id: int | None = self._tokenizer.unk_token_id
+        self.vocabulary_size: int = self._model.config.vocab_size
         self._batch_size = config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+
+    @property
+    def tokenizer_rules(self) -> str:
+        """JSON of the tokenizer: vocabulary, normalizer, templates."""
+        rules: str = self._tokenizer.backend_tokenizer.to_str()
+        return rules
 
     @cached_property  # it hashes all weights
     def recipe(self) -> dict[str, Any]:
         """Return all settings and hashes that determine the stored rows; its digest names the store."""
-        tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())  # vocabulary, normalizer, templates
-        rules = json.dumps(tokenizer | {"truncation": None, "padding": None}, sort_keys=True).encode()
         return {
             "extractor": "text",
-            "version": VERSION,
+            "version": TEXT_VERSION,
             "layer": MEAN_LAST_4 if self._mean else self._model.config.num_hidden_layers,
             "max_tokens": self.config.max_tokens,
             "batch_size": self._batch_size,
-            "unknown_id": self._unknown_id,
+            "unknown_id": self.unknown_id,
             "dtype": self.config.dtype,
             **device_recipe(self.config.device),
             "weights_sha256": state_sha256(self._model),
-            "tokenizer_sha256": hashlib.sha256(rules).hexdigest(),
+            "tokenizer_sha256": hash_tokenizer(self.tokenizer_rules),
         }
 
     @torch.inference_mode()
@@ -119,10 +122,9 @@ class TextExtractor:
                 tokens[i] = Tokens(features, np.array(ids[i], np.int32), full_lengths[i])
         return [tokens[i] for i in range(len(texts))]
 
-    def count_unknown(self, text: str) -> tuple[int, int]:
-        """Count the unknown tokens of a text, and all of its tokens except [CLS] and [SEP]."""
-        ids = self._tokenize([text])[0][0][1:-1]
-        return ids.count(self._unknown_id) if self._unknown_id is not None else 0, len(ids)
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Return the token ids of each text, from [CLS] to [SEP]."""
+        return self._tokenize(texts)[0]
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
         """Return the token ids of each text, and the lengths before truncation.
@@ -135,7 +137,7 @@ class TextExtractor:
         if not texts:
             return [], []
         limits = {"truncation": True, "max_length": self.config.max_tokens, "return_overflowing_tokens": True}
-        plain_texts = [_join_surrogates(text) for text in texts]
+        plain_texts = [join_surrogates(text) for text in texts]
         pieces = self._tokenizer(plain_texts, split_special_tokens=True, **limits)
         num_special = self._tokenizer.num_special_tokens_to_add()
         ids: list[list[int]] = []
@@ -165,9 +167,10 @@ class TextExtractor:
 class TextEncoder(torch.nn.Module):
     """The layers whose output a `TextExtractor` stores, to be trained with the model."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, extractor: TextExtractor | None = None) -> None:
+        """Load the layers, or take those of an extractor on the CPU, which shares them."""
         super().__init__()
-        self.bert = TextExtractor(config.model_copy(update={"device": "cpu"}))._model
+        self.bert = (extractor or TextExtractor(config.model_copy(update={"device": "cpu"})))._model
         self._mean = config.layer == MEAN_LAST_4
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -182,8 +185,3 @@ class TextEncoder(torch.nn.Module):
         """
         out = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=self._mean)
         return torch.stack(out.hidden_states[-NUM_MEAN_LAYERS:]).mean(0) if self._mean else out.last_hidden_state
-
-
-def _join_surrogates(text: str) -> str:
-    """Join surrogate pairs, and replace single surrogates by U+FFFD; tokenizers accept neither."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

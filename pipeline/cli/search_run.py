@@ -1,6 +1,6 @@
 """Run `tern search`: check what needs no model, open the index, and answer the queries in passes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from pipeline.cli.search_queries import QueryOptions, describe_query
 
 if TYPE_CHECKING:
     from pipeline.plans.plan import Plan
-    from pipeline.search import Answer, Query, Searcher
+    from pipeline.search import Query, Searcher
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ def run_search(searcher: "Searcher", queries: Iterator["Query"], hits: HitOption
         ValueError: The only query is invalid.
         typer.Exit: One of several queries is invalid; the others are answered.
     """
-    from pipeline.search.query import MAX_QUERIES
+    from pipeline.search.query import MAX_QUERIES, SearchRequest
 
     count, has_failed = 0, False
     while chunk := list(islice(queries, MAX_QUERIES)):
-        for query, answer in zip(chunk, _answer(searcher, chunk, hits), strict=True):
+        requests = [SearchRequest(query, hits.k, hits.offset, hits.where, hits.min_probability) for query in chunk]
+        for query, answer in zip(chunk, searcher.answer(requests), strict=True):
             count += 1
             if not isinstance(answer, ValueError):
                 output.print_answer(count, describe_query(query), answer)
@@ -74,14 +75,3 @@ def run_search(searcher: "Searcher", queries: Iterator["Query"], hits: HitOption
                 raise answer
     if has_failed:
         raise typer.Exit(1)
-
-
-def _answer(searcher: "Searcher", queries: Sequence["Query"], options: HitOptions) -> Iterator["Answer | ValueError"]:
-    try:
-        yield from searcher.search(queries, options.k, options.offset, options.where, options.min_probability)
-    except ValueError as error:
-        if len(queries) == 1:
-            yield error
-        else:
-            for query in queries:
-                yield from _answer(searcher, [query], options)

@@ -15,7 +15,7 @@ from pipeline.runs.notes import (
     describe_splits,
     describe_training,
 )
-from pipeline.runs.runner import Finished, OnEpoch, PipelineRunner
+from pipeline.runs.runner import Finished, PipelineRunner
 from pipeline.runs.stage_log import StageEntry
 from pipeline.runs.torchrun_training import train_together, train_with_torchrun
 
@@ -23,7 +23,6 @@ __all__ = [
     "ALL_STAGES",
     "Estimate",
     "Finished",
-    "OnEpoch",
     "PipelineRunner",
     "StageEntry",
     "StagePreview",

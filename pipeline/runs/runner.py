@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.config import RegionFileConfig
 from data.datasets import Dataset
@@ -17,9 +17,11 @@ from pipeline.runs.stage_log import StageEntry, append_entry, read_stage_seconds
 from pipeline.stages.dataset import check_trainable, load_plan_dataset, select_valid
 from pipeline.stages.embed import embed_dataset, list_invalid_vectors
 from pipeline.stages.evaluate import evaluate_splits
-from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, get_extractor, select_splits
+from pipeline.stages.extract import check_region_store, extract_regions, extract_tokens, select_splits
+from pipeline.stages.extractors import get_recipe
 from pipeline.stages.index import IndexSource, publish_full_index, publish_index_update
 from pipeline.stages.origin import Origin
+from pipeline.stages.query_side import ensure_query_side
 from pipeline.stages.results import Features, Vectors, VectorStores
 from pipeline.stages.train import (
     check_checkpoint,
@@ -31,7 +33,9 @@ from pipeline.stages.train import (
 from pipeline.workers import HASH_IMAGES, MakeMapFn, MapFn, use_builtin_map
 from pipeline.workspace import Workspace
 from tern.evaluation import Evaluation, read_evaluation
-from tern.training import OnEpoch
+
+if TYPE_CHECKING:
+    from tern.training import OnEpoch
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -86,7 +90,7 @@ class PipelineRunner:
         on_epoch: Called after each training epoch with its progress.
     """
 
-    def __init__(self, plan: Plan, make_map_fn: MakeMapFn = use_builtin_map, on_epoch: OnEpoch | None = None) -> None:
+    def __init__(self, plan: Plan, make_map_fn: MakeMapFn = use_builtin_map, on_epoch: "OnEpoch | None" = None) -> None:
         self.plan, self.workspace = plan, Workspace(plan.workspace)
         self._make_map_fn, self._on_epoch = make_map_fn, on_epoch
         self._outputs: dict[str, str] = {}  # stage -> name of its output
@@ -127,7 +131,7 @@ class PipelineRunner:
     def extract(self, dataset: Dataset) -> Features:
         """Extract the region and token features of all images and captions that are new or changed."""
         plan = self.plan
-        get_extractor(plan.text)  # raises now if its model is missing: the region features may take hours
+        get_recipe(plan.text)  # raises now if its model is missing: the region features may take hours
         regions = self._timed("region features", lambda: self._extract_regions(dataset))
         map_fn = self._counting_map("token features")
         tokens = self._timed(
@@ -152,16 +156,19 @@ class PipelineRunner:
 
         Under torchrun use `pipeline.runs.train_together`.
         """
+        return self._timed("training", lambda: self._make_model(features))
+
+    def _make_model(self, features: Features) -> Path:
         plan, stores = self.plan, (features.regions, features.tokens)
         if plan.model is not None:
-            package = open_package(plan.model)
-            return self._timed("training", lambda: import_model_package(package, *stores, self.workspace, plan.text))
-        if (checkpoint := plan.checkpoint) is not None:
-            return self._timed(
-                "training", lambda: import_paper_checkpoint(checkpoint, *stores, self.workspace, plan.text)
-            )
-        inputs = (plan.train, *stores, features.dataset, self.workspace)
-        return self._timed("training", lambda: train_model(*inputs, self._on_epoch, plan.text))
+            model = import_model_package(open_package(plan.model), *stores, self.workspace, plan.text)
+        elif plan.checkpoint is not None:
+            model = import_paper_checkpoint(plan.checkpoint, *stores, self.workspace, plan.text)
+        else:
+            inputs = (plan.train, *stores, features.dataset, self.workspace)
+            model = train_model(*inputs, self._on_epoch, plan.text)
+        ensure_query_side(model, plan.text)
+        return model
 
     def embed(self, features: Features, model: Path) -> Vectors:
         """Embed all images and captions of the valid dataset that have no vector of this model yet."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.results import Features
-from tern.parallel import is_main_process, main_process_first, process_group, run_torchrun
-from tern.training import EpochProgress, OnEpoch
+
+if TYPE_CHECKING:
+    from tern.training import EpochProgress, OnEpoch
 
 
 def train_together(runner: PipelineRunner, on_features: Callable[[Features], None] | None = None) -> Path:
@@ -21,6 +23,9 @@ def train_together(runner: PipelineRunner, on_features: Callable[[Features], Non
         runner: Runner of the plan.
         on_features: Called by the main process after the extraction.
     """
+    # lazy: torch takes seconds to import, and other runs need none
+    from tern.parallel import is_main_process, main_process_first, process_group  # lazy: torch takes seconds to import
+
     with process_group():
         with main_process_first():
             features = runner.extract(runner.load_trainable_dataset())
@@ -35,7 +40,7 @@ def train_with_torchrun(
     num_processes: int,
     plan: str,
     overrides: Sequence[str],
-    on_epoch: OnEpoch,
+    on_epoch: "OnEpoch",
     on_message: Callable[[str], None],
 ) -> None:
     """Start torchrun, and train the model of a plan in several processes of this machine.
@@ -50,6 +55,8 @@ def train_with_torchrun(
     Raises:
         Exception: The processes failed; see `tern.parallel.run_torchrun`.
     """
+    from tern.parallel import run_torchrun  # lazy: as above
+
     for line in run_torchrun(num_processes, "pipeline.runs.torchrun_worker", plan, *overrides):
         if (progress := _parse_progress(line)) is None:
             on_message(line)
@@ -57,7 +64,9 @@ def train_with_torchrun(
             on_epoch(progress)
 
 
-def _parse_progress(line: str) -> EpochProgress | None:
+def _parse_progress(line: str) -> "EpochProgress | None":
+    from tern.training import EpochProgress  # lazy: as above
+
     try:
         return EpochProgress.model_validate_json(line)
     except ValidationError:

@@ -7,11 +7,9 @@ import numpy as np
 
 from index.metadata import Row
 from index.search import Index
-from pipeline.plans.plan import Plan
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.query import (
     MAX_PARTS,
-    MAX_QUERIES,
     MAX_WEIGHT,
     Box,
     ImagePart,
@@ -30,34 +28,50 @@ class QueryEmbedder:
     """Embeds queries for one version of an index.
 
     Args:
-        plan: The plan of the index.
         index: The open version.
         encoder: Model and extractors of its vectors.
-        stored_images: Regions of its images.
+        stored_images: Regions of its images; None if they are not there.
         image_root: Folder of its images.
+        region_source: File or store of regions that the index was built from instead of an extractor; None: there is
+            an extractor for new photos.
     """
 
     def __init__(
-        self, plan: Plan, index: Index, encoder: QueryEncoder, stored_images: StoredImages, image_root: Path
+        self,
+        index: Index,
+        encoder: QueryEncoder,
+        stored_images: StoredImages | None,
+        image_root: Path,
+        region_source: str | None = None,
     ) -> None:
-        self._plan, self._index, self._encoder, self._stored_images = plan, index, encoder, stored_images
-        self._image_root, self._has_detector = image_root, plan.regions_file is None and plan.regions_store is None
+        self._index, self._encoder, self._stored_images = index, encoder, stored_images
+        self._image_root, self._region_source = image_root, region_source
 
-    def embed(self, queries: Sequence[Query]) -> np.ndarray:
+    def embed(self, queries: Sequence[Query]) -> list[np.ndarray | ValueError]:
         """Embed queries; their texts in one pass.
 
         Returns:
-            Vectors (n, e), float32 of unit length.
-
-        Raises:
-            ValueError: There are no queries or too many, a part of one is invalid, or its parts cancel out.
+            Per query its vector (e,), float32 of unit length; or what is wrong with it: a part is invalid, or the parts
+            cancel out.
         """
-        if not 1 <= len(queries) <= MAX_QUERIES:
-            raise ValueError(f"{len(queries):,} queries were passed. Pass 1 to {MAX_QUERIES} at a time.")
-        texts = list(dict.fromkeys(text for query in queries for text in query.texts))
-        vectors = self._encoder.embed_texts(texts) if texts else ()
-        vector_by_text = dict(zip(texts, vectors, strict=True))
-        return np.stack([self._sum_parts(query, vector_by_text) for query in queries])
+        vectors: dict[str, np.ndarray | ValueError] = {}
+        texts: dict[str, str] = {}
+        for text in dict.fromkeys(text for query in queries for text in query.texts):
+            try:
+                texts[text] = self._encoder.check_text(text)
+            except ValueError as error:
+                vectors[text] = error
+        if texts:
+            vectors |= zip(texts, self._encoder.embed_texts(list(texts.values())), strict=True)
+        return [self._try_sum_parts(query, vectors) for query in queries]
+
+    def _try_sum_parts(
+        self, query: Query, vector_by_text: Mapping[str, np.ndarray | ValueError]
+    ) -> np.ndarray | ValueError:
+        try:
+            return self._sum_parts(query, vector_by_text)
+        except ValueError as error:
+            return error
 
     def embed_photo(self, photo: Photo, box: Box | None = None) -> np.ndarray:
         """Embed a photo or a region of it.
@@ -72,15 +86,14 @@ class QueryEmbedder:
             ValueError: The file is not a readable image, the box is not a region of it, or there is no detector and
                 the photo is not stored.
         """
-        if self._has_detector:
+        if self._region_source is None:
             return self._encoder.embed_photo(photo, box)[0]
-        image_id = self._stored_images.find(photo)
+        image_id = None if self._stored_images is None else self._stored_images.find(photo)
         if image_id is None:
-            source = self._plan.regions_store or "a region file"
             name = photo if isinstance(photo, Path) else "the photo"
             raise ValueError(
-                f"{name} is not an image of this plan. The plan takes its regions from {source}, so it has no detector "
-                "for new photos. Choose an image of the dataset, or a plan with a detector."
+                f"{name} is not an image of this plan. The plan takes its regions from {self._region_source}, so it "
+                "has no detector for new photos. Choose an image of the dataset, or a plan with a detector."
             )
         return self._embed_stored_regions(image_id, box)
 
@@ -88,9 +101,10 @@ class QueryEmbedder:
         """Find the ids of the images of the index that a query asks with; its results leave them out."""
         ids = {part.image_id for part in query.parts if isinstance(part, ImagePart) and part.weight > 0}
         photos = [part.photo for part in query.parts if isinstance(part, PhotoPart) and part.weight > 0]
-        return ids | {name for photo in photos if (name := self._stored_images.find(photo)) is not None}
+        stored = self._stored_images
+        return ids | {name for photo in photos if stored and (name := stored.find(photo)) is not None}
 
-    def _sum_parts(self, query: Query, vector_by_text: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _sum_parts(self, query: Query, vector_by_text: Mapping[str, np.ndarray | ValueError]) -> np.ndarray:
         """Return the vector (e,) of a query."""
         if not 1 <= len(query.parts) <= MAX_PARTS:
             raise ValueError(f"A query has {len(query.parts)} parts. Pass 1 to {MAX_PARTS}.")
@@ -99,9 +113,12 @@ class QueryEmbedder:
                 raise ValueError(
                     f"The weight {part.weight} is not a number from -{MAX_WEIGHT} to {MAX_WEIGHT}. Change it."
                 )
-        vectors = [
-            vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part) for part in query.parts
-        ]
+        vectors = []
+        for part in query.parts:
+            vector = vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part)
+            if isinstance(vector, ValueError):
+                raise vector
+            vectors.append(vector)
         if len(vectors) == 1 and query.parts[0].weight == 1:
             return vectors[0]
         total = np.sum([part.weight * vector for part, vector in zip(query.parts, vectors, strict=True)], axis=0)
@@ -119,16 +136,16 @@ class QueryEmbedder:
                 return self._scale(self._index.collection("image").vectors.get(np.array([key]))[0])
             case ImagePart(image_id, box):
                 row = self._get_row(image_id)
-                if self._has_detector:
+                if self._region_source is None:
                     return self._encoder.embed_photo(self._image_root / (row.path or ""), box)[0]
                 return self._embed_stored_regions(image_id, box)
             case VectorPart(vector):
                 return self._scale(vector)
 
     def _embed_stored_regions(self, image_id: str, box: Box | None) -> np.ndarray:
-        if image_id not in self._stored_images:  # it became unreadable after it was indexed
-            raise ValueError(f"The region store has no regions of {image_id!r}. Run `tern index` first.")
         stored = self._stored_images
+        if stored is None or image_id not in stored:  # it became unreadable after it was indexed
+            raise ValueError(f"The region store has no regions of {image_id!r}. Run `tern index` first.")
         regions = stored.read_regions(image_id) if box is None else stored.read_regions_in_box(image_id, box)
         return self._encoder.embed_regions([regions])[0]
 

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,12 +13,22 @@ from data.images import check_box
 from data.io import digest, sha256_file
 from data.store import Store
 from pipeline.plans.plan import Plan
-from pipeline.search.encode import ImageRegions
 from pipeline.search.query import Box
 from pipeline.stages.dataset import read_plan_dataset
+from pipeline.stages.embed import read_image_regions
 from pipeline.workspace import Workspace
+from tern.query import ImageRegions
 
 MIN_FRACTION_IN_BOX = 0.5  # of the area of a region that belongs to a box
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """The regions of an image with their classes."""
+
+    regions: ImageRegions
+    class_ids: np.ndarray
+    """(r,) int32, index into the classes of the recipe; below 0 for none."""
 
 
 class StoredImages:
@@ -44,10 +56,15 @@ class StoredImages:
 
     def read_regions(self, image_id: str) -> ImageRegions:
         """Read the regions of an image."""
-        features, boxes, size, scores = (
-            self.store.read(field, [image_id]) for field in ("features", "boxes", "size", "scores")
-        )
-        return features, boxes, tuple(size[0]), scores
+        return self.read_images([image_id])[0].regions
+
+    def read_images(self, image_ids: Sequence[str]) -> list[StoredImage]:
+        """Read the regions of images of the store, each column of all of them at once."""
+        if not image_ids:
+            return []
+        class_ids = np.split(self.store.read("class_ids", image_ids), np.cumsum(self.store.lengths(image_ids))[:-1])
+        regions = read_image_regions(self.store, image_ids)
+        return [StoredImage(*image) for image in zip(regions, class_ids, strict=True)]
 
     def read_regions_in_box(self, image_id: str, box: Box) -> ImageRegions:
         """Read the regions of an image with at least half of their area in a box, cut to the box.

@@ -1,6 +1,6 @@
 """Embedding stage: one unit vector per image and caption, into two vector stores; and loading of a trained model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,16 +14,17 @@ from data.io import digest
 from data.manifest import Item, Recipe, open_or_create_store
 from data.store import ShardJob, Store, store_update, write_shard
 from extractors.config import TextConfig
-from extractors.text import TextEncoder
+from extractors.torch_free import find_text_folder
 from pipeline.stages.extract import log_existing
 from pipeline.stages.results import VectorStores
+from pipeline.stages.threads import one_torch_thread
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
-from tern.model import embed_captions, embed_images, load_model
-from tern.parallel import torch_threads
+from tern.query import ImageRegions, QuerySide, read_query_record
 
 NORM_TOLERANCE = 1e-2  # as of the index
+IMAGES_PER_RUN, IMAGES_PER_WINDOW = 8, 1024  # images in a forward pass, and with regions in memory
 VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
 
 
@@ -102,15 +103,49 @@ def _check_features(model: Path, sources: Mapping[str, Store]) -> None:
             )
 
 
-@torch_threads(1)  # as in every worker process
 def embed_shard(job: EmbeddingJob) -> str:
     """Write one shard of a vector store. Returns its file name."""
+    batches = _embed_images(job) if job.modality == "image" else _embed_in_torch(job)
+    columns = (find_vector_problem(row) or {"features": row[None]} for vectors in batches for row in vectors)
+    return write_shard(job.folder, job.plan, columns)
+
+
+def _embed_images(job: EmbeddingJob) -> Iterator[np.ndarray]:
+    """Embed the images of a job with the query side of the model, which needs no torch, or else in torch."""
+    record = read_query_record(job.model)
+    if record is None:
+        yield from _embed_in_torch(job)
+        return
+    side, store = _open_query_side(job.model), Store(job.source)
+    ids = [item.id for item in job.plan.items]
+    for start in range(0, len(ids), IMAGES_PER_WINDOW):
+        images = read_image_regions(store, ids[start : start + IMAGES_PER_WINDOW])
+        yield side.embed_images(images, batch_size=IMAGES_PER_RUN)
+
+
+def _embed_in_torch(job: EmbeddingJob) -> Iterator[np.ndarray]:
+    from tern.model import embed_captions, embed_images  # lazy: torch takes seconds to import
+
     embed = {"image": embed_images, "caption": embed_captions}[job.modality]
     model, ids = load_trained_model(job.model, job.text), [item.id for item in job.plan.items]
-    batches = embed(model, Store(job.source), ids)
-    rows = (row for _, vectors in batches for row in vectors)
-    columns = (find_vector_problem(row) or {"features": row[None]} for row in rows)
-    return write_shard(job.folder, job.plan, columns)
+    with one_torch_thread():
+        for _, vectors in embed(model, Store(job.source), ids):
+            yield vectors
+
+
+@lru_cache(maxsize=1)  # a process opens the graphs once for all jobs
+def _open_query_side(model: Path) -> QuerySide:
+    record = read_query_record(model)
+    assert record is not None
+    return QuerySide(model, record, find_text_folder, is_resident=True)
+
+
+def read_image_regions(store: Store, ids: Sequence[str]) -> list[ImageRegions]:
+    """Read the regions of images of a region store, each column of all of them at once."""
+    ends = np.cumsum(store.lengths(ids))[:-1]
+    features, boxes, scores = (np.split(store.read(field, ids), ends) for field in ("features", "boxes", "scores"))
+    sizes = [(int(width), int(height)) for width, height in store.read("size", ids)]
+    return list(zip(features, boxes, sizes, scores, strict=True))
 
 
 def find_vector_problem(vector: np.ndarray) -> str:
@@ -138,5 +173,8 @@ def load_trained_model(folder: Path, text: TextConfig | None) -> Any:
         folder: Folder of the model.
         text: Config of the text encoder; used only if the text encoder was fine-tuned with the model.
     """
+    from extractors.text import TextEncoder  # lazy: torch and transformers take seconds to import
+    from tern.model import load_model  # lazy: torch takes seconds to import
+
     encoder = TextEncoder(text) if text and read_model_card(folder).fine_tuned else None
     return load_model(folder, text=encoder)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,14 @@ from data.manifest import Item, ShardPlan, is_store, open_or_create_store, store
 from data.store import CopyJob, ShardJob, Store, copy_shard, store_update, write_shard
 from extractors.config import RegionsConfig, TextConfig
 from extractors.regions import DEVICE_LOCK, extract_from_paths
-from extractors.registry import build_region_extractor
-from extractors.text import TextExtractor
 from pipeline.plans.plan import Plan
 from pipeline.stages.dataset import check_splits
+from pipeline.stages.extractors import ExtractorConfig, get_extractor, get_recipe
+from pipeline.stages.threads import one_torch_thread
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
-from tern.parallel import torch_threads
 
 log = logging.getLogger(__name__)
-ExtractorConfig = RegionsConfig | RegionFileConfig | TextConfig
 
 
 @dataclass(frozen=True)
@@ -43,16 +40,6 @@ class ExtractionJob(ShardJob):
     def uses_gpu(self) -> bool:
         """Whether the jobs must run in threads of one process, because the GPU holds one copy of the detector."""
         return getattr(self.config, "device", "cpu") != "cpu"
-
-
-@lru_cache(maxsize=2)  # one region extractor and one text extractor: a process loads their weights once for all jobs
-def get_extractor(config: ExtractorConfig) -> Any:
-    """Return the extractor of a config; each process builds it once."""
-    if isinstance(config, RegionFileConfig):
-        return RegionFile(config)
-    if isinstance(config, TextConfig):
-        return TextExtractor(config)
-    return build_region_extractor(config)
 
 
 def extract_regions(
@@ -82,7 +69,7 @@ def extract_regions(
     Raises:
         ValueError: All images are invalid.
     """
-    folder = open_or_create_store(workspace.stores, "regions", get_extractor(config).recipe)
+    folder = open_or_create_store(workspace.stores, "regions", get_recipe(config))
     paths = {image.id: image.path for image in dataset.images}
     hashes = FileHashCache(workspace.root).get_hashes(paths.values(), map_fn=hash_map_fn)
     items = [Item(image_id, content_hash) for image_id, content_hash in zip(paths, hashes, strict=True)]
@@ -112,7 +99,7 @@ def extract_tokens(
     Returns:
         The folder of the store.
     """
-    folder = open_or_create_store(workspace.stores, "tokens", get_extractor(config).recipe)
+    folder = open_or_create_store(workspace.stores, "tokens", get_recipe(config))
     texts = {caption.id: caption.text for caption in dataset.captions}
     items = [Item(caption_id, sha256_text(text)) for caption_id, text in texts.items()]
     with _store_update(folder, items, captions_per_shard) as plans:
@@ -130,6 +117,8 @@ def log_existing(folder: Path, num_items: int, plans: Sequence[ShardPlan]) -> No
 def _make_jobs(
     config: ExtractorConfig, folder: Path, plans: Sequence[Any], source_by_id: Mapping[str, Any]
 ) -> list[ExtractionJob]:
+    if not plans:
+        return []
     module = type(get_extractor(config)).__module__
     return [
         ExtractionJob(folder, plan, config, tuple(source_by_id[item.id] for item in plan.items), module)
@@ -154,10 +143,11 @@ def _store_update(
         )
 
 
-@torch_threads(1)  # as in every worker process
 def extract_region_shard(job: ExtractionJob) -> str:
     """Write one shard of a region store. Returns its file name."""
-    return write_shard(job.folder, job.plan, _iter_region_rows(job))
+    get_extractor(job.config)
+    with one_torch_thread():
+        return write_shard(job.folder, job.plan, _iter_region_rows(job))
 
 
 def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
@@ -172,10 +162,11 @@ def _iter_region_rows(job: ExtractionJob) -> Iterator[dict[str, Any] | str]:
             yield regions if isinstance(regions, str) else vars(regions)
 
 
-@torch_threads(1)  # as in every worker process
 def extract_token_shard(job: ExtractionJob) -> str:
     """Write one shard of a token store. Returns its file name."""
-    return write_shard(job.folder, job.plan, _iter_token_rows(job))
+    get_extractor(job.config)
+    with one_torch_thread():
+        return write_shard(job.folder, job.plan, _iter_token_rows(job))
 
 
 def _iter_token_rows(job: ExtractionJob) -> Iterator[dict[str, Any]]:
@@ -209,8 +200,8 @@ def find_plan_stores(plan: Plan) -> tuple[Path, Path]:
     stores = Workspace(plan.workspace).stores
     regions = plan.regions_store
     if regions is None:
-        regions = store_path(stores, "regions", get_extractor(plan.regions_file or plan.regions).recipe)
-    return regions, store_path(stores, "tokens", get_extractor(plan.text).recipe)
+        regions = store_path(stores, "regions", get_recipe(plan.regions_file or plan.regions))
+    return regions, store_path(stores, "tokens", get_recipe(plan.text))
 
 
 def open_store_or_none(folder: Path) -> Store | None:

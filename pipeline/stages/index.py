@@ -18,7 +18,7 @@ from pipeline.stages.origin import Origin, read_origin
 from pipeline.stages.queries import choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
-from tern.model import read_calibration
+from tern.query import read_calibration
 
 log = logging.getLogger(__name__)
 

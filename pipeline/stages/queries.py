@@ -11,7 +11,7 @@ from index.config import IndexConfig, Kind, QuerySource
 from index.quality import GateQueries
 from index.tuning import sample_rows
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
-from tern.model import Calibration
+from tern.query import Calibration
 
 MIN_QUERIES = 2  # one half of the queries chooses nprobe, the other half measures it
 FEW_QUERIES = 20  # with fewer held-out queries, those of the model package tell more

@@ -1,27 +1,21 @@
 """Training stage: train a model on the stores, or import a model package or a published checkpoint."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.datasets import Dataset
+from data.io import digest
 from data.manifest import Recipe
 from data.store import Store
-from extractors.config import TextConfig
-from extractors.nn import machine_independent
-from extractors.text import MEAN_LAST_4, TextEncoder
+from extractors.config import TextConfig, machine_independent
 from pipeline.plans.plan import Plan
-from pipeline.stages.extract import get_extractor
+from pipeline.stages.extractors import get_recipe
 from pipeline.workspace import Workspace
 from tern.card import MODEL_CARD, ModelPackage, PackageExtractor, PackageExtractors, read_model_card
 from tern.config import TrainConfig
-from tern.model import (
-    check_checkpoint_file,
-    import_checkpoint,
-    import_package,
-    load_bert_weights,
-    load_paper_checkpoint,
-)
-from tern.parallel import resolve_device
-from tern.training import OnEpoch, TrainingInputs, describe_hardware, fingerprint, train
+
+if TYPE_CHECKING:
+    from tern.training import OnEpoch  # lazy: torch takes seconds to import
 
 
 def train_model(
@@ -30,7 +24,7 @@ def train_model(
     tokens: Path,
     dataset: Dataset,
     workspace: Workspace,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: "OnEpoch | None" = None,
     text: TextConfig | None = None,
 ) -> Path:
     """Train a model, or resume an interrupted training of the same settings and data.
@@ -47,6 +41,10 @@ def train_model(
     Returns:
         The folder of the model.
     """
+    from extractors.text import TextEncoder  # lazy: torch takes seconds to import, and not every run trains
+    from tern.parallel import resolve_device  # lazy: torch takes seconds to import
+    from tern.training import TrainingInputs, train  # lazy: torch takes seconds to import
+
     inputs, device = TrainingInputs(Store(regions), Store(tokens), dataset), resolve_device(config.device)
     folder = find_trained_model(config, regions, tokens, dataset, workspace)
     encoder = TextEncoder(text) if config.fine_tune and text else None
@@ -58,6 +56,8 @@ def _choose_model_folder(base: Path, device: str) -> Path:
 
     A model that was trained on a GPU or under torchrun is used by later commands that run without them.
     """
+    from tern.training import describe_hardware  # lazy: as in `train_model`
+
     folder = base.with_name(base.name + describe_hardware(device))
     if (folder / MODEL_CARD).is_file():
         return folder
@@ -69,6 +69,9 @@ def find_trained_model(
     config: TrainConfig, regions: Path, tokens: Path, dataset: Dataset, workspace: Workspace
 ) -> Path:
     """Return the folder of the model that `train_model` returns for the same arguments; it need not exist."""
+    from tern.parallel import resolve_device  # lazy: as in `train_model`
+    from tern.training import TrainingInputs, fingerprint  # lazy: torch takes seconds to import
+
     inputs = TrainingInputs(Store(regions), Store(tokens), dataset)
     name = f"tern-{fingerprint(inputs, config)}"
     return _choose_model_folder(workspace.models / name, resolve_device(config.device))
@@ -88,6 +91,13 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
         FileNotFoundError: The file does not exist.
         ValueError: The file cannot be read, its BERT is not the one of `text`, or `text` averages several layers.
     """
+    from extractors.text import MEAN_LAST_4, TextEncoder  # lazy: as in `train_model`
+    from tern.model import (  # lazy: torch takes seconds to import
+        check_checkpoint_file,
+        load_bert_weights,
+        load_paper_checkpoint,
+    )
+
     check_checkpoint_file(checkpoint)
     if text.layer == MEAN_LAST_4:
         raise ValueError(
@@ -117,6 +127,9 @@ def import_paper_checkpoint(
     Returns:
         The folder of the model.
     """
+    from extractors.text import TextEncoder  # lazy: as in `train_model`
+    from tern.model import import_checkpoint  # lazy: torch takes seconds to import
+
     return import_checkpoint(checkpoint, workspace.models, Store(regions), Store(tokens), lambda: TextEncoder(text))
 
 
@@ -132,8 +145,8 @@ def check_extractors(extractors: PackageExtractors, model: str, plan: Plan) -> N
         ValueError: They are others: the features would mean nothing to the model.
     """
     if plan.regions_store is None and plan.regions_file is None:
-        _check_same_extractor(extractors.regions, model, "regions", get_extractor(plan.regions).recipe)
-    _check_same_extractor(extractors.text, model, "text", get_extractor(plan.text).recipe)
+        _check_same_extractor(extractors.regions, model, "regions", get_recipe(plan.regions))
+    _check_same_extractor(extractors.text, model, "text", get_recipe(plan.text))
 
 
 def import_model_package(
@@ -157,6 +170,12 @@ def import_model_package(
     stores, name = (Store(regions), Store(tokens)), f"the model package {package.name}"
     _check_same_extractor(package.extractors.regions, name, "regions", stores[0].recipe)
     _check_same_extractor(package.extractors.text, name, "text", stores[1].recipe)
+    folder = workspace.models / package.name_model(*(digest(store.recipe) for store in stores))
+    if (folder / MODEL_CARD).is_file():
+        return folder
+    from extractors.text import TextEncoder  # lazy: as in `train_model`
+    from tern.model import import_package  # lazy: torch takes seconds to import
+
     return import_package(package, workspace.models, *stores, lambda: TextEncoder(text))
 
 

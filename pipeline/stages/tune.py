@@ -13,7 +13,7 @@ from index.tuning import OperatingPoint, TuningLimits, choose_point, measure_can
 from pipeline.stages.dataset import HELD_OUT, held_out_ids
 from pipeline.stages.queries import MIN_QUERIES, select_calibrated
 from pipeline.stages.results import VectorStores
-from tern.model import read_calibration
+from tern.query import read_calibration
 
 MAX_SAMPLE_ROWS = 50_000
 MAX_QUERIES = 2_000  # of each kind

@@ -24,9 +24,9 @@ from tern.card import (
     PackageConfig,
     verify_package,
 )
-from tern.model.calibration import read_calibration
 from tern.model.folder import write_model_folder
 from tern.networks.build import build_model, build_trainable
+from tern.query.calibration import read_calibration
 
 DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
 """Number types in the header of a file."""

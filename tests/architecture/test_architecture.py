@@ -34,9 +34,9 @@ BELOW = {  # a package imports only these; extractors, tern and index never impo
 }
 # Sub-packages and root modules of each package, low to high: one imports only those before it.
 LAYERS = {
-    "data": "text batches settings config unpickle io manifest images datasets store formats exchange demo",
-    "extractors": "config nn regions bottom_up text demo_detector registry",
-    "tern": "presets config card networks losses batching evaluation model parallel training",
+    "data": "text batches settings config unpickle io onnx manifest images datasets store formats exchange demo",
+    "extractors": "config packaged torch_free nn regions bottom_up text demo_detector registry",
+    "tern": "presets config card query networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
     "pipeline": "workspace progress workers plan_files photo_folders plans lineage stages "
     "runs search pages service cli",
@@ -49,7 +49,7 @@ HOMES = {  # library -> the only files and folders that import it
         "data/images/",
         "data/exchange/",
         "data/demo/",
-        "extractors/nn/image_fit.py",
+        "extractors/torch_free/image_fit.py",
         "extractors/demo_detector/",
         "pipeline/pages/",
     ),
@@ -64,10 +64,10 @@ HOMES = {  # library -> the only files and folders that import it
     ),
     "torchvision": ("extractors/regions/", "extractors/bottom_up/", "extractors/demo_detector/"),
     "timm": ("extractors/nn/backbone.py",),
-    "onnxruntime": ("extractors/nn/onnx_graph.py",),
+    "onnxruntime": ("data/onnx/",),
     "detectron2": ("extractors/regions/detectron2_faster_rcnn.py",),
     "transformers": ("extractors/text/models.py",),
-    "safetensors": ("extractors/", "tern/model/", "tern/training/"),
+    "safetensors": ("extractors/", "tern/model/", "tern/query/", "tern/training/"),
     "pytorch_metric_learning": ("tern/losses/metric_learning.py",),
     "faiss": ("index/ivf/",),
     "pyarrow": ("index/metadata/", "index/building/", "index/quality/", "index/exchange/"),
@@ -91,8 +91,8 @@ OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "
 # The environment is read in data/settings.py, except for variables of other programs.
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*, XDG_*",
-    "extractors/nn/onnx_graph.py": "ORT_*",
-    "pipeline/cli/app.py": "OMP_*",
+    "data/onnx/session.py": "ORT_*",
+    "pipeline/cli/app.py": "OMP_*, TORCH_*",
     "pipeline/service/supervisor.py": "PROMETHEUS_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",

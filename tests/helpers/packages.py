@@ -15,8 +15,8 @@ from pipeline.runs.export.folder import write_package
 from tern.card import ModelCard, ModelPackage, PackageExtractor, PackageExtractors, PackageOrigin, PackagePath
 from tern.config import ModelConfig
 from tern.evaluation import Evaluation
-from tern.model import Calibration, CalibrationQueries
 from tern.networks import build_model
+from tern.query import Calibration, CalibrationQueries
 
 REGION_DIM, TOKEN_DIM = 6, 5
 REGIONS = {"kind": "torchvision", "model": "demo", "weights": "demo", "max_regions": 12, "min_score": 0.3}

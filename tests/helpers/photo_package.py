@@ -7,7 +7,7 @@ import torch
 
 from extractors.config import GridConfig, TextConfig
 from pipeline.plans.extractor_settings import describe_extractor
-from pipeline.stages.extract import get_extractor
+from pipeline.stages.extractors import get_extractor
 from tern.card import PackageExtractors
 from tern.networks import build_model
 from tests.helpers.packages import make_content, write_small_package

@@ -10,7 +10,7 @@ from data.datasets import Dataset
 from data.store import Store
 from pipeline.plans.plan import Plan
 from pipeline.runs.runner import Finished, PipelineRunner
-from tern.model import Calibration, CalibrationQueries
+from tern.query import Calibration, CalibrationQueries
 
 
 def copy_without_index(finished: Finished, root: Path) -> tuple[Plan, Path]:

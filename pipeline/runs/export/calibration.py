@@ -14,7 +14,7 @@ from data.datasets import Dataset
 from data.store import Store
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
-from tern.model import Calibration, CalibrationQueries, select_by_hash
+from tern.query import Calibration, CalibrationQueries, select_by_hash
 
 MIN_QUERIES = 2
 BLOCK = 4_096  # items that are scored at once

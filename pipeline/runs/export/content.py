@@ -19,7 +19,7 @@ from tern.card import (
     read_package_config,
 )
 from tern.evaluation import Evaluation
-from tern.model import Calibration
+from tern.query import Calibration
 
 
 @dataclass(frozen=True)

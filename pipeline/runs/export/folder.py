@@ -27,7 +27,8 @@ from tern.card import (
     read_package,
 )
 from tern.evaluation import write_evaluation
-from tern.model import save_package_weights, write_calibration
+from tern.model import save_package_weights
+from tern.query import write_calibration
 
 LOCK = ".writer"
 

@@ -22,13 +22,14 @@ from pipeline.runs.export.folder import check_output, write_package
 from pipeline.stages.dataset import HELD_OUT, splits_with_captions
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.evaluate import read_or_compute_evaluation
-from pipeline.stages.extract import get_extractor
+from pipeline.stages.extractors import get_extractor
 from pipeline.stages.results import Vectors
 from pipeline.stages.train import check_extractors
 from pipeline.workspace import Workspace
 from tern.card import METRICS, ModelPackage, PackageOrigin, read_model_card
 from tern.evaluation import Evaluation, read_evaluation
-from tern.model import Calibration, FeatureSource, check_checkpoint_file, load_checkpoint_model, read_calibration
+from tern.model import FeatureSource, check_checkpoint_file, load_checkpoint_model
+from tern.query import Calibration, read_calibration
 
 
 def export_model(

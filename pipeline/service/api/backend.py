@@ -10,7 +10,7 @@ import numpy as np
 from index.search import HotReloader
 from pipeline.search.query import Query, SearchRequest, VectorPart, make_text_query
 from pipeline.search.searcher import Searcher
-from pipeline.service.api.dispatcher import Dispatcher, answer_requests
+from pipeline.service.api.dispatcher import Dispatcher
 from pipeline.service.api.searchers import VersionedSearchers
 from pipeline.service.limits import (
     MAX_BUFFERED_BYTES,
@@ -87,12 +87,12 @@ class Backend:
 
     def _warm_up(self) -> None:
         with self.reloader.borrow() as searcher:
-            result = answer_requests(searcher, [SearchRequest(make_text_query("two people on a street"), 1)])[0]
+            result = searcher.answer([SearchRequest(make_text_query("two people on a street"), 1)])[0]
             if isinstance(result, ValueError):  # a model of another language knows none of these words
                 kind = searcher.index.kinds[0]
                 dim = searcher.index.collection(kind).manifest.dim
                 query = Query((VectorPart(np.ones(dim, np.float32)),), "image" if kind == "image" else "caption")
-                answer_requests(searcher, [SearchRequest(query, 1)])
+                searcher.answer([SearchRequest(query, 1)])
         self.is_warm = True
 
     def _reload(self) -> None:

@@ -149,13 +149,16 @@ class Dispatcher:
         self._cost -= sum(job.cost for job in selected)
         return selected
 
+    def _observe(self, stage: str, seconds: float) -> None:
+        self._metrics.stage_seconds.labels(stage).observe(seconds)
+
     def _answer(self, jobs: list[_Job]) -> None:
         """Answer requests together; if that fails, each alone, so that no request fails with another one."""
         try:
             with self._searchers.borrow(jobs[0].version) as searcher:
                 requests = [request for job in jobs for request in job.requests]
                 with limit_filter_time(FILTER_SECONDS):
-                    results = iter(answer_requests(searcher, requests) if requests else ())
+                    results = iter(searcher.answer(requests, self._observe) if requests else ())
                 if requests:
                     self._metrics.batch_queries.observe(len(requests))
                 for job in jobs:
@@ -167,19 +170,6 @@ class Dispatcher:
                     job.future.set_exception(error)
                 else:
                     self._answer([job])
-
-
-def answer_requests(searcher: Searcher, requests: Sequence[SearchRequest]) -> Results:
-    """Answer requests one by one."""
-    results: list[Answer | ValueError] = []
-    for request in requests:
-        try:
-            results += searcher.search(
-                [request.query], request.k, request.offset, request.where, request.min_probability
-            )
-        except ValueError as error:
-            results.append(error)
-    return results
 
 
 def _finish(job: _Job, searcher: Searcher, results: Results) -> None:

@@ -109,7 +109,7 @@ def main() -> None:
     settings = (f"workspace={arguments.workspace}",) if arguments.workspace else ()
     searcher = Searcher(load_plan(arguments.plan, settings))
     items = read_items(searcher.index)
-    searcher.load_text_extractor()
+    searcher.load_models()
     app = create_app(searcher.embed_text, items, build_index(items.vectors, arguments.ivf))
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
 

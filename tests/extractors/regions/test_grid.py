@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_model_data_config
 from data.images import load_image
 from extractors.config import GridConfig
 from extractors.nn.backbone import load_backbone
-from extractors.nn.packaged import PHOTOS, find_package_file
+from extractors.packaged import PHOTOS, find_package_file
 from extractors.regions.grid import GridExtractor, cell_boxes
 from extractors.regions.stream import extract_from_paths
 from extractors.registry import build_region_extractor

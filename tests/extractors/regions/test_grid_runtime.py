@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from data.io import sha256_file
 from extractors.config import GridConfig
-from extractors.nn import backbone_runtime, onnx_graph
+from extractors.nn import onnx_export
 from extractors.nn.backbone import load_backbone
-from extractors.nn.backbone_runtime import TorchBackbone, load_runtime
-from extractors.nn.onnx_graph import GraphCache, OnnxBackbone
+from extractors.nn.torch_backbone import TorchBackbone
+from extractors.regions.grid_backbone import load_grid_backbone
 from extractors.registry import build_region_extractor
+from extractors.torch_free import GraphCache, OnnxBackbone
 from tern.parallel.threads import torch_threads
 from tests.helpers.image_bytes import picture
 from tests.helpers.random_networks import calibrated, pictures
@@ -60,21 +61,27 @@ def make_config(folder: Path, model: str = LITE0, **settings) -> GridConfig:
 @pytest.mark.parametrize("fit", ["squash", "short side"])
 def test_onnx_runtime_equals_torch(weights: Path, model: str, fit: str) -> None:
     config = make_config(weights, model, fit=fit)
-    found = load_runtime(config)
+    found = load_grid_backbone(config)
     backbone, info = load_backbone(config, Path(config.weights))
     expected = TorchBackbone(backbone, info, config)
     if fit == "short side" and model in SIZES:
         assert found.name == "torch", "the trace of a ViT fixes the number of its patches"
     else:
-        assert (found.name, found.dtype) == ("onnxruntime", torch.float32)
+        assert (found.name, found.dtype_name) == ("onnxruntime", "float32")
     assert found.info == info
     for height, width in [(150, 210), (300, 100)]:
-        inputs = torch.from_numpy(info.fit.prepare(picture(1, height, width)))[None]
+        pixels = info.fit.prepare(picture(1, height, width))
+        inputs = torch.from_numpy(pixels)
+        is_onnx = isinstance(found, OnnxBackbone)
         with torch.inference_mode():
-            pairs = zip(found.run(inputs), expected.run(inputs), strict=True)
-            for x, y in pairs:
+            maps = found.run(pixels) if is_onnx else [part[0] for part in found.run(inputs[None])]
+            for x, y in zip(maps, expected.run(inputs[None]), strict=True):
                 assert y.std() > 0.01
-                np.testing.assert_allclose(x, y, atol=1e-4 * float(y.abs().max()))
+                np.testing.assert_allclose(x, y[0], atol=1e-4 * float(y.abs().max()))
+        for is_normalized in (True, False):
+            rows = found.compute_rows(pixels if is_onnx else [inputs], (1, 2, 3), is_normalized)
+            other = expected.compute_rows([inputs], (1, 2, 3), is_normalized)[0]
+            np.testing.assert_allclose(rows if is_onnx else rows[0], other, atol=2e-3 * float(np.abs(other).max()))
 
 
 def test_rows_of_an_image_depend_on_nothing_but_the_image(weights: Path) -> None:
@@ -95,30 +102,30 @@ from extractors.registry import build_region_extractor
 from tests.helpers.image_bytes import picture
 extractor = build_region_extractor(GridConfig.model_validate_json({config.model_dump_json()!r}))
 np.save(sys.argv[1], extractor([picture(3, 150, 213), picture(2, 150, 212)])[0].features)
-print("timm" in sys.modules, "torchvision" in sys.modules)
+print("torch" in sys.modules, "timm" in sys.modules)
 """
     file = weights / "rows.npy"
     done = run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     np.testing.assert_array_equal(np.load(file), alone[3])
-    assert done.stdout.split() == ["False", "False"], "a cached graph needs neither timm nor torchvision"
+    assert done.stdout.split() == ["False", "False"], "a cached graph needs neither torch nor timm"
 
 
 def test_graph_is_exported_once_and_again_if_its_file_is_not_the_one_written(
     weights: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, exports = make_config(weights), []
+    config, exports, export_graph = make_config(weights), [], onnx_export.export_graph
 
     def count_export(*args):
-        exports.append(exports[0] if exports else onnx_graph.export_graph(*args))
+        exports.append(exports[0] if exports else export_graph(*args))
         return exports[0]
 
-    monkeypatch.setattr(backbone_runtime, "export_graph", count_export)
-    first = load_runtime(config)
+    monkeypatch.setattr(onnx_export, "export_graph", count_export)
+    first = load_grid_backbone(config)
     assert isinstance(first, OnnxBackbone)
     graph, entry = sorted(empty_cache.iterdir(), reverse=True)
     assert (graph.suffix, entry.suffix) == (".onnx", ".json")
     content, text = graph.read_bytes(), entry.read_text()
-    load_runtime(config)
+    load_grid_backbone(config)
     assert len(exports) == 1
     foreign = json.dumps({**json.loads(text), "key": {"model": "other"}})
     damages = [
@@ -132,13 +139,13 @@ def test_graph_is_exported_once_and_again_if_its_file_is_not_the_one_written(
     ]
     for number, (file, damage) in enumerate(damages, start=2):
         file.write_bytes(damage)
-        found = load_runtime(config)
+        found = load_grid_backbone(config)
         assert len(exports) == number, damage[:50]
         assert found.info == first.info
-        assert len(load_runtime(config).info.channels) == 2
+        assert len(load_grid_backbone(config).info.channels) == 2
         assert len(exports) == number, "the cache is whole again"
     graph.unlink()
-    load_runtime(config)
+    load_grid_backbone(config)
     assert len(exports) == len(damages) + 2
     assert not list(empty_cache.glob(".*")), "no temporary file is left"
 
@@ -184,7 +191,7 @@ def test_backbone_that_cannot_be_exported_runs_in_torch(
     weights: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make_config(weights)
-    monkeypatch.setattr(onnx_graph, "MAX_RELATIVE_ERROR", -1.0)  # as if the graph computed other maps
+    monkeypatch.setattr(onnx_export, "MAX_RELATIVE_ERROR", -1.0)  # as if the graph computed other maps
     with caplog.at_level(logging.WARNING):
         extractor = build_region_extractor(config)
     assert "tf_efficientnet_lite0 cannot be exported to ONNX (the exported graph differs" in caplog.text
@@ -211,6 +218,6 @@ def test_gpu_rows_are_close_and_do_not_depend_on_the_batch(weights: Path) -> Non
 
 def test_runtime_writes_no_telemetry_to_the_home_folder(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", "import extractors.nn.onnx_graph"]
+    command = [sys.executable, "-c", "import data.onnx"]
     run(command, check=True, env=environment, timeout=120)
     assert list(tmp_path.rglob("*")) == []

@@ -10,9 +10,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
 from extractors.config import TextConfig
-from extractors.nn.packaged import check_sha256
+from extractors.packaged import MINILM, check_sha256
 from extractors.text.extractor import TextExtractor
-from extractors.text.models import MINILM
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), "dog", "dogs", "two"]
@@ -249,4 +248,6 @@ def test_minilm_captions_of_equal_meaning_are_similar() -> None:
     ],
 )
 def test_text_extractor_counts_unknown_tokens(folder: Path, text: str, counts: tuple[int, int]) -> None:
-    assert TextExtractor(TextConfig(model=str(folder))).count_unknown(text) == counts
+    extractor = TextExtractor(TextConfig(model=str(folder)))
+    ids = extractor.tokenize([text])[0][1:-1]
+    assert (ids.count(extractor.unknown_id), len(ids)) == counts

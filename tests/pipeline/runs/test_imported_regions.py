@@ -11,14 +11,12 @@ from typer.testing import CliRunner
 
 from data.exchange.region_export import export_regions
 from data.store.store import Store
-from index.metadata.schema import Row
-from index.search.index import IndexHit
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
 from pipeline.plans.plan import Plan
 from pipeline.runs.runner import Finished, PipelineRunner
 from pipeline.search import ImagePart, PhotoPart, Query
-from pipeline.search.explain import find_matching_regions
+from pipeline.search.explain import remove_regions
 from pipeline.search.searcher import Searcher
 from tests.helpers.region_files import fill, some
 from tests.helpers.small_plan import extract_features, small_plan
@@ -150,11 +148,9 @@ def test_regions_without_classes_are_matched_without_labels(finished_pipeline, i
     assert (store.read("class_ids", store.ids) == -1).all()
     searcher = Searcher(imported[0])
     searcher._stored_images.store = store
-    hit = IndexHit(store.ids[0], 0.0, Row("image", store.ids[0]))
-    (matched,) = find_matching_regions(
-        [hit], searcher.embed_text("a dog")[0], searcher._stored_images, searcher._encoder
-    )
-    assert {region.label for region in matched} <= {""}
+    (removed,) = remove_regions(store.ids[:1], searcher._stored_images, searcher._encoder).values()
+    assert len(removed.boxes) > 1
+    assert set(removed.labels) == {""}
 
 
 def test_export_command(imported, tmp_path):

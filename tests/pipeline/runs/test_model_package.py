@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from data.io import digest, sha256_text
-from data.manifest import open_or_create_store
+from data.manifest import open_or_create_store, read_store_manifest
 from data.store import Store
 from index.building import IncompatibleUpdateError
 from index.search import Index
@@ -28,7 +28,7 @@ from pipeline.runs.export.content import PackageContent, describe_extractors, de
 from pipeline.runs.export.folder import check_output, write_package
 from pipeline.runs.runner import PipelineRunner
 from pipeline.search import Searcher
-from pipeline.search.encode import EncoderPool
+from pipeline.search.encoder_pool import make_plan_pool
 from pipeline.stages.embed import load_trained_model
 from pipeline.stages.origin import read_origin
 from tern.card import is_package, read_model_card, read_package
@@ -278,20 +278,20 @@ def test_export_killed_anywhere_leaves_the_old_package_or_the_new_one(finished_p
 
 def test_query_extractor_may_be_that_of_another_machine(carried, tmp_path):
     plan, stores = load_plan(str(carried)), tmp_path / "carried" / "stores"
-    extractor = EncoderPool(plan).get_text_extractor(next(stores.glob("tokens-*")).name)
+    recipe = read_store_manifest(next(stores.glob("regions-*"))).recipe
 
     def make_store(**change) -> str:
-        return open_or_create_store(stores, "tokens", extractor.recipe | change).name
+        return open_or_create_store(stores, "regions", recipe | change).name
 
-    variant = make_store(dtype="bfloat16", batch_size=64, device="cuda")
-    assert EncoderPool(plan).get_text_extractor(variant).recipe == extractor.recipe
+    variant = make_store(dtype="float16", device="cuda")
+    assert make_plan_pool(plan).get_region_extractor(variant).recipe["weights_sha256"] == recipe["weights_sha256"]
     for other_plan, name in (
         (plan.model_copy(update={"model": None}), variant),  # a model that was trained here
         (plan, make_store(weights_sha256="0" * 64)),
-        (plan, f"tokens-{digest('gone')}"),
+        (plan, f"regions-{digest('gone')}"),
     ):
         with pytest.raises(ValueError, match=f"built from {name}, but .* another extractor"):
-            EncoderPool(other_plan).get_text_extractor(name)
+            make_plan_pool(other_plan).get_region_extractor(name)
 
 
 def test_update_and_reindex_follow_the_package_of_the_plan(carried, tmp_path, monkeypatch):

@@ -206,12 +206,20 @@ def test_empty_and_overlong_queries_are_rejected(searcher, sentence):
         searcher.search_text(sentence)
 
 
-def test_index_of_another_extractor_is_rejected(finished_pipeline):
-    other = finished_pipeline.plan.model_copy(
-        update={"text": finished_pipeline.plan.text.model_copy(update={"max_tokens": 7})}
-    )
+def test_index_is_asked_with_its_own_extractor_or_not_at_all(finished_pipeline, tmp_path):
+    """A plan whose extractor has changed: the query side of the model has the former one; torch would load another."""
+    plan = finished_pipeline.plan
+    changed = plan.model_copy(update={"text": plan.text.model_copy(update={"max_tokens": 7})})
+    text = "two dogs are running along the street in front of a house"
+    np.testing.assert_array_equal(Searcher(changed).embed_text(text), Searcher(plan).embed_text(text))
+    shutil.copytree(plan.workspace, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("query.json"):
+        path.unlink()
+    moved = {"workspace": tmp_path / "run"}
     with pytest.raises(ValueError, match="another extractor"):
-        Searcher(other).search_text("a dog")
+        Searcher(changed.model_copy(update=moved))
+    in_torch = Searcher(plan.model_copy(update=moved)).embed_text(text)
+    np.testing.assert_allclose(in_torch, Searcher(plan).embed_text(text), atol=1e-5)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pipeline.pages.misses import find_misses
 from pipeline.pages.report import write_report
 from pipeline.search.searcher import Searcher
 from pipeline.stages.tune import advise_index_settings
-from tern.model import write_calibration
+from tern.query import write_calibration
 from tests.helpers.uncaptioned import copy_without_index, keep_captions, make_calibration, run_stages
 from tests.reference.index import exact_ids
 

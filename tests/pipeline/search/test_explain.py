@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from index.metadata.schema import Row
-from index.search import IndexHit
-from pipeline.search.explain import MAX_CANDIDATES, REGIONS_PER_HIT, find_matching_regions
+from pipeline.search.explain import MAX_CANDIDATES, REGIONS_PER_HIT, remove_regions
+from pipeline.search.stored_images import StoredImage
 
 QUERY = np.array([1, 0], np.float32)
 
@@ -24,21 +23,22 @@ class FakeStore:
     def __contains__(self, name):
         return name in self.features
 
-    def read(self, field, names):
-        assert field == "class_ids"
-        return np.array(self.class_ids[names[0]])
+    def read_images(self, names):
+        return [self.read_image(name) for name in names]
 
-    def read_regions(self, name):
+    def read_image(self, name):
         rows = self.features[name]
         boxes = np.arange(4 * len(rows), dtype=np.float32).reshape(-1, 4)
-        return rows, boxes, (640, 480), np.linspace(1, 0.5, len(rows))
+        regions = rows, boxes, (640, 480), np.linspace(1, 0.5, len(rows))
+        return StoredImage(regions, np.array(self.class_ids[name]))
 
 
 ENCODER = SimpleNamespace(embed_regions=lambda images: np.stack([rows.sum(axis=0) for rows, *_ in images]))
 
 
 def find(store, *names):
-    return find_matching_regions([IndexHit(name, 0.0, Row("image", name)) for name in names], QUERY, store, ENCODER)
+    removed = remove_regions(names, store, ENCODER)
+    return [removed[name].find_matching(QUERY) if name in removed else () for name in names]
 
 
 def test_regions_are_those_that_raise_the_score_and_their_score_is_the_gain():

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,14 @@ def test_search_ranks_by_the_weighted_sum_of_all_kinds_of_parts(searcher, images
         check_hits(answer.hits, rank(ids, vectors, expected, left_out))
 
 
+def check_same(hits, expected):
+    """Check that hits are equal; the last bits of what a region adds depend on the other hits of a pass."""
+    assert [replace(hit, regions=()) for hit in hits] == [replace(hit, regions=()) for hit in expected]
+    for hit, same in zip(hits, expected, strict=True):
+        assert [region.box for region in hit.regions] == [region.box for region in same.regions]
+        assert [r.score for r in hit.regions] == pytest.approx([r.score for r in same.regions], abs=1e-6)
+
+
 def test_image_that_asks_is_left_out_of_its_results(searcher, images, finished_pipeline, tmp_path):
     ids, vectors = images
     copy = shutil.copy(finished_pipeline.features.dataset.images_by_id[ids[5]].path, tmp_path / "copy.bin")
@@ -83,9 +92,9 @@ def test_image_that_asks_is_left_out_of_its_results(searcher, images, finished_p
         (everything,) = searcher.search([query], k=1000)
         check_hits(everything.hits, expected)
         (page,) = searcher.search([query], k=4, offset=3)
-        assert page.hits == everything.hits[3:7]
+        check_same(page.hits, everything.hits[3:7])
         (last,) = searcher.search([query], k=4, offset=len(ids) - 3)
-        assert last.hits == everything.hits[-2:]
+        check_same(last.hits, everything.hits[-2:])
         assert searcher.search([query], k=4, offset=len(ids))[0].hits == ()
     (away,) = searcher.search([Query((TextPart("a dog"), ImagePart(ids[5], weight=-1)))], k=1000)
     assert ids[5] in {hit.id for hit in away.hits}, "an image that is avoided is a result as any other"

@@ -29,10 +29,12 @@ class FakeSearcher:
         self.plan = SimpleNamespace(demo=True, regions=None)
         self._error = error
 
-    def search(self, queries, *_):
+    def answer(self, requests, *_):
+        if isinstance(self._error, ValueError):
+            return [self._error] * len(requests)
         if self._error is not None:
             raise self._error
-        return [Answer(())] * len(queries)
+        return [Answer(())] * len(requests)
 
 
 class FakeReloader:

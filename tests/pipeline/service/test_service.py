@@ -17,7 +17,8 @@ from index.search.hot_reload import HotReloader
 from index.versions.switch import rollback
 from index.versions.tags import add_tag
 from pipeline.cli.app import build_app
-from pipeline.search import encode
+from pipeline.search import encoder_pool
+from pipeline.search.query import make_text_query
 from pipeline.search.searcher import Searcher, open_searchers
 from pipeline.stages.index import IndexSource, publish_full_index
 from pipeline.stages.origin import read_origin
@@ -247,16 +248,16 @@ def test_versions_share_models_and_close_when_nothing_uses_them(finished_pipelin
     for shards in (1, 3):
         publish_full_index(source, plan.index.model_copy(update={"shards": shards}), Workspace(tmp_path))
     loads: Counter[str] = Counter()
-    for name in ("load_trained_model", "TextExtractor", "build_region_extractor"):
-        load = getattr(encode, name)
-        monkeypatch.setattr(encode, name, lambda *args, n=name, f=load: loads.update([n]) or f(*args))
+    for name in ("OnnxEncoder", "build_region_extractor"):
+        load = getattr(encoder_pool, name)
+        monkeypatch.setattr(encoder_pool, name, lambda *args, n=name, f=load: loads.update([n]) or f(*args))
     reloader = open_searchers(plan)
     photo = finished_pipeline.features.dataset.images[0].path
     for version in (None, 1, 2, 1, 2, None):
         with reloader.borrow(version) as searcher:
             assert searcher.search_text("a dog", 3)
             assert searcher.search_image(photo, 3) == searcher.search_image(photo.read_bytes(), 3)
-    assert loads == {"load_trained_model": 1, "TextExtractor": 1, "build_region_extractor": 1}
+    assert loads == {"OnnxEncoder": 1, "build_region_extractor": 1}
     with reloader.borrow() as searcher:
         former = weakref.ref(searcher)
         rollback(tmp_path / "index", 1)
@@ -268,13 +269,13 @@ def test_versions_share_models_and_close_when_nothing_uses_them(finished_pipelin
     gc.collect()
     assert former() is None, "the former version is closed after its last request"
     with pytest.raises(ValueError, match="another extractor"):
-        encode.EncoderPool(plan).get_text_extractor("tokens-other")
+        encoder_pool.make_plan_pool(plan).get_region_extractor("regions-other")
 
 
-def test_regions_of_many_hits_are_those_of_each_hit_alone(searcher, monkeypatch):
+def test_regions_of_many_hits_are_those_of_each_hit_alone(searcher):
     hits = searcher.search_text("a dog", 36)
-    monkeypatch.setattr("pipeline.search.searcher.HITS_PER_PASS", 1)
-    for hit, alone in zip(hits, searcher.search_text("a dog", 36), strict=True):
+    pages = [searcher.search([make_text_query("a dog")], 1, offset)[0].hits for offset in range(36)]
+    for hit, (alone,) in zip(hits, pages, strict=True):
         assert (hit.id, hit.score, hit.size) == (alone.id, alone.score, alone.size)
         assert [(r.box, r.label) for r in hit.regions] == [(r.box, r.label) for r in alone.regions]
         assert [r.score for r in hit.regions] == pytest.approx([r.score for r in alone.regions], abs=1e-6)

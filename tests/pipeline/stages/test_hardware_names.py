@@ -1,13 +1,12 @@
 """What hardware changes is part of a name, and what was made on other hardware is found."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from data.io import digest
-from extractors.nn.inference import device_recipe
-from pipeline.search.encode import EncoderPool
+from extractors.torch_free import device_recipe
+from pipeline.search.encoder_pool import EncoderPool
 from pipeline.stages.train import _choose_model_folder
 from tern.card import MODEL_CARD
 from tern.training import describe_hardware
@@ -43,7 +42,7 @@ def test_model_of_other_hardware_is_used_once_it_is_finished(tmp_path: Path) -> 
 @pytest.mark.parametrize(("made_on", "runs_on"), [({}, {"device": "cuda"}), ({"device": "cuda"}, {}), ({}, {})])
 def test_query_extractor_may_run_on_another_device_than_the_store(made_on: dict, runs_on: dict) -> None:
     built_from = f"tokens-{digest(RECIPE | made_on)}"
-    pool = EncoderPool(SimpleNamespace(model=None))  # type: ignore[arg-type]  # of a model that was trained here
+    pool = EncoderPool(Path("models"), None, None, None)
     pool._check_extractor(RECIPE | runs_on, built_from, "text")
     with pytest.raises(ValueError, match=r"configures another extractor .* or an older version of this program"):
         pool._check_extractor(RECIPE | runs_on | {"version": 2}, built_from, "text")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tern.card import CALIBRATION
-from tern.model.calibration import (
+from tern.query.calibration import (
     MAX_QUERIES,
     Calibration,
     CalibrationQueries,

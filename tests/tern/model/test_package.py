@@ -16,7 +16,8 @@ from data.store import Store, write_shard
 from data.store.writing import commit
 from pipeline.cli.app import build_app
 from tern.card import MODEL_CARD, is_package, read_model_card, read_package, verify_package
-from tern.model import import_package, load_model, read_calibration
+from tern.model import import_package, load_model
+from tern.query import read_calibration
 from tests.helpers.packages import RECIPES, REGION_DIM, TOKEN_DIM, edit_json, make_content, rewrite, write_small_package
 
 

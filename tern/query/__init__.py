@@ -1,0 +1,53 @@
+"""The query side of a model: token ids and rows of regions go in, vectors come out, in ONNX Runtime and without torch.
+
+`tern.model.export_query_side` writes its files.
+"""
+
+from tern.query.calibration import (
+    Calibration,
+    CalibrationQueries,
+    read_calibration,
+    select_by_hash,
+    write_calibration,
+)
+from tern.query.record import (
+    CAPTIONS_GRAPH,
+    IMAGES_GRAPH,
+    QUERY_FILES,
+    QUERY_RECORD,
+    TEXT_SOURCE,
+    TOKENIZER,
+    GraphRecord,
+    QueryRecord,
+    TensorRef,
+    TextModelRecord,
+    has_query_side,
+    read_query_record,
+    write_query_record,
+)
+from tern.query.side import ImageRegions, QuerySide
+from tern.query.weights import read_tensors
+
+__all__ = [
+    "CAPTIONS_GRAPH",
+    "IMAGES_GRAPH",
+    "QUERY_FILES",
+    "QUERY_RECORD",
+    "TEXT_SOURCE",
+    "TOKENIZER",
+    "Calibration",
+    "CalibrationQueries",
+    "GraphRecord",
+    "ImageRegions",
+    "QueryRecord",
+    "QuerySide",
+    "TensorRef",
+    "TextModelRecord",
+    "has_query_side",
+    "read_calibration",
+    "read_query_record",
+    "read_tensors",
+    "select_by_hash",
+    "write_calibration",
+    "write_query_record",
+]
