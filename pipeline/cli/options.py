@@ -126,7 +126,7 @@ def make_vectors(runner: "PipelineRunner") -> "Vectors":
     return runner.embed(features, runner.train(features))
 
 
-def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: "Plan") -> None:
+def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: "Plan | None") -> None:
     """Check a page or picture that an option names, before anything is computed for it.
 
     Raises:
@@ -137,7 +137,7 @@ def check_page_option(path: Path, suffixes: tuple[str, ...], force: bool, plan: 
 
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} does not end in {' or '.join(suffixes)}. Pass a name with such an ending.")
-    if plan.dataset is not None and is_within(path, plan.dataset.images):
+    if plan is not None and plan.dataset is not None and is_within(path, plan.dataset.images):
         raise ValueError(
             f"{path} is in the folder of images {plan.dataset.images}, where it would become an image of the "
             "dataset. Pass a path outside of it."

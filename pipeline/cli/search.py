@@ -16,7 +16,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, iter_queries, open_vectors
-from pipeline.cli.search_run import HitOptions, check_search, run_search
+from pipeline.cli.search_run import DEFAULT_PLAN, HitOptions, SourceOptions, check_search, run_search
 
 
 def search(
@@ -95,8 +95,21 @@ def search(
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
     force: ForceOption = False,
+    index: Annotated[
+        Path | None, typer.Option(help="Folder of an index that no plan made, or of a copy.", metavar="FOLDER")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model of --index: its folder, or a model package. By default, the one that the index names.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    image_folder: Annotated[
+        Path | None, typer.Option(help="Folder that the paths of --index are relative to.", metavar="FOLDER")
+    ] = None,
     version: VersionOption = "",
-    plan: PlanOption = "demo",
+    plan: PlanOption = DEFAULT_PLAN,
     overrides: SetOption = None,
 ) -> None:
     """Search the published index with texts, photos, images of the index, embeddings, or a sum of them.
@@ -128,10 +141,14 @@ def search(
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
     hits = HitOptions(k, offset, where, min_probability)
-    loaded = load_selected_plan(plan, overrides)
+    selected = SourceOptions(plan, overrides, version, index, model, image_folder)
+    selected.check()
+    loaded = selected.load_plan()
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)
-    number = check_search(loaded, options, hits, version)
+    source = selected.find(loaded)
+    options = source.resolve_target(options)
+    check_search(options, hits)
     vectors = None if vector is None else open_vectors(vector)
     is_many = queries is not None or (vectors is not None and vectors.ndim == 2)
     if gallery is not None and is_many:
@@ -144,9 +161,7 @@ def search(
         no_hits=hits.describe_no_hits(),
         gallery=gallery,
     )
-    from pipeline.search import Searcher
-
-    run_search(Searcher(loaded, number), iter_queries(options, vectors), hits, output)
+    run_search(source.open(output.shows_regions), iter_queries(options, vectors), hits, output)
 
 
 def serve(

@@ -34,6 +34,11 @@ class SearchOutput:
     gallery: Path | None
     """Page or picture to write too."""
 
+    @property
+    def shows_regions(self) -> bool:
+        """Whether the regions of the hits are part of the output."""
+        return self.format == "json" or self.gallery is not None
+
     def print_answer(self, number: int, name: str, answer: "Answer") -> None:
         """Print the answer of one query on standard output, and what a person should know of it on standard error.
 

@@ -1,6 +1,7 @@
-"""`Searcher`: the searcher of the index of a plan, with the model and extractors of its vectors."""
+"""`Searcher`: the searcher of the index of a plan; `open_index_searcher`: that of an index without a plan."""
 
 import logging
+from pathlib import Path
 
 from index.search import HotReloader, Index
 from pipeline.plans.plan import Plan
@@ -8,8 +9,9 @@ from pipeline.search.encode import QueryEncoder
 from pipeline.search.encoder_pool import EncoderPool, make_plan_pool
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.stored_images import StoredImages
-from pipeline.stages.origin import read_origin
+from pipeline.stages.origin import Origin, read_origin
 from pipeline.workspace import Workspace
+from tern.query import read_query_record
 
 log = logging.getLogger(__name__)
 
@@ -69,3 +71,50 @@ def open_searchers(plan: Plan) -> HotReloader[Searcher]:
     with searchers.borrow() as searcher:
         searcher.load_models()
     return searchers
+
+
+def open_index_searcher(
+    index: Path, model: Path | None = None, images: Path | None = None, version: int | None = None
+) -> IndexSearcher:
+    """Open a version of an index with the folder of its model. New photos cannot be embedded: there is no extractor.
+
+    Args:
+        index: Folder of the index.
+        model: Folder of the model of its vectors, or a model package; None: the model that the index names, in the
+            folder `models` beside the index.
+        images: Folder that the paths of the images are relative to; None leaves them relative.
+        version: Number of the version; the published one if None.
+
+    Raises:
+        FileNotFoundError: There is no index, or no model with a query side.
+        ValueError: The index does not name its model, or the model has vectors of another size.
+    """
+    opened = Index.open(index, version)
+    try:
+        if model is None:
+            origin = read_origin(opened)
+            model = index.resolve().parent / "models" / origin.model
+        else:
+            origin = Origin(model=model.resolve().name, regions="", tokens="")
+        _check_dim(opened, model)
+        encoder = QueryEncoder(origin, EncoderPool(model.resolve().parent, None, None, None))
+    except BaseException:  # nothing else would release the version
+        opened.close()
+        raise
+    return IndexSearcher(opened, encoder, None, images)
+
+
+def _check_dim(index: Index, model: Path) -> None:
+    """Raise FileNotFoundError without a query side of the model, or ValueError if its vectors have another size."""
+    record = read_query_record(model)
+    if record is None:
+        raise FileNotFoundError(
+            f"{model} has no query side (query.json). Pass the folder of the model of the index, or its model package "
+            "(`--model FOLDER`)."
+        )
+    dim = index.collection(index.kinds[0]).manifest.dim
+    if record.embed_dim != dim:
+        raise ValueError(
+            f"The model {model} has vectors of {record.embed_dim} numbers, those of the index {index.root} have {dim}. "
+            "Pass the model of the index."
+        )
