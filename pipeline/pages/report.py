@@ -21,11 +21,11 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
 from pipeline.pages.render import render_page
+from pipeline.plans.notes import describe_extractor
 from pipeline.runs.carried_demo import CarriedEvaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
     describe_chance,
-    describe_extractor,
     describe_missing_captions,
     describe_splits,
     describe_training,
