@@ -101,7 +101,7 @@ def search(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="Model of --index: its folder, or a model package. By default, the one that the index names.",
+            help="Folder of the model of --index. By default, the model that the index names, in models/ beside it.",
             metavar="FOLDER",
         ),
     ] = None,

@@ -27,11 +27,11 @@ from pipeline.pages.reliability import (
     plot_reliability,
 )
 from pipeline.pages.render import render_page
+from pipeline.plans.notes import describe_extractor
 from pipeline.runs.carried_demo import CarriedEvaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
     describe_chance,
-    describe_extractor,
     describe_missing_captions,
     describe_splits,
     describe_training,

@@ -80,8 +80,8 @@ def open_index_searcher(
 
     Args:
         index: Folder of the index.
-        model: Folder of the model of its vectors, or a model package; None: the model that the index names, in the
-            folder `models` beside the index.
+        model: Folder of the model of its vectors; None: the model that the index names, in the folder `models` beside
+            the index.
         images: Folder that the paths of the images are relative to; None leaves them relative.
         version: Number of the version; the published one if None.
 
@@ -109,8 +109,8 @@ def _check_dim(index: Index, model: Path) -> None:
     record = read_query_record(model)
     if record is None:
         raise FileNotFoundError(
-            f"{model} has no query side (query.json). Pass the folder of the model of the index, or its model package "
-            "(`--model FOLDER`)."
+            f"{model} has no query side (query.json). Pass the folder of the model of the index (`--model FOLDER`); "
+            "`tern index` writes its query side."
         )
     dim = index.collection(index.kinds[0]).manifest.dim
     if record.embed_dim != dim:

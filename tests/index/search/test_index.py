@@ -193,8 +193,8 @@ def test_get_metadata_returns_rows_by_id(root, data):
         (50_000, "IVF1,PQ256x4fs"),
         (50_001, "IVF128,PQ128x4fs"),
         (155_000, "IVF256,PQ128x4fs"),
-        (1_000_000, "IVF2048,PQ128x4fs"),
-        (10_000_000, "IVF8192,PQ128x4fs"),
+        (1_000_000, "IVF512,PQ128x4fs"),
+        (10_000_000, "IVF4096,PQ128x4fs"),
     ],
 )
 def test_auto_factory_depends_on_rows_and_dimension(rows, expected):

@@ -44,8 +44,9 @@ def test_copied_index_gives_the_hits_of_the_plan_without_regions(finished_pipeli
         assert not any(hit.regions for hit in answers[0].hits)
         assert "hits come without regions" in with_folder.note
         with_folder.close()
+    region = Query((ImagePart(images[0].id, (0, 0, 50, 50)),))
     with pytest.raises(ValueError, match="no extractor for new photos"):
-        open_index_searcher(copied / "index").search([Query((ImagePart(images[0].id, (0, 0, 50, 50)),))])
+        open_index_searcher(copied / "index", None, images[0].path.parent).search([region])
 
 
 def test_command_searches_a_copied_index(finished_pipeline, copied):
