@@ -26,7 +26,9 @@ MAX_K = 100
 MAX_OFFSET = 1_000
 MAX_DIM = 8_192
 MAX_FILTER_CHARACTERS = 8_000
-MIN_PROBABILITY = "Hits with a smaller chance of being right come in `weak`, not in `hits`. Without it, the limit is that of the index."
+MIN_PROBABILITY = (
+    "Hits with a smaller chance of being right come in `weak`; by default, the limit is that of the index."
+)
 For = Literal["images", "captions"]
 TARGETS: dict[str, Target] = {"images": "image", "captions": "caption"}
 Weight = Annotated[
