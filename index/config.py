@@ -34,8 +34,8 @@ class IndexConfig(SettingsTable):
     list up to 5,000 rows (exact search), then PQ fast-scan codes with rescoring: 2 bits per number in one list up to
     50,000 rows, 1 bit per number in lists above (RaBitQ fast-scan if the dimension is not a multiple of 2 or 4)."""
     nlist: int | None = Field(None, ge=1)
-    """number of inverted lists per collection; None: 1 with factory auto up to 50,000 rows, sqrt(rows) with auto above,
-    4 sqrt(rows) with another factory; at least 39 rows per list, rounded down to a power of two"""
+    """number of inverted lists per collection; None: 4 sqrt(rows), at least 39 rows per list, rounded down to a power
+    of two; with factory auto 1 up to 50,000 rows, then sqrt(rows) or one per 2,000 rows, whichever is more"""
     shards: int = Field(4, ge=1, le=4096)
     """number of base shards per collection; the 64-bit key of a row selects its shard"""
     rescore: int | None = Field(None, ge=0, le=100_000)

@@ -19,6 +19,7 @@ WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-g
 # Limits of factory "auto" (docs/decisions/027 and 047): up to EXACT_ROWS rows exact search with float16 codes; up
 # to ONE_LIST_ROWS rescored fast-scan codes of 2 bits per number, all in one list; above it 1 bit per number, in lists.
 EXACT_ROWS, ONE_LIST_ROWS = 5_000, 50_000
+MAX_ROWS_PER_LIST = 2_000  # of fast-scan codes: starting a list costs as much as scanning hundreds of its rows
 POINTS_PER_LIST = 39  # FAISS warns if k-means has fewer training rows per centroid
 EXACT_CODE = EXACT_CODES[0]
 
@@ -44,10 +45,10 @@ def _is_installed(name: str) -> bool:
 def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
     """Return the FAISS factory string for a number of vectors; "auto" and "{nlist}" are replaced.
 
-    The number of lists of a given factory is 4 sqrt(rows), after FAISS's guideline. That of "auto" is 1 up to
-    `ONE_LIST_ROWS` and sqrt(rows) above it: a list of fast-scan codes costs more to start than hundreds of its rows to
-    scan. Both have at least 39 rows per list and are rounded down to a power of two. A collection with fewer rows than
-    the settings need for training, such as a few captions of many images, is searched exactly.
+    The number of lists is 4 sqrt(rows), after FAISS's guideline, with at least 39 rows per list, rounded down to a
+    power of two. For "auto" it is 1 up to `ONE_LIST_ROWS`, then sqrt(rows), and one per `MAX_ROWS_PER_LIST` rows where
+    that is more. A collection with fewer rows than the settings need for training, such as a few captions of many
+    images, is searched exactly.
 
     Args:
         factory: "auto", or a factory string in which "{nlist}" may stand for the number of lists.
@@ -57,9 +58,10 @@ def choose_factory(factory: str, nlist: int | None, rows: int, dim: int) -> str:
     """
     is_auto = factory == "auto"
     if nlist is None:
-        factor = 4 if not is_auto else 0 if rows <= ONE_LIST_ROWS else 1
-        max_lists = max(1, min(int(factor * rows**0.5), rows // POINTS_PER_LIST))
-        nlist = 1 << (max_lists.bit_length() - 1)
+        max_lists = min(int(4 * rows**0.5), rows // POINTS_PER_LIST)
+        if is_auto:
+            max_lists = 1 if rows <= ONE_LIST_ROWS else min(max_lists, max(int(rows**0.5), rows // MAX_ROWS_PER_LIST))
+        nlist = 1 << (max(1, max_lists).bit_length() - 1)
     if is_auto:
         factory = "IVF{nlist}," + _choose_code(rows, dim)
     factory = factory.replace("{nlist}", str(nlist))

@@ -13,10 +13,10 @@ MAX_INVALID_PRINTED = 20
 
 def print_dataset_notes(runner: "PipelineRunner", features: "Features") -> None:
     """Print the notes on a dataset and its invalid records, and write all of the records to the workspace."""
+    from pipeline.plans.notes import describe_extractor
     from pipeline.runs import (
         count_truncated_captions,
         count_unknown_captions,
-        describe_extractor,
         describe_splits,
         write_invalid_records,
     )

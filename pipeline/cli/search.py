@@ -13,11 +13,10 @@ from pipeline.cli.options import (
     check_page_option,
     check_port_is_free,
     load_selected_plan,
-    resolve_index_root,
 )
 from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, iter_queries, open_vectors
-from pipeline.cli.search_run import HitOptions, check_search, run_search
+from pipeline.cli.search_run import DEFAULT_PLAN, HitOptions, SourceOptions, check_search, run_search
 
 
 def search(
@@ -96,24 +95,22 @@ def search(
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
     force: ForceOption = False,
-    version: VersionOption = "",
     index: Annotated[
-        Path | None,
-        typer.Option(help="Folder of an index that no plan made, or of a copy; in place of --plan.", metavar="FOLDER"),
+        Path | None, typer.Option(help="Folder of an index that no plan made, or of a copy.", metavar="FOLDER")
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model of --index: folder of a model or of a model package, or name of a package. By default, that in "
-            "the workspace of the index.",
+            help="Model of --index: folder of a model or of a model package, or name of a package. By default, the "
+            "model that the index names, in models/ beside it.",
             metavar="MODEL",
         ),
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images of --index; by default, the current folder.", metavar="FOLDER"),
+    image_folder: Annotated[
+        Path | None, typer.Option(help="Folder that the paths of --index are relative to.", metavar="FOLDER")
     ] = None,
-    plan: PlanOption = "demo",
+    version: VersionOption = "",
+    plan: PlanOption = DEFAULT_PLAN,
     overrides: SetOption = None,
 ) -> None:
     """Search the published index with texts, photos, images of the index, embeddings, or a sum of them.
@@ -126,8 +123,7 @@ def search(
     tern search --image photo.jpg --box 20,10,180,150 --for images
     tern search --like scene-00012.jpg --without "a street" --offset 8
     tern search "a red car" --paths -0 | xargs -0 cp -t found/
-    tern search --queries queries.txt --json
-    tern search "a red car" --index copy/index --model copy/package[/dim]
+    tern search --queries queries.txt --json[/dim]
     """
     options = QueryOptions(
         text,
@@ -146,13 +142,14 @@ def search(
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
     hits = HitOptions(k, offset, where, min_probability)
-    if index is None and (model is not None or images is not None):
-        raise typer.BadParameter("--model and --images belong to --index. Pass --index, or the plan alone.")
-    loaded = load_selected_plan(plan, overrides) if index is None else None
+    selected = SourceOptions(plan, overrides, version, index, model, image_folder)
+    selected.check()
+    loaded = selected.load_plan()
     if gallery is not None:
         check_page_option(gallery, (".html", ".png"), force, loaded)
-    root = loaded.workspace / "index" if loaded is not None else resolve_index_root(plan, overrides, index)
-    number = check_search(root, options, hits, version)
+    source = selected.find(loaded)
+    options = source.resolve_target(options)
+    check_search(options, hits)
     vectors = None if vector is None else open_vectors(vector)
     is_many = queries is not None or (vectors is not None and vectors.ndim == 2)
     if gallery is not None and is_many:
@@ -165,10 +162,7 @@ def search(
         no_hits=hits.describe_no_hits(),
         gallery=gallery,
     )
-    from pipeline.search import Searcher, open_index_searcher
-
-    searcher = Searcher(loaded, number) if loaded is not None else open_index_searcher(root, model, images, number)
-    run_search(searcher, iter_queries(options, vectors), hits, output)
+    run_search(source.open(output.shows_regions), iter_queries(options, vectors), hits, output)
 
 
 def serve(

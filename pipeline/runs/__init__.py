@@ -10,7 +10,6 @@ from pipeline.runs.existing import read_finished, read_vectors
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions, write_invalid_records
 from pipeline.runs.notes import (
     describe_chance,
-    describe_extractor,
     describe_missing_captions,
     describe_splits,
     describe_training,
@@ -29,7 +28,6 @@ __all__ = [
     "count_truncated_captions",
     "count_unknown_captions",
     "describe_chance",
-    "describe_extractor",
     "describe_missing_captions",
     "describe_splits",
     "describe_training",

@@ -1,14 +1,9 @@
-"""Notes about figures that are missing or mean little: no captions, recalls near chance, an unsuitable detector."""
-
-from pathlib import Path
+"""Notes about figures that are missing or mean little: no captions, recalls near chance."""
 
 from data.datasets import Dataset
-from extractors.config import TorchvisionConfig
-from pipeline.plans.plan import Plan
 from tern.card import ModelCard
 from tern.evaluation import Evaluation, is_near_chance
 
-DEMO_DETECTOR = "demo"
 DIRECTION_LABELS = {"t2i": "text to image", "i2t": "image to text"}
 
 
@@ -75,18 +70,4 @@ def describe_training(card: ModelCard) -> list[str]:
     return [
         f"The best of {card.config.epochs} epochs is the first: training did not improve the model on val. Check the "
         "captions and the regions, use more images, or lower train.lr."
-    ]
-
-
-def describe_extractor(plan: Plan) -> list[str]:
-    """Return a note if the detector of the drawn demo scenes gets other images."""
-    config = plan.regions
-    if plan.demo is not None or plan.regions_file is not None or plan.regions_store is not None:
-        return []
-    if not isinstance(config, TorchvisionConfig) or config.model != DEMO_DETECTOR:
-        return []
-    weights = "" if config.weights == DEMO_DETECTOR else f" (here with the weights {Path(config.weights).name})"
-    return [
-        f"The demo detector{weights} was made for drawn scenes, not for photographs: its regions, and all figures that "
-        "rest on them, mean little here. Set `[regions]` to another extractor; see docs/how-to/region-features.md."
     ]

@@ -137,7 +137,7 @@ class QueryEmbedder:
             case ImagePart(image_id, box):
                 row = self._get_row(image_id)
                 if self._region_source is None:
-                    return self._encoder.embed_photo(self._image_root / (row.path or ""), box)[0]
+                    return self._encoder.embed_photo(self._get_file(row), box)[0]
                 return self._embed_stored_regions(image_id, box)
             case VectorPart(vector):
                 return self._scale(vector)
@@ -148,6 +148,14 @@ class QueryEmbedder:
             raise ValueError(f"The region store has no regions of {image_id!r}. Run `tern index` first.")
         regions = stored.read_regions(image_id) if box is None else stored.read_regions_in_box(image_id, box)
         return self._encoder.embed_regions([regions])[0]
+
+    def _get_file(self, row: Row) -> Path:
+        path = self._image_root / (row.path or "")
+        if not path.is_file():  # a ValueError, so that only this query fails; the path is not for clients of a service
+            raise ValueError(
+                f"The file of the image {row.id!r} is gone, so no region of it can be cut out. Restore it."
+            )
+        return path
 
     def _get_row(self, image_id: str) -> Row:
         row = self._index.get_metadata([image_id]).get(image_id)

@@ -228,9 +228,16 @@ class IndexSearcher:
         return list(self.search([make_photo_query(photo)], k, where=where, min_probability=0)[0].hits)
 
     def find_image(self, image_id: str) -> Path | None:
-        """Find the file of an image of the index, by the id of the image. Returns None if there is no such image."""
+        """Find the file of an image of the index, by the id of the image.
+
+        Returns:
+            The path; None if there is no such image, or if its metadata name a file outside of the folder of images:
+            the metadata of an imported index come from somebody else.
+        """
         row = self.index.get_metadata([image_id]).get(image_id)
-        return None if row is None else self._get_path(row)
+        if row is None or not row.path or Path(row.path).is_absolute() or ".." in Path(row.path).parts:
+            return None
+        return self._get_path(row)
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""

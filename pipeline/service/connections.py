@@ -54,6 +54,9 @@ class BoundedConnection(h11.Connection):
         if isinstance(event, h11.Request):
             self._num_pieces = self._num_bytes = 0
             self.status = _check_head(event)
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                # A proxy in front may end the body elsewhere, and take its rest for another request.
+                raise h11.RemoteProtocolError("The body has a length and chunks. Send one of them.")
         elif isinstance(event, h11.Data):
             self._num_pieces += 1
             self._num_bytes += len(event.data)

@@ -58,6 +58,10 @@ class Metrics:
         self.requests.labels(route, method, status).inc()
         self.stage_seconds.labels("total").observe(seconds)
 
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Count the time of a stage of a request or of a pass."""
+        self.stage_seconds.labels(stage).observe(seconds)
+
     def add_queue(self, name: str, count: Callable[[], int]) -> None:
         """Add a queue whose length is read at each request for the metrics, and once per second."""
         self._lengths[name] = count

@@ -159,7 +159,7 @@ class QuerySide:
 
 
 def run_graph(session: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Run a graph: inputs by name -> (n, e) float32. A network may leave inputs unused, and its graph has only others."""
+    """Run a graph: inputs by name -> (n, e) float32. A graph has no inputs that the network does not use."""
     names = {argument.name for argument in session.get_inputs()}
     vectors: np.ndarray = session.run(None, {name: value for name, value in inputs.items() if name in names})[0]
     return vectors

@@ -38,8 +38,16 @@ class ServiceProcess:
     @property
     def peak_memory(self) -> int:
         """Maximum resident memory so far, in bytes."""
+        return self._read_status("VmHWM")
+
+    @property
+    def memory(self) -> int:
+        """Resident memory now, in bytes."""
+        return self._read_status("VmRSS")
+
+    def _read_status(self, key: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(key))
 
     @property
     def cpu_seconds(self) -> float:
@@ -78,6 +86,23 @@ class ServiceProcess:
             connection.close()
 
 
+def find_children(process_id: int) -> list[int]:
+    """Return the ids of the child processes that have not ended."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == process_id and fields[0] != "Z":
+                children.append(int(stat.parent.name))
+    return sorted(children)
+
+
+def find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def run_service(
     plan: Path | str, log_file: Path, *options: str, max_open_files: int = 1024, **environment: str
@@ -91,9 +116,7 @@ def run_service(
         max_open_files: Soft limit of open files of the service.
         environment: More environment variables of the service.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     command = [sys.executable, "-m", "pipeline.cli", "serve", "--plan", str(plan), "--port", str(port), *options]
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with open(log_file, "w") as log:
@@ -105,20 +128,26 @@ def run_service(
             env={**os.environ, **environment},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (max_open_files, hard_limit)),
         )
-    service = ServiceProcess(process, port, log_file)
+    with wait_for_service(ServiceProcess(process, port, log_file), "/readyz") as service:
+        yield service
+
+
+@contextmanager
+def wait_for_service(service: ServiceProcess, path: str) -> Iterator[ServiceProcess]:
+    """Wait until a service answers `path` with status 200, and kill it at the end."""
     try:
         end = time.monotonic() + START_SECONDS
         while True:
-            assert process.poll() is None, service.log
+            assert service.process.poll() is None, service.log
             assert time.monotonic() < end, f"the service does not answer: {service.log}"
             with suppress(OSError):
-                if service.request("GET", "/healthz")[0] == 200:
+                if service.request("GET", path)[0] == 200:
                     break
             time.sleep(0.2)
         yield service
     finally:
-        process.kill()
-        process.wait()
+        service.process.kill()
+        service.process.wait()
 
 
 def make_photo(width: int, height: int, format: str = "JPEG", seed: int = 0, **options: object) -> bytes:

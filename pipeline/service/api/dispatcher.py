@@ -149,16 +149,13 @@ class Dispatcher:
         self._cost -= sum(job.cost for job in selected)
         return selected
 
-    def _observe(self, stage: str, seconds: float) -> None:
-        self._metrics.stage_seconds.labels(stage).observe(seconds)
-
     def _answer(self, jobs: list[_Job]) -> None:
         """Answer requests together; if that fails, each alone, so that no request fails with another one."""
         try:
             with self._searchers.borrow(jobs[0].version) as searcher:
                 requests = [request for job in jobs for request in job.requests]
                 with limit_filter_time(FILTER_SECONDS):
-                    results = iter(searcher.answer(requests, self._observe) if requests else ())
+                    results = iter(searcher.answer(requests, self._metrics.observe_stage) if requests else ())
                 if requests:
                     self._metrics.batch_queries.observe(len(requests))
                 for job in jobs:

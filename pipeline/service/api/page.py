@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from pipeline.pages.cards import HitCard, make_linked_card
 from pipeline.pages.render import render_page
-from pipeline.runs import describe_extractor
+from pipeline.plans.notes import describe_extractor
 from pipeline.search.hits import Answer, Hit
 from pipeline.search.query import ImagePart, QueryPart, SearchRequest, TextPart
 from pipeline.search.query import Query as SearchQuery

@@ -7,7 +7,7 @@ from fastapi import Query
 
 from pipeline.search.query import Query as SearchQuery
 from pipeline.search.query import SearchRequest
-from pipeline.service.api.query_body import MAX_FILTER_CHARACTERS, MAX_K, MAX_OFFSET, For
+from pipeline.service.api.query_body import MAX_FILTER_CHARACTERS, MAX_K, MAX_OFFSET, MIN_PROBABILITY, For
 from pipeline.service.problems import MEDIA_TYPE
 
 K = Annotated[int, Query(ge=1, le=MAX_K, description="Maximum number of hits.", examples=[3])]
@@ -27,7 +27,7 @@ Version = Annotated[
 ]
 MinProbability = Annotated[
     float | None,
-    Query(ge=0, le=1, description="Hits with a smaller chance of being right come in `weak`, not in `hits`."),
+    Query(ge=0, le=1, description=MIN_PROBABILITY),
 ]
 Explain = Annotated[bool, Query(description="Whether hits come with the regions that match.")]
 Target = Annotated[For, Query(alias="for", description="What is searched.")]

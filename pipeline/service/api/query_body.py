@@ -26,6 +26,9 @@ MAX_K = 100
 MAX_OFFSET = 1_000
 MAX_DIM = 8_192
 MAX_FILTER_CHARACTERS = 8_000
+MIN_PROBABILITY = (
+    "Hits with a smaller chance of being right come in `weak`; by default, the limit is that of the index."
+)
 For = Literal["images", "captions"]
 TARGETS: dict[str, Target] = {"images": "image", "captions": "caption"}
 Weight = Annotated[
@@ -151,9 +154,7 @@ class SearchBody(_Strict):
         examples=["split = 'test' and width >= 640"],
     )
     version: str = Field("", max_length=64, description="Version number or tag; empty for the published version.")
-    min_probability: float | None = Field(
-        None, ge=0, le=1, description="Hits with a smaller chance of being right come in `weak`, not in `hits`."
-    )
+    min_probability: float | None = Field(None, ge=0, le=1, description=MIN_PROBABILITY)
     explain: bool = Field(True, description="Whether hits come with the regions that match.")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.pipeline.service_load import measure_services
 from tests.helpers.service_process import ServiceProcess, make_photo, run_service, upload_from_many_clients
 
 CLIENTS, SECONDS, IDLE = 64, 60, 500
@@ -16,11 +17,12 @@ WORKSPACE = Path(__file__).parents[3] / "runs" / "demo"
 
 
 def service(folder: Path) -> None:
-    """Measure uploads of large photos, idle connections, the page, and the end after SIGTERM."""
+    """Measure throughput and memory, uploads of large photos, idle connections, the page, and the end after SIGTERM."""
     table = Table("what", "result", "peak GB", "CPU s", title="search service", title_justify="left")
     if not (WORKSPACE / "index" / "CURRENT").is_file():
         Console().print(f"The table `service` needs the index in {WORKSPACE}. Run `tern demo` first.")
         return
+    measure_services(folder, WORKSPACE, "demo")
     with run_service("demo", folder / "log", "--set", f"workspace={WORKSPACE}") as running:
 
         def add(what: str, result: str, cpu_before: float) -> None:

@@ -194,6 +194,7 @@ def test_get_metadata_returns_rows_by_id(root, data):
         (50_001, "IVF128,PQ128x4fs"),
         (155_000, "IVF256,PQ128x4fs"),
         (1_000_000, "IVF512,PQ128x4fs"),
+        (10_000_000, "IVF4096,PQ128x4fs"),
     ],
 )
 def test_auto_factory_depends_on_rows_and_dimension(rows, expected):
@@ -230,6 +231,8 @@ def test_every_code_of_auto_factory_reaches_target_recall(rows, dim, code, resco
 
         assert measure_recall(rescore) >= 0.995, "half of the misses that a target of 0.99 allows"
         assert rescore <= 50 or measure_recall(rescore // 2) < 0.995, "the smallest depth"
+        alone = [index.search(query[None], 10)[0] for query in queries]
+        assert index.search(queries, 10) == alone, "the same bits alone and in a batch"
 
 
 def test_two_faiss_wheels_are_rejected(root, monkeypatch):

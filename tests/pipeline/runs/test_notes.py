@@ -7,8 +7,9 @@ import pytest
 from data.config import DatasetConfig, DemoConfig
 from data.datasets import load_dataset
 from extractors.config import GridConfig, TorchvisionConfig
+from pipeline.plans.notes import describe_extractor
 from pipeline.plans.plan import Plan
-from pipeline.runs.notes import describe_chance, describe_extractor, describe_splits, describe_training
+from pipeline.runs.notes import describe_chance, describe_splits, describe_training
 from tern.card import ModelCard
 from tern.config import ModelConfig, TrainConfig
 from tern.evaluation import ChanceRecalls, Evaluation, RetrievalMetrics, SplitEvaluation, chance_recalls

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from data.manifest import manifest as store_manifest
 from data.store import Store
@@ -15,11 +16,13 @@ from index.search import HotReloader, Index
 from index.tuning import TuningLimits
 from index.versions import folder, read_current, read_version_manifest, verify_version
 from index.versions.switch import RejectedError
+from pipeline.cli.app import build_app
 from pipeline.pages.misses import find_misses
 from pipeline.pages.report import write_report
 from pipeline.search.searcher import Searcher
 from pipeline.stages.tune import advise_index_settings
 from tern.query import write_calibration
+from tests.helpers.small_plan import small_plan
 from tests.helpers.uncaptioned import copy_without_index, keep_captions, make_calibration, run_stages
 from tests.reference.index import exact_ids
 
@@ -97,6 +100,11 @@ def test_everything_works_or_says_why_not_without_captions(copy, finished_pipeli
     assert all(hit.captions == () and len(hit.regions) <= 2 for hit in hits)
     with pytest.raises(ValueError, match=r"index has no captions.*Search for images .*, or add captions"):
         searcher.search_image(dataset.images[0].path)
+    words = ["search", "--image", str(dataset.images[0].path), "--plan", str(small_plan(plan.workspace.parent))]
+    similar = CliRunner().invoke(build_app(), [*words, "--paths"])
+    assert "The index has no captions, so images are ranked" in similar.stderr
+    assert len(similar.stdout.splitlines()) == 8
+    assert "no captions" in str(CliRunner().invoke(build_app(), [*words, "--for", "captions"]).exception)
     assert not searcher.search_text(QUERY, 5, "caption like '%dog%'"), "no image has such a caption"
     with pytest.raises(ValueError, match=r"the dataset has no captions\. Add some to measure what a query finds"):
         find_misses(finished.vectors, finished.features.dataset, "test")

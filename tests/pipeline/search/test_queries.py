@@ -10,7 +10,17 @@ from PIL import Image
 
 from data.images import load_image
 from data.store.store import Store
-from pipeline.search import ImagePart, PhotoPart, Query, Searcher, TextPart, VectorPart, encode, make_photo_query
+from pipeline.search import (
+    ImagePart,
+    PhotoPart,
+    Query,
+    Searcher,
+    SearchRequest,
+    TextPart,
+    VectorPart,
+    encode,
+    make_photo_query,
+)
 from pipeline.search.query import MAX_PARTS, MAX_QUERIES
 
 pytestmark = pytest.mark.slow
@@ -198,3 +208,13 @@ def test_box_outside_of_an_image_is_rejected(searcher, images, finished_pipeline
     for part in (ImagePart(name, (0, 0, width + 2, 50)), PhotoPart(path, (0, 0, width + 2, 50))):
         with pytest.raises(ValueError, match=rf"0,0,{width + 2},50 is not a region of an image of {width}x{height}"):
             searcher.search([Query((part,))])
+
+
+def test_region_of_an_image_whose_file_is_gone_fails_alone(searcher, images, monkeypatch, tmp_path):
+    monkeypatch.setattr(searcher._embedder, "_image_root", tmp_path)
+    queries = [Query((ImagePart(images[0][0], BOX),)), Query((ImagePart(images[0][0]),))]
+    failed, answer = searcher.answer([SearchRequest(query, 2) for query in queries])
+    assert (
+        str(failed) == f"The file of the image {images[0][0]!r} is gone, so no region of it can be cut out. Restore it."
+    )
+    assert len(answer.hits) == 2

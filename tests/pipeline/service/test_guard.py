@@ -4,49 +4,18 @@ import asyncio
 import errno
 import re
 import threading
-import time
-from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from urllib.parse import urljoin
 
 import pytest
 
 testclient = pytest.importorskip("fastapi.testclient")
 
-from pipeline.search.hits import Answer  # noqa: E402
 from pipeline.service import uploads  # noqa: E402 - needs the extra
 from pipeline.service.access.guard import list_allowed_hosts  # noqa: E402
 from pipeline.service.app import create_app  # noqa: E402
 from pipeline.service.limits import BusyError, ByteBudget, WorkQueue  # noqa: E402
-
-
-class FakeSearcher:
-    """Answers each query with no hits, or with the error that it was made with."""
-
-    def __init__(self, error: BaseException | None = None):
-        self.index = SimpleNamespace(version=7, manifest=SimpleNamespace(is_rejected=False))
-        self.plan = SimpleNamespace(demo=True, regions=None)
-        self._error = error
-
-    def answer(self, requests, *_):
-        if isinstance(self._error, ValueError):
-            return [self._error] * len(requests)
-        if self._error is not None:
-            raise self._error
-        return [Answer(())] * len(requests)
-
-
-class FakeReloader:
-    def __init__(self, searcher, root):
-        self.served, self.root, self.last_error = searcher, root, None
-
-    @contextmanager
-    def borrow(self, version=None):
-        yield self.served
-
-    def close(self):
-        """Nothing is open."""
+from tests.helpers.fake_searchers import FakeReloader, FakeSearcher, wait_until_ready  # noqa: E402
 
 
 @pytest.fixture
@@ -127,9 +96,7 @@ def test_health_and_head_requests_are_answered(make_client):
     assert client.get("/healthz").json() == {"status": "alive", "version": 7}
     assert client.get("/readyz").status_code == 503, "before the first query"
     with client:
-        end = time.monotonic() + 20
-        while (ready := client.get("/readyz")).status_code != 200 and time.monotonic() < end:
-            time.sleep(0.01)
+        ready = wait_until_ready(client)
     assert ready.json() == {"status": "ready", "version": 7}
     client = make_client()
     for path in ("/", "/api/v1/search?q=dogs", "/healthz"):
