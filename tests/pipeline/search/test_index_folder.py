@@ -75,14 +75,16 @@ def test_index_of_imported_vectors_is_searched_with_a_model(finished_pipeline, c
     query = vectors[4] / np.linalg.norm(vectors[4]) + searcher.embed_text("a dog")[0]
     order = np.argsort(-(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)) @ query)
     assert [hit.id for hit in answer.hits] == [store.ids[i] for i in order[:5]]
-    assert "model of its vectors is unknown" in str(run("a dog", "--index", tmp_path / "imported").exception)
+    assert "because no plan made the index. Pass its model" in str(
+        run("a dog", "--index", tmp_path / "imported").exception
+    )
 
 
 def test_wrong_folders_are_refused(finished_pipeline, copied, tmp_path):
     for words, message in [
         (["--index", tmp_path / "gone"], "does not contain an index"),
         (["--index", tmp_path], "published"),
-        (["--index", copied / "index", "--model", tmp_path], "has no query side"),
+        (["--index", copied / "index", "--model", tmp_path], "is not a model package"),
         (["--index", copied / "index", "--version", "77"], "There is no version 77"),
     ]:
         result = run("a dog", *words)
