@@ -9,7 +9,7 @@ from data.io import digest
 from index.building.publish import OnStep
 from index.collection import Collection, IndexInputs, QueryLabels
 from index.config import QuerySource
-from index.tuning.calibrate import calibrate_scores
+from index.tuning.calibrate import FIT_VERSION, calibrate_scores
 from index.versions.calibration import ScoreCalibration
 from index.versions.manifest import CollectionManifest
 from index.versions.objects import ManifestModel, Staging
@@ -35,8 +35,8 @@ class CalibrationStep:
 
     @property
     def digest(self) -> str:
-        """12 hex digits of queries and labels."""
-        return digest([sha256(self.queries.tobytes()).hexdigest(), self.labels.digest, self.query_source])
+        """12 hex digits of queries and labels, and of the way to fit."""
+        return digest([FIT_VERSION, sha256(self.queries.tobytes()).hexdigest(), self.labels.digest, self.query_source])
 
     def run(self, staging: Staging, on_step: OnStep) -> ScoreCalibration | None:
         """Fit the calibration, or read it if an interrupted run has fitted it."""

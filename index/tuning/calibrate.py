@@ -16,9 +16,10 @@ from index.tuning.isotonic import fit_isotonic
 from index.tuning.nprobe import exact_search, sample_rows
 from index.versions.calibration import MonotoneMap, Reliability, ReliabilityBin, ScoreCalibration
 
+FIT_VERSION = 1  # raise it when the same queries give another calibration
 DEPTH = 10  # hits of a query that are fitted
-SHARPNESS = 20.0  # of the softmax over scores; the order of probabilities depends on it, not their size
-UNANSWERED_WEIGHT = 3.0  # of all random directions, in units of all queries; for the same reason
+SHARPNESS = 15.0  # of the softmax over scores; the order of probabilities depends on it, not their size
+NUM_SPLITS = 5  # ways to divide the queries into halves, over which the judgment of a hit is averaged
 NUM_DIRECTIONS = 500
 MAX_QUERIES = 1_000
 MIN_QUERIES = 20
@@ -36,7 +37,7 @@ class LabeledHits:
     is_right: np.ndarray
     """(q, k) bool"""
     halves: np.ndarray
-    """(q,) 0 or 1: the half that a query is in"""
+    """(q, s) 0 or 1: the half that a query is in, for each of s ways to divide them"""
 
     def select(self, rows: np.ndarray) -> "LabeledHits":
         """Return the hits of some queries."""
@@ -68,8 +69,8 @@ def calibrate_scores(
         The calibration; None if there are too few queries for it.
     """
     rows = sample_rows(len(queries), MAX_QUERIES, seed)
-    halves = np.array([_choose_half(labels.get_group(row)) for row in rows.tolist()], np.int64)
-    if len(rows) < MIN_QUERIES or np.bincount(halves, minlength=2).min() < MIN_HALF:
+    halves = np.array([choose_halves(labels.get_group(row)) for row in rows.tolist()], np.int64)
+    if len(rows) < MIN_QUERIES or min(halves.sum(axis=0).min(), (1 - halves).sum(axis=0).min()) < MIN_HALF:
         return None
     vectors = np.concatenate([queries[rows], make_random_directions(queries[rows], NUM_DIRECTIONS, seed)])
     scores, ids = exact_search(collection, vectors, DEPTH)
@@ -99,10 +100,7 @@ def fit_calibration(
         num_rows: Number of rows of the collection.
     """
     maps = _fit_maps(hits, unanswered_scores)
-    judged = np.empty(hits.scores.shape)
-    for half in (0, 1):
-        other = _fit_maps(hits.select(hits.halves != half), unanswered_scores)
-        judged[hits.halves == half] = other.compute(hits.scores[hits.halves == half])
+    judged = np.mean([_judge(hits, halves, unanswered_scores) for halves in hits.halves.T], axis=0)
     min_probability = min(_choose_threshold(found, hits.is_right) for found in (judged, maps.compute(hits.scores)))
     is_found = hits.is_right.any(axis=1)
     is_lost = is_found & (np.where(hits.is_right, judged, 0).max(axis=1) < min_probability)
@@ -143,14 +141,23 @@ def measure_reliability(probabilities: np.ndarray, is_right: np.ndarray) -> tupl
     return round(error, 4), bins
 
 
+def _judge(hits: LabeledHits, halves: np.ndarray, unanswered_scores: np.ndarray) -> np.ndarray:
+    """Compute the probabilities of the hits of each half by the maps of the other half."""
+    judged = np.empty(hits.scores.shape)
+    for half in (0, 1):
+        other = _fit_maps(hits.select(halves != half), unanswered_scores)
+        judged[halves == half] = other.compute(hits.scores[halves == half])
+    return judged
+
+
 def _fit_maps(hits: LabeledHits, unanswered_scores: np.ndarray) -> _FittedMaps:
     best, num_queries, num_directions = hits.scores[:, 0], len(hits.scores), len(unanswered_scores)
-    weights = np.repeat([1 / num_queries, UNANSWERED_WEIGHT / num_directions], [num_queries, num_directions])
+    weights = np.repeat([1 / num_queries, 1 / num_directions], [num_queries, num_directions])
     is_query = np.repeat([1.0, 0.0], [num_queries, num_directions])
     answered = fit_isotonic(np.concatenate([best, unanswered_scores]), is_query, weights)
     products = apply_map(answered, hits.scores[:, :1]) * share_chance(hits.scores, SHARPNESS, DEPTH)
-    # One more hit, wrong at the highest product: few right hits are no certainty.
-    chance = fit_isotonic(np.append(products, 1.0), np.append(hits.is_right, False).astype(np.float64))
+    # Two more hits, a right one at the lowest and a wrong one at the highest product: few hits are no certainty.
+    chance = fit_isotonic(np.append(products, [0.0, 1.0]), np.append(hits.is_right, [True, False]).astype(np.float64))
     return _FittedMaps(answered, chance)
 
 
@@ -160,8 +167,9 @@ def _choose_threshold(probabilities: np.ndarray, is_right: np.ndarray) -> float:
     return float(best[int(MAX_LOST * len(best))]) if len(best) else 0.0
 
 
-def _choose_half(group: str) -> int:
-    return int(sha256_text(group)[0], 16) % 2
+def choose_halves(group: str) -> list[int]:
+    """Choose the half of a group of queries, for each way to divide them."""
+    return [int(digit, 16) % 2 for digit in sha256_text(group)[:NUM_SPLITS]]
 
 
 def _label_hits(

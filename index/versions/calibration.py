@@ -36,7 +36,9 @@ class ReliabilityBin(ManifestModel):
 
 
 class Reliability(ManifestModel):
-    """Agreement of probabilities with the share of right hits; each half is judged by the map of the other half.
+    """Agreement of probabilities with the share of right hits.
+
+    Each half of the queries is judged by the maps of the other half; the probabilities are means over five halvings.
 
     Attributes:
         error: expected calibration error of all hits: the mean difference of probability and share over the bins

@@ -1,10 +1,14 @@
-"""Plot the history of a training for the report."""
+"""Plots of the report: the history of a training, and figures as images in a page."""
 
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tern.training import read_history
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVES = (  # column of the history, label, line style, color
     ("t2i_r1", "text to image R@1", "-", "#2a6fdb"),
@@ -42,6 +46,11 @@ def plot_history(path: Path) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    return to_svg_uri(figure)
+
+
+def to_svg_uri(figure: "Figure") -> str:
+    """Encode a figure as the data URI of an SVG image, with equal bytes for equal figures."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

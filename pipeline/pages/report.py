@@ -20,6 +20,12 @@ from pipeline.pages.cards import (
 )
 from pipeline.pages.curves import plot_history
 from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
+from pipeline.pages.reliability import (
+    find_absent_queries,
+    list_calibrations,
+    make_calibration_rows,
+    plot_reliability,
+)
 from pipeline.pages.render import render_page
 from pipeline.plans.notes import describe_extractor
 from pipeline.runs.carried_demo import CarriedEvaluation
@@ -56,7 +62,7 @@ def write_report(finished: Finished, with_misses_page: bool = True, carried: Car
     """
     plan, features, evaluation = finished.plan, finished.features, finished.evaluation
     searcher = Searcher(plan)
-    manifest = searcher.index.manifest
+    manifest, calibrations = searcher.index.manifest, list_calibrations(searcher.index.manifest)
     galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
     misses, misses_page = _find_misses(finished), ""
     if misses and with_misses_page:
@@ -74,6 +80,9 @@ def write_report(finished: Finished, with_misses_page: bool = True, carried: Car
         splits=evaluation.splits,
         carried=carried,
         directions=DIRECTIONS,
+        calibrations=make_calibration_rows(calibrations),
+        reliability=plot_reliability(calibrations) if calibrations else "",
+        absent=find_absent_queries(searcher) if plan.demo is not None and "image" in calibrations else [],
         curves=plot_history(history) if history.is_file() else "",
         misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset) if misses else (),
         has_misses=misses is not None,

@@ -166,10 +166,10 @@ def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequen
 
 
 def _draw_captions(text: TextModel) -> list[dict[str, Tensor]]:
-    """Draw batches of token ids with padding: a single caption, some, and one of the maximum length."""
+    """Draw batches of token ids with padding: some captions, one, one of the maximum length, and many lengths."""
     draw = np.random.default_rng(0)
     batches = []
-    for lengths in ([7, 3, 12], [5], [2, 2], [min(text.max_tokens, 64), 4]):
+    for lengths in ([7, 3, 12], [5], [2, 2], [min(text.max_tokens, 64), 4], list(range(3, 12))):
         ids = draw.integers(0, text.num_tokens, (len(lengths), max(lengths)))
         mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
         batches.append({"token_ids": torch.from_numpy(np.where(mask, ids, 0)), "mask": torch.from_numpy(mask)})
@@ -180,7 +180,7 @@ def _draw_images(dim: int) -> list[dict[str, Tensor]]:
     """Draw batches of regions: some images, one, single regions, and images without scores."""
     draw = np.random.default_rng(0)
     batches = []
-    for lengths in ([5, 2, 9], [36], [1, 1, 1, 1], [4, 4]):
+    for lengths in ([5, 2, 9], [36], [1, 1, 1, 1], [4, 4], [9, 2, 7, 3, 5, 4]):
         total, corners = sum(lengths), draw.uniform(0, 100, (sum(lengths), 2))
         boxes = np.hstack([corners, corners + draw.uniform(1, 200, (total, 2))]).astype(np.float32)
         features = draw.standard_normal((total, dim)).astype(np.float16)

@@ -75,13 +75,14 @@ class GPO(nn.Module):
         ordered = x.masked_fill(~mask[..., None], minimum).sort(dim=1, descending=True).values  # (b, n, w)
         ordered = ordered.masked_fill(ordered == minimum, 0.0)
         lengths, length_index = mask.sum(1).unique(return_inverse=True)  # many items have equal lengths
-        weights = self.weights(lengths, x.shape[1])[length_index]  # (b, n)
+        weights = self.weights(lengths.flip(0), x.shape[1]).flip(0)[length_index]  # (b, n)
         return torch.einsum("bn,bnw->bw", weights.to(x.dtype), ordered)
 
     def weights(self, lengths: Tensor, n: int) -> Tensor:
-        """Compute the weights (k, n) of items with `lengths` (k,) rows; each row sums to 1 over its length."""
-        codes = sinusoidal_positions(n, self.size, lengths.device).expand(len(lengths), -1, -1)  # (k, n, size)
-        packed = nn.utils.rnn.pack_padded_sequence(codes, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        """Compute the weights (k, n) of items with `lengths` (k,) rows, descending; each row sums to 1."""
+        codes = sinusoidal_positions(n, self.size, lengths.device).expand(lengths.shape[0], -1, -1)  # (k, n, size)
+        # Sorting here, or `len`, would fix the number of lengths in an exported graph to that of its sample.
+        packed = nn.utils.rnn.pack_padded_sequence(codes, lengths.cpu(), batch_first=True)
         states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
         forward, backward = states.chunk(2, dim=-1)  # (k, n, size) twice
         scores = self.score((forward + backward) / 2)[..., 0] / self.temperature  # (k, n)

@@ -78,7 +78,7 @@ def make_hits(seed, num_queries, truth=None, k=DEPTH):
     chances = np.exp(30 * scores) / np.exp(30 * scores).sum(axis=1, keepdims=True)
     right = (rng.random((num_queries, 1)) < chances.cumsum(axis=1)).argmax(axis=1)
     is_right = np.arange(k) == right[:, None] if truth is None else np.full(scores.shape, truth)
-    return LabeledHits(scores, is_right, np.arange(num_queries) % 2), chances
+    return LabeledHits(scores, is_right, np.arange(num_queries)[:, None] % 2), chances
 
 
 UNANSWERED = np.linspace(0.2, 0.5, 50)  # below all best scores
@@ -134,7 +134,7 @@ def test_equal_scores_of_all_queries_give_the_share_of_right_hits():
     scores = np.full((40, 2), 0.5)
     is_right = np.zeros((40, 2), bool)
     is_right[:10, 0] = True
-    hits = LabeledHits(scores, is_right, np.arange(40) % 2)
+    hits = LabeledHits(scores, is_right, np.arange(40)[:, None] % 2)
     calibration = fit_calibration(hits, np.full(10, 0.5), "held-out", 2)
     assert compute_probabilities(calibration, scores[:1])[0] == pytest.approx([10 / 80, 10 / 80], abs=0.01)
 

@@ -25,7 +25,7 @@ from pipeline.search.weak_hits import compute_hit_probabilities, find_calibratio
 
 SCORES = np.tile([0.8, 0.5], (40, 1)) + np.linspace(0, 0.1, 40)[:, None]
 CALIBRATION = fit_calibration(
-    LabeledHits(SCORES, np.tile([True, False], (40, 1)), np.arange(40) % 2), np.array([0.2]), "held-out", 2
+    LabeledHits(SCORES, np.tile([True, False], (40, 1)), np.arange(40)[:, None] % 2), np.array([0.2]), "held-out", 2
 )
 INDEX = SimpleNamespace(collection=lambda kind: SimpleNamespace(manifest=SimpleNamespace(calibration=CALIBRATION)))
 HITS = tuple(Hit(name, 0.5, Path(name), (), probability=value) for name, value in (("a", 0.9), ("b", 0.3), ("c", 0.01)))
