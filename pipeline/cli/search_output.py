@@ -48,7 +48,7 @@ class SearchOutput:
             answer: Its hits and its note.
 
         Raises:
-            ValueError: A path has a line break, and paths are separated by line breaks.
+            ValueError: The hits have no paths; or one has a line break, and paths are separated by line breaks.
         """
         prefix = f"query {number}: " if self.is_many else ""
         if answer.note:
@@ -81,6 +81,8 @@ class SearchOutput:
 
     def _print_paths(self, hits: Sequence["Hit"]) -> None:
         for path in dict.fromkeys(hit.path for hit in hits):  # several captions may have one image
+            if not path.name:
+                raise ValueError("The index has no paths of its images. Pass --json, which has their ids.")
             content = os.fsencode(path)
             if self.end == "\n" and (b"\n" in content or b"\r" in content):
                 raise ValueError(f"The path {path} has a line break. Pass -0, and read paths that end in a null byte.")

@@ -129,6 +129,8 @@ def test_paths_with_line_breaks_need_null_bytes(search, finished_pipeline, monke
     assert not result.stdout_bytes
     assert "has a line break. Pass -0" in str(result.exception)
     assert json.loads(search("a dog", "--json").stdout)["hits"][0]["path"] == str(evil)
+    monkeypatch.setattr(Searcher, "_get_path", lambda searcher, row: Path())
+    assert "has no paths of its images" in str(search("a dog", "--paths", "-0", status=1).exception)
 
 
 def test_search_without_hits_succeeds_and_says_so(search):
