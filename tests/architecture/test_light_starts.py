@@ -120,3 +120,9 @@ def test_walk_finds_commands_of_groups():
     group.command("inner")(lambda: None)
     app.add_typer(group, name="group")
     assert ["group", "inner"] in list(walk(get_command(app)))
+
+
+def test_search_service_starts_without_torch():
+    pytest.importorskip("fastapi")
+    start = run_code("import pipeline.service.server")
+    assert start.imported("torch torchvision transformers timm matplotlib prefect") == []
