@@ -100,7 +100,7 @@ class QueryEncoder:
         """
         from data.images import DecodeLimits, crop_image, load_reduced_image  # lazy: Pillow is for photos
 
-        limits = DecodeLimits(MAX_FULL_PIXELS, MAX_SCANNED_PIXELS)
+        limits = DecodeLimits(max_full_pixels=MAX_FULL_PIXELS, max_scanned_pixels=MAX_SCANNED_PIXELS)
         extractor = self._pool.get_region_extractor(self._origin.regions)
         if box is not None:
             sides = (CROPPED_PHOTO_SIDE, CROPPED_PHOTO_SIDE)

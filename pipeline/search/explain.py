@@ -1,6 +1,8 @@
 """Regions of hits that match a query: those whose removal from the image lowers its score."""
 
-from collections.abc import Collection
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,8 @@ from tern.query import ImageRegions
 
 REGIONS_PER_HIT = 2
 MAX_CANDIDATES = 8  # regions per image that are removed in turn: those that the detector is most certain of
+MAX_KEPT_BYTES = 64 << 20  # of one version: 7,000 images with 8 regions and 512 numbers
+OVERHEAD_BYTES = 1_500  # of an image that is kept, without its numbers
 MIN_GAIN = 0.005  # of the score; less than this shows nothing on an image
 
 
@@ -24,13 +28,54 @@ class RemovedRegions:
     labels: tuple[str, ...]
     """Its class; an empty text if the regions have no classes."""
     differences: np.ndarray
-    """(c, e) float32: the vector of the image minus its vector without the region."""
+    """(c, e) float16: the vector of the image minus its vector without the region."""
 
     def find_matching(self, query: np.ndarray) -> tuple[Region, ...]:
         """Find the regions that raise the score of a query (e,) most: at most `REGIONS_PER_HIT`, best first."""
-        gains = self.differences @ query
+        gains = self.differences.astype(np.float32) @ query
         order = [int(i) for i in np.argsort(-gains, kind="stable")[:REGIONS_PER_HIT] if gains[i] >= MIN_GAIN]
         return tuple(Region(self.boxes[i], self.labels[i], float(gains[i])) for i in order)
+
+
+class RegionRemover:
+    """Removes regions from the images of one index, and keeps the results for other queries. Safe to share.
+
+    Args:
+        stored_images: Regions of the images.
+        encoder: Model that embeds regions.
+    """
+
+    def __init__(self, stored_images: StoredImages, encoder: QueryEncoder) -> None:
+        self._stored_images, self._encoder = stored_images, encoder
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, RemovedRegions | None] = OrderedDict()
+        self._num_bytes = 0
+
+    def remove(self, image_ids: Collection[str]) -> dict[str, RemovedRegions]:
+        """Return the regions of images as `remove_regions` does; only images that are not kept are embedded."""
+        with self._lock:
+            found = {name: self._kept[name] for name in image_ids if name in self._kept}
+            for name in found:
+                self._kept.move_to_end(name)
+        missing = [name for name in dict.fromkeys(image_ids) if name not in found]
+        if missing:
+            removed = remove_regions(missing, self._stored_images, self._encoder)
+            found |= {name: removed.get(name) for name in missing}
+            self._keep({name: found[name] for name in missing})
+        return {name: regions for name, regions in found.items() if regions is not None}
+
+    def _keep(self, regions_by_id: Mapping[str, RemovedRegions | None]) -> None:
+        with self._lock:
+            for name, regions in regions_by_id.items():
+                if name not in self._kept:
+                    self._kept[name] = regions
+                    self._num_bytes += _count_bytes(regions)
+            while self._num_bytes > MAX_KEPT_BYTES:
+                self._num_bytes -= _count_bytes(self._kept.popitem(last=False)[1])
+
+
+def _count_bytes(regions: RemovedRegions | None) -> int:
+    return OVERHEAD_BYTES + (0 if regions is None else regions.differences.nbytes)
 
 
 def remove_regions(
@@ -90,4 +135,4 @@ def _make_variants(regions: ImageRegions, positions: list[int]) -> list[ImageReg
 def _describe(image: StoredImage, positions: list[int], names: list[str], differences: np.ndarray) -> RemovedRegions:
     x1, y1, x2, y2 = image.regions[1][positions].T.tolist()
     labels = tuple(names[i] if 0 <= i < len(names) else "" for i in image.class_ids[positions])
-    return RemovedRegions(tuple(zip(x1, y1, x2, y2, strict=True)), labels, differences)
+    return RemovedRegions(tuple(zip(x1, y1, x2, y2, strict=True)), labels, differences.astype(np.float16))

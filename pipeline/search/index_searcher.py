@@ -12,7 +12,7 @@ from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
-from pipeline.search.explain import RemovedRegions, remove_regions
+from pipeline.search.explain import RegionRemover, RemovedRegions
 from pipeline.search.hits import Answer, Hit, Region
 from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
@@ -45,6 +45,7 @@ class IndexSearcher:
     ) -> None:
         self.index, self._encoder, self._stored_images = index, encoder, stored_images
         self._image_root = image_root or Path()
+        self._remover = None if stored_images is None else RegionRemover(stored_images, encoder)
         self._embedder = QueryEmbedder(index, encoder, stored_images, self._image_root, region_source)
 
     @property
@@ -129,7 +130,7 @@ class IndexSearcher:
         self, requests: Sequence[SearchRequest], found: Sequence[FoundHits | ValueError]
     ) -> dict[str, RemovedRegions]:
         """Embed the images of all hits without each of their regions, in one pass."""
-        if self._stored_images is None:
+        if self._remover is None:
             return {}
         explained = [
             hit.id
@@ -137,7 +138,7 @@ class IndexSearcher:
             if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
             for hit, _ in hits
         ]
-        return remove_regions(explained, self._stored_images, self._encoder)
+        return self._remover.remove(explained)
 
     def _make_answer(
         self,

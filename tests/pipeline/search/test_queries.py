@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import data.images as images_module
 from data.images import load_image
 from data.store.store import Store
 from pipeline.search import (
@@ -137,8 +138,10 @@ def test_region_of_a_large_photo_is_cut_from_few_pixels(searcher, monkeypatch):
     file = io.BytesIO()
     Image.new("RGB", (8000, 5000), "green").save(file, "jpeg")
     sizes = []
-    crop = encode.crop_image
-    monkeypatch.setattr(encode, "crop_image", lambda image, box: sizes.append(image.pixels.size) or crop(image, box))
+    crop = images_module.crop_image
+    monkeypatch.setattr(
+        images_module, "crop_image", lambda image, box: sizes.append(image.pixels.size) or crop(image, box)
+    )
     searcher.search([Query((PhotoPart(file.getvalue(), (4000, 1000, 7000, 5000)),))])
     assert sizes[0] <= 3 * encode.MAX_PHOTO_PIXELS
 
