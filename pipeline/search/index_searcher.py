@@ -61,7 +61,7 @@ class IndexSearcher:
         """Close the index and the region store."""
         self.index.close()
         if self._stored_images is not None:
-            self._stored_images.store.close()
+            self._stored_images.close()
 
     def search(
         self,

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.io import digest, sha256_file
-from data.store import Store
+from data.manifest import is_store, read_store_manifest
 from pipeline.plans.plan import Plan
 from pipeline.search.query import Box
 from pipeline.workspace import Workspace
-from tern.query import ImageRegions, read_image_regions
+from tern.query import ImageRegions
+
+if TYPE_CHECKING:
+    from data.store import Store
 
 MIN_FRACTION_IN_BOX = 0.5  # of the area of a region that belongs to a box
 
@@ -42,11 +46,28 @@ class StoredImages:
 
     def __init__(self, plan: Plan, name: str) -> None:
         self._plan = plan
-        self.store = Store(plan.regions_store or Workspace(plan.workspace).stores / name)
-        if (stored_name := f"regions-{digest(self.store.recipe)}") != name:
-            raise ValueError(
-                f"The index was built from {name}, but {self.store.folder} holds {stored_name}. Run `tern index` first."
-            )
+        self._folder = plan.regions_store or Workspace(plan.workspace).stores / name
+        if not is_store(self._folder):
+            raise FileNotFoundError(f"There is no store in {self._folder}. Run `tern index` first.")
+        # A store in the workspace has the name of its recipe.
+        if plan.regions_store is not None:
+            stored_name = f"regions-{digest(read_store_manifest(self._folder).recipe)}"
+            if stored_name != name:
+                raise ValueError(
+                    f"The index was built from {name}, but {self._folder} holds {stored_name}. Run `tern index` first."
+                )
+
+    @cached_property
+    def store(self) -> "Store":
+        """The store, opened at its first use: hits without regions need none."""
+        from data.store import Store  # lazy: h5py and the index of a large store take time
+
+        return Store(self._folder)
+
+    def close(self) -> None:
+        """Close the store."""
+        if "store" in vars(self):
+            self.store.close()
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self.store
@@ -59,6 +80,8 @@ class StoredImages:
         """Read the regions of images of the store, each column of all of them at once."""
         if not image_ids:
             return []
+        from data.store import read_image_regions  # lazy: as above
+
         class_ids = np.split(self.store.read("class_ids", image_ids), np.cumsum(self.store.lengths(image_ids))[:-1])
         regions = read_image_regions(self.store, image_ids)
         return [StoredImage(*image) for image in zip(regions, class_ids, strict=True)]

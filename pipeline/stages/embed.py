@@ -12,7 +12,7 @@ import numpy as np
 from data.datasets import Dataset, InvalidRecord
 from data.io import digest
 from data.manifest import Item, Recipe, open_or_create_store
-from data.store import ShardJob, Store, store_update, write_shard
+from data.store import ShardJob, Store, read_image_regions, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.torch_free import find_text_folder
 from pipeline.stages.extract import log_existing
@@ -21,7 +21,7 @@ from pipeline.stages.threads import one_torch_thread
 from pipeline.workers import MapFn
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
-from tern.query import QuerySide, read_image_regions, read_query_record
+from tern.query import QuerySide, read_query_record
 
 NORM_TOLERANCE = 1e-2  # as of the index
 IMAGES_PER_WINDOW = 1024  # whose regions are in memory at once

@@ -21,7 +21,6 @@ from tern.query.record import (
     write_query_record,
 )
 from tern.query.side import ImageRegions, QuerySide, run_graph
-from tern.query.stored import read_image_regions
 from tern.query.weights import read_tensors
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "TextModelRecord",
     "has_query_side",
     "read_calibration",
-    "read_image_regions",
     "read_query_record",
     "read_tensors",
     "run_graph",

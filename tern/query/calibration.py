@@ -21,7 +21,7 @@ from data.io import atomic_write, check_limit, parse_json, sha256_text
 from tern.card import CALIBRATION
 
 SCHEMA_VERSION = 1  # of the file; raise it when its names or their meaning change
-MAX_QUERIES = 900  # of one direction; more would make the shipped photo model larger than 12 MB
+MAX_QUERIES = 800  # of one direction; more would make the shipped photo model larger than 12 MB
 MAX_CALIBRATION_BYTES = 64 << 20  # 1,000 queries of each direction with 512 numbers each have 2 MB
 MAX_HEADER_ENTRIES = 32
 Kind = Literal["caption", "image"]
