@@ -56,7 +56,8 @@ class QueryEmbedder:
         """
         vectors: dict[str, np.ndarray | ValueError] = {}
         texts: dict[str, str] = {}
-        for text in dict.fromkeys(text for query in queries for text in query.texts):
+        possible = [query for query in queries if len(query.parts) <= MAX_PARTS]  # `_sum_parts` refuses the others
+        for text in dict.fromkeys(text for query in possible for text in query.texts):
             try:
                 texts[text] = self._encoder.check_text(text)
             except ValueError as error:
@@ -102,7 +103,7 @@ class QueryEmbedder:
         ids = {part.image_id for part in query.parts if isinstance(part, ImagePart) and part.weight > 0}
         photos = [part.photo for part in query.parts if isinstance(part, PhotoPart) and part.weight > 0]
         stored = self._stored_images
-        return ids | {name for photo in photos if stored and (name := stored.find(photo)) is not None}
+        return ids if stored is None else ids.union(*(stored.find_all(photo) for photo in photos))
 
     def _sum_parts(self, query: Query, vector_by_text: Mapping[str, np.ndarray | ValueError]) -> np.ndarray:
         """Return the vector (e,) of a query."""

@@ -109,22 +109,28 @@ class StoredImages:
         return features[is_in_box], cut[is_in_box], (x2 - x1, y2 - y1), scores[is_in_box]
 
     def find(self, photo: Path | bytes) -> str | None:
-        """Find the image whose file has the same bytes as a photo: a file, whatever its name is, or its content.
+        """Return the id of one of the images of `find_all`, or None."""
+        return next(iter(self.find_all(photo)), None)
 
-        Returns its id, or None.
+    def find_all(self, photo: Path | bytes) -> list[str]:
+        """Find the images whose files have the same bytes as a photo: a file, whatever its name is, or its content.
+
+        Returns their ids.
         """
         sha256 = hashlib.sha256(photo).hexdigest() if isinstance(photo, bytes) else sha256_file(photo)
         if self._plan.regions_store is None:
-            return self._id_by_hash.get(sha256)
+            return self._ids_by_hash.get(sha256, [])
         # The content hashes of an imported store are not those of image files, so the dataset has to be searched.
         size = len(photo) if isinstance(photo, bytes) else photo.stat().st_size
         candidates = self._ids_by_file_size.get(size, ())
-        return next((image_id for image_id in candidates if sha256_file(self._path_by_id[image_id]) == sha256), None)
+        return [image_id for image_id in candidates if sha256_file(self._path_by_id[image_id]) == sha256]
 
     @cached_property
-    def _id_by_hash(self) -> dict[str, str]:
-        ids = self.store.ids
-        return dict(zip(self.store.content_hashes(ids), ids, strict=True))
+    def _ids_by_hash(self) -> dict[str, list[str]]:
+        ids_by_hash: dict[str, list[str]] = defaultdict(list)
+        for image_id, content_hash in zip(self.store.ids, self.store.content_hashes(self.store.ids), strict=True):
+            ids_by_hash[content_hash].append(image_id)
+        return dict(ids_by_hash)
 
     @cached_property
     def _path_by_id(self) -> dict[str, Path]:
