@@ -183,9 +183,13 @@ class MetadataLookup:
         pairs = (pair for lookup in self.lookups for pair in lookup.query(statement, values, deadline))
         return {image_id for key, image_id in pairs if image_id is not None and key not in self._deleted_keys}
 
-    def find_by_image(self, image_id: str) -> list[Row]:
-        """Return the rows that belong to one image, sorted by id."""
-        return sorted(self._find_rows("image_id", [image_id]), key=lambda row: row.id)
+    def find_by_images(self, image_ids: Sequence[str]) -> dict[str, list[Row]]:
+        """Return the rows that belong to images, by the id of the image; those of one image are sorted by id."""
+        rows_by_image: dict[str, list[Row]] = {image_id: [] for image_id in image_ids}
+        for row in sorted(self._find_rows("image_id", list(rows_by_image)), key=lambda row: row.id):
+            assert row.image_id is not None  # it was asked for
+            rows_by_image[row.image_id].append(row)
+        return rows_by_image
 
     def _find_rows(self, column: str, values: Sequence[str]) -> Iterable[Row]:
         for lookup in self.lookups:

@@ -1,6 +1,6 @@
 """Open a version of an index and search it: vectors in, hits with metadata out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Ids
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -196,7 +196,11 @@ class Index:
 
     def get_image_metadata(self, kind: str, image_id: str) -> list[Row]:
         """Return the metadata rows of the items of `kind` that belong to one image, sorted by id."""
-        return self.collection(kind).rows.find_by_image(image_id)
+        return self.get_metadata_by_image(kind, [image_id])[image_id]
+
+    def get_metadata_by_image(self, kind: str, image_ids: Sequence[str]) -> dict[str, list[Row]]:
+        """Return the metadata rows of the items of `kind` that belong to images, by the id of the image."""
+        return self.collection(kind).rows.find_by_images(image_ids)
 
     def collection(self, kind: str) -> OpenCollection:
         """Return lists, rows and vectors of one collection.

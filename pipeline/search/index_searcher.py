@@ -152,14 +152,13 @@ class IndexSearcher:
         if isinstance(found, ValueError):
             return found
         query = request.query
-        hits = []
-        for found_hit, probability in found:
-            if query.target == "caption":
-                hit = self._make_caption_hit(found_hit)
-            else:
-                removed = regions.get(found_hit.id)
-                hit = self._make_image_hit(found_hit, removed.find_matching(vector) if removed else ())
-            hits.append(replace(hit, probability=probability))
+        if query.target == "caption":
+            hits = [self._make_caption_hit(hit) for hit, _ in found]
+        else:
+            captions = self._find_captions([hit.id for hit, _ in found])
+            matches = {hit.id: regions[hit.id].find_matching(vector) for hit, _ in found if hit.id in regions}
+            hits = [self._make_image_hit(hit, captions.get(hit.id, ()), matches.get(hit.id, ())) for hit, _ in found]
+        hits = [replace(hit, probability=probability) for hit, (_, probability) in zip(hits, found, strict=True)]
         notes = [note for text in query.texts if (note := self.describe_unknown(text))]
         answer = Answer(tuple(hits), " ".join(notes))
         try:
@@ -256,18 +255,18 @@ class IndexSearcher:
         """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
         return self._encoder.describe_unknown(text)
 
-    def _make_image_hit(self, hit: IndexHit, regions: tuple[Region, ...]) -> Hit:
-        captions = tuple(row.text or "" for row in self._find_captions(hit.id))
+    def _make_image_hit(self, hit: IndexHit, captions: Sequence[Row], regions: tuple[Region, ...]) -> Hit:
         row = hit.metadata
         size = (row.width, row.height) if row.width and row.height else None
-        return Hit(hit.id, hit.score, self._get_path(row), captions, regions, size, hit.id)
+        texts = tuple(caption.text or "" for caption in captions)
+        return Hit(hit.id, hit.score, self._get_path(row), texts, regions, size, hit.id)
 
     def _make_caption_hit(self, hit: IndexHit) -> Hit:
         row = hit.metadata
         return Hit(hit.id, hit.score, self._get_path(row), (row.text or "",), image_id=row.image_id or "")
 
-    def _find_captions(self, image_id: str) -> list[Row]:
-        return self.index.get_image_metadata("caption", image_id) if "caption" in self.index.kinds else []
+    def _find_captions(self, image_ids: Sequence[str]) -> dict[str, list[Row]]:
+        return self.index.get_metadata_by_image("caption", image_ids) if "caption" in self.index.kinds else {}
 
     def _get_path(self, row: Row) -> Path:
         return self._image_root / (row.path or "")
