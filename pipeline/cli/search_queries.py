@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 STDIN = "-"
 TARGETS = {"images": "image", "captions": "caption"}
 WEIGHT = re.compile(r"(.*\S)\^(\d{1,3}(?:\.\d{1,6})?)\s*", re.DOTALL)
-# Of the text of --without, as measured on the demo: docs/benchmarks.md, "Neighbors of an image".
-AVOIDED_BESIDE_TEXT, AVOIDED_BESIDE_IMAGE = 0.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def _describe_box(box: "Box | None") -> str:
 
 def _make_shared_parts(options: QueryOptions) -> tuple["QueryPart", ...]:
     """Make the parts that all queries have: photos, images of the index, and texts to add or avoid."""
-    from pipeline.search.query import ImagePart, PhotoPart, TextPart
+    from pipeline.search.query import AVOIDED_BESIDE_IMAGE, AVOIDED_BESIDE_TEXT, ImagePart, PhotoPart, TextPart
 
     box = None if options.box is None else parse_box(options.box)
     has_text = options.text is not None or options.queries is not None

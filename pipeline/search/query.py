@@ -75,10 +75,19 @@ class Query:
         """The texts of the query."""
         return tuple(part.text for part in self.parts if isinstance(part, TextPart))
 
+    @property
+    def num_photos(self) -> int:
+        """The number of parts for which a file is decoded and the detector runs: photos, and boxes of images."""
+        return sum(
+            isinstance(part, PhotoPart) or (isinstance(part, ImagePart) and part.box is not None) for part in self.parts
+        )
+
 
 MAX_PARTS = 16
 MAX_WEIGHT = 100
 MAX_QUERIES = 64  # of one pass
+# Weights below 0 of a text to avoid, as measured on the demo: docs/benchmarks.md, "Neighbors of an image".
+AVOIDED_BESIDE_TEXT, AVOIDED_BESIDE_IMAGE = 0.5, 1.0
 
 
 def make_text_query(text: str, target: Target = "image") -> Query:

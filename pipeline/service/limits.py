@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from pipeline.service.failures import Failure, call
+
 T = TypeVar("T")
 
 # Connections
@@ -18,8 +20,8 @@ REQUEST_SECONDS = 60  # from the end of a request head to the last byte of the a
 ANSWER_SECONDS = 30  # from the end of a request to its answer
 DRAIN_SECONDS = 1  # after SIGTERM, for a request that is on its way on an open connection
 KEEP_ALIVE_SECONDS = 5  # without a byte of the next request
-SHUTDOWN_SECONDS = 8  # for requests that are being answered
-EXIT_SECONDS = 13  # from SIGTERM to the end of the process, whatever happens
+SHUTDOWN_SECONDS = ANSWER_SECONDS + 2  # for requests that are being answered
+EXIT_SECONDS = SHUTDOWN_SECONDS + 5  # from SIGTERM to the end of the process, whatever happens
 
 # Request heads: Apache's LimitRequestLine and LimitRequestFields
 MAX_TARGET_BYTES = 8_000
@@ -92,10 +94,17 @@ class WorkQueue:
         self.check_room()
         with self._lock:
             self._num_calls += 1
-        future = self._pool.submit(function)
+        future: Future[T | Failure] = self._pool.submit(call, function)
         # The place is free when the thread has finished, not when the request is cancelled: threads cannot be stopped.
         future.add_done_callback(self._release)
-        return await asyncio.wrap_future(future)
+        result: T | Failure | None = None
+        try:
+            result = await asyncio.wrap_future(future)
+            if isinstance(result, Failure):
+                raise result.take()
+            return result
+        finally:  # the traceback of an error keeps all variables, and `function` keeps a body
+            del function, future, result
 
     def close(self) -> None:
         """Drop the calls that wait, and do not wait for those that run."""

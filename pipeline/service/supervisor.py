@@ -17,13 +17,14 @@ from types import FrameType
 from typing import NoReturn
 
 from data.text import printable
+from pipeline.service.limits import EXIT_SECONDS
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FAILED = 3  # exit status of a worker that raised an error, in contrast to one that crashed
 START_SECONDS = 60.0  # in which such an error ends the service
 RESTART_SECONDS = 2.0  # minimum time between two starts of one worker
-END_SECONDS = 15.0  # from the signal to the end of all workers, whatever happens
+END_SECONDS = EXIT_SECONDS + 2.0  # from the signal to the end of all workers, whatever happens
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 

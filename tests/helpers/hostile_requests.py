@@ -78,6 +78,7 @@ def list_hostile_requests() -> dict[str, tuple[bytes, int]]:
         "host with a user": (get(SEARCH + "?q=a", host="localhost@evil.example"), 400),
         "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
         "two hosts": (get("/", "Host: evil.example"), 400),
+        "origin of another port": (get(SEARCH + "?q=a", "Origin: http://localhost:3000"), 403),
         "foreign origin": (get(SEARCH + "?q=a", "Origin: http://evil.example"), 403),
         "null origin": (parts(DOG).replace(b"Host:", b"Origin: null\r\nHost:"), 403),
         # malformed HTTP
@@ -122,6 +123,9 @@ def list_hostile_requests() -> dict[str, tuple[bytes, int]]:
         "wrong types": (parts({"text": ["a"]}, k="3"), 422),
         "vector of another size": (parts({"vector": [0.5] * 7}), 422),
         "vector of a million numbers": (parts({"vector": [0] * 1_000_000}), 422),
+        "100,000 wrong numbers": (parts(*[{"vector": ["a"] * 8_000}] * 12), 422),
+        "300,000 unknown fields": (parts(DOG, **{str(number): 0 for number in range(300_000)}), 422),
+        "9 boxes of images": (parts(*[{"image_id": "a", "box": [0, 0, 9, 9]}] * 9), 422),
         "parts that cancel out": (parts(DOG, {**DOG, "weight": -1}), 422),
         "more hits than allowed": (ask({"queries": [{"parts": [DOG]}] * 64, "k": 100}), 422),
         "unknown image": (parts({"image_id": "../../etc/passwd"}), 422),

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 
 from fastapi import HTTPException, Request
 from fastapi.routing import APIRoute
@@ -84,7 +85,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, allowed_hosts: Collection[str], tokens: BearerTokens | None, metrics: Metrics
+        self, app: ASGIApp, allowed_hosts: frozenset[str], tokens: BearerTokens | None, metrics: Metrics
     ) -> None:
         self._app, self._allowed_hosts, self._tokens, self._metrics = app, allowed_hosts, tokens, metrics
 
@@ -125,7 +126,7 @@ class Guard:
         if not self._is_allowed(host):
             raise HTTPException(400, f"The service does not answer for the host {host[:100]!r}. See --allowed-host.")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and not self._is_allowed(origin.partition("://")[2]):
+        if origin and not self._is_own_page(origin, host):
             raise HTTPException(403, "The service does not answer pages of other hosts. See --allowed-host.")
         if self._tokens is not None and scope["path"] not in PUBLIC_PATHS:
             authorization = headers.get(b"authorization", b"").decode("latin-1")
@@ -141,6 +142,11 @@ class Guard:
         if not name.endswith("]"):  # an IPv6 address without a port
             name = name.rpartition(":")[0] or name
         return name in self._allowed_hosts or ("0.0.0.0" in self._allowed_hosts and _is_address(name))
+
+    def _is_own_page(self, origin: str, host: str) -> bool:
+        """Return whether a page is of this service; one at another port of this machine is of another program."""
+        name = origin.partition("://")[2].lower()
+        return name == host.lower() or (name in self._allowed_hosts - LOOPBACK_HOSTS and not _is_address(name))
 
 
 class _Exchange:
@@ -198,12 +204,10 @@ class _Exchange:
 
     async def _discard_rest(self) -> None:
         """Read the rest of the body, because a client that still sends would get a reset (RFC 9112, section 9.6)."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
                 while self._is_sending:
                     await self.receive()
-        except TimeoutError:
-            pass
 
 
 def _has_type(message: Message, media_type: str) -> bool:

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from fastapi import HTTPException
 
@@ -16,6 +17,7 @@ from pipeline.search.hits import Answer
 from pipeline.search.query import SearchRequest
 from pipeline.search.searcher import Searcher
 from pipeline.service.api.searchers import VersionedSearchers
+from pipeline.service.failures import Failure, call, drop_frames
 from pipeline.service.limits import ANSWER_SECONDS, FILTER_SECONDS, BusyError
 from pipeline.service.metrics import Metrics
 
@@ -101,12 +103,14 @@ class Dispatcher:
             self._cost += cost
             self._waiting.append(job)
             self._changed.notify()
+        result: Any = None
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(job.future), ANSWER_SECONDS)
-        except TimeoutError:
-            raise HTTPException(
-                504, f"The answer takes longer than {ANSWER_SECONDS} s. Ask for less, or try again later."
-            ) from None
+            result = await _wait(job.future)
+            if isinstance(result, Failure):
+                raise result.take()
+            return cast(T, result)
+        finally:  # the traceback of an error keeps all variables
+            del job, requests, finish, result
 
     def close(self) -> None:
         """Drop what waits, and do not wait for what runs."""
@@ -151,6 +155,16 @@ class Dispatcher:
 
     def _answer(self, jobs: list[_Job]) -> None:
         """Answer requests together; if that fails, each alone, so that no request fails with another one."""
+        error = self._try_to_answer(jobs)
+        pending = [job for job in jobs if not job.future.done()]
+        for job in pending if error is not None else ():
+            if len(pending) == 1 or isinstance(error, HTTPException):  # there is no such version
+                job.future.set_result(Failure(error))
+            else:
+                self._answer([job])
+
+    def _try_to_answer(self, jobs: list[_Job]) -> BaseException | None:
+        """Answer requests together; return why that fails."""
         try:
             with self._searchers.borrow(jobs[0].version) as searcher:
                 requests = [request for job in jobs for request in job.requests]
@@ -159,18 +173,25 @@ class Dispatcher:
                 if requests:
                     self._metrics.batch_queries.observe(len(requests))
                 for job in jobs:
-                    _finish(job, searcher, [next(results) for _ in job.requests])
+                    job.future.set_result(_finish(job.finish, searcher, [next(results) for _ in job.requests]))
         except BaseException as error:
-            pending = [job for job in jobs if not job.future.done()]
-            for job in pending:
-                if len(pending) == 1 or isinstance(error, HTTPException):  # there is no such version
-                    job.future.set_exception(error)
-                else:
-                    self._answer([job])
+            if len(jobs) > 1:  # each is tried again, without the arrays of this pass
+                drop_frames(error)
+            return error
+        return None
 
 
-def _finish(job: _Job, searcher: Searcher, results: Results) -> None:
+async def _wait(future: Future[Any]) -> Any:
     try:
-        job.future.set_result(job.finish(searcher, results))
-    except Exception as error:  # of this request only
-        job.future.set_exception(error)
+        return await asyncio.wait_for(asyncio.wrap_future(future), ANSWER_SECONDS)
+    except TimeoutError:
+        raise HTTPException(
+            504, f"The answer takes longer than {ANSWER_SECONDS} s. Ask for less, or try again later."
+        ) from None
+
+
+def _finish(finish: Finish[Any], searcher: Searcher, results: Results) -> Any:
+    for result in results:
+        if isinstance(result, ValueError):
+            drop_frames(result)
+    return call(partial(finish, searcher, results))

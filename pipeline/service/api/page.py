@@ -12,7 +12,14 @@ from pipeline.pages.cards import HitCard, make_linked_card
 from pipeline.pages.render import render_page
 from pipeline.plans.notes import describe_extractor
 from pipeline.search.hits import Answer, Hit
-from pipeline.search.query import ImagePart, QueryPart, SearchRequest, TextPart
+from pipeline.search.query import (
+    AVOIDED_BESIDE_IMAGE,
+    AVOIDED_BESIDE_TEXT,
+    ImagePart,
+    QueryPart,
+    SearchRequest,
+    TextPart,
+)
 from pipeline.search.query import Query as SearchQuery
 from pipeline.search.searcher import Searcher
 from pipeline.service.api import parameters as p
@@ -42,7 +49,8 @@ class PageForm:
         parts += [TextPart(self.q)] if self.q.strip() else []
         if not parts:
             return []
-        parts += [TextPart(self.without, -0.5)] if self.without.strip() else []
+        if self.without.strip():
+            parts.append(TextPart(self.without, -(AVOIDED_BESIDE_TEXT if self.q.strip() else AVOIDED_BESIDE_IMAGE)))
         return [
             SearchRequest(
                 SearchQuery(tuple(parts)), self.k, self.offset, self.where.strip() or None, self.min_probability

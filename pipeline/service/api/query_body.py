@@ -2,10 +2,12 @@
 
 import base64
 import binascii
+from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag, ValidationError
 
 from pipeline.search.query import (
     MAX_PARTS,
@@ -20,7 +22,7 @@ from pipeline.search.query import (
     VectorPart,
 )
 from pipeline.service.limits import MAX_HITS, MAX_PHOTOS
-from pipeline.service.problems import InvalidRequestError, InvalidValue
+from pipeline.service.problems import MAX_ERRORS, InvalidRequestError, InvalidValue
 
 MAX_K = 100
 MAX_OFFSET = 1_000
@@ -38,7 +40,14 @@ BoxField = Annotated[Box | None, Field(description="Region x1, y1, x2, y2 in pix
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    # Unknown fields are refused by `_list_unknown_fields`: pydantic would make an error of 1 kB for each of them.
+    model_config = ConfigDict(
+        extra="allow",
+        frozen=True,
+        allow_inf_nan=False,
+        strict=True,
+        json_schema_extra={"additionalProperties": False},
+    )
 
 
 class TextPartBody(_Strict):
@@ -87,7 +96,7 @@ class PhotoPartBody(_Strict):
 class VectorPartBody(_Strict):
     """An embedding in a query."""
 
-    vector: list[float] = Field(
+    vector: Annotated[list[float], FailFast()] = Field(
         min_length=1, max_length=MAX_DIM, description="A vector of the model of the index.", examples=[[0.1, -0.2, 0.3]]
     )
     weight: Weight = 1.0
@@ -117,7 +126,7 @@ PartBody = Annotated[
 class QueryBody(_Strict):
     """A weighted sum of texts, photos, images of the index and vectors."""
 
-    parts: list[PartBody] = Field(min_length=1, max_length=MAX_PARTS)
+    parts: Annotated[list[PartBody], FailFast()] = Field(min_length=1, max_length=MAX_PARTS)
     target: For = Field("images", alias="for", description="What is searched.")
 
     def to_query(self) -> Query:
@@ -130,6 +139,7 @@ class SearchBody(_Strict):
 
     model_config = ConfigDict(
         json_schema_extra={
+            "additionalProperties": False,
             "examples": [
                 {"queries": [{"parts": [{"text": "two dogs on a beach"}]}], "k": 3},
                 {
@@ -140,11 +150,11 @@ class SearchBody(_Strict):
                     "k": 5,
                     "where": "split = 'test'",
                 },
-            ]
+            ],
         }
     )
 
-    queries: list[QueryBody] = Field(min_length=1, max_length=MAX_QUERIES)
+    queries: Annotated[list[QueryBody], FailFast()] = Field(min_length=1, max_length=MAX_QUERIES)
     k: int = Field(10, ge=1, le=MAX_K, description="Maximum number of hits per query.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Number of best hits to leave out, to get the next ones.")
     where: str = Field(
@@ -162,15 +172,15 @@ def parse_search_body(content: bytes) -> SearchBody:
     """Parse the JSON body of a search.
 
     Raises:
-        InvalidRequestError: It is not JSON, or a value is invalid.
+        InvalidRequestError: It is not JSON, or a value is invalid. Of each list, the first invalid value is named.
     """
     try:
         body = SearchBody.model_validate_json(content)
     except ValidationError as error:
-        raise InvalidRequestError([_describe(found["loc"], found["msg"]) for found in error.errors()]) from None
-    photos = sum(isinstance(part, PhotoPartBody) for query in body.queries for part in query.parts)
-    if photos > MAX_PHOTOS:
-        raise InvalidRequestError([_describe(("queries",), f"{photos} photos; a request has at most {MAX_PHOTOS}")])
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+        raise InvalidRequestError([_describe(_leave_out_kind(one["loc"]), one["msg"]) for one in found]) from None
+    if errors := list(islice(_list_unknown_fields(body), MAX_ERRORS)):
+        raise InvalidRequestError(errors)
     if len(body.queries) * body.k > MAX_HITS:
         message = f"{len(body.queries)} queries of {body.k} hits; all queries together have at most {MAX_HITS:,} hits"
         raise InvalidRequestError([_describe(("k",), message)])
@@ -181,7 +191,7 @@ def make_queries(body: SearchBody) -> list[Query]:
     """Convert the queries of a body.
 
     Raises:
-        InvalidRequestError: A photo is not base64.
+        InvalidRequestError: A photo is not base64, or there are too many photos.
     """
     queries, errors = [], []
     for number, query in enumerate(body.queries):
@@ -191,11 +201,27 @@ def make_queries(body: SearchBody) -> list[Query]:
             errors.append(_describe(("queries", number), str(error)))
     if errors:
         raise InvalidRequestError(errors)
+    if (photos := sum(query.num_photos for query in queries)) > MAX_PHOTOS:
+        message = f"{photos} photos and boxes of images; a request has at most {MAX_PHOTOS}"
+        raise InvalidRequestError([_describe(("queries",), message)])
     return queries
 
 
+def _list_unknown_fields(body: SearchBody) -> Iterator[InvalidValue]:
+    models: list[tuple[tuple[int | str, ...], BaseModel]] = [((), body)]
+    for i, query in enumerate(body.queries):
+        models.append((("queries", i), query))
+        models += [(("queries", i, "parts", j), part) for j, part in enumerate(query.parts)]
+    for location, model in models:
+        for name in model.model_extra or ():
+            yield _describe((*location, name), "Extra inputs are not permitted")
+
+
+def _leave_out_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return location[:4] + location[5:]  # after `queries`, i, `parts`, j pydantic names the kind of the part
+
+
 def _describe(location: tuple[int | str, ...], message: str) -> InvalidValue:
-    location = location[:4] + location[5:]  # after `queries`, i, `parts`, j pydantic names the kind of the part
     names = [str(name).replace("~", "~0").replace("/", "~1")[:60] for name in location]
     pointer = "".join(f"/{name}" for name in names)
     return InvalidValue(pointer=pointer, detail=message.removeprefix("Value error, "))

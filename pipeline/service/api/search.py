@@ -6,7 +6,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
 from index.metadata import FilterTimeoutError
 from pipeline.search.hits import Answer
-from pipeline.search.query import PhotoPart, SearchRequest, make_photo_query, make_text_query
+from pipeline.search.query import SearchRequest, make_photo_query, make_text_query
 from pipeline.search.searcher import Searcher
 from pipeline.service.api import parameters as p
 from pipeline.service.api.answer_body import AnswersBody, SingleAnswerBody, make_answer_body
@@ -55,8 +55,7 @@ def add_search_routes(app: FastAPI, backend: Backend) -> None:
     async def search_queries(request: Request) -> Response:
         async with receive_upload(request, backend.uploads, JSON) as content:
             body, requests = await backend.bodies.run(lambda: _parse(content))
-            num_photos = sum(isinstance(part, PhotoPart) for r in requests for part in r.query.parts)
-            if num_photos:
+            if num_photos := sum(search.query.num_photos for search in requests):
                 return _make_response(await backend.photos.run(body.version, requests, _finish_many, num_photos))
         return _make_response(await backend.queries.run(body.version, requests, _finish_many, len(requests)))
 

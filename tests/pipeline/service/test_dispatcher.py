@@ -1,7 +1,9 @@
 """Queries that wait are answered in one pass, and no request waits or fails because of another one."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -102,6 +104,73 @@ def test_failed_query_fails_alone():
     assert isinstance(results[2], RuntimeError)
     assert results[3].status_code == 404
     assert passes == [["a", "bad", "crash"], ["a"], ["bad"], ["crash"]]
+
+
+@pytest.mark.parametrize("cause", ["search", "batch", "version", "finish", "query", "time"])
+def test_failed_request_is_freed_without_the_garbage_collector(monkeypatch, cause):
+    class Searchers:
+        @contextmanager
+        def borrow(self, version):
+            if cause == "version":
+                raise HTTPException(404, "no such version")
+            yield self
+
+        def answer(self, requests, on_stage=None):
+            alive.append(sum(ref() is not None for ref in passes))
+            copies = Batch(requests)  # a variable of a function that fails
+            passes.append(weakref.ref(copies))
+            if cause == "time":
+                release.wait(20)
+            if cause in ("search", "batch"):
+                raise RuntimeError("a crash")
+            results = []
+            for _ in copies:
+                try:
+                    raise ValueError("no such image")
+                except ValueError as error:
+                    results.append(error)
+            return results
+
+    class Batch(list):
+        """A list that can be referred to weakly."""
+
+    def finish(_, results):
+        if cause == "finish":
+            raise HTTPException(422, "bad") from results[0]
+        return len(results)
+
+    async def ask():
+        requests = [SearchRequest(make_text_query("a"))]
+        refs.append(weakref.ref(requests[0]))
+        try:
+            await dispatcher.run("", requests, finish)
+        except (HTTPException, RuntimeError) as error:
+            return type(error)
+        finally:
+            del requests
+
+    async def run():
+        with dispatcher._changed:  # so that they are taken together
+            tasks = [asyncio.create_task(ask()) for _ in range(3 if cause == "batch" else 1)]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*tasks)
+
+    passes, alive, refs, release = [], [], [], threading.Event()
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05 if cause == "time" else 20)
+    dispatcher = Dispatcher("test", Searchers(), Metrics(), 1, 64, 64)
+    gc.collect()
+    gc.disable()
+    try:
+        failures = asyncio.run(run())
+        dispatcher.close()
+        release.set()
+        for thread in dispatcher._threads:
+            thread.join(20)
+        assert [ref() for ref in refs + passes] == [None] * len(refs + passes)
+    finally:
+        gc.enable()
+    assert (failures[0] is None) == (cause == "query")
+    assert alive == ([0] * 4 if cause == "batch" else [] if cause == "version" else [0]), "no former pass is kept"
 
 
 def test_too_many_waiting_queries_are_refused():

@@ -2,8 +2,11 @@
 
 import asyncio
 import errno
+import gc
 import re
 import threading
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urljoin
 
@@ -133,18 +136,31 @@ def test_number_of_parameters_is_limited(make_client, count):
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"),
+    ("origin", "host", "options", "status"),
     [
-        (None, 200),
-        ("http://localhost:8080", 200),
-        ("http://127.0.0.1", 200),
-        ("http://evil.example", 403),
-        ("null", 403),
+        (None, "localhost", ("127.0.0.1",), 200),
+        ("http://localhost", "localhost", ("127.0.0.1",), 200),
+        ("http://LOCALHOST:8080", "localhost:8080", ("127.0.0.1",), 200),
+        ("https://photos.example", "photos.example", ("127.0.0.1", ["Photos.Example"]), 200),
+        ("https://photos.example", "127.0.0.1:8080", ("127.0.0.1", ["photos.example"]), 200),  # a proxy changed Host
+        ("https://photos.example:81", "127.0.0.1:8080", ("127.0.0.1", ["photos.example"]), 403),
+        ("http://192.168.1.5:8080", "192.168.1.5:8080", ("0.0.0.0",), 200),
+        ("http://6.6.6.6", "192.168.1.5:8080", ("0.0.0.0",), 403),
+        ("http://0.0.0.0", "192.168.1.5:8080", ("0.0.0.0",), 403),
+        ("http://[fe80::6]", "[fe80::1]:8080", ("::",), 403),
+        ("http://192.168.1.5", "192.168.1.5:8080", ("192.168.1.5",), 403),
+        ("http://localhost:3000", "localhost:8080", ("127.0.0.1",), 403),
+        ("http://localhost", "localhost:8080", ("127.0.0.1",), 403),
+        ("http://127.0.0.1", "localhost", ("127.0.0.1",), 403),
+        ("http://evil.example", "localhost", ("127.0.0.1",), 403),
+        ("http://evil.example", "192.168.1.5", ("0.0.0.0",), 403),
+        ("null", "localhost", ("127.0.0.1",), 403),
     ],
 )
-def test_upload_from_a_page_of_another_host_is_rejected(make_client, origin, status):
-    headers = {} if origin is None else {"Origin": origin}
-    assert make_client().post("/api/v1/search/photo", content=b"x", headers=headers).status_code == status
+def test_request_from_a_page_of_another_host_or_port_is_rejected(make_client, origin, host, options, status):
+    headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
+    client = make_client(hosts=list_allowed_hosts(*options))
+    assert client.post("/api/v1/search/photo", content=b"x", headers=headers).status_code == status
 
 
 def run_upload(messages, headers=(), budget=1 << 30, max_bytes=10):
@@ -203,6 +219,28 @@ def test_budget_counts_only_uploads_that_are_being_read():
         budget.take(1)
     budget.give_back(10)
     budget.take(10)
+
+
+def test_failed_call_of_a_queue_is_freed_without_the_garbage_collector():
+    class Body:
+        """Can be referred to weakly."""
+
+    async def fail(queue):
+        body = Body()
+        with suppress(ZeroDivisionError):
+            await queue.run(lambda body=body: 1 // 0)
+        return weakref.ref(body)
+
+    queue = WorkQueue("test", num_threads=1, max_waiting=2)
+    gc.collect()
+    gc.disable()
+    try:
+        ref = asyncio.run(fail(queue))
+        asyncio.run(queue.run(bool))  # the thread has left the first call
+        assert ref() is None
+    finally:
+        gc.enable()
+        queue.close()
 
 
 def test_queue_refuses_more_calls_than_may_wait_and_recovers():

@@ -12,9 +12,9 @@ import time
 from contextlib import suppress
 
 import pytest
-from pipeline.stages.origin import read_origin
 
 from index.versions import collect_garbage, rollback
+from pipeline.origin import read_origin
 from pipeline.search.searcher import Searcher
 from pipeline.stages.index import IndexSource, publish_full_index
 from pipeline.workspace import Workspace
