@@ -15,7 +15,6 @@ from pipeline.search.searcher import Searcher
 from tests.helpers.fake_searchers import wait_until_ready
 
 testclient = pytest.importorskip("fastapi.testclient")
-httpx = pytest.importorskip("httpx")
 
 from pipeline.service.api.openapi import list_operations  # noqa: E402 - needs the extra
 from pipeline.service.app import create_app  # noqa: E402
@@ -141,15 +140,16 @@ def test_items_have_the_metadata_of_images_and_captions(client, finished_pipelin
     assert (item["kind"], item["text"], item["image_id"]) == ("caption", captions[0].text, image.id)
 
 
-def test_python_example_of_the_guide_prints_the_hits(client, monkeypatch, capsys):
+def test_python_example_of_the_guide_prints_the_hits(searcher, monkeypatch, capsys):
     guide = Path(__file__).parents[3] / "docs" / "how-to" / "serve.md"
     (example,) = (
         block for block in re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.DOTALL) if "httpx" in block
     )
-    monkeypatch.setattr("httpx.Client", partial(httpx.Client, transport=client._transport))
+    app = create_app(HotReloader(searcher.index.root, searcher.with_version))  # the example closes it
+    monkeypatch.setattr("httpx.Client", partial(testclient.TestClient, app))
     exec(example, {})
-    hits = client.get(f"{API}/search", params={"q": "two dogs", "k": 3}).json()["hits"]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [hit["id"] for hit in hits]
+    hits = searcher.search_text("two dogs", 3)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [hit.id for hit in hits]
 
 
 def test_versions_are_listed_with_counts(client, finished_pipeline):
