@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,11 @@ class CachedGraph:
             entry = CacheEntry.model_validate(read_json(self._sidecar))
             if entry.key != self._key or self.path.stat().st_size > MAX_GRAPH_BYTES:
                 return None
-            return entry if sha256_file(self.path) == entry.sha256 else None
+            if sha256_file(self.path) != entry.sha256:
+                return None
+            with suppress(OSError):  # a folder that can only be read
+                os.utime(self.path)  # the graphs that were not used for the longest time are removed first
+            return entry
         except (OSError, ValueError, ValidationError):
             return None
 

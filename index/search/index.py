@@ -202,6 +202,12 @@ class Index:
         """Return the metadata rows of the items of `kind` that belong to images, by the id of the image."""
         return self.collection(kind).rows.find_by_images(image_ids)
 
+    def find_by_content(self, content_hash: str, kind: str = "image") -> list[str]:
+        """Return the ids of the items of `kind` whose vectors were computed from content of this hash."""
+        rows = self.collection(kind).rows
+        keys = rows.find_keys("content_hash = ?", [content_hash]).tolist()
+        return sorted(row.id for row in rows.by_key(keys).values())
+
     def collection(self, kind: str) -> OpenCollection:
         """Return lists, rows and vectors of one collection.
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.io import check_limit
 from index.metadata import Row
 from index.search import Index
 from pipeline.search.encode import QueryEncoder
+from pipeline.search.image_files import find_image_file
 from pipeline.search.query import (
     MAX_PARTS,
     MAX_WEIGHT,
@@ -19,8 +21,9 @@ from pipeline.search.query import (
     TextPart,
     VectorPart,
 )
-from pipeline.search.stored_images import StoredImages
+from pipeline.search.stored_images import StoredImages, hash_photo
 
+MAX_FILE_BYTES = 256 << 20  # of an image of which a region is cut out
 MIN_SUM_LENGTH = 1e-3  # of the sum of the parts of a query; a shorter one has no direction
 
 
@@ -102,8 +105,11 @@ class QueryEmbedder:
         """Find the ids of the images of the index that a query asks with; its results leave them out."""
         ids = {part.image_id for part in query.parts if isinstance(part, ImagePart) and part.weight > 0}
         photos = [part.photo for part in query.parts if isinstance(part, PhotoPart) and part.weight > 0]
-        stored = self._stored_images
-        return ids if stored is None else ids.union(*(stored.find_all(photo) for photo in photos))
+        stored = None if self._region_source is None else self._stored_images
+        for photo in photos:
+            ids |= set(self._index.find_by_content(hash_photo(photo)))
+            ids |= set(() if stored is None else stored.find_all(photo))
+        return ids
 
     def _sum_parts(self, query: Query, vector_by_text: Mapping[str, np.ndarray | ValueError]) -> np.ndarray:
         """Return the vector (e,) of a query."""
@@ -138,7 +144,7 @@ class QueryEmbedder:
             case ImagePart(image_id, box):
                 row = self._get_row(image_id)
                 if self._region_source is None:
-                    return self._encoder.embed_photo(self._get_file(row), box)[0]
+                    return self._encoder.embed_photo(self._read_file(row), box)[0]
                 return self._embed_stored_regions(image_id, box)
             case VectorPart(vector):
                 return self._scale(vector)
@@ -150,13 +156,15 @@ class QueryEmbedder:
         regions = stored.read_regions(image_id) if box is None else stored.read_regions_in_box(image_id, box)
         return self._encoder.embed_regions([regions])[0]
 
-    def _get_file(self, row: Row) -> Path:
-        path = self._image_root / (row.path or "")
-        if not path.is_file():  # a ValueError, so that only this query fails; the path is not for clients of a service
+    def _read_file(self, row: Row) -> bytes:
+        """Read the file of an image. The path is not for clients of a service, so no error names it."""
+        path = find_image_file(self._image_root, row)
+        if path is None or not path.is_file():  # a ValueError, so that only this query fails
             raise ValueError(
                 f"The file of the image {row.id!r} is gone, so no region of it can be cut out. Restore it."
             )
-        return path
+        check_limit(f"the file of the image {row.id!r}", path.stat().st_size, MAX_FILE_BYTES)
+        return path.read_bytes()
 
     def _get_row(self, image_id: str) -> Row:
         row = self._index.get_metadata([image_id]).get(image_id)

@@ -16,6 +16,7 @@ REGIONS_PER_HIT = 2
 MAX_CANDIDATES = 8  # regions per image that are removed in turn: those that the detector is most certain of
 MAX_KEPT_BYTES = 64 << 20  # of one version: 7,000 images with 8 regions and 512 numbers
 OVERHEAD_BYTES = 1_500  # of an image that is kept, without its numbers
+IMAGES_PER_PASS = 32  # that are embedded without their regions; 9 copies of 36 rows of 2,048 numbers take 80 MB
 MIN_GAIN = 0.005  # of the score; less than this shows nothing on an image
 
 
@@ -58,10 +59,11 @@ class RegionRemover:
             for name in found:
                 self._kept.move_to_end(name)
         missing = [name for name in dict.fromkeys(image_ids) if name not in found]
-        if missing:
-            removed = remove_regions(missing, self._stored_images, self._encoder)
-            found |= {name: removed.get(name) for name in missing}
-            self._keep({name: found[name] for name in missing})
+        for start in range(0, len(missing), IMAGES_PER_PASS):
+            part = missing[start : start + IMAGES_PER_PASS]
+            removed = remove_regions(part, self._stored_images, self._encoder)
+            found |= {name: removed.get(name) for name in part}
+            self._keep({name: found[name] for name in part})
         return {name: regions for name, regions in found.items() if regions is not None}
 
     def _keep(self, regions_by_id: Mapping[str, RemovedRegions | None]) -> None:

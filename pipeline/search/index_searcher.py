@@ -14,6 +14,7 @@ from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.explain import RegionRemover, RemovedRegions
 from pipeline.search.hits import Answer, Hit, Region
+from pipeline.search.image_files import find_image_file
 from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
 from pipeline.search.weak_hits import compute_hit_probabilities, find_calibration, set_weak_hits_apart
@@ -162,7 +163,7 @@ class IndexSearcher:
         notes = [note for text in query.texts if (note := self.describe_unknown(text))]
         answer = Answer(tuple(hits), " ".join(notes))
         try:
-            calibration = find_calibration(self.index, query)
+            calibration = find_calibration(self.index, request)
             return set_weak_hits_apart(answer, calibration, request.min_probability, request.offset)
         except ValueError as error:
             return error
@@ -180,6 +181,8 @@ class IndexSearcher:
         try:
             if request.query.target == "caption":
                 check_has_captions(self.index.manifest)  # before a photo is read
+            elif request.query.target not in self.index.kinds:
+                raise ValueError("The index has no images. Search for captions (`--for captions`).")
             if request.k < 1 or request.offset < 0:
                 raise ValueError(
                     f"k is {request.k} and offset is {request.offset}. Pass a k of at least 1, and an offset of at "
@@ -201,7 +204,7 @@ class IndexSearcher:
                 continue
             query = request.query
             left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
-            calibration = find_calibration(self.index, query)
+            calibration = find_calibration(self.index, request)
             depth = max(request.offset + request.k, calibration.depth if calibration else 0) + len(left_out)
             groups[query.target, request.where, depth].append((i, vector, left_out))
         for (target, where, depth), members in groups.items():
@@ -213,7 +216,7 @@ class IndexSearcher:
                 continue
             for (i, _, left_out), hits in zip(members, found, strict=True):
                 request, kept = requests[i], [hit for hit in hits if hit.id not in left_out]
-                calibration = find_calibration(self.index, request.query)
+                calibration = find_calibration(self.index, request)
                 probabilities = compute_hit_probabilities(calibration, [hit.score for hit in kept])
                 pairs = list(zip(kept, probabilities, strict=True))
                 results[i] = pairs[request.offset : request.offset + request.k]
@@ -235,9 +238,7 @@ class IndexSearcher:
             the metadata of an imported index come from somebody else.
         """
         row = self.index.get_metadata([image_id]).get(image_id)
-        if row is None or not row.path or Path(row.path).is_absolute() or ".." in Path(row.path).parts:
-            return None
-        return self._get_path(row)
+        return None if row is None else find_image_file(self._image_root, row)
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""

@@ -112,6 +112,6 @@ class SearchRequest:
     where: str | None = None
     """Filter over the metadata; None is no filter."""
     min_probability: float | None = None
-    """Hits with a smaller chance of being right are weak; None has no weak hits."""
+    """Smallest probability of a hit that is not weak; None is the limit of the index, 0 has no weak hits."""
     explain: bool = True
     """Whether hits come with the regions that match."""

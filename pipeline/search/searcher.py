@@ -34,9 +34,9 @@ class Searcher(IndexSearcher):
         except BaseException:  # nothing else would release the version
             index.close()
             raise
-        source = plan.regions_store or ("a region file" if plan.regions_file is not None else None)
+        source = "a region store" if plan.regions_store else "a region file" if plan.regions_file else None
         image_root = plan.dataset.images if plan.dataset else workspace.dataset / "images"
-        super().__init__(index, encoder, stored_images, image_root, None if source is None else str(source))
+        super().__init__(index, encoder, stored_images, image_root, source)
 
     def with_version(self, version: int | None = None) -> "Searcher":
         """Open another version of the index, the published one if None, with the models that are loaded already."""

@@ -117,7 +117,7 @@ class StoredImages:
 
         Returns their ids.
         """
-        sha256 = hashlib.sha256(photo).hexdigest() if isinstance(photo, bytes) else sha256_file(photo)
+        sha256 = hash_photo(photo)
         if self._plan.regions_store is None:
             return self._ids_by_hash.get(sha256, [])
         # The content hashes of an imported store are not those of image files, so the dataset has to be searched.
@@ -146,6 +146,11 @@ class StoredImages:
             if path.is_file():
                 ids[path.stat().st_size].append(image_id)
         return ids
+
+
+def hash_photo(photo: Path | bytes) -> str:
+    """Return the SHA-256 of the content of a photo."""
+    return hashlib.sha256(photo).hexdigest() if isinstance(photo, bytes) else sha256_file(photo)
 
 
 def _compute_areas(boxes: np.ndarray) -> np.ndarray:

@@ -8,17 +8,19 @@ import numpy as np
 from index.search import Index, compute_probabilities
 from index.versions import ScoreCalibration
 from pipeline.search.hits import Answer
-from pipeline.search.query import ImagePart, PhotoPart, Query, TextPart
+from pipeline.search.query import ImagePart, PhotoPart, SearchRequest, TextPart
 
 
-def find_calibration(index: Index, query: Query) -> ScoreCalibration | None:
-    """Find the calibration of the hits of a query.
+def find_calibration(index: Index, request: SearchRequest) -> ScoreCalibration | None:
+    """Find the calibration of the hits of a request.
 
     Probabilities are fitted to captions that search images, and to images that search captions. They are known for one
-    text that searches images, and for one whole photo or image that searches captions.
+    text that searches images, and for one whole photo or image that searches captions. They are unknown with a filter:
+    a hit competes with fewer others then, and the right one may be left out.
     """
+    query = request.query
     (part, *others) = query.parts
-    if others or part.weight <= 0:
+    if others or part.weight <= 0 or request.where is not None:
         return None
     if query.target == "image":
         is_fitted = isinstance(part, TextPart)

@@ -135,7 +135,7 @@ class QuerySide:
             tensors = read_tensors(graph.tensors, paths)
             try:
                 cached.write(lambda temporary: write_optimized_graph(temporary, content, tensors))
-            except OSError:  # a cache folder that cannot be written costs a second, not the answer
+            except (OSError, ValueError):  # a cache folder that cannot be written costs a second, not the answer
                 return open_session(content, tensors, self._num_threads)
         return open_mapped_session(cached.path, self._num_threads, self._is_resident)
 

@@ -100,3 +100,15 @@ def test_images_are_embedded_once_within_the_bound(monkeypatch):
     assert embedded == [4, 6, 2], "the oldest was dropped"
     expected = remove_regions(["3.jpg"], store, ENCODER)["3.jpg"]
     assert remover.remove(["3.jpg"])["3.jpg"].find_matching(QUERY) == expected.find_matching(QUERY)
+
+
+def test_many_images_are_embedded_in_passes(monkeypatch):
+    monkeypatch.setattr("pipeline.search.explain.IMAGES_PER_PASS", 2)
+    store, embedded = FakeStore({f"{i}.jpg": [[0, 1], [0.1 * i, 0]] for i in range(5)}), []
+
+    def embed(images):
+        embedded.append(len(images))
+        return ENCODER.embed_regions(images)
+
+    removed = RegionRemover(store, SimpleNamespace(embed_regions=embed)).remove(store.features)
+    assert (sorted(removed), embedded) == (sorted(store.features), [4, 4, 2])

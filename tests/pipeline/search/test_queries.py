@@ -221,3 +221,17 @@ def test_region_of_an_image_whose_file_is_gone_fails_alone(searcher, images, mon
         str(failed) == f"The file of the image {images[0][0]!r} is gone, so no region of it can be cut out. Restore it."
     )
     assert len(answer.hits) == 2
+
+
+def test_file_outside_of_the_image_folder_is_not_read(searcher, images, monkeypatch, tmp_path):
+    """The metadata of an imported index come from somebody else; and errors of a service name no path."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("root:x:0:0")
+    row = searcher.index.get_metadata([images[0][0]])[images[0][0]]
+    for path in (str(secret), "../" * 12 + str(secret)[1:], "", "gone.jpg"):
+        monkeypatch.setattr(searcher.index, "get_metadata", lambda ids, p=path: {ids[0]: row._replace(path=p)})
+        (answer,) = searcher.answer([SearchRequest(Query((ImagePart(row.id, BOX),)))])
+        assert isinstance(answer, ValueError)
+        assert "is gone, so no region" in str(answer)
+        assert "root" not in str(answer)
+        assert str(tmp_path) not in str(answer)

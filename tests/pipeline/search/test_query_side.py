@@ -16,7 +16,7 @@ from extractors.config import TextConfig
 from extractors.text import TextEncoder
 from pipeline.cli.app import build_app
 from pipeline.origin import Origin
-from pipeline.search import Searcher, open_index_searcher
+from pipeline.search import Searcher, make_photo_query, open_index_searcher
 from pipeline.search.encoder_pool import EncoderPool
 from pipeline.search.model_encoder import OnnxEncoder
 from pipeline.search.torch_encode import TorchEncoder
@@ -167,6 +167,21 @@ def test_cached_graph_that_is_truncated_is_written_again(model, bert):
     np.testing.assert_array_equal(again, expected)
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("Failed to save the model")])
+def test_graph_that_cannot_be_cached_is_used_without_the_cache(error, model, monkeypatch):
+    expected = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])
+    shutil.rmtree(find_cache_folder() / "onnx")
+
+    def fail(path, graph, initializers):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("tern.query.side.write_optimized_graph", fail)
+    vectors = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert not list((find_cache_folder() / "onnx").iterdir())
+
+
 def test_tokenizer_is_kept_beside_a_model_whose_text_model_has_no_such_file(bert, tmp_path):
     folder = shutil.copytree(bert, tmp_path / "bert")
     (folder / TOKENIZER).unlink()
@@ -185,6 +200,10 @@ def test_workspace_without_feature_stores_is_searched_without_regions(finished_p
     searcher = Searcher(plan.model_copy(update={"workspace": tmp_path / "run"}))
     assert [replace(hit, path=Path()) for hit in searcher.search_text("a dog", 5)] == expected
     assert "hits come without regions" in searcher.note
+    image = finished_pipeline.features.dataset.images[2]
+    (answer,) = searcher.search([make_photo_query(image.path, "image")], 1000)
+    assert image.id not in {hit.id for hit in answer.hits + answer.weak}, "the image that asks is known by its content"
+    assert len(answer.hits) == len(finished_pipeline.features.dataset.images) - 1
 
 
 def test_package_of_a_model_searches_an_index_with_texts_and_photos(finished_pipeline, tmp_path):

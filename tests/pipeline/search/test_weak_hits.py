@@ -16,6 +16,7 @@ from pipeline.search import (
     PhotoPart,
     Query,
     Searcher,
+    SearchRequest,
     TextPart,
     VectorPart,
     make_photo_query,
@@ -46,7 +47,8 @@ HITS = tuple(Hit(name, 0.5, Path(name), (), probability=value) for name, value i
     ],
 )
 def test_find_calibration_knows_what_was_fitted(query, is_known):
-    assert (find_calibration(INDEX, query) is CALIBRATION) == is_known
+    assert (find_calibration(INDEX, SearchRequest(query)) is CALIBRATION) == is_known
+    assert find_calibration(INDEX, SearchRequest(query, where="width > 3")) is None, "among fewer hits"
 
 
 @pytest.mark.parametrize(
