@@ -13,7 +13,12 @@ from tests.architecture.code import parse, product_files
 
 EVIL = "a\x1b[2J\x1b[1;31mb\u202e\u2066c\nd\re\x07\x9bf\u2028g\udcff\x00\x7f"
 SEEN = r"a\x1b[2J\x1b[1;31mb\u202e\u2066c\nd\re\x07\x9bf\u2028g\udcff\x00\x7f"
-PRINTS = {"pipeline/cli/output.py", "pipeline/runs/torchrun_worker.py", "extractors/demo_detector/train.py"}
+PRINTS = {
+    "pipeline/cli/output.py",
+    "pipeline/cli/search_output.py",  # JSON in ASCII, and on pipes the bytes of paths
+    "pipeline/runs/torchrun_worker.py",
+    "extractors/demo_detector/train.py",
+}
 
 
 def test_printable_shows_every_control_character():
