@@ -65,9 +65,8 @@ def test_pages_show_texts_visibly_and_keep_values_of_fields():
     query = "a\u200db\u202e\x1b"
     form = SimpleNamespace(q=query, without=EVIL, like=EVIL, where="", version="", min_probability=None)
     form.make_address = lambda **_: "?"
-    page = render_page(
-        "search.html", form=form, is_empty=False, version=1, cards=[], weak_cards=[], problem=f"{EVIL}\nsecond line"
-    )
+    values = {"is_empty": False, "version": 1, "cards": [], "weak_cards": [], "previous_page": "", "next_page": ""}
+    page = render_page("search.html", form=form, problem=f"{EVIL}\nsecond line", **values)
     assert f'value="{query}"' in page, "a field sends its text again"
     rest = re.sub(r'value="[^"]*"', "", page)
     assert rest.replace("\n", "").replace("\t", "").isprintable()
