@@ -124,7 +124,7 @@ def list_hostile_requests() -> dict[str, tuple[bytes, int]]:
         "vector of another size": (parts({"vector": [0.5] * 7}), 422),
         "vector of a million numbers": (parts({"vector": [0] * 1_000_000}), 422),
         "100,000 wrong numbers": (parts(*[{"vector": ["a"] * 8_000}] * 12), 422),
-        "300,000 unknown fields": (parts(DOG, **{str(number): 0 for number in range(300_000)}), 422),
+        "50,000 unknown fields": (parts(DOG, **{str(number): 0 for number in range(50_000)}), 422),
         "9 boxes of images": (parts(*[{"image_id": "a", "box": [0, 0, 9, 9]}] * 9), 422),
         "parts that cancel out": (parts(DOG, {**DOG, "weight": -1}), 422),
         "more hits than allowed": (ask({"queries": [{"parts": [DOG]}] * 64, "k": 100}), 422),

@@ -156,8 +156,10 @@ class Dispatcher:
     def _answer(self, jobs: list[_Job]) -> None:
         """Answer requests together; if that fails, each alone, so that no request fails with another one."""
         error = self._try_to_answer(jobs)
+        if error is None:
+            return
         pending = [job for job in jobs if not job.future.done()]
-        for job in pending if error is not None else ():
+        for job in pending:
             if len(pending) == 1 or isinstance(error, HTTPException):  # there is no such version
                 job.future.set_result(Failure(error))
             else:
