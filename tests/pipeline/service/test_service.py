@@ -248,7 +248,7 @@ def test_versions_share_models_and_close_when_nothing_uses_them(finished_pipelin
     for shards in (1, 3):
         publish_full_index(source, plan.index.model_copy(update={"shards": shards}), Workspace(tmp_path))
     loads: Counter[str] = Counter()
-    for name in ("OnnxEncoder", "build_region_extractor"):
+    for name in ("OnnxEncoder", "_build"):
         load = getattr(encoder_pool, name)
         monkeypatch.setattr(encoder_pool, name, lambda *args, n=name, f=load: loads.update([n]) or f(*args))
     reloader = open_searchers(plan)
@@ -257,7 +257,7 @@ def test_versions_share_models_and_close_when_nothing_uses_them(finished_pipelin
         with reloader.borrow(version) as searcher:
             assert searcher.search_text("a dog", 3)
             assert searcher.search_image(photo, 3) == searcher.search_image(photo.read_bytes(), 3)
-    assert loads == {"OnnxEncoder": 1, "build_region_extractor": 1}
+    assert loads == {"OnnxEncoder": 1, "_build": 1}
     with reloader.borrow() as searcher:
         former = weakref.ref(searcher)
         rollback(tmp_path / "index", 1)
