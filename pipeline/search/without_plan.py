@@ -32,7 +32,7 @@ def open_index_searcher(
     """
     opened = Index.open(index, version)
     try:
-        folder = _find_model(opened, index, model)
+        folder = _find_model(opened, index, model).resolve()
         record = read_query_record(folder)
         if record is None:
             raise FileNotFoundError(
@@ -45,7 +45,9 @@ def open_index_searcher(
                 f"The model {folder} makes vectors of {record.embed_dim} numbers, but those of {index} have {dim}. "
                 "Pass the model of the index."
             )
-        package = read_package(folder) if is_package(folder) else None
+        # The folder of a model that was imported from a package has its config.json, but is none.
+        is_model = (folder / MODEL_CARD).is_file()
+        package = read_package(folder) if not is_model and is_package(folder) else None
         regions = None if package is None else read_region_config(package)
         recipe = None if package is None else package.extractors.regions.recipe
         pool = EncoderPool(folder.parent, None, regions, None, region_recipe=recipe)

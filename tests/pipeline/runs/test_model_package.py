@@ -28,7 +28,7 @@ from pipeline.runs.export.calibration import make_calibration
 from pipeline.runs.export.content import PackageContent, describe_extractors, describe_origin
 from pipeline.runs.export.folder import check_output, write_package
 from pipeline.runs.runner import PipelineRunner
-from pipeline.search import Searcher
+from pipeline.search import Searcher, open_index_searcher
 from pipeline.search.encoder_pool import make_plan_pool
 from pipeline.stages.embed import load_trained_model
 from tern.card import is_package, read_model_card, read_package
@@ -292,6 +292,17 @@ def test_query_extractor_may_be_that_of_another_machine(carried, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"built from {name}, but .* another extractor"):
             make_plan_pool(other_plan).get_region_extractor(name)
+
+
+def test_index_of_an_imported_model_is_searched_without_its_plan(carried, monkeypatch):
+    """The folder of the model has the config.json of its package, but is no package."""
+    plan = load_plan(str(carried))
+    finished = PipelineRunner(plan).run_all()
+    expected = Searcher(plan).search_text("a dog", 3)
+    monkeypatch.chdir(finished.model)
+    for model in (None, "."):
+        hits = open_index_searcher(plan.workspace / "index", model).search_text("a dog", 3)
+        assert [(hit.id, hit.score) for hit in hits] == [(hit.id, hit.score) for hit in expected]
 
 
 def test_update_and_reindex_follow_the_package_of_the_plan(carried, tmp_path, monkeypatch):
