@@ -112,11 +112,10 @@ def embed_shard(job: EmbeddingJob) -> str:
 
 def _embed_images(job: EmbeddingJob) -> Iterator[np.ndarray]:
     """Embed the images of a job with the query side of the model, which needs no torch, or else in torch."""
-    record = read_query_record(job.model)
-    if record is None:
+    side, store = _open_query_side(job.model), Store(job.source)
+    if side is None:
         yield from _embed_in_torch(job)
         return
-    side, store = _open_query_side(job.model), Store(job.source)
     ids = [item.id for item in job.plan.items]
     for start in range(0, len(ids), IMAGES_PER_WINDOW):
         images = read_image_regions(store, ids[start : start + IMAGES_PER_WINDOW])
@@ -134,10 +133,9 @@ def _embed_in_torch(job: EmbeddingJob) -> Iterator[np.ndarray]:
 
 
 @lru_cache(maxsize=1)  # a process opens the graphs once for all jobs
-def _open_query_side(model: Path) -> QuerySide:
+def _open_query_side(model: Path) -> QuerySide | None:
     record = read_query_record(model)
-    assert record is not None
-    return QuerySide(model, record, find_text_folder, is_resident=True)
+    return None if record is None else QuerySide(model, record, find_text_folder, is_resident=True)
 
 
 def find_vector_problem(vector: np.ndarray) -> str:
