@@ -27,7 +27,7 @@ def call(function: Callable[[], Any]) -> Any:
     """Call a function; return its result, or its error as a `Failure`."""
     try:
         return function()
-    except BaseException as error:
+    except BaseException as error:  # the waiting request raises it, whatever it is
         return Failure(error)
 
 

@@ -80,7 +80,7 @@ class Supervisor:
             threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
             self._work(folder)
             status = 0
-        except Exception as error:
+        except Exception as error:  # a forked process ends here, with one line whatever is wrong
             log.error("A worker cannot start: %s", printable(str(error)))
         finally:
             os._exit(status)

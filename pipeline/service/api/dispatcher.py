@@ -176,7 +176,7 @@ class Dispatcher:
                     self._metrics.batch_queries.observe(len(requests))
                 for job in jobs:
                     job.future.set_result(_finish(job.finish, searcher, [next(results) for _ in job.requests]))
-        except BaseException as error:
+        except BaseException as error:  # the waiting requests raise it; the thread goes on
             if len(jobs) > 1:  # each is tried again, without the arrays of this pass
                 drop_frames(error)
             return error
