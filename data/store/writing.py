@@ -190,17 +190,18 @@ def _adopt_shards(folder: Path, positions: Mapping[Item, int], hashes: dict[str,
     for path in unlisted_shards(folder, manifest):
         shard_hashes = _read_hashes_or_nothing(path)
         places = [positions[item] for item in (Item(*pair) for pair in shard_hashes.items()) if item in positions]
+        old_ids = {name for name, value in shard_hashes.items() if name in current and current[name] != value}
         if places:
-            candidates.append((min(places), path, shard_hashes))
+            # Those with old content are adopted first, and listed first: then newer content of their items replaces it.
+            candidates.append((not old_ids, min(places), path, shard_hashes, old_ids))
     adopted = []
-    for first, path, shard_hashes in sorted(candidates):
+    for _, first, path, shard_hashes, old_ids in sorted(candidates, key=lambda candidate: candidate[:3]):
         is_needed = any(current.get(name) == value != hashes.get(name) for name, value in shard_hashes.items())
-        old_content = {name for name, value in shard_hashes.items() if name in current and current[name] != value}
         # Listed last, the shard would replace current content by its older content.
-        is_harmful = any(hashes.get(name) == current[name] for name in old_content)
+        is_harmful = any(hashes.get(name) == current[name] for name in old_ids)
         if is_needed and not is_harmful and not find_shard_damage(path, manifest.fields()):
             hashes.update(shard_hashes)
-            adopted.append(_OrderedPlan(bool(old_content), first, ShardPlan((), existing_file=path.name)))
+            adopted.append(_OrderedPlan(bool(old_ids), first, ShardPlan((), existing_file=path.name)))
     return adopted
 
 

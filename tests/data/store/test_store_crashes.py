@@ -103,6 +103,20 @@ def test_finished_unlisted_shards_are_adopted_after_dataset_changes(tmp_path, ch
     check(folder, targets)
 
 
+def test_finished_shard_with_old_content_of_one_item_is_adopted_below_its_new_content(tmp_path):
+    """The new content lies in a shard that begins earlier in the dataset than the one with the old content."""
+    log, first = tmp_path / "log", items(3 * SHARD)
+    crash(tmp_path, first, 2, log)
+    second = [Item("new", "0" * 64), *first[:7], Item(first[7].id, "b" * 64), *first[8:]]
+    crash(tmp_path, second, 1, log)
+    finished = lines(log)
+    folder = extract(tmp_path, second, log)
+    worked = lines(log)
+    assert worked[: len(finished)] == finished
+    assert len(worked) == len(set(worked)) == len({*first, *second}), "finished shards must not be extracted again"
+    check(folder, second)
+
+
 def test_adopted_shard_never_overrides_newer_content(tmp_path):
     """Two interrupted runs left contradictory shards, and the store lists current content."""
     a, b, a2, b2 = Item("a", "0" * 64), Item("b", "0" * 64), Item("a", "1" * 64), Item("b", "1" * 64)
