@@ -156,7 +156,8 @@ def _list_nodes(workspace: Path) -> list[Node]:
     for name, manifest in vectors.items():
         model, modality = manifest.recipe["model"], manifest.recipe["modality"]
         vectors_by_model.setdefault(model, []).append(name)
-        nodes.append(Node("vectors", name, f"{modality}s, {_describe_rows(manifest)}", (model,)))
+        what = f"{modality}s" if manifest.kind == "vectors" else f"row vectors of {modality}s"
+        nodes.append(Node("vectors", name, f"{what}, {_describe_rows(manifest)}", (model,)))
     root = workspace / "index"
     return nodes + [_make_version_node(root, number, vectors_by_model) for number in list_versions(root)]
 

@@ -55,6 +55,8 @@ class LossConfig(SettingsTable):
     memory_start_batch: int = Field(0, ge=0)
     """Number of batches before the memory is used; at the start of training the vectors of earlier batches are too far
     from the current ones."""
+    alignment_weight: float = Field(1, ge=0)
+    """Weight of the loss of the alignment scores, for a model with row vectors: `infonce` with the settings above."""
     vicreg_weight: float = Field(0, ge=0)
     """Weight of the VICReg term that is added to the loss; the term is about 5 to 70. 0 disables it."""
 
@@ -64,11 +66,11 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
     "default": {},
     "paper": {
         "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "box_embedding": "add", "pre_norm": False,
-        "shortcut": False, "count_similar_regions": False,
+        "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
     },
     "kaylode": {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "box_embedding": "add",
-        "pre_norm": True, "shortcut": False, "count_similar_regions": False,
+        "pre_norm": True, "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
     },
 }  # fmt: skip
 
@@ -112,6 +114,11 @@ class ModelConfig(SettingsTable):
     (tern/networks/region_counts.py)."""
     shortcut_dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout rate of the pooled features of an image before the shortcut's map."""
+    alignment_dim: int = Field(0, ge=0, le=512)
+    """Numbers of the vector of each region and each token, with which the best hits are reranked
+    (tern/networks/alignment.py); 0 for none. The preset `default` has 64."""
+    token_dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate of the token features before the map to row vectors; for regions it is `input_dropout`."""
 
     @model_validator(mode="after")
     def _check_heads_divide_width(self) -> ModelConfig:

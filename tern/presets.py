@@ -50,7 +50,7 @@ SMALL_DATA: dict[str, Any] = {
     "region_drop": 0.5,
     "token_drop": 0.0,
     "weight_decay": 0.1,
-    "model": {"transformer_scale": 0.1, "shortcut_dropout": 0.7},
+    "model": {"transformer_scale": 0.1, "shortcut_dropout": 0.7, "alignment_dim": 64},
     "loss": {"temperature": 0.1, "learn_temperature": False},
 }
 KAYLODE: dict[str, Any] = {
@@ -94,7 +94,8 @@ KAYLODE: dict[str, Any] = {
         "params": {"pos_margin": 1.0, "neg_margin": 0.0},
     },
 }
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "small-data": SMALL_DATA, "paper": PAPER, "kaylode": KAYLODE}
+DEFAULT: dict[str, Any] = {"model": {"alignment_dim": 64}}
+PRESETS: dict[str, dict[str, Any]] = {"default": DEFAULT, "small-data": SMALL_DATA, "paper": PAPER, "kaylode": KAYLODE}
 
 
 def apply_preset(settings: Mapping[str, Any]) -> dict[str, Any]:

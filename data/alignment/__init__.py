@@ -3,15 +3,24 @@
 Arrays in, scores out. It knows no network, no store and no index.
 """
 
-from data.alignment.row_vectors import CODE_SCALE, RowVectors, concatenate_rows, encode_rows
+from data.alignment.row_vectors import (
+    CODE_SCALE,
+    Embeddings,
+    RowVectors,
+    concatenate_embeddings,
+    concatenate_rows,
+    encode_rows,
+)
 from data.alignment.scores import RowMatch, combine_scores, compute_alignment_scores, find_row_matches
 
 __all__ = [
     "CODE_SCALE",
+    "Embeddings",
     "RowMatch",
     "RowVectors",
     "combine_scores",
     "compute_alignment_scores",
+    "concatenate_embeddings",
     "concatenate_rows",
     "encode_rows",
     "find_row_matches",

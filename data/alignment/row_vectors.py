@@ -73,3 +73,29 @@ def concatenate_rows(parts: Sequence[RowVectors]) -> RowVectors:
         np.concatenate([part.weights for part in parts]),
         np.concatenate([part.lengths for part in parts]),
     )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a model computes of n items."""
+
+    vectors: np.ndarray
+    """(n, e) float32 of unit length."""
+    rows: RowVectors | None = None
+    """Row vectors of the items; None for a model without them."""
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def select(self, positions: Sequence[int] | np.ndarray) -> "Embeddings":
+        """Return some items, in the order of `positions`."""
+        rows = None if self.rows is None else self.rows.select(positions)
+        return Embeddings(self.vectors[np.asarray(positions, np.int64)], rows)
+
+
+def concatenate_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+    """Join the items of several parts of one model, in order; at least one part."""
+    rows = [part.rows for part in parts if part.rows is not None]
+    return Embeddings(
+        np.concatenate([part.vectors for part in parts]), concatenate_rows(rows) if len(rows) == len(parts) else None
+    )

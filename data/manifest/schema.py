@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from data.io.digests import digest
 
-Kind = Literal["regions", "tokens", "vectors"]
-FeatureDtype = Literal["float16", "float32"]  # float32: imported features stay equal bit for bit when they are exported
+Kind = Literal["regions", "tokens", "vectors", "row_vectors"]
+# float32: imported features stay equal bit for bit when they are exported. int8: row vectors.
+FeatureDtype = Literal["float16", "float32", "int8"]
 
 # A dict and not a model: an extractor adds keys of its own, and the digest of all of them names the store's folder.
 Recipe = dict[str, Any]
@@ -37,7 +38,16 @@ TOKEN_FIELDS = {
     "full_length": Field("int32", per="item"),  # (items,): number of tokens before truncation
 }
 VECTOR_FIELDS = {"features": Field("float16")}  # (rows, e): one row per item, unit length
-FIELDS: dict[Kind, dict[str, Field]] = {"regions": REGION_FIELDS, "tokens": TOKEN_FIELDS, "vectors": VECTOR_FIELDS}
+ROW_VECTOR_FIELDS = {
+    "features": Field("int8"),  # (rows, k): unit vectors times 127, one row per region or token
+    "weights": Field("float16"),  # (rows,): share of the row in the score; those of an item add up to 1
+}
+FIELDS: dict[Kind, dict[str, Field]] = {
+    "regions": REGION_FIELDS,
+    "tokens": TOKEN_FIELDS,
+    "vectors": VECTOR_FIELDS,
+    "row_vectors": ROW_VECTOR_FIELDS,
+}
 
 
 @dataclass(frozen=True, slots=True)  # a store may have millions of them

@@ -2,7 +2,7 @@
 
 from data.store.columns import Columns
 from data.store.compact import check_removed_fraction, compact_store, list_foreign_files
-from data.store.intact import CopyJob, copy_shard, read_intact_vectors
+from data.store.intact import CopyJob, copy_shard, read_intact_row_vectors, read_intact_vectors
 from data.store.loader import Batch, iter_batches, prefetch_map
 from data.store.regions import read_image_regions
 from data.store.shard_file import Problem
@@ -31,6 +31,7 @@ __all__ = [
     "plan_shards",
     "prefetch_map",
     "read_image_regions",
+    "read_intact_row_vectors",
     "read_intact_vectors",
     "store_update",
     "unlist_damaged_shards",

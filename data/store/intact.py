@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from data.alignment import RowVectors
 from data.manifest.manifest import ShardEntry, read_store_manifest
 from data.manifest.schema import Field, RowSource
 from data.store.columns import Columns, compute_crc32
@@ -32,6 +33,22 @@ def read_intact_vectors(store: Store, ids: Sequence[str]) -> np.ndarray:
         if zlib.crc32(vector.tobytes()) != checksum:
             raise ValueError(_describe_damage(store.shard_path(name), name))
     return vectors
+
+
+def read_intact_row_vectors(store: Store, ids: Sequence[str]) -> RowVectors:
+    """Read the row vectors of items of a store of the kind "row_vectors", in the order of `ids`.
+
+    Raises:
+        ValueError: The rows of an item are damaged; the message has file and item.
+    """
+    rows = RowVectors(store.read("features", ids), store.read("weights", ids), store.lengths(ids))
+    starts = rows.starts.tolist()
+    checksums = store.checksums(ids).tolist()
+    for name, start, length, checksum in zip(ids, starts, rows.lengths.tolist(), checksums, strict=True):
+        part = slice(start, start + length)
+        if zlib.crc32(rows.weights[part].tobytes(), zlib.crc32(rows.codes[part].tobytes())) != checksum:
+            raise ValueError(_describe_damage(store.shard_path(name), name))
+    return rows
 
 
 def iter_intact_columns(store: Store, ids: Sequence[str]) -> Iterator[Columns]:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from data.datasets import Dataset
 from data.io import digest
-from data.manifest import store_path
 from data.store import Store
 from index.versions import read_current, read_pinned_version
 from pipeline.plans import Plan, open_package
 from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undrawn_demo, find_finished_items
 from pipeline.runs.stage_log import longest_seconds
 from pipeline.stages.dataset import HELD_OUT, read_plan_dataset, select_valid
-from pipeline.stages.embed import make_vector_recipe
+from pipeline.stages.embed import find_vector_stores
 from pipeline.stages.evaluate import find_metrics_file
 from pipeline.stages.extract import find_plan_stores
 from pipeline.stages.results import VectorStores
@@ -145,11 +144,11 @@ class _Preview:
             return StagePreview(
                 "embedding", "vectors of all new items", "an earlier stage has work to do", seconds
             ), None
-        folders, missing = {}, {}
-        for modality, features in (("image", self.regions), ("caption", self.tokens)):
-            folder = store_path(self.workspace.vectors, "vectors", make_vector_recipe(model, modality))
-            folders[modality], missing[modality] = folder, self._count_missing(modality, features, folder)
-        stores = VectorStores(folders["image"], folders["caption"])
+        stores = find_vector_stores(model, self.workspace)
+        missing = {
+            "image": self._count_missing("image", self.regions, stores.images),
+            "caption": self._count_missing("caption", self.tokens, stores.captions),
+        }
         if not any(missing.values()):
             return StagePreview("embedding", "", f"all vectors of {model.name} are there"), stores
         work = " and ".join(f"{count:,} {modality}s" for modality, count in missing.items())
@@ -168,7 +167,9 @@ class _Preview:
             reason = "an earlier stage has work to do"
         else:
             valid = select_valid(self.dataset, self.regions, self.tokens)
-            metrics = find_metrics_file(vectors, valid, self.workspace, HELD_OUT, self.plan.evaluate)
+            metrics = find_metrics_file(
+                vectors, valid, self.workspace, HELD_OUT, self.plan.evaluate, self.plan.index.rerank
+            )
             if metrics.is_file():
                 return StagePreview("evaluation", "", f"{metrics.name} is finished")
             reason = "new vectors, splits or settings"

@@ -17,10 +17,10 @@ from pipeline.runs.invalid_records import list_invalid_records
 from pipeline.runs.runner import Finished
 from pipeline.runs.stage_log import StageEntry, read_stage_seconds
 from pipeline.stages.dataset import HELD_OUT, read_plan_dataset, select_valid
-from pipeline.stages.embed import list_invalid_vectors, make_vector_recipe
+from pipeline.stages.embed import find_vector_stores, list_invalid_vectors, make_vector_recipe
 from pipeline.stages.evaluate import find_metrics_file, read_or_compute_evaluation
 from pipeline.stages.index import find_served_version
-from pipeline.stages.results import Features, Vectors, VectorStores
+from pipeline.stages.results import Features, Vectors
 from pipeline.workspace import Workspace, check_published, describe_missing_vectors
 from tern.card import read_model_card
 
@@ -43,8 +43,8 @@ def read_finished(plan: Plan, on_message: Callable[[str], None] = log.info) -> F
     index, _ = find_served_version(workspace)
     vectors = read_vectors(plan, on_message=on_message)
     dataset = vectors.features.dataset
-    evaluation = read_or_compute_evaluation(vectors, dataset, workspace, plan.evaluate)
-    metrics = find_metrics_file(vectors, dataset, workspace, HELD_OUT, plan.evaluate)
+    evaluation = read_or_compute_evaluation(vectors, dataset, workspace, plan.evaluate, plan.index.rerank)
+    metrics = find_metrics_file(vectors, dataset, workspace, HELD_OUT, plan.evaluate, plan.index.rerank)
     return Finished(plan, vectors, evaluation, index, _list_stages(workspace, vectors, metrics, index))
 
 
@@ -65,20 +65,19 @@ def read_vectors(plan: Plan, model: str | None = None, on_message: Callable[[str
     name = model or _find_model(workspace)
     folder = workspace.model(name)
     on_message(f"model  {name}")
-    images, captions = (
-        _check_store(store_path(workspace.vectors, "vectors", make_vector_recipe(folder, modality)), "tern index")
-        for modality in ("image", "caption")
-    )
-    card = read_model_card(folder)
+    card, stores = read_model_card(folder), find_vector_stores(folder, workspace)
+    for path in vars(stores).values():
+        if path is not None:
+            _check_store(path, "tern index")
     regions = _check_store(plan.regions_store or workspace.stores / f"regions-{card.region_recipe}", "tern extract")
     tokens = _check_store(workspace.stores / f"tokens-{card.token_recipe}", "tern extract")
     dataset = read_plan_dataset(plan)
     records = (
         *list_invalid_records(dataset, regions, tokens, is_external_store=plan.regions_store is not None),
-        *list_invalid_vectors(VectorStores(images, captions), dataset),
+        *list_invalid_vectors(stores, dataset),
     )
     invalid = {record.name for record in records}
-    known = _select_known(dataset, Store(images), Store(captions), invalid)
+    known = _select_known(dataset, Store(stores.images), Store(stores.captions), invalid)
     num_images, num_captions = len(dataset.images) - len(known.images), len(dataset.captions) - len(known.captions)
     if num_images or num_captions:
         on_message(
@@ -86,7 +85,7 @@ def read_vectors(plan: Plan, model: str | None = None, on_message: Callable[[str
             "`tern index update` adds them"
         )
     features = Features(regions, tokens, select_valid(known, regions, tokens), known, records)
-    return Vectors(images, captions, folder, features)
+    return Vectors(**vars(stores), model=folder, features=features)
 
 
 def _find_model(workspace: Workspace) -> str:

@@ -177,12 +177,14 @@ class PipelineRunner:
         stores = self._timed("embedding", lambda: embed_dataset(*inputs, map_fn, self.plan.text))
         # Later stages list these records with the others; evaluation counts their queries as missed.
         records = (*features.invalid_records, *list_invalid_vectors(stores, features.dataset))
-        return Vectors(stores.images, stores.captions, model, replace(features, invalid_records=records))
+        return Vectors(**vars(stores), model=model, features=replace(features, invalid_records=records))
 
     def evaluate(self, vectors: Vectors) -> Evaluation:
         """Compute the metrics of the held-out splits."""
-        inputs = (vectors, vectors.features.dataset, self.workspace)
-        path = self._timed("evaluation", lambda: evaluate_splits(*inputs, config=self.plan.evaluate))
+        inputs, plan = (vectors, vectors.features.dataset, self.workspace), self.plan
+        path = self._timed(
+            "evaluation", lambda: evaluate_splits(*inputs, config=plan.evaluate, rerank=plan.index.rerank)
+        )
         return read_evaluation(path)
 
     def publish_index(self, vectors: Vectors) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.alignment import Embeddings
 from data.io import check_limit
 from index.metadata import Row
 from index.search import Index
@@ -50,14 +51,15 @@ class QueryEmbedder:
         self._index, self._encoder, self._stored_images = index, encoder, stored_images
         self._image_root, self._region_source = image_root, region_source
 
-    def embed(self, queries: Sequence[Query]) -> list[np.ndarray | ValueError]:
+    def embed(self, queries: Sequence[Query]) -> list[Embeddings | ValueError]:
         """Embed queries; their texts in one pass.
 
         Returns:
-            Per query its vector (e,), float32 of unit length; or what is wrong with it: a part is invalid, or the parts
-            cancel out.
+            Per query its vector (1, e) of unit length, with row vectors if it is one text that searches images, or one
+            photo or image that searches captions: the model aligns no others. Or what is wrong with it: a part is
+            invalid, or the parts cancel out.
         """
-        vectors: dict[str, np.ndarray | ValueError] = {}
+        vectors: dict[str, Embeddings | ValueError] = {}
         texts: dict[str, str] = {}
         possible = [query for query in queries if len(query.parts) <= MAX_PARTS]  # `_sum_parts` refuses the others
         for text in dict.fromkeys(text for query in possible for text in query.texts):
@@ -66,32 +68,33 @@ class QueryEmbedder:
             except ValueError as error:
                 vectors[text] = error
         if texts:
-            vectors |= zip(texts, self._encoder.embed_texts(list(texts.values())), strict=True)
+            embeddings = self._encoder.embed_texts(list(texts.values()))
+            vectors |= {text: embeddings.select([number]) for number, text in enumerate(texts)}
         return [self._try_sum_parts(query, vectors) for query in queries]
 
     def _try_sum_parts(
-        self, query: Query, vector_by_text: Mapping[str, np.ndarray | ValueError]
-    ) -> np.ndarray | ValueError:
+        self, query: Query, vector_by_text: Mapping[str, Embeddings | ValueError]
+    ) -> Embeddings | ValueError:
         try:
             return self._sum_parts(query, vector_by_text)
         except ValueError as error:
             return error
 
-    def embed_photo(self, photo: Photo, box: Box | None = None) -> np.ndarray:
+    def embed_photo(self, photo: Photo, box: Box | None = None) -> Embeddings:
         """Embed a photo or a region of it.
 
         If the plan takes its regions from a file or an external store, there is no detector for new photos. Then only
         photos with the bytes of a stored image can be embedded, from their stored regions.
 
         Returns:
-            Vector (e,), float32 of unit length.
+            What the model computes of the photo.
 
         Raises:
             ValueError: The file is not a readable image, the box is not a region of it, or there is no detector and
                 the photo is not stored.
         """
         if self._region_source is None:
-            return self._encoder.embed_photo(photo, box)[0]
+            return self._encoder.embed_photo(photo, box)
         image_id = None if self._stored_images is None else self._stored_images.find(photo)
         if image_id is None:
             name = photo if isinstance(photo, Path) else "the photo"
@@ -111,8 +114,8 @@ class QueryEmbedder:
             ids |= set(() if stored is None else stored.find_all(photo))
         return ids
 
-    def _sum_parts(self, query: Query, vector_by_text: Mapping[str, np.ndarray | ValueError]) -> np.ndarray:
-        """Return the vector (e,) of a query."""
+    def _sum_parts(self, query: Query, vector_by_text: Mapping[str, Embeddings | ValueError]) -> Embeddings:
+        """Return the vector (1, e) of a query, with row vectors if it has one part that the model can align."""
         if not 1 <= len(query.parts) <= MAX_PARTS:
             raise ValueError(f"A query has {len(query.parts)} parts. Pass 1 to {MAX_PARTS}.")
         for part in query.parts:
@@ -120,41 +123,48 @@ class QueryEmbedder:
                 raise ValueError(
                     f"The weight {part.weight} is not a number from -{MAX_WEIGHT} to {MAX_WEIGHT}. Change it."
                 )
-        vectors = []
+        embeddings = []
         for part in query.parts:
-            vector = vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part)
-            if isinstance(vector, ValueError):
-                raise vector
-            vectors.append(vector)
-        if len(vectors) == 1 and query.parts[0].weight == 1:
-            return vectors[0]
-        total = np.sum([part.weight * vector for part, vector in zip(query.parts, vectors, strict=True)], axis=0)
+            embedding = vector_by_text[part.text] if isinstance(part, TextPart) else self._embed_part(part)
+            if isinstance(embedding, ValueError):
+                raise embedding
+            embeddings.append(embedding)
+        if len(embeddings) == 1 and query.parts[0].weight > 0:
+            is_aligned = isinstance(query.parts[0], TextPart) == (query.target == "image")
+            return Embeddings(embeddings[0].vectors, embeddings[0].rows if is_aligned else None)
+        weighted = [part.weight * one.vectors[0] for part, one in zip(query.parts, embeddings, strict=True)]
+        total = np.sum(weighted, axis=0)
         length = float(np.linalg.norm(total))
         if not MIN_SUM_LENGTH <= length < np.inf:
             raise ValueError("The parts of a query cancel out. Change a weight, or leave out a part.")
-        return np.asarray(total / length, np.float32)
+        return Embeddings(np.asarray(total / length, np.float32)[None])
 
-    def _embed_part(self, part: PhotoPart | ImagePart | VectorPart) -> np.ndarray:
+    def _embed_part(self, part: PhotoPart | ImagePart | VectorPart) -> Embeddings:
         match part:
             case PhotoPart(photo, box):
                 return self.embed_photo(photo, box)
             case ImagePart(image_id, None):
-                key = self._get_row(image_id).key
-                return self._scale(self._index.collection("image").vectors.get(np.array([key]))[0])
+                return self._read_image(self._get_row(image_id))
             case ImagePart(image_id, box):
                 row = self._get_row(image_id)
                 if self._region_source is None:
-                    return self._encoder.embed_photo(self._read_file(row), box)[0]
+                    return self._encoder.embed_photo(self._read_file(row), box)
                 return self._embed_stored_regions(image_id, box)
             case VectorPart(vector):
-                return self._scale(vector)
+                return Embeddings(self._scale(vector)[None])
 
-    def _embed_stored_regions(self, image_id: str, box: Box | None) -> np.ndarray:
+    def _read_image(self, row: Row) -> Embeddings:
+        """Read the vector and the row vectors of an image of the index."""
+        collection, keys = self._index.collection("image"), np.array([row.key])
+        rows = None if collection.row_vectors is None else collection.row_vectors.get(keys)
+        return Embeddings(self._scale(collection.vectors.get(keys)[0])[None], rows)
+
+    def _embed_stored_regions(self, image_id: str, box: Box | None) -> Embeddings:
         stored = self._stored_images
         if stored is None or image_id not in stored:  # it became unreadable after it was indexed
             raise ValueError(f"The region store has no regions of {image_id!r}. Run `tern index` first.")
         regions = stored.read_regions(image_id) if box is None else stored.read_regions_in_box(image_id, box)
-        return self._encoder.embed_regions([regions])[0]
+        return self._encoder.embed_regions([regions])
 
     def _read_file(self, row: Row) -> bytes:
         """Read the file of an image. The path is not for clients of a service, so no error names it."""

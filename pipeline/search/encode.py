@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from data.alignment import Embeddings
 from data.text import printable
 from pipeline.origin import Origin
 from pipeline.search.encoder_pool import EncoderPool
@@ -55,14 +54,14 @@ class QueryEncoder:
             )
         return text
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts in one pass.
 
         Args:
-            texts: Texts as `check_text` returns them.
+            texts: Texts as `check_text` returns them, at least one.
 
         Returns:
-            Vectors (n, e), float32 of unit length.
+            What the model computes of the texts.
         """
         return self._model.embed_texts(texts)
 
@@ -81,7 +80,7 @@ class QueryEncoder:
         ids, unknown_id = self._model.tokenize([text])[0][1:-1], self._model.unknown_id
         return 0 if unknown_id is None else ids.count(unknown_id), len(ids)
 
-    def embed_photo(self, photo: Photo, box: Box | None = None) -> np.ndarray:
+    def embed_photo(self, photo: Photo, box: Box | None = None) -> Embeddings:
         """Detect the regions of a photo, or of a part of it, and embed it.
 
         A photo of more than `MAX_PHOTO_PIXELS` is reduced while it is decoded, to a size above the input of the
@@ -92,7 +91,7 @@ class QueryEncoder:
             box: Part that is cut out and embedded as if it were a photo of its own; None is the whole photo.
 
         Returns:
-            Vector (1, e), float32 of unit length.
+            What the model computes of the photo.
 
         Raises:
             ValueError: The photo is not a readable image or exceeds the limits, the box is not a region of it, or
@@ -113,10 +112,6 @@ class QueryEncoder:
         regions = extractor.extract_reduced(image)
         return self.embed_regions([(regions.features, regions.boxes, regions.size, regions.scores)])
 
-    def embed_regions(self, images: Sequence[ImageRegions]) -> np.ndarray:
-        """Embed images whose regions are known.
-
-        Returns:
-            Vectors (n, e), float32 of unit length, one per image.
-        """
+    def embed_regions(self, images: Sequence[ImageRegions]) -> Embeddings:
+        """Embed images whose regions are known, at least one."""
         return self._model.embed_images(images)

@@ -105,7 +105,7 @@ def remove_regions(
     if not images:
         return {}
     variants = [_make_variants(image.regions, positions[image_id]) for image_id, image in images.items()]
-    vectors = encoder.embed_regions([variant for group in variants for variant in group])
+    vectors = encoder.embed_regions([variant for group in variants for variant in group]).vectors
     groups = np.split(vectors, np.cumsum([len(group) for group in variants])[:-1])
     names = store.recipe.get("classes", [])
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.alignment import Embeddings, concatenate_embeddings
 from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.search.embed_queries import QueryEmbedder
@@ -144,7 +145,7 @@ class IndexSearcher:
     def _make_answer(
         self,
         request: SearchRequest,
-        vector: np.ndarray | ValueError,
+        vector: Embeddings | ValueError,
         found: FoundHits | ValueError,
         regions: Mapping[str, RemovedRegions],
     ) -> Answer | ValueError:
@@ -157,7 +158,9 @@ class IndexSearcher:
             hits = [self._make_caption_hit(hit) for hit, _ in found]
         else:
             captions = self._find_captions([hit.id for hit, _ in found])
-            matches = {hit.id: regions[hit.id].find_matching(vector) for hit, _ in found if hit.id in regions}
+            matches = {
+                hit.id: regions[hit.id].find_matching(vector.vectors[0]) for hit, _ in found if hit.id in regions
+            }
             hits = [self._make_image_hit(hit, captions.get(hit.id, ()), matches.get(hit.id, ())) for hit, _ in found]
         hits = [replace(hit, probability=probability) for hit, (_, probability) in zip(hits, found, strict=True)]
         notes = [note for text in query.texts if (note := self.describe_unknown(text))]
@@ -168,9 +171,9 @@ class IndexSearcher:
         except ValueError as error:
             return error
 
-    def _embed(self, requests: Sequence[SearchRequest]) -> list[np.ndarray | ValueError]:
-        """Return the vector (e,) of each request; requests that no query can satisfy are not embedded."""
-        results: list[np.ndarray | ValueError | None] = [self._find_problem(request) for request in requests]
+    def _embed(self, requests: Sequence[SearchRequest]) -> list[Embeddings | ValueError]:
+        """Embed the query of each request; requests that no query can satisfy are not embedded."""
+        results: list[Embeddings | ValueError | None] = [self._find_problem(request) for request in requests]
         possible = [i for i, problem in enumerate(results) if problem is None]
         if possible:
             for i, vector in zip(possible, self._embedder.embed([requests[i].query for i in possible]), strict=True):
@@ -193,11 +196,11 @@ class IndexSearcher:
         return None
 
     def _find(
-        self, requests: Sequence[SearchRequest], vectors: Sequence[np.ndarray | ValueError]
+        self, requests: Sequence[SearchRequest], vectors: Sequence[Embeddings | ValueError]
     ) -> list[FoundHits | ValueError]:
         """Return the hits of each request; requests with equal options are searched together."""
         results: list[FoundHits | ValueError] = [[] for _ in requests]
-        groups: dict[tuple[str, str | None, int], list[tuple[int, np.ndarray, set[str]]]] = defaultdict(list)
+        groups: dict[tuple[str, str | None, int, bool], list[tuple[int, Embeddings, set[str]]]] = defaultdict(list)
         for i, (request, vector) in enumerate(zip(requests, vectors, strict=True)):
             if isinstance(vector, ValueError):
                 results[i] = vector
@@ -206,10 +209,11 @@ class IndexSearcher:
             left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
             calibration = find_calibration(self.index, request)
             depth = max(request.offset + request.k, calibration.depth if calibration else 0) + len(left_out)
-            groups[query.target, request.where, depth].append((i, vector, left_out))
-        for (target, where, depth), members in groups.items():
+            groups[query.target, request.where, depth, vector.rows is None].append((i, vector, left_out))
+        for (target, where, depth, _), members in groups.items():
             try:
-                found = self.index.search(np.stack([vector for _, vector, _ in members]), depth, target, where=where)
+                queries = concatenate_embeddings([vector for _, vector, _ in members])
+                found = self.index.search(queries.vectors, depth, target, where=where, query_rows=queries.rows)
             except ValueError as error:
                 for i, *_ in members:
                     results[i] = error
@@ -242,11 +246,11 @@ class IndexSearcher:
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embed a text query. Returns a vector (1, e), float32 of unit length."""
-        return self._encoder.embed_texts([self._encoder.check_text(text)])
+        return self._encoder.embed_texts([self._encoder.check_text(text)]).vectors
 
     def embed_image(self, photo: Photo) -> np.ndarray:
         """Embed a photo as `QueryEmbedder.embed_photo` does. Returns a vector (1, e), float32 of unit length."""
-        return self._embedder.embed_photo(photo)[None]
+        return self._embedder.embed_photo(photo).vectors
 
     def knows(self, text: str) -> bool:
         """Return whether the model knows a part of a query; `search_text` raises otherwise."""

@@ -4,8 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from data.alignment import Embeddings
 from data.io import sha256_file
 from extractors.torch_free import Tokenizer, find_text_folder
 from tern.card import TOKENIZER
@@ -23,12 +22,12 @@ class ModelEncoder(ABC):
         """Return the token ids of each text, from [CLS] to [SEP]."""
 
     @abstractmethod
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts: (n, e) float32 of unit length."""
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts, at least one."""
 
     @abstractmethod
-    def embed_images(self, images: Sequence[ImageRegions]) -> np.ndarray:
-        """Embed images whose regions are known: (n, e) float32 of unit length."""
+    def embed_images(self, images: Sequence[ImageRegions]) -> Embeddings:
+        """Embed images whose regions are known, at least one."""
 
     @abstractmethod
     def load(self) -> None:
@@ -61,12 +60,12 @@ class OnnxEncoder(ModelEncoder):
         """Return the token ids of each text, from [CLS] to [SEP]."""
         return self._tokenizer(texts)
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts: (n, e) float32 of unit length."""
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts, at least one."""
         return self._side.embed_token_ids(self._tokenizer(texts))
 
-    def embed_images(self, images: Sequence[ImageRegions]) -> np.ndarray:
-        """Embed images whose regions are known: (n, e) float32 of unit length."""
+    def embed_images(self, images: Sequence[ImageRegions]) -> Embeddings:
+        """Embed images whose regions are known, at least one."""
         return self._side.embed_images(images)
 
     def load(self) -> None:

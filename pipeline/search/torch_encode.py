@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from data.alignment import Embeddings
 from data.manifest import Recipe
 from extractors.config import TextConfig
 from extractors.text import TextEncoder, TextExtractor
@@ -48,15 +47,15 @@ class TorchEncoder(ModelEncoder):
         return self._extractor.tokenize(list(texts))
 
     @torch_threads(1)  # as for stored items
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts: (n, e) float32 of unit length."""
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts, at least one."""
         if self._network is None:
             return embed_new_captions(self._model, [item.features for item in self._extractor(list(texts))])
         return embed_token_ids(self._network, self.tokenize(texts))
 
     @torch_threads(1)  # as for stored items
-    def embed_images(self, images: Sequence[ImageRegions]) -> np.ndarray:
-        """Embed images whose regions are known: (n, e) float32 of unit length."""
+    def embed_images(self, images: Sequence[ImageRegions]) -> Embeddings:
+        """Embed images whose regions are known, at least one."""
         return embed_new_images(self._model, images)
 
     def load(self) -> None:

@@ -1,17 +1,18 @@
 """Embedding stage: one unit vector per image and caption, into two vector stores; and loading of a trained model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.alignment import Embeddings
 from data.datasets import Dataset, InvalidRecord
 from data.io import digest
-from data.manifest import Item, Recipe, open_or_create_store
+from data.manifest import Item, Recipe, ShardPlan, open_or_create_store, store_path
 from data.store import ShardJob, Store, read_image_regions, store_update, write_shard
 from extractors.config import TextConfig
 from extractors.torch_free import find_text_folder
@@ -40,6 +41,10 @@ class EmbeddingJob(ShardJob):
     """`image` or `caption`."""
     text: TextConfig | None = None
     """Config of the text encoder, for a model that was fine-tuned together with it."""
+    rows_folder: Path | None = None
+    """Folder of the store that the row vectors of the same items are written to; None writes none."""
+    writes_vectors: bool = True
+    """Whether the vectors are written; an interrupted run may have written them without the row vectors."""
 
 
 def embed_dataset(
@@ -71,18 +76,45 @@ def embed_dataset(
     sources = {"image": Store(regions), "caption": Store(tokens)}
     _check_features(model, sources)
     ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
-    folders, jobs = {}, []
+    stores = find_vector_stores(model, workspace)
+    row_folders = {"image": stores.image_rows, "caption": stores.caption_rows}
+    jobs = []
     with ExitStack() as updates:
         for modality, source in sources.items():
             recipe = make_vector_recipe(model, modality)
-            folder = folders[modality] = open_or_create_store(workspace.vectors, "vectors", recipe)
+            folder = open_or_create_store(workspace.vectors, "vectors", recipe)
             hashes = source.content_hashes(ids[modality])
             items = [Item(name, content_hash) for name, content_hash in zip(ids[modality], hashes, strict=True)]
             plans = updates.enter_context(store_update(folder, items, VECTORS_PER_SHARD))
             log_existing(folder, len(items), plans)
-            jobs += [EmbeddingJob(folder, plan, model, source.folder, modality, text) for plan in plans]
+            job = EmbeddingJob(folder, ShardPlan(()), model, source.folder, modality, text)
+            row_plans = []
+            if row_folders[modality] is not None:
+                rows = open_or_create_store(workspace.vectors, "row_vectors", recipe, "int8")
+                row_plans = updates.enter_context(store_update(rows, items, VECTORS_PER_SHARD))
+                job = replace(job, rows_folder=rows)
+            jobs += _make_jobs(job, plans, row_plans)
         list(map_fn(embed_shard, jobs))
-    return VectorStores(folders["image"], folders["caption"])
+    return stores
+
+
+def _make_jobs(job: EmbeddingJob, plans: Sequence[ShardPlan], row_plans: Sequence[ShardPlan]) -> list[EmbeddingJob]:
+    """Make one job per shard of vectors or row vectors; a job writes both where both are missing."""
+    row_plan_items = {plan.items for plan in row_plans}
+    jobs = [
+        replace(job, plan=plan, rows_folder=job.rows_folder if plan.items in row_plan_items else None) for plan in plans
+    ]
+    plan_items = {plan.items for plan in plans}
+    return jobs + [replace(job, plan=plan, writes_vectors=False) for plan in row_plans if plan.items not in plan_items]
+
+
+def find_vector_stores(model: Path, workspace: Workspace) -> VectorStores:
+    """Return the folders of the vector stores of a model; they need not exist."""
+    recipes = [make_vector_recipe(model, modality) for modality in ("image", "caption")]
+    vectors = [store_path(workspace.vectors, "vectors", recipe) for recipe in recipes]
+    if not read_model_card(model).model.alignment_dim:
+        return VectorStores(*vectors)
+    return VectorStores(*vectors, *(store_path(workspace.vectors, "row_vectors", recipe) for recipe in recipes))
 
 
 def make_vector_recipe(model: Path, modality: str) -> Recipe:
@@ -104,13 +136,31 @@ def _check_features(model: Path, sources: Mapping[str, Store]) -> None:
 
 
 def embed_shard(job: EmbeddingJob) -> str:
-    """Write one shard of a vector store. Returns its file name."""
+    """Write one shard of a vector store, and that of the row vectors of its items. Returns its file name."""
     batches = _embed_images(job) if job.modality == "image" else _embed_in_torch(job)
-    columns = (find_vector_problem(row) or {"features": row[None]} for vectors in batches for row in vectors)
-    return write_shard(job.folder, job.plan, columns)
+    if job.rows_folder is None:
+        return write_shard(job.folder, job.plan, (columns for part in batches for columns in _list_vectors(part)))
+    parts = list(batches)  # both stores are written from them; codes of 8 bits take little memory
+    write_shard(job.rows_folder, job.plan, (columns for part in parts for columns in _list_rows(part)))
+    if not job.writes_vectors:
+        return job.plan.file
+    return write_shard(job.folder, job.plan, (columns for part in parts for columns in _list_vectors(part)))
 
 
-def _embed_images(job: EmbeddingJob) -> Iterator[np.ndarray]:
+def _list_vectors(part: Embeddings) -> Iterator[dict[str, np.ndarray] | str]:
+    return (find_vector_problem(vector) or {"features": vector[None]} for vector in part.vectors)
+
+
+def _list_rows(part: Embeddings) -> Iterator[dict[str, np.ndarray] | str]:
+    """Yield the row vectors of each item. An item whose vector cannot be searched has none."""
+    assert part.rows is not None  # the model has row vectors
+    ends = np.cumsum(part.rows.lengths)[:-1]
+    codes, weights = np.split(part.rows.codes, ends), np.split(part.rows.weights, ends)
+    for vector, item_codes, item_weights in zip(part.vectors, codes, weights, strict=True):
+        yield find_vector_problem(vector) or {"features": item_codes, "weights": item_weights}
+
+
+def _embed_images(job: EmbeddingJob) -> Iterator[Embeddings]:
     """Embed the images of a job with the query side of the model, which needs no torch, or else in torch."""
     side, store = _open_query_side(job.model), Store(job.source)
     if side is None:
@@ -122,14 +172,14 @@ def _embed_images(job: EmbeddingJob) -> Iterator[np.ndarray]:
         yield side.embed_images(images, in_single_runs=True)
 
 
-def _embed_in_torch(job: EmbeddingJob) -> Iterator[np.ndarray]:
+def _embed_in_torch(job: EmbeddingJob) -> Iterator[Embeddings]:
     from tern.model import embed_captions, embed_images  # lazy: torch takes seconds to import
 
     embed = {"image": embed_images, "caption": embed_captions}[job.modality]
     model, ids = load_trained_model(job.model, job.text), [item.id for item in job.plan.items]
     with one_torch_thread():
-        for _, vectors in embed(model, Store(job.source), ids):
-            yield vectors
+        for _, part in embed(model, Store(job.source), ids):
+            yield part
 
 
 @lru_cache(maxsize=1)  # a process opens the graphs once for all jobs

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import overload
 
 from data.datasets import Caption, Dataset, Image
-from data.store import Store, read_intact_vectors
+from data.store import Store, read_intact_row_vectors, read_intact_vectors
 from index.collection import Collection
 from index.config import Kind
 from index.metadata import Row
 
 
 def make_collection(
-    dataset: Dataset, vectors: Store, kind: Kind, size_by_image_id: Mapping[str, tuple[int, int]]
+    dataset: Dataset,
+    vectors: Store,
+    kind: Kind,
+    size_by_image_id: Mapping[str, tuple[int, int]],
+    row_vectors: Store | None = None,
 ) -> Collection:
     """Make the collection of all items of a kind that have a vector.
 
@@ -22,9 +26,11 @@ def make_collection(
         vectors: Vector store of this kind.
         kind: Kind of the items.
         size_by_image_id: (width, height) of each image, in pixels.
+        row_vectors: Store of the row vectors of the same items; None for a model without them.
     """
-    rows = MetadataRows(dataset, vectors, kind, size_by_image_id)
-    return Collection(ids=rows.ids, vectors=partial(read_intact_vectors, vectors), metadata=rows)
+    metadata = MetadataRows(dataset, vectors, kind, size_by_image_id)
+    rows = None if row_vectors is None else partial(read_intact_row_vectors, row_vectors)
+    return Collection(ids=metadata.ids, vectors=partial(read_intact_vectors, vectors), metadata=metadata, rows=rows)
 
 
 def read_image_sizes(regions: Path | None, dataset: Dataset) -> dict[str, tuple[int, int]]:

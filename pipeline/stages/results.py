@@ -27,18 +27,22 @@ class Features:
 
 @dataclass(frozen=True)
 class VectorStores:
-    """The two vector stores of one model.
+    """The vector stores of one model.
 
     Attributes:
         images: Folder of the store with one vector per image.
         captions: Folder of the store with one vector per caption.
+        image_rows: Folder of the store with the row vectors of images; None for a model without them.
+        caption_rows: Folder of the store with the row vectors of captions, likewise.
     """
 
     images: Path
     captions: Path
+    image_rows: Path | None = None
+    caption_rows: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Vectors(VectorStores):
     """Vector stores with the model and the features that they were computed from."""
 

@@ -16,8 +16,9 @@ from data.text import describe_validation_error
 from tern.config import ModelConfig, TrainConfig
 
 MODEL_CARD = "model.json"
-SCHEMA_VERSION: Literal[9] = 9  # of the keys of the card; raise it when they change
-READABLE_SCHEMAS = (8, SCHEMA_VERSION)  # a card of schema 8 has no `network`, and is of network version 1
+SCHEMA_VERSION: Literal[10] = 10  # of the keys of the card; raise it when they change
+# A card of schema 8 has no `network`, and is of network version 1; one of schema 9 has no `alignment_weight`.
+READABLE_SCHEMAS = (8, 9, SCHEMA_VERSION)
 NETWORK_VERSION = 1  # raise it when the names or shapes of weights change, or what a network computes from them
 
 
@@ -29,7 +30,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal[8, 9] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[8, 9, 10] = Field(SCHEMA_VERSION, alias="schema")
     """Version of the card's fields."""
     network: int = NETWORK_VERSION
     """Version of the network: of the names and shapes of its weights, and of what it computes."""
@@ -53,6 +54,9 @@ class ModelCard(BaseModel):
     """Digest of the recipe of the token store that the model reads."""
     fine_tuned: bool
     """Whether the weights include those of a text encoder."""
+    alignment_weight: float = Field(0, ge=0, le=1)
+    """Weight of the alignment score next to the cosine (`data.alignment.combine_scores`), chosen on `val`; 0 for a
+    model without row vectors."""
     num_parameters: int
     """Number of parameters."""
     epoch: int | None = None

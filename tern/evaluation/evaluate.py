@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from data.alignment import Embeddings, RowVectors
 from data.io import digest
 from tern.config import EvaluationConfig
 from tern.evaluation.baselines import chance_recalls
-from tern.evaluation.metrics import average_metrics, make_folds
+from tern.evaluation.metrics import average_metrics, make_folds, summarize_ranks
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
+from tern.evaluation.rerank import rerank_split
 from tern.evaluation.results import ChanceRecalls, RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
-from tern.evaluation.usable import find_usable_rows, measure_usable
+from tern.evaluation.usable import count_missed, find_usable_rows, measure_usable
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class SplitVectors:
     """M image ids: the image of each caption."""
     texts: Sequence[str]
     """M captions."""
+    rerank: Rerank | None = None
+    """Row vectors and settings of the second stage; None without one."""
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """What a reranked evaluation needs besides the vectors."""
+
+    images: RowVectors
+    """Rows of the N images, in the order of the split; any rows for an image whose vector cannot be used."""
+    captions: RowVectors
+    """Rows of the M captions, likewise."""
+    alignment_weight: float
+    """As in `combine_scores`."""
+    num_candidates: int
+    """Maximum number of candidates per query, at least 1."""
 
 
 def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str, folder: Path) -> SplitEvaluation:
@@ -61,6 +79,7 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
         captions=len(vectors.caption_image_ids),
         metrics=metrics,
         folds=folds,
+        reranked=_measure_reranked(vectors),
         chance=ChanceRecalls(**chance_recalls([counts[name] for name in vectors.image_ids])),
     )
 
@@ -88,6 +107,26 @@ def _measure(
             values[direction][method] = share * means.get(f"{direction}_ndcg", 0.0)
     i2t = metrics.i2t.model_copy(update={"ndcg": values["i2t"]})
     return metrics.model_copy(update={"i2t": i2t, "t2i": metrics.t2i.model_copy(update={"ndcg": values["t2i"]})})
+
+
+def _measure_reranked(vectors: SplitVectors) -> RetrievalMetrics | None:
+    """Compute the metrics of a split after reranking. Queries without a usable vector are missed, as without it."""
+    rerank, ids = vectors.rerank, (vectors.image_ids, vectors.caption_image_ids)
+    if rerank is None:
+        return None
+    image_rows, caption_rows = find_usable_rows(vectors.images, ids[0], vectors.captions, ids[1])
+    missed = count_missed(caption_rows, ids[1])
+    if not len(caption_rows):
+        return None
+    directions = rerank_split(
+        Embeddings(vectors.images, rerank.images).select(image_rows),
+        [ids[0][row] for row in image_rows],
+        Embeddings(vectors.captions, rerank.captions).select(caption_rows),
+        [ids[1][row] for row in caption_rows],
+        rerank.num_candidates,
+    )
+    i2t, t2i = (part.compute_ranks(rerank.alignment_weight) for part in directions)
+    return summarize_ranks(i2t, t2i, missed)
 
 
 def load_relevances(

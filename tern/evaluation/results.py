@@ -13,6 +13,7 @@ from data.io import read_json, write_json
 RANK_METRICS = ("r1", "r5", "r10", "medr", "meanr")
 NDCG = "ndcg_"
 FOLD = "fold_"
+RERANKED = "reranked_"
 CHANCE = "chance"
 
 
@@ -97,23 +98,35 @@ class SplitEvaluation(_Record):
     """Metrics of the complete split."""
     folds: RetrievalMetrics | None = None
     """Means over the folds; None if the configuration has no folds."""
+    reranked: RetrievalMetrics | None = None
+    """Metrics of the complete split after reranking; None for a model without row vectors."""
     chance: ChanceRecalls | None = None
     """Level of chance of the complete split; None if it was not computed."""
 
     def flat(self) -> dict[str, Any]:
-        """Return counts and metrics by the names that files use, without chance; those of folds start with `fold_`."""
-        folds = {} if self.folds is None else {f"{FOLD}{name}": value for name, value in self.folds.flat().items()}
-        return {"images": self.images, "captions": self.captions, **self.metrics.flat(), **folds}
+        """Return counts and metrics by the names that files use, without chance.
+
+        Those of folds start with `fold_`, and those after reranking with `reranked_`.
+        """
+        values = {"images": self.images, "captions": self.captions, **self.metrics.flat()}
+        for prefix, metrics in ((FOLD, self.folds), (RERANKED, self.reranked)):
+            if metrics is not None:
+                values |= {f"{prefix}{name}": value for name, value in metrics.flat().items()}
+        return values
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> SplitEvaluation:
         """Build the evaluation from what `flat` returns, and from the object `chance` of a file."""
-        folds = {name.removeprefix(FOLD): value for name, value in values.items() if name.startswith(FOLD)}
+        folds, reranked = (
+            {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+            for prefix in (FOLD, RERANKED)
+        )
         return cls(
             images=values["images"],
             captions=values["captions"],
             metrics=RetrievalMetrics.from_flat(values),
             folds=RetrievalMetrics.from_flat(folds) if folds else None,
+            reranked=RetrievalMetrics.from_flat(reranked) if reranked else None,
             chance=values.get(CHANCE),
         )
 

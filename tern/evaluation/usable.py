@@ -28,13 +28,23 @@ def measure_usable(
         ValueError: As `retrieval_metrics`, apart from vectors that are not finite.
     """
     image_rows, caption_rows = find_usable_rows(images, image_ids, captions, caption_image_ids)
-    answerable = {caption_image_ids[row] for row in caption_rows}
-    missed = MissedQueries(len(set(caption_image_ids) - answerable), len(captions) - len(caption_rows))
-    if not answerable:
+    missed = count_missed(caption_rows, caption_image_ids)
+    if not len(caption_rows):
         none = np.zeros(0, np.int64)
         return summarize_ranks(none, none, missed)
     ids, of = [image_ids[row] for row in image_rows], [caption_image_ids[row] for row in caption_rows]
     return retrieval_metrics(images[image_rows], ids, captions[caption_rows], of, missed)
+
+
+def count_missed(caption_rows: np.ndarray, caption_image_ids: Sequence[str]) -> MissedQueries:
+    """Count the queries without a usable vector or relevant item.
+
+    Args:
+        caption_rows: Rows of the captions with usable vectors of such images, from `find_usable_rows`.
+        caption_image_ids: M image ids.
+    """
+    answerable = {caption_image_ids[row] for row in caption_rows}
+    return MissedQueries(len(set(caption_image_ids) - answerable), len(caption_image_ids) - len(caption_rows))
 
 
 def find_usable_rows(

@@ -81,11 +81,25 @@ class InfoNCE(ScoreMatrixLoss):
 
     def scores(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Compute cosines divided by the temperature: rows (m, e), columns (n, e) -> (m, n)."""
+        return self._clamp_scale() * rows @ columns.T
+
+    def alignment_loss(self, alignments: Tensor, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+        """Compute the sum of both directions from alignment scores.
+
+        Args:
+            alignments: (m, n) scores of m images and n captions, -1 to 1.
+            image_ids: (m,) integer labels.
+            caption_ids: (n,) integer labels.
+        """
+        scores, positive = self._clamp_scale() * alignments, image_ids[:, None] == caption_ids[None, :]
+        return self.loss_from_scores(scores, positive) + self.loss_from_scores(scores.T, positive.T)
+
+    def _clamp_scale(self) -> Tensor:
         with torch.no_grad():
             # The limit of 100 is CLIP's: above it, a few pairs have all of the gradient. The parameter itself is
             # clamped, because a clamp in the graph would leave it without a gradient permanently.
             self.log_scale.clamp_(0, math.log(100))
-        return self.log_scale.exp() * rows @ columns.T
+        return self.log_scale.exp()
 
     def loss_from_scores(self, scores: Tensor, positive: Tensor) -> Tensor:
         """Compute one direction from scores (m, n) and positive pairs (m, n) bool; anchors are rows."""

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from data.alignment import Embeddings, concatenate_embeddings, encode_rows
 from data.batches import group_by_length
 from data.store import Store
 from tern.batching.pad import pad_captions, pad_images
 from tern.batching.read import read_captions, read_images
+from tern.networks.alignment import Encoding, encode_captions, encode_images
 from tern.networks.inputs import CaptionBatch, ImageBatch, map_tensors
 
 CPU_BATCH, GPU_BATCH = 8, 256  # items; on a CPU, larger batches are hardly faster, and a query takes one batch
@@ -27,7 +29,7 @@ WINDOW = 4096  # items whose vectors are in memory at once
 
 def embed_images(
     model: nn.Module, store: Store, ids: Sequence[str], batch_size: int | None = None
-) -> Iterator[tuple[list[str], np.ndarray]]:
+) -> Iterator[tuple[list[str], Embeddings]]:
     """Embed stored images, in the order requested.
 
     Args:
@@ -37,14 +39,14 @@ def embed_images(
         batch_size: Number of images per forward pass; None is `CPU_BATCH` or `GPU_BATCH`.
 
     Returns:
-        Iterator of ids and their vectors (b, e) float32 of unit length.
+        Iterator of ids and what the model computes of them.
     """
     return _embed_windows(model, store, ids, batch_size, lambda part: forward_images(model, read_images(store, part)))
 
 
 def embed_captions(
     model: nn.Module, store: Store, ids: Sequence[str], batch_size: int | None = None
-) -> Iterator[tuple[list[str], np.ndarray]]:
+) -> Iterator[tuple[list[str], Embeddings]]:
     """Embed stored captions as `embed_images` embeds images.
 
     Args:
@@ -53,7 +55,7 @@ def embed_captions(
     """
     field = caption_field(model)
 
-    def embed_part(part: list[str]) -> np.ndarray:
+    def embed_part(part: list[str]) -> Embeddings:
         return forward_captions(model, read_captions(store, part, field=field))
 
     return _embed_windows(model, store, ids, batch_size, embed_part)
@@ -64,12 +66,12 @@ def _embed_windows(
     store: Store,
     ids: Sequence[str],
     batch_size: int | None,
-    embed_part: Callable[[list[str]], np.ndarray],
-) -> Iterator[tuple[list[str], np.ndarray]]:
+    embed_part: Callable[[list[str]], Embeddings],
+) -> Iterator[tuple[list[str], Embeddings]]:
     for start in range(0, len(ids), WINDOW):
         part = list(ids[start : start + WINDOW])
 
-        def embed_batch(positions: list[int], part: list[str] = part) -> np.ndarray:
+        def embed_batch(positions: list[int], part: list[str] = part) -> Embeddings:
             return embed_part([part[i] for i in positions])
 
         yield part, _embed(model, store.lengths(part).tolist(), embed_batch, batch_size)
@@ -78,27 +80,25 @@ def _embed_windows(
 def _embed(
     model: nn.Module,
     lengths: Sequence[int],
-    embed_batch: Callable[[list[int]], np.ndarray],
+    embed_batch: Callable[[list[int]], Embeddings],
     batch_size: int | None = None,
-) -> np.ndarray:
+) -> Embeddings:
     """Embed items in batches of one length and of one size; a smaller batch is filled up with its last item.
 
     Args:
         model: Model from `load_model`.
         lengths: Rows of each item.
-        embed_batch: Returns the vectors (batch_size, e) of the items at some positions.
+        embed_batch: Embeds the items at `batch_size` positions.
         batch_size: Number of items per forward pass; None is `CPU_BATCH` or `GPU_BATCH`.
 
     Returns:
-        (number of items, e) float32.
+        What the model computes of the items, in their order.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     batches = list(group_by_length(lengths, size))
-    rows = [embed_batch(batch + batch[-1:] * (size - len(batch)))[: len(batch)] for batch in batches]
-    vectors = np.concatenate(rows)
-    vectors[np.concatenate(batches)] = vectors.copy()
-    return vectors
+    parts = [embed_batch(batch + batch[-1:] * (size - len(batch))).select(range(len(batch))) for batch in batches]
+    return concatenate_embeddings(parts).select(np.argsort(np.concatenate(batches)))
 
 
 def caption_field(model: nn.Module) -> str:
@@ -110,7 +110,7 @@ def caption_field(model: nn.Module) -> str:
     return field
 
 
-def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> np.ndarray:
+def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> Embeddings:
     """Embed captions that are not stored, for example typed ones.
 
     Args:
@@ -119,7 +119,7 @@ def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> np.ndarray
             requires.
 
     Returns:
-        (n, e) float32 of unit length.
+        What the model computes of the n captions.
 
     Raises:
         ValueError: There are no captions, or features have another size than in training.
@@ -129,7 +129,7 @@ def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> np.ndarray
         check_dim("token", captions, model.token_dim)
     lengths = [len(rows) for rows in captions]
 
-    def embed_batch(positions: list[int]) -> np.ndarray:
+    def embed_batch(positions: list[int]) -> Embeddings:
         part = [captions[i] for i in positions]
         rows = np.concatenate(part) if is_ids else to_stored_precision(part)
         return forward_captions(model, pad_captions(rows, np.array([len(item) for item in part], np.int64)))
@@ -139,7 +139,7 @@ def embed_new_captions(model: Any, captions: Sequence[np.ndarray]) -> np.ndarray
 
 def embed_new_images(
     model: Any, images: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, int], np.ndarray]]
-) -> np.ndarray:
+) -> Embeddings:
     """Embed images that are not stored.
 
     Args:
@@ -148,14 +148,14 @@ def embed_new_images(
             (r,) detector scores.
 
     Returns:
-        (b, e) float32 of unit length.
+        What the model computes of the b images.
 
     Raises:
         ValueError: Features have another size than in training.
     """
     check_dim("region", [features for features, *_ in images], model.region_dim)
 
-    def embed_batch(positions: list[int]) -> np.ndarray:
+    def embed_batch(positions: list[int]) -> Embeddings:
         features, boxes, sizes, scores = zip(*(images[i] for i in positions), strict=True)
         lengths = np.array([len(rows) for rows in features], np.int64)
         rest = np.concatenate(boxes), np.array(sizes), np.concatenate(scores)
@@ -191,16 +191,21 @@ def check_dim(kind: str, items: Sequence[np.ndarray], dim: int) -> None:
 
 
 @torch.inference_mode()
-def forward_images(model: Any, batch: ImageBatch) -> np.ndarray:
-    """Embed one padded batch of images: (b, e) float32."""
+def forward_images(model: Any, batch: ImageBatch) -> Embeddings:
+    """Embed one padded batch of images."""
     device = next(model.parameters()).device
-    vectors: np.ndarray = model.embed_images(map_tensors(batch, lambda part: part.to(device))).cpu().numpy()
-    return vectors
+    return _to_embeddings(encode_images(model, map_tensors(batch, lambda part: part.to(device))))
 
 
 @torch.inference_mode()
-def forward_captions(model: Any, batch: CaptionBatch) -> np.ndarray:
-    """Embed one padded batch of captions: (n, e) float32."""
+def forward_captions(model: Any, batch: CaptionBatch) -> Embeddings:
+    """Embed one padded batch of captions."""
     device = next(model.parameters()).device
-    vectors: np.ndarray = model.embed_captions(batch.features.to(device), batch.mask.to(device)).cpu().numpy()
-    return vectors
+    return _to_embeddings(encode_captions(model, batch.features.to(device), batch.mask.to(device)))
+
+
+def _to_embeddings(encoding: Encoding) -> Embeddings:
+    vectors = encoding.vectors.cpu().numpy()
+    if encoding.rows is None:
+        return Embeddings(vectors)
+    return Embeddings(vectors, encode_rows(*(part.cpu().numpy() for part in encoding.rows)))

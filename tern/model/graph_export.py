@@ -6,6 +6,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from data.onnx import OPSET
 from tern.query import TensorRef
 
 MIN_TENSOR_BYTES = 1024  # smaller tensors stay in the graph
+
+
+@dataclass(frozen=True)
+class GraphSignature:
+    """Inputs and outputs of a graph: the name of each, with the names of its dimensions of any size."""
+
+    inputs: Mapping[str, tuple[str, ...]]
+    outputs: Mapping[str, tuple[str, ...]]
 
 
 def index_tensors(paths: Mapping[str, Path]) -> dict[str, TensorRef]:
@@ -38,30 +47,31 @@ def _hash_values(array: np.ndarray) -> str:
 
 
 def export_graph(
-    module: nn.Module, sample: dict[str, Tensor], dims: Mapping[str, tuple[str, ...]], known: Mapping[str, TensorRef]
+    module: nn.Module, sample: dict[str, Tensor], signature: GraphSignature, known: Mapping[str, TensorRef]
 ) -> tuple[bytes, dict[str, TensorRef]]:
     """Export a module to ONNX. Returns the graph without the tensors that files have, and their places."""
     buffer = io.BytesIO()
+    dims = {**signature.inputs, **signature.outputs}
     axes = {name: dict(enumerate(names)) for name, names in dims.items()}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constants in the trace; the comparison decides
         try:
             torch.onnx.export(
                 module,
-                tuple(sample[name] for name in dims),
+                tuple(sample[name] for name in signature.inputs),
                 buffer,  # type: ignore[arg-type]  # the legacy exporter takes it
                 dynamo=False,  # the other exporter needs onnxscript
                 opset_version=OPSET,
                 do_constant_folding=False,  # weights keep the values that their files have
-                input_names=list(dims),
-                output_names=["vectors"],
-                dynamic_axes={**axes, "vectors": {0: next(iter(dims.values()))[0]}},
+                input_names=list(signature.inputs),
+                output_names=list(signature.outputs),
+                dynamic_axes=axes,
             )
         except Exception as error:  # the exporter raises any type for what it does not know
             raise ValueError(f"the network cannot be exported ({error})") from error
     graph = onnx.load_from_string(buffer.getvalue())
     tensors = _take_out_tensors(graph, known)
-    _shorten_names(graph, set(tensors) | set(dims) | {"vectors"})
+    _shorten_names(graph, set(tensors) | set(dims))
     return graph.SerializeToString(deterministic=True), tensors
 
 

@@ -15,18 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.alignment import Embeddings
 from data.io import atomic_write, sha256_file
 from data.onnx import open_session
 from tern.batching.pad import pad_captions, pad_images
 from tern.card import CAPTIONS_GRAPH, IMAGES_GRAPH, TOKENIZER
 from tern.model.embed import caption_field
-from tern.model.graph_export import export_graph, index_tensors
+from tern.model.graph_export import GraphSignature, export_graph, index_tensors
+from tern.networks.alignment import Encoding, encode_captions, encode_images
 from tern.networks.inputs import ImageBatch
 from tern.query import (
     TEXT_SOURCE,
     GraphRecord,
     QueryRecord,
     TextModelRecord,
+    list_outputs,
+    read_outputs,
     read_tensors,
     run_graph,
     write_query_record,
@@ -69,9 +73,10 @@ class TextModel:
 
 
 class CaptionNetwork(nn.Module):
-    """Token ids to vectors. Unlike those of a store, the features of tokens are not rounded to float16.
+    """Token ids to vectors, row vectors and their weights.
 
-    Rounding would turn differences in the last bits, between two libraries, into larger ones.
+    Unlike those of a store, the features of tokens are not rounded to float16. Rounding would turn differences in the
+    last bits, between two libraries, into larger ones.
 
     Args:
         model: The model.
@@ -82,34 +87,38 @@ class CaptionNetwork(nn.Module):
         super().__init__()
         self.model, self.encoder = model, encoder
 
-    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Compute unit vectors: token_ids (n, l) int64, mask (n, l) bool -> (n, e)."""
-        if self.encoder is None:
-            vectors: Tensor = self.model.embed_captions(token_ids, mask)
-        else:
-            vectors = self.model.embed_captions(self.encoder(token_ids, mask), mask)
-        return vectors
+    def forward(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Compute the outputs of the graph (`list_outputs`): token_ids (n, l) int64, mask (n, l) bool."""
+        inputs = token_ids if self.encoder is None else self.encoder(token_ids, mask)
+        return _list_tensors(encode_captions(self.model, inputs, mask))
 
 
 @torch.inference_mode()
-def embed_token_ids(network: CaptionNetwork, captions: Sequence[Sequence[int]]) -> np.ndarray:
-    """Embed captions in torch: token ids of each, from [CLS] to [SEP] -> (n, e) float32 of unit length."""
+def embed_token_ids(network: CaptionNetwork, captions: Sequence[Sequence[int]]) -> Embeddings:
+    """Embed captions in torch from the token ids of each, from [CLS] to [SEP]."""
     lengths = np.array([len(ids) for ids in captions], np.int64)
     batch = pad_captions(np.concatenate([np.asarray(ids, np.int64) for ids in captions]), lengths)
-    vectors: np.ndarray = network(batch.features, batch.mask).numpy()
-    return vectors
+    outputs = [part.numpy() for part in network(batch.features, batch.mask)]
+    return read_outputs(outputs, batch.mask.numpy())
+
+
+def _list_tensors(encoding: Encoding) -> tuple[Tensor, ...]:
+    """Return the outputs of a graph, in the order of `list_outputs`."""
+    rows = () if encoding.rows is None else (encoding.rows.vectors, encoding.rows.weights)
+    return encoding.vectors, *rows
 
 
 class _ImageGraph(nn.Module):
-    """Rows of regions to vectors."""
+    """Rows of regions to vectors, row vectors and their weights."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor) -> Tensor:
-        vectors: Tensor = self.model.embed_images(ImageBatch(features.float(), boxes, sizes, mask, scores))
-        return vectors
+    def forward(
+        self, features: Tensor, boxes: Tensor, sizes: Tensor, mask: Tensor, scores: Tensor
+    ) -> tuple[Tensor, ...]:
+        return _list_tensors(encode_images(self.model, ImageBatch(features.float(), boxes, sizes, mask, scores)))
 
 
 def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequence[str]) -> QueryRecord:
@@ -139,7 +148,8 @@ def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequen
     }
     records = {}
     for name, (module, samples, dims) in graphs.items():
-        content, tensors = export_graph(module.eval(), samples[0], dims, known)
+        outputs = list_outputs(dims["mask"], model.config.alignment_dim)
+        content, tensors = export_graph(module.eval(), samples[0], GraphSignature(dims, outputs), known)
         _compare(name, module, samples, content, read_tensors(tensors, paths))
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
@@ -157,6 +167,7 @@ def export_query_side(folder: Path, model: Any, text: TextModel, weights: Sequen
         unknown_id=text.unknown_id,
         region_dim=model.region_dim,
         embed_dim=model.config.embed_dim,
+        alignment_dim=model.config.alignment_dim,
     )
     write_query_record(folder, record)
     return record
@@ -200,11 +211,11 @@ def _draw_images(dim: int) -> list[dict[str, Tensor]]:
 def _compare(
     name: str, module: nn.Module, samples: Sequence[dict[str, Tensor]], content: bytes, tensors: dict[str, np.ndarray]
 ) -> None:
-    """Raise ValueError if a graph computes other vectors than torch."""
+    """Raise ValueError if a graph computes other numbers than torch."""
     session = open_session(content, tensors)
     for sample in samples:
-        expected = module(**sample).numpy()
-        vectors = run_graph(session, {key: value.numpy() for key, value in sample.items()})
-        error = float(np.abs(vectors - expected).max())
-        if not error <= MAX_ERROR:
-            raise ValueError(f"{name} differs by {error:.2g} from torch on inputs of {len(expected)} items")
+        outputs = run_graph(session, {key: value.numpy() for key, value in sample.items()})
+        for values, tensor in zip(outputs, module(**sample), strict=True):
+            error = float(np.abs(values - tensor.numpy()).max())
+            if not error <= MAX_ERROR:
+                raise ValueError(f"{name} differs by {error:.2g} from torch on inputs of {len(values)} items")

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tern.config import ModelConfig
+from tern.networks.alignment import AlignmentHead, Encoding
 from tern.networks.inputs import ImageBatch
 from tern.networks.layers import FeatureDropout, box_features, pool_rows, sinusoidal_positions
 from tern.networks.region_counts import RegionCounts, count_similar_regions
@@ -126,6 +127,11 @@ class Tern(nn.Module):
             for out in (self.image_out, self.text_out):
                 nn.init.zeros_(out.weight)
                 nn.init.zeros_(out.bias)
+        self.image_rows = self.caption_rows = None
+        if config.alignment_dim:
+            shape = config.width, config.alignment_dim
+            self.image_rows = AlignmentHead(region_dim, *shape, config.input_dropout)
+            self.caption_rows = AlignmentHead(token_dim, *shape, config.token_dropout)
 
     def _make_input_projection(self, dim: int) -> nn.Sequential:
         # The features of extractors differ in scale by orders of magnitude; the norm removes that.
@@ -137,6 +143,10 @@ class Tern(nn.Module):
 
     def embed_images(self, batch: ImageBatch) -> Tensor:
         """Compute unit vectors of images: (b, e)."""
+        return self.encode_images(batch).vectors
+
+    def encode_images(self, batch: ImageBatch) -> Encoding:
+        """Compute unit vectors of images (b, e), and row vectors (b, r, k) if the configuration has them."""
         features, mask, scores = batch.features, batch.mask, batch.scores
         linear: Tensor | float = 0.0
         if self.image_shortcut is not None:
@@ -155,7 +165,12 @@ class Tern(nn.Module):
             mask = F.pad(mask, (1, 0), value=True)  # (b, 1 + r)
         for block in self.visual:
             x = block(x, mask)
-        return self._pool_and_project(x, mask, self.image_pool, self.image_out, linear)
+        x = self._apply_shared_layers(x, mask)
+        vectors = self._pool_and_project(x, mask, self.image_pool, self.image_out, linear)
+        if self.image_rows is None:
+            return Encoding(vectors)
+        num_regions = features.shape[1]  # a [CLS] row in front of them is no region
+        return Encoding(vectors, self.image_rows(features, x[:, -num_regions:], batch.mask))
 
     def embed_captions(self, features: Tensor, mask: Tensor) -> Tensor:
         """Compute unit vectors of captions.
@@ -167,19 +182,32 @@ class Tern(nn.Module):
         Returns:
             (b, e).
         """
+        return self.encode_captions(features, mask).vectors
+
+    def encode_captions(self, features: Tensor, mask: Tensor) -> Encoding:
+        """Compute unit vectors of captions (b, e), and row vectors (b, l, k) if the configuration has them.
+
+        The arguments are those of `embed_captions`.
+        """
         x = self.token_proj(features)  # (b, l, w)
         for block in self.text:
             x = block(x, mask)
         linear = self.caption_shortcut(features, mask) if self.caption_shortcut is not None else 0.0
-        return self._pool_and_project(x, mask, self.text_pool, self.text_out, linear)
+        x = self._apply_shared_layers(x, mask)
+        vectors = self._pool_and_project(x, mask, self.text_pool, self.text_out, linear)
+        return Encoding(vectors, None if self.caption_rows is None else self.caption_rows(features, x, mask))
+
+    def _apply_shared_layers(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Apply the layers that both modalities share, and the last norm: (b, n, w) -> (b, n, w)."""
+        for block in self.shared:
+            x = block(x, mask)
+        normalized: Tensor = self.norm(x)
+        return normalized
 
     def _pool_and_project(
         self, x: Tensor, mask: Tensor, gpo: GPO | None, out: nn.Linear, linear: Tensor | float
     ) -> Tensor:
-        """Apply the part that both modalities share: x (b, n, w), mask (b, n), shortcut (b, e) or 0 -> (b, e)."""
-        for block in self.shared:
-            x = block(x, mask)
-        x = self.norm(x)
+        """Pool the rows and add the shortcut: x (b, n, w), mask (b, n), shortcut (b, e) or 0 -> (b, e)."""
         x = gpo(x, mask) if gpo else pool_rows(x, mask, self.config.pooling)  # (b, w)
         branch = out(x) if self.image_shortcut is None else self.config.transformer_scale * out(x)  # (b, e)
         return F.normalize((branch + linear).float(), dim=-1, eps=1e-8)  # (b, e)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tern.networks.alignment import Encoding, encode_captions, encode_images
 from tern.networks.inputs import ImageBatch
 
 
@@ -31,3 +32,11 @@ class TernWithTextEncoder(nn.Module):
     def embed_captions(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Compute unit vectors of captions: ids (b, l) int64, mask (b, l) bool -> (b, e)."""
         return self.tern.embed_captions(self.text(ids, mask), mask)
+
+    def encode_images(self, batch: ImageBatch) -> Encoding:
+        """Compute unit vectors and row vectors of images as the inner network does."""
+        return encode_images(self.tern, batch)
+
+    def encode_captions(self, ids: Tensor, mask: Tensor) -> Encoding:
+        """Compute unit vectors and row vectors of captions: ids (b, l) int64, mask (b, l) bool."""
+        return encode_captions(self.tern, self.text(ids, mask), mask)

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tern.networks.alignment import Encoding, RowBatch, alignment_scores, encode_captions, encode_images
 from tern.networks.inputs import TrainingBatch
 from tern.parallel.group import get_rank_and_world_size
 
 
 class TwoTowerForward(nn.Module):
-    """Embed images and captions in one forward pass, as DistributedDataParallel requires.
+    """Encode images and captions in one forward pass, as DistributedDataParallel requires.
 
     Args:
         model: Network with `embed_images` and `embed_captions`.
@@ -30,11 +31,10 @@ class TwoTowerForward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Embed a batch of b images and n captions: (b, e) and (n, e) of unit length."""
-        images = self.model.embed_images(batch.images)  # (b, e)
-        captions = [self.model.embed_captions(group.features, group.mask) for group in batch.captions]
-        return images, torch.cat(captions)[batch.order]  # (b, e), (n, e)
+    def forward(self, batch: TrainingBatch) -> tuple[Encoding, tuple[Encoding, ...]]:
+        """Encode the images of a batch, and its captions group by group."""
+        captions = tuple(encode_captions(self.model, group.features, group.mask) for group in batch.captions)
+        return encode_images(self.model, batch.images), captions
 
 
 class AllGatherWithGrad(torch.autograd.Function):
@@ -46,7 +46,8 @@ class AllGatherWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local_rows: Tensor, counts: Sequence[int]) -> Tensor:  # noqa: D102  # the interface of torch
         ctx.counts = counts
-        padded = F.pad(local_rows, (0, 0, 0, max(counts) - len(local_rows)))  # gloo gathers tensors of equal shape only
+        padding = [0, 0] * (local_rows.ndim - 1) + [0, max(counts) - len(local_rows)]
+        padded = F.pad(local_rows, padding)  # gloo gathers tensors of equal shape only
         gathered = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(gathered, padded.contiguous())
         return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
@@ -64,14 +65,52 @@ def all_gather_with_grad(local_rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Gather the rows of all processes.
 
     Args:
-        local_rows: (counts[rank], e) rows of this process.
+        local_rows: (counts[rank], ...) rows of this process.
         counts: Number of rows per process.
 
     Returns:
-        (sum of counts, e).
+        (sum of counts, ...).
     """
     rows: Tensor = AllGatherWithGrad.apply(local_rows, counts) if len(counts) > 1 else local_rows
     return rows
+
+
+def all_pairs_alignment(
+    images: RowBatch, groups: Sequence[RowBatch], order: Tensor, counts: tuple[Sequence[int], Sequence[int]]
+) -> Tensor:
+    """Compute the alignment scores of all images and captions of all processes.
+
+    Args:
+        images: Rows of the images of this process.
+        groups: Rows of its captions, in groups.
+        order: (n,) int64: caption j of the process is row `order[j]` of the concatenated groups.
+        counts: Number of images and of captions per process.
+
+    Returns:
+        (images, captions) of all processes, in their order.
+    """
+    if len(counts[0]) == 1:  # group by group, with the padding of each group only
+        return torch.cat([alignment_scores(images, group) for group in groups], dim=1)[:, order]
+    longest = max(group.mask.shape[1] for group in groups)
+    padded = [_pad_rows(group, longest) for group in groups]
+    captions = RowBatch(*(torch.cat(parts)[order] for parts in zip(*padded, strict=True)))
+    return alignment_scores(_gather_rows(images, counts[0]), _gather_rows(captions, counts[1]))
+
+
+def _gather_rows(rows: RowBatch, counts: Sequence[int]) -> RowBatch:
+    """Gather the row vectors of all processes, padded to the longest item of all."""
+    longest = torch.tensor(rows.mask.shape[1], device=rows.mask.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    rows = _pad_rows(rows, int(longest))
+    vectors, weights = (all_gather_with_grad(part, counts) for part in (rows.vectors, rows.weights))
+    mask = all_gather_with_grad(rows.mask.to(weights.dtype), counts) > 0
+    return RowBatch(vectors, weights, mask)
+
+
+def _pad_rows(rows: RowBatch, longest: int) -> RowBatch:
+    missing = longest - rows.mask.shape[1]
+    vectors, weights = F.pad(rows.vectors, (0, 0, 0, missing)), F.pad(rows.weights, (0, missing))
+    return RowBatch(vectors, weights, F.pad(rows.mask, (0, missing)))
 
 
 def wrap_ddp(towers: TwoTowerForward, device: str) -> nn.Module:

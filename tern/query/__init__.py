@@ -20,7 +20,7 @@ from tern.query.record import (
     read_query_record,
     write_query_record,
 )
-from tern.query.side import ImageRegions, QuerySide, run_graph
+from tern.query.side import ImageRegions, QuerySide, list_outputs, read_outputs, run_graph
 from tern.query.weights import read_tensors
 
 __all__ = [
@@ -34,7 +34,9 @@ __all__ = [
     "TensorRef",
     "TextModelRecord",
     "has_query_side",
+    "list_outputs",
     "read_calibration",
+    "read_outputs",
     "read_query_record",
     "read_tensors",
     "run_graph",

@@ -15,7 +15,8 @@ from data.io import describe_other_version, read_json, write_json
 from data.text import describe_validation_error
 from tern.card import NETWORK_VERSION, QUERY_RECORD
 
-SCHEMA_VERSION: Literal[1] = 1  # of the record; raise it when its fields or the inputs of the graphs change
+SCHEMA_VERSION: Literal[2] = 2  # of the record; raise it when its fields or the inputs of the graphs change
+READABLE_SCHEMAS = (1, SCHEMA_VERSION)  # a record of schema 1 is of a model without row vectors
 TEXT_SOURCE = "text"  # the weights of the text model, outside the folder
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
@@ -57,15 +58,16 @@ class TextModelRecord(_Record):
 class QueryRecord(_Record):
     """Content of `query.json`."""
 
-    schema_: Literal[1] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[1, 2] = Field(SCHEMA_VERSION, alias="schema")
     """Version of the fields."""
     network: int = NETWORK_VERSION
     """Version of the network that was exported."""
     captions: GraphRecord
-    """Token ids to vectors: `token_ids` (n, l) int64, `mask` (n, l) bool."""
+    """Token ids to vectors: `token_ids` (n, l) int64, `mask` (n, l) bool -> `vectors` (n, e), `row_vectors` (n, l, k),
+    `row_weights` (n, l)."""
     images: GraphRecord
     """Rows of regions to vectors: `features` (b, r, d) float16, `boxes` (b, r, 4) and `sizes` (b, 2) float32 in pixels,
-    `mask` (b, r) bool, `scores` (b, r) float32."""
+    `mask` (b, r) bool, `scores` (b, r) float32 -> `vectors` (b, e), `row_vectors` (b, r, k), `row_weights` (b, r)."""
     files: dict[FileName, Sha256]
     """SHA-256 of the files of weights in the folder, by name."""
     text: TextModelRecord
@@ -80,6 +82,8 @@ class QueryRecord(_Record):
     """Features per region."""
     embed_dim: int = Field(ge=1, le=1 << 20)
     """Features of a vector."""
+    alignment_dim: int = Field(0, ge=0, le=1 << 10)
+    """Numbers of a row vector, a further output of both graphs; 0 for a model without row vectors."""
 
 
 def has_query_side(folder: Path) -> bool:
@@ -98,9 +102,12 @@ def read_query_record(folder: Path) -> QueryRecord | None:
         return None
     content = read_json(path, "Run `tern index` again, which writes it again")
     if isinstance(content, dict):
-        for what, value, readable in (("schema", content.get("schema"), 1), ("network", content.get("network"), 1)):
-            if value != readable:
-                raise ValueError(describe_other_version(path, what, value, readable))
+        for what, value, readable in (
+            ("schema", content.get("schema"), READABLE_SCHEMAS),
+            ("network", content.get("network"), (NETWORK_VERSION,)),
+        ):
+            if value not in readable:
+                raise ValueError(describe_other_version(path, what, value, readable[-1]))
     try:
         return QueryRecord.model_validate(content)
     except ValidationError as error:

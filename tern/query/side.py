@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data.alignment import Embeddings, concatenate_embeddings, encode_rows
 from data.batches import group_by_length
 from data.io import sha256_file
 from data.onnx import CachedGraph, open_mapped_session, open_session, write_optimized_graph
@@ -51,21 +52,21 @@ class QuerySide:
         self._lock = threading.Lock()
         self._sessions: dict[str, Any] = {}
 
-    def embed_token_ids(self, captions: Sequence[Sequence[int]]) -> np.ndarray:
+    def embed_token_ids(self, captions: Sequence[Sequence[int]]) -> Embeddings:
         """Embed captions.
 
         Args:
-            captions: Token ids of each caption, from [CLS] to [SEP].
+            captions: Token ids of each caption, from [CLS] to [SEP]; at least one.
 
         Returns:
-            (n, e) float32 of unit length.
+            What the model computes of the captions, in their order.
 
         Raises:
             ValueError: A file of the query side is damaged, or the text model is another one.
             FileNotFoundError: The text model is not on this machine.
         """
         session = self.open_captions()
-        vectors = np.empty((len(captions), self.record.embed_dim), np.float32)
+        parts = []
         order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
         for start in range(0, len(order), CAPTIONS_PER_RUN):
             members = order[start : start + CAPTIONS_PER_RUN]
@@ -73,20 +74,20 @@ class QuerySide:
             mask = np.arange(lengths.max()) < lengths[:, None]
             token_ids = np.zeros(mask.shape, np.int64)
             token_ids[mask] = np.concatenate([captions[i] for i in members])
-            vectors[members] = run_graph(session, {"token_ids": token_ids, "mask": mask})
-        return vectors
+            parts.append(read_outputs(run_graph(session, {"token_ids": token_ids, "mask": mask}), mask))
+        return concatenate_embeddings(parts).select(np.argsort(order))
 
-    def embed_images(self, images: Sequence[ImageRegions], in_single_runs: bool = False) -> np.ndarray:
+    def embed_images(self, images: Sequence[ImageRegions], in_single_runs: bool = False) -> Embeddings:
         """Embed images whose regions are known.
 
         Images with equal numbers of regions share a run, which changes the last bits of their vectors.
 
         Args:
-            images: Regions of each image; features are rounded to float16, as those of a store are.
+            images: Regions of each image, at least one image; features are rounded to float16, as those of a store are.
             in_single_runs: Whether each image has a run of its own, so that its vector depends on nothing else.
 
         Returns:
-            (b, e) float32 of unit length.
+            What the model computes of the images, in their order.
 
         Raises:
             ValueError: Features have another size than in training, or a file of the query side is damaged.
@@ -98,13 +99,15 @@ class QuerySide:
                     f"(n, {self.record.region_dim}). Extract them with the extractor of the model's store."
                 )
         session = self.open_images()
-        vectors = np.empty((len(images), self.record.embed_dim), np.float32)
+        parts, order = [], []
         lengths = [max(1, len(features)) for features, *_ in images]
         longest = max(lengths, default=1)
         size = 1 if in_single_runs else max(1, min(IMAGES_PER_RUN, MAX_ROWS_PER_RUN // longest))
         for members in group_by_length(lengths, size):
-            vectors[members] = run_graph(session, _stack([images[i] for i in members]))
-        return vectors
+            inputs = _stack([images[i] for i in members])
+            parts.append(read_outputs(run_graph(session, inputs), inputs["mask"]))
+            order += members
+        return concatenate_embeddings(parts).select(np.argsort(order))
 
     def open_captions(self) -> Any:
         """Open the graph of captions now instead of at the first query. Returns its session."""
@@ -158,11 +161,34 @@ class QuerySide:
         return paths
 
 
-def run_graph(session: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Run a graph: inputs by name -> (n, e) float32. A graph has no inputs that the network does not use."""
+def run_graph(session: Any, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a graph: inputs by name -> outputs of `list_outputs`. A graph has no inputs that the network does not use."""
     names = {argument.name for argument in session.get_inputs()}
-    vectors: np.ndarray = session.run(None, {name: value for name, value in inputs.items() if name in names})[0]
-    return vectors
+    outputs: list[np.ndarray] = session.run(None, {name: value for name, value in inputs.items() if name in names})
+    return outputs
+
+
+def list_outputs(dims: Sequence[str], alignment_dim: int) -> dict[str, tuple[str, ...]]:
+    """List the outputs of a graph with the names of their dimensions of any size.
+
+    Args:
+        dims: Names of the dimensions of the mask: items, and rows of an item.
+        alignment_dim: Numbers per row vector; 0 for a model without them.
+    """
+    items, rows = dims
+    vectors: dict[str, tuple[str, ...]] = {"vectors": (items,)}
+    return vectors | ({"row_vectors": (items, rows), "row_weights": (items, rows)} if alignment_dim else {})
+
+
+def read_outputs(outputs: Sequence[np.ndarray], mask: np.ndarray) -> Embeddings:
+    """Convert the outputs of a graph: vectors (n, e) and, where the model has them, row vectors and weights.
+
+    Args:
+        outputs: Arrays in the order of `list_outputs`.
+        mask: (n, m) bool, True for a real row.
+    """
+    vectors, *rows = outputs
+    return Embeddings(vectors, encode_rows(rows[0], rows[1], mask) if rows else None)
 
 
 def _stack(images: Sequence[ImageRegions]) -> dict[str, np.ndarray]:

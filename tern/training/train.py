@@ -8,17 +8,20 @@ the same bits as one without interruption.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import nn
 
 from data.io import digest, remove_stale_temporaries, write_lock
 from tern.card import MODEL_CARD, ModelCard, read_model_card, write_model_card
 from tern.config import TrainConfig
 from tern.evaluation.baselines import chance_recalls
+from tern.model.folder import WEIGHTS
 from tern.parallel.group import barrier, broadcast_from_rank0, get_rank_and_world_size
 from tern.parallel.threads import torch_threads
 from tern.training.checkpoint import CheckpointManager, check_fingerprint, load_checkpoint
@@ -26,6 +29,7 @@ from tern.training.curves import TensorBoardLogger
 from tern.training.history import EpochProgress
 from tern.training.inputs import TrainingInputs
 from tern.training.trainer import Trainer
+from tern.training.validation import choose_weight_on_split
 
 VERSION = 8  # part of the digest that names a training; raise it when equal settings give other weights
 SETTINGS_WITHOUT_EFFECT = {"device", "save_steps", "save_seconds", "tensorboard"}  # not part of the digest
@@ -130,7 +134,7 @@ def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | N
     run_epochs(trainer, manager, on_epoch)
     if not trainer.rank:
         manager.save_final()
-        write_model_card(folder, make_model_card(trainer, key))
+        write_model_card(folder, make_model_card(trainer, key, choose_best_alignment_weight(trainer, folder)))
 
 
 def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch | None) -> None:
@@ -172,7 +176,17 @@ def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch |
         board.close()
 
 
-def make_model_card(trainer: Trainer, key: str) -> ModelCard:
+def choose_best_alignment_weight(trainer: Trainer, folder: Path) -> float:
+    """Choose the weight of the alignment score of the best epoch on `val`; 0 for a model without row vectors."""
+    if trainer.alignment_loss is None:
+        return 0.0
+    model = copy.deepcopy(trainer.ema_model)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    inputs = trainer.inputs
+    return choose_weight_on_split(model, inputs.regions, inputs.tokens, trainer.validation)
+
+
+def make_model_card(trainer: Trainer, key: str, alignment_weight: float) -> ModelCard:
     """Make the card of a finished training."""
     best, config, inputs = trainer.history[trainer.best_epoch - 1], trainer.config, trainer.inputs
     return ModelCard(
@@ -184,6 +198,7 @@ def make_model_card(trainer: Trainer, key: str) -> ModelCard:
         region_recipe=digest(inputs.regions.recipe),
         token_recipe=digest(inputs.tokens.recipe),
         fine_tuned=config.fine_tune,
+        alignment_weight=alignment_weight,
         num_parameters=sum(p.numel() for p in trainer.model.parameters()),
         epoch=best.epoch,
         metrics=best.validation.flat(),

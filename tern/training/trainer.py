@@ -23,10 +23,17 @@ from tern.batching.plan import BatchIds, plan_batches, rank_slices
 from tern.batching.read import BatchReader
 from tern.config import TrainConfig
 from tern.losses.build import build_loss
+from tern.losses.contrastive import InfoNCE
 from tern.model.embed import caption_field
 from tern.networks.build import build_trainable
 from tern.networks.inputs import TrainingBatch, map_tensors
-from tern.parallel.gradients import TwoTowerForward, all_gather_with_grad, average_gradients, wrap_ddp
+from tern.parallel.gradients import (
+    TwoTowerForward,
+    all_gather_with_grad,
+    all_pairs_alignment,
+    average_gradients,
+    wrap_ddp,
+)
 from tern.parallel.group import broadcast_from_rank0, get_rank_and_world_size
 from tern.training.history import Epoch
 from tern.training.inputs import TrainingInputs
@@ -91,6 +98,7 @@ class Trainer:
         # Consecutive batches on the plateau of the hinge loss; a resumed training starts at 0.
         self._plateau_batches = 0
         self._warned = False
+        self._vector_loss = torch.tensor(0.0)  # of the last batch, without the loss of the alignment
 
     def _build(self, text: nn.Module | None) -> None:
         c, inputs = self.config, self.inputs
@@ -102,9 +110,11 @@ class Trainer:
         fit_normalization(tern, inputs.regions, inputs.tokens, [*self.captions_by_image_id], caption_ids)
         self.ema_model = copy.deepcopy(self.model).eval()
         self.loss = build_loss(c.loss).to(self.device)
+        has_rows = bool(c.model.alignment_dim and c.loss.alignment_weight)
+        self.alignment_loss = InfoNCE(c.loss).to(self.device) if has_rows else None
         all_negatives = c.loss.model_copy(update={"negatives": "all", "memory_size": 0})
         self.all_negatives_loss = build_loss(all_negatives) if c.loss.name == "hinge" else None
-        self.optimizer = build_optimizer(c, self.model, self.loss, text)
+        self.optimizer = build_optimizer(c, self.model, self.losses_with_parameters, text)
         towers = TwoTowerForward(self.model)
         if c.compile:
             towers.compile(dynamic=True)
@@ -113,6 +123,11 @@ class Trainer:
     def _feature_mean(self) -> Tensor | None:
         counts = getattr(getattr(self.model, "tern", self.model), "counts", None)
         return None if counts is None else counts.feature_mean.cpu()
+
+    @property
+    def losses_with_parameters(self) -> nn.ModuleList:
+        """The losses whose parameters are trained."""
+        return nn.ModuleList([self.loss] if self.alignment_loss is None else [self.loss, self.alignment_loss])
 
     @property
     def best_epoch(self) -> int:
@@ -200,8 +215,8 @@ class Trainer:
             self.check_pending_values()  # of the previous batch, while a GPU computes this one
             self._enqueue_value("loss", loss.detach(), [plan], number)
             if c.loss.name == "hinge" and c.loss.negatives == "hardest" and self.epoch >= c.all_negatives_epochs:
-                self._enqueue_value("hinge", getattr(self.loss, "base_value", loss.detach()), [plan], number)
-        average_gradients(self.loss)
+                self._enqueue_value("hinge", getattr(self.loss, "base_value", self._vector_loss), [plan], number)
+        average_gradients(self.losses_with_parameters)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
         # A gradient may overflow although the loss does not. The check runs before any checkpoint is written.
         self._enqueue_value("gradient's norm", norm, plans, first)
@@ -225,16 +240,24 @@ class Trainer:
         seeds = [c.seed, self.epoch, number, self.rank]
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))  # for dropout
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=c.bf16):
-            vectors = self.towers(map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True)))
+            batch = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+            image_part, groups = self.towers(batch)
         shares = [rank_slices(plan, rank, self.world) for rank in range(self.world)]
-        images, captions = (
-            all_gather_with_grad(local_vectors, [share[side].stop - share[side].start for share in shares])
-            for side, local_vectors in enumerate(vectors)
-        )
+        num_images, num_captions = ([share[side].stop - share[side].start for share in shares] for side in (0, 1))
+        images = all_gather_with_grad(image_part.vectors, num_images)
+        captions = all_gather_with_grad(torch.cat([group.vectors for group in groups])[batch.order], num_captions)
         labels = torch.tensor([self.label_by_image_id[name] for name in plan.images])
-        caption_labels = labels[torch.tensor(plan.image_index)]
+        caption_labels = labels[torch.tensor(plan.image_index)].to(device)
+        labels = labels.to(device)
         loss = self.all_negatives_loss if self.all_negatives_loss and self.epoch < c.all_negatives_epochs else self.loss
-        value: Tensor = loss(images, captions, labels.to(device), caption_labels.to(device))
+        value: Tensor = loss(images, captions, labels, caption_labels)
+        self._vector_loss = value.detach()
+        if self.alignment_loss is not None:
+            rows = [group.rows for group in groups]
+            alignments = all_pairs_alignment(image_part.rows, rows, batch.order, (num_images, num_captions))
+            value = value + c.loss.alignment_weight * self.alignment_loss.alignment_loss(
+                alignments, labels, caption_labels
+            )
         return value
 
     def _enqueue_value(self, kind: str, value: Tensor, plans: list[BatchIds], number: int) -> None:
@@ -283,4 +306,5 @@ class Trainer:
 
     def stateful_parts(self) -> dict[str, Any]:
         """Return everything with a `state_dict`, by its key in the checkpoint."""
-        return {"model": self.model, "averaged": self.ema_model, "loss": self.loss, "optimizer": self.optimizer}
+        parts = {"model": self.model, "averaged": self.ema_model, "loss": self.loss, "optimizer": self.optimizer}
+        return parts if self.alignment_loss is None else parts | {"alignment_loss": self.alignment_loss}

@@ -1,14 +1,15 @@
-"""Retrieval metrics of a model on a split, straight from the stores. Used after each epoch."""
+"""Retrieval metrics of a model on a split, straight from the stores. Used after each epoch and at the end."""
 
 from __future__ import annotations
 
-import numpy as np
 from torch import nn
 
+from data.alignment import Embeddings, concatenate_embeddings
 from data.datasets import Dataset
 from data.store import Store
+from tern.evaluation.rerank import choose_alignment_weight, rerank_split
 from tern.evaluation.results import RetrievalMetrics
-from tern.evaluation.usable import measure_usable
+from tern.evaluation.usable import find_usable_rows, measure_usable
 from tern.model.embed import embed_captions, embed_images
 
 
@@ -21,8 +22,30 @@ def evaluate_split(model: nn.Module, regions: Store, tokens: Store, dataset: Dat
         tokens: Token store with all captions of `dataset`.
         dataset: Images and captions of the split.
     """
+    images, captions = _embed_split(model, regions, tokens, dataset)
+    image_ids = [image.id for image in dataset.images]
+    caption_image_ids = [caption.image_id for caption in dataset.captions]
+    return measure_usable(images.vectors, image_ids, captions.vectors, caption_image_ids)
+
+
+def choose_weight_on_split(model: nn.Module, regions: Store, tokens: Store, dataset: Dataset) -> float:
+    """Choose the weight of the alignment score of a model with row vectors on a split with captions.
+
+    The arguments are those of `evaluate_split`.
+    """
+    images, captions = _embed_split(model, regions, tokens, dataset)
+    ids, caption_image_ids = [image.id for image in dataset.images], [caption.image_id for caption in dataset.captions]
+    rows, caption_rows = find_usable_rows(images.vectors, ids, captions.vectors, caption_image_ids)
+    if not len(caption_rows):
+        return 0.0
+    names, of = [ids[row] for row in rows], [caption_image_ids[row] for row in caption_rows]
+    return choose_alignment_weight(rerank_split(images.select(rows), names, captions.select(caption_rows), of))
+
+
+def _embed_split(model: nn.Module, regions: Store, tokens: Store, dataset: Dataset) -> tuple[Embeddings, Embeddings]:
+    """Embed all images and captions of a dataset, in its order."""
     image_ids, caption_ids = [image.id for image in dataset.images], [caption.id for caption in dataset.captions]
-    image_vectors = np.concatenate([rows for _, rows in embed_images(model, regions, image_ids)])
-    caption_vectors = np.concatenate([rows for _, rows in embed_captions(model, tokens, caption_ids)])
-    caption_image_ids = [dataset.image_id_by_caption_id[name] for name in caption_ids]
-    return measure_usable(image_vectors, image_ids, caption_vectors, caption_image_ids)
+    return (
+        concatenate_embeddings([part for _, part in embed_images(model, regions, image_ids)]),
+        concatenate_embeddings([part for _, part in embed_captions(model, tokens, caption_ids)]),
+    )

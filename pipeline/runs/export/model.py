@@ -83,7 +83,9 @@ def _measure(plan: Plan, vectors: Vectors) -> tuple[Evaluation, Calibration | No
     dataset = vectors.features.dataset
     if not splits_with_captions(dataset, HELD_OUT):
         return Evaluation(splits={}), None
-    evaluation = read_or_compute_evaluation(vectors, dataset, Workspace(plan.workspace), plan.evaluate)
+    evaluation = read_or_compute_evaluation(
+        vectors, dataset, Workspace(plan.workspace), plan.evaluate, plan.index.rerank
+    )
     return evaluation, make_calibration(vectors, dataset)
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from data.alignment import Embeddings
 from pipeline.search.explain import MAX_CANDIDATES, OVERHEAD_BYTES, REGIONS_PER_HIT, RegionRemover, remove_regions
 from pipeline.search.stored_images import StoredImage
 
@@ -33,7 +34,7 @@ class FakeStore:
         return StoredImage(regions, np.array(self.class_ids[name]))
 
 
-ENCODER = SimpleNamespace(embed_regions=lambda images: np.stack([rows.sum(axis=0) for rows, *_ in images]))
+ENCODER = SimpleNamespace(embed_regions=lambda images: Embeddings(np.stack([rows.sum(axis=0) for rows, *_ in images])))
 
 
 def find(store, *names):

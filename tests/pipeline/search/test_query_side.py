@@ -95,17 +95,17 @@ def test_vectors_of_the_query_side_equal_those_of_torch(name, fine_tuned, bert, 
     assert record is not None, "the query side was exported"
     onnx, in_torch = OnnxEncoder(folder, record, is_resident=False), TorchEncoder(folder, text)
     assert onnx.tokenize(TEXTS) == in_torch.tokenize(TEXTS)
-    vectors = onnx.embed_texts(TEXTS)
-    np.testing.assert_allclose(vectors, in_torch.embed_texts(TEXTS), atol=1e-5)
+    vectors = onnx.embed_texts(TEXTS).vectors
+    np.testing.assert_allclose(vectors, in_torch.embed_texts(TEXTS).vectors, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert len(np.unique(vectors.round(4), axis=0)) >= 4, "other texts, other vectors"
     for text_alone, vector in zip(TEXTS, vectors, strict=True):  # alone, without padding
-        np.testing.assert_allclose(onnx.embed_texts([text_alone])[0], vector, atol=1e-5)
+        np.testing.assert_allclose(onnx.embed_texts([text_alone]).vectors[0], vector, atol=1e-5)
     images = draw_images()
-    expected = in_torch.embed_images(images)
+    expected = in_torch.embed_images(images).vectors
     for encoder in (onnx, OnnxEncoder(folder, record, is_resident=True)):
-        np.testing.assert_allclose(encoder.embed_images(images), expected, atol=1e-5)
-    single = [onnx._side.embed_images(part, in_single_runs=True) for part in (images, images[::-1])]
+        np.testing.assert_allclose(encoder.embed_images(images).vectors, expected, atol=1e-5)
+    single = [onnx._side.embed_images(part, in_single_runs=True).vectors for part in (images, images[::-1])]
     np.testing.assert_array_equal(single[0], single[1][::-1])
     np.testing.assert_allclose(single[0], expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"shape \(3, 7\), but the model was trained on \(n, 20\)"):
@@ -154,22 +154,22 @@ def test_damaged_query_side_is_one_error_that_names_the_file(case, model, bert, 
 
 def test_cached_graph_that_is_truncated_is_written_again(model, bert):
     encoder = OnnxEncoder(model, read_query_record(model), is_resident=False)
-    expected = encoder.embed_texts(["two cats"])
+    expected = encoder.embed_texts(["two cats"]).vectors
     cached = (find_cache_folder() / "onnx").glob("query-captions-*.ort")
     newest = max(cached, key=lambda path: path.stat().st_mtime)
     for content in (newest.read_bytes()[:5000], b"", bytes(90_000)):
         newest.write_bytes(content)
-        again = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])
+        again = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"]).vectors
         np.testing.assert_array_equal(again, expected)
     for sidecar in newest.parent.glob("*.json"):
         sidecar.write_text("{")
-    again = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])
+    again = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"]).vectors
     np.testing.assert_array_equal(again, expected)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("Failed to save the model")])
 def test_graph_that_cannot_be_cached_is_used_without_the_cache(error, model, monkeypatch):
-    expected = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])
+    expected = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"]).vectors
     shutil.rmtree(find_cache_folder() / "onnx")
 
     def fail(path, graph, initializers):
@@ -177,7 +177,7 @@ def test_graph_that_cannot_be_cached_is_used_without_the_cache(error, model, mon
         raise error
 
     monkeypatch.setattr("tern.query.side.write_optimized_graph", fail)
-    vectors = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])
+    vectors = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"]).vectors
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert not list((find_cache_folder() / "onnx").iterdir())
 
@@ -190,7 +190,9 @@ def test_tokenizer_is_kept_beside_a_model_whose_text_model_has_no_such_file(bert
     model = make_model(tmp_path / "tern-0", ARCHITECTURES["default"], text, False)
     assert (model / TOKENIZER).is_file()
     onnx = OnnxEncoder(model, read_query_record(model), is_resident=False)
-    np.testing.assert_allclose(onnx.embed_texts(TEXTS), TorchEncoder(model, text).embed_texts(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(
+        onnx.embed_texts(TEXTS).vectors, TorchEncoder(model, text).embed_texts(TEXTS).vectors, atol=1e-5
+    )
 
 
 def test_workspace_without_feature_stores_is_searched_without_regions(finished_pipeline, tmp_path):

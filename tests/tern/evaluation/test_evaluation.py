@@ -28,7 +28,7 @@ def slow_relevance(ids, owners, texts):
 
 
 def test_all_metrics_together_equal_each_alone(split, tmp_path, monkeypatch):
-    images, captions, ids, owners, texts = vars(split).values()
+    images, captions, ids, owners, texts, _ = vars(split).values()
     rouge = slow_relevance(ids, owners, texts)
     spice = np.random.default_rng(1).random(rouge.shape).astype(np.float32)
     write_relevances(tmp_path / "coco-val-spice.npy", [spice])

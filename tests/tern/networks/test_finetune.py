@@ -31,8 +31,8 @@ def test_random_text_encoder_learns_the_meaning_of_words(world, tmp_path):
     metrics = evaluate_split(model, regions, tokens, dataset.select_split("test"))
     assert metrics.t2i.r5 > 80  # chance is 25
     name = dataset.select_split("test").captions[0].id
-    stored = next(embed_captions(model, tokens, [name]))[1][0]
-    new = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)])[0]
+    stored = next(embed_captions(model, tokens, [name]))[1].vectors[0]
+    new = embed_new_captions(model, [tokens.read("token_ids", [name]), np.arange(9)]).vectors[0]
     np.testing.assert_allclose(new, stored, atol=1e-6)
 
 

@@ -41,10 +41,15 @@ def test_vector_has_unit_length_and_does_not_depend_on_the_batch(changes):
     tern = model(**changes)
     images = [make_image(rows, seed) for seed, rows in enumerate((1, 9, 4, 30))]
     captions = [make_caption(rows, seed) for seed, rows in enumerate((2, 17, 5, 60))]
-    together, alone = embed_new_images(tern, images), [embed_new_images(tern, [one])[0] for one in images]
+    together, alone = (
+        embed_new_images(tern, images).vectors,
+        [embed_new_images(tern, [one]).vectors[0] for one in images],
+    )
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(
-        embed_new_captions(tern, captions), [embed_new_captions(tern, [one])[0] for one in captions], atol=1e-5
+        embed_new_captions(tern, captions).vectors,
+        [embed_new_captions(tern, [one]).vectors[0] for one in captions],
+        atol=1e-5,
     )
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
@@ -71,8 +76,8 @@ def test_order_of_regions_does_not_change_a_vector(pooling):
     tern = model(pooling=pooling)
     features, boxes, size, scores = make_image(8, 0)
     order = np.random.default_rng(0).permutation(8)
-    mixed = embed_new_images(tern, [(features[order], boxes[order], size, scores[order])])
-    np.testing.assert_allclose(mixed, embed_new_images(tern, [(features, boxes, size, scores)]), atol=1e-5)
+    mixed = embed_new_images(tern, [(features[order], boxes[order], size, scores[order])]).vectors
+    np.testing.assert_allclose(mixed, embed_new_images(tern, [(features, boxes, size, scores)]).vectors, atol=1e-5)
 
 
 def test_boxes_change_a_vector_only_with_box_embedding():
@@ -80,7 +85,7 @@ def test_boxes_change_a_vector_only_with_box_embedding():
     for box_embedding, is_equal in (("add", False), ("none", True)):
         pair = embed_new_images(
             model(box_embedding=box_embedding), [(features, boxes, size, scores), (features, boxes[::-1], size, scores)]
-        )
+        ).vectors
         assert np.allclose(*pair, atol=1e-6) is is_equal
 
 
@@ -156,14 +161,14 @@ def test_box_features_are_fractions_of_the_image():
 
 def test_scale_of_the_features_does_not_change_a_vector():
     features, boxes, size, scores = make_image(5, 0)
-    pair = embed_new_images(model(), [(features, boxes, size, scores), (100 * features, boxes, size, scores)])
+    pair = embed_new_images(model(), [(features, boxes, size, scores), (100 * features, boxes, size, scores)]).vectors
     np.testing.assert_allclose(*pair, atol=2e-3)
 
 
 def test_image_without_regions_has_a_finite_vector():
     empty = (np.zeros((0, 10), np.float32), np.zeros((0, 4), np.float32), (9, 9), np.zeros(0))
     for pooling in ("gpo", "mean", "max", "cls"):
-        assert np.isfinite(embed_new_images(model(pooling=pooling), [empty, make_image(3, 0)])).all()
+        assert np.isfinite(embed_new_images(model(pooling=pooling), [empty, make_image(3, 0)]).vectors).all()
 
 
 def test_pad_rows_keeps_every_row_of_every_item():

@@ -33,11 +33,11 @@ def test_initial_vectors_equal_numpy_on_pooled_features():
             pooled = np.concatenate([features[0], np.average(features, axis=0, weights=weights), features.max(0)])
             expected = (pooled - images.mean.numpy()) / images.std.numpy() @ images.map.weight.detach().numpy().T
             longer = (draw.normal(size=(9, 10)), np.zeros((9, 4)), (9, 9), np.ones(9))  # another image in the batch
-            vectors = embed_new_images(model, [(features, np.zeros((rows, 4)), (9, 9), scores), longer])[0]
+            vectors = embed_new_images(model, [(features, np.zeros((rows, 4)), (9, 9), scores), longer]).vectors[0]
             np.testing.assert_allclose(vectors, expected / np.linalg.norm(expected), atol=1e-4)
         tokens = draw.normal(size=(rows, 6)).astype(np.float16).astype(np.float32)
         unit = tokens.mean(0) / np.linalg.norm(tokens.mean(0)) - captions.mean.numpy()
-        vectors = embed_new_captions(model, [tokens, draw.normal(size=(3, 6))])  # another caption in the batch
+        vectors = embed_new_captions(model, [tokens, draw.normal(size=(3, 6))]).vectors  # another caption in the batch
         expected = captions.map.weight.detach().numpy() @ unit
         np.testing.assert_allclose(vectors[0], expected / np.linalg.norm(expected), atol=1e-5)
 
@@ -48,7 +48,7 @@ def test_initial_caption_map_keeps_the_angles_of_the_text_encoder():
         np.random.default_rng(seed).normal(size=(4, 6)).astype(np.float16).astype(np.float32) for seed in range(5)
     ]
     means = np.array([rows.mean(0) / np.linalg.norm(rows.mean(0)) for rows in captions])
-    vectors = embed_new_captions(model, captions)
+    vectors = embed_new_captions(model, captions).vectors
     np.testing.assert_allclose(vectors @ vectors.T, means @ means.T, atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_feature_that_is_constant_in_training_is_ignored(world):
     with torch.no_grad():
         fit_normalization(model, regions, tokens, ["0.jpg"], ["0.jpg#0"])  # one image: every feature is constant
     features = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
-    assert np.isfinite(embed_new_images(model, [(features, np.zeros((3, 4)), (9, 9), np.ones(3))])).all()
+    assert np.isfinite(embed_new_images(model, [(features, np.zeros((3, 4)), (9, 9), np.ones(3))]).vectors).all()
     assert not (features.mean() / model.image_shortcut.std).any()
 
 

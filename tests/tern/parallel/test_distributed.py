@@ -115,7 +115,9 @@ def test_training_in_two_processes_equals_one_up_to_rounding(world, pair, tmp_pa
     # Vectors are compared, not weights: the gradient of the bias of the keys is rounding only, and Adam amplifies it.
     names = [caption.id for caption in world.dataset.select_split("val").captions]
     models = [load_model(run) for run in (folder / "run", tmp_path)]
-    parallel, single = (np.concatenate([rows for _, rows in embed_captions(m, world.tokens, names)]) for m in models)
+    parallel, single = (
+        np.concatenate([part.vectors for _, part in embed_captions(m, world.tokens, names)]) for m in models
+    )
     np.testing.assert_allclose(parallel, single, atol=5e-3)
     assert {path.name for path in folder.glob("epoch-*")} == {"epoch-0-1", "epoch-0-2"}
 

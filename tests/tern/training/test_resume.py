@@ -202,7 +202,8 @@ def test_step_equals_the_update_formulas(world, clip, ema):
 
 
 def test_first_epochs_use_the_hinge_loss_over_all_negatives(world):
-    no_dropout = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0}}
+    no_dropout = {"model": RESUMED_CONFIG["model"] | {"input_dropout": 0, "token_dropout": 0}}
+    no_dropout["model"] |= {"dropout": 0, "shortcut_dropout": 0}
 
     def compute_loss(negatives, all_negatives_epochs, epoch):
         hinge = {"loss": {"name": "hinge", "negatives": negatives}, "all_negatives_epochs": all_negatives_epochs}

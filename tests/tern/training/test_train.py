@@ -128,15 +128,17 @@ def test_new_and_stored_items_have_equal_vectors(world, straight):
     regions, tokens, dataset = world
     model, part = load_model(straight[0]), dataset.select_split("test")
     names = [caption.id for caption in part.captions]
-    stored = dict(zip(names, np.concatenate([v for _, v in embed_captions(model, tokens, names, 7)]), strict=True))
+    stored = dict(
+        zip(names, np.concatenate([part.vectors for _, part in embed_captions(model, tokens, names, 7)]), strict=True)
+    )
     for name in names[:5]:
-        fresh = embed_new_captions(model, [tokens.read("features", [name])])[0]
+        fresh = embed_new_captions(model, [tokens.read("features", [name])]).vectors[0]
         np.testing.assert_allclose(fresh, stored[name], atol=1e-5)
     ids = [image.id for image in part.images]
-    image_vectors = np.concatenate([v for _, v in embed_images(model, regions, ids, 6)])
+    image_vectors = np.concatenate([part.vectors for _, part in embed_images(model, regions, ids, 6)])
     read = lambda i: [regions.read(field, [i]) for field in ("features", "boxes", "size", "scores")]  # noqa: E731
     photos = [(features, boxes, size[0], scores) for features, boxes, size, scores in map(read, ids)]
-    np.testing.assert_allclose(embed_new_images(model, photos), image_vectors, atol=1e-5)
+    np.testing.assert_allclose(embed_new_images(model, photos).vectors, image_vectors, atol=1e-5)
 
 
 def test_fingerprint_changes_with_settings_and_training_data(world):

@@ -1,0 +1,124 @@
+"""Metrics of a reranked search: the best candidates of each query in the order of the combined score.
+
+Exactly what an index with `rerank` answers: candidates come from the first stage, and an item that is none of them
+keeps its rank there. The tie rule is that of `tern.evaluation.metrics`.
+
+Shapes: q queries, g gallery items, c candidates per query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.alignment import Embeddings, combine_scores, compute_alignment_scores
+from tern.evaluation.metrics import (
+    RECALL_CUTOFFS,
+    TIE_TOLERANCE,
+    compute_ranks,
+    encode_image_ids,
+    iter_score_blocks,
+)
+
+DEFAULT_CANDIDATES = 100
+ALIGNMENT_WEIGHTS = tuple(step / 20 for step in range(17))  # 0 to 0.8, from which the best on `val` is chosen
+SMOOTHING = 1  # neighboring weights on each side that are averaged: one alone is noise where `val` is small
+
+
+@dataclass(frozen=True)
+class RerankedDirection:
+    """The candidates of all queries of one direction, with the scores of both stages."""
+
+    ranks: np.ndarray
+    """(q,) int64: rank of the best relevant item in the first stage, from 0; -1 for an item that is not a query."""
+    labels: np.ndarray
+    """(q, c) int64: image of each candidate."""
+    query_labels: np.ndarray
+    """(q,) int64: image of each query."""
+    cosines: np.ndarray
+    """(q, c) float32: scores of the first stage."""
+    alignments: np.ndarray
+    """(q, c) float32: scores of the second stage."""
+
+    def compute_ranks(self, alignment_weight: float) -> np.ndarray:
+        """Return the rank of the best relevant item after reranking, (q,) int64, from 0.
+
+        Args:
+            alignment_weight: As in `combine_scores`.
+        """
+        scores = combine_scores(self.cosines, self.alignments, alignment_weight)  # (q, c)
+        labels = self.query_labels[:, None]
+        is_relevant = self.labels == labels
+        best = np.where(is_relevant, scores, -np.inf).max(axis=1, keepdims=True)
+        lead = scores - best
+        is_better = (lead > TIE_TOLERANCE) | ((lead >= -TIE_TOLERANCE) & (self.labels < labels))
+        found = is_relevant.any(axis=1) & (self.ranks >= 0)
+        return np.where(found, is_better.sum(axis=1), self.ranks)
+
+
+def rerank_split(
+    images: Embeddings,
+    image_ids: Sequence[str],
+    captions: Embeddings,
+    caption_image_ids: Sequence[str],
+    num_candidates: int = DEFAULT_CANDIDATES,
+) -> tuple[RerankedDirection, RerankedDirection]:
+    """Score the candidates of all queries of a split: image to text, and text to image.
+
+    Args:
+        images: N images with row vectors.
+        image_ids: N ids, each once.
+        captions: M captions with row vectors.
+        caption_image_ids: M image ids: the image of each caption.
+        num_candidates: Maximum number of candidates per query, at least 1.
+
+    Raises:
+        ValueError: As `retrieval_metrics`.
+    """
+    labels = encode_image_ids(images.vectors, image_ids, captions.vectors, caption_image_ids)
+    ranks = compute_ranks(images.vectors, captions.vectors, *labels)
+    sides = (images, labels[0]), (captions, labels[1])
+    return (
+        _score_candidates(ranks[0], *sides[0], *sides[1], num_candidates),
+        _score_candidates(ranks[1], *sides[1], *sides[0], num_candidates),
+    )
+
+
+def _score_candidates(
+    ranks: np.ndarray,
+    queries: Embeddings,
+    query_labels: np.ndarray,
+    gallery: Embeddings,
+    gallery_labels: np.ndarray,
+    num_candidates: int,
+) -> RerankedDirection:
+    assert queries.rows is not None
+    assert gallery.rows is not None
+    count = min(num_candidates, len(gallery))
+    positions = np.empty((len(queries), count), np.int64)
+    cosines, alignments = (np.empty(positions.shape, np.float32) for _ in range(2))
+    query_vectors, gallery_vectors = (part.vectors.astype(np.float32) for part in (queries, gallery))
+    for start, scores in iter_score_blocks(query_vectors, gallery_vectors):
+        part = slice(start, start + len(scores))
+        positions[part] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        cosines[part] = np.take_along_axis(scores, positions[part], axis=1)
+    for row, candidates in enumerate(positions):
+        alignments[row] = compute_alignment_scores(queries.rows.select([row]), gallery.rows.select(candidates))
+    return RerankedDirection(ranks, gallery_labels[positions], query_labels, cosines, alignments)
+
+
+def choose_alignment_weight(directions: Sequence[RerankedDirection]) -> float:
+    """Choose the weight of the alignment with the highest mean rsum of it and its neighbors; the smallest of equals.
+
+    Args:
+        directions: Both directions of a split that nothing is judged on, such as `val`.
+    """
+    sums = [_sum_recalls([direction.compute_ranks(weight) for direction in directions]) for weight in ALIGNMENT_WEIGHTS]
+    means = [float(np.mean(sums[max(0, index - SMOOTHING) : index + SMOOTHING + 1])) for index in range(len(sums))]
+    return ALIGNMENT_WEIGHTS[int(np.argmax(means))]
+
+
+def _sum_recalls(ranks: Sequence[np.ndarray]) -> float:
+    return sum(100 * float((part[part >= 0] < cutoff).mean()) for part in ranks for cutoff in RECALL_CUTOFFS)
