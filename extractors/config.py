@@ -157,9 +157,11 @@ class TextConfig(SettingsTable):
 
     model: NameOrPath = "bert-base-uncased"
     """Name on the Hugging Face hub, path of a folder, or "minilm" for the copy in an installed package."""
-    layer: int | Literal["mean-last-4"] = -1
-    """Hidden state that is stored: -1 for the last layer, 0 for the embeddings, k for the k-th layer, or "mean-last-4"
-    for the mean of the last four layers (table 7 of the BERT paper sums them; the mean keeps the scale of a layer)."""
+    layer: int | Literal["mean-last-4"] | Annotated[tuple[int, ...], Field(min_length=2, max_length=16)] = -1
+    """Hidden state that is stored: -1 for the last layer, 0 for the embeddings, k for the k-th layer, "mean-last-4" for
+    the mean of the last four layers (table 7 of the BERT paper sums them; the mean keeps the scale of a layer), or
+    several numbers such as [0, 2, 4, -1], whose features are placed side by side: early layers know the single word,
+    the last one knows the sentence."""
     max_tokens: int = Field(64, ge=3)
     """Maximum number of tokens of a caption, including [CLS] and [SEP]; longer captions are truncated."""
     batch_size: int | None = Field(None, ge=1)

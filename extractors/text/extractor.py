@@ -17,8 +17,6 @@ from extractors.config import TextConfig
 from extractors.nn.inference import parse_device
 from extractors.nn.state_dict import state_sha256
 from extractors.text.models import (
-    MEAN_LAST_4,
-    NUM_MEAN_LAYERS,
     SET_MODEL,
     load_text_model,
     load_tokenizer,
@@ -54,12 +52,12 @@ class TextExtractor:
         """
         self.config = config
         on_cpu = parse_device(config.device).type == "cpu"
-        self._mean = config.layer == MEAN_LAST_4
         folder = resolve_model_folder(config.model)
         local = not must_download(folder)
         try:
             self._tokenizer = load_tokenizer(folder, local)
-            model: Any = load_text_model(folder, config.layer, local)
+            model: Any
+            model, self._hidden_states = load_text_model(folder, config.layer, local)
             self._model = model.to(config.device).eval()
         except OSError as error:
             raise FileNotFoundError(
@@ -74,7 +72,7 @@ class TextExtractor:
                 f"max_tokens {config.max_tokens} is more than the {longest} tokens that {config.model!r} reads. "
                 "Lower `text.max_tokens`."
             )
-        self.dim: int = self._model.config.hidden_size
+        self.dim = self._hidden_states.dim
         self.unknown_id: int | None = self._tokenizer.unk_token_id
         self.vocabulary_size: int = self._model.config.vocab_size
         self._batch_size = config.batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
@@ -91,7 +89,7 @@ class TextExtractor:
         return {
             "extractor": "text",
             "version": TEXT_VERSION,
-            "layer": MEAN_LAST_4 if self._mean else self._model.config.num_hidden_layers,
+            "layer": self._hidden_states.recipe,
             "max_tokens": self.config.max_tokens,
             "batch_size": self._batch_size,
             "unknown_id": self.unknown_id,
@@ -156,11 +154,8 @@ class TextExtractor:
         device, use_bfloat16 = self.config.device, self.config.dtype == "bfloat16"
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=use_bfloat16):
             inputs = {"input_ids": input_ids.to(device), "attention_mask": torch.ones_like(input_ids).to(device)}
-            out = self._model(**inputs, output_hidden_states=self._mean)
-        hidden = (
-            torch.stack(out.hidden_states[-NUM_MEAN_LAYERS:]).float().mean(0) if self._mean else out.last_hidden_state
-        )  # (b, l, d)
-        features = hidden.half().cpu().numpy()
+            out = self._model(**inputs, output_hidden_states=self._hidden_states.needs_all)
+        features = self._hidden_states.select(out).half().cpu().numpy()  # (b, l, d)
         return [row.copy() for row in features[: len(ids)]]
 
 
@@ -170,8 +165,8 @@ class TextEncoder(torch.nn.Module):
     def __init__(self, config: TextConfig, extractor: TextExtractor | None = None) -> None:
         """Load the layers, or take those of an extractor on the CPU, which shares them."""
         super().__init__()
-        self.bert = (extractor or TextExtractor(config.model_copy(update={"device": "cpu"})))._model
-        self._mean = config.layer == MEAN_LAST_4
+        extractor = extractor or TextExtractor(config.model_copy(update={"device": "cpu"}))
+        self.bert, self._hidden_states = extractor._model, extractor._hidden_states
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Compute token features.
@@ -183,5 +178,7 @@ class TextEncoder(torch.nn.Module):
         Returns:
             (b, l, d) float.
         """
-        out = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=self._mean)
-        return torch.stack(out.hidden_states[-NUM_MEAN_LAYERS:]).mean(0) if self._mean else out.last_hidden_state
+        needs_all = self._hidden_states.needs_all
+        return self._hidden_states.select(
+            self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=needs_all)
+        )

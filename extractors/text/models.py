@@ -67,16 +67,51 @@ def load_tokenizer(folder: str, local: bool) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=local)
 
 
-def load_text_model(folder: str, layer: int | str, local: bool) -> PreTrainedModel:
+class HiddenStates:
+    """The hidden states of a text model that are stored: one, the mean of several, or several side by side.
+
+    Args:
+        width: Numbers of a hidden state of one token.
+        numbers: Numbers of the hidden states; a single one is the last of the model.
+        is_mean: Whether their mean is stored.
+    """
+
+    def __init__(self, width: int, numbers: tuple[int, ...], is_mean: bool) -> None:
+        self._numbers, self._is_mean = numbers, is_mean
+        self.needs_all = len(numbers) > 1
+        self.dim = width if is_mean else width * len(numbers)
+
+    @property
+    def recipe(self) -> int | str | list[int]:
+        """Their part of a recipe."""
+        if self._is_mean:
+            return MEAN_LAST_4
+        return [*self._numbers] if self.needs_all else self._numbers[0]
+
+    def select(self, outputs: Any) -> torch.Tensor:
+        """Select them from the outputs of the model: (b, l, dim)."""
+        if not self.needs_all:
+            last: torch.Tensor = outputs.last_hidden_state
+            return last
+        states = [outputs.hidden_states[number] for number in self._numbers]
+        return torch.stack(states).float().mean(0) if self._is_mean else torch.cat(states, dim=-1)
+
+
+Layer = int | str | tuple[int, ...]
+"""A hidden state, "mean-last-4", or several hidden states."""
+
+
+def load_text_model(folder: str, layer: Layer, local: bool) -> tuple[PreTrainedModel, HiddenStates]:
     """Load a model without the layers above a hidden state, so that its last hidden state is that one.
 
     Args:
         folder: Folder, or name on the Hugging Face hub.
-        layer: Index of the hidden state, from -(layers + 1) to layers, or "mean-last-4", which keeps all layers.
+        layer: Index of the hidden state, from -(layers + 1) to layers; several of them, of which the highest decides;
+            or "mean-last-4", which keeps all layers.
         local: Whether to read local files only.
 
     Returns:
-        The model in float32, without a pooler.
+        The model in float32, without a pooler, and what selects the hidden states from its outputs.
 
     Raises:
         OSError: The model does not exist.
@@ -84,7 +119,8 @@ def load_text_model(folder: str, layer: int | str, local: bool) -> PreTrainedMod
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=local)
     num_layers = config.num_hidden_layers
-    last = _last_layer(layer, num_layers, folder)
+    numbers = find_hidden_states(layer, num_layers, folder)
+    last = max(numbers)
     show_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # it would interrupt the progress bar of the pipeline
     try:
@@ -115,25 +151,31 @@ def load_text_model(folder: str, layer: int | str, local: bool) -> PreTrainedMod
             )
         del stack[last:]
     model.config.num_hidden_layers = last
-    return model
+    return model, HiddenStates(model.config.hidden_size, numbers, is_mean=layer == MEAN_LAST_4)
 
 
-def _last_layer(layer: int | str, num_layers: int, folder: str) -> int:
-    """Return the number of layers that are needed for a hidden state, 0 to `num_layers`."""
+def find_hidden_states(layer: Layer, num_layers: int, folder: str) -> tuple[int, ...]:
+    """Return the numbers of the hidden states that a setting names, each 0 to `num_layers`.
+
+    Raises:
+        ValueError: The model does not have one of them.
+    """
+    if isinstance(layer, tuple):
+        return tuple(number for part in layer for number in find_hidden_states(part, num_layers, folder))
     if layer == MEAN_LAST_4:
         if num_layers < NUM_MEAN_LAYERS:
             raise ValueError(
                 f"The layer {MEAN_LAST_4!r} needs {NUM_MEAN_LAYERS} layers, but {folder} has {num_layers}. "
                 "Set `text.layer` to a number."
             )
-        return num_layers
+        return tuple(range(num_layers - NUM_MEAN_LAYERS + 1, num_layers + 1))
     index = int(layer)
     if not -num_layers - 1 <= index <= num_layers:
         raise ValueError(
             f"{folder} does not have the layer {layer}: it has hidden states {-num_layers - 1} to {num_layers}. "
             "Set `text.layer` to one of them."
         )
-    return index if index >= 0 else num_layers + 1 + index
+    return (index if index >= 0 else num_layers + 1 + index,)
 
 
 def resolve_model_folder(model: str) -> str:

@@ -91,7 +91,7 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
         FileNotFoundError: The file does not exist.
         ValueError: The file cannot be read, its BERT is not the one of `text`, or `text` averages several layers.
     """
-    from extractors.text import MEAN_LAST_4, TextEncoder  # lazy: as in `train_model`
+    from extractors.text import TextEncoder  # lazy: as in `train_model`
     from tern.model import (  # lazy: torch takes seconds to import
         check_checkpoint_file,
         load_bert_weights,
@@ -99,9 +99,9 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
     )
 
     check_checkpoint_file(checkpoint)
-    if text.layer == MEAN_LAST_4:
+    if not isinstance(text.layer, int):
         raise ValueError(
-            f"text.layer is {MEAN_LAST_4!r}, but {checkpoint} was trained on one layer. Set text.layer=6, the layer "
+            f"text.layer is {text.layer!r}, but {checkpoint} was trained on one layer. Set text.layer=6, the layer "
             "of the authors."
         )
     cards = (read_model_card(workspace.model(name)) for name in workspace.list_models())

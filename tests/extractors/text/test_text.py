@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
 from extractors.config import TextConfig
 from extractors.packaged import MINILM, check_sha256
-from extractors.text.extractor import TextExtractor
+from extractors.text.extractor import TextEncoder, TextExtractor
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS), "dog", "dogs", "two"]
@@ -174,6 +174,26 @@ def test_text_extractor_recipe_changes_with_everything_that_changes_the_features
     assert plain != recipe(max_tokens=9)
     assert plain != recipe(layer="mean-last-4")
     assert plain["weights_sha256"] == recipe(layer="mean-last-4")["weights_sha256"]
+
+
+def test_several_layers_are_stored_side_by_side(folder: Path) -> None:
+    texts = ["dog", "a dog runs"]
+    extractor = TextExtractor(TextConfig(model=str(folder), layer=(0, 2, -1)))
+    single = [TextExtractor(TextConfig(model=str(folder), layer=layer))(texts) for layer in (0, 2, 4)]
+    assert extractor.dim == 3 * 32
+    for number, tokens in enumerate(extractor(texts)):
+        expected = np.concatenate([layer[number].features for layer in single], axis=1)
+        np.testing.assert_allclose(tokens.features, expected, atol=1e-3)
+    assert extractor.recipe["layer"] == [0, 2, 4]
+    encoder, ids = TextEncoder(extractor.config, extractor), torch.tensor([extractor.tokenize(["a dog runs"])[0]])
+    encoded = encoder(ids, torch.ones_like(ids, dtype=torch.bool)).detach().numpy()[0]
+    np.testing.assert_allclose(encoded, extractor(texts)[1].features, atol=1e-2)
+
+
+def test_layers_below_the_last_are_not_kept(folder: Path) -> None:
+    assert TextExtractor(TextConfig(model=str(folder), layer=(0, 2)))._model.config.num_hidden_layers == 2
+    with pytest.raises(ValueError, match="does not have the layer 9"):
+        TextExtractor(TextConfig(model=str(folder), layer=(0, 9)))
 
 
 def test_text_extractor_rejects_the_mean_of_four_layers_of_a_model_with_three(folder: Path, tmp_path: Path) -> None:
