@@ -4,17 +4,23 @@ Arrays in, scores out. It knows no network, no store and no index.
 """
 
 from data.alignment.row_vectors import (
+    CODE_DTYPE,
     CODE_SCALE,
+    WEIGHT_DTYPE,
     Embeddings,
     RowVectors,
     concatenate_embeddings,
     concatenate_rows,
     encode_rows,
+    encode_vectors,
+    expand_ranges,
 )
 from data.alignment.scores import RowMatch, combine_scores, compute_alignment_scores, find_row_matches
 
 __all__ = [
+    "CODE_DTYPE",
     "CODE_SCALE",
+    "WEIGHT_DTYPE",
     "Embeddings",
     "RowMatch",
     "RowVectors",
@@ -23,5 +29,7 @@ __all__ = [
     "concatenate_embeddings",
     "concatenate_rows",
     "encode_rows",
+    "encode_vectors",
+    "expand_ranges",
     "find_row_matches",
 ]

@@ -13,7 +13,7 @@ from data.io import digest
 from index.collection import Collection, QueryLabels
 from index.config import KINDS, QUERY_SOURCES, QuerySource
 from index.ivf.vectors import is_in_sorted
-from index.search.index import OpenCollection
+from index.search.open_collection import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
 
 COSINE_TOLERANCE = 2e-3  # two float16 roundings of one unit vector are closer

@@ -26,9 +26,11 @@ from index.quality.checks import (
 )
 from index.quality.limits import check_calibration, check_latency, check_removed, check_share
 from index.quality.verified import find_unmodified, read_stamps, save_stamps
-from index.search.index import Index, OpenCollection
+from index.search.index import Index
+from index.search.open_collection import OpenCollection
 from index.tuning.nprobe import split_queries
-from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, ShardManifest
+from index.versions.manifest import CollectionManifest, ShardManifest
+from index.versions.verdict import GateCheck, GateVerdict
 
 OVERRIDE_HINT = (
     " (change the limits in [gate], or publish it anyway with `tern index publish VERSION --override-gate REASON`)"
