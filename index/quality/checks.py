@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from data.alignment import RowVectors
 from data.io import digest
 from index.collection import Collection, QueryLabels
 from index.config import KINDS, QUERY_SOURCES, QuerySource
@@ -33,6 +34,8 @@ class GateQueries:
     """where they come from; relevant items are known of held-out queries and of those of the dataset"""
     relevant_scores: np.ndarray | None = None
     """(q,) scores of relevant items that are not in the collection, of calibration queries; None: unknown"""
+    rows: RowVectors | None = None
+    """row vectors of the queries; None: their hits are not reranked"""
 
     @property
     def labels(self) -> QueryLabels | None:

@@ -166,7 +166,7 @@ class IndexSearcher:
         notes = [note for text in query.texts if (note := self.describe_unknown(text))]
         answer = Answer(tuple(hits), " ".join(notes))
         try:
-            calibration = find_calibration(self.index, request)
+            calibration = find_calibration(self.index, request, vector.rows is not None)
             return set_weak_hits_apart(answer, calibration, request.min_probability, request.offset)
         except ValueError as error:
             return error
@@ -207,7 +207,7 @@ class IndexSearcher:
                 continue
             query = request.query
             left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
-            calibration = find_calibration(self.index, request)
+            calibration = find_calibration(self.index, request, vector.rows is not None)
             depth = max(request.offset + request.k, calibration.depth if calibration else 0) + len(left_out)
             groups[query.target, request.where, depth, vector.rows is None].append((i, vector, left_out))
         for (target, where, depth, _), members in groups.items():
@@ -220,7 +220,7 @@ class IndexSearcher:
                 continue
             for (i, _, left_out), hits in zip(members, found, strict=True):
                 request, kept = requests[i], [hit for hit in hits if hit.id not in left_out]
-                calibration = find_calibration(self.index, request)
+                calibration = find_calibration(self.index, request, queries.rows is not None)
                 probabilities = compute_hit_probabilities(calibration, [hit.score for hit in kept])
                 pairs = list(zip(kept, probabilities, strict=True))
                 results[i] = pairs[request.offset : request.offset + request.k]

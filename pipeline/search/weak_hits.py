@@ -11,12 +11,18 @@ from pipeline.search.hits import Answer
 from pipeline.search.query import ImagePart, PhotoPart, SearchRequest, TextPart
 
 
-def find_calibration(index: Index, request: SearchRequest) -> ScoreCalibration | None:
+def find_calibration(index: Index, request: SearchRequest, has_rows: bool) -> ScoreCalibration | None:
     """Find the calibration of the hits of a request.
 
     Probabilities are fitted to captions that search images, and to images that search captions. They are known for one
     text that searches images, and for one whole photo or image that searches captions. They are unknown with a filter:
-    a hit competes with fewer others then, and the right one may be left out.
+    a hit competes with fewer others then, and the right one may be left out. They are also unknown where hits were
+    reranked and the calibration is that of the global search, or the reverse.
+
+    Args:
+        index: The open version.
+        request: The request.
+        has_rows: Whether its query has row vectors, so that the hits are reranked where the version can do it.
     """
     query = request.query
     (part, *others) = query.parts
@@ -26,7 +32,10 @@ def find_calibration(index: Index, request: SearchRequest) -> ScoreCalibration |
         is_fitted = isinstance(part, TextPart)
     else:
         is_fitted = isinstance(part, PhotoPart | ImagePart) and part.box is None
-    return index.collection(query.target).manifest.calibration if is_fitted else None
+    manifest = index.collection(query.target).manifest
+    found = manifest.calibration if is_fitted else None
+    is_reranked = has_rows and manifest.alignment is not None and manifest.search.rerank > 0
+    return found if found is not None and found.is_combined == is_reranked else None
 
 
 def compute_hit_probabilities(calibration: ScoreCalibration | None, scores: Sequence[float]) -> list[float | None]:

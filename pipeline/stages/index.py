@@ -18,6 +18,7 @@ from pipeline.stages.index_rows import make_collection, read_image_sizes
 from pipeline.stages.queries import choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
+from tern.card import read_model_card
 from tern.query import read_calibration
 
 log = logging.getLogger(__name__)
@@ -138,13 +139,16 @@ def _make_inputs(
     """
     dataset, sizes = source.dataset, read_image_sizes(source.regions, source.dataset)
     stores: dict[Kind, Store] = {"image": Store(source.vectors.images), "caption": Store(source.vectors.captions)}
-    calibration = None if source.origin is None else read_calibration(workspace.models / source.origin.model)
+    paths: dict[Kind, Path | None] = {"image": source.vectors.image_rows, "caption": source.vectors.caption_rows}
+    row_stores: dict[Kind, Store] = {kind: Store(path) for kind, path in paths.items() if path is not None}
+    model = None if source.origin is None else workspace.models / source.origin.model
+    calibration = None if model is None else read_calibration(model)
     collections: dict[str, Collection] = {}
     queries: dict[str, GateQueries] = {}
     for kind, store in stores.items():
-        collection = make_collection(dataset, store, kind, sizes)
+        collection = make_collection(dataset, store, kind, sizes, row_stores.get(kind))
         if collection.ids:
-            queries[kind] = choose_queries(kind, collection, dataset, stores, calibration, config)
+            queries[kind] = choose_queries(kind, collection, dataset, stores, row_stores, calibration, config)
         if collection.ids or kind == "image":  # an empty collection of images is an error of the build
             collections[kind] = collection
     return IndexInputs(
@@ -153,4 +157,6 @@ def _make_inputs(
         {} if source.origin is None else source.origin.model_dump(),
         {kind: one.source for kind, one in queries.items()},
         {kind: labels for kind, one in queries.items() if (labels := one.labels) is not None},
+        {kind: one.rows for kind, one in queries.items() if one.rows is not None},
+        read_model_card(model).alignment_weight if model is not None and row_stores else 0.0,
     ), queries

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from data.datasets import Dataset
-from data.store import Store
+from data.store import Store, read_intact_row_vectors
 from index.collection import Collection
 from index.config import IndexConfig, Kind, QuerySource
 from index.quality import GateQueries
@@ -23,6 +23,7 @@ def choose_queries(
     collection: Collection,
     dataset: Dataset,
     stores: Mapping[Kind, Store],
+    row_stores: Mapping[Kind, Store],
     calibration: Calibration | None,
     config: IndexConfig,
 ) -> GateQueries:
@@ -36,6 +37,7 @@ def choose_queries(
         collection: These items; at least one.
         dataset: Valid dataset.
         stores: Vector stores by kind.
+        row_stores: Stores of row vectors by kind; empty for a model without them.
         calibration: Held-out queries of the model; None if it has none.
         config: Settings of the index, with the seed and the maximum number of queries.
     """
@@ -43,12 +45,13 @@ def choose_queries(
     held_out = _find_relevant_ids(query_kind, dataset, stores, HELD_OUT)
     calibrated = select_calibrated(calibration, query_kind, len(held_out))
     if calibration is not None and calibrated is not None:
-        return GateQueries(calibrated, None, "calibration", calibration.get(query_kind).relevant_scores)
+        known = calibration.get(query_kind)
+        return GateQueries(calibrated, None, "calibration", known.relevant_scores, known.rows)
     if len(held_out) >= MIN_QUERIES:
-        return _read_queries(stores[query_kind], held_out, "held-out")
+        return _read_queries(stores[query_kind], row_stores.get(query_kind), held_out, "held-out")
     captioned = _find_relevant_ids(query_kind, dataset, stores, tuple(dataset.count_images_by_split()))
     if len(captioned) >= MIN_QUERIES:
-        return _read_queries(stores[query_kind], captioned, "dataset")
+        return _read_queries(stores[query_kind], row_stores.get(query_kind), captioned, "dataset")
     ids = collection.sorted_ids
     sample = [ids[position] for position in sample_rows(len(ids), config.tuning_queries, config.seed)]
     if len(sample) < MIN_QUERIES:  # a single row both chooses nprobe and measures it
@@ -56,9 +59,13 @@ def choose_queries(
     return GateQueries(collection.read(sample), None, "self")
 
 
-def _read_queries(store: Store, relevant_ids: Mapping[str, set[str]], source: QuerySource) -> GateQueries:
-    vectors = store.read("features", list(relevant_ids)).astype(np.float32)
-    return GateQueries(vectors, list(relevant_ids.values()), source)
+def _read_queries(
+    store: Store, row_store: Store | None, relevant_ids: Mapping[str, set[str]], source: QuerySource
+) -> GateQueries:
+    ids = list(relevant_ids)
+    vectors = store.read("features", ids).astype(np.float32)
+    rows = None if row_store is None else read_intact_row_vectors(row_store, ids)
+    return GateQueries(vectors, list(relevant_ids.values()), source, rows=rows)
 
 
 def select_calibrated(calibration: Calibration | None, query_kind: Kind, num_held_out: int) -> np.ndarray | None:

@@ -26,8 +26,9 @@ FILE_NAMES = (*REQUIRED_FILES, TEXT_ENCODER, DETECTOR, CALIBRATION, *QUERY_FILES
 PACKAGE_FILES = (PACKAGE_CONFIG, *FILE_NAMES)
 
 FORMAT: Literal["tern-model-package"] = "tern-model-package"
-PACKAGE_SCHEMA: Literal[2] = 2  # of `config.json` and `extractors.json`; raise it when their keys change
-READABLE_PACKAGES = (1, PACKAGE_SCHEMA)  # a package of schema 1 has no query side
+PACKAGE_SCHEMA: Literal[3] = 3  # of `config.json` and `extractors.json`; raise it when their keys change
+# A package of schema 1 has no query side, and one of schema 2 no row vectors.
+READABLE_PACKAGES = (1, 2, PACKAGE_SCHEMA)
 MAX_FILE_BYTES = 4 << 30  # of one file of weights
 MAX_DIM = 1 << 16  # of a feature or a layer: a recipe of three maps side by side has 6,144
 MAX_LAYERS = 256
@@ -75,7 +76,7 @@ class PackageOrigin(_PackageRecord):
 class PackageConfig(_PackageRecord):
     """Content of `config.json`."""
 
-    schema_: Literal[1, 2] = Field(PACKAGE_SCHEMA, alias="schema")
+    schema_: Literal[1, 2, 3] = Field(PACKAGE_SCHEMA, alias="schema")
     """Version of the fields of a package."""
     format: Literal["tern-model-package"] = FORMAT
     """Name of the format."""
@@ -89,6 +90,8 @@ class PackageConfig(_PackageRecord):
     """Features per token."""
     fine_tuned: bool
     """Whether the package has a text encoder of its own."""
+    alignment_weight: float = Field(0, ge=0, le=1)
+    """As in the card of a model; 0 for a model without row vectors."""
     num_parameters: NonNegativeInt
     """Number of parameters, with those of the text encoder."""
     weights_dtype: Literal["float32", "float16"] = "float32"
@@ -101,7 +104,9 @@ class PackageConfig(_PackageRecord):
     @field_validator("model")
     @classmethod
     def _check_sizes(cls, model: ModelConfig) -> ModelConfig:
-        dims = {name: getattr(model, name) for name in ("width", "heads", "feedforward_dim", "embed_dim")}
+        dims = {
+            name: getattr(model, name) for name in ("width", "heads", "feedforward_dim", "embed_dim", "alignment_dim")
+        }
         layers = {name: getattr(model, name) for name in ("visual_layers", "text_layers", "shared_layers")}
         for sizes, limit in ((dims, MAX_DIM), (layers, MAX_LAYERS)):
             for name, size in sizes.items():

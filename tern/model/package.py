@@ -108,6 +108,7 @@ def import_package(
         token_dim=config.token_dim,
         **recipes,
         fine_tuned=config.fine_tuned,
+        alignment_weight=config.alignment_weight,
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
     files = {name: package.folder / name for name in (PACKAGE_CONFIG, METRICS)}

@@ -118,6 +118,7 @@ def _write_files(folder: Path, name: str, content: PackageContent, options: Expo
         region_dim=card.region_dim,
         token_dim=card.token_dim,
         fine_tuned=card.fine_tuned,
+        alignment_weight=card.alignment_weight,
         num_parameters=card.num_parameters,
         weights_dtype="float16" if options.half else "float32",
         origin=content.origin,

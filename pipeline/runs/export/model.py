@@ -86,7 +86,7 @@ def _measure(plan: Plan, vectors: Vectors) -> tuple[Evaluation, Calibration | No
     evaluation = read_or_compute_evaluation(
         vectors, dataset, Workspace(plan.workspace), plan.evaluate, plan.index.rerank
     )
-    return evaluation, make_calibration(vectors, dataset)
+    return evaluation, make_calibration(vectors, dataset, read_model_card(vectors.model).alignment_weight)
 
 
 def export_checkpoint(plan: Plan, checkpoint: Path, output: Path, options: ExportOptions) -> ModelPackage:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from data.io import digest, sha256_text
 from data.manifest import open_or_create_store, read_store_manifest
-from data.store import Store
+from data.store import Store, read_intact_row_vectors
 from index.building import IncompatibleUpdateError
 from index.search import Index
 from index.versions import read_version_manifest
@@ -79,23 +79,30 @@ def test_other_workspace_has_the_same_vectors_and_figures(finished_pipeline, car
 
 def test_calibration_equals_a_slow_loop(finished_pipeline):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
-    found = make_calibration(vectors, dataset)
+    weight = 0.3
+    found = make_calibration(vectors, dataset, weight)
     assert found is not None
     images, captions = Store(vectors.images), Store(vectors.captions)
+    image_rows, caption_rows = Store(vectors.image_rows), Store(vectors.caption_rows)
     val = [image.id for image in dataset.images if image.split == "val"]
     own = [caption for caption in dataset.captions if caption.image_id in val]
+
+    def score(image: str, caption: str) -> float:
+        cosine = float(images.read("features", [image])[0].astype(float) @ captions.read("features", [caption])[0])
+        rows = read_intact_row_vectors(caption_rows, [caption]), read_intact_row_vectors(image_rows, [image])
+        return (1 - weight) * cosine + weight * float(compute_alignment_scores(*rows)[0])
+
     assert (found.split, found.num_images, found.num_captions) == ("val", 6, 30)
     by_hash = sorted(own, key=lambda caption: sha256_text(caption.id))
     assert found.caption.texts == tuple(caption.text for caption in by_hash)
+    assert len(found.caption.rows) == len(by_hash)
     for row, caption in enumerate(by_hash):
-        vector = captions.read("features", [caption.id])[0].astype(float)
-        np.testing.assert_array_equal(found.caption.vectors[row], vector)
-        scores = {name: float(vector @ images.read("features", [name])[0].astype(float)) for name in val}
+        np.testing.assert_array_equal(found.caption.vectors[row], captions.read("features", [caption.id])[0])
+        scores = {name: score(name, caption.id) for name in val}
         assert found.caption.relevant_scores[row] == pytest.approx(scores.pop(caption.image_id), abs=1e-5)
         assert found.caption.best_other_scores[row] == pytest.approx(max(scores.values()), abs=1e-5)
     for row, name in enumerate(found.image.texts):
-        vector = images.read("features", [name])[0].astype(float)
-        scores = [(c.image_id == name, float(vector @ captions.read("features", [c.id])[0].astype(float))) for c in own]
+        scores = [(caption.image_id == name, score(name, caption.id)) for caption in own]
         assert found.image.relevant_scores[row] == pytest.approx(max(s for own, s in scores if own), abs=1e-5)
         assert found.image.best_other_scores[row] == pytest.approx(max(s for own, s in scores if not own), abs=1e-5)
 
@@ -103,8 +110,8 @@ def test_calibration_equals_a_slow_loop(finished_pipeline):
 def test_calibration_comes_from_test_without_val(finished_pipeline):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
     without_val = dataset.exclude_images({image.id for image in dataset.images if image.split == "val"})
-    assert make_calibration(vectors, without_val).split == "test"
-    assert make_calibration(vectors, replace(dataset, captions=())) is None
+    assert make_calibration(vectors, without_val, 0.3).split == "test"
+    assert make_calibration(vectors, replace(dataset, captions=()), 0.3) is None
 
 
 def test_replaced_package_is_another_vector_space_and_never_a_mix(carried, package, tmp_path):
