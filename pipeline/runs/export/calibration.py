@@ -51,7 +51,9 @@ def make_calibration(vectors: VectorStores, dataset: Dataset, alignment_weight: 
         The calibration; None if neither split has two images with captions.
     """
     image_store, caption_store = Store(vectors.images), Store(vectors.captions)
-    image_rows, caption_rows = (path and Store(path) for path in (vectors.image_rows, vectors.caption_rows))
+    image_rows, caption_rows = (
+        None if path is None else Store(path) for path in (vectors.image_rows, vectors.caption_rows)
+    )
     for split in splits_with_captions(dataset, HELD_OUT):
         image_ids, caption_ids, image_of_caption = held_out_ids(dataset, image_store, caption_store, split)
         captioned = sorted(set(image_of_caption))

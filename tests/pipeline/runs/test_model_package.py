@@ -11,6 +11,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from data.alignment import compute_alignment_scores
 from data.io import digest, sha256_text
 from data.manifest import open_or_create_store, read_store_manifest
 from data.store import Store, read_intact_row_vectors
