@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 from typer.testing import CliRunner
 
+from data.alignment import Embeddings
 from data.settings import find_cache_folder
 from extractors.config import TextConfig
 from extractors.text import TextEncoder
@@ -35,9 +36,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "two", "dogs", "a", "cat"
 SMALL = {"width": 16, "heads": 2, "feedforward_dim": 24, "embed_dim": 24}
 FIXED = {"pooling": "cls", "box_embedding": "add", "shortcut": False, "count_similar_regions": False, "text_layers": 0}
 ARCHITECTURES = {
-    "default": ModelConfig(**SMALL),
+    "default": ModelConfig(**SMALL, alignment_dim=8),
     "without shortcut": ModelConfig(**SMALL, shortcut=False, pooling="max", text_layers=1, box_embedding="none"),
-    "mean": ModelConfig(**SMALL, pooling="mean", count_similar_regions=False, pre_norm=False),
+    "mean": ModelConfig(**SMALL, pooling="mean", alignment_dim=6, count_similar_regions=False, pre_norm=False),
     "paper": ModelConfig(**SMALL, architecture="paper", pre_norm=False, input_dropout=0, shared_layers=2, **FIXED),
     "kaylode": ModelConfig(
         **SMALL, architecture="kaylode", input_dropout=0, shared_layers=0, **(FIXED | {"pooling": "mean"})
@@ -60,14 +61,15 @@ def bert(tmp_path_factory) -> Path:
 def make_model(folder: Path, config: ModelConfig, text: TextConfig, fine_tuned: bool) -> Path:
     """Write a model with random weights, also where training starts from zeros, and its query side."""
     torch.manual_seed(5)
-    model = build_trainable(config, REGION_DIM, 32, TextEncoder(text) if fine_tuned else None).eval()
+    token_dim = 32 * (len(text.layer) if isinstance(text.layer, tuple) else 1)
+    model = build_trainable(config, REGION_DIM, token_dim, TextEncoder(text) if fine_tuned else None).eval()
     for name, value in model.state_dict().items():
         if value.is_floating_point() and "bert" not in name:
             value.copy_(torch.randn_like(value) * 0.3 + (1.0 if name.endswith("std") else 0.0))
             if name.endswith("std"):
                 value.abs_().clamp_(min=0.5)
     card = ModelCard(
-        fingerprint="0" * 12, model=config, region_dim=REGION_DIM, token_dim=32, region_recipe="0" * 12,
+        fingerprint="0" * 12, model=config, region_dim=REGION_DIM, token_dim=token_dim, region_recipe="0" * 12,
         token_recipe="0" * 12, fine_tuned=fine_tuned, num_parameters=1,
     )  # fmt: skip
     write_model_folder(folder, model, card)
@@ -89,7 +91,7 @@ def draw_images(seed: int = 0) -> list:
 @pytest.mark.parametrize("fine_tuned", [False, True], ids=["stored tokens", "fine-tuned"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_vectors_of_the_query_side_equal_those_of_torch(name, fine_tuned, bert, tmp_path):
-    text = TextConfig(model=str(bert), max_tokens=24, layer="mean-last-4" if name == "none" else -1)
+    text = TextConfig(model=str(bert), max_tokens=24, layer=(0, 1, -1) if name == "mean" else -1)
     folder = make_model(tmp_path / "tern-0", ARCHITECTURES[name], text, fine_tuned)
     record = read_query_record(folder)
     assert record is not None, "the query side was exported"
@@ -108,8 +110,19 @@ def test_vectors_of_the_query_side_equal_those_of_torch(name, fine_tuned, bert, 
     single = [onnx._side.embed_images(part, in_single_runs=True).vectors for part in (images, images[::-1])]
     np.testing.assert_array_equal(single[0], single[1][::-1])
     np.testing.assert_allclose(single[0], expected, atol=1e-5)
+    check_equal_rows(onnx.embed_texts(TEXTS), in_torch.embed_texts(TEXTS), ARCHITECTURES[name])
+    check_equal_rows(onnx.embed_images(images), in_torch.embed_images(images), ARCHITECTURES[name])
     with pytest.raises(ValueError, match=r"shape \(3, 7\), but the model was trained on \(n, 20\)"):
         onnx.embed_images([(np.ones((3, 7), "f2"), np.ones((3, 4), "f4"), (9, 9), np.ones(3, "f4"))])
+
+
+def check_equal_rows(actual: Embeddings, expected: Embeddings, config: ModelConfig) -> None:
+    """Check that both have equal row vectors, up to a step of their codes, or none as the configuration says."""
+    assert (actual.rows is None) == (expected.rows is None) == (not config.alignment_dim)
+    if actual.rows is not None:
+        np.testing.assert_array_equal(actual.rows.lengths, expected.rows.lengths)
+        assert np.abs(actual.rows.codes.astype(int) - expected.rows.codes.astype(int)).max() <= 1
+        np.testing.assert_allclose(actual.rows.weights, expected.rows.weights, atol=1e-3)
 
 
 @pytest.fixture
@@ -132,7 +145,7 @@ DAMAGES = {
     "weights": (lambda folder: damage(folder / "best.safetensors"), "has other weights than those"),
     "other text model": (lambda folder: edit_record(folder, text=TEXT | {"sha256": "1" * 64}), "has other weights"),
     "tokenizer": (lambda folder: edit_record(folder, tokenizer_sha256="1" * 64), "is not the tokenizer of the model"),
-    "newer schema": (lambda folder: edit_record(folder, schema=2), "query.json .*schema 2"),
+    "newer schema": (lambda folder: edit_record(folder, schema=3), "query.json .*schema 3"),
     "other network": (lambda folder: edit_record(folder, network=9), "network 9"),
     "wrong type": (lambda folder: edit_record(folder, max_tokens="many"), "is not the record of a query side"),
     "path in a name": (lambda folder: edit_record(folder, text=TEXT | {"weights": "../x"}), "text.weights"),
