@@ -5,7 +5,6 @@ Shapes: q queries, m candidates per query.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 
@@ -27,9 +26,7 @@ class Reranking:
     @property
     def digest(self) -> str:
         """12 hex digits of the row vectors, the weight and the depth."""
-        rows = self.query_rows
-        values = (sha256(np.ascontiguousarray(part).tobytes()) for part in (rows.codes, rows.weights, rows.lengths))
-        return digest([self.alignment_weight, self.depth, *(value.hexdigest() for value in values)])
+        return digest([self.alignment_weight, self.depth, self.query_rows.digest])
 
     def apply(
         self, scores: np.ndarray, keys: np.ndarray, read_rows: Callable[[np.ndarray], RowVectors]
