@@ -43,11 +43,11 @@ class Reranking:
         """
         scores, keys = scores.copy(), keys.copy()
         for i in range(len(scores)):
-            count = int((keys[i] >= 0).sum())
-            rows = read_rows(keys[i, :count])
-            alignments = compute_alignment_scores(self.query_rows.select([i]), rows)
-            combined = combine_scores(scores[i, :count], alignments, self.alignment_weight)
-            order = np.lexsort((keys[i, : self.depth][:count], -combined[: self.depth]))
-            scores[i, :count] = np.append(combined[order], combined[self.depth :])
-            keys[i, : len(order)] = keys[i, order]
+            query, count = self.query_rows.select([i]), int((keys[i] >= 0).sum())
+            # Apart, because the last bit of a product depends on its size: page 2 must not change page 1.
+            for hits in (slice(0, min(count, self.depth)), slice(self.depth, max(count, self.depth))):
+                alignments = compute_alignment_scores(query, read_rows(keys[i, hits]))
+                scores[i, hits] = combine_scores(scores[i, hits], alignments, self.alignment_weight)
+            order = np.lexsort((keys[i, : self.depth][:count], -scores[i, : self.depth][:count]))
+            scores[i, : len(order)], keys[i, : len(order)] = scores[i, order], keys[i, order]
         return scores, keys
