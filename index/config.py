@@ -94,7 +94,8 @@ class GateConfig(SettingsTable):
     min_alignment: float = Field(0.99, ge=0, le=1)
     """minimum share of sampled rows that their own vector finds, and of rows that equal those of the served version"""
     min_success: float = Field(0.0, ge=0, le=1)
-    """minimum success@10: share of held-out queries with a relevant item among the first 10 results"""
+    """minimum success@10: share of held-out queries with a relevant item among the first 10 results; with row vectors
+    it applies without and with reranking"""
     max_success_drop: float = Field(0.05, ge=0, le=1)
     """maximum loss of success@10 against the served version"""
     max_calibration_error: float = Field(0.2, ge=0, le=1)

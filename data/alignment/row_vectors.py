@@ -3,6 +3,7 @@
 Shapes: n items, m rows of all items together, k numbers per short vector.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,14 @@ class RowVectors:
     def dim(self) -> int:
         """Numbers per short vector, k."""
         return int(self.codes.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits of the values."""
+        hasher = hashlib.sha256()
+        for values in (self.codes, self.weights, self.lengths):
+            hasher.update(np.ascontiguousarray(values).tobytes())
+        return hasher.hexdigest()
 
     @property
     def starts(self) -> np.ndarray:

@@ -5,7 +5,6 @@ Shapes: q queries, m candidates per query.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 
@@ -27,9 +26,7 @@ class Reranking:
     @property
     def digest(self) -> str:
         """12 hex digits of the row vectors, the weight and the depth."""
-        rows = self.query_rows
-        values = (sha256(np.ascontiguousarray(part).tobytes()) for part in (rows.codes, rows.weights, rows.lengths))
-        return digest([self.alignment_weight, self.depth, *(value.hexdigest() for value in values)])
+        return digest([self.alignment_weight, self.depth, self.query_rows.digest])
 
     def apply(
         self, scores: np.ndarray, keys: np.ndarray, read_rows: Callable[[np.ndarray], RowVectors]
@@ -46,11 +43,11 @@ class Reranking:
         """
         scores, keys = scores.copy(), keys.copy()
         for i in range(len(scores)):
-            count = int((keys[i] >= 0).sum())
-            rows = read_rows(keys[i, :count])
-            alignments = compute_alignment_scores(self.query_rows.select([i]), rows)
-            combined = combine_scores(scores[i, :count], alignments, self.alignment_weight)
-            order = np.lexsort((keys[i, : self.depth][:count], -combined[: self.depth]))
-            scores[i, :count] = np.append(combined[order], combined[self.depth :])
-            keys[i, : len(order)] = keys[i, order]
+            query, count = self.query_rows.select([i]), int((keys[i] >= 0).sum())
+            # Apart, because the last bit of a product depends on its size: page 2 must not change page 1.
+            for hits in (slice(0, min(count, self.depth)), slice(self.depth, max(count, self.depth))):
+                alignments = compute_alignment_scores(query, read_rows(keys[i, hits]))
+                scores[i, hits] = combine_scores(scores[i, hits], alignments, self.alignment_weight)
+            order = np.lexsort((keys[i, : self.depth][:count], -scores[i, : self.depth][:count]))
+            scores[i, : len(order)], keys[i, : len(order)] = scores[i, order], keys[i, order]
         return scores, keys
