@@ -13,7 +13,8 @@ from data.io.schema import describe_other_version
 from data.manifest.schema import FIELDS, FeatureDtype, Field, Kind, Recipe
 from data.text import describe_validation_error
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+READABLE_SCHEMAS = (3, SCHEMA_VERSION)  # there are no row vectors in 3
 PROGRAM_BY_SCHEMA = {2: "0.1"}  # version of this program that wrote an older schema
 MANIFEST = "manifest.json"
 
@@ -56,10 +57,10 @@ class InvalidItem(_ManifestModel):
 class StoreManifest(_ManifestModel):
     """Content of a store's `manifest.json`."""
 
-    schema_version: Literal[3] = pydantic.Field(3, alias="schema")
-    """Schema of this file; 3 in version 0.2 of this program."""
+    schema_version: Literal[3, 4] = pydantic.Field(SCHEMA_VERSION, alias="schema")
+    """Schema of this file."""
     kind: Kind
-    """What a row is: a region, a token or a vector."""
+    """What a row is: a region, a token, a vector, or the row vector of a region or token."""
     recipe: Recipe
     """Settings and hashes that determine the numbers; their digest names the folder."""
     dtype: FeatureDtype
@@ -161,7 +162,7 @@ def read_store_manifest(folder: Path) -> StoreManifest:
         )
     content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA_VERSION:
+    if schema not in READABLE_SCHEMAS:
         program = PROGRAM_BY_SCHEMA.get(schema, "") if isinstance(schema, int) else ""
         message = describe_other_version(path, "store schema", schema, SCHEMA_VERSION, program)
         writer = f"version {program}" if program else "that version"

@@ -15,7 +15,7 @@ from index.search import Index
 from index.versions import read_version_manifest
 from pipeline.origin import Origin, read_origin
 from pipeline.stages.index_rows import make_collection, read_image_sizes
-from pipeline.stages.queries import choose_queries
+from pipeline.stages.queries import KindStores, choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
 from tern.card import read_model_card
@@ -138,17 +138,19 @@ def _make_inputs(
     A dataset without captions has only a collection of images.
     """
     dataset, sizes = source.dataset, read_image_sizes(source.regions, source.dataset)
-    stores: dict[Kind, Store] = {"image": Store(source.vectors.images), "caption": Store(source.vectors.captions)}
-    paths: dict[Kind, Path | None] = {"image": source.vectors.image_rows, "caption": source.vectors.caption_rows}
-    row_stores: dict[Kind, Store] = {kind: Store(path) for kind, path in paths.items() if path is not None}
+    vectors = source.vectors
+    stores: dict[Kind, KindStores] = {
+        "image": _open_stores(vectors.images, vectors.image_rows),
+        "caption": _open_stores(vectors.captions, vectors.caption_rows),
+    }
     model = None if source.origin is None else workspace.models / source.origin.model
     calibration = None if model is None else read_calibration(model)
     collections: dict[str, Collection] = {}
     queries: dict[str, GateQueries] = {}
     for kind, store in stores.items():
-        collection = make_collection(dataset, store, kind, sizes, row_stores.get(kind))
+        collection = make_collection(dataset, store.vectors, kind, sizes, store.rows)
         if collection.ids:
-            queries[kind] = choose_queries(kind, collection, dataset, stores, row_stores, calibration, config)
+            queries[kind] = choose_queries(kind, collection, dataset, stores, calibration, config)
         if collection.ids or kind == "image":  # an empty collection of images is an error of the build
             collections[kind] = collection
     return IndexInputs(
@@ -158,5 +160,9 @@ def _make_inputs(
         {kind: one.source for kind, one in queries.items()},
         {kind: labels for kind, one in queries.items() if (labels := one.labels) is not None},
         {kind: one.rows for kind, one in queries.items() if one.rows is not None},
-        read_model_card(model).alignment_weight if model is not None and row_stores else 0.0,
+        0.0 if model is None else read_model_card(model).alignment_weight,
     ), queries
+
+
+def _open_stores(vectors: Path, rows: Path | None) -> KindStores:
+    return KindStores(Store(vectors), None if rows is None else Store(rows))

@@ -1,6 +1,7 @@
 """Queries that choose `nprobe` and measure an index: held-out items, those of the model, or the rows themselves."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,20 @@ FEW_QUERIES = 20  # with fewer held-out queries, those of the model package tell
 OTHER_KIND: dict[Kind, Kind] = {"image": "caption", "caption": "image"}
 
 
+class KindStores(NamedTuple):
+    """The stores of one kind of items."""
+
+    vectors: Store
+    """Vector store."""
+    rows: Store | None
+    """Store of the row vectors; None for a model without them."""
+
+
 def choose_queries(
     kind: Kind,
     collection: Collection,
     dataset: Dataset,
-    stores: Mapping[Kind, Store],
-    row_stores: Mapping[Kind, Store],
+    stores: Mapping[Kind, KindStores],
     calibration: Calibration | None,
     config: IndexConfig,
 ) -> GateQueries:
@@ -37,7 +46,6 @@ def choose_queries(
         collection: These items; at least one.
         dataset: Valid dataset.
         stores: Vector stores by kind.
-        row_stores: Stores of row vectors by kind; empty for a model without them.
         calibration: Held-out queries of the model; None if it has none.
         config: Settings of the index, with the seed and the maximum number of queries.
     """
@@ -48,10 +56,10 @@ def choose_queries(
         known = calibration.get(query_kind)
         return GateQueries(calibrated, None, "calibration", known.relevant_scores, known.rows)
     if len(held_out) >= MIN_QUERIES:
-        return _read_queries(stores[query_kind], row_stores.get(query_kind), held_out, "held-out")
+        return _read_queries(stores[query_kind], held_out, "held-out")
     captioned = _find_relevant_ids(query_kind, dataset, stores, tuple(dataset.count_images_by_split()))
     if len(captioned) >= MIN_QUERIES:
-        return _read_queries(stores[query_kind], row_stores.get(query_kind), captioned, "dataset")
+        return _read_queries(stores[query_kind], captioned, "dataset")
     ids = collection.sorted_ids
     sample = [ids[position] for position in sample_rows(len(ids), config.tuning_queries, config.seed)]
     if len(sample) < MIN_QUERIES:  # a single row both chooses nprobe and measures it
@@ -59,12 +67,10 @@ def choose_queries(
     return GateQueries(collection.read(sample), None, "self")
 
 
-def _read_queries(
-    store: Store, row_store: Store | None, relevant_ids: Mapping[str, set[str]], source: QuerySource
-) -> GateQueries:
+def _read_queries(stores: KindStores, relevant_ids: Mapping[str, set[str]], source: QuerySource) -> GateQueries:
     ids = list(relevant_ids)
-    vectors = store.read("features", ids).astype(np.float32)
-    rows = None if row_store is None else read_intact_row_vectors(row_store, ids)
+    vectors = stores.vectors.read("features", ids).astype(np.float32)
+    rows = None if stores.rows is None else read_intact_row_vectors(stores.rows, ids)
     return GateQueries(vectors, list(relevant_ids.values()), source, rows=rows)
 
 
@@ -83,12 +89,12 @@ def select_calibrated(calibration: Calibration | None, query_kind: Kind, num_hel
 
 
 def _find_relevant_ids(
-    query_kind: Kind, dataset: Dataset, stores: Mapping[Kind, Store], splits: tuple[str, ...]
+    query_kind: Kind, dataset: Dataset, stores: Mapping[Kind, KindStores], splits: tuple[str, ...]
 ) -> dict[str, set[str]]:
     """Find the items of a kind that have a vector and a relevant item, and the ids of the relevant items of each."""
     relevant_ids: dict[str, set[str]] = {}
     for split in splits_with_captions(dataset, splits):
-        ids, caption_ids, image_ids = held_out_ids(dataset, stores["image"], stores["caption"], split)
+        ids, caption_ids, image_ids = held_out_ids(dataset, stores["image"].vectors, stores["caption"].vectors, split)
         if query_kind == "caption":
             relevant_ids |= {name: {image_id} for name, image_id in zip(caption_ids, image_ids, strict=True)}
             continue

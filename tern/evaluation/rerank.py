@@ -1,6 +1,6 @@
 """Metrics of a reranked search: the best candidates of each query in the order of the combined score.
 
-Exactly what an index with `rerank` answers: candidates come from the first stage, and an item that is none of them
+Exactly what an index with `rerank` answers: candidates come from the first stage, and an item that is not among them
 keeps its rank there. The tie rule is that of `tern.evaluation.metrics`.
 
 Shapes: q queries, g gallery items, c candidates per query.

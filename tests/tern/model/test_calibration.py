@@ -76,7 +76,7 @@ DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-40]),
     "empty": lambda path: path.write_bytes(b""),
     "huge header": lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"),
-    "other schema": lambda path: edit_entry(path, schema=2),
+    "other schema": lambda path: edit_entry(path, schema=3),
     "no metadata": lambda path: edit_header(path, lambda header: header.pop("__metadata__")),
     "metadata is no JSON": lambda path: edit_header(path, lambda h: h["__metadata__"].update(calibration="[")),
     "metadata is no object": lambda path: edit_header(path, lambda h: h["__metadata__"].update(calibration="[]")),

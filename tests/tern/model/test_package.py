@@ -145,7 +145,7 @@ BAD = {
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), ValueError, "config.json is not that of a"),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json is not valid JSON"),
     "huge config": (lambda f: os.truncate(f / "config.json", 1 << 40), ValueError, "1,099,511,627,776 bytes; at most"),
-    "newer schema": (lambda f: edit_json(f / "config.json", schema=3), ValueError, "schema 3, written by a newer"),
+    "newer schema": (lambda f: edit_json(f / "config.json", schema=4), ValueError, "schema 4, written by a newer"),
     "no schema": (lambda f: edit_json(f / "config.json", schema=None), ValueError, "package schema None"),
     "newer network": (lambda f: edit_json(f / "config.json", network=99), ValueError, "network version 99, written by"),
     "unknown key": (lambda f: edit_json(f / "config.json", more=1), ValueError, "more: Extra inputs"),
