@@ -66,7 +66,7 @@ def make_embedding_map(vectors: VectorStores, dataset: Dataset, split: str) -> E
     inputs = read_split_vectors(vectors, part)
     image_rows = np.flatnonzero(np.isfinite(inputs.images).all(axis=1))
     chosen = image_rows[:: max(1, -(-len(image_rows) // MAX_IMAGES))]
-    names = {inputs.image_ids[row] for row in chosen}
+    names = {inputs.image_ids[row] for row in chosen.tolist()}
     is_chosen = np.array([name in names for name in inputs.caption_image_ids], bool)
     caption_rows = np.flatnonzero(is_chosen & np.isfinite(inputs.captions).all(axis=1))
     rows = np.concatenate([inputs.captions[caption_rows], inputs.images[chosen]])
@@ -76,8 +76,8 @@ def make_embedding_map(vectors: VectorStores, dataset: Dataset, split: str) -> E
     low, high = positions.min(axis=0), positions.max(axis=0)
     scaled = (positions - low) / np.maximum(high - low, 1e-12)  # (n, 2), 0 to 1
     places = MARGIN + scaled * (np.array([WIDTH, HEIGHT]) - 2 * MARGIN)
-    titles = [("caption", f"{inputs.texts[row]} ({inputs.caption_image_ids[row]})") for row in caption_rows]
-    titles += [("image", inputs.image_ids[row]) for row in chosen]
+    titles = [("caption", f"{inputs.texts[row]} ({inputs.caption_image_ids[row]})") for row in caption_rows.tolist()]
+    titles += [("image", inputs.image_ids[row]) for row in chosen.tolist()]
     points = tuple(
         MapPoint(kind, round(x, 1), round(y, 1), printable(title))
         for (kind, title), (x, y) in zip(titles, places.tolist(), strict=True)

@@ -1,6 +1,6 @@
 """Divide the queries of a split into groups: by caption length and, on the demo, by objects and classes of words."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from data.datasets import Dataset
@@ -41,7 +41,7 @@ def measure_groups(plan: Plan, dataset: Dataset, split: str, ranks: SplitRanks) 
     """
     captions = dataset.select_split(split).captions
     image_ids = {caption.id: caption.image_id for caption in captions}
-    groups = [
+    groups: list[tuple[str, str, list[str], Mapping[str, Collection[str]]]] = [
         ("t2i", "caption length", [*LENGTHS.values(), LONGER], {c.id: {_find_length(c.text)} for c in captions}),
     ]
     if plan.demo is not None:
