@@ -23,7 +23,7 @@ WORDS = {
         if phrase[:5] not in ("", "with ")
     ),
 }
-"""Words that give a caption a class. The other classes, `place` and nouns by family, are phrases."""
+"""Words by class. The other classes, `place` and nouns by family, are phrases."""
 
 
 def count_objects(dataset_folder: Path) -> dict[str, int]:

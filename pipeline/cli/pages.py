@@ -18,6 +18,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
+    from pipeline.pages.miss_records import MissReport
     from pipeline.plans import Plan
     from pipeline.quality import SplitComparison
     from pipeline.stages import Vectors
@@ -79,15 +80,10 @@ def misses(
     from pipeline.pages.misses import find_misses, write_misses
     from pipeline.progress import progress_bar
     from pipeline.workspace import Workspace
-    from tern.evaluation import DIRECTIONS
 
     comparison = _compare(loaded, vectors, split, k, against) if against else None
     found = find_misses(vectors, vectors.features.dataset, split, k, limit, comparison)
-    for direction, label in DIRECTIONS.items():
-        missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
-        echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
-    if comparison is not None:
-        _print_comparison(comparison, k)
+    _print_counts(found)
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
         page = write_misses(
             output or Workspace(loaded.workspace).misses(split), found, vectors.features.dataset, advance
@@ -106,14 +102,21 @@ def _compare(plan: "Plan", vectors: "Vectors", split: str, k: int, against: str)
     return compare_split(ranks, read_other_ranks(plan, against, split, print_message), dataset, k)
 
 
-def _print_comparison(comparison: "SplitComparison", k: int) -> None:
+def _print_counts(report: "MissReport") -> None:
+    """Print the numbers of misses, and of queries won and lost if the evaluation is compared with another one."""
     from tern.evaluation import DIRECTIONS
 
+    k, comparison = report.k, report.comparison
+    for direction, label in DIRECTIONS.items():
+        missed, queries = report.num_missed[direction], report.num_queries[direction]
+        echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {len(report.worst[direction])} shown")
+    if comparison is None:
+        return
     echo(f"against  {comparison.name}")
     for direction, label in DIRECTIONS.items():
         one = comparison.directions[direction]
         change = f"{one.difference:+.1f} points, 95 % interval {one.low:+.1f} to {one.high:+.1f}"
-        counts = f"{len(one.won):,} won, {len(one.lost):,} lost, p = {one.p_value:.3f}"
+        counts = f"{len(one.won):,} won, {len(one.lost):,} lost, {one.p_text}"
         unshared = f"; {one.num_unshared:,} queries of one alone left out" if one.num_unshared else ""
         echo(f"{label}  R@{k} {one.recall:.1f}, there {one.other_recall:.1f}: {change}; {counts}{unshared}")
 

@@ -44,6 +44,11 @@ class RankComparison:
         """Recall of this evaluation minus that of the other one, in points."""
         return self.recall - self.other_recall
 
+    @property
+    def p_text(self) -> str:
+        """The p-value as tables show it, such as "p = 0.026"."""
+        return "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
+
 
 def compare_ranks(ranks: Ranks, other_ranks: Ranks, image_ids: Mapping[str, str], k: int) -> RankComparison:
     """Compare the recall@k of two evaluations.

@@ -125,8 +125,8 @@ def iter_rankings(images: RankedSide, captions: RankedSide, direction: str, k: i
     Yields:
         One ranking per query, in the order of the split.
     """
-    usable = find_usable_rows(images.vectors, images.image_ids, captions.vectors, captions.image_ids)
-    images, captions = (_select(side, rows) for side, rows in zip((images, captions), usable, strict=True))
+    row_sets = find_usable_rows(images.vectors, images.image_ids, captions.vectors, captions.image_ids)
+    images, captions = (_select(side, rows) for side, rows in zip((images, captions), row_sets, strict=True))
     if not len(captions.ids):
         return
     labels = encode_image_ids(images.vectors, images.image_ids, captions.vectors, captions.image_ids)

@@ -13,13 +13,10 @@ from typer.testing import CliRunner
 from data.store import Store
 from pipeline.cli.app import build_app
 from pipeline.pages.embedding_map import MAX_IMAGES, make_embedding_map, project_rows
-from pipeline.pages.misses import find_misses
 from pipeline.pages.report import write_report
-from pipeline.plans import load_plan
 from pipeline.quality import compare_split, measure_groups, read_other_ranks
-from pipeline.runs.runner import PipelineRunner
 from pipeline.stages.evaluate import read_or_compute_ranks
-from tern.evaluation.ranks import read_ranks
+from tern.evaluation.ranks import EvaluationRanks, SplitRanks, read_ranks, write_ranks
 from tests.helpers.small_plan import small_plan
 
 pytestmark = pytest.mark.slow
@@ -145,32 +142,40 @@ class _Text(HTMLParser):
         self.text += data
 
 
-def test_misses_compare_two_models(workspace, finished_pipeline, ranks):
-    root, name = workspace
-    plan, model = load_plan(name), finished_pipeline.model.name
-    worse = plan.model_copy(update={"train": plan.train.model_copy(update={"epochs": 1})})
-    runner = PipelineRunner(worse)
-    features = runner.extract(runner.load_dataset())
-    runner.evaluate(vectors := runner.embed(features, runner.train(features)))
-    other = vectors.model.name
-    output = invoke("misses", "--plan", name, "--model", model, "--against", other, "--limit", "3")
-    found = compare_split(ranks, read_other_ranks(plan, other, "test"), features.dataset, k=1)
-    one = found.directions["t2i"]
-    assert f"against  {other}" in output
-    assert f"{len(one.won)} won, {len(one.lost)} lost" in output
-    assert one.won, "three epochs find more than one"
-    page = _Text((root / "misses-test.html").read_text())
-    assert f"Compared with {other}" in page.text
-    assert f"{len(one.won)} queries won, text to image" in page.text
-    (path,) = (path for path in root.glob("evaluation/ranks-*.json") if read_ranks(path).splits["test"] != ranks)
-    for against in (str(path), str(path).replace("ranks-", "metrics-")):
-        label, other_ranks = read_other_ranks(plan, against, "test")
-        assert (label, other_ranks) == (path.name, found.other_ranks)
-    reverse = compare_split(found.other_ranks, ("back", ranks), features.dataset, k=1)
-    report = find_misses(vectors, features.dataset, "test", 1, 500, reverse)
-    lost = reverse.directions["t2i"].lost
-    assert {miss.query for miss in report.worst["t2i"][: len(lost)]} == set(lost) == set(one.won)
-    assert all(miss.other_rank == 1 for miss in report.worst["t2i"][: len(lost)])
+def write_other_ranks(folder, ranks):
+    """Ranks of another evaluation, in which two hits are misses and three misses are hits; returns both."""
+    hits = [query for query, rank in ranks.t2i.items() if rank == 1][:2]
+    misses = [query for query, rank in ranks.t2i.items() if rank > 1][-3:]
+    t2i = ranks.t2i | dict.fromkeys(hits, 2) | dict.fromkeys(misses, 1)
+    write_ranks(folder / "ranks-1.json", EvaluationRanks(splits={"test": SplitRanks(t2i=t2i, i2t=ranks.i2t)}))
+    (folder / "metrics-1.json").write_text("{}")
+    return hits, misses
+
+
+def test_misses_show_queries_won_and_lost(finished_pipeline, ranks, tmp_path):
+    won, lost = write_other_ranks(tmp_path, ranks)
+    assert (len(won), len(lost)) == (2, 3)
+    plan, page_path = str(small_plan(finished_pipeline.workspace.root.parent)), tmp_path / "m.html"
+    for against in ("ranks-1.json", "metrics-1.json"):
+        arguments = ["--against", str(tmp_path / against), "--limit", "4", "--output", str(page_path), "--force"]
+        output = invoke("misses", "--plan", plan, *arguments)
+        assert "against  ranks-1.json" in output
+        assert "-3.3 points" in output
+        assert "2 won, 3 lost, p = 1.000" in output
+    page, captions = _Text(page_path.read_text()), finished_pipeline.features.dataset.captions_by_id
+    assert "Compared with ranks-1.json" in page.text
+    assert "2 queries won, text to image" in page.text
+    assert [captions[query].text in page.text for query in won] == [True, True]
+    shown = [attrs for tag, attrs in page.tags if tag == "article"]
+    assert [attrs["data-lost"] for attrs in shown][:4] == ["1", "1", "1", "0"], "the lost ones come first"
+    assert {attrs["data-name"] for attrs in shown[:3]} == set(lost)
+
+
+def test_model_is_compared_by_its_name(finished_pipeline, ranks):
+    name, other_ranks = read_other_ranks(finished_pipeline.plan, finished_pipeline.model.name, "test")
+    assert (name, other_ranks) == (finished_pipeline.model.name, ranks)
+    same = compare_split(ranks, (name, other_ranks), finished_pipeline.features.dataset, k=1).directions["i2t"]
+    assert (same.won, same.lost, same.difference, same.low, same.high, same.num_unshared) == ((), (), 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
