@@ -69,7 +69,7 @@ EXCEPTIONS = (
         r"publish \d|~/Pictures|--version \d|rm -r|git |embeddings|regions-\d[a-z]|photo\.jpg|tern-\d",
         "needs versions, models or files of the reader's own",
     ),
-    (r"import ir_measures|from ranx", "needs a program that reads the files; tests/tern/evaluation/test_trec.py does so"),
+    (r"import ir_measures|from ranx", "needs ir_measures or ranx; tests/tern/evaluation/test_trec.py uses them"),
 )
 
 # What a block is shortened to before it runs.
