@@ -5,7 +5,6 @@ plans: validated settings of one pipeline
 lineage: what an index was made from
 stages: dataset, extraction, training, embedding, evaluation, index
 runs: the stages of a plan in order, worker processes, the stage log
-quality: metrics of groups of queries, two evaluations compared, files of TREC
 search: a text or a photo to hits
 pages: report, misses, galleries
 service: the HTTP search service

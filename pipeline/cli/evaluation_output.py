@@ -37,7 +37,7 @@ def print_metrics(evaluation: "Evaluation", vectors: "Vectors") -> None:
 
 def print_groups(plan: "Plan", vectors: "Vectors", splits: list[str]) -> None:
     """Print the metrics of the groups of queries of some splits."""
-    from pipeline.quality import measure_groups
+    from pipeline.runs.quality import measure_groups
     from pipeline.stages import read_or_compute_ranks
     from pipeline.workspace import Workspace
     from tern.evaluation import DIRECTIONS, MIN_QUERIES

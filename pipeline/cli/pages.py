@@ -20,7 +20,7 @@ from pipeline.cli.output import echo
 if TYPE_CHECKING:
     from pipeline.pages.miss_records import MissReport
     from pipeline.plans import Plan
-    from pipeline.quality import SplitComparison
+    from pipeline.runs.quality import SplitComparison
     from pipeline.stages import Vectors
 
 
@@ -93,7 +93,7 @@ def misses(
 
 def _compare(plan: "Plan", vectors: "Vectors", split: str, k: int, against: str) -> "SplitComparison":
     """Compare the ranks of the vectors with those of the evaluation that `--against` names."""
-    from pipeline.quality import compare_split, read_other_ranks
+    from pipeline.runs.quality import compare_split, read_other_ranks
     from pipeline.stages import read_or_compute_ranks
     from pipeline.workspace import Workspace
 

@@ -189,7 +189,7 @@ def evaluate(
         print_preview(plan, overrides, (*EXTRACTION, "training", "embedding", "evaluation"))
         return
     runner = make_runner(plan, overrides)
-    from pipeline.quality import check_trec_folder, write_trec_files
+    from pipeline.runs.quality import check_trec_folder, write_trec_files
 
     if trec is not None:
         check_trec_folder(trec, force)

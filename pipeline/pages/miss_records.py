@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data.datasets import Dataset
 from data.text import printable
-from pipeline.quality import SplitComparison
+from pipeline.runs.quality import SplitComparison
 from tern.evaluation import RetrievalMetrics
 
 

@@ -14,7 +14,7 @@ from data.text import printable
 from pipeline.pages.cards import HitCard, MissRow, make_card, make_thumbnail, to_data_uri
 from pipeline.pages.miss_records import Miss, MissReport, iter_won_rows
 from pipeline.pages.render import render_page
-from pipeline.quality import SplitComparison
+from pipeline.runs.quality import SplitComparison
 from pipeline.search.hits import Hit
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import VectorStores

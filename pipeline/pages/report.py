@@ -30,7 +30,6 @@ from pipeline.pages.reliability import (
 )
 from pipeline.pages.render import render_page
 from pipeline.plans.notes import describe_extractor
-from pipeline.quality import GroupRow, measure_groups
 from pipeline.runs.carried_demo import CarriedEvaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
@@ -39,6 +38,7 @@ from pipeline.runs.notes import (
     describe_splits,
     describe_training,
 )
+from pipeline.runs.quality import GroupRow, measure_groups
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher

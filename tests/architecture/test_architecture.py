@@ -39,7 +39,7 @@ LAYERS = {
     "tern": "presets config card query networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
     "pipeline": "workspace origin progress workers plan_files photo_folders plans lineage stages "
-    "runs quality search pages service cli",
+    "runs search pages service cli",
     "flows": "setting_schema parameters tasks reporting server runs flows commands plugin",
 }
 DEMO_LAYERS = ("scenes", "drawing")  # of data/demo, before its other files

@@ -14,7 +14,7 @@ from data.store import Store
 from pipeline.cli.app import build_app
 from pipeline.pages.embedding_map import MAX_IMAGES, make_embedding_map, project_rows
 from pipeline.pages.report import write_report
-from pipeline.quality import compare_split, measure_groups, read_other_ranks
+from pipeline.runs.quality import compare_split, measure_groups, read_other_ranks
 from pipeline.stages.evaluate import read_or_compute_ranks
 from tern.evaluation.ranks import EvaluationRanks, SplitRanks, read_ranks, write_ranks
 from tests.helpers.small_plan import small_plan
