@@ -13,7 +13,7 @@ from data.io.schema import describe_other_version
 from data.manifest.schema import FIELDS, FeatureDtype, Field, Kind, Recipe
 from data.text import describe_validation_error
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION: Literal[4] = 4
 READABLE_SCHEMAS = (3, SCHEMA_VERSION)  # there are no row vectors in 3
 PROGRAM_BY_SCHEMA = {2: "0.1"}  # version of this program that wrote an older schema
 MANIFEST = "manifest.json"

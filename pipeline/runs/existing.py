@@ -43,8 +43,8 @@ def read_finished(plan: Plan, on_message: Callable[[str], None] = log.info) -> F
     index, _ = find_served_version(workspace)
     vectors = read_vectors(plan, on_message=on_message)
     dataset = vectors.features.dataset
-    evaluation = read_or_compute_evaluation(vectors, dataset, workspace, plan.evaluate, plan.index.rerank)
-    metrics = find_metrics_file(vectors, dataset, workspace, HELD_OUT, plan.evaluate, plan.index.rerank)
+    evaluation = read_or_compute_evaluation(vectors, dataset, workspace, plan.evaluate)
+    metrics = find_metrics_file(vectors, dataset, workspace, HELD_OUT, plan.evaluate)
     return Finished(plan, vectors, evaluation, index, _list_stages(workspace, vectors, metrics, index))
 
 
@@ -65,8 +65,8 @@ def read_vectors(plan: Plan, model: str | None = None, on_message: Callable[[str
     name = model or _find_model(workspace)
     folder = workspace.model(name)
     on_message(f"model  {name}")
-    card, stores = read_model_card(folder), find_vector_stores(folder, workspace)
-    for path in vars(stores).values():
+    card, stores = read_model_card(folder), find_vector_stores(folder, workspace, plan.index.rerank)
+    for path in (stores.images, stores.captions, stores.image_rows, stores.caption_rows):
         if path is not None:
             _check_store(path, "tern index")
     regions = _check_store(plan.regions_store or workspace.stores / f"regions-{card.region_recipe}", "tern extract")

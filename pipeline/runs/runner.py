@@ -175,16 +175,15 @@ class PipelineRunner:
         inputs = (model, features.regions, features.tokens, features.dataset, self.workspace)
         map_fn = self._make_map_fn("embedding")
         stores = self._timed("embedding", lambda: embed_dataset(*inputs, map_fn, self.plan.text))
+        stores = replace(stores, rerank=self.plan.index.rerank)
         # Later stages list these records with the others; evaluation counts their queries as missed.
         records = (*features.invalid_records, *list_invalid_vectors(stores, features.dataset))
         return Vectors(**vars(stores), model=model, features=replace(features, invalid_records=records))
 
     def evaluate(self, vectors: Vectors) -> Evaluation:
         """Compute the metrics of the held-out splits."""
-        inputs, plan = (vectors, vectors.features.dataset, self.workspace), self.plan
-        path = self._timed(
-            "evaluation", lambda: evaluate_splits(*inputs, config=plan.evaluate, rerank=plan.index.rerank)
-        )
+        inputs = (vectors, vectors.features.dataset, self.workspace)
+        path = self._timed("evaluation", lambda: evaluate_splits(*inputs, config=self.plan.evaluate))
         return read_evaluation(path)
 
     def publish_index(self, vectors: Vectors) -> Path:

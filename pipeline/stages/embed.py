@@ -108,13 +108,21 @@ def _make_jobs(job: EmbeddingJob, plans: Sequence[ShardPlan], row_plans: Sequenc
     return jobs + [replace(job, plan=plan, writes_vectors=False) for plan in row_plans if plan.items not in plan_items]
 
 
-def find_vector_stores(model: Path, workspace: Workspace) -> VectorStores:
-    """Return the folders of the vector stores of a model; they need not exist."""
+def find_vector_stores(model: Path, workspace: Workspace, rerank: int = 100) -> VectorStores:
+    """Return the folders of the vector stores of a model; they need not exist.
+
+    Args:
+        model: Folder of the model.
+        workspace: Workspace of the stores.
+        rerank: Number of best hits that a search reranks.
+    """
+    card = read_model_card(model)
     recipes = [make_vector_recipe(model, modality) for modality in ("image", "caption")]
-    vectors = [store_path(workspace.vectors, "vectors", recipe) for recipe in recipes]
-    if not read_model_card(model).model.alignment_dim:
-        return VectorStores(*vectors)
-    return VectorStores(*vectors, *(store_path(workspace.vectors, "row_vectors", recipe) for recipe in recipes))
+    images, captions = (store_path(workspace.vectors, "vectors", recipe) for recipe in recipes)
+    if not card.model.alignment_dim:
+        return VectorStores(images, captions)
+    image_rows, caption_rows = (store_path(workspace.vectors, "row_vectors", recipe) for recipe in recipes)
+    return VectorStores(images, captions, image_rows, caption_rows, card.alignment_weight, rerank)
 
 
 def make_vector_recipe(model: Path, modality: str) -> Recipe:

@@ -1,7 +1,6 @@
-"""Evaluation stage: retrieval metrics of the held-out splits, into a JSON file."""
+"""Evaluation stage: retrieval metrics of the held-out splits and the rank of every query, into two JSON files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,20 +13,25 @@ from data.store import Store, read_intact_row_vectors
 from pipeline.stages.dataset import HELD_OUT, splits_with_captions
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
-from tern.card import read_model_card
 from tern.config import EvaluationConfig
 from tern.evaluation import (
-    DEFAULT_CANDIDATES,
     Evaluation,
+    EvaluationRanks,
     Rerank,
     SplitEvaluation,
+    SplitRanks,
     SplitVectors,
     evaluate_vectors,
+    make_split_ranks,
+    rank_vectors,
     read_evaluation,
+    read_ranks,
     write_evaluation,
+    write_ranks,
 )
 
 SCHEMA_VERSION = 3  # of the metrics file; raise it when the same inputs give other keys or numbers
+METRICS = "metrics-"  # start of the name of a metrics file
 
 
 def evaluate_splits(
@@ -36,9 +40,8 @@ def evaluate_splits(
     workspace: Workspace,
     splits: tuple[str, ...] = HELD_OUT,
     config: EvaluationConfig | None = None,
-    rerank: int = DEFAULT_CANDIDATES,
 ) -> Path:
-    """Compute the retrieval metrics of some splits in both directions.
+    """Compute the retrieval metrics of some splits in both directions, and keep the rank of every query.
 
     Args:
         vectors: Vector stores of the model.
@@ -46,84 +49,100 @@ def evaluate_splits(
         workspace: Workspace that the file is written to.
         splits: Names of the splits.
         config: Settings of the evaluation; the defaults if None.
-        rerank: Maximum number of candidates per query that a model with row vectors reranks; 0 for none.
 
     Returns:
-        The JSON file. Its name is a digest of all inputs; an existing file is not computed again.
+        The JSON file of the metrics; that of the ranks has the path of `find_ranks_file`. Its name is a digest of all
+        inputs; existing files are not computed again.
     """
     config = config or EvaluationConfig()
-    path = find_metrics_file(vectors, dataset, workspace, splits, config, rerank)
-    if path.exists():
+    path = find_metrics_file(vectors, dataset, workspace, splits, config)
+    if path.exists() and find_ranks_file(path).exists():
         return path
-    settings = _Settings(config, rerank, workspace)
-    return write_evaluation(path, _compute_evaluation(vectors, dataset, splits, settings, workspace.evaluation))
+    evaluation, ranks = _compute_evaluation(vectors, dataset, splits, config, workspace.evaluation)
+    write_ranks(find_ranks_file(path), ranks)  # first: where metrics are, the ranks are, also after a kill
+    return write_evaluation(path, evaluation)
 
 
 def read_or_compute_evaluation(
-    vectors: VectorStores, dataset: Dataset, workspace: Workspace, config: EvaluationConfig, rerank: int
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, config: EvaluationConfig
 ) -> Evaluation:
     """Return the metrics of the held-out splits as `evaluate_splits` computes them; nothing stays on the disk."""
-    path = find_metrics_file(vectors, dataset, workspace, HELD_OUT, config, rerank)
+    path = find_metrics_file(vectors, dataset, workspace, HELD_OUT, config)
     if path.exists():
         return read_evaluation(path)
     with TemporaryDirectory() as folder:
-        return _compute_evaluation(vectors, dataset, HELD_OUT, _Settings(config, rerank, workspace), Path(folder))
+        return _compute_evaluation(vectors, dataset, HELD_OUT, config, Path(folder))[0]
+
+
+def read_or_compute_ranks(
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, split: str, config: EvaluationConfig
+) -> SplitRanks:
+    """Return the rank of every query of a split as `evaluate_splits` writes it; nothing stays on the disk.
+
+    Raises:
+        ValueError: The split has no images.
+    """
+    path = find_ranks_file(find_metrics_file(vectors, dataset, workspace, HELD_OUT, config))
+    if path.exists() and split in (splits := read_ranks(path).splits):
+        return splits[split]
+    part = dataset.select_split(split)
+    inputs = read_split_vectors(vectors, part)
+    return make_split_ranks(*rank_vectors(inputs).final, inputs.image_ids, [caption.id for caption in part.captions])
+
+
+def find_ranks_file(metrics: Path) -> Path:
+    """Return the path of the ranks that belong to a metrics file, which need not exist."""
+    return metrics.with_name(f"ranks-{metrics.name.removeprefix(METRICS)}")
 
 
 def find_metrics_file(
-    vectors: VectorStores,
-    dataset: Dataset,
-    workspace: Workspace,
-    splits: tuple[str, ...],
-    config: EvaluationConfig,
-    rerank: int,
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, splits: tuple[str, ...], config: EvaluationConfig
 ) -> Path:
     """Return the path of the metrics file of some inputs, which need not exist."""
     images, captions = Store(vectors.images), Store(vectors.captions)
-    inputs = _digest_inputs(images, captions, dataset, splits, config)
+    name = _digest_inputs(images, captions, dataset, splits, config)
     if vectors.image_rows is not None:  # row vectors come from the same model and items as the vectors
-        inputs = digest([inputs, rerank])
-    return workspace.evaluation / f"metrics-{inputs}.json"
-
-
-@dataclass(frozen=True)
-class _Settings:
-    config: EvaluationConfig
-    rerank: int
-    workspace: Workspace
+        name = digest([name, vectors.rerank, vectors.alignment_weight])
+    return workspace.evaluation / f"{METRICS}{name}.json"
 
 
 def _compute_evaluation(
-    vectors: VectorStores, dataset: Dataset, splits: tuple[str, ...], settings: _Settings, folder: Path
-) -> Evaluation:
-    """Compute the metrics; `folder` keeps the relevances of ROUGE-L."""
-    images, captions = Store(vectors.images), Store(vectors.captions)
+    vectors: VectorStores, dataset: Dataset, splits: tuple[str, ...], config: EvaluationConfig, folder: Path
+) -> tuple[Evaluation, EvaluationRanks]:
+    """Compute the metrics and the ranks; `folder` keeps the relevances of ROUGE-L."""
     evaluations: dict[str, SplitEvaluation] = {}
+    ranks: dict[str, SplitRanks] = {}
     for name in splits_with_captions(dataset, splits):
         part = dataset.select_split(name)
-        split = SplitVectors(
-            _read_vectors(images, [image.id for image in part.images], images.dim),
-            _read_vectors(captions, [caption.id for caption in part.captions], images.dim),
-            [image.id for image in part.images],
-            [caption.image_id for caption in part.captions],
-            [caption.text for caption in part.captions],
-            _read_rerank(vectors, part, settings),
-        )
-        evaluations[name] = evaluate_vectors(settings.config, split, name, folder)
-    return Evaluation(splits=evaluations)
+        split = read_split_vectors(vectors, part)
+        rows = rank_vectors(split)
+        evaluations[name] = evaluate_vectors(config, split, name, folder, rows)
+        ranks[name] = make_split_ranks(*rows.final, split.image_ids, [caption.id for caption in part.captions])
+    return Evaluation(splits=evaluations), EvaluationRanks(splits=ranks)
 
 
-def _read_rerank(vectors: VectorStores, part: Dataset, settings: _Settings) -> Rerank | None:
-    """Read what the second stage needs of a split; None for a model without row vectors."""
-    if vectors.image_rows is None or vectors.caption_rows is None or not settings.rerank:
+def read_split_vectors(vectors: VectorStores, part: Dataset) -> SplitVectors:
+    """Read the vectors of a part of the dataset; those of items without one are NaN."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
+    return SplitVectors(
+        _read_vectors(images, [image.id for image in part.images], images.dim),
+        _read_vectors(captions, [caption.id for caption in part.captions], images.dim),
+        [image.id for image in part.images],
+        [caption.image_id for caption in part.captions],
+        [caption.text for caption in part.captions],
+        _read_rerank(vectors, part),
+    )
+
+
+def _read_rerank(vectors: VectorStores, part: Dataset) -> Rerank | None:
+    """Read what the second stage needs of a part of the dataset; None for a model without row vectors."""
+    if vectors.image_rows is None or vectors.caption_rows is None or not vectors.rerank:
         return None
-    images, captions = Store(vectors.image_rows), Store(vectors.caption_rows)
-    model = settings.workspace.models / str(images.recipe["model"])
     return Rerank(
-        _read_rows(images, [image.id for image in part.images]),
-        _read_rows(captions, [caption.id for caption in part.captions]),
-        read_model_card(model).alignment_weight,
-        settings.rerank,
+        _read_rows(Store(vectors.image_rows), [image.id for image in part.images]),
+        _read_rows(Store(vectors.caption_rows), [caption.id for caption in part.captions]),
+        vectors.alignment_weight,
+        vectors.rerank,
     )
 
 

@@ -18,7 +18,6 @@ from pipeline.stages.index_rows import make_collection, read_image_sizes
 from pipeline.stages.queries import KindStores, choose_queries
 from pipeline.stages.results import VectorStores
 from pipeline.workspace import Workspace
-from tern.card import read_model_card
 from tern.query import read_calibration
 
 log = logging.getLogger(__name__)
@@ -160,7 +159,7 @@ def _make_inputs(
         {kind: one.source for kind, one in queries.items()},
         {kind: labels for kind, one in queries.items() if (labels := one.labels) is not None},
         {kind: one.rows for kind, one in queries.items() if one.rows is not None},
-        0.0 if model is None else read_model_card(model).alignment_weight,
+        vectors.alignment_weight,
     ), queries
 
 

@@ -34,12 +34,16 @@ class VectorStores:
         captions: Folder of the store with one vector per caption.
         image_rows: Folder of the store with the row vectors of images; None for a model without them.
         caption_rows: Folder of the store with the row vectors of captions, likewise.
+        alignment_weight: As in `data.alignment.combine_scores`; not used without row vectors.
+        rerank: Number of best hits that a search reranks with row vectors; 0 for none.
     """
 
     images: Path
     captions: Path
     image_rows: Path | None = None
     caption_rows: Path | None = None
+    alignment_weight: float = 0.0
+    rerank: int = 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data.alignment import Embeddings, RowVectors
 from data.io import digest
 from tern.config import EvaluationConfig
 from tern.evaluation.baselines import chance_recalls
-from tern.evaluation.metrics import average_metrics, make_folds, summarize_ranks
+from tern.evaluation.metrics import average_metrics, make_folds
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
-from tern.evaluation.rerank import rerank_split
+from tern.evaluation.rerank import Rerank, rerank_usable
 from tern.evaluation.results import ChanceRecalls, RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
-from tern.evaluation.usable import count_missed, find_usable_rows, measure_usable
+from tern.evaluation.usable import find_usable_rows, rank_usable, summarize_usable
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,34 @@ class SplitVectors:
     """Row vectors and settings of the second stage; None without one."""
 
 
-@dataclass(frozen=True)
-class Rerank:
-    """What a reranked evaluation needs besides the vectors."""
+class VectorRanks(NamedTuple):
+    """Ranks of both directions of a split, image to text first, each as `rank_usable` returns them."""
 
-    images: RowVectors
-    """Rows of the N images, in the order of the split; any rows for an image whose vector cannot be used."""
-    captions: RowVectors
-    """Rows of the M captions, likewise."""
-    alignment_weight: float
-    """As in `combine_scores`."""
-    num_candidates: int
-    """Maximum number of candidates per query, at least 1."""
+    first: tuple[np.ndarray, np.ndarray]
+    """Ranks by the cosine of the vectors."""
+    reranked: tuple[np.ndarray, np.ndarray] | None
+    """Ranks after reranking; None without it."""
+
+    @property
+    def final(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks that a search gives."""
+        return self.first if self.reranked is None else self.reranked
 
 
-def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str, folder: Path) -> SplitEvaluation:
+def rank_vectors(vectors: SplitVectors) -> VectorRanks:
+    """Compute the ranks of both directions of a split, without and with reranking."""
+    inputs = vectors.images, vectors.image_ids, vectors.captions, vectors.caption_image_ids
+    first = rank_usable(*inputs)
+    return VectorRanks(first, None if vectors.rerank is None else rerank_usable(*inputs, first, vectors.rerank))
+
+
+def evaluate_vectors(
+    config: EvaluationConfig,
+    vectors: SplitVectors,
+    split: str,
+    folder: Path,
+    ranks: VectorRanks | None = None,
+) -> SplitEvaluation:
     """Compute all metrics of one split.
 
     Args:
@@ -61,6 +74,7 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
         vectors: Vectors and ids of the split.
         split: Name of the split, which replaces `{split}` in `spice_file`.
         folder: Folder in which ROUGE-L relevances are kept from one evaluation to the next.
+        ranks: Ranks of the complete split, as `rank_vectors` returns them; computed if None.
 
     Raises:
         ValueError: The number of folds does not divide the split, a file of relevances has another size, or as
@@ -69,7 +83,8 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
     relevances = load_relevances(config, vectors, split, folder)
     all_rows = np.arange(len(vectors.images)), np.arange(len(vectors.captions))
     folds = None
-    metrics = _measure(vectors, relevances, *all_rows)
+    ranks = ranks or rank_vectors(vectors)
+    metrics = _measure(vectors, relevances, *all_rows, ranks.first)
     if config.folds:
         parts = make_folds(vectors.image_ids, vectors.caption_image_ids, config.folds)
         folds = average_metrics([_measure(vectors, relevances, *part) for part in parts])
@@ -79,19 +94,23 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
         captions=len(vectors.caption_image_ids),
         metrics=metrics,
         folds=folds,
-        reranked=_measure_reranked(vectors),
+        reranked=None if ranks.reranked is None else summarize_usable(*ranks.reranked),
         chance=ChanceRecalls(**chance_recalls([counts[name] for name in vectors.image_ids])),
     )
 
 
 def _measure(
-    vectors: SplitVectors, relevances: Mapping[str, np.ndarray], image_rows: np.ndarray, caption_rows: np.ndarray
+    vectors: SplitVectors,
+    relevances: Mapping[str, np.ndarray],
+    image_rows: np.ndarray,
+    caption_rows: np.ndarray,
+    ranks: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> RetrievalMetrics:
-    """Compute the metrics of some images and captions, given by their rows."""
+    """Compute the metrics of some images and captions, given by their rows; `ranks` are theirs if not None."""
     images, captions = vectors.images[image_rows], vectors.captions[caption_rows]
     image_ids = [vectors.image_ids[k] for k in image_rows]
     caption_image_ids = [vectors.caption_image_ids[k] for k in caption_rows]
-    metrics = measure_usable(images, image_ids, captions, caption_image_ids)
+    metrics = summarize_usable(*(ranks or rank_usable(images, image_ids, captions, caption_image_ids)))
     values: dict[str, dict[str, float]] = {"i2t": {}, "t2i": {}}
     used_images, used_captions = find_usable_rows(images, image_ids, captions, caption_image_ids)
     used_ids, used_names = [image_ids[k] for k in used_images], [caption_image_ids[k] for k in used_captions]
@@ -107,26 +126,6 @@ def _measure(
             values[direction][method] = share * means.get(f"{direction}_ndcg", 0.0)
     i2t = metrics.i2t.model_copy(update={"ndcg": values["i2t"]})
     return metrics.model_copy(update={"i2t": i2t, "t2i": metrics.t2i.model_copy(update={"ndcg": values["t2i"]})})
-
-
-def _measure_reranked(vectors: SplitVectors) -> RetrievalMetrics | None:
-    """Compute the metrics of a split after reranking. Queries without a usable vector are missed, as without it."""
-    rerank, ids = vectors.rerank, (vectors.image_ids, vectors.caption_image_ids)
-    if rerank is None:
-        return None
-    image_rows, caption_rows = find_usable_rows(vectors.images, ids[0], vectors.captions, ids[1])
-    missed = count_missed(caption_rows, ids[1])
-    if not len(caption_rows):
-        return None
-    directions = rerank_split(
-        Embeddings(vectors.images, rerank.images).select(image_rows),
-        [ids[0][row] for row in image_rows],
-        Embeddings(vectors.captions, rerank.captions).select(caption_rows),
-        [ids[1][row] for row in caption_rows],
-        rerank.num_candidates,
-    )
-    i2t, t2i = (part.compute_ranks(rerank.alignment_weight) for part in directions)
-    return summarize_ranks(i2t, t2i, missed)
 
 
 def load_relevances(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.alignment import Embeddings, combine_scores, compute_alignment_scores
+from data.alignment import Embeddings, RowVectors, combine_scores, compute_alignment_scores
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
     TIE_TOLERANCE,
@@ -21,6 +21,7 @@ from tern.evaluation.metrics import (
     encode_image_ids,
     iter_score_blocks,
 )
+from tern.evaluation.usable import NO_QUERY, find_usable_rows
 
 DEFAULT_CANDIDATES = 100
 ALIGNMENT_WEIGHTS = tuple(step / 20 for step in range(17))  # 0 to 0.8, from which the best on `val` is chosen
@@ -107,6 +108,54 @@ def _score_candidates(
     for row, candidates in enumerate(positions):
         alignments[row] = compute_alignment_scores(queries.rows.select([row]), gallery.rows.select(candidates))
     return RerankedDirection(ranks, gallery_labels[positions], query_labels, cosines, alignments)
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """What a reranked evaluation of a split needs besides the vectors."""
+
+    images: RowVectors
+    """Rows of the N images, in the order of the split; any rows for an image whose vector cannot be used."""
+    captions: RowVectors
+    """Rows of the M captions, likewise."""
+    alignment_weight: float
+    """As in `combine_scores`."""
+    num_candidates: int
+    """Maximum number of candidates per query, at least 1."""
+
+
+def rerank_usable(
+    images: np.ndarray,
+    image_ids: Sequence[str],
+    captions: np.ndarray,
+    caption_image_ids: Sequence[str],
+    ranks: tuple[np.ndarray, np.ndarray],
+    rerank: Rerank,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the ranks of `rank_usable` after reranking.
+
+    Args:
+        images: (N, e) vectors.
+        image_ids: N ids, each once.
+        captions: (M, e) vectors.
+        caption_image_ids: M image ids.
+        ranks: What `rank_usable` returns for them.
+        rerank: Row vectors and settings of the second stage.
+    """
+    image_rows, caption_rows = find_usable_rows(images, image_ids, captions, caption_image_ids)
+    i2t, t2i = ranks[0].copy(), ranks[1].copy()
+    if len(caption_rows):
+        directions = rerank_split(
+            Embeddings(images, rerank.images).select(image_rows),
+            [image_ids[row] for row in image_rows],
+            Embeddings(captions, rerank.captions).select(caption_rows),
+            [caption_image_ids[row] for row in caption_rows],
+            rerank.num_candidates,
+        )
+        image_ranks, t2i[caption_rows] = (part.compute_ranks(rerank.alignment_weight) for part in directions)
+        answered = image_ranks != NO_QUERY
+        i2t[image_rows[answered]] = image_ranks[answered]
+    return i2t, t2i
 
 
 def choose_alignment_weight(directions: Sequence[RerankedDirection]) -> float:

@@ -66,9 +66,10 @@ EXCEPTIONS = (
         "needs weights from the network",
     ),
     (
-        r"publish \d|~/Pictures|--version \d|rm -r|git |embeddings|regions-\d[a-z]|photo\.jpg",
-        "needs versions or files of the reader's own",
+        r"publish \d|~/Pictures|--version \d|rm -r|git |embeddings|regions-\d[a-z]|photo\.jpg|tern-\d",
+        "needs versions, models or files of the reader's own",
     ),
+    (r"import ir_measures|from ranx", "needs ir_measures or ranx; tests/tern/evaluation/test_trec.py uses them"),
 )
 
 # What a block is shortened to before it runs.

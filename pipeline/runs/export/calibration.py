@@ -39,13 +39,12 @@ class _Items:
         return Embeddings(self.store.read("features", self.ids).astype(np.float32), rows)
 
 
-def make_calibration(vectors: VectorStores, dataset: Dataset, alignment_weight: float) -> Calibration | None:
+def make_calibration(vectors: VectorStores, dataset: Dataset) -> Calibration | None:
     """Make the calibration of a model from `val`, or from `test` if `val` has fewer than two images with captions.
 
     Args:
         vectors: Vector stores of the model.
         dataset: Dataset of the vectors.
-        alignment_weight: As in `combine_scores`; not used for a model without row vectors.
 
     Returns:
         The calibration; None if neither split has two images with captions.
@@ -68,8 +67,8 @@ def make_calibration(vectors: VectorStores, dataset: Dataset, alignment_weight: 
             split=split,
             num_images=len(image_ids),
             num_captions=len(caption_ids),
-            caption=_score(texts, caption_queries, images, alignment_weight),
-            image=_score(image_queries.ids, image_queries, captions, alignment_weight),
+            caption=_score(texts, caption_queries, images, vectors.alignment_weight),
+            image=_score(image_queries.ids, image_queries, captions, vectors.alignment_weight),
         )
     return None
 

@@ -83,10 +83,8 @@ def _measure(plan: Plan, vectors: Vectors) -> tuple[Evaluation, Calibration | No
     dataset = vectors.features.dataset
     if not splits_with_captions(dataset, HELD_OUT):
         return Evaluation(splits={}), None
-    evaluation = read_or_compute_evaluation(
-        vectors, dataset, Workspace(plan.workspace), plan.evaluate, plan.index.rerank
-    )
-    return evaluation, make_calibration(vectors, dataset, read_model_card(vectors.model).alignment_weight)
+    evaluation = read_or_compute_evaluation(vectors, dataset, Workspace(plan.workspace), plan.evaluate)
+    return evaluation, make_calibration(vectors, dataset)
 
 
 def export_checkpoint(plan: Plan, checkpoint: Path, output: Path, options: ExportOptions) -> ModelPackage:

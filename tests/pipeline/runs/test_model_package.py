@@ -81,7 +81,7 @@ def test_other_workspace_has_the_same_vectors_and_figures(finished_pipeline, car
 def test_calibration_equals_a_slow_loop(finished_pipeline):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
     weight = 0.3
-    found = make_calibration(vectors, dataset, weight)
+    found = make_calibration(replace(vectors, alignment_weight=weight), dataset)
     assert found is not None
     images, captions = Store(vectors.images), Store(vectors.captions)
     image_rows, caption_rows = Store(vectors.image_rows), Store(vectors.caption_rows)
@@ -111,8 +111,8 @@ def test_calibration_equals_a_slow_loop(finished_pipeline):
 def test_calibration_comes_from_test_without_val(finished_pipeline):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
     without_val = dataset.exclude_images({image.id for image in dataset.images if image.split == "val"})
-    assert make_calibration(vectors, without_val, 0.3).split == "test"
-    assert make_calibration(vectors, replace(dataset, captions=()), 0.3) is None
+    assert make_calibration(vectors, without_val).split == "test"
+    assert make_calibration(vectors, replace(dataset, captions=())) is None
 
 
 def test_replaced_package_is_another_vector_space_and_never_a_mix(carried, package, tmp_path):
