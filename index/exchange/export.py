@@ -111,7 +111,7 @@ def _write_row_vectors(
     """Write the row vectors of a collection to its files, in the order of `ROW_SUFFIXES`; return their hash."""
     refs = [shard.row_vectors for shard in collection.shards if shard.row_vectors is not None]
     shards = [ShardRowVectors(object_path(root, ref)) for ref in refs]
-    hasher, weights, lengths = hashlib.sha256(), [], []
+    hasher, weights, lengths = hashlib.sha256(), list[np.ndarray](), list[np.ndarray]()
     dim = 0 if collection.alignment is None else collection.alignment.dim
     with open(paths[0], "wb") as file:
         write_codes_header(file, sum(shard.count_rows(deleted_keys) for shard in shards), dim)
