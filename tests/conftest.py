@@ -4,8 +4,6 @@ import os
 
 import pytest
 
-from tests.helpers.small_plan import small_plan
-
 # Two OpenMP teams on two cores wait for each other, ten times as long as they work; and tests never ask a model hub.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # which has inherited what the line below said to the first process
@@ -19,6 +17,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # marker would be better, but `--dist loadgroup` of pytest-xdist 3.8 does nothing with pytest 9.2.
 SERVER_TESTS = ("backfill", "faults", "flows", "kills", "photo_reindex", "stale_runs", "task_runners")
 SERVER_FILES = {f"tests/flows/test_{name}.py" for name in SERVER_TESTS}
+
+# The files that take longest on two cores, after those of the server. They are begun first: a long file that is begun
+# last keeps one process busy while the others have ended.
+LONG_FILES = (
+    "tests/architecture/test_docs.py",
+    "tests/pipeline/runs/test_pipeline.py",
+    "tests/pipeline/cli/test_photos_kills.py",
+    "tests/pipeline/cli/test_photos_errors.py",
+    "tests/pipeline/cli/test_photos.py",
+    "tests/pipeline/runs/test_carried_demo.py",
+    "tests/pipeline/cli/test_evil_names.py",
+    "tests/tern/parallel/test_distributed.py",
+    "tests/tern/training/test_resume.py",
+    "tests/tern/training/test_train.py",
+    "tests/data/exchange/test_formats_killed.py",
+    "tests/data/demo/test_demo.py",
+    "tests/extractors/regions/test_detector.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -35,7 +51,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a Prefect server, and as slow those that need a finished pipeline."""
+    """Mark the tests that use a Prefect server, and as slow those that need a finished pipeline; long files first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _rank_file(item.nodeid.partition("::")[0]))
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if "pipeline_with_jobs" in fixtures:
@@ -43,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "server" in fixtures:
             assert item.nodeid.partition("::")[0] in SERVER_FILES, f"add the file of {item.nodeid} to SERVER_FILES"
             item.add_marker(pytest.mark.server)
+
+
+def _rank_file(file: str) -> int:
+    """Return the place of a file among those that are begun first, from 0; one past the last for all other files."""
+    order = [SERVER_FILES, *({long} for long in LONG_FILES)]
+    return next((rank for rank, files in enumerate(order) if file in files), len(order))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,26 +78,11 @@ def cache_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pipeline_with_jobs(tmp_path_factory):
     """The results of all stages of the small plan, and (stage, job, result) of each job that a flow runs as a task."""
-    from pipeline.plans.load import load_plan
-    from pipeline.runs.runner import PipelineRunner
+    from tests.helpers.finished_run import open_finished_run
 
-    jobs_run = []
-
-    def make_recording_map(stage):
-        def map_and_record(function, jobs):
-            for job in jobs:
-                result = function(job)
-                if stage not in ("draw scenes", "hash images"):  # a flow does not run these jobs as tasks
-                    jobs_run.append((stage, job, result))
-                yield result
-
-        return map_and_record
-
-    plan = load_plan(str(small_plan(tmp_path_factory.mktemp("finished"))))
-    finished = PipelineRunner(plan, make_recording_map).run_all()
-    assert set(finished.evaluation.splits) == {"val", "test"}
-    assert finished.index.is_file()
-    return finished, jobs_run
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # xdist has a folder for each process in it
+    return open_finished_run(shared / "finished-run", tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")
