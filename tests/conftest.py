@@ -1,6 +1,7 @@
 """Shared fixtures: a run of a small plan over demo scenes, with the demo detector and a BERT, once per session."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,8 @@ SERVER_FILES = {f"tests/flows/test_{name}.py" for name in SERVER_TESTS}
 LONG_FILES = (
     "tests/architecture/test_docs.py",
     "tests/pipeline/runs/test_pipeline.py",
+    "tests/pipeline/runs/test_same_numbers.py",
+    "tests/pipeline/runs/test_model_package.py",
     "tests/pipeline/cli/test_photos_kills.py",
     "tests/pipeline/cli/test_photos_errors.py",
     "tests/pipeline/cli/test_photos.py",
@@ -69,20 +72,25 @@ def _rank_file(file: str) -> int:
     return next((rank for rank, files in enumerate(order) if file in files), len(order))
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """Folder of all processes of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # xdist has a folder for each process in it
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory):
+def cache_folder(shared_folder):
     """Cache folder of the tests and of the processes that they start, in place of the user's."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
 
 
 @pytest.fixture(scope="session")
-def pipeline_with_jobs(tmp_path_factory):
+def pipeline_with_jobs(shared_folder, tmp_path_factory):
     """The results of all stages of the small plan, and (stage, job, result) of each job that a flow runs as a task."""
     from tests.helpers.finished_run import open_finished_run
 
-    root = tmp_path_factory.getbasetemp()
-    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # xdist has a folder for each process in it
-    return open_finished_run(shared / "finished-run", tmp_path_factory.mktemp("finished"))
+    return open_finished_run(shared_folder / "finished-run", tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import PurePath
 
 import pytest
 
+from tests import conftest
 from tests.architecture.code import (
     PACKAGES,
     ROOT,
@@ -306,6 +307,10 @@ def test_reference_implementations_import_nothing_of_the_product():
         if found.module.split(".")[0] in PACKAGES
     ]
     assert not wrong
+
+
+def test_files_that_are_begun_first_exist():
+    assert {*conftest.SERVER_FILES, *conftest.LONG_FILES} <= {*tracked_files("tests/*.py")}
 
 
 def test_test_folders_are_packages():
