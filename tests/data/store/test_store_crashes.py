@@ -107,7 +107,7 @@ def test_finished_unlisted_shards_are_adopted_after_dataset_changes(tmp_path, ch
 
 
 def test_finished_shard_with_old_content_of_one_item_is_adopted_below_its_new_content(tmp_path):
-    """The new content lies in a shard that begins earlier in the dataset than the one with the old content."""
+    """The new content is in a shard that begins earlier in the dataset than the one with the old content."""
     log, first = tmp_path / "log", items(3 * SHARD)
     crash(tmp_path, first, 2, log)
     second = [Item("new", "0" * 64), *first[:7], Item(first[7].id, "b" * 64), *first[8:]]

@@ -1,0 +1,75 @@
+"""`RowVectors`: the short vectors of the rows (regions or tokens) of some items, without padding.
+
+Shapes: n items, m rows of all items together, k numbers per short vector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CODE_SCALE = 127.0  # a code of 8 bits is a number of a unit vector times this, rounded
+CODE_DTYPE, WEIGHT_DTYPE = np.dtype("i1"), np.dtype("<f2")
+
+
+@dataclass(frozen=True)
+class RowVectors:
+    """Short vectors of the rows of n items, one item after the other."""
+
+    codes: np.ndarray
+    """(m, k) int8: unit vectors times `CODE_SCALE`."""
+    weights: np.ndarray
+    """(m,) float16: share of each row in the score; those of an item add up to 1."""
+    lengths: np.ndarray
+    """(n,) int64: rows of each item, at least 1."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def dim(self) -> int:
+        """Numbers per short vector, k."""
+        return int(self.codes.shape[1])
+
+    @property
+    def starts(self) -> np.ndarray:
+        """First row of each item, (n,) int64."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def decode(self) -> np.ndarray:
+        """Return the short vectors, (m, k) float32."""
+        return self.codes.astype(np.float32) * np.float32(1 / CODE_SCALE)
+
+    def select(self, positions: Sequence[int] | np.ndarray) -> "RowVectors":
+        """Return some items, in the order of `positions`."""
+        positions = np.asarray(positions, np.int64)
+        lengths = self.lengths[positions]
+        rows = expand_ranges(self.starts[positions], lengths)
+        return RowVectors(self.codes[rows], self.weights[rows], lengths)
+
+
+def expand_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the row numbers of ranges, one range after the other: starts (n,), lengths (n,) -> (sum of lengths,)."""
+    first = np.cumsum(lengths) - lengths
+    return np.repeat(starts - first, lengths) + np.arange(int(lengths.sum()))
+
+
+def encode_rows(vectors: np.ndarray, weights: np.ndarray, mask: np.ndarray) -> RowVectors:
+    """Encode the padded rows of a network.
+
+    Args:
+        vectors: (n, longest, k) float32 of unit length.
+        weights: (n, longest) float32; those of the real rows of an item add up to 1.
+        mask: (n, longest) bool, True for a real row.
+    """
+    codes = np.rint(vectors[mask] * CODE_SCALE).astype(CODE_DTYPE)
+    return RowVectors(codes, weights[mask].astype(WEIGHT_DTYPE), mask.sum(axis=1).astype(np.int64))
+
+
+def concatenate_rows(parts: Sequence[RowVectors]) -> RowVectors:
+    """Join the items of several parts, which have the same dimension, in order."""
+    return RowVectors(
+        np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.weights for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+    )

@@ -1,0 +1,85 @@
+"""Alignment scores: each row of a query with the best row of an item, and the reverse.
+
+The region-word alignment of TERAN (Messina et al. 2021, "Fine-grained visual textual alignment for cross-modal
+retrieval using transformer encoders") with the maximum in both directions, as in FILIP (Yao et al. 2021), and with a
+learned weight per row. A score is a weighted mean of cosines, so it is from -1 to 1.
+
+Shapes: n items, m rows of all items together, l rows of a query, k numbers per short vector.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.alignment.row_vectors import RowVectors
+
+
+def compute_alignment_scores(query: RowVectors, items: RowVectors) -> np.ndarray:
+    """Score items against one query.
+
+    Args:
+        query: Rows of one query.
+        items: Rows of n items of the other modality.
+
+    Returns:
+        (n,) float32: the mean of two weighted means, that of the query's rows, each with its best row of the item, and
+        that of the item's rows, each with its best row of the query.
+
+    Raises:
+        ValueError: `query` is not one item, or the dimensions differ.
+    """
+    if not len(items):
+        return np.empty(0, np.float32)
+    cosines, starts = _compute_cosines(query, items), items.starts
+    best_of_query_rows = np.maximum.reduceat(cosines, starts, axis=0)  # (n, l)
+    from_query = best_of_query_rows @ query.weights.astype(np.float32)  # (n,)
+    from_items = np.add.reduceat(cosines.max(axis=1) * items.weights.astype(np.float32), starts)  # (n,)
+    scores: np.ndarray = (from_query + from_items) * np.float32(0.5)
+    return scores
+
+
+def combine_scores(cosines: np.ndarray, alignments: np.ndarray, alignment_weight: float) -> np.ndarray:
+    """Combine the scores of both stages: cosines (n,) and alignment scores (n,) -> (n,) float32, from -1 to 1.
+
+    Args:
+        cosines: Scores of the first stage.
+        alignments: Scores of `compute_alignment_scores`.
+        alignment_weight: Weight of the second stage, 0 to 1; that of the first is 1 minus it.
+    """
+    weight = np.float32(alignment_weight)
+    return np.asarray((1 - weight) * cosines + weight * alignments, np.float32)
+
+
+@dataclass(frozen=True)
+class RowMatch:
+    """One row of a query, the row of an item that it matches best, and what the pair adds to the score."""
+
+    query_row: int
+    item_row: int
+    cosine: float
+    share: float
+    """Share of the pair in the alignment score: its weight times its cosine, in the direction of the query."""
+
+
+def find_row_matches(query: RowVectors, item: RowVectors) -> list[RowMatch]:
+    """Find the best row of an item for each row of a query, in the order of the query's rows.
+
+    Args:
+        query: Rows of one query.
+        item: Rows of one item.
+    """
+    cosines = _compute_cosines(query, item)  # (m, l)
+    best = cosines.argmax(axis=0)  # (l,)
+    values = cosines[best, np.arange(len(best))]  # (l,)
+    shares = query.weights.astype(np.float32) * values
+    return [RowMatch(row, int(best[row]), float(values[row]), float(shares[row])) for row in range(len(best))]
+
+
+def _compute_cosines(query: RowVectors, items: RowVectors) -> np.ndarray:
+    """Compute all cosines: (m, l) float32."""
+    if len(query) != 1 or query.dim != items.dim:
+        raise ValueError(
+            f"The query has {len(query)} items of {query.dim} numbers per row, the candidates {items.dim}. Pass one "
+            "query of the model of the candidates."
+        )
+    return items.decode() @ query.decode().T
