@@ -58,7 +58,6 @@ def world(finished_pipeline, tmp_path_factory) -> Path:
         + rest.partition("[regions]")[2]
     )
     (root / "plan.toml").write_text(plan)
-    shutil.copytree(finished_pipeline.plan.workspace / "stores", root / "run" / "stores")  # of nearly the same dataset
     PipelineRunner(load_plan(str(root / "plan.toml"))).run_all()
     header = {"origin": EVIL, EVIL: "x", "classes": json.dumps([EVIL, "dog"])}
     save_file({"a": np.zeros(1, np.float32)}, root / "weights.safetensors", metadata=header)
