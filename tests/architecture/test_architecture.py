@@ -35,7 +35,8 @@ BELOW = {  # a package imports only these; extractors, tern and index never impo
 }
 # Sub-packages and root modules of each package, low to high: one imports only those before it.
 LAYERS = {
-    "data": "text batches alignment settings config unpickle io onnx manifest images datasets store formats exchange demo",
+    "data": "text batches alignment settings config unpickle io onnx manifest images datasets store formats exchange "
+    "demo",
     "extractors": "config packaged torch_free nn regions bottom_up text demo_detector registry",
     "tern": "presets config card query networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",

@@ -354,7 +354,7 @@ def run(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def states_of_good_runs() -> set[frozenset[tuple[str, bytes]]]:
-    """States of the data folder from which a run was good. From the same state it is not made again."""
+    """States of the data folder from which a run was good. A run from an equal state is not repeated."""
     return set()
 
 
