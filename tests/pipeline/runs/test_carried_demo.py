@@ -49,7 +49,8 @@ def list_outputs(root: Path) -> dict[str, int]:
 
 
 def read_vectors(workspace: Path, modality: str) -> dict[str, np.ndarray]:
-    (store,) = (s for s in map(Store, (workspace / "vectors").iterdir()) if s.recipe["modality"] == modality)
+    stores = map(Store, (workspace / "vectors").glob("vectors-*"))
+    (store,) = (store for store in stores if store.recipe["modality"] == modality)
     return dict(zip(store.ids, store.read("features", list(store.ids)).astype(np.float64), strict=True))
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from data.alignment import combine_scores, compute_alignment_scores
 from data.exchange.region_export import export_regions
+from data.store.intact import read_intact_row_vectors
 from data.store.store import Store
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
@@ -79,8 +81,15 @@ def test_search_by_text_and_by_photo(finished_pipeline, imported, finished_impor
     searcher, store = Searcher(imported[0]), Store(finished_import.vectors.images)
     hits = searcher.search_text("two dogs are running along the street", 5)
     query = searcher.embed_text("two dogs are running along the street")
-    scores = store.read("features", store.ids).astype("f4") @ query[0]
+    stores, rows = (
+        finished_import.vectors,
+        searcher._encoder.embed_texts(["two dogs are running along the street"]).rows,
+    )
+    alignments = compute_alignment_scores(rows, read_intact_row_vectors(Store(stores.image_rows), store.ids))
+    cosines = store.read("features", store.ids).astype("f4") @ query[0]
+    scores = combine_scores(cosines, alignments, stores.alignment_weight)
     assert {hit.id for hit in hits} == {store.ids[i] for i in np.argsort(-scores)[:5]}
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:5], atol=1e-3)
     assert all(hit.path.is_file() and all(region.label for region in hit.regions) for hit in hits)
     assert any(hit.regions for hit in hits)
     copy = shutil.copy(
@@ -113,10 +122,11 @@ def test_region_of_an_image_is_embedded_from_the_stored_regions_in_it(finished_p
     cut_boxes = np.array([cut for _, cut in rows], "f4")
     expected = searcher._encoder.embed_regions(
         [(features[selected], cut_boxes, (int(x2 - x1), int(y2 - y1)), scores[selected])]
-    )
+    ).vectors
     photo = finished_pipeline.features.dataset.images_by_id[name].path
     queries = [Query((ImagePart(name, box),)), Query((PhotoPart(photo, box),))]
-    np.testing.assert_allclose(searcher._embedder.embed(queries), expected.repeat(2, axis=0), atol=1e-6)
+    for embedding in searcher._embedder.embed(queries):
+        np.testing.assert_allclose(embedding.vectors, expected, atol=1e-6)
     assert name not in {hit.id for answer in searcher.search(queries, 50) for hit in answer.hits}
     corner = (0.0, 0.0, 4.0, 4.0)
     with pytest.raises(ValueError, match=r"No region of .* half of its area in the box 0,0,4,4\. Pass"):
