@@ -19,12 +19,14 @@ from data.io.json_text import describe_parse_error, parse_json
 from data.io.limits import MAX_SIDE, MAX_TEXT_BYTES, check_checkpoint, check_expansion, check_limit
 from data.io.locks import WriteLockError, manifest_lock, write_lock
 from data.io.schema import describe_other_version
+from data.io.stamps import Stamp, is_settled, read_stamp
 from data.io.together import atomic_write_together, restore_together
 
 __all__ = [
     "MAX_SIDE",
     "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
+    "Stamp",
     "WriteError",
     "WriteLockError",
     "add_path_to_errors",
@@ -41,10 +43,12 @@ __all__ = [
     "find_os_error",
     "fsync_path",
     "is_out_of_memory",
+    "is_settled",
     "is_within",
     "manifest_lock",
     "parse_json",
     "read_json",
+    "read_stamp",
     "remove_stale_temporaries",
     "restore_together",
     "sha256_file",

@@ -1,4 +1,8 @@
-"""Graphs in the cache folder of the user: named by everything that determines them, and verified when they are read."""
+"""Graphs in the cache folder of the user: named by everything that determines them, and verified when they are read.
+
+A query on the command line does not hash a graph that still has the stamp of its last verification: the hash of a text
+encoder takes 0.09 s.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.io import atomic_write, digest, read_json, sha256_file, write_json
+from data.io import (
+    Stamp,
+    atomic_write,
+    digest,
+    is_settled,
+    read_json,
+    read_stamp,
+    sha256_file,
+    write_json,
+)
 from data.settings import find_cache_folder
 
 MAX_GRAPH_BYTES = 2**31 - 1  # of a protocol buffer
@@ -31,6 +44,8 @@ class CacheEntry(BaseModel):
     """SHA-256 of the file of the graph."""
     info: dict[str, Any] = {}
     """What is known of the graph."""
+    stamp: Stamp | None = None
+    """Stamp of the file when its SHA-256 was last compared; None: not since it was written."""
 
 
 class CachedGraph:
@@ -47,19 +62,31 @@ class CachedGraph:
         safe_name = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
         self.path = find_cache_folder() / FOLDER / f"{safe_name}-{digest(self._key)}{suffix}"
 
-    def find(self) -> CacheEntry | None:
-        """Read the entry of the graph; None if the graph is missing, truncated, or not the one of the key."""
+    def find(self, rehash: bool = True) -> CacheEntry | None:
+        """Read the entry of the graph.
+
+        Args:
+            rehash: Read the file even if it has the stamp of its last verification. A failing disk changes no stamp, so
+                only what starts often and briefly passes False.
+
+        Returns:
+            The entry; None if the graph is missing, damaged, or not the one of the key.
+        """
         try:
             entry = CacheEntry.model_validate(read_json(self._sidecar))
-            if entry.key != self._key or self.path.stat().st_size > MAX_GRAPH_BYTES:
+            stamp = read_stamp(self.path)
+            if entry.key != self._key or stamp[0] > MAX_GRAPH_BYTES:
                 return None
-            if sha256_file(self.path) != entry.sha256:
+            if (rehash or entry.stamp != stamp) and sha256_file(self.path) != entry.sha256:
                 return None
-            with suppress(OSError):  # a folder that can only be read
-                os.utime(self.path)  # the graphs that were not used for the longest time are removed first
-            return entry
         except (OSError, ValueError, ValidationError):
             return None
+        with suppress(OSError):  # a folder that can only be read
+            if entry.stamp != stamp and is_settled(stamp):
+                self._write_entry(entry.model_copy(update={"stamp": stamp}))
+            else:
+                os.utime(self._sidecar)  # the graphs that were not used for the longest time are removed first
+        return entry
 
     def write(self, write_content: Callable[[Path], None], info: Mapping[str, Any] | None = None) -> None:
         """Write the graph, and remove the oldest ones if the folder has more than `MAX_CACHED`.
@@ -75,8 +102,11 @@ class CachedGraph:
             write_content(temporary)
             sha256 = sha256_file(temporary)
         entry = CacheEntry(key=self._key, sha256=sha256, info=dict(info or {}))
-        write_json(self._sidecar, entry.model_dump(mode="json"))
+        self._write_entry(entry)
         self._remove_oldest()
+
+    def _write_entry(self, entry: CacheEntry) -> None:
+        write_json(self._sidecar, entry.model_dump(mode="json"))
 
     @property
     def _sidecar(self) -> Path:
@@ -84,6 +114,12 @@ class CachedGraph:
 
     def _remove_oldest(self) -> None:
         graphs = [path for path in self.path.parent.iterdir() if FILE_NAME.fullmatch(path.name) and path != self.path]
-        for path in sorted(graphs, key=lambda path: path.lstat().st_mtime)[: -(MAX_CACHED - 1)]:
+        for path in sorted(graphs, key=_read_time_of_use)[: -(MAX_CACHED - 1)]:
             for file in (path.with_suffix(".json"), path):  # the sidecar first: a graph without one does not count
                 file.unlink(missing_ok=True)
+
+
+def _read_time_of_use(path: Path) -> float:
+    """Return when a graph was last used: the time of its sidecar file, or its own while it has none."""
+    sidecar = path.with_suffix(".json")
+    return (sidecar if sidecar.exists() else path).lstat().st_mtime

@@ -14,6 +14,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
+RUNTIME_VERSION: str = onnxruntime.__version__
 OPSET = 17  # of exported graphs
 PROVIDERS = ["CPUExecutionProvider"]
 ERRORS_ONLY = 3  # severity of the log: a warning names each initializer that a graph does not use

@@ -61,7 +61,10 @@ class ShardedIVF:
         shell.quantizer.reset()
         blank = faiss.serialize_index(shell)
         self._children = _merge_shards([self._open_shard(blank, path) for path in shards])
-        self._deleted_keys = np.unique(np.asarray([] if deleted_keys is None else deleted_keys, np.int64))
+        # Without deleted keys, `np.unique` would import numpy.ma for nothing.
+        self._deleted_keys = (
+            np.empty(0, np.int64) if deleted_keys is None else np.unique(np.asarray(deleted_keys, np.int64))
+        )
         # An attribute, because faiss keeps only a pointer to it.
         self._deleted_selector = faiss.IDSelectorBatch(self._deleted_keys)
         live_selector = faiss.IDSelectorNot(self._deleted_selector) if len(self._deleted_keys) else None

@@ -2,31 +2,27 @@
 
 root/verified.json    {sha256: [bytes, inode, ctime in ns]} of the objects of the last version that passed its gate
 
-A file that is written, truncated, touched, replaced or restored gets another ctime or inode, and no system call sets a
-ctime. Damage below the file system (a failing disk) is found by `verify_version` and by the gate of a build.
+Damage that changes no stamp (see `data.io.stamps`) is found by `verify_version` and by the gate of a build.
 """
 
 import logging
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.io import read_json, write_json
+from data.io import Stamp, is_settled, read_json, read_stamp, write_json
 from index.versions.objects import ManifestModel, ObjectRef, iter_refs, object_path
 
 FILE = "verified.json"
-MIN_AGE_SECONDS = 2.0  # a younger file may change again within one tick of a coarse clock
 log = logging.getLogger(__name__)
 P = TypeVar("P", bound=ManifestModel)
-Stamps = dict[str, list[int]]
+Stamps = dict[str, Stamp]
 
 
 def read_stamps(root: Path, part: Any) -> Stamps:
-    """Return the stamps of all objects in a part of a manifest that are unmodified for `MIN_AGE_SECONDS`."""
+    """Return the stamps of all objects in a part of a manifest that are settled."""
     stamps = {ref.sha256: _read_stamp(root, ref) for ref in iter_refs(part)}
-    newest_ctime = time.time_ns() - int(MIN_AGE_SECONDS * 1e9)
-    return {name: stamp for name, stamp in stamps.items() if stamp and stamp[-1] < newest_ctime}
+    return {name: stamp for name, stamp in stamps.items() if stamp and is_settled(stamp)}
 
 
 def find_unmodified(root: Path, parts: Iterable[P]) -> list[P]:
@@ -50,10 +46,9 @@ def save_stamps(root: Path, stamps: Stamps) -> None:
         log.warning("The stamps of verified objects cannot be written in %s; they will be read again: %s", root, error)
 
 
-def _read_stamp(root: Path, ref: ObjectRef) -> list[int]:
+def _read_stamp(root: Path, ref: ObjectRef) -> Stamp:
     """Return the stamp of an object; empty if it is missing, which the audit reports."""
     try:
-        stat = object_path(root, ref).stat()
+        return read_stamp(object_path(root, ref))
     except OSError:
         return []
-    return [stat.st_size, stat.st_ino, stat.st_ctime_ns]

@@ -1,10 +1,10 @@
-"""The application `tern`: builds it out of the command groups and reports errors on one line."""
+"""The application `tern`: builds it out of the commands that a call needs, and reports errors on one line."""
 
+import gc
 import io
 import os
 import sys
 from contextlib import suppress
-from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from data.text import printable_lines, show_logs
-from pipeline.cli import index_build, index_versions, model, pages, photos, run, search, store, store_exchange, weights
 from pipeline.cli.errors import report_error
 from pipeline.cli.output import echo
 
@@ -24,6 +23,18 @@ A plan configures a pipeline: dataset, extractors, model and index. It is a TOML
 Finished stages are not run again. Only `index` and `pipeline` publish. All other commands work with what exists: they
 say what is missing and which command makes it. The help of each command says what it writes.
 """
+PARTS = {  # commands and groups by the part of the application that has them
+    "run": ("demo", "pipeline", "extract", "train", "evaluate"),
+    "photos": ("photos",),
+    "search": ("search", "serve"),
+    "pages": ("report", "misses", "plans", "lineage"),
+    **{group: (group,) for group in ("index", "model", "store", "weights")},
+}
+GROUP_HELPS = {  # the group `index` is a command too, which has its own
+    "model": "Export, import, inspect and verify model packages.",
+    "store": "Inspect, verify, compact, import and export feature stores.",
+    "weights": "Convert and inspect weights of the bottom-up model.",
+}
 
 
 class LightCommand(TyperCommand):
@@ -80,8 +91,13 @@ def _expand_home(value: Any) -> Any:
         raise ValueError(f"{value} starts with ~, but there is no such user. Write the path out.") from None
 
 
-def build_app() -> typer.Typer:
-    """Build the application, with the commands that packages register as entry points `tern.commands`."""
+def build_app(name: str | None = None) -> typer.Typer:
+    """Build the application.
+
+    Args:
+        name: Command or group that will be called, so that no other is imported. For None and for a name that is not in
+            `PARTS`: all of them, with the commands that packages register as entry points `tern.commands`.
+    """
     app = typer.Typer(
         cls=LightGroup,
         help=HELP,
@@ -91,33 +107,72 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(options)
-    for module in (run, photos, search, pages):
-        module.register_commands(app)
-    index = typer.Typer()
-    stores = typer.Typer(help="Inspect, verify, compact, import and export feature stores.", no_args_is_help=True)
-    weight_files = typer.Typer(help="Convert and inspect weights of the bottom-up model.", no_args_is_help=True)
-    models = typer.Typer(help="Export, import, inspect and verify model packages.", no_args_is_help=True)
-    groups = {"index": index, "model": models, "store": stores, "weights": weight_files}
-    modules = {
-        "index": (index_build, index_versions),
-        "model": (model,),
-        "store": (store, store_exchange),
-        "weights": (weights,),
-    }
-    for name, group in groups.items():
-        for module in modules[name]:
-            module.register_commands(group)
-        app.add_typer(group, name=name)
-    for command in (command for part in (app, *groups.values()) for command in part.registered_commands):
+    selected = [part for part, names in PARTS.items() if name in names]
+    for part in selected or PARTS:
+        _register(app, part)
+    groups = [group.typer_instance for group in app.registered_groups if group.typer_instance is not None]
+    for command in (command for group in (app, *groups) for command in group.registered_commands):
         command.cls = LightCommand
-    for point in entry_points(group="tern.commands"):
-        point.load()(app)
+    if not selected:
+        from importlib.metadata import entry_points
+
+        for point in entry_points(group="tern.commands"):
+            point.load()(app)
     return app
+
+
+def _register(app: typer.Typer, part: str) -> None:
+    """Import the modules of a part of `PARTS`, and add their commands to the application."""
+    match part:
+        case "run":
+            from pipeline.cli import run
+
+            run.register_commands(app)
+        case "photos":
+            from pipeline.cli import photos
+
+            photos.register_commands(app)
+        case "search":
+            from pipeline.cli import search
+
+            search.register_commands(app)
+        case "pages":
+            from pipeline.cli import pages
+
+            pages.register_commands(app)
+        case _:
+            app.add_typer(_build_group(part), name=part)
+
+
+def _build_group(name: str) -> typer.Typer:
+    group = typer.Typer(help=GROUP_HELPS.get(name), no_args_is_help=name in GROUP_HELPS)
+    match name:
+        case "index":
+            from pipeline.cli import index_build, index_versions
+
+            index_build.register_commands(group)
+            index_versions.register_commands(group)
+        case "model":
+            from pipeline.cli import model
+
+            model.register_commands(group)
+        case "store":
+            from pipeline.cli import store, store_exchange
+
+            store.register_commands(group)
+            store_exchange.register_commands(group)
+        case "weights":
+            from pipeline.cli import weights
+
+            weights.register_commands(group)
+    return group
 
 
 def print_version(is_requested: bool) -> None:
     """Print the installed version and exit, if `--version` is passed."""
     if is_requested:
+        from importlib.metadata import version
+
         echo(f"tern {version('tern-retrieval')}")
         raise typer.Exit
 
@@ -138,13 +193,19 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The exporter of ONNX warns of shapes that it does not know; each exported graph is compared with torch.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Pydantic would read the metadata of all installed packages in search of plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     for stream in (sys.stdout, sys.stderr):
         # A locale without a character prints it as an escape sequence. A closed stream stays as it is.
         with suppress(OSError, ValueError, AttributeError):
             cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     is_debug = DEBUG in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     try:
         show_logs()
-        build_app()([argument for argument in sys.argv[1:] if argument != DEBUG], standalone_mode=True)
+        build_app(arguments[0] if arguments else None)(arguments, standalone_mode=True)
     except (Exception, KeyboardInterrupt) as error:  # all of them: a user sees no traceback
         sys.exit(report_error(error, is_debug))
+    finally:
+        # At its end, the interpreter would search all objects for cycles: a tenth of the time of a short command.
+        gc.freeze()

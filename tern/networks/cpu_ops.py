@@ -146,7 +146,8 @@ def sum_sorted_rows(x: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (b, w).
     """
-    if x.device.type == "cpu" and x.dtype == weights.dtype == torch.float32 and not torch.compiler.is_compiling():
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.device.type == "cpu" and x.dtype == weights.dtype == torch.float32 and not is_traced:
         return _SumOfSortedRows.apply(x, mask, weights)
     ordered = x.masked_fill(~mask[..., None], torch.finfo(x.dtype).min).sort(dim=1, descending=True).values
     ordered = ordered.masked_fill(~_leading_rows(mask)[..., None], 0.0)  # (b, n, w)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from data.batches import group_by_length
 from data.io import sha256_file
-from data.onnx import CachedGraph, open_mapped_session, open_session, write_optimized_graph
+from data.onnx import RUNTIME_VERSION, CachedGraph, open_mapped_session, open_session, write_optimized_graph
 from tern.card import CAPTIONS_GRAPH, IMAGES_GRAPH
 from tern.query.record import TEXT_SOURCE, GraphRecord, QueryRecord
 from tern.query.weights import read_tensors
@@ -129,8 +128,8 @@ class QuerySide:
         }
         key = {"version": CACHE_VERSION, "graph": graph.sha256, "weights": hashes}
         key |= {"tensors": {name: ref.model_dump() for name, ref in graph.tensors.items()}}
-        cached = CachedGraph(f"query-{name}", key | {"onnxruntime": version("onnxruntime")}, ".ort")
-        if cached.find() is None:
+        cached = CachedGraph(f"query-{name}", key | {"onnxruntime": RUNTIME_VERSION}, ".ort")
+        if cached.find(rehash=self._is_resident) is None:
             content, paths = self._read_graph(graph, path), self._check_sources(hashes)
             tensors = read_tensors(graph.tensors, paths)
             try:

@@ -92,7 +92,7 @@ OPTIONAL = {"dask", "detectron2", "matplotlib", "tensorboard", "prefect_dask", "
 READS_ENVIRONMENT = {
     "data/settings.py": "TERN_*, XDG_*",
     "data/onnx/session.py": "ORT_*",
-    "pipeline/cli/app.py": "OMP_*, TORCH_*",
+    "pipeline/cli/app.py": "OMP_*, TORCH_*, PYDANTIC_*",
     "pipeline/service/supervisor.py": "PROMETHEUS_*",
     "pipeline/workers.py": "OMP_*",
     "flows/server/environment.py": "PREFECT_*",

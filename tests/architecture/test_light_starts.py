@@ -56,7 +56,7 @@ def test_command_without_a_plan_starts_without_pydantic(words):
 def test_index_command_starts_light(words, workspace):
     start = run_commands(["index", *words, "--index", workspace / "index"])
     assert "version" in start.output
-    assert start.imported(MANIFESTS) == []
+    assert start.imported(f"{MANIFESTS} flows pipeline.cli.run pipeline.cli.search") == []
 
 
 @pytest.mark.parametrize("options", [["--all"], ["--all", "--mermaid"]], ids=" ".join)

@@ -29,7 +29,7 @@ import sys
 from pipeline.cli.app import build_app
 for words in COMMANDS:
     try:
-        build_app()(words, prog_name="tern")
+        build_app(words[0])(words, prog_name="tern")
     except SystemExit as end:
         assert not end.code, (words, end.code)
 """

@@ -21,7 +21,7 @@ def run_main(monkeypatch, capsys, error: BaseException | None, *words: str) -> t
         raise error
 
     if error is not None:
-        monkeypatch.setattr(app, "build_app", lambda: fail)
+        monkeypatch.setattr(app, "build_app", lambda name: fail)
     monkeypatch.setattr(sys, "argv", ["tern", *words])
     with pytest.raises(SystemExit) as ended:
         app.main()
