@@ -72,15 +72,19 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "box_embedding": "add",
         "pre_norm": True, "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
     },
+    "vse-infinity": {
+        "visual_layers": 0, "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "gpo",
+        "box_embedding": "none", "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
+    },
 }  # fmt: skip
 
 
 class ModelConfig(SettingsTable):
     """Shape of the network. The sizes of the input features are not settings: they come from the stores."""
 
-    architecture: Literal["default", "paper", "kaylode"] = "default"
-    """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py) or `kaylode`
-    (tern/networks/kaylode.py)."""
+    architecture: Literal["default", "paper", "kaylode", "vse-infinity"] = "default"
+    """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py), `kaylode`
+    (tern/networks/kaylode.py) or `vse-infinity` (tern/networks/vse_infinity.py)."""
     width: int = Field(256, ge=8)
     """Features per row inside the layers."""
     heads: int = Field(4, ge=1)
@@ -146,9 +150,9 @@ class ModelConfig(SettingsTable):
 class TrainConfig(SettingsTable):
     """Settings of one training run."""
 
-    preset: Literal["default", "small-data", "paper", "kaylode"] = "default"
+    preset: Literal["default", "small-data", "paper", "kaylode", "vse-infinity"] = "default"
     """Values of the settings that the plan does not set: the defaults below, those for some hundred images, those of
-    the paper, or those of kaylode/tern (tern/presets.py)."""
+    the paper, of kaylode/tern, or of VSE-infinity (tern/presets.py)."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Random seed of initial weights, batches and dropout."""
     epochs: int = Field(30, ge=1)
@@ -167,8 +171,9 @@ class TrainConfig(SettingsTable):
     """Weight decay of matrices; biases, norms and the temperature have none."""
     warmup: float = Field(0.1, ge=0)
     """Steps in which the learning rate rises from 0: a fraction of all steps if below 1, else their number."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warmup: a cosine down to 0, or constant."""
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """Learning rate after the warmup: a cosine down to 0, constant, or constant with a step down to a tenth after 60 %
+    of all steps."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Batches per step. The weights are updated with the mean of their gradients; negatives come from within each
     batch."""

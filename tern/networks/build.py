@@ -11,8 +11,11 @@ from tern.networks.default import Tern
 from tern.networks.finetune import TernWithTextEncoder
 from tern.networks.kaylode import KaylodeTern
 from tern.networks.paper import PaperTern
+from tern.networks.vse_infinity import VseInfinity
 
-NETWORKS: dict[str, Any] = {"default": Tern, "paper": PaperTern, "kaylode": KaylodeTern}
+NETWORKS: dict[str, Any] = {
+    "default": Tern, "paper": PaperTern, "kaylode": KaylodeTern, "vse-infinity": VseInfinity,
+}  # fmt: skip
 
 
 def build_trainable(config: ModelConfig, region_dim: int, token_dim: int, text: nn.Module | None = None) -> nn.Module:

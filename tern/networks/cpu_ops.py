@@ -1,4 +1,5 @@
-"""Three operations that torch runs slowly on a CPU in bfloat16, computed with fewer passes over memory.
+"""Operations that torch runs slowly on a CPU: three in bfloat16, computed with fewer passes over memory, and a sort
+in float32.
 
 Elsewhere (on a GPU, in another dtype, in a traced graph) torch's own operations run. The arithmetic is the same.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,6 +99,59 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, rate: f
     hidden = ~mask.repeat_interleave(heads, dim=0)[:, None]  # (b h, 1, n)
     weights = dropout(scores.masked_fill(hidden, float("-inf")).softmax(dim=-1), rate).to(v.dtype)
     return torch.bmm(weights, v).view(b, heads, -1, w // heads).transpose(1, 2).flatten(2)
+
+
+class _SumOfSortedRows(torch.autograd.Function):
+    """The sum of sorted rows in float32, sorted by numpy, with vector instructions where the CPU has them.
+
+    The sorted rows have no gradient of their own: that of x is a product of two vectors per item, in another order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        columns = np.negative(x.detach().numpy().transpose(0, 2, 1), order="C")  # (b, w, n); numpy sorts ascending
+        np.copyto(columns, np.finfo(np.float32).max, where=~mask.numpy()[:, None])
+        order = None
+        if any(ctx.needs_input_grad):
+            order = torch.from_numpy(columns.argsort(axis=-1))
+            ordered = torch.from_numpy(columns).gather(-1, order)
+        else:
+            columns.sort(axis=-1)
+            ordered = torch.from_numpy(columns)
+        ctx.save_for_backward(mask, weights, order, ordered)
+        return torch.bmm(ordered, weights[..., None])[..., 0].neg_()  # (b, w)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        mask, weights, order, ordered = ctx.saved_tensors
+        columns = grad[:, :, None] * weights[:, None]  # (b, w, n)
+        grad_x = torch.empty_like(columns).scatter_(-1, order, columns).transpose(1, 2)
+        grad_weights = -torch.bmm(grad[:, None], ordered)[:, 0]  # (b, n)
+        return grad_x, None, grad_weights.masked_fill(~_leading_rows(mask), 0.0)
+
+
+def _leading_rows(mask: Tensor) -> Tensor:
+    """Move the real rows of each item to the front: (b, n) bool -> (b, n) bool."""
+    return torch.arange(mask.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True)
+
+
+def sum_sorted_rows(x: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    """Sort the values of each feature over the real rows, the largest first, and sum them with weights.
+
+    Args:
+        x: (b, n, w) without NaN. Of equal values, any may have the gradient of the first.
+        mask: (b, n) bool, True for a real row.
+        weights: (b, n): the weight of each position in the order; 0 from the number of real rows on.
+
+    Returns:
+        (b, w).
+    """
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.device.type == "cpu" and x.dtype == weights.dtype == torch.float32 and not is_traced:
+        return _SumOfSortedRows.apply(x, mask, weights)
+    ordered = x.masked_fill(~mask[..., None], torch.finfo(x.dtype).min).sort(dim=1, descending=True).values
+    ordered = ordered.masked_fill(~_leading_rows(mask)[..., None], 0.0)  # (b, n, w)
+    return torch.einsum("bn,bnw->bw", weights, ordered)
 
 
 class Linear(nn.Linear):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tern.config import ModelConfig
 from tern.networks.alignment import AlignmentHead, Encoding
+from tern.networks.cpu_ops import sum_sorted_rows
 from tern.networks.inputs import ImageBatch
 from tern.networks.layers import FeatureDropout, box_features, pool_rows, sinusoidal_positions
 from tern.networks.region_counts import RegionCounts, count_similar_regions
@@ -72,12 +73,9 @@ class GPO(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Pool the real rows: x (b, n, w), mask (b, n) -> (b, w)."""
-        minimum = torch.finfo(x.dtype).min
-        ordered = x.masked_fill(~mask[..., None], minimum).sort(dim=1, descending=True).values  # (b, n, w)
-        ordered = ordered.masked_fill(ordered == minimum, 0.0)
         lengths, length_index = mask.sum(1).unique(return_inverse=True)  # many items have equal lengths
         weights = self.weights(lengths.flip(0), x.shape[1]).flip(0)[length_index]  # (b, n)
-        return torch.einsum("bn,bnw->bw", weights.to(x.dtype), ordered)
+        return sum_sorted_rows(x, mask, weights.to(x.dtype))
 
     def weights(self, lengths: Tensor, n: int) -> Tensor:
         """Compute the weights (k, n) of items with `lengths` (k,) rows, descending; each row sums to 1."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from tern.config import LossConfig, TrainConfig
 
+STEP_POSITION, STEP_FACTOR = 0.6, 0.1  # of the schedule `step`: epoch 15 of 25 in VSE-infinity
 PLATEAU_BATCHES = 100  # consecutive batches on the plateau before a warning
 PLATEAU_TOLERANCE = 0.02  # maximum relative distance of a loss from the plateau
 
@@ -67,19 +68,21 @@ def lr_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") ->
         step: Number of the step, from 0.
         steps: Number of all steps.
         warmup: Steps of the linear warmup: a fraction of all steps if below 1, else their number.
-        schedule: `cosine` to decrease to 0 after the warmup, or `constant`.
+        schedule: After the warmup, `cosine` to decrease to 0, `constant`, or `step` to decrease once.
     """
     warmup_steps = max(1, round(warmup if warmup >= 1 else steps * warmup))
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    if schedule == "constant":
+    if schedule == "step" and step >= round(steps * STEP_POSITION):
+        return STEP_FACTOR
+    if schedule != "cosine":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
 @torch.no_grad()
 def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the EMA weights towards those of the model by a fraction of 1 - `decay`, in place.
+    """Move the EMA weights towards those of the model by a fraction of 1 - `decay`, and copy its buffers, in place.
 
     Args:
         ema_model: Model with the EMA weights.
@@ -89,6 +92,8 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(
         list(ema_model.parameters()), list(model.parameters()), 1 - decay
     )  # one call for all parameters
+    for ema_buffer, buffer in zip(ema_model.buffers(), model.buffers(), strict=True):
+        ema_buffer.copy_(buffer)  # the statistics of a batch norm are averages already
 
 
 def is_on_plateau(loss: float, num_captions: int, config: LossConfig) -> bool:

@@ -3,6 +3,7 @@
 python -m tests.bench              every table
 python -m tests.bench stores       the named tables
 python -m tests.bench losses-demo --keep FOLDER    work in a folder and keep it: finished trainings are not repeated
+python -m tests.bench flickr8k --data FOLDER --keep FOLDER    systems on photographs; see the options below
 python -m tests.bench --photographs FOLDER    the extraction stage over a folder with dataset_flickr8k.json and images
 """
 
@@ -21,7 +22,7 @@ from tests.bench.index import rivals as index
 from tests.bench.index import search
 from tests.bench.index import update as index_update
 from tests.bench.pipeline import neighbors, service
-from tests.bench.tern import baselines, losses, metrics
+from tests.bench.tern import baselines, flickr8k, losses, metrics
 from tests.bench.tern import step as tern
 
 TABLES = {
@@ -45,8 +46,6 @@ TABLES = {
     "tern": lambda _: tern.step(),
     "loader": loader.loader,
     "demo": baselines.demo,
-    "flickr8k": baselines.flickr8k,
-    "flickr8k-presets": baselines.presets,
     "flows": flows.flows,
 }
 
@@ -54,19 +53,25 @@ TABLES = {
 def main() -> None:
     """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[], help=", ".join(TABLES))
+    parser.add_argument(
+        "tables", nargs="*", choices=[[], *TABLES, "flickr8k"], default=[], help=", ".join([*TABLES, "flickr8k"])
+    )
     torch.set_num_threads(1)  # as in a worker process; a second thread that waits would be counted too
     parser.add_argument("--photographs", type=Path, help="folder of photographs; time only their extraction")
-    parser.add_argument("--keep", type=Path, help="folder for intermediate files; default: a temporary folder")
+    parser.add_argument(
+        "--keep", "--work", type=Path, help="folder for intermediate files; default: a temporary folder"
+    )
+    flickr8k.add_options(parser)
     arguments = parser.parse_args()
     if arguments.photographs:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             detectors.photographs(Path(folder), arguments.photographs)
         return
-    for name in arguments.tables or TABLES:
+    tables = TABLES | {"flickr8k": lambda folder: flickr8k.flickr8k(folder, arguments)}
+    for name in arguments.tables or tables:
         with nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory(prefix="bench-") as folder:
             (Path(folder) / name).mkdir(parents=True, exist_ok=True)
-            TABLES[name](Path(folder) / name)
+            tables[name](Path(folder) / name)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from timm.data import create_transform, resolve_model_data_config
 
 from extractors.config import GridConfig
 from extractors.nn.backbone import load_backbone
-from extractors.nn.backbone_weights import find_weights_file
 from extractors.regions.base import RegionExtractor
 from extractors.registry import build_region_extractor
+from extractors.torch_free import find_weights_file
 from tests.bench.common import cpu, show
-from tests.bench.tern.baselines import SHARED
 from tests.helpers.image_bytes import picture
 
+SHARED = Path(__file__).parents[4] / "shared" / "flickr8k"
 NUM_PHOTOS = 16
 
 

@@ -1,6 +1,7 @@
-"""Chance, ridge regression and presets, on images of Flickr8k and on the demo dataset."""
+"""Chance and ridge regression on any features; with a preset, on the demo dataset."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.store.store import Store
 from pipeline.plans.load import load_plan
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import Features
-from tern.batching.pooled import pool_features
+from tern.batching.pooled import Pooling, pool_features
 from tern.card import read_model_card
 from tern.config import TrainConfig
 from tern.evaluation.baselines import chance_recall, fit_ridge
@@ -25,24 +26,8 @@ from tern.training.validation import evaluate_split
 from tests.bench.common import cpu_of
 from tests.helpers.small_plan import extract_features
 
-SHARED = Path(__file__).parents[4] / "shared" / "flickr8k"
 PENALTIES = [10.0**power for power in range(-3, 4)]
 COLUMNS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "rsum")
-PRESETS = {  # preset -> seeds, and settings that differ from it; large networks have one seed, as they take long
-    "small-data": (range(5), {}),
-    "default": (range(5), {}),
-    "kaylode": (
-        range(1),
-        {"lr": 1e-4, "epochs": 30, "warmup": 0.1},
-    ),  # with its own 1e-3 and no warm-up, the result is chance
-    "paper": (range(1), {"lr": 2e-5, "epochs": 30, "warmup": 24}),
-}
-
-
-def flickr8k(folder: Path) -> None:
-    """Measure recalls on `test`; the penalty is chosen on `val`."""
-    if features := _extract_flickr8k(folder):
-        measure_baselines(features)
 
 
 def measure_baselines(features: Features) -> None:
@@ -53,23 +38,10 @@ def measure_baselines(features: Features) -> None:
     table = Table("on test", *COLUMNS, title=title, title_justify="left")
     _add(table, "chance", chance_recall(len(test.images), len(test.captions) // len(test.images)))
     for label, means in (("", ("mean", "max")), (", regions weighed by their scores", ("scored", "max"))):
-        views = ("first", *means)
-        images, captions, owners = _split(dataset, regions, tokens, views, "train")
-        # Centered, and regions scaled: otherwise a few captions are close to every image.
-        frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
-        framed = _normalize(frame, images, captions)
-        fits = [(penalty, fit_ridge(*framed, owners, penalty)) for penalty in PENALTIES]
-        val = [_score(w, frame, *_split(dataset, regions, tokens, views, "val"))["rsum"] for _, w in fits]
-        penalty, weights = fits[int(np.argmax(val))]
-        test_metrics = _score(weights, frame, *_split(dataset, regions, tokens, views))
-        _add(table, f"ridge{label}, penalty {penalty:g}, val {max(val):.1f}", test_metrics)
+        fit = fit_ridge_on_val(dataset, regions, tokens, ("first", *means))
+        metrics = retrieval_metrics(*embed_by_ridge(fit, dataset, regions, tokens, "test")).flat()
+        _add(table, f"ridge{label}, penalty {fit.penalty:g}, val {fit.val_rsum:.1f}", metrics)
     Console(width=140).print(table)
-
-
-def presets(folder: Path) -> None:
-    """Train and measure each preset on Flickr8k."""
-    if features := _extract_flickr8k(folder):
-        train_presets(features, PRESETS, folder)
 
 
 def demo(folder: Path) -> None:
@@ -100,32 +72,60 @@ def train_presets(features: Features, presets: dict[str, tuple[range, dict[str, 
                 f"{preset}, seed {seed}: rsum {val[-1]:.1f} on val, {metrics_by_seed[-1]['rsum']:.1f} on test",
                 style="dim",
             )
-        cells = [_spread([metrics[key] for metrics in metrics_by_seed]) for key in COLUMNS]
+        cells = [spread([metrics[key] for metrics in metrics_by_seed]) for key in COLUMNS]
         name = preset + (f" ({', '.join(f'{k} {v}' for k, v in changes.items())})" if changes else "")
-        table.add_row(f"{name}, {len(metrics_by_seed)} seeds", *cells, _spread(val), f"{np.mean(spent):.0f}")
+        table.add_row(f"{name}, {len(metrics_by_seed)} seeds", *cells, spread(val), f"{np.mean(spent):.0f}")
     console.print(table)
 
 
-def _extract_flickr8k(folder: Path) -> Features | None:
-    """Extract the features of the plan `flickr8k` into `folder`; None if the images are not available."""
-    if not SHARED.is_dir():
-        Console().print(f"flickr8k: left out, {SHARED} does not exist")
-        return None
-    settings = {"workspace": folder, "dataset.annotations": SHARED / "dataset_flickr8k.json"}
-    settings |= {"dataset.images": SHARED / "images", "regions_file.path": SHARED / "regions.npz"}
-    return extract_features(load_plan("flickr8k", tuple(f'{key}="{value}"' for key, value in settings.items())))
+@dataclass(frozen=True)
+class RidgeFit:
+    """A ridge regression and what its inputs need."""
+
+    views: Sequence[Pooling]
+    frame: tuple[np.ndarray, ...]
+    weights: np.ndarray
+    penalty: float
+    val_rsum: float
+
+
+def fit_ridge_on_val(dataset: Dataset, regions: Store, tokens: Store, views: Sequence[Pooling]) -> RidgeFit:
+    """Fit ridge regression to `train` and choose its penalty on `val`."""
+    images, captions, owners = _split(dataset, regions, tokens, views, "train")
+    # Centered, and regions scaled: otherwise a few captions are close to every image.
+    frame = images.mean(axis=0), images.std(axis=0) + 1e-6, captions.mean(axis=0)
+    framed = _normalize(frame, images, captions)
+    fits = []
+    for penalty in PENALTIES:
+        fit = RidgeFit(views, frame, fit_ridge(*framed, owners, penalty), penalty, 0.0)
+        val = retrieval_metrics(*embed_by_ridge(fit, dataset, regions, tokens, "val")).rsum
+        fits.append(replace(fit, val_rsum=val))
+    return max(fits, key=lambda fit: fit.val_rsum)
+
+
+def embed_by_ridge(
+    fit: RidgeFit, dataset: Dataset, regions: Store, tokens: Store, split: str
+) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
+    """Return the arguments of `retrieval_metrics` for one split: vectors of its images and captions with image ids."""
+    images, captions, owners = _split(dataset, regions, tokens, fit.views, split)
+    images, captions = _normalize(fit.frame, images, captions)
+    predicted = images @ fit.weights[:-1] + fit.weights[-1]
+    predicted /= np.linalg.norm(predicted, axis=1, keepdims=True)
+    names = held_out_ids(dataset, regions, tokens, split)[0]
+    return predicted, names, captions, [names[number] for number in owners]
 
 
 def _add(table: Table, name: str, metrics: dict[str, float]) -> None:
     table.add_row(name, *(f"{metrics[key]:.1f}" for key in COLUMNS))
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Format the mean and the standard deviation of the seeds."""
     return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def _split(
-    dataset: Dataset, regions: Store, tokens: Store, views: Sequence[str], split: str = "test"
+    dataset: Dataset, regions: Store, tokens: Store, views: Sequence[Pooling], split: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pooled regions (n, 3 d), pooled captions of unit length (m, t), and image numbers of the captions (m,)."""
     image_ids, caption_ids, names = held_out_ids(dataset, regions, tokens, split)
@@ -143,13 +143,3 @@ def _normalize(
     mean, std, caption_mean = frame
     centered = captions - caption_mean
     return (images - mean) / std, centered / np.linalg.norm(centered, axis=1, keepdims=True)
-
-
-def _score(
-    weights: np.ndarray, frame: tuple[np.ndarray, ...], images: np.ndarray, captions: np.ndarray, owners: np.ndarray
-) -> dict[str, float]:
-    images, captions = _normalize(frame, images, captions)
-    predicted = images @ weights[:-1] + weights[-1]
-    predicted /= np.linalg.norm(predicted, axis=1, keepdims=True)
-    names = [str(number) for number in range(len(images))]
-    return retrieval_metrics(predicted, names, captions, [names[number] for number in owners]).flat()

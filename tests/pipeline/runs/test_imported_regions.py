@@ -80,13 +80,9 @@ def test_plan_uses_the_store_and_lists_missing_images(finished_pipeline, importe
 def test_search_by_text_and_by_photo(finished_pipeline, imported, finished_import, tmp_path):
     searcher, store = Searcher(imported[0]), Store(finished_import.vectors.images)
     hits = searcher.search_text("two dogs are running along the street", 5)
-    query = searcher.embed_text("two dogs are running along the street")
-    stores, rows = (
-        finished_import.vectors,
-        searcher._encoder.embed_texts(["two dogs are running along the street"]).rows,
-    )
-    alignments = compute_alignment_scores(rows, read_intact_row_vectors(Store(stores.image_rows), store.ids))
-    cosines = store.read("features", store.ids).astype("f4") @ query[0]
+    query, stores = searcher._encoder.embed_texts(["two dogs are running along the street"]), finished_import.vectors
+    alignments = compute_alignment_scores(query.rows, read_intact_row_vectors(Store(stores.image_rows), store.ids))
+    cosines = store.read("features", store.ids).astype("f4") @ query.vectors[0]
     scores = combine_scores(cosines, alignments, stores.alignment_weight)
     assert {hit.id for hit in hits} == {store.ids[i] for i in np.argsort(-scores)[:5]}
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:5], atol=1e-3)

@@ -126,11 +126,12 @@ def test_region_of_a_photo_is_embedded_as_a_photo_of_its_own(searcher, images, f
         Query((ImagePart(images[0][3], BOX),)),
     ]
     embedded = searcher._embedder.embed(queries)
-    np.testing.assert_allclose(embedded, np.tile(expected, (3, 1)), atol=1e-6)
+    for embedding in embedded:
+        np.testing.assert_allclose(embedding.vectors[0], expected, atol=1e-6)
     assert not np.allclose(expected, searcher.embed_image(path)[0], atol=1e-2), "the region is not the image"
     width, height = pixels.shape[1::-1]
     whole = searcher._embedder.embed([Query((PhotoPart(path, (0, 0, width, height)),))])
-    np.testing.assert_allclose(whole, searcher.embed_image(path), atol=1e-6)
+    np.testing.assert_allclose(whole[0].vectors, searcher.embed_image(path), atol=1e-6)
     assert images[0][3] not in {hit.id for answer in searcher.search(queries[::2], 50) for hit in answer.hits}
 
 
@@ -201,7 +202,7 @@ def test_part_that_cannot_be_used_is_rejected(searcher, parts, message):
 def test_vector_of_any_length_is_scaled(searcher, images, factor):
     vector = np.where(np.arange(images[1].shape[1]) % 2, 1, -0.5) * factor
     (embedded,) = searcher._embedder.embed([Query((VectorPart(vector.astype("f4")),))])
-    np.testing.assert_allclose(embedded, vector / factor / np.linalg.norm(vector / factor), rtol=1e-4)
+    np.testing.assert_allclose(embedded.vectors[0], vector / factor / np.linalg.norm(vector / factor), rtol=1e-4)
 
 
 def test_box_outside_of_an_image_is_rejected(searcher, images, finished_pipeline):

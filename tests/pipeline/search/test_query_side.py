@@ -23,7 +23,7 @@ from pipeline.search.model_encoder import OnnxEncoder
 from pipeline.search.torch_encode import TorchEncoder
 from pipeline.stages.query_side import ensure_query_side
 from tern.card import QUERY_RECORD, TOKENIZER, ModelCard
-from tern.config import ModelConfig
+from tern.config import ModelConfig, TrainConfig
 from tern.model.folder import write_model_folder
 from tern.networks.build import build_trainable
 from tern.query import read_query_record
@@ -43,6 +43,7 @@ ARCHITECTURES = {
     "kaylode": ModelConfig(
         **SMALL, architecture="kaylode", input_dropout=0, shared_layers=0, **(FIXED | {"pooling": "mean"})
     ),
+    "vse-infinity": TrainConfig(preset="vse-infinity", model=SMALL).model,
 }
 TEXTS = ["two dogs", "a", "", "[SEP] cats, a cat.", "Two  DOGS " * 40, "日本 é", "\ud83d\ude00 \ud83d", "zzz \0 ‮"]
 REGION_DIM = 20
@@ -65,8 +66,9 @@ def make_model(folder: Path, config: ModelConfig, text: TextConfig, fine_tuned: 
     model = build_trainable(config, REGION_DIM, token_dim, TextEncoder(text) if fine_tuned else None).eval()
     for name, value in model.state_dict().items():
         if value.is_floating_point() and "bert" not in name:
-            value.copy_(torch.randn_like(value) * 0.3 + (1.0 if name.endswith("std") else 0.0))
-            if name.endswith("std"):
+            is_spread = name.endswith(("std", "var"))
+            value.copy_(torch.randn_like(value) * 0.3 + (1.0 if is_spread else 0.0))
+            if is_spread:
                 value.abs_().clamp_(min=0.5)
     card = ModelCard(
         fingerprint="0" * 12, model=config, region_dim=REGION_DIM, token_dim=token_dim, region_recipe="0" * 12,

@@ -84,3 +84,34 @@ def test_attention_drops_weights_and_keeps_the_mean():
     assert output.std() == pytest.approx(((1 - kept_fraction) / kept_fraction / 400) ** 0.5, rel=0.1)
     assert output.mean() == pytest.approx(1, abs=0.002)
     assert not torch.equal(output[..., :2], output[..., 2:])  # the two heads
+
+
+def test_sum_of_sorted_rows_and_its_gradients_equal_torch():
+    """A sum with the weight 1 at one position is the value there, bit for bit."""
+    draw = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(4, 9, 65, generator=draw), torch.randn(4, 65, generator=draw)
+    x[0, 0] = 0.0  # values of both signs around it
+    lengths = torch.tensor([9, 1, 4, 8])
+    mask = torch.zeros(4, 9, dtype=torch.bool)
+    for item, length in enumerate(lengths):  # the real rows are not the first ones
+        mask[item, torch.randperm(9, generator=draw)[:length]] = True
+    for position in range(9):
+        weights = torch.eye(9)[position].expand(4, 9) * (position < lengths[:, None])
+        actual = cpu_ops.sum_sorted_rows(x, mask, weights)
+        for item, length in enumerate(lengths):
+            rows = x[item, mask[item]].sort(dim=0, descending=True).values
+            expected = rows[position] if position < length else torch.zeros(65)
+            assert torch.equal(actual[item], expected)
+    weights = torch.rand(4, 9, generator=draw) * (torch.arange(9) < lengths[:, None])
+    inputs = [value.clone().requires_grad_() for value in (x, weights)]
+    (cpu_ops.sum_sorted_rows(inputs[0], mask, inputs[1]) * grad).sum().backward()
+    for item, length in enumerate(lengths):
+        rows, w = (value.clone().requires_grad_() for value in (x[item, mask[item]], weights[item, :length]))
+        (w @ rows.sort(dim=0, descending=True).values * grad[item]).sum().backward()
+        torch.testing.assert_close(inputs[0].grad[item, mask[item]], rows.grad)
+        torch.testing.assert_close(inputs[1].grad[item, :length], w.grad, atol=1e-5, rtol=1e-5)
+        assert not inputs[0].grad[item, ~mask[item]].any()
+        assert not inputs[1].grad[item, length:].any()
+    for values in ((x.double(), weights.double()), (x.bfloat16(), weights.bfloat16())):  # torch's own sort
+        other = cpu_ops.sum_sorted_rows(values[0], mask, values[1])
+        torch.testing.assert_close(other.float(), cpu_ops.sum_sorted_rows(x, mask, weights), atol=0.05, rtol=0.02)

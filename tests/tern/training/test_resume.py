@@ -288,3 +288,9 @@ def test_lr_factor_supports_warmup_steps_and_a_constant_rate():
     rates = [lr_factor(step, 100, 20, "constant") for step in range(100)]
     assert rates[:20] == [pytest.approx((k + 1) / 20) for k in range(20)]
     assert set(rates[20:]) == {1.0}
+
+
+def test_lr_factor_steps_down_after_the_epoch_of_vse_infinity():
+    """Epoch 15 of 25, counted from 0; no warmup."""
+    rates = [lr_factor(step, 25 * 7, 0.0, "step") for step in range(25 * 7)]
+    assert rates == [1.0] * 15 * 7 + [0.1] * 10 * 7

@@ -216,9 +216,12 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert rates[55] == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("preset", ["paper", "kaylode"])
+PRESET_NETWORKS = {"paper": "PaperTern", "kaylode": "KaylodeTern", "vse-infinity": "VseInfinity"}
+
+
+@pytest.mark.parametrize("preset", PRESET_NETWORKS)
 def test_preset_resumes_to_the_same_weights_and_loads_its_network(preset, world, tmp_path):
-    shape = {"width": 32, "visual_layers": 1, "feedforward_dim": 48, "embed_dim": 24}
+    shape = {"width": 32, "visual_layers": int(preset != "vse-infinity"), "feedforward_dim": 48, "embed_dim": 24}
     config = TrainConfig(preset=preset, epochs=5, images_per_batch=16, lr=3e-3, warmup=0.1, model=shape)
     rows = []
 
@@ -233,7 +236,7 @@ def test_preset_resumes_to_the_same_weights_and_loads_its_network(preset, world,
     uninterrupted = train(world, config, tmp_path / "whole")
     weights = [load_file(folder / WEIGHTS) for folder in (repeated, uninterrupted)]
     assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert type(load_model(uninterrupted)).__name__ == {"paper": "PaperTern", "kaylode": "KaylodeTern"}[preset]
+    assert type(load_model(uninterrupted)).__name__ == PRESET_NETWORKS[preset]
     assert rows[-1].epoch.epoch == 5
     assert rows[-1].epoch.loss < rows[0].epoch.loss
 
