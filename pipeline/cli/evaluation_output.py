@@ -22,11 +22,13 @@ def print_metrics(evaluation: "Evaluation", vectors: "Vectors") -> None:
         return
     echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
     for split, split_evaluation in evaluation.splits.items():
-        metrics = split_evaluation.metrics
-        for direction, label in ((metrics.t2i, DIRECTIONS["t2i"]), (metrics.i2t, DIRECTIONS["i2t"])):
-            recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
-            ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
-            echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
+        for metrics, note in ((split_evaluation.metrics, ""), (split_evaluation.reranked, "  reranked")):
+            if metrics is None:
+                continue
+            for direction, label in ((metrics.t2i, DIRECTIONS["t2i"]), (metrics.i2t, DIRECTIONS["i2t"])):
+                recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
+                ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
+                echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}{note}")
         for key, value in split_evaluation.flat().items():
             if key.startswith("fold_") or "_ndcg_" in key:
                 echo(f"{split:<7} {key:<24} {value:8.3f}")
