@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data.alignment import RowVectors
 from data.io import digest
 from index.config import KINDS, QuerySource
 from index.ivf.distance import check_unit_norm
@@ -29,6 +30,8 @@ class Collection:
     `partial(store.read, "features")`) for vectors that do not fit in memory; float16 or float32, unit length"""
     metadata: Sequence[Row]
     """one row per id, in any order"""
+    rows: Callable[[list[str]], RowVectors] | None = None
+    """function from m ids to their row vectors, in their order; None: the items have none and are not reranked"""
 
     @cached_property
     def sorted_ids(self) -> list[str]:
@@ -59,6 +62,28 @@ class Collection:
             block = ids[start : start + BLOCK]
             yield block, self.read(block)
 
+    def read_rows(self, ids: list[str]) -> RowVectors:
+        """Return the row vectors of `ids`, in their order.
+
+        Raises:
+            ValueError: The collection has none, or not those of every id.
+        """
+        if self.rows is None:
+            raise ValueError("The collection has no row vectors. Pass `Collection.rows`.")
+        rows = self.rows(ids)
+        shape = (len(rows), len(rows.codes), len(rows.weights))
+        if shape != (len(ids), int(rows.lengths.sum()), shape[1]) or not (rows.lengths > 0).all():
+            raise ValueError(
+                f"There are row vectors of {shape[0]} items, {shape[1]} codes and {shape[2]} weights, for {len(ids)} "
+                f"ids, the first is {ids[0]!r}. Return at least one row vector per id."
+            )
+        return rows
+
+    def iter_row_blocks(self, ids: list[str]) -> Iterator[RowVectors]:
+        """Yield the row vectors of `ids`, those of up to `BLOCK` ids at a time."""
+        for start in range(0, len(ids), BLOCK):
+            yield self.read_rows(ids[start : start + BLOCK])
+
     def find_unusable(self) -> dict[str, str]:
         """Read every vector once. Returns by id why a vector has no direction: it is not finite, or has length 0."""
         problems = {}
@@ -71,7 +96,7 @@ class Collection:
     def exclude(self, ids: Container[str]) -> "Collection":
         """Return the collection without some ids."""
         rows = [row for row in self.metadata if row.id not in ids]
-        return Collection([name for name in self.ids if name not in ids], self.read, rows)
+        return Collection([name for name in self.ids if name not in ids], self.read, rows, self.rows)
 
     def check(self, kind: str) -> None:
         """Raise ValueError if the collection is invalid.
@@ -88,7 +113,7 @@ class Collection:
         _check_rows(kind, self._position_by_id, self.metadata)
 
     def hash_vectors(self, kind: str, ids: list[str] | None = None) -> tuple[str, int]:
-        """Read and check every vector, or those of `ids`, once.
+        """Read and check every vector, or those of `ids`, once; row vectors too, if there are any.
 
         Returns:
             SHA-256 of ids and values, and the dimension d (0 without vectors).
@@ -104,7 +129,25 @@ class Collection:
             dim = vectors.shape[1]
             hasher.update("\0".join([*names, ""]).encode())
             hasher.update(vectors.tobytes())
+            if self.rows is not None:
+                for values in self._check_row_dim(kind, names):
+                    hasher.update(np.ascontiguousarray(values).tobytes())
         return hasher.hexdigest(), dim
+
+    @cached_property
+    def row_dim(self) -> int:
+        """Numbers per row vector; 0 without row vectors."""
+        return self.read_rows(self.sorted_ids[:1]).dim if self.rows is not None and len(self.ids) else 0
+
+    def _check_row_dim(self, kind: str, names: list[str]) -> tuple[np.ndarray, ...]:
+        """Read the row vectors of some ids; return codes, weights and lengths."""
+        rows = self.read_rows(names)
+        if rows.dim != self.row_dim:
+            raise ValueError(
+                f"The row vectors of {kind} {names[0]!r} have {rows.dim} numbers, others have {self.row_dim}. Embed "
+                "all items with one model."
+            )
+        return rows.codes, rows.weights, rows.lengths
 
 
 @dataclass(frozen=True)
@@ -144,6 +187,11 @@ class IndexInputs:
     """by kind, where its queries come from; "held-out" if missing; kept in the manifest"""
     labels: Mapping[str, QueryLabels] = field(default_factory=dict)
     """by kind, the relevant items of its queries, which calibrate the scores; without them there is no calibration"""
+
+    query_rows: Mapping[str, RowVectors] = field(default_factory=dict)
+    """by kind, the row vectors of its queries, in their order; missing where the queries are not reranked"""
+    alignment_weight: float = 0.0
+    """weight of the alignment score in the combined score, 0 to 1, if the collections have row vectors"""
 
     def check_kinds(self) -> None:
         """Raise ValueError if there are no collections, or one of an unknown kind."""

@@ -42,6 +42,9 @@ class IndexConfig(SettingsTable):
     """number of best rows by code per query that are rescored with their uncompressed vectors; 0: the scores of the
     codes are final; None: 0, and for fast-scan codes the smallest of 50, 100, 200, 400, 800 and 1,600 that reaches
     `target_recall` with half of the misses it allows, if all lists are probed"""
+    rerank: int = Field(100, ge=0, le=10_000)
+    """number of best items of the global search per query that are ordered by the combined score of both stages, if the
+    model has row vectors; 0: the order of the global search is final. An update may change it"""
     target_recall: float = Field(0.99, gt=0, le=1)
     """recall@10 against exact search, 0 to 1, that nprobe is chosen for"""
     train_rows: int = Field(262_144, ge=1)
@@ -91,7 +94,8 @@ class GateConfig(SettingsTable):
     min_alignment: float = Field(0.99, ge=0, le=1)
     """minimum share of sampled rows that their own vector finds, and of rows that equal those of the served version"""
     min_success: float = Field(0.0, ge=0, le=1)
-    """minimum success@10: share of held-out queries with a relevant item among the first 10 results"""
+    """minimum success@10: share of held-out queries with a relevant item among the first 10 results; with row vectors
+    it applies without and with reranking"""
     max_success_drop: float = Field(0.05, ge=0, le=1)
     """maximum loss of success@10 against the served version"""
     max_calibration_error: float = Field(0.2, ge=0, le=1)

@@ -3,6 +3,7 @@
 Shapes: n items, m rows of all items together, k numbers per short vector.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,14 @@ class RowVectors:
         return int(self.codes.shape[1])
 
     @property
+    def digest(self) -> str:
+        """64 hex digits of the values."""
+        hasher = hashlib.sha256()
+        for values in (self.codes, self.weights, self.lengths):
+            hasher.update(np.ascontiguousarray(values).tobytes())
+        return hasher.hexdigest()
+
+    @property
     def starts(self) -> np.ndarray:
         """First row of each item, (n,) int64."""
         return np.cumsum(self.lengths) - self.lengths
@@ -54,6 +63,11 @@ def expand_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - first, lengths) + np.arange(int(lengths.sum()))
 
 
+def encode_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Encode (m, k) float32 vectors of unit length: (m, k) int8."""
+    return np.rint(vectors * CODE_SCALE).astype(CODE_DTYPE)
+
+
 def encode_rows(vectors: np.ndarray, weights: np.ndarray, mask: np.ndarray) -> RowVectors:
     """Encode the padded rows of a network.
 
@@ -62,8 +76,8 @@ def encode_rows(vectors: np.ndarray, weights: np.ndarray, mask: np.ndarray) -> R
         weights: (n, longest) float32; those of the real rows of an item add up to 1.
         mask: (n, longest) bool, True for a real row.
     """
-    codes = np.rint(vectors[mask] * CODE_SCALE).astype(CODE_DTYPE)
-    return RowVectors(codes, weights[mask].astype(WEIGHT_DTYPE), mask.sum(axis=1).astype(np.int64))
+    codes, lengths = encode_vectors(vectors[mask]), mask.sum(axis=1).astype(np.int64)
+    return RowVectors(codes, weights[mask].astype(WEIGHT_DTYPE), lengths)
 
 
 def concatenate_rows(parts: Sequence[RowVectors]) -> RowVectors:

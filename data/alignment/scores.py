@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.alignment.row_vectors import RowVectors
+from data.alignment.row_vectors import CODE_SCALE, RowVectors
+
+# OpenBLAS starts threads above this number of products, which cost a query more than the products themselves.
+ONE_THREAD_PRODUCTS = 2**18
 
 
 def compute_alignment_scores(query: RowVectors, items: RowVectors) -> np.ndarray:
@@ -31,9 +34,9 @@ def compute_alignment_scores(query: RowVectors, items: RowVectors) -> np.ndarray
     if not len(items):
         return np.empty(0, np.float32)
     cosines, starts = _compute_cosines(query, items), items.starts
-    best_of_query_rows = np.maximum.reduceat(cosines, starts, axis=0)  # (n, l)
-    from_query = best_of_query_rows @ query.weights.astype(np.float32)  # (n,)
-    from_items = np.add.reduceat(cosines.max(axis=1) * items.weights.astype(np.float32), starts)  # (n,)
+    best_of_query_rows = np.maximum.reduceat(cosines, starts, axis=1)  # (l, n)
+    from_query = query.weights.astype(np.float32) @ best_of_query_rows  # (n,)
+    from_items = np.add.reduceat(cosines.max(axis=0) * items.weights.astype(np.float32), starts)  # (n,)
     scores: np.ndarray = (from_query + from_items) * np.float32(0.5)
     return scores
 
@@ -68,18 +71,25 @@ def find_row_matches(query: RowVectors, item: RowVectors) -> list[RowMatch]:
         query: Rows of one query.
         item: Rows of one item.
     """
-    cosines = _compute_cosines(query, item)  # (m, l)
-    best = cosines.argmax(axis=0)  # (l,)
-    values = cosines[best, np.arange(len(best))]  # (l,)
+    cosines = _compute_cosines(query, item)  # (l, m)
+    best = cosines.argmax(axis=1)  # (l,)
+    values = cosines[np.arange(len(best)), best]  # (l,)
     shares = query.weights.astype(np.float32) * values
     return [RowMatch(row, int(best[row]), float(values[row]), float(shares[row])) for row in range(len(best))]
 
 
 def _compute_cosines(query: RowVectors, items: RowVectors) -> np.ndarray:
-    """Compute all cosines: (m, l) float32."""
+    """Compute all cosines: (l, m) float32."""
     if len(query) != 1 or query.dim != items.dim:
         raise ValueError(
             f"The query has {len(query)} items of {query.dim} numbers per row, the candidates {items.dim}. Pass one "
             "query of the model of the candidates."
         )
-    return items.decode() @ query.decode().T
+    query_vectors, num_rows = query.decode(), len(items.codes)
+    cosines = np.empty((len(query_vectors), num_rows), np.float32)
+    step = max(1, ONE_THREAD_PRODUCTS // max(1, query_vectors.size))
+    for start in range(0, num_rows, step):
+        block = items.codes[start : start + step].astype(np.float32)
+        np.matmul(query_vectors, block.T, out=cosines[:, start : start + step])
+    cosines *= np.float32(1 / CODE_SCALE)
+    return cosines

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.building.alignment import make_alignment
 from index.building.calibration import CalibrationStep, prepare_calibration
 from index.building.publish import OnStep
 from index.building.shard import build_shard, compute_vector_space, mean_coarse_error
@@ -19,7 +20,14 @@ from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.tables import build_table, table_digest
 from index.tuning.nprobe import SearchTuner, sample_rows
-from index.versions.manifest import CollectionManifest, RecallReport, RowCounts, SearchParams, ShardManifest
+from index.versions.manifest import (
+    AlignmentInfo,
+    CollectionManifest,
+    RecallReport,
+    RowCounts,
+    SearchParams,
+    ShardManifest,
+)
 from index.versions.objects import ManifestModel, ObjectRef, Staging, object_path
 
 
@@ -49,7 +57,8 @@ class CollectionBuild:
     query_source: QuerySource
     dim: int
     vector_digest: str
-    """SHA-256 of ids and vectors"""
+    """SHA-256 of ids, vectors and row vectors"""
+    alignment: AlignmentInfo | None
     calibration: CalibrationStep | None
 
     @property
@@ -62,6 +71,8 @@ class CollectionBuild:
             "query_source": self.query_source,
             "calibration": "" if self.calibration is None else self.calibration.digest,
         }
+        if self.alignment is not None:
+            facts["alignment"] = self.alignment.model_dump_json()
         if self.config.factory == "auto" and not self.factory.endswith(EXACT_CODES):
             facts["factory"] = self.factory  # the choice may change with the program
         return facts
@@ -93,7 +104,8 @@ class CollectionBuild:
             trained_index=trained.trained_index,
             shards=shards,
             counts=RowCounts(live=self.rows.num_rows, deleted=0),
-            search=tuning.search,
+            search=tuning.search.model_copy(update={"rerank": self.config.rerank if self.alignment else 0}),
+            alignment=self.alignment,
             recall=tuning.recall,
             calibration=None if self.calibration is None else self.calibration.run(staging, on_step),
             coarse_error=mean_coarse_error(shards),
@@ -158,7 +170,8 @@ def prepare_builds(config: IndexConfig, inputs: IndexInputs) -> dict[str, Collec
             query_source=inputs.query_sources.get(kind, "held-out"),
             dim=dims[kind],
             vector_digest=vector_digests[kind],
-            calibration=prepare_calibration(kind, inputs, config.seed),
+            alignment=make_alignment(kind, inputs),
+            calibration=prepare_calibration(kind, inputs, config),
         )
         for kind, collection in inputs.collections.items()
     }

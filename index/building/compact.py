@@ -14,6 +14,7 @@ from index.collection import Collection
 from index.config import EXACT_CODES, MaintenanceConfig
 from index.ivf.deleted_keys import read_deleted_keys
 from index.ivf.faiss_io import FAISS_VERSION, check_single_faiss_wheel, choose_factory, parse_nlist
+from index.ivf.row_vectors import MappedRowVectors
 from index.ivf.vectors import MappedVectors
 from index.versions.folder import manifest_path, read_version_manifest
 from index.versions.index_folder import index_write_lock
@@ -134,6 +135,15 @@ def _list_delta_shards(manifest: CollectionManifest) -> list[ShardManifest]:
     return [shard for shard in manifest.shards if shard.role == "delta"]
 
 
+def _open_row_vectors(root: Path, kind: str, manifest: CollectionManifest) -> MappedRowVectors | None:
+    """Verify and open the row vectors of a collection; None without any."""
+    if manifest.alignment is None:
+        return None
+    refs = enumerate(shard.row_vectors for shard in manifest.shards)
+    paths = [check_object(root, ref, f"{kind} row_vectors of shard {i}") for i, ref in refs if ref is not None]
+    return MappedRowVectors(paths, manifest.alignment.dim)
+
+
 def _compact_collection(
     staging: Staging, kind: str, manifest: CollectionManifest, on_step: OnStep
 ) -> CollectionManifest:
@@ -145,12 +155,18 @@ def _compact_collection(
         check_object(root, shard.vectors, f"{kind} vectors of shard {i}") for i, shard in enumerate(manifest.shards)
     ]
     vectors = MappedVectors(paths, manifest.dim)
+    row_vectors = _open_row_vectors(root, kind, manifest)
     key_by_id = dict(zip(live["id"].to_pylist(), live["key"].to_pylist(), strict=True))
 
-    def read(ids: list[str]) -> np.ndarray:
-        return vectors.get(np.array([key_by_id[name] for name in ids], np.int64))
+    def get_keys(ids: list[str]) -> np.ndarray:
+        return np.array([key_by_id[name] for name in ids], np.int64)
 
-    collection = Collection(ids=list(key_by_id), vectors=read, metadata=[])
+    collection = Collection(
+        ids=list(key_by_id),
+        vectors=lambda ids: vectors.get(get_keys(ids)),
+        metadata=[],
+        rows=None if row_vectors is None else lambda ids: row_vectors.get(get_keys(ids)),
+    )
     num_shards = len(manifest.shards) - len(_list_delta_shards(manifest))
     shard_numbers = live["key"].to_numpy() % num_shards
     shards = []

@@ -17,7 +17,7 @@ from index.versions.folder import (
     write_manifest,
 )
 from index.versions.index_folder import index_write_lock
-from index.versions.manifest import SCHEMA_VERSION, Candidate, GateVerdict, Manifest
+from index.versions.manifest import SCHEMA_VERSION, Candidate, Manifest
 from index.versions.objects import Staging, fsync_objects
 from index.versions.switch import (
     IMPORTED,
@@ -27,6 +27,7 @@ from index.versions.switch import (
     rejection_message,
     verify_version,
 )
+from index.versions.verdict import GateVerdict
 
 OnStep = Callable[[str], None]
 """called with the name of each finished step"""

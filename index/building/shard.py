@@ -1,4 +1,4 @@
-"""Write one shard: uncompressed vectors, inverted lists and metadata; name the vector space of a collection."""
+"""Write one shard: vectors, inverted lists, metadata and row vectors; name the vector space of a collection."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from data.io import digest
 from index.collection import Collection
 from index.ivf.distance import float16_to_float32
 from index.ivf.faiss_io import compute_coarse_error, read_dim, write_inverted_lists
+from index.ivf.row_vectors import write_row_vectors
 from index.ivf.vectors import ShardVectors, write_vectors
 from index.metadata.arrow_schema import SCHEMA
 from index.metadata.tables import write_lookup, write_parquet
@@ -35,7 +36,7 @@ def build_shard(
 
     Args:
         name: Name of the step, unique in the staging folder.
-        collection: Source of the vectors.
+        collection: Source of the vectors, and of the row vectors if it has some.
         rows: Table of `build_table`, sorted by key.
         trained_index: The trained index of the collection.
     """
@@ -50,6 +51,10 @@ def build_shard(
         lists = staging.add_object(
             f"{name}.lists", lambda path: write_inverted_lists(trained_path, path, _iter_float32(vectors_path))
         )
+
+        def write_rows(path: Path) -> None:
+            write_row_vectors(path, keys, collection.iter_row_blocks(ids))
+
         return ShardManifest(
             role=role,
             rows=len(ids),
@@ -57,6 +62,7 @@ def build_shard(
             vectors=vectors,
             metadata=staging.add_object(f"{name}.parquet", lambda path: write_parquet(path, rows)),
             lookup=staging.add_object(f"{name}.sqlite", lambda path: write_lookup(path, rows)),
+            row_vectors=None if collection.rows is None else staging.add_object(f"{name}.rows", write_rows),
             coarse_error=_measure_coarse_error(trained_path, vectors_path),
         )
 

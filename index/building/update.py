@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from data.io import digest
+from index.building.alignment import find_alignment_difference, set_rerank
 from index.building.build import check_json_plain
-from index.building.calibration import CalibrationStep, is_outgrown, prepare_calibration
+from index.building.calibration import CalibrationStep, prepare_calibration
 from index.building.changes import Changes, find_changes, has_changes
 from index.building.collection_build import CollectionBuild, prepare_builds
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress, republish
@@ -68,26 +69,27 @@ def update_index(
         parent = read_version_manifest(root, version)
         check_not_rejected(root, parent)
         _check_compatible(parent, config, check_json_plain(dict(inputs.provenance)))
+        _check_alignment(parent, inputs)
         changes = _find_all_changes(root, parent, inputs)
-        changed = [kind for kind, change in changes.items() if has_changes(root, parent.collections[kind], change)]
-        if not changed and parent.collections.keys() == inputs.collections.keys():
+        if parent.collections.keys() == inputs.collections.keys() and _is_unchanged(root, parent, changes, config):
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
         builds = _prepare_new_collections(config, inputs, parent)
         calibrations = _prepare_calibrations(config, inputs, parent, changes)
-        inputs_digest = _digest_changes(parent, inputs, changes, builds, calibrations)
+        inputs_digest = _digest_changes(parent, inputs, changes, builds, calibrations, config)
 
         def make(staging: Staging) -> Candidate:
             def make_collection(kind: str) -> CollectionManifest:
                 if kind in builds:
                     return builds[kind].run(staging, on_step, parent.provenance)
-                manifest, collection = parent.collections[kind], inputs.collections[kind]
+                manifest, collection = set_rerank(parent.collections[kind], config), inputs.collections[kind]
                 manifest = _apply_changes(staging, kind, manifest, collection, changes[kind], on_step)
                 if kind not in calibrations:
                     return manifest
                 return manifest.model_copy(update={"calibration": calibrations[kind].run(staging, on_step)})
 
-            return make_successor(parent, inputs_digest, {kind: make_collection(kind) for kind in inputs.collections})
+            collections = {kind: make_collection(kind) for kind in inputs.collections}
+            return make_successor(parent, inputs_digest, collections, config.rerank)
 
         return build_and_publish(root, inputs_digest, make, gate, on_step)
 
@@ -102,6 +104,15 @@ def _find_all_changes(root: Path, parent: Manifest, inputs: IndexInputs) -> dict
     return changes
 
 
+def _is_unchanged(root: Path, parent: Manifest, changes: Mapping[str, Changes], config: IndexConfig) -> bool:
+    """Return whether an update of the collections of a version would write nothing."""
+    manifests = {kind: parent.collections[kind] for kind in changes}
+    return not any(
+        has_changes(root, manifest, changes[kind]) or set_rerank(manifest, config) != manifest
+        for kind, manifest in manifests.items()
+    )
+
+
 def _prepare_new_collections(config: IndexConfig, inputs: IndexInputs, parent: Manifest) -> dict[str, CollectionBuild]:
     """Prepare the build of the kinds that the version to update does not have."""
     collections = {kind: one for kind, one in inputs.collections.items() if kind not in parent.collections}
@@ -114,13 +125,13 @@ def _prepare_new_collections(config: IndexConfig, inputs: IndexInputs, parent: M
 def _prepare_calibrations(
     config: IndexConfig, inputs: IndexInputs, parent: Manifest, changes: Mapping[str, Changes]
 ) -> dict[str, CalibrationStep]:
-    """Prepare the calibration of the collections that have outgrown theirs; the others keep it."""
-    steps = {
-        kind: prepare_calibration(kind, inputs, config.seed)
-        for kind, change in changes.items()
-        if is_outgrown(parent.collections[kind], change.num_live_rows)
+    """Prepare the calibration of the collections whose own no longer fits; the others keep theirs."""
+    steps = {kind: prepare_calibration(kind, inputs, config) for kind, change in changes.items()}
+    return {
+        kind: step
+        for kind, step in steps.items()
+        if step is not None and step.is_due(parent.collections[kind], changes[kind].num_live_rows)
     }
-    return {kind: step for kind, step in steps.items() if step is not None}
 
 
 def _digest_changes(
@@ -129,6 +140,7 @@ def _digest_changes(
     changes: Mapping[str, Changes],
     builds: Mapping[str, CollectionBuild],
     calibrations: Mapping[str, CalibrationStep],
+    config: IndexConfig,
 ) -> str:
     """Return the digest of everything that determines the updated version."""
     digests = {
@@ -140,23 +152,35 @@ def _digest_changes(
         for kind, change in changes.items()
     }
     facts = {"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "parent": parent.sha256, "changes": digests}
+    facts["rerank"] = config.rerank
     facts["calibrations"] = {kind: step.digest for kind, step in calibrations.items()}
     return digest(facts | {"built": {kind: build.facts for kind, build in builds.items()}})
 
 
-def make_successor(parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest]) -> Candidate:
+def make_successor(
+    parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest], rerank: int | None = None
+) -> Candidate:
     """Return a candidate with the settings and the provenance of its parent.
 
-    `collections` has the manifests of its shards by kind, and `inputs_digest` is the digest of its inputs.
+    Args:
+        inputs_digest: Digest of its inputs.
+        collections: By kind, its manifests.
+        rerank: The setting `rerank`, which an update may change; None: that of the parent.
     """
-    update = {"inputs_digest": inputs_digest, "faiss": FAISS_VERSION, "collections": dict(collections)}
+    config = parent.config if rerank is None else {**parent.config, "rerank": rerank}
+    update = {
+        "config": config,
+        "inputs_digest": inputs_digest,
+        "faiss": FAISS_VERSION,
+        "collections": dict(collections),
+    }
     return Candidate(**dict(parent.candidate()) | update)
 
 
 def _check_compatible(parent: Manifest, config: IndexConfig, provenance: dict[str, Any]) -> None:
     for old, new in (
         (parent.provenance, provenance),
-        (_resolve_rescore(parent, parent.config), _resolve_rescore(parent, config.model_dump(mode="json"))),
+        (_resolve_settings(parent, parent.config), _resolve_settings(parent, config.model_dump(mode="json"))),
     ):
         different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if different:
@@ -167,11 +191,23 @@ def _check_compatible(parent: Manifest, config: IndexConfig, provenance: dict[st
             )
 
 
-def _resolve_rescore(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace `rescore` by its effective value: None may mean the same as a number."""
+def _check_alignment(parent: Manifest, inputs: IndexInputs) -> None:
+    for kind in parent.collections.keys() & inputs.collections.keys():
+        if difference := find_alignment_difference(kind, parent.collections[kind], inputs):
+            raise IncompatibleUpdateError(
+                f"{difference} An update cannot change them. Build a new version with `tern index build`."
+            )
+
+
+def _resolve_settings(parent: Manifest, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an update cannot change, `rescore` with its effective value.
+
+    None may mean the same as a number.
+    """
     rescore = config.get("rescore")
     depths = {manifest.search.rescore for manifest in parent.collections.values()} if rescore is None else {rescore}
-    return {**config, "rescore": " or ".join(map(str, sorted(depths)))}
+    fixed = {name: value for name, value in config.items() if name != "rerank"}
+    return fixed | {"rescore": " or ".join(map(str, sorted(depths)))}
 
 
 def _hash_new_vectors(kind: str, collection: Collection, change: Changes, dim: int) -> str:

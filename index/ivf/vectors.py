@@ -46,7 +46,7 @@ def write_vectors(path: Path, keys: np.ndarray, dim: int, blocks: Iterable[np.nd
             file.write(np.ascontiguousarray(block, VECTOR_DTYPE).tobytes())
 
 
-def _map_array(path: Path, file: BinaryIO, dtype: np.dtype, num_dims: int) -> np.ndarray:
+def map_array(path: Path, file: BinaryIO, dtype: np.dtype, num_dims: int) -> np.ndarray:
     """Map the next .npy array of a file; nothing is unpickled."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
@@ -66,8 +66,8 @@ class ShardVectors:
 
     def __init__(self, path: Path):
         with open(path, "rb") as file:
-            self.keys = _map_array(path, file, KEY_DTYPE, 1)
-            self.vectors = _map_array(path, file, VECTOR_DTYPE, 2)
+            self.keys = map_array(path, file, KEY_DTYPE, 1)
+            self.vectors = map_array(path, file, VECTOR_DTYPE, 2)
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Look up (m,) keys.

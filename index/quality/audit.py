@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow.parquet as pq
 
+from index.ivf.row_vectors import ShardRowVectors
 from index.ivf.sharded_ivf import read_list_keys
 from index.ivf.vectors import is_in_sorted
 from index.metadata.lookup import ShardLookup
 from index.metadata.schema import Row, compute_key
-from index.search.index import Index, OpenCollection
+from index.search.index import Index
+from index.search.open_collection import OpenCollection
 from index.versions.folder import check_objects
 from index.versions.manifest import ShardManifest
 from index.versions.objects import object_path
@@ -22,9 +24,9 @@ def audit_version(
 ) -> dict[str, str]:
     """Check the files of an open version.
 
-    Checked are the hashes of all objects; that inverted lists, vectors, lookup and Parquet of a shard have the same
-    keys; that no key occurs twice; that the keys of `sample_rows` rows per shard are the hashes of their rows; and the
-    counts in the manifest. If an object is damaged, nothing else is checked.
+    Checked are the hashes of all objects; that inverted lists, vectors, lookup, Parquet and row vectors of a shard
+    have the same keys; that no key occurs twice; that the keys of `sample_rows` rows per shard are the hashes of their
+    rows; and the counts in the manifest. If an object is damaged, nothing else is checked.
 
     Args:
         sample_rows: Number of rows per shard, evenly spread.
@@ -64,6 +66,8 @@ def _find_key_mismatch(index: Index, shard: ShardManifest, lookup: ShardLookup, 
         "lookup": np.sort(lookup.keys()),
         "metadata": np.sort(table["key"].to_numpy()),
     }
+    if shard.row_vectors is not None:
+        keys_by_part["row vectors"] = ShardRowVectors(object_path(index.root, shard.row_vectors)).keys
     for part, part_keys in keys_by_part.items():
         if not np.array_equal(part_keys, keys):
             different = np.setxor1d(part_keys, keys)

@@ -9,15 +9,18 @@ from hashlib import sha256
 
 import numpy as np
 
+from data.alignment import RowVectors
 from data.io import digest
 from index.collection import Collection, QueryLabels
 from index.config import KINDS, QUERY_SOURCES, QuerySource
 from index.ivf.vectors import is_in_sorted
-from index.search.index import OpenCollection
+from index.search.open_collection import OpenCollection
 from index.tuning.nprobe import RECALL_K, SCORE_TOLERANCE, recall_by_score
 
 COSINE_TOLERANCE = 2e-3  # two float16 roundings of one unit vector are closer
-QUERY_MEASURES = ("recall", "success@10")  # that queries are needed for
+CODE_TOLERANCE, WEIGHT_TOLERANCE = 2, 1e-2  # two roundings of one row vector are closer
+RERANKED = "reranked success@10"
+QUERY_MEASURES = ("recall", "success@10")  # that queries are needed for, in every version
 TIMED_QUERIES = 16  # queries run one at a time to measure latency
 
 
@@ -33,6 +36,8 @@ class GateQueries:
     """where they come from; relevant items are known of held-out queries and of those of the dataset"""
     relevant_scores: np.ndarray | None = None
     """(q,) scores of relevant items that are not in the collection, of calibration queries; None: unknown"""
+    rows: RowVectors | None = None
+    """row vectors of the queries, which rerank their hits; None: they have none"""
 
     @property
     def labels(self) -> QueryLabels | None:
@@ -53,7 +58,8 @@ class GateQueries:
     def digest(self) -> str:
         """12 hex digits of the queries and their relevant items."""
         relevant_ids = None if self.relevant_ids is None else [sorted(ids) for ids in self.relevant_ids]
-        return digest([sha256(self.vectors.tobytes()).hexdigest(), relevant_ids])
+        facts = [sha256(self.vectors.tobytes()).hexdigest(), relevant_ids]
+        return digest(facts if self.rows is None else [*facts, self.rows.digest])
 
 
 def live_keys(collection: OpenCollection) -> np.ndarray:
@@ -79,15 +85,33 @@ def match_source_vectors(collection: OpenCollection, source: Collection | None, 
     return is_found & _equal_vectors(vectors, stored)
 
 
+def match_source_rows(collection: OpenCollection, source: Collection | None, keys: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: whether the items `keys` have the row vectors of the source, and find themselves with them.
+
+    The arguments are those of `match_source_vectors`; the collection has row vectors.
+    """
+    assert collection.row_vectors is not None, "the collection has row vectors"
+    stored, vectors = collection.row_vectors.get(keys), collection.vectors.get(keys).astype(np.float32)
+    scores, results = _search(collection, vectors, stored)
+    is_found = (results == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - COSINE_TOLERANCE)
+    if source is None or source.rows is None:
+        return is_found
+    rows = collection.rows.by_key(keys.tolist())
+    return is_found & _equal_rows(stored, source.read_rows([rows[key].id for key in keys.tolist()]))
+
+
 def match_served_vectors(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: whether the rows `keys` have equal vectors in both versions.
+    """Return (n,) bool: whether the rows `keys` have equal vectors, and equal row vectors, in both versions.
 
     Args:
         collection: Collection of the candidate.
         served: The same collection of the served version.
         keys: (n,) int64 keys of rows that both versions have.
     """
-    return _equal_vectors(collection.vectors.get(keys), served.vectors.get(keys))
+    equal = _equal_vectors(collection.vectors.get(keys), served.vectors.get(keys))
+    if collection.row_vectors is None or served.row_vectors is None:
+        return equal
+    return equal & _equal_rows(collection.row_vectors.get(keys), served.row_vectors.get(keys))
 
 
 def match_served_results(collection: OpenCollection, served: OpenCollection, keys: np.ndarray) -> np.ndarray:
@@ -110,21 +134,42 @@ def _equal_vectors(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.einsum("md,md->m", one.astype(np.float32), other.astype(np.float32)) >= 1 - COSINE_TOLERANCE
 
 
-def _search(collection: OpenCollection, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    default = collection.manifest.search
-    return collection.lists.search(queries, RECALL_K, default.nprobe, rescore=default.rescore)
+def _equal_rows(one: RowVectors, other: RowVectors) -> np.ndarray:
+    """Return (n,) bool: the items have equal row vectors except for rounding."""
+    equal = one.lengths == other.lengths
+    if one.dim != other.dim or not equal.any():
+        return np.zeros(len(equal), bool)
+    one, other = one.select(np.flatnonzero(equal)), other.select(np.flatnonzero(equal))
+    near = np.abs(one.codes.astype(np.int16) - other.codes).max(axis=1) <= CODE_TOLERANCE  # (m,)
+    near &= np.abs(one.weights.astype(np.float32) - other.weights) <= WEIGHT_TOLERANCE
+    equal[equal] = np.logical_and.reduceat(near, one.starts)
+    return equal
 
 
-def _search_timed(collection: OpenCollection, queries: np.ndarray) -> tuple[np.ndarray, float]:
+def _search(
+    collection: OpenCollection, queries: np.ndarray, rows: RowVectors | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search with the parameters of the version; with row vectors of the queries, reranked."""
+    reranking = collection.make_reranking(rows)
+    if reranking is None or collection.row_vectors is None:
+        return collection.search_lists(queries, RECALL_K)
+    hits = collection.search_lists(queries, max(RECALL_K, reranking.depth))
+    scores, keys = reranking.apply(*hits, collection.row_vectors.get)
+    return scores[:, :RECALL_K], keys[:, :RECALL_K]
+
+
+def _search_timed(
+    collection: OpenCollection, queries: np.ndarray, rows: RowVectors | None = None
+) -> tuple[np.ndarray, float]:
     """Return keys (q, k), and the median ms of the first queries, which are run one at a time."""
     keys, seconds = [], []
-    for query in queries[:TIMED_QUERIES]:
+    batches = [np.array([i]) for i in range(min(TIMED_QUERIES, len(queries)))]
+    for batch in [*batches, np.arange(TIMED_QUERIES, len(queries))]:
         start = time.perf_counter()
-        keys.append(_search(collection, query[None])[1])
+        if len(batch):
+            keys.append(_search(collection, queries[batch], None if rows is None else rows.select(batch))[1])
         seconds.append(time.perf_counter() - start)
-    if len(queries) > TIMED_QUERIES:
-        keys.append(_search(collection, queries[TIMED_QUERIES:])[1])
-    return np.concatenate(keys), 1e3 * float(np.median(seconds))
+    return np.concatenate(keys), 1e3 * float(np.median(seconds[: len(batches)]))
 
 
 def measure_queries(collection: OpenCollection, queries: GateQueries) -> tuple[dict[str, np.ndarray], float]:
@@ -132,17 +177,21 @@ def measure_queries(collection: OpenCollection, queries: GateQueries) -> tuple[d
 
     Returns:
         By measure, one value per query: "recall", the share of the exact best 10 that is found, and "success@10",
-        whether a relevant item is found, if the relevant items are known; and the median time of a query in ms.
+        whether a relevant item is found, if the relevant items are known; "reranked success@10", the same after
+        reranking, if queries and items have row vectors; and the median time of a query in ms, reranking included.
     """
     kth = collection.vectors.kth_score(queries.vectors, RECALL_K, collection.deleted_keys)
     keys, latency_ms = _search_timed(collection, queries.vectors)
     values = {"recall": recall_by_score(collection.vectors.get, queries.vectors, kth, keys)}
-    if queries.relevant_ids is not None:
+    keys_by_measure = {"success@10": keys}
+    if collection.make_reranking(queries.rows) is not None:
+        keys_by_measure[RERANKED], latency_ms = _search_timed(collection, queries.vectors, queries.rows)
+    for measure, keys in keys_by_measure.items() if queries.relevant_ids is not None else ():
         id_by_key = {key: row.id for key, row in collection.rows.by_key(np.unique(keys).tolist()).items()}
-        values["success@10"] = np.array(
+        values[measure] = np.array(
             [
                 any(id_by_key[key] in relevant for key in line)
-                for line, relevant in zip(keys.tolist(), queries.relevant_ids, strict=True)
+                for line, relevant in zip(keys.tolist(), queries.relevant_ids or (), strict=True)
             ]
         )
     return values, latency_ms
@@ -187,6 +236,10 @@ def list_not_checked(kinds: Sequence[str], queries: Mapping[str, GateQueries], c
         else:
             continue
         reasons |= {f"{kind} {name}": reason for name in names}
+    for kind in kinds:
+        if f"{kind} row vectors" in checks and f"{kind} {RERANKED}" not in checks:
+            unranked = "the queries have no row vectors, or `index.rerank` is 0"
+            reasons[f"{kind} {RERANKED}"] = reasons.get(f"{kind} success@10", unranked)
     uncalibrated = [kind for kind in kinds if f"{kind} calibration" not in checks]
     too_few = "too few queries have known relevant"
     return reasons | {f"{kind} calibration": f"{too_few} {kind}s" for kind in uncalibrated}

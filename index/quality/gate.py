@@ -15,20 +15,24 @@ from index.ivf.vectors import is_in_sorted
 from index.quality.audit import audit_version
 from index.quality.checks import (
     QUERY_MEASURES,
+    RERANKED,
     GateQueries,
     count_removed,
     list_not_checked,
     live_keys,
     match_served_results,
     match_served_vectors,
+    match_source_rows,
     match_source_vectors,
     measure_queries,
 )
 from index.quality.limits import check_calibration, check_latency, check_removed, check_share
 from index.quality.verified import find_unmodified, read_stamps, save_stamps
-from index.search.index import Index, OpenCollection
+from index.search.index import Index
+from index.search.open_collection import OpenCollection
 from index.tuning.nprobe import split_queries
-from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, ShardManifest
+from index.versions.manifest import CollectionManifest, ShardManifest
+from index.versions.verdict import GateCheck, GateVerdict
 
 OVERRIDE_HINT = (
     " (change the limits in [gate], or publish it anyway with `tern index publish VERSION --override-gate REASON`)"
@@ -117,7 +121,8 @@ def _select_queries(max_queries: int, queries: GateQueries | None, index_config:
     positions = test_half[:max_queries]
     relevant_ids = None if queries.relevant_ids is None else [queries.relevant_ids[i] for i in positions]
     vectors = np.ascontiguousarray(queries.vectors[positions], np.float32)
-    return GateQueries(vectors, relevant_ids, queries.source)
+    rows = None if queries.rows is None else queries.rows.select(positions)
+    return GateQueries(vectors, relevant_ids, queries.source, rows=rows)
 
 
 def _has_same_model(candidate: Index, served: Index | None, kind: str) -> bool:
@@ -150,7 +155,8 @@ def _find_verified_shards(candidate: Index, served: Index | None) -> list[ShardM
 
 def _must_match_results(candidate: CollectionManifest, served: CollectionManifest) -> bool:
     """Return whether equal rows must give equal results, as after a compaction."""
-    return candidate.vector_space == served.vector_space and candidate.search == served.search
+    parameters = ((one.vector_space, one.search.nprobe, one.search.rescore) for one in (candidate, served))
+    return len(set(parameters)) == 1
 
 
 class _Comparison:
@@ -181,6 +187,9 @@ class _Comparison:
         matches = match_source_vectors(collection, source, sample)
         is_complete = len(matches) == len(pool)
         checks = {f"{self._kind} alignment": check_share(matches, config.min_alignment, is_complete=is_complete)}
+        if collection.row_vectors is not None:
+            matches = match_source_rows(collection, source, sample)
+            checks[f"{self._kind} row vectors"] = check_share(matches, config.min_alignment, is_complete=is_complete)
         if self._served is None or not len(shared_keys := keys[is_served]):
             return checks
         sample = rng.choice(shared_keys, min(config.max_sampled_rows, len(shared_keys)), replace=False)
@@ -199,13 +208,13 @@ class _Comparison:
         return {} if calibration is None else {f"{self._kind} calibration": check_calibration(calibration, max_error)}
 
     def check_queries(self, queries: GateQueries) -> dict[str, GateCheck]:
-        """Check recall against exact search, success@10 and latency, also against the served version."""
+        """Check recall of the global search, success@10 without and with reranking, and latency."""
         config = self._config
         values_by_measure, latency_ms = measure_queries(self._collection, queries)
         served_values = self._measure_served(queries)
         limits = {
             "recall": (config.min_recall, config.max_recall_drop),
-            "success@10": (config.min_success, config.max_success_drop),
+            **dict.fromkeys(("success@10", RERANKED), (config.min_success, config.max_success_drop)),
         }
         checks = {}
         for measure, values in values_by_measure.items():
@@ -226,7 +235,7 @@ class _Comparison:
         recorded: dict[str, float] = {}
         gate, kind = self._served_gate, self._kind
         if gate is not None and gate.query_sources.get(kind, "held-out") == queries.source:
-            checks = {measure: gate.checks.get(f"{kind} {measure}") for measure in QUERY_MEASURES}
+            checks = {measure: gate.checks.get(f"{kind} {measure}") for measure in (*QUERY_MEASURES, RERANKED)}
             recorded = {name: one.value for name, one in checks.items() if one is not None and one.value is not None}
         has_same_queries = gate is not None and gate.query_digests.get(kind) == queries.digest
         if self._served is None or has_same_queries or (recorded and self._is_update):

@@ -6,7 +6,7 @@ import numpy as np
 
 from index.config import GateConfig
 from index.versions.calibration import ScoreCalibration
-from index.versions.manifest import GateCheck
+from index.versions.verdict import GateCheck
 
 
 def check_removed(config: GateConfig, kind: str, num_removed: int, num_served: int) -> GateCheck:

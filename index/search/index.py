@@ -1,26 +1,23 @@
 """Open a version of an index and search it: vectors in, hits with metadata out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Ids
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 
-from index.ivf.deleted_keys import read_deleted_keys
+from data.alignment import RowVectors
 from index.ivf.distance import check_unit_norm
 from index.ivf.faiss_io import check_single_faiss_wheel
-from index.ivf.sharded_ivf import ShardedIVF
-from index.ivf.vectors import MappedVectors
 from index.metadata.filters import CAPTION, parse_filter
 from index.metadata.lookup import MetadataLookup, compute_filter_deadline
 from index.metadata.schema import Row
+from index.search.open_collection import OpenCollection, open_collection
 from index.versions.folder import check_objects, manifest_path
-from index.versions.manifest import CollectionManifest, Manifest
-from index.versions.objects import ObjectRef, check_object, object_path
+from index.versions.manifest import Manifest
 from index.versions.reader_lock import ReaderLock, lock_manifest
 
 # A filter that keeps at most this number of rows, or this share of all, is searched exactly.
@@ -34,25 +31,8 @@ class IndexHit(NamedTuple):
 
     id: str
     score: float
-    """inner product of unit vectors, -1 to 1"""
+    """inner product of unit vectors, or the combined score of a search with row vectors; -1 to 1"""
     metadata: Row
-
-
-@dataclass(frozen=True)
-class OpenCollection:
-    """One collection of an open version."""
-
-    manifest: CollectionManifest
-    rows: MetadataLookup
-    vectors: MappedVectors
-    deleted_keys: np.ndarray
-    """(m,) int64, sorted: rows that are in shards but never returned"""
-    open_lists: Callable[[], ShardedIVF]
-
-    @cached_property
-    def lists(self) -> ShardedIVF:
-        """The inverted lists, opened at first use: merging shards of fast-scan codes takes time and memory."""
-        return self.open_lists()
 
 
 class Index:
@@ -73,7 +53,8 @@ class Index:
         self.root, self.path, self.manifest = Path(root), manifest_path(root, manifest.version), manifest
         self.version, self.kinds = manifest.version, tuple(manifest.collections)
         check_objects(self.root, manifest, content=False)
-        self._collections = {kind: self._open_collection(kind, part) for kind, part in manifest.collections.items()}
+        parts = manifest.collections.items()
+        self._collections = {kind: open_collection(self.root, kind, part) for kind, part in parts}
         if not lazy:
             for collection in self._collections.values():
                 _ = collection.lists  # raises now if they cannot be opened
@@ -105,26 +86,6 @@ class Index:
             lock.close()
             raise
 
-    def _open_collection(self, kind: str, manifest: CollectionManifest) -> OpenCollection:
-        def verify(ref: ObjectRef, name: str) -> Path:
-            return check_object(self.root, ref, f"{kind} {name}", rehash=False)
-
-        deleted_keys = read_deleted_keys(self.root, manifest.deleted)
-        num_base_shards = sum(shard.role == "base" for shard in manifest.shards)
-        vector_paths = [object_path(self.root, shard.vectors) for shard in manifest.shards]
-        list_paths = [object_path(self.root, shard.inverted_lists) for shard in manifest.shards]
-        vectors = MappedVectors(vector_paths, manifest.dim, num_base_shards)
-        open_lists = partial(
-            ShardedIVF,
-            verify(manifest.trained_index, "trained index"),
-            list_paths,
-            deleted_keys=deleted_keys if len(deleted_keys) else None,
-            vectors=vectors,
-        )
-        lookups = [verify(shard.lookup, f"lookup of shard {i}") for i, shard in enumerate(manifest.shards)]
-        rows = MetadataLookup(lookups, deleted_keys, num_base_shards)
-        return OpenCollection(manifest, rows, vectors, deleted_keys, open_lists)
-
     def __enter__(self) -> "Index":
         return self
 
@@ -150,11 +111,16 @@ class Index:
         allowed_ids: Ids[str] | None = None,
         rescore: int | None = None,
         where: str | None = None,
+        query_rows: RowVectors | None = None,
+        rerank: int | None = None,
     ) -> list[list[IndexHit]]:
         """Find the best `k` items of `kind` for each query, highest score first, equal scores by 64-bit key.
 
         k hits are returned wherever k items exist: if the probed lists have fewer, all lists are searched. If
         `allowed_ids` and `where` leave few rows, these are searched exactly with their uncompressed vectors.
+
+        With row vectors of queries and items, the best `rerank` hits of this global search are ordered by their
+        combined scores. Later hits keep the order of the global search, and their score is the combined one too.
 
         Args:
             queries: (q, d) unit vectors.
@@ -164,10 +130,12 @@ class Index:
                 that the build was configured with.
             where: Return only rows that match this filter (`index.metadata.filters`), such as
                 "split = 'test' and width >= 640".
+            query_rows: Row vectors of the q queries; None: the hits are not reranked.
+            rerank: Number of hits that are reranked; 0: none; None: the number that the version was configured with.
 
         Raises:
-            ValueError: The kind is unknown, the dimension is wrong, a query is not a finite unit vector, or the filter
-                is not valid.
+            ValueError: The kind is unknown, the dimension is wrong, a query is not a finite unit vector, the row
+                vectors do not belong to the queries, or the filter is not valid.
         """
         collection = self.collection(kind)
         array, dim = np.asarray(queries, np.float32), collection.lists.dim
@@ -176,7 +144,8 @@ class Index:
                 f"The queries have shape {array.shape}, but the vectors in {self.root} have {dim} numbers. "
                 "Pass (q, d) vectors of the model that the index was built with."
             )
-        for name, value, minimum in (("k", k, 1), ("nprobe", nprobe, 1), ("rescore", rescore, 0)):
+        limits = (("k", k, 1), ("nprobe", nprobe, 1), ("rescore", rescore, 0), ("rerank", rerank, 0))
+        for name, value, minimum in limits:
             if value is not None and value < minimum:
                 raise ValueError(f"{name} is {value}. Pass {minimum} or more.")
         check_unit_norm(array, "query in row", range(len(array)))
@@ -184,11 +153,17 @@ class Index:
         if where is not None:
             filter_keys = self._find_keys(kind, where)
             keys = filter_keys if keys is None else np.intersect1d(keys, filter_keys, assume_unique=True)
+        if query_rows is not None and len(query_rows) != len(array):
+            raise ValueError(f"There are row vectors of {len(query_rows)} queries for {len(array)} queries. Pass all.")
+        reranking = collection.make_reranking(query_rows, rerank)
+        depth = k if reranking is None else max(k, reranking.depth)
         if keys is not None and len(keys) <= max(EXACT_FILTER_ROWS, EXACT_FILTER_FRACTION * collection.lists.ntotal):
-            return self._make_hits(collection.rows, *collection.vectors.search(array, k, keys))
-        default = collection.manifest.search
-        nprobe, rescore = default.nprobe if nprobe is None else nprobe, default.rescore if rescore is None else rescore
-        return self._make_hits(collection.rows, *collection.lists.search(array, k, nprobe, keys, rescore))
+            scores, hit_keys = collection.vectors.search(array, depth, keys)
+        else:
+            scores, hit_keys = collection.search_lists(array, depth, keys, nprobe, rescore)
+        if reranking is not None and collection.row_vectors is not None:
+            scores, hit_keys = reranking.apply(scores, hit_keys, collection.row_vectors.get)
+        return self._make_hits(collection.rows, scores[:, :k], hit_keys[:, :k])
 
     def get_metadata(self, ids: Iterable[str], kind: str = "image") -> dict[str, Row]:
         """Return the metadata rows of those ids that are in the index, by id."""

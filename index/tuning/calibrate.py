@@ -4,16 +4,18 @@ Shapes: q queries, k hits, n random directions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data.alignment import RowVectors, concatenate_rows, encode_vectors
 from data.io import sha256_text
 from index.collection import Collection, QueryLabels
 from index.config import QuerySource
 from index.search.probabilities import apply_map, map_scores, share_chance
+from index.search.rerank import Reranking
 from index.tuning.isotonic import fit_isotonic
-from index.tuning.nprobe import exact_search, sample_rows
+from index.tuning.nprobe import exact_search, find_nearest, sample_rows
 from index.versions.calibration import MonotoneMap, Reliability, ReliabilityBin, ScoreCalibration
 
 FIT_VERSION = 1  # raise it when the same queries give another calibration
@@ -54,9 +56,16 @@ class _FittedMaps:
 
 
 def calibrate_scores(
-    collection: Collection, queries: np.ndarray, labels: QueryLabels, source: QuerySource, seed: int
+    collection: Collection,
+    queries: np.ndarray,
+    labels: QueryLabels,
+    source: QuerySource,
+    seed: int,
+    reranking: Reranking | None = None,
 ) -> ScoreCalibration | None:
     """Calibrate the scores of a collection with queries whose relevant items are known.
+
+    These are the scores that a search returns: combined scores if the hits of the queries are reranked.
 
     Args:
         collection: What is searched.
@@ -64,6 +73,7 @@ def calibrate_scores(
         labels: Their relevant items.
         source: Where the queries come from.
         seed: Random seed of the sample of queries and of the random directions.
+        reranking: What reranks the hits of the queries; None: they are not reranked.
 
     Returns:
         The calibration; None if there are too few queries for it.
@@ -73,9 +83,41 @@ def calibrate_scores(
     if len(rows) < MIN_QUERIES or min(halves.sum(axis=0).min(), (1 - halves).sum(axis=0).min()) < MIN_HALF:
         return None
     vectors = np.concatenate([queries[rows], make_random_directions(queries[rows], NUM_DIRECTIONS, seed)])
-    scores, ids = exact_search(collection, vectors, DEPTH)
+    if reranking is None:
+        scores, ids = exact_search(collection, vectors, DEPTH)
+    else:
+        query_rows = reranking.query_rows.select(rows)
+        query_rows = concatenate_rows([query_rows, make_random_rows(query_rows, NUM_DIRECTIONS, seed)])
+        scores, ids = _search_reranked(collection, vectors, replace(reranking, query_rows=query_rows))
     hits = _label_hits(scores[: len(rows)], ids, labels, rows, halves)
-    return fit_calibration(hits, scores[len(rows) :, 0], source, len(collection.ids))
+    found = fit_calibration(hits, scores[len(rows) :, 0], source, len(collection.ids))
+    return found.model_copy(update={"is_combined": reranking is not None})
+
+
+def _search_reranked(
+    collection: Collection, queries: np.ndarray, reranking: Reranking
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Find the best `DEPTH` items for (q, d) queries as `exact_search` does, after reranking."""
+
+    def read_rows(positions: np.ndarray) -> RowVectors:
+        return collection.read_rows([collection.sorted_ids[i] for i in positions.tolist()])
+
+    scores, positions = find_nearest(collection, queries, max(DEPTH, reranking.depth))
+    scores, positions = reranking.apply(scores, positions, read_rows)
+    return scores[:, :DEPTH], [[collection.sorted_ids[i] for i in line] for line in positions[:, :DEPTH].tolist()]
+
+
+def make_random_rows(query_rows: RowVectors, count: int, seed: int) -> RowVectors:
+    """Draw row vectors of queries that mean nothing.
+
+    Each has the number of rows and the weights of one of the queries, and vectors with the mean and the covariance of
+    the row vectors of all queries.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    drawn = query_rows.select(generator.integers(len(query_rows), size=count))
+    sample = query_rows.decode()[sample_rows(len(query_rows.codes), MAX_QUERIES, seed)]
+    vectors = make_random_directions(sample, len(drawn.codes), seed)
+    return RowVectors(encode_vectors(vectors), drawn.weights, drawn.lengths)
 
 
 def make_random_directions(queries: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -27,6 +27,12 @@ def exact_search(collection: Collection, queries: np.ndarray, k: int) -> tuple[n
     Returns:
         Scores (q, k) float32, highest first, and their ids.
     """
+    scores, positions = find_nearest(collection, queries, k)
+    return scores, [[collection.sorted_ids[position] for position in line] for line in positions]
+
+
+def find_nearest(collection: Collection, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find what `exact_search` finds; return scores (q, k) and positions (q, k) in the sorted ids."""
     queries = np.ascontiguousarray(queries, np.float32)
     k = min(k, len(collection.ids))
     scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
@@ -37,7 +43,7 @@ def exact_search(collection: Collection, queries: np.ndarray, k: int) -> tuple[n
             np.hstack([scores, block_scores]), np.hstack([positions, block_positions + start]), k
         )
         start += len(ids)
-    return scores, [[collection.sorted_ids[position] for position in line] for line in positions]
+    return scores, positions
 
 
 class SearchTuner:

@@ -15,12 +15,14 @@ from index.versions.folder import (
     read_version_manifest,
 )
 from index.versions.garbage import GarbageReport, collect_garbage
-from index.versions.manifest import CollectionManifest, GateCheck, GateVerdict, Manifest, RecallReport
+from index.versions.manifest import AlignmentInfo, CollectionManifest, Manifest, RecallReport
 from index.versions.objects import iter_refs
 from index.versions.switch import RejectedError, rollback, verify_version
 from index.versions.tags import add_tag, list_tags, remove_tag, resolve_version
+from index.versions.verdict import GateCheck, GateVerdict
 
 __all__ = [
+    "AlignmentInfo",
     "CollectionManifest",
     "Event",
     "GarbageReport",

@@ -71,6 +71,7 @@ class ScoreCalibration(ManifestModel):
         min_probability: hits below it are weak
         rows: number of live rows that the map was fitted for
         query_source: where the queries come from, a key of `QUERY_SOURCES`
+        is_combined: whether the scores are combined scores of reranked hits, and not those of the global search
     """
 
     sharpness: float = Field(gt=0)
@@ -80,6 +81,7 @@ class ScoreCalibration(ManifestModel):
     min_probability: float = Field(ge=0, le=1)
     rows: int = Field(ge=1)
     query_source: QuerySource
+    is_combined: bool = False
     reliability: Reliability
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from index.versions.manifest import GateVerdict
+from index.versions.verdict import GateVerdict
 
 FILE = "events.jsonl"
 log = logging.getLogger(__name__)

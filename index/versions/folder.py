@@ -26,7 +26,6 @@ from data.io import (
 from data.text import describe_validation_error
 from index.versions.manifest import (
     CHECKSUM_PLACEHOLDER,
-    PARTS,
     READABLE_SCHEMAS,
     SCHEMA_VERSION,
     Candidate,
@@ -233,9 +232,9 @@ def check_objects(
             for ref in iter_refs(part):
                 check_object(root, ref, f"{kind} {name}", content)
         for i, shard in enumerate(collection.shards):
-            for name in PARTS:
+            for name, ref in shard.objects.items():
                 rehash = content and shard not in verified_shards
-                check_object(root, getattr(shard, name), f"{kind} {name} of shard {i}", rehash)
+                check_object(root, ref, f"{kind} {name} of shard {i}", rehash)
 
 
 def recovery_hint(root: Path) -> str:

@@ -1,25 +1,28 @@
-"""Models of an index manifest: objects, counts and measurements of a version, and the verdict of its gate."""
+"""Models of an index manifest: objects, counts and measurements of a version."""
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from index.config import EXACT_CODES, KINDS, QUERY_SOURCES, QuerySource
 from index.versions.calibration import ScoreCalibration
 from index.versions.objects import ManifestModel, ObjectRef
+from index.versions.verdict import GateVerdict
 
-SCHEMA_VERSION: Final = 5
-READABLE_SCHEMAS = (3, 4, SCHEMA_VERSION)  # 3 lacks the sources of queries and the checks not made; 4 the calibration
+SCHEMA_VERSION: Final = 6
+# 3 lacks the sources of queries and the checks not made, 4 also the calibration, 5 also the row vectors.
+READABLE_SCHEMAS = (3, 4, 5, SCHEMA_VERSION)
 CHECKSUM_PLACEHOLDER = "0" * 64
 KindName = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]
-PARTS = ("inverted_lists", "vectors", "metadata", "lookup")  # the objects of a shard
+PARTS = ("inverted_lists", "vectors", "metadata", "lookup", "row_vectors")  # the objects of a shard
 
 
 class ShardManifest(ManifestModel):
-    """One shard: inverted lists, uncompressed vectors and metadata rows under the same keys.
+    """One shard: inverted lists, uncompressed vectors, metadata rows and row vectors under the same keys.
 
     Attributes:
         role: base: written by a build or a compaction; delta: added by an update
+        row_vectors: None if the collection has no row vectors
         coarse_error: mean distance of its rows to their nearest centroid, measured on at most 4,096 of them; 0 without
             rows
     """
@@ -30,7 +33,14 @@ class ShardManifest(ManifestModel):
     vectors: ObjectRef
     metadata: ObjectRef
     lookup: ObjectRef
+    row_vectors: ObjectRef | None = None
     coarse_error: float = Field(ge=0)
+
+    @property
+    def objects(self) -> dict[str, ObjectRef]:
+        """The objects of the shard by the name of the part."""
+        refs = ((name, getattr(self, name)) for name in PARTS)
+        return {name: ref for name, ref in refs if ref is not None}
 
 
 class DeletedRows(ManifestModel):
@@ -53,10 +63,24 @@ class SearchParams(ManifestModel):
     Attributes:
         nprobe: inverted lists probed per query
         rescore: rows per query that are rescored with their uncompressed vectors; 0: the scores of the codes are final
+        rerank: best rows of the global search per query that are ordered by the combined score; 0: its order is final
     """
 
     nprobe: int = Field(ge=1)
     rescore: int = Field(ge=0)
+    rerank: int = Field(0, ge=0)
+
+
+class AlignmentInfo(ManifestModel):
+    """Row vectors of a collection, which rerank the hits of the global search.
+
+    Attributes:
+        dim: numbers per row vector
+        alignment_weight: weight of the alignment score in the combined score; that of the global score is 1 minus it
+    """
+
+    dim: int = Field(ge=1)
+    alignment_weight: float = Field(ge=0, le=1)
 
 
 class RecallReport(ManifestModel):
@@ -103,6 +127,8 @@ class CollectionManifest(ManifestModel):
     recall: RecallReport
     calibration: ScoreCalibration | None = None
     """the chance that a hit is right; None if there were no queries with known answers"""
+    alignment: AlignmentInfo | None = None
+    """row vectors of the items; None if the shards have none"""
     coarse_error: float = Field(ge=0)
     """mean distance to the nearest centroid of the rows of the full build; the drift of later rows is relative to it"""
 
@@ -116,6 +142,8 @@ class CollectionManifest(ManifestModel):
         total, deleted = sum(shard.rows for shard in self.shards), self.deleted.rows if self.deleted else 0
         if (self.counts.live, self.counts.deleted) != (total - deleted, deleted):
             raise ValueError(f"the shards have {total} rows, {deleted} of them deleted, but counts is {self.counts}")
+        if any((shard.row_vectors is None) != (self.alignment is None) for shard in self.shards):
+            raise ValueError("row_vectors and alignment do not agree: either all shards have row vectors, or none")
         return self
 
 
@@ -136,78 +164,6 @@ class Candidate(ManifestModel):
     collections: dict[KindName, CollectionManifest]
 
 
-class GateCheck(ManifestModel):
-    """One measurement of the gate and its limit. JSON has no key for a field that is None.
-
-    Attributes:
-        count: number of rows or queries that `value` is the mean of
-        served_value: the same measurement of the served version
-        problem: what is wrong; of a check that measures nothing, empty if it passed
-    """
-
-    passed: bool
-    value: float | None = None
-    min: float | None = None
-    max: float | None = None
-    count: int | None = None
-    unit: str | None = None
-    served_value: float | None = None
-    problem: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _omit_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not None}
-
-    def __str__(self) -> str:
-        """Return the check in words, such as `0.97 over 250, minimum 0.9, served version 0.98`."""
-        if self.value is None:
-            return self.problem or "matches the manifest"
-        value = f"{self.value:g} over {self.count}" if self.count is not None else f"{self.value:g} {self.unit or ''}"
-        limits = {"minimum": self.min, "maximum": self.max, "served version": self.served_value}
-        parts = [value.strip(), *(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)]
-        return f"{', '.join(parts)}{f'; {self.problem}' if self.problem else ''}"
-
-
-class GateVerdict(ManifestModel):
-    """Result of the gate.
-
-    JSON has `override_reason` and `rejected_version` only if the gate was overridden.
-
-    Attributes:
-        reason: the failed checks in words; empty if it passed
-        query_digests: by kind, digest of the queries that were run
-        query_sources: by kind, where these queries come from
-        not_checked: by check, why it could not be made; such a check does not count
-        compared_with: the served version at that time; None if there was none
-        config: the `GateConfig`, as JSON
-        override_reason: why this version is served although the gate rejected it; None if it was not overridden
-        rejected_version: the rejected version with the same content; None if the gate was not overridden
-    """
-
-    passed: bool
-    reason: str = ""
-    checks: dict[str, GateCheck] = Field(default_factory=dict)
-    query_digests: dict[str, str] = Field(default_factory=dict)
-    query_sources: dict[str, QuerySource] = Field(default_factory=dict)
-    not_checked: dict[str, str] = Field(default_factory=dict)
-    compared_with: int | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    override_reason: str | None = None
-    rejected_version: int | None = None
-
-    def describe_not_checked(self) -> list[str]:
-        """Return one line per reason, with the checks that could not be made."""
-        names_by_reason: dict[str, list[str]] = {}
-        for name, reason in sorted(self.not_checked.items()):
-            names_by_reason.setdefault(reason, []).append(name)
-        return [f"{', '.join(names)}: {reason}" for reason, names in names_by_reason.items()]
-
-    @model_serializer(mode="wrap")
-    def _omit_override(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        optional = ("override_reason", "rejected_version")
-        return {name: value for name, value in handler(self).items() if value is not None or name not in optional}
-
-
 class Manifest(Candidate):
     """A version: the content of `versions/v00000001.json`.
 
@@ -217,7 +173,7 @@ class Manifest(Candidate):
         gate: verdict of the gate; None if there was no gate
     """
 
-    schema_: Literal[3, 4, 5] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[3, 4, 5, 6] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
     version: int = Field(ge=1)
     parent: int | None

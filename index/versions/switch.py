@@ -13,7 +13,8 @@ from index.versions.folder import (
     set_current,
 )
 from index.versions.index_folder import index_write_lock
-from index.versions.manifest import GateCheck, GateVerdict, Manifest
+from index.versions.manifest import Manifest
+from index.versions.verdict import GateCheck, GateVerdict
 
 IMPORTED = "imported"  # key in the provenance of imported vectors, whose model is unknown
 

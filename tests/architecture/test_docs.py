@@ -27,7 +27,7 @@ captions_per_shard = 200
 workers = 1
 [demo]
 images = 112
-splits = {train = 90, val = 8, test = 14}
+splits = {train = 96, val = 8, test = 8}
 [regions]
 model = "demo"
 weights = "demo"
@@ -36,7 +36,7 @@ full_precision = true
 [text]
 model = "minilm"
 [train]
-epochs = 2
+epochs = 1
 images_per_batch = 16
 [train.model]
 width = 64

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from data.io.locks import WriteLockError, write_lock
-from index.versions.manifest import GateVerdict
 from index.versions.switch import RejectedError, verify_version
+from index.versions.verdict import GateVerdict
 from pipeline.workspace import Workspace
 from tests.helpers.flow_jobs import run_counted
 from tests.helpers.flow_server import copy_workspace, wait_until

@@ -1,17 +1,35 @@
 """Small random collections of images and captions with their queries, for the tests of the index."""
 
+import zlib
+
 import numpy as np
 
+from data.alignment import RowVectors, encode_rows
 from index.collection import Collection
 from index.metadata.schema import Row
 
 DIM = 24
 IMAGES = 400
+ROW_DIM = 8
+ALIGNMENT_WEIGHT = 0.4
 
 
 def unit(x: np.ndarray) -> np.ndarray:
     """Normalize (n, d) vectors and round them to float16."""
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+def make_rows(vectors: np.ndarray) -> RowVectors:
+    """Make 1 to 5 random row vectors for each of (n, d) vectors, which determine them."""
+    padded, mask = np.zeros((len(vectors), 5, ROW_DIM), np.float32), np.zeros((len(vectors), 5), bool)
+    weights = np.zeros((len(vectors), 5), np.float32)
+    for i, vector in enumerate(np.asarray(vectors, np.float16)):
+        rng = np.random.default_rng(zlib.crc32(vector.tobytes()))
+        count = int(rng.integers(1, 6))
+        rows = rng.standard_normal((count, ROW_DIM))
+        padded[i, :count] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        mask[i, :count], weights[i, :count] = True, rng.dirichlet(np.ones(count))
+    return encode_rows(padded, weights, mask)
 
 
 def make(seed: int = 0, images: int = IMAGES) -> tuple[dict[str, Collection], dict[str, np.ndarray]]:

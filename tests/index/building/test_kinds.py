@@ -160,7 +160,9 @@ def test_update_of_another_dimension_is_rejected_before_the_captions_are_built(b
     queries = {"caption": np.eye(25, dtype=np.float32)[:2]}
     with pytest.raises(ValueError, match=r"caption vectors have 25 numbers, those of the published version 24.*build"):
         update_index(
-            CONFIG, replace(inputs, collections={**inputs.collections, "caption": wide}, queries=queries), root
+            CONFIG,
+            replace(inputs, collections={**inputs.collections, "caption": wide}, queries=queries, query_rows={}),
+            root,
         )
     assert read_current(root).version == 1
 

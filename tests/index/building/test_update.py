@@ -19,9 +19,10 @@ from index.metadata.tables import build_table
 from index.quality.gate import make_gate
 from index.search.index import Index
 from index.versions.folder import read_version_manifest
-from index.versions.manifest import GateVerdict, RowCounts
+from index.versions.manifest import RowCounts
 from index.versions.objects import Staging, object_path
 from index.versions.switch import RejectedError
+from index.versions.verdict import GateVerdict
 from tests.helpers.index_publish import bytes_of
 from tests.helpers.index_updates import CONFIG, World, edit
 from tests.reference.index import split_hits

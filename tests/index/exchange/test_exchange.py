@@ -19,8 +19,8 @@ from index.exchange.export import export_index
 from index.exchange.import_vectors import ImportOptions, import_index
 from index.search.index import Index
 from index.versions.folder import read_current
-from index.versions.manifest import GateVerdict
 from index.versions.switch import RejectedError
+from index.versions.verdict import GateVerdict
 from pipeline.cli.app import build_app as command_line
 from tests.helpers.index_publish import CONFIG, publish
 from tests.helpers.index_world import make

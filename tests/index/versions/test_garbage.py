@@ -20,9 +20,9 @@ from index.versions import reader_lock
 from index.versions.events import read_events
 from index.versions.folder import list_versions, manifest_path, read_current
 from index.versions.garbage import collect_garbage
-from index.versions.manifest import GateVerdict
 from index.versions.switch import RejectedError, rollback, verify_version
 from index.versions.tags import add_tag, list_tags, remove_tag, resolve_version
+from index.versions.verdict import GateVerdict
 from tests.helpers.index_live import referenced_hashes
 from tests.helpers.index_publish import CONFIG, publish
 from tests.helpers.index_world import make

@@ -22,9 +22,10 @@ from index.quality.gate import make_gate
 from index.search.index import Index
 from index.versions.events import FILE, read_events
 from index.versions.folder import insert_checksum, list_versions, manifest_path, read_current
-from index.versions.manifest import CHECKSUM_PLACEHOLDER, GateCheck, GateVerdict
+from index.versions.manifest import CHECKSUM_PLACEHOLDER
 from index.versions.objects import ObjectRef, object_path
 from index.versions.switch import RejectedError, rollback, verify_version
+from index.versions.verdict import GateCheck, GateVerdict
 from tests.helpers.index_publish import CONFIG, bytes_of, publish
 from tests.helpers.index_updates import CONFIG as UPDATE_CONFIG
 from tests.helpers.index_updates import World
@@ -328,9 +329,9 @@ DAMAGE = {
     ),
     "other schema": (
         "manifest",
-        edit_manifest(lambda m: m.update(schema=6)),
+        edit_manifest(lambda m: m.update(schema=7)),
         True,
-        r"index has index schema 6, written by a newer version of this program; this version reads schema 5",
+        r"index has index schema 7, written by a newer version of this program; this version reads schema 6",
     ),
     "other number": (
         "manifest",
@@ -384,7 +385,7 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
     path.write_text(json.dumps(manifest))
     (root / "CURRENT").write_text(json.dumps({"version": 1, "manifest_sha256": sha256_file(path)}))
     message = (
-        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 5. "
+        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 6. "
         f"Delete {root} and run 'tern index' again, or install version 0.1."
     )
     for read in (Index.open, verify_version):
@@ -394,17 +395,22 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
     assert first_hit(root)[0] == 2
 
 
-@pytest.mark.parametrize("schema", [3, 4])
-def test_index_of_schemas_3_and_4_is_read_and_updated(schema, tmp_path):
-    """Schema 4 lacks calibrations, schema 3 also the sources of the queries and the checks that were not made."""
-    world, gate = World(), make_gate(GateConfig(), {}, World().collections())
+@pytest.mark.parametrize("schema", [3, 4, 5])
+def test_index_of_schemas_3_to_5_is_read_and_updated(schema, tmp_path):
+    """Schema 5 lacks row vectors, 4 also calibrations, 3 the sources of the queries and the checks not made."""
+    world, gate = World(has_rows=False), make_gate(GateConfig(), {}, World().collections())
     build_index(UPDATE_CONFIG, world.inputs(), tmp_path, gate=gate)
     path = manifest_path(tmp_path, 1)
     content = json.loads(path.read_text()) | {"schema": schema, "sha256": CHECKSUM_PLACEHOLDER}
     for part in ("query_sources", "not_checked") if schema == 3 else ():
         del content["gate"][part]
+    del content["config"]["rerank"]
     for collection in content["collections"].values():
-        del collection["calibration"]
+        del collection["alignment"], collection["search"]["rerank"]
+        for shard in collection["shards"]:
+            del shard["row_vectors"]
+        if schema < 5:
+            del collection["calibration"]
         if schema == 3:
             del collection["recall"]["query_source"]
     path.chmod(0o644)
@@ -415,7 +421,7 @@ def test_index_of_schemas_3_and_4_is_read_and_updated(schema, tmp_path):
     world.remove("image", "0003.jpg")
     assert world.update(tmp_path, gate=gate) == manifest_path(tmp_path, 2)
     world.check(tmp_path)
-    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 5
+    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 6
 
 
 def test_rejected_candidate_is_kept_and_served_version_does_not_change(tmp_path):
