@@ -15,7 +15,7 @@ from pipeline.cli.app import build_app
 from pipeline.pages.embedding_map import MAX_IMAGES, make_embedding_map, project_rows
 from pipeline.pages.report import write_report
 from pipeline.runs.quality import compare_split, measure_groups, read_other_ranks
-from pipeline.stages.evaluate import read_or_compute_ranks
+from pipeline.stages.evaluate import find_ranks_file, read_or_compute_ranks
 from tern.evaluation.ranks import EvaluationRanks, SplitRanks, read_ranks, write_ranks
 from tests.helpers.small_plan import small_plan
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def ranks(finished_pipeline):
     """The ranks of the split test, from the file of the run."""
-    (path,) = finished_pipeline.workspace.evaluation.glob("ranks-*.json")
-    return read_ranks(path).splits["test"]
+    name = next(entry.output for entry in finished_pipeline.stages if entry.stage == "evaluation")
+    return read_ranks(find_ranks_file(finished_pipeline.workspace.evaluation / name)).splits["test"]
 
 
 @pytest.fixture
