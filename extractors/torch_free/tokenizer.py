@@ -5,8 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import tokenizers
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text, with the tokens that it consists of."""
+
+    text: str
+    start: int
+    """Number of its first character in the text."""
+    end: int
+    """One past the number of its last character."""
+    tokens: tuple[int, ...]
+    """Numbers of its tokens; [CLS] is 0."""
 
 
 class Tokenizer:
@@ -33,6 +47,23 @@ class Tokenizer:
         """Return the token ids of each text, from [CLS] to [SEP]."""
         encoded = self._tokenizer.encode_batch_fast([join_surrogates(text) for text in texts])
         return [item.ids for item in encoded]
+
+    def find_words(self, text: str) -> list[Word]:
+        """Find the words of a text in its tokens; [CLS], [SEP] and punctuation belong to no word."""
+        text = join_surrogates(text)
+        encoded = self._tokenizer.encode(text)
+        tokens_by_word: dict[int, list[int]] = {}
+        for token, word_id in enumerate(encoded.word_ids):
+            if word_id is not None:
+                tokens_by_word.setdefault(word_id, []).append(token)
+        words = []
+        for tokens in tokens_by_word.values():
+            start, end = encoded.offsets[tokens[0]][0], encoded.offsets[tokens[-1]][1]
+            part = text[start:end]
+            start += len(part) - len(part.lstrip())  # tokens of a byte-level tokenizer contain the space before a word
+            if any(character.isalnum() for character in part):
+                words.append(Word(part.strip(), start, start + len(part.strip()), tuple(tokens)))
+        return words
 
 
 def join_surrogates(text: str) -> str:

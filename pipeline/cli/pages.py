@@ -77,6 +77,7 @@ def misses(
     if output is not None:
         check_page_option(output, (".html",), force, loaded)
     vectors = read_existing_vectors(loaded, model)
+    from pipeline.pages.miss_words import open_miss_words
     from pipeline.pages.misses import find_misses, write_misses
     from pipeline.progress import progress_bar
     from pipeline.workspace import Workspace
@@ -86,7 +87,11 @@ def misses(
     _print_counts(found)
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
         page = write_misses(
-            output or Workspace(loaded.workspace).misses(split), found, vectors.features.dataset, advance
+            output or Workspace(loaded.workspace).misses(split),
+            found,
+            vectors.features.dataset,
+            advance,
+            open_miss_words(vectors),
         )
     echo(f"misses  {page}")
 

@@ -91,6 +91,10 @@ def search(
     null: Annotated[
         bool, typer.Option("--null", "-0", help="End each path of --paths with a null byte, as `xargs -0` expects.")
     ] = False,
+    why: Annotated[
+        bool,
+        typer.Option("--why", help="Print below each hit which words of a text query match which regions."),
+    ] = False,
     gallery: Annotated[
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
@@ -121,6 +125,7 @@ def search(
     tern search "dogs" --where "split = 'test' and width >= 400 and not caption like '%cat%'"
     tern search "a dog" --also "in the snow" --without "people"
     tern search --image photo.jpg --box 20,10,180,150 --for images
+    tern search "two dogs are running along the street" --why
     tern search --like scene-00012.jpg --without "a street" --offset 8
     tern search "a red car" --paths -0 | xargs -0 cp -t found/
     tern search --queries queries.txt --json[/dim]
@@ -139,6 +144,10 @@ def search(
     options.check()
     if sum((as_json, paths, gallery is not None)) > 1:
         raise typer.BadParameter("Pass only one of --json, --paths and --gallery.")
+    if why and (paths or as_json):
+        raise typer.BadParameter(
+            "--why adds lines to the table of hits. Leave out --paths and --json, which has `words`."
+        )
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
     hits = HitOptions(k, offset, where, min_probability)
@@ -161,6 +170,7 @@ def search(
         offset=offset,
         no_hits=hits.describe_no_hits(),
         gallery=gallery,
+        shows_words=why,
     )
     run_search(source.open(output.shows_regions), iter_queries(options, vectors), hits, output)
 

@@ -13,7 +13,7 @@ import typer
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
-    from pipeline.search.hits import Answer, Hit
+    from pipeline.search.hits import Answer, Hit, WordMatch
 
 Format = Literal["text", "json", "paths"]
 
@@ -33,11 +33,13 @@ class SearchOutput:
     """What to print on standard error where a query has no hits."""
     gallery: Path | None
     """Page or picture to write too."""
+    shows_words: bool = False
+    """Whether a table has the words below each hit."""
 
     @property
     def shows_regions(self) -> bool:
-        """Whether the regions of the hits are part of the output."""
-        return self.format == "json" or self.gallery is not None
+        """Whether the words and regions of the hits are part of the output."""
+        return self.format == "json" or self.gallery is not None or self.shows_words
 
     def print_answer(self, number: int, name: str, answer: "Answer") -> None:
         """Print the answer of one query on standard output, and what a person should know of it on standard error.
@@ -94,8 +96,24 @@ class SearchOutput:
     def _print_table(self, number: int, name: str, answer: "Answer") -> None:
         if self.is_many:
             echo(f"query {number}  {name}")
+        if self.shows_words and answer.hits and not any(hit.words for hit in (*answer.hits, *answer.weak)):
+            echo(
+                "Only hits of one text query among images have words, and only if the model has row vectors.", err=True
+            )
         for rank, hit in enumerate((*answer.hits, *answer.weak), self.offset + 1):
             caption = hit.captions[0] if hit.captions else ""
             chance = "" if hit.probability is None else f"{hit.probability:4.0%}  "
             weak = "weak  " if rank > self.offset + len(answer.hits) else ""
             echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {chance}{weak}{caption}")
+            if self.shows_words and hit.words:
+                echo("     " + "  ".join(map(_describe_word, hit.words)))
+
+
+def _describe_word(match: "WordMatch") -> str:
+    """Describe a word, such as "dogs 41 % (dog 0.83, box 10,20,110,90)"."""
+    from pipeline.search.hits import WHOLE_IMAGE  # lazy: the package imports heavy libraries
+
+    where = [f"{match.label} {match.cosine:.2f}".strip()]
+    if match.box is not None and match.label != WHOLE_IMAGE:
+        where.append("box " + ",".join(f"{value:.0f}" for value in match.box))
+    return f"{match.word} {100 * match.share:.0f} % ({', '.join(where)})"

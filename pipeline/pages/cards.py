@@ -9,23 +9,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from data.images import DecodeLimits, ReducedImage, load_reduced_image
-from pipeline.search.hits import Hit, Region
+from pipeline.pages.card_words import REGION_COLORS, CardWord, Outline, make_outlines, make_words
+from pipeline.search.hits import Hit
 
 THUMBNAIL = (360, 270)  # width and height, in pixels
-REGION_COLORS = ("#e4572e", "#17bebb")  # of the best and the second-best region
 KIND_COLORS = {"image": "#2a6fdb", "caption": "#e4572e"}  # of points that are images or captions
 MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be read
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A box that the page draws over a thumbnail."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    color: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +33,7 @@ class HitCard:
         outlines: boxes to draw over the thumbnail; empty if it has them already
         probability: chance that the hit is right, 0 to 1; None if it is not known
         similar: address of a search for similar images; empty if there is none
+        words: words of the query with the regions that they match; empty if they are not known
     """
 
     image: str
@@ -57,6 +47,7 @@ class HitCard:
     outlines: tuple[Outline, ...] = ()
     probability: float | None = None
     similar: str = ""
+    words: tuple[CardWord, ...] = ()
 
     @property
     def caption(self) -> str:
@@ -173,18 +164,20 @@ def _encode_jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def make_card(hit: Hit, is_relevant: bool = False, rank: int | None = None, image: str | None = None) -> HitCard:
+def make_card(hit: Hit, rank: int | None = None, image: str | None = None) -> HitCard:
     """Make the card of a hit.
 
     Args:
         hit: Image or caption that was found.
-        is_relevant: Whether the card gets a green frame.
         rank: Number in front of the score; None: the position of the card in its row.
         image: Data URI of the thumbnail, if it exists already.
     """
     labels = tuple((r.label, color) for r, color in zip(hit.regions, REGION_COLORS, strict=False) if r.label)
-    image = image or to_data_uri(make_thumbnail(hit))
-    return HitCard(image, hit.id, hit.score, hit.captions, labels, is_relevant, rank, probability=hit.probability)
+    card = HitCard(image or "", hit.id, hit.score, hit.captions, labels, rank=rank, probability=hit.probability)
+    if hit.words and hit.size is not None:  # the page draws the regions, so that they can follow the pointer
+        image = image or to_data_uri(make_thumbnail(replace(hit, regions=())))
+        return replace(card, image=image, size=hit.size, outlines=make_outlines(hit), words=make_words(hit))
+    return replace(card, image=image or to_data_uri(make_thumbnail(hit)), words=make_words(hit))
 
 
 def make_linked_card(hit: Hit, address: str, similar: str) -> HitCard:
@@ -195,13 +188,8 @@ def make_linked_card(hit: Hit, address: str, similar: str) -> HitCard:
         address: Address of its thumbnail.
         similar: Address of a search for images like it.
     """
-    outlines = () if hit.size is None else tuple(map(_make_outline, hit.regions, REGION_COLORS))
+    outlines = () if hit.size is None else make_outlines(hit)
     return replace(make_card(hit, image=address), size=hit.size, outlines=outlines, similar=similar)
-
-
-def _make_outline(region: Region, color: str) -> Outline:
-    x1, y1, x2, y2 = region.box
-    return Outline(min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1), color)
 
 
 def make_cards(hits: Sequence[Hit]) -> tuple[HitCard, ...]:

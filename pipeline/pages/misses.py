@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import Dataset
+from data.datasets import Caption, Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
 from pipeline.pages.cards import HitCard, MissRow, make_card, make_thumbnail, to_data_uri
 from pipeline.pages.miss_records import Miss, MissReport, iter_won_rows
+from pipeline.pages.miss_words import MissWords
 from pipeline.pages.render import render_page
 from pipeline.runs.quality import SplitComparison
 from pipeline.search.hits import Hit
@@ -141,7 +142,10 @@ def _make_miss(direction: str, queries: _Items, items: _Items, query: int, rank:
 
 
 def make_miss_rows(
-    misses: Sequence[Miss], dataset: Dataset, on_progress: Callable[[int], object] = lambda count: None
+    misses: Sequence[Miss],
+    dataset: Dataset,
+    on_progress: Callable[[int], object] = lambda count: None,
+    words: MissWords | None = None,
 ) -> tuple[MissRow, ...]:
     """Make the rows that the templates show.
 
@@ -152,47 +156,53 @@ def make_miss_rows(
         misses: Misses of one direction or of both.
         dataset: Dataset that the misses are from.
         on_progress: Called with 1 after each row.
+        words: Matches the words of caption queries with the regions of images; None shows no words.
     """
-    encode = lru_cache(maxsize=MAX_CACHED_THUMBNAILS)(_encode_image)
+    make_item_card = _CardMaker(dataset, words).make
     rows = []
     for miss in misses:
+        caption = dataset.captions_by_id[miss.query] if miss.direction == "t2i" else None
         cards = [
-            _make_item_card(dataset, encode, item_id, score, rank)
-            for rank, (item_id, score) in enumerate(miss.higher_ranked, 1)
+            make_item_card(item_id, score, rank, caption) for rank, (item_id, score) in enumerate(miss.higher_ranked, 1)
         ]
-        relevant = _make_item_card(dataset, encode, miss.relevant_id, miss.score, miss.rank, is_relevant=True)
-        is_caption = miss.direction == "t2i"
-        text = dataset.captions_by_id[miss.query].text if is_caption else miss.query
-        row = (*cards, relevant) if is_caption else (relevant, *cards)
+        relevant = replace(make_item_card(miss.relevant_id, miss.score, miss.rank, caption), is_relevant=True)
+        text = caption.text if caption else miss.query
+        row = (*cards, relevant) if caption else (relevant, *cards)
         rows.append(MissRow(printable(miss.query), printable(text), miss.rank, miss.margin, row, miss.other_rank))
         on_progress(1)
     return tuple(rows)
+
+
+class _CardMaker:
+    """Makes the cards of images with their captions, and of captions with their image."""
+
+    def __init__(self, dataset: Dataset, words: MissWords | None) -> None:
+        self._dataset, self._words = dataset, words
+        self._encode = lru_cache(maxsize=MAX_CACHED_THUMBNAILS)(_encode_image)
+
+    def make(self, item_id: str, score: float, rank: int, query: Caption | None) -> HitCard:
+        """Make the card of an item; that of an image has the words of a query."""
+        if caption := self._dataset.captions_by_id.get(item_id):
+            image, texts = self._dataset.images_by_id[caption.image_id], [caption.text]
+        else:
+            image = self._dataset.images_by_id[item_id]
+            texts = [caption.text for caption in self._dataset.captions_by_image_id[item_id]]
+        hit = Hit(printable(item_id), score, image.path, tuple(map(printable, texts)))
+        if query is not None and self._words is not None:
+            hit = self._words.add_to(hit, query, item_id)
+        return make_card(hit, rank=rank, image=self._encode(image.path))
 
 
 def _encode_image(path: Path) -> str:
     return to_data_uri(make_thumbnail(Hit("", 0.0, path, ())))
 
 
-def _make_item_card(
-    dataset: Dataset,
-    encode: Callable[[Path], str],
-    item_id: str,
-    score: float,
-    rank: int,
-    is_relevant: bool = False,
-) -> HitCard:
-    """Make the card of an image with its captions, or of a caption with its image."""
-    if caption := dataset.captions_by_id.get(item_id):
-        image, texts = dataset.images_by_id[caption.image_id], [caption.text]
-    else:
-        image = dataset.images_by_id[item_id]
-        texts = [caption.text for caption in dataset.captions_by_image_id[item_id]]
-    hit = Hit(printable(item_id), score, image.path, tuple(map(printable, texts)))
-    return make_card(hit, is_relevant, rank, encode(image.path))
-
-
 def write_misses(
-    path: Path, report: MissReport, dataset: Dataset, on_progress: Callable[[int], object] = lambda count: None
+    path: Path,
+    report: MissReport,
+    dataset: Dataset,
+    on_progress: Callable[[int], object] = lambda count: None,
+    words: MissWords | None = None,
 ) -> Path:
     """Write the misses as one page that needs no other file.
 
@@ -201,13 +211,14 @@ def write_misses(
         report: Misses of a split.
         dataset: Dataset that the misses are from.
         on_progress: Called with 1 after each miss.
+        words: As for `make_miss_rows`.
 
     Raises:
         ValueError: The path has another ending.
     """
     if path.suffix.lower() != ".html":
         raise ValueError(f"{path} does not end in .html. Pass a name with this ending.")
-    rows = {direction: make_miss_rows(misses, dataset, on_progress) for direction, misses in report.worst.items()}
+    rows = {name: make_miss_rows(misses, dataset, on_progress, words) for name, misses in report.worst.items()}
     page = render_page(
         "misses.html",
         title=f"Misses of {printable(dataset.name)}, split {report.split}",

@@ -3,7 +3,8 @@
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from data.text import printable_lines
-from pipeline.pages.cards import KIND_COLORS, REGION_COLORS
+from pipeline.pages.card_words import REGION_COLORS
+from pipeline.pages.cards import KIND_COLORS
 
 
 def _make_visible(value: object) -> object:

@@ -21,6 +21,7 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.embedding_map import make_embedding_map
 from pipeline.pages.miss_records import MissReport
+from pipeline.pages.miss_words import open_miss_words
 from pipeline.pages.misses import find_misses, make_miss_rows, write_misses
 from pipeline.pages.reliability import (
     find_absent_queries,
@@ -68,9 +69,10 @@ def write_report(finished: Finished, with_misses_page: bool = True, carried: Car
     searcher = Searcher(plan)
     manifest, calibrations = searcher.index.manifest, list_calibrations(searcher.index.manifest)
     galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
-    misses, misses_page = _find_misses(finished), ""
+    misses, misses_page, words = _find_misses(finished), "", open_miss_words(finished.vectors)
     if misses and with_misses_page:
-        misses_page = write_misses(finished.workspace.misses(SPLIT), misses, features.dataset).name
+        page_path = finished.workspace.misses(SPLIT)
+        misses_page = write_misses(page_path, misses, features.dataset, words=words).name
     history = finished.model / "history.csv"
     page = render_page(
         "report.html",
@@ -92,7 +94,7 @@ def write_report(finished: Finished, with_misses_page: bool = True, carried: Car
         reliability=plot_reliability(calibrations) if calibrations else "",
         absent=find_absent_queries(searcher) if plan.demo is not None and "image" in calibrations else [],
         curves=plot_history(history) if history.is_file() else "",
-        misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset) if misses else (),
+        misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset, words=words) if misses else (),
         has_misses=misses is not None,
         misses_page=misses_page,
         stages=_make_stage_rows(finished),

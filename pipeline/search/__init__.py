@@ -1,6 +1,6 @@
 """Search of a published index: queries go in, hits come out. Knows nothing of HTTP and of pages."""
 
-from pipeline.search.hits import Answer, Hit, Region
+from pipeline.search.hits import Answer, Hit, Region, WordMatch
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import (
     ImagePart,
@@ -29,6 +29,7 @@ __all__ = [
     "Searcher",
     "TextPart",
     "VectorPart",
+    "WordMatch",
     "make_photo_query",
     "make_text_query",
     "open_index_searcher",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from data.alignment import Embeddings
 from data.text import printable
+from extractors.torch_free import Word
 from pipeline.origin import Origin
 from pipeline.search.encoder_pool import EncoderPool
 from pipeline.search.query import Box, Photo
@@ -64,6 +65,10 @@ class QueryEncoder:
             What the model computes of the texts.
         """
         return self._model.embed_texts(texts)
+
+    def find_words(self, text: str) -> list[Word]:
+        """Find the words of a text in its tokens; positions are those in a text as `check_text` returns it."""
+        return self._model.find_words(" ".join(text.split()))
 
     def knows(self, text: str) -> bool:
         """Return whether the model knows a part of a text."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.search.encode import QueryEncoder
-from pipeline.search.hits import Region
+from pipeline.search.hits import REGIONS_PER_HIT, Region
 from pipeline.search.stored_images import StoredImage, StoredImages
 from tern.query import ImageRegions
 
-REGIONS_PER_HIT = 2
 MAX_CANDIDATES = 8  # regions per image that are removed in turn: those that the detector is most certain of
 MAX_KEPT_BYTES = 64 << 20  # of one version: 7,000 images with 8 regions and 512 numbers
 OVERHEAD_BYTES = 1_500  # of an image that is kept, without its numbers

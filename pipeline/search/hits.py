@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+WHOLE_IMAGE = "whole image"  # label of a region that covers the image
+REGIONS_PER_HIT = 2
+
 
 @dataclass(frozen=True)
 class Region:
@@ -13,7 +16,30 @@ class Region:
     label: str
     """Class that the detector predicted; empty if the regions have no classes."""
     score: float
-    """How much the region raises the score: that of the image minus that of the image without the region."""
+    """Sum of the shares of the words that match it best (see `WordMatch`). Without words, how much it raises the score:
+    that of the image minus that of the image without the region."""
+
+
+@dataclass(frozen=True)
+class WordMatch:
+    """A word of a text query, and the region of a hit that it matches best."""
+
+    word: str
+    start: int
+    """Number of its first character in the query, in which words are separated by single spaces."""
+    end: int
+    """One past the number of its last character."""
+    share: float
+    """Part of the alignment score that the word brings, as seen from the query: the weights of its tokens times their
+    cosines, divided by the sum over all tokens of the query. Below 0 for a word that lowers the score."""
+    cosine: float
+    """Cosine between its row vector and that of the region."""
+    region: int
+    """Number of the region in the image, from 0."""
+    box: tuple[float, float, float, float] | None = None
+    """Box x1, y1, x2, y2 of the region in pixels of the image; None if it is not known, or a cell of a grid."""
+    label: str = ""
+    """Class that the detector predicted, or `WHOLE_IMAGE`; empty if the regions have no classes."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +49,23 @@ class Hit:
     id: str
     """Id of the image or caption."""
     score: float
-    """Cosine between the query and the item, -1 to 1."""
+    """Combined score of a hit with row vectors, else the cosine between the query and the item, -1 to 1."""
     path: Path
     """Image file; for a caption, the file of its image."""
     captions: tuple[str, ...]
     """All captions of the image; for a caption, its text."""
     regions: tuple[Region, ...] = ()
-    """Regions of the image that raise the score most, at most two; empty for a caption."""
+    """Regions of the image that match best, at most two: those of the words with the largest shares, and without words
+    those that raise the score most. Empty for a caption."""
     size: tuple[int, int] | None = None
     """Width and height of the image in pixels, to which the boxes of the regions refer; None for a caption."""
     image_id: str = ""
     """Id of the image; for a caption, the id of its image."""
     probability: float | None = None
     """Chance that the hit is right, 0 to 1; None if it is unknown (see `find_calibration`)."""
+    words: tuple[WordMatch, ...] = ()
+    """Words of a query of one text with the regions that they match, in their order; empty for a caption, and for a
+    model without row vectors."""
 
 
 @dataclass(frozen=True)

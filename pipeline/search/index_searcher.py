@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
-from pipeline.search.explain import RegionRemover, RemovedRegions
-from pipeline.search.hits import Answer, Hit, Region
+from pipeline.search.explainer import Explanation, HitExplainer
+from pipeline.search.hits import Answer, Hit
 from pipeline.search.image_files import find_image_file
 from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
 from pipeline.search.stored_images import StoredImages
@@ -47,7 +47,7 @@ class IndexSearcher:
     ) -> None:
         self.index, self._encoder, self._stored_images = index, encoder, stored_images
         self._image_root = image_root or Path()
-        self._remover = None if stored_images is None else RegionRemover(stored_images, encoder)
+        self._explainer = HitExplainer(index, encoder, stored_images)
         self._embedder = QueryEmbedder(index, encoder, stored_images, self._image_root, region_source)
 
     @property
@@ -84,7 +84,7 @@ class IndexSearcher:
 
         Returns:
             Per query its hits, best first, and apart from them those that are weak. Images come with all their captions
-            and with the regions that match.
+            and with the words and regions that match.
 
         Raises:
             ValueError: A query or the filter is invalid, or the index lacks what a query searches.
@@ -100,7 +100,8 @@ class IndexSearcher:
     def answer(
         self, requests: Sequence[SearchRequest], on_stage: OnStage = lambda stage, seconds: None
     ) -> list[Answer | ValueError]:
-        """Answer several requests together: one pass over their texts, and one over the regions of their hits.
+        """Answer several requests together: one pass over their texts, and one over the regions of their hits that are
+        explained by removal.
 
         Args:
             requests: 1 to `MAX_QUERIES` requests.
@@ -119,35 +120,22 @@ class IndexSearcher:
         embedded = time.perf_counter()
         found = self._find(requests, vectors)
         searched = time.perf_counter()
-        regions = self._explain(requests, found)
+        explanations = self._explainer.explain(
+            requests,
+            [None if isinstance(vector, ValueError) else vector for vector in vectors],
+            [[] if isinstance(hits, ValueError) else [hit for hit, _ in hits] for hits in found],
+        )
         on_stage("embed", embedded - start)
         on_stage("search", searched - embedded)
         on_stage("explain", time.perf_counter() - searched)
-        return [
-            self._make_answer(request, vector, hits, regions if request.explain else {})
-            for request, vector, hits in zip(requests, vectors, found, strict=True)
-        ]
-
-    def _explain(
-        self, requests: Sequence[SearchRequest], found: Sequence[FoundHits | ValueError]
-    ) -> dict[str, RemovedRegions]:
-        """Embed the images of all hits without each of their regions, in one pass."""
-        if self._remover is None:
-            return {}
-        explained = [
-            hit.id
-            for request, hits in zip(requests, found, strict=True)
-            if request.explain and request.query.target == "image" and not isinstance(hits, ValueError)
-            for hit, _ in hits
-        ]
-        return self._remover.remove(explained)
+        return [self._make_answer(*parts) for parts in zip(requests, vectors, found, explanations, strict=True)]
 
     def _make_answer(
         self,
         request: SearchRequest,
         vector: Embeddings | ValueError,
         found: FoundHits | ValueError,
-        regions: Mapping[str, RemovedRegions],
+        explanations: dict[str, Explanation],
     ) -> Answer | ValueError:
         if isinstance(vector, ValueError):
             return vector
@@ -158,10 +146,10 @@ class IndexSearcher:
             hits = [self._make_caption_hit(hit) for hit, _ in found]
         else:
             captions = self._find_captions([hit.id for hit, _ in found])
-            matches = {
-                hit.id: regions[hit.id].find_matching(vector.vectors[0]) for hit, _ in found if hit.id in regions
-            }
-            hits = [self._make_image_hit(hit, captions.get(hit.id, ()), matches.get(hit.id, ())) for hit, _ in found]
+            hits = [
+                self._make_image_hit(hit, captions.get(hit.id, ()), explanations.get(hit.id, Explanation()))
+                for hit, _ in found
+            ]
         hits = [replace(hit, probability=probability) for hit, (_, probability) in zip(hits, found, strict=True)]
         notes = [note for text in query.texts if (note := self.describe_unknown(text))]
         answer = Answer(tuple(hits), " ".join(notes))
@@ -260,11 +248,12 @@ class IndexSearcher:
         """Return a note about the words of a query that the model does not know; empty if it knows all of them."""
         return self._encoder.describe_unknown(text)
 
-    def _make_image_hit(self, hit: IndexHit, captions: Sequence[Row], regions: tuple[Region, ...]) -> Hit:
+    def _make_image_hit(self, hit: IndexHit, captions: Sequence[Row], explanation: Explanation) -> Hit:
         row = hit.metadata
         size = (row.width, row.height) if row.width and row.height else None
         texts = tuple(caption.text or "" for caption in captions)
-        return Hit(hit.id, hit.score, self._get_path(row), texts, regions, size, hit.id)
+        path, regions = self._get_path(row), explanation.regions
+        return Hit(hit.id, hit.score, path, texts, regions, size, hit.id, words=explanation.words)
 
     def _make_caption_hit(self, hit: IndexHit) -> Hit:
         row = hit.metadata

@@ -114,4 +114,4 @@ class SearchRequest:
     min_probability: float | None = None
     """Smallest probability of a hit that is not weak; None is the limit of the index, 0 has no weak hits."""
     explain: bool = True
-    """Whether hits come with the regions that match."""
+    """Whether hits come with the words and regions that match."""

@@ -32,6 +32,36 @@ class StoredImage:
     """(r,) int32, index into the classes of the recipe; below 0 for none."""
 
 
+@dataclass(frozen=True)
+class StoredBoxes:
+    """The boxes of the regions of an image, without their features."""
+
+    boxes: np.ndarray
+    """(r, 4) float32, x1 y1 x2 y2 in pixels."""
+    size: tuple[int, int]
+    """Width and height of the image in pixels."""
+    labels: tuple[str, ...]
+    """Class of each region; empty texts for regions without one."""
+    is_grid: bool
+    """Whether they are cells of a grid, whose borders say nothing about the image."""
+
+
+def read_boxes(store: "Store", image_ids: Sequence[str]) -> list[StoredBoxes]:
+    """Read the boxes of images of a region store, each column of all of them at once."""
+    if not image_ids:
+        return []
+    ends = np.cumsum(store.lengths(image_ids))[:-1]
+    boxes, class_ids = (np.split(store.read(field, image_ids), ends) for field in ("boxes", "class_ids"))
+    sizes = store.read("size", image_ids).tolist()
+    names, is_grid = store.recipe.get("classes", []), store.recipe.get("extractor") == "grid"
+    return [
+        StoredBoxes(
+            image_boxes, (width, height), tuple(names[i] if 0 <= i < len(names) else "" for i in ids.tolist()), is_grid
+        )
+        for image_boxes, ids, (width, height) in zip(boxes, class_ids, sizes, strict=True)
+    ]
+
+
 class StoredImages:
     """The region store of an index: in the workspace, or the external one that the plan names.
 
@@ -85,6 +115,11 @@ class StoredImages:
         class_ids = np.split(self.store.read("class_ids", image_ids), np.cumsum(self.store.lengths(image_ids))[:-1])
         regions = read_image_regions(self.store, image_ids)
         return [StoredImage(*image) for image in zip(regions, class_ids, strict=True)]
+
+    def read_boxes(self, image_ids: Sequence[str]) -> dict[str, StoredBoxes]:
+        """Read the boxes of images by their ids; images that are not in the store are left out."""
+        known = [image_id for image_id in dict.fromkeys(image_ids) if image_id in self]
+        return dict(zip(known, read_boxes(self.store, known), strict=True))
 
     def read_regions_in_box(self, image_id: str, box: Box) -> ImageRegions:
         """Read the regions of an image with at least half of their area in a box, cut to the box.

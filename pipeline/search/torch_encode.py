@@ -8,7 +8,7 @@ from data.alignment import Embeddings
 from data.manifest import Recipe
 from extractors.config import TextConfig
 from extractors.text import TextEncoder, TextExtractor
-from extractors.torch_free import is_cpu
+from extractors.torch_free import Tokenizer, Word, is_cpu
 from pipeline.search.model_encoder import ModelEncoder
 from pipeline.stages.embed import load_trained_model
 from tern.model import CaptionNetwork, caption_field, embed_new_captions, embed_new_images, embed_token_ids
@@ -30,6 +30,7 @@ class TorchEncoder(ModelEncoder):
     def __init__(self, folder: Path, text: TextConfig) -> None:
         self._model: Any = load_trained_model(folder, text)
         self._extractor = TextExtractor(text)
+        self._tokenizer = Tokenizer(self._extractor.tokenizer_rules, text.max_tokens)
         self.unknown_id = self._extractor.unknown_id
         is_fine_tuned = caption_field(self._model) == "token_ids"
         self._network: CaptionNetwork | None = None  # of an extractor that computes in bfloat16 or on a GPU
@@ -45,6 +46,10 @@ class TorchEncoder(ModelEncoder):
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, from [CLS] to [SEP]."""
         return self._extractor.tokenize(list(texts))
+
+    def find_words(self, text: str) -> list[Word]:
+        """Find the words of a text in its tokens."""
+        return self._tokenizer.find_words(text)
 
     @torch_threads(1)  # as for stored items
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:

@@ -11,7 +11,22 @@ class RegionBody(BaseModel):
 
     box: Box = Field(description="x1, y1, x2, y2 in pixels of an image of `size`.")
     label: str = Field(description="Class that the detector predicted, or empty.")
-    score: float = Field(description="How much of the score of the image is due to the region.")
+    score: float = Field(
+        description="How much of the score of the image is due to the region: the shares of its words."
+    )
+
+
+class WordBody(BaseModel):
+    """A word of a text query, and the region of the hit that it matches best."""
+
+    word: str
+    start: int = Field(description="Number of its first character in the query with single spaces, from 0.")
+    end: int = Field(description="One past the number of its last character.")
+    share: float = Field(description="Part of the alignment score that the word brings; that of all tokens is 1.")
+    cosine: float = Field(description="Cosine between the word and the region, -1 to 1.")
+    region: int = Field(description="Number of the region in the image, from 0.")
+    box: Box | None = Field(description="x1, y1, x2, y2 in pixels of an image of `size`; null for a cell of a grid.")
+    label: str = Field(description="Class that the detector predicted, `whole image`, or empty.")
 
 
 class HitBody(BaseModel):
@@ -26,7 +41,19 @@ class HitBody(BaseModel):
                     "score": 0.812,
                     "probability": 0.74,
                     "captions": ["Two dogs are running on a beach."],
-                    "regions": [{"box": [12.5, 80.0, 140.0, 190.5], "label": "dog", "score": 0.21}],
+                    "regions": [{"box": [12.5, 80.0, 140.0, 190.5], "label": "dog", "score": 0.41}],
+                    "words": [
+                        {
+                            "word": "dogs",
+                            "start": 4,
+                            "end": 8,
+                            "share": 0.41,
+                            "cosine": 0.83,
+                            "region": 2,
+                            "box": [12.5, 80.0, 140.0, 190.5],
+                            "label": "dog",
+                        }
+                    ],
                     "size": [400, 300],
                 }
             ]
@@ -35,10 +62,15 @@ class HitBody(BaseModel):
 
     id: str = Field(description="Id of the image or the caption.")
     image_id: str = Field(description="Id of the image; for a caption, of its image.")
-    score: float = Field(description="Cosine between the query and the item, -1 to 1.")
+    score: float = Field(
+        description="Combined score of a hit with row vectors, else the cosine of query and item, -1 to 1."
+    )
     probability: float | None = Field(description="Chance that the hit is right; null without a calibration.")
     captions: list[str] = Field(description="All captions of the image; for a caption, its text.")
     regions: list[RegionBody] = Field(description="Regions of the image that match best; none for a caption.")
+    words: list[WordBody] = Field(
+        description="Words of a query of one text that searches images; empty for a model without row vectors."
+    )
     size: tuple[int, int] | None = Field(description="Width and height of the image in pixels; null for a caption.")
 
 
@@ -80,6 +112,7 @@ def _make_hit_body(hit: Hit) -> HitBody:
         probability=hit.probability,
         captions=list(hit.captions),
         regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
+        words=[WordBody(**vars(word)) for word in hit.words],
         size=hit.size,
     )
 

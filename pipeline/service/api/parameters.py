@@ -29,7 +29,7 @@ MinProbability = Annotated[
     float | None,
     Query(ge=0, le=1, description=MIN_PROBABILITY),
 ]
-Explain = Annotated[bool, Query(description="Whether hits come with the regions that match.")]
+Explain = Annotated[bool, Query(description="Whether hits come with the words and regions that match.")]
 Target = Annotated[For, Query(alias="for", description="What is searched.")]
 
 

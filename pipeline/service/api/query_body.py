@@ -165,7 +165,7 @@ class SearchBody(_Strict):
     )
     version: str = Field("", max_length=64, description="Version number or tag; empty for the published version.")
     min_probability: float | None = Field(None, ge=0, le=1, description=MIN_PROBABILITY)
-    explain: bool = Field(True, description="Whether hits come with the regions that match.")
+    explain: bool = Field(True, description="Whether hits come with the words and regions that match.")
 
 
 def parse_search_body(content: bytes) -> SearchBody:

@@ -1,0 +1,72 @@
+"""Words that explain a hit: which region each word of a query matches, with which share of the alignment score."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from data.alignment import RowMatch, RowVectors, find_row_matches
+from extractors.torch_free import Word
+from pipeline.search.hits import REGIONS_PER_HIT, WHOLE_IMAGE, Region, WordMatch
+from pipeline.search.stored_images import StoredBoxes
+
+MIN_COVERED = 0.98  # of the width and of the height, by a region that is the whole image
+
+
+def match_words(
+    words: Sequence[Word], query: RowVectors, image: RowVectors, stored: StoredBoxes | None
+) -> tuple[WordMatch, ...]:
+    """Match the words of a query with the regions of an image.
+
+    The region of a word of several tokens is that of the token with the largest share.
+
+    Args:
+        words: Words of the query.
+        query: Row vectors of the query, one per token.
+        image: Row vectors of the image, one per region.
+        stored: Boxes of its regions; None, or those of another number of regions, if they are not known.
+
+    Returns:
+        The words in their order; none if the query as a whole does not match.
+    """
+    matches = find_row_matches(query, image)
+    total = sum(match.share for match in matches)
+    if total <= 0:
+        return ()
+    if stored is not None and len(stored.boxes) != int(image.lengths[0]):  # extracted again after it was indexed
+        stored = None
+    return tuple(_match_word(word, [matches[token] for token in word.tokens], total, stored) for word in words)
+
+
+def _match_word(word: Word, matches: Sequence[RowMatch], total: float, stored: StoredBoxes | None) -> WordMatch:
+    best = max(matches, key=lambda match: match.share)
+    share = sum(match.share for match in matches) / total
+    match = WordMatch(word.text, word.start, word.end, share, best.cosine, best.item_row)
+    if stored is None:
+        return match
+    x1, y1, x2, y2 = stored.boxes[best.item_row].tolist()
+    width, height = stored.size
+    is_whole = x2 - x1 >= MIN_COVERED * width and y2 - y1 >= MIN_COVERED * height
+    label = WHOLE_IMAGE if is_whole else stored.labels[best.item_row]
+    return WordMatch(
+        *(word.text, word.start, word.end, share, best.cosine, best.item_row),
+        box=None if stored.is_grid and not is_whole else (x1, y1, x2, y2),
+        label=label,
+    )
+
+
+def list_word_regions(words: Sequence[WordMatch]) -> list[Region]:
+    """List the regions that words match, except the whole image, by the sum of the shares of their words."""
+    shares: dict[int, float] = defaultdict(float)
+    for word in words:
+        shares[word.region] += word.share
+    word_by_region = {word.region: word for word in words}
+    regions = [
+        Region(word.box, word.label, shares[number])
+        for number, word in word_by_region.items()
+        if word.box is not None and word.label != WHOLE_IMAGE and shares[number] > 0
+    ]
+    return sorted(regions, key=lambda region: -region.score)
+
+
+def choose_regions(words: Sequence[WordMatch]) -> tuple[Region, ...]:
+    """Choose the regions that explain a hit, best first: at most `REGIONS_PER_HIT`."""
+    return tuple(list_word_regions(words)[:REGIONS_PER_HIT])
