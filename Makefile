@@ -27,9 +27,15 @@ test: $(STAMP)  ## create the environment, run all tests
 test-fast: $(STAMP)  ## run the tests that need no server, no kills and no long training
 	$(BIN)/python -m pytest -n 2 -m "not slow and not server"
 
-test-faults: $(STAMP)  ## kill ten flow runs and fifty index updates at random moments
+test-faults: $(STAMP)  ## repeat each kill and damage at a random moment ten to fifty times
 	TERN_TEST_KILLS=10 TERN_TEST_INDEX_KILLS=50 $(BIN)/python -m pytest tests/flows/test_kills.py \
-		tests/index/building/test_update_killed.py::test_kill_9_at_random_moments_of_updates_and_compactions
+		tests/index/building/test_update_killed.py::test_kill_9_at_random_moments_of_updates_and_compactions \
+		tests/index/versions/test_faults.py::test_kills_at_random_moments_lose_nothing \
+		tests/data/store/test_store_crashes.py::test_extraction_survives_sigkills \
+		tests/data/store/test_store.py::test_damaged_metadata_is_never_opened_by_hdf5 \
+		tests/tern/training/test_resume.py::test_training_killed_at_random_moments_ends_with_the_same_files \
+		tests/pipeline/cli/test_photos_kills.py \
+		tests/pipeline/runs/test_pipeline.py::test_run_killed_at_random_moments_gives_the_same_files
 
 lint: $(STAMP)  ## ruff and mypy: lint, format and types; changes nothing
 	$(BIN)/ruff check .

@@ -1,10 +1,9 @@
 """Shared fixtures: a run of a small plan over demo scenes, with the demo detector and a BERT, once per session."""
 
 import os
+from pathlib import Path
 
 import pytest
-
-from tests.helpers.small_plan import small_plan
 
 # Two OpenMP teams on two cores wait for each other, ten times as long as they work; and tests never ask a model hub.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,6 +18,26 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # marker would be better, but `--dist loadgroup` of pytest-xdist 3.8 does nothing with pytest 9.2.
 SERVER_TESTS = ("backfill", "faults", "flows", "kills", "photo_reindex", "stale_runs", "task_runners")
 SERVER_FILES = {f"tests/flows/test_{name}.py" for name in SERVER_TESTS}
+
+# The files that take longest on two cores, after those of the server. They are begun first: a long file that is begun
+# last keeps one process busy while the others have ended.
+LONG_FILES = (
+    "tests/architecture/test_docs.py",
+    "tests/pipeline/runs/test_pipeline.py",
+    "tests/pipeline/runs/test_same_numbers.py",
+    "tests/pipeline/runs/test_model_package.py",
+    "tests/pipeline/cli/test_photos_kills.py",
+    "tests/pipeline/cli/test_photos_errors.py",
+    "tests/pipeline/cli/test_photos.py",
+    "tests/pipeline/runs/test_carried_demo.py",
+    "tests/pipeline/cli/test_evil_names.py",
+    "tests/tern/parallel/test_distributed.py",
+    "tests/tern/training/test_resume.py",
+    "tests/tern/training/test_train.py",
+    "tests/data/exchange/test_formats_killed.py",
+    "tests/data/demo/test_demo.py",
+    "tests/extractors/regions/test_detector.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -35,7 +54,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a Prefect server, and as slow those that need a finished pipeline."""
+    """Mark the tests that use a Prefect server, and as slow those that need a finished pipeline; long files first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _rank_file(item.nodeid.partition("::")[0]))
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if "pipeline_with_jobs" in fixtures:
@@ -45,35 +66,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory):
-    """Cache folder of the tests and of the processes that they start, in place of the user's."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+def _rank_file(file: str) -> int:
+    """Return the place of a file among those that are begun first, from 0; one past the last for all other files."""
+    order = [SERVER_FILES, *({long} for long in LONG_FILES)]
+    return next((rank for rank, files in enumerate(order) if file in files), len(order))
 
 
 @pytest.fixture(scope="session")
-def pipeline_with_jobs(tmp_path_factory):
+def shared_folder(tmp_path_factory) -> Path:
+    """Folder of all processes of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # xdist has a folder for each process in it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(shared_folder):
+    """Cache folder of the tests and of the processes that they start, in place of the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def pipeline_with_jobs(shared_folder, tmp_path_factory):
     """The results of all stages of the small plan, and (stage, job, result) of each job that a flow runs as a task."""
-    from pipeline.plans.load import load_plan
-    from pipeline.runs.runner import PipelineRunner
+    from tests.helpers.finished_run import open_finished_run
 
-    jobs_run = []
-
-    def make_recording_map(stage):
-        def map_and_record(function, jobs):
-            for job in jobs:
-                result = function(job)
-                if stage not in ("draw scenes", "hash images"):  # a flow does not run these jobs as tasks
-                    jobs_run.append((stage, job, result))
-                yield result
-
-        return map_and_record
-
-    plan = load_plan(str(small_plan(tmp_path_factory.mktemp("finished"))))
-    finished = PipelineRunner(plan, make_recording_map).run_all()
-    assert set(finished.evaluation.splits) == {"val", "test"}
-    assert finished.index.is_file()
-    return finished, jobs_run
+    return open_finished_run(shared_folder / "finished-run", tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")

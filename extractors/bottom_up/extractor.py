@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
 from extractors.bottom_up.model import (
-    DIM,
     BottomUpRCNN,
     MkldnnConv1x1,
     RoIScores,
@@ -48,8 +47,8 @@ class BottomUpExtractor(RegionExtractor):
             FileNotFoundError: The weights or the vocabulary do not exist.
         """
         self.config = config
-        self.dim = DIM
         model, self.classes, self.attributes = load_bottom_up(config.weights, config.anchors, config.vocabulary_dir)
+        self.dim = model.dim
         self._weights_sha256 = state_sha256(model)
         on_cpu = torch.device(config.device).type == "cpu"
         self._dtype = choose_dtype(config.device, config.full_precision)

@@ -20,7 +20,7 @@ from extractors.bottom_up.pooling import POOLED, RoITable
 
 ANCHORS = 12  # 3 ratios x 4 scales per cell
 BLOCKS = (3, 4, 23)  # of res2, res3, res4
-DIM = 2048  # of pool5_flat, the stored feature
+WIDTH = 64  # channels of the stem; all other numbers of channels are multiples. Tests build a narrow model.
 EMBED = 256  # of the class embedding that is an input of the attribute head
 
 
@@ -93,8 +93,8 @@ class Stem(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = FrozenBatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, WIDTH, 7, 2, 3, bias=False)
+        self.bn1 = FrozenBatchNorm2d(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the stem: (b, 3, h, w) -> (b, 64, h/4, w/4)."""
@@ -108,7 +108,7 @@ class RPNHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1024, 512, 3, padding=1)
+        self.conv = nn.Conv2d(16 * WIDTH, 512, 3, padding=1)
         # Foreground minus background logit, which orders anchors as Caffe's softmax does.
         self.objectness = nn.Conv2d(512, ANCHORS, 1)
         self.deltas = nn.Conv2d(512, 4 * ANCHORS, 1)
@@ -140,17 +140,18 @@ class BottomUpRCNN(nn.Module):
     def __init__(self, classes: int = 1600, attributes: int = 400) -> None:
         super().__init__()
         self.stem = Stem()
-        self.res2 = make_stage(64, 64, BLOCKS[0])
-        self.res3 = make_stage(256, 128, BLOCKS[1], stride=2)
-        self.res4 = make_stage(512, 256, BLOCKS[2], stride=2)
+        self.dim = 32 * WIDTH  # 2048, of pool5_flat, the stored feature
+        self.res2 = make_stage(WIDTH, WIDTH, BLOCKS[0])
+        self.res3 = make_stage(4 * WIDTH, 2 * WIDTH, BLOCKS[1], stride=2)
+        self.res4 = make_stage(8 * WIDTH, 4 * WIDTH, BLOCKS[2], stride=2)
         self.rpn = RPNHead()
-        self.res5 = make_stage(1024, 512, 3, dilation=2)
-        self.cls_score = nn.Linear(DIM, classes + 1)
-        self.bbox_pred = nn.Linear(DIM, 4 * (classes + 1))  # for every class and the background; not normalized
+        self.res5 = make_stage(16 * WIDTH, 8 * WIDTH, 3, dilation=2)
+        self.cls_score = nn.Linear(self.dim, classes + 1)
+        self.bbox_pred = nn.Linear(self.dim, 4 * (classes + 1))  # for every class and the background; not normalized
         self.attributes = attributes
         if attributes:
             self.cls_embed = nn.Embedding(classes + 1, EMBED)
-            self.attr_fc = nn.Linear(DIM + EMBED, 512)
+            self.attr_fc = nn.Linear(self.dim + EMBED, 512)
             self.attr_score = nn.Linear(512, attributes + 1)
 
     def backbone_features(self, x: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ class BottomUpRCNN(nn.Module):
 
     def deltas(self, features: Tensor, classes: Tensor) -> Tensor:
         """Predict the deltas of each RoI for its class (0 is the background): (n, 2048), (n,) -> (n, 4)."""
-        weight = self.bbox_pred.weight.view(-1, 4, DIM)[classes]  # (n, 4, 2048)
+        weight = self.bbox_pred.weight.view(-1, 4, self.dim)[classes]  # (n, 4, 2048)
         return torch.einsum("nd,nkd->nk", features, weight) + self.bbox_pred.bias.view(-1, 4)[classes]
 
 

@@ -16,7 +16,15 @@ from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import KINDS, GateConfig, IndexConfig
 from index.exchange.metadata_rows import ColumnChoice, ImportedRows, count_rows, read_metadata_rows
-from index.exchange.part_files import ArrayReader, check_export, check_pairs, list_files, map_vectors, scale_to_unit
+from index.exchange.part_files import (
+    ArrayReader,
+    check_export,
+    check_pairs,
+    list_files,
+    map_vectors,
+    scale_to_unit,
+)
+from index.exchange.row_files import add_row_vectors
 from index.metadata.schema import Row
 from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
@@ -46,6 +54,8 @@ class VectorFolder:
     """file, row and column, and reason of each invalid row of metadata; it and its vector are skipped"""
     warnings: tuple[str, ...] = ()
     """one line per file and column with values that are not valid and count as unknown"""
+    alignment_weight: float = 0.0
+    """weight of the alignment score, if the collections have row vectors"""
 
 
 def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "") -> VectorFolder:
@@ -82,7 +92,7 @@ def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "
 
 
 def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> VectorFolder:
-    collections, invalid, warnings = {}, list[tuple[str, str]](), list[str]()
+    collections, invalid, warnings, weights = {}, list[tuple[str, str]](), list[str](), [0.0]
     for kind, path in arrays.items():
         table = path.with_suffix(".parquet")
         if len(map_vectors(path)) != (num_rows := count_rows(table)):
@@ -91,10 +101,12 @@ def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> Vector
             )
         check_export(path, table)
         rows = read_metadata_rows([table], _choose_exported_columns)
-        collections[kind] = _make_collection(kind, [path], rows, normalize, suffix="")
+        collection = _make_collection(kind, [path], rows, normalize, suffix="")
+        collections[kind], weight = add_row_vectors(collection, path, table, rows)
+        weights.append(weight)
         invalid += rows.invalid_rows
         warnings += rows.warnings()
-    return VectorFolder(collections, tuple(invalid), tuple(warnings))
+    return VectorFolder(collections, tuple(invalid), tuple(warnings), max(weights))
 
 
 def _choose_exported_columns(path: Path, names: list[str]) -> ColumnChoice:
@@ -231,6 +243,7 @@ def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportO
     held_out = {kind: GateQueries(array) for kind, array in queries.items()}
     gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
     path = Path(folder).resolve()
-    inputs = IndexInputs(collections, queries, {IMPORTED: path.name, "folder": str(path)})
+    provenance = {IMPORTED: path.name, "folder": str(path)}
+    inputs = IndexInputs(collections, queries, provenance, alignment_weight=content.alignment_weight)
     manifest = build_index(config, inputs, root, gate=gate)
     return IndexImport(manifest, (*content.invalid_rows, *unusable), content.warnings)

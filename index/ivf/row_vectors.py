@@ -4,14 +4,15 @@ A file is four .npy arrays, one after the other: keys (n,) int64, ascending; cod
 weights (m,) float16. The rows of item i are those from starts[i] to starts[i + 1]. A file without items has k = 0.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from data.alignment import CODE_DTYPE, WEIGHT_DTYPE, RowVectors, expand_ranges
-from index.ivf.vectors import KEY_DTYPE, map_array
+from index.ivf.sharded_ivf import BLOCK
+from index.ivf.vectors import KEY_DTYPE, NO_KEYS, is_in_sorted, map_array
 from index.versions.objects import RECOVERY_HINT
 
 
@@ -30,7 +31,7 @@ def write_row_vectors(path: Path, keys: np.ndarray, blocks: Iterable[RowVectors]
     with open(path, "wb") as file:
         np.lib.format.write_array(file, np.ascontiguousarray(keys, KEY_DTYPE), allow_pickle=False)
         header = file.tell()
-        _write_codes_header(file, 0, 0)
+        write_codes_header(file, 0, 0)
         start = file.tell()
         for block in blocks:
             file.write(np.ascontiguousarray(block.codes, CODE_DTYPE).tobytes())
@@ -40,12 +41,13 @@ def write_row_vectors(path: Path, keys: np.ndarray, blocks: Iterable[RowVectors]
         np.lib.format.write_array(file, np.cumsum(np.concatenate(lengths)).astype(KEY_DTYPE), allow_pickle=False)
         np.lib.format.write_array(file, np.concatenate(weights), allow_pickle=False)
         file.seek(header)  # how many rows there are is known after the last block
-        _write_codes_header(file, num_rows, dim)
+        write_codes_header(file, num_rows, dim)
         if file.tell() != start:
             raise AssertionError("numpy writes headers of one length for any number of rows")
 
 
-def _write_codes_header(file: BinaryIO, num_rows: int, dim: int) -> None:
+def write_codes_header(file: BinaryIO, num_rows: int, dim: int) -> None:
+    """Write the .npy header of codes (num_rows, dim) int8."""
     header = {"descr": np.lib.format.dtype_to_descr(CODE_DTYPE), "fortran_order": False, "shape": (num_rows, dim)}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -86,6 +88,17 @@ class ShardRowVectors:
         positions = positions[is_found]
         starts = self._starts[positions]
         return is_found, starts, self._starts[positions + 1] - starts
+
+    def blocks(self, deleted_keys: np.ndarray = NO_KEYS, size: int = BLOCK) -> Iterator[RowVectors]:
+        """Yield the row vectors of the items that are not deleted, in the order of the keys."""
+        keys = self.keys[~is_in_sorted(self.keys, deleted_keys)]
+        for start in range(0, len(keys), size):
+            _, starts, lengths = self.find(keys[start : start + size])
+            yield RowVectors(*self.read(expand_ranges(starts, lengths)), lengths)
+
+    def count_rows(self, deleted_keys: np.ndarray = NO_KEYS) -> int:
+        """Return the number of rows of the items that are not deleted."""
+        return int(self.find(self.keys[~is_in_sorted(self.keys, deleted_keys)])[2].sum())
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return codes (m, k) and weights (m,) of (m,) rows."""

@@ -1,7 +1,7 @@
 """Commands that show results: `tern report`, `misses`, `plans` and `lineage`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,12 @@ from pipeline.cli.options import (
     read_existing_vectors,
 )
 from pipeline.cli.output import echo
+
+if TYPE_CHECKING:
+    from pipeline.pages.miss_records import MissReport
+    from pipeline.plans import Plan
+    from pipeline.runs.quality import SplitComparison
+    from pipeline.stages import Vectors
 
 
 def report(plan: PlanOption = "demo", overrides: SetOption = None) -> None:
@@ -48,33 +54,71 @@ def misses(
     ] = None,
     force: ForceOption = False,
     model: ModelOption = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            help="Evaluation to compare with: name of a trained model of the workspace, or a file ranks-*.json or "
+            "metrics-*.json of any workspace."
+        ),
+    ] = "",
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
     """Write a page of missed queries: those whose relevant item is not among the first k results.
 
-    Reads the vectors that exist, and writes the page and nothing else. `tern evaluate` makes vectors.
+    Reads the vectors that exist, and writes the page and nothing else. `tern evaluate` makes vectors. With --against,
+    it also prints and shows which queries are won and lost against another evaluation of the same split.
 
     [dim]Examples: tern misses
-    tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html[/dim]
+    tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html
+    tern misses --against runs/other/evaluation/ranks-0123456789ab.json[/dim]
     """
     loaded = load_selected_plan(plan, overrides)
     if output is not None:
         check_page_option(output, (".html",), force, loaded)
     vectors = read_existing_vectors(loaded, model)
-    from pipeline.pages.misses import DIRECTIONS, find_misses, write_misses
+    from pipeline.pages.misses import find_misses, write_misses
     from pipeline.progress import progress_bar
     from pipeline.workspace import Workspace
 
-    found = find_misses(vectors, vectors.features.dataset, split, k, limit)
-    for direction, label in DIRECTIONS.items():
-        missed, queries, shown = found.num_missed[direction], found.num_queries[direction], len(found.worst[direction])
-        echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {shown} shown")
+    comparison = _compare(loaded, vectors, split, k, against) if against else None
+    found = find_misses(vectors, vectors.features.dataset, split, k, limit, comparison)
+    _print_counts(found)
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
         page = write_misses(
             output or Workspace(loaded.workspace).misses(split), found, vectors.features.dataset, advance
         )
     echo(f"misses  {page}")
+
+
+def _compare(plan: "Plan", vectors: "Vectors", split: str, k: int, against: str) -> "SplitComparison":
+    """Compare the ranks of the vectors with those of the evaluation that `--against` names."""
+    from pipeline.runs.quality import compare_split, read_other_ranks
+    from pipeline.stages import read_or_compute_ranks
+    from pipeline.workspace import Workspace
+
+    dataset = vectors.features.dataset
+    ranks = read_or_compute_ranks(vectors, dataset, Workspace(plan.workspace), split, plan.evaluate)
+    return compare_split(ranks, read_other_ranks(plan, against, split, print_message), dataset, k)
+
+
+def _print_counts(report: "MissReport") -> None:
+    """Print the numbers of misses, and of queries won and lost if the evaluation is compared with another one."""
+    from tern.evaluation import DIRECTIONS
+
+    k, comparison = report.k, report.comparison
+    for direction, label in DIRECTIONS.items():
+        missed, queries = report.num_missed[direction], report.num_queries[direction]
+        echo(f"{label}  {missed:,} of {queries:,} queries missed at k={k}, {len(report.worst[direction])} shown")
+    if comparison is None:
+        return
+    echo(f"against  {comparison.name}")
+    for direction, label in DIRECTIONS.items():
+        one = comparison.directions[direction]
+        change = f"{one.difference:+.1f} points, 95 % interval {one.low:+.1f} to {one.high:+.1f}"
+        counts = f"{len(one.won):,} won, {len(one.lost):,} lost, {one.p_text}"
+        unshared = f"; {one.num_unshared:,} queries of one alone left out" if one.num_unshared else ""
+        echo(f"{label}  R@{k} {one.recall:.1f}, there {one.other_recall:.1f}: {change}; {counts}{unshared}")
 
 
 def plans() -> None:

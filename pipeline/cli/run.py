@@ -1,13 +1,16 @@
 """Commands that run the stages of a plan: `tern demo`, `pipeline`, `extract`, `train` and `evaluate`."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.dataset_notes import print_dataset_notes, print_notes
+from pipeline.cli.evaluation_output import print_groups, print_metrics
 from pipeline.cli.options import (
     DryRunOption,
+    ForceOption,
     PlanOption,
     SetOption,
     load_selected_plan,
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from pipeline.plans import Plan
     from pipeline.runs import Finished
     from pipeline.runs.carried_demo import CarriedEvaluation
-    from pipeline.stages import Vectors
-    from tern.evaluation import Evaluation
 
 EXTRACTION = ("dataset", "region features", "token features")
 
@@ -77,7 +78,7 @@ def _run_stages(plan: str, overrides: list[str] | None) -> "Finished":
     if len(vectors.features.invalid_records) > len(features.invalid_records):
         print_dataset_notes(runner, vectors.features)
     evaluation = runner.evaluate(vectors)
-    _print_metrics(evaluation, vectors)
+    print_metrics(evaluation, vectors)
     index = runner.publish_index(vectors)
     echo(f"index   {index}")
     return Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
@@ -162,43 +163,45 @@ def train(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRu
         print_notes(describe_training(read_model_card(model)))
 
 
-def evaluate(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
+def evaluate(
+    plan: PlanOption = "demo",
+    groups: Annotated[
+        bool,
+        typer.Option("--groups", help="Also print metrics by caption length and, on the demo, by objects and words."),
+    ] = False,
+    trec: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the rankings as files of TREC, for ir_measures and ranx; none by default."),
+    ] = None,
+    force: ForceOption = False,
+    overrides: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
     """Print recall in both directions on the held-out splits.
 
-    Makes the vectors and the metrics, and before them the feature stores and the model where they are not finished.
-    Publishes nothing.
+    Makes the vectors, the metrics and the ranks of all queries, and before them the feature stores and the model where
+    they are not finished. Publishes nothing.
 
-    [dim]Example: tern evaluate --plan flickr8k[/dim]
+    [dim]Examples: tern evaluate --plan flickr8k
+    tern evaluate --groups --trec runs/demo/trec[/dim]
     """
     if dry_run:
         print_preview(plan, overrides, (*EXTRACTION, "training", "embedding", "evaluation"))
         return
     runner = make_runner(plan, overrides)
+    from pipeline.runs.quality import check_trec_folder, write_trec_files
+
+    if trec is not None:
+        check_trec_folder(trec, force)
     vectors = make_vectors(runner)
     print_dataset_notes(runner, vectors.features)
-    _print_metrics(runner.evaluate(vectors), vectors)
-
-
-def _print_metrics(evaluation: "Evaluation", vectors: "Vectors") -> None:
-    from pipeline.runs import describe_chance, describe_missing_captions, describe_training
-    from tern.card import read_model_card
-
-    print_notes(describe_missing_captions(vectors.features.dataset, evaluation))
-    if not evaluation.splits:
-        return
-    echo("split   direction      R@1    R@5   R@10  median   mean    rsum")
-    for split, split_evaluation in evaluation.splits.items():
-        metrics = split_evaluation.metrics
-        for direction, label in ((metrics.t2i, "text to image"), (metrics.i2t, "image to text")):
-            recalls = f"{direction.r1:5.1f}  {direction.r5:5.1f}  {direction.r10:5.1f}"
-            ranks = f"{direction.medr:6.0f}  {direction.meanr:5.1f}"
-            echo(f"{split:<7} {label}  {recalls}  {ranks}  {metrics.rsum:6.1f}")
-        for key, value in split_evaluation.flat().items():
-            if key.startswith("fold_") or "_ndcg_" in key:
-                echo(f"{split:<7} {key:<24} {value:8.3f}")
-    for note in describe_chance(evaluation):
-        echo(note)
-    print_notes(describe_training(read_model_card(vectors.model)))
+    evaluation = runner.evaluate(vectors)
+    print_metrics(evaluation, vectors)
+    if groups and evaluation.splits:
+        print_groups(runner.plan, vectors, [*evaluation.splits])
+    if trec is not None:
+        for path in write_trec_files(vectors, vectors.features.dataset, trec, vectors.model.name):
+            echo(f"trec    {path}")
 
 
 def register_commands(app: typer.Typer) -> None:

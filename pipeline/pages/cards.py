@@ -13,6 +13,7 @@ from pipeline.search.hits import Hit, Region
 
 THUMBNAIL = (360, 270)  # width and height, in pixels
 REGION_COLORS = ("#e4572e", "#17bebb")  # of the best and the second-best region
+KIND_COLORS = {"image": "#2a6fdb", "caption": "#e4572e"}  # of points that are images or captions
 MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be read
 
 
@@ -94,6 +95,7 @@ class MissRow:
         text: the caption, or the id of the image
         rank: rank of the relevant item, from 1
         margin: score of the best item minus score of the relevant item
+        other_rank: rank in the evaluation that this one is compared with; None without one
     """
 
     query: str
@@ -101,6 +103,7 @@ class MissRow:
     rank: int
     margin: float
     cards: tuple[HitCard, ...]
+    other_rank: int | None = None
 
 
 @dataclass(frozen=True)

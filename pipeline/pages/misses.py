@@ -1,7 +1,7 @@
 """Find the queries of a split whose relevant items are not ranked within the first k, and write them as a page."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from data.io import write_text
 from data.store import Store
 from data.text import printable
 from pipeline.pages.cards import HitCard, MissRow, make_card, make_thumbnail, to_data_uri
+from pipeline.pages.miss_records import Miss, MissReport, iter_won_rows
 from pipeline.pages.render import render_page
+from pipeline.runs.quality import SplitComparison
 from pipeline.search.hits import Hit
 from pipeline.stages.dataset import held_out_ids
 from pipeline.stages.results import VectorStores
 from tern.evaluation import (
+    DIRECTIONS,
     MissedQueries,
-    RetrievalMetrics,
     chance_recalls,
     compute_ranks,
     encode_image_ids,
@@ -27,55 +29,16 @@ from tern.evaluation import (
 
 MAX_HIGHER_RANKED = 4  # shown per miss
 MAX_CACHED_THUMBNAILS = 1000
-DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
-@dataclass(frozen=True)
-class Miss:
-    """A query whose relevant item is not ranked within the first k.
-
-    Attributes:
-        direction: key of `DIRECTIONS`
-        query: id of the caption or image
-        rank: rank of the relevant item, from 1; for an image, of the best of its captions
-        score: cosine of query and relevant item
-        higher_ranked: ids and cosines of the items that are ranked higher, best first, at most `MAX_HIGHER_RANKED`
-    """
-
-    direction: str
-    query: str
-    rank: int
-    relevant_id: str
-    score: float
-    higher_ranked: tuple[tuple[str, float], ...]
-
-    @property
-    def margin(self) -> float:
-        """Score of the best item minus score of the relevant item."""
-        return self.higher_ranked[0][1] - self.score
-
-
-@dataclass(frozen=True)
-class MissReport:
-    """Misses of a split: all of them are counted, the worst are listed.
-
-    Attributes:
-        num_queries: by direction, with those that have no vector, which are missed
-        num_missed: by direction
-        worst: by direction, largest rank first
-        chance: recalls of a random ranking, as of `chance_recalls`; None if they were not computed
-    """
-
-    split: str
-    k: int
-    metrics: RetrievalMetrics
-    num_queries: dict[str, int]
-    num_missed: dict[str, int]
-    worst: dict[str, tuple[Miss, ...]]
-    chance: dict[str, float] | None = None
-
-
-def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1, limit: int = 40) -> MissReport:
+def find_misses(
+    vectors: VectorStores,
+    dataset: Dataset,
+    split: str,
+    k: int = 1,
+    limit: int = 40,
+    comparison: SplitComparison | None = None,
+) -> MissReport:
     """Find the queries of a split whose relevant items are not ranked within the first k.
 
     The ranks are those of the evaluation.
@@ -86,6 +49,7 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
         split: Split whose images and captions are the queries and the items.
         k: Number of results within which a query must succeed; at least 1.
         limit: Maximum number of misses listed per direction.
+        comparison: This evaluation compared with another one: the misses that only the other one finds come first.
 
     Raises:
         ValueError: The split has no images or no captions.
@@ -97,8 +61,12 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
     directions = {"t2i": (t2i_ranks, captions, images), "i2t": (i2t_ranks, images, captions)}
     worst = {}
     for direction, (ranks, queries, items) in directions.items():
-        missed = [i for i in np.argsort(-ranks, kind="stable")[:limit] if ranks[i] >= k]
-        worst[direction] = tuple(_make_miss(direction, queries, items, i, int(ranks[i])) for i in missed)
+        others = comparison.other_ranks.get_direction(direction) if comparison else {}
+        lost = set(comparison.directions[direction].lost) if comparison else set()
+        is_found_there = np.array([name in lost for name in queries.ids])
+        missed = [i for i in np.lexsort((-ranks, ~is_found_there))[:limit] if ranks[i] >= k]
+        misses = (_make_miss(direction, queries, items, i, int(ranks[i])) for i in missed)
+        worst[direction] = tuple(replace(miss, other_rank=others.get(miss.query)) for miss in misses)
     num_invalid = invalid._asdict()
     return MissReport(
         split,
@@ -108,6 +76,7 @@ def find_misses(vectors: VectorStores, dataset: Dataset, split: str, k: int = 1,
         num_missed={name: int((ranks >= k).sum()) + num_invalid[name] for name, (ranks, *_) in directions.items()},
         worst=worst,
         chance=chance_recalls([len(texts) for texts in part.captions_by_image_id.values()]),
+        comparison=comparison,
     )
 
 
@@ -195,7 +164,7 @@ def make_miss_rows(
         is_caption = miss.direction == "t2i"
         text = dataset.captions_by_id[miss.query].text if is_caption else miss.query
         row = (*cards, relevant) if is_caption else (relevant, *cards)
-        rows.append(MissRow(printable(miss.query), printable(text), miss.rank, miss.margin, row))
+        rows.append(MissRow(printable(miss.query), printable(text), miss.rank, miss.margin, row, miss.other_rank))
         on_progress(1)
     return tuple(rows)
 
@@ -243,6 +212,7 @@ def write_misses(
         "misses.html",
         title=f"Misses of {printable(dataset.name)}, split {report.split}",
         report=report,
+        won={name: [*iter_won_rows(report.comparison, name, dataset)] for name in DIRECTIONS if report.comparison},
         directions=DIRECTIONS,
         rows=rows,
     )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from data.demo import ABSENT_QUERIES
 from index.config import QUERY_SOURCES
 from index.versions import Manifest, ScoreCalibration
+from pipeline.pages.cards import KIND_COLORS
 from pipeline.pages.curves import to_svg_uri
 from pipeline.search.query import MAX_QUERIES, make_text_query
 from pipeline.search.searcher import Searcher
-
-COLORS = {"image": "#2a6fdb", "caption": "#e4572e"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def plot_reliability(calibrations: Mapping[str, ScoreCalibration]) -> str:
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
     for kind, calibration in calibrations.items():
-        bins, color = calibration.reliability.bins, COLORS[kind]
+        bins, color = calibration.reliability.bins, KIND_COLORS[kind]
         probabilities, shares = [one.probability for one in bins], [one.right for one in bins]
         total = sum(one.count for one in bins)
         axes.plot(probabilities, shares, color=color, linewidth=1, label=f"hits of {kind}s")

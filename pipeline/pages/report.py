@@ -19,7 +19,9 @@ from pipeline.pages.cards import (
     to_data_uri,
 )
 from pipeline.pages.curves import plot_history
-from pipeline.pages.misses import DIRECTIONS, MissReport, find_misses, make_miss_rows, write_misses
+from pipeline.pages.embedding_map import make_embedding_map
+from pipeline.pages.miss_records import MissReport
+from pipeline.pages.misses import find_misses, make_miss_rows, write_misses
 from pipeline.pages.reliability import (
     find_absent_queries,
     list_calibrations,
@@ -36,12 +38,14 @@ from pipeline.runs.notes import (
     describe_splits,
     describe_training,
 )
+from pipeline.runs.quality import GroupRow, measure_groups
 from pipeline.runs.runner import Finished
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
+from pipeline.stages.evaluate import read_or_compute_ranks
 from tern.card import ModelCard, read_model_card
-from tern.evaluation import Evaluation
+from tern.evaluation import DIRECTIONS, MIN_QUERIES, Evaluation
 
 SPLIT = "test"  # of the headline, the photo queries and the misses
 MAX_MISSES = 4
@@ -78,6 +82,10 @@ def write_report(finished: Finished, with_misses_page: bool = True, carried: Car
         galleries=galleries,
         photos=_make_photo_cards(finished, searcher),
         splits=evaluation.splits,
+        groups=_measure_groups(finished) if misses else [],
+        min_queries=MIN_QUERIES,
+        embedding_map=make_embedding_map(finished.vectors, features.dataset, SPLIT) if misses else None,
+        split=SPLIT,
         carried=carried,
         directions=DIRECTIONS,
         calibrations=make_calibration_rows(calibrations),
@@ -155,6 +163,12 @@ def _find_misses(finished: Finished) -> MissReport | None:
     if not splits_with_captions(finished.features.dataset, (SPLIT,)):
         return None
     return find_misses(finished.vectors, finished.features.dataset, SPLIT)
+
+
+def _measure_groups(finished: Finished) -> list[GroupRow]:
+    dataset, plan = finished.features.dataset, finished.plan
+    ranks = read_or_compute_ranks(finished.vectors, dataset, finished.workspace, SPLIT, plan.evaluate)
+    return measure_groups(plan, dataset, SPLIT, ranks)
 
 
 def _make_stage_rows(finished: Finished) -> list[StageRow]:

@@ -14,7 +14,7 @@ from pipeline.runs.estimate import Estimate, estimate_extraction, estimate_undra
 from pipeline.runs.stage_log import longest_seconds
 from pipeline.stages.dataset import HELD_OUT, read_plan_dataset, select_valid
 from pipeline.stages.embed import make_vector_recipe
-from pipeline.stages.evaluate import find_metrics_file
+from pipeline.stages.evaluate import find_metrics_file, find_ranks_file
 from pipeline.stages.extract import find_plan_stores
 from pipeline.stages.results import VectorStores
 from pipeline.stages.train import find_trained_model
@@ -169,7 +169,7 @@ class _Preview:
         else:
             valid = select_valid(self.dataset, self.regions, self.tokens)
             metrics = find_metrics_file(vectors, valid, self.workspace, HELD_OUT, self.plan.evaluate)
-            if metrics.is_file():
+            if metrics.is_file() and find_ranks_file(metrics).is_file():
                 return StagePreview("evaluation", "", f"{metrics.name} is finished")
             reason = "new vectors, splits or settings"
         return StagePreview("evaluation", "metrics", reason, self._longest("evaluation"))

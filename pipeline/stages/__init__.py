@@ -12,6 +12,7 @@ from pipeline.stages.dataset import (
     splits_with_captions,
 )
 from pipeline.stages.embed import load_trained_model
+from pipeline.stages.evaluate import read_or_compute_ranks
 from pipeline.stages.extract import select_splits
 from pipeline.stages.index import find_served_version
 from pipeline.stages.results import Features, Vectors, VectorStores
@@ -29,6 +30,7 @@ __all__ = [
     "held_out_ids",
     "load_plan_dataset",
     "load_trained_model",
+    "read_or_compute_ranks",
     "read_plan_dataset",
     "select_splits",
     "splits_with_captions",

@@ -1,4 +1,4 @@
-"""Evaluation stage: retrieval metrics of the held-out splits, into a JSON file."""
+"""Evaluation stage: retrieval metrics of the held-out splits and the rank of every query, into two JSON files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +15,21 @@ from pipeline.workspace import Workspace
 from tern.config import EvaluationConfig
 from tern.evaluation import (
     Evaluation,
+    EvaluationRanks,
     SplitEvaluation,
+    SplitRanks,
     SplitVectors,
     evaluate_vectors,
+    make_split_ranks,
+    rank_vectors,
     read_evaluation,
+    read_ranks,
     write_evaluation,
+    write_ranks,
 )
 
-SCHEMA_VERSION = 2  # of the metrics file; raise it when the same inputs give other keys or numbers
+SCHEMA_VERSION = 3  # of the metrics file; raise it when the same inputs give other keys or numbers
+METRICS = "metrics-"  # start of the name of a metrics file
 
 
 def evaluate_splits(
@@ -32,7 +39,7 @@ def evaluate_splits(
     splits: tuple[str, ...] = HELD_OUT,
     config: EvaluationConfig | None = None,
 ) -> Path:
-    """Compute the retrieval metrics of some splits in both directions.
+    """Compute the retrieval metrics of some splits in both directions, and keep the rank of every query.
 
     Args:
         vectors: Vector stores of the model.
@@ -42,13 +49,16 @@ def evaluate_splits(
         config: Settings of the evaluation; the defaults if None.
 
     Returns:
-        The JSON file. Its name is a digest of all inputs; an existing file is not computed again.
+        The JSON file of the metrics; that of the ranks has the path of `find_ranks_file`. Its name is a digest of all
+        inputs; existing files are not computed again.
     """
     config = config or EvaluationConfig()
     path = find_metrics_file(vectors, dataset, workspace, splits, config)
-    if path.exists():
+    if path.exists() and find_ranks_file(path).exists():
         return path
-    return write_evaluation(path, _compute_evaluation(vectors, dataset, splits, config, workspace.evaluation))
+    evaluation, ranks = _compute_evaluation(vectors, dataset, splits, config, workspace.evaluation)
+    write_ranks(find_ranks_file(path), ranks)  # first: where metrics are, the ranks are, also after a kill
+    return write_evaluation(path, evaluation)
 
 
 def read_or_compute_evaluation(
@@ -59,7 +69,28 @@ def read_or_compute_evaluation(
     if path.exists():
         return read_evaluation(path)
     with TemporaryDirectory() as folder:
-        return _compute_evaluation(vectors, dataset, HELD_OUT, config, Path(folder))
+        return _compute_evaluation(vectors, dataset, HELD_OUT, config, Path(folder))[0]
+
+
+def read_or_compute_ranks(
+    vectors: VectorStores, dataset: Dataset, workspace: Workspace, split: str, config: EvaluationConfig
+) -> SplitRanks:
+    """Return the rank of every query of a split as `evaluate_splits` writes it; nothing stays on the disk.
+
+    Raises:
+        ValueError: The split has no images.
+    """
+    path = find_ranks_file(find_metrics_file(vectors, dataset, workspace, HELD_OUT, config))
+    if path.exists() and split in (splits := read_ranks(path).splits):
+        return splits[split]
+    part = dataset.select_split(split)
+    inputs = read_split_vectors(vectors, part)
+    return make_split_ranks(*rank_vectors(inputs), inputs.image_ids, [caption.id for caption in part.captions])
+
+
+def find_ranks_file(metrics: Path) -> Path:
+    """Return the path of the ranks that belong to a metrics file, which need not exist."""
+    return metrics.with_name(f"ranks-{metrics.name.removeprefix(METRICS)}")
 
 
 def find_metrics_file(
@@ -67,26 +98,34 @@ def find_metrics_file(
 ) -> Path:
     """Return the path of the metrics file of some inputs, which need not exist."""
     images, captions = Store(vectors.images), Store(vectors.captions)
-    return workspace.evaluation / f"metrics-{_digest_inputs(images, captions, dataset, splits, config)}.json"
+    return workspace.evaluation / f"{METRICS}{_digest_inputs(images, captions, dataset, splits, config)}.json"
 
 
 def _compute_evaluation(
     vectors: VectorStores, dataset: Dataset, splits: tuple[str, ...], config: EvaluationConfig, folder: Path
-) -> Evaluation:
-    """Compute the metrics; `folder` keeps the relevances of ROUGE-L."""
-    images, captions = Store(vectors.images), Store(vectors.captions)
+) -> tuple[Evaluation, EvaluationRanks]:
+    """Compute the metrics and the ranks; `folder` keeps the relevances of ROUGE-L."""
     evaluations: dict[str, SplitEvaluation] = {}
+    ranks: dict[str, SplitRanks] = {}
     for name in splits_with_captions(dataset, splits):
         part = dataset.select_split(name)
-        split = SplitVectors(
-            _read_vectors(images, [image.id for image in part.images], images.dim),
-            _read_vectors(captions, [caption.id for caption in part.captions], images.dim),
-            [image.id for image in part.images],
-            [caption.image_id for caption in part.captions],
-            [caption.text for caption in part.captions],
-        )
-        evaluations[name] = evaluate_vectors(config, split, name, folder)
-    return Evaluation(splits=evaluations)
+        split = read_split_vectors(vectors, part)
+        rows = rank_vectors(split)
+        evaluations[name] = evaluate_vectors(config, split, name, folder, rows)
+        ranks[name] = make_split_ranks(*rows, split.image_ids, [caption.id for caption in part.captions])
+    return Evaluation(splits=evaluations), EvaluationRanks(splits=ranks)
+
+
+def read_split_vectors(vectors: VectorStores, part: Dataset) -> SplitVectors:
+    """Read the vectors of a part of the dataset; those of items without one are NaN."""
+    images, captions = Store(vectors.images), Store(vectors.captions)
+    return SplitVectors(
+        _read_vectors(images, [image.id for image in part.images], images.dim),
+        _read_vectors(captions, [caption.id for caption in part.captions], images.dim),
+        [image.id for image in part.images],
+        [caption.image_id for caption in part.captions],
+        [caption.text for caption in part.captions],
+    )
 
 
 def _read_vectors(store: Store, ids: Sequence[str], dim: int) -> np.ndarray:

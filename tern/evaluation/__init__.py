@@ -4,7 +4,9 @@ The sub-package does not know where vectors come from.
 """
 
 from tern.evaluation.baselines import chance_recall, chance_recalls, fit_ridge, is_near_chance
-from tern.evaluation.evaluate import SplitVectors, evaluate_vectors
+from tern.evaluation.compare import RankComparison, bootstrap_mean, compare_ranks
+from tern.evaluation.evaluate import SplitVectors, evaluate_vectors, rank_vectors
+from tern.evaluation.groups import MIN_QUERIES, GroupMetrics, Recall, measure_group
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
     MissedQueries,
@@ -12,6 +14,15 @@ from tern.evaluation.metrics import (
     encode_image_ids,
     retrieval_metrics,
     summarize_ranks,
+)
+from tern.evaluation.ranks import (
+    DIRECTIONS,
+    EvaluationRanks,
+    Ranks,
+    SplitRanks,
+    make_split_ranks,
+    read_ranks,
+    write_ranks,
 )
 from tern.evaluation.results import (
     ChanceRecalls,
@@ -22,27 +33,47 @@ from tern.evaluation.results import (
     read_evaluation,
     write_evaluation,
 )
+from tern.evaluation.trec import RankedSide, iter_rankings, write_qrels, write_run
 from tern.evaluation.usable import measure_usable
 
 __all__ = [
+    "DIRECTIONS",
+    "MIN_QUERIES",
     "RECALL_CUTOFFS",
     "ChanceRecalls",
     "DirectionMetrics",
     "Evaluation",
+    "EvaluationRanks",
+    "GroupMetrics",
     "MissedQueries",
+    "RankComparison",
+    "RankedSide",
+    "Ranks",
+    "Recall",
     "RetrievalMetrics",
     "SplitEvaluation",
+    "SplitRanks",
     "SplitVectors",
+    "bootstrap_mean",
     "chance_recall",
     "chance_recalls",
+    "compare_ranks",
     "compute_ranks",
     "encode_image_ids",
     "evaluate_vectors",
     "fit_ridge",
     "is_near_chance",
+    "iter_rankings",
+    "make_split_ranks",
+    "measure_group",
     "measure_usable",
+    "rank_vectors",
     "read_evaluation",
+    "read_ranks",
     "retrieval_metrics",
     "summarize_ranks",
     "write_evaluation",
+    "write_qrels",
+    "write_ranks",
+    "write_run",
 ]

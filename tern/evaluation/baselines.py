@@ -56,11 +56,17 @@ def is_near_chance(recall: float, chance: float, num_queries: int) -> bool:
         chance: Recall of a random ranking, in percent.
         num_queries: Number of independent queries.
     """
-    share, z = recall / 100, 1.96
+    low, high = wilson_interval(recall / 100, num_queries)
+    return low - 1e-12 <= chance / 100 <= high + 1e-12
+
+
+def wilson_interval(share: float, num_queries: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % score interval of a share of independent queries; all values are 0 to 1."""
+    z = 1.96
     center = share + z**2 / (2 * num_queries)
     half_width = z * (share * (1 - share) / num_queries + z**2 / (4 * num_queries**2)) ** 0.5
-    scaled_chance = chance / 100 * (1 + z**2 / num_queries)
-    return abs(scaled_chance - center) <= half_width + 1e-12
+    scale = 1 + z**2 / num_queries
+    return max(0.0, (center - half_width) / scale), min(1.0, (center + half_width) / scale)
 
 
 def fit_ridge(images: np.ndarray, captions: np.ndarray, image_index: np.ndarray, penalty: float) -> np.ndarray:

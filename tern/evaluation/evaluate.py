@@ -16,7 +16,7 @@ from tern.evaluation.metrics import average_metrics, make_folds
 from tern.evaluation.ndcg import ndcg, read_relevances, write_relevances
 from tern.evaluation.results import ChanceRecalls, RetrievalMetrics, SplitEvaluation
 from tern.evaluation.rouge import rouge_l
-from tern.evaluation.usable import find_usable_rows, measure_usable
+from tern.evaluation.usable import find_usable_rows, rank_usable, summarize_usable
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,18 @@ class SplitVectors:
     """M captions."""
 
 
-def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str, folder: Path) -> SplitEvaluation:
+def rank_vectors(vectors: SplitVectors) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the ranks of both directions of a split as `rank_usable` does."""
+    return rank_usable(vectors.images, vectors.image_ids, vectors.captions, vectors.caption_image_ids)
+
+
+def evaluate_vectors(
+    config: EvaluationConfig,
+    vectors: SplitVectors,
+    split: str,
+    folder: Path,
+    ranks: tuple[np.ndarray, np.ndarray] | None = None,
+) -> SplitEvaluation:
     """Compute all metrics of one split.
 
     Args:
@@ -43,6 +54,7 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
         vectors: Vectors and ids of the split.
         split: Name of the split, which replaces `{split}` in `spice_file`.
         folder: Folder in which ROUGE-L relevances are kept from one evaluation to the next.
+        ranks: Ranks of the complete split, as `rank_vectors` returns them; computed if None.
 
     Raises:
         ValueError: The number of folds does not divide the split, a file of relevances has another size, or as
@@ -51,7 +63,7 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
     relevances = load_relevances(config, vectors, split, folder)
     all_rows = np.arange(len(vectors.images)), np.arange(len(vectors.captions))
     folds = None
-    metrics = _measure(vectors, relevances, *all_rows)
+    metrics = _measure(vectors, relevances, *all_rows, ranks)
     if config.folds:
         parts = make_folds(vectors.image_ids, vectors.caption_image_ids, config.folds)
         folds = average_metrics([_measure(vectors, relevances, *part) for part in parts])
@@ -66,13 +78,17 @@ def evaluate_vectors(config: EvaluationConfig, vectors: SplitVectors, split: str
 
 
 def _measure(
-    vectors: SplitVectors, relevances: Mapping[str, np.ndarray], image_rows: np.ndarray, caption_rows: np.ndarray
+    vectors: SplitVectors,
+    relevances: Mapping[str, np.ndarray],
+    image_rows: np.ndarray,
+    caption_rows: np.ndarray,
+    ranks: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> RetrievalMetrics:
-    """Compute the metrics of some images and captions, given by their rows."""
+    """Compute the metrics of some images and captions, given by their rows; `ranks` are theirs if not None."""
     images, captions = vectors.images[image_rows], vectors.captions[caption_rows]
     image_ids = [vectors.image_ids[k] for k in image_rows]
     caption_image_ids = [vectors.caption_image_ids[k] for k in caption_rows]
-    metrics = measure_usable(images, image_ids, captions, caption_image_ids)
+    metrics = summarize_usable(*(ranks or rank_usable(images, image_ids, captions, caption_image_ids)))
     values: dict[str, dict[str, float]] = {"i2t": {}, "t2i": {}}
     used_images, used_captions = find_usable_rows(images, image_ids, captions, caption_image_ids)
     used_ids, used_names = [image_ids[k] for k in used_images], [caption_image_ids[k] for k in used_captions]

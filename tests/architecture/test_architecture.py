@@ -12,6 +12,7 @@ from pathlib import PurePath
 
 import pytest
 
+from tests import conftest
 from tests.architecture.code import (
     PACKAGES,
     ROOT,
@@ -34,7 +35,8 @@ BELOW = {  # a package imports only these; extractors, tern and index never impo
 }
 # Sub-packages and root modules of each package, low to high: one imports only those before it.
 LAYERS = {
-    "data": "text batches alignment settings config unpickle io onnx manifest images datasets store formats exchange demo",
+    "data": "text batches alignment settings config unpickle io onnx manifest images datasets store formats exchange "
+    "demo",
     "extractors": "config packaged torch_free nn regions bottom_up text demo_detector registry",
     "tern": "presets config card query networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
@@ -306,6 +308,10 @@ def test_reference_implementations_import_nothing_of_the_product():
         if found.module.split(".")[0] in PACKAGES
     ]
     assert not wrong
+
+
+def test_files_that_are_begun_first_exist():
+    assert {*conftest.SERVER_FILES, *conftest.LONG_FILES} <= {*tracked_files("tests/*.py")}
 
 
 def test_test_folders_are_packages():

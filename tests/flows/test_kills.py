@@ -21,11 +21,11 @@ from data.store.store import Store
 from index.versions.switch import verify_version
 from tests.helpers.flow_server import STAGES, Server, copy_workspace, wait_until
 from tests.helpers.forks import ROOT, Forked
+from tests.helpers.repeats import RUN_KILLS
 
 prefect = pytest.importorskip("prefect")
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("TERN_TEST_KILLS", "3"))
 KILLED_TAG = "killed-by-test"  # tag of the runs that are killed
 
 
@@ -67,7 +67,7 @@ def max_detection_seconds(server):
     automations = {a["name"]: a for a in server.post("/automations/filter", {})}
     crashed, restart = yaml.safe_load((ROOT / "automations.yaml").read_text())["automations"]
     assert not automations[restart["name"]]["enabled"], "disabled until a user enables it"
-    if KILLS > 3:
+    if RUN_KILLS > 3:
         server.patch(f"/automations/{automations[restart['name']]['id']}", {"enabled": True})
         yield 120
         server.patch(f"/automations/{automations[restart['name']]['id']}", {"enabled": False})
@@ -154,19 +154,19 @@ class DeployedRun:
         wait_until(lambda: not list_processes(self.run), 10, "a process is left")
 
 
-@pytest.mark.timeout(120 + 200 * KILLS)
+@pytest.mark.timeout(120 + 200 * RUN_KILLS)
 def test_killed_runs_are_detected_and_the_next_run_resumes_them(
     server, finished_pipeline, tmp_path, max_detection_seconds, deployments
 ):
     """A run killed alone is followed by a new run; the automation restarts one that was killed with its worker."""
     rng, killed = random.Random(0), {}
-    for number in range(KILLS):  # numbers 0, 4 and 8 (a shard, an epoch, a publish) are killed with their worker
+    for number in range(RUN_KILLS):  # numbers 0, 4 and 8 (a shard, an epoch, a publish) are killed with their worker
         stage = STAGES[number % 3]
         plan, workspace = copy_workspace(finished_pipeline.plan.workspace, tmp_path / f"kill-{number}", stage)
         process = start_flow(server, stage, plan, KILLED_TAG) if number % 4 else deployments.start_run(stage, plan)
         while not has_started(stage, workspace) and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.3) if KILLS > 3 else 0)
+        time.sleep(rng.uniform(0, 0.3) if RUN_KILLS > 3 else 0)
         process.kill()
         epochs = len(list_epochs(workspace))
         killed[str(plan)] = (

@@ -1,5 +1,7 @@
 """The patterns with which the server checks KEY=VALUE, compared with the checks of the plan itself."""
 
+import re
+
 import jsonschema
 import pytest
 from pydantic import ValidationError
@@ -41,7 +43,6 @@ ODD = [
     "[0.9, # so\n0.98]",
     '["a", # so\n"b"]',
 ]  # the schema may accept them although the plan does not
-SPACED = ["-3", "0.5", "7", "cosine", '"cosine"', "a/b.toml", "[1, 2]"]  # also tested with blanks around them
 KINDS = ["torchvision", "grid", "bottom-up", "detectron2"]
 
 
@@ -81,12 +82,22 @@ def list_keys() -> dict[str, list[str]]:
     return kinds_by_key
 
 
+def is_accepted_by(schema: dict, setting: str) -> bool:
+    """Follow the chain of patterns as a JSON schema validator does, twenty times faster."""
+    while "if" in schema:
+        assert schema["if"].keys() == {"pattern"}
+        schema = schema.get("then" if re.search(schema["if"]["pattern"], setting) else "else", {})
+    assert not schema or schema.keys() == {"const"}
+    return not schema
+
+
 @pytest.mark.slow
 def test_setting_schema_accepts_exactly_the_values_that_a_plan_accepts():
     from flows.setting_schema import setting_schema
     from pipeline.plans.plan import Plan
 
-    validator = jsonschema.Draft202012Validator(setting_schema(Plan))
+    schema = setting_schema(Plan)
+    validator = jsonschema.Draft202012Validator(schema)
     demo_plan = {"workspace": "w", "demo": {}}
     dataset_plan = {"workspace": "w", "dataset": {"name": "n", "annotations": "a", "images": "i"}}
     num_accepted = num_rejected = 0
@@ -98,12 +109,13 @@ def test_setting_schema_accepts_exactly_the_values_that_a_plan_accepts():
             plans = [plan | ({"regions": {"kind": kind}} if key.startswith("regions.") else {}) for kind in kinds]
             errors = [find_errors(plan, key, value) for plan in plans]
             is_accepted = validator.is_valid(f"{key}={value}")
+            assert is_accepted_by(schema, f"{key}={value}") == is_accepted, (key, value)
             assert is_accepted == any(not kind_errors for kind_errors in errors) or (is_accepted and value in ODD), (
                 key,
                 value,
                 errors,
             )
             for spaced_setting in (f"{key} = {value}", f" {key}\t=  {value} "):
-                assert validator.is_valid(spaced_setting) == is_accepted, spaced_setting
+                assert is_accepted_by(schema, spaced_setting) == is_accepted, spaced_setting
             num_accepted, num_rejected = num_accepted + is_accepted, num_rejected + (not is_accepted)
     assert min(num_accepted, num_rejected) > 1000

@@ -32,7 +32,9 @@ for words in COMMANDS:
         build_app(words[0])(words, prog_name="tern")
     except SystemExit as end:
         assert not end.code, (words, end.code)
+    print(END)
 """
+END = "-- end of a command --"
 REPORT = """
 import json, sys
 print(json.dumps(sorted(sys.modules)))
@@ -45,6 +47,13 @@ class Start:
 
     output: str
     modules: frozenset[str]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Output of each command of `run_commands`."""
+        *outputs, rest = self.output.split(END)
+        assert not rest.strip()
+        return [output.strip() for output in outputs]
 
     def imported(self, libraries: str) -> list[str]:
         """List those of the libraries (names separated by spaces) that the process imported."""
@@ -65,7 +74,7 @@ def run_code(code: str) -> Start:
 def run_commands(*commands: Sequence[str | Path]) -> Start:
     """Run commands of `tern`, one after the other, in one new process."""
     words = [[str(word) for word in command] for command in commands]
-    return run_code(f"COMMANDS = {words!r}{RUN_COMMANDS}")
+    return run_code(f"COMMANDS, END = {words!r}, {END!r}{RUN_COMMANDS}")
 
 
 def make_workspace(workspace: Path) -> Path:

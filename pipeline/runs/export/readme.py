@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from data.text import escape_markdown
 from pipeline.runs.export.content import ExportOptions, PackageContent
 from tern.card import PackageExtractor
-from tern.evaluation import SplitEvaluation
+from tern.evaluation import DIRECTIONS, SplitEvaluation
 
 LIBRARY = "tern-retrieval"
-DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 SHOWN = ("r1", "r5", "r10", "medr")
 UNKNOWN = "a dataset that is not known"
 

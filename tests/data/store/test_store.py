@@ -18,6 +18,7 @@ from data.store.shard_writer import write_shard
 from data.store.store import Store
 from data.store.verify import verify_store
 from data.store.writing import commit, plan_shards
+from tests.helpers.repeats import WRITER_KILLS
 from tests.helpers.stores import spoil
 
 ROWS = {f"photo {i}.jpg": 1 + i % 4 for i in range(23)}
@@ -273,7 +274,7 @@ def test_damaged_metadata_is_never_opened_by_hdf5(tmp_path):
     entry = next(e for e in read_store_manifest(folder).shards if e.file == path.name)
     rows = {position for start, size in entry.row_spans for position in range(start, start + size)}
     good, draw = path.read_bytes(), np.random.default_rng(0)
-    for position in draw.choice(sorted(set(range(len(good))) - rows), 300, replace=False):
+    for position in draw.choice(sorted(set(range(len(good))) - rows), 10 * WRITER_KILLS, replace=False):
         broken = bytearray(good)
         broken[position] ^= 1 << int(draw.integers(8))
         path.write_bytes(broken)

@@ -15,7 +15,7 @@ from torchvision.ops import roi_pool as torchvision_roi_pool
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene
 from extractors.bottom_up.extractor import BottomUpExtractor, network_input_size
-from extractors.bottom_up.model import BottomUpRCNN
+from extractors.bottom_up.model import WIDTH, BottomUpRCNN
 from extractors.bottom_up.pooling import roi_max_pool
 from extractors.bottom_up.proposals import apply_deltas, caffe_anchors, make_anchor_grid, select_proposals
 from extractors.bottom_up.selection import select_regions
@@ -60,9 +60,11 @@ def test_caffe_anchors_equal_the_list_of_caffe() -> None:
     np.testing.assert_array_equal((caffe_anchors()[:, :2] + caffe_anchors()[:, 2:]) / 2, 7.5)
 
 
-def test_bottom_up_network_has_the_published_size_and_strides() -> None:
+def test_bottom_up_network_has_the_published_size_and_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extractors.bottom_up.model.WIDTH", WIDTH)
     with torch.device("meta"):
         model = BottomUpRCNN()
+    assert model.dim == 2048
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 65.3
     for stage, stride in ((model.res2, 1), (model.res3, 2), (model.res4, 2), (model.res5, 1)):
         assert [block.conv1.stride[0] for block in stage] == [stride] + [1] * (len(stage) - 1)
@@ -265,7 +267,7 @@ def test_box_limits_hold_for_original_caffe_output() -> None:
 
 def test_bottom_up_region_does_not_depend_on_its_batch(weights: Path) -> None:
     found = extractor(weights)
-    images = [render_scene(compose_scene(12, index))[0] for index in range(3)]
+    images = [render_scene(compose_scene(10, index))[0] for index in range(3)]
     together = found.extract([found.preprocess(image) for image in images])
     for image, regions in zip(images, together, strict=True):
         alone = found([image])[0]

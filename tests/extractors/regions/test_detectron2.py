@@ -164,6 +164,7 @@ def in_detectron2s_layers(state: dict[str, torch.Tensor]):
 
 def test_bottom_up_extractor_equals_the_model_in_layers_of_detectron2(tmp_path: Path) -> None:
     """Backbone, heads, pooler, res5 and predictor are from detectron2; boxes and selection are from the reference."""
+    pytest.importorskip("detectron2")
     model = calibrated(50, 12, short=160)
     whole, pooler, anchors = in_detectron2s_layers(model.state_dict())
     from detectron2.structures import Boxes

@@ -16,10 +16,10 @@ from tests.helpers.index_faults import limit_file_size
 from tests.helpers.index_publish import bytes_of
 from tests.helpers.index_updates import CONFIG, World, edit
 from tests.helpers.killed_updates import IMAGES
+from tests.helpers.repeats import WRITER_KILLS
 
 pytestmark = pytest.mark.slow
 
-NUM_KILLS = int(os.environ.get("TERN_TEST_INDEX_KILLS", "10"))  # `make test-faults`: 50
 NUM_STEPS = 12
 
 
@@ -148,9 +148,9 @@ make_state(number).check(root)
 @pytest.mark.slow
 def test_kill_9_at_random_moments_of_updates_and_compactions(root):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
-    command = [sys.executable, "-c", KILL_SCRIPT, str(root), str(NUM_KILLS)]
+    command = [sys.executable, "-c", KILL_SCRIPT, str(root), str(WRITER_KILLS)]
     folder = Path(__file__).parents[3]
     process = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=20 * NUM_KILLS, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=20 * WRITER_KILLS, check=False
     )
     assert process.returncode == 0, process.stderr[-3000:]

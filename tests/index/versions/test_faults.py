@@ -18,6 +18,7 @@ from index.versions.index_folder import index_write_lock
 from index.versions.switch import verify_version
 from tests.helpers.index_faults import assert_correct_answers, limit_file_size
 from tests.helpers.index_live import exact_results, publish, referenced_hashes
+from tests.helpers.repeats import WRITER_KILLS
 
 pytestmark = pytest.mark.slow
 
@@ -73,13 +74,13 @@ print(json.dumps({"kills": kills, "seed": seed}))
 
 
 @pytest.mark.slow
-def test_fifty_kills_at_random_moments_lose_nothing(tmp_path):
+def test_kills_at_random_moments_lose_nothing(tmp_path):
     root = tmp_path / "index"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
-    command = [sys.executable, "-c", KILL_SCRIPT, str(root), "50"]
+    command = [sys.executable, "-c", KILL_SCRIPT, str(root), str(WRITER_KILLS)]
     process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert json.loads(process.stdout.splitlines()[-1])["kills"] == 50
+    assert json.loads(process.stdout.splitlines()[-1])["kills"] == WRITER_KILLS
     for version in list_versions(root):
         verify_version(root, version)
     collect_garbage(root)

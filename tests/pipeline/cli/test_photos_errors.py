@@ -337,17 +337,41 @@ CASES: dict[str, tuple[Callable[[Case], list[object]], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_photos_names_what_is_wrong_and_the_next_run_is_good(name, package, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """Run `tern photos` with a data folder of its own; return the exit code and all output."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
 
-    def run(*words: object) -> tuple[int, str]:
+    def run_words(*words: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["tern", "photos", "--workers", "1", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             app.main()
         captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out + captured.err
 
+    return run_words
+
+
+@pytest.fixture(scope="module")
+def states_of_good_runs() -> set[frozenset[tuple[str, bytes]]]:
+    """States of the data folder from which a run was good. A run from an equal state is not repeated."""
+    return set()
+
+
+def read_data_folder(case: Case) -> frozenset[tuple[str, bytes]]:
+    """Read all names and contents in the data folder, as they would be for any folder of photographs."""
+    root, name = case.root / "xdg", case.workspace.name
+    return frozenset(
+        (
+            str(path.relative_to(root)).replace(name, "WORKSPACE"),
+            path.read_bytes().replace(str(case.root).encode(), b"ROOT") if path.is_file() else b"",
+        )
+        for path in root.rglob("*")
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_photos_names_what_is_wrong_and_the_next_run_is_good(name, package, tmp_path, run, states_of_good_runs):
     prepare, message = CASES[name]
     draw_folder(tmp_path / "photos", NUM_PHOTOS)
     backup = shutil.copytree(tmp_path / "photos", tmp_path / "backup" / "photos")
@@ -363,9 +387,13 @@ def test_photos_names_what_is_wrong_and_the_next_run_is_good(name, package, tmp_
     assert re.search(message, error), error
     assert list_files(tmp_path / "photos") == before, "the folder of the user was changed"
 
+    state = read_data_folder(case)
+    if state in states_of_good_runs:
+        return
     shutil.rmtree(case.photos, ignore_errors=True)
     shutil.copytree(backup, case.photos)
     code, output = run(case.photos, "--model", package)
     assert code == 0, output
     assert json.loads((case.workspace / "index" / "CURRENT").read_text())["version"] == 1
     assert sum(map(int, re.findall(r"(\d+) (?:new|unchanged|moved|copied)", output))) == NUM_PHOTOS
+    states_of_good_runs.add(state)

