@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import data.images as images_module
-from data.images import load_image
 from data.alignment import combine_scores, compute_alignment_scores
+from data.images import load_image
 from data.store.intact import read_intact_row_vectors
 from data.store.store import Store
 from pipeline.search import (
