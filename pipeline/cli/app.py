@@ -207,5 +207,7 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:  # all of them: a user sees no traceback
         sys.exit(report_error(error, is_debug))
     finally:
-        # At its end, the interpreter would search all objects for cycles: a tenth of the time of a short command.
-        gc.freeze()
+        # At its end, the interpreter would search all objects for cycles: a tenth of the time of a short command. After
+        # a command with torch, the bindings of triton would report each object that was not searched.
+        if "torch" not in sys.modules:
+            gc.freeze()

@@ -129,7 +129,7 @@ class QueryEmbedder:
             if isinstance(embedding, ValueError):
                 raise embedding
             embeddings.append(embedding)
-        if len(embeddings) == 1 and query.parts[0].weight > 0:
+        if len(embeddings) == 1 and query.parts[0].weight >= MIN_SUM_LENGTH:
             is_aligned = isinstance(query.parts[0], TextPart) == (query.target == "image")
             return Embeddings(embeddings[0].vectors, embeddings[0].rows if is_aligned else None)
         weighted = [part.weight * one.vectors[0] for part, one in zip(query.parts, embeddings, strict=True)]

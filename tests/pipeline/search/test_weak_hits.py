@@ -28,7 +28,14 @@ SCORES = np.tile([0.8, 0.5], (40, 1)) + np.linspace(0, 0.1, 40)[:, None]
 CALIBRATION = fit_calibration(
     LabeledHits(SCORES, np.tile([True, False], (40, 1)), np.arange(40)[:, None] % 2), np.array([0.2]), "held-out", 2
 )
-INDEX = SimpleNamespace(collection=lambda kind: SimpleNamespace(manifest=SimpleNamespace(calibration=CALIBRATION)))
+
+
+def make_index(calibration, rerank=0, has_rows=False):
+    search, alignment = SimpleNamespace(rerank=rerank), object() if has_rows else None
+    manifest = SimpleNamespace(calibration=calibration, search=search, alignment=alignment)
+    return SimpleNamespace(collection=lambda kind: SimpleNamespace(manifest=manifest))
+
+
 HITS = tuple(Hit(name, 0.5, Path(name), (), probability=value) for name, value in (("a", 0.9), ("b", 0.3), ("c", 0.01)))
 
 
@@ -47,8 +54,21 @@ HITS = tuple(Hit(name, 0.5, Path(name), (), probability=value) for name, value i
     ],
 )
 def test_find_calibration_knows_what_was_fitted(query, is_known):
-    assert (find_calibration(INDEX, SearchRequest(query)) is CALIBRATION) == is_known
-    assert find_calibration(INDEX, SearchRequest(query, where="width > 3")) is None, "among fewer hits"
+    index = make_index(CALIBRATION)
+    assert (find_calibration(index, SearchRequest(query), False) is CALIBRATION) == is_known
+    assert find_calibration(index, SearchRequest(query, where="width > 3"), False) is None, "among fewer hits"
+
+
+@pytest.mark.parametrize("is_combined", [False, True])
+@pytest.mark.parametrize(
+    ("index", "query_has_rows", "is_reranked"),
+    [((100, True), True, True), ((100, True), False, False), ((0, True), True, False), ((100, False), True, False)],
+    ids=["reranked", "query without rows", "rerank = 0", "index without rows"],
+)
+def test_find_calibration_is_that_of_the_scores_of_the_hits(index, query_has_rows, is_reranked, is_combined):
+    calibration = CALIBRATION.model_copy(update={"is_combined": is_combined})
+    found = find_calibration(make_index(calibration, *index), SearchRequest(make_text_query("a dog")), query_has_rows)
+    assert found is (calibration if is_combined == is_reranked else None)
 
 
 @pytest.mark.parametrize(
