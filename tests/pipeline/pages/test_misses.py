@@ -151,5 +151,11 @@ def test_command_writes_the_page_and_the_report_links_to_it(finished_pipeline):
     assert f"misses  {page}" in result.stdout
     report = find_misses(finished_pipeline.vectors, finished_pipeline.features.dataset, "val", 2)
     assert page.read_text().count("<article") == sum(min(2, count) for count in report.num_missed.values())
+    captions = {miss.query: miss for miss in report.worst["t2i"]}
+    assert captions
+    for text in re.findall(r"<article.*?</article>", page.read_text(), re.DOTALL):
+        words = re.findall(r'<span class="words">(.*?)</span>\s*\n', text)
+        name = re.search(r'data-name="([^"]*)"', text)[1]
+        assert len(words) == (len(captions[name].higher_ranked) + 1 if name in captions else 0), name
     assert 'href="misses-test.html"' in write_report(finished_pipeline).read_text()
     assert (workspace / "misses-test.html").is_file()

@@ -83,6 +83,21 @@ def test_json_has_all_of_a_hit(search, searcher):
         assert tuple(found["captions"]) == hit.captions
         assert [region["label"] for region in found["regions"]] == [region.label for region in hit.regions]
         assert [tuple(region["box"]) for region in found["regions"]] == [region.box for region in hit.regions]
+        assert [(word["word"], word["region"]) for word in found["words"]] == [(w.word, w.region) for w in hit.words]
+        assert [word.word for word in hit.words] == ["a", "dog"]
+
+
+def test_why_prints_the_words_below_each_hit(search, searcher):
+    lines = search("a dog", "--why", "-k", 2, "--min-probability", 0).stdout.splitlines()
+    (answer,) = searcher.search([Query((TextPart("a dog"),))], k=2, min_probability=0)
+    assert [line.split()[2] for line in lines[::2]] == [hit.id for hit in answer.hits]
+    for line, hit in zip(lines[1::2], answer.hits, strict=True):
+        for word in hit.words:
+            assert f"{word.word} {100 * word.share:.0f} % ({word.label} {word.cosine:.2f}" in line
+    sum_of_texts = search("a dog", "--also", "a cat", "--why", "-k", 2)
+    assert "Only hits of one text query among images have words" in sum_of_texts.stderr
+    assert len(sum_of_texts.stdout.splitlines()) == 2
+    assert "--why adds lines to the table" in search("a dog", "--why", "--json", status=2).output
 
 
 def test_many_queries_are_answered_one_by_one(search, searcher, tmp_path):

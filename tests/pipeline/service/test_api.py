@@ -85,7 +85,11 @@ def test_pages_of_results_follow_each_other(client):
 
 def test_regions_are_left_out_on_request(client):
     parameters = {"q": "a dog", "k": 5, "explain": False}
-    assert all(hit["regions"] == [] for hit in client.get(f"{API}/search", params=parameters).json()["hits"])
+    assert all(
+        hit["regions"] == hit["words"] == [] for hit in client.get(f"{API}/search", params=parameters).json()["hits"]
+    )
+    (hit, *_) = client.get(f"{API}/search", params=parameters | {"explain": True}).json()["hits"]
+    assert [(word["word"], word["start"], word["end"]) for word in hit["words"]] == [("a", 0, 1), ("dog", 2, 5)]
 
 
 def test_failed_queries_of_a_request_are_all_named(client):

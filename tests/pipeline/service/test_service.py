@@ -117,6 +117,9 @@ def test_page_shows_images_and_escapes_query(client, searcher):
         for region in hit.regions:
             x1, y1, x2, y2 = region.box
             assert f'<rect x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}"' in page
+        assert hit.words
+        for word in hit.words:
+            assert re.search(rf'<span class="word" title="[^"]*{word.cosine:.2f}"[^>]*>{word.word}<', page)
         assert f'viewBox="0 0 {full.width} {full.height}"' in page, "the boxes refer to the whole image"
     assert client.get("/api/v1/thumbnails/no.jpg").status_code == 404
     assert client.get("/api/v1/thumbnails/../../etc/passwd").status_code == 404
