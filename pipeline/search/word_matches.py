@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from data.alignment import RowMatch, RowVectors, find_row_matches
 from extractors.torch_free import Word
 from pipeline.search.hits import REGIONS_PER_HIT, WHOLE_IMAGE, Region, WordMatch
+from pipeline.search.query import Box
 from pipeline.search.stored_images import StoredBoxes
 
 MIN_COVERED = 0.98  # of the width and of the height, by a region that is the whole image
@@ -38,19 +39,18 @@ def match_words(
 
 def _match_word(word: Word, matches: Sequence[RowMatch], total: float, stored: StoredBoxes | None) -> WordMatch:
     best = max(matches, key=lambda match: match.share)
+    box, label = (None, "") if stored is None else _describe_region(stored, best.item_row)
     share = sum(match.share for match in matches) / total
-    match = WordMatch(word.text, word.start, word.end, share, best.cosine, best.item_row)
-    if stored is None:
-        return match
-    x1, y1, x2, y2 = stored.boxes[best.item_row].tolist()
+    return WordMatch(word.text, word.start, word.end, share, best.cosine, best.item_row, box, label)
+
+
+def _describe_region(stored: StoredBoxes, number: int) -> tuple[Box | None, str]:
+    """Return the box of a region, unless it is a cell of a grid, and its label."""
+    x1, y1, x2, y2 = stored.boxes[number].tolist()
     width, height = stored.size
-    is_whole = x2 - x1 >= MIN_COVERED * width and y2 - y1 >= MIN_COVERED * height
-    label = WHOLE_IMAGE if is_whole else stored.labels[best.item_row]
-    return WordMatch(
-        *(word.text, word.start, word.end, share, best.cosine, best.item_row),
-        box=None if stored.is_grid and not is_whole else (x1, y1, x2, y2),
-        label=label,
-    )
+    if x2 - x1 >= MIN_COVERED * width and y2 - y1 >= MIN_COVERED * height:
+        return (x1, y1, x2, y2), WHOLE_IMAGE
+    return None if stored.is_grid else (x1, y1, x2, y2), stored.labels[number]
 
 
 def list_word_regions(words: Sequence[WordMatch]) -> list[Region]:
