@@ -15,21 +15,21 @@ from data.alignment.row_vectors import (
     encode_vectors,
     expand_ranges,
 )
-from data.alignment.scores import RowMatch, combine_scores, compute_alignment_scores, find_row_matches
+from data.alignment.scores import PairParts, combine_scores, compute_alignment_scores, divide_score
 
 __all__ = [
     "CODE_DTYPE",
     "CODE_SCALE",
     "WEIGHT_DTYPE",
     "Embeddings",
-    "RowMatch",
+    "PairParts",
     "RowVectors",
     "combine_scores",
     "compute_alignment_scores",
     "concatenate_embeddings",
     "concatenate_rows",
+    "divide_score",
     "encode_rows",
     "encode_vectors",
     "expand_ranges",
-    "find_row_matches",
 ]

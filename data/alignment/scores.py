@@ -54,28 +54,27 @@ def combine_scores(cosines: np.ndarray, alignments: np.ndarray, alignment_weight
 
 
 @dataclass(frozen=True)
-class RowMatch:
-    """One row of a query, the row of an item that it matches best, and what the pair adds to the score."""
+class PairParts:
+    """All pairs of a row of a query and a row of an item, with what each pair adds to the alignment score."""
 
-    query_row: int
-    item_row: int
-    cosine: float
-    share: float
-    """Share of the pair in the alignment score: its weight times its cosine, in the direction of the query."""
+    cosines: np.ndarray
+    """(l, m) float32."""
+    parts: np.ndarray
+    """(l, m) float32, 0 for a pair of which neither row is the best one of the other; their sum is the score."""
 
 
-def find_row_matches(query: RowVectors, item: RowVectors) -> list[RowMatch]:
-    """Find the best row of an item for each row of a query, in the order of the query's rows.
+def divide_score(query: RowVectors, item: RowVectors) -> PairParts:
+    """Divide the alignment score of a query and an item into what each pair of rows adds to it.
 
     Args:
         query: Rows of one query.
         item: Rows of one item.
     """
     cosines = _compute_cosines(query, item)  # (l, m)
-    best = cosines.argmax(axis=1)  # (l,)
-    values = cosines[np.arange(len(best)), best]  # (l,)
-    shares = query.weights.astype(np.float32) * values
-    return [RowMatch(row, int(best[row]), float(values[row]), float(shares[row])) for row in range(len(best))]
+    parts, best, best_of_rows = np.zeros_like(cosines), cosines.argmax(axis=1), cosines.argmax(axis=0)
+    parts[np.arange(len(best)), best] = query.weights.astype(np.float32) * cosines.max(axis=1)
+    parts[best_of_rows, np.arange(len(best_of_rows))] += item.weights.astype(np.float32) * cosines.max(axis=0)
+    return PairParts(cosines, parts * np.float32(0.5))
 
 
 def _compute_cosines(query: RowVectors, items: RowVectors) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Demo dataset: a random seed in, images, boxes and captions out; independent of stores or models."""
 
 from data.demo.absent import ABSENT_QUERIES
-from data.demo.facts import count_objects, find_word_classes, list_word_classes
+from data.demo.facts import count_objects, find_word_classes, iter_nouns, list_word_classes
 from data.demo.layout import compose_scene
 from data.demo.paint import render_scene
 from data.demo.scenes.kinds import CLASSES, KINDS, PLACES
@@ -19,6 +19,7 @@ __all__ = [
     "find_word_classes",
     "generate_demo_dataset",
     "is_generated",
+    "iter_nouns",
     "list_word_classes",
     "render_scene",
 ]

@@ -1,6 +1,8 @@
 """Facts about scenes and captions of the demo dataset, by which results are divided: objects and classes of words."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +52,37 @@ def find_word_classes(caption: str) -> frozenset[str]:
     return frozenset(phrases | {name for name, vocabulary in WORDS.items() if words & vocabulary})
 
 
+@dataclass(frozen=True)
+class Noun:
+    """A noun of a caption that names a kind of drawn things."""
+
+    kind: str
+    """Key of `KINDS`."""
+    end: int
+    """One past the last character of its main word: "dogs" of "spotted dogs", "dancer" of "dancer in a red dress"."""
+
+
+def iter_nouns(caption: str) -> Iterator[Noun]:
+    """Yield the nouns that name one kind of drawn things.
+
+    "person" may be several kinds, the baseball of "playing baseball" and of "baseball field" is no ball, and the trees
+    of a view are part of the background.
+    """
+    pattern, _ = _make_pattern()
+    text, kind_by_noun = caption.lower(), _list_kinds_by_noun()
+    for match in pattern.finditer(text):
+        kind = kind_by_noun.get(match[0])
+        before = text[: match.start()]
+        is_game = kind is not None and KINDS[kind].family == "ball" and before.endswith(("playing ", "game of "))
+        if kind is not None and not is_game and not before.endswith("snowy "):
+            yield Noun(kind, match.start() + len(re.split(" in | with ", match[0])[0]))
+
+
+@cache
+def _list_kinds_by_noun() -> dict[str, str]:
+    return {noun: kind for kind in KINDS for number in (1, 2) for noun in noun_variants(kind, number)}
+
+
 def list_word_classes() -> list[str]:
     """List all classes in the order in which tables show them."""
     families = dict.fromkeys(kind.family for kind in KINDS.values())
@@ -59,12 +92,7 @@ def list_word_classes() -> list[str]:
 @cache
 def _make_pattern() -> tuple[re.Pattern[str], dict[str, str]]:
     """Make a pattern for places and nouns, longest first, so that "baseball field" is a place and has no "baseball"."""
-    class_by_phrase = {
-        noun: NOUN + kind.family
-        for name, kind in KINDS.items()
-        for number in (1, 2)
-        for noun in noun_variants(name, number)
-    }
+    class_by_phrase = {noun: NOUN + KINDS[kind].family for noun, kind in _list_kinds_by_noun().items()}
     class_by_phrase |= {noun: NOUN + KINDS[name].family for name, pair in LOOSE.items() for noun in pair}
     for place in PLACES:
         for column in ("ground", "moving", "water", "sky"):

@@ -30,8 +30,9 @@ class WordMatch:
     end: int
     """One past the number of its last character."""
     share: float
-    """Part of the alignment score that the word brings, as seen from the query: the weights of its tokens times their
-    cosines, divided by the sum over all tokens of the query. Below 0 for a word that lowers the score."""
+    """Part of the alignment score that the word brings: of its tokens with their best regions, and of the regions whose
+    best token is one of them. The shares of all words, punctuation and special tokens add up to 1; that of a word which
+    lowers the score is below 0."""
     cosine: float
     """Cosine between its row vector and that of the region."""
     region: int

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from data.alignment import RowMatch, RowVectors, find_row_matches
+from data.alignment import PairParts, RowVectors, divide_score
 from extractors.torch_free import Word
 from pipeline.search.hits import REGIONS_PER_HIT, WHOLE_IMAGE, Region, WordMatch
 from pipeline.search.query import Box
@@ -17,7 +17,7 @@ def match_words(
 ) -> tuple[WordMatch, ...]:
     """Match the words of a query with the regions of an image.
 
-    The region of a word of several tokens is that of the token with the largest share.
+    A word has the region with which it adds most to the alignment score.
 
     Args:
         words: Words of the query.
@@ -28,20 +28,22 @@ def match_words(
     Returns:
         The words in their order; none if the query as a whole does not match.
     """
-    matches = find_row_matches(query, image)
-    total = sum(match.share for match in matches)
+    divided = divide_score(query, image)
+    total = float(divided.parts.sum())
     if total <= 0:
         return ()
     if stored is not None and len(stored.boxes) != int(image.lengths[0]):  # extracted again after it was indexed
         stored = None
-    return tuple(_match_word(word, [matches[token] for token in word.tokens], total, stored) for word in words)
+    return tuple(_match_word(word, divided, total, stored) for word in words)
 
 
-def _match_word(word: Word, matches: Sequence[RowMatch], total: float, stored: StoredBoxes | None) -> WordMatch:
-    best = max(matches, key=lambda match: match.share)
-    box, label = (None, "") if stored is None else _describe_region(stored, best.item_row)
-    share = sum(match.share for match in matches) / total
-    return WordMatch(word.text, word.start, word.end, share, best.cosine, best.item_row, box, label)
+def _match_word(word: Word, divided: PairParts, total: float, stored: StoredBoxes | None) -> WordMatch:
+    tokens = list(word.tokens)
+    parts = divided.parts[tokens].sum(axis=0)  # (r,)
+    region = int(parts.argmax())
+    box, label = (None, "") if stored is None else _describe_region(stored, region)
+    cosine = float(divided.cosines[tokens, region].max())
+    return WordMatch(word.text, word.start, word.end, float(parts.sum()) / total, cosine, region, box, label)
 
 
 def _describe_region(stored: StoredBoxes, number: int) -> tuple[Box | None, str]:

@@ -1,7 +1,6 @@
 """Whether words name the right regions, whose removal lowers the score, on the facts of the demo dataset."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data.alignment import Embeddings, combine_scores, compute_alignment_scores
-from data.demo.scenes.kinds import KINDS
-from data.demo.words import noun_variants
+from data.demo import iter_nouns
 from data.demo.write import BOXES
 from extractors.torch_free import Word
 from pipeline.plans.load import load_plan
 from pipeline.runs.runner import PipelineRunner
 from pipeline.search import Searcher, WordMatch
 from pipeline.search.stored_images import StoredImage
-from pipeline.search.word_matches import match_words
+from pipeline.search.word_matches import choose_regions, match_words
 from tern.query import ImageRegions
 
 MIN_IOU = 0.5  # of the region of a noun with a box of its kind
@@ -91,6 +89,13 @@ class _Scene:
         alignments = compute_alignment_scores(query.rows, self._variants.rows)
         scores = combine_scores(self._variants.vectors @ query.vectors[0], alignments, self._weight)
         drops, named = scores[0] - scores[1:], {match.region for match in matches}
+        boxes = [tuple(box) for box in self._stored.boxes.tolist()]
+        for region in choose_regions(matches)[:1]:
+            first = boxes.index(region.box)
+            others = [i for i in range(len(drops)) if i != first]
+            counts["removal of the first outlined region lowers it more than that of any other region"] += [
+                float(drops[first] > drops[i]) for i in others
+            ]
         for noun in nouns:
             drop = drops[noun.match.region]
             others = [i for i in range(len(drops)) if i != noun.match.region]
@@ -105,30 +110,11 @@ class _Scene:
                 counts[name] += [float(drop > drops[i]) for i in chosen]
 
     def _iter_nouns(self, text: str, words: list[Word], matches: tuple[WordMatch, ...]) -> Iterator[_Noun]:
-        covered = np.zeros(len(text), bool)
         match_by_end = {word.end: match for word, match in zip(words, matches, strict=False)}
-        for variant, kind, head in NOUNS:
-            for found in re.finditer(rf"\b{re.escape(variant)}\b", text.lower()):
-                boxes = self._boxes[self._labels == kind]
-                match = match_by_end.get(found.start() + len(head))
-                if covered[found.start() : found.end()].any() or match is None or not len(boxes):
-                    continue
-                covered[found.start() : found.end()] = True
+        for noun in iter_nouns(text):
+            boxes, match = self._boxes[self._labels == noun.kind], match_by_end.get(noun.end)
+            if match is not None and len(boxes):
                 yield _Noun(match, _find_overlapping(self._stored.boxes, boxes), len(boxes))
-
-
-def _list_nouns() -> list[tuple[str, str, str]]:
-    """List all names of things, longest first: the name, its kind, and the name without what follows the noun."""
-    names = {
-        (variant, kind, re.split(" in | with ", variant)[0])
-        for kind in KINDS
-        for number in (1, 2)
-        for variant in noun_variants(kind, number)
-    }
-    return sorted(names, key=lambda name: (-len(name[0]), name))
-
-
-NOUNS = _list_nouns()
 
 
 def _make_variants(image: StoredImage) -> list[ImageRegions]:

@@ -8,8 +8,8 @@ from data.alignment import (
     combine_scores,
     compute_alignment_scores,
     concatenate_rows,
+    divide_score,
     encode_rows,
-    find_row_matches,
 )
 
 DIM = 6
@@ -70,16 +70,20 @@ def test_item_with_the_rows_of_the_query_has_the_highest_score():
     assert compute_alignment_scores(query, query)[0] == pytest.approx(1, abs=0.02)  # codes of 8 bits
 
 
-def test_row_matches_name_the_best_row_and_its_part_of_the_score():
+def test_parts_of_all_pairs_add_up_to_the_score():
     query, item = draw_rows([4], 5), draw_rows([3], 6)
-    ((query_vectors, query_weights),), ((vectors, _),) = split(query), split(item)
-    matches = find_row_matches(query, item)
-    assert [match.query_row for match in matches] == [0, 1, 2, 3]
-    for match in matches:
-        cosines = [float(query_vectors[match.query_row] @ vector) for vector in vectors]
-        assert match.item_row == int(np.argmax(cosines))
-        assert match.cosine == pytest.approx(max(cosines), abs=1e-6)
-        assert match.share == pytest.approx(query_weights[match.query_row] * max(cosines), abs=1e-6)
+    ((query_vectors, query_weights),), ((vectors, weights),) = split(query), split(item)
+    expected = np.zeros((3, 4))
+    for token in range(4):
+        region = max(range(3), key=lambda number: query_vectors[token] @ vectors[number])
+        expected[region, token] += query_weights[token] * (query_vectors[token] @ vectors[region]) / 2
+    for region in range(3):
+        token = max(range(4), key=lambda number: query_vectors[number] @ vectors[region])
+        expected[region, token] += weights[region] * (query_vectors[token] @ vectors[region]) / 2
+    divided = divide_score(query, item)
+    np.testing.assert_allclose(divided.parts, expected.T, atol=1e-6)
+    np.testing.assert_allclose(divided.cosines, query_vectors @ vectors.T, atol=1e-6)
+    assert divided.parts.sum() == pytest.approx(compute_alignment_scores(query, item)[0], abs=1e-6)
 
 
 def test_combined_scores_are_a_weighted_mean():

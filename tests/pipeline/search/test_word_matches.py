@@ -35,9 +35,14 @@ IMAGE = make_rows([DOG + CAT + STREET + RED, DOG, CAT, STREET], [0.25] * 4)
 
 
 def test_words_have_the_region_and_the_share_of_a_slow_loop():
-    vectors = QUERY.decode(), IMAGE.decode()
-    best = [max((float(token @ region), -number) for number, region in enumerate(vectors[1])) for token in vectors[0]]
-    values = [weight * cosine for weight, (cosine, _) in zip(QUERY.weights.astype(float), best, strict=True)]
+    tokens, regions = QUERY.decode(), IMAGE.decode()
+    values = np.zeros((len(regions), len(tokens)))
+    for token, weight in enumerate(QUERY.weights.astype(float)):
+        region = max(range(4), key=lambda number: tokens[token] @ regions[number])
+        values[region, token] += weight * (tokens[token] @ regions[region])
+    for region, weight in enumerate(IMAGE.weights.astype(float)):
+        token = max(range(7), key=lambda number: tokens[number] @ regions[region])
+        values[region, token] += weight * (tokens[token] @ regions[region])
     matches = match_words(WORDS, QUERY, IMAGE, BOXES)
     assert [(match.word, match.start, match.end) for match in matches] == [
         ("two", 0, 3),
@@ -45,9 +50,12 @@ def test_words_have_the_region_and_the_share_of_a_slow_loop():
         ("street", 14, 20),
     ]
     for match, word in zip(matches, WORDS, strict=True):
-        assert match.share == pytest.approx(sum(values[token] for token in word.tokens) / sum(values), abs=1e-4)
-        strongest = max(word.tokens, key=lambda token: values[token])
-        assert (match.cosine, match.region) == pytest.approx((best[strongest][0], -best[strongest][1]), abs=1e-4)
+        of_word = sum(values[:, token] for token in word.tokens)
+        assert match.share == pytest.approx(of_word.sum() / values.sum(), abs=1e-4)
+        assert match.region == int(np.argmax(of_word))
+        assert match.cosine == pytest.approx(
+            max(tokens[token] @ regions[match.region] for token in word.tokens), abs=1e-4
+        )
         assert match.box == tuple(BOXES.boxes[match.region].tolist())
     assert [match.label for match in matches] == ["dog", "dog", "street"]
 
