@@ -108,13 +108,13 @@ def _make_jobs(job: EmbeddingJob, plans: Sequence[ShardPlan], row_plans: Sequenc
     return jobs + [replace(job, plan=plan, writes_vectors=False) for plan in row_plans if plan.items not in plan_items]
 
 
-def find_vector_stores(model: Path, workspace: Workspace, rerank: int = 100) -> VectorStores:
+def find_vector_stores(model: Path, workspace: Workspace, rerank: int = 0) -> VectorStores:
     """Return the folders of the vector stores of a model; they need not exist.
 
     Args:
         model: Folder of the model.
         workspace: Workspace of the stores.
-        rerank: Number of best hits that a search reranks.
+        rerank: Number of best hits that a search reranks; the settings of the index have it.
     """
     card = read_model_card(model)
     recipes = [make_vector_recipe(model, modality) for modality in ("image", "caption")]

@@ -43,7 +43,7 @@ class VectorStores:
     image_rows: Path | None = None
     caption_rows: Path | None = None
     alignment_weight: float = 0.0
-    rerank: int = 100
+    rerank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data.alignment import combine_scores, compute_alignment_scores
 from data.exchange.region_export import export_regions
-from data.store.intact import read_intact_row_vectors
 from data.store.store import Store
 from pipeline.cli.app import build_app
 from pipeline.plans.load import load_plan
@@ -21,6 +19,7 @@ from pipeline.search import ImagePart, PhotoPart, Query
 from pipeline.search.explain import remove_regions
 from pipeline.search.searcher import Searcher
 from tests.helpers.region_files import fill, some
+from tests.helpers.reranked import score_images
 from tests.helpers.small_plan import extract_features, small_plan
 
 pytestmark = pytest.mark.slow
@@ -80,12 +79,9 @@ def test_plan_uses_the_store_and_lists_missing_images(finished_pipeline, importe
 def test_search_by_text_and_by_photo(finished_pipeline, imported, finished_import, tmp_path):
     searcher, store = Searcher(imported[0]), Store(finished_import.vectors.images)
     hits = searcher.search_text("two dogs are running along the street", 5)
-    query, stores = searcher._encoder.embed_texts(["two dogs are running along the street"]), finished_import.vectors
-    alignments = compute_alignment_scores(query.rows, read_intact_row_vectors(Store(stores.image_rows), store.ids))
-    cosines = store.read("features", store.ids).astype("f4") @ query.vectors[0]
-    scores = combine_scores(cosines, alignments, stores.alignment_weight)
-    assert {hit.id for hit in hits} == {store.ids[i] for i in np.argsort(-scores)[:5]}
-    np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:5], atol=1e-3)
+    scores = score_images(searcher, finished_import.vectors, "two dogs are running along the street")
+    assert {hit.id for hit in hits} == set([*scores][:5])
+    np.testing.assert_allclose([hit.score for hit in hits], [*scores.values()][:5], atol=1e-3)
     assert all(hit.path.is_file() and all(region.label for region in hit.regions) for hit in hits)
     assert any(hit.regions for hit in hits)
     copy = shutil.copy(

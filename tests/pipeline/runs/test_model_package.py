@@ -148,7 +148,7 @@ def export_changed(finished, folder):
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(0.01 * torch.randn_like(parameter))
     load_trained_model.cache_clear()
     recipes = Store(finished.features.regions).recipe, Store(finished.features.tokens).recipe
     origin = describe_origin(finished.model, card, finished.features.dataset)

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image
 
 import data.images as images_module
-from data.alignment import combine_scores, compute_alignment_scores
 from data.images import load_image
-from data.store.intact import read_intact_row_vectors
 from data.store.store import Store
 from pipeline.search import (
     ImagePart,
@@ -25,6 +23,7 @@ from pipeline.search import (
     make_photo_query,
 )
 from pipeline.search.query import MAX_PARTS, MAX_QUERIES
+from tests.helpers.reranked import score_images
 
 pytestmark = pytest.mark.slow
 
@@ -149,23 +148,14 @@ def test_region_of_a_large_photo_is_cut_from_few_pixels(searcher, monkeypatch):
     assert sizes[0] <= 3 * encode.MAX_PHOTO_PIXELS
 
 
-def rank_reranked(searcher, stores, text):
-    """Rank all images by the combined scores of a text: there are fewer images than a search reranks."""
-    vectors, rows = Store(stores.images), Store(stores.image_rows)
-    query = searcher._encoder.embed_texts([text])
-    alignments = compute_alignment_scores(query.rows, read_intact_row_vectors(rows, vectors.ids))
-    cosines = vectors.read("features", vectors.ids).astype("f4") @ query.vectors[0]
-    scores = combine_scores(cosines, alignments, stores.alignment_weight)
-    return sorted((-score, name) for name, score in zip(vectors.ids, scores.tolist(), strict=True))
-
-
 def test_queries_of_one_pass_give_the_answers_of_single_ones(searcher, finished_pipeline):
     texts = ["a dog", "two cats on a bench", "a dog", "a red car"]
     queries = [Query((TextPart(texts[i % 4]),)) for i in range(MAX_QUERIES)]
     answers = searcher.search(queries, k=3)
     assert answers[0].hits == answers[2].hits == answers[60].hits
     for text, answer in zip(texts, answers, strict=False):
-        check_hits(answer.hits, rank_reranked(searcher, finished_pipeline.vectors, text)[:3])
+        scores = score_images(searcher, finished_pipeline.vectors, text)
+        check_hits(answer.hits, [(-score, name) for name, score in [*scores.items()][:3]])
     with pytest.raises(ValueError, match=r"65 queries were passed\. Pass 1 to 64"):
         searcher.search([*queries, queries[0]])
     with pytest.raises(ValueError, match="0 queries were passed"):
