@@ -85,14 +85,9 @@ def misses(
     comparison = _compare(loaded, vectors, split, k, against) if against else None
     found = find_misses(vectors, vectors.features.dataset, split, k, limit, comparison)
     _print_counts(found)
+    target, words = output or Workspace(loaded.workspace).misses(split), open_miss_words(vectors)
     with progress_bar("misses", sum(map(len, found.worst.values()))) as advance:
-        page = write_misses(
-            output or Workspace(loaded.workspace).misses(split),
-            found,
-            vectors.features.dataset,
-            advance,
-            open_miss_words(vectors),
-        )
+        page = write_misses(target, found, vectors.features.dataset, advance, words)
     echo(f"misses  {page}")
 
 
