@@ -46,6 +46,8 @@ class Reranking:
             query, count = self.query_rows.select([i]), int((keys[i] >= 0).sum())
             # Apart, because the last bit of a product depends on its size: page 2 must not change page 1.
             for hits in (slice(0, min(count, self.depth)), slice(self.depth, max(count, self.depth))):
+                if hits.start == hits.stop:
+                    continue
                 alignments = compute_alignment_scores(query, read_rows(keys[i, hits]))
                 scores[i, hits] = combine_scores(scores[i, hits], alignments, self.alignment_weight)
             order = np.lexsort((keys[i, : self.depth][:count], -scores[i, : self.depth][:count]))

@@ -37,7 +37,7 @@ def test_store_of_version_0_1_is_recognized(name, read, workspace):
     folder = workspace / name
     message = (
         f"{folder / 'manifest.json'} has store schema 2, written by version 0.1 of this program; this version reads "
-        f"schema 3. Delete {folder} and run the command again to recompute it, or install version 0.1."
+        f"schema 4. Delete {folder} and run the command again to recompute it, or install version 0.1."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read(folder)
@@ -55,7 +55,7 @@ def test_demo_dataset_of_version_0_1_is_recognized(workspace):
 
 def test_model_of_version_0_1_is_recognized(workspace):
     (folder,) = (workspace / "models").iterdir()
-    writer = "was written by version 0.1 of this program (training version 7); this version reads version 9"
+    writer = "was written by version 0.1 of this program (training version 7); this version reads version 10"
     remedy = f"Delete {folder} and run `tern train`; the stores and the published index stay usable"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{folder}/model.json {writer}. {remedy}.')}$"):
         read_model_card(folder)
@@ -63,7 +63,7 @@ def test_model_of_version_0_1_is_recognized(workspace):
 
 def test_index_of_version_0_1_is_recognized(workspace):
     root = workspace / "index"
-    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 5."
+    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 6."
     pattern = f"^{re.escape(message)} Delete .* and run .tern index. again, or install version 0.1.$"
     for version in (None, 1):
         with pytest.raises(ValueError, match=pattern):
@@ -81,16 +81,16 @@ def test_old_workspace_has_each_kind_of_manifest():
     assert len(list(OLD.glob("index/versions/*.json"))) == len(list(OLD.glob("models/*/model.json"))) == 1
 
 
-@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (4, "a newer")])
+@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (5, "a newer")])
 def test_store_of_another_version_says_what_to_do(schema, writer, workspace):
     path = workspace / STORES[0] / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
-    message = f"store schema {schema}, written by {writer} version of this program; this version reads schema 3."
+    message = f"store schema {schema}, written by {writer} version of this program; this version reads schema 4."
     with pytest.raises(ValueError, match=re.escape(message)):
         read_store_manifest(path.parent)
 
 
-@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (6, "a newer")])
+@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (7, "a newer")])
 def test_index_of_another_version_is_not_called_damaged(schema, writer, workspace):
     (path,) = (workspace / "index" / "versions").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))

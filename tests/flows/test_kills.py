@@ -193,7 +193,8 @@ def test_killed_runs_are_detected_and_the_next_run_resumes_them(
     assert run_ids.keys() == killed.keys()
     for plan, (stage, workspace, shards_before, _, kill_time, run) in killed.items():
         list_crashes = lambda: [s for s in list_states(server, run_ids[plan]) if s["type"] == "CRASHED"]  # noqa: E731, B023
-        (state,) = wait_until(list_crashes, max_detection_seconds + 60, "a killed run was not detected")
+        # The first one: on a busy machine, the heartbeats of a restarted run can be late too.
+        state = wait_until(list_crashes, max_detection_seconds + 60, "a killed run was not detected")[0]
         assert "heartbeat" in state["message"]
         assert 0 < datetime.fromisoformat(state["timestamp"]).timestamp() - kill_time <= max_detection_seconds, stage
         if run:

@@ -30,7 +30,7 @@ def test_lineage_of_the_published_version_matches_the_manifests(finished_pipelin
     edges = read_edges(workspace)
     lineage = read_lineage(workspace)
     assert {(name, node.name) for node in lineage.nodes for name in node.inputs} == edges
-    assert [node.kind for node in lineage.nodes] == ["store", "store", "model", "vectors", "vectors", "index"]
+    assert [node.kind for node in lineage.nodes] == ["store"] * 2 + ["model"] + ["vectors"] * 4 + ["index"]
     chart = lineage.to_mermaid()
     names = dict(re.findall(r'  (n\d+)\["\w+ ([^<]+)<', chart))
     arrows = {(names[a], names[b]) for a, b in re.findall(r"  (n\d+) --> (n\d+)\n", chart)}

@@ -75,9 +75,10 @@ def workspace(request, finished_pipeline, tmp_path) -> Path:
 
 
 def publish_another_version(plan) -> None:
-    """Publish version 2: another model of the same features, trained for one epoch."""
+    """Publish version 2: another model of the same features, trained for one epoch, so that it finds less."""
     train = plan.train.model_copy(update={"epochs": 1})
-    PipelineRunner(plan.model_copy(update={"train": train})).run_all()
+    gate = plan.gate.model_copy(update={"max_success_drop": 1.0})
+    PipelineRunner(plan.model_copy(update={"train": train, "gate": gate})).run_all()
 
 
 @pytest.mark.parametrize("workspace", [name for name in CONTENTS if name != "rolled back"], indirect=True)

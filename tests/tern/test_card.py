@@ -22,8 +22,10 @@ def test_model_card_is_read_back_as_written(tmp_path, extra):
     assert path.name == MODEL_CARD
     assert read_model_card(tmp_path) == card
     content = json.loads(path.read_text())
-    assert content["schema"] == 9
-    assert content.keys() == {"schema", "network", *FIELDS, *extra}, "fields without a value are left out"
+    assert content["schema"] == 10
+    assert content.keys() == {"schema", "network", "alignment_weight", *FIELDS, *extra}, (
+        "fields without a value are left out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,9 +33,9 @@ def test_model_card_is_read_back_as_written(tmp_path, extra):
     [
         (
             {"schema": 7},
-            r"card schema 7, written by an older version of this program; this version reads schema 9\.",
+            r"card schema 7, written by an older version of this program; this version reads schema 10\.",
         ),
-        ({"schema": 10}, "card schema 10, written by a newer version of this program"),
+        ({"schema": 11}, "card schema 11, written by a newer version of this program"),
         ({"schema": None}, "card schema None, which no version of this program writes"),
         (
             {"network": 0},

@@ -69,7 +69,7 @@ from tests.helpers.small_plan import small_plan
 
 if __name__ == "__main__":
     jobs = [Job(Path(sys.argv.pop()), "waits")] * 4
-    app.build_app = lambda: lambda *_, **__: make_process_map(2, "x")(work, jobs)
+    app.build_app = lambda *_: lambda *_, **__: make_process_map(2, "x")(work, jobs)
     app.main()
 """
 

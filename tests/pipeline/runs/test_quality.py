@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data.store import Store
+from data.alignment import compute_alignment_scores
+from data.store import Store, read_intact_row_vectors
 from pipeline.cli.app import build_app
 from pipeline.pages.embedding_map import MAX_IMAGES, make_embedding_map, project_rows
 from pipeline.pages.report import write_report
@@ -45,14 +46,19 @@ def invoke(*arguments: str):
 def test_evaluation_keeps_the_rank_of_every_query(finished_pipeline, ranks):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset.select_split("test")
     images, captions = Store(vectors.images), Store(vectors.captions)
-    gallery = {image.id: images.read("features", [image.id])[0].astype(float) for image in dataset.images}
+    gallery = [image.id for image in dataset.images]
+    rows, weight = read_intact_row_vectors(Store(vectors.image_rows), gallery), vectors.alignment_weight
     expected = {}
     for caption in dataset.captions:
-        scores = {name: row @ captions.read("features", [caption.id])[0].astype(float) for name, row in gallery.items()}
-        expected[caption.id] = 1 + sum(score > scores[caption.image_id] for score in scores.values())
+        cosines = images.read("features", gallery).astype("f4") @ captions.read("features", [caption.id])[0].astype(
+            "f4"
+        )
+        caption_rows = read_intact_row_vectors(Store(vectors.caption_rows), [caption.id])
+        combined = (1 - weight) * cosines + weight * compute_alignment_scores(caption_rows, rows)
+        expected[caption.id] = 1 + int((combined > combined[gallery.index(caption.image_id)]).sum())
     assert ranks.t2i == expected
-    assert ranks.i2t.keys() == gallery.keys()
-    metrics = finished_pipeline.evaluation.splits["test"].metrics
+    assert ranks.i2t.keys() == set(gallery)
+    metrics = finished_pipeline.evaluation.splits["test"].reranked
     for direction, values in (("t2i", ranks.t2i), ("i2t", ranks.i2t)):
         assert metrics.model_dump()[direction]["meanr"] == pytest.approx(sum(values.values()) / len(values))
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 # because clipping would hide a wrong factor.
 NO_DROPOUT = CONFIG | {
     "images_per_batch": 9, "epochs": 2, "token_drop": 0.2, "max_grad_norm": 1e9,
-    "model": CONFIG["model"] | {"input_dropout": 0, "dropout": 0, "shortcut_dropout": 0},
+    "model": CONFIG["model"] | {"input_dropout": 0, "token_dropout": 0, "dropout": 0, "shortcut_dropout": 0},
 }  # fmt: skip
 LOSSES = ({"name": "infonce"}, {"name": "hinge", "reduction": "sum"}, {"name": "MultiSimilarityLoss"})
 
