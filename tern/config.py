@@ -55,8 +55,9 @@ class LossConfig(SettingsTable):
     memory_start_batch: int = Field(0, ge=0)
     """Number of batches before the memory is used; at the start of training the vectors of earlier batches are too far
     from the current ones."""
-    alignment_weight: float = Field(1, ge=0)
-    """Weight of the loss of the alignment scores, for a model with row vectors: `infonce` with the settings above."""
+    alignment_weight: float = Field(1, gt=0)
+    """Weight of the loss of the alignment scores, for a model with row vectors: `infonce` with the settings above. Row
+    vectors that are not trained would explain hits by chance: `model.alignment_dim = 0` leaves them out."""
     vicreg_weight: float = Field(0, ge=0)
     """Weight of the VICReg term that is added to the loss; the term is about 5 to 70. 0 disables it."""
 

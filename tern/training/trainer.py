@@ -110,8 +110,7 @@ class Trainer:
         fit_normalization(tern, inputs.regions, inputs.tokens, [*self.captions_by_image_id], caption_ids)
         self.ema_model = copy.deepcopy(self.model).eval()
         self.loss = build_loss(c.loss).to(self.device)
-        has_rows = bool(c.model.alignment_dim and c.loss.alignment_weight)
-        self.alignment_loss = InfoNCE(c.loss).to(self.device) if has_rows else None
+        self.alignment_loss = InfoNCE(c.loss).to(self.device) if c.model.alignment_dim else None
         all_negatives = c.loss.model_copy(update={"negatives": "all", "memory_size": 0})
         self.all_negatives_loss = build_loss(all_negatives) if c.loss.name == "hinge" else None
         self.optimizer = build_optimizer(c, self.model, self.losses_with_parameters, text)
