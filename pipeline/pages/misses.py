@@ -42,7 +42,7 @@ def find_misses(
 ) -> MissReport:
     """Find the queries of a split whose relevant items are not ranked within the first k.
 
-    The ranks are those of the evaluation.
+    The ranks are those of the cosine, before the best results are reranked.
 
     Args:
         vectors: Vectors of the dataset.
