@@ -1,8 +1,8 @@
 """Every code block of the README and of docs/ runs, or is in a list of exceptions with its reason.
 
 The blocks run in a folder of their own, with a copy of the code in which the plan `demo` is small. They run in the
-order of their page, so that a page may use what its earlier blocks have made. Blocks of type `text` are output or
-drawings.
+order of their page, so that a page may use what its earlier blocks have made. Of equal blocks of several pages, the
+last one runs. Blocks of type `text` are output or drawings.
 """
 
 import os
@@ -26,8 +26,8 @@ images_per_shard = 40
 captions_per_shard = 200
 workers = 1
 [demo]
-images = 112
-splits = {train = 96, val = 8, test = 8}
+images = 48
+splits = {train = 36, val = 6, test = 6}
 [regions]
 model = "demo"
 weights = "demo"
@@ -73,14 +73,15 @@ EXCEPTIONS = (
         r"evaluate\.(folds|ndcg)=true|evaluate\.folds=2|--groups$|--trec ",
         "tests/tern/evaluation and tests/pipeline/runs/test_quality.py run it on fewer images",
     ),
+    (r"^tern demo\s*$", "has made the folder in which the blocks run"),
     (r"import ir_measures|from ranx", "needs ir_measures or ranx; tests/tern/evaluation/test_trec.py uses them"),
 )
 
 # What a block is shortened to before it runs.
-SHORTENED = {"epochs = 15": "epochs = 1", "train.epochs=2": "train.epochs=1"}
+SHORTENED = {"epochs = 15": "epochs = 1", "train.epochs=2": "train.epochs=1", "scene-00110.jpg": "scene-00010.jpg"}
 
-# page -> the page whose blocks run before it, in the same folder
-CONTINUES = {"docs/tutorial/03-nightly-updates.md": "docs/tutorial/02-your-images.md"}
+# page -> the page whose blocks run after it, in the same folder
+CONTINUED_BY = {"docs/tutorial/02-your-images.md": "docs/tutorial/03-nightly-updates.md"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class Block:
     def reason_not_to_run(self) -> str:
         """The reason of the first exception that matches; empty if the block runs."""
         return next((reason for pattern, reason in EXCEPTIONS if re.search(pattern, self.code)), "")
+
+    @property
+    def commands(self) -> str:
+        """The code without the plan `demo`, which is the default."""
+        return self.code.replace(" --plan demo", "")
 
 
 def read_blocks(page: str) -> list[Block]:
@@ -114,6 +120,8 @@ PAGES = [
     for page in tracked_files("README.md", "CONTRIBUTING.md", "docs/*.md")
     if not page.startswith("docs/decisions/") and any(block.language != "text" for block in read_blocks(page))
 ]
+# commands -> the last block that has them
+LAST_PLACES = {block.commands: block for page in PAGES for block in read_blocks(page)}
 
 
 @pytest.fixture(scope="module")
@@ -143,45 +151,36 @@ def finished(environment, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def folders(finished) -> dict[str, Path]:
-    """The folder in which the blocks of each page ran, as they left it; "" is the folder of the finished demo."""
-    return {"": finished}
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in CONTINUED_BY.values()])
+def test_blocks_of_page_run(page, environment, finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "reader", symlinks=True))
+    for part in (page, CONTINUED_BY.get(page)):
+        for block in read_blocks(part) if part else ():
+            run_block(block, environment, folder)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_blocks_of_page_run(page, environment, folders, tmp_path):
-    earlier = CONTINUES.get(page, "")
-    if earlier not in folders:
-        run_blocks(earlier, environment, folders[""], folders.setdefault(earlier, tmp_path / "earlier"))
-    run_blocks(page, environment, folders[earlier], tmp_path / "reader")
-    folders[page] = tmp_path / "reader"
-
-
-def run_blocks(page: str, environment: dict[str, str], start: Path, folder: Path) -> None:
-    """Run the blocks of a page in a copy of the folder `start`."""
-    shutil.copytree(start, folder, symlinks=True)
-    for block in read_blocks(page):
-        where = f"{block.page}:{block.line}"
-        assert block.language in ("bash", "python", "toml", "text"), f"{where}: name the language of the block"
-        if block.language == "text" or block.reason_not_to_run:
-            continue
-        code = block.code
-        for long, short in SHORTENED.items():
-            code = code.replace(long, short)
-        if block.language == "toml":
-            named = re.match(r"# (\S+\.toml)$", code.splitlines()[0])
-            path = folder / (named[1] if named else "block.toml")
-            path.write_text(code if re.search(r"^workspace", code, re.M) else 'workspace = "w"\n[demo]\n')
-            table = "" if named or re.search(r"^workspace", code, re.M) else code
-            path.write_text(path.read_text() + table)
-            command = ["python", "-c", f"from pipeline.plans import load_plan; load_plan({path.name!r})"]
-        elif block.language == "python":
-            command = ["python", "-c", code]
-        else:
-            command = ["bash", "-euo", "pipefail", "-c", code]
-        out = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert out.returncode == 0, f"{where}\n{code}\n{out.stdout[-1500:]}\n{out.stderr[-3000:]}"
+def run_block(block: Block, environment: dict[str, str], folder: Path) -> None:
+    """Run a block, unless its language or an exception prevents it, or it is repeated later."""
+    where = f"{block.page}:{block.line}"
+    assert block.language in ("bash", "python", "toml", "text"), f"{where}: name the language of the block"
+    if block.language == "text" or block.reason_not_to_run or block != LAST_PLACES[block.commands]:
+        return
+    code = block.code
+    for long, short in SHORTENED.items():
+        code = code.replace(long, short)
+    if block.language == "toml":
+        named = re.match(r"# (\S+\.toml)$", code.splitlines()[0])
+        path = folder / (named[1] if named else "block.toml")
+        path.write_text(code if re.search(r"^workspace", code, re.M) else 'workspace = "w"\n[demo]\n')
+        table = "" if named or re.search(r"^workspace", code, re.M) else code
+        path.write_text(path.read_text() + table)
+        command = ["python", "-c", f"from pipeline.plans import load_plan; load_plan({path.name!r})"]
+    elif block.language == "python":
+        command = ["python", "-c", code]
+    else:
+        command = ["bash", "-euo", "pipefail", "-c", code]
+    out = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert out.returncode == 0, f"{where}\n{code}\n{out.stdout[-1500:]}\n{out.stderr[-3000:]}"
 
 
 def test_exceptions_are_used():
