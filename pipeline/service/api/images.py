@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 
 from index.metadata import Row
 from index.search import Index
-from pipeline.search.searcher import Searcher
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p
 from pipeline.service.api.answer_body import CaptionBody, ItemBody
 from pipeline.service.api.backend import Backend
@@ -61,7 +61,7 @@ def add_image_routes(app: FastAPI, backend: Backend) -> None:
     async def send_thumbnail(
         request: Request, image_id: str, size: Annotated[int, SIZE] = 360, version: p.Version = ""
     ) -> Response:
-        def make_response(searcher: Searcher) -> Response:
+        def make_response(searcher: IndexSearcher) -> Response:
             path = searcher.find_image(image_id)
             thumbnail = None if path is None else thumbnails.get(path, size)
             if thumbnail is None:
@@ -83,7 +83,7 @@ def add_image_routes(app: FastAPI, backend: Backend) -> None:
         return await backend.read(version, lambda searcher: _read_item(searcher.index, item_id))
 
 
-def _open_image(request: Request, searcher: Searcher, image_id: str) -> Response:
+def _open_image(request: Request, searcher: IndexSearcher, image_id: str) -> Response:
     path = searcher.find_image(image_id)
     media_type = None if path is None else _find_media_type(path)
     if path is None or media_type is None:

@@ -12,6 +12,7 @@ from pipeline.pages.cards import HitCard, make_linked_card
 from pipeline.pages.render import render_page
 from pipeline.plans.notes import describe_extractor
 from pipeline.search.hits import Answer, Hit
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import (
     AVOIDED_BESIDE_IMAGE,
     AVOIDED_BESIDE_TEXT,
@@ -21,7 +22,6 @@ from pipeline.search.query import (
     TextPart,
 )
 from pipeline.search.query import Query as SearchQuery
-from pipeline.search.searcher import Searcher
 from pipeline.service.api import parameters as p
 from pipeline.service.api.backend import Backend
 from pipeline.service.api.dispatcher import Results
@@ -83,7 +83,7 @@ def add_page_routes(app: FastAPI, backend: Backend) -> None:
         return HTMLResponse(render_page("api.html", introduction=INTRODUCTION, operations=operations))
 
 
-def _render_results(form: PageForm, searcher: Searcher, results: Results) -> str:
+def _render_results(form: PageForm, searcher: IndexSearcher, results: Results) -> str:
     notes = [*describe_extractor(searcher.plan)]
     answer, problem = Answer(()), ""
     for result in results:
