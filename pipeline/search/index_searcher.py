@@ -32,6 +32,8 @@ class IndexSearcher:
 
     Attributes:
         plan: Plan of the index; None if it is searched without one.
+        stored_images: Regions of its images; None if they are not there.
+        accepts_photos: Whether photos that are not in the index can be searched with: there is an extractor for them.
 
     Args:
         index: The version; `close` closes it.
@@ -51,7 +53,8 @@ class IndexSearcher:
         image_root: Path | None,
         region_source: str | None = None,
     ) -> None:
-        self.index, self._encoder, self._stored_images = index, encoder, stored_images
+        self.index, self._encoder, self.stored_images = index, encoder, stored_images
+        self.accepts_photos = region_source is None and encoder.has_region_extractor
         self._image_root = image_root
         self._explainer = HitExplainer(index, encoder, stored_images)
         self._embedder = QueryEmbedder(index, encoder, stored_images, image_root, region_source)
@@ -59,7 +62,7 @@ class IndexSearcher:
     @property
     def note(self) -> str:
         """What a person should know of all answers; empty if there is nothing."""
-        return "" if self._stored_images else "The region features are not here, so hits come without regions."
+        return "" if self.stored_images else "The region features are not here, so hits come without regions."
 
     def load_models(self) -> None:
         """Load now what the first text query needs."""
@@ -68,8 +71,8 @@ class IndexSearcher:
     def close(self) -> None:
         """Close the index and the region store."""
         self.index.close()
-        if self._stored_images is not None:
-            self._stored_images.close()
+        if self.stored_images is not None:
+            self.stored_images.close()
 
     def search(
         self,
