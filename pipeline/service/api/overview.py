@@ -97,11 +97,17 @@ def _make_overview(searcher: IndexSearcher) -> OverviewBody:
         counts={kind: collection.counts.live for kind, collection in index.manifest.collections.items()},
         accepts_photos=searcher.accepts_photos,
         has_words=images is not None and images.row_vectors is not None,
+        has_boxes=_has_boxes(searcher),
         min_probability=None if calibration is None else calibration.min_probability,
         notes=[note for note in (searcher.note, *describe_extractor(searcher.plan)) if note],
         examples=_choose_examples(index) if images is not None else [],
         version=index.version,
     )
+
+
+def _has_boxes(searcher: Searcher) -> bool:
+    stored = searcher.stored_images
+    return stored is not None and stored.store.recipe.get("extractor") != "grid"
 
 
 def _choose_examples(index: Index) -> list[ExampleBody]:
