@@ -105,7 +105,7 @@ def _make_overview(searcher: IndexSearcher) -> OverviewBody:
     )
 
 
-def _has_boxes(searcher: Searcher) -> bool:
+def _has_boxes(searcher: IndexSearcher) -> bool:
     stored = searcher.stored_images
     return stored is not None and stored.store.recipe.get("extractor") != "grid"
 
