@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -76,6 +77,7 @@ def enlarge_images(folder: Path) -> None:
 def show_first_screen(browser, service: ServiceProcess) -> str:
     """Open the page in a new profile of the browser; return how long the hits and their thumbnails take."""
     with open_page(browser, f"http://127.0.0.1:{service.port}/healthz") as tab:
+        measure = start_profile(tab)
         cpu, start = service.cpu_seconds, time.monotonic()
         tab.goto(f"http://127.0.0.1:{service.port}/{QUERY}", wait_until="commit")
         tab.locator("#hits .card:not(.loading)").first.wait_for()
@@ -83,7 +85,21 @@ def show_first_screen(browser, service: ServiceProcess) -> str:
         tab.evaluate("document.querySelectorAll('#hits img').forEach(one => { one.loading = 'eager'; })")
         wait_until(tab, LOADED, 60)
         thumbnails, used = time.monotonic() - start, service.cpu_seconds - cpu
-        return f"hits {hits:.2f} s, thumbnails {thumbnails:.2f} s, {used:.2f} CPU s of the service"
+        main_thread = f"{measure():.2f} CPU s of the main thread of the page"
+        return f"hits {hits:.2f} s, thumbnails {thumbnails:.2f} s; {used:.2f} CPU s of the service, {main_thread}"
+
+
+def start_profile(tab) -> Callable[[], float]:
+    """Return a function that returns the CPU seconds of the main thread of a page since now."""
+    session = tab.context.new_cdp_session(tab)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def read() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+    before = read()
+    return lambda: read() - before
 
 
 def scroll(browser, service: ServiceProcess) -> str:
@@ -91,6 +107,7 @@ def scroll(browser, service: ServiceProcess) -> str:
     with open_page(browser, f"http://127.0.0.1:{service.port}/{QUERY}") as tab:
         tab.locator("#hits .card:not(.loading)").first.wait_for()
         tab.evaluate(WATCH_LONG_TASKS)
+        measure = start_profile(tab)
         end = time.monotonic() + 240
         count = 0
         while count < NUM_SCROLLED and time.monotonic() < end:
@@ -98,4 +115,5 @@ def scroll(browser, service: ServiceProcess) -> str:
             tab.wait_for_timeout(50)
             count = tab.locator("#hits .card").count()
         tasks = tab.evaluate("window.longTasks")
-        return f"{count:,} hits; {len(tasks)} tasks above 50 ms, the longest {max(tasks, default=0):.0f} ms"
+        longest = f"{len(tasks)} tasks above 50 ms, the longest {max(tasks, default=0):.0f} ms"
+        return f"{count:,} hits; {longest}; {measure():.2f} CPU s of the main thread of the page"

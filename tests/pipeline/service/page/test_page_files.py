@@ -52,6 +52,14 @@ def test_modules_import_only_files_of_the_page_and_are_documented():
         )
 
 
+def test_modules_are_preloaded_so_that_they_arrive_together(client):
+    loaded = re.findall(
+        r'<(?:link rel="modulepreload" href|script type="module" src)="static/([^"]+)"', client.get("/").text
+    )
+    modules = {str(path.relative_to(STATIC)) for path in STATIC.rglob("*.js")}
+    assert sorted(loaded) == sorted(name for name in modules if not name.startswith("docs/"))
+
+
 def test_numbers_of_the_page_are_those_of_the_search():
     parts, results = ((STATIC / name).read_text("utf-8") for name in ("query/parts.js", "results/list.js"))
     for name, value in (
