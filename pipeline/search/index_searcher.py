@@ -11,6 +11,7 @@ import numpy as np
 from data.alignment import Embeddings, concatenate_embeddings
 from index.metadata import Row
 from index.search import Index, IndexHit
+from pipeline.plans.plan import Plan
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.explainer import Explanation, HitExplainer
@@ -30,6 +31,7 @@ class IndexSearcher:
     """An open version of an index, with the model of its vectors.
 
     Attributes:
+        plan: Plan of the index; None if it is searched without one.
         stored_images: Regions of its images; None if they are not there.
         accepts_photos: Whether photos that are not in the index can be searched with: there is an extractor for them.
 
@@ -41,6 +43,8 @@ class IndexSearcher:
         region_source: See `QueryEmbedder`.
     """
 
+    plan: Plan | None = None
+
     def __init__(
         self,
         index: Index,
@@ -51,9 +55,9 @@ class IndexSearcher:
     ) -> None:
         self.index, self._encoder, self.stored_images = index, encoder, stored_images
         self.accepts_photos = region_source is None and encoder.has_region_extractor
-        self._image_root = image_root or Path()
+        self._image_root = image_root
         self._explainer = HitExplainer(index, encoder, stored_images)
-        self._embedder = QueryEmbedder(index, encoder, stored_images, self._image_root, region_source)
+        self._embedder = QueryEmbedder(index, encoder, stored_images, image_root, region_source)
 
     @property
     def note(self) -> str:
@@ -231,8 +235,8 @@ class IndexSearcher:
         """Find the file of an image of the index, by the id of the image.
 
         Returns:
-            The path; None if there is no such image, or if its metadata name a file outside of the folder of images:
-            the metadata of an imported index come from somebody else.
+            The path; None if there is no such image, if the folder of images is not known, or if the metadata name a
+            file outside of it: those of an imported index come from somebody else.
         """
         row = self.index.get_metadata([image_id]).get(image_id)
         return None if row is None else find_image_file(self._image_root, row)
@@ -268,4 +272,4 @@ class IndexSearcher:
         return self.index.get_metadata_by_image("caption", image_ids) if "caption" in self.index.kinds else {}
 
     def _get_path(self, row: Row) -> Path:
-        return self._image_root / (row.path or "")
+        return (self._image_root or Path()) / (row.path or "")

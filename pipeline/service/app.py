@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from index.search import HotReloader
-from pipeline.search.searcher import Searcher
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.access.bearer_tokens import BearerTokens
 
 try:
@@ -33,7 +33,7 @@ API_VERSION = "1"
 
 
 def create_app(
-    reloader: HotReloader[Searcher],
+    reloader: HotReloader[IndexSearcher],
     allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
     tokens: BearerTokens | None = None,
     metrics_folder: Path | None = None,

@@ -210,6 +210,7 @@ class OverviewBody(BaseModel):
     )
     accepts_photos: bool = Field(description="Whether photos that are not in the index can be searched with.")
     has_words: bool = Field(description="Whether hits of a text say which words match which regions.")
+    has_boxes: bool = Field(description="Whether it is known where the regions are; not for cells of a grid.")
     min_probability: float | None = Field(
         description="Hits of a text with a smaller chance of being right are weak; null without a calibration.",
         examples=[0.05],

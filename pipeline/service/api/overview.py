@@ -10,7 +10,7 @@ from fastapi import FastAPI, HTTPException
 from index.metadata import Column, Row, describe_columns, sample_rows
 from index.search import Index
 from pipeline.plans.notes import describe_extractor
-from pipeline.search.searcher import Searcher
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p
 from pipeline.service.api.answer_body import ColumnBody, ColumnsBody, ExampleBody, OverviewBody, ValueBody
 from pipeline.service.api.backend import Backend
@@ -33,7 +33,7 @@ def add_overview_routes(app: FastAPI, backend: Backend) -> None:
         responses={200: {"model": ColumnsBody}, **p.make_error_responses(404)},
     )
     async def show_columns(target: p.Target = "images", version: p.Version = "") -> ColumnsBody:
-        def make(searcher: Searcher) -> ColumnsBody:
+        def make(searcher: IndexSearcher) -> ColumnsBody:
             key = ("columns", target, searcher.index.version)
             return kept.get(key, lambda: _make_columns(searcher.index, TARGETS[target]))
 
@@ -46,7 +46,7 @@ def add_overview_routes(app: FastAPI, backend: Backend) -> None:
         responses={200: {"model": OverviewBody}, **p.make_error_responses(404)},
     )
     async def show_overview(version: p.Version = "") -> OverviewBody:
-        def make(searcher: Searcher) -> OverviewBody:
+        def make(searcher: IndexSearcher) -> OverviewBody:
             return kept.get(("overview", "", searcher.index.version), lambda: _make_overview(searcher))
 
         return await backend.read(version, make)
@@ -89,7 +89,7 @@ def _make_column(column: Column) -> ColumnBody:
     )
 
 
-def _make_overview(searcher: Searcher) -> OverviewBody:
+def _make_overview(searcher: IndexSearcher) -> OverviewBody:
     index = searcher.index
     images = index.collection("image") if "image" in index.kinds else None
     calibration = None if images is None else images.manifest.calibration
@@ -97,11 +97,17 @@ def _make_overview(searcher: Searcher) -> OverviewBody:
         counts={kind: collection.counts.live for kind, collection in index.manifest.collections.items()},
         accepts_photos=searcher.accepts_photos,
         has_words=images is not None and images.row_vectors is not None,
+        has_boxes=_has_boxes(searcher),
         min_probability=None if calibration is None else calibration.min_probability,
         notes=[note for note in (searcher.note, *describe_extractor(searcher.plan)) if note],
         examples=_choose_examples(index) if images is not None else [],
         version=index.version,
     )
+
+
+def _has_boxes(searcher: IndexSearcher) -> bool:
+    stored = searcher.stored_images
+    return stored is not None and stored.store.recipe.get("extractor") != "grid"
 
 
 def _choose_examples(index: Index) -> list[ExampleBody]:

@@ -50,7 +50,7 @@ def test_overview_has_examples_of_images_that_the_model_was_not_trained_on(clien
     dataset = finished_pipeline.features.dataset
     overview = client.get(f"{API}/overview").json()
     assert overview["counts"] == {"image": len(dataset.images), "caption": len(dataset.captions)}
-    assert (overview["accepts_photos"], overview["has_words"], overview["version"]) == (True, True, 1)
+    assert [overview[name] for name in ("accepts_photos", "has_words", "has_boxes", "version")] == [True, True, True, 1]
     examples = overview["examples"]
     assert len({example["image_id"] for example in examples}) == len({example["text"] for example in examples}) == 8
     for example in examples:

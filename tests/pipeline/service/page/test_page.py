@@ -366,8 +366,7 @@ def test_keyboard_reaches_everything(open_at):
     page.locator("#chips .chip", has_text=ids[1]).wait_for()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_no_page_violates_a_rule_of_axe(open_at, scheme, width):
     page = open_at("", color_scheme=scheme, viewport={"width": width, "height": 844})
     page.locator("#examples li").first.wait_for()

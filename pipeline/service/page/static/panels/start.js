@@ -39,7 +39,8 @@ async function showOverview(overview, version) {
   byId('counts').textContent = `${count('image')} images${captions} are indexed, in version ${overview.version}.`;
   byId('answered-by').textContent = `Index version ${overview.version}.`;
   byId('can-photo').hidden = !overview.accepts_photos;
-  byId('can-words').hidden = !overview.has_words;
+  byId('can-words').hidden = !overview.has_words || !overview.has_boxes;
+  byId('can-regions').hidden = !overview.has_boxes;
   byId('can-weak').hidden = overview.min_probability === null;
   for (const option of byId('target').options) option.disabled = option.value === 'captions' && !overview.counts.caption;
   replace(byId('start-notes'), ...overview.notes.map((text) => h('p', { class: 'soft', text })));

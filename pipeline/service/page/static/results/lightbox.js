@@ -92,7 +92,7 @@ function showItem(item, hit, image) {
   const showArea = listenForAreas(overlay, size, (box) => searchSimilar(item.id, box));
   replace(byId('details'),
     hit ? makeScore(hit) : null,
-    hit && hit.words.length ? section('Words and their regions', makeWords(hit, outlines, 'button')) : null,
+    hit && hit.words.length ? section(named.length ? 'Words and their regions' : 'Words and their shares of the score', makeWords(hit, outlines, 'button')) : null,
     item.captions.length ? section('Captions', h('ul', {}, ...item.captions.map(({ text }) => h('li', { text: printable(text) })))) : null,
     makeActions(item.id, printable(item.id)),
     section('Metadata', makeMetadata(item)),
