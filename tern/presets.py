@@ -131,7 +131,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def follow_size(num_images: int, num_captions: int, num_val_images: int) -> dict[str, Any]:
-    """Choose the settings of the preset `default` that follow from the size of the dataset (decision 054).
+    """Choose the settings of the preset `default` that follow from the size of the dataset (decision 056).
 
     Few images are soon known by heart: up to 1,500, the transformer branch is weak, and more of the shortcut's features
     are dropped; from 5,500 on, neither is needed. In between, the settings follow the logarithm of the size. The number

@@ -1,6 +1,7 @@
 """Shared fixtures: a run of a small plan over demo scenes, with the demo detector and a BERT, once per session."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Many images of containers forbid compiled files. Then each process, and each that a test starts, compiles all again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 # The files whose tests use the fixture `server`, which costs half a minute of CPU to start and some to keep. A list by
@@ -83,6 +88,16 @@ def shared_folder(tmp_path_factory) -> Path:
 def cache_folder(shared_folder):
     """Cache folder of the tests and of the processes that they start, in place of the user's."""
     os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_query_sides(shared_folder):
+    """Export the query sides of equal models once."""
+    from tests.helpers.query_sides import share_query_sides
+
+    with pytest.MonkeyPatch.context() as patch:
+        share_query_sides(patch, shared_folder / "query-sides")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.alignment import Embeddings, RowVectors, combine_scores, compute_alignment_scores
+from data.config import RERANKED_HITS
 from tern.evaluation.metrics import TIE_TOLERANCE, compute_ranks, encode_image_ids, iter_score_blocks
 from tern.evaluation.usable import NO_QUERY, find_usable_rows
 
-DEFAULT_CANDIDATES = 100
 ALIGNMENT_WEIGHTS = tuple(step / 20 for step in range(17))  # 0 to 0.8, from which the best on `val` is chosen
 SCALES = tuple(5 * 2 ** (step / 2) for step in range(9))  # 5 to 80: factors of a score in a softmax
 
@@ -77,7 +77,7 @@ def rerank_split(
     image_ids: Sequence[str],
     captions: Embeddings,
     caption_image_ids: Sequence[str],
-    num_candidates: int = DEFAULT_CANDIDATES,
+    num_candidates: int = RERANKED_HITS,
 ) -> tuple[RerankedDirection, RerankedDirection]:
     """Score the candidates of all queries of a split: image to text, and text to image.
 
@@ -175,7 +175,7 @@ def choose_alignment_weight(directions: Sequence[RerankedDirection]) -> float:
     """Choose the weight of the alignment with the lowest cross-entropy, at its best scale; the smallest of equals.
 
     Recalls would choose at random where `val` is small: on 100 images of the demo they preferred 0.8, which cost 6 of
-    rsum on `test`, where the cross-entropy prefers 0.4 (decision 054).
+    rsum on `test`, where the cross-entropy prefers 0.4 (decision 056).
 
     Args:
         directions: Both directions of a split that nothing is judged on, such as `val`.

@@ -128,7 +128,7 @@ LAST_PLACES = {block.commands: block for page in PAGES for block in read_blocks(
 def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
     """Make a copy of the code whose plan `demo` is small, and a server that runs its commands."""
     code = tmp_path_factory.mktemp("code")
-    for package in PACKAGES:
+    for package in (*PACKAGES, "tests"):  # the server of commands imports its helpers
         if package == "pipeline":
             shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
         else:

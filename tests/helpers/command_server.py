@@ -41,11 +41,8 @@ def start(folder: Path, environment: dict[str, str]) -> subprocess.Popen:
 
 def serve(path: str) -> None:
     """Import what commands import, then fork for each request until the standard input ends."""
-    import pipeline.cli.app
-    import pipeline.pages
-    import pipeline.runs
-    import pipeline.search
-    import pipeline.stages  # noqa: F401
+    import pipeline.cli.app  # noqa: F401
+    import tests.helpers.heavy_imports  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:

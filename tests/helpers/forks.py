@@ -93,10 +93,11 @@ def main(path: str) -> None:
         listening.bind(path)
         listening.listen()
         import flows.runs  # noqa: F401
+        import tests.helpers.heavy_imports  # noqa: F401
 
         # All runs share one fork server for their worker processes. Each run would otherwise start its own.
         multiprocessing.get_context("forkserver").set_forkserver_preload(
-            ["pipeline.stages.extract", "pipeline.stages.embed", "extractors.regions.faster_rcnn"]
+            ["pipeline.stages.extract", "tests.helpers.heavy_imports"]
         )
         forkserver.ensure_running()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the supervisors

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -98,11 +99,15 @@ def avif_claiming(width: int, height: int) -> bytes:
     return rewritten(data, data.index(b"ispe") + 8, struct.pack(">II", width, height))
 
 
-def inflated(kind: bytes, head: bytes) -> bytes:
-    """Return a PNG with a chunk of 300 MB of zeros, compressed to 0.3 MB."""
+@cache
+def _compressed_zeros() -> bytes:
     packer = zlib.compressobj(9)
-    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
-    return png([bytes(9)] * 3, (3, 3), 8, 2, chunk(kind, head + bomb))
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
+
+
+def inflated(kind: bytes) -> bytes:
+    """Return a PNG with a chunk of 300 MB of zeros, compressed to 0.3 MB."""
+    return png([bytes(9)] * 3, (3, 3), 8, 2, chunk(kind, b"x\0\0" + _compressed_zeros()))
 
 
 def rescanned(times: int) -> bytes:

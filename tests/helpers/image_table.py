@@ -197,8 +197,8 @@ def _broken() -> list[Case]:
         Case("huge.webp", webp_claiming(16383, 16383), reason="pixels"),
         Case("huge.ppm", b"P6 100000 100000 255\n", reason="pixels"),
         Case("time bomb.jpg", rescanned(10_000), reason=r"its 10,0\d\d scans are more than 500"),
-        Case("profile bomb.png", inflated(b"iCCP", b"x\0\0"), reason="(?i)too large"),
-        Case("text bomb.png", inflated(b"zTXt", b"x\0\0"), reason="(?i)too large"),
+        Case("profile bomb.png", lambda path: path.write_bytes(inflated(b"iCCP")), reason="(?i)too large"),
+        Case("text bomb.png", lambda path: path.write_bytes(inflated(b"zTXt")), reason="(?i)too large"),
     ]
 
 

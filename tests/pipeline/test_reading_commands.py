@@ -25,7 +25,9 @@ CONTENTS = {
     "without stores": ("dataset", "models", "vectors", "index"),
     "without models": ("dataset", "stores", "vectors", "index"),
     "rolled back": ("dataset", "stores", "hashes.json", "stages.jsonl", "models", "vectors", "evaluation", "index"),
+    "of two models": ("dataset", "stores", "hashes.json", "stages.jsonl", "models", "vectors", "evaluation"),
 }
+OF_TWO_MODELS = ("rolled back", "of two models")
 COMMANDS = {
     "report": ("report.html",),
     "misses --limit 2": ("misses-test.html",),
@@ -58,10 +60,21 @@ def snapshot(root: Path) -> dict[str, tuple[int, int, str]]:
     }
 
 
+@pytest.fixture(scope="module")
+def two_versions(finished_pipeline, tmp_path_factory) -> Path:
+    """The workspace of a folder, which has two models, and a version of each in its index."""
+    root = tmp_path_factory.mktemp("two")
+    shutil.copytree(finished_pipeline.plan.workspace, root / "run")
+    publish_another_version(load_plan(str(small_plan(root))))
+    return root / "run"
+
+
 @pytest.fixture
 def workspace(request, finished_pipeline, tmp_path) -> Path:
     """A workspace with the outputs of some stages."""
-    finished, copy = finished_pipeline.plan.workspace, tmp_path / "run"
+    has_two_models = request.param in OF_TWO_MODELS
+    finished = request.getfixturevalue("two_versions") if has_two_models else finished_pipeline.plan.workspace
+    copy = tmp_path / "run"
     copy.mkdir()
     for name in CONTENTS[request.param]:
         source = finished / name
@@ -69,7 +82,6 @@ def workspace(request, finished_pipeline, tmp_path) -> Path:
             continue
         shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy2(source, copy / name)
     if request.param == "rolled back":
-        publish_another_version(load_plan(str(small_plan(tmp_path))))
         rollback(copy / "index", 1)
     return copy
 
@@ -81,7 +93,7 @@ def publish_another_version(plan) -> None:
     PipelineRunner(plan.model_copy(update={"train": train, "gate": gate})).run_all()
 
 
-@pytest.mark.parametrize("workspace", [name for name in CONTENTS if name != "rolled back"], indirect=True)
+@pytest.mark.parametrize("workspace", [name for name in CONTENTS if name not in OF_TWO_MODELS], indirect=True)
 def test_reading_commands_write_nothing_but_their_output(workspace):
     for command in COMMANDS:
         check_command(workspace, command)
@@ -143,12 +155,9 @@ def test_items_without_a_vector_are_left_out_and_counted(workspace):
     assert any("1 images and 5 captions" in message for message in messages), messages
 
 
-@pytest.mark.parametrize("workspace", ["evaluated"], indirect=True)
-def test_model_must_be_named_if_several_have_vectors_and_none_is_published(workspace):
-    plan = load_plan(str(small_plan(workspace.parent)))
-    (name,) = (path.name for path in (workspace / "models").iterdir())
-    publish_another_version(plan)
-    shutil.rmtree(workspace / "index")
+@pytest.mark.parametrize("workspace", ["of two models"], indirect=True)
+def test_model_must_be_named_if_several_have_vectors_and_none_is_published(workspace, finished_pipeline):
+    plan, name = load_plan(str(small_plan(workspace.parent))), finished_pipeline.model.name
     with pytest.raises(ValueError, match=rf"2 models have vectors: .*{name}.*--model"):
         read_vectors(plan)
     assert read_vectors(plan, name).model.name == name

@@ -45,17 +45,42 @@ def package(finished_pipeline, tmp_path_factory):
     return export_model(finished_pipeline.plan, folder, ExportOptions(license="mit"), None, print)
 
 
+def write_plan(root):
+    """Write the plan of the workspace `carried` of a folder, which uses the package `model` of the folder."""
+    text = SMALL.format(workspace=root / "carried", workers=1)
+    text = text[: text.index("[regions]")] + text[text.index("[index]") :]
+    path = root / "carried.toml"
+    path.write_text(f'model = "{root / "model"}"\n{text}')
+    return path
+
+
+def write_workspace(root, finished_pipeline, package):
+    """Write a workspace with the images and features of the finished run, and its plan."""
+    for name in ("dataset", "stores"):
+        shutil.copytree(finished_pipeline.plan.workspace / name, root / "carried" / name)
+    shutil.copytree(package.folder, root / "model")
+    return write_plan(root)
+
+
 @pytest.fixture
 def carried(finished_pipeline, package, tmp_path):
     """Plan of a new workspace that uses the package; it has the images and features of the finished run."""
-    for name in ("dataset", "stores"):
-        shutil.copytree(finished_pipeline.plan.workspace / name, tmp_path / "carried" / name)
-    shutil.copytree(package.folder, tmp_path / "model")
-    text = SMALL.format(workspace=tmp_path / "carried", workers=1)
-    text = text[: text.index("[regions]")] + text[text.index("[index]") :]
-    path = tmp_path / "carried.toml"
-    path.write_text(f'model = "{tmp_path / "model"}"\n{text}')
-    return path
+    return write_workspace(tmp_path, finished_pipeline, package)
+
+
+@pytest.fixture(scope="module")
+def finished_carried(finished_pipeline, package, tmp_path_factory):
+    """A folder with such a workspace, in which all stages are finished."""
+    root = tmp_path_factory.mktemp("carried")
+    PipelineRunner(load_plan(str(write_workspace(root, finished_pipeline, package)))).run_all()
+    return root
+
+
+@pytest.fixture
+def indexed(finished_carried, tmp_path):
+    """Plan of a copy of it."""
+    shutil.copytree(finished_carried, tmp_path, dirs_exist_ok=True)
+    return write_plan(tmp_path)
 
 
 def read_all(store: Store) -> np.ndarray:
@@ -78,34 +103,48 @@ def test_other_workspace_has_the_same_vectors_and_figures(finished_pipeline, car
     assert (finished.model / "calibration.safetensors").is_file()
 
 
-def test_calibration_equals_a_slow_loop(finished_pipeline):
+@pytest.mark.parametrize("rerank", [0, 2, 100])
+def test_calibration_equals_a_slow_loop(rerank, finished_pipeline):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
     weight = 0.3
-    found = make_calibration(replace(vectors, alignment_weight=weight), dataset)
+    found = make_calibration(replace(vectors, alignment_weight=weight, rerank=rerank), dataset)
     assert found is not None
     images, captions = Store(vectors.images), Store(vectors.captions)
     image_rows, caption_rows = Store(vectors.image_rows), Store(vectors.caption_rows)
     val = [image.id for image in dataset.images if image.split == "val"]
     own = [caption for caption in dataset.captions if caption.image_id in val]
 
+    def compute_cosine(image: str, caption: str) -> float:
+        return float(images.read("features", [image])[0].astype(float) @ captions.read("features", [caption])[0])
+
     def score(image: str, caption: str) -> float:
-        cosine = float(images.read("features", [image])[0].astype(float) @ captions.read("features", [caption])[0])
+        cosine = compute_cosine(image, caption)
+        if not rerank:
+            return cosine
         rows = read_intact_row_vectors(caption_rows, [caption]), read_intact_row_vectors(image_rows, [image])
         return (1 - weight) * cosine + weight * float(compute_alignment_scores(*rows)[0])
+
+    def find_scores(pairs: list[tuple[bool, str, str]]) -> tuple[float, float]:
+        """Return the best score of the relevant pairs, and of the others among the first `rerank` or all."""
+        others = [pair for pair in pairs if not pair[0]]
+        if rerank:
+            first = sorted(pairs, key=lambda pair: -compute_cosine(*pair[1:]))[:rerank]
+            others = [pair for pair in others if pair in first]
+        return max(score(*pair[1:]) for pair in pairs if pair[0]), max([-1, *(score(*pair[1:]) for pair in others)])
 
     assert (found.split, found.num_images, found.num_captions) == ("val", 6, 30)
     by_hash = sorted(own, key=lambda caption: sha256_text(caption.id))
     assert found.caption.texts == tuple(caption.text for caption in by_hash)
-    assert len(found.caption.rows) == len(by_hash)
+    assert (found.caption.rows is None) == (not rerank)
     for row, caption in enumerate(by_hash):
         np.testing.assert_array_equal(found.caption.vectors[row], captions.read("features", [caption.id])[0])
-        scores = {name: score(name, caption.id) for name in val}
-        assert found.caption.relevant_scores[row] == pytest.approx(scores.pop(caption.image_id), abs=1e-5)
-        assert found.caption.best_other_scores[row] == pytest.approx(max(scores.values()), abs=1e-5)
+        expected = find_scores([(caption.image_id == name, name, caption.id) for name in val])
+        assert found.caption.relevant_scores[row] == pytest.approx(expected[0], abs=1e-5)
+        assert found.caption.best_other_scores[row] == pytest.approx(expected[1], abs=1e-5)
     for row, name in enumerate(found.image.texts):
-        scores = [(caption.image_id == name, score(name, caption.id)) for caption in own]
-        assert found.image.relevant_scores[row] == pytest.approx(max(s for own, s in scores if own), abs=1e-5)
-        assert found.image.best_other_scores[row] == pytest.approx(max(s for own, s in scores if not own), abs=1e-5)
+        expected = find_scores([(caption.image_id == name, name, caption.id) for caption in own])
+        assert found.image.relevant_scores[row] == pytest.approx(expected[0], abs=1e-5)
+        assert found.image.best_other_scores[row] == pytest.approx(expected[1], abs=1e-5)
 
 
 def test_calibration_comes_from_test_without_val(finished_pipeline):
@@ -115,14 +154,14 @@ def test_calibration_comes_from_test_without_val(finished_pipeline):
     assert make_calibration(vectors, replace(dataset, captions=())) is None
 
 
-def test_replaced_package_is_another_vector_space_and_never_a_mix(carried, package, tmp_path):
-    runner = PipelineRunner(load_plan(str(carried)))
+def test_replaced_package_is_another_vector_space_and_never_a_mix(indexed, package, tmp_path):
+    runner = PipelineRunner(load_plan(str(indexed)))
     first = runner.run_all()
     content = read_package(tmp_path / "model")
     shutil.rmtree(tmp_path / "model")
     retrained = export_changed(first, tmp_path / "model")
     assert retrained.digest != content.digest
-    runner = PipelineRunner(load_plan(str(carried)))
+    runner = PipelineRunner(load_plan(str(indexed)))
     features = runner.extract(runner.load_dataset())
     vectors = runner.embed(features, runner.train(features))
     assert vectors.model.name != first.model.name
@@ -167,8 +206,8 @@ def test_half_package_is_half_as_large_and_gives_nearly_the_same_vectors(finishe
     np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
-def test_package_of_an_imported_model_keeps_origin_and_calibration(carried, package, tmp_path):
-    plan = load_plan(str(carried))
+def test_package_of_an_imported_model_keeps_origin_and_calibration(indexed, package, tmp_path):
+    plan = load_plan(str(indexed))
     PipelineRunner(plan).run_all()
     again = export_model(plan, tmp_path / "again", ExportOptions(), None, print)
     assert again.config.origin.dataset == package.config.origin.dataset == "demo"
@@ -197,11 +236,10 @@ def test_dry_run_says_that_the_package_is_not_imported_yet(carried, tmp_path):
     assert "is finished" in CliRunner().invoke(build_app(), command).stdout
 
 
-def test_commands_export_show_and_verify(finished_pipeline, carried, tmp_path):
-    assert not CliRunner().invoke(build_app(), ["index", "--plan", str(carried)]).exception
+def test_commands_export_show_and_verify(finished_pipeline, indexed, tmp_path):
     (tmp_path / "notes.md").write_text("## What it is bad at\n\nCounting.\n")
     words = ["--output", str(tmp_path / "out"), "--license", "cc0-1.0", "--notes", str(tmp_path / "notes.md")]
-    exported = CliRunner().invoke(build_app(), ["model", "export", "--plan", str(carried), "--half", *words])
+    exported = CliRunner().invoke(build_app(), ["model", "export", "--plan", str(indexed), "--half", *words])
     assert not exported.exception, exported.output
     assert f'model = "{tmp_path / "out"}"' in exported.stdout
     shown = CliRunner().invoke(build_app(), ["model", "info", str(tmp_path / "out")]).stdout
@@ -302,9 +340,9 @@ def test_query_extractor_may_be_that_of_another_machine(carried, tmp_path):
             make_plan_pool(other_plan).get_region_extractor(name)
 
 
-def test_index_of_an_imported_model_is_searched_without_its_plan(carried, monkeypatch):
+def test_index_of_an_imported_model_is_searched_without_its_plan(indexed, monkeypatch):
     """The folder of the model has the config.json of its package, but is no package."""
-    plan = load_plan(str(carried))
+    plan = load_plan(str(indexed))
     finished = PipelineRunner(plan).run_all()
     expected = Searcher(plan).search_text("a dog", 3)
     monkeypatch.chdir(finished.model)
@@ -313,10 +351,10 @@ def test_index_of_an_imported_model_is_searched_without_its_plan(carried, monkey
         assert [(hit.id, hit.score) for hit in hits] == [(hit.id, hit.score) for hit in expected]
 
 
-def test_update_and_reindex_follow_the_package_of_the_plan(carried, tmp_path, monkeypatch):
+def test_update_and_reindex_follow_the_package_of_the_plan(indexed, tmp_path, monkeypatch):
     runs = pytest.importorskip("flows.runs")
-    finished = PipelineRunner(load_plan(str(carried))).run_all()
-    update = ["index", "update", "--plan", str(carried)]
+    finished = PipelineRunner(load_plan(str(indexed))).run_all()
+    update = ["index", "update", "--plan", str(indexed)]
     assert "nothing to do" in CliRunner().invoke(build_app(), update).stdout
     shutil.rmtree(tmp_path / "model")
     export_changed(finished, tmp_path / "model")
@@ -325,6 +363,6 @@ def test_update_and_reindex_follow_the_package_of_the_plan(carried, tmp_path, mo
     for name in ("create_store_tables", "create_publish_artifacts"):
         monkeypatch.setattr(runs.artifacts, name, lambda *arguments: None)
     monkeypatch.setattr(runs, "get_run_logger", lambda: logging.getLogger("test"))
-    runs.run_reindex(PipelineRunner(load_plan(str(carried))))
+    runs.run_reindex(PipelineRunner(load_plan(str(indexed))))
     with Index.open(tmp_path / "carried" / "index") as index:
         assert read_origin(index).model not in (finished.model.name, "")

@@ -16,6 +16,7 @@ from data.store import CopyJob
 from data.store.store import Store
 from extractors.config import TextConfig, TorchvisionConfig
 from pipeline.plans.plan import Plan
+from pipeline.runs import estimate_extraction, preview_stages
 from pipeline.runs.runner import PipelineRunner
 from pipeline.workers import make_process_map
 
@@ -70,6 +71,13 @@ def test_moved_and_copied_images_are_not_extracted_again(photos: Path, caplog, w
     assert vars(first.item_counts["region features"]) == {"extracted": 6, "copied": 0}
     change(photos)
     runner = PipelineRunner(plan, lambda stage: make_process_map(workers, stage))
+    (estimate,) = (one for one in estimate_extraction(plan, runner.load_dataset()) if one.store.startswith("regions"))
+    assert (estimate.num_existing, estimate.num_missing, estimate.num_copied) == (3, 5, 3)
+    preview = next(one for one in preview_stages(plan) if one.stage == "region features")
+    assert (preview.work, preview.reason) == (
+        "5 items in 5 shards",
+        "new or changed items; 3 more were moved or copied",
+    )
     with caplog.at_level("INFO", "pipeline"):
         features = runner.extract(runner.load_dataset())
     assert vars(runner.item_counts["region features"]) == {"extracted": 5, "copied": 3}
