@@ -2,8 +2,8 @@
 
 `default` is one recipe for every number of training images: `follow_size` chooses what depends on it. `paper` is the
 recipe of mesnico/TERN (configs/tern.yaml, train.py). `kaylode` is the recipe of kaylode/tern
-(tools/configs/yaml/tern.yaml) without its errors. `vse-infinity` is the recipe of woodfrog/vse_infty for region features
-(train_region.sh, train.py).
+(tools/configs/yaml/tern.yaml) without its errors. `vse-infinity` is the recipe of woodfrog/vse_infty for region
+features (train_region.sh, train.py).
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 def follow_size(num_images: int, num_captions: int, num_val_images: int) -> dict[str, Any]:
     """Choose the settings of the preset `default` that follow from the size of the dataset (decision 056).
 
-    Few images are soon known by heart: up to 1,500, the transformer branch is weak, and more of the shortcut's features
-    are dropped; from 5,500 on, neither is needed. In between, the settings follow the logarithm of the size. The number
-    of steps grows with the square root of the size.
+    With few images the network overfits: up to 1,500, the transformer branch is weak, and more of the shortcut's
+    features are dropped; from 5,500 on, neither is needed. In between, the settings follow the logarithm of the size.
+    The number of steps grows with the square root of the size.
 
     Args:
         num_images: Images of `train` with captions.

@@ -147,11 +147,10 @@ def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | N
 def describe_training(trainer: Trainer) -> str:
     """Say how large the training set is, and the settings that follow from it."""
     config = trainer.config
-    captions, window = sum(map(len, trainer.captions_by_image_id.values())), config.selection_window
+    images, captions = len(trainer.captions_by_image_id), sum(map(len, trainer.captions_by_image_id.values()))
+    window = config.selection_window
     selection = f"the mean rsum of {window} epochs" if window > 1 else "the rsum of an epoch"
-    text = (
-        f"Training on {len(trainer.captions_by_image_id):,} images with {captions:,} captions: {config.epochs} epochs"
-    )
+    text = f"Training on {images:,} images with {captions:,} captions: {config.epochs} epochs"
     if config.preset == "default":
         model = config.model
         text += f", transformer_scale {model.transformer_scale:.2g}, shortcut_dropout {model.shortcut_dropout:.2g}"
