@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+RERANKED_HITS = 100
+"""Default number of best hits of a search that are ordered again with row vectors."""
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format and half characters, line separators
 

@@ -39,6 +39,8 @@ class Settings(BaseModel):
     """Command to run when a flow run fails, crashes or is cancelled; an empty text runs none."""
     tokens: str = ""
     """Bearer tokens that `tern serve` accepts, separated by spaces; used together with those of `--tokens`."""
+    thumbnail_cache_mb: int = Field(512, ge=0)
+    """Maximum size of the thumbnails that `tern serve` keeps on disk, in MB; 0 keeps none there."""
     index_device: Literal["auto", "cpu"] = "auto"
     """Device for k-means, list assignment and exact search: a GPU if there is one, or the CPU."""
 

@@ -15,6 +15,7 @@ from data.io import digest
 from index.config import KINDS, QuerySource
 from index.ivf.distance import check_unit_norm
 from index.metadata.schema import Row
+from index.versions.calibration import ScoreCalibration
 
 BLOCK = 8192  # vectors in memory at the same time
 
@@ -186,12 +187,13 @@ class IndexInputs:
     query_sources: Mapping[str, QuerySource] = field(default_factory=dict)
     """by kind, where its queries come from; "held-out" if missing; kept in the manifest"""
     labels: Mapping[str, QueryLabels] = field(default_factory=dict)
-    """by kind, the relevant items of its queries, which calibrate the scores; without them there is no calibration"""
-
+    """by kind, the relevant items of its queries, which calibrate the scores"""
     query_rows: Mapping[str, RowVectors] = field(default_factory=dict)
     """by kind, the row vectors of its queries, in their order; missing where the queries are not reranked"""
     alignment_weight: float = 0.0
     """weight of the alignment score in the combined score, 0 to 1, if the collections have row vectors"""
+    calibrations: Mapping[str, ScoreCalibration] = field(default_factory=dict)
+    """by kind, the calibration that another index has of the same items; a build takes it if there are no labels"""
 
     def check_kinds(self) -> None:
         """Raise ValueError if there are no collections, or one of an unknown kind."""

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from data.config import SettingsTable
+from data.config import RERANKED_HITS, SettingsTable
 
 Kind = Literal["image", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -42,7 +42,7 @@ class IndexConfig(SettingsTable):
     """number of best rows by code per query that are rescored with their uncompressed vectors; 0: the scores of the
     codes are final; None: 0, and for fast-scan codes the smallest of 50, 100, 200, 400, 800 and 1,600 that reaches
     `target_recall` with half of the misses it allows, if all lists are probed"""
-    rerank: int = Field(100, ge=0, le=10_000)
+    rerank: int = Field(RERANKED_HITS, ge=0, le=10_000)
     """number of best items of the global search per query that are ordered by the combined score of both stages, if the
     model has row vectors; 0: the order of the global search is final. An update may change it"""
     target_recall: float = Field(0.99, gt=0, le=1)

@@ -77,15 +77,17 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
         "visual_layers": 0, "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "gpo",
         "box_embedding": "none", "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
     },
+    "teran": {},
 }  # fmt: skip
 
 
 class ModelConfig(SettingsTable):
     """Shape of the network. The sizes of the input features are not settings: they come from the stores."""
 
-    architecture: Literal["default", "paper", "kaylode", "vse-infinity"] = "default"
+    architecture: Literal["default", "paper", "kaylode", "vse-infinity", "teran"] = "default"
     """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py), `kaylode`
-    (tern/networks/kaylode.py) or `vse-infinity` (tern/networks/vse_infinity.py)."""
+    (tern/networks/kaylode.py) or `vse-infinity` (tern/networks/vse_infinity.py). `teran` (tern/networks/teran.py) is
+    that of imported checkpoints and cannot be trained."""
     width: int = Field(256, ge=8)
     """Features per row inside the layers."""
     heads: int = Field(4, ge=1)
@@ -119,7 +121,7 @@ class ModelConfig(SettingsTable):
     (tern/networks/region_counts.py)."""
     shortcut_dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout rate of the pooled features of an image before the shortcut's map."""
-    alignment_dim: int = Field(0, ge=0, le=512)
+    alignment_dim: int = Field(0, ge=0, le=1024)
     """Numbers of the vector of each region and each token, with which the best hits are reranked
     (tern/networks/alignment.py); 0 for none. The preset `default` has 64."""
     token_dropout: float = Field(0.1, ge=0, lt=1)
@@ -144,6 +146,11 @@ class ModelConfig(SettingsTable):
                 f"architecture 'paper' requires a shared layer and an embed_dim that is a multiple of heads, not "
                 f"shared_layers = {self.shared_layers}, embed_dim = {self.embed_dim} and heads = {self.heads}. Change "
                 "them."
+            )
+        if self.architecture == "teran" and self.alignment_dim != self.embed_dim:
+            raise ValueError(
+                f"architecture 'teran' requires alignment_dim = embed_dim, not {self.alignment_dim} and "
+                f"{self.embed_dim}. Change one of them."
             )
         return self
 
@@ -225,3 +232,12 @@ class TrainConfig(SettingsTable):
     @classmethod
     def _apply_preset(cls, settings: Any) -> Any:
         return apply_preset(settings) if isinstance(settings, dict) else settings
+
+    @model_validator(mode="after")
+    def _check_architecture_is_trainable(self) -> TrainConfig:
+        if self.model.architecture == "teran":
+            raise ValueError(
+                "architecture 'teran' is not trained here. Set `checkpoint` to a checkpoint of TERAN, or choose "
+                "another architecture."
+            )
+        return self

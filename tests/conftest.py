@@ -2,7 +2,6 @@
 
 import os
 import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -89,23 +88,6 @@ def shared_folder(tmp_path_factory) -> Path:
 def cache_folder(shared_folder):
     """Cache folder of the tests and of the processes that they start, in place of the user's."""
     os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def forkserver_with_imports():
-    """Let the server of forked worker processes import what all of them need.
-
-    The first test of a process that uses it names its modules, and those of later tests have no effect.
-    """
-    if "torch" not in sys.modules:  # the tests of this run need none of it
-        yield
-        return
-    original = forkserver.set_forkserver_preload
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            forkserver, "set_forkserver_preload", lambda names: original([*names, "tests.helpers.heavy_imports"])
-        )
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

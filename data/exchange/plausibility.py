@@ -14,12 +14,12 @@ FLOAT32_FORMATS = ("lxmert-tsv", "butd-tsv")  # bytes without a number type, whi
 
 
 class Plausibility:
-    """Warnings about the records of an import."""
+    """Warnings about the records of an import, or of a file of regions."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, int]] = {}
 
-    def check(self, name: str, location: str, row: Mapping[str, np.ndarray], format: str) -> None:
+    def check(self, name: str, location: str, row: Mapping[str, np.ndarray], format: str) -> list[str]:
         """Look at the id and the fields of one image.
 
         Args:
@@ -27,14 +27,19 @@ class Plausibility:
             location: File and line or key.
             row: All fields of a region store, as in the file.
             format: Name of the format.
+
+        Returns:
+            The problems that no earlier record had.
         """
         problems = [f"the id is {name!r}, which programs write for a missing one"] if name.lower() in NULLS else []
         problems += [*_find_feature_problems(row["features"], format), *_find_box_problems(row["boxes"], row["size"])]
         if any(_is_outside(row[name], 0, 1) for name in ("scores", "attr_scores")):
             problems.append("the scores are not between 0 and 1")
+        new_problems = [problem for problem in problems if problem not in self._found]
         for problem in problems:
             first, count = self._found.get(problem, (location, 0))
             self._found[problem] = first, count + 1
+        return new_problems
 
     def warnings(self) -> tuple[str, ...]:
         """Return one line per kind of problem."""

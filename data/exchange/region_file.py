@@ -1,5 +1,6 @@
 """Region features of a plan from one .npz file instead of an extractor."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -9,18 +10,22 @@ import numpy as np
 
 from data.config import RegionFileConfig
 from data.exchange.checks import fill_missing_fields, find_problem
+from data.exchange.plausibility import Plausibility
 from data.formats.arrays import check_image_shape
-from data.formats.flat_rows import PER_IMAGE_ARRAYS, ROW_ARRAYS, check_shapes, concat_features, fill_nan_scores
+from data.formats.flat_rows import FLAT, PER_IMAGE_ARRAYS, ROW_ARRAYS, check_shapes, concat_features, fill_nan_scores
 from data.formats.names import parse_id
 from data.formats.npz import Npz
 from data.io.digests import sha256_file
 from data.manifest.schema import FIELDS
 
+log = logging.getLogger(__name__)
 VERSION = 3  # raise it when equal settings give other numbers: it is part of the recipe
 
 
 class RegionFile:
     """Regions of a file by image name; the arrays are read when the first rows are needed.
+
+    Values that the file cannot mean, such as boxes between 0 and 1, are logged, each kind once.
 
     Args:
         config: The file and its feature arrays.
@@ -33,7 +38,7 @@ class RegionFile:
     def __init__(self, config: RegionFileConfig):
         if not config.path.is_file():
             raise FileNotFoundError(f"No file of regions at {config.path}. In the plan, set `regions_file.path`.")
-        self.config = config
+        self.config, self._plausibility = config, Plausibility()
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -86,7 +91,12 @@ class RegionFile:
             problem = find_problem(fields, FIELDS["regions"]["features"].dtype, dim=None)
         except ValueError as error:
             problem = str(error)
-        return f"{self.config.path} entry {numbers[0]}: {problem}" if problem else fields
+        entry = f"{self.config.path} entry {numbers[0]}"
+        if problem:
+            return f"{entry}: {problem}"
+        for warning in self._plausibility.check(name, entry, fields, FLAT.name):
+            log.warning(f"{entry}: {warning}")
+        return fields
 
     def _read_entry(self, number: int) -> dict[str, np.ndarray]:
         arrays = self._arrays

@@ -50,7 +50,7 @@ class CalibrationStep:
         found = manifest.calibration
         if found is None or found.is_combined != (self.reranking is not None):
             return True
-        return not found.rows / MAX_GROWTH <= num_live_rows <= found.rows * MAX_GROWTH
+        return not _is_fitted_for(found, num_live_rows)
 
     def run(self, staging: Staging, on_step: OnStep) -> ScoreCalibration | None:
         """Fit the calibration, or read it if an interrupted run has fitted it."""
@@ -65,6 +65,20 @@ class CalibrationStep:
         calibrated = staging.run_step(name, _Calibrated, fit)
         on_step(name)
         return calibrated.calibration
+
+
+def _is_fitted_for(calibration: ScoreCalibration, num_live_rows: int) -> bool:
+    return calibration.rows / MAX_GROWTH <= num_live_rows <= calibration.rows * MAX_GROWTH
+
+
+def find_other_calibration(kind: str, inputs: IndexInputs) -> ScoreCalibration | None:
+    """Find the calibration that a build takes from another index; None if it has no such one, or one that does not fit.
+
+    Queries with known relevant items are better: they are compared with the collection itself.
+    """
+    found = inputs.calibrations.get(kind)
+    has_labels = kind in inputs.labels
+    return found if found and not has_labels and _is_fitted_for(found, len(inputs.collections[kind].ids)) else None
 
 
 def prepare_calibration(kind: str, inputs: IndexInputs, config: IndexConfig) -> CalibrationStep | None:

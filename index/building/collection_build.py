@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.building.alignment import make_alignment
-from index.building.calibration import CalibrationStep, prepare_calibration
+from index.building.calibration import CalibrationStep, find_other_calibration, prepare_calibration
 from index.building.publish import OnStep
 from index.building.shard import build_shard, compute_vector_space, mean_coarse_error
 from index.collection import Collection, IndexInputs
@@ -20,6 +20,7 @@ from index.ivf.sharded_ivf import ShardedIVF
 from index.ivf.vectors import MappedVectors
 from index.metadata.tables import build_table, table_digest
 from index.tuning.nprobe import SearchTuner, sample_rows
+from index.versions.calibration import ScoreCalibration
 from index.versions.manifest import (
     AlignmentInfo,
     CollectionManifest,
@@ -60,6 +61,8 @@ class CollectionBuild:
     """SHA-256 of ids, vectors and row vectors"""
     alignment: AlignmentInfo | None
     calibration: CalibrationStep | None
+    other_calibration: ScoreCalibration | None
+    """that of another index with the same items, for a collection without a step"""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -71,6 +74,8 @@ class CollectionBuild:
             "query_source": self.query_source,
             "calibration": "" if self.calibration is None else self.calibration.digest,
         }
+        if self.other_calibration is not None:
+            facts["other_calibration"] = self.other_calibration.model_dump_json()
         if self.alignment is not None:
             facts["alignment"] = self.alignment.model_dump_json()
         if self.config.factory == "auto" and not self.factory.endswith(EXACT_CODES):
@@ -107,7 +112,7 @@ class CollectionBuild:
             search=tuning.search.model_copy(update={"rerank": self.config.rerank if self.alignment else 0}),
             alignment=self.alignment,
             recall=tuning.recall,
-            calibration=None if self.calibration is None else self.calibration.run(staging, on_step),
+            calibration=self.calibration.run(staging, on_step) if self.calibration else self.other_calibration,
             coarse_error=mean_coarse_error(shards),
         )
 
@@ -172,6 +177,7 @@ def prepare_builds(config: IndexConfig, inputs: IndexInputs) -> dict[str, Collec
             vector_digest=vector_digests[kind],
             alignment=make_alignment(kind, inputs),
             calibration=prepare_calibration(kind, inputs, config),
+            other_calibration=find_other_calibration(kind, inputs),
         )
         for kind, collection in inputs.collections.items()
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data.io import atomic_write_together, check_output_file, is_within, remove_stale_temporaries, restore_together
+from index.exchange.calibration import CALIBRATION
 from index.ivf.deleted_keys import read_deleted_keys
 from index.ivf.distance import float16_to_float32
 from index.ivf.faiss_io import read_trained_index, write_trained_index
@@ -36,6 +37,8 @@ def export_index(root: Path, output: Path, version: int | None = None, force: bo
     KIND.rows.npy, KIND.row_weights.npy, KIND.row_lengths.npy
                   if there are row vectors: (m, k) int8, (m,) float16, and (n,) int64 rows per item; the footer of
                   KIND.parquet has the weight of the alignment score
+
+    The footer of KIND.parquet also has the calibration of the collection, if it has one.
 
     The files of the version are compared with their hashes first. Old files stay until all new ones are complete.
 
@@ -98,6 +101,8 @@ def _write_collection(root: Path, collection: CollectionManifest, paths: Sequenc
                 index.add_with_ids(float16_to_float32(vectors), keys)  # encodes the vectors as in the shards
         if writer is not None:
             footer = {VECTORS_SHA256: hasher.hexdigest()}
+            if collection.calibration is not None:
+                footer[CALIBRATION] = collection.calibration.model_dump_json()
             if collection.alignment is not None:
                 footer[ROWS_SHA256] = _write_row_vectors(root, collection, deleted_keys, paths[len(SUFFIXES) :])
                 footer[ALIGNMENT_WEIGHT] = repr(collection.alignment.alignment_weight)

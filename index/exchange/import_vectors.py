@@ -6,15 +6,15 @@ image.npy, image.parquet, caption.npy, ...           written by `index.exchange.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import KINDS, GateConfig, IndexConfig
+from index.exchange.calibration import read_calibration
+from index.exchange.import_queries import OWN_QUERIES, choose_queries
 from index.exchange.metadata_rows import ColumnChoice, ImportedRows, count_rows, read_metadata_rows
 from index.exchange.part_files import (
     ArrayReader,
@@ -22,12 +22,11 @@ from index.exchange.part_files import (
     check_pairs,
     list_files,
     map_vectors,
-    scale_to_unit,
 )
 from index.exchange.row_files import add_row_vectors
 from index.metadata.schema import Row
-from index.quality.checks import GateQueries
 from index.quality.gate import make_gate
+from index.versions.calibration import ScoreCalibration
 from index.versions.index_folder import check_index_target
 from index.versions.switch import IMPORTED, check_same_origin
 
@@ -41,7 +40,6 @@ TEXT_COLUMNS = {
 NUMBER_COLUMNS = {"width": ("width", "original_width"), "height": ("height", "original_height")}
 EXPORTED_TEXTS = {name: (name,) for name in ("image_id", "text", "path", "split", "content_hash")}
 EXPORTED_NUMBERS = {name: (name,) for name in NUMBER_COLUMNS}
-OTHER_KIND = {"image": "caption", "caption": "image"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ class VectorFolder:
     """one line per file and column with values that are not valid and count as unknown"""
     alignment_weight: float = 0.0
     """weight of the alignment score, if the collections have row vectors"""
+    calibrations: Mapping[str, ScoreCalibration] = field(default_factory=dict)
+    """by kind, the calibration of an exported collection"""
 
 
 def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "") -> VectorFolder:
@@ -93,6 +93,7 @@ def read_vector_folder(folder: Path, normalize: bool = False, id_column: str = "
 
 def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> VectorFolder:
     collections, invalid, warnings, weights = {}, list[tuple[str, str]](), list[str](), [0.0]
+    calibrations = {}
     for kind, path in arrays.items():
         table = path.with_suffix(".parquet")
         if len(map_vectors(path)) != (num_rows := count_rows(table)):
@@ -104,9 +105,11 @@ def _read_exported_folder(arrays: Mapping[str, Path], normalize: bool) -> Vector
         collection = _make_collection(kind, [path], rows, normalize, suffix="")
         collections[kind], weight = add_row_vectors(collection, path, table, rows)
         weights.append(weight)
+        if (calibration := read_calibration(table)) is not None:
+            calibrations[kind] = calibration
         invalid += rows.invalid_rows
         warnings += rows.warnings()
-    return VectorFolder(collections, tuple(invalid), tuple(warnings), max(weights))
+    return VectorFolder(collections, tuple(invalid), tuple(warnings), max(weights), calibrations)
 
 
 def _choose_exported_columns(path: Path, names: list[str]) -> ColumnChoice:
@@ -158,37 +161,6 @@ def _make_collection(
     return Collection([*position_by_id], ArrayReader(arrays, position_by_id, normalize).read, [*filter(None, rows)])
 
 
-def choose_queries(
-    collections: Mapping[str, Collection], path: Path | None, max_queries: int, seed: int = 0, normalize: bool = False
-) -> dict[str, np.ndarray]:
-    """Return queries by the kind that is searched: random vectors of the other kind, or those of a file.
-
-    Args:
-        path: .npy file of (q, d) floats; None: use the vectors of the other kind.
-        max_queries: Maximum number of vectors of the other kind.
-        seed: Random seed of their choice.
-        normalize: Scale the queries of a file to unit length.
-
-    Raises:
-        ValueError: There are neither; recall is not measured with the vectors that are searched.
-    """
-    if path is not None:
-        vectors = np.asarray(map_vectors(path), np.float32)
-        return dict.fromkeys(collections, scale_to_unit(vectors) if normalize else vectors)
-    if len(collections) < 2:
-        raise ValueError(
-            f"There are only {next(iter(collections))} vectors, and no queries to measure recall with. Pass --queries: "
-            "a .npy file of caption or image vectors that are not among them."
-        )
-    queries = {}
-    for kind in collections:
-        source = collections[OTHER_KIND[kind]]
-        ids, generator = sorted(source.ids), np.random.Generator(np.random.PCG64(seed))
-        positions = generator.choice(len(ids), min(max_queries, len(ids)), replace=False)
-        queries[kind] = source.read([ids[i] for i in np.sort(positions)])
-    return queries
-
-
 @dataclass(frozen=True)
 class ImportOptions:
     """How the vectors of a folder are imported."""
@@ -212,7 +184,7 @@ class IndexImport:
     invalid_rows: tuple[tuple[str, str], ...]
     """as of `VectorFolder`, and each item whose vector is not finite or has length 0, with the reason"""
     warnings: tuple[str, ...]
-    """as of `VectorFolder`"""
+    """as of `VectorFolder`, and one line if recall was measured with the vectors that are searched"""
 
 
 def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportOptions | None = None) -> IndexImport:
@@ -240,10 +212,17 @@ def import_index(config: IndexConfig, folder: Path, root: Path, options: ImportO
             raise ValueError(f"No {kind} vector of {folder} can be used. The first, {name!r}: {reason}. Embed again.")
     unusable = [(f"{kind} {name}", reason) for kind in problems for name, reason in problems[kind].items()]
     queries = choose_queries(collections, options.queries, config.tuning_queries, config.seed, options.normalize)
-    held_out = {kind: GateQueries(array) for kind, array in queries.items()}
-    gate = None if options.gate is None else make_gate(options.gate, held_out, collections, config)
+    gate = None if options.gate is None else make_gate(options.gate, queries, collections, config)
     path = Path(folder).resolve()
     provenance = {IMPORTED: path.name, "folder": str(path)}
-    inputs = IndexInputs(collections, queries, provenance, alignment_weight=content.alignment_weight)
+    inputs = IndexInputs(
+        collections,
+        {kind: found.vectors for kind, found in queries.items()},
+        provenance,
+        {kind: found.source for kind, found in queries.items()},
+        calibrations=content.calibrations,
+        alignment_weight=content.alignment_weight,
+    )
     manifest = build_index(config, inputs, root, gate=gate)
-    return IndexImport(manifest, (*content.invalid_rows, *unusable), content.warnings)
+    own = tuple(OWN_QUERIES.format(kind=kind) for kind, found in queries.items() if found.source == "self")
+    return IndexImport(manifest, (*content.invalid_rows, *unusable), (*content.warnings, *own))

@@ -4,8 +4,17 @@ In: rows, SQL conditions and filter expressions. Out: Parquet and SQLite files, 
 vectors or versions.
 """
 
+from index.metadata.columns import Column, describe_columns, sample_rows
 from index.metadata.filters import parse_filter
 from index.metadata.lookup import FilterTimeoutError, limit_filter_time
 from index.metadata.schema import Row
 
-__all__ = ["FilterTimeoutError", "Row", "limit_filter_time", "parse_filter"]
+__all__ = [
+    "Column",
+    "FilterTimeoutError",
+    "Row",
+    "describe_columns",
+    "limit_filter_time",
+    "parse_filter",
+    "sample_rows",
+]

@@ -120,6 +120,9 @@ class ShardLookup:
 class MetadataLookup:
     """All live rows of a collection; safe to share between threads.
 
+    Attributes:
+        deleted_keys: Keys of rows that are in the files but never returned.
+
     Args:
         paths: SQLite files of the shards, base shards first.
         deleted_keys: (m,) int64, sorted: rows that are in the files but never returned.
@@ -128,7 +131,7 @@ class MetadataLookup:
 
     def __init__(self, paths: Sequence[Path], deleted_keys: np.ndarray, num_base_shards: int = 0):
         self.lookups, self._num_base_shards = [ShardLookup(path) for path in paths], num_base_shards
-        self._deleted_keys = frozenset(deleted_keys.tolist())
+        self.deleted_keys = frozenset(deleted_keys.tolist())
 
     def close(self) -> None:
         """Close the files."""
@@ -141,7 +144,7 @@ class MetadataLookup:
         Raises:
             ValueError: A key has no row: the inverted lists and the metadata do not belong together.
         """
-        live_keys = [key for key in keys if key not in self._deleted_keys] if self._deleted_keys else keys
+        live_keys = [key for key in keys if key not in self.deleted_keys] if self.deleted_keys else keys
         rows: dict[int, Row] = {}
         keys_by_shard: list[list[int]] = [[] for _ in range(self._num_base_shards)]
         for key in live_keys if self._num_base_shards else ():
@@ -165,7 +168,7 @@ class MetadataLookup:
     def keys(self, ids: Sequence[str]) -> np.ndarray:
         """Return the (m,) int64 keys, sorted, of those ids that are in the collection."""
         keys = [key for lookup in self.lookups for (key,) in lookup.query_in("key", "id", ids)]
-        return np.unique(np.asarray([key for key in keys if key not in self._deleted_keys], np.int64))
+        return np.unique(np.asarray([key for key in keys if key not in self.deleted_keys], np.int64))
 
     def find_keys(self, condition: str, values: Sequence[Any], deadline: float | None = None) -> np.ndarray:
         """Return the (m,) int64 keys, sorted, of the rows that match an SQL condition.
@@ -174,14 +177,14 @@ class MetadataLookup:
         """
         statement = f"SELECT key FROM items WHERE {condition}"
         keys = [key for lookup in self.lookups for (key,) in lookup.query(statement, values, deadline)]
-        deleted_keys = np.fromiter(self._deleted_keys, np.int64, len(self._deleted_keys))
+        deleted_keys = np.fromiter(self.deleted_keys, np.int64, len(self.deleted_keys))
         return np.setdiff1d(np.asarray(keys, np.int64), deleted_keys)
 
     def find_image_ids(self, condition: str, values: Sequence[Any], deadline: float | None = None) -> set[str]:
         """Return the ids of the images that the rows matching an SQL condition belong to; see `find_keys`."""
         statement = f"SELECT key, image_id FROM items WHERE {condition}"
         pairs = (pair for lookup in self.lookups for pair in lookup.query(statement, values, deadline))
-        return {image_id for key, image_id in pairs if image_id is not None and key not in self._deleted_keys}
+        return {image_id for key, image_id in pairs if image_id is not None and key not in self.deleted_keys}
 
     def find_by_images(self, image_ids: Sequence[str]) -> dict[str, list[Row]]:
         """Return the rows that belong to images, by the id of the image; those of one image are sorted by id."""
@@ -194,5 +197,5 @@ class MetadataLookup:
     def _find_rows(self, column: str, values: Sequence[str]) -> Iterable[Row]:
         for lookup in self.lookups:
             for row in lookup.query_in(", ".join(Row._fields), column, values):
-                if row[-1] not in self._deleted_keys:
+                if row[-1] not in self.deleted_keys:
                     yield Row._make(row)

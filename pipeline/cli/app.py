@@ -26,7 +26,8 @@ say what is missing and which command makes it. The help of each command says wh
 PARTS = {  # commands and groups by the part of the application that has them
     "run": ("demo", "pipeline", "extract", "train", "evaluate"),
     "photos": ("photos",),
-    "search": ("search", "serve"),
+    "search": ("search",),
+    "serve": ("serve",),
     "pages": ("report", "misses", "plans", "lineage"),
     **{group: (group,) for group in ("index", "model", "store", "weights")},
 }
@@ -136,6 +137,10 @@ def _register(app: typer.Typer, part: str) -> None:
             from pipeline.cli import search
 
             search.register_commands(app)
+        case "serve":
+            from pipeline.cli import serve
+
+            serve.register_commands(app)
         case "pages":
             from pipeline.cli import pages
 

@@ -119,7 +119,11 @@ def import_(
     output: Annotated[Path, typer.Option(help="Folder of the index; created if it does not exist.")],
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale vectors and queries to unit length.")] = False,
     queries: Annotated[
-        Path | None, typer.Option(help="Queries (.npy) to measure recall with; by default, vectors of the other kind.")
+        Path | None,
+        typer.Option(
+            help="Queries (.npy) to measure recall with; by default, vectors of the other kind, or without one of the "
+            "same kind."
+        ),
     ] = None,
     id_column: Annotated[
         str, typer.Option(help="Metadata column with the ids; by default, id, image_path, url or key.")

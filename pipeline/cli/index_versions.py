@@ -100,6 +100,7 @@ def _describe_version(manifest: "Manifest") -> Iterator[tuple[str, str]]:
         of_which = f", of which {deltas} are delta shards" if deltas else ""
         yield "", f"{collection.factory}, {len(collection.shards)} shards{of_which}"
         settings = f"nprobe {collection.search.nprobe} of {collection.nlist} lists, rescore {collection.search.rescore}"
+        settings += f", rerank {collection.search.rerank}" if collection.alignment is not None else ""
         yield "", f"{settings}{', exact search' if collection.is_exact else ''}"
         yield "", collection.recall.describe()
         if collection.calibration is not None:

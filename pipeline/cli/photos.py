@@ -141,9 +141,10 @@ def _update(folder: "PhotoFolder", plan: "Plan") -> None:
 
 
 def _serve(plan: "Plan", port: int) -> None:
+    from pipeline.search import open_searchers
     from pipeline.service.server import ServiceOptions, serve
 
-    serve(plan, ServiceOptions(HOST, port))
+    serve(open_searchers(plan), ServiceOptions(HOST, port))
 
 
 def _list_folders() -> None:

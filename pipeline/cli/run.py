@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from data.config import DemoConfig
     from pipeline.plans import Plan
     from pipeline.runs import Finished
-    from pipeline.runs.carried_demo import CarriedEvaluation
 
 EXTRACTION = ("dataset", "region features", "token features")
 
@@ -44,10 +43,10 @@ def demo(overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
         print_preview("demo", overrides)
         return
     finished = _run_stages("demo", overrides)
-    carried = _carry_model(finished)
+    _carry_model(finished)
     from pipeline.pages.report import write_report
 
-    echo(f"report  {write_report(finished, carried=carried)}")
+    echo(f"report  {write_report(finished)}")
 
 
 def pipeline(plan: PlanOption = "demo", overrides: SetOption = None, dry_run: DryRunOption = False) -> None:
@@ -84,11 +83,11 @@ def _run_stages(plan: str, overrides: list[str] | None) -> "Finished":
     return Finished(runner.plan, vectors, evaluation, index, runner.list_finished_stages())
 
 
-def _carry_model(finished: "Finished") -> "CarriedEvaluation | None":
-    """Index and judge the second dataset of the demo, and print the figures of both; None if the plan has no such."""
+def _carry_model(finished: "Finished") -> None:
+    """Index and judge the second dataset of the demo, and print the figures of both, if the plan has such a dataset."""
     config = _print_second_dataset(finished.plan)
     if config is None:
-        return None
+        return
     from pipeline.runs.carried_demo import evaluate_second_dataset
     from pipeline.workers import make_process_map
 
@@ -102,7 +101,6 @@ def _carry_model(finished: "Finished") -> "CarriedEvaluation | None":
         parts = f", mean of {num_parts} parts of {carried.part_images:,}" if num_parts > 1 else ""
         echo(f"{name:<14}  {recalls} ({result.images:,} images{parts})")
     echo(f"index   {carried.index}")
-    return carried
 
 
 def _print_second_dataset(plan: "Plan") -> "DemoConfig | None":

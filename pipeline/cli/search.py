@@ -1,22 +1,21 @@
-"""Commands that query the published index: `tern search` and `tern serve`."""
+"""`tern search`: query the published index."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import (
-    ForceOption,
-    PlanOption,
-    SetOption,
-    VersionOption,
-    check_page_option,
-    check_port_is_free,
-    load_selected_plan,
-)
+from pipeline.cli.options import ForceOption, PlanOption, SetOption, VersionOption, check_page_option
 from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, iter_queries, open_vectors
-from pipeline.cli.search_run import DEFAULT_PLAN, HitOptions, SourceOptions, check_search, run_search
+from pipeline.cli.search_run import HitOptions, check_search, run_search
+from pipeline.cli.search_source import (
+    DEFAULT_PLAN,
+    ImageFolderOption,
+    IndexFolderOption,
+    IndexModelOption,
+    SourceOptions,
+)
 
 
 def search(
@@ -99,20 +98,9 @@ def search(
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
     force: ForceOption = False,
-    index: Annotated[
-        Path | None, typer.Option(help="Folder of an index that no plan made, or of a copy.", metavar="FOLDER")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model of --index: folder of a model or of a model package, or name of a package. By default, the "
-            "model that the index names, in models/ beside it.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    image_folder: Annotated[
-        Path | None, typer.Option(help="Folder that the paths of --index are relative to.", metavar="FOLDER")
-    ] = None,
+    index: IndexFolderOption = None,
+    model: IndexModelOption = None,
+    image_folder: ImageFolderOption = None,
     version: VersionOption = "",
     plan: PlanOption = DEFAULT_PLAN,
     overrides: SetOption = None,
@@ -175,67 +163,6 @@ def search(
     run_search(source.open(output.shows_regions), iter_queries(options, vectors), hits, output)
 
 
-def serve(
-    plan: PlanOption = "demo",
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; the default accepts connections from this machine only.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = 8080,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Host name that requests may use, such as the name of a proxy; may be repeated. By default, only the "
-            "address of --host, localhost and 127.0.0.1.",
-            metavar="NAME",
-        ),
-    ] = None,
-    tokens: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the bearer tokens that requests must have, one per line; TERN_TOKENS adds more.",
-            metavar="FILE",
-        ),
-    ] = None,
-    allow_anonymous: Annotated[
-        bool,
-        typer.Option(
-            "--allow-anonymous", help="Answer without tokens although other machines can reach the address of --host."
-        ),
-    ] = False,
-    workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes that share the port and the files of the index.")
-    ] = 1,
-    overrides: SetOption = None,
-) -> None:
-    """Serve a search page and an API of JSON until Ctrl-C. Writes nothing to the workspace.
-
-    [dim]Examples: tern serve --plan demo --port 8080
-    tern serve --host 0.0.0.0 --tokens tokens.txt --workers 2[/dim]
-    """
-    from pipeline.service.access.bearer_tokens import check_exposure, read_tokens
-    from pipeline.workspace import Workspace, check_published
-
-    loaded = load_selected_plan(plan, overrides)
-    accepted_tokens = read_tokens(tokens)
-    check_exposure(host, accepted_tokens, allow_anonymous)
-    check_published(Workspace(loaded.workspace))  # before heavy libraries are imported
-    check_port_is_free(host, port)
-
-    def serve_until_signal(metrics_folder: Path | None) -> None:
-        from pipeline.service.server import ServiceOptions, serve
-
-        serve(loaded, ServiceOptions(host, port, tuple(allowed_host or ()), accepted_tokens, metrics_folder))
-
-    if workers == 1:
-        serve_until_signal(None)
-        return
-    from pipeline.service.supervisor import Supervisor
-
-    if not Supervisor(serve_until_signal, workers).run():
-        raise typer.Exit(1)
-
-
 def register_commands(app: typer.Typer) -> None:
-    """Add the commands of this module to the application."""
+    """Add the command of this module to the application."""
     app.command()(search)
-    app.command()(serve)

@@ -32,7 +32,6 @@ class HitCard:
         size: width and height in pixels of the image that the outlines refer to
         outlines: boxes to draw over the thumbnail; empty if it has them already
         probability: chance that the hit is right, 0 to 1; None if it is not known
-        similar: address of a search for similar images; empty if there is none
         words: words of the query with the regions that they match; empty if they are not known
     """
 
@@ -46,7 +45,6 @@ class HitCard:
     size: tuple[int, int] | None = None
     outlines: tuple[Outline, ...] = ()
     probability: float | None = None
-    similar: str = ""
     words: tuple[CardWord, ...] = ()
 
     @property
@@ -178,18 +176,6 @@ def make_card(hit: Hit, rank: int | None = None, image: str | None = None) -> Hi
         image = image or to_data_uri(make_thumbnail(replace(hit, regions=())))
         return replace(card, image=image, size=hit.size, outlines=make_outlines(hit), words=make_words(hit))
     return replace(card, image=image or to_data_uri(make_thumbnail(hit)), words=make_words(hit))
-
-
-def make_linked_card(hit: Hit, address: str, similar: str) -> HitCard:
-    """Make the card of a hit whose thumbnail has an address of its own; its regions are drawn by the page.
-
-    Args:
-        hit: Image or caption that was found.
-        address: Address of its thumbnail.
-        similar: Address of a search for images like it.
-    """
-    outlines = () if hit.size is None else make_outlines(hit)
-    return replace(make_card(hit, image=address), size=hit.size, outlines=outlines, similar=similar)
 
 
 def make_cards(hits: Sequence[Hit]) -> tuple[HitCard, ...]:

@@ -31,7 +31,7 @@ from pipeline.pages.reliability import (
 )
 from pipeline.pages.render import render_page
 from pipeline.plans.notes import describe_extractor
-from pipeline.runs.carried_demo import CarriedEvaluation
+from pipeline.runs.carried_demo import read_second_evaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
     describe_chance,
@@ -53,14 +53,13 @@ MAX_MISSES = 4
 CAPTIONS_PER_PHOTO = 5
 
 
-def write_report(finished: Finished, with_misses_page: bool = True, carried: CarriedEvaluation | None = None) -> Path:
+def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     """Write the report of a run to `report.html` in its workspace, as one page that needs no other file.
 
     Args:
         finished: Results of the run.
         with_misses_page: Whether to write the page with all misses of the test split to the same folder, and to link
             to it. Else the report is the only file that is written.
-        carried: Evaluation of the second dataset of the demo; None leaves its section out.
 
     Returns:
         The path of the report.
@@ -88,7 +87,7 @@ def write_report(finished: Finished, with_misses_page: bool = True, carried: Car
         min_queries=MIN_QUERIES,
         embedding_map=make_embedding_map(finished.vectors, features.dataset, SPLIT) if misses else None,
         split=SPLIT,
-        carried=carried,
+        carried=read_second_evaluation(finished),
         directions=DIRECTIONS,
         calibrations=make_calibration_rows(calibrations),
         reliability=plot_reliability(calibrations) if calibrations else "",

@@ -8,8 +8,10 @@ from pipeline.plans.plan import Plan
 DEMO_DETECTOR = "demo"
 
 
-def describe_extractor(plan: Plan) -> list[str]:
-    """Return a note if the detector of the drawn demo scenes gets other images."""
+def describe_extractor(plan: Plan | None) -> list[str]:
+    """Return a note if the detector of the drawn demo scenes gets other images; none without a plan."""
+    if plan is None:
+        return []
     config = plan.regions
     if plan.demo is not None or plan.regions_file is not None or plan.regions_store is not None:
         return []

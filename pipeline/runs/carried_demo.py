@@ -7,14 +7,18 @@ from typing import Final
 from data.config import DatasetConfig, DemoConfig
 from data.demo import ANNOTATIONS, CAPTIONS_PER_SCENE, generate_demo_dataset
 from pipeline.plans import Plan
+from pipeline.runs.existing import read_vectors
 from pipeline.runs.export import ExportOptions, export_model
 from pipeline.runs.runner import Finished, PipelineRunner
+from pipeline.stages.dataset import HELD_OUT
+from pipeline.stages.evaluate import find_metrics_file
+from pipeline.stages.index import find_served_version
 from pipeline.stages.results import Vectors
 from pipeline.workers import DRAW_SCENES, MakeMapFn, use_builtin_map
 from pipeline.workspace import Workspace
-from tern.card import ModelPackage, is_package, read_package
+from tern.card import ModelPackage, is_package, read_model_card, read_package
 from tern.config import EvaluationConfig, TrainConfig
-from tern.evaluation import ChanceRecalls, SplitEvaluation, chance_recalls
+from tern.evaluation import ChanceRecalls, SplitEvaluation, chance_recalls, read_evaluation
 
 SPLIT: Final = "test"
 NUM_PARTS = 3
@@ -85,8 +89,41 @@ def evaluate_second_dataset(
     runner = PipelineRunner(plan, make_map_fn)
     vectors = _embed(runner)
     index = runner.publish_index(vectors)
-    judge = PipelineRunner(_make_judging_plan(plan, vectors), make_map_fn)
+    judge = PipelineRunner(_make_judging_plan(plan, vectors.features.regions), make_map_fn)
     judged = judge.evaluate(_embed(judge)).splits[SPLIT]
+    return _make_result(finished, config, judged, index)
+
+
+def read_second_evaluation(finished: Finished) -> CarriedEvaluation | None:
+    """Read what `evaluate_second_dataset` found for the model of a run. Writes nothing.
+
+    Returns:
+        The evaluation; None if the plan has no second dataset, or if its outputs are missing or of another model.
+    """
+    config, folder = configure_second_dataset(finished.plan), finished.workspace.package.absolute()
+    if config is None or not is_package(folder):
+        return None
+    try:
+        package = read_package(folder)
+        plan = _make_plan(finished.plan, package)
+        workspace = Workspace(plan.workspace)
+        index, model = find_served_version(workspace)
+        card = read_model_card(model)
+        is_same_package = package.name_model(card.region_recipe, card.token_recipe) == model.name
+        if not is_same_package or package.config.origin.model != finished.model.name:
+            return None
+        plan = _make_judging_plan(plan, workspace.stores / f"regions-{card.region_recipe}")
+        vectors = read_vectors(plan, model.name)
+        inputs = vectors, vectors.features.dataset, Workspace(plan.workspace), HELD_OUT, plan.evaluate
+        judged = read_evaluation(find_metrics_file(*inputs)).splits.get(SPLIT)
+    except (ValueError, FileNotFoundError):
+        return None
+    if judged is None or judged.images != config.images or SPLIT not in finished.evaluation.splits:
+        return None
+    return _make_result(finished, config, judged, index)
+
+
+def _make_result(finished: Finished, config: DemoConfig, judged: SplitEvaluation, index: Path) -> CarriedEvaluation:
     assert judged.folds is not None, "the plan has folds"
     part_images = config.images // NUM_PARTS
     chance = ChanceRecalls(**chance_recalls([CAPTIONS_PER_SCENE] * part_images))
@@ -127,7 +164,7 @@ def _make_plan(plan: Plan, package: ModelPackage) -> Plan:
     )
 
 
-def _make_judging_plan(plan: Plan, vectors: Vectors) -> Plan:
+def _make_judging_plan(plan: Plan, regions: Path) -> Plan:
     """Return a plan with the captions, in a workspace in which the index is not."""
     assert plan.dataset is not None, "`_make_plan` sets it"
     folder = plan.dataset.images.parent
@@ -138,7 +175,7 @@ def _make_judging_plan(plan: Plan, vectors: Vectors) -> Plan:
         update={
             "workspace": plan.workspace / "judged",
             "dataset": dataset,
-            "regions_store": vectors.features.regions,
+            "regions_store": regions,
             "evaluate": EvaluationConfig(folds=NUM_PARTS),
         }
     )

@@ -71,7 +71,7 @@ class _Preview:
         if not self.estimates:
             self.dataset = read_plan_dataset(plan)
             self.estimates = estimate_extraction(plan, self.dataset)
-        self.is_extracted = not any(estimate.num_missing for estimate in self.estimates)
+        self.is_extracted = not any(estimate.has_work for estimate in self.estimates)
         self.regions, self.tokens = find_plan_stores(plan)
 
     def list_all(self) -> list[StagePreview]:
@@ -94,10 +94,11 @@ class _Preview:
 
     def _preview_extraction(self, estimate: Estimate) -> StagePreview:
         stage = "token features" if estimate.store.startswith("tokens-") else "region features"
-        if not estimate.num_missing:
+        if not estimate.has_work:
             return StagePreview(stage, "", f"all {estimate.num_existing:,} items are in {estimate.store}")
         work = f"{estimate.num_missing:,} items in {estimate.num_shards:,} shards"
         reason = "new or changed items" if estimate.num_existing else f"{estimate.store} has no items yet"
+        reason += f"; {estimate.num_copied:,} more were moved or copied" if estimate.num_copied else ""
         return StagePreview(stage, work, reason, estimate.seconds)
 
     def _find_model(self) -> Path | None:

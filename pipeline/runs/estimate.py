@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.datasets import Dataset
 from data.demo import CAPTIONS_PER_SCENE, is_generated
-from data.images import FileHashCache
+from data.images import FileHashCache, is_content_hash
 from data.io import sha256_text
 from pipeline.plans.plan import Plan
 from pipeline.runs.stage_log import seconds_per_item
@@ -23,11 +23,18 @@ class Estimate:
     num_existing: int
     """Number of items that are already in the store."""
     num_missing: int
-    """Number of items that are new or changed."""
+    """Number of items that will be computed, because they are new or changed."""
     num_shards: int
     """Number of shard files that will be written."""
     seconds: float | None
     """Seconds of the stage by the stage log, or None if no earlier run extracted an item of this store."""
+    num_copied: int = 0
+    """Number of images that were moved or copied, so that rows of the store are copied."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the stage has something to write."""
+        return self.num_missing + self.num_copied > 0
 
     def row(self) -> dict[str, str | int]:
         """Return the estimate as a table row, by column name."""
@@ -36,6 +43,7 @@ class Estimate:
             "store": self.store,
             "existing": self.num_existing,
             "missing": self.num_missing,
+            "moved or copied": self.num_copied,
             "shards": self.num_shards,
             "cost": cost,
         }
@@ -54,7 +62,9 @@ def estimate_extraction(plan: Plan, dataset: Dataset) -> list[Estimate]:
     texts = {caption.id: sha256_text(caption.text) for caption in dataset.captions}
     estimates = [_estimate_stage(plan, "token features", tokens, texts, plan.captions_per_shard)]
     if plan.regions_store is None:
-        estimates.insert(0, _estimate_stage(plan, "region features", regions, hashes, plan.images_per_shard))
+        num_copied = 0 if plan.regions_file else _count_copied(regions, hashes)
+        size = plan.images_per_shard
+        estimates.insert(0, _estimate_stage(plan, "region features", regions, hashes, size, num_copied))
     return estimates
 
 
@@ -103,10 +113,21 @@ def find_finished_items(folder: Path, hashes: Mapping[str, str]) -> set[str]:
     return unchanged | {item.id for item in store.manifest.invalid_items if item.hash == hashes.get(item.id)}
 
 
-def _estimate_stage(plan: Plan, stage: str, folder: Path, hashes: dict[str, str], items_per_shard: int) -> Estimate:
+def _count_copied(folder: Path, hashes: Mapping[str, str]) -> int:
+    """Count the missing images with the content of an image of the store or of another missing image."""
+    store, finished = open_store_or_none(folder), find_finished_items(folder, hashes)
+    known = set() if store is None else set(store.content_hashes(store.ids))
+    missing = [value for name, value in hashes.items() if name not in finished and is_content_hash(value)]
+    return len(missing) - len(set(missing) - known)
+
+
+def _estimate_stage(
+    plan: Plan, stage: str, folder: Path, hashes: dict[str, str], items_per_shard: int, num_copied: int = 0
+) -> Estimate:
     """Estimate one stage. `hashes` has the current content hash of each item by id."""
     num_existing = len(find_finished_items(folder, hashes))
-    num_missing = len(hashes) - num_existing
+    num_missing = len(hashes) - num_existing - num_copied
     seconds = seconds_per_item(Workspace(plan.workspace), stage, folder.name)
     total = None if seconds is None else seconds * num_missing
-    return Estimate(folder.name, num_existing, num_missing, -(-num_missing // items_per_shard), total)
+    num_shards = sum(-(-count // items_per_shard) for count in (num_missing, num_copied))
+    return Estimate(folder.name, num_existing, num_missing, num_shards, total, num_copied)

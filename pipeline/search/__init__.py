@@ -14,7 +14,7 @@ from pipeline.search.query import (
     make_text_query,
 )
 from pipeline.search.searcher import Searcher, open_searchers
-from pipeline.search.without_plan import open_index_searcher
+from pipeline.search.without_plan import open_index_searcher, open_index_searchers
 
 __all__ = [
     "Answer",
@@ -33,5 +33,6 @@ __all__ = [
     "make_photo_query",
     "make_text_query",
     "open_index_searcher",
+    "open_index_searchers",
     "open_searchers",
 ]

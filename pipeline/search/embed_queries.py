@@ -35,7 +35,7 @@ class QueryEmbedder:
         index: The open version.
         encoder: Model and extractors of its vectors.
         stored_images: Regions of its images; None if they are not there.
-        image_root: Folder of its images.
+        image_root: Folder of its images; None if it is not known.
         region_source: File or store of regions that the index was built from instead of an extractor; None: there is
             an extractor for new photos.
     """
@@ -45,7 +45,7 @@ class QueryEmbedder:
         index: Index,
         encoder: QueryEncoder,
         stored_images: StoredImages | None,
-        image_root: Path,
+        image_root: Path | None,
         region_source: str | None = None,
     ) -> None:
         self._index, self._encoder, self._stored_images = index, encoder, stored_images

@@ -32,6 +32,11 @@ class QueryEncoder:
         self._origin, self._pool = origin, pool
         self._model = pool.get_model(origin)
 
+    @property
+    def has_region_extractor(self) -> bool:
+        """Whether there is an extractor for new photos."""
+        return self._pool.has_region_extractor
+
     def load(self) -> None:
         """Load now what the first text query needs."""
         self._model.load()

@@ -56,6 +56,11 @@ class EncoderPool:
         self._regions: RegionExtractor | None = None
 
     @property
+    def has_region_extractor(self) -> bool:
+        """Whether there is an extractor for new photos."""
+        return self._regions_config is not None
+
+    @property
     def photo_side(self) -> int:
         """Maximum side in pixels of a photo after decoding, for a detector."""
         return max(MIN_PHOTO_SIDE, getattr(self._regions_config, "max_size", None) or 0)

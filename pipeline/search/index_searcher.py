@@ -11,6 +11,7 @@ import numpy as np
 from data.alignment import Embeddings, concatenate_embeddings
 from index.metadata import Row
 from index.search import Index, IndexHit
+from pipeline.plans.plan import Plan
 from pipeline.search.embed_queries import QueryEmbedder
 from pipeline.search.encode import QueryEncoder
 from pipeline.search.explainer import Explanation, HitExplainer
@@ -29,6 +30,11 @@ OnStage = Callable[[str, float], None]
 class IndexSearcher:
     """An open version of an index, with the model of its vectors.
 
+    Attributes:
+        plan: Plan of the index; None if it is searched without one.
+        stored_images: Regions of its images; None if they are not there.
+        accepts_photos: Whether photos that are not in the index can be searched with: there is an extractor for them.
+
     Args:
         index: The version; `close` closes it.
         encoder: Model and extractors of its vectors.
@@ -36,6 +42,8 @@ class IndexSearcher:
         image_root: Folder that the paths in its metadata are relative to; None if it is not known.
         region_source: See `QueryEmbedder`.
     """
+
+    plan: Plan | None = None
 
     def __init__(
         self,
@@ -45,15 +53,16 @@ class IndexSearcher:
         image_root: Path | None,
         region_source: str | None = None,
     ) -> None:
-        self.index, self._encoder, self._stored_images = index, encoder, stored_images
-        self._image_root = image_root or Path()
+        self.index, self._encoder, self.stored_images = index, encoder, stored_images
+        self.accepts_photos = region_source is None and encoder.has_region_extractor
+        self._image_root = image_root
         self._explainer = HitExplainer(index, encoder, stored_images)
-        self._embedder = QueryEmbedder(index, encoder, stored_images, self._image_root, region_source)
+        self._embedder = QueryEmbedder(index, encoder, stored_images, image_root, region_source)
 
     @property
     def note(self) -> str:
         """What a person should know of all answers; empty if there is nothing."""
-        return "" if self._stored_images else "The region features are not here, so hits come without regions."
+        return "" if self.stored_images else "The region features are not here, so hits come without regions."
 
     def load_models(self) -> None:
         """Load now what the first text query needs."""
@@ -62,8 +71,8 @@ class IndexSearcher:
     def close(self) -> None:
         """Close the index and the region store."""
         self.index.close()
-        if self._stored_images is not None:
-            self._stored_images.close()
+        if self.stored_images is not None:
+            self.stored_images.close()
 
     def search(
         self,
@@ -226,8 +235,8 @@ class IndexSearcher:
         """Find the file of an image of the index, by the id of the image.
 
         Returns:
-            The path; None if there is no such image, or if its metadata name a file outside of the folder of images:
-            the metadata of an imported index come from somebody else.
+            The path; None if there is no such image, if the folder of images is not known, or if the metadata name a
+            file outside of it: those of an imported index come from somebody else.
         """
         row = self.index.get_metadata([image_id]).get(image_id)
         return None if row is None else find_image_file(self._image_root, row)
@@ -263,4 +272,4 @@ class IndexSearcher:
         return self.index.get_metadata_by_image("caption", image_ids) if "caption" in self.index.kinds else {}
 
     def _get_path(self, row: Row) -> Path:
-        return self._image_root / (row.path or "")
+        return (self._image_root or Path()) / (row.path or "")

@@ -23,6 +23,8 @@ class Searcher(IndexSearcher):
         ValueError: The model does not fit to the index.
     """
 
+    plan: Plan
+
     def __init__(self, plan: Plan, version: int | None = None, pool: EncoderPool | None = None) -> None:
         workspace = Workspace(plan.workspace)
         self.plan, self._pool = plan, pool or make_plan_pool(plan)
@@ -50,7 +52,7 @@ def _open_stored_images(plan: Plan, name: str) -> StoredImages | None:
         return None
 
 
-def open_searchers(plan: Plan) -> HotReloader[Searcher]:
+def open_searchers(plan: Plan) -> HotReloader[IndexSearcher]:
     """Open the published version of the index of a plan, and follow what is published later.
 
     All versions share the models and extractors. The first ones are loaded now, so that no query waits for them.
@@ -60,7 +62,12 @@ def open_searchers(plan: Plan) -> HotReloader[Searcher]:
         ValueError: The model does not fit to the index.
     """
     pool = make_plan_pool(plan, is_resident=True)
-    searchers = HotReloader(Workspace(plan.workspace).index, lambda version: Searcher(plan, version, pool))
+    root = Workspace(plan.workspace).index
+    return load_served_models(HotReloader(root, lambda version: Searcher(plan, version, pool)))
+
+
+def load_served_models(searchers: HotReloader[IndexSearcher]) -> HotReloader[IndexSearcher]:
+    """Load what the first text query of the served version needs; return the searchers."""
     with searchers.borrow() as searcher:
         searcher.load_models()
     return searchers

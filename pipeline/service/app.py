@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from index.search import HotReloader
-from pipeline.search.searcher import Searcher
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.access.bearer_tokens import BearerTokens
 
 try:
@@ -22,17 +22,18 @@ from pipeline.service.access.guard import LOOPBACK_HOSTS, Guard, check_parameter
 from pipeline.service.api.backend import Backend
 from pipeline.service.api.images import add_image_routes
 from pipeline.service.api.openapi import install_openapi
-from pipeline.service.api.page import add_page_routes
+from pipeline.service.api.overview import add_overview_routes
 from pipeline.service.api.search import add_search_routes
 from pipeline.service.api.status import add_status_routes
 from pipeline.service.metrics import Metrics
+from pipeline.service.page.routes import add_page_routes
 from pipeline.service.problems import InvalidRequestError, explain_error, make_problem_response
 
 API_VERSION = "1"
 
 
 def create_app(
-    reloader: HotReloader[Searcher],
+    reloader: HotReloader[IndexSearcher],
     allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
     tokens: BearerTokens | None = None,
     metrics_folder: Path | None = None,
@@ -69,8 +70,9 @@ def create_app(
         dependencies=[Depends(check_parameters)],
     )
     app.add_middleware(Guard, allowed_hosts=frozenset(allowed_hosts), tokens=tokens, metrics=metrics)
-    for add_routes in (add_search_routes, add_image_routes, add_status_routes, add_page_routes):
+    for add_routes in (add_search_routes, add_image_routes, add_overview_routes, add_status_routes):
         add_routes(app, backend)
+    add_page_routes(app)
     for kind in (HTTPException, RequestValidationError, InvalidRequestError):
         app.add_exception_handler(kind, _answer_with_problem)
     install_openapi(app)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from pipeline.plans.plan import Plan
-from pipeline.search.searcher import open_searchers
+from index.search import HotReloader
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.access.bearer_tokens import BearerTokens
 
 try:
@@ -46,19 +46,15 @@ class ServiceOptions:
     """Folder in which the worker processes of the service keep their metrics; None: there is one process."""
 
 
-def serve(plan: Plan, options: ServiceOptions) -> None:
+def serve(searchers: HotReloader[IndexSearcher], options: ServiceOptions) -> None:
     """Run the service until SIGTERM or Ctrl-C. A version that is published meanwhile is served within a second.
 
     Args:
-        plan: Plan whose index is served.
+        searchers: Searchers of the index; closed at the end.
         options: How the service is reached.
-
-    Raises:
-        FileNotFoundError: No index is published, or the model or a store is missing.
-        ValueError: The extractors of the plan are not those of the index.
     """
     hosts = list_allowed_hosts(options.host, options.allowed_hosts)
-    app = create_app(open_searchers(plan), hosts, options.tokens, options.metrics_folder)
+    app = create_app(searchers, hosts, options.tokens, options.metrics_folder)
     config = uvicorn.Config(
         app,
         host=options.host,

@@ -17,6 +17,8 @@ from pipeline.service.limits import (
     ByteBudget,
 )
 
+FORM = "multipart/form-data"
+
 
 class UploadAbortedError(Exception):
     """The client closed the connection before the end of its upload; the text has the number of bytes so far."""
@@ -39,7 +41,7 @@ PHOTO = BodyKind(
     "photo",
     MAX_UPLOAD_BYTES,
     ("image/", "application/octet-stream", "application/x-www-form-urlencoded"),
-    "Send the bytes of the photo as the body, as `curl --data-binary @photo.jpg` does",
+    "Send the bytes of the photo as the body, as `curl --data-binary @photo.jpg` and `httpx.post(URL, content=...)` do",
 )
 JSON = BodyKind(
     "JSON body",
@@ -79,6 +81,8 @@ def _check_type(request: Request, kind: BodyKind) -> None:
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise HTTPException(415, f"The body is compressed. {kind.advice}.")
     media_type = request.headers.get("content-type", "").strip().lower()
+    if media_type.startswith(FORM):
+        raise HTTPException(415, f"The body is a form ({FORM}), which the service does not read. {kind.advice}.")
     if media_type and not media_type.startswith(kind.media_types):
         raise HTTPException(415, f"The body has the type {media_type[:60]!r}. {kind.advice}.")
 

@@ -54,7 +54,9 @@ def choose_queries(
     calibrated = select_calibrated(calibration, query_kind, len(held_out))
     if calibration is not None and calibrated is not None:
         known = calibration.get(query_kind)
-        return GateQueries(calibrated, None, "calibration", known.relevant_scores, known.rows)
+        # Their scores are combined ones if they have row vectors, and those of a search without reranking are not.
+        scores = known.relevant_scores if known.rows is None or config.rerank else None
+        return GateQueries(calibrated, None, "calibration", scores, known.rows)
     if len(held_out) >= MIN_QUERIES:
         return _read_queries(stores[query_kind], held_out, "held-out")
     captioned = _find_relevant_ids(query_kind, dataset, stores, tuple(dataset.count_images_by_split()))

@@ -24,7 +24,7 @@ from tern.evaluation.ranks import (
     read_ranks,
     write_ranks,
 )
-from tern.evaluation.rerank import DEFAULT_CANDIDATES, Rerank, choose_alignment_weight, rerank_split
+from tern.evaluation.rerank import Rerank, choose_alignment_weight, rerank_split
 from tern.evaluation.results import (
     ChanceRecalls,
     DirectionMetrics,
@@ -38,7 +38,6 @@ from tern.evaluation.trec import RankedSide, iter_rankings, write_qrels, write_r
 from tern.evaluation.usable import measure_usable
 
 __all__ = [
-    "DEFAULT_CANDIDATES",
     "DIRECTIONS",
     "MIN_QUERIES",
     "RECALL_CUTOFFS",

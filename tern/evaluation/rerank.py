@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.alignment import Embeddings, RowVectors, combine_scores, compute_alignment_scores
+from data.config import RERANKED_HITS
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
     TIE_TOLERANCE,
@@ -23,7 +24,6 @@ from tern.evaluation.metrics import (
 )
 from tern.evaluation.usable import NO_QUERY, find_usable_rows
 
-DEFAULT_CANDIDATES = 100
 ALIGNMENT_WEIGHTS = tuple(step / 20 for step in range(17))  # 0 to 0.8, from which the best on `val` is chosen
 SMOOTHING = 1  # neighboring weights on each side that are averaged: one alone is noise where `val` is small
 
@@ -64,7 +64,7 @@ def rerank_split(
     image_ids: Sequence[str],
     captions: Embeddings,
     caption_image_ids: Sequence[str],
-    num_candidates: int = DEFAULT_CANDIDATES,
+    num_candidates: int = RERANKED_HITS,
 ) -> tuple[RerankedDirection, RerankedDirection]:
     """Score the candidates of all queries of a split: image to text, and text to image.
 

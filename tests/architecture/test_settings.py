@@ -20,6 +20,7 @@ VALUES = {  # field: text of the variable, value
     "lock_timeout_minutes": ("0", 0.0),
     "on_failure": ("mail -s failed me", "mail -s failed me"),
     "tokens": ("a-token-of-letters another-long-token", "a-token-of-letters another-long-token"),
+    "thumbnail_cache_mb": ("0", 0),
     "index_device": ("cpu", "cpu"),
 }
 INVALID = {  # variable: text, what the message says
@@ -29,6 +30,7 @@ INVALID = {  # variable: text, what the message says
     "TERN_RUN_TIMEOUT_HOURS": ("0", "it must be greater than 0"),
     "TERN_SHARD_TIMEOUT_MINUTES": ("inf", "it must be a finite number"),
     "TERN_LOCK_TIMEOUT_MINUTES": ("-1", "it must be greater than or equal to 0"),
+    "TERN_THUMBNAIL_CACHE_MB": ("-1", "it must be greater than or equal to 0"),
     "TERN_INDEX_DEVICE": ("tpu", "it must be 'auto' or 'cpu'"),
 }
 

@@ -21,7 +21,7 @@ from tests.bench.index import large as index_large
 from tests.bench.index import rivals as index
 from tests.bench.index import search
 from tests.bench.index import update as index_update
-from tests.bench.pipeline import faithful, neighbors, service
+from tests.bench.pipeline import faithful, neighbors, page, service
 from tests.bench.tern import baselines, flickr8k, losses, metrics
 from tests.bench.tern import step as tern
 
@@ -39,6 +39,7 @@ TABLES = {
     "index-large": index_large.large,
     "index-update": index_update.index_update,
     "service": service.service,
+    "page": page.page,
     "neighbors": neighbors.neighbors,
     "faithful": faithful.faithful,
     "metrics": lambda _: metrics.metrics(),

@@ -16,11 +16,18 @@ class FakeSearcher:
     def __init__(self, error=None, version=7):
         self.index = SimpleNamespace(
             version=version,
-            manifest=SimpleNamespace(is_rejected=False),
+            manifest=SimpleNamespace(is_rejected=False, collections={}),
             kinds=("image", "caption"),
             get_metadata=lambda ids, kind="image": {},
+            get_metadata_by_image=lambda kind, image_ids: {},
+            collection=lambda kind: SimpleNamespace(
+                rows=SimpleNamespace(lookups=(), deleted_keys=frozenset()),
+                manifest=SimpleNamespace(calibration=None),
+                row_vectors=None,
+            ),
         )
         self.plan = SimpleNamespace(demo=True, regions=None)
+        self.note, self.accepts_photos, self.stored_images = "", True, None
         self.error, self.passes = error, []
 
     def answer(self, requests, on_stage=None):

@@ -15,7 +15,6 @@ from data.datasets import Dataset
 from data.store import Store, read_intact_row_vectors
 from pipeline.stages.dataset import HELD_OUT, held_out_ids, splits_with_captions
 from pipeline.stages.results import VectorStores
-from tern.evaluation import DEFAULT_CANDIDATES
 from tern.query import Calibration, CalibrationQueries, select_by_hash
 
 MIN_QUERIES = 2
@@ -43,7 +42,8 @@ def make_calibration(vectors: VectorStores, dataset: Dataset) -> Calibration | N
     """Make the calibration of a model from `val`, or from `test` if `val` has fewer than two images with captions.
 
     Args:
-        vectors: Vector stores of the model.
+        vectors: Vector stores of the model, with the number of best hits that a search reranks. If it is 0, the scores
+            are cosines and the queries have no row vectors, so that no index reranks their hits.
         dataset: Dataset of the vectors.
 
     Returns:
@@ -51,7 +51,8 @@ def make_calibration(vectors: VectorStores, dataset: Dataset) -> Calibration | N
     """
     image_store, caption_store = Store(vectors.images), Store(vectors.captions)
     image_rows, caption_rows = (
-        None if path is None else Store(path) for path in (vectors.image_rows, vectors.caption_rows)
+        Store(path) if path is not None and vectors.rerank else None
+        for path in (vectors.image_rows, vectors.caption_rows)
     )
     for split in splits_with_captions(dataset, HELD_OUT):
         image_ids, caption_ids, image_of_caption = held_out_ids(dataset, image_store, caption_store, split)
@@ -67,13 +68,13 @@ def make_calibration(vectors: VectorStores, dataset: Dataset) -> Calibration | N
             split=split,
             num_images=len(image_ids),
             num_captions=len(caption_ids),
-            caption=_score(texts, caption_queries, images, vectors.alignment_weight),
-            image=_score(image_queries.ids, image_queries, captions, vectors.alignment_weight),
+            caption=_score(texts, caption_queries, images, vectors),
+            image=_score(image_queries.ids, image_queries, captions, vectors),
         )
     return None
 
 
-def _score(texts: Sequence[str], queries: _Items, items: _Items, alignment_weight: float) -> CalibrationQueries:
+def _score(texts: Sequence[str], queries: _Items, items: _Items, vectors: VectorStores) -> CalibrationQueries:
     """Find the best relevant and the best other score of each query, over all items."""
     query_part, item_part = queries.read(), items.read()
     codes = {name: code for code, name in enumerate(sorted({*queries.image_ids, *items.image_ids}))}
@@ -83,11 +84,11 @@ def _score(texts: Sequence[str], queries: _Items, items: _Items, alignment_weigh
         cosines = item_part.vectors @ query_part.vectors[row]
         is_relevant = item_codes == codes[name]
         # What an index reranks, and the relevant items, whose score is also needed where it does not.
-        candidates = np.union1d(np.argsort(-cosines)[:DEFAULT_CANDIDATES], np.flatnonzero(is_relevant))
+        candidates = np.union1d(np.argsort(-cosines)[: vectors.rerank or None], np.flatnonzero(is_relevant))
         scores = cosines[candidates]
         if query_part.rows is not None and item_part.rows is not None:
             alignments = compute_alignment_scores(query_part.rows.select([row]), item_part.rows.select(candidates))
-            scores = combine_scores(scores, alignments, alignment_weight)
+            scores = combine_scores(scores, alignments, vectors.alignment_weight)
         relevant[row] = np.where(is_relevant[candidates], scores, -1).max()
         other[row] = np.where(is_relevant[candidates], -1, scores).max()
     return CalibrationQueries(tuple(texts), query_part.vectors, relevant, other, query_part.rows)

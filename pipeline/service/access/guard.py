@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.text import suggest_name
 from pipeline.service.access.bearer_tokens import BearerTokens
+from pipeline.service.access.security_headers import SECURITY_HEADERS
 from pipeline.service.limits import DISCARD_SECONDS, MAX_PARAMETERS
 from pipeline.service.metrics import Metrics
 from pipeline.service.problems import MEDIA_TYPE, Problem, describe_status, explain_error, make_headers, make_problem
@@ -22,23 +23,12 @@ from pipeline.service.uploads import UploadAbortedError
 log = logging.getLogger(__name__)
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 METHODS = frozenset({"GET", "HEAD", "POST"})
-PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})  # probes have no token, and learn nothing of the images
-PAGE_PATHS = frozenset({"/", "/page.css", "/api/v1/docs"})  # of which a browser asks for a password
+# Probes have no token, and the search page asks its user for one; both contain nothing of the images.
+PUBLIC_PATHS = frozenset({"/", "/healthz", "/readyz"})
+PUBLIC_FOLDER = "/static/"
+PAGE_PATHS = frozenset({"/api/v1/docs"})  # of which a browser asks for a password
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # of --host: the service listens on all addresses of the machine
 MAX_LOGGED_PATH = 200  # characters
-SECURITY_HEADERS = [
-    # The pages have no script, their style is a file of its own, and they load nothing from another host.
-    (
-        b"content-security-policy",
-        b"default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; base-uri 'none'; "
-        b"frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-]
 
 
 async def check_parameters(request: Request) -> None:
@@ -128,7 +118,7 @@ class Guard:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and not self._is_own_page(origin, host):
             raise HTTPException(403, "The service does not answer pages of other hosts. See --allowed-host.")
-        if self._tokens is not None and scope["path"] not in PUBLIC_PATHS:
+        if self._tokens is not None and not _is_public(scope["path"]):
             authorization = headers.get(b"authorization", b"").decode("latin-1")
             if not self._tokens.accept(authorization):
                 raise HTTPException(
@@ -208,6 +198,10 @@ class _Exchange:
             async with asyncio.timeout(DISCARD_SECONDS):
                 while self._is_sending:
                     await self.receive()
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER)
 
 
 def _has_type(message: Message, media_type: str) -> bool:

@@ -1,5 +1,7 @@
 """Bodies that the API answers with; they make its OpenAPI document."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.search.hits import Answer, Hit
@@ -124,6 +126,13 @@ class CaptionBody(BaseModel):
     text: str = Field(examples=["Two dogs are running on a beach."])
 
 
+class StoredRegionBody(BaseModel):
+    """A region of an image, whose number is its place in the list, from 0."""
+
+    box: Box = Field(description="x1, y1, x2, y2 in pixels.")
+    label: str = Field(description="Class that the detector predicted, or empty.", examples=["dog"])
+
+
 class ItemBody(BaseModel):
     """The metadata of an image or a caption of the index."""
 
@@ -135,6 +144,9 @@ class ItemBody(BaseModel):
     width: int | None = Field(description="Width of the image in pixels.", examples=[400])
     height: int | None = Field(description="Height of the image in pixels.", examples=[300])
     captions: list[CaptionBody] = Field(description="Captions of an image; empty for a caption.")
+    regions: list[StoredRegionBody] = Field(
+        description="Regions of an image in the order of their numbers; empty for a caption, and for cells of a grid."
+    )
     version: int = Field(description="Number of the version that answered.")
 
 
@@ -157,6 +169,55 @@ class VersionsBody(BaseModel):
 
     served: int = Field(description="Number of the version that requests without a version get.")
     versions: list[VersionBody] = Field(description="Oldest first.")
+
+
+class ValueBody(BaseModel):
+    """A value of a column."""
+
+    value: str = Field(examples=["test"])
+    count: int = Field(description="Number of items that have it.", examples=[100])
+
+
+class ColumnBody(BaseModel):
+    """A column that filters may name."""
+
+    name: str = Field(examples=["split"])
+    type: Literal["text", "number"] = Field(examples=["text"])
+    values: list[ValueBody] = Field(description="All values of a text, most frequent first; empty if there are many.")
+    minimum: int | None = Field(description="Smallest value of a number; null for a text.", examples=[None])
+    maximum: int | None = Field(description="Largest value of a number; null for a text.", examples=[None])
+
+
+class ColumnsBody(BaseModel):
+    """The columns in which at least one item has a value."""
+
+    columns: list[ColumnBody]
+    version: int = Field(description="Number of the version that answered.")
+
+
+class ExampleBody(BaseModel):
+    """An image of the index, and a sentence that could find it."""
+
+    image_id: str = Field(examples=["scene-00110.jpg"])
+    text: str | None = Field(description="One of its captions; null without captions.", examples=["Two dogs run."])
+
+
+class OverviewBody(BaseModel):
+    """What is indexed, and what can be asked."""
+
+    counts: dict[str, int] = Field(
+        description="Number of items by kind: image, caption.", examples=[{"image": 1200, "caption": 6000}]
+    )
+    accepts_photos: bool = Field(description="Whether photos that are not in the index can be searched with.")
+    has_words: bool = Field(description="Whether hits of a text say which words match which regions.")
+    has_boxes: bool = Field(description="Whether it is known where the regions are; not for cells of a grid.")
+    min_probability: float | None = Field(
+        description="Hits of a text with a smaller chance of being right are weak; null without a calibration.",
+        examples=[0.05],
+    )
+    notes: list[str] = Field(description="What a person should know of all answers.", examples=[[]])
+    examples: list[ExampleBody] = Field(description="Up to eight images, of val and test if there are such splits.")
+    version: int = Field(description="Number of the version that answered.")
 
 
 class StatusBody(BaseModel):

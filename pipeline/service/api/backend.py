@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from index.search import HotReloader
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import Query, SearchRequest, VectorPart, make_text_query
-from pipeline.search.searcher import Searcher
 from pipeline.service.api.dispatcher import Dispatcher
 from pipeline.service.api.searchers import VersionedSearchers
 from pipeline.service.limits import (
@@ -38,7 +38,7 @@ class Backend:
         metrics: Metrics of the service.
     """
 
-    def __init__(self, reloader: HotReloader[Searcher], metrics: Metrics) -> None:
+    def __init__(self, reloader: HotReloader[IndexSearcher], metrics: Metrics) -> None:
         self.reloader, self.metrics = reloader, metrics
         self.searchers = VersionedSearchers(reloader)
         self.queries = Dispatcher("query", self.searchers, metrics, 2, MAX_WAITING_QUERIES, MAX_BATCH)
@@ -51,7 +51,7 @@ class Backend:
         metrics.add_queue("file", lambda: self.files.num_calls)
         metrics.add_queue("body", lambda: self.bodies.num_calls)
 
-    async def read(self, version: str, function: Callable[[Searcher], T]) -> T:
+    async def read(self, version: str, function: Callable[[IndexSearcher], T]) -> T:
         """Call a function with the searcher of a version, in a thread for files."""
 
         def call() -> T:

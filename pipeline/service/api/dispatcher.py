@@ -14,8 +14,8 @@ from fastapi import HTTPException
 
 from index.metadata import limit_filter_time
 from pipeline.search.hits import Answer
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import SearchRequest
-from pipeline.search.searcher import Searcher
 from pipeline.service.api.searchers import VersionedSearchers
 from pipeline.service.failures import Failure, call, drop_frames
 from pipeline.service.limits import ANSWER_SECONDS, FILTER_SECONDS, BusyError
@@ -24,7 +24,7 @@ from pipeline.service.metrics import Metrics
 T = TypeVar("T")
 Results = Sequence[Answer | ValueError]
 """Per query its answer, or why it has none"""
-Finish = Callable[[Searcher, Results], T]
+Finish = Callable[[IndexSearcher, Results], T]
 """Makes the response of one request, in the thread that searched"""
 
 
@@ -192,7 +192,7 @@ async def _wait(future: Future[Any]) -> Any:
         ) from None
 
 
-def _finish(finish: Finish[Any], searcher: Searcher, results: Results) -> Any:
+def _finish(finish: Finish[Any], searcher: IndexSearcher, results: Results) -> Any:
     for result in results:
         if isinstance(result, ValueError):
             drop_frames(result)

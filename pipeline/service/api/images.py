@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse
 
 from index.metadata import Row
-from index.search import Index
-from pipeline.search.searcher import Searcher
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p
-from pipeline.service.api.answer_body import CaptionBody, ItemBody
+from pipeline.service.api.answer_body import CaptionBody, ItemBody, StoredRegionBody
 from pipeline.service.api.backend import Backend
-from pipeline.service.thumbnails import ThumbnailCache
+from pipeline.service.thumbnails.cache import ThumbnailCache
+from pipeline.service.thumbnails.disk import open_disk_cache
 
 CACHE_SECONDS = 300  # for which a browser does not ask for an image again
 MEDIA_TYPES = (
@@ -26,13 +27,15 @@ MEDIA_TYPES = (
     (b"P6", "image/x-portable-anymap"),
 )
 NUM_HEAD_BYTES = 32  # of a file, in which its format shows
+ImageId = Annotated[str, UrlPath(description="Id of an image: the `image_id` of a hit.")]
+ItemId = Annotated[str, UrlPath(description="Id of an image or a caption: the `id` of a hit.")]
 SIZE = Query(ge=16, le=1_024, description="Maximum width in pixels; the height is at most 3/4 of it.")
 NO_IMAGE = "The index has no image with this id, or its file cannot be read. Use the `image_id` of a hit."
 
 
 def add_image_routes(app: FastAPI, backend: Backend) -> None:
     """Add `GET /api/v1/images/{id}`, `/api/v1/thumbnails/{id}` and `/api/v1/items/{id}`."""
-    thumbnails = ThumbnailCache()
+    thumbnails = ThumbnailCache(disk=open_disk_cache())
 
     @app.get(
         "/api/v1/images/{image_id:path}",
@@ -48,7 +51,7 @@ def add_image_routes(app: FastAPI, backend: Backend) -> None:
             **p.make_error_responses(304, 404, 416),
         },
     )
-    async def send_image(request: Request, image_id: str, version: p.Version = "") -> Response:
+    async def send_image(request: Request, image_id: ImageId, version: p.Version = "") -> Response:
         return await backend.read(version, lambda searcher: _open_image(request, searcher, image_id))
 
     @app.get(
@@ -59,9 +62,9 @@ def add_image_routes(app: FastAPI, backend: Backend) -> None:
         responses={200: {"content": {"image/jpeg": {"schema": p.BINARY}}}, **p.make_error_responses(304, 404)},
     )
     async def send_thumbnail(
-        request: Request, image_id: str, size: Annotated[int, SIZE] = 360, version: p.Version = ""
+        request: Request, image_id: ImageId, size: Annotated[int, SIZE] = 360, version: p.Version = ""
     ) -> Response:
-        def make_response(searcher: Searcher) -> Response:
+        def make_response(searcher: IndexSearcher) -> Response:
             path = searcher.find_image(image_id)
             thumbnail = None if path is None else thumbnails.get(path, size)
             if thumbnail is None:
@@ -79,11 +82,11 @@ def add_image_routes(app: FastAPI, backend: Backend) -> None:
         summary="The metadata of an image or a caption",
         responses={200: {"model": ItemBody}, **p.make_error_responses(404)},
     )
-    async def show_item(item_id: str, version: p.Version = "") -> ItemBody:
-        return await backend.read(version, lambda searcher: _read_item(searcher.index, item_id))
+    async def show_item(item_id: ItemId, version: p.Version = "") -> ItemBody:
+        return await backend.read(version, lambda searcher: _read_item(searcher, item_id))
 
 
-def _open_image(request: Request, searcher: Searcher, image_id: str) -> Response:
+def _open_image(request: Request, searcher: IndexSearcher, image_id: str) -> Response:
     path = searcher.find_image(image_id)
     media_type = None if path is None else _find_media_type(path)
     if path is None or media_type is None:
@@ -123,15 +126,16 @@ def _is_known(request: Request, etag: str) -> bool:
     return etag in request.headers.get("if-none-match", "")
 
 
-def _read_item(index: Index, item_id: str) -> ItemBody:
-    for kind in index.kinds:
-        row = index.get_metadata([item_id], kind).get(item_id)
+def _read_item(searcher: IndexSearcher, item_id: str) -> ItemBody:
+    for kind in searcher.index.kinds:
+        row = searcher.index.get_metadata([item_id], kind).get(item_id)
         if row is not None:
-            return _make_item_body(index, row)
+            return _make_item_body(searcher, row)
     raise HTTPException(404, "The index has no item with this id. Use the `id` of a hit.")
 
 
-def _make_item_body(index: Index, row: Row) -> ItemBody:
+def _make_item_body(searcher: IndexSearcher, row: Row) -> ItemBody:
+    index = searcher.index
     has_captions = row.kind == "image" and "caption" in index.kinds
     captions = index.get_image_metadata("caption", row.id) if has_captions else []
     return ItemBody(
@@ -143,5 +147,16 @@ def _make_item_body(index: Index, row: Row) -> ItemBody:
         width=row.width,
         height=row.height,
         captions=[CaptionBody(id=caption.id, text=caption.text or "") for caption in captions],
+        regions=_list_regions(searcher, row) if row.kind == "image" else [],
         version=index.version,
     )
+
+
+def _list_regions(searcher: IndexSearcher, row: Row) -> list[StoredRegionBody]:
+    """List the regions of an image; none if they are not there, or are cells of a grid, whose borders say nothing."""
+    stored = {} if searcher.stored_images is None else searcher.stored_images.read_boxes([row.id])
+    boxes = stored.get(row.id)
+    if boxes is None or boxes.is_grid:
+        return []
+    pairs = zip(boxes.boxes.tolist(), boxes.labels, strict=True)
+    return [StoredRegionBody(box=tuple(box), label=label) for box, label in pairs]

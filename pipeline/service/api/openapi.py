@@ -33,6 +33,10 @@ class Parameter:
     type: str
     default: str
     description: str
+    is_required: bool
+    choices: tuple[str, ...]
+    """All values, if they are few"""
+    example: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,9 @@ def _make_parameter(parameter: Schema) -> Parameter:
         type=" or ".join(_list_types(schema)),
         default="required" if is_required else "" if default is None else json.dumps(default),
         description=parameter.get("description", ""),
+        is_required=is_required,
+        choices=tuple(schema.get("enum", ("true", "false") if schema.get("type") == "boolean" else ())),
+        example=str(schema.get("examples", ("",))[0]),
     )
 
 

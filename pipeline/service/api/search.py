@@ -6,8 +6,8 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
 from index.metadata import FilterTimeoutError
 from pipeline.search.hits import Answer
+from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import SearchRequest, make_photo_query, make_text_query
-from pipeline.search.searcher import Searcher
 from pipeline.service.api import parameters as p
 from pipeline.service.api.answer_body import AnswersBody, SingleAnswerBody, make_answer_body
 from pipeline.service.api.backend import Backend
@@ -86,7 +86,7 @@ def _parse(content: bytes) -> tuple[SearchBody, list[SearchRequest]]:
     ]
 
 
-def _finish_single(searcher: Searcher, results: Results) -> str:
+def _finish_single(searcher: IndexSearcher, results: Results) -> str:
     """Make the JSON of the only answer; HTTP 422 if there is none."""
     result = results[0]
     if isinstance(result, ValueError):
@@ -96,7 +96,7 @@ def _finish_single(searcher: Searcher, results: Results) -> str:
     return SingleAnswerBody(**dict(body), version=searcher.index.version).model_dump_json()
 
 
-def _finish_many(searcher: Searcher, results: Results) -> str:
+def _finish_many(searcher: IndexSearcher, results: Results) -> str:
     """Make the JSON of all answers; HTTP 422 with every query that has none."""
     errors = [
         InvalidValue(pointer=f"/queries/{number}", detail=str(result))

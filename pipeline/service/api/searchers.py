@@ -8,7 +8,7 @@ from fastapi import HTTPException
 
 from index.search import HotReloader
 from index.versions import manifest_path, resolve_version
-from pipeline.search.searcher import Searcher
+from pipeline.search.index_searcher import IndexSearcher
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +20,11 @@ class VersionedSearchers:
         reloader: Provides the searcher of the published version, or of one by its number.
     """
 
-    def __init__(self, reloader: HotReloader[Searcher]) -> None:
+    def __init__(self, reloader: HotReloader[IndexSearcher]) -> None:
         self._reloader = reloader
 
     @contextmanager
-    def borrow(self, version: str) -> Iterator[Searcher]:
+    def borrow(self, version: str) -> Iterator[IndexSearcher]:
         """Lend the searcher of a version.
 
         Args:

@@ -45,6 +45,17 @@ def test_region_file_gives_the_rows_of_an_image(tmp_path):
     np.testing.assert_array_equal(plain["features"][:, :3], raw["small"][:2])
 
 
+def test_region_file_warns_of_values_that_it_cannot_mean(tmp_path, caplog):
+    fractions = np.tile(np.float32([0.1, 0.2, 0.5, 1.0]), (5, 1))
+    list(opened(tmp_path, {"boxes": 100 * fractions}).rows(["a.jpg", "b.jpg"]))
+    assert not caplog.messages
+    file = opened(tmp_path, {"boxes": fractions})
+    list(file.rows(["a.jpg", "b.jpg"]))
+    list(file.rows(["a.jpg"]))
+    (message,) = caplog.messages
+    assert message.startswith(f"{file.config.path} entry 1: boxes lie between 0 and 1")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

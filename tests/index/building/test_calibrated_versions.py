@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from index.building.build import build_index
@@ -10,6 +11,8 @@ from index.building.compact import compact_index
 from index.building.update import update_index
 from index.collection import IndexInputs, QueryLabels
 from index.config import GateConfig, IndexConfig
+from index.exchange.export import export_index
+from index.exchange.import_vectors import import_index
 from index.quality.gate import make_gate
 from index.search.index import Index
 from index.search.probabilities import compute_probabilities
@@ -130,3 +133,38 @@ def test_gate_limits_the_calibration_error(tmp_path):
     build_index(CONFIG, inputs, tmp_path, gate=make_gate(GateConfig(), {}, inputs.collections, CONFIG))
     check = read_version_manifest(tmp_path).gate.checks["image calibration"]
     assert (check.passed, check.max, check.count) == (True, 0.2, 120)
+
+
+@pytest.fixture(scope="module")
+def exported(built, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    export_index(built, folder)
+    return folder
+
+
+def copy_export(exported, folder, num_images=60, footer=None):
+    """Copy the images of an export, only the first of them, or with other values in the footer of the metadata."""
+    folder.mkdir()
+    np.save(folder / "image.npy", np.load(exported / "image.npy")[:num_images])
+    rows = pq.read_table(exported / "image.parquet").slice(0, num_images)
+    metadata = {b"calibration": pq.read_metadata(exported / "image.parquet").metadata[b"calibration"]}
+    pq.write_table(rows.replace_schema_metadata(metadata | (footer or {})), folder / "image.parquet")
+    return folder
+
+
+def test_export_and_import_keep_the_calibration(built, exported, tmp_path):
+    import_index(CONFIG, exported, tmp_path / "index")
+    assert read_calibrations(tmp_path / "index") == read_calibrations(built)
+    with Index.open(built) as old, Index.open(tmp_path / "index") as new:
+        assert new.manifest.inputs_digest != old.manifest.inputs_digest
+    folder = copy_export(exported, tmp_path / "fewer", num_images=49)
+    import_index(CONFIG, folder, tmp_path / "few")
+    assert read_calibrations(tmp_path / "few") == {"image": None}, "49 of 60 items have other scores"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"no", b"\xff", b'{"sharpness": "15"}'])
+def test_import_refuses_a_damaged_calibration(content, exported, tmp_path):
+    folder = copy_export(exported, tmp_path / "damaged", footer={b"calibration": content})
+    with pytest.raises(ValueError, match=r"The calibration in the footer of .* is not valid .*Export again"):
+        import_index(CONFIG, folder, tmp_path / "index")
+    assert not (tmp_path / "index").exists()

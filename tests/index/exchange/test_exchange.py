@@ -170,11 +170,6 @@ INVALID = {
     ),
     "same id": (write_clip_retrieval, {"id_column": "width", "normalize": True}, r"id '640' occurs twice"),
     "length": (write_clip_retrieval, {}, r"has length .*Normalize the vectors"),
-    "no queries": (
-        lambda f: write_array(f, np.eye(8, dtype="f4")),
-        {},
-        r"only image vectors, and no queries.*--queries",
-    ),
 }
 
 
@@ -185,6 +180,20 @@ def test_invalid_folder_is_rejected_by_name(case, tmp_path):
     with pytest.raises(ValueError, match=message):
         import_index(IndexConfig(nlist=1), tmp_path / "in", tmp_path / "index", ImportOptions(**options))
     assert not (tmp_path / "index" / "CURRENT").exists()
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_import_of_images_alone_says_what_recall_is_measured_with(count, tmp_path):
+    write_array(tmp_path / "in", np.eye(count, 8, dtype="f4"))
+    imported = import_index(IndexConfig(nlist=1), tmp_path / "in", tmp_path / "index")
+    with Index.open(tmp_path / "index") as index:
+        recall = index.manifest.collections["image"].recall
+    assert (recall.query_source, recall.recall) == ("self", 1.0)
+    (warning,) = imported.warnings
+    assert "only image vectors, so recall is measured with vectors of the index itself" in warning
+    np.save(tmp_path / "queries.npy", np.eye(3, 8, dtype="f4"))
+    options = ImportOptions(queries=tmp_path / "queries.npy")
+    assert import_index(IndexConfig(nlist=1), tmp_path / "in", tmp_path / "other", options).warnings == ()
 
 
 def test_index_commands(root, tmp_path):

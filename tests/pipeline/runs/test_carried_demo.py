@@ -16,7 +16,12 @@ from index.versions import read_current, verify_version
 from pipeline.cli.app import build_app
 from pipeline.pages.report import write_report
 from pipeline.plans import Plan
-from pipeline.runs.carried_demo import configure_second_dataset, evaluate_second_dataset, find_second_workspace
+from pipeline.runs.carried_demo import (
+    configure_second_dataset,
+    evaluate_second_dataset,
+    find_second_workspace,
+    read_second_evaluation,
+)
 from pipeline.search import Searcher
 from pipeline.workspace import Workspace
 
@@ -46,6 +51,10 @@ def list_outputs(root: Path) -> dict[str, int]:
     pattern = re.compile(r"\.writer|stages\.jsonl|hashes.*|report\.html|misses.*|invalid_records\.jsonl")
     paths = (path for path in root.rglob("*") if path.is_file() and not pattern.fullmatch(path.name))
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in paths}
+
+
+def make_words(workspace: Path) -> list[str]:
+    return [word for setting in (f"workspace={workspace}", *SETTINGS) for word in ("--set", setting)]
 
 
 def read_vectors(workspace: Path, modality: str) -> dict[str, np.ndarray]:
@@ -105,19 +114,31 @@ def test_second_dataset_is_indexed_without_captions_and_then_judged(finished):
     assert evaluate_second_dataset(finished, config) == carried
     assert list_outputs(root.parent) == before, "a second run finds everything finished"
 
-    page = write_report(finished, carried=carried).read_text(encoding="utf-8")
+    page = write_report(finished).read_text(encoding="utf-8")
     section = page[page.index("Carried to another dataset") : page.index("<h2>Training")]
     assert re.findall(r"<tr><td>([^<]*)</td><td>(\d+)</td><td>(\d+)</td>", section) == [
         ("demo, test", "6", "30"),
         ("second dataset", "18", "90"),
     ]
     assert f"<td>{expected['t2i_r1']:.1f}</td>" in section
+    assert list_outputs(root.parent) == before, "the report writes itself and the page of misses"
+    command = CliRunner().invoke(build_app(), ["report", *make_words(finished.plan.workspace)])
+    assert command.exit_code == 0, f"{command.output}{command.exception}"
+    assert "Carried to another dataset" in finished.workspace.report.read_text(encoding="utf-8")
+    assert read_second_evaluation(finished) == carried
+    larger = finished.plan.demo.model_copy(update={"splits": {"train": 17, "val": 6, "test": 7}})
+    changes = [
+        replace(finished, plan=finished.plan.model_copy(update={"demo": larger})),
+        replace(finished, vectors=replace(finished.vectors, model=finished.model.with_name("tern-another"))),
+    ]
+    assert [read_second_evaluation(change) for change in changes] == [None, None]
+    shutil.rmtree(root / "judged" / "evaluation")
     assert "Carried to another dataset" not in write_report(finished).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_demo_command_prints_both_datasets_and_repairs_its_package(finished, tmp_path):
-    words = [word for setting in (f"workspace={tmp_path / 'run'}", *SETTINGS) for word in ("--set", setting)]
+    words = make_words(tmp_path / "run")
     result = CliRunner().invoke(build_app(), ["demo", *words])
     assert result.exit_code == 0, f"{result.output}{result.exception}"
     lines = re.findall(

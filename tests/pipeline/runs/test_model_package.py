@@ -103,34 +103,48 @@ def test_other_workspace_has_the_same_vectors_and_figures(finished_pipeline, car
     assert (finished.model / "calibration.safetensors").is_file()
 
 
-def test_calibration_equals_a_slow_loop(finished_pipeline):
+@pytest.mark.parametrize("rerank", [0, 2, 100])
+def test_calibration_equals_a_slow_loop(rerank, finished_pipeline):
     vectors, dataset = finished_pipeline.vectors, finished_pipeline.features.dataset
     weight = 0.3
-    found = make_calibration(replace(vectors, alignment_weight=weight), dataset)
+    found = make_calibration(replace(vectors, alignment_weight=weight, rerank=rerank), dataset)
     assert found is not None
     images, captions = Store(vectors.images), Store(vectors.captions)
     image_rows, caption_rows = Store(vectors.image_rows), Store(vectors.caption_rows)
     val = [image.id for image in dataset.images if image.split == "val"]
     own = [caption for caption in dataset.captions if caption.image_id in val]
 
+    def compute_cosine(image: str, caption: str) -> float:
+        return float(images.read("features", [image])[0].astype(float) @ captions.read("features", [caption])[0])
+
     def score(image: str, caption: str) -> float:
-        cosine = float(images.read("features", [image])[0].astype(float) @ captions.read("features", [caption])[0])
+        cosine = compute_cosine(image, caption)
+        if not rerank:
+            return cosine
         rows = read_intact_row_vectors(caption_rows, [caption]), read_intact_row_vectors(image_rows, [image])
         return (1 - weight) * cosine + weight * float(compute_alignment_scores(*rows)[0])
+
+    def find_scores(pairs: list[tuple[bool, str, str]]) -> tuple[float, float]:
+        """Return the best score of the relevant pairs, and of the others among the first `rerank` or all."""
+        others = [pair for pair in pairs if not pair[0]]
+        if rerank:
+            first = sorted(pairs, key=lambda pair: -compute_cosine(*pair[1:]))[:rerank]
+            others = [pair for pair in others if pair in first]
+        return max(score(*pair[1:]) for pair in pairs if pair[0]), max([-1, *(score(*pair[1:]) for pair in others)])
 
     assert (found.split, found.num_images, found.num_captions) == ("val", 6, 30)
     by_hash = sorted(own, key=lambda caption: sha256_text(caption.id))
     assert found.caption.texts == tuple(caption.text for caption in by_hash)
-    assert len(found.caption.rows) == len(by_hash)
+    assert (found.caption.rows is None) == (not rerank)
     for row, caption in enumerate(by_hash):
         np.testing.assert_array_equal(found.caption.vectors[row], captions.read("features", [caption.id])[0])
-        scores = {name: score(name, caption.id) for name in val}
-        assert found.caption.relevant_scores[row] == pytest.approx(scores.pop(caption.image_id), abs=1e-5)
-        assert found.caption.best_other_scores[row] == pytest.approx(max(scores.values()), abs=1e-5)
+        expected = find_scores([(caption.image_id == name, name, caption.id) for name in val])
+        assert found.caption.relevant_scores[row] == pytest.approx(expected[0], abs=1e-5)
+        assert found.caption.best_other_scores[row] == pytest.approx(expected[1], abs=1e-5)
     for row, name in enumerate(found.image.texts):
-        scores = [(caption.image_id == name, score(name, caption.id)) for caption in own]
-        assert found.image.relevant_scores[row] == pytest.approx(max(s for own, s in scores if own), abs=1e-5)
-        assert found.image.best_other_scores[row] == pytest.approx(max(s for own, s in scores if not own), abs=1e-5)
+        expected = find_scores([(caption.image_id == name, name, caption.id) for caption in own])
+        assert found.image.relevant_scores[row] == pytest.approx(expected[0], abs=1e-5)
+        assert found.image.best_other_scores[row] == pytest.approx(expected[1], abs=1e-5)
 
 
 def test_calibration_comes_from_test_without_val(finished_pipeline):

@@ -16,6 +16,7 @@ from data.store import CopyJob
 from data.store.store import Store
 from extractors.config import TextConfig, TorchvisionConfig
 from pipeline.plans.plan import Plan
+from pipeline.runs import estimate_extraction, preview_stages
 from pipeline.runs.runner import PipelineRunner
 from pipeline.workers import make_process_map
 
@@ -28,15 +29,11 @@ def draw(path: Path, seed: int) -> None:
     Picture.fromarray(pixels).resize((160, 120), Picture.Resampling.NEAREST).save(path)
 
 
-def draw_photos(folder: Path) -> Path:
-    for number in range(6):
-        draw(folder / f"{number}.png", number)
-    return folder
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    return draw_photos(tmp_path / "photos")
+    for number in range(6):
+        draw(tmp_path / "photos" / f"{number}.png", number)
+    return tmp_path / "photos"
 
 
 def make_plan(photos: Path, name: str, images_per_shard: int = 2) -> Plan:
@@ -66,27 +63,21 @@ def read_rows(regions: Path) -> dict[str, dict[str, bytes]]:
         return {name: {field: store.read(field, [name]).tobytes() for field in store.fields} for name in store.ids}
 
 
-@pytest.fixture(scope="module")
-def whole_rows(tmp_path_factory) -> dict[str, dict[str, bytes]]:
-    """The rows of an extraction of all images after their change."""
-    photos = draw_photos(tmp_path_factory.mktemp("whole") / "photos")
-    change(photos)
-    whole = PipelineRunner(make_plan(photos, "whole", images_per_shard=50))
-    expected = whole.extract(whole.load_dataset())
-    assert vars(whole.item_counts["region features"]) == {"extracted": 9, "copied": 2}
-    return read_rows(expected.regions)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_moved_and_copied_images_are_not_extracted_again(
-    photos: Path, caplog, workers: int, whole_rows: dict[str, dict[str, bytes]]
-) -> None:
+def test_moved_and_copied_images_are_not_extracted_again(photos: Path, caplog, workers: int) -> None:
     plan = make_plan(photos, "run")
     first = PipelineRunner(plan)
     first.extract(first.load_dataset())
     assert vars(first.item_counts["region features"]) == {"extracted": 6, "copied": 0}
     change(photos)
     runner = PipelineRunner(plan, lambda stage: make_process_map(workers, stage))
+    (estimate,) = (one for one in estimate_extraction(plan, runner.load_dataset()) if one.store.startswith("regions"))
+    assert (estimate.num_existing, estimate.num_missing, estimate.num_copied) == (3, 5, 3)
+    preview = next(one for one in preview_stages(plan) if one.stage == "region features")
+    assert (preview.work, preview.reason) == (
+        "5 items in 5 shards",
+        "new or changed items; 3 more were moved or copied",
+    )
     with caplog.at_level("INFO", "pipeline"):
         features = runner.extract(runner.load_dataset())
     assert vars(runner.item_counts["region features"]) == {"extracted": 5, "copied": 3}
@@ -94,8 +85,11 @@ def test_moved_and_copied_images_are_not_extracted_again(
     entries = [json.loads(line) for line in (plan.workspace / "stages.jsonl").read_text().split("\n") if line]
     entries = [entry for entry in entries if entry["stage"] == "region features"]
     assert [(entry["items"], entry.get("copied")) for entry in entries] == [(6, None), (5, 3)]
+    whole = PipelineRunner(make_plan(photos, "whole", images_per_shard=50))
+    expected = whole.extract(whole.load_dataset())
+    assert vars(whole.item_counts["region features"]) == {"extracted": 9, "copied": 2}
     rows = read_rows(features.regions)
-    assert rows == whole_rows
+    assert rows == read_rows(expected.regions)
     assert sorted(rows) == sorted(image.id for image in features.dataset.images)
     again = PipelineRunner(plan)
     again.extract(again.load_dataset())
@@ -103,9 +97,7 @@ def test_moved_and_copied_images_are_not_extracted_again(
 
 
 @pytest.mark.parametrize("num_jobs", range(6))
-def test_killed_update_copies_what_is_missing(
-    photos: Path, num_jobs: int, whole_rows: dict[str, dict[str, bytes]]
-) -> None:
+def test_killed_update_copies_what_is_missing(photos: Path, num_jobs: int) -> None:
     """The run ends in front of each job: three shards are extracted and then two copied."""
     plan = make_plan(photos, "run")
     first = PipelineRunner(plan)
@@ -136,7 +128,8 @@ def test_killed_update_copies_what_is_missing(
     num_extracted = sum(job.num_items for job in jobs_run if not isinstance(job, CopyJob))
     num_copied = sum(job.num_items for job in jobs_run if isinstance(job, CopyJob))
     assert vars(resumed.item_counts["region features"]) == {"extracted": 5 - num_extracted, "copied": 3 - num_copied}
-    assert read_rows(features.regions) == whole_rows
+    whole = PipelineRunner(make_plan(photos, "whole"))
+    assert read_rows(features.regions) == read_rows(whole.extract(whole.load_dataset()).regions)
 
 
 def test_copies_of_a_damaged_image_say_which_image_it_is(photos: Path) -> None:

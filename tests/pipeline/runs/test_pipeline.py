@@ -93,7 +93,7 @@ def test_run_killed_at_random_moments_gives_the_same_files(finished_pipeline, tm
     shutil.copytree(finished_pipeline.plan.workspace / "dataset", tmp_path / "run" / "dataset")
     # A server that has imported everything forks the runs, so that kills hit the stages and not the imports.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.pipeline.runs.test_pipeline"])
+    context.set_forkserver_preload(["pipeline.runs.runner", "tests.pipeline.runs.test_pipeline"])
     rng, kills = np.random.default_rng(3), 0
     for pause in rng.uniform(0.0, 1.5, RUN_KILLS):
         began = newest(tmp_path)

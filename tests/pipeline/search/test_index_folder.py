@@ -9,7 +9,15 @@ from typer.testing import CliRunner
 
 from data.store.store import Store
 from pipeline.cli.app import build_app
-from pipeline.search import ImagePart, Query, Searcher, TextPart, VectorPart, open_index_searcher
+from pipeline.search import (
+    ImagePart,
+    Query,
+    Searcher,
+    TextPart,
+    VectorPart,
+    open_index_searcher,
+    open_index_searchers,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +98,41 @@ def test_wrong_folders_are_refused(finished_pipeline, copied, tmp_path):
         result = run("a dog", *words)
         assert result.exit_code == 1
         assert message in str(result.exception), words
+
+
+def test_service_of_a_copied_index_gives_the_hits_and_images_of_the_plan(finished_pipeline, copied):
+    testclient = pytest.importorskip("fastapi.testclient")
+    from pipeline.service.app import create_app
+
+    image = finished_pipeline.features.dataset.images[0]
+    expected = Searcher(finished_pipeline.plan).search_text("a dog", 5)
+    for folder, status in ((image.path.parent, 200), (None, 404)):
+        app = create_app(open_index_searchers(copied / "index", None, folder))
+        with testclient.TestClient(app, base_url="http://localhost") as client:
+            answer = client.get("/api/v1/search", params={"q": "a dog", "k": 5, "version": "1"}).json()
+            hits = [(hit["id"], pytest.approx(hit["score"], abs=1e-5)) for hit in answer["hits"] + answer["weak"]]
+            assert hits == [(hit.id, hit.score) for hit in expected]
+            for route in ("images", "thumbnails"):
+                assert client.get(f"/api/v1/{route}/{image.id}").status_code == status, "no folder, no files"
+            assert client.get("/", params={"q": "a dog"}).status_code == 200
+
+
+def test_serve_opens_the_folder_that_index_names(finished_pipeline, copied, tmp_path, monkeypatch):
+    server = pytest.importorskip("pipeline.service.server")
+    served = []
+    monkeypatch.setattr(server, "serve", lambda searchers, options: served.append(searchers.served.index.root))
+    result = CliRunner().invoke(build_app(), ["serve", "--index", str(copied / "index"), "--port", "8099"])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert served == [copied / "index"]
+    assert "no images are sent" in result.stderr
+    assert "hits come without regions" in result.stderr
+    for words, message in [
+        (["--index", tmp_path / "gone"], "does not contain an index"),
+        (["--index", tmp_path], "published"),
+        (["--index", copied / "index", "--model", tmp_path], "is not a model package"),
+    ]:
+        result = CliRunner().invoke(build_app(), ["serve", *map(str, words)])
+        assert (result.exit_code, len(served)) == (1, 1)
+        assert message in str(result.exception), words
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(build_app(), ["serve", "--model", "m"])
+    assert (result.exit_code, "Pass --index too." in result.output) == (2, True)

@@ -64,18 +64,19 @@ def test_every_answer_has_security_headers(make_client):
     client = make_client(OSError(errno.EIO, "Input/output error", "/secret/place"))
     paths = {
         "/": 200,
-        "/?q=dogs": 503,
+        "/?q=dogs": 200,
         "/api/v1/search?q=a": 503,
         "/api/v1/search": 422,
         "/no": 404,
-        "/page.css": 200,
+        "/static/main.js": 200,
+        "/static/no.js": 404,
         "/api/v1/docs": 200,
         "/api/v1/openapi.json": 200,
     }
     for path, status in paths.items():
         answer = client.get(path)
         assert answer.status_code == status
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self';" in answer.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
@@ -89,9 +90,13 @@ def test_pages_load_nothing_from_another_host_and_have_no_inline_code(make_clien
     for path in ("/", "/api/v1/docs"):
         page = client.get(path).text
         loaded = re.findall(r'<(?:link|script|img)[^>]+(?:href|src)="([^"]*)"', page)
-        assert [urljoin(f"http://localhost{path}", address) for address in loaded] == ["http://localhost/page.css"]
-        assert not re.search(r"<script|<style|style=| on[a-z]+=|javascript:", page)
-    assert "url(" not in client.get("/page.css").text
+        addresses = [urljoin(f"http://localhost{path}", address) for address in loaded]
+        assert "http://localhost/static/style.css" in addresses
+        assert all(address.startswith("http://localhost/static/") for address in addresses)
+        assert {client.get(address).status_code for address in addresses} == {200}
+        assert not re.search(r"<script(?! type=\"module\" src=)|<style|style=| on[a-z]+=|javascript:", page)
+    for style in ("style.css", "search.css"):
+        assert not re.search(r"url\(|@import", client.get(f"/static/{style}").text)
 
 
 def test_health_and_head_requests_are_answered(make_client):

@@ -1,17 +1,14 @@
-"""Bounds on heads, pieces of bodies, log lines and thumbnails, each on its own."""
+"""Bounds on heads, pieces of bodies and log lines, each on its own."""
 
 import logging
-import os
 
 import pytest
-from PIL import Image
 
 h11 = pytest.importorskip("h11")
 pytest.importorskip("uvicorn")
 
 from pipeline.service import logs  # noqa: E402 - needs the extra
 from pipeline.service.connections import BoundedConnection  # noqa: E402
-from pipeline.service.thumbnails import ThumbnailCache  # noqa: E402
 
 HEAD = b"POST /api/v1/search/photo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -117,28 +114,3 @@ def test_log_shows_control_characters_of_a_path(written):
     logger, lines, _ = written
     logger.info("GET %s", "/a\n2026 INFO forged \x1b[2J\u202e")
     assert lines == ["INFO GET /a\\n2026 INFO forged \\x1b[2J\\u202e"]
-
-
-def test_thumbnail_is_made_once_per_content_and_memory_is_bounded(tmp_path, monkeypatch):
-    from pipeline.service import thumbnails
-
-    made: list[str] = []
-    encode = thumbnails.encode_thumbnail
-    monkeypatch.setattr(thumbnails, "encode_thumbnail", lambda path, size: made.append(path.name) or encode(path, size))
-    for number in range(4):
-        Image.new("RGB", (4000, 3000), (40 * number, 0, 0)).save(tmp_path / f"{number}.jpg")
-    cache = ThumbnailCache()
-    first = cache.get(tmp_path / "0.jpg", 360)
-    assert cache.get(tmp_path / "0.jpg", 360) is first
-    assert made == ["0.jpg"]
-    Image.new("RGB", (4000, 3000), "white").save(tmp_path / "0.jpg")
-    os.utime(tmp_path / "0.jpg", ns=(1, 1))
-    assert cache.get(tmp_path / "0.jpg", 360).etag != first.etag, "a changed file gets another thumbnail"
-    (tmp_path / "broken.jpg").write_bytes(b"no image")
-    assert [cache.get(tmp_path / name, 360) for name in ("broken.jpg", "missing.jpg", "a\0b")] == [None] * 3
-
-    small = ThumbnailCache(max_bytes=int(2.5 * len(first.content)))
-    made.clear()
-    for number in (1, 2, 1, 3, 1, 2):
-        small.get(tmp_path / f"{number}.jpg", 360)
-    assert made == ["1.jpg", "2.jpg", "3.jpg", "2.jpg"], "the least recently used one is dropped"

@@ -1,4 +1,4 @@
-"""Which queue takes a query, what its parts weigh, and what is answered for a version that cannot be opened."""
+"""Which queue takes a query, and what is answered for a version that cannot be opened."""
 
 import json
 import tracemalloc
@@ -100,22 +100,6 @@ def test_photos_and_boxes_of_images_are_limited_together():
     (error,) = find_errors({"queries": [{"parts": parts}, {"parts": [{"image_id": "a", "box": BOX}]}]})
     assert (error.pointer, error.detail.split(";")[0]) == ("/queries", "9 photos and boxes of images")
     assert Query((PhotoPart(b""), ImagePart("a"), ImagePart("a", (0, 0, 1, 1)), TextPart("a"))).num_photos == 2
-
-
-@pytest.mark.parametrize(
-    ("form", "parts"),
-    [
-        ({"like": "a", "without": "people"}, (ImagePart("a"), TextPart("people", -1.0))),
-        ({"q": "dogs", "without": "people"}, (TextPart("dogs"), TextPart("people", -0.5))),
-        (
-            {"q": "dogs", "like": "a", "without": "people"},
-            (ImagePart("a"), TextPart("dogs"), TextPart("people", -0.5)),
-        ),
-    ],
-)
-def test_page_gives_a_text_to_avoid_the_weight_of_the_command(client, searcher, form, parts):
-    assert client.get("/", params=form).status_code == 200
-    assert searcher.passes == [[Query(parts)]]
 
 
 @pytest.mark.parametrize("error", [ValueError("/secret is damaged"), FileNotFoundError(2, "No such file", "/secret")])

@@ -2,7 +2,6 @@
 
 import gc
 import io
-import re
 import shutil
 import weakref
 from collections import Counter
@@ -77,8 +76,6 @@ def test_filter_selects_same_images_by_call_command_and_http(client, searcher, f
     assert [
         hit["id"] for hit in client.get("/api/v1/search", params={"q": "a man", "k": 36, "where": where}).json()["hits"]
     ] == hits
-    page = client.get("/", params={"q": "a man", "k": 36, "where": where}).text
-    assert page.count("<figure") == len(expected_ids)
     arguments = [
         "search",
         "a man",
@@ -91,7 +88,7 @@ def test_filter_selects_same_images_by_call_command_and_http(client, searcher, f
     ]
     result = CliRunner().invoke(build_app(), arguments)
     assert [line.split()[2] for line in result.stdout.splitlines()] == hits
-    assert "No row matches" in client.get("/", params={"q": "a man", "where": "width < 0"}).text
+    assert client.get("/api/v1/search", params={"q": "a man", "where": "width < 0"}).json()["hits"] == []
     photo = finished_pipeline.features.dataset.images[0].path
     response = client.post(
         "/api/v1/search/photo", params={"k": 9, "where": "split = 'val'"}, content=photo.read_bytes()
@@ -104,28 +101,17 @@ def test_filter_selects_same_images_by_call_command_and_http(client, searcher, f
     } == {"val"}
 
 
-def test_page_shows_images_and_escapes_query(client, searcher):
-    page = client.get("/", params={"q": "a dog", "k": 3}).text
-    addresses = re.findall(r'<img src="([^"]+)"', page)
-    for address, hit in zip(addresses, searcher.search_text("a dog", 3), strict=True):
-        answer = client.get("/" + address)
+def test_thumbnails_of_hits_are_small_copies_with_entity_tags(client, searcher):
+    for hit in searcher.search_text("a dog", 3):
+        address = f"/api/v1/thumbnails/{hit.image_id}"
+        answer = client.get(address)
         assert answer.headers["content-type"] == "image/jpeg"
         thumbnail, full = Picture.open(io.BytesIO(answer.content)), Picture.open(hit.path)
         assert thumbnail.size == ImageOps.contain(full, (360, 270)).size or thumbnail.size == full.size
-        again = client.get("/" + address, headers={"If-None-Match": answer.headers["etag"]})
+        again = client.get(address, headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-        for region in hit.regions:
-            x1, y1, x2, y2 = region.box
-            assert f'<rect x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}"' in page
-        assert hit.words
-        for word in hit.words:
-            assert re.search(rf'<span class="word" title="[^"]*{word.cosine:.2f}"[^>]*>{word.word}<', page)
-        assert f'viewBox="0 0 {full.width} {full.height}"' in page, "the boxes refer to the whole image"
     assert client.get("/api/v1/thumbnails/no.jpg").status_code == 404
     assert client.get("/api/v1/thumbnails/../../etc/passwd").status_code == 404
-    assert "<script>alert" not in client.get("/", params={"q": "<script>alert(1)</script>"}).text
-    assert "1 to 2,000 characters" in client.get("/", params={"q": "x" * 3000}).text
-    assert client.get("/").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -139,7 +125,6 @@ def test_page_shows_images_and_escapes_query(client, searcher):
         (lambda c: c.get("/api/v1/search?q=a&were=width"), 422, "'were' is unknown; did you mean 'where'?"),
         (lambda c: c.get("/api/v1/search?q=a&k=1&k=2"), 422, "The parameter 'k' occurs 2 times. Send it once."),
         (lambda c: c.get("/api/v1/search?q=a&q=b"), 422, "The parameter 'q' occurs 2 times"),
-        (lambda c: c.get("/?query=a"), 422, "'query' is unknown; parameters are q, without, like, k, offset"),
         (
             lambda c: c.post("/api/v1/search/photo?q=a", content=b"x"),
             422,
@@ -155,21 +140,22 @@ def test_page_shows_images_and_escapes_query(client, searcher):
         ),
         (lambda c: c.get("/api/v1/search", params={"q": "\u202e"}), 422, r"no part of the query '\\u202e'"),
         (lambda c: c.get("/api/v1/search", params={"q": "\ufffd"}), 422, "The model knows no part of the query"),
-        (lambda c: c.get("/", params={"q": "\U0001f984"}), 200, "The model knows no part of the query"),
         (
             lambda c: c.get("/api/v1/search", params={"q": "a", "where": "caption like '%\0'"}),
             422,
             "NUL has no meaning here",
         ),
         (lambda c: c.get("/api/v1/search", params={"q": "a", "where": "splt = 'x'"}), 422, "did you mean 'split'?"),
-        (lambda c: c.get("/", params={"q": "a", "where": "width = <b>"}), 200, "a number is expected"),
+        (lambda c: c.get("/api/v1/search", params={"q": "a", "where": "width = <b>"}), 422, "a number is expected"),
         (lambda c: c.get("/api/v1/search", params={"q": "a", "version": "99"}), 404, "The index has no version '99'"),
         (
             lambda c: c.get("/api/v1/search", params={"q": "a", "version": "../x"}),
             404,
             "The index has no version '../x'",
         ),
-        (lambda c: c.get("/", params={"version": "prod"}), 404, "The index has no version 'prod'"),
+        (lambda c: c.get("/api/v1/columns?version=prod"), 404, "The index has no version 'prod'"),
+        (lambda c: c.get("/api/v1/overview?version=99"), 404, "The index has no version '99'"),
+        (lambda c: c.get("/api/v1/columns?kind=images"), 422, "'kind' is unknown; parameters are for, version"),
         (lambda c: c.post("/api/v1/search/photo", content=b"no picture"), 422, "cannot use the photo"),
         (lambda c: c.post("/api/v1/search/photo", content=b""), 422, "cannot use the photo"),
         (lambda c: c.post("/api/v1/search/photo", content=bytes(26 << 20)), 413, "larger than"),
@@ -197,7 +183,6 @@ def test_filter_that_takes_too_long_is_ended(client, monkeypatch):
     parameters = {"q": "a dog", "where": "caption like '%a%b%c%' or not caption like '%d%'"}
     answer = client.get("/api/v1/search", params=parameters)
     assert (answer.status_code, "The filter takes too long" in answer.text) == (400, True)
-    assert "The filter takes too long" in client.get("/", params=parameters).text
     assert client.get("/api/v1/search", params={"q": "a dog"}).status_code == 200
 
 
@@ -223,7 +208,7 @@ def test_new_version_is_served_at_once_and_old_version_on_request(finished_pipel
     assert search() == (2, before[1])
     add_tag(first.index.root, "old", 1)
     assert search(version="1") == search(version="old") == before
-    assert "Index version 1." in client.get("/", params={"q": "a dog", "version": "old"}).text
+    assert [client.get("/api/v1/overview", params={"version": v}).json()["version"] for v in ("old", "")] == [1, 2]
     rollback(first.index.root, 1)
     assert search() == before
     arguments = [
@@ -298,5 +283,4 @@ def test_command_says_which_part_of_a_query_the_model_does_not_know(finished_pip
 def test_answer_says_which_part_of_a_query_the_model_does_not_know(client):
     note = "The model does not know 1 of the 2 parts of the query."
     assert client.get("/api/v1/search", params={"q": "dogs \U0001f984"}).json()["note"] == note
-    assert note in client.get("/", params={"q": "dogs \U0001f984"}).text
     assert client.get("/api/v1/search", params={"q": "dogs"}).json()["note"] == ""

@@ -107,6 +107,7 @@ def test_memory_rejects_vectors_of_another_width():
         loss(*batch(dim=8))
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
 @pytest.mark.parametrize(
     "extra",
     [
@@ -115,24 +116,22 @@ def test_memory_rejects_vectors_of_another_width():
         {"loss": {"name": "MultiSimilarityLoss", "miner": "MultiSimilarityMiner", "memory_size": 1000}},
     ],
 )
-def test_training_with_memory_resumes_to_the_same_files(world, tmp_path, extra):
+def test_training_with_memory_resumes_to_the_same_files(world, tmp_path, epoch, extra):
     config = TrainConfig(**(CONFIG | {"epochs": 3} | extra))
     without_memory = TrainConfig(**(CONFIG | {"epochs": 3} | {"loss": extra["loss"] | {"memory_size": 0}}))
+
+    def kill(row):
+        if row.epoch.epoch == epoch:
+            raise Killed
+
     uninterrupted = train(world, config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(world, config, tmp_path / "broken", kill)
+    train(world, config, tmp_path / "broken")
+    for name in ("best.safetensors", "history.csv", "model.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (uninterrupted / name).read_bytes(), name
     curve = (train(world, without_memory, tmp_path / "plain") / "history.csv").read_text()
     assert curve != (uninterrupted / "history.csv").read_text()  # the memory is in use
-    for epoch in (1, 2):
-
-        def kill(row, epoch=epoch):
-            if row.epoch.epoch == epoch:
-                raise Killed
-
-        broken = tmp_path / f"broken after {epoch}"
-        with pytest.raises(Killed):
-            train(world, config, broken, kill)
-        train(world, config, broken)
-        for name in ("best.safetensors", "history.csv", "model.json"):
-            assert (broken / name).read_bytes() == (uninterrupted / name).read_bytes(), (epoch, name)
 
 
 def test_vicreg_loss_equals_a_loop_over_entries():

@@ -55,7 +55,7 @@ def run_until(moment, config, regions, tokens, dataset, folder):
 def processes():
     """Processes forked from one that has imported torch and computed nothing."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.tern.training.test_resume"])
+    context.set_forkserver_preload(["tests.tern.training.test_resume", "torch._dynamo", "matplotlib.figure"])
     return context
 
 

@@ -1,0 +1,98 @@
+"""What the metadata of a collection hold: columns with their types, values and ranges, and rows chosen at random.
+
+The search page makes its filter form of them.
+"""
+
+import heapq
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from index.metadata.filters import CAPTION, FILTER_COLUMNS
+from index.metadata.lookup import SELECT, MetadataLookup, ShardLookup
+from index.metadata.schema import NUMBERS, Row
+
+MAX_VALUES = 50  # of a column that are listed; a column with more has no list
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that filters may name, and what its rows hold."""
+
+    name: str
+    is_number: bool
+    values: tuple[tuple[str, int], ...] = ()
+    """Values of a column of texts with the number of their rows, most frequent first; empty if there are more than
+    `MAX_VALUES` of them."""
+    minimum: int | None = None
+    """Smallest value of a column of numbers."""
+    maximum: int | None = None
+    """Largest value of a column of numbers."""
+
+
+def describe_columns(rows: MetadataLookup, captions: MetadataLookup | None) -> tuple[Column, ...]:
+    """Describe the columns of a collection in which at least one live row has a value.
+
+    Args:
+        rows: The rows of the collection.
+        captions: The captions of the index, which the column `caption` is about; None if there are none.
+    """
+    names = [name for name in FILTER_COLUMNS if name != CAPTION]
+    described = [_describe_numbers(rows, name) if name in NUMBERS else _describe_texts(rows, name) for name in names]
+    columns = [column for column in described if column is not None]
+    return (*columns, Column(CAPTION, False)) if captions is not None else tuple(columns)
+
+
+def sample_rows(rows: MetadataLookup, count: int, splits: tuple[str, ...] = ()) -> list[Row]:
+    """Choose live rows as if at random, and always the same ones: those with the smallest keys, which are hashes.
+
+    Args:
+        rows: The rows of a collection.
+        count: Maximum number of rows.
+        splits: Splits that the rows must have; any if empty.
+    """
+    condition, values = _make_live_condition(rows)
+    if splits:
+        condition += f" AND split IN ({', '.join('?' * len(splits))})"
+        values = [*values, *splits]
+    statement = f"{SELECT} items WHERE {condition} ORDER BY key LIMIT {int(count)}"
+    found = (Row._make(line) for lookup in rows.lookups for line in lookup.query(statement, values))
+    return heapq.nsmallest(count, found, key=lambda row: row.key or 0)
+
+
+def _describe_numbers(rows: MetadataLookup, name: str) -> Column | None:
+    condition, values = _make_live_condition(rows)
+    statement = f"SELECT MIN({name}), MAX({name}) FROM items WHERE {condition}"
+    ranges = [lookup.query(statement, values)[0] for lookup in rows.lookups]
+    ranges = [(minimum, maximum) for minimum, maximum in ranges if minimum is not None]
+    if not ranges:
+        return None
+    return Column(name, True, minimum=min(low for low, _ in ranges), maximum=max(high for _, high in ranges))
+
+
+def _describe_texts(rows: MetadataLookup, name: str) -> Column | None:
+    condition, values = _make_live_condition(rows)
+    counts: Counter[str] = Counter()
+    for lookup in rows.lookups:
+        if not _has_few_values(lookup, name):  # a list of all values would take long to make
+            return Column(name, False)
+        statement = f"SELECT {name}, COUNT(*) FROM items WHERE {condition} AND {name} IS NOT NULL GROUP BY {name}"
+        counts.update(dict(lookup.query(statement, values)))
+    if not counts:
+        return None
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return Column(name, False, tuple(ordered) if len(ordered) <= MAX_VALUES else ())
+
+
+def _has_few_values(lookup: ShardLookup, name: str) -> bool:
+    """Return whether a shard has at most `MAX_VALUES` values of a column; SQLite stops at the next one."""
+    different = f"SELECT DISTINCT {name} FROM items WHERE {name} IS NOT NULL LIMIT {MAX_VALUES + 1}"
+    return bool(lookup.query(f"SELECT COUNT(*) FROM ({different})", ())[0][0] <= MAX_VALUES)
+
+
+def _make_live_condition(rows: MetadataLookup) -> tuple[str, list[Any]]:
+    """Return an SQL condition that leaves out deleted rows, and its parameters."""
+    if not rows.deleted_keys:
+        return "TRUE", []
+    return "key NOT IN (SELECT value FROM json_each(?))", [json.dumps(sorted(rows.deleted_keys))]
