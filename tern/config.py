@@ -39,7 +39,8 @@ class LossConfig(SettingsTable):
     """Reduction over positive pairs (`hinge`), anchors (`infonce`) or the elements of the library's loss. `nonzero` is
     the mean over the values above 0."""
     temperature: float = Field(0.07, ge=0.01, le=1)
-    """Initial temperature of `infonce`, by which cosines are divided."""
+    """Initial temperature of `infonce`, by which cosines are divided. Unless it is set, the preset `default` has 0.1 to
+    0.07, by the number of training images."""
     learn_temperature: bool = True
     """Whether the temperature of `infonce` is a trained parameter, clamped to 0.01 to 1."""
     miner: str = ""
@@ -77,15 +78,17 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
         "visual_layers": 0, "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "gpo",
         "box_embedding": "none", "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
     },
+    "teran": {},
 }  # fmt: skip
 
 
 class ModelConfig(SettingsTable):
     """Shape of the network. The sizes of the input features are not settings: they come from the stores."""
 
-    architecture: Literal["default", "paper", "kaylode", "vse-infinity"] = "default"
+    architecture: Literal["default", "paper", "kaylode", "vse-infinity", "teran"] = "default"
     """Network: `default` (tern/networks/default.py), `paper` (tern/networks/paper.py), `kaylode`
-    (tern/networks/kaylode.py) or `vse-infinity` (tern/networks/vse_infinity.py)."""
+    (tern/networks/kaylode.py) or `vse-infinity` (tern/networks/vse_infinity.py). `teran` (tern/networks/teran.py) is
+    that of imported checkpoints and cannot be trained."""
     width: int = Field(256, ge=8)
     """Features per row inside the layers."""
     heads: int = Field(4, ge=1)
@@ -113,13 +116,15 @@ class ModelConfig(SettingsTable):
     shortcut: bool = True
     """Whether to add a linear map of the pooled features to the transformer branch (tern/networks/shortcut.py)."""
     transformer_scale: float = Field(0.3, ge=0)
-    """Factor of the transformer branch when there is a shortcut; a small factor delays overfitting."""
+    """Factor of the transformer branch when there is a shortcut; a small factor delays overfitting. Unless it is set,
+    the preset `default` has 0.1 to 0.3, by the number of training images."""
     count_similar_regions: bool = True
     """Whether the layers and the shortcut receive, per region, the number of similar regions
     (tern/networks/region_counts.py)."""
     shortcut_dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout rate of the pooled features of an image before the shortcut's map."""
-    alignment_dim: int = Field(0, ge=0, le=512)
+    """Dropout rate of the pooled features of an image before the shortcut's map. Unless it is set, the preset `default`
+    has 0.7 to 0.5, by the number of training images."""
+    alignment_dim: int = Field(0, ge=0, le=1024)
     """Numbers of the vector of each region and each token, with which the best hits are reranked
     (tern/networks/alignment.py); 0 for none. The preset `default` has 64."""
     token_dropout: float = Field(0.1, ge=0, lt=1)
@@ -145,19 +150,25 @@ class ModelConfig(SettingsTable):
                 f"shared_layers = {self.shared_layers}, embed_dim = {self.embed_dim} and heads = {self.heads}. Change "
                 "them."
             )
+        if self.architecture == "teran" and self.alignment_dim != self.embed_dim:
+            raise ValueError(
+                f"architecture 'teran' requires alignment_dim = embed_dim, not {self.alignment_dim} and "
+                f"{self.embed_dim}. Change one of them."
+            )
         return self
 
 
 class TrainConfig(SettingsTable):
     """Settings of one training run."""
 
-    preset: Literal["default", "small-data", "paper", "kaylode", "vse-infinity"] = "default"
-    """Values of the settings that the plan does not set: the defaults below, those for some hundred images, those of
-    the paper, of kaylode/tern, or of VSE-infinity (tern/presets.py)."""
+    preset: Literal["default", "paper", "kaylode", "vse-infinity"] = "default"
+    """Values of the settings that the plan does not set: the defaults below, those of the paper, of kaylode/tern, or of
+    VSE-infinity (tern/presets.py)."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Random seed of initial weights, batches and dropout."""
-    epochs: int = Field(30, ge=1)
-    """Number of passes over the training images."""
+    epochs: int = Field(20, ge=1)
+    """Number of passes over the training images. Unless it is set, the preset `default` has 8 to 40, by their number:
+    20 for 1,000 images with five captions each."""
     images_per_batch: int = Field(128, ge=2)
     """Images per batch, at most."""
     captions_per_image: int = Field(2, ge=1)
@@ -168,7 +179,7 @@ class TrainConfig(SettingsTable):
     """Decay rates of AdamW's averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
     """Term that AdamW adds to the denominator."""
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: float = Field(5e-2, ge=0)
     """Weight decay of matrices; biases, norms and the temperature have none."""
     warmup: float = Field(0.1, ge=0)
     """Steps in which the learning rate rises from 0: a fraction of all steps if below 1, else their number."""
@@ -194,7 +205,8 @@ class TrainConfig(SettingsTable):
     caption."""
     selection_window: int = Field(5, ge=1)
     """Number of epochs whose mean rsum on `val` selects the best epoch, each epoch and those before it. The rsum of one
-    epoch is noise if `val` is small."""
+    epoch is noise if `val` is small: unless it is set, the preset `default` has 500 / (images of `val`), from 1 to
+    5."""
     patience: int = Field(0, ge=0)
     """Number of epochs without a higher mean after which training stops; 0 never stops early."""
     fine_tune: bool = False
@@ -225,3 +237,12 @@ class TrainConfig(SettingsTable):
     @classmethod
     def _apply_preset(cls, settings: Any) -> Any:
         return apply_preset(settings) if isinstance(settings, dict) else settings
+
+    @model_validator(mode="after")
+    def _check_architecture_is_trainable(self) -> TrainConfig:
+        if self.model.architecture == "teran":
+            raise ValueError(
+                "architecture 'teran' is not trained here. Set `checkpoint` to a checkpoint of TERAN, or choose "
+                "another architecture."
+            )
+        return self

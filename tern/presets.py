@@ -1,13 +1,14 @@
 """Presets: the values of `preset` in `[train]`. Settings of the plan take precedence.
 
-`default` has no values of its own. `small-data` is for some hundred images: it limits the parts of the network that
-overfit; each value was selected on validation. `paper` is the recipe of mesnico/TERN (configs/tern.yaml, train.py).
-`kaylode` is the recipe of kaylode/tern (tools/configs/yaml/tern.yaml) without its errors. `vse-infinity` is the recipe
-of woodfrog/vse_infty for region features (train_region.sh, train.py).
+`default` is one recipe for every number of training images: `follow_size` chooses what depends on it. `paper` is the
+recipe of mesnico/TERN (configs/tern.yaml, train.py). `kaylode` is the recipe of kaylode/tern
+(tools/configs/yaml/tern.yaml) without its errors. `vse-infinity` is the recipe of woodfrog/vse_infty for region
+features (train_region.sh, train.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,13 +47,6 @@ PAPER: dict[str, Any] = {
         "count_similar_regions": False,
     },
     "loss": {"name": "hinge", "margin": 0.2, "negatives": "hardest", "reduction": "sum"},
-}
-SMALL_DATA: dict[str, Any] = {
-    "region_drop": 0.5,
-    "token_drop": 0.0,
-    "weight_decay": 0.1,
-    "model": {"transformer_scale": 0.1, "shortcut_dropout": 0.7, "alignment_dim": 64},
-    "loss": {"temperature": 0.1, "learn_temperature": False},
 }
 KAYLODE: dict[str, Any] = {
     "epochs": 100,
@@ -96,6 +90,7 @@ KAYLODE: dict[str, Any] = {
     },
 }
 DEFAULT: dict[str, Any] = {"model": {"alignment_dim": 64}}
+FEW_IMAGES, MANY_IMAGES = 1500, 5500  # between them, the strength of the regularization changes
 VSE_INFINITY: dict[str, Any] = {
     # 25 epochs of the authors, with one caption per image in an epoch here, as in `paper`.
     "epochs": 125,
@@ -129,11 +124,37 @@ VSE_INFINITY: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULT,
-    "small-data": SMALL_DATA,
     "paper": PAPER,
     "kaylode": KAYLODE,
     "vse-infinity": VSE_INFINITY,
 }
+
+
+def follow_size(num_images: int, num_captions: int, num_val_images: int) -> dict[str, Any]:
+    """Choose the settings of the preset `default` that follow from the size of the dataset (decision 056).
+
+    With few images the network overfits: up to 1,500, the transformer branch is weak, and more of the shortcut's
+    features are dropped; from 5,500 on, neither is needed. In between, the settings follow the logarithm of the size.
+    The number of steps grows with the square root of the size.
+
+    Args:
+        num_images: Images of `train` with captions.
+        num_captions: Captions of `train`. A fifth of them is the size, if the images are more.
+        num_val_images: Images of `val`, whose rsum selects the epoch.
+
+    Returns:
+        Settings, nested as in `[train]`. `epochs` is 40 for 250 images and fewer, 20 for 1,000, and 8 for 6,250 and
+        more. `selection_window` is 5 for 111 images of `val` and fewer, and 1 for 334 and more.
+    """
+    size = max(1.0, min(num_images, num_captions / 5))
+    few = math.log(MANY_IMAGES / size) / math.log(MANY_IMAGES / FEW_IMAGES)
+    few = min(max(few, 0.0), 1.0)  # 1 for few images, 0 for many
+    return {
+        "epochs": min(max(round(20 * math.sqrt(1000 / size)), 8), 40),
+        "selection_window": min(max(round(500 / max(1, num_val_images)), 1), 5),
+        "model": {"transformer_scale": 0.3 * 3**-few, "shortcut_dropout": 0.5 + 0.2 * few},
+        "loss": {"temperature": 0.07 * (0.1 / 0.07) ** few},
+    }
 
 
 def apply_preset(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 CODE_SCALE = 127.0  # a code of 8 bits is a number of a unit vector times this, rounded
 CODE_DTYPE, WEIGHT_DTYPE = np.dtype("i1"), np.dtype("<f2")
+SHARE_TOLERANCE = 1e-2  # of the sum of the weights of an item, each rounded to float16
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class RowVectors:
     codes: np.ndarray
     """(m, k) int8: unit vectors times `CODE_SCALE`."""
     weights: np.ndarray
-    """(m,) float16: share of each row in the score; those of an item add up to 1."""
+    """(m,) float16: share of each row in the score; those of an item add up to 1, except in a model whose score is a
+    sum."""
     lengths: np.ndarray
     """(n,) int64: rows of each item, at least 1."""
 
@@ -44,6 +46,12 @@ class RowVectors:
     def starts(self) -> np.ndarray:
         """First row of each item, (n,) int64."""
         return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether the weights of most items add up to 1; those of a model whose score is a sum do not."""
+        sums = np.add.reduceat(self.weights.astype(np.float32), self.starts) if len(self) else np.ones(1)
+        return bool(np.median(np.abs(sums - 1)) <= SHARE_TOLERANCE)
 
     def decode(self) -> np.ndarray:
         """Return the short vectors, (m, k) float32."""

@@ -2,7 +2,8 @@
 
 The region-word alignment of TERAN (Messina et al. 2021, "Fine-grained visual textual alignment for cross-modal
 retrieval using transformer encoders") with the maximum in both directions, as in FILIP (Yao et al. 2021), and with a
-learned weight per row. A score is a weighted mean of cosines, so it is from -1 to 1.
+learned weight per row. A score is a weighted mean of cosines, so it is from -1 to 1. With one constant as the weight of
+every row, it is the sum of TERAN times that constant (`tern.networks.teran`).
 
 Shapes: n items, m rows of all items together, l rows of a query, k numbers per short vector.
 """

@@ -88,12 +88,14 @@ def match_source_vectors(collection: OpenCollection, source: Collection | None, 
 def match_source_rows(collection: OpenCollection, source: Collection | None, keys: np.ndarray) -> np.ndarray:
     """Return (n,) bool: whether the items `keys` have the row vectors of the source, and find themselves with them.
 
-    The arguments are those of `match_source_vectors`; the collection has row vectors.
+    Where weights are no shares that add up to 1, an item need not be the best for itself, and only the row vectors are
+    compared. The arguments are those of `match_source_vectors`; the collection has row vectors.
     """
     assert collection.row_vectors is not None, "the collection has row vectors"
-    stored, vectors = collection.row_vectors.get(keys), collection.vectors.get(keys).astype(np.float32)
-    scores, results = _search(collection, vectors, stored)
-    is_found = (results == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - COSINE_TOLERANCE)
+    stored, is_found = collection.row_vectors.get(keys), np.ones(len(keys), bool)
+    if stored.has_shares:
+        scores, results = _search(collection, collection.vectors.get(keys).astype(np.float32), stored)
+        is_found = (results == keys[:, None]).any(axis=1) | (scores[:, -1] >= 1 - COSINE_TOLERANCE)
     if source is None or source.rows is None:
         return is_found
     rows = collection.rows.by_key(keys.tolist())

@@ -70,7 +70,7 @@ def export(
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the TERN authors (.pth.tar).", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of TERN or TERAN (.pth.tar).", show_default=False)],
     output: OutputOption,
     half: HalfOption = False,
     with_detector: DetectorOption = False,
@@ -80,7 +80,7 @@ def import_(
     plan: PlanOption = "demo",
     overrides: SetOption = None,
 ) -> None:
-    """Write a checkpoint of the TERN authors as a package, with the extractors of a plan.
+    """Write a checkpoint of the authors of TERN or TERAN as a package, with the extractors of a plan.
 
     The widths of the features are checked. That the checkpoint was trained on features of these extractors is not.
 

@@ -1,5 +1,6 @@
 """Options that several commands share, and functions that resolve their values: plan, runner, index, version, store."""
 
+import logging
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -88,7 +89,22 @@ def make_runner(plan: str, overrides: list[str] | None, allow_torchrun: bool = F
         raise ValueError(
             "Only `train` can run under torchrun. Train with torchrun first, then run this command without torchrun."
         )
+    _print_training_messages()
     return PipelineRunner(loaded, lambda stage: make_process_map(loaded.workers, stage), print_epoch)
+
+
+class _EchoHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        echo(self.format(record), err=True)
+
+
+def _print_training_messages() -> None:
+    """Print what a training logs, such as its size, its settings and from where it resumes, on standard error."""
+    logger = logging.getLogger("tern.training")
+    if not logger.handlers:
+        logger.addHandler(_EchoHandler())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # torchrun prints what reaches the root logger
 
 
 def print_preview(

@@ -19,6 +19,7 @@ from pipeline.stages.results import VectorStores
 from pipeline.stages.train import find_trained_model
 from pipeline.workspace import Workspace
 from tern.card import MODEL_CARD, read_model_card
+from tern.size import complete_settings
 
 EXTRACTION = ("dataset", "region features", "token features")
 INDEX_STAGES = (*EXTRACTION, "training", "embedding", "index")
@@ -132,9 +133,9 @@ class _Preview:
         if not self.plan.trains_model:
             source = self.plan.model or self.plan.checkpoint
             return StagePreview("training", "a model", f"{source} is not imported yet", seconds)
-        epochs = f"a model of {self.plan.train.epochs:,} epochs"
-        if model is None:
-            return StagePreview("training", f"{epochs}, if it is new", "features of its dataset are missing", seconds)
+        if model is None or self.dataset is None:
+            return StagePreview("training", "a model, if it is new", "features of its dataset are missing", seconds)
+        epochs = f"a model of {complete_settings(self.plan.train, self.dataset).epochs:,} epochs"
         reason = "a training was interrupted" if model.is_dir() else "new settings or a new training set"
         return StagePreview("training", epochs, reason, seconds)
 

@@ -27,6 +27,7 @@ from tern.query import QuerySide, read_query_record
 NORM_TOLERANCE = 1e-2  # as of the index
 IMAGES_PER_WINDOW = 1024  # whose regions are in memory at once
 VECTORS_PER_SHARD = 50_000  # 51 MB per shard for 512 float16 values per vector
+SHORT_ROW = 64  # numbers per row vector with which a shard has that many items; with longer ones it has fewer
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def embed_dataset(
     ids = {"image": [image.id for image in dataset.images], "caption": [caption.id for caption in dataset.captions]}
     stores = find_vector_stores(model, workspace)
     row_folders = {"image": stores.image_rows, "caption": stores.caption_rows}
+    # The row vectors of a shard are in memory until both stores are written.
+    per_shard = VECTORS_PER_SHARD * SHORT_ROW // max(SHORT_ROW, read_model_card(model).model.alignment_dim)
     jobs = []
     with ExitStack() as updates:
         for modality, source in sources.items():
@@ -85,13 +88,13 @@ def embed_dataset(
             folder = open_or_create_store(workspace.vectors, "vectors", recipe)
             hashes = source.content_hashes(ids[modality])
             items = [Item(name, content_hash) for name, content_hash in zip(ids[modality], hashes, strict=True)]
-            plans = updates.enter_context(store_update(folder, items, VECTORS_PER_SHARD))
+            plans = updates.enter_context(store_update(folder, items, per_shard))
             log_existing(folder, len(items), plans)
             job = EmbeddingJob(folder, ShardPlan(()), model, source.folder, modality, text)
             row_plans = []
             if row_folders[modality] is not None:
                 rows = open_or_create_store(workspace.vectors, "row_vectors", recipe, "int8")
-                row_plans = updates.enter_context(store_update(rows, items, VECTORS_PER_SHARD))
+                row_plans = updates.enter_context(store_update(rows, items, per_shard))
                 job = replace(job, rows_folder=rows)
             jobs += _make_jobs(job, plans, row_plans)
         list(map_fn(embed_shard, jobs))

@@ -83,7 +83,7 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
     A checkpoint that was imported into the workspace before is not read again.
 
     Args:
-        checkpoint: Checkpoint file of the authors of TERN.
+        checkpoint: Checkpoint file of the authors of TERN or TERAN.
         text: Config of the text extractor.
         workspace: Workspace that the checkpoint will be imported into.
 
@@ -115,10 +115,10 @@ def check_checkpoint(checkpoint: Path, text: TextConfig, workspace: Workspace) -
 def import_paper_checkpoint(
     checkpoint: Path, regions: Path, tokens: Path, workspace: Workspace, text: TextConfig
 ) -> Path:
-    """Import a checkpoint of the authors of TERN as a model, without training.
+    """Import a checkpoint of the authors of TERN or TERAN as a model, without training.
 
     Args:
-        checkpoint: Checkpoint file of the authors of TERN.
+        checkpoint: Checkpoint file of the authors of TERN or TERAN.
         regions: Folder of the region store.
         tokens: Folder of the token store.
         workspace: Workspace of the model.

@@ -21,6 +21,8 @@ SCHEMA_VERSION: Literal[10] = 10  # of the keys of the card; raise it when they 
 READABLE_SCHEMAS = (8, 9, SCHEMA_VERSION)
 NETWORK_VERSION = 1  # raise it when the names or shapes of weights change, or what a network computes from them
 
+FORMER_PRESET = "small-data"
+
 
 class ModelCard(BaseModel):
     """Content of `model.json`.
@@ -89,6 +91,9 @@ def read_model_card(folder: Path) -> ModelCard:
         ):
             if found not in readable:
                 raise ValueError(f"{describe_other_version(path, what, found, readable[-1])} {keep}")
+        config = content.get("config")
+        if isinstance(config, dict) and config.get("preset") == FORMER_PRESET:
+            content["config"] = config | {"preset": "default"}  # the same network, and the card has every value
     try:
         return ModelCard.model_validate(content)
     except ValidationError as error:

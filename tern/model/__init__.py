@@ -3,9 +3,9 @@
 The sub-package does not know how a model is trained.
 """
 
+from tern.model.authors_file import check_checkpoint_file
 from tern.model.convert import (
     FeatureSource,
-    check_checkpoint_file,
     import_checkpoint,
     load_bert_weights,
     load_checkpoint_model,

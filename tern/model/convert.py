@@ -1,45 +1,29 @@
-"""Import checkpoints of the TERN authors (mesnico/TERN, `model_best_rsum.pth.tar`), by name and without unpickling
-code."""
+"""Import checkpoints of the authors of TERN and TERAN (mesnico/TERN and mesnico/TERAN, `model_best_rsum.pth.tar`)."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from data.io import check_checkpoint, digest, sha256_file
+from data.io import digest, sha256_file
 from data.manifest import Recipe
 from data.store import Store
+from data.text import describe_validation_error
 from tern.card import MODEL_CARD, ModelCard
 from tern.config import ModelConfig
+from tern.model.authors_file import AuthorsCheckpoint, check_checkpoint_file, read_authors_checkpoint
 from tern.model.folder import write_model_folder
 from tern.networks.finetune import TernWithTextEncoder
 from tern.networks.paper import PaperTern
+from tern.networks.teran import Teran
 
 VERSION = 2  # raise it when the same checkpoint gives other vectors
-ROOT = "img_txt_enc."
-BERT = "txt_enc.bert_model."
-UNUSED_PREFIXES = ("img_enc.fc.", "txt_enc.map.")  # layers of the authors whose output is never used
-DUPLICATE_PREFIX = "txt_enc.word_embeddings."  # second name of BERT's table of word embeddings
-PREFIX_PATTERNS = {
-    r"img_enc\.pos_encoding_image\.map\.(\d)\.": r"box_proj.\1.",
-    r"img_enc\.transformer_encoder\.layers\.(\d+)\.": r"visual.\1.",
-    r"transformer_encoder_1\.layers\.(\d+)\.": r"shared.\1.",
-    r"img_proj\.": "image_proj.",
-    r"cap_proj\.": "caption_proj.",
-}
-LAYER_NAMES = {
-    "self_attn.in_proj_": "qkv.",
-    "self_attn.out_proj.": "out.",
-    "linear1.": "feed.0.",
-    "linear2.": "feed.3.",
-}
 
 
 @dataclass(frozen=True)
@@ -106,6 +90,7 @@ def load_checkpoint_model(
         region_recipe=digest(regions.recipe),
         token_recipe=digest(tokens.recipe),
         fine_tuned=bool(bert),
+        alignment_weight=float(tern.config.alignment_dim > 0),  # the authors of TERAN rank by the alignment alone
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
     return model, card
@@ -114,17 +99,6 @@ def load_checkpoint_model(
 def _make_key(sha256: str, regions: FeatureSource, tokens: FeatureSource) -> str:
     recipes = {"region_recipe": digest(regions.recipe), "token_recipe": digest(tokens.recipe)}
     return digest(["checkpoint", VERSION, sha256, recipes])
-
-
-def check_checkpoint_file(path: Path) -> Path:
-    """Return the path of a checkpoint if it is a file.
-
-    Raises:
-        FileNotFoundError: It is not.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"The checkpoint {path} does not exist. Pass the .pth.tar file of the authors.")
-    return Path(path)
 
 
 def load_bert_weights(text: nn.Module, bert: dict[str, Tensor], path: Path) -> nn.Module:
@@ -158,90 +132,60 @@ def load_paper_checkpoint(path: Path) -> tuple[PaperTern, dict[str, Tensor]]:
     """Load the network of a checkpoint of the authors, in eval mode, and its BERT.
 
     Returns:
-        The network, whose shape follows from the tensors (the heads and the dropout rate, which leave no trace in them,
-        are the authors' 4 and 0.1); and the weights of its BERT by the names of transformers' BertModel, empty if the
-        training had no BERT.
+        The network, `PaperTern` or `Teran`, whose shape follows from the tensors (the heads and the dropout rate, which
+        leave no trace in them, are the authors' 4 and 0.1); and the weights of its BERT by the names of transformers'
+        BertModel, empty if the training had no BERT.
 
     Raises:
         FileNotFoundError: The file is missing.
         ValueError: The file is not a checkpoint of the authors, is damaged, or has another configuration.
     """
-    state, bert = convert_state_dict(read_checkpoint(path))
-    visual, shared = (
-        sum(name.endswith("norm1.weight") for name in state if name.startswith(part)) for part in ("visual.", "shared.")
-    )
+    checkpoint = read_authors_checkpoint(path)
+    teran, state = checkpoint.teran, checkpoint.network
+    name = "TERN" if teran is None else "TERAN"
     try:
-        box_dim, width = state["box_proj.0.weight"].shape[1], len(state["box_proj.2.weight"])
-        if box_dim != width + 5:
-            raise ValueError(f"its regions have {box_dim - 5} features, its layers {width}; both must be equal")
-        config = ModelConfig(
-            architecture="paper", width=width, heads=4, visual_layers=visual, shared_layers=shared,
-            feedforward_dim=len(state["shared.0.feed.0.bias"]), dropout=0.1, input_dropout=0.0,
-            embed_dim=len(state["image_proj.bias"]), pooling="cls", pre_norm=False, shortcut=False,
-            count_similar_regions=False,
-        )  # fmt: skip
-        model = PaperTern(config, box_dim - 5, state["caption_proj.weight"].shape[1])
-        model.load_state_dict(state)
+        config = _make_config(checkpoint)
+        region_dim, token_dim = config.width, state["caption_proj.weight"].shape[1]
+        model = PaperTern(config, region_dim, token_dim) if teran is None else Teran(config, region_dim, token_dim)
+        constants = {} if teran is None else {"row_weights": torch.tensor(teran.row_weights)}
+        model.load_state_dict(state | constants)
     except (KeyError, RuntimeError, ValueError) as error:
+        problem = _describe_problem(error)
         raise ValueError(
-            f"{path} is not a checkpoint of the published configuration of TERN: {error}. Pass a checkpoint of it."
+            f"{path} is not a checkpoint of the published configuration of {name}: {problem}. Pass a checkpoint of it."
         ) from error
-    return model.eval(), bert
+    return model.eval(), checkpoint.bert
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by the names of the authors, with torch's `weights_only` reader.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        ValueError: The file is damaged or has no weights under 'model'.
-    """
-    path = check_checkpoint_file(path)
-    numpy_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]  # the best scores in the file are NumPy scalars
-    # The options in the file are a Namespace.
-    allowed = [argparse.Namespace, (numpy_scalar, "numpy.core.multiarray.scalar"), numpy_scalar, np.dtype,
-               type(np.dtype(np.float64))]  # fmt: skip
-    try:
-        check_checkpoint(path)
-        with torch.serialization.safe_globals(allowed):
-            state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        check_checkpoint(path, (value.nbytes for value in tensors.values()))
-        return tensors
-    except Exception as error:  # the reader of a damaged file raises any kind
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint with weights under 'model': {error}. Download it again."
-        ) from error
+def _describe_problem(error: Exception) -> str:
+    match error:
+        case KeyError():
+            return f"it has no {error}"
+        case ValidationError():
+            return describe_validation_error(error)
+        case RuntimeError():  # torch lists all weights that do not fit, one line per kind
+            return str(error).splitlines()[-1].strip()[:200]
+    return str(error)
 
 
-def convert_state_dict(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Convert weights from the names of the authors.
-
-    Returns:
-        The weights of `PaperTern`, and those of BERT by the names of transformers.
-
-    Raises:
-        ValueError: A name does not belong to the published configuration, for example a second, unshared stack.
-    """
-    tern, bert = {}, {}
-    for name, value in state.items():
-        short = name.removeprefix("module.").removeprefix(ROOT)
-        if short.startswith(BERT):
-            bert[short.removeprefix(BERT)] = value
-        elif not short.startswith((*UNUSED_PREFIXES, DUPLICATE_PREFIX)):
-            tern[convert_parameter_name(short)] = value
-    return tern, bert
-
-
-def convert_parameter_name(name: str) -> str:
-    """Convert a parameter name of the authors into that of `PaperTern`; raise ValueError if it is unknown."""
-    for pattern, prefix in PREFIX_PATTERNS.items():
-        if re.match(pattern, name):
-            name = re.sub(f"^{pattern}", prefix, name)
-            for old, new in LAYER_NAMES.items():
-                name = name.replace(old, new)
-            return name
-    raise ValueError(
-        f"{name!r} does not belong to the published configuration of TERN (shared layers, box by concat-and-process, "
-        "[CLS] pooling). TERAN and other variants have other networks; they cannot be imported."
+def _make_config(checkpoint: AuthorsCheckpoint) -> ModelConfig:
+    """Read the shape of the network from the tensors; KeyError or ValueError if they are of another network."""
+    state, teran = checkpoint.network, checkpoint.teran
+    visual, shared, text = (
+        sum(name.endswith("norm1.weight") for name in state if name.startswith(part))
+        for part in ("visual.", "shared.", "caption_layers.")
     )
+    box_dim, width, embed_dim = (
+        state["box_proj.0.weight"].shape[1],
+        len(state["box_proj.2.weight"]),
+        len(state["image_proj.bias"]),
+    )
+    if box_dim != width + 5:
+        raise ValueError(f"its regions have {box_dim - 5} features, its layers {width}; both must be equal")
+    return ModelConfig(
+        architecture="paper" if teran is None else "teran", width=width, heads=4, visual_layers=visual,
+        text_layers=text, shared_layers=shared, dropout=0.1, input_dropout=0.0, embed_dim=embed_dim,
+        feedforward_dim=len(state["shared.0.feed.0.bias" if shared else "caption_layers.0.feed.0.bias"]),
+        pooling="cls" if teran is None or teran.has_matching_loss else "mean",
+        pre_norm=False, shortcut=False, count_similar_regions=False, alignment_dim=0 if teran is None else embed_dim,
+    )  # fmt: skip

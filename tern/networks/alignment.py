@@ -27,7 +27,7 @@ class RowBatch(NamedTuple):
     vectors: Tensor
     """(b, m, k) of unit length."""
     weights: Tensor
-    """(b, m): share of each row; those of an item add up to 1, and padded rows have 0."""
+    """(b, m): share of each row; padded rows have 0. Those of an item add up to 1, except in `tern.networks.teran`."""
     mask: Tensor
     """(b, m) bool, True for a real row."""
 

@@ -11,10 +11,12 @@ from tern.networks.default import Tern
 from tern.networks.finetune import TernWithTextEncoder
 from tern.networks.kaylode import KaylodeTern
 from tern.networks.paper import PaperTern
+from tern.networks.teran import Teran
 from tern.networks.vse_infinity import VseInfinity
 
 NETWORKS: dict[str, Any] = {
     "default": Tern, "paper": PaperTern, "kaylode": KaylodeTern, "vse-infinity": VseInfinity,
+    "teran": Teran,
 }  # fmt: skip
 
 

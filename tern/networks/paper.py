@@ -117,13 +117,17 @@ class PaperTern(nn.Module):
 
     def embed_images(self, batch: ImageBatch) -> Tensor:
         """Compute unit vectors of images: (b, e). Scores and counts are ignored."""
+        return self._pool_and_project(*self.project_regions(batch))
+
+    def project_regions(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Apply the visual layers and the map to e numbers: (b, 1 + r, e), [CLS] first, and its mask (b, 1 + r)."""
         features = batch.features
         x = torch.cat([features, box_features(batch.boxes, batch.sizes).to(features.dtype)], dim=-1)  # (b, r, d + 5)
         x = self.box_proj(F.pad(x, (0, 0, 1, 0)))  # (b, 1 + r, w): row 0 has features and box of zeros
         mask = F.pad(batch.mask, (1, 0), value=True)  # (b, 1 + r)
         for layer in self.visual:
             x = layer(x, mask)
-        return self._pool_and_project(self.image_proj(x), mask)
+        return self.image_proj(x), mask  # (b, 1 + r, e)
 
     def embed_captions(self, features: Tensor, mask: Tensor) -> Tensor:
         """Compute unit vectors of captions.

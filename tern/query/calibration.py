@@ -24,7 +24,7 @@ from tern.card import CALIBRATION
 SCHEMA_VERSION = 2  # of the file; raise it when its names or their meaning change
 READABLE_SCHEMAS = (1, SCHEMA_VERSION)  # a file of schema 1 has no row vectors
 MAX_QUERIES = 800  # of one direction; more would make the shipped photo model larger than 12 MB
-MAX_CALIBRATION_BYTES = 64 << 20  # 1,000 queries of each direction with 512 numbers each have 2 MB
+MAX_CALIBRATION_BYTES = 128 << 20  # images with 100 regions and row vectors of 1,024 numbers, as of TERAN, have 82 MB
 MAX_HEADER_ENTRIES = 32
 Kind = Literal["caption", "image"]
 ROW_ARRAYS = ("codes", "weights", "lengths")  # fields of `RowVectors`

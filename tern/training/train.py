@@ -9,6 +9,7 @@ the same bits as one without interruption.
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from tern.evaluation.baselines import chance_recalls
 from tern.model.folder import WEIGHTS
 from tern.parallel.group import barrier, broadcast_from_rank0, get_rank_and_world_size
 from tern.parallel.threads import torch_threads
+from tern.size import complete_settings
 from tern.training.checkpoint import CheckpointManager, check_fingerprint, load_checkpoint
 from tern.training.curves import TensorBoardLogger
 from tern.training.history import EpochProgress
@@ -31,6 +33,7 @@ from tern.training.inputs import TrainingInputs
 from tern.training.trainer import Trainer
 from tern.training.validation import choose_weight_on_split
 
+log = logging.getLogger(__name__)
 VERSION = 9  # part of the digest that names a training; raise it when equal settings give other weights
 SETTINGS_WITHOUT_EFFECT = {"device", "save_steps", "save_seconds", "tensorboard"}  # not part of the digest
 OnEpoch = Callable[[EpochProgress], None]
@@ -39,7 +42,8 @@ OnEpoch = Callable[[EpochProgress], None]
 def fingerprint(inputs: TrainingInputs, config: TrainConfig) -> str:
     """Compute the digest (12 hex digits) that names a training.
 
-    It covers the settings, and the recipe and the content of the items of `train` and `val`.
+    It covers the settings, those that follow from the size of the dataset included, and the recipe and the content of
+    the items of `train` and `val`.
 
     Raises:
         ValueError: A store lacks an item, or the dataset has no split `train` or `val`.
@@ -50,7 +54,8 @@ def fingerprint(inputs: TrainingInputs, config: TrainConfig) -> str:
         images = inputs.regions.content_digest([image.id for image in subset.images])
         captions = inputs.tokens.content_digest([caption.id for caption in subset.captions])
         contents.append([split, images, captions, sorted(subset.image_id_by_caption_id.items())])
-    return digest([VERSION, config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT), contents])
+    settings = complete_settings(config, inputs.dataset).model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT)
+    return digest([VERSION, settings, contents])
 
 
 def describe_hardware(device: str) -> str:
@@ -77,7 +82,7 @@ def train(
 
     Args:
         inputs: Stores and dataset.
-        config: Settings of the training.
+        config: Settings of the training; `tern.size.complete_settings` completes them.
         folder: Folder of the training. A finished one is returned at once, an interrupted one is resumed.
         on_epoch: Called after each epoch that this call runs.
         device: `cpu` or `cuda`. Like the number of processes, it is not part of the digest; see `describe_hardware`.
@@ -100,7 +105,7 @@ def train(
             f"fine_tune is {config.fine_tune}, but a text encoder is {'not ' if config.fine_tune else ''}passed. Use "
             "both or neither."
         )
-    folder, key = Path(folder), fingerprint(inputs, config)
+    folder, key, config = Path(folder), fingerprint(inputs, config), complete_settings(config, inputs.dataset)
 
     def is_finished() -> bool:
         return broadcast_from_rank0((folder / MODEL_CARD).is_file())
@@ -128,13 +133,29 @@ def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | N
     """
     if not trainer.rank:
         remove_stale_temporaries(folder)
-    load_checkpoint(folder, key, trainer)
     config = trainer.config
+    if not trainer.rank:
+        log.info("%s", describe_training(trainer))
+    load_checkpoint(folder, key, trainer)
     manager = CheckpointManager(folder, key, trainer, config.save_steps, config.save_seconds)
     run_epochs(trainer, manager, on_epoch)
     if not trainer.rank:
         manager.save_final()
         write_model_card(folder, make_model_card(trainer, key, choose_best_alignment_weight(trainer, folder)))
+
+
+def describe_training(trainer: Trainer) -> str:
+    """Say how large the training set is, and the settings that follow from it."""
+    config = trainer.config
+    images, captions = len(trainer.captions_by_image_id), sum(map(len, trainer.captions_by_image_id.values()))
+    window = config.selection_window
+    selection = f"the mean rsum of {window} epochs" if window > 1 else "the rsum of an epoch"
+    text = f"Training on {images:,} images with {captions:,} captions: {config.epochs} epochs"
+    if config.preset == "default":
+        model = config.model
+        text += f", transformer_scale {model.transformer_scale:.2g}, shortcut_dropout {model.shortcut_dropout:.2g}"
+        text += f", temperature {config.loss.temperature:.2g}"
+    return f"{text}; {selection} on val selects the best one."
 
 
 def run_epochs(trainer: Trainer, manager: CheckpointManager, on_epoch: OnEpoch | None) -> None:

@@ -38,7 +38,7 @@ LAYERS = {
     "data": "text batches alignment settings config unpickle io onnx manifest images datasets store formats exchange "
     "demo",
     "extractors": "config packaged torch_free nn regions bottom_up text demo_detector registry",
-    "tern": "presets config card query networks losses batching evaluation model parallel training",
+    "tern": "presets config size card query networks losses batching evaluation model parallel training",
     "index": "config metadata versions ivf collection search tuning building quality exchange",
     "pipeline": "workspace origin progress workers plan_files photo_folders plans lineage stages "
     "runs search pages service cli",

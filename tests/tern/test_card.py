@@ -11,7 +11,7 @@ FIELDS = {
     "fingerprint": "0123456789ab", "model": ModelConfig(), "region_dim": 20, "token_dim": 14,
     "region_recipe": "a" * 12, "token_recipe": "b" * 12, "fine_tuned": False, "num_parameters": 7,
 }  # fmt: skip
-TRAINED = {"config": TrainConfig(preset="small-data"), "epoch": 3, "metrics": {"rsum": 1 / 3, "t2i_r1": 25.0}}
+TRAINED = {"config": TrainConfig(region_drop=0.5), "epoch": 3, "metrics": {"rsum": 1 / 3, "t2i_r1": 25.0}}
 IMPORTED = {"checkpoint": "model_best_rsum.pth.tar", "sha256": "c" * 64}
 
 
@@ -26,6 +26,14 @@ def test_model_card_is_read_back_as_written(tmp_path, extra):
     assert content.keys() == {"schema", "network", "alignment_weight", *FIELDS, *extra}, (
         "fields without a value are left out"
     )
+
+
+def test_card_of_a_preset_that_is_gone_is_read_with_its_values(tmp_path):
+    card = ModelCard(**FIELDS, **TRAINED)
+    path = write_model_card(tmp_path, card)
+    path.write_text(path.read_text().replace('"preset": "default"', '"preset": "small-data"'))
+    assert '"small-data"' in path.read_text()
+    assert read_model_card(tmp_path) == card
 
 
 @pytest.mark.parametrize(

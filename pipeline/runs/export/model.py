@@ -1,4 +1,4 @@
-"""Export of a model of a workspace, or of a checkpoint of the TERN authors, as a model package."""
+"""Export of a model of a workspace, or of a checkpoint of the authors of TERN or TERAN, as a model package."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _measure(plan: Plan, vectors: Vectors) -> tuple[Evaluation, Calibration | No
 
 
 def export_checkpoint(plan: Plan, checkpoint: Path, output: Path, options: ExportOptions) -> ModelPackage:
-    """Write a checkpoint of the TERN authors as a package, with the extractors of a plan.
+    """Write a checkpoint of the authors of TERN or TERAN as a package, with the extractors of a plan.
 
     The widths of the features are compared, and names and shapes of BERT's weights. That the checkpoint was trained on
     features of these extractors is up to the caller. The package has no figures and no calibration.

@@ -92,6 +92,30 @@ def test_gate_rejects_exchanged_row_vectors_and_low_reranked_success(world, held
         build_index(CONFIG, inputs, tmp_path, gate=strict)
 
 
+def test_gate_accepts_sums_in_which_an_item_is_not_its_own_best(world, held_out, tmp_path):
+    """The weights of TERAN: 0 for regions, and a constant for words; the alignment alone ranks."""
+    inputs = world.inputs()
+    collections = {kind: replace(one, rows=scale_weights(one.rows, kind)) for kind, one in inputs.collections.items()}
+    summed = replace(inputs, collections=collections, alignment_weight=1.0)
+    build_index(CONFIG, summed, tmp_path, gate=make_gate(GateConfig(min_success=0), {}, collections, CONFIG))
+    checks = read_version_manifest(tmp_path).gate.checks
+    assert [checks[f"{kind} row vectors"].value for kind in collections] == [1, 1]
+    images = collections["image"]
+    names = dict(zip(images.ids, [*images.ids[1:], images.ids[0]], strict=True))
+    exchanged = replace(images, rows=lambda ids: images.rows([names[name] for name in ids]))
+    wrong = replace(summed, collections={**collections, "image": exchanged})
+    with pytest.raises(RejectedError, match="image row vectors: 0 over 60"):
+        build_index(CONFIG, wrong, tmp_path, gate=make_gate(GateConfig(), {}, collections, CONFIG))
+
+
+def scale_weights(read_rows, kind):
+    def read(ids):
+        rows = read_rows(ids)
+        return replace(rows, weights=np.full_like(rows.weights, 0 if kind == "image" else 2**-5))
+
+    return read
+
+
 def test_calibration_fits_the_combined_scores_that_a_search_returns(world, arrays, tmp_path):
     queries = world.queries["image"]
     relevant = [[line[i % 2]] for i, line in enumerate(rerank(arrays["image"], queries))]

@@ -44,7 +44,11 @@ ARCHITECTURES = {
         **SMALL, architecture="kaylode", input_dropout=0, shared_layers=0, **(FIXED | {"pooling": "mean"})
     ),
     "vse-infinity": TrainConfig(preset="vse-infinity", model=SMALL).model,
-}
+    "teran": ModelConfig(
+        **SMALL, architecture="teran", pre_norm=False, shared_layers=0, alignment_dim=24,
+        **(FIXED | {"pooling": "mean", "text_layers": 2}),
+    ),
+}  # fmt: skip
 TEXTS = ["two dogs", "a", "", "[SEP] cats, a cat.", "Two  DOGS " * 40, "日本 é", "\ud83d\ude00 \ud83d", "zzz \0 ‮"]
 REGION_DIM = 20
 

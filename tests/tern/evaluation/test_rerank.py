@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 
 from data.alignment import Embeddings, compute_alignment_scores, encode_rows
 from tern.config import EvaluationConfig
@@ -73,6 +74,21 @@ def test_chosen_weight_is_zero_for_useless_rows_and_high_for_useless_vectors(spl
     assert choose_alignment_weight(rerank_split(useless_rows, IDS, captions, OWNERS)) < 0.25
     useless_vectors = Embeddings(images.vectors[shuffle(images)], images.rows)
     assert choose_alignment_weight(rerank_split(useless_vectors, IDS, captions, OWNERS)) > 0.5
+
+
+@pytest.mark.parametrize(("weight", "scale"), [(0.0, 5.0), (0.4, 28.0), (0.8, 80.0)])
+def test_cross_entropy_equals_a_slow_loop(split, weight, scale):
+    images, captions = split
+    for direction in rerank_split(images, IDS, captions, OWNERS, 4):
+        losses = []
+        for row, label in enumerate(direction.query_labels):
+            scores = (1 - weight) * direction.cosines[row] + weight * direction.alignments[row]
+            is_right = direction.labels[row] == label
+            if is_right.any():  # queries whose right items are no candidates cannot be helped by reranking
+                log_shares = scipy.special.log_softmax(scale * scores.astype(float))
+                losses.append(-scipy.special.logsumexp(log_shares[is_right]))
+        assert 0 < len(losses) < len(direction.query_labels)
+        assert direction.compute_cross_entropy(weight, scale) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_evaluation_with_rows_has_reranked_metrics_and_misses_unusable_vectors(split, tmp_path):

@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel
 
 from tern.config import ModelConfig, TrainConfig
 from tern.losses.build import build_loss
-from tern.model.convert import convert_state_dict, load_paper_checkpoint
+from tern.model.authors_file import convert_state_dict
+from tern.model.convert import load_paper_checkpoint
 from tern.networks.build import build_model
 from tern.networks.default import Tern
 from tern.networks.inputs import ImageBatch

@@ -130,6 +130,7 @@ def test_torchrun_trains_a_plan(finished_pipeline, tmp_path):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("model ") == process.stderr.count("epoch   1/1") == 1
+    assert process.stderr.count("Training on ") == 1, "the settings that follow from the size are printed once"
     assert (Path(process.stdout.split()[-1]) / "model.json").is_file()
 
 

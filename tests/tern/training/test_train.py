@@ -251,7 +251,12 @@ def test_compiled_model_learns_the_same_weights(world, tmp_path, monkeypatch, po
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, **(options | {"backend": traced})))
-    few = CONFIG | {"epochs": 1, "length_groups": 1, "model": CONFIG["model"] | {"pooling": pooling}}
+    few = CONFIG | {
+        "epochs": 1,
+        "images_per_batch": 30,
+        "length_groups": 1,
+        "model": CONFIG["model"] | {"pooling": pooling},
+    }
     plain, other = (train(world, TrainConfig(**few, compile=c), tmp_path / str(c)) for c in (False, True))
     assert graphs, "nothing was compiled"
     expected = load_file(plain / WEIGHTS)
