@@ -107,7 +107,7 @@ def test_typing_searches_after_a_pause_and_the_back_button_returns(open_at, sear
     page.on("request", lambda request: request.url.endswith("/search") and requests.append(request.url))
     page.locator("#q").press_sequentially(DOGS, delay=5)
     wait_for_ids(page, find_ids(searcher, make_text_query(DOGS)))
-    assert len(requests) <= 3, "not one per key"
+    assert len(requests) < len(DOGS), "not one per key"
     assert read_state(page) == {"q": [DOGS]}
     assert page.title().startswith(DOGS)
     page.locator("#q").press("Enter")
