@@ -149,8 +149,8 @@ def test_regions_without_classes_are_matched_without_labels(finished_pipeline, i
     assert made.exit_code == 0
     assert (store.read("class_ids", store.ids) == -1).all()
     searcher = Searcher(imported[0])
-    searcher._stored_images.store = store
-    (removed,) = remove_regions(store.ids[:1], searcher._stored_images, searcher._encoder).values()
+    searcher.stored_images.store = store
+    (removed,) = remove_regions(store.ids[:1], searcher.stored_images, searcher._encoder).values()
     assert len(removed.boxes) > 1
     assert set(removed.labels) == {""}
 

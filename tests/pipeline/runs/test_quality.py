@@ -85,7 +85,7 @@ def read_only_model(root):
 def test_groups_divide_the_queries(finished_pipeline, ranks):
     dataset = finished_pipeline.features.dataset
     rows = measure_groups(finished_pipeline.plan, dataset, "test", ranks)
-    metrics = finished_pipeline.evaluation.splits["test"].metrics
+    metrics = finished_pipeline.evaluation.splits["test"].reranked
     for direction, found in (("t2i", metrics.t2i), ("i2t", metrics.i2t)):
         total, *others = [row for row in rows if row.direction == direction]
         assert (total.kind, total.metrics.r1.value, total.metrics.r10.value) == ("", found.r1, found.r10)
@@ -148,20 +148,27 @@ class _Text(HTMLParser):
         self.text += data
 
 
-def write_other_ranks(folder, ranks):
-    """Ranks of another evaluation, in which two hits are misses and three misses are hits; returns both."""
-    hits = [query for query, rank in ranks.t2i.items() if rank == 1][:2]
-    misses = [query for query, rank in ranks.t2i.items() if rank > 1][-3:]
-    t2i = ranks.t2i | dict.fromkeys(hits, 2) | dict.fromkeys(misses, 1)
-    write_ranks(folder / "ranks-1.json", EvaluationRanks(splits={"test": SplitRanks(t2i=t2i, i2t=ranks.i2t)}))
+def write_two_ranks(root, folder, ranks):
+    """Ranks of the run with two hits, and of another evaluation that misses them and hits the three worst.
+
+    Returns the two and the three queries.
+    """
+    order = sorted(ranks.t2i, key=ranks.t2i.__getitem__)
+    hits, worst = order[:2], order[-3:]
+    own = {query: max(rank, 2) for query, rank in ranks.t2i.items()} | dict.fromkeys(hits, 1)
+    (path,) = root.glob("evaluation/ranks-*.json")
+    splits = read_ranks(path).splits
+    write_ranks(path, EvaluationRanks(splits=splits | {"test": SplitRanks(t2i=own, i2t=ranks.i2t)}))
+    other = own | dict.fromkeys(hits, 2) | dict.fromkeys(worst, 1)
+    write_ranks(folder / "ranks-1.json", EvaluationRanks(splits={"test": SplitRanks(t2i=other, i2t=ranks.i2t)}))
     (folder / "metrics-1.json").write_text("{}")
-    return hits, misses
+    return hits, worst
 
 
-def test_misses_show_queries_won_and_lost(finished_pipeline, ranks, tmp_path):
-    won, lost = write_other_ranks(tmp_path, ranks)
-    assert (len(won), len(lost)) == (2, 3)
-    plan, page_path = str(small_plan(finished_pipeline.workspace.root.parent)), tmp_path / "m.html"
+def test_misses_show_queries_won_and_lost(finished_pipeline, workspace, ranks, tmp_path):
+    root, plan = workspace
+    won, lost = write_two_ranks(root, tmp_path, ranks)
+    page_path = tmp_path / "m.html"
     for against in ("ranks-1.json", "metrics-1.json"):
         arguments = ["--against", str(tmp_path / against), "--limit", "4", "--output", str(page_path), "--force"]
         output = invoke("misses", "--plan", plan, *arguments)
