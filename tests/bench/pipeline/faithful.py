@@ -60,7 +60,7 @@ class _Scene:
 
     def __init__(self, searcher: Searcher, image_id: str, facts: dict[str, list], is_removed: bool) -> None:
         self._encoder, index = searcher._encoder, searcher.index
-        collection, images = index.collection("image"), searcher._stored_images
+        collection, images = index.collection("image"), searcher.stored_images
         assert collection.row_vectors is not None
         assert collection.manifest.alignment is not None
         assert images is not None
