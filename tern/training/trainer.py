@@ -41,6 +41,7 @@ from tern.training.normalization import fit_normalization
 from tern.training.optim import PLATEAU_BATCHES, build_optimizer, is_on_plateau, lr_factor, update_ema
 from tern.training.validation import evaluate_split
 
+ALIGNMENT_TEMPERATURE = 0.07  # the initial one of the alignment scores, at most
 PREFETCH = 4  # batches that are read before they are needed
 
 
@@ -110,7 +111,9 @@ class Trainer:
         fit_normalization(tern, inputs.regions, inputs.tokens, [*self.captions_by_image_id], caption_ids)
         self.ema_model = copy.deepcopy(self.model).eval()
         self.loss = build_loss(c.loss).to(self.device)
-        self.alignment_loss = InfoNCE(c.loss).to(self.device) if c.model.alignment_dim else None
+        # At the high temperature that few images need, the best region of a word is less often the right one.
+        sharp = c.loss.model_copy(update={"temperature": min(c.loss.temperature, ALIGNMENT_TEMPERATURE)})
+        self.alignment_loss = InfoNCE(sharp).to(self.device) if c.model.alignment_dim else None
         all_negatives = c.loss.model_copy(update={"negatives": "all", "memory_size": 0})
         self.all_negatives_loss = build_loss(all_negatives) if c.loss.name == "hinge" else None
         self.optimizer = build_optimizer(c, self.model, self.losses_with_parameters, text)
