@@ -135,7 +135,7 @@ def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | N
         remove_stale_temporaries(folder)
     config = trainer.config
     if not trainer.rank:
-        log.info("%s", describe_training(trainer))
+        log.info("%s", describe_settings(trainer))
     load_checkpoint(folder, key, trainer)
     manager = CheckpointManager(folder, key, trainer, config.save_steps, config.save_seconds)
     run_epochs(trainer, manager, on_epoch)
@@ -144,7 +144,7 @@ def run_training(trainer: Trainer, folder: Path, key: str, on_epoch: OnEpoch | N
         write_model_card(folder, make_model_card(trainer, key, choose_best_alignment_weight(trainer, folder)))
 
 
-def describe_training(trainer: Trainer) -> str:
+def describe_settings(trainer: Trainer) -> str:
     """Say how large the training set is, and the settings that follow from it."""
     config = trainer.config
     images, captions = len(trainer.captions_by_image_id), sum(map(len, trainer.captions_by_image_id.values()))

@@ -59,7 +59,7 @@ class DiskCache:
             try:
                 temporary.write_bytes(content)
                 os.replace(temporary, self._folder / name)
-            except BaseException:
+            except BaseException:  # an interruption would leave the temporary file too
                 temporary.unlink(missing_ok=True)
                 raise
             self._count(len(content))

@@ -11,7 +11,6 @@ from PIL import Image as Picture
 
 from index.search import HotReloader
 from pipeline.search.query import ImagePart, PhotoPart, Query, TextPart, VectorPart
-from pipeline.search.searcher import Searcher
 from tests.helpers.fake_searchers import wait_until_ready
 
 testclient = pytest.importorskip("fastapi.testclient")
@@ -21,11 +20,6 @@ from pipeline.service.app import create_app  # noqa: E402
 
 pytestmark = pytest.mark.slow
 API = "/api/v1"
-
-
-@pytest.fixture(scope="module")
-def searcher(finished_pipeline):
-    return Searcher(finished_pipeline.plan)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image as Picture
 
 from index.search import HotReloader
-from pipeline.search.searcher import Searcher
 
 testclient = pytest.importorskip("fastapi.testclient")
 
@@ -14,11 +13,6 @@ from pipeline.service.app import create_app  # noqa: E402 - needs the extra
 
 pytestmark = pytest.mark.slow
 API = "/api/v1"
-
-
-@pytest.fixture(scope="module")
-def searcher(finished_pipeline):
-    return Searcher(finished_pipeline.plan)
 
 
 @pytest.fixture(scope="module")

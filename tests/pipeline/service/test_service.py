@@ -31,11 +31,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def searcher(finished_pipeline):
-    return Searcher(finished_pipeline.plan)
-
-
-@pytest.fixture(scope="module")
 def client(searcher):
     return testclient.TestClient(
         service.create_app(HotReloader(searcher.index.root, searcher.with_version, poll_seconds=0)),

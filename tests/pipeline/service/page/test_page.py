@@ -10,7 +10,6 @@ import pytest
 from index.search.hot_reload import HotReloader
 from index.versions.tags import add_tag, remove_tag
 from pipeline.search.query import ImagePart, PhotoPart, Query, TextPart, VectorPart, make_text_query
-from pipeline.search.searcher import Searcher
 from tests.helpers.page_browser import find_violations, open_browser, open_page, serve_in_thread, wait_until
 
 pytest.importorskip("fastapi")
@@ -20,11 +19,6 @@ from pipeline.service.app import create_app
 pytestmark = pytest.mark.slow
 DOGS = "two dogs on the street"
 HITS = "#results [data-id]"
-
-
-@pytest.fixture(scope="module")
-def searcher(finished_pipeline):
-    return Searcher(finished_pipeline.plan)
 
 
 @pytest.fixture(scope="module")
