@@ -1,9 +1,14 @@
-"""Words that explain a hit: which region each word of a query matches, with which share of the alignment score."""
+"""Words that explain a hit: which region each word of a query matches, with which share of the alignment score.
+
+Shapes: w words, r regions.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from data.alignment import PairParts, RowVectors, divide_score
+import numpy as np
+
+from data.alignment import RowVectors, divide_score
 from extractors.torch_free import Word
 from pipeline.search.hits import REGIONS_PER_HIT, WHOLE_IMAGE, Region, WordMatch
 from pipeline.search.query import Box
@@ -30,20 +35,24 @@ def match_words(
     """
     divided = divide_score(query, image)
     total = float(divided.parts.sum())
-    if total <= 0:
+    if total <= 0 or not words:
         return ()
     if stored is not None and len(stored.boxes) != int(image.lengths[0]):  # extracted again after it was indexed
         stored = None
-    return tuple(_match_word(word, divided, total, stored) for word in words)
-
-
-def _match_word(word: Word, divided: PairParts, total: float, stored: StoredBoxes | None) -> WordMatch:
-    tokens = list(word.tokens)
-    parts = divided.parts[tokens].sum(axis=0)  # (r,)
-    region = int(parts.argmax())
-    box, label = (None, "") if stored is None else _describe_region(stored, region)
-    cosine = float(divided.cosines[tokens, region].max())
-    return WordMatch(word.text, word.start, word.end, float(parts.sum()) / total, cosine, region, box, label)
+    # All words at once: a hit has a dozen, and a page ten hits.
+    tokens = np.concatenate([word.tokens for word in words])
+    starts = np.cumsum([0, *(len(word.tokens) for word in words[:-1])])
+    parts = np.add.reduceat(divided.parts[tokens], starts, axis=0)  # (w, r)
+    cosines = np.maximum.reduceat(divided.cosines[tokens], starts, axis=0)  # (w, r)
+    regions = parts.argmax(axis=1)  # (w,)
+    shares, best = parts.sum(axis=1) / total, cosines[np.arange(len(words)), regions]  # (w,), (w,)
+    described = [(None, "") if stored is None else _describe_region(stored, region) for region in regions.tolist()]
+    return tuple(
+        WordMatch(word.text, word.start, word.end, share, cosine, region, *box_and_label)
+        for word, share, cosine, region, box_and_label in zip(
+            words, shares.tolist(), best.tolist(), regions.tolist(), described, strict=True
+        )
+    )
 
 
 def _describe_region(stored: StoredBoxes, number: int) -> tuple[Box | None, str]:
