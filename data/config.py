@@ -165,9 +165,9 @@ class DemoConfig(SettingsTable):
 
     seed: int = Field(2020, ge=0, lt=2**31)
     """Random seed of the scenes; two seeds have no scene in common."""
-    images: int = Field(1200, ge=1)
+    images: int = Field(1400, ge=1)
     """Number of images; each has five captions."""
-    splits: dict[Literal["train", "val", "test"], int] = {"train": 1000, "val": 100, "test": 100}
+    splits: dict[Literal["train", "val", "test"], int] = {"train": 1000, "val": 100, "test": 300}
     """Number of images per split, in the order of the scenes; the sum must be `images`."""
 
     def model_post_init(self, context: Any) -> None:

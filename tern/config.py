@@ -31,7 +31,8 @@ class LossConfig(SettingsTable):
     name: str = "infonce"
     """Name of the loss: `infonce`, `hinge`, or a class of `pytorch_metric_learning.losses` such as `SupConLoss`."""
     margin: float = Field(0.2, ge=0)
-    """Margin of `hinge`: the cosine by which a positive pair must exceed a negative pair."""
+    """Margin of `hinge`: the cosine by which a positive pair must exceed a negative pair. `margin` and `negatives` also
+    belong to the loss of `model.pooled_half`."""
     negatives: Literal["hardest", "semihard", "all"] = "hardest"
     """Negatives of `hinge`: the highest-scoring negative of each pair, the highest-scoring one below the positive, or
     the sum over all negatives."""
@@ -68,17 +69,18 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
     "default": {},
     "paper": {
         "text_layers": 0, "input_dropout": 0.0, "pooling": "cls", "box_embedding": "add", "pre_norm": False,
-        "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
+        "shortcut": False, "count_similar_regions": False, "pooled_half": False, "alignment_dim": 0,
     },
     "kaylode": {
         "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "mean", "box_embedding": "add",
-        "pre_norm": True, "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
+        "pre_norm": True, "shortcut": False, "count_similar_regions": False, "pooled_half": False, "alignment_dim": 0,
     },
     "vse-infinity": {
         "visual_layers": 0, "text_layers": 0, "shared_layers": 0, "input_dropout": 0.0, "pooling": "gpo",
-        "box_embedding": "none", "shortcut": False, "count_similar_regions": False, "alignment_dim": 0,
+        "box_embedding": "none", "shortcut": False, "count_similar_regions": False, "pooled_half": False,
+        "alignment_dim": 0,
     },
-    "teran": {},
+    "teran": {"pooled_half": False},
 }  # fmt: skip
 
 
@@ -124,6 +126,9 @@ class ModelConfig(SettingsTable):
     shortcut_dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout rate of the pooled features of an image before the shortcut's map. Unless it is set, the preset `default`
     has 0.7 to 0.5, by the number of training images."""
+    pooled_half: bool = False
+    """Whether the second half of the output vector comes from a second network, that of VSE-infinity: maps of single
+    regions and tokens, pooled by GPO, and trained with the hinge loss. The preset `default` has it."""
     alignment_dim: int = Field(0, ge=0, le=1024)
     """Numbers of the vector of each region and each token, with which the best hits are reranked
     (tern/networks/alignment.py); 0 for none. The preset `default` has 64."""
@@ -144,6 +149,8 @@ class ModelConfig(SettingsTable):
                     f"architecture {self.architecture!r} requires {name} = {value!r}, not {getattr(self, name)!r}. "
                     f'Set preset = "{self.architecture}" in [train], which sets all such values.'
                 )
+        if self.pooled_half and self.embed_dim % 2:
+            raise ValueError(f"pooled_half requires an even embed_dim, not {self.embed_dim}. Change one of them.")
         if self.architecture == "paper" and (self.embed_dim % self.heads or not self.shared_layers):
             raise ValueError(
                 f"architecture 'paper' requires a shared layer and an embed_dim that is a multiple of heads, not "

@@ -89,7 +89,7 @@ KAYLODE: dict[str, Any] = {
         "params": {"pos_margin": 1.0, "neg_margin": 0.0},
     },
 }
-DEFAULT: dict[str, Any] = {"model": {"alignment_dim": 64}}
+DEFAULT: dict[str, Any] = {"model": {"embed_dim": 1024, "pooled_half": True, "alignment_dim": 64}}
 FEW_IMAGES, MANY_IMAGES = 1500, 5500  # between them, the strength of the regularization changes
 VSE_INFINITY: dict[str, Any] = {
     # 25 epochs of the authors, with one caption per image in an epoch here, as in `paper`.

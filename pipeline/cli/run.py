@@ -97,9 +97,7 @@ def _carry_model(finished: "Finished") -> None:
             f"{label} R@1 {direction.r1:.1f}, R@10 {direction.r10:.1f}"
             for label, direction in (("text to image", result.metrics.t2i), ("image to text", result.metrics.i2t))
         )
-        num_parts = result.images // carried.part_images
-        parts = f", mean of {num_parts} parts of {carried.part_images:,}" if num_parts > 1 else ""
-        echo(f"{name:<14}  {recalls} ({result.images:,} images{parts})")
+        echo(f"{name:<14}  {recalls} ({result.images:,} images)")
     echo(f"index   {carried.index}")
 
 

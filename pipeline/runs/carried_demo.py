@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from data.config import DatasetConfig, DemoConfig
-from data.demo import ANNOTATIONS, CAPTIONS_PER_SCENE, generate_demo_dataset
+from data.demo import ANNOTATIONS, generate_demo_dataset
 from pipeline.plans import Plan
 from pipeline.runs.existing import read_vectors
 from pipeline.runs.export import ExportOptions, export_model
@@ -17,12 +17,10 @@ from pipeline.stages.results import Vectors
 from pipeline.workers import DRAW_SCENES, MakeMapFn, use_builtin_map
 from pipeline.workspace import Workspace
 from tern.card import ModelPackage, is_package, read_model_card, read_package
-from tern.config import EvaluationConfig, TrainConfig
-from tern.evaluation import ChanceRecalls, SplitEvaluation, chance_recalls, read_evaluation
+from tern.config import TrainConfig
+from tern.evaluation import SplitEvaluation, read_evaluation
 
 SPLIT: Final = "test"
-NUM_PARTS = 3
-"""The second dataset has this many times the images of the split `test`, and is judged in as many equal parts."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,7 @@ class CarriedEvaluation:
     held_out: SplitEvaluation
     """Evaluation of the split `test` of the demo."""
     carried: SplitEvaluation
-    """Evaluation of the second dataset: counts of all of it, means over its parts, and chance of one part."""
-    part_images: int
-    """Images of one part, in which the queries of this part search."""
+    """Evaluation of the second dataset, which has as many images."""
     index: Path
     """Manifest of the published version, which has images alone."""
 
@@ -45,15 +41,16 @@ class CarriedEvaluation:
 
 
 def configure_second_dataset(plan: Plan) -> DemoConfig | None:
-    """Return the scenes of the second dataset of a plan: those of the next seed, all in the split `test`.
+    """Return the scenes of the second dataset of a plan: as many as in its split `test`, of the next seed.
+
+    Recalls of galleries of different sizes cannot be compared, so both have equally many images.
 
     Returns:
         The settings; None if the plan has no demo, no split `test`, or no extractor that extracts other images.
     """
-    part_images = plan.demo.splits.get(SPLIT, 0) if plan.demo else 0
-    if plan.demo is None or not part_images or plan.regions_store or plan.regions_file:
+    num_images = plan.demo.splits.get(SPLIT, 0) if plan.demo else 0
+    if plan.demo is None or not num_images or plan.regions_store or plan.regions_file:
         return None
-    num_images = NUM_PARTS * part_images
     return DemoConfig(seed=(plan.demo.seed + 1) % 2**31, images=num_images, splits={SPLIT: num_images})
 
 
@@ -91,7 +88,7 @@ def evaluate_second_dataset(
     index = runner.publish_index(vectors)
     judge = PipelineRunner(_make_judging_plan(plan, vectors.features.regions), make_map_fn)
     judged = judge.evaluate(_embed(judge)).splits[SPLIT]
-    return _make_result(finished, config, judged, index)
+    return CarriedEvaluation(finished.evaluation.splits[SPLIT], judged, index)
 
 
 def read_second_evaluation(finished: Finished) -> CarriedEvaluation | None:
@@ -120,15 +117,7 @@ def read_second_evaluation(finished: Finished) -> CarriedEvaluation | None:
         return None
     if judged is None or judged.images != config.images or SPLIT not in finished.evaluation.splits:
         return None
-    return _make_result(finished, config, judged, index)
-
-
-def _make_result(finished: Finished, config: DemoConfig, judged: SplitEvaluation, index: Path) -> CarriedEvaluation:
-    assert judged.folds is not None, "the plan has folds"
-    part_images = config.images // NUM_PARTS
-    chance = ChanceRecalls(**chance_recalls([CAPTIONS_PER_SCENE] * part_images))
-    carried = judged.model_copy(update={"metrics": judged.folds, "folds": None, "chance": chance})
-    return CarriedEvaluation(finished.evaluation.splits[SPLIT], carried, part_images, index)
+    return CarriedEvaluation(finished.evaluation.splits[SPLIT], judged, index)
 
 
 def _export_package(finished: Finished) -> ModelPackage:
@@ -176,6 +165,5 @@ def _make_judging_plan(plan: Plan, regions: Path) -> Plan:
             "workspace": plan.workspace / "judged",
             "dataset": dataset,
             "regions_store": regions,
-            "evaluate": EvaluationConfig(folds=NUM_PARTS),
         }
     )

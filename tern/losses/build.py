@@ -8,14 +8,20 @@ import torch.nn.functional as F
 from tern.config import LossConfig
 from tern.losses.base import CrossModalLoss
 from tern.losses.contrastive import Hinge, InfoNCE
+from tern.losses.halves import HalvesLoss, MeanHinge
 from tern.losses.memory import CrossBatchMemory
 from tern.losses.vicreg import WithVICReg
 
 
-def build_loss(config: LossConfig) -> CrossModalLoss:
+def build_loss(config: LossConfig, pooled_half: bool = False) -> CrossModalLoss:
     """Build a loss: `(images (m, e), captions (n, e), labels (m,), labels (n,)) -> scalar`.
 
     What the loss learns are its parameters; what it remembers is in its `state_dict`.
+
+    Args:
+        config: Settings of the loss.
+        pooled_half: Whether the second half of a vector has the loss of VSE-infinity, and the first one that of
+            `config`.
 
     Raises:
         ValueError: The loss is unknown, or cannot compare two sets of vectors by labels.
@@ -24,7 +30,25 @@ def build_loss(config: LossConfig) -> CrossModalLoss:
     loss = losses[config.name](config) if config.name in losses else build_metric_learning_loss(config)
     if config.memory_size:
         loss = CrossBatchMemory(loss, config.memory_size, config.memory_start_batch)
-    return WithVICReg(loss, config.vicreg_weight) if config.vicreg_weight else loss
+    loss = WithVICReg(loss, config.vicreg_weight) if config.vicreg_weight else loss
+    return HalvesLoss(loss, MeanHinge(config)) if pooled_half else loss
+
+
+def build_all_negatives_loss(config: LossConfig, loss: CrossModalLoss) -> CrossModalLoss | None:
+    """Build the loss of the first epochs, in which `hinge` sums over all negatives.
+
+    Args:
+        config: Settings of the loss.
+        loss: Loss of the other epochs, from `build_loss`. What it learns is learned in the first epochs too.
+
+    Returns:
+        The loss; None if no part of it is `hinge`.
+    """
+    all_negatives = config.model_copy(update={"negatives": "all", "memory_size": 0})
+    if not isinstance(loss, HalvesLoss):
+        return build_loss(all_negatives) if config.name == "hinge" else None
+    first = build_loss(all_negatives) if config.name == "hinge" else loss.first
+    return HalvesLoss(first, MeanHinge(all_negatives))
 
 
 def build_metric_learning_loss(config: LossConfig) -> CrossModalLoss:

@@ -2,14 +2,16 @@
 
 Messina et al., "Transformer Reasoning Network for Image-Text Matching and Retrieval" (2020). Unlike the paper, features
 are projected before the layers, layers normalize first, and pooling is GPO (Chen et al., VSE-infinity, 2021) unless the
-configuration selects another.
+configuration selects another. With `pooled_half`, the second half of a vector comes from the network of VSE-infinity:
+two networks that err differently are better than a larger one of either kind (decision 057).
 
 Shapes: b items, r regions, l tokens, n rows (regions or tokens), d features as extracted, w width of the layers, h
-    heads,
-e embedding. A mask is (b, n) bool, True for a real row.
+heads, e embedding. A mask is (b, n) bool, True for a real row.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +19,14 @@ from torch import Tensor, nn
 
 from tern.config import ModelConfig
 from tern.networks.alignment import AlignmentHead, Encoding
-from tern.networks.cpu_ops import sum_sorted_rows
+from tern.networks.gpo import GPO
 from tern.networks.inputs import ImageBatch
-from tern.networks.layers import FeatureDropout, box_features, pool_rows, sinusoidal_positions
+from tern.networks.layers import FeatureDropout, box_features, pool_rows
 from tern.networks.region_counts import RegionCounts, count_similar_regions
 from tern.networks.shortcut import CaptionShortcut, ImageShortcut
+from tern.networks.vse_infinity import VseInfinity
+
+HALF_LENGTH = 0.5**0.5  # of each half of a unit vector
 
 
 class TransformerLayer(nn.Module):
@@ -54,43 +59,8 @@ class TransformerLayer(nn.Module):
         return self.out(x.transpose(1, 2).reshape(b, n, w))  # (b, n, w)
 
 
-class GPO(nn.Module):
-    """Generalized pooling operator: average the sorted values of each feature with learned weights.
-
-    The weights depend on the position in the order and on the number of rows. Mean, max and k-max are special cases
-    (VSE-infinity, section 3.2: sinusoidal positions, a BiGRU, a softmax).
-
-    Args:
-        size: Size of the position codes and of the GRU.
-        temperature: Temperature of the softmax.
-    """
-
-    def __init__(self, size: int = 32, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.size, self.temperature = size, temperature
-        self.gru = nn.GRU(size, size, batch_first=True, bidirectional=True)
-        self.score = nn.Linear(size, 1, bias=False)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Pool the real rows: x (b, n, w), mask (b, n) -> (b, w)."""
-        lengths, length_index = mask.sum(1).unique(return_inverse=True)  # many items have equal lengths
-        weights = self.weights(lengths.flip(0), x.shape[1]).flip(0)[length_index]  # (b, n)
-        return sum_sorted_rows(x, mask, weights.to(x.dtype))
-
-    def weights(self, lengths: Tensor, n: int) -> Tensor:
-        """Compute the weights (k, n) of items with `lengths` (k,) rows, descending; each row sums to 1."""
-        codes = sinusoidal_positions(n, self.size, lengths.device).expand(lengths.shape[0], -1, -1)  # (k, n, size)
-        # Sorting here, or `len`, would fix the number of lengths in an exported graph to that of its sample.
-        packed = nn.utils.rnn.pack_padded_sequence(codes, lengths.cpu(), batch_first=True)
-        states, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
-        forward, backward = states.chunk(2, dim=-1)  # (k, n, size) twice
-        scores = self.score((forward + backward) / 2)[..., 0] / self.temperature  # (k, n)
-        real = torch.arange(n, device=lengths.device) < lengths[:, None]  # (k, n)
-        return scores.masked_fill(~real, float("-inf")).softmax(dim=1)
-
-
 class Tern(nn.Module):
-    """Two encoders that end in shared layers, plus a shortcut.
+    """Two encoders that end in shared layers, plus a shortcut, and optionally a second half of the vector.
 
     Args:
         config: Shape of the network.
@@ -101,12 +71,13 @@ class Tern(nn.Module):
     def __init__(self, config: ModelConfig, region_dim: int, token_dim: int) -> None:
         super().__init__()
         self.config, self.region_dim, self.token_dim = config, region_dim, token_dim
+        embed_dim = config.embed_dim // 2 if config.pooled_half else config.embed_dim
         self.region_proj = self._make_input_projection(region_dim)
         self.token_proj = self._make_input_projection(token_dim)
         self.box_proj = nn.Linear(5, config.width) if config.box_embedding == "add" else None
         self.image_cls = nn.Parameter(torch.zeros(config.width)) if config.pooling == "cls" else None
         self.counts = (
-            RegionCounts(region_dim, config.width, config.shortcut * config.embed_dim)
+            RegionCounts(region_dim, config.width, config.shortcut * embed_dim)
             if config.count_similar_regions
             else None
         )
@@ -115,16 +86,20 @@ class Tern(nn.Module):
         self.shared = nn.ModuleList(TransformerLayer(config) for _ in range(config.shared_layers))
         self.norm = nn.LayerNorm(config.width)
         self.image_pool, self.text_pool = (GPO() if config.pooling == "gpo" else None for _ in range(2))
-        self.image_out = nn.Linear(config.width, config.embed_dim)
-        self.text_out = nn.Linear(config.width, config.embed_dim)
+        self.image_out = nn.Linear(config.width, embed_dim)
+        self.text_out = nn.Linear(config.width, embed_dim)
         self.image_shortcut = self.caption_shortcut = None
         if config.shortcut:
-            self.image_shortcut = ImageShortcut(region_dim, config.embed_dim, config.shortcut_dropout)
-            self.caption_shortcut = CaptionShortcut(token_dim, config.embed_dim)
+            self.image_shortcut = ImageShortcut(region_dim, embed_dim, config.shortcut_dropout)
+            self.caption_shortcut = CaptionShortcut(token_dim, embed_dim)
             # Zero-initialized, so that training starts from the shortcut alone.
             for out in (self.image_out, self.text_out):
                 nn.init.zeros_(out.weight)
                 nn.init.zeros_(out.bias)
+        self.pooled = None
+        if config.pooled_half:
+            pooled_config = config.model_copy(update={"width": embed_dim, "embed_dim": embed_dim})
+            self.pooled = VseInfinity(pooled_config, region_dim, token_dim)
         self.image_rows = self.caption_rows = None
         if config.alignment_dim:
             shape = config.width, config.alignment_dim
@@ -165,6 +140,9 @@ class Tern(nn.Module):
             x = block(x, mask)
         x = self._apply_shared_layers(x, mask)
         vectors = self._pool_and_project(x, mask, self.image_pool, self.image_out, linear)
+        if self.pooled is not None:
+            normalized = replace(batch, features=self.region_proj[0](features))  # the layer norm before the layers
+            vectors = join_halves(vectors, self.pooled.embed_images(normalized))
         if self.image_rows is None:
             return Encoding(vectors)
         num_regions = features.shape[1]  # a [CLS] row in front of them is no region
@@ -193,6 +171,8 @@ class Tern(nn.Module):
         linear = self.caption_shortcut(features, mask) if self.caption_shortcut is not None else 0.0
         x = self._apply_shared_layers(x, mask)
         vectors = self._pool_and_project(x, mask, self.text_pool, self.text_out, linear)
+        if self.pooled is not None:
+            vectors = join_halves(vectors, self.pooled.embed_captions(self.token_proj[0](features), mask))
         return Encoding(vectors, None if self.caption_rows is None else self.caption_rows(features, x, mask))
 
     def _apply_shared_layers(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -209,3 +189,8 @@ class Tern(nn.Module):
         x = gpo(x, mask) if gpo else pool_rows(x, mask, self.config.pooling)  # (b, w)
         branch = out(x) if self.image_shortcut is None else self.config.transformer_scale * out(x)  # (b, e)
         return F.normalize((branch + linear).float(), dim=-1, eps=1e-8)  # (b, e)
+
+
+def join_halves(first: Tensor, second: Tensor) -> Tensor:
+    """Join unit vectors (b, e / 2) to unit vectors (b, e), whose cosines are the means of those of both halves."""
+    return torch.cat([first, second], dim=1) * HALF_LENGTH

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tern.config import ModelConfig
-from tern.networks.default import GPO
+from tern.networks.gpo import GPO
 from tern.networks.inputs import ImageBatch
 
 

@@ -34,7 +34,7 @@ from tern.training.trainer import Trainer
 from tern.training.validation import choose_weight_on_split
 
 log = logging.getLogger(__name__)
-VERSION = 10  # part of the digest that names a training; raise it when equal settings give other weights
+VERSION = 11  # part of the digest that names a training; raise it when equal settings give other weights
 SETTINGS_WITHOUT_EFFECT = {"device", "save_steps", "save_seconds", "tensorboard"}  # not part of the digest
 OnEpoch = Callable[[EpochProgress], None]
 

@@ -22,7 +22,7 @@ from data.store import prefetch_map
 from tern.batching.plan import BatchIds, plan_batches, rank_slices
 from tern.batching.read import BatchReader
 from tern.config import TrainConfig
-from tern.losses.build import build_loss
+from tern.losses.build import build_all_negatives_loss, build_loss
 from tern.losses.contrastive import InfoNCE
 from tern.model.embed import caption_field
 from tern.networks.build import build_trainable
@@ -110,12 +110,11 @@ class Trainer:
         tern = getattr(self.model, "tern", self.model)
         fit_normalization(tern, inputs.regions, inputs.tokens, [*self.captions_by_image_id], caption_ids)
         self.ema_model = copy.deepcopy(self.model).eval()
-        self.loss = build_loss(c.loss).to(self.device)
+        self.loss = build_loss(c.loss, c.model.pooled_half).to(self.device)
         # At the high temperature that few images need, the best region of a word is less often the right one.
         sharp = c.loss.model_copy(update={"temperature": min(c.loss.temperature, ALIGNMENT_TEMPERATURE)})
         self.alignment_loss = InfoNCE(sharp).to(self.device) if c.model.alignment_dim else None
-        all_negatives = c.loss.model_copy(update={"negatives": "all", "memory_size": 0})
-        self.all_negatives_loss = build_loss(all_negatives) if c.loss.name == "hinge" else None
+        self.all_negatives_loss = build_all_negatives_loss(c.loss, self.loss)
         self.optimizer = build_optimizer(c, self.model, self.losses_with_parameters, text)
         towers = TwoTowerForward(self.model)
         if c.compile:

@@ -1,7 +1,9 @@
-"""`make docs` replaces the site that it made, and no other folder of that name."""
+"""`make docs` replaces the site that it made, and no other folder of that name; its navigation is complete."""
 
 import importlib.util
+import re
 import subprocess
+import tomllib
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -48,3 +50,10 @@ def test_own_site_is_replaced_also_after_a_build_that_failed(builder):
     with pytest.raises(SystemExit, match="The documentation site was not built"):
         builder.main()
     assert not (builder.SITE / "index.html").exists()
+
+
+def test_navigation_lists_every_page():
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    listed = re.findall(r"[\w./-]+\.md", str(nav))
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)

@@ -36,7 +36,8 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "two", "dogs", "a", "cat"
 SMALL = {"width": 16, "heads": 2, "feedforward_dim": 24, "embed_dim": 24}
 FIXED = {"pooling": "cls", "box_embedding": "add", "shortcut": False, "count_similar_regions": False, "text_layers": 0}
 ARCHITECTURES = {
-    "default": ModelConfig(**SMALL, alignment_dim=8),
+    "default": ModelConfig(**SMALL, alignment_dim=8, pooled_half=True),
+    "one half": ModelConfig(**SMALL, alignment_dim=8),
     "without shortcut": ModelConfig(**SMALL, shortcut=False, pooling="max", text_layers=1, box_embedding="none"),
     "mean": ModelConfig(**SMALL, pooling="mean", alignment_dim=6, count_similar_regions=False, pre_norm=False),
     "paper": ModelConfig(**SMALL, architecture="paper", pre_norm=False, input_dropout=0, shared_layers=2, **FIXED),

@@ -9,7 +9,8 @@ from tern.batching.pad import pad_rows, sample_kept_rows
 from tern.batching.plan import plan_batches
 from tern.config import ModelConfig
 from tern.model.embed import embed_new_captions, embed_new_images
-from tern.networks.default import GPO, Tern, TransformerLayer
+from tern.networks.default import Tern, TransformerLayer
+from tern.networks.gpo import GPO
 from tern.networks.inputs import ImageBatch
 from tern.networks.layers import box_features, pool_rows
 
