@@ -109,7 +109,7 @@ class SearchClient:
             ValueError: The photo is larger than the service accepts.
             OSError: The file of the photo cannot be read.
         """
-        parameters = {"k": k, "where": where or "", "min_probability": "0", "version": self.version}
+        parameters: dict[str, str | int] = {"k": k, "where": where or "", "min_probability": 0, "version": self.version}
         path = f"{API}/search/photo"
         return _parse(SingleAnswerBody, self._connection.request("POST", path, parameters, _read_photo(photo), BYTES))
 
