@@ -24,8 +24,8 @@ def mcp(
 ) -> None:
     """Let an assistant search an index: an MCP server on the standard streams, until its client closes them.
 
-    The tools describe_collection, search, similar and get_image only read. An assistant starts the command itself; in
-    its configuration, the command is the full path of `tern`:
+    The tools describe_collection, search, similar and get_image only read. The assistant starts the command itself.
+    Its configuration names the full path of `tern`:
 
     {"mcpServers": {"photos": {"command": "/path/to/tern", "args": ["mcp", "--plan", "/path/to/Pictures"]}}}
 

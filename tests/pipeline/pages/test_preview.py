@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli.app import build_app
-from pipeline.pages.preview import NUM_LINES, TerminalPreview
+from pipeline.pages.preview import NUM_LINES, TerminalPreview, open_terminal_preview
 from pipeline.search.hits import Hit
 from tests.helpers.light_starts import ROOT
 
@@ -123,6 +123,13 @@ def test_terminal_that_cannot_show_thumbnails_is_named(hit):
     assert b"TERM or NO_COLOR says that it has none" in written
     written = draw_in_terminal(hit.path, answers, (0, 0), status=1)
     assert b"The terminal reports 0 columns and 0 rows" in written
+
+
+def test_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setitem(sys.modules, "textual_image.renderable", None)
+    with pytest.raises(ImportError, match=r"--preview needs the extra `preview`\. Run `python -m pip install"):
+        open_terminal_preview()
 
 
 @pytest.mark.parametrize(

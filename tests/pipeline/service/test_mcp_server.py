@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import importlib
 import io
 import json
 import os
@@ -95,6 +96,13 @@ def test_mistake_of_an_assistant_is_explained(call, tool, arguments, message):
         text = str(error)
     assert message in text
     assert "Traceback" not in text
+
+
+def test_missing_extra_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pipeline.service.mcp_server")
+    monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
+    with pytest.raises(ImportError, match=r"`tern mcp` needs the extra `mcp`\. Run `python -m pip install"):
+        importlib.import_module("pipeline.service.mcp_server")
 
 
 def test_command_speaks_nothing_but_the_protocol(finished_pipeline, tmp_path):
