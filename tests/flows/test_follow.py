@@ -122,3 +122,18 @@ def test_make_environment_keeps_a_remote_server_unless_a_port_is_passed(monkeypa
     assert make_environment(4300)["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
     monkeypatch.delenv("PREFECT_API_URL")
     assert make_environment(None)["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+
+
+def test_make_environment_restricts_web_pages_and_passes_the_password_on(monkeypatch):
+    from flows.server.environment import make_environment
+
+    names = ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "PREFECT_API_AUTH_STRING")
+    for name in (*names, "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    assert make_environment(4300)[names[0]] == "http://127.0.0.1:4300,http://localhost:4300"
+    assert not set(names) & set(make_environment(None)), "no server is started"
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:secret")
+    assert make_environment(4300)[names[1]] == "admin:secret"
+    for name in names:
+        monkeypatch.setenv(name, "as the user says")
+    assert [make_environment(4300)[name] for name in names] == ["as the user says"] * 2
