@@ -137,3 +137,22 @@ def test_make_environment_restricts_web_pages_and_passes_the_password_on(monkeyp
     for name in names:
         monkeypatch.setenv(name, "as the user says")
     assert [make_environment(4300)[name] for name in names] == ["as the user says"] * 2
+
+
+@pytest.mark.parametrize("form", ["name", "file", "folder"])
+def test_run_gets_a_plan_that_holds_in_the_folder_of_the_worker(form, tmp_path, monkeypatch):
+    from flows.server import follow
+    from pipeline.photo_folders import PhotoFolder, write_photo_plan
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    (tmp_path / "photos").mkdir()
+    folder = PhotoFolder(tmp_path / "photos", tmp_path / "workspace")
+    write_photo_plan(folder)
+    monkeypatch.chdir(folder.plan_file.parent)
+    plan = {"name": "demo", "file": folder.plan_file.name, "folder": "../../../photos"}[form]
+    values = []
+    monkeypatch.setattr(follow, "_start", lambda client, name, parameters: values.append(parameters) or RUN)
+    monkeypatch.setattr(follow, "_watch", lambda client, run_id, echo: 0)
+    monkeypatch.setattr(follow, "get_client", lambda sync_client: nullcontext())
+    assert follow.follow_run("reindex", plan, (), (), lambda line: None) == 0
+    assert values[0]["plan"] == ("demo" if form == "name" else str(folder.plan_file))
