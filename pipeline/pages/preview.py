@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.pages.cards import make_thumbnail
 from pipeline.search.hits import Hit
 
-NUM_LINES = 9  # of a thumbnail
+NUM_LINES = 12  # of a thumbnail
 
 
 class TerminalPreview:
