@@ -85,7 +85,8 @@ from data.io import remove_stale_temporaries, temporary_path
 folder = Path(sys.argv[1])
 remove_stale_temporaries(folder)
 temporary_path(folder / "a.json").touch()
-print(os.getpid())
+print(os.getpid(), flush=True)
+input()
 """
 
 
@@ -94,10 +95,13 @@ def test_containers_with_one_host_name_keep_the_temporary_files_of_each_other(tm
     if subprocess.run([*container, "true"], capture_output=True).returncode:
         pytest.skip("`unshare` cannot make a namespace of process ids here")
     command = [*container, sys.executable, "-c", WRITE_IN_CONTAINER, str(tmp_path)]
-    for num_files in (1, 2):
-        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert (out.returncode, out.stdout) == (0, "1\n"), out.stderr
-        assert len(os.listdir(tmp_path)) == num_files, "both are process 1 of a machine with one name"
+    options = {"cwd": ROOT, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    # The kernel gives the number of a namespace again when all its processes have ended, so both run at the same time.
+    with subprocess.Popen(command, **options) as first, subprocess.Popen(command, **options) as second:
+        assert (first.stdout.readline(), second.stdout.readline()) == ("1\n", "1\n")
+        assert len(os.listdir(tmp_path)) == 2, "both are process 1 of a machine with one name"
+        for process in (first, second):
+            process.communicate("\n")
 
 
 def test_sweep_in_a_folder_of_a_user_is_limited_to_the_files_of_the_export(ended, tmp_path):
