@@ -1,5 +1,6 @@
 """Write the report of a run: metrics, training curves, results of text and photo queries, and the worst misses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.datasets import Dataset
@@ -30,6 +31,7 @@ from pipeline.pages.reliability import (
     plot_reliability,
 )
 from pipeline.pages.render import render_page
+from pipeline.pages.start import make_example_cards
 from pipeline.plans.notes import describe_extractor
 from pipeline.runs.carried_demo import read_second_evaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
@@ -41,6 +43,7 @@ from pipeline.runs.notes import (
 )
 from pipeline.runs.quality import GroupRow, measure_groups
 from pipeline.runs.runner import Finished
+from pipeline.search.contents import describe_contents
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
@@ -73,12 +76,18 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         page_path = finished.workspace.misses(SPLIT)
         misses_page = write_misses(page_path, misses, features.dataset, words=words).name
     history = finished.model / "history.csv"
+    carried, num_queries = read_second_evaluation(finished), _count_queries(features.dataset, evaluation)
+    if carried is not None:
+        num_queries |= {name: {"t2i": row.captions, "i2t": row.images} for name, row in carried.rows.items()}
     page = render_page(
         "report.html",
         title=f"TERN on {printable(features.dataset.name)}",
         num_images=len(features.input_dataset.images),
         num_captions=len(features.input_dataset.captions),
-        headline=_make_headline(evaluation),
+        contents=describe_contents(searcher),
+        examples=make_example_cards(searcher, plan.report.queries),
+        headline=_make_headline(evaluation, num_queries),
+        num_queries=num_queries,
         notes=_list_notes(finished),
         galleries=galleries,
         photos=_make_photo_cards(finished, searcher),
@@ -87,7 +96,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         min_queries=MIN_QUERIES,
         embedding_map=make_embedding_map(finished.vectors, features.dataset, SPLIT) if misses else None,
         split=SPLIT,
-        carried=read_second_evaluation(finished),
+        carried=carried,
         directions=DIRECTIONS,
         calibrations=make_calibration_rows(calibrations),
         reliability=plot_reliability(calibrations) if calibrations else "",
@@ -123,21 +132,35 @@ def _list_notes(finished: Finished) -> list[str]:
     ]
 
 
-def _make_headline(evaluation: Evaluation) -> list[tuple[str, float, str]]:
+def _count_queries(dataset: Dataset, evaluation: Evaluation) -> dict[str, dict[str, int]]:
+    """Count the queries of each split and direction; an image without captions is not a query."""
+    captions = {split: dataset.select_split(split).captions for split in evaluation.splits}
+    return {
+        split: {"t2i": len(queries), "i2t": len({query.image_id for query in queries})}
+        for split, queries in captions.items()
+    }
+
+
+def _make_headline(evaluation: Evaluation, num_queries: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
     """Return label, value and context of each tile."""
     if SPLIT not in evaluation.splits:
         return []
     result = evaluation.splits[SPLIT]
     metrics, chance = result.metrics, result.chance
-    items = f"{SPLIT}: {result.images:,} images, {result.captions:,} captions"
     tiles = [
-        ("text to image R@1", metrics.t2i.r1, chance and chance.t2i_r1),
-        ("text to image R@10", metrics.t2i.r10, chance and chance.t2i_r10),
-        ("image to text R@1", metrics.i2t.r1, chance and chance.i2t_r1),
-        ("image to text R@10", metrics.i2t.r10, chance and chance.i2t_r10),
-        ("rsum (of 600)", metrics.rsum, chance and chance.rsum),
+        ("t2i", "R@1", metrics.t2i.r1, chance and chance.t2i_r1),
+        ("t2i", "R@10", metrics.t2i.r10, chance and chance.t2i_r10),
+        ("i2t", "R@1", metrics.i2t.r1, chance and chance.i2t_r1),
+        ("i2t", "R@10", metrics.i2t.r10, chance and chance.i2t_r10),
     ]
-    return [(label, value, items if level is None else f"chance {level:.1f}; {items}") for label, value, level in tiles]
+    items = {"t2i": f"{result.images:,} images", "i2t": f"{result.captions:,} captions"}
+    rows = []
+    for direction, name, value, level in tiles:
+        queries = f"{num_queries[SPLIT][direction]:,} queries of {SPLIT} among {items[direction]}"
+        level_text = "" if level is None else f"chance {level:.1f} %; "
+        rows.append((f"{DIRECTIONS[direction]} {name}", f"{value:.1f} %", f"{level_text}{queries}"))
+    level_text = "" if chance is None else f"chance {chance.rsum:.1f}; "
+    return [*rows, ("rsum", f"{metrics.rsum:.1f} of 600", f"{level_text}the six recalls of {SPLIT} added")]
 
 
 def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.helpers.fake_searchers import FakeReloader, FakeSearcher
-from tests.helpers.page_browser import find_violations, open_browser, open_page, serve_in_thread
+from tests.helpers.page_browser import find_violations, open_page, serve_in_thread
 
 pytest.importorskip("fastapi")
 
@@ -14,12 +14,6 @@ from pipeline.service.app import create_app
 
 pytestmark = pytest.mark.slow
 TOKEN = "a-token-of-the-service"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture
