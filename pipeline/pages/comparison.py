@@ -20,7 +20,7 @@ class ComparedMetric:
     """A metric of both evaluations as the page shows it.
 
     Attributes:
-        reading: "better" or "worse" if the interval of the difference excludes 0, else empty
+        reading: "better" or "worse" if the interval of the difference excludes 0; "equal" or "may be chance"
         chance: level of chance; empty for a rank
     """
 
@@ -81,9 +81,6 @@ def _make_row(one: MetricDifference, chance: dict[str, float]) -> ComparedMetric
     direction, _, key = one.name.partition("_")
     label = f"{DIRECTIONS[direction]} {METRIC_LABELS[key]}" if key else "rsum, of 600"
     digits = 0 if key == "medr" else 1
-    is_larger = one.low > 0
-    is_changed = is_larger or one.high < 0
-    reading = "better" if is_larger != (key in RANK_METRICS) else "worse"
     return ComparedMetric(
         label,
         one.num_queries,
@@ -92,15 +89,21 @@ def _make_row(one: MetricDifference, chance: dict[str, float]) -> ComparedMetric
         f"{one.difference:+,.{digits}f}",
         f"{one.low:+,.{digits}f}",
         f"{one.high:+,.{digits}f}",
-        reading if is_changed else "",
+        _read(one, key in RANK_METRICS),
         f"{chance[one.name]:.1f}" if one.name in chance else "",
     )
+
+
+def _read(one: MetricDifference, is_rank: bool) -> str:
+    if one.low <= 0 <= one.high:
+        return "equal" if one.value == one.other and one.low == one.high else "may be chance"
+    return "better" if (one.low > 0) != is_rank else "worse"
 
 
 def iter_changes(
     comparison: SplitComparison, dataset: Dataset, limit: int, encode: Callable[[Path], str]
 ) -> Iterator[Changes]:
-    """Yield what was won and lost in each direction.
+    """Yield what was won and what was lost in each direction, if there is anything.
 
     Args:
         comparison: The two evaluations.
@@ -119,7 +122,8 @@ def iter_changes(
         for kind, queries in (("won", one.won), ("lost", one.lost)):
             shown = sorted(queries, key=count_places, reverse=True)[:limit]
             cards = (_make_card(query, ranks[query], other_ranks[query], dataset, encode) for query in shown)
-            yield Changes(kind, direction, len(queries), tuple(cards))
+            if queries:
+                yield Changes(kind, direction, len(queries), tuple(cards))
 
 
 def _make_card(
