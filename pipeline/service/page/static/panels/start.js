@@ -6,6 +6,7 @@ import { makeThumbnail } from '../core/images.js';
 import { showError } from '../core/messages.js';
 import { isEmpty, startOver, state } from '../core/state.js';
 import { searchSimilar } from '../results/actions.js';
+import { RARE_COLUMNS } from './filters.js';
 
 let shownVersion = null;
 
@@ -31,9 +32,11 @@ function showOverview(overview, version) {
   byId('made-of').textContent = describeVersion(overview);
   byId('answered-by').textContent = `Index version ${overview.version}.`;
   byId('can-photo').hidden = !overview.accepts_photos;
-  byId('can-filter').hidden = !overview.columns.length;
-  byId('filter-columns').textContent = overview.columns.join(', ');
+  const columns = overview.columns.filter((name) => !RARE_COLUMNS.includes(name));
+  byId('can-filter').hidden = !columns.length;
+  byId('filter-columns').textContent = columns.join(', ');
   byId('can-words').hidden = !overview.has_words || !overview.has_boxes;
+  byId('can-shares').hidden = !overview.has_words;
   byId('can-regions').hidden = !overview.has_boxes;
   byId('can-weak').hidden = overview.min_probability === null;
   for (const option of byId('target').options) option.disabled = option.value === 'captions' && !overview.counts.caption;
