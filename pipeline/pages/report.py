@@ -31,7 +31,7 @@ from pipeline.pages.reliability import (
     plot_reliability,
 )
 from pipeline.pages.render import render_page
-from pipeline.pages.start import make_example_cards
+from pipeline.pages.start import make_example_cards, write_plan_option
 from pipeline.plans.notes import describe_extractor
 from pipeline.runs.carried_demo import read_second_evaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
@@ -86,6 +86,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         num_captions=len(features.input_dataset.captions),
         contents=describe_contents(searcher),
         examples=make_example_cards(searcher, plan.report.queries),
+        plan_option=write_plan_option(plan),
         headline=_make_headline(evaluation, num_queries),
         num_queries=num_queries,
         notes=_list_notes(finished),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from data.text import printable
 from pipeline.pages.cards import SMALL_THUMBNAIL, make_thumbnail, to_data_uri
+from pipeline.plan_files import find_plan_file
+from pipeline.plans.plan import Plan
 from pipeline.search.examples import NUM_EXAMPLES, Example, find_examples, find_image_of_each
 from pipeline.search.hits import Hit
 from pipeline.search.index_searcher import IndexSearcher
@@ -26,6 +28,16 @@ class ExampleCard:
     image_id: str
     text: str | None
     gallery: int | None
+
+
+def write_plan_option(plan: Plan) -> str:
+    """Write the option that names a plan in the commands of the report; empty for the plan that is the default.
+
+    A report may be given to others, so the option has no path of this machine.
+    """
+    if plan.dataset is None:
+        return ""
+    return " --plan FOLDER" if find_plan_file(plan.dataset.images).is_file() else " --plan PLAN"
 
 
 def make_example_cards(searcher: IndexSearcher, queries: Sequence[str]) -> list[ExampleCard]:

@@ -48,6 +48,8 @@ def test_images_are_loaded_with_the_token(browser, make_address):
         page.locator("#token").fill(TOKEN)
         page.locator("#token-form button").click()
         page.locator("#token-dialog").wait_for(state="hidden")
+        page.locator("#counts", has_text="Nothing is indexed").wait_for()
+        assert page.locator("#examples-title").is_hidden()
         sent = []
         page.on("request", lambda request: "thumbnails" in request.url and sent.append(request.all_headers()))
         page.route(
