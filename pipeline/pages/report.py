@@ -22,7 +22,7 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.embedding_map import make_embedding_map
 from pipeline.pages.miss_records import MissReport
-from pipeline.pages.miss_words import open_miss_words
+from pipeline.pages.miss_words import MissWords, open_miss_words
 from pipeline.pages.misses import find_misses, make_miss_rows, write_misses
 from pipeline.pages.reliability import (
     find_absent_queries,
@@ -31,9 +31,9 @@ from pipeline.pages.reliability import (
     plot_reliability,
 )
 from pipeline.pages.render import render_page
-from pipeline.pages.start import make_example_cards, write_plan_option
+from pipeline.pages.start import make_start
 from pipeline.plans.notes import describe_extractor
-from pipeline.runs.carried_demo import read_second_evaluation
+from pipeline.runs.carried_demo import CarriedEvaluation, read_second_evaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
     describe_chance,
@@ -43,7 +43,6 @@ from pipeline.runs.notes import (
 )
 from pipeline.runs.quality import GroupRow, measure_groups
 from pipeline.runs.runner import Finished
-from pipeline.search.contents import describe_contents
 from pipeline.search.hits import Hit
 from pipeline.search.searcher import Searcher
 from pipeline.stages.dataset import splits_with_captions
@@ -71,22 +70,16 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     searcher = Searcher(plan)
     manifest, calibrations = searcher.index.manifest, list_calibrations(searcher.index.manifest)
     galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
-    misses, misses_page, words = _find_misses(finished), "", open_miss_words(finished.vectors)
-    if misses and with_misses_page:
-        page_path = finished.workspace.misses(SPLIT)
-        misses_page = write_misses(page_path, misses, features.dataset, words=words).name
-    history = finished.model / "history.csv"
-    carried, num_queries = read_second_evaluation(finished), _count_queries(features.dataset, evaluation)
-    if carried is not None:
-        num_queries |= {name: {"t2i": row.captions, "i2t": row.images} for name, row in carried.rows.items()}
+    misses, words = _find_misses(finished), open_miss_words(finished.vectors)
+    misses_page = _write_misses(finished, misses, words) if misses and with_misses_page else ""
+    carried = read_second_evaluation(finished)
+    num_queries = _count_queries(features.dataset, evaluation, carried)
     page = render_page(
         "report.html",
         title=f"TERN on {printable(features.dataset.name)}",
         num_images=len(features.input_dataset.images),
         num_captions=len(features.input_dataset.captions),
-        contents=describe_contents(searcher),
-        examples=make_example_cards(searcher, plan.report.queries),
-        plan_option=write_plan_option(plan),
+        start=make_start(searcher, plan),
         headline=_make_headline(evaluation, num_queries),
         num_queries=num_queries,
         notes=_list_notes(finished),
@@ -102,7 +95,7 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         calibrations=make_calibration_rows(calibrations),
         reliability=plot_reliability(calibrations) if calibrations else "",
         absent=find_absent_queries(searcher) if plan.demo is not None and "image" in calibrations else [],
-        curves=plot_history(history) if history.is_file() else "",
+        curves=_plot_history(finished.model / "history.csv"),
         misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset, words=words) if misses else (),
         has_misses=misses is not None,
         misses_page=misses_page,
@@ -133,13 +126,15 @@ def _list_notes(finished: Finished) -> list[str]:
     ]
 
 
-def _count_queries(dataset: Dataset, evaluation: Evaluation) -> dict[str, dict[str, int]]:
-    """Count the queries of each split and direction; an image without captions is not a query."""
-    captions = {split: dataset.select_split(split).captions for split in evaluation.splits}
-    return {
-        split: {"t2i": len(queries), "i2t": len({query.image_id for query in queries})}
-        for split, queries in captions.items()
-    }
+def _count_queries(
+    dataset: Dataset, evaluation: Evaluation, carried: CarriedEvaluation | None
+) -> dict[str, dict[str, int]]:
+    """Count the queries of each row of a table of metrics and direction; an image without captions is not a query."""
+    counts = {name: {"t2i": row.captions, "i2t": row.images} for name, row in (carried.rows if carried else {}).items()}
+    for split in evaluation.splits:
+        captions = dataset.select_split(split).captions
+        counts[split] = {"t2i": len(captions), "i2t": len({caption.image_id for caption in captions})}
+    return counts
 
 
 def _make_headline(evaluation: Evaluation, num_queries: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
@@ -188,6 +183,16 @@ def _find_misses(finished: Finished) -> MissReport | None:
     if not splits_with_captions(finished.features.dataset, (SPLIT,)):
         return None
     return find_misses(finished.vectors, finished.features.dataset, SPLIT)
+
+
+def _write_misses(finished: Finished, misses: MissReport, words: MissWords | None) -> str:
+    """Write the page with all misses of the test split; return its name."""
+    path = finished.workspace.misses(SPLIT)
+    return write_misses(path, misses, finished.features.dataset, words=words).name
+
+
+def _plot_history(history: Path) -> str:
+    return plot_history(history) if history.is_file() else ""
 
 
 def _measure_groups(finished: Finished) -> list[GroupRow]:

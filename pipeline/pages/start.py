@@ -8,6 +8,7 @@ from data.text import printable
 from pipeline.pages.cards import SMALL_THUMBNAIL, make_thumbnail, to_data_uri
 from pipeline.plan_files import find_plan_file
 from pipeline.plans.plan import Plan
+from pipeline.search.contents import IndexContents, describe_contents
 from pipeline.search.examples import NUM_EXAMPLES, Example, find_examples, find_image_of_each
 from pipeline.search.hits import Hit
 from pipeline.search.index_searcher import IndexSearcher
@@ -28,6 +29,27 @@ class ExampleCard:
     image_id: str
     text: str | None
     gallery: int | None
+
+
+@dataclass(frozen=True)
+class ReportStart:
+    """Head of a report.
+
+    Attributes:
+        contents: what the index holds
+        examples: up to `NUM_EXAMPLES` examples
+        plan_option: option that names the plan in commands; empty for the plan that is the default
+    """
+
+    contents: IndexContents
+    examples: tuple[ExampleCard, ...]
+    plan_option: str
+
+
+def make_start(searcher: IndexSearcher, plan: Plan) -> ReportStart:
+    """Make the head of the report of a plan."""
+    examples = make_example_cards(searcher, plan.report.queries)
+    return ReportStart(describe_contents(searcher), tuple(examples), write_plan_option(plan))
 
 
 def write_plan_option(plan: Plan) -> str:

@@ -135,7 +135,9 @@ class _Side:
             total = np.maximum(counts[:, -1], 1)  # a sample may have no image with a query of this direction
             for k, end in zip(RECALL_CUTOFFS, ends, strict=True):
                 metrics[f"{direction}_r{k}"] = 100 * (counts[:, end - 1] / total if end else np.zeros(len(counts)))
-            lower, upper = (ranks[(counts > place[:, None]).argmax(axis=1)] for place in ((total - 1) // 2, total // 2))
+            lower, upper = (
+                ranks[(counts > position[:, None]).argmax(axis=1)] for position in ((total - 1) // 2, total // 2)
+            )
             metrics[f"{direction}_medr"] = (lower + upper) // 2.0  # floor(median), as in `summarize_ranks`
             metrics[f"{direction}_meanr"] = means / total
         if len(self._directions) == len(DIRECTIONS):
