@@ -1,14 +1,12 @@
 """Rows that the templates of the pages show, and the small images in them."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from data.images import DecodeLimits, ReducedImage, load_reduced_image
+from data.images import encode_jpeg, load_thumbnail
 from pipeline.pages.card_words import REGION_COLORS, CardWord, Outline, make_outlines, make_words
 from pipeline.search.hits import Hit
 
@@ -125,14 +123,6 @@ class CollectionRow:
     """whether every query is compared with all vectors"""
 
 
-def load_thumbnail(path: Path, size: tuple[int, int] = THUMBNAIL) -> ReducedImage | None:
-    """Decode an image file at the size of a thumbnail; None if the file is unreadable."""
-    try:
-        return load_reduced_image(path, size, DecodeLimits(is_complete=False))
-    except (ValueError, OSError):
-        return None
-
-
 def make_thumbnail(hit: Hit, size: tuple[int, int] = THUMBNAIL) -> Image.Image:
     """Return a small copy of the image of a hit with its regions outlined; gray if the file is unreadable."""
     image = load_thumbnail(hit.path, size)
@@ -146,21 +136,9 @@ def make_thumbnail(hit: Hit, size: tuple[int, int] = THUMBNAIL) -> Image.Image:
     return small
 
 
-def encode_thumbnail(path: Path, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
-    """Return the thumbnail of an image file as a JPEG, without outlines; None if the file is unreadable."""
-    image = load_thumbnail(path, size)
-    return None if image is None else _encode_jpeg(Image.fromarray(image.pixels))
-
-
 def to_data_uri(image: Image.Image) -> str:
     """Encode an image as a JPEG data URI, so that a page needs no other file."""
-    return "data:image/jpeg;base64," + base64.b64encode(_encode_jpeg(image)).decode()
-
-
-def _encode_jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return buffer.getvalue()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image)).decode()
 
 
 def make_card(hit: Hit, rank: int | None = None, image: str | None = None) -> HitCard:

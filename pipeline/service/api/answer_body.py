@@ -1,11 +1,13 @@
-"""Bodies that the API answers with; they make its OpenAPI document."""
+"""Bodies that the API answers with: the service writes them, its client reads them, and they make the OpenAPI document.
+
+This file imports nothing heavy, because the client imports it.
+"""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.search.hits import Answer, Hit
-from pipeline.search.query import Box
+Box = tuple[float, float, float, float]
 
 
 class RegionBody(BaseModel):
@@ -95,28 +97,6 @@ class AnswersBody(BaseModel):
 
     version: int = Field(description="Number of the version that answered.")
     answers: list[AnswerBody] = Field(description="One per query, in their order.")
-
-
-def make_answer_body(answer: Answer) -> AnswerBody:
-    """Convert the results of a query, without paths of this machine."""
-    return AnswerBody(
-        hits=[_make_hit_body(hit) for hit in answer.hits],
-        weak=[_make_hit_body(hit) for hit in answer.weak],
-        note=answer.note,
-    )
-
-
-def _make_hit_body(hit: Hit) -> HitBody:
-    return HitBody(
-        id=hit.id,
-        image_id=hit.image_id,
-        score=hit.score,
-        probability=hit.probability,
-        captions=list(hit.captions),
-        regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
-        words=[WordBody(**vars(word)) for word in hit.words],
-        size=hit.size,
-    )
 
 
 class CaptionBody(BaseModel):
@@ -236,3 +216,39 @@ class StatusBody(BaseModel):
 
     status: str = Field(examples=["ready"])
     version: int = Field(description="Number of the served version.")
+
+
+class InvalidValue(BaseModel):
+    """One value of a request that is invalid."""
+
+    pointer: str
+    """JSON pointer into the body (RFC 6901), or the name of a parameter of the URL"""
+    detail: str
+    """What is wrong with it"""
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "The index has no version '99'.",
+                }
+            ]
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    """The phrase of the status"""
+    status: int
+    """The HTTP status"""
+    detail: str
+    """What is wrong and what to do next"""
+    errors: list[InvalidValue] | None = None
+    """Every invalid value, for status 422"""
