@@ -11,6 +11,7 @@ from pipeline.pages.card_words import REGION_COLORS, CardWord, Outline, make_out
 from pipeline.search.hits import Hit
 
 THUMBNAIL = (360, 270)  # width and height, in pixels
+SMALL_THUMBNAIL = (240, 180)  # of pages with many images
 KIND_COLORS = {"image": "#2a6fdb", "caption": "#e4572e"}  # of points that are images or captions
 MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be read
 
@@ -122,12 +123,12 @@ class CollectionRow:
     """whether every query is compared with all vectors"""
 
 
-def make_thumbnail(hit: Hit) -> Image.Image:
+def make_thumbnail(hit: Hit, size: tuple[int, int] = THUMBNAIL) -> Image.Image:
     """Return a small copy of the image of a hit with its regions outlined; gray if the file is unreadable."""
-    image = load_thumbnail(hit.path, THUMBNAIL)
+    image = load_thumbnail(hit.path, size)
     if image is None:
-        return Image.new("RGB", THUMBNAIL, MISSING_COLOR)
-    small = ImageOps.contain(Image.fromarray(image.pixels), THUMBNAIL)
+        return Image.new("RGB", size, MISSING_COLOR)
+    small = ImageOps.contain(Image.fromarray(image.pixels), size)
     scale, draw = small.width / image.size[0], ImageDraw.Draw(small)
     for region, color in zip(hit.regions, REGION_COLORS, strict=False):
         x1, y1, x2, y2 = (value * scale for value in region.box)

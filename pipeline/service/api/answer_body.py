@@ -179,7 +179,10 @@ class ExampleBody(BaseModel):
     """An image of the index, and a sentence that could find it."""
 
     image_id: str = Field(examples=["scene-00110.jpg"])
-    text: str | None = Field(description="One of its captions; null without captions.", examples=["Two dogs run."])
+    text: str | None = Field(
+        description="One of its captions, or a sentence that finds it; null if there is none.",
+        examples=["Two dogs run."],
+    )
 
 
 class OverviewBody(BaseModel):
@@ -187,6 +190,14 @@ class OverviewBody(BaseModel):
 
     counts: dict[str, int] = Field(
         description="Number of items by kind: image, caption.", examples=[{"image": 1200, "caption": 6000}]
+    )
+    columns: list[str] = Field(description="Columns that filters may name.", examples=[["split", "width", "caption"]])
+    model: str | None = Field(
+        description="Name of the model of the vectors; null if no plan made the index.", examples=["tern-0123456789ab"]
+    )
+    published: str | None = Field(
+        description="When the version was published, in UTC; null if it is not known.",
+        examples=["2026-11-30T21:00:00+00:00"],
     )
     accepts_photos: bool = Field(description="Whether photos that are not in the index can be searched with.")
     has_words: bool = Field(description="Whether hits of a text say which words match which regions.")
