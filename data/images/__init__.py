@@ -10,6 +10,7 @@ from data.images.decode import (
 from data.images.folder import ImageFolder, ImagePaths, Selection, scan_image_folder
 from data.images.hash_cache import FileHashCache, hash_files, is_content_hash
 from data.images.limits import MAX_ASPECT_RATIO, DecodeLimits
+from data.images.thumbnails import encode_jpeg, encode_thumbnail, load_thumbnail
 
 __all__ = [
     "MAX_ASPECT_RATIO",
@@ -21,10 +22,13 @@ __all__ = [
     "Selection",
     "check_box",
     "crop_image",
+    "encode_jpeg",
+    "encode_thumbnail",
     "hash_files",
     "is_content_hash",
     "load_image",
     "load_image_of_side",
     "load_reduced_image",
+    "load_thumbnail",
     "scan_image_folder",
 ]

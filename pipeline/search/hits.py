@@ -1,7 +1,11 @@
-"""Results of a search, which pages and the search service show."""
+"""Results of a search, which pages, notebooks and the search service show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
+
+from pipeline.search.html import NotebookCard, render_cards
 
 WHOLE_IMAGE = "whole image"  # label of a region that covers the image
 REGIONS_PER_HIT = 2
@@ -68,10 +72,18 @@ class Hit:
     """Words of a query of one text with the regions that they match, in their order; empty for a caption, and for a
     model without row vectors."""
 
+    def _repr_html_(self) -> str:
+        """Return the HTML that notebooks show."""
+        return render_cards([self.make_notebook_card()])
+
+    def make_notebook_card(self, is_weak: bool = False) -> NotebookCard:
+        """Return what a notebook shows of this hit."""
+        return NotebookCard(self.path, self.id, self.score, self.probability, self.captions, is_weak)
+
 
 @dataclass(frozen=True)
-class Answer:
-    """The results of one query."""
+class Answer(Sequence[Hit]):
+    """The results of one query; as a sequence, its hits."""
 
     hits: tuple[Hit, ...]
     """Best first."""
@@ -79,3 +91,20 @@ class Answer:
     """What a person should know of the query, such as that the model does not know a part of it; or empty."""
     weak: tuple[Hit, ...] = ()
     """Further hits, best first, that are probably not right: their probability is below a minimum."""
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> tuple[Hit, ...]: ...
+
+    def __getitem__(self, position: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[position]
+
+    def _repr_html_(self) -> str:
+        """Return the HTML that notebooks show: the hits, then the weak ones."""
+        weak = [hit.make_notebook_card(is_weak=True) for hit in self.weak]
+        return render_cards([*(hit.make_notebook_card() for hit in self.hits), *weak], self.note)

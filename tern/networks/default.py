@@ -3,7 +3,7 @@
 Messina et al., "Transformer Reasoning Network for Image-Text Matching and Retrieval" (2020). Unlike the paper, features
 are projected before the layers, layers normalize first, and pooling is GPO (Chen et al., VSE-infinity, 2021) unless the
 configuration selects another. With `pooled_half`, the second half of a vector comes from the network of VSE-infinity:
-two networks that err differently are better than a larger one of either kind (decision 057).
+two networks that err differently are better than a larger one of either kind (decision 058).
 
 Shapes: b items, r regions, l tokens, n rows (regions or tokens), d features as extracted, w width of the layers, h
 heads, e embedding. A mask is (b, n) bool, True for a real row.

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.images import encode_thumbnail
 from data.io import sha256_file
-from pipeline.pages.cards import encode_thumbnail
 from pipeline.service.thumbnails.disk import DiskCache
 
 MAX_CACHE_BYTES = 32 << 20  # about 2,000 thumbnails
