@@ -80,7 +80,7 @@ ARCHITECTURE_SETTINGS: dict[str, dict[str, object]] = {
         "box_embedding": "none", "shortcut": False, "count_similar_regions": False, "pooled_half": False,
         "alignment_dim": 0,
     },
-    "teran": {"pooled_half": False},
+    "teran": {},
 }  # fmt: skip
 
 

@@ -85,7 +85,6 @@ def test_first_epochs_train_the_temperature_of_the_others():
     [
         ({"embed_dim": 15}, "even embed_dim, not 15"),
         ({"architecture": "vse-infinity"}, "requires"),
-        ({"architecture": "teran", "alignment_dim": 512}, "requires pooled_half = False"),
     ],
 )
 def test_settings_that_do_not_fit_are_rejected(settings, message):
