@@ -41,7 +41,7 @@ def describe_contents(searcher: IndexSearcher) -> IndexContents:
     index = searcher.index
     images = index.collection("image") if "image" in index.kinds else None
     captions = index.collection("caption") if "caption" in index.kinds else None
-    columns = describe_columns(images.rows, captions and captions.rows) if images else ()
+    columns = describe_columns(images.rows, captions.rows if captions else None) if images else ()
     calibration = images.manifest.calibration if images else None
     stored = searcher.stored_images
     return IndexContents(
