@@ -96,6 +96,10 @@ Glob = Annotated[str, AfterValidator(check_glob)]
 """Pattern of paths below a folder; see `data.text.compile_globs`."""
 
 
+ColumnType = Literal["text", "number", "date", "texts"]
+"""Type of a column of the user's own; `texts` is a list of texts."""
+
+
 class SettingsTable(BaseModel):
     """Base of the tables of a plan: unknown settings, and numbers that are booleans or not finite, are errors."""
 
@@ -141,6 +145,9 @@ class DatasetConfig(SettingsTable):
     """Patterns of images and folders to leave out, such as `thumbnails` or `2019/raw/*`, upper or lower case."""
     max_depth: int | None = Field(None, ge=1)
     """Levels of folders that are searched: 1 is the folder `images` without its subfolders; None: all."""
+    columns: dict[str, ColumnType | Literal["ignore"]] = {}
+    """Types of columns of the captions file and of the text and JSON files beside the images: `text`, `number`, `date`,
+    `texts` (a list), or `ignore`; a column that is not named here has the type of its values."""
 
     def model_post_init(self, context: Any) -> None:
         """Check that the settings that choose among images, and the format, have a use.

@@ -1,5 +1,6 @@
 """Unchecked content of an annotation file, as the readers of all formats return it to `load_dataset`."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,18 @@ class Entry:
     """Captions, in the order of the file."""
     problem: str = ""
     """Why the record itself cannot be read; empty if it can."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Other fields of the file by name, of which `convert_columns` makes columns."""
+
+    def add_texts(self, texts: Iterable[Any]) -> None:
+        """Add captions from another file, without those that the entry has."""
+        self.texts.extend(text for text in texts if text not in self.texts)
+
+    def add_values(self, values: Mapping[str, Any]) -> None:
+        """Add fields from another file or row; those that the entry has stay as they are."""
+        for name, value in values.items():
+            if self.values.get(name) in (None, ""):
+                self.values[name] = value
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ UNREADABLE_SUFFIXES = (
     *(".ico", ".cur", ".icns", ".psd", ".psb", ".xcf", ".svg", ".svgz", ".ai", ".eps", ".tga", ".pcx", ".sgi", ".xbm"),
 )
 IMAGE_SUFFIXES = frozenset(READABLE_SUFFIXES + UNREADABLE_SUFFIXES)
+COMPANION_SUFFIXES = (".txt", ".json")  # of a text or JSON file beside an image, with its captions and columns
+METADATA_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # names in Hugging Face's ImageFolder
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # files that start with a dot belong to systems and programs, too
 MAX_IGNORED_NAMES = 5
 MAX_SUFFIXES = 5  # of the files of a folder without images that the error lists
@@ -52,6 +54,10 @@ class ImageFolder:
     """Files and folders with the suffix of an image that can be read."""
     problems: dict[str, str] = field(default_factory=dict)
     """Why a file cannot be read as an image, or a folder cannot be searched, by name."""
+    tables: list[str] = field(default_factory=list)
+    """Tables of metadata, see `METADATA_TABLES`."""
+    companions: list[str] = field(default_factory=list)
+    """Text and JSON files, which may belong to images beside them."""
     num_ignored: int = 0
     """Number of other files."""
     first_ignored: list[str] = field(default_factory=list)
@@ -70,11 +76,24 @@ class ImageFolder:
             self.images.append(name)
         elif suffix in UNREADABLE_SUFFIXES:
             self.problems[name] = f"files of the format {suffix} cannot be read; convert it to JPEG, PNG or TIFF"
+        elif os.path.basename(name) in METADATA_TABLES:
+            self.tables.append(name)
+        elif suffix in COMPANION_SUFFIXES:
+            self.companions.append(name)
         else:
-            self.num_ignored += 1
-            self.num_by_suffix[suffix] += 1
-            if self.num_ignored <= MAX_IGNORED_NAMES:
-                self.first_ignored.append(name)
+            self.ignore(name)
+
+    def ignore(self, name: str) -> None:
+        """Count a file that is not part of the dataset."""
+        self.num_ignored += 1
+        self.num_by_suffix[_get_suffix(name)] += 1
+        if self.num_ignored <= MAX_IGNORED_NAMES:
+            self.first_ignored.append(name)
+
+    def ignore_others(self) -> None:
+        """Count all files except images as ignored: those of a dataset with a captions file have no meaning."""
+        for name in sorted([*self.tables, *self.companions]):
+            self.ignore(name)
 
     def describe_left_out(self, root: Path) -> tuple[str, ...]:
         """Describe how many files and folders are not part of the dataset; one sentence each, for display."""
@@ -173,7 +192,10 @@ class _Scan:
         elif is_image and not self._is_selected(prefix, path):
             self.found.num_excluded += not is_folder
         elif is_image or (name.lower() not in SYSTEM_FILES and _join(folder, name) != self.captions_file):
-            self.found.add_file(path)
+            if is_image or self.selection.exclude is None or not self.selection.exclude.fullmatch(path):
+                self.found.add_file(path)
+            else:
+                self.found.ignore(path)
 
     def _is_selected(self, prefix: str, path: str) -> bool:
         include, exclude = self.selection.include, self.selection.exclude
