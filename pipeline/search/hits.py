@@ -1,7 +1,10 @@
 """Results of a search, which pages and the search service show."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from data.io.columns import ColumnValue
 
 WHOLE_IMAGE = "whole image"  # label of a region that covers the image
 REGIONS_PER_HIT = 2
@@ -67,6 +70,8 @@ class Hit:
     words: tuple[WordMatch, ...] = ()
     """Words of a query of one text with the regions that they match, in their order; empty for a caption, and for a
     model without row vectors."""
+    columns: Mapping[str, ColumnValue] = field(default_factory=dict)
+    """Values of the columns of the user's own, by name; those of the image for a caption."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Bodies that the API answers with; they make its OpenAPI document."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.config import ColumnType
+from data.io.columns import ColumnValue
 from pipeline.search.hits import Answer, Hit
 from pipeline.search.query import Box
+
+COLUMNS = "Values of the columns of the user's own, by name; of the image for a caption."
 
 
 class RegionBody(BaseModel):
@@ -57,6 +59,7 @@ class HitBody(BaseModel):
                         }
                     ],
                     "size": [400, 300],
+                    "columns": {"taken": "2024-05-31", "likes": 12, "tags": ["beach", "dogs"]},
                 }
             ]
         }
@@ -74,6 +77,7 @@ class HitBody(BaseModel):
         description="Words of a query of one text that searches images; empty for a model without row vectors."
     )
     size: tuple[int, int] | None = Field(description="Width and height of the image in pixels; null for a caption.")
+    columns: dict[str, ColumnValue] = Field(description=COLUMNS)
 
 
 class AnswerBody(BaseModel):
@@ -116,6 +120,7 @@ def _make_hit_body(hit: Hit) -> HitBody:
         regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
         words=[WordBody(**vars(word)) for word in hit.words],
         size=hit.size,
+        columns=dict(hit.columns),
     )
 
 
@@ -143,6 +148,7 @@ class ItemBody(BaseModel):
     split: str | None = Field(examples=["test"])
     width: int | None = Field(description="Width of the image in pixels.", examples=[400])
     height: int | None = Field(description="Height of the image in pixels.", examples=[300])
+    columns: dict[str, ColumnValue] = Field(description=COLUMNS, examples=[{"taken": "2024-05-31", "likes": 12}])
     captions: list[CaptionBody] = Field(description="Captions of an image; empty for a caption.")
     regions: list[StoredRegionBody] = Field(
         description="Regions of an image in the order of their numbers; empty for a caption, and for cells of a grid."
@@ -182,10 +188,16 @@ class ColumnBody(BaseModel):
     """A column that filters may name."""
 
     name: str = Field(examples=["split"])
-    type: Literal["text", "number"] = Field(examples=["text"])
-    values: list[ValueBody] = Field(description="All values of a text, most frequent first; empty if there are many.")
-    minimum: int | None = Field(description="Smallest value of a number; null for a text.", examples=[None])
-    maximum: int | None = Field(description="Largest value of a number; null for a text.", examples=[None])
+    type: ColumnType = Field(description="`texts` is a list of texts.", examples=["text"])
+    values: list[ValueBody] = Field(
+        description="All values of a text or a list, most frequent first; empty if there are many."
+    )
+    minimum: int | float | str | None = Field(
+        description="Smallest value of a number or a date; null for others.", examples=[None]
+    )
+    maximum: int | float | str | None = Field(
+        description="Largest value of a number or a date; null for others.", examples=[None]
+    )
 
 
 class ColumnsBody(BaseModel):

@@ -7,6 +7,7 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse
 
+from data.io.columns import parse_columns
 from index.metadata import Row
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p
@@ -146,6 +147,7 @@ def _make_item_body(searcher: IndexSearcher, row: Row) -> ItemBody:
         split=row.split,
         width=row.width,
         height=row.height,
+        columns=parse_columns(row.columns),
         captions=[CaptionBody(id=caption.id, text=caption.text or "") for caption in captions],
         regions=_list_regions(searcher, row) if row.kind == "image" else [],
         version=index.version,
