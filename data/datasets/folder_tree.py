@@ -6,8 +6,9 @@ from data.config import DatasetConfig
 from data.datasets.captions_file import RowsByImage
 from data.datasets.companions import find_companions, list_companions, read_companions
 from data.datasets.entry import Annotations, Entry, make_invalid_entry
-from data.datasets.folder_scan import scan_dataset_folder
+from data.datasets.folder_scan import make_selection, scan_dataset_folder
 from data.datasets.rows import iter_rows
+from data.datasets.shards import read_shards
 from data.images.folder import ImageFolder
 
 
@@ -22,15 +23,28 @@ def read_folder_tree(config: DatasetConfig) -> Annotations:
         raise ValueError(f"{config.images}: {reason}. Change its permissions, or set `images` to another folder.")
     entries = {name: Entry(name, name, None) for name in folder.images}
     invalid = [*_read_tables(config, folder, entries), *_read_companions(config, folder, entries)]
-    if not entries and not folder.problems:
+    members, notes = read_shards(config, folder, make_selection(config))
+    members = [entry for entry in members if not _merge_known(entry, entries)]
+    if not entries and not members and not folder.problems:
         selecting = "Correct `include`, `exclude` or `max_depth`, or set" if folder.num_excluded else "Set"
         raise ValueError(
             f"{config.images} has no image: it holds {folder.describe_files()}. {selecting} `images` to the folder of "
             "the images."
         )
     invalid += [make_invalid_entry(name, text) for name, text in folder.problems.items()]
-    notes = [f"captions and columns of {name}" for name in folder.tables]
-    return Annotations([*entries.values(), *invalid], (*notes, *folder.describe_left_out(config.images)))
+    notes += [f"captions and columns of {name}" for name in folder.tables]
+    return Annotations([*entries.values(), *members, *invalid], (*notes, *folder.describe_left_out(config.images)))
+
+
+def _merge_known(entry: Entry, entries: dict[str, Entry]) -> bool:
+    """Add an entry to that of the same path, such as a file that a row of Parquet names; return False without one."""
+    known = None if entry.problem else entries.get(entry.relative)
+    if known is None:
+        return False
+    known.split = entry.split if known.split is None else known.split
+    known.add_texts(entry.texts)
+    known.add_values(entry.values)
+    return True
 
 
 def _read_tables(config: DatasetConfig, folder: ImageFolder, entries: dict[str, Entry]) -> list[Entry]:

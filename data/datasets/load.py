@@ -20,8 +20,8 @@ from data.datasets.folder_tree import read_folder_tree
 from data.datasets.karpathy import read_karpathy
 from data.datasets.records import SPLITS, Caption, Dataset, Image, InvalidRecord
 from data.datasets.splits import draw_splits
-from data.images.folder import ImagePaths
 from data.images.hash_cache import hash_files, is_content_hash
+from data.images.paths import ImagePaths
 from data.io.digests import sha256_text
 from data.text import escape_invalid_text, find_id_problem, printable
 

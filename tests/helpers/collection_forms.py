@@ -170,6 +170,8 @@ FORMS: dict[str, Callable[[Path, list[Record]], dict[str, Any]]] = {
     "metadata.jsonl": write_metadata_jsonl,
     "metadata.parquet": write_metadata_parquet,
     "text and JSON files": write_companions,
+    "Parquet images": write_parquet_images,
+    "tar shards": write_tar_shards,
 }
 
 
