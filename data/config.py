@@ -96,8 +96,7 @@ Glob = Annotated[str, AfterValidator(check_glob)]
 """Pattern of paths below a folder; see `data.text.compile_globs`."""
 
 
-ColumnType = Literal["text", "number", "date", "texts"]
-"""Type of a column of the user's own; `texts` is a list of texts."""
+ColumnType = Literal["text", "number", "date", "texts"]  # of a column of the user's own; `texts` is a list
 
 
 class SettingsTable(BaseModel):
@@ -146,8 +145,7 @@ class DatasetConfig(SettingsTable):
     max_depth: int | None = Field(None, ge=1)
     """Levels of folders that are searched: 1 is the folder `images` without its subfolders; None: all."""
     columns: dict[str, ColumnType | Literal["ignore"]] = {}
-    """Types of columns of the captions file and of the text and JSON files beside the images: `text`, `number`, `date`,
-    `texts` (a list), or `ignore`; a column that is not named here has the type of its values."""
+    """Types of columns of your own: `text`, `number`, `date`, `texts` (a list) or `ignore`; others are inferred."""
 
     def model_post_init(self, context: Any) -> None:
         """Check that the settings that choose among images, and the format, have a use.

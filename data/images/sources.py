@@ -16,7 +16,7 @@ from data.io.stamps import read_stamp
 from data.text import printable
 
 if TYPE_CHECKING:
-    from data.images.shards.parquet_list import ParquetReader
+    from data.images.shards.parquet_reader import ParquetReader
 
 SHARD_SUFFIXES = (".tar", PARQUET_SUFFIX)
 MAX_BYTES = 512 << 20  # of a file: 64 million pixels of six bytes, uncompressed, are 384 MB
@@ -144,7 +144,7 @@ def read_image_head(path: Path, count: int) -> bytes:
 
 @cache
 def _open_parquet_reader() -> "ParquetReader":
-    from data.images.shards.parquet_list import ParquetReader  # lazy: most datasets need no pyarrow
+    from data.images.shards.parquet_reader import ParquetReader  # lazy: most datasets need no pyarrow
 
     return ParquetReader()
 

@@ -14,6 +14,7 @@ from index.building.collection_build import CollectionBuild, prepare_builds
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress, republish
 from index.building.relabel import relabel_shards
 from index.building.shard import build_shard
+from index.building.successor import make_successor
 from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
 from index.ivf.deleted_keys import write_deleted_keys
@@ -92,8 +93,7 @@ def update_index(
                 return manifest.model_copy(update={"calibration": calibrations[kind].run(staging, on_step)})
 
             collections = {kind: make_collection(kind) for kind in inputs.collections}
-            successor = make_successor(parent, inputs_digest, collections, config.rerank)
-            return successor.model_copy(update={"columns": dict(inputs.columns)})
+            return make_successor(parent, inputs_digest, collections, config.rerank, inputs.columns)
 
         return build_and_publish(root, inputs_digest, make, gate, on_step)
 
@@ -160,26 +160,6 @@ def _digest_changes(
     facts["rerank"], facts["columns"] = config.rerank, dict(inputs.columns)
     facts["calibrations"] = {kind: step.digest for kind, step in calibrations.items()}
     return digest(facts | {"built": {kind: build.facts for kind, build in builds.items()}})
-
-
-def make_successor(
-    parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest], rerank: int | None = None
-) -> Candidate:
-    """Return a candidate with the settings and the provenance of its parent.
-
-    Args:
-        inputs_digest: Digest of its inputs.
-        collections: By kind, its manifests.
-        rerank: The setting `rerank`, which an update may change; None: that of the parent.
-    """
-    config = parent.config if rerank is None else {**parent.config, "rerank": rerank}
-    update = {
-        "config": config,
-        "inputs_digest": inputs_digest,
-        "faiss": FAISS_VERSION,
-        "collections": dict(collections),
-    }
-    return Candidate(**dict(parent.candidate()) | update)
 
 
 def _check_compatible(parent: Manifest, config: IndexConfig, provenance: dict[str, Any]) -> None:

@@ -1,13 +1,10 @@
-"""List the images of a Parquet file, and read one: a column of bytes, or of structs with `bytes` and `path`.
+"""List the images of a Parquet file: a column of bytes, or of structs with `bytes` and `path`.
 
 Both are written by `datasets` and img2dataset.
 """
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,12 @@ import pyarrow.parquet as pq
 
 from data.images.shards.members import MAX_MEMBERS, ShardList
 from data.io.limits import check_expansion
-from data.io.stamps import Stamp
 from data.text import find_id_problem
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "image_bytes", "bytes")
 KEY_COLUMNS = ("key", "__key__", "file_name", "id", "image_id")  # the first one with a text for each row names images
 BATCH_ROWS = 4_096  # rows of fields that are Python objects at the same time
-CURSOR_ROWS = 16  # rows of images that are read at once from a large row group
-MAX_GROUP_BYTES = 128 << 20  # of the images of a row group that is kept
+IMAGE_ROWS = 16  # rows of images that are read at once
 
 
 def list_parquet(path: Path) -> ShardList | None:
@@ -131,7 +126,7 @@ def _find_missing_bytes(file: pq.ParquetFile, number: int, column: str) -> set[i
     if statistics is not None and statistics.has_null_count and statistics.null_count in (0, group.num_rows):
         return set(range(group.num_rows)) if statistics.null_count else set()
     missing, row = set[int](), 0
-    for batch in file.iter_batches(CURSOR_ROWS, row_groups=[number], columns=[f"{column}.bytes"]):
+    for batch in file.iter_batches(IMAGE_ROWS, row_groups=[number], columns=[f"{column}.bytes"]):
         nulls = batch.column(0).field("bytes").is_null().to_pylist()
         missing.update(row + i for i, is_null in enumerate(nulls) if is_null)
         row += len(nulls)
@@ -153,111 +148,3 @@ def _add_row(shard: ShardList, row: int, name: str, fields: str, link: str) -> N
     else:
         shard.images[name] = (row, 0)
         shard.texts.append((f"{name}.json", fields))
-
-
-_File = tuple[str, tuple[int, ...]]
-"""Path and stamp of a Parquet file."""
-_GroupKey = tuple[_File, int]
-"""A file, and the first row of one of its row groups."""
-
-
-class ParquetReader:
-    """Reads images by their rows. Of small row groups the last ones are kept; a large one is read from row to row.
-
-    Safe to share between threads.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._groups: OrderedDict[_GroupKey, list[bytes | None]] = OrderedDict()
-        self._cursor: _Cursor | None = None
-
-    def read(self, path: Path, stamp: Stamp, column: str, row: int) -> bytes:
-        """Read the image of a row.
-
-        Args:
-            path: Parquet file.
-            stamp: Stamp of the file.
-            column: Column of the images.
-            row: Number of the row in the file.
-
-        Raises:
-            ValueError: The file cannot be read, or the row has no image.
-        """
-        try:
-            with self._lock:
-                content = self._read((str(path), tuple(stamp)), column, row)
-        except (pa.ArrowException, OSError, IndexError) as error:
-            raise ValueError(f"{path} cannot be read in row {row:,}: {error}") from error
-        if content is None:
-            raise ValueError(f"row {row:,} of {path} has no image")
-        return content
-
-    def _read(self, file: _File, column: str, row: int) -> bytes | None:
-        for (known, first), contents in self._groups.items():
-            if known == file and first <= row < first + len(contents):
-                self._groups.move_to_end((known, first))
-                return contents[row - first]
-        cursor = self._cursor
-        if cursor is None or cursor.file != file or not cursor.advance(row):
-            cursor = self._open_group(file, column, row)
-        return cursor.contents[row - cursor.first]
-
-    def _open_group(self, file: _File, column: str, row: int) -> "_Cursor":
-        """Open the row group of a row: keep the images of a small one, and read a large one from row to row."""
-        source = pq.ParquetFile(file[0])
-        first, number = _find_group(source.metadata, row)
-        group = source.metadata.row_group(number)
-        chunks = (group.column(i) for i in range(group.num_columns))
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-        if size > MAX_GROUP_BYTES:
-            batches = source.iter_batches(CURSOR_ROWS, row_groups=[number], columns=[column])
-            self._cursor = _Cursor(file, (_get_contents(batch.column(0)) for batch in batches), first)
-            self._cursor.advance(row)
-            return self._cursor
-        with source:
-            contents = _get_contents(source.read_row_group(number, columns=[column]).column(0).combine_chunks())
-        self._groups[file, first] = contents
-        while len(self._groups) > 1 and sum(map(_count_bytes, self._groups.values())) > MAX_GROUP_BYTES:
-            self._groups.popitem(last=False)
-        return _Cursor(file, iter(()), first, contents)
-
-
-@dataclass
-class _Cursor:
-    """A place in a row group whose images are read in order."""
-
-    file: _File
-    batches: Iterator[list[bytes | None]]
-    first: int
-    """Row of the first one of `contents`."""
-    contents: list[bytes | None] = field(default_factory=list)
-
-    def advance(self, row: int) -> bool:
-        """Go on until a row; return whether it was found."""
-        while row >= self.first + len(self.contents):
-            following = next(self.batches, None)
-            if following is None:
-                return False
-            self.first, self.contents = self.first + len(self.contents), following
-        return row >= self.first
-
-
-def _find_group(metadata: pq.FileMetaData, row: int) -> tuple[int, int]:
-    """Return the first row and the number of the row group that has a row."""
-    first = 0
-    for number in range(metadata.num_row_groups):
-        if row < first + metadata.row_group(number).num_rows:
-            return first, number
-        first += metadata.row_group(number).num_rows
-    raise IndexError(f"it has {first:,} rows")
-
-
-def _get_contents(column: pa.Array) -> list[bytes | None]:
-    values = column.field("bytes") if pa.types.is_struct(column.type) else column
-    contents: list[bytes | None] = values.to_pylist()
-    return contents
-
-
-def _count_bytes(contents: list[bytes | None]) -> int:
-    return sum(len(content) for content in contents if content is not None)

@@ -14,7 +14,7 @@ import pytest
 from data.config import DatasetConfig
 from data.datasets import Dataset, load_dataset
 from data.images import FileHashCache, load_image, read_image
-from data.images.shards import list_cache, parquet_list
+from data.images.shards import list_cache, parquet_reader
 from data.images.shards.members import ShardList
 from data.images.shards.tar_list import list_tar
 from data.io.digests import sha256_bytes
@@ -248,8 +248,8 @@ def test_rows_of_large_and_small_row_groups_are_read_in_any_order(
     write_rows(tmp_path / "p.parquet", [{"jpg": content} for content in contents], row_group_size=25)
     order = [0, 1, 2, 30, 31, 5, 24, 25, 39, 38, 0]
     for limit in (1 << 30, 1):
-        monkeypatch.setattr(parquet_list, "MAX_GROUP_BYTES", limit)
-        reader = parquet_list.ParquetReader()
+        monkeypatch.setattr(parquet_reader, "MAX_GROUP_BYTES", limit)
+        reader = parquet_reader.ParquetReader()
         for row in order:
             assert reader.read(tmp_path / "p.parquet", [0], "jpg", row) == contents[row]
         with pytest.raises(ValueError, match="it has 40 rows"):
