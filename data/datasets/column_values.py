@@ -48,7 +48,7 @@ def _find_kind_of_text(text: str) -> str:
 
 
 def _read_list(value: Any) -> list[str] | None:
-    """Read a list of texts, or the JSON of one; None if it is none."""
+    """Read a list of texts, or the JSON of one; None if it is not one."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -52,7 +52,7 @@ class _Field:
         return next(iter(self.kinds)) if len(self.kinds) == 1 else "text"
 
     def describe_inference(self) -> str:
-        """Say why a column whose values are mostly numbers or dates is one of texts; empty if it is none."""
+        """Say why a column whose values are mostly numbers or dates is one of texts; empty if it is not."""
         kind, count = self.kinds.most_common(1)[0]
         num_others = self.kinds.total() - count
         if kind in ("text", "texts") or self.type != "text" or 2 * count <= self.kinds.total() or not num_others:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from data.config import ColumnType
-from data.io.columns import find_period
+from data.io import find_period
 from data.text import LinesError, suggest_name
 from index.metadata.schema import CONTENT_COLUMNS, NUMBERS
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.config import ColumnType
-from data.io.columns import parse_columns
+from data.io import parse_columns
 from index.metadata.arrow_schema import SCHEMA
 from index.metadata.schema import COLUMNS, CONTENT_COLUMNS, Row, compute_key
 

@@ -13,7 +13,7 @@ import typer
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
-    from data.io.columns import ColumnValue
+    from data.io import ColumnValue
     from pipeline.search.hits import Answer, Hit, WordMatch
 
 Format = Literal["text", "json", "paths"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.io.columns import ColumnValue
+from data.io import ColumnValue
 
 WHOLE_IMAGE = "whole image"  # label of a region that covers the image
 REGIONS_PER_HIT = 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.alignment import Embeddings, concatenate_embeddings
-from data.io.columns import parse_columns
+from data.io import parse_columns
 from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.plans.plan import Plan

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import overload
 
 from data.datasets import Caption, Dataset, Image
-from data.io.columns import dump_columns
+from data.io import dump_columns
 from data.store import Store, read_intact_row_vectors, read_intact_vectors
 from index.collection import Collection
 from index.config import Kind

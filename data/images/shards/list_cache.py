@@ -63,7 +63,9 @@ class ShardListCache:
             return loaded
         made = _make_list(Path(path))
         if made is not None and is_settled(stamp) and read_stamp(Path(path)) == stamp:
-            with suppress(OSError, UnicodeError):  # such as a home folder that is read-only: the list is made again
+            with suppress(
+                OSError, UnicodeError
+            ):  # as of a read-only home folder: no list is kept
                 if not self._is_swept:
                     self._is_swept = True
                     _delete_stale_lists(file.parent)
@@ -98,7 +100,7 @@ def _read_list(file: Path, head: dict[str, object]) -> ShardList | None:
 
 def _write_list(file: Path, head: dict[str, object], shard: ShardList) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the texts may be private
-    content = asdict(shard) | {"images": [(name, *place) for name, place in shard.images.items()]}
+    content = asdict(shard) | {"images": [(name, *position) for name, position in shard.images.items()]}
     with atomic_write(file) as temporary, open(temporary, "w", encoding="ascii") as lines:
         lines.write(json.dumps(head) + "\n" + json.dumps(content) + "\n")
 

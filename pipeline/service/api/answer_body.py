@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.config import ColumnType
-from data.io.columns import ColumnValue
+from data.io import ColumnValue
 from pipeline.search.hits import Answer, Hit
 from pipeline.search.query import Box
 

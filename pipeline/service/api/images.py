@@ -8,7 +8,7 @@ from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse
 
 from data.images import find_image_container, find_shard, read_image, read_image_head, stat_image
-from data.io.columns import parse_columns
+from data.io import parse_columns
 from index.metadata import Row
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p

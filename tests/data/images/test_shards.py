@@ -283,7 +283,7 @@ def test_unchanged_shard_is_not_read_again(cached_lists: Path, tmp_path: Path, m
     load(root)
     assert len(list(cached_lists.iterdir())) == 3, "the list of the deleted shard is gone"
     for file in cached_lists.iterdir():
-        file.write_text(file.read_text()[:-30])  # damaged lists are made again
+        file.write_text(file.read_text()[:-30])  # damaged lists are replaced
     monkeypatch.setattr("data.images.sources._lists", list_cache.ShardListCache())
     assert len(load(root).images) == 6
 

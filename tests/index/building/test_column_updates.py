@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.io.columns import dump_columns
+from data.io import dump_columns
 from index.building.build import build_index
 from index.building.compact import compact_index
 from index.building.update import update_index

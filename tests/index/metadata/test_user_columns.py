@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.config import ColumnType
-from data.io.columns import dump_columns, parse_columns
+from data.io import dump_columns, parse_columns
 from index.building.build import build_index
 from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
