@@ -23,14 +23,22 @@ def up(
     cron: Annotated[
         str | None, typer.Option(help="Cron expression in UTC of the nightly run; by default, 0 3 * * *.")
     ] = None,
+    no_server: Annotated[
+        bool,
+        typer.Option(
+            "--no-server",
+            help="Start no server: deploy to the one of PREFECT_API_URL, and run a worker for it.",
+        ),
+    ] = False,
 ) -> None:
     """Run a Prefect server, the deployments and a worker until Ctrl-C.
 
-    [dim]Example: tern up --nightly flickr30k[/dim]
+    [dim]Examples: tern up --nightly flickr30k
+    PREFECT_API_URL=http://prefect:4200/api tern up --no-server[/dim]
     """
     from flows.server.up import run_server_and_worker
 
-    run_server_and_worker(port, nightly, cron)
+    run_server_and_worker(None if no_server else port, nightly, cron)
 
 
 def run(

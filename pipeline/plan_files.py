@@ -60,6 +60,11 @@ def find_plan(name: str) -> Path:
     return path
 
 
+def locate_plan(name: str) -> str:
+    """Return a name of a plan that holds in every folder: that of a shipped plan, or the absolute path of its file."""
+    return name if name in shipped_plans() else str(find_plan(name).resolve())
+
+
 def _find_folder_plan(folder: Path) -> Path:
     """Return the plan that `tern photos` has written for a folder."""
     if not (path := find_plan_file(folder)).is_file():

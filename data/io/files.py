@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ TRANSIENT_ERRNOS = {
 }
 
 MAX_STEM_BYTES = 100  # of a file name of at most 255 bytes
+TEMPORARY_NAME = re.compile(
+    r"\.(?P<stem>.+)\.(?P<space>[0-9a-f]{12})-(?P<process>\d+)\.tmp(?P<suffix>(\.[^.]*)?)", re.DOTALL
+)
+STALE_SECONDS = 86_400  # without a write, after which the process of another machine or container counts as ended
 
 
 @contextmanager
@@ -50,11 +56,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def temporary_path(path: Path) -> Path:
     """Return the temporary path of this process for a file; `remove_stale_temporaries` knows the pattern."""
     # The suffix stays last: writers such as Pillow and Matplotlib choose the format by it.
-    return path.with_name(f".{_shorten(path.stem)}.{platform.node()}-{os.getpid()}.tmp{path.suffix}")
+    return path.with_name(f".{_shorten(path.stem)}.{_identify_process_space()}-{os.getpid()}.tmp{path.suffix}")
+
+
+@cache
+def _identify_process_space() -> str:
+    """Return 12 hex digits for what a process id is unique in: one boot of a machine, or one container on it.
+
+    The host name alone is not enough: containers can share it, such as with the network of their machine, and the
+    process ids of each begin at 1.
+    """
+    parts = [platform.node()]
+    with suppress(OSError):  # systems without /proc have no containers either
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()[:12]
 
 
 def _shorten(stem: str) -> str:
-    """Return a name for a temporary file, which also has the names of the machine and the process."""
+    """Return a name for a temporary file, which also has the ids of the machine and the process."""
     return stem if len(os.fsencode(stem)) <= MAX_STEM_BYTES else hashlib.sha256(os.fsencode(stem)).hexdigest()
 
 
@@ -78,20 +97,30 @@ def add_path_to_errors(path: Path) -> Iterator[None]:
 
 
 def remove_stale_temporaries(folder: Path, paths: Iterable[Path] | None = None) -> None:
-    """Remove the temporary files in a folder that killed processes of this machine left.
+    """Remove the temporary files in a folder that killed processes left.
+
+    Whether a process runs is known for those of this machine and container. A file of another one, or of an earlier
+    boot, is removed when it has not been written to for `STALE_SECONDS`.
 
     Args:
         paths: The files whose temporary files are removed, for a folder of a user; None removes those of any file, in
             a folder that belongs to this program.
     """
     stems = None if paths is None else {(_shorten(path.stem), path.suffix) for path in paths}
-    pattern = re.compile(rf"\.(?P<stem>.+)\.{re.escape(platform.node())}-(?P<process>\d+)\.tmp(?P<suffix>(\.[^.]*)?)")
     for path in Path(folder).glob(".*.tmp*"):
-        found = pattern.fullmatch(path.name)
-        if found is None or not path.is_file() or path.is_symlink() or _is_alive(int(found["process"])):
+        found = TEMPORARY_NAME.fullmatch(path.name)
+        if found is None or not path.is_file() or path.is_symlink() or not _is_stale(path, found):
             continue
         if stems is None or (found["stem"], found["suffix"]) in stems:
             path.unlink(missing_ok=True)
+
+
+def _is_stale(path: Path, found: re.Match[str]) -> bool:
+    if found["space"] == _identify_process_space():
+        return not _is_alive(int(found["process"]))
+    with suppress(FileNotFoundError):  # renamed by its process
+        return path.stat().st_mtime < time.time() - STALE_SECONDS
+    return False
 
 
 def _is_alive(process_id: int) -> bool:

@@ -5,9 +5,12 @@ import sys
 
 HOST, PORT = "127.0.0.1", 4200
 POOL = "local"
-WORKER = "tern-up"  # the worker that `tern up` starts
+WORKER = "tern-up"  # the worker that `tern up` starts; with --no-server, the name of the machine follows
 NIGHTLY_CRON = "0 3 * * *"
 AUTOMATIONS = "automations.yaml"
+ALLOWED_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"  # USER:PASSWORD that the server demands of each request
+CLIENT_AUTH = "PREFECT_API_AUTH_STRING"  # what its clients send
 # No data leaves the machine, and no command prompts.
 PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -30,14 +33,19 @@ PREFECT_SETTINGS = {
 def make_environment(port: int | None) -> dict[str, str]:
     """Make the environment variables of a Prefect process.
 
-    These are the server, the current folder (for prefect.yaml) and the settings.
+    These are the server, the current folder (for prefect.yaml), the settings, and the password of the server.
 
     Args:
         port: Port of a server on this machine; None uses PREFECT_API_URL if it is set, else `PORT`.
     """
     url = os.environ.get("PREFECT_API_URL") if port is None else None
     address = url or f"http://{HOST}:{port or PORT}/api"
-    return {**os.environ, **PREFECT_SETTINGS, "PWD": os.getcwd(), "PREFECT_API_URL": address}
+    defaults = {}
+    if port is not None:  # by default, Prefect lets web pages of all hosts read its answers and start runs
+        defaults[ALLOWED_ORIGINS] = ",".join(f"http://{name}:{port}" for name in (HOST, "localhost"))
+    if password := os.environ.get(SERVER_AUTH):
+        defaults[CLIENT_AUTH] = password
+    return {**defaults, **os.environ, **PREFECT_SETTINGS, "PWD": os.getcwd(), "PREFECT_API_URL": address}
 
 
 def apply_environment(port: int | None) -> None:

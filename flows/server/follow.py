@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from data.text import printable
+from pipeline.plan_files import locate_plan
 from pipeline.plans import load_plan
 
 POLL_SECONDS = 1.0
@@ -54,10 +54,8 @@ def follow_run(
         ValueError: No server answers, the deployment is unknown, or the flow does not accept the parameters.
     """
     load_plan(plan, overrides)
-    where = (
-        str(Path(plan).resolve()) if plan.endswith(".toml") else plan
-    )  # the run works in the folder of the deployment
-    values = {"plan": where, "overrides": list(overrides), **dict(map(_pair, parameters))}
+    # The run works in the folder of the deployment.
+    values = {"plan": locate_plan(plan), "overrides": list(overrides), **dict(map(_pair, parameters))}
     run, url = None, os.environ.get("PREFECT_API_URL")
     try:
         with get_client(sync_client=True) as client:

@@ -11,7 +11,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Completed, State
 from pydantic import ValidationError
 
-from pipeline.plan_files import find_plan, shipped_plans
+from pipeline.plan_files import locate_plan
 from pipeline.plans import load_plan
 
 REINDEX, NIGHTLY = "reindex", "nightly"  # deployment and slug of the schedule in prefect.yaml
@@ -120,7 +120,7 @@ def enable_nightly(plan: str, cron: str | None = None, timezone: str = "UTC") ->
             changed.
     """
     load_plan(plan)
-    where = plan if plan in shipped_plans() else str(find_plan(plan).resolve())
+    where = locate_plan(plan)
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("reindex/reindex")
         found = next((s for s in deployment.schedules if s.slug == NIGHTLY), None)

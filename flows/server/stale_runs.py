@@ -35,11 +35,12 @@ class StaleRunSweeper:
     while the server was away, so that the silence begins when the server started.
 
     Args:
-        started: When the server started.
+        started: When the server started, or was first reached.
+        worker: Name of the worker of this process.
     """
 
-    def __init__(self, started: datetime) -> None:
-        self._started = started
+    def __init__(self, started: datetime, worker: str = WORKER) -> None:
+        self._started, self._worker = started, worker
         self._last_sweep = time.monotonic()
 
     def sweep_if_due(self, echo: Callable[[str], None]) -> None:
@@ -55,6 +56,7 @@ class StaleRunSweeper:
                     echo(f"ended   {run.name}  {state.name}: {state.message}")
         except Exception as error:  # any error of the client or of a busy server
             log.warning("The runs could not be checked, the next check follows: %s", error)
+            self._started = datetime.now(UTC)  # the server may have been away, and heartbeats with it
         self._last_sweep = time.monotonic()
 
     def sweep(self, client: SyncPrefectClient, now: datetime) -> list[tuple[FlowRun, State]]:
@@ -75,10 +77,15 @@ class StaleRunSweeper:
         silent = timedelta(seconds=SILENT_SECONDS)
         if now - max(self._started, run.state.timestamp) < silent:
             return False
-        if run.state.is_pending() and run.work_pool_name and _has_other_worker(client, run.work_pool_name):
+        if run.state.is_pending() and run.work_pool_name and self._has_other_worker(client, run.work_pool_name):
             return False  # no heartbeats yet: a worker on another machine may still prepare the run
         heartbeat = _read_last_heartbeat(client, run.id, now)
         return heartbeat is None or now - heartbeat >= silent
+
+    def _has_other_worker(self, client: SyncPrefectClient, pool: str) -> bool:
+        """Return whether a worker that this process did not start is online in a work pool."""
+        workers = client.read_workers_for_work_pool(pool)
+        return any(worker.status == WorkerStatus.ONLINE and worker.name != self._worker for worker in workers)
 
 
 def _read_unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
@@ -101,12 +108,6 @@ def _read_last_heartbeat(client: SyncPrefectClient, run_id: UUID, now: datetime)
     )
     events = client.read_events(event_filter, limit=1).events
     return events[0].received if events else None  # by the clock of this machine
-
-
-def _has_other_worker(client: SyncPrefectClient, pool: str) -> bool:
-    """Return whether a worker that `tern up` did not start is online in a work pool."""
-    workers = client.read_workers_for_work_pool(pool)
-    return any(worker.status == WorkerStatus.ONLINE and worker.name != WORKER for worker in workers)
 
 
 def _make_final_state(state: State) -> State:

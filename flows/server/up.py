@@ -1,6 +1,7 @@
 """`tern up`: a Prefect server, the deployments and a worker, as child processes that end together."""
 
 import importlib.util
+import platform
 import signal
 import subprocess
 import sys
@@ -24,11 +25,11 @@ from pipeline.plans import load_plan
 START_TIMEOUT_SECONDS = 120.0  # the first start creates the database
 
 
-def run_server_and_worker(port: int, nightly: str | None = None, cron: str | None = None) -> None:
+def run_server_and_worker(port: int | None, nightly: str | None = None, cron: str | None = None) -> None:
     """Start the server, the deployments and a worker; wait until Ctrl-C; then end them.
 
     Args:
-        port: TCP port of the server.
+        port: TCP port of the server; None starts none, and uses the one of PREFECT_API_URL.
         nightly: Plan to re-index every night; enables the schedule of `reindex`.
         cron: Cron expression of the nightly run, in UTC; None means 03:00.
 
@@ -61,11 +62,13 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
     # Children run in sessions of their own: a terminal sends Ctrl-C to its whole session, the finally clause sends a
     # signal too, and a worker kills itself at the second signal.
     try:
-        server = prefect_command("server", "start", "--host", HOST, "--port", str(port))
-        children["server"] = subprocess.Popen(server, env=env, start_new_session=True)
-        wait_until_healthy(port, children["server"])
+        if port is not None:
+            server = prefect_command("server", "start", "--host", HOST, "--port", str(port))
+            children["server"] = subprocess.Popen(server, env=env, start_new_session=True)
+        wait_until_healthy(env["PREFECT_API_URL"], children.get("server"))
         started = datetime.now(UTC)
-        worker = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER)
+        name = WORKER if port is not None else f"{WORKER}-{platform.node()}"
+        worker = prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--name", name)
         children["worker"] = subprocess.Popen(worker, env=env, start_new_session=True)  # it creates the pool
         from flows.server.deploy import deploy_all  # lazy: Prefect reads its environment at import
 
@@ -75,15 +78,16 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
             schedule.enable_nightly(nightly, cron)
             dates = ", ".join(f"{date:%Y-%m-%d %H:%M}" for date in schedule.find_next_dates(cron, "UTC"))
             echo(f"nightly  reindex of {nightly} at {cron} (cron, UTC)", f"first    {dates}")
-        echo(f"ready  http://{HOST}:{port}  then, in another terminal: tern run pipeline --plan demo")
+        address = env["PREFECT_API_URL"].removesuffix("/api")
+        echo(f"ready  {address}  then, in another terminal: tern run pipeline --plan demo")
         from flows.server.stale_runs import StaleRunSweeper  # lazy: Prefect reads its environment at import
 
-        sweeper = StaleRunSweeper(started)
+        sweeper = StaleRunSweeper(started, name)
         while all(child.poll() is None for child in children.values()):
             time.sleep(1)
             sweeper.sweep_if_due(echo)
-        name, code = next((name, c.returncode) for name, c in children.items() if c.returncode is not None)
-        raise ValueError(f"The Prefect {name} ended with code {code}. Read its last messages above.")
+        process, code = next((key, c.returncode) for key, c in children.items() if c.returncode is not None)
+        raise ValueError(f"The Prefect {process} ended with code {code}. Read its last messages above.")
     except KeyboardInterrupt:
         pass
     finally:
@@ -97,10 +101,11 @@ def run_server_and_worker(port: int, nightly: str | None = None, cron: str | Non
             _end(child)
 
 
-def _check(port: int) -> None:
+def _check(port: int | None) -> None:
     if importlib.util.find_spec("prefect") is None:
         raise ImportError("The flows need the extra `flows`. Run `pip install -e '.[flows]'`.")
-    check_port_is_free(HOST, port)
+    if port is not None:
+        check_port_is_free(HOST, port)
 
 
 def _end(child: subprocess.Popen) -> None:
@@ -112,18 +117,21 @@ def _end(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
-    """Wait until the server answers. Raises ValueError if it ends, or does not answer in time."""
+def wait_until_healthy(api_url: str, server: subprocess.Popen | None) -> None:
+    """Wait until the server answers. Raises ValueError if it ends, or does not answer in time.
+
+    Args:
+        api_url: Address of the API of the server.
+        server: Process of the server; None if this command did not start it.
+    """
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        if server.poll() is not None:
+        if server is not None and server.poll() is not None:
             raise ValueError(f"The Prefect server ended with code {server.returncode}. Read its last messages above.")
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=2):
+            with urllib.request.urlopen(f"{api_url}/health", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise ValueError(
-        f"The Prefect server on port {port} did not answer within {START_TIMEOUT_SECONDS:.0f} s. "
-        "Read its messages above."
-    )
+    advice = "Start it, or correct PREFECT_API_URL" if server is None else "Read its messages above"
+    raise ValueError(f"The Prefect server at {api_url} did not answer within {START_TIMEOUT_SECONDS:.0f} s. {advice}.")

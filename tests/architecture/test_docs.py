@@ -51,7 +51,7 @@ EXCEPTIONS = (
     (r"flickr30k|flickr8k|--plan coco|datasets/", "needs a dataset that its owners distribute"),
     (r"\bmake \w|\bpip install|\.venv/bin/activate|apt-get|pre-commit", "installs software, or runs this test again"),
     (
-        r"\btern up\b|\btern run\b|\bprefect\b|createdb|dask (worker|scheduler)|docker|ssh ",
+        r"\btern up\b|\btern run\b|\bprefect\b|createdb|dask (worker|scheduler)|docker|kubectl|ssh ",
         "needs servers that keep running",
     ),
     (r"\btern serve\b|\bcurl\b|127\.0\.0\.1", "starts a server that runs until Ctrl-C, or asks one"),

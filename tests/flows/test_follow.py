@@ -122,3 +122,37 @@ def test_make_environment_keeps_a_remote_server_unless_a_port_is_passed(monkeypa
     assert make_environment(4300)["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
     monkeypatch.delenv("PREFECT_API_URL")
     assert make_environment(None)["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+
+
+def test_make_environment_restricts_web_pages_and_passes_the_password_on(monkeypatch):
+    from flows.server.environment import make_environment
+
+    names = ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "PREFECT_API_AUTH_STRING")
+    for name in (*names, "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    assert make_environment(4300)[names[0]] == "http://127.0.0.1:4300,http://localhost:4300"
+    assert not set(names) & set(make_environment(None)), "no server is started"
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:secret")
+    assert make_environment(4300)[names[1]] == "admin:secret"
+    for name in names:
+        monkeypatch.setenv(name, "as the user says")
+    assert [make_environment(4300)[name] for name in names] == ["as the user says"] * 2
+
+
+@pytest.mark.parametrize("form", ["name", "file", "folder"])
+def test_run_gets_a_plan_that_holds_in_the_folder_of_the_worker(form, tmp_path, monkeypatch):
+    from flows.server import follow
+    from pipeline.photo_folders import PhotoFolder, write_photo_plan
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    (tmp_path / "photos").mkdir()
+    folder = PhotoFolder(tmp_path / "photos", tmp_path / "workspace")
+    write_photo_plan(folder)
+    monkeypatch.chdir(folder.plan_file.parent)
+    plan = {"name": "demo", "file": folder.plan_file.name, "folder": "../../../photos"}[form]
+    values = []
+    monkeypatch.setattr(follow, "_start", lambda client, name, parameters: values.append(parameters) or RUN)
+    monkeypatch.setattr(follow, "_watch", lambda client, run_id, echo: 0)
+    monkeypatch.setattr(follow, "get_client", lambda sync_client: nullcontext())
+    assert follow.follow_run("reindex", plan, (), (), lambda line: None) == 0
+    assert values[0]["plan"] == ("demo" if form == "name" else str(folder.plan_file))

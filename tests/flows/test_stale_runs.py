@@ -15,6 +15,7 @@ pytest.importorskip("prefect")
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelling, Completed, Paused, Pending, Running, Scheduled
 
+from flows.server import stale_runs
 from flows.server.stale_runs import SILENT_SECONDS, SWEEP_SECONDS, StaleRunSweeper
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -114,6 +115,30 @@ def test_sweep_survives_a_foreign_process_with_an_odd_variable():
         assert process.stdout.readline() == b"ready\n"
         assert sweep(Server(make_run("Running", 500)), 400) == ["CRASHED"]
         process.communicate(b"\n")
+
+
+def test_sweep_knows_its_own_worker_by_its_name():
+    server = Server(make_run("Pending", 500), workers=("tern-up-a",))
+    StaleRunSweeper(NOW - timedelta(seconds=400), "tern-up-b").sweep(server, NOW)
+    assert server.states == [], "the worker of another machine may still prepare the run"
+    StaleRunSweeper(NOW - timedelta(seconds=400), "tern-up-a").sweep(server, NOW)
+    assert [state.type for state in server.states] == ["CRASHED"]
+
+
+def test_runs_have_time_for_a_heartbeat_after_the_server_was_away(monkeypatch):
+    sweeper = StaleRunSweeper(datetime.now(UTC) - timedelta(days=1))
+    sweeper._last_sweep -= SWEEP_SECONDS + 1
+
+    def refuse(**_):
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(stale_runs, "get_client", refuse)
+    sweeper.sweep_if_due(print)
+    server, now = Server(make_run("Running", 500)), datetime.now(UTC)
+    sweeper.sweep(server, now + timedelta(seconds=SILENT_SECONDS - 10))
+    assert server.states == []
+    sweeper.sweep(server, now + timedelta(seconds=SILENT_SECONDS + 10))
+    assert [state.type for state in server.states] == ["CRASHED"]
 
 
 # Runs as a machine that is gone left them, and one that sends heartbeats; the clock of the sweep is ahead.

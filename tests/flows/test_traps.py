@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -189,6 +190,37 @@ def test_up_sends_its_children_one_signal_only(number, tmp_path):
         assert up.wait(60) == 0
     assert read_log().count("signals 1") == 2, read_log()
     assert list_processes_with(f"TERN_UP={tmp_path}") == []
+
+
+NO_SERVER_CODE = """
+import sys
+from types import SimpleNamespace
+from flows.server import up
+up.prefect_command = lambda *words: [sys.executable, "-c", f"import os; print(*{words}, os.environ['PREFECT_API_URL'])"]
+up.wait_until_healthy = lambda url, child: print("waits for", url, child, flush=True)
+sys.modules["flows.server.deploy"] = SimpleNamespace(deploy_all=lambda env: ["all"])
+up.run_server_and_worker(None)
+"""
+
+
+def test_up_without_a_server_runs_a_worker_for_the_one_of_the_environment():
+    url = "http://10.0.0.7:4200/api"
+    out = subprocess.run(
+        [sys.executable, "-c", NO_SERVER_CODE],
+        cwd=ROOT,
+        env=os.environ | {"PREFECT_API_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    lines = out.stdout.splitlines()
+    assert lines[0] == f"waits for {url} None"
+    worker = f"worker start --pool local --type process --name tern-up-{platform.node()} {url}"
+    assert sorted(lines[1:]) == [
+        "ready  http://10.0.0.7:4200  then, in another terminal: tern run pipeline --plan demo",
+        "still on  all",
+        worker,
+    ]
+    assert "The Prefect worker ended with code 0" in out.stderr
 
 
 def test_plugin_changes_the_client_only_in_the_command_line(monkeypatch):

@@ -257,7 +257,7 @@ def test_folder_with_files_of_somebody_else_is_refused_and_keeps_them(name, fold
 
 
 @pytest.mark.parametrize("make", [lambda root: None, Path.mkdir], ids=["missing", "empty"])
-@pytest.mark.parametrize("ignored", ["", ".DS_Store", "..tern-workspace.host-7.tmp.json"])
+@pytest.mark.parametrize("ignored", ["", ".DS_Store", "..tern-workspace.0123456789ab-7.tmp.json"])
 def test_new_workspace_is_marked(make, ignored, tmp_path):
     root = tmp_path / "ws"
     make(root)

@@ -1,7 +1,7 @@
 """Tags and garbage collection: what may be needed is kept, everything else is deleted, and references stay complete."""
 
 import gc
-import platform
+import os
 import shutil
 import subprocess
 import sys
@@ -170,9 +170,10 @@ def test_temporary_files_of_killed_processes_are_ignored_and_deleted(root):
     process = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True
     )
-    name = f"{platform.node()}-{int(process.stdout)}.tmp.json"
     (root / "tags").mkdir()
-    temporaries = [root / "tags" / f".prod.{name}", root / "versions" / f".v00000007.{name}"]
+    own_files = [temporary_path(root / "tags/prod.json"), temporary_path(root / "versions/v00000007.json")]
+    ended = f"-{int(process.stdout)}."
+    temporaries = [path.with_name(path.name.replace(f"-{os.getpid()}.", ended)) for path in own_files]
     for path in temporaries:
         path.write_text("{")
         path.chmod(0o444)

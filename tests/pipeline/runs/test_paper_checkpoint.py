@@ -1,6 +1,6 @@
 """A plan with a checkpoint of the TERN authors: vectors, a query and the pages, without training."""
 
-import platform
+import os
 import re
 import shutil
 
@@ -10,7 +10,7 @@ import torch
 from transformers import BertModel
 from typer.testing import CliRunner
 
-from data.io.files import read_json
+from data.io.files import read_json, temporary_path
 from data.store.store import Store
 from data.text import printable
 from extractors.text.extractor import TextEncoder, TextExtractor
@@ -192,7 +192,8 @@ def test_incomplete_model_folder_is_completed(made, tmp_path):
     complete_weights = (model / "best.safetensors").read_bytes()
     (model / "model.json").unlink()
     (model / "best.safetensors").write_bytes(complete_weights[:100])
-    stale_file = model / f".best.{platform.node()}-999999999.tmp.safetensors"
+    own_file = temporary_path(model / "best.safetensors")
+    stale_file = own_file.with_name(own_file.name.replace(f"-{os.getpid()}.", "-999999999."))
     stale_file.write_bytes(complete_weights[:50])
     again = train_together(PipelineRunner(plan))
     assert again == model
