@@ -82,17 +82,13 @@ def add_companion(entry: Entry, name: str, content: bytes) -> str:
 def _add_object(entry: Entry, name: str, content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"the file is not a JSON object but {type(content).__name__}"
-    row = make_row(name, content, is_metadata=True)
+    row = make_row(name, content, is_metadata=True, has_many_fields=True)
     if row.problem:
         entry.problem = entry.problem or f"{name}: {row.problem}"  # a split that is lost must not be drawn
         return ""
     if row.split is not None and entry.split is not None and row.split != entry.split:
         entry.problem = f"{name}: split {row.split!r} contradicts {entry.split!r}; write one into both"
     entry.split = row.split if entry.split is None else entry.split
-    known = {" ".join(text.split()) for text in entry.texts if isinstance(text, str)}
-    captions = [
-        text for text in row.metadata_captions if not isinstance(text, str) or " ".join(text.split()) not in known
-    ]
-    entry.add_texts(captions)
+    entry.add_texts(row.metadata_captions)
     entry.add_values(row.columns)
     return ""

@@ -12,6 +12,10 @@ class InvalidText:
     reason: str
 
 
+def _normalize(text: Any) -> str:
+    return " ".join(text.split()) if isinstance(text, str) else repr(text)
+
+
 @dataclass(slots=True)  # an annotation file may have millions of them
 class Entry:
     """One image of an annotation file; the values have any type until `load_dataset` has checked them."""
@@ -30,8 +34,9 @@ class Entry:
     """Other fields of the file by name, of which `convert_columns` makes columns."""
 
     def add_texts(self, texts: Iterable[Any]) -> None:
-        """Add captions from another file, without those that the entry has."""
-        self.texts.extend(text for text in texts if text not in self.texts)
+        """Add captions from another file, without those that the entry has; spaces and line breaks do not matter."""
+        known = {_normalize(text) for text in self.texts}
+        self.texts.extend(text for text in texts if _normalize(text) not in known)
 
     def add_values(self, values: Mapping[str, Any]) -> None:
         """Add fields from another file or row; those that the entry has stay as they are."""

@@ -134,12 +134,19 @@ def _iter_json(path: Path, file: TextIO, is_metadata: bool) -> Iterator[CaptionR
                 yield make_row(location, content, is_metadata)
 
 
-def make_row(location: str, content: Any, is_metadata: bool) -> CaptionRow:
-    """Make a row of a JSON object or of a row of another table; anything else is a row without values."""
+def make_row(location: str, content: Any, is_metadata: bool, has_many_fields: bool = False) -> CaptionRow:
+    """Make a row of a JSON object or of a row of another table; anything else is a row without values.
+
+    Args:
+        location: Place of the object, for messages.
+        content: The object.
+        is_metadata: As in `iter_rows`.
+        has_many_fields: Whether a program wrote the object with all it knows, so that a value `test` is no lost split.
+    """
     if not isinstance(content, Mapping):
         return CaptionRow(location, {})
     names = [normalize_name(name) for name in content]
     names = rename_metadata_fields(names) if is_metadata else names
     values = dict(zip(names, content.values(), strict=True))
-    problem = find_name_problem(names) or find_unread_split(values)
+    problem = find_name_problem(names) or ("" if has_many_fields else find_unread_split(values))
     return CaptionRow(location, values, problem, is_split_lost=bool(problem))

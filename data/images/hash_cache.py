@@ -92,14 +92,13 @@ class FileHashCache:
         for name in names:
             try:
                 stat = stat_image(name)
+                known, _, value = self._entries.get(name, "").rpartition(" ")
+                if known == _format_stat(stat):
+                    hashes[name] = value
+                else:
+                    changed[name] = count_image_bytes(name)
             except OSError as error:  # extraction lists the item as invalid, with its own reason
                 hashes[name] = f"{UNREADABLE}{error.strerror}"
-                continue
-            known, _, value = self._entries.get(name, "").rpartition(" ")
-            if known == _format_stat(stat):
-                hashes[name] = value
-            else:
-                changed[name] = count_image_bytes(name)
         return hashes, changed
 
     def _write(self) -> None:

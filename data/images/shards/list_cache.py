@@ -39,14 +39,13 @@ class ShardListCache:
             ValueError: The shard cannot be read; the message has the reason.
             OSError: It is missing, or a transient I/O error occurred.
         """
-        path = os.path.abspath(path)
-        stamp = read_stamp(Path(path))
+        path = path if path.startswith("/") else os.path.abspath(path)
+        stamp = read_stamp(path)
         with self._lock:
             known = self._lists.get(path)
             if known is None or known[0] != stamp:
                 known = self._lists[path] = (stamp, self._load_or_make(path, stamp))
-            self._lists.move_to_end(path)
-            self._drop_old()
+                self._drop_old()
             return known[1]
 
     def _drop_old(self) -> None:
@@ -62,10 +61,8 @@ class ShardListCache:
         if loaded is not None:
             return loaded
         made = _make_list(Path(path))
-        if made is not None and is_settled(stamp) and read_stamp(Path(path)) == stamp:
-            with suppress(
-                OSError, UnicodeError
-            ):  # as of a read-only home folder: no list is kept
+        if made is not None and is_settled(stamp) and read_stamp(path) == stamp:
+            with suppress(OSError, UnicodeError):  # as of a read-only home folder: no list is kept
                 if not self._is_swept:
                     self._is_swept = True
                     _delete_stale_lists(file.parent)

@@ -82,7 +82,7 @@ def _iter_rows(path: Path, file: pq.ParquetFile, column: str) -> Iterator[tuple[
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[number], columns=columns):
             for values in batch.to_pylist():
                 image = values.pop(column, None) or {}
-                named = image.get("path") if isinstance(image.get("path"), str) else ""
+                named = str(image.get("path") or "")
                 name = values.get(key) if key else named
                 text = json.dumps(values, default=_to_json)
                 yield name if isinstance(name, str) else str(name or ""), text, named if row - start in missing else ""

@@ -84,12 +84,18 @@ def test_column_has_the_type_of_its_values_or_the_declared_one(
 def test_json_values_keep_their_types_and_objects_are_left_out(tmp_path: Path) -> None:
     write(tmp_path, {
         "a.jpg": "a", "b.jpg": "b",
-        "a.json": json.dumps({"flag": True, "n": 3.0, "deep": {"x": 1}, "Camera Model": "K1", "width": 9, "nan": None}),
+        "a.json": json.dumps({"flag": True, "n": 3.0, "deep": {"x": 1}, "Camera Model": "K1", "width": 9, "nan": None,
+                              "kind of": "test"}),
         "b.jpg.json": json.dumps({"flag": False, "n": "12", "deep": [[1]], "caption": "A dog."}),
     })  # fmt: skip
     dataset = load(tmp_path)
-    assert dataset.columns == {"camera_model": "text", "flag": "text", "n": "number"}
-    assert dict(dataset.images_by_id["a.jpg"].columns) == {"flag": "true", "n": 3, "camera_model": "K1"}
+    assert dataset.columns == {"camera_model": "text", "flag": "text", "kind_of": "text", "n": "number"}
+    assert dict(dataset.images_by_id["a.jpg"].columns) == {
+        "flag": "true",
+        "n": 3,
+        "camera_model": "K1",
+        "kind_of": "test",
+    }
     assert dict(dataset.images_by_id["b.jpg"].columns) == {"flag": "false", "n": 12}
     assert [caption.text for caption in dataset.captions] == ["A dog."]
     assert any("'width' (the index has its own" in note for note in dataset.notes)
