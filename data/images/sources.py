@@ -22,6 +22,7 @@ SHARD_SUFFIXES = (".tar", PARQUET_SUFFIX)
 MAX_BYTES = 512 << 20  # of a file: 64 million pixels of six bytes, uncompressed, are 384 MB
 _PARTS = tuple(f"{suffix}/" for suffix in SHARD_SUFFIXES)
 _lists = ShardListCache()
+_known_shards = set[str]()  # each path is asked for several times per image
 
 
 def read_shard_list(path: Path) -> ShardList | None:
@@ -46,8 +47,10 @@ def find_shard(path: Path | str) -> tuple[str, str] | None:
         start = lower.find(part)
         while start >= 0:
             end = start + len(part) - 1
-            if os.path.isfile(text[:end]):
-                return text[:end], text[end + 1 :]
+            path = text[:end]
+            if path in _known_shards or os.path.isfile(path):
+                _known_shards.add(path)
+                return path, text[end + 1 :]
             start = lower.find(part, end)
     return None
 
