@@ -7,7 +7,7 @@ stages: dataset, extraction, training, embedding, evaluation, index
 runs: the stages of a plan in order, worker processes, the stage log
 search: a text or a photo to hits
 pages: report, misses, galleries
-service: the HTTP search service
+service: the HTTP search service, its client, and the MCP server
 cli: the command `tern`
 """
 

@@ -233,12 +233,7 @@ class Problem(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {
-                    "type": "about:blank",
-                    "title": "Not Found",
-                    "status": 404,
-                    "detail": "The index has no version '99'.",
-                }
+                {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "The index has no version '99'."}
             ]
         }
     )
