@@ -1,7 +1,7 @@
 # Two commands on a fresh machine with Python 3.11+ and make: `make demo`, `make test`.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= board,cpu,dask,demo,dev,flows,photos,serve
+EXTRAS ?= board,cpu,dask,demo,dev,flows,mcp,photos,preview,serve
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_VENV ?= .venv-docs

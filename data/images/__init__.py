@@ -20,6 +20,7 @@ from data.images.sources import (
     read_image_head,
     stat_image,
 )
+from data.images.thumbnails import encode_jpeg, encode_thumbnail, load_thumbnail
 
 __all__ = [
     "MAX_ASPECT_RATIO",
@@ -32,6 +33,8 @@ __all__ = [
     "check_box",
     "count_image_bytes",
     "crop_image",
+    "encode_jpeg",
+    "encode_thumbnail",
     "find_image_container",
     "find_shard",
     "hash_files",
@@ -40,6 +43,7 @@ __all__ = [
     "load_image",
     "load_image_of_side",
     "load_reduced_image",
+    "load_thumbnail",
     "read_image",
     "read_image_head",
     "scan_image_folder",

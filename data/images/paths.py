@@ -64,7 +64,8 @@ def _find_problem(relative: Any, root: Path) -> str:
     path = root / relative
     target = path.resolve()
     if not target.is_relative_to(root):
-        return f"its path leaves the folder of images: {relative}"
+        what = "it is a link that" if path.is_symlink() else "its path"
+        return f"{what} leaves the folder of images: {relative}"
     if target.is_file():
         return ""
     if path.is_symlink():

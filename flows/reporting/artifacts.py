@@ -1,7 +1,7 @@
 """Artifacts of a flow run: tables, curves, galleries, the verdict of the gate. The runs of a plan use the same keys."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def _make_collection_row(kind: str, collection: CollectionManifest) -> dict[str,
     }
 
 
-def _render_gallery(query: str, hits: list[Hit]) -> str:
+def _render_gallery(query: str, hits: Sequence[Hit]) -> str:
     sheet = render_contact_sheet(query, hits)
     sheet.thumbnail((GALLERY_WIDTH, GALLERY_WIDTH * 4))
     return f"![{escape_markdown(query)}]({to_data_uri(sheet)})"

@@ -5,7 +5,7 @@ imports neither numpy nor faiss.
 """
 
 from index.versions.calibration import ReliabilityBin, ScoreCalibration
-from index.versions.events import Event, read_events
+from index.versions.events import Event, find_publication_time, read_events
 from index.versions.folder import (
     Pointer,
     list_versions,
@@ -36,6 +36,7 @@ __all__ = [
     "ScoreCalibration",
     "add_tag",
     "collect_garbage",
+    "find_publication_time",
     "iter_refs",
     "list_tags",
     "list_versions",

@@ -54,6 +54,12 @@ def record_event(root: Path, event: str, version: int | None = None, **facts: An
         log.warning("The event `%s` of version %s was not written to %s: %s", event, version, Path(root) / FILE, error)
 
 
+def find_publication_time(root: Path, version: int) -> str | None:
+    """Find when a version was published, as ISO 8601 in UTC; None if the log does not say it."""
+    times = (event.utc for event in read_events(root) if event.event == "published" and event.version == version)
+    return next(times, None) or None
+
+
 def read_events(root: Path) -> list[Event]:
     """Read the events, oldest first; incomplete lines are ignored."""
     path, events = Path(root) / FILE, []

@@ -28,6 +28,7 @@ PARTS = {  # commands and groups by the part of the application that has them
     "photos": ("photos",),
     "search": ("search",),
     "serve": ("serve",),
+    "mcp": ("mcp",),
     "pages": ("report", "misses", "plans", "lineage"),
     **{group: (group,) for group in ("index", "model", "store", "weights")},
 }
@@ -141,6 +142,10 @@ def _register(app: typer.Typer, part: str) -> None:
             from pipeline.cli import serve
 
             serve.register_commands(app)
+        case "mcp":
+            from pipeline.cli import mcp
+
+            mcp.register_commands(app)
         case "pages":
             from pipeline.cli import pages
 

@@ -67,7 +67,7 @@ def misses(
     """Write a page of missed queries: those whose relevant item is not among the first k results.
 
     Reads the vectors that exist, and writes the page and nothing else. `tern evaluate` makes vectors. With --against,
-    it also prints and shows which queries are won and lost against another evaluation of the same split.
+    the page also compares every metric with another evaluation of the same split, and shows what was won and lost.
 
     [dim]Examples: tern misses
     tern misses --plan flickr8k --split val -k 10 --limit 100 --output misses.html
@@ -119,6 +119,9 @@ def _print_counts(report: "MissReport") -> None:
         counts = f"{len(one.won):,} won, {len(one.lost):,} lost, {one.p_text}"
         unshared = f"; {one.num_unshared:,} queries of one alone left out" if one.num_unshared else ""
         echo(f"{label}  R@{k} {one.recall:.1f}, there {one.other_recall:.1f}: {change}; {counts}{unshared}")
+    if rsum := comparison.metrics.get("rsum"):
+        change = f"{rsum.difference:+.1f} points, 95 % interval {rsum.low:+.1f} to {rsum.high:+.1f}"
+        echo(f"rsum  {rsum.value:.1f}, there {rsum.other:.1f}: {change}")
 
 
 def plans() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import ForceOption, PlanOption, SetOption, VersionOption, check_page_option
-from pipeline.cli.search_output import SearchOutput
+from pipeline.cli.search_output import SearchOutput, check_preview, open_preview
 from pipeline.cli.search_queries import QueryOptions, iter_queries, open_vectors
 from pipeline.cli.search_run import HitOptions, check_search, run_search
 from pipeline.cli.search_source import (
@@ -98,6 +98,13 @@ def search(
         bool,
         typer.Option("--why", help="Print below each hit which words of a text query match which regions."),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Draw a thumbnail below each hit, on a terminal with graphics (kitty, iTerm2, Sixel) or colors.",
+        ),
+    ] = False,
     gallery: Annotated[
         Path | None, typer.Option(help="File to write the hits to: a page (.html) or a contact sheet (.png).")
     ] = None,
@@ -118,6 +125,7 @@ def search(
     tern search "a dog" --also "in the snow" --without "people"
     tern search --image photo.jpg --box 20,10,180,150 --for images
     tern search "two dogs are running along the street" --why
+    tern search "two dogs are running along the street" --preview
     tern search --like scene-00012.jpg --without "a street" --offset 8
     tern search "a red car" --paths -0 | xargs -0 cp -t found/
     tern search --queries queries.txt --json[/dim]
@@ -144,6 +152,8 @@ def search(
         raise typer.BadParameter(
             "--column adds lines to the table of hits. Leave out --paths, --gallery and --json, which has `columns`."
         )
+    if preview:
+        check_preview(as_json or paths)
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
     hits = HitOptions(k, offset, where, min_probability)
@@ -168,6 +178,7 @@ def search(
         gallery=gallery,
         shows_words=why,
         columns=tuple(column or ()),
+        preview=open_preview() if preview else None,
     )
     run_search(source.open(output.shows_regions), iter_queries(options, vectors), hits, output)
 

@@ -14,6 +14,7 @@ from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
     from data.io import ColumnValue
+    from pipeline.pages.preview import TerminalPreview
     from pipeline.search.hits import Answer, Hit, WordMatch
 
 Format = Literal["text", "json", "paths"]
@@ -38,11 +39,13 @@ class SearchOutput:
     """Whether a table has the words below each hit."""
     columns: tuple[str, ...] = ()
     """Columns of the user's own that a table has below each hit."""
+    preview: "TerminalPreview | None" = None
+    """Draws a thumbnail below each hit of a table; None draws none."""
 
     @property
     def shows_regions(self) -> bool:
         """Whether the words and regions of the hits are part of the output."""
-        return self.format == "json" or self.gallery is not None or self.shows_words
+        return self.format == "json" or self.gallery is not None or self.shows_words or self.preview is not None
 
     def print_answer(self, number: int, name: str, answer: "Answer") -> None:
         """Print the answer of one query on standard output, and what a person should know of it on standard error.
@@ -114,6 +117,8 @@ class SearchOutput:
                 echo("     " + "  ".join(values))
             if self.shows_words and hit.words:
                 echo("     " + "  ".join(map(_describe_word, hit.words)))
+            if self.preview is not None:
+                self.preview.print_thumbnail(hit)
 
 
 def _describe_value(value: "ColumnValue") -> str:
@@ -128,3 +133,28 @@ def _describe_word(match: "WordMatch") -> str:
     if match.box is not None and match.label != WHOLE_IMAGE:
         where.append("box " + ",".join(f"{value:.0f}" for value in match.box))
     return f"{match.word} {100 * match.share:.0f} % ({', '.join(where)})"
+
+
+def check_preview(is_for_programs: bool) -> None:
+    """Check that thumbnails can be drawn below the hits, before a model is loaded.
+
+    Args:
+        is_for_programs: Whether the output is JSON or paths.
+
+    Raises:
+        typer.BadParameter: The output is for programs, or there is no terminal.
+    """
+    if is_for_programs:
+        raise typer.BadParameter("--preview draws in the table of hits. Leave out --json and --paths, or --preview.")
+    if not all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stdout__)):
+        raise typer.BadParameter(
+            "--preview asks the terminal what it can draw, but standard input or output is not a terminal. Leave it "
+            "out, or write a contact sheet with `--gallery hits.png`."
+        )
+
+
+def open_preview() -> "TerminalPreview":
+    """Ask the terminal what it can draw; see `open_terminal_preview`."""
+    from pipeline.pages.preview import open_terminal_preview
+
+    return open_terminal_preview()

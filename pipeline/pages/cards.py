@@ -1,18 +1,17 @@
 """Rows that the templates of the pages show, and the small images in them."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from data.images import DecodeLimits, ReducedImage, load_reduced_image
+from data.images import encode_jpeg, load_thumbnail
 from pipeline.pages.card_words import REGION_COLORS, CardWord, Outline, make_outlines, make_words
 from pipeline.search.hits import Hit
 
 THUMBNAIL = (360, 270)  # width and height, in pixels
+SMALL_THUMBNAIL = (240, 180)  # of pages with many images
 KIND_COLORS = {"image": "#2a6fdb", "caption": "#e4572e"}  # of points that are images or captions
 MISSING_COLOR = "#bbbbbb"  # of the thumbnail of an image file that cannot be read
 
@@ -124,20 +123,12 @@ class CollectionRow:
     """whether every query is compared with all vectors"""
 
 
-def load_thumbnail(path: Path, size: tuple[int, int] = THUMBNAIL) -> ReducedImage | None:
-    """Decode an image file at the size of a thumbnail; None if the file is unreadable."""
-    try:
-        return load_reduced_image(path, size, DecodeLimits(is_complete=False))
-    except (ValueError, OSError):
-        return None
-
-
-def make_thumbnail(hit: Hit) -> Image.Image:
+def make_thumbnail(hit: Hit, size: tuple[int, int] = THUMBNAIL) -> Image.Image:
     """Return a small copy of the image of a hit with its regions outlined; gray if the file is unreadable."""
-    image = load_thumbnail(hit.path)
+    image = load_thumbnail(hit.path, size)
     if image is None:
-        return Image.new("RGB", THUMBNAIL, MISSING_COLOR)
-    small = ImageOps.contain(Image.fromarray(image.pixels), THUMBNAIL)
+        return Image.new("RGB", size, MISSING_COLOR)
+    small = ImageOps.contain(Image.fromarray(image.pixels), size)
     scale, draw = small.width / image.size[0], ImageDraw.Draw(small)
     for region, color in zip(hit.regions, REGION_COLORS, strict=False):
         x1, y1, x2, y2 = (value * scale for value in region.box)
@@ -145,21 +136,9 @@ def make_thumbnail(hit: Hit) -> Image.Image:
     return small
 
 
-def encode_thumbnail(path: Path, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
-    """Return the thumbnail of an image file as a JPEG, without outlines; None if the file is unreadable."""
-    image = load_thumbnail(path, size)
-    return None if image is None else _encode_jpeg(Image.fromarray(image.pixels))
-
-
 def to_data_uri(image: Image.Image) -> str:
     """Encode an image as a JPEG data URI, so that a page needs no other file."""
-    return "data:image/jpeg;base64," + base64.b64encode(_encode_jpeg(image)).decode()
-
-
-def _encode_jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return buffer.getvalue()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image)).decode()
 
 
 def make_card(hit: Hit, rank: int | None = None, image: str | None = None) -> HitCard:

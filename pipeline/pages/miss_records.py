@@ -1,12 +1,11 @@
 """Records of the page of misses: missed queries, and the report of a split."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.datasets import Dataset
-from data.text import printable
 from pipeline.runs.quality import SplitComparison
 from tern.evaluation import RetrievalMetrics
+
+MAX_SHOWN = 40  # queries of a kind that the page shows by default
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class MissReport:
         worst: by direction, largest rank first; with a comparison those first that only the other evaluation finds
         chance: recalls of a random ranking, as of `chance_recalls`; None if they were not computed
         comparison: this evaluation compared with another one
+        limit: largest number of queries that the page shows of a kind
     """
 
     split: str
@@ -56,29 +56,4 @@ class MissReport:
     worst: dict[str, tuple[Miss, ...]]
     chance: dict[str, float] | None = None
     comparison: SplitComparison | None = None
-
-
-@dataclass(frozen=True)
-class WonRow:
-    """A query that this evaluation finds and the other one does not.
-
-    Attributes:
-        text: the caption, or the id of the image
-        rank: rank in this evaluation, from 1
-        other_rank: rank in the other one; None without a vector there
-    """
-
-    text: str
-    rank: int
-    other_rank: int | None
-
-
-def iter_won_rows(comparison: SplitComparison, direction: str, dataset: Dataset) -> Iterator[WonRow]:
-    """Yield the rows of the queries won in one direction, in the order of the split."""
-    ranks, other_ranks = (
-        split_ranks.get_direction(direction) for split_ranks in (comparison.ranks, comparison.other_ranks)
-    )
-    for query in comparison.directions[direction].won:
-        rank, caption = ranks[query], dataset.captions_by_id.get(query)
-        assert rank is not None, "a query without a vector is not won"
-        yield WonRow(printable(caption.text if caption else query), rank, other_ranks[query])
+    limit: int = MAX_SHOWN

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from data.datasets import Caption, Dataset
 from data.io import write_text
 from data.store import Store
 from data.text import printable
-from pipeline.pages.cards import HitCard, MissRow, make_card, make_thumbnail, to_data_uri
-from pipeline.pages.miss_records import Miss, MissReport, iter_won_rows
+from pipeline.pages.cards import SMALL_THUMBNAIL, THUMBNAIL, HitCard, MissRow, make_card, make_thumbnail, to_data_uri
+from pipeline.pages.comparison import Changes, iter_changes, list_compared_metrics
+from pipeline.pages.miss_records import MAX_SHOWN, Miss, MissReport
 from pipeline.pages.miss_words import MissWords
 from pipeline.pages.render import render_page
 from pipeline.runs.quality import SplitComparison
@@ -37,7 +38,7 @@ def find_misses(
     dataset: Dataset,
     split: str,
     k: int = 1,
-    limit: int = 40,
+    limit: int = MAX_SHOWN,
     comparison: SplitComparison | None = None,
 ) -> MissReport:
     """Find the queries of a split whose relevant items are not ranked within the first k.
@@ -78,6 +79,7 @@ def find_misses(
         worst=worst,
         chance=chance_recalls([len(texts) for texts in part.captions_by_image_id.values()]),
         comparison=comparison,
+        limit=limit,
     )
 
 
@@ -193,8 +195,16 @@ class _CardMaker:
         return make_card(hit, rank=rank, image=self._encode(image.path))
 
 
-def _encode_image(path: Path) -> str:
-    return to_data_uri(make_thumbnail(Hit("", 0.0, path, ())))
+def _encode_image(path: Path, size: tuple[int, int] = THUMBNAIL) -> str:
+    return to_data_uri(make_thumbnail(Hit("", 0.0, path, ()), size))
+
+
+def _list_changes(report: MissReport, dataset: Dataset) -> list[Changes]:
+    """List what was won and lost; none without a comparison."""
+    if report.comparison is None:
+        return []
+    encode = lru_cache(maxsize=MAX_CACHED_THUMBNAILS)(partial(_encode_image, size=SMALL_THUMBNAIL))
+    return list(iter_changes(report.comparison, dataset, report.limit, encode))
 
 
 def write_misses(
@@ -223,7 +233,8 @@ def write_misses(
         "misses.html",
         title=f"Misses of {printable(dataset.name)}, split {report.split}",
         report=report,
-        won={name: [*iter_won_rows(report.comparison, name, dataset)] for name in DIRECTIONS if report.comparison},
+        compared=list_compared_metrics(report),
+        changes_shown=_list_changes(report, dataset),
         directions=DIRECTIONS,
         rows=rows,
     )

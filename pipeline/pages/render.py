@@ -4,7 +4,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from data.text import printable_lines
 from pipeline.pages.card_words import REGION_COLORS
-from pipeline.pages.cards import KIND_COLORS
 
 
 def _make_visible(value: object) -> object:
@@ -21,7 +20,7 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
     finalize=_make_visible,
 )
-_TEMPLATES.globals |= {"region_colors": REGION_COLORS, "kind_colors": KIND_COLORS}
+_TEMPLATES.globals |= {"region_colors": REGION_COLORS}
 
 
 def render_page(template: str, **values: object) -> str:

@@ -1,5 +1,6 @@
 """Write the report of a run: metrics, training curves, results of text and photo queries, and the worst misses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.datasets import Dataset
@@ -21,7 +22,7 @@ from pipeline.pages.cards import (
 from pipeline.pages.curves import plot_history
 from pipeline.pages.embedding_map import make_embedding_map
 from pipeline.pages.miss_records import MissReport
-from pipeline.pages.miss_words import open_miss_words
+from pipeline.pages.miss_words import MissWords, open_miss_words
 from pipeline.pages.misses import find_misses, make_miss_rows, write_misses
 from pipeline.pages.reliability import (
     find_absent_queries,
@@ -30,8 +31,9 @@ from pipeline.pages.reliability import (
     plot_reliability,
 )
 from pipeline.pages.render import render_page
+from pipeline.pages.start import make_start
 from pipeline.plans.notes import describe_extractor
-from pipeline.runs.carried_demo import read_second_evaluation
+from pipeline.runs.carried_demo import CarriedEvaluation, read_second_evaluation
 from pipeline.runs.invalid_records import count_truncated_captions, count_unknown_captions
 from pipeline.runs.notes import (
     describe_chance,
@@ -68,17 +70,18 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
     searcher = Searcher(plan)
     manifest, calibrations = searcher.index.manifest, list_calibrations(searcher.index.manifest)
     galleries = [_make_gallery(searcher, query, plan.report.hits_per_query) for query in plan.report.queries]
-    misses, misses_page, words = _find_misses(finished), "", open_miss_words(finished.vectors)
-    if misses and with_misses_page:
-        page_path = finished.workspace.misses(SPLIT)
-        misses_page = write_misses(page_path, misses, features.dataset, words=words).name
-    history = finished.model / "history.csv"
+    misses, words = _find_misses(finished), open_miss_words(finished.vectors)
+    misses_page = _write_misses(finished, misses, words) if misses and with_misses_page else ""
+    carried = read_second_evaluation(finished)
+    num_queries = _count_queries(features.dataset, evaluation, carried)
     page = render_page(
         "report.html",
         title=f"TERN on {printable(features.dataset.name)}",
         num_images=len(features.input_dataset.images),
         num_captions=len(features.input_dataset.captions),
-        headline=_make_headline(evaluation),
+        start=make_start(searcher, plan),
+        headline=_make_headline(evaluation, num_queries),
+        num_queries=num_queries,
         notes=_list_notes(finished),
         galleries=galleries,
         photos=_make_photo_cards(finished, searcher),
@@ -87,12 +90,12 @@ def write_report(finished: Finished, with_misses_page: bool = True) -> Path:
         min_queries=MIN_QUERIES,
         embedding_map=make_embedding_map(finished.vectors, features.dataset, SPLIT) if misses else None,
         split=SPLIT,
-        carried=read_second_evaluation(finished),
+        carried=carried,
         directions=DIRECTIONS,
         calibrations=make_calibration_rows(calibrations),
         reliability=plot_reliability(calibrations) if calibrations else "",
         absent=find_absent_queries(searcher) if plan.demo is not None and "image" in calibrations else [],
-        curves=plot_history(history) if history.is_file() else "",
+        curves=_plot_history(finished.model / "history.csv"),
         misses=make_miss_rows(misses.worst["t2i"][:MAX_MISSES], features.dataset, words=words) if misses else (),
         has_misses=misses is not None,
         misses_page=misses_page,
@@ -123,21 +126,37 @@ def _list_notes(finished: Finished) -> list[str]:
     ]
 
 
-def _make_headline(evaluation: Evaluation) -> list[tuple[str, float, str]]:
+def _count_queries(
+    dataset: Dataset, evaluation: Evaluation, carried: CarriedEvaluation | None
+) -> dict[str, dict[str, int]]:
+    """Count the queries of each row of a table of metrics and direction; an image without captions is not a query."""
+    counts = {name: {"t2i": row.captions, "i2t": row.images} for name, row in (carried.rows if carried else {}).items()}
+    for split in evaluation.splits:
+        captions = dataset.select_split(split).captions
+        counts[split] = {"t2i": len(captions), "i2t": len({caption.image_id for caption in captions})}
+    return counts
+
+
+def _make_headline(evaluation: Evaluation, num_queries: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
     """Return label, value and context of each tile."""
     if SPLIT not in evaluation.splits:
         return []
     result = evaluation.splits[SPLIT]
     metrics, chance = result.metrics, result.chance
-    items = f"{SPLIT}: {result.images:,} images, {result.captions:,} captions"
     tiles = [
-        ("text to image R@1", metrics.t2i.r1, chance and chance.t2i_r1),
-        ("text to image R@10", metrics.t2i.r10, chance and chance.t2i_r10),
-        ("image to text R@1", metrics.i2t.r1, chance and chance.i2t_r1),
-        ("image to text R@10", metrics.i2t.r10, chance and chance.i2t_r10),
-        ("rsum (of 600)", metrics.rsum, chance and chance.rsum),
+        ("t2i", "R@1", metrics.t2i.r1, chance and chance.t2i_r1),
+        ("t2i", "R@10", metrics.t2i.r10, chance and chance.t2i_r10),
+        ("i2t", "R@1", metrics.i2t.r1, chance and chance.i2t_r1),
+        ("i2t", "R@10", metrics.i2t.r10, chance and chance.i2t_r10),
     ]
-    return [(label, value, items if level is None else f"chance {level:.1f}; {items}") for label, value, level in tiles]
+    items = {"t2i": f"{result.images:,} images", "i2t": f"{result.captions:,} captions"}
+    rows = []
+    for direction, name, value, level in tiles:
+        queries = f"{num_queries[SPLIT][direction]:,} queries of {SPLIT} among {items[direction]}"
+        level_text = "" if level is None else f"chance {level:.1f} %; "
+        rows.append((f"{DIRECTIONS[direction]} {name}", f"{value:.1f} %", f"{level_text}{queries}"))
+    level_text = "" if chance is None else f"chance {chance.rsum:.1f}; "
+    return [*rows, ("rsum", f"{metrics.rsum:.1f} of 600", f"{level_text}the six recalls of {SPLIT} added")]
 
 
 def _make_photo_cards(finished: Finished, searcher: Searcher) -> list[PhotoCard]:
@@ -164,6 +183,16 @@ def _find_misses(finished: Finished) -> MissReport | None:
     if not splits_with_captions(finished.features.dataset, (SPLIT,)):
         return None
     return find_misses(finished.vectors, finished.features.dataset, SPLIT)
+
+
+def _write_misses(finished: Finished, misses: MissReport, words: MissWords | None) -> str:
+    """Write the page with all misses of the test split; return its name."""
+    path = finished.workspace.misses(SPLIT)
+    return write_misses(path, misses, finished.features.dataset, words=words).name
+
+
+def _plot_history(history: Path) -> str:
+    return plot_history(history) if history.is_file() else ""
 
 
 def _measure_groups(finished: Finished) -> list[GroupRow]:

@@ -1,5 +1,7 @@
 """Search of a published index: queries go in, hits come out. Knows nothing of HTTP and of pages."""
 
+from pipeline.search.contents import IndexContents, describe_contents
+from pipeline.search.examples import Example, find_examples, find_image_of_each
 from pipeline.search.hits import Answer, Hit, Region, WordMatch
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import (
@@ -18,8 +20,10 @@ from pipeline.search.without_plan import open_index_searcher, open_index_searche
 
 __all__ = [
     "Answer",
+    "Example",
     "Hit",
     "ImagePart",
+    "IndexContents",
     "IndexSearcher",
     "PhotoPart",
     "Query",
@@ -30,6 +34,9 @@ __all__ = [
     "TextPart",
     "VectorPart",
     "WordMatch",
+    "describe_contents",
+    "find_examples",
+    "find_image_of_each",
     "make_photo_query",
     "make_text_query",
     "open_index_searcher",

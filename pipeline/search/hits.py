@@ -1,10 +1,12 @@
-"""Results of a search, which pages and the search service show."""
+"""Results of a search, which pages, notebooks and the search service show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 from data.io import ColumnValue
+from pipeline.search.html import NotebookCard, render_cards
 
 WHOLE_IMAGE = "whole image"  # label of a region that covers the image
 REGIONS_PER_HIT = 2
@@ -73,10 +75,18 @@ class Hit:
     columns: Mapping[str, ColumnValue] = field(default_factory=dict)
     """Values of the columns of the user's own, by name; those of the image for a caption."""
 
+    def _repr_html_(self) -> str:
+        """Return the HTML that notebooks show."""
+        return render_cards([self.make_notebook_card()])
+
+    def make_notebook_card(self, is_weak: bool = False) -> NotebookCard:
+        """Return what a notebook shows of this hit."""
+        return NotebookCard(self.path, self.id, self.score, self.probability, self.captions, is_weak)
+
 
 @dataclass(frozen=True)
-class Answer:
-    """The results of one query."""
+class Answer(Sequence[Hit]):
+    """The results of one query; as a sequence, its hits."""
 
     hits: tuple[Hit, ...]
     """Best first."""
@@ -84,3 +94,20 @@ class Answer:
     """What a person should know of the query, such as that the model does not know a part of it; or empty."""
     weak: tuple[Hit, ...] = ()
     """Further hits, best first, that are probably not right: their probability is below a minimum."""
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> tuple[Hit, ...]: ...
+
+    def __getitem__(self, position: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[position]
+
+    def _repr_html_(self) -> str:
+        """Return the HTML that notebooks show: the hits, then the weak ones."""
+        weak = [hit.make_notebook_card(is_weak=True) for hit in self.weak]
+        return render_cards([*(hit.make_notebook_card() for hit in self.hits), *weak], self.note)

@@ -18,7 +18,15 @@ from pipeline.search.encode import QueryEncoder
 from pipeline.search.explainer import Explanation, HitExplainer
 from pipeline.search.hits import Answer, Hit
 from pipeline.search.image_files import find_image_file
-from pipeline.search.query import MAX_QUERIES, Photo, Query, SearchRequest, make_photo_query, make_text_query
+from pipeline.search.query import (
+    MAX_QUERIES,
+    ImagePart,
+    Photo,
+    Query,
+    SearchRequest,
+    make_photo_query,
+    make_text_query,
+)
 from pipeline.search.stored_images import StoredImages
 from pipeline.search.weak_hits import compute_hit_probabilities, find_calibration, set_weak_hits_apart
 from pipeline.workspace import check_has_captions
@@ -224,13 +232,17 @@ class IndexSearcher:
                 results[i] = pairs[request.offset : request.offset + request.k]
         return results
 
-    def search_text(self, text: str, k: int = 10, where: str | None = None) -> list[Hit]:
+    def search_text(self, text: str, k: int = 10, where: str | None = None) -> Answer:
         """Search images with a text, weak hits included; see `search`."""
-        return list(self.search([make_text_query(text)], k, where=where, min_probability=0)[0].hits)
+        return self.search([make_text_query(text)], k, where=where, min_probability=0)[0]
 
-    def search_image(self, photo: Photo, k: int = 10, where: str | None = None) -> list[Hit]:
+    def search_image(self, photo: Photo, k: int = 10, where: str | None = None) -> Answer:
         """Search captions with a photo, weak hits included; see `search`."""
-        return list(self.search([make_photo_query(photo)], k, where=where, min_probability=0)[0].hits)
+        return self.search([make_photo_query(photo)], k, where=where, min_probability=0)[0]
+
+    def search_similar(self, image_id: str, k: int = 10, where: str | None = None) -> Answer:
+        """Search images that are similar to an image of the index; see `search`."""
+        return self.search([Query((ImagePart(image_id),))], k, where=where)[0]
 
     def find_image(self, image_id: str) -> Path | None:
         """Find the file of an image of the index, by the id of the image.

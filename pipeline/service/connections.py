@@ -5,6 +5,7 @@ uvicorn bounds none of these: it waits for the first request of a connection wit
 """
 
 import asyncio
+import resource
 from http import HTTPStatus
 from typing import Any
 
@@ -12,16 +13,17 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.service.limits import (
+    DESCRIPTORS_PER_CONNECTION,
     DISCARD_SECONDS,
     DRAIN_SECONDS,
     FREE_CHUNKS,
     HEAD_SECONDS,
+    MAX_CONNECTIONS,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     MAX_TARGET_BYTES,
     MIN_CHUNK_BYTES,
     REQUEST_SECONDS,
-    compute_max_connections,
 )
 from pipeline.service.problems import MEDIA_TYPE, describe_status, make_headers, make_problem
 
@@ -97,7 +99,7 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.conn = BoundedConnection()
-        self._max_connections = compute_max_connections()
+        self._max_connections = _compute_max_connections()
         self._last_byte = self.loop.time()
         self._deadline: asyncio.TimerHandle | None = None
         self._is_ending = False  # the service ends: the next answer is the last one
@@ -212,3 +214,11 @@ class BoundedProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:  # its application waits for the rest
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+
+def _compute_max_connections() -> int:
+    """Return the maximum number of connections: `MAX_CONNECTIONS`, or fewer under a low limit of open files."""
+    soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft_limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(8, min(MAX_CONNECTIONS, soft_limit // DESCRIPTORS_PER_CONNECTION))

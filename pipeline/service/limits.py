@@ -1,7 +1,6 @@
 """Limits of the search service, and the bounded queues that its work runs in."""
 
 import asyncio
-import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,14 +50,6 @@ RETRY_SECONDS = 2  # what an answer with status 503 asks a client to wait
 
 class BusyError(Exception):
     """The service has as much work as it accepts; the client may try again."""
-
-
-def compute_max_connections() -> int:
-    """Return the maximum number of connections: `MAX_CONNECTIONS`, or fewer under a low limit of open files."""
-    soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft_limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(8, min(MAX_CONNECTIONS, soft_limit // DESCRIPTORS_PER_CONNECTION))
 
 
 class WorkQueue:

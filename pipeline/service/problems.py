@@ -7,51 +7,15 @@ from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from pipeline.service.api.answer_body import InvalidValue, Problem
 from pipeline.service.limits import RETRY_SECONDS, BusyError
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20  # that one answer lists
 MAX_DETAIL = 2_000  # characters
-
-
-class InvalidValue(BaseModel):
-    """One value of a request that is invalid."""
-
-    pointer: str
-    """JSON pointer into the body (RFC 6901), or the name of a parameter of the URL"""
-    detail: str
-    """What is wrong with it"""
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "about:blank",
-                    "title": "Not Found",
-                    "status": 404,
-                    "detail": "The index has no version '99'.",
-                }
-            ]
-        }
-    )
-
-    type: str = "about:blank"
-    title: str
-    """The phrase of the status"""
-    status: int
-    """The HTTP status"""
-    detail: str
-    """What is wrong and what to do next"""
-    errors: list[InvalidValue] | None = None
-    """Every invalid value, for status 422"""
 
 
 class InvalidRequestError(Exception):

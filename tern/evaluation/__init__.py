@@ -7,6 +7,7 @@ from tern.evaluation.baselines import chance_recall, chance_recalls, fit_ridge, 
 from tern.evaluation.compare import RankComparison, bootstrap_mean, compare_ranks
 from tern.evaluation.evaluate import SplitVectors, VectorRanks, evaluate_vectors, rank_vectors
 from tern.evaluation.groups import MIN_QUERIES, GroupMetrics, Recall, measure_group
+from tern.evaluation.metric_differences import MetricDifference, compare_metrics
 from tern.evaluation.metrics import (
     RECALL_CUTOFFS,
     MissedQueries,
@@ -46,6 +47,7 @@ __all__ = [
     "Evaluation",
     "EvaluationRanks",
     "GroupMetrics",
+    "MetricDifference",
     "MissedQueries",
     "RankComparison",
     "RankedSide",
@@ -61,6 +63,7 @@ __all__ = [
     "chance_recall",
     "chance_recalls",
     "choose_alignment_weight",
+    "compare_metrics",
     "compare_ranks",
     "compute_ranks",
     "encode_image_ids",

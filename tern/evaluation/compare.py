@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,11 +108,29 @@ def bootstrap_mean(
         num_resamples: Number of bootstrap samples.
         seed: Random seed; equal arguments give equal intervals.
     """
-    rng = np.random.default_rng(seed)
-    step = max(1, BLOCK_ELEMENTS // len(sums))
-    means = []
-    for start in range(0, num_resamples, step):
-        rows = rng.integers(0, len(sums), (min(step, num_resamples - start), len(sums)))  # (s, n)
-        means.append(sums[rows].sum(axis=1) / counts[rows].sum(axis=1))
+    means = [
+        sums[rows].sum(axis=1) / counts[rows].sum(axis=1)
+        for rows in iter_draws(len(sums), len(sums), num_resamples, seed)
+    ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def iter_draws(
+    num_images: int, row_elements: int, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Draw images with replacement, as often as there are images.
+
+    Args:
+        num_images: Number of images, at least 1.
+        row_elements: Elements that the caller computes per bootstrap sample, which limits the size of a block.
+        num_resamples: Number of bootstrap samples.
+        seed: Random seed. Equal numbers of images and seeds give equal draws, whatever the blocks are.
+
+    Yields:
+        Blocks (s, n) of rows of images.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, BLOCK_ELEMENTS // row_elements)
+    for start in range(0, num_resamples, step):
+        yield rng.integers(0, num_images, (min(step, num_resamples - start), num_images))

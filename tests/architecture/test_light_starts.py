@@ -123,3 +123,8 @@ def test_search_service_starts_without_torch():
     pytest.importorskip("fastapi")
     start = run_code("import pipeline.service.server")
     assert start.imported("torch torchvision transformers timm matplotlib prefect") == []
+
+
+def test_client_of_the_search_service_starts_light():
+    start = run_code("from pipeline.service.client import SearchClient; SearchClient()\n")
+    assert start.imported(f"{HELP} fastapi uvicorn httpx onnxruntime pipeline.search") == []

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.search.hits import Answer
@@ -15,8 +16,9 @@ class FakeSearcher:
 
     def __init__(self, error=None, version=7):
         self.index = SimpleNamespace(
+            root=Path("/nothing"),
             version=version,
-            manifest=SimpleNamespace(is_rejected=False, collections={}),
+            manifest=SimpleNamespace(is_rejected=False, collections={}, provenance={}),
             kinds=("image", "caption"),
             get_metadata=lambda ids, kind="image": {},
             get_metadata_by_image=lambda kind, image_ids: {},

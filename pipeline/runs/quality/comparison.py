@@ -10,7 +10,15 @@ from pipeline.plans.plan import Plan
 from pipeline.runs.existing import read_vectors
 from pipeline.stages.evaluate import METRICS, find_ranks_file, read_or_compute_ranks
 from pipeline.workspace import Workspace
-from tern.evaluation import DIRECTIONS, RankComparison, SplitRanks, compare_ranks, read_ranks
+from tern.evaluation import (
+    DIRECTIONS,
+    MetricDifference,
+    RankComparison,
+    SplitRanks,
+    compare_metrics,
+    compare_ranks,
+    read_ranks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +32,18 @@ class SplitComparison:
         ranks: ranks of this evaluation
         other_ranks: ranks of the other one
         directions: the comparison by direction
+        metrics: every metric of both, by name
     """
 
     name: str
     ranks: SplitRanks
     other_ranks: SplitRanks
     directions: dict[str, RankComparison]
+    metrics: dict[str, MetricDifference]
 
 
 def compare_split(ranks: SplitRanks, other: tuple[str, SplitRanks], dataset: Dataset, k: int) -> SplitComparison:
-    """Compare the recall@k of two evaluations of a split in both directions.
+    """Compare two evaluations of a split: every metric, and recall@k in both directions.
 
     Args:
         ranks: Ranks of this evaluation.
@@ -50,7 +60,7 @@ def compare_split(ranks: SplitRanks, other: tuple[str, SplitRanks], dataset: Dat
         direction: compare_ranks(ranks.get_direction(direction), other_ranks.get_direction(direction), image_ids, k)
         for direction in DIRECTIONS
     }
-    return SplitComparison(name, ranks, other_ranks, directions)
+    return SplitComparison(name, ranks, other_ranks, directions, compare_metrics(ranks, other_ranks, image_ids))
 
 
 def read_other_ranks(

@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from data.text import suggest_name
 from pipeline.service.access.bearer_tokens import BearerTokens
 from pipeline.service.access.security_headers import SECURITY_HEADERS
+from pipeline.service.api.answer_body import Problem
 from pipeline.service.limits import DISCARD_SECONDS, MAX_PARAMETERS
 from pipeline.service.metrics import Metrics
-from pipeline.service.problems import MEDIA_TYPE, Problem, describe_status, explain_error, make_headers, make_problem
+from pipeline.service.problems import MEDIA_TYPE, describe_status, explain_error, make_headers, make_problem
 from pipeline.service.uploads import UploadAbortedError
 
 log = logging.getLogger(__name__)

@@ -1,11 +1,14 @@
-"""Bodies that the API answers with; they make its OpenAPI document."""
+"""Bodies that the API answers with: the service writes them, its client reads them, and they make the OpenAPI document.
+
+This file imports nothing heavy, because the client imports it.
+"""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.config import ColumnType
 from data.io import ColumnValue
-from pipeline.search.hits import Answer, Hit
-from pipeline.search.query import Box
+
+Box = tuple[float, float, float, float]
 
 COLUMNS = "Values of the columns of the user's own, by name; of the image for a caption."
 
@@ -101,29 +104,6 @@ class AnswersBody(BaseModel):
     answers: list[AnswerBody] = Field(description="One per query, in their order.")
 
 
-def make_answer_body(answer: Answer) -> AnswerBody:
-    """Convert the results of a query, without paths of this machine."""
-    return AnswerBody(
-        hits=[_make_hit_body(hit) for hit in answer.hits],
-        weak=[_make_hit_body(hit) for hit in answer.weak],
-        note=answer.note,
-    )
-
-
-def _make_hit_body(hit: Hit) -> HitBody:
-    return HitBody(
-        id=hit.id,
-        image_id=hit.image_id,
-        score=hit.score,
-        probability=hit.probability,
-        captions=list(hit.captions),
-        regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
-        words=[WordBody(**vars(word)) for word in hit.words],
-        size=hit.size,
-        columns=dict(hit.columns),
-    )
-
-
 class CaptionBody(BaseModel):
     """A caption of an image."""
 
@@ -211,7 +191,10 @@ class ExampleBody(BaseModel):
     """An image of the index, and a sentence that could find it."""
 
     image_id: str = Field(examples=["scene-00110.jpg"])
-    text: str | None = Field(description="One of its captions; null without captions.", examples=["Two dogs run."])
+    text: str | None = Field(
+        description="One of its captions, or a sentence that finds it; null if there is none.",
+        examples=["Two dogs run."],
+    )
 
 
 class OverviewBody(BaseModel):
@@ -219,6 +202,14 @@ class OverviewBody(BaseModel):
 
     counts: dict[str, int] = Field(
         description="Number of items by kind: image, caption.", examples=[{"image": 1200, "caption": 6000}]
+    )
+    columns: list[str] = Field(description="Columns that filters may name.", examples=[["split", "width", "caption"]])
+    model: str | None = Field(
+        description="Name of the model of the vectors; null if no plan made the index.", examples=["tern-0123456789ab"]
+    )
+    published: str | None = Field(
+        description="When the version was published, in UTC; null if it is not known.",
+        examples=["2026-11-30T21:00:00+00:00"],
     )
     accepts_photos: bool = Field(description="Whether photos that are not in the index can be searched with.")
     has_words: bool = Field(description="Whether hits of a text say which words match which regions.")
@@ -237,3 +228,34 @@ class StatusBody(BaseModel):
 
     status: str = Field(examples=["ready"])
     version: int = Field(description="Number of the served version.")
+
+
+class InvalidValue(BaseModel):
+    """One value of a request that is invalid."""
+
+    pointer: str
+    """JSON pointer into the body (RFC 6901), or the name of a parameter of the URL"""
+    detail: str
+    """What is wrong with it"""
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "The index has no version '99'."}
+            ]
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    """The phrase of the status"""
+    status: int
+    """The HTTP status"""
+    detail: str
+    """What is wrong and what to do next"""
+    errors: list[InvalidValue] | None = None
+    """Every invalid value, for status 422"""

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from pipeline.service.api.answer_body import Problem
 from pipeline.service.api.query_body import SearchBody
-from pipeline.service.problems import Problem
 
 INTRODUCTION = (
     "Search images with sentences, images, photos and vectors. Ids of hits lead to images, thumbnails and metadata. "

@@ -7,9 +7,11 @@ from typing import TypeVar
 
 from fastapi import FastAPI, HTTPException
 
-from index.metadata import Column, Row, describe_columns, sample_rows
+from index.metadata import Column, describe_columns
 from index.search import Index
 from pipeline.plans.notes import describe_extractor
+from pipeline.search.contents import describe_contents
+from pipeline.search.examples import find_examples
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p
 from pipeline.service.api.answer_body import ColumnBody, ColumnsBody, ExampleBody, OverviewBody, ValueBody
@@ -17,9 +19,7 @@ from pipeline.service.api.backend import Backend
 from pipeline.service.api.query_body import TARGETS
 
 T = TypeVar("T", ColumnsBody, OverviewBody)
-NUM_EXAMPLES = 8
 MAX_KEPT = 16  # bodies of versions; a version never changes
-HELD_OUT = ("test", "val")  # splits of the examples: the model was not trained on them
 
 
 def add_overview_routes(app: FastAPI, backend: Backend) -> None:
@@ -90,42 +90,17 @@ def _make_column(column: Column) -> ColumnBody:
 
 
 def _make_overview(searcher: IndexSearcher) -> OverviewBody:
-    index = searcher.index
-    images = index.collection("image") if "image" in index.kinds else None
-    calibration = None if images is None else images.manifest.calibration
+    contents = describe_contents(searcher)
     return OverviewBody(
-        counts={kind: collection.counts.live for kind, collection in index.manifest.collections.items()},
+        counts=dict(contents.counts),
+        columns=list(contents.columns),
+        model=contents.model,
+        published=contents.published,
         accepts_photos=searcher.accepts_photos,
-        has_words=images is not None and images.row_vectors is not None,
-        has_boxes=_has_boxes(searcher),
-        min_probability=None if calibration is None else calibration.min_probability,
+        has_words=contents.has_words,
+        has_boxes=contents.has_boxes,
+        min_probability=contents.min_probability,
         notes=[note for note in (searcher.note, *describe_extractor(searcher.plan)) if note],
-        examples=_choose_examples(index) if images is not None else [],
-        version=index.version,
+        examples=[ExampleBody(image_id=example.image_id, text=example.text) for example in find_examples(searcher)],
+        version=contents.version,
     )
-
-
-def _has_boxes(searcher: IndexSearcher) -> bool:
-    stored = searcher.stored_images
-    return stored is not None and stored.store.recipe.get("extractor") != "grid"
-
-
-def _choose_examples(index: Index) -> list[ExampleBody]:
-    """Choose images, each with the shortest of its captions that no example before it has."""
-    rows = index.collection("image").rows
-    images = sample_rows(rows, NUM_EXAMPLES, HELD_OUT)
-    images += [row for row in sample_rows(rows, 2 * NUM_EXAMPLES) if row not in images]
-    images = images[:NUM_EXAMPLES]
-    has_captions = "caption" in index.kinds
-    captions = index.get_metadata_by_image("caption", [row.id for row in images]) if has_captions else {}
-    texts: set[str] = set()
-    examples = []
-    for row in images:
-        text = min((text for text in _list_texts(captions.get(row.id, [])) if text not in texts), key=len, default=None)
-        texts |= {text} if text else set()
-        examples.append(ExampleBody(image_id=row.id, text=text))
-    return examples
-
-
-def _list_texts(captions: list[Row]) -> list[str]:
-    return [caption.text for caption in captions if caption.text]

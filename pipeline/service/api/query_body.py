@@ -21,8 +21,9 @@ from pipeline.search.query import (
     TextPart,
     VectorPart,
 )
+from pipeline.service.api.answer_body import InvalidValue
 from pipeline.service.limits import MAX_HITS, MAX_PHOTOS
-from pipeline.service.problems import MAX_ERRORS, InvalidRequestError, InvalidValue
+from pipeline.service.problems import MAX_ERRORS, InvalidRequestError
 
 MAX_K = 100
 MAX_OFFSET = 1_000

@@ -5,16 +5,24 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
 from index.metadata import FilterTimeoutError
-from pipeline.search.hits import Answer
+from pipeline.search.hits import Answer, Hit
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.search.query import SearchRequest, make_photo_query, make_text_query
 from pipeline.service.api import parameters as p
-from pipeline.service.api.answer_body import AnswersBody, SingleAnswerBody, make_answer_body
+from pipeline.service.api.answer_body import (
+    AnswerBody,
+    AnswersBody,
+    HitBody,
+    InvalidValue,
+    RegionBody,
+    SingleAnswerBody,
+    WordBody,
+)
 from pipeline.service.api.backend import Backend
 from pipeline.service.api.dispatcher import Results
 from pipeline.service.api.query_body import TARGETS, SearchBody, make_queries, parse_search_body
 from pipeline.service.limits import FILTER_SECONDS, MAX_UPLOAD_BYTES
-from pipeline.service.problems import InvalidRequestError, InvalidValue
+from pipeline.service.problems import InvalidRequestError
 from pipeline.service.uploads import JSON, PHOTO, receive_upload
 
 JSON_BODY = {
@@ -92,7 +100,7 @@ def _finish_single(searcher: IndexSearcher, results: Results) -> str:
     if isinstance(result, ValueError):
         _check_filter_time(results)
         raise HTTPException(422, str(result)) from result
-    body = make_answer_body(result)
+    body = _make_answer_body(result)
     return SingleAnswerBody(**dict(body), version=searcher.index.version).model_dump_json()
 
 
@@ -106,8 +114,31 @@ def _finish_many(searcher: IndexSearcher, results: Results) -> str:
     if errors:
         _check_filter_time(results)
         raise InvalidRequestError(errors)
-    answers = [make_answer_body(result) for result in results if isinstance(result, Answer)]
+    answers = [_make_answer_body(result) for result in results if isinstance(result, Answer)]
     return AnswersBody(version=searcher.index.version, answers=answers).model_dump_json()
+
+
+def _make_answer_body(answer: Answer) -> AnswerBody:
+    """Convert the results of a query, without paths of this machine."""
+    return AnswerBody(
+        hits=[_make_hit_body(hit) for hit in answer.hits],
+        weak=[_make_hit_body(hit) for hit in answer.weak],
+        note=answer.note,
+    )
+
+
+def _make_hit_body(hit: Hit) -> HitBody:
+    return HitBody(
+        id=hit.id,
+        image_id=hit.image_id,
+        score=hit.score,
+        probability=hit.probability,
+        captions=list(hit.captions),
+        regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
+        words=[WordBody(**vars(word)) for word in hit.words],
+        size=hit.size,
+        columns=dict(hit.columns),
+    )
 
 
 def _check_filter_time(results: Results) -> None:

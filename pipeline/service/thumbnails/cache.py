@@ -6,8 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images import hash_image, stat_image
-from pipeline.pages.cards import encode_thumbnail
+from data.images import encode_thumbnail, hash_image, stat_image
 from pipeline.service.thumbnails.disk import DiskCache
 
 MAX_CACHE_BYTES = 32 << 20  # about 2,000 thumbnails

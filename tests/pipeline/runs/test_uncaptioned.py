@@ -19,6 +19,7 @@ from index.versions.switch import RejectedError
 from pipeline.cli.app import build_app
 from pipeline.pages.misses import find_misses
 from pipeline.pages.report import write_report
+from pipeline.search.query import make_text_query
 from pipeline.search.searcher import Searcher
 from pipeline.stages.tune import advise_index_settings
 from tern.query import write_calibration
@@ -216,7 +217,14 @@ def test_service_answers_texts_and_refuses_photos_without_captions(copy, finishe
     client = testclient.TestClient(app, base_url="http://localhost")
     hits = client.get("/api/v1/search", params={"q": QUERY, "k": 3}).json()["hits"]
     assert [(hit["id"], hit["captions"]) for hit in hits] == [(hit.id, []) for hit in searcher.search_text(QUERY, 3)]
-    assert client.get("/api/v1/overview").json()["counts"] == {"image": len(dataset.images)}
+    overview = client.get("/api/v1/overview").json()
+    assert overview["counts"] == {"image": len(dataset.images)}
+    assert len({example["image_id"] for example in overview["examples"]}) == 8
+    sentences = [example for example in overview["examples"] if example["text"]]
+    assert sentences, "an index without captions is asked what many photographs show"
+    for example in sentences:
+        (answer,) = searcher.search([make_text_query(example["text"])], 1)
+        assert answer.hits[0].image_id == example["image_id"]
     answer = client.post("/api/v1/search/photo", content=dataset.images[0].path.read_bytes())
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("The index has no captions, and a photo is compared with captions.")

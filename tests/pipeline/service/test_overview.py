@@ -1,6 +1,7 @@
 """What is indexed, over HTTP: the columns that filters may name, and the overview of the start page."""
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from PIL import Image as Picture
@@ -45,6 +46,10 @@ def test_overview_has_examples_of_images_that_the_model_was_not_trained_on(clien
     overview = client.get(f"{API}/overview").json()
     assert overview["counts"] == {"image": len(dataset.images), "caption": len(dataset.captions)}
     assert [overview[name] for name in ("accepts_photos", "has_words", "has_boxes", "version")] == [True, True, True, 1]
+    assert overview["model"] == finished_pipeline.model.name
+    assert datetime.now(UTC) - datetime.fromisoformat(overview["published"]) < timedelta(days=1)
+    columns = client.get(f"{API}/columns").json()["columns"]
+    assert overview["columns"] == [column["name"] for column in columns]
     examples = overview["examples"]
     assert len({example["image_id"] for example in examples}) == len({example["text"] for example in examples}) == 8
     for example in examples:

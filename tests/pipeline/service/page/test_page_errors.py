@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.helpers.fake_searchers import FakeReloader, FakeSearcher
-from tests.helpers.page_browser import find_violations, open_browser, open_page, serve_in_thread
+from tests.helpers.page_browser import find_violations, open_page, serve_in_thread
 
 pytest.importorskip("fastapi")
 
@@ -14,12 +14,6 @@ from pipeline.service.app import create_app
 
 pytestmark = pytest.mark.slow
 TOKEN = "a-token-of-the-service"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -54,6 +48,8 @@ def test_images_are_loaded_with_the_token(browser, make_address):
         page.locator("#token").fill(TOKEN)
         page.locator("#token-form button").click()
         page.locator("#token-dialog").wait_for(state="hidden")
+        page.locator("#counts", has_text="Nothing is indexed").wait_for()
+        assert page.locator("#examples-title").is_hidden()
         sent = []
         page.on("request", lambda request: "thumbnails" in request.url and sent.append(request.all_headers()))
         page.route(

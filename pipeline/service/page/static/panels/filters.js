@@ -5,7 +5,7 @@ import { byId, h, replace } from '../core/dom.js';
 import { state, update } from '../core/state.js';
 import { readFilter, writeFilter } from '../query/filter_text.js';
 
-const LAST = ['id', 'image_id', 'content_hash']; // columns that few people filter by
+export const RARE_COLUMNS = ['id', 'image_id', 'content_hash']; // columns that few people filter by
 const NAMES = { caption: 'Caption contains', path: 'Path contains', width: 'Width in pixels', height: 'Height in pixels', split: 'Split' };
 let columns = [];
 let shownFor = null; // target and version of the columns
@@ -46,7 +46,7 @@ function apply(where) {
 }
 
 function sortColumns() {
-  return [...columns].sort((a, b) => LAST.indexOf(a.name) - LAST.indexOf(b.name));
+  return [...columns].sort((a, b) => RARE_COLUMNS.indexOf(a.name) - RARE_COLUMNS.indexOf(b.name));
 }
 
 function makeField(column) {
@@ -67,7 +67,7 @@ function makeField(column) {
   }
   const id = `filter-${column.name}`;
   const field = h('div', { class: 'field' }, h('label', { for: id, text: name }), h('input', { id, name: column.name, 'data-side': 'contains' }));
-  return LAST.includes(column.name) ? h('details', {}, h('summary', { text: column.name }), field) : field;
+  return RARE_COLUMNS.includes(column.name) ? h('details', {}, h('summary', { text: column.name }), field) : field;
 }
 
 /** Return whether the form lists the values of a column: those of a column such as `path` all occur once. */

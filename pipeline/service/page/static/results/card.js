@@ -28,7 +28,7 @@ export function makeCard(hit, rank) {
   return h('li', { class: 'card' },
     button,
     h('div', { class: 'about' },
-      h('p', { class: 'score' }, `${rank}.  ${hit.score.toFixed(3)}`, makeChance(hit)),
+      h('p', { class: 'score' }, `${rank}. `, h('span', { title: 'Score, at most 1', text: hit.score.toFixed(3) }), makeChance(hit)),
       makeWords(hit, outlines),
       caption ? h('p', { text: caption }) : null,
       h('small', { title: hit.captions.map(printable).join('\n'), text: printable(hit.image_id) }),
@@ -44,7 +44,7 @@ export function makeEmptyCards(count) {
 function makeChance(hit) {
   if (hit.probability === null) return null;
   const percent = hit.probability < 0.005 ? '< 1' : Math.round(100 * hit.probability);
-  return h('span', { class: 'chance', title: 'Chance that this hit is right', text: `${percent} %` });
+  return h('span', { class: 'chance', title: 'Chance that this hit is right', text: `chance ${percent} %` });
 }
 
 function makeCaptionActions(hit, name) {
