@@ -123,12 +123,26 @@ def _parse_block(block: bytes) -> _Block:
     Raises:
         tarfile.HeaderError: It is cut, or its checksum is wrong.
     """
-    if len(block) < BLOCK or sum(block) - sum(block[148:156]) + 8 * 32 != tarfile.nti(block[148:156]):
+    if len(block) < BLOCK or sum(block) - sum(block[148:156]) + 8 * 32 != _parse_number(block[148:156]):
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")  # it knows sums of signed bytes, too
         return _Block(info.type, info.name, info.size)
     kind, name, prefix = block[156:157], _decode_field(block[:100]), _decode_field(block[345:500])
     name = f"{prefix}/{name}" if prefix and kind not in tarfile.GNU_TYPES else name
-    return _Block(kind, name, tarfile.nti(block[124:136]))
+    return _Block(kind, name, _parse_number(block[124:136]))
+
+
+def _parse_number(field: bytes) -> int:
+    """Parse a number of a header: octal digits, or bytes of base 256 for large files.
+
+    Raises:
+        tarfile.HeaderError: It is neither.
+    """
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError as error:
+        raise tarfile.HeaderError(f"{field!r} is not a number") from error
 
 
 def _iter_headers(file: BinaryIO) -> Iterator[_Header]:
