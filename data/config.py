@@ -96,6 +96,9 @@ Glob = Annotated[str, AfterValidator(check_glob)]
 """Pattern of paths below a folder; see `data.text.compile_globs`."""
 
 
+ColumnType = Literal["text", "number", "date", "texts"]  # of a column of the user's own; `texts` is a list
+
+
 class SettingsTable(BaseModel):
     """Base of the tables of a plan: unknown settings, and numbers that are booleans or not finite, are errors."""
 
@@ -141,6 +144,8 @@ class DatasetConfig(SettingsTable):
     """Patterns of images and folders to leave out, such as `thumbnails` or `2019/raw/*`, upper or lower case."""
     max_depth: int | None = Field(None, ge=1)
     """Levels of folders that are searched: 1 is the folder `images` without its subfolders; None: all."""
+    columns: dict[str, ColumnType | Literal["ignore"]] = {}
+    """Types of columns of your own: `text`, `number`, `date`, `texts` (a list) or `ignore`; others are inferred."""
 
     def model_post_init(self, context: Any) -> None:
         """Check that the settings that choose among images, and the format, have a use.

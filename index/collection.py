@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.alignment import RowVectors
+from data.config import ColumnType
 from data.io import digest
 from index.config import KINDS, QuerySource
 from index.ivf.distance import check_unit_norm
@@ -194,6 +195,8 @@ class IndexInputs:
     """weight of the alignment score in the combined score, 0 to 1, if the collections have row vectors"""
     calibrations: Mapping[str, ScoreCalibration] = field(default_factory=dict)
     """by kind, the calibration that another index has of the same items; a build takes it if there are no labels"""
+    columns: Mapping[str, ColumnType] = field(default_factory=dict)
+    """types of the columns in `Row.columns`, by name"""
 
     def check_kinds(self) -> None:
         """Raise ValueError if there are no collections, or one of an unknown kind."""

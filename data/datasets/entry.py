@@ -1,5 +1,6 @@
 """Unchecked content of an annotation file, as the readers of all formats return it to `load_dataset`."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,10 @@ class InvalidText:
     """A caption that the reader itself cannot read."""
 
     reason: str
+
+
+def _normalize(text: Any) -> str:
+    return " ".join(text.split()) if isinstance(text, str) else repr(text)
 
 
 @dataclass(slots=True)  # an annotation file may have millions of them
@@ -25,6 +30,19 @@ class Entry:
     """Captions, in the order of the file."""
     problem: str = ""
     """Why the record itself cannot be read; empty if it can."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Other fields of the file by name, of which `convert_columns` makes columns."""
+
+    def add_texts(self, texts: Iterable[Any]) -> None:
+        """Add captions from another file, without those that the entry has; spaces and line breaks do not matter."""
+        known = {_normalize(text) for text in self.texts}
+        self.texts.extend(text for text in texts if _normalize(text) not in known)
+
+    def add_values(self, values: Mapping[str, Any]) -> None:
+        """Add fields from another file or row; those that the entry has stay as they are."""
+        for name, value in values.items():
+            if self.values.get(name) in (None, ""):
+                self.values[name] = value
 
 
 @dataclass(frozen=True)

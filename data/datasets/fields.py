@@ -1,10 +1,12 @@
-"""Names of the fields of a captions file: columns of a table, keys of JSON lines. No name is guessed, none is ignored.
+"""Names of the fields of a captions file: columns of a table, keys of JSON lines. No name is guessed.
+
+Other fields are columns (`data.datasets.columns`).
 
 Upper and lower case and surrounding spaces do not matter.
 """
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIELDS = ("image", "caption", "captions", "split")
@@ -15,6 +17,20 @@ HELD_OUT_WORDS = frozenset({"val", "valid", "validation", "dev", "test", "testin
 def normalize_name(name: str) -> str:
     """Return the name of a field as `FIELDS` has it."""
     return name.strip("\ufeff \t").casefold()
+
+
+def rename_metadata_fields(names: Sequence[str]) -> list[str]:
+    """Return the names of a table of metadata as `FIELDS` has them: `file_name` is the image, and `text` a caption.
+
+    Args:
+        names: Normalized names.
+    """
+    renamed = list(names)
+    if "image" not in names and "file_name" in names:
+        renamed[names.index("file_name")] = "image"
+    if "text" in names and not set(CAPTION_FIELDS) & set(names):
+        renamed[names.index("text")] = "caption"
+    return renamed
 
 
 def find_name_problem(names: Sequence[str]) -> str:
@@ -50,10 +66,3 @@ def find_unread_split(row: Mapping[str, Any]) -> str:
         if name not in FIELDS and isinstance(value, str) and value.strip().casefold() in HELD_OUT_WORDS:
             return f"the field {name!r} has the value {value!r}, but there is no field `split`; rename or remove it"
     return ""
-
-
-def describe_unknown(names: Collection[str]) -> str:
-    """Describe the fields that are not read; an empty text if there is none."""
-    unknown = [repr(name[:60]) for name in names if name and name not in FIELDS]
-    more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-    return f"ignored the unknown fields {', '.join(unknown[:10])}{more}" if unknown else ""

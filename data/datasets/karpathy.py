@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DatasetConfig
-from data.datasets.captions_file import CAPTIONS_SUFFIXES
 from data.datasets.entry import Annotations, Entry, InvalidText, make_invalid_entry
+from data.datasets.rows import CAPTIONS_SUFFIXES
 from data.io.files import read_json
 
 

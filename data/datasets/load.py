@@ -14,13 +14,14 @@ from typing import Any
 
 from data.config import DatasetConfig
 from data.datasets.captions_file import read_captions_file
+from data.datasets.columns import convert_columns
 from data.datasets.entry import Annotations, Entry, InvalidText
 from data.datasets.folder_tree import read_folder_tree
 from data.datasets.karpathy import read_karpathy
 from data.datasets.records import SPLITS, Caption, Dataset, Image, InvalidRecord
 from data.datasets.splits import draw_splits
-from data.images.folder import ImagePaths
 from data.images.hash_cache import hash_files, is_content_hash
+from data.images.paths import ImagePaths
 from data.io.digests import sha256_text
 from data.text import escape_invalid_text, find_id_problem, printable
 
@@ -64,6 +65,7 @@ class _Records:
     """Checked records of a dataset, before splits are drawn."""
 
     images: dict[str, Image] = field(default_factory=dict)
+    """By id."""
     captions: list[Caption] = field(default_factory=list)
     invalid: list[InvalidRecord] = field(default_factory=list)
     declared: dict[str, str | None] = field(default_factory=dict)
@@ -75,6 +77,7 @@ def _check_entries(
 ) -> Dataset:
     root = config.images.resolve()
     paths, records = ImagePaths(root), _Records()
+    columns, column_notes = convert_columns(annotations.entries, config.columns)
     for entry in annotations.entries:
         _add_entry(entry, root, paths, records)
     annotations.entries.clear()  # the memory of hashes is needed next
@@ -86,9 +89,9 @@ def _check_entries(
             f"{'file' if config.annotations else 'images'} or `images`."
         )
     note, num_drawn = _draw_splits(records, get_hashes)
-    notes = (*annotations.notes, note) if note else annotations.notes
+    notes = (*annotations.notes, *column_notes, *([note] if note else ()))
     captions = tuple(records.captions)
-    return Dataset(config.name, root, tuple(images.values()), captions, tuple(invalid), notes, num_drawn)
+    return Dataset(config.name, root, tuple(images.values()), captions, tuple(invalid), notes, num_drawn, columns)
 
 
 def _add_entry(entry: Entry, root: Path, paths: ImagePaths, records: _Records) -> None:
@@ -97,7 +100,7 @@ def _add_entry(entry: Entry, root: Path, paths: ImagePaths, records: _Records) -
     if reason := entry.problem or _find_image_problem(entry, split, paths, records.images):
         records.invalid.append(InvalidRecord(escape_invalid_text(str(entry.id)), escape_invalid_text(reason)))
         return
-    records.images[entry.id] = Image(entry.id, root / entry.relative, split or "train")
+    records.images[entry.id] = Image(entry.id, root / entry.relative, split or "train", entry.values)
     records.declared[entry.id] = split
     for number, text in enumerate(entry.texts):
         name = f"{entry.id}#{number}"

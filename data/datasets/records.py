@@ -1,8 +1,12 @@
 """Records of a dataset: images, captions and invalid records, each with its id."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+from data.config import ColumnType
+from data.io.columns import ColumnValue
 
 SPLITS = ("train", "val", "test")
 
@@ -14,11 +18,13 @@ class Image:
     Attributes:
         id: File name, as in the annotations.
         split: One of `SPLITS`.
+        columns: Values of the columns of the user's own, by name; those that the image has not are missing.
     """
 
     id: str
     path: Path
     split: str
+    columns: Mapping[str, ColumnValue] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,8 @@ class Dataset:
     """What was ignored or chosen while the dataset was read, one sentence each, for display."""
     num_drawn: int = 0
     """Number of images in the annotations and the folder whose split was drawn by the content of the file."""
+    columns: Mapping[str, ColumnType] = field(default_factory=dict)
+    """Types of the columns of the user's own, by name."""
 
     @cached_property
     def images_by_id(self) -> dict[str, Image]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TextIO
 
-from data.datasets.fields import CAPTION_FIELDS, FIELDS, find_name_problem, normalize_name
+from data.datasets.fields import CAPTION_FIELDS, FIELDS, find_name_problem, normalize_name, rename_metadata_fields
 from data.images.folder import IMAGE_SUFFIXES
 from data.text import MAX_LINE_CHARACTERS, iter_lines
 
@@ -58,17 +58,18 @@ class _Header:
     """Whether names have spaces around them; then those around values are not part of the values either."""
 
 
-def iter_table_rows(file: TextIO) -> Iterator[TableRow]:
+def iter_table_rows(file: TextIO, is_metadata: bool = False) -> Iterator[TableRow]:
     """Yield the rows of a table. The delimiter is the one with which the header line has the most known columns.
 
     Args:
         file: Text file, opened with `newline=""`.
+        is_metadata: Whether the image is named `file_name`, and captions may be missing.
 
     Raises:
         ValueError: A column is missing, misspelled or occurs twice, or a quotation mark is not closed.
     """
     lines = _Lines(file)
-    header = _read_header(lines)
+    header = _read_header(lines, is_metadata)
     reader = csv.reader(lines, delimiter=header.delimiter, strict=True, skipinitialspace=header.has_spaces)
     while True:
         lines.record.clear()
@@ -99,7 +100,7 @@ def _make_row(line: int, values: list[str], header: _Header) -> TableRow:
     return TableRow(line, dict(zip(names, values, strict=False)), problem)
 
 
-def _read_header(lines: _Lines) -> _Header:
+def _read_header(lines: _Lines, is_metadata: bool) -> _Header:
     delimiters: tuple[str, ...] = DELIMITERS
     for line in lines:
         line = line.strip("\ufeff\r\n")
@@ -109,14 +110,15 @@ def _read_header(lines: _Lines) -> _Header:
             break
     else:
         raise ValueError("it has no line with the names of the columns; write image,caption,split in the first line")
-    headers = [_parse_header(line, delimiter) for delimiter in delimiters]
+    headers = [_parse_header(line, delimiter, is_metadata) for delimiter in delimiters]
     header = max(headers, key=lambda header: len(set(header.names) & set(FIELDS)))
     names = header.names
-    missing = [] if "image" in names else ["image"]
-    missing += [] if set(CAPTION_FIELDS) & set(names) else ["caption"]
+    missing = [] if "image" in names else ["file_name" if is_metadata else "image"]
+    missing += [] if is_metadata or set(CAPTION_FIELDS) & set(names) else ["caption"]
     if missing:
         raise ValueError(
-            f"line {lines.number} must name the columns image, caption and, optionally, split. It does not name "
+            f"line {lines.number} must name the columns {'file_name' if is_metadata else 'image, caption'} and, "
+            "optionally, split. It does not name "
             f"{' and '.join(missing)}; its columns are {', '.join(map(repr, names))[:200]}"
         )
     if problem := find_name_problem(names):
@@ -124,10 +126,11 @@ def _read_header(lines: _Lines) -> _Header:
     return header
 
 
-def _parse_header(line: str, delimiter: str) -> _Header:
+def _parse_header(line: str, delimiter: str, is_metadata: bool) -> _Header:
     parts = line.split(delimiter)
     has_spaces = any(part != part.strip() for part in parts)
-    return _Header([normalize_name(part.strip().strip(QUOTE)) for part in parts], delimiter, has_spaces)
+    names = [normalize_name(part.strip().strip(QUOTE)) for part in parts]
+    return _Header(rename_metadata_fields(names) if is_metadata else names, delimiter, has_spaces)
 
 
 def _find_open_quote(record: list[str], header: _Header) -> int:

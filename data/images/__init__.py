@@ -7,9 +7,19 @@ from data.images.decode import (
     load_image_of_side,
     load_reduced_image,
 )
-from data.images.folder import ImageFolder, ImagePaths, Selection, scan_image_folder
+from data.images.folder import ImageFolder, Selection, scan_image_folder
 from data.images.hash_cache import FileHashCache, hash_files, is_content_hash
 from data.images.limits import MAX_ASPECT_RATIO, DecodeLimits
+from data.images.paths import ImagePaths
+from data.images.sources import (
+    count_image_bytes,
+    find_image_container,
+    find_shard,
+    hash_image,
+    read_image,
+    read_image_head,
+    stat_image,
+)
 from data.images.thumbnails import encode_jpeg, encode_thumbnail, load_thumbnail
 
 __all__ = [
@@ -21,14 +31,21 @@ __all__ = [
     "ReducedImage",
     "Selection",
     "check_box",
+    "count_image_bytes",
     "crop_image",
     "encode_jpeg",
     "encode_thumbnail",
+    "find_image_container",
+    "find_shard",
     "hash_files",
+    "hash_image",
     "is_content_hash",
     "load_image",
     "load_image_of_side",
     "load_reduced_image",
     "load_thumbnail",
+    "read_image",
+    "read_image_head",
     "scan_image_folder",
+    "stat_image",
 ]

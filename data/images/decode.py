@@ -14,11 +14,11 @@ from data.images.colors import to_rgb
 from data.images.jpeg import check_completeness, read_structure
 from data.images.limits import MAX_PIXELS, DecodeLimits
 from data.images.png import check_png
+from data.images.sources import find_shard, read_image
 from data.images.tiff import check_jpeg_parts, open_full_page
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
 
-MAX_BYTES = 512 << 20  # of a file: 64 million pixels of six bytes, uncompressed, are 384 MB
 # Named formats only: otherwise Pillow tries every plug-in, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as all decoders here: images are decoded in as many processes as there are
@@ -156,18 +156,10 @@ def _load(source: Path | bytes, limits: DecodeLimits | None, reduction: _Reducti
 
 def _read_bytes(source: Path | bytes) -> bytes:
     """Read a file before it is decoded: an I/O error inside a decoder would look like a damaged image."""
-    content = source if isinstance(source, bytes) else _read_file(source)
+    content = source if isinstance(source, bytes) else read_image(source)
     if not content:
         raise ValueError("the file is empty")
     return content
-
-
-def _read_file(path: Path) -> bytes:
-    if not path.is_file():  # a pipe would block
-        raise FileNotFoundError(printable(f"No image at {path}. Check the dataset's folder of images."))
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES:,}")
-    return path.read_bytes()
 
 
 def _decode(content: bytes, limits: DecodeLimits, reduction: _Reduction) -> ReducedImage:
@@ -213,7 +205,7 @@ def read_image_size(path: Path) -> tuple[int, int]:
         OSError: A transient I/O error occurred.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if find_shard(path) is None else io.BytesIO(read_image(path)), formats=FORMATS) as image:
             if image.format != "TIFF":
                 return _turn_size(image)
         with _open_picture(_read_bytes(path)) as page:

@@ -1,13 +1,10 @@
-"""Find the images of a folder, and the reason why an image path cannot be used."""
+"""Find the images, shards and tables of a folder."""
 
 import os
 import re
-import stat
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from data.io.files import TRANSIENT_ERRNOS
 from data.text import printable
@@ -27,6 +24,10 @@ UNREADABLE_SUFFIXES = (
     *(".ico", ".cur", ".icns", ".psd", ".psb", ".xcf", ".svg", ".svgz", ".ai", ".eps", ".tga", ".pcx", ".sgi", ".xbm"),
 )
 IMAGE_SUFFIXES = frozenset(READABLE_SUFFIXES + UNREADABLE_SUFFIXES)
+COMPANION_SUFFIXES = (".txt", ".json")  # of a text or JSON file beside an image, with its captions and columns
+SHARD_SUFFIXES = (".tar", ".parquet")
+COMPRESSED_SHARDS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+METADATA_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # names in Hugging Face's ImageFolder
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # files that start with a dot belong to systems and programs, too
 MAX_IGNORED_NAMES = 5
 MAX_SUFFIXES = 5  # of the files of a folder without images that the error lists
@@ -43,6 +44,12 @@ class Selection:
     max_depth: int | None = None
     """Levels of folders that are searched; 1 is the folder without its subfolders; None: all."""
 
+    def takes(self, shard: str, path: str) -> bool:
+        """Return whether a member of a shard is taken: by its path, or by that of its shard."""
+        is_excluded = self.exclude is not None and self.exclude.fullmatch(path)
+        is_included = self.include is None or self.include.fullmatch(path) or self.include.fullmatch(shard)
+        return not is_excluded and bool(is_included)
+
 
 @dataclass
 class ImageFolder:
@@ -52,6 +59,12 @@ class ImageFolder:
     """Files and folders with the suffix of an image that can be read."""
     problems: dict[str, str] = field(default_factory=dict)
     """Why a file cannot be read as an image, or a folder cannot be searched, by name."""
+    tables: list[str] = field(default_factory=list)
+    """Tables of metadata, see `METADATA_TABLES`."""
+    shards: list[str] = field(default_factory=list)
+    """Tar and Parquet files, which may hold images."""
+    companions: list[str] = field(default_factory=list)
+    """Text and JSON files, which may belong to images beside them."""
     num_ignored: int = 0
     """Number of other files."""
     first_ignored: list[str] = field(default_factory=list)
@@ -70,11 +83,28 @@ class ImageFolder:
             self.images.append(name)
         elif suffix in UNREADABLE_SUFFIXES:
             self.problems[name] = f"files of the format {suffix} cannot be read; convert it to JPEG, PNG or TIFF"
+        elif os.path.basename(name) in METADATA_TABLES:
+            self.tables.append(name)
+        elif suffix in SHARD_SUFFIXES:
+            self.shards.append(name)
+        elif name.lower().endswith(COMPRESSED_SHARDS):
+            self.problems[name] = "a compressed tar file, in which no image can be read alone; unpack it to .tar once"
+        elif suffix in COMPANION_SUFFIXES:
+            self.companions.append(name)
         else:
-            self.num_ignored += 1
-            self.num_by_suffix[suffix] += 1
-            if self.num_ignored <= MAX_IGNORED_NAMES:
-                self.first_ignored.append(name)
+            self.ignore(name)
+
+    def ignore(self, name: str) -> None:
+        """Count a file that is not part of the dataset."""
+        self.num_ignored += 1
+        self.num_by_suffix[_get_suffix(name)] += 1
+        if self.num_ignored <= MAX_IGNORED_NAMES:
+            self.first_ignored.append(name)
+
+    def ignore_others(self) -> None:
+        """Count all files except images as ignored: those of a dataset with a captions file have no meaning."""
+        for name in sorted([*self.tables, *self.shards, *self.companions]):
+            self.ignore(name)
 
     def describe_left_out(self, root: Path) -> tuple[str, ...]:
         """Describe how many files and folders are not part of the dataset; one sentence each, for display."""
@@ -173,7 +203,10 @@ class _Scan:
         elif is_image and not self._is_selected(prefix, path):
             self.found.num_excluded += not is_folder
         elif is_image or (name.lower() not in SYSTEM_FILES and _join(folder, name) != self.captions_file):
-            self.found.add_file(path)
+            if is_image or self.selection.exclude is None or not self.selection.exclude.fullmatch(path):
+                self.found.add_file(path)
+            else:
+                self.found.ignore(path)
 
     def _is_selected(self, prefix: str, path: str) -> bool:
         include, exclude = self.selection.include, self.selection.exclude
@@ -188,58 +221,3 @@ def _join(prefix: str, name: str) -> str:
 
 def _get_suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-class ImagePaths:
-    """Paths of images below a folder; each of its subfolders is resolved once.
-
-    Args:
-        root: Folder of images, resolved.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._start = root, str(root)
-        self._is_inside: dict[str, bool] = {}  # folders, whether they are the root or below it when they are resolved
-
-    def find_problem(self, relative: Any) -> str:
-        """Find why no image can be read at a path; an empty text if nothing is wrong.
-
-        Args:
-            relative: Path below the root; anything that is not a path is a problem.
-
-        Raises:
-            OSError: A transient I/O error occurred.
-        """
-        try:
-            return "" if self._is_plain_file(relative) else _find_problem(relative, self._root)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a loop of links in Python 3.12
-            if getattr(error, "errno", None) in TRANSIENT_ERRNOS:
-                raise
-            return f"its path cannot be used: {getattr(error, 'strerror', None) or error}"
-
-    def _is_plain_file(self, relative: Any) -> bool:
-        """Return whether a path is certainly a file below the root: no link, in a folder that is resolved already."""
-        path = os.path.join(self._start, relative)
-        folder = os.path.dirname(path)
-        if (is_inside := self._is_inside.get(folder)) is None:
-            is_inside = self._is_inside[folder] = Path(folder).resolve().is_relative_to(self._root)
-        try:
-            return is_inside and stat.S_ISREG(os.lstat(path).st_mode)
-        except OSError:  # the slow way finds the reason
-            return False
-
-
-def _find_problem(relative: Any, root: Path) -> str:
-    path = root / relative
-    target = path.resolve()
-    if not target.is_relative_to(root):
-        return f"its path leaves the folder of images: {relative}"
-    if target.is_file():
-        return ""
-    if path.is_symlink():
-        return f"a link to nothing: {relative} -> {os.readlink(path)}"
-    if target.exists():
-        return f"{'a folder' if target.is_dir() else 'a pipe, socket or device'}, not a file: {relative}"
-    forms = [form for form in ("NFC", "NFD") if Path(unicodedata.normalize(form, str(path))).is_file()]
-    hint = f"; a file exists whose name is spelled in the {forms[0]} form of Unicode" if forms else ""
-    return f"no such file: {relative}{hint}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data.io.digests import sha256_file
+from data.images.sources import count_image_bytes, find_shard, hash_image, stat_image
 from data.io.files import atomic_write
 from data.io.json_text import parse_json
 from data.text import iter_lines
@@ -39,7 +39,9 @@ class HashJob:
 
 
 class FileHashCache:
-    """SHA-256 of files by path, stored in `workspace/hashes.json` with size, times and inode of each file.
+    """SHA-256 of images by path, stored in `workspace/hashes.json` with size, times and inode of each file.
+
+    The entry of a member of a shard has those of the shard.
 
     An entry is valid while size, times and inode are equal. As in git's index, a file that changed shortly before it
     was hashed is not cached: a change within the same tick of the clock would be invisible. An entry is one text, and
@@ -89,20 +91,19 @@ class FileHashCache:
         changed: dict[str, int] = {}
         for name in names:
             try:
-                stat = os.stat(name)
+                stat = stat_image(name)
+                known, _, value = self._entries.get(name, "").rpartition(" ")
+                if known == _format_stat(stat):
+                    hashes[name] = value
+                else:
+                    changed[name] = count_image_bytes(name)
             except OSError as error:  # extraction lists the item as invalid, with its own reason
                 hashes[name] = f"{UNREADABLE}{error.strerror}"
-                continue
-            known, _, value = self._entries.get(name, "").rpartition(" ")
-            if known == _format_stat(stat):
-                hashes[name] = value
-            else:
-                changed[name] = stat.st_size
         return hashes, changed
 
     def _write(self) -> None:
-        """Write the entries of files that exist."""
-        entries = (entry for entry in self._entries.items() if os.path.lexists(entry[0]))
+        """Write the entries of files that exist, and of members of shards that have not changed."""
+        entries = (entry for entry in self._entries.items() if _is_kept(*entry))
         with atomic_write(self.path) as temporary, open(temporary, "w", encoding="ascii") as file:
             file.write(HEAD)
             for number, (name, entry) in enumerate(entries):
@@ -127,11 +128,21 @@ def hash_job_files(job: HashJob) -> list[tuple[os.stat_result | None, str]]:
 
 def _hash_file(path: str) -> tuple[os.stat_result | None, str]:
     try:
-        stat = os.stat(path)
-        value = sha256_file(Path(path))
-        return stat if _format_stat(stat) == _format_stat(os.stat(path)) else None, value
-    except OSError as error:
-        return None, f"{UNREADABLE}{error.strerror}"
+        stat = stat_image(path)
+        value = hash_image(Path(path))
+        return stat if _format_stat(stat) == _format_stat(stat_image(path)) else None, value
+    except (OSError, ValueError) as error:
+        return None, f"{UNREADABLE}{getattr(error, 'strerror', None) or error}"
+
+
+def _is_kept(name: str, entry: str) -> bool:
+    """Return whether an entry may be needed again."""
+    if os.path.lexists(name):
+        return True
+    try:
+        return find_shard(name) is not None and entry.startswith(_format_stat(stat_image(name)))
+    except OSError:
+        return False
 
 
 def _split_into_rounds(sizes: dict[str, int]) -> Iterator[list[HashJob]]:

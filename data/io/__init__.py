@@ -1,5 +1,6 @@
 """Files: atomic writes, locks and digests; independent of the content of the files."""
 
+from data.io.columns import ColumnValue, dump_columns, find_period, parse_columns
 from data.io.digests import digest, sha256_file, sha256_text
 from data.io.errors import WriteError, describe_error, find_os_error, is_out_of_memory
 from data.io.files import (
@@ -26,6 +27,7 @@ __all__ = [
     "MAX_SIDE",
     "MAX_TEXT_BYTES",
     "TRANSIENT_ERRNOS",
+    "ColumnValue",
     "Stamp",
     "WriteError",
     "WriteLockError",
@@ -40,12 +42,15 @@ __all__ = [
     "describe_other_version",
     "describe_parse_error",
     "digest",
+    "dump_columns",
     "find_os_error",
+    "find_period",
     "fsync_path",
     "is_out_of_memory",
     "is_settled",
     "is_within",
     "manifest_lock",
+    "parse_columns",
     "parse_json",
     "read_json",
     "read_stamp",

@@ -17,6 +17,11 @@ def sha256_file(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Compute the hex SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_text(text: str) -> str:
     """Compute the hex SHA-256 of the UTF-8 bytes of a text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -4,6 +4,7 @@ A file that is written, truncated, touched, replaced or restored gets another ct
 ctime. Damage below the file system (a failing disk) changes no stamp.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -12,13 +13,13 @@ Stamp = list[int]
 """Bytes, inode and ctime in nanoseconds."""
 
 
-def read_stamp(path: Path) -> Stamp:
+def read_stamp(path: Path | str) -> Stamp:
     """Read the stamp of a file.
 
     Raises:
         OSError: The file is missing.
     """
-    stat = path.stat()
+    stat = os.stat(path)
     return [stat.st_size, stat.st_ino, stat.st_ctime_ns]
 
 

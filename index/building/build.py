@@ -47,6 +47,7 @@ def build_index(
         config=config.model_dump(mode="json"),
         provenance=check_json_plain(dict(inputs.provenance)),
         collections={},
+        columns=dict(inputs.columns),
     )
     facts = {"schema": SCHEMA_VERSION, "built": {kind: build.facts for kind, build in builds.items()}}
     candidate = candidate.model_copy(update={"inputs_digest": digest(facts | candidate.model_dump())})

@@ -9,7 +9,7 @@ import pyarrow as pa
 from data.io import digest
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress
 from index.building.shard import build_shard, mean_coarse_error, read_metadata
-from index.building.update import make_successor
+from index.building.successor import make_successor
 from index.collection import Collection
 from index.config import EXACT_CODES, MaintenanceConfig
 from index.ivf.deleted_keys import read_deleted_keys

@@ -12,7 +12,9 @@ from index.building.calibration import CalibrationStep, prepare_calibration
 from index.building.changes import Changes, find_changes, has_changes
 from index.building.collection_build import CollectionBuild, prepare_builds
 from index.building.publish import GateFn, OnStep, build_and_publish, no_progress, republish
+from index.building.relabel import relabel_shards
 from index.building.shard import build_shard
+from index.building.successor import make_successor
 from index.collection import Collection, IndexInputs
 from index.config import IndexConfig
 from index.ivf.deleted_keys import write_deleted_keys
@@ -42,9 +44,10 @@ def update_index(
     A kind that the version does not have, such as the first captions, is built; a kind without inputs is left out.
 
     Rows are compared with those in the shards, by id. Only the vectors of new and changed rows are read; they go into
-    one delta shard per collection, on the existing centroids. An item has changed if its row has, so its columns should
-    contain a hash of what the vector was computed from (`content_hash`). An item that returns unchanged is live again
-    under its old key. Without changes nothing is written. An interrupted update resumes.
+    one delta shard per collection, on the existing centroids. An item has changed if its row has, so its row should
+    contain a hash of what the vector was computed from (`content_hash`). If only `Row.columns` of an item have changed,
+    its shard gets new metadata and keeps its vectors. An item that returns unchanged is live again under its old key.
+    Without changes nothing is written. An interrupted update resumes.
 
     Args:
         inputs: All items of the new version, not only the new ones. The queries of a kind are used if it is built, or
@@ -71,7 +74,8 @@ def update_index(
         _check_compatible(parent, config, check_json_plain(dict(inputs.provenance)))
         _check_alignment(parent, inputs)
         changes = _find_all_changes(root, parent, inputs)
-        if parent.collections.keys() == inputs.collections.keys() and _is_unchanged(root, parent, changes, config):
+        is_same = parent.collections.keys() == inputs.collections.keys() and parent.columns == dict(inputs.columns)
+        if is_same and _is_unchanged(root, parent, changes, config):
             check_objects(root, parent, content=version is not None)
             return republish(root, parent, gate)
         builds = _prepare_new_collections(config, inputs, parent)
@@ -89,7 +93,7 @@ def update_index(
                 return manifest.model_copy(update={"calibration": calibrations[kind].run(staging, on_step)})
 
             collections = {kind: make_collection(kind) for kind in inputs.collections}
-            return make_successor(parent, inputs_digest, collections, config.rerank)
+            return make_successor(parent, inputs_digest, collections, config.rerank, inputs.columns)
 
         return build_and_publish(root, inputs_digest, make, gate, on_step)
 
@@ -147,34 +151,15 @@ def _digest_changes(
         kind: [
             table_digest(change.new),
             change.deleted_keys.tolist(),
+            sorted(change.relabeled.items()),
             _hash_new_vectors(kind, inputs.collections[kind], change, parent.collections[kind].dim),
         ]
         for kind, change in changes.items()
     }
     facts = {"schema": SCHEMA_VERSION, "faiss": FAISS_VERSION, "parent": parent.sha256, "changes": digests}
-    facts["rerank"] = config.rerank
+    facts["rerank"], facts["columns"] = config.rerank, dict(inputs.columns)
     facts["calibrations"] = {kind: step.digest for kind, step in calibrations.items()}
     return digest(facts | {"built": {kind: build.facts for kind, build in builds.items()}})
-
-
-def make_successor(
-    parent: Manifest, inputs_digest: str, collections: Mapping[str, CollectionManifest], rerank: int | None = None
-) -> Candidate:
-    """Return a candidate with the settings and the provenance of its parent.
-
-    Args:
-        inputs_digest: Digest of its inputs.
-        collections: By kind, its manifests.
-        rerank: The setting `rerank`, which an update may change; None: that of the parent.
-    """
-    config = parent.config if rerank is None else {**parent.config, "rerank": rerank}
-    update = {
-        "config": config,
-        "inputs_digest": inputs_digest,
-        "faiss": FAISS_VERSION,
-        "collections": dict(collections),
-    }
-    return Candidate(**dict(parent.candidate()) | update)
 
 
 def _check_compatible(parent: Manifest, config: IndexConfig, provenance: dict[str, Any]) -> None:
@@ -234,8 +219,8 @@ def _apply_changes(
     change: Changes,
     on_step: OnStep,
 ) -> CollectionManifest:
-    """Write the delta shard and the deleted keys of a collection; return its part of the new manifest."""
-    shards = list(manifest.shards)
+    """Write the new metadata, the delta shard and the deleted keys of a collection; return its part of the manifest."""
+    shards = relabel_shards(staging, kind, manifest.shards, change.relabeled)
     if change.new.num_rows:
         shards.append(
             build_shard(staging, f"{kind}/delta", collection, change.new, manifest.trained_index, role="delta")

@@ -1,7 +1,7 @@
 """Export of a version as plain files: a FAISS index with 64-bit ids, metadata as Parquet, all vectors as .npy."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from data.config import ColumnType
 from data.io import atomic_write_together, check_output_file, is_within, remove_stale_temporaries, restore_together
 from index.exchange.calibration import CALIBRATION
 from index.ivf.deleted_keys import read_deleted_keys
@@ -16,6 +17,8 @@ from index.ivf.distance import float16_to_float32
 from index.ivf.faiss_io import read_trained_index, write_trained_index
 from index.ivf.row_vectors import ShardRowVectors, write_codes_header
 from index.ivf.vectors import VECTOR_DTYPE, ShardVectors
+from index.metadata.arrow_schema import SCHEMA
+from index.metadata.tables import expand_columns
 from index.versions.folder import check_objects
 from index.versions.manifest import CollectionManifest, Manifest
 from index.versions.objects import object_path
@@ -32,7 +35,8 @@ def export_index(root: Path, output: Path, version: int | None = None, force: bo
     """Write the live rows of every collection of a version to plain files; return their paths.
 
     KIND.index    one IVF index for `faiss.read_index`, with its nprobe set; ids are the keys; built in memory
-    KIND.parquet  one row per item, in the order of KIND.npy; the column `key` is the id in KIND.index
+    KIND.parquet  one row per item, in the order of KIND.npy; the column `key` is the id in KIND.index; columns of the
+                  user's own are columns with their types
     KIND.npy      (n, d) float16 vectors
     KIND.rows.npy, KIND.row_weights.npy, KIND.row_lengths.npy
                   if there are row vectors: (m, k) int8, (m,) float16, and (n,) int64 rows per item; the footer of
@@ -70,7 +74,7 @@ def _write_collections(root: Path, manifest: Manifest, output: Path, force: bool
     with atomic_write_together(paths) as temporaries:
         remaining = iter(temporaries)
         for kind, collection in manifest.collections.items():
-            _write_collection(root, collection, list(islice(remaining, len(suffixes_by_kind[kind]))))
+            _write_collection(root, collection, manifest.columns, list(islice(remaining, len(suffixes_by_kind[kind]))))
     return paths
 
 
@@ -79,7 +83,9 @@ def list_suffixes(collection: CollectionManifest) -> tuple[str, ...]:
     return SUFFIXES if collection.alignment is None else (*SUFFIXES, *ROW_SUFFIXES)
 
 
-def _write_collection(root: Path, collection: CollectionManifest, paths: Sequence[Path]) -> None:
+def _write_collection(
+    root: Path, collection: CollectionManifest, types: Mapping[str, ColumnType], paths: Sequence[Path]
+) -> None:
     """Write one collection to its files, in the order of `list_suffixes`."""
     index_path, rows_path, vectors_path = paths[: len(SUFFIXES)]
     deleted_keys = read_deleted_keys(root, collection.deleted)
@@ -91,8 +97,8 @@ def _write_collection(root: Path, collection: CollectionManifest, paths: Sequenc
         np.lib.format.write_array_header_1_0(file, {"descr": VECTOR_DTYPE.str, "fortran_order": False, "shape": shape})
         writer, hasher = None, hashlib.sha256()
         for shard in collection.shards:
-            rows = pq.read_table(object_path(root, shard.metadata))
-            rows = rows.filter(~np.isin(rows["key"].to_numpy(), deleted_keys))
+            rows = pq.read_table(object_path(root, shard.metadata), schema=SCHEMA)
+            rows = expand_columns(rows.filter(~np.isin(rows["key"].to_numpy(), deleted_keys)), types)
             writer = writer or files.enter_context(pq.ParquetWriter(rows_path, rows.schema, compression="zstd"))
             writer.write_table(rows)
             for keys, vectors in ShardVectors(object_path(root, shard.vectors)).blocks(deleted_keys):

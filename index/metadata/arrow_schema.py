@@ -14,5 +14,6 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("content_hash", pa.string()),
+        pa.field("columns", pa.string()),
     ]
 )

@@ -59,6 +59,9 @@ class ShardLookup:
         self._connection = sqlite3.connect(name, uri=True, check_same_thread=False)
         # Rows are read at random: with a memory map no page is copied.
         self._connection.execute(f"PRAGMA mmap_size = {path.stat().st_size}")
+        if not any(name == "columns" for _, name, *_ in self._connection.execute("PRAGMA table_info(items)")):
+            # Written before schema 7. A temporary view is in memory, and hides the table of this name.
+            self._connection.execute("CREATE TEMP VIEW items AS SELECT *, NULL AS columns FROM main.items")
 
     def close(self) -> None:
         """Close the file."""
@@ -110,11 +113,8 @@ class ShardLookup:
     def by_key(self, keys: Sequence[int]) -> dict[int, Row]:
         """Return the rows of those keys that this shard has, by key."""
         blocks = [keys[start : start + MAX_PARAMETERS] for start in range(0, len(keys), MAX_PARAMETERS)]
-        return {
-            values[-1]: Row._make(values)
-            for block in blocks
-            for values in self.query(_select_by_key(len(block)), block)
-        }
+        found = (Row._make(values) for block in blocks for values in self.query(_select_by_key(len(block)), block))
+        return {row.key: row for row in found if row.key is not None}
 
 
 class MetadataLookup:
@@ -196,6 +196,6 @@ class MetadataLookup:
 
     def _find_rows(self, column: str, values: Sequence[str]) -> Iterable[Row]:
         for lookup in self.lookups:
-            for row in lookup.query_in(", ".join(Row._fields), column, values):
-                if row[-1] not in self.deleted_keys:
-                    yield Row._make(row)
+            for row in map(Row._make, lookup.query_in(", ".join(Row._fields), column, values)):
+                if row.key not in self.deleted_keys:
+                    yield row

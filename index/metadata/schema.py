@@ -16,6 +16,7 @@ class Row(NamedTuple):
         height: pixels
         content_hash: hash of the content that the vector was computed from
         key: 64-bit id inside FAISS; None before the row is in an index
+        columns: values of the columns of the user's own as JSON (`data.io.columns`); not a part of the key
     """
 
     kind: str
@@ -28,17 +29,18 @@ class Row(NamedTuple):
     height: int | None = None
     content_hash: str | None = None
     key: int | None = None
+    columns: str | None = None
 
 
 COLUMNS = ("key", *(name for name in Row._fields if name != "key"))  # in the order of files: key first
 NUMBERS = frozenset(("key", "width", "height"))
-CONTENT_COLUMNS = COLUMNS[1:]  # in the order of `Row`
+CONTENT_COLUMNS = COLUMNS[1:-1]  # in the order of `Row`; the key is their hash
 
 
 def compute_key(row: Row) -> int:
-    """Return the 64-bit key of a row: the low 63 bits of the SHA-256 of its columns except `key`.
+    """Return the 64-bit key of a row: the low 63 bits of the SHA-256 of `CONTENT_COLUMNS`.
 
-    The columns are hashed as sorted JSON without nulls. An item with a changed row (text, path, content hash) gets
+    They are hashed as sorted JSON without nulls. An item with a changed row (text, path, content hash) gets
     another key, so one key never stands for two contents, in any version.
     """
     values = {name: value for name, value in zip(CONTENT_COLUMNS, row, strict=False) if value is not None}

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.config import ColumnType
+from data.io import parse_columns
 from index.metadata.arrow_schema import SCHEMA
 from index.metadata.schema import COLUMNS, CONTENT_COLUMNS, Row, compute_key
 
@@ -49,14 +51,14 @@ def _build_block(kind: str, rows: list[Row]) -> pa.Table:
     for row in rows:
         if row.kind != kind:
             raise ValueError(f"The metadata row of {kind} {row.id!r} has kind {row.kind!r}. Set it to {kind!r}.")
-    columns = list(zip(*rows, strict=True))[: len(CONTENT_COLUMNS)]
+    *contents, _, columns = zip(*rows, strict=True)
     try:
         arrays = [
-            pa.array(column, SCHEMA.field(name).type) for name, column in zip(CONTENT_COLUMNS, columns, strict=True)
+            pa.array(values, SCHEMA.field(name).type) for name, values in zip(CONTENT_COLUMNS, contents, strict=True)
         ]
         content = zip(*(array.to_pylist() for array in arrays), strict=True)  # values after conversion to the types
         keys = np.fromiter((compute_key(Row(*values)) for values in content), np.int64, len(rows))
-        return pa.Table.from_arrays([pa.array(keys), *arrays], schema=SCHEMA)
+        return pa.Table.from_arrays([pa.array(keys), *arrays, pa.array(columns, pa.string())], schema=SCHEMA)
     except CONVERSION_ERRORS as error:
         raise ValueError(
             f"A metadata row does not fit the columns {', '.join(COLUMNS)}: {error}. Pass values of their types."
@@ -64,8 +66,22 @@ def _build_block(kind: str, rows: list[Row]) -> pa.Table:
 
 
 def table_digest(table: pa.Table) -> str:
-    """Return the SHA-256 of a table: of its keys, which are hashes of its rows."""
-    return hashlib.sha256(table["key"].to_numpy().tobytes()).hexdigest()
+    """Return the SHA-256 of a table: of its keys, which are hashes of its rows, and of the columns beside them."""
+    hasher = hashlib.sha256(table["key"].to_numpy().tobytes())
+    if table["columns"].null_count < table.num_rows:
+        for text in table["columns"].to_pylist():
+            hasher.update((text or "").encode() + b"\0")
+    return hasher.hexdigest()
+
+
+def expand_columns(table: pa.Table, types: Mapping[str, ColumnType]) -> pa.Table:
+    """Replace the column `columns` by one column for each of the user's own: texts, numbers, lists of texts."""
+    values = [parse_columns(text) for text in table["columns"].to_pylist()]
+    table = table.drop_columns(["columns"])
+    for name, kind in types.items():
+        arrow_type = {"number": pa.float64(), "texts": pa.list_(pa.string())}.get(kind, pa.string())
+        table = table.append_column(name, pa.array([row.get(name) for row in values], arrow_type))
+    return table
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.alignment import RowVectors
+from data.config import ColumnType
 from index.ivf.distance import check_unit_norm
 from index.ivf.faiss_io import check_single_faiss_wheel
 from index.metadata.filters import CAPTION, parse_filter
@@ -60,7 +61,7 @@ class Index:
                 _ = collection.lists  # raises now if they cannot be opened
         # A version never changes, so keys of filters can be cached. The cache is not on a method: it would keep the
         # index alive.
-        self._find_keys = lru_cache(CACHED_FILTERS)(partial(_find_filter_keys, self._collections))
+        self._find_keys = lru_cache(CACHED_FILTERS)(partial(_find_filter_keys, self._collections, manifest.columns))
 
     @classmethod
     def open(cls, root: Path, version: int | None = None, lazy: bool = False) -> "Index":
@@ -212,9 +213,11 @@ class Index:
         ]
 
 
-def _find_filter_keys(collections: Mapping[str, OpenCollection], kind: str, where: str) -> np.ndarray:
+def _find_filter_keys(
+    collections: Mapping[str, OpenCollection], types: Mapping[str, ColumnType], kind: str, where: str
+) -> np.ndarray:
     """Return the (m,) int64 keys, sorted, of the live rows of a kind that match a filter."""
     captions, deadline = collections.get(CAPTION), compute_filter_deadline()
     find_image_ids = partial(captions.rows.find_image_ids, deadline=deadline) if captions else lambda *_: ()
-    condition, values = parse_filter(where).sql(kind, find_image_ids)
+    condition, values = parse_filter(where, types).sql(kind, find_image_ids)
     return collections[kind].rows.find_keys(condition, values, deadline)

@@ -4,16 +4,18 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from data.config import ColumnType
 from index.config import EXACT_CODES, KINDS, QUERY_SOURCES, QuerySource
 from index.versions.calibration import ScoreCalibration
 from index.versions.objects import ManifestModel, ObjectRef
 from index.versions.verdict import GateVerdict
 
-SCHEMA_VERSION: Final = 6
-# 3 lacks the sources of queries and the checks not made, 4 also the calibration, 5 also the row vectors.
-READABLE_SCHEMAS = (3, 4, 5, SCHEMA_VERSION)
+SCHEMA_VERSION: Final = 7
+# 3 lacks the sources of queries and the checks not made, 4 also the calibration, 5 also the row vectors, 6 the columns.
+READABLE_SCHEMAS = (3, 4, 5, 6, SCHEMA_VERSION)
 CHECKSUM_PLACEHOLDER = "0" * 64
 KindName = Annotated[str, StringConstraints(pattern=f"^({'|'.join(KINDS)})$")]
+ColumnName = Annotated[str, StringConstraints(pattern="^[a-z_][a-z0-9_]{0,59}$")]  # becomes part of SQL statements
 PARTS = ("inverted_lists", "vectors", "metadata", "lookup", "row_vectors")  # the objects of a shard
 
 
@@ -155,6 +157,7 @@ class Candidate(ManifestModel):
         config: the `IndexConfig` of the build, as JSON
         provenance: JSON of the caller: what the vectors were computed from; only compared for equality
         collections: by kind: image, caption or both
+        columns: types of the columns of the user's own, by name
     """
 
     inputs_digest: str
@@ -162,6 +165,7 @@ class Candidate(ManifestModel):
     config: dict[str, Any]
     provenance: dict[str, Any]
     collections: dict[KindName, CollectionManifest]
+    columns: dict[ColumnName, ColumnType] = Field(default_factory=dict)
 
 
 class Manifest(Candidate):
@@ -173,7 +177,7 @@ class Manifest(Candidate):
         gate: verdict of the gate; None if there was no gate
     """
 
-    schema_: Literal[3, 4, 5, 6] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[3, 4, 5, 6, 7] = Field(SCHEMA_VERSION, alias="schema")
     sha256: str = CHECKSUM_PLACEHOLDER
     version: int = Field(ge=1)
     parent: int | None

@@ -85,6 +85,10 @@ def search(
             metavar="P",
         ),
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of your own to print below each hit; repeatable.", metavar="NAME"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print only the paths of the images, one per line.")] = False,
     null: Annotated[
@@ -144,6 +148,10 @@ def search(
         raise typer.BadParameter(
             "--why adds lines to the table of hits. Leave out --paths and --json, which has `words`."
         )
+    if column and (paths or as_json or gallery is not None):
+        raise typer.BadParameter(
+            "--column adds lines to the table of hits. Leave out --paths, --gallery and --json, which has `columns`."
+        )
     if preview:
         check_preview(as_json or paths)
     if null and not paths:
@@ -156,7 +164,7 @@ def search(
         check_page_option(gallery, (".html", ".png"), force, loaded)
     source = selected.find(loaded)
     options = source.resolve_target(options)
-    check_search(options, hits)
+    check_search(options, hits, source.read_column_types(), column or ())
     vectors = None if vector is None else open_vectors(vector)
     is_many = queries is not None or (vectors is not None and vectors.ndim == 2)
     if gallery is not None and is_many:
@@ -169,6 +177,7 @@ def search(
         no_hits=hits.describe_no_hits(),
         gallery=gallery,
         shows_words=why,
+        columns=tuple(column or ()),
         preview=open_preview() if preview else None,
     )
     run_search(source.open(output.shows_regions), iter_queries(options, vectors), hits, output)

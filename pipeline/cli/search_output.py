@@ -13,6 +13,7 @@ import typer
 from pipeline.cli.output import echo
 
 if TYPE_CHECKING:
+    from data.io import ColumnValue
     from pipeline.pages.preview import TerminalPreview
     from pipeline.search.hits import Answer, Hit, WordMatch
 
@@ -36,6 +37,8 @@ class SearchOutput:
     """Page or picture to write too."""
     shows_words: bool = False
     """Whether a table has the words below each hit."""
+    columns: tuple[str, ...] = ()
+    """Columns of the user's own that a table has below each hit."""
     preview: "TerminalPreview | None" = None
     """Draws a thumbnail below each hit of a table; None draws none."""
 
@@ -108,10 +111,18 @@ class SearchOutput:
             chance = "" if hit.probability is None else f"{hit.probability:4.0%}  "
             weak = "weak  " if rank > self.offset + len(answer.hits) else ""
             echo(f"{rank:>3}  {hit.score:.3f}  {hit.id}  {chance}{weak}{caption}")
+            if values := [
+                f"{name} {_describe_value(hit.columns[name])}" for name in self.columns if name in hit.columns
+            ]:
+                echo("     " + "  ".join(values))
             if self.shows_words and hit.words:
                 echo("     " + "  ".join(map(_describe_word, hit.words)))
             if self.preview is not None:
                 self.preview.print_thumbnail(hit)
+
+
+def _describe_value(value: "ColumnValue") -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _describe_word(match: "WordMatch") -> str:

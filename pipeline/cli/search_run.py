@@ -1,16 +1,18 @@
 """Run `tern search`: check what needs no model, and answer the queries in passes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import typer
 
+from data.text import suggest_name
 from pipeline.cli.search_output import SearchOutput
 from pipeline.cli.search_queries import QueryOptions, describe_query
 
 if TYPE_CHECKING:
+    from data.config import ColumnType
     from pipeline.search import IndexSearcher, Query
 
 
@@ -30,12 +32,24 @@ class HitOptions:
         return "There are no more hits." if self.offset else "The index is empty."
 
 
-def check_search(options: QueryOptions, hits: HitOptions) -> None:
-    """Check everything else that needs no model, before a model is loaded."""
+def check_search(
+    options: QueryOptions, hits: HitOptions, types: "Mapping[str, ColumnType]", columns: Sequence[str] = ()
+) -> None:
+    """Check everything else that needs no model, before a model is loaded.
+
+    Args:
+        options: What is searched with.
+        hits: Which hits are printed; their filter is checked.
+        types: Types of the columns of the user's own in the version.
+        columns: Columns to print.
+    """
+    for name in columns:
+        if name not in types:
+            raise ValueError(f"The index has no column {name!r}; {suggest_name(name, types, 'its columns are')}.")
     if hits.where is not None:
         from index.metadata import parse_filter  # imports pyarrow and numpy
 
-        parse_filter(hits.where)
+        parse_filter(hits.where, types)
     options.check_files()
 
 

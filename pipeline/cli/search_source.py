@@ -11,6 +11,7 @@ from pipeline.cli.output import echo
 from pipeline.cli.search_queries import QueryOptions
 
 if TYPE_CHECKING:
+    from data.config import ColumnType
     from index.search import HotReloader
     from pipeline.plans.plan import Plan
     from pipeline.search import IndexSearcher
@@ -66,6 +67,12 @@ class SearchSource:
         if options.searched == "caption":
             check_has_captions(manifest)
         return options
+
+    def read_column_types(self) -> "dict[str, ColumnType]":
+        """Read the types of the columns of the user's own in the version."""
+        from index.versions import read_version_manifest
+
+        return read_version_manifest(self.root, self.number).columns
 
     def open(self, shows_regions: bool) -> "IndexSearcher":
         """Open the version and its model, and say so if there are no regions to show."""

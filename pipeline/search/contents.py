@@ -40,9 +40,9 @@ def describe_contents(searcher: IndexSearcher) -> IndexContents:
     """Describe the version of an index that a searcher has open; this reads the metadata of all items."""
     index = searcher.index
     images = index.collection("image") if "image" in index.kinds else None
-    captions = index.collection("caption") if "caption" in index.kinds else None
-    columns = describe_columns(images.rows, captions.rows if captions else None) if images else ()
-    calibration = images.manifest.calibration if images else None
+    captions = index.collection("caption").rows if "caption" in index.kinds else None
+    columns = () if images is None else describe_columns(images.rows, captions, index.manifest.columns)
+    calibration = None if images is None else images.manifest.calibration
     stored = searcher.stored_images
     return IndexContents(
         version=index.version,

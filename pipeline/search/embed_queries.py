@@ -168,13 +168,15 @@ class QueryEmbedder:
 
     def _read_file(self, row: Row) -> bytes:
         """Read the file of an image. The path is not for clients of a service, so no error names it."""
+        from data.images import count_image_bytes, find_image_container, read_image  # lazy: as the decoder of photos
+
         path = find_image_file(self._image_root, row)
-        if path is None or not path.is_file():  # a ValueError, so that only this query fails
+        if path is None or find_image_container(path) is None:  # a ValueError, so that only this query fails
             raise ValueError(
                 f"The file of the image {row.id!r} is gone, so no region of it can be cut out. Restore it."
             )
-        check_limit(f"the file of the image {row.id!r}", path.stat().st_size, MAX_FILE_BYTES)
-        return path.read_bytes()
+        check_limit(f"the file of the image {row.id!r}", count_image_bytes(path), MAX_FILE_BYTES)
+        return read_image(path)
 
     def _get_row(self, image_id: str) -> Row:
         row = self._index.get_metadata([image_id]).get(image_id)

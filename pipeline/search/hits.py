@@ -1,10 +1,11 @@
 """Results of a search, which pages, notebooks and the search service show."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+from data.io import ColumnValue
 from pipeline.search.html import NotebookCard, render_cards
 
 WHOLE_IMAGE = "whole image"  # label of a region that covers the image
@@ -71,6 +72,8 @@ class Hit:
     words: tuple[WordMatch, ...] = ()
     """Words of a query of one text with the regions that they match, in their order; empty for a caption, and for a
     model without row vectors."""
+    columns: Mapping[str, ColumnValue] = field(default_factory=dict)
+    """Values of the columns of the user's own, by name; those of the image for a caption."""
 
     def _repr_html_(self) -> str:
         """Return the HTML that notebooks show."""

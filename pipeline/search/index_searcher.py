@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.alignment import Embeddings, concatenate_embeddings
+from data.io import parse_columns
 from index.metadata import Row
 from index.search import Index, IndexHit
 from pipeline.plans.plan import Plan
@@ -274,11 +275,13 @@ class IndexSearcher:
         size = (row.width, row.height) if row.width and row.height else None
         texts = tuple(caption.text or "" for caption in captions)
         path, regions = self._get_path(row), explanation.regions
-        return Hit(hit.id, hit.score, path, texts, regions, size, hit.id, words=explanation.words)
+        columns = parse_columns(row.columns)
+        return Hit(hit.id, hit.score, path, texts, regions, size, hit.id, words=explanation.words, columns=columns)
 
     def _make_caption_hit(self, hit: IndexHit) -> Hit:
         row = hit.metadata
-        return Hit(hit.id, hit.score, self._get_path(row), (row.text or "",), image_id=row.image_id or "")
+        path, columns = self._get_path(row), parse_columns(row.columns)
+        return Hit(hit.id, hit.score, path, (row.text or "",), image_id=row.image_id or "", columns=columns)
 
     def _find_captions(self, image_ids: Sequence[str]) -> dict[str, list[Row]]:
         return self.index.get_metadata_by_image("caption", image_ids) if "caption" in self.index.kinds else {}

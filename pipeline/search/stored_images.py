@@ -157,8 +157,11 @@ class StoredImages:
             return self._ids_by_hash.get(sha256, [])
         # The content hashes of an imported store are not those of image files, so the dataset has to be searched.
         size = len(photo) if isinstance(photo, bytes) else photo.stat().st_size
-        candidates = self._ids_by_file_size.get(size, ())
-        return [image_id for image_id in candidates if sha256_file(self._path_by_id[image_id]) == sha256]
+        ids = self._ids_by_file_size
+        candidates = [*ids.get(size, ()), *ids.get(0, ())]  # 0: not known before the image is read
+        from data.images import hash_image  # lazy: Pillow is for searches with photos
+
+        return [image_id for image_id in candidates if hash_image(self._path_by_id[image_id]) == sha256]
 
     @cached_property
     def _ids_by_hash(self) -> dict[str, list[str]]:
@@ -177,9 +180,11 @@ class StoredImages:
     def _ids_by_file_size(self) -> dict[int, list[str]]:
         """Image ids by the size of the image file in bytes, so that few files have to be read."""
         ids: dict[int, list[str]] = defaultdict(list)
+        from data.images import count_image_bytes, find_image_container  # lazy: as above
+
         for image_id, path in self._path_by_id.items():
-            if path.is_file():
-                ids[path.stat().st_size].append(image_id)
+            if find_image_container(path) is not None:
+                ids[count_image_bytes(path)].append(image_id)
         return ids
 
 

@@ -69,10 +69,10 @@ class ColumnSummary(BaseModel):
     """A column that filters may name."""
 
     name: str
-    type: str = Field(description="text or number")
+    type: str = Field(description="text, number, date (2024, 2024-05 or 2024-05-31) or texts (a list)")
     values: list[str] = Field(description="Values of a text, most frequent first; empty if there are many.")
-    minimum: int | None
-    maximum: int | None
+    minimum: int | float | str | None
+    maximum: int | float | str | None
 
 
 class Collection(BaseModel):
@@ -99,14 +99,15 @@ class SearchTools:
         with _explain_errors(), self._searchers.borrow() as searcher:
             index = searcher.index
             captions = index.collection("caption").rows if "caption" in index.kinds else None
-            columns = describe_columns(index.collection("image").rows, captions) if "image" in index.kinds else ()
+            images, types = index.collection("image").rows if "image" in index.kinds else None, index.manifest.columns
+            columns = () if images is None else describe_columns(images, captions, types)
             return Collection(
                 version=index.version,
                 counts={kind: part.counts.live for kind, part in index.manifest.collections.items()},
                 columns=[
                     ColumnSummary(
                         name=column.name,
-                        type="number" if column.is_number else "text",
+                        type=column.type,
                         values=[value for value, _ in column.values[:MAX_VALUES]],
                         minimum=column.minimum,
                         maximum=column.maximum,

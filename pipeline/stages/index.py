@@ -160,6 +160,7 @@ def _make_inputs(
         {kind: labels for kind, one in queries.items() if (labels := one.labels) is not None},
         {kind: one.rows for kind, one in queries.items() if one.rows is not None},
         vectors.alignment_weight,
+        columns=dataset.columns,
     ), queries
 
 

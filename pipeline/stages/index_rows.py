@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import overload
 
 from data.datasets import Caption, Dataset, Image
+from data.io import dump_columns
 from data.store import Store, read_intact_row_vectors, read_intact_vectors
 from index.collection import Collection
 from index.config import Kind
@@ -78,4 +79,5 @@ class MetadataRows(Sequence[Row]):
         text = item.text if isinstance(item, Caption) else None
         path = image.path.relative_to(self._dataset.root).as_posix()
         width, height = self._size_by_image_id.get(image.id, (None, None))
-        return Row(self._kind, item.id, image.id, text, path, image.split, width, height, self._hashes[index])
+        row = Row(self._kind, item.id, image.id, text, path, image.split, width, height, self._hashes[index])
+        return row._replace(columns=dump_columns(image.columns)) if image.columns else row

@@ -63,7 +63,7 @@ def test_model_of_version_0_1_is_recognized(workspace):
 
 def test_index_of_version_0_1_is_recognized(workspace):
     root = workspace / "index"
-    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 6."
+    message = f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 7."
     pattern = f"^{re.escape(message)} Delete .* and run .tern index. again, or install version 0.1.$"
     for version in (None, 1):
         with pytest.raises(ValueError, match=pattern):

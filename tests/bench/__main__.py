@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from tests.bench import flows, starts
-from tests.bench.data import folders, loader, stores
+from tests.bench.data import folders, loader, shards, stores
 from tests.bench.extractors import backbones, bottom_up, captions, detectors
 from tests.bench.index import large as index_large
 from tests.bench.index import rivals as index
@@ -29,6 +29,7 @@ TABLES = {
     "starts": starts.starts,
     "stores": stores.stores,
     "folders": folders.folders,
+    "shards": shards.shards,
     "bottom-up": bottom_up.bottom_up,
     "detectors": lambda _: detectors.detectors(),
     "detectron2": lambda _: detectors.detectron2(),

@@ -3,11 +3,14 @@
 This file imports nothing heavy, because the client imports it.
 """
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.config import ColumnType
+from data.io import ColumnValue
+
 Box = tuple[float, float, float, float]
+
+COLUMNS = "Values of the columns of the user's own, by name; of the image for a caption."
 
 
 class RegionBody(BaseModel):
@@ -59,6 +62,7 @@ class HitBody(BaseModel):
                         }
                     ],
                     "size": [400, 300],
+                    "columns": {"taken": "2024-05-31", "likes": 12, "tags": ["beach", "dogs"]},
                 }
             ]
         }
@@ -76,6 +80,7 @@ class HitBody(BaseModel):
         description="Words of a query of one text that searches images; empty for a model without row vectors."
     )
     size: tuple[int, int] | None = Field(description="Width and height of the image in pixels; null for a caption.")
+    columns: dict[str, ColumnValue] = Field(description=COLUMNS)
 
 
 class AnswerBody(BaseModel):
@@ -123,6 +128,7 @@ class ItemBody(BaseModel):
     split: str | None = Field(examples=["test"])
     width: int | None = Field(description="Width of the image in pixels.", examples=[400])
     height: int | None = Field(description="Height of the image in pixels.", examples=[300])
+    columns: dict[str, ColumnValue] = Field(description=COLUMNS, examples=[{"taken": "2024-05-31", "likes": 12}])
     captions: list[CaptionBody] = Field(description="Captions of an image; empty for a caption.")
     regions: list[StoredRegionBody] = Field(
         description="Regions of an image in the order of their numbers; empty for a caption, and for cells of a grid."
@@ -162,10 +168,16 @@ class ColumnBody(BaseModel):
     """A column that filters may name."""
 
     name: str = Field(examples=["split"])
-    type: Literal["text", "number"] = Field(examples=["text"])
-    values: list[ValueBody] = Field(description="All values of a text, most frequent first; empty if there are many.")
-    minimum: int | None = Field(description="Smallest value of a number; null for a text.", examples=[None])
-    maximum: int | None = Field(description="Largest value of a number; null for a text.", examples=[None])
+    type: ColumnType = Field(description="`texts` is a list of texts.", examples=["text"])
+    values: list[ValueBody] = Field(
+        description="All values of a text or a list, most frequent first; empty if there are many."
+    )
+    minimum: int | float | str | None = Field(
+        description="Smallest value of a number or a date; null for others.", examples=[None]
+    )
+    maximum: int | float | str | None = Field(
+        description="Largest value of a number or a date; null for others.", examples=[None]
+    )
 
 
 class ColumnsBody(BaseModel):

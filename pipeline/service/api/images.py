@@ -7,6 +7,8 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse
 
+from data.images import find_image_container, find_shard, read_image, read_image_head, stat_image
+from data.io import parse_columns
 from index.metadata import Row
 from pipeline.search.index_searcher import IndexSearcher
 from pipeline.service.api import parameters as p
@@ -91,10 +93,12 @@ def _open_image(request: Request, searcher: IndexSearcher, image_id: str) -> Res
     media_type = None if path is None else _find_media_type(path)
     if path is None or media_type is None:
         raise HTTPException(404, NO_IMAGE)
-    stat = path.stat()
+    stat = stat_image(path)
     headers = _make_cache_headers(f'"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"')
     if _is_known(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    if find_shard(path) is not None:
+        return Response(read_image(path), headers=headers, media_type=media_type)
     return FileResponse(path, headers=headers, media_type=media_type, stat_result=stat)
 
 
@@ -104,10 +108,9 @@ def _find_media_type(path: Path) -> str | None:
     The name says nothing: a file that is no image is never sent, whatever the metadata of an index name.
     """
     try:
-        if not path.is_file():  # a pipe would block
+        if find_image_container(path) is None:  # a pipe would block
             return None
-        with open(path, "rb") as file:
-            head = file.read(NUM_HEAD_BYTES)
+        head = read_image_head(path, NUM_HEAD_BYTES)
     except (OSError, ValueError):
         return None
     for start, media_type in MEDIA_TYPES:
@@ -146,6 +149,7 @@ def _make_item_body(searcher: IndexSearcher, row: Row) -> ItemBody:
         split=row.split,
         width=row.width,
         height=row.height,
+        columns=parse_columns(row.columns),
         captions=[CaptionBody(id=caption.id, text=caption.text or "") for caption in captions],
         regions=_list_regions(searcher, row) if row.kind == "image" else [],
         version=index.version,

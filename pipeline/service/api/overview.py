@@ -75,14 +75,14 @@ def _make_columns(index: Index, kind: str) -> ColumnsBody:
     if kind not in index.kinds:
         raise HTTPException(404, f"The index has no {kind}s. GET /api/v1/versions lists what it has.")
     captions = index.collection("caption").rows if "caption" in index.kinds else None
-    columns = describe_columns(index.collection(kind).rows, captions)
+    columns = describe_columns(index.collection(kind).rows, captions, index.manifest.columns)
     return ColumnsBody(columns=[_make_column(column) for column in columns], version=index.version)
 
 
 def _make_column(column: Column) -> ColumnBody:
     return ColumnBody(
         name=column.name,
-        type="number" if column.is_number else "text",
+        type=column.type,
         values=[ValueBody(value=value, count=count) for value, count in column.values],
         minimum=column.minimum,
         maximum=column.maximum,

@@ -137,6 +137,7 @@ def _make_hit_body(hit: Hit) -> HitBody:
         regions=[RegionBody(box=region.box, label=region.label, score=region.score) for region in hit.regions],
         words=[WordBody(**vars(word)) for word in hit.words],
         size=hit.size,
+        columns=dict(hit.columns),
     )
 
 

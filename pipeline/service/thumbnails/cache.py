@@ -6,14 +6,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images import encode_thumbnail
-from data.io import sha256_file
+from data.images import encode_thumbnail, hash_image, stat_image
 from pipeline.service.thumbnails.disk import DiskCache
 
 MAX_CACHE_BYTES = 32 << 20  # about 2,000 thumbnails
 FORMAT = 1  # part of the names on disk: higher when thumbnails of the same content become different
 Identity = tuple[int, int, int, int]
-"""Size, times and inode of a file: another identity means that its content may have changed."""
+"""Size, times and inode of a file, or of a shard: another identity means that its content may have changed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class ThumbnailCache:
         if self._disk is None:
             return encode_thumbnail(path, size)
         try:
-            name = f"{sha256_file(path)}-{width}-{FORMAT}.jpg"
+            name = f"{hash_image(path)}-{width}-{FORMAT}.jpg"
             content = self._disk.read(name)
             if content is None:
                 content = encode_thumbnail(path, size)
@@ -86,5 +85,5 @@ class ThumbnailCache:
 
 
 def _identify(path: Path) -> Identity:
-    stat = path.stat()
+    stat = stat_image(path)
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image as Picture
@@ -19,6 +20,7 @@ from extractors.config import TextConfig
 from pipeline.plans.plan import Plan
 from pipeline.runs.runner import PipelineRunner
 
+T = TypeVar("T")
 IMAGES, PER_FOLDER, SIDE = 100_000, 500, 64
 
 
@@ -39,7 +41,7 @@ def folders(folder: Path) -> None:
         ("first run: listed, hashed, regions copied from the file", _run),
         ("second run: listed, found unchanged", _run),
     ):
-        cpu_seconds, seconds, megabytes = _measure(function, plan)
+        cpu_seconds, seconds, megabytes = measure(function, plan)
         table.add_row(label, f"{1000 * cpu_seconds / len(names):.3f}", f"{seconds:.1f}", f"{megabytes:,.0f}")
     Console(width=120).print(table)
 
@@ -80,11 +82,11 @@ def _run(plan: Plan) -> None:
     assert len(runner.extract(runner.load_dataset()).dataset.images) == IMAGES
 
 
-def _measure(function: Callable[[Plan], None], plan: Plan) -> tuple[float, float, float]:
+def measure(function: Callable[[T], None], argument: T) -> tuple[float, float, float]:
     """Return CPU seconds, seconds and peak memory in MB of a call in a new process; its imports are not counted."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_here, args=(function, plan, sender))
+    process = context.Process(target=_measure_here, args=(function, argument, sender))
     process.start()
     sender.close()  # so that `recv` ends if the process fails
     result: tuple[float, float, float] = receiver.recv()
@@ -92,8 +94,8 @@ def _measure(function: Callable[[Plan], None], plan: Plan) -> tuple[float, float
     return result
 
 
-def _measure_here(function: Callable[[Plan], None], plan: Plan, sender: Connection) -> None:
+def _measure_here(function: Callable[[T], None], argument: T, sender: Connection) -> None:
     cpu, start = time.process_time(), time.perf_counter()
-    function(plan)
+    function(argument)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sender.send((time.process_time() - cpu, time.perf_counter() - start, peak))

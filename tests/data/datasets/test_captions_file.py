@@ -203,13 +203,14 @@ def test_absolute_and_dotted_paths_name_the_same_image(photos: Path) -> None:
     assert len(found.images) == len(NAMES)
 
 
-def test_unknown_fields_and_files_are_noted_once(photos: Path) -> None:
+def test_columns_and_ignored_files_are_noted_once(photos: Path) -> None:
     for name in ("d.dng", "e.jpg_large", "f.JPG~", "m", ".DS_Store", "Thumbs.db", "g.MPO"):
         (photos / name).write_bytes(b"x")
     path = photos / "captions.csv"
     path.write_text("image,caption,photographer,image_id\na.jpg,a dog,Ann,1\nb.jpg,a cat,Bob,2\n")
     found = load_dataset(DatasetConfig(name="mine", format="folder", annotations=path, images=photos))
-    assert any("'photographer', 'image_id'" in note for note in found.notes)
+    assert "columns: photographer (text)" in found.notes
+    assert any("'image_id' (the index has its own" in note for note in found.notes)
     assert any("Ignored 3 files" in note and note.endswith("e.jpg_large, f.JPG~, m") for note in found.notes)
     assert reasons(found) == {"d.dng": "files of the format .dng cannot be read; convert it to JPEG, PNG or TIFF"}
     assert "g.MPO" in found.images_by_id

@@ -43,7 +43,7 @@ class Reader:
         self.manifest = json.loads(text)
         checksum = self.manifest["sha256"]
         assert sha256(text.replace(checksum, "0" * 64).encode()) == checksum
-        assert self.manifest["schema"] == 6
+        assert self.manifest["schema"] == 7
 
     def read_object(self, ref: dict) -> bytes:
         content = (self.root / "objects" / ref["sha256"][:2] / ref["sha256"]).read_bytes()

@@ -331,7 +331,7 @@ DAMAGE = {
         "manifest",
         edit_manifest(lambda m: m.update(schema=7)),
         True,
-        r"index has index schema 7, written by a newer version of this program; this version reads schema 6",
+        r"index has index schema 8, written by a newer version of this program; this version reads schema 7",
     ),
     "other number": (
         "manifest",
@@ -385,7 +385,7 @@ def test_index_of_schema_2_is_named_and_can_be_built_over(built, tmp_path):
     path.write_text(json.dumps(manifest))
     (root / "CURRENT").write_text(json.dumps({"version": 1, "manifest_sha256": sha256_file(path)}))
     message = (
-        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 6. "
+        f"{root} has index schema 2, written by version 0.1 of this program; this version reads schema 7. "
         f"Delete {root} and run 'tern index' again, or install version 0.1."
     )
     for read in (Index.open, verify_version):
@@ -421,7 +421,7 @@ def test_index_of_schemas_3_to_5_is_read_and_updated(schema, tmp_path):
     world.remove("image", "0003.jpg")
     assert world.update(tmp_path, gate=gate) == manifest_path(tmp_path, 2)
     world.check(tmp_path)
-    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 6
+    assert json.loads(manifest_path(tmp_path, 2).read_text())["schema"] == 7
 
 
 def test_rejected_candidate_is_kept_and_served_version_does_not_change(tmp_path):

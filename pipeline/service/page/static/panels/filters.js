@@ -50,10 +50,12 @@ function sortColumns() {
 }
 
 function makeField(column) {
-  const name = NAMES[column.name] || (column.type === 'text' && !isListed(column) ? `${column.name} contains` : column.name);
-  if (column.type === 'number') {
+  const hasRange = column.type === 'number' || column.type === 'date';
+  const name = NAMES[column.name] || (!hasRange && !isListed(column) ? `${column.name} contains` : column.name);
+  if (hasRange) {
     const makeInput = (side, label) => h('input', {
-      type: 'number', name: column.name, 'data-side': side, placeholder: column[side], 'aria-label': `${name}, ${label}`,
+      type: column.type, step: column.type === 'number' ? 'any' : null, name: column.name, 'data-side': side,
+      placeholder: column[side], title: `${column[side]}`, 'aria-label': `${name}, ${label}`,
     });
     return h('fieldset', {}, h('legend', { text: name }),
       h('div', { class: 'row' }, makeInput('minimum', 'at least'), h('span', { text: 'to' }), makeInput('maximum', 'at most')));

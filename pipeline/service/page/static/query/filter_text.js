@@ -4,7 +4,7 @@
  * Write a filter of conditions that must all hold.
  *
  * @param {Object[]} conditions Each has `column` and one of: `values` (one of several texts), `contains` (part of a
- *     text), `minimum`, `maximum` (of a number).
+ *     text), `minimum`, `maximum` (of a number, or of a date as a text).
  */
 export function writeFilter(conditions) {
   return conditions.flatMap(writeCondition).join(' and ');
@@ -14,9 +14,13 @@ function writeCondition({ column, values, contains, minimum, maximum }) {
   if (values) return values.length === 1 ? [`${column} = ${quote(values[0])}`] : [`${column} in (${values.map(quote).join(', ')})`];
   if (contains) return [`${column} like ${quote(`%${contains}%`)}`];
   return [
-    ...(minimum === undefined ? [] : [`${column} >= ${minimum}`]),
-    ...(maximum === undefined ? [] : [`${column} <= ${maximum}`]),
+    ...(minimum === undefined ? [] : [`${column} >= ${writeBound(minimum)}`]),
+    ...(maximum === undefined ? [] : [`${column} <= ${writeBound(maximum)}`]),
   ];
+}
+
+function writeBound(value) {
+  return typeof value === 'number' ? String(value) : quote(value);
 }
 
 /**
@@ -40,17 +44,22 @@ export function readFilter(text) {
   return conditions;
 }
 
+const BOUND = "-?\\d+(?:\\.\\d+)?|'\\d{4}-\\d\\d-\\d\\d'";
 const TEXT = "'(?:[^']|'')*'";
 const CONDITION = new RegExp(
   `^(?<column>\\w+) (?:= (?<value>${TEXT})|in \\((?<values>${TEXT}(?:, ${TEXT})*)\\)|like '%(?<part>(?:[^'%_]|'')+)%'`
-  + '|>= (?<minimum>-?\\d+)|<= (?<maximum>-?\\d+))(?: and (?=\\w)|$)',
+  + `|>= (?<minimum>${BOUND})|<= (?<maximum>${BOUND}))(?: and (?=\\w)|$)`,
 );
 
 function readCondition({ column, value, values, part, minimum, maximum }) {
   if (value) return { column, values: [unquote(value)] };
   if (values) return { column, values: values.match(new RegExp(TEXT, 'g')).map(unquote) };
   if (part) return { column, contains: part.replaceAll("''", "'") };
-  return { column, ...(minimum ? { minimum: Number(minimum) } : {}), ...(maximum ? { maximum: Number(maximum) } : {}) };
+  return { column, ...(minimum ? { minimum: readBound(minimum) } : {}), ...(maximum ? { maximum: readBound(maximum) } : {}) };
+}
+
+function readBound(text) {
+  return text.startsWith("'") ? unquote(text) : Number(text);
 }
 
 function quote(text) {

@@ -108,7 +108,8 @@ function makeScore(hit) {
 
 function makeMetadata(item) {
   const size = item.width ? `${item.width} × ${item.height} pixels` : null;
-  const rows = [['Id', item.id], ['Size', size], ['Split', item.split], ['Version of the index', item.version]];
+  const columns = Object.entries(item.columns).map(([name, value]) => [name, Array.isArray(value) ? value.join(', ') : value]);
+  const rows = [['Id', item.id], ['Size', size], ['Split', item.split], ...columns, ['Version of the index', item.version]];
   return h('dl', {}, ...rows.filter(([, value]) => value !== null)
     .flatMap(([name, value]) => [h('dt', { text: name }), h('dd', { text: printable(String(value)) })]));
 }
