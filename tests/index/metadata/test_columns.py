@@ -39,13 +39,13 @@ def test_columns_have_the_values_and_ranges_of_live_rows(make_lookup, rows):
     live = [row for row in rows if row not in deleted]
     lookup = make_lookup(rows, deleted)
     expected = (
-        Column("id", False),
-        Column("split", False, tuple(Counter(row.split for row in live).most_common())),
-        Column("width", True, minimum=min(row.width for row in live), maximum=max(row.width for row in live)),
-        Column("content_hash", False),
+        Column("id", "text"),
+        Column("split", "text", tuple(Counter(row.split for row in live).most_common())),
+        Column("width", "number", minimum=min(row.width for row in live), maximum=max(row.width for row in live)),
+        Column("content_hash", "text"),
     )
     assert describe_columns(lookup, None) == expected, "columns without any value are left out"
-    assert describe_columns(lookup, lookup) == (*expected, Column("caption", False))
+    assert describe_columns(lookup, lookup) == (*expected, Column("caption", "text"))
 
 
 @pytest.mark.parametrize(("num_values", "is_listed"), [(MAX_VALUES, True), (MAX_VALUES + 1, False)])
