@@ -5,6 +5,7 @@ In: query vectors. Out: ids, scores and metadata. It is independent of models an
 
 from index.search.hot_reload import HotReloader
 from index.search.index import Index, IndexHit
+from index.search.near_copies import find_distinct
 from index.search.probabilities import compute_probabilities
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "Index",
     "IndexHit",
     "compute_probabilities",
+    "find_distinct",
 ]

@@ -29,6 +29,7 @@ PARTS = {  # commands and groups by the part of the application that has them
     "search": ("search",),
     "serve": ("serve",),
     "mcp": ("mcp",),
+    "duplicates": ("duplicates",),
     "pages": ("report", "misses", "plans", "lineage"),
     **{group: (group,) for group in ("index", "model", "store", "weights")},
 }
@@ -146,6 +147,10 @@ def _register(app: typer.Typer, part: str) -> None:
             from pipeline.cli import mcp
 
             mcp.register_commands(app)
+        case "duplicates":
+            from pipeline.cli import duplicates
+
+            duplicates.register_commands(app)
         case "pages":
             from pipeline.cli import pages
 

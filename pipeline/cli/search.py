@@ -85,6 +85,9 @@ def search(
             metavar="P",
         ),
     ] = None,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Leave out images that are near copies of a better hit.")
+    ] = False,
     column: Annotated[
         list[str] | None,
         typer.Option(help="Column of your own to print below each hit; repeatable.", metavar="NAME"),
@@ -156,7 +159,7 @@ def search(
         check_preview(as_json or paths)
     if null and not paths:
         raise typer.BadParameter("--null ends the paths of --paths. Pass --paths too.")
-    hits = HitOptions(k, offset, where, min_probability)
+    hits = HitOptions(k, offset, where, min_probability, unique)
     selected = SourceOptions(plan, overrides, version, index, model, image_folder)
     selected.check()
     loaded = selected.load_plan()

@@ -24,6 +24,7 @@ class HitOptions:
     offset: int
     where: str | None
     min_probability: float | None = None
+    unique: bool = False
 
     def describe_no_hits(self) -> str:
         """Say why a query has no hits."""
@@ -64,7 +65,7 @@ def run_search(searcher: "IndexSearcher", queries: Iterator["Query"], hits: HitO
 
     count, has_failed = 0, False
     while chunk := list(islice(queries, MAX_QUERIES)):
-        shared = (hits.k, hits.offset, hits.where, hits.min_probability, output.shows_regions)
+        shared = (hits.k, hits.offset, hits.where, hits.min_probability, output.shows_regions, hits.unique)
         requests = [SearchRequest(query, *shared) for query in chunk]
         for query, answer in zip(chunk, searcher.answer(requests), strict=True):
             count += 1

@@ -28,6 +28,7 @@ from pipeline.search.query import (
     make_text_query,
 )
 from pipeline.search.stored_images import StoredImages
+from pipeline.search.unique_hits import check_unique, find_unique_ids, search_unique
 from pipeline.search.weak_hits import compute_hit_probabilities, find_calibration, set_weak_hits_apart
 from pipeline.workspace import check_has_captions
 
@@ -90,6 +91,7 @@ class IndexSearcher:
         offset: int = 0,
         where: str | None = None,
         min_probability: float | None = None,
+        unique: bool = False,
     ) -> list[Answer]:
         """Search with several queries, whose texts are embedded in one pass.
 
@@ -99,6 +101,7 @@ class IndexSearcher:
             offset: Number of best hits to leave out, to get the next ones of an earlier search.
             where: Filter over the metadata of what is searched; no filter if None.
             min_probability: Smallest probability of a hit that is not weak, 0 to 1; that of the index if None.
+            unique: Leave out images that are near copies of a better hit.
 
         Returns:
             Per query its hits, best first, and apart from them those that are weak. Images come with all their captions
@@ -108,7 +111,7 @@ class IndexSearcher:
             ValueError: A query or the filter is invalid, or the index lacks what a query searches.
         """
         answers = []
-        requests = [SearchRequest(query, k, offset, where, min_probability) for query in queries]
+        requests = [SearchRequest(query, k, offset, where, min_probability, unique=unique) for query in queries]
         for answer in self.answer(requests):
             if isinstance(answer, ValueError):
                 raise answer
@@ -197,6 +200,8 @@ class IndexSearcher:
                     f"k is {request.k} and offset is {request.offset}. Pass a k of at least 1, and an offset of at "
                     "least 0."
                 )
+            if request.unique:
+                check_unique(request)
         except ValueError as error:
             return error
         return None
@@ -206,7 +211,9 @@ class IndexSearcher:
     ) -> list[FoundHits | ValueError]:
         """Return the hits of each request; requests with equal options are searched together."""
         results: list[FoundHits | ValueError] = [[] for _ in requests]
-        groups: dict[tuple[str, str | None, int, bool], list[tuple[int, Embeddings, set[str]]]] = defaultdict(list)
+        groups: dict[tuple[str, str | None, int, bool, bool], list[tuple[int, Embeddings, set[str]]]] = defaultdict(
+            list
+        )
         for i, (request, vector) in enumerate(zip(requests, vectors, strict=True)):
             if isinstance(vector, ValueError):
                 results[i] = vector
@@ -215,11 +222,15 @@ class IndexSearcher:
             left_out = self._embedder.find_own_images(query) if query.target == "image" else set()
             calibration = find_calibration(self.index, request, vector.rows is not None)
             depth = max(request.offset + request.k, calibration.depth if calibration else 0) + len(left_out)
-            groups[query.target, request.where, depth, vector.rows is None].append((i, vector, left_out))
-        for (target, where, depth, _), members in groups.items():
+            group = query.target, request.where, depth, request.unique, vector.rows is None
+            groups[group].append((i, vector, left_out))
+        for (target, where, depth, unique, _), members in groups.items():
             try:
                 queries = concatenate_embeddings([vector for _, vector, _ in members])
-                found = self.index.search(queries.vectors, depth, target, where=where, query_rows=queries.rows)
+                if unique:
+                    found = search_unique(self.index, queries, depth, where)
+                else:
+                    found = self.index.search(queries.vectors, depth, target, where=where, query_rows=queries.rows)
             except ValueError as error:
                 for i, *_ in members:
                     results[i] = error
@@ -229,6 +240,9 @@ class IndexSearcher:
                 calibration = find_calibration(self.index, request, queries.rows is not None)
                 probabilities = compute_hit_probabilities(calibration, [hit.score for hit in kept])
                 pairs = list(zip(kept, probabilities, strict=True))
+                if unique:
+                    unique_ids = find_unique_ids(self.index, hits, depth)
+                    pairs = [pair for pair in pairs if pair[0].id in unique_ids]
                 results[i] = pairs[request.offset : request.offset + request.k]
         return results
 

@@ -115,3 +115,5 @@ class SearchRequest:
     """Smallest probability of a hit that is not weak; None is the limit of the index, 0 has no weak hits."""
     explain: bool = True
     """Whether hits come with the words and regions that match."""
+    unique: bool = False
+    """Whether images are left out that are near copies of a better hit."""

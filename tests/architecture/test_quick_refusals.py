@@ -31,6 +31,7 @@ COMMANDS = (
     "serve",
     "report",
     "misses",
+    "duplicates",
     "lineage",
     "extract",
     "train",
@@ -90,7 +91,7 @@ def test_request_that_no_model_can_answer_is_refused_at_once(plan):
 
 
 def test_empty_workspace_is_described_at_once(tmp_path):
-    commands, plan = ("search x", "serve", "report", "index update", "misses"), small_plan(tmp_path)
+    commands, plan = ("search x", "serve", "report", "index update", "misses", "duplicates"), small_plan(tmp_path)
     messages = refuse(*([*command.split(), "--plan", str(plan)] for command in commands))
     for command, message in zip(commands, messages, strict=True):
         assert f"{tmp_path / 'run'} has no outputs yet. Run `tern " in message, command

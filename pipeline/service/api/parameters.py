@@ -7,7 +7,7 @@ from fastapi import Query
 
 from pipeline.search.query import Query as SearchQuery
 from pipeline.search.query import SearchRequest
-from pipeline.service.api.query_body import MAX_FILTER_CHARACTERS, MAX_K, MAX_OFFSET, MIN_PROBABILITY, For
+from pipeline.service.api.query_body import MAX_FILTER_CHARACTERS, MAX_K, MAX_OFFSET, MIN_PROBABILITY, UNIQUE, For
 from pipeline.service.problems import MEDIA_TYPE
 
 K = Annotated[int, Query(ge=1, le=MAX_K, description="Maximum number of hits.", examples=[3])]
@@ -30,6 +30,7 @@ MinProbability = Annotated[
     Query(ge=0, le=1, description=MIN_PROBABILITY),
 ]
 Explain = Annotated[bool, Query(description="Whether hits come with the words and regions that match.")]
+Unique = Annotated[bool, Query(description=UNIQUE)]
 Target = Annotated[For, Query(alias="for", description="What is searched.")]
 
 
@@ -43,11 +44,12 @@ class SearchOptions:
     version: Version = ""
     min_probability: MinProbability = None
     explain: Explain = True
+    unique: Unique = False
 
     def make_request(self, query: SearchQuery) -> SearchRequest:
         """Make the request of one query."""
         where = self.where.strip() or None
-        return SearchRequest(query, self.k, self.offset, where, self.min_probability, self.explain)
+        return SearchRequest(query, self.k, self.offset, where, self.min_probability, self.explain, self.unique)
 
 
 DESCRIPTIONS = {

@@ -32,6 +32,7 @@ MAX_FILTER_CHARACTERS = 8_000
 MIN_PROBABILITY = (
     "Hits with a smaller chance of being right come in `weak`; by default, the limit is that of the index."
 )
+UNIQUE = "Whether images are left out that are near copies of a better hit."
 For = Literal["images", "captions"]
 TARGETS: dict[str, Target] = {"images": "image", "captions": "caption"}
 Weight = Annotated[
@@ -167,6 +168,7 @@ class SearchBody(_Strict):
     version: str = Field("", max_length=64, description="Version number or tag; empty for the published version.")
     min_probability: float | None = Field(None, ge=0, le=1, description=MIN_PROBABILITY)
     explain: bool = Field(True, description="Whether hits come with the words and regions that match.")
+    unique: bool = Field(False, description=UNIQUE)
 
 
 def parse_search_body(content: bytes) -> SearchBody:

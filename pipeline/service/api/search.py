@@ -89,7 +89,7 @@ def _parse(content: bytes) -> tuple[SearchBody, list[SearchRequest]]:
     body = parse_search_body(content)
     where = body.where.strip() or None
     return body, [
-        SearchRequest(query, body.k, body.offset, where, body.min_probability, body.explain)
+        SearchRequest(query, body.k, body.offset, where, body.min_probability, body.explain, body.unique)
         for query in make_queries(body)
     ]
 

@@ -72,6 +72,7 @@ class SearchClient:
         where: str | None = None,
         min_probability: float | None = None,
         target: For = "images",
+        unique: bool = False,
     ) -> list[SingleAnswerBody]:
         """Search with several queries in one request.
 
@@ -82,6 +83,7 @@ class SearchClient:
             where: Filter over the metadata of what is searched; no filter if None.
             min_probability: Smallest probability of a hit that is not weak, 0 to 1; that of the index if None.
             target: What is searched.
+            unique: Leave out images that are near copies of a better hit.
 
         Returns:
             One answer per query, in their order.
@@ -92,6 +94,7 @@ class SearchClient:
             "offset": offset,
             "where": where or "",
             "min_probability": min_probability,
+            "unique": unique,
             "version": self.version,
         }
         content = self._connection.request("POST", f"{API}/search", {}, json.dumps(body).encode(), JSON)

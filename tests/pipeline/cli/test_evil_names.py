@@ -75,6 +75,7 @@ COMMANDS = {
     "search": [EVIL, "--plan", "PLAN", "--gallery", "ROOT/gallery.html", "--force"],
     "report": ["--plan", "PLAN"],
     "misses": ["--plan", "PLAN", "--force"],
+    "duplicates": ["--plan", "PLAN", "--output", "ROOT/copies.html", "--force"],
     "photos": [f"ROOT/{EVIL}"],
     "model export": ["--plan", "PLAN", "--output", "ROOT/package", "--force"],
     "model info": ["ROOT/package"],

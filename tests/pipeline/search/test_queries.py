@@ -11,6 +11,7 @@ from PIL import Image
 import data.images as images_module
 from data.images import load_image
 from data.store.store import Store
+from index.search.near_copies import NEAR_COPY_COSINE
 from pipeline.search import (
     ImagePart,
     PhotoPart,
@@ -239,3 +240,31 @@ def test_file_outside_of_the_image_folder_is_not_read(searcher, images, monkeypa
         assert "is gone, so no region" in str(answer)
         assert "root" not in str(answer)
         assert str(tmp_path) not in str(answer)
+
+
+def test_unique_leaves_out_near_copies_and_pages_repeat_nothing(searcher, images):
+    ids, vectors = images
+    by_id = dict(zip(ids, vectors, strict=True))
+    query = Query((VectorPart(vectors[3] + vectors[7]),))
+    (ranked,) = searcher.search([query], k=len(ids))
+    expected = []
+    for hit in ranked:
+        if all(float(by_id[hit.id] @ by_id[name]) < NEAR_COPY_COSINE for name in expected):
+            expected.append(hit.id)
+    assert 6 < len(expected) < len(ids), "some images are near copies"
+    pages = [searcher.search([query], k=3, offset=offset, unique=True)[0] for offset in range(0, len(expected), 3)]
+    assert [hit.id for page in pages for hit in page] == expected
+    (like,) = searcher.search([Query((ImagePart(expected[0]),))], k=len(ids), unique=True)
+    assert all(float(by_id[expected[0]] @ by_id[hit.id]) < NEAR_COPY_COSINE for hit in like), "copies of the query too"
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "offset", "message"),
+    [
+        (make_photo_query(b""), 2, 0, "`unique` leaves out near copies of images, but captions are searched"),
+        (Query((TextPart("a dog"),)), 10, 1991, "pass at most 2,000 for their sum"),
+    ],
+)
+def test_unique_refuses_what_it_cannot_answer(query, k, offset, message, searcher):
+    with pytest.raises(ValueError, match=message):
+        searcher.search([query], k, offset, unique=True)

@@ -74,9 +74,10 @@ def test_client_finds_what_the_searcher_finds(client, searcher, image):
         [{"vector": vector, "weight": 2.0}],
         [{"photo": image.path, "box": BOX}, {"text": "a boat", "weight": 2.0}],
     ]
-    for target, kind in (("images", "image"), ("captions", "caption")):
-        expected = searcher.search([Query(query, kind) for query in queries], 4, 1, min_probability=0.1)
-        found = client.search(parts, 4, 1, min_probability=0.1, target=target)
+    for target, kind, unique in (("images", "image", False), ("images", "image", True), ("captions", "caption", False)):
+        options = {"min_probability": 0.1, "unique": unique}
+        expected = searcher.search([Query(query, kind) for query in queries], 4, 1, **options)
+        found = client.search(parts, 4, 1, target=target, **options)
         assert [answer.version for answer in found] == [1] * 4
         for answer, reference in zip(found, expected, strict=True):
             check_equal(answer, reference)
