@@ -31,8 +31,7 @@ class LossConfig(SettingsTable):
     name: str = "infonce"
     """Name of the loss: `infonce`, `hinge`, or a class of `pytorch_metric_learning.losses` such as `SupConLoss`."""
     margin: float = Field(0.2, ge=0)
-    """Margin of `hinge`: the cosine by which a positive pair must exceed a negative pair. `margin` and `negatives` also
-    belong to the loss of `model.pooled_half`."""
+    """Margin of `hinge`: the cosine by which a positive pair must exceed a negative pair."""
     negatives: Literal["hardest", "semihard", "all"] = "hardest"
     """Negatives of `hinge`: the highest-scoring negative of each pair, the highest-scoring one below the positive, or
     the sum over all negatives."""
@@ -127,8 +126,8 @@ class ModelConfig(SettingsTable):
     """Dropout rate of the pooled features of an image before the shortcut's map. Unless it is set, the preset `default`
     has 0.7 to 0.5, by the number of training images."""
     pooled_half: bool = False
-    """Whether the second half of the output vector comes from a second network, that of VSE-infinity: maps of single
-    regions and tokens, pooled by GPO, and trained with the hinge loss. The preset `default` has it."""
+    """Whether the second half of the output vector comes from the network of VSE-infinity, trained with `hinge`
+    (`margin` and `negatives` of the loss). The preset `default` has it."""
     alignment_dim: int = Field(0, ge=0, le=1024)
     """Numbers of the vector of each region and each token, with which the best hits are reranked
     (tern/networks/alignment.py); 0 for none. The preset `default` has 64."""
@@ -153,14 +152,13 @@ class ModelConfig(SettingsTable):
             raise ValueError(f"pooled_half requires an even embed_dim, not {self.embed_dim}. Change one of them.")
         if self.architecture == "paper" and (self.embed_dim % self.heads or not self.shared_layers):
             raise ValueError(
-                f"architecture 'paper' requires a shared layer and an embed_dim that is a multiple of heads, not "
-                f"shared_layers = {self.shared_layers}, embed_dim = {self.embed_dim} and heads = {self.heads}. Change "
-                "them."
+                "architecture 'paper' requires a shared layer and an embed_dim that is a multiple of heads. Change "
+                f"shared_layers = {self.shared_layers}, embed_dim = {self.embed_dim} or heads = {self.heads}."
             )
         if self.architecture == "teran" and self.alignment_dim != self.embed_dim:
             raise ValueError(
-                f"architecture 'teran' requires alignment_dim = embed_dim, not {self.alignment_dim} and "
-                f"{self.embed_dim}. Change one of them."
+                "architecture 'teran' requires alignment_dim = embed_dim. Change one of "
+                f"{self.alignment_dim} and {self.embed_dim}."
             )
         return self
 

@@ -16,9 +16,10 @@ from data.text import describe_validation_error
 from tern.config import ModelConfig, TrainConfig
 
 MODEL_CARD = "model.json"
-SCHEMA_VERSION: Literal[10] = 10  # of the keys of the card; raise it when they change
+SCHEMA_VERSION: Literal[11] = 11  # of the keys of the card; raise it when they change
 # A card of schema 8 has no `network`, and is of network version 1; one of schema 9 has no `alignment_weight`.
-READABLE_SCHEMAS = (8, 9, SCHEMA_VERSION)
+# One of schema 10 has no `pooled_half`.
+READABLE_SCHEMAS = (8, 9, 10, SCHEMA_VERSION)
 NETWORK_VERSION = 1  # raise it when the names or shapes of weights change, or what a network computes from them
 
 FORMER_PRESET = "small-data"
@@ -32,7 +33,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal[8, 9, 10] = Field(SCHEMA_VERSION, alias="schema")
+    schema_: Literal[8, 9, 10, 11] = Field(SCHEMA_VERSION, alias="schema")
     """Version of the card's fields."""
     network: int = NETWORK_VERSION
     """Version of the network: of the names and shapes of its weights, and of what it computes."""

@@ -27,6 +27,7 @@ from tern.losses.contrastive import InfoNCE
 from tern.model.embed import caption_field
 from tern.networks.build import build_trainable
 from tern.networks.inputs import TrainingBatch, map_tensors
+from tern.parallel.batch_norm import share_batch_norms
 from tern.parallel.gradients import (
     TwoTowerForward,
     all_gather_with_grad,
@@ -106,6 +107,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
             self.model: Any = build_trainable(c.model, inputs.regions.dim, inputs.tokens.dim, text).to(self.device)
+        if self.world > 1:
+            share_batch_norms(self.model)
         caption_ids = [name for captions in self.captions_by_image_id.values() for name in captions]
         tern = getattr(self.model, "tern", self.model)
         fit_normalization(tern, inputs.regions, inputs.tokens, [*self.captions_by_image_id], caption_ids)

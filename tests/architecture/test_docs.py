@@ -54,7 +54,7 @@ EXCEPTIONS = (
         r"\btern up\b|\btern run\b|\bprefect\b|createdb|dask (worker|scheduler)|docker|kubectl|ssh ",
         "needs servers that keep running",
     ),
-    (r"\btern serve\b|\bcurl\b|127\.0\.0\.1", "starts a server that runs until Ctrl-C, or asks one"),
+    (r"\btern (serve|mcp)\b|\bcurl\b|127\.0\.0\.1", "starts a server that runs until Ctrl-C, or asks one"),
     (r"torchrun|--processes", "starts several processes; tests/tern/parallel does so"),
     (r"cuda|faiss-gpu|TERN_GPU_SLOTS", "needs a GPU"),
     (

@@ -55,7 +55,7 @@ def test_demo_dataset_of_version_0_1_is_recognized(workspace):
 
 def test_model_of_version_0_1_is_recognized(workspace):
     (folder,) = (workspace / "models").iterdir()
-    writer = "was written by version 0.1 of this program (training version 7); this version reads version 10"
+    writer = "was written by version 0.1 of this program (training version 7); this version reads version 11"
     remedy = f"Delete {folder} and run `tern train`; the stores and the published index stay usable"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{folder}/model.json {writer}. {remedy}.')}$"):
         read_model_card(folder)
@@ -90,7 +90,7 @@ def test_store_of_another_version_says_what_to_do(schema, writer, workspace):
         read_store_manifest(path.parent)
 
 
-@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (7, "a newer")])
+@pytest.mark.parametrize(("schema", "writer"), [(1, "an older"), (8, "a newer")])
 def test_index_of_another_version_is_not_called_damaged(schema, writer, workspace):
     (path,) = (workspace / "index" / "versions").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))

@@ -22,7 +22,7 @@ def test_model_card_is_read_back_as_written(tmp_path, extra):
     assert path.name == MODEL_CARD
     assert read_model_card(tmp_path) == card
     content = json.loads(path.read_text())
-    assert content["schema"] == 10
+    assert content["schema"] == 11
     assert content.keys() == {"schema", "network", "alignment_weight", *FIELDS, *extra}, (
         "fields without a value are left out"
     )
@@ -41,9 +41,9 @@ def test_card_of_a_preset_that_is_gone_is_read_with_its_values(tmp_path):
     [
         (
             {"schema": 7},
-            r"card schema 7, written by an older version of this program; this version reads schema 10\.",
+            r"card schema 7, written by an older version of this program; this version reads schema 11\.",
         ),
-        ({"schema": 11}, "card schema 11, written by a newer version of this program"),
+        ({"schema": 12}, "card schema 12, written by a newer version of this program"),
         ({"schema": None}, "card schema None, which no version of this program writes"),
         (
             {"network": 0},

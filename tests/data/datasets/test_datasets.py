@@ -238,7 +238,7 @@ def test_caption_with_an_unquoted_comma_is_invalid(photos):
 def test_captions_file_without_required_columns_raises(photos):
     for name, text, message in [
         ("c.csv", "file,text\n", "must name the columns"),
-        ("c.txt", "a", r"c\.txt is not a captions file.*ends in \.jsonl or \.csv"),
+        ("c.txt", "a", r"c\.txt is not a captions file.*ends in \.jsonl, \.csv or \.parquet"),
     ]:
         path = photos.parent / name
         path.write_text(text)

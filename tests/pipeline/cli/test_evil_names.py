@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 EVIL = "e\x1b[2J\u202e\nFORGED\r\x9b"  # a caption, a file of an image, a name of a dataset
 SEEN = r"e\x1b[2J\u202e\nFORGED\r\x9b"
 # Commands that do not end, or start other programs; test_follow.py covers what `run` prints.
-EXCLUDED = {"demo": "pipeline", "serve": "serves", "up": "serves", "run": "needs a server"}
+EXCLUDED = {"demo": "pipeline", "serve": "serves", "mcp": "serves", "up": "serves", "run": "needs a server"}
 
 
 @pytest.fixture(scope="module")
