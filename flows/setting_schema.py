@@ -106,9 +106,21 @@ def _list(schema: Schema) -> Value:
 
 def _table(schema: Schema) -> Value:
     names: list[str] = schema.get("propertyNames", {}).get("enum", [])
+    values = schema.get("additionalProperties")
+    words = _list_words(values) if isinstance(values, dict) else []
+    if words:
+        pair = rf"\s*[\w-]+\s*=\s*[\"']({'|'.join(map(re.escape, words))})[\"']\s*"
+        return rf"\{{({pair}(,{pair})*|\s*)\}}", f"a table in braces with values of {', '.join(map(repr, words))}"
     if not names:
         return r"\{.*\}", "a table in braces"
     return rf"\{{(\s*({'|'.join(names)})\s*=[^,{{}}]*,?)*\s*\}}", f"a table in braces with {', '.join(names)}"
+
+
+def _list_words(schema: Schema) -> list[str]:
+    """List the words that a value may be; none if it may be anything else."""
+    choices = [choice.get("enum") or [choice.get("const")] for choice in schema.get("anyOf", [schema])]
+    words = [word for choice in choices for word in choice]
+    return [] if None in words else words
 
 
 def _text(schema: Schema) -> Value:

@@ -21,6 +21,7 @@ MakeMapFn = Callable[[str], MapFn]
 """Returns the map function for the jobs of a stage, given the name of the stage."""
 DRAW_SCENES, HASH_IMAGES = "draw scenes", "hash images"  # stages whose jobs return objects, not names of files
 JOIN_SECONDS = 5.0  # a broken pool ends its workers at once
+INTERRUPTED = 128 + signal.SIGINT  # exit code of a worker at Ctrl-C
 JOBS_PER_GPU = 2  # one job extracts while the other one writes its shard
 
 
@@ -81,8 +82,8 @@ def list_processes(pool: Executor) -> list[BaseProcess]:
     return list((getattr(pool, "_processes", None) or {}).values())
 
 
-def make_lost_worker_error(processes: Sequence[BaseProcess], done: str = "") -> LostWorkerError:
-    """Build the error for a pool that has lost a worker.
+def make_lost_worker_error(processes: Sequence[BaseProcess], done: str = "") -> LostWorkerError | KeyboardInterrupt:
+    """Build the error for a pool that has lost a worker; an interrupt if the worker has ended at Ctrl-C before us.
 
     Args:
         processes: The worker processes of the pool, which ends them all when it has lost one.
@@ -91,6 +92,8 @@ def make_lost_worker_error(processes: Sequence[BaseProcess], done: str = "") -> 
     for process in processes:
         process.join(JOIN_SECONDS)
     codes = [process.exitcode for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
+    if INTERRUPTED in codes:
+        return KeyboardInterrupt()
     if -signal.SIGKILL in codes:
         cause = "was killed (signal 9), most often because memory is exhausted"
     elif codes:
@@ -156,7 +159,7 @@ def _exit_with_parent() -> None:
     Without this, a worker of a killed parent would wait for jobs forever.
     """
     make_logs_printable()
-    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     parent = multiprocessing.parent_process()
 
     def exit_after_parent() -> None:

@@ -73,7 +73,7 @@ def _print_groups(groups: "list[DuplicateGroup]", as_json: bool) -> None:
 
     for number, group in enumerate(groups, 1):
         if as_json:
-            typer.echo(format_group(group))
+            echo(format_group(group))
             continue
         echo(f"group {number}  {describe_group(group)}")
         for image in group.images:

@@ -18,7 +18,7 @@ class FakeSearcher:
         self.index = SimpleNamespace(
             root=Path("/nothing"),
             version=version,
-            manifest=SimpleNamespace(is_rejected=False, collections={}, provenance={}),
+            manifest=SimpleNamespace(is_rejected=False, collections={}, provenance={}, columns={}),
             kinds=("image", "caption"),
             get_metadata=lambda ids, kind="image": {},
             get_metadata_by_image=lambda kind, image_ids: {},

@@ -329,7 +329,7 @@ DAMAGE = {
     ),
     "other schema": (
         "manifest",
-        edit_manifest(lambda m: m.update(schema=7)),
+        edit_manifest(lambda m: m.update(schema=8)),
         True,
         r"index has index schema 8, written by a newer version of this program; this version reads schema 7",
     ),

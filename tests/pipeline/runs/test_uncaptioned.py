@@ -118,7 +118,7 @@ def test_everything_works_or_says_why_not_without_captions(copy, finished_pipeli
     with pytest.raises(ValueError, match=r"demo has no captions, so there are no captions to tune\. Pass --kind image"):
         advise_index_settings("caption", limits, finished.vectors, finished.features.dataset)
     page = write_report(finished).read_text(encoding="utf-8")
-    assert "36 images without captions, searched with a text." in page
+    assert "<dt>Images</dt><dd>36</dd>\n<dt>Captions</dt><dd>none</dd>" in page
     assert "The dataset has no captions, so there are no metrics and no photo queries." in page
     assert "caption alignment, caption latency, caption recall, caption success@10: the version has no captions" in page
     for heading in ("Photo queries", "Metrics of the held-out splits", "Worst misses", 'class="numbers"', "<th>split"):
